@@ -1,0 +1,36 @@
+# Every target makes .venv with what it needs first; see README.md.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help quickstart test test-slow lint format install clean
+
+help:            ## show this list
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+quickstart:      ## install, then train a small GAM on the standard library's source and sample it
+	@$(PYTHON) tools/bootstrap.py
+	@$(BIN)/python tools/prepare_data.py --train python-stdlib --vocab-size 4096 --out data/quickstart
+	@$(BIN)/deepspeed --num_gpus 1 tools/pretrain.py --config configs/quickstart.json
+
+test:            ## install, then run the tests and the style checks
+	@$(PYTHON) tools/bootstrap.py --extras all
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow:       ## the tests that take minutes each
+	@$(PYTHON) tools/bootstrap.py --extras all
+	@$(BIN)/python -m pytest -m slow
+
+lint:            ## style checks alone
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/ruff check -q .
+
+format:          ## format the code
+	@$(BIN)/ruff format -q .
+	@$(BIN)/ruff check -q --fix .
+
+install:         ## .venv with every extra
+	@$(PYTHON) tools/bootstrap.py --extras all
+
+clean:           ## remove .venv and caches (never runs/ or data/)
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Speed and memory of one training step, each model beside a plain eager GAM, in one run.
+
+    python benchmarks/train_step.py [--device cuda --precision bf16] [--batch 8 --seq-len 256]
+
+Every row runs in a process of its own: forward, backward, clipping and AdamW on random tokens.
+Time is the median over ``--steps`` steps. ``of matmul`` divides the model's own FLOPs per second
+by the rate of large matrix products measured in the same process, right before. ``tensors`` is
+the most bytes that parameters, gradients, optimizer state, activations and workspaces took at once
+(torch's allocator counts them); ``process`` is the peak resident size, which torch itself and, for
+compiled rows, its compiler are part of.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.plain_gam import PlainGAM
+from gam_scale.config import ModelConfig
+from gam_scale.hardware import can_compile, peak_memory_bytes, reset_peak_memory
+from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.parallel.build import compile_blocks
+
+ROWS = ("plain", "gam", "attention", "mamba")
+
+
+def main() -> None:
+    """Run each row in a process, print the table."""
+    args = parse()
+    if args.row:
+        print(json.dumps(measure(args)))
+        return
+    rows = {name: child(name) for name in args.rows.split(",")}
+    plain = rows.get("plain")
+    print(f"batch {args.batch}, T {args.seq_len}, {args.precision}, {args.device}, ", end="")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    header = ("model", "run", "ms/step", "tokens/s", "GFLOP/s", "of matmul", "tensors", "process")
+    print("| " + " | ".join(header) + " | vs plain |")
+    print("|---|---|" + "--:|" * 7)
+    for name, r in rows.items():
+        cells = [name, r["mode"], f"{r['ms']:.0f}", f"{r['tokens_per_s']:,.0f}"]
+        cells += [f"{r['gflops']:.0f}", f"{r['of_matmul']:.1%}"]
+        cells += [f"{r['tensor_bytes'] / 1e6:.0f} MB", f"{r['process_bytes'] / 1e6:.0f} MB"]
+        if plain:
+            speed, memory = plain["ms"] / r["ms"], r["tensor_bytes"] / plain["tensor_bytes"]
+            cells.append(f"{speed:.2f}x speed, {memory:.2f}x tensors")
+        print("| " + " | ".join(cells) + " |")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default=",".join(ROWS), help="which rows, comma-separated")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--batch", type=int, default=8, help="sequences per step")
+    parser.add_argument("--seq-len", type=int, default=256, help="tokens per sequence")
+    parser.add_argument("--d-model", type=int, default=512)
+    parser.add_argument("--n-layers", type=int, default=6)
+    parser.add_argument("--vocab-size", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=10, help="timed steps")
+    parser.add_argument("--eager", action="store_true", help="do not compile our models")
+    return parser.parse_args()
+
+
+def child(row: str) -> dict:
+    """Measure one row in its own process, so that peaks are its own."""
+    command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--row", row]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """Median step time and peak memory of one row."""
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    config = model_config(args)
+    ours = args.row != "plain"
+    model = build_model(config, 0, device) if ours else PlainGAM(config).to(device)
+    compiled = ours and not args.eager and can_compile(device)[0]
+    if compiled:
+        compile_blocks(model)
+    # The plain row has what torch.optim.AdamW does by default, ours its fused form.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True if ours else None)
+    tokens = torch.randint(config.vocab_size, (args.batch, args.seq_len + 1), device=device)
+    step = stepper(model, optimizer, tokens, args)
+    for _ in range(3):
+        step()
+    rate = matmul_rate(device, args.precision)
+    reset_peak_memory(device)
+    times = []
+    for _ in range(args.steps):
+        start = time.perf_counter()
+        step()
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    process_bytes = peak_memory_bytes(device)
+    seconds = statistics.median(times)
+    flops = 3 * counted_as(config).flops_per_token(args.seq_len) * args.batch * args.seq_len
+    return {
+        "mode": "compiled" if compiled else "eager",
+        "ms": seconds * 1e3,
+        "tokens_per_s": args.batch * args.seq_len / seconds,
+        "gflops": flops / seconds / 1e9,
+        "of_matmul": flops / seconds / rate,
+        "tensor_bytes": peak_tensor_bytes(step, device, model, optimizer),
+        "process_bytes": process_bytes,
+    }
+
+
+def model_config(args: argparse.Namespace) -> ModelConfig:
+    """The paper's shape, at the width and depth asked for."""
+    return ModelConfig(
+        block="gam" if args.row == "plain" else args.row,
+        d_model=args.d_model,
+        n_layers=args.n_layers,
+        vocab_size=args.vocab_size,
+        max_seq_len=args.seq_len,
+    )
+
+
+def counted_as(config: ModelConfig) -> LanguageModel:
+    """A weightless model of the same shape, to count its FLOPs."""
+    with torch.device("meta"):
+        return LanguageModel(config)
+
+
+def stepper(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tokens: torch.Tensor,
+    args: argparse.Namespace,
+) -> Callable[[], None]:
+    """One whole training step as a function."""
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    bf16 = args.precision == "bf16"
+
+    def step() -> None:
+        with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+            loss = model(inputs, targets) / targets.numel()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def matmul_rate(device: torch.device, precision: str, n: int = 2048) -> float:
+    """FLOP/s of an n x n x n product: the best of ten."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        synchronise(device)
+        start = time.perf_counter()
+        torch.mm(a, b)
+        synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+def peak_tensor_bytes(
+    step: Callable[[], None],
+    device: torch.device,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Most bytes held in tensors during a step: what stays between steps plus the step's peak."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated()
+    held = [*model.parameters()]
+    held += [t for s in optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
+    with torch.profiler.profile(profile_memory=True) as profile:
+        step()
+    current = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            current += event.nbytes()
+            peak = max(peak, current)
+    return peak + sum(t.numel() * t.element_size() for t in held)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device's queue, where it has one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Checkpoints: one engine-neutral format, written atomically, read without unpickling."""

@@ -1,0 +1,42 @@
+"""A trained model from its checkpoint alone: weights, config, tokenizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gam_scale.checkpoint.files import verify_folder
+from gam_scale.checkpoint.store import TOKENIZER, load_config_of, load_model, load_state, resolve
+from gam_scale.config import RunConfig
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.errors import UserError
+from gam_scale.model.lm import LanguageModel, build_model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds, ready for use."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    config: RunConfig
+    step: int
+    path: Path
+
+
+def load_trained(path: str | Path, device: str = "cpu") -> Trained:
+    """Load a step-* folder, or the newest one of a run directory, in evaluation mode.
+
+    Raises:
+        UserError: no checkpoint there, a damaged file (by name), or a device that is not here.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device is {device} but torch sees no GPU; expected cpu")
+    folder = resolve(path)
+    verify_folder(folder)
+    config = load_config_of(folder)
+    model = build_model(config.model, seed=0)
+    load_model(folder, model)
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    step = load_state(folder).step
+    return Trained(model.to(device).eval(), tokenizer, config, step, folder)

@@ -1,0 +1,233 @@
+"""The one place where a run is configured: typed, strict, every field documented here.
+
+A config file is JSON with the sections of :class:`RunConfig`; what it leaves out takes the
+defaults below. ``python tools/pretrain.py --help-config`` prints this file as a table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gam_scale.errors import UserError
+from gam_scale.strict import apply_overrides, from_dict, option, read_json, section
+
+
+@dataclass
+class GAMConfig:
+    """The Gated Associative Memory block (arXiv 2509.00605)."""
+
+    n_slots: int = option(512, "rows of each layer's memory bank", at_least=1)
+    kernel_size: int = option(3, "taps of the causal depthwise convolution", at_least=1)
+    fusion: Literal["gate", "sum"] = option(
+        "gate", "how local and global paths join: learned sigmoid gates, or a plain sum"
+    )
+    paths: Literal["both", "local", "global"] = option(
+        "both", "ablation: keep both paths, only the convolution, or only the memory"
+    )
+
+
+@dataclass
+class AttentionConfig:
+    """The paper's Transformer baseline (pre-norm, 4d feed-forward)."""
+
+    n_heads: int = option(8, "attention heads; divides model.d_model", at_least=1)
+
+
+@dataclass
+class MambaConfig:
+    """The Mamba-1 baseline (arXiv 2312.00752)."""
+
+    d_state: int = option(16, "state size per channel", at_least=1)
+    d_conv: int = option(4, "taps of the causal depthwise convolution", at_least=1)
+    expand: int = option(3, "inner width as a multiple of model.d_model", at_least=1)
+    stack: Literal["residual", "paper"] = option(
+        "residual",
+        "residual: pre-norm residual blocks, as Mamba is used; paper: the bare blocks that the "
+        "GAM paper's published baseline stacks, with neither residual connection nor norm",
+    )
+
+
+@dataclass
+class ModelConfig:
+    """The language model: embeddings, a stack of blocks, a final norm, a tied head."""
+
+    block: Literal["gam", "attention", "mamba"] = option("gam", "which block the stack is made of")
+    d_model: int = option(512, "width of the residual stream", at_least=1)
+    n_layers: int = option(6, "blocks", at_least=1)
+    ffn_mult: int = option(4, "feed-forward width as a multiple of d_model", at_least=1)
+    vocab_size: int = option(
+        0, "rows of the embedding; 0: the tokenizer's, else at least the tokenizer's", at_least=0
+    )
+    max_seq_len: int = option(256, "rows of the learned position embedding", at_least=1)
+    position: Literal["learned", "none"] = option(
+        "learned", "learned absolute position embeddings (the paper's), or none"
+    )
+    dropout: float = option(
+        0.1, "probability, after the embeddings and each branch", at_least=0, below=1
+    )
+    init: Literal["scaled", "paper"] = option(
+        "scaled",
+        "scaled: N(0, 0.02) embeddings, residual outputs shrunk with depth; paper: torch's "
+        "defaults with N(0, 1) position embeddings, which drown the token embeddings",
+    )
+    gam: GAMConfig = section(GAMConfig, "settings of gam blocks")
+    attention: AttentionConfig = section(AttentionConfig, "settings of attention blocks")
+    mamba: MambaConfig = section(MambaConfig, "settings of mamba blocks")
+
+
+@dataclass
+class DataSetConfig:
+    """One prepared set of shards in the training mix."""
+
+    path: str = option("", "folder or URL that tools/prepare_data.py wrote (s3://, gs://, ...)")
+    weight: float = option(1.0, "share of training sequences, relative to the other sets", above=0)
+
+
+@dataclass
+class DataConfig:
+    """What the model reads, and how documents are packed into sequences."""
+
+    sets: list[DataSetConfig] = option([], "prepared sets and their weights")
+    seq_len: int = option(256, "tokens of context per training sequence", at_least=1)
+    documents: Literal["reset", "concatenate"] = option(
+        "reset",
+        "reset: nothing crosses a document boundary (masks, state resets, positions restart); "
+        "concatenate: the paper's plain stream of tokens",
+    )
+    cache_dir: str = option("", "local cache for remote sets; empty: a folder in the run directory")
+    shuffle_tokens: int = option(
+        1 << 28, "tokens among which sequences are shuffled; whole sets if smaller", at_least=1
+    )
+
+
+@dataclass
+class TrainConfig:
+    """Optimisation: AdamW, a schedule, batches, precision."""
+
+    steps: int = option(0, "optimizer steps; give steps or epochs", at_least=0)
+    epochs: float = option(0.0, "passes over the first data set; give steps or epochs", at_least=0)
+    global_batch_size: int = option(32, "sequences per optimizer step over all ranks", at_least=1)
+    micro_batch_size: int = option(8, "most sequences per rank and forward pass", at_least=1)
+    lr: float = option(3e-4, "peak learning rate", above=0)
+    min_lr_ratio: float = option(0.0, "last learning rate over lr", at_least=0, at_most=1)
+    schedule: Literal["cosine", "wsd", "constant"] = option(
+        "cosine", "after warm-up: cosine decay, warmup-stable-decay (linear end), or constant"
+    )
+    warmup_steps: int = option(100, "linear warm-up", at_least=0)
+    decay_ratio: float = option(0.2, "share of steps in which wsd decays", at_least=0, at_most=1)
+    beta1: float = option(0.9, "AdamW's first moment", at_least=0, below=1)
+    beta2: float = option(0.95, "AdamW's second moment", at_least=0, below=1)
+    eps: float = option(1e-8, "AdamW's epsilon", above=0)
+    weight_decay: float = option(0.1, "AdamW's decoupled decay", at_least=0)
+    decay: Literal["matrices", "all"] = option(
+        "matrices", "which parameters decay: those of two or more dims, or all (the paper's)"
+    )
+    grad_clip: float = option(1.0, "largest global gradient norm; 0: no clipping", at_least=0)
+    precision: Literal["fp32", "bf16"] = option(
+        "fp32", "bf16: matmuls in bfloat16 by autocast, parameters and optimizer stay fp32"
+    )
+    compile: Literal["auto", "on", "off"] = option(
+        "auto", "torch.compile per block; auto: where a C++ (CPU) or Triton (GPU) toolchain is"
+    )
+    seed: int = option(0, "seeds weights, dropout and data order", at_least=0)
+
+
+@dataclass
+class ParallelConfig:
+    """Which engine runs the step, and on what."""
+
+    engine: Literal["deepspeed", "torch"] = option(
+        "deepspeed", "deepspeed: ZeRO stage 0; torch: a plain loop, gradients all-reduced"
+    )
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU where there is one")
+
+
+@dataclass
+class CheckpointConfig:
+    """What is kept of a run, and how often."""
+
+    every_steps: int = option(200, "steps between checkpoints; the last step is kept too", above=0)
+    keep_last: int = option(2, "most recent checkpoints kept", at_least=1)
+    keep_best: bool = option(True, "keep the checkpoint of the lowest validation loss as well")
+
+
+@dataclass
+class EvalConfig:
+    """Validation during training."""
+
+    every_steps: int = option(200, "steps between evaluations; 0: only after the last", at_least=0)
+    max_tokens: int = option(
+        262_144, "validation tokens read each time; 0: the whole split", at_least=0
+    )
+    batch_size: int = option(8, "sequences per rank and forward pass", at_least=1)
+
+
+@dataclass
+class LogConfig:
+    """Where a run writes, and to whom it reports."""
+
+    run_dir: str = option("runs/default", "the run directory; the same one resumes")
+    every_steps: int = option(10, "steps between lines of metrics.jsonl", at_least=1)
+    tensorboard: bool = option(True, "write TensorBoard events under logs/ where it is installed")
+    wandb: Literal["auto", "offline", "off"] = option(
+        "auto", "auto: online with WANDB_API_KEY set, else offline; never a prompt"
+    )
+    wandb_project: str = option("gam-scale", "wandb project")
+
+
+@dataclass
+class RunConfig:
+    """Everything that defines a run."""
+
+    model: ModelConfig = section(ModelConfig, "the model")
+    data: DataConfig = section(DataConfig, "the data")
+    train: TrainConfig = section(TrainConfig, "optimisation")
+    parallel: ParallelConfig = section(ParallelConfig, "engine and device")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "checkpoints")
+    eval: EvalConfig = section(EvalConfig, "validation")
+    log: LogConfig = section(LogConfig, "run directory and metrics")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a JSON config, apply ``section.key=value`` overrides, check it as a whole.
+
+    Raises:
+        UserError: in one sentence, before anything else is loaded.
+    """
+    config = from_dict(RunConfig, apply_overrides(read_json(path), overrides))
+    check(config)
+    return config
+
+
+def check(config: RunConfig) -> None:
+    """Refuse combinations that cannot work; each message names the keys and what would do."""
+    model, data, train = config.model, config.data, config.train
+    if model.block == "attention" and model.d_model % model.attention.n_heads:
+        raise UserError(
+            f"model.attention.n_heads is {model.attention.n_heads}, which does not divide "
+            f"model.d_model {model.d_model}; expected a divisor"
+        )
+    if model.position == "learned" and data.seq_len > model.max_seq_len:
+        raise UserError(
+            f"data.seq_len is {data.seq_len} but model.max_seq_len gives {model.max_seq_len} "
+            "positions; expected data.seq_len at most that, or model.position none"
+        )
+    if not data.sets:
+        raise UserError(
+            'data.sets is empty; expected at least one {"path": FOLDER} made by '
+            "tools/prepare_data.py"
+        )
+    for i, entry in enumerate(data.sets):
+        if not entry.path:
+            raise UserError(f"data.sets[{i}].path is empty; expected a folder or URL of shards")
+    if (train.steps > 0) == (train.epochs > 0):
+        raise UserError(
+            f"train.steps is {train.steps} and train.epochs is {train.epochs:g}; expected exactly "
+            "one of them above 0"
+        )
+    if train.steps and train.warmup_steps > train.steps:
+        raise UserError(
+            f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps "
+            f"{train.steps}"
+        )

@@ -1,0 +1,1 @@
+"""Text in, token blocks out: sources, tokenizer, prepared sets on disk, and reading them."""

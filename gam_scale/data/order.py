@@ -1,0 +1,145 @@
+"""The order in which a run reads its sequences, as pure functions of their numbers.
+
+Nothing here has state: which sequence is the n-th of a run follows from the seed and n alone, in
+O(1), so that any rank of any world size, before or after a restart, computes the same answer.
+"""
+
+import hashlib
+
+import numpy as np
+
+MIX_PERIOD = 10_000  # draws after which a mixture's pattern repeats: shares are exact to 0.01%
+SPANS_PER_WINDOW = 8
+_ROUNDS = 8
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 64-bit seed that depends on every part; stable over machines and library versions."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+class Permutation:
+    """A pseudo-random bijection of range(n) that stores nothing: element i costs O(1).
+
+    A Feistel network permutes the smallest power of two that holds n; values that land outside
+    range(n) are fed through again until they are inside ("cycle walking", Black and Rogaway 2002),
+    fewer than two passes on average.
+    """
+
+    def __init__(self, n: int, seed: int) -> None:
+        assert n >= 1
+        self.n = n
+        bits = (n - 1).bit_length()
+        self._low_bits = np.uint64(bits // 2)
+        self._low_mask = np.uint64((1 << bits // 2) - 1)
+        self._high_mask = np.uint64((1 << bits - bits // 2) - 1)
+        self._keys = [np.uint64(derive_seed(seed, i)) for i in range(_ROUNDS)]
+
+    def __call__(self, index: np.ndarray) -> np.ndarray:
+        """The places of ``index`` (any shape, each in range(n)) as int64."""
+        index = np.asarray(index)
+        assert ((index >= 0) & (index < self.n)).all()
+        x = self._encrypt(index.astype(np.uint64).reshape(-1))
+        while (outside := x >= self.n).any():
+            x[outside] = self._encrypt(x[outside])
+        return x.astype(np.int64).reshape(index.shape)
+
+    def _encrypt(self, x: np.ndarray) -> np.ndarray:
+        # The halves differ by a bit when the width is odd, so they take turns instead of swapping.
+        high, low = x >> self._low_bits, x & self._low_mask
+        for i, key in enumerate(self._keys):
+            if i % 2 == 0:
+                high = high ^ (_scramble(low ^ key) & self._high_mask)
+            else:
+                low = low ^ (_scramble(high ^ key) & self._low_mask)
+        return (high << self._low_bits) | low
+
+
+class Shuffle:
+    """A shuffled order of the n sequences of a set that reads a few shards at a time.
+
+    Sequences are cut into contiguous spans, the spans are permuted, and each run of
+    ``SPANS_PER_WINDOW`` spans (a window) is permuted inside. A reader thus touches about as many
+    shards at once as a window has spans, however large the set. A set that fits into one window is
+    permuted as a whole.
+    """
+
+    def __init__(self, n: int, window: int, seed: int) -> None:
+        """``window`` is the number of sequences shuffled together, rounded to whole spans."""
+        assert n >= 1 and window >= 1
+        self.n, self.seed = n, seed
+        self.span = max(1, window // SPANS_PER_WINDOW)
+        self.window = n if n <= window else self.span * SPANS_PER_WINDOW
+
+    def __call__(self, position: np.ndarray) -> np.ndarray:
+        """The sequences (int64) read at ``position`` (1-D, each in range(n))."""
+        mixed = self._inside_windows(np.asarray(position, np.int64))
+        return mixed if self.window == self.n else self._permute_spans(mixed)
+
+    def _inside_windows(self, position: np.ndarray) -> np.ndarray:
+        window, inside = np.divmod(position, self.window)
+        out = np.empty_like(position)
+        for w in np.unique(window):
+            start = int(w) * self.window
+            size = min(self.window, self.n - start)
+            here = window == w
+            out[here] = start + Permutation(size, derive_seed(self.seed, int(w)))(inside[here])
+        return out
+
+    def _permute_spans(self, position: np.ndarray) -> np.ndarray:
+        # The short last span (`rest` sequences) goes to a drawn place among the permuted full
+        # ones, which keeps the arithmetic closed: behind it everything is `rest` further on.
+        full, rest = divmod(self.n, self.span)
+        seed = derive_seed(self.seed, "spans")
+        short = seed % (full + 1) * self.span
+        is_short = (position >= short) & (position < short + rest)
+        behind = position >= short + rest
+        span, inside = np.divmod(np.where(behind, position - rest, position), self.span)
+        moved = Permutation(full, seed)(np.where(is_short, 0, span)) * self.span + inside
+        return np.where(is_short, full * self.span + position - short, moved)
+
+
+class Mix:
+    """Which data set each draw of a mixture comes from: a seeded pattern of ``MIX_PERIOD`` slots.
+
+    Every period holds exactly ``counts[s]`` draws of set s: its weight's share by the largest
+    remainder, and at least one. Slots are stratified, so shorter stretches keep the shares too.
+    """
+
+    def __init__(self, weights: list[float], seed: int) -> None:
+        assert weights and min(weights) > 0 and len(weights) <= MIX_PERIOD
+        self.counts = _apportion(np.array(weights, np.float64), MIX_PERIOD)
+        sets = np.repeat(np.arange(len(weights)), self.counts)
+        draws = np.concatenate([np.arange(count) for count in self.counts])
+        # Draw k of a set falls at a random time inside the k-th of `count` equal parts.
+        bits = _scramble(np.arange(MIX_PERIOD, dtype=np.uint64) ^ np.uint64(derive_seed(seed)))
+        time = (draws + (bits >> np.uint64(11)) * 2.0**-53) / self.counts[sets]
+        order = np.argsort(time, kind="stable")
+        self._sets, self._draws = sets[order], draws[order]
+
+    def __call__(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For draws ``n`` of the mixture: the set of each, and which draw of that set it is."""
+        period, slot = np.divmod(np.asarray(n, np.int64), MIX_PERIOD)
+        sets = self._sets[slot]
+        return sets, period * self.counts[sets] + self._draws[slot]
+
+
+def _scramble(x: np.ndarray) -> np.ndarray:
+    """The output function of SplitMix64 (Steele et al. 2014) on an array of uint64."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _apportion(weights: np.ndarray, slots: int) -> np.ndarray:
+    """Whole numbers that sum to ``slots``, proportional to ``weights``, none below 1."""
+    exact = weights / weights.sum() * slots
+    counts = np.maximum(1, np.floor(exact)).astype(np.int64)
+    while missing := slots - int(counts.sum()):
+        if missing > 0:
+            counts[np.argmax(exact - counts)] += 1
+        else:
+            counts[np.argmin(np.where(counts > 1, exact - counts, np.inf))] -= 1
+    return counts

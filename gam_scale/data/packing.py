@@ -1,0 +1,71 @@
+"""From a stream of tokens to batches: sequences, targets, positions inside documents."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from gam_scale.model.loss import IGNORE
+
+PADDING = 0  # the token where there is none; its target is always IGNORE
+
+Documents = Literal["reset", "concatenate"]
+
+
+class Batch(NamedTuple):
+    """Sequences of one forward pass, one per row; every tensor is (B, T) int64."""
+
+    tokens: torch.Tensor
+    targets: torch.Tensor  # the next token; IGNORE where there is none
+    positions: torch.Tensor | None  # tokens since the start of the document; None: one long stream
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on ``device``."""
+        return Batch(*(None if x is None else x.to(device, non_blocking=True) for x in self))
+
+    @property
+    def num_targets(self) -> int:
+        """How many tokens are predicted. Ask before ``.to(device)``: on a GPU this waits for it."""
+        return int((self.targets != IGNORE).sum())
+
+
+def num_sequences(tokens: int, seq_len: int) -> int:
+    """How many sequences a stream of ``tokens`` tokens makes, a ragged last one included.
+
+    Sequence i is ``stream[i*seq_len : (i+1)*seq_len + 1]``: neighbours share one token, the last
+    target of one being the first input of the next. Every token but the stream's first is a target
+    exactly once.
+    """
+    return max(0, -(-(tokens - 1) // seq_len))
+
+
+def make_batch(
+    sequences: Sequence[np.ndarray], seq_len: int, bos_id: int, documents: Documents
+) -> Batch:
+    """Stack sequences of up to ``seq_len + 1`` token ids; shorter ones are padded at the end.
+
+    A sequence of n + 1 ids has n targets, so one of a single id (or none) is a row that counts for
+    nothing. With ``documents`` "reset", positions restart at 0 at every ``bos_id`` and keep
+    counting over padding.
+    """
+    assert len(sequences) > 0
+    tokens = np.full((len(sequences), seq_len), PADDING, np.int64)
+    targets = np.full((len(sequences), seq_len), IGNORE, np.int64)
+    for row, ids in enumerate(sequences):
+        n = len(ids) - 1
+        assert n <= seq_len
+        if n > 0:
+            tokens[row, :n] = ids[:-1]
+            targets[row, :n] = ids[1:]
+    positions = None
+    if documents == "reset":
+        positions = torch.from_numpy(document_positions(tokens, bos_id))
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), positions)
+
+
+def document_positions(tokens: np.ndarray, bos_id: int) -> np.ndarray:
+    """Tokens since the last ``bos_id``, or since the start of the row; (B, T) -> (B, T) int64."""
+    index = np.arange(tokens.shape[1])
+    start = np.maximum.accumulate(np.where(tokens == bos_id, index, 0), axis=1)
+    return index - start

@@ -1,0 +1,321 @@
+"""Text to a prepared set: a tokenizer, then each split as one stream of tokens in MDS shards."""
+
+import errno
+import glob
+import hashlib
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import gam_scale
+from gam_scale.data.encode import Encoded, encode_documents
+from gam_scale.data.manifest import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    TokenizerInfo,
+    read_manifest,
+    sha256_of,
+    verify_files,
+    write_atomically,
+    write_manifest,
+)
+from gam_scale.data.mds import import_streaming
+from gam_scale.data.progress import progress
+from gam_scale.data.sources import Source
+from gam_scale.data.tokenizer import Tokenizer, train_tokenizer
+from gam_scale.errors import UserError
+
+TOKENIZER_FILE = "tokenizer.model"
+BLOCK_TOKENS = 16384
+SHARD_BYTES = 64 << 20
+OLD_SUFFIX = "-old"
+
+
+@dataclass(frozen=True)
+class PrepareSpec:
+    """What to prepare. Everything but ``out``, ``workers`` and ``overwrite`` decides the result."""
+
+    out: Path
+    train: Sequence[Source]
+    valid: Sequence[Source] = ()  # none: hold documents of train out
+    test: Sequence[Source] = ()
+    vocab_size: int = 32_000
+    model_type: Literal["bpe", "unigram"] = "bpe"
+    tokenizer: Path | None = None  # a model to use in place of training one
+    valid_fraction: float = 0.01  # 0: no validation split
+    max_documents: int | None = None  # of each split
+    workers: int = 1
+    overwrite: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """A JSON-ready account of the inputs; equal accounts give equal sets."""
+        if self.tokenizer is None:
+            tokenizer = {"vocab_size": self.vocab_size, "model_type": self.model_type}
+        else:
+            tokenizer = {"sha256": Tokenizer.load(self.tokenizer).sha256}
+        sources = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {
+            **{name: [source.describe() for source in of] for name, of in sources.items() if of},
+            "tokenizer": tokenizer,
+            "valid_fraction": None if self.valid else self.valid_fraction,
+            "max_documents": self.max_documents,
+        }
+
+
+def prepare(spec: PrepareSpec) -> Manifest:
+    """Make the prepared set ``spec.out``, or find it made.
+
+    It is built in a hidden folder beside it and put in place by a rename: whatever interrupts
+    this leaves either the whole set or nothing. A set that was already made from an equal ``spec``
+    is checked and kept.
+
+    Raises:
+        UserError: the output exists and is something else, a source cannot be read or is empty,
+            the vocabulary does not fit the text, or the disk is full.
+    """
+    out = spec.out.resolve()
+    _clear_leftovers(out)
+    source = spec.describe()
+    made = None if _may_write(out, spec.overwrite) else _made_from(out, source)
+    if made is not None:
+        print(f"{spec.out} is already prepared from the same inputs", file=sys.stderr)
+        return made
+    with _work_folder(out) as work:
+        tokenizer = _tokenizer(spec, work / TOKENIZER_FILE)
+        info = TokenizerInfo(
+            file=TOKENIZER_FILE,
+            sha256=tokenizer.sha256,
+            model_type=tokenizer.model_type,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+        )
+        splits = _write_splits(spec, tokenizer, work)
+        manifest = Manifest(
+            info, tokenizer.dtype, BLOCK_TOKENS, splits, source, gam_scale.__version__
+        )
+        write_manifest(work, manifest)
+        _put_in_place(work, out, spec.overwrite)
+    return manifest
+
+
+def split_documents(spec: PrepareSpec) -> Iterator[tuple[str, str]]:
+    """Every (split, document), training's first."""
+    yield from _training_documents(spec)
+    for split, sources in (("valid", spec.valid), ("test", spec.test)):
+        for text in _first(sources, spec.max_documents):
+            yield split, text
+
+
+def _training_documents(spec: PrepareSpec) -> Iterator[tuple[str, str]]:
+    """The training sources' documents, some of them held out for validation if it has no sources.
+
+    One is held out if the hash of its index falls below ``valid_fraction``: the same ones for the
+    same corpus. The first always is, so that even a small corpus has one.
+    """
+    hold_out = not spec.valid and spec.valid_fraction > 0
+    for index, text in enumerate(_first(spec.train, spec.max_documents)):
+        held = hold_out and (index == 0 or _unit_hash(index) < spec.valid_fraction)
+        yield "valid" if held else "train", text
+
+
+def _first(sources: Sequence[Source], count: int | None) -> Iterator[str]:
+    return islice((text for source in sources for text in source.documents()), count)
+
+
+def _unit_hash(index: int) -> float:
+    """A number in [0, 1) for a document's index."""
+    digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+def _tokenizer(spec: PrepareSpec, path: Path) -> Tokenizer:
+    """Train a tokenizer on the training documents, or copy the given one, to ``path``."""
+    if spec.tokenizer is not None:
+        tokenizer = Tokenizer.load(spec.tokenizer)
+        write_atomically(path, tokenizer.model_bytes)
+        return tokenizer
+    with progress("training the tokenizer", _text_bytes(spec, spec.train)) as counter:
+
+        def texts() -> Iterator[str]:
+            for split, text in _training_documents(spec):
+                counter.advance(len(text.encode()))
+                if split == "train":
+                    yield text
+
+        return train_tokenizer(texts(), path, spec.vocab_size, spec.model_type)
+
+
+def _text_bytes(spec: PrepareSpec, sources: Sequence[Source]) -> int | None:
+    """About how much text is to be read, None where nobody knows."""
+    sizes = [source.text_bytes for source in sources]
+    return None if spec.max_documents is not None or None in sizes else sum(filter(None, sizes))
+
+
+def _write_splits(spec: PrepareSpec, tokenizer: Tokenizer, work: Path) -> dict[str, SplitInfo]:
+    writers: dict[str, _SplitWriter] = {}
+    sources = [*spec.train, *spec.valid, *spec.test]
+    stream = encode_documents(split_documents(spec), tokenizer, spec.workers)
+    with progress("tokenising", _text_bytes(spec, sources)) as counter, closing(stream):
+        for encoded in stream:
+            if encoded.split not in writers:
+                writers[encoded.split] = _SplitWriter(work / encoded.split, tokenizer.dtype)
+            writers[encoded.split].add(encoded)
+            counter.advance(encoded.bytes)
+    _check_splits(spec, set(writers))
+    return {split: writer.finish() for split, writer in sorted(writers.items())}
+
+
+def _check_splits(spec: PrepareSpec, written: set[str]) -> None:
+    """Refuse a set that lacks a split that was asked for."""
+    if written == {"valid"} and not spec.valid:
+        raise UserError(
+            "the training text is a single document, which is held out for validation; expected a "
+            "--document-separator, a --valid source or --valid-fraction 0"
+        )
+    asked = {"train": True, "valid": bool(spec.valid), "test": bool(spec.test)}
+    for split in (name for name, is_asked in asked.items() if is_asked and name not in written):
+        raise UserError(f"--{split}: there is no text in it; expected at least one document")
+
+
+class _SplitWriter:
+    """One split's stream of tokens, cut into blocks, as MDS shards."""
+
+    def __init__(self, folder: Path, dtype: str):
+        self._folder = folder
+        self._mds = import_streaming().MDSWriter(
+            out=str(folder),
+            columns={"tokens": f"ndarray:{dtype}"},
+            hashes=["sha256", "xxh3_64"],  # sorted, or it refuses
+            size_limit=SHARD_BYTES,
+        )
+        self._rest = np.empty(0, dtype)
+        self._tokens = self._documents = self._bytes = 0
+
+    def add(self, encoded: Encoded) -> None:
+        self._tokens += len(encoded.tokens)
+        self._documents += encoded.documents
+        self._bytes += encoded.bytes
+        stream = np.concatenate([self._rest, encoded.tokens])
+        whole = len(stream) // BLOCK_TOKENS * BLOCK_TOKENS
+        for start in range(0, whole, BLOCK_TOKENS):
+            self._mds.write({"tokens": stream[start : start + BLOCK_TOKENS]})
+        self._rest = stream[whole:]
+
+    def finish(self) -> SplitInfo:
+        if len(self._rest):
+            self._mds.write({"tokens": self._rest})
+        self._mds.finish()
+        shards, left = [], self._tokens
+        for shard in self._mds.shards:
+            tokens = min(left, shard["samples"] * BLOCK_TOKENS)
+            left -= tokens
+            raw = shard["raw_data"]
+            shards.append(
+                ShardInfo(raw["basename"], raw["bytes"], tokens, raw["hashes"]["xxh3_64"])
+            )
+        assert left == 0
+        index = sha256_of(self._folder / INDEX_FILE)
+        return SplitInfo(self._tokens, self._documents, self._bytes, index, shards)
+
+
+def _may_write(out: Path, overwrite: bool) -> bool:
+    """Whether ``out`` is free, or a prepared set that may be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return True
+    if not (out / MANIFEST_FILE).exists():
+        raise UserError(
+            f"{out}: exists and is not a prepared set; expected --out to be a new folder"
+        )
+    return overwrite
+
+
+def _made_from(out: Path, source: dict[str, Any]) -> Manifest:
+    manifest = read_manifest(out)
+    if manifest.source != source:
+        raise UserError(
+            f"{out}: was prepared from other inputs or settings; expected another --out, or "
+            "--overwrite to replace it"
+        )
+    verify_files(out, manifest, hashes=False)
+    return manifest
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside ``out``, gone at the end unless it was renamed."""
+    work = out.with_name(f"{_leftover_prefix(out)}{os.getpid()}")
+    try:
+        work.mkdir(parents=True)
+        yield work
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: no permission to write there") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{out.parent}: no space left on the disk; free some or choose another --out"
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(work: Path, out: Path, overwrite: bool) -> None:
+    """Rename ``work`` to ``out``; what was there is gone only once the new set is in place."""
+    for path in (*work.rglob("*"), work):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    old = work.with_name(work.name + OLD_SUFFIX)
+    if overwrite and out.exists():
+        os.rename(out, old)
+    try:
+        os.rename(work, out)  # onto nothing, or onto an empty folder
+    except OSError as error:
+        if old.exists():
+            os.rename(old, out)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise UserError(f"{out}: another process has made it meanwhile") from None
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Remove what killed runs on this machine left beside ``out``; bring back a set in between."""
+    prefix = _leftover_prefix(out)
+    for path in out.parent.glob(f"{glob.escape(prefix)}*"):
+        pid = path.name.removeprefix(prefix).removesuffix(OLD_SUFFIX)
+        if not pid.isdigit() or _is_other_process(int(pid)):
+            continue
+        if path.name.endswith(OLD_SUFFIX) and not out.exists():
+            os.rename(path, out)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _leftover_prefix(out: Path) -> str:
+    # The host belongs to it: on a shared disk another machine's process has no number here.
+    return f".{out.name}.partial-{socket.gethostname()}-"
+
+
+def _is_other_process(pid: int) -> bool:
+    if pid == os.getpid():  # a container's numbers come again
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,247 @@
+"""What a run reads: training batches as a pure function of the step, and validation batches."""
+
+import hashlib
+import itertools
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from gam_scale.config import DataSetConfig, TrainConfig
+from gam_scale.data.order import MIX_PERIOD, Mix, Shuffle, derive_seed
+from gam_scale.data.packing import Batch, Documents, make_batch, num_sequences
+from gam_scale.data.shards import TokenSplit
+from gam_scale.errors import UserError
+
+PREFETCH_STEPS = 4
+ORDER_VERSION = 1  # part of the fingerprint: raise it when another order would come out
+
+
+def open_split(
+    entries: Sequence[DataSetConfig],
+    split: str,
+    cache_dir: str | Path,
+    tokenizer_sha256: str | None = None,
+) -> list[TokenSplit]:
+    """Open the same split of several prepared sets.
+
+    Raises:
+        UserError: a set cannot be opened, or their tokenizers differ from each other or from
+            ``tokenizer_sha256`` (that of a model trained before).
+    """
+    splits = [TokenSplit(entry.path, split, cache_dir) for entry in entries]
+    first = splits[0].manifest.tokenizer.sha256
+    if tokenizer_sha256 is not None and first != tokenizer_sha256:
+        raise UserError(
+            f"{splits[0].path} was prepared with another tokenizer (sha256 {first[:12]}...) than "
+            f"the model's ({tokenizer_sha256[:12]}...); expected a set that shares its "
+            "tokenizer.model"
+        )
+    for other in splits[1:]:
+        if other.manifest.tokenizer.sha256 != first:
+            raise UserError(
+                f"{splits[0].path} and {other.path} were prepared with different tokenizers; "
+                "expected sets that share one tokenizer.model"
+            )
+    return splits
+
+
+class TrainStream:
+    """The endless stream of training sequences (samples), numbered from 0.
+
+    Which tokens sample n holds depends on the sets, their weights, the seed, the sequence length
+    and n, and on nothing else. A set is read in a new order in every epoch of its own; within an
+    epoch each of its sequences comes exactly once, a ragged last one included.
+
+    Raises:
+        UserError: a split holds less than one full sequence.
+    """
+
+    def __init__(
+        self,
+        splits: Sequence[TokenSplit],
+        weights: Sequence[float],
+        seq_len: int,
+        documents: Documents,
+        seed: int,
+        shuffle_tokens: int,
+    ) -> None:
+        assert len(splits) == len(weights) > 0
+        for split in splits:
+            _check_length(split, seq_len)
+        self.splits = list(splits)
+        self.seq_len, self.documents, self.seed = seq_len, documents, seed
+        self.bos_id = splits[0].bos_id
+        self.shuffle_tokens = shuffle_tokens
+        self._lengths = np.array([num_sequences(split.tokens, seq_len) for split in splits])
+        self._mix = Mix(list(weights), derive_seed(seed, "mix"))
+
+    @property
+    def epoch_sequences(self) -> int:
+        """Samples of the stream in which the first set is read once (its length, if alone)."""
+        return -(-int(self._lengths[0]) * MIX_PERIOD // int(self._mix.counts[0]))
+
+    def fingerprint(self) -> str:
+        """Two streams with the same fingerprint hold the same samples under the same numbers."""
+        parts = {
+            "version": ORDER_VERSION,
+            "sets": [[shard.xxh3_64 for shard in split.info.shards] for split in self.splits],
+            "shares": self._mix.counts.tolist(),
+            "seq_len": self.seq_len,
+            "documents": self.documents,
+            "seed": self.seed,
+            "shuffle_tokens": self.shuffle_tokens,
+        }
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For sample numbers: the set of each, and which of the set's sequences it is."""
+        sets, draws = self._mix(samples)
+        epochs, position = np.divmod(draws, self._lengths[sets])
+        sequences = np.empty_like(position)
+        window = max(1, self.shuffle_tokens // self.seq_len)
+        for s, epoch in np.unique(np.stack([sets, epochs], axis=1), axis=0).tolist():
+            here = (sets == s) & (epochs == epoch)
+            shuffle = Shuffle(int(self._lengths[s]), window, derive_seed(self.seed, s, epoch))
+            sequences[here] = shuffle(position[here])
+        return sets, sequences
+
+    def sequences(self, start: int, count: int) -> list[np.ndarray]:
+        """The token ids of samples ``start`` to ``start + count``: ``seq_len + 1``, or fewer."""
+        sets, sequences = self.locate(np.arange(start, start + count))
+        return [
+            _read_sequence(self.splits[s], i, self.seq_len, self.splits[s].tokens)
+            for s, i in zip(sets.tolist(), sequences.tolist(), strict=True)
+        ]
+
+
+def n_micro_batches(config: TrainConfig, world_size: int) -> int:
+    """Forward passes of each rank per optimizer step (gradient accumulation)."""
+    most_rows = -(-config.global_batch_size // world_size)
+    return -(-most_rows // config.micro_batch_size)
+
+
+def micro_batches(
+    stream: TrainStream, step: int, config: TrainConfig, rank: int, world_size: int
+) -> list[Batch]:
+    """This rank's share of optimizer step ``step`` (from 0), cut into micro-batches.
+
+    The global batch is samples ``[step * G, (step + 1) * G)`` at any world size. Ranks take
+    contiguous rows, as equal as can be, in the same number of micro-batches of at most
+    ``config.micro_batch_size`` rows, so that all meet in every collective. A rank that has too few
+    rows for that gets a micro-batch of one row without a target.
+    """
+    assert 0 <= rank < world_size
+    first = step * config.global_batch_size
+    begin, end = (config.global_batch_size * r // world_size for r in (rank, rank + 1))
+    sequences = stream.sequences(first + begin, end - begin)
+    n_micro = n_micro_batches(config, world_size)
+    cuts = [len(sequences) * i // n_micro for i in range(n_micro + 1)]
+    nothing = [np.empty(0, np.int64)]
+    return [
+        make_batch(sequences[a:b] or nothing, stream.seq_len, stream.bos_id, stream.documents)
+        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+    ]
+
+
+class Prefetcher:
+    """Iterates over ``load(step)`` for steps ``[start, stop)``, loaded ahead by one thread.
+
+    An exception in ``load`` is raised by the ``next`` of its step. ``wait_seconds`` is how long
+    the consumer has waited in all. Close it, or use it in a ``with`` statement.
+    """
+
+    def __init__(self, load: Callable[[int], list[Batch]], start: int, stop: int) -> None:
+        self.wait_seconds = 0.0
+        self._load = load
+        self._steps = iter(range(start, stop))
+        self._pending: deque[Future[list[Batch]]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        for _ in range(PREFETCH_STEPS):
+            self._submit_next()
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return self
+
+    def __next__(self) -> list[Batch]:
+        if not self._pending:
+            raise StopIteration
+        began = time.perf_counter()
+        try:
+            batches = self._pending.popleft().result()
+        finally:
+            self.wait_seconds += time.perf_counter() - began
+        self._submit_next()
+        return batches
+
+    def __enter__(self) -> "Prefetcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop what was loaded and end the thread, after the step it is loading."""
+        self._pending.clear()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _submit_next(self) -> None:
+        step = next(self._steps, None)
+        if step is not None:
+            self._pending.append(self._thread.submit(self._load, step))
+
+
+def valid_batches(
+    splits: Sequence[TokenSplit],
+    seq_len: int,
+    documents: Documents,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    max_tokens: int,
+) -> Iterator[Batch]:
+    """Batches of the start of each split in stream order, every world_size-th to this rank.
+
+    ``max_tokens`` bounds the predicted tokens and is divided equally among the splits; 0 means
+    all of them. Ranks may get different numbers of batches, the last one may have fewer rows.
+    """
+    rows = _valid_rows(splits, seq_len, max_tokens)
+    for number in itertools.count():
+        batch = list(itertools.islice(rows, batch_size))
+        if not batch:
+            return
+        if number % world_size == rank:
+            sequences = [_read_sequence(split, i, seq_len, limit) for split, i, limit in batch]
+            yield make_batch(sequences, seq_len, splits[0].bos_id, documents)
+
+
+def _valid_rows(
+    splits: Sequence[TokenSplit], seq_len: int, max_tokens: int
+) -> Iterator[tuple[TokenSplit, int, int]]:
+    """(split, number of the sequence, tokens of the split that are read) for each row."""
+    share = -(-max_tokens // len(splits))
+    for split in splits:
+        limit = min(split.tokens, share + 1) if max_tokens else split.tokens
+        for i in range(num_sequences(limit, seq_len)):
+            yield split, i, limit
+
+
+def _read_sequence(split: TokenSplit, i: int, seq_len: int, limit: int) -> np.ndarray:
+    start = i * seq_len
+    return split.read(start, min(seq_len + 1, limit - start))
+
+
+def _check_length(split: TokenSplit, seq_len: int) -> None:
+    if split.tokens > seq_len:
+        return
+    message = f"{split.name} holds {split.tokens} tokens, too few for one sequence of data.seq_len "
+    message += f"{seq_len} and the token after it; expected "
+    if split.tokens > 1:
+        message += f"data.seq_len at most {split.tokens - 1}, or more text"
+    else:
+        message += "a set with more text"
+    raise UserError(message)

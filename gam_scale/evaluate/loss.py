@@ -1,0 +1,82 @@
+"""Token-weighted validation loss over any number of ranks."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gam_scale.data.packing import IGNORE, Batch
+from gam_scale.parallel.world import World
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """A mean loss and what it was measured over."""
+
+    loss: float
+    """Nats per token."""
+    tokens: int
+    """Targets counted, document boundaries included."""
+    bytes: int
+    """UTF-8 bytes that the targets stand for."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): depends on the tokenizer."""
+        return perplexity(self.loss)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of text: comparable across tokenizers."""
+        return self.loss * self.tokens / (math.log(2) * max(1, self.bytes))
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite rather than an overflow for a diverged model."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def mean_loss(
+    loss_sum: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    rows: int,
+    token_bytes: np.ndarray,
+    world: World,
+) -> LossResult:
+    """Mean loss over the batches of all ranks.
+
+    Args:
+        loss_sum: maps a batch to its loss sum, a scalar.
+        batches: this rank's share; ranks may have different numbers of them.
+        rows: batches with fewer sequences are padded to this many, so that every forward pass has
+            one shape (a compiled model would compile anew for another).
+        token_bytes: (vocab_size,) bytes that each id stands for.
+        world: the ranks to sum over.
+    """
+    nats, tokens, n_bytes = 0.0, 0, 0
+    for batch in batches:
+        targets = batch.targets[batch.targets != IGNORE].numpy()
+        tokens += targets.size
+        n_bytes += int(token_bytes[targets].sum())
+        nats += float(loss_sum(_pad_rows(batch, rows).to(world.device)))
+    nats, tokens, n_bytes = world.sum(nats, tokens, n_bytes)
+    return LossResult(nats / max(1, tokens), int(tokens), int(n_bytes))
+
+
+def _pad_rows(batch: Batch, rows: int) -> Batch:
+    missing = rows - batch.tokens.shape[0]
+    if missing <= 0:
+        return batch
+    shape = (missing, batch.tokens.shape[1])
+    targets = torch.full(shape, IGNORE, dtype=batch.targets.dtype)
+    positions = batch.positions
+    if positions is not None:
+        positions = torch.cat([positions, torch.arange(shape[1]).expand(shape)])
+    return Batch(
+        torch.cat([batch.tokens, torch.zeros(shape, dtype=batch.tokens.dtype)]),
+        torch.cat([batch.targets, targets]),
+        positions,
+    )

@@ -1,0 +1,78 @@
+"""Text from a model, token by token, at a cost per token that does not grow with the text."""
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.errors import UserError
+from gam_scale.model.lm import LanguageModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    temperature: float = 0.8
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Only the k likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together reach this probability (arXiv 1904.09751)."""
+
+
+def generate(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Yield pieces of text that continue ``prompt``, as they are sampled.
+
+    Stops at ``max_tokens`` or where the model ends the document. The state between tokens is what
+    the blocks remember (the convolution's last inputs; keys and values for attention).
+
+    Raises:
+        UserError: attention with learned positions cannot reach that far.
+    """
+    ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+    limit = model.context_limit
+    if limit is not None and len(ids) + max_tokens > limit:
+        raise UserError(
+            f"prompt of {len(ids)} tokens plus {max_tokens} new ones exceeds the model's context "
+            f"of {limit}; expected at most {max(0, limit - len(ids))} new tokens"
+        )
+    device = model.embedding.weight.device
+    generator = torch.Generator(device).manual_seed(seed)
+    text = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span tokens
+    model.eval()
+    with torch.no_grad():
+        logits, state = model.extend(torch.tensor([ids], device=device), model.init_state())
+        for _ in range(max_tokens):
+            token = int(sample(logits[0].float(), sampling, generator))
+            if token == tokenizer.bos_id:
+                break
+            if piece := text.decode(tokenizer.id_to_bytes(token)):
+                yield piece
+            logits, state = model.extend(torch.tensor([[token]], device=device), state)
+    if rest := text.decode(b"", final=True):
+        yield rest
+
+
+def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """One token id from logits (vocab_size,)."""
+    if sampling.temperature == 0:
+        return logits.argmax()
+    probs, ids = torch.softmax(logits / sampling.temperature, dim=-1).sort(descending=True)
+    if sampling.top_k:
+        probs = probs[: sampling.top_k]
+    if sampling.top_p < 1.0:
+        # A token stays if those before it have not reached top_p yet: the first always does.
+        before = probs.cumsum(0) - probs
+        probs = probs[before < sampling.top_p]
+    return ids[torch.multinomial(probs, 1, generator=generator)[0]]

@@ -1,0 +1,94 @@
+"""To and from the weights of the official GAM code, published with arXiv 2509.00605."""
+
+import re
+
+from torch import Tensor
+
+from gam_scale.config import GAMConfig, ModelConfig
+from gam_scale.errors import UserError
+from gam_scale.model.lm import LanguageModel, build_model
+
+_OURS_TO_OFFICIAL = {
+    "embedding.weight": "token_embedding.weight",
+    "position.weight": "pos_embedding.weight",
+    "norm.": "ln_f.",
+    ".norm1.": ".ln1.",
+    ".norm2.": ".ln2.",
+    ".conv.": ".causal_conv.",
+    ".memory.bank": ".memory_bank",
+    ".ffn.up.": ".ffn.0.",
+    ".ffn.down.": ".ffn.2.",
+}
+
+
+def load_official(state_dict: dict[str, Tensor]) -> LanguageModel:
+    """Our model with the official code's weights, of whatever size, in their dtype.
+
+    The state dict does not hold the dropout probability; the model gets the paper's 0.1.
+
+    Raises:
+        UserError: a tensor is missing, unknown, or of a shape that does not fit the others.
+    """
+    config = _config_of(state_dict)
+    dtype = state_dict["token_embedding.weight"].dtype
+    model = build_model(config, seed=0).to(dtype)
+    wanted = {official_name(name): p for name, p in model.named_parameters()}
+    for name in state_dict:
+        if name not in wanted and name != "head.weight":
+            raise UserError(f"{name} is not a tensor of the official GAM model")
+    for name, parameter in wanted.items():
+        if name not in state_dict:
+            raise UserError(f"the official state dict has no tensor {name}")
+        if state_dict[name].shape != parameter.shape:
+            raise UserError(
+                f"{name} has shape {tuple(state_dict[name].shape)}; expected "
+                f"{tuple(parameter.shape)} for a model of this size"
+            )
+        parameter.data.copy_(state_dict[name])
+    return model
+
+
+def dump_official(model: LanguageModel) -> dict[str, Tensor]:
+    """The state dict that the official code's ``load_state_dict`` takes, its tied head included.
+
+    Raises:
+        UserError: the model has no counterpart there (another block, an ablation, no positions).
+    """
+    config = model.config
+    plain = config.block == "gam" and config.gam.fusion == "gate" and config.gam.paths == "both"
+    if not plain or config.position != "learned" or config.ffn_mult != 4:
+        raise UserError(
+            "the official code has no counterpart of this model; expected block gam, fusion gate, "
+            "both paths, learned positions and ffn_mult 4"
+        )
+    state = {official_name(n): p.detach().clone() for n, p in model.named_parameters()}
+    state["head.weight"] = state["token_embedding.weight"]
+    return state
+
+
+def official_name(name: str) -> str:
+    """The official code's name of our parameter ``name``."""
+    for ours, theirs in _OURS_TO_OFFICIAL.items():
+        if name.startswith(ours) or (ours.startswith(".") and ours in name):
+            return name.replace(ours, theirs, 1)
+    return name
+
+
+def _config_of(state: dict[str, Tensor]) -> ModelConfig:
+    needed = ("token_embedding.weight", "pos_embedding.weight", "blocks.0.memory_bank")
+    for name in (*needed, "blocks.0.causal_conv.weight"):
+        if name not in state:
+            raise UserError(f"the official state dict has no tensor {name}")
+    vocab_size, d_model = state["token_embedding.weight"].shape
+    layers = {int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))}
+    return ModelConfig(
+        block="gam",
+        d_model=d_model,
+        n_layers=max(layers) + 1,
+        vocab_size=vocab_size,
+        max_seq_len=state["pos_embedding.weight"].shape[0],
+        gam=GAMConfig(
+            n_slots=state["blocks.0.memory_bank"].shape[0],
+            kernel_size=state["blocks.0.causal_conv.weight"].shape[2],
+        ),
+    )

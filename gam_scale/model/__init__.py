@@ -1,0 +1,1 @@
+"""The language model and its blocks; knows nothing of engines, files or launchers."""

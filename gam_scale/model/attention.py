@@ -1,0 +1,115 @@
+"""The paper's Transformer block: pre-norm causal attention, then a feed-forward network."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.config import ModelConfig
+from gam_scale.model.feedforward import FeedForward
+
+_MIN_CAPACITY = 64
+
+
+class AttentionBlock(nn.Module):
+    """Multi-head causal self-attention and a feed-forward network, both pre-norm and residual.
+
+        x = x + dropout(Linear(attention(LayerNorm(x))))
+        x = x + FFN(LayerNorm(x))
+
+    Attention weights are dropped out in training as ``nn.MultiheadAttention`` does.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        d = model.d_model
+        self.n_heads = model.attention.n_heads
+        self.norm1 = nn.LayerNorm(d)
+        self.qkv = nn.Linear(d, 3 * d)
+        self.out = nn.Linear(d, d)
+        self.out.is_residual_output = True
+        self.dropout = nn.Dropout(model.dropout)
+        self.norm2 = nn.LayerNorm(d)
+        self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(B, T, d) -> (B, T, d); with ``positions`` (B, T) a token sees its own document only."""
+        q, k, v = self._heads(x)
+        mask = None if positions is None else document_mask(positions)
+        p = self.dropout.p if self.training else 0.0
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=p, is_causal=mask is None
+        )
+        return self._finish(x, y)
+
+    def init_state(
+        self, batch_size: int, device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """An empty cache: keys and values (B, heads, capacity, d / heads), and how many are filled.
+
+        ``length`` stays on the CPU, where it is read without waiting for a GPU.
+        """
+        shape = (batch_size, self.n_heads, 0, self.out.in_features // self.n_heads)
+        k, v = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
+        return {"k": k, "v": v, "length": torch.tensor(0, device="cpu")}
+
+    def extend(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The next tokens (B, T, d) after ``state``.
+
+        ``state`` is used up: its buffers are written in place and doubled when full, so a step
+        copies O(1) tokens on average. Clone its tensors first to continue one text twice.
+        """
+        q, k, v = self._heads(x)
+        seen = int(state["length"])
+        total = seen + x.shape[1]
+        keys, values = (_append(state[name], new, seen) for name, new in (("k", k), ("v", v)))
+        mask = None  # one token sees everything; the first tokens are plainly causal
+        if seen and x.shape[1] > 1:
+            mask = torch.ones(x.shape[1], total, dtype=torch.bool, device=x.device).tril(seen)
+        y = F.scaled_dot_product_attention(
+            q, keys[:, :, :total], values[:, :, :total], attn_mask=mask, is_causal=not seen
+        )
+        state = {"k": keys, "v": values, "length": torch.tensor(total, device="cpu")}
+        return self._finish(x, y), state
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, heads, T, d / heads)."""
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.n_heads, -1))
+        q, k, v = qkv.transpose(1, 3).unbind(2)
+        return q, k, v
+
+    def _finish(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x + self.dropout(self.out(y.transpose(1, 2).flatten(2)))
+        return x + self.ffn(self.norm2(x))
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Forward FLOPs per token: projections, feed-forward, and attention.
+
+        Attention counts q k and the weighted sum of v over the (seq_len + 1) / 2 tokens that a
+        token sees on average in one document of seq_len tokens; what a kernel computes and masks
+        away does not count.
+        """
+        projections = 2.0 * (self.qkv.weight.numel() + self.out.weight.numel())
+        attention = 2 * 2.0 * self.out.in_features * (seq_len + 1) / 2
+        return projections + attention + self.ffn.flops_per_token()
+
+
+def document_mask(positions: Tensor) -> Tensor:
+    """What each token may see, (B, 1, T, T) bool: its document so far, t - positions[t] <= key <= t.
+
+    Every block builds its own: three passes over B T^2 bytes, against 4 d B T^2 FLOPs of attention.
+    """
+    t = torch.arange(positions.shape[1], device=positions.device)
+    start = (t - positions).unsqueeze(-1)  # (B, T, 1)
+    return ((t >= start) & (t <= t.unsqueeze(-1))).unsqueeze(1)
+
+
+def _append(buffer: Tensor, new: Tensor, seen: int) -> Tensor:
+    """Write ``new`` (B, heads, T, d / heads) behind ``seen`` tokens of a buffer that grows."""
+    total = seen + new.shape[2]
+    if total > buffer.shape[2]:
+        capacity = max(_MIN_CAPACITY, total, 2 * buffer.shape[2])
+        grown = buffer.new_empty((*buffer.shape[:2], capacity, buffer.shape[3]))
+        grown[:, :, :seen] = buffer[:, :, :seen]
+        buffer = grown
+    buffer[:, :, seen:total] = new
+    return buffer

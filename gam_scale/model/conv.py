@@ -1,0 +1,57 @@
+"""The causal depthwise convolution that mixes neighbouring tokens."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CausalConv(nn.Module):
+    """Depthwise convolution over time, each output seeing the last ``kernel_size`` tokens.
+
+    Written as shifted multiply-adds on (B, T, d), which needs no transposes to a channels-first
+    layout and fuses with its neighbours under torch.compile.
+    """
+
+    def __init__(self, d_model: int, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.weight = nn.Parameter(torch.empty(d_model, 1, kernel_size))  # nn.Conv1d's layout
+        self.bias = nn.Parameter(torch.empty(d_model))
+
+    def init_parameter(self, name: str, generator: torch.Generator) -> bool:
+        """Torch's own Conv1d default: uniform within 1 / sqrt(fan_in), fan_in = kernel_size."""
+        bound = 1.0 / math.sqrt(self.kernel_size)
+        nn.init.uniform_(getattr(self, name), -bound, bound, generator=generator)
+        return True
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Convolve (B, T, d); with ``positions`` (B, T) no tap leaves its document."""
+        padded = F.pad(x, (0, 0, self.kernel_size - 1, 0))  # (B, T + k - 1, d)
+        return self._convolve(padded, x.shape[1], positions)
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The inputs before the first token: zeros (B, k - 1, d)."""
+        shape = (batch_size, self.kernel_size - 1, self.weight.shape[0])
+        return torch.zeros(shape, device=device, dtype=dtype)
+
+    def extend(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolve the next tokens (B, T, d) after ``state``, the k - 1 inputs before them."""
+        window = torch.cat([state, x], dim=1)
+        return self._convolve(window, x.shape[1], None), window[:, x.shape[1] :]
+
+    def _convolve(self, window: Tensor, length: int, positions: Tensor | None) -> Tensor:
+        taps = self.weight[:, 0]  # (d, k); the last tap weighs the current token
+        last = self.kernel_size - 1
+        y = self.bias + taps[:, last] * window[:, last : last + length]
+        for back in range(1, self.kernel_size):
+            term = taps[:, last - back] * window[:, last - back : last - back + length]
+            if positions is not None:
+                term = torch.where((positions >= back).unsqueeze(-1), term, 0.0)
+            y = y + term
+        return y
+
+    def flops_per_token(self) -> float:
+        """One multiply-add per tap."""
+        return 2.0 * self.weight.numel()

@@ -1,0 +1,23 @@
+"""The position-wise feed-forward network of every residual block."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """Linear d -> mult*d, exact GELU, Linear back, dropout."""
+
+    def __init__(self, d_model: int, mult: int, dropout: float) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, mult * d_model)
+        self.down = nn.Linear(mult * d_model, d_model)
+        self.down.is_residual_output = True
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
+        return self.dropout(self.down(F.gelu(self.up(x))))
+
+    def flops_per_token(self) -> float:
+        """Both matmuls, a multiply-add counted as two."""
+        return 2.0 * (self.up.weight.numel() + self.down.weight.numel())

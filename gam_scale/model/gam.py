@@ -1,0 +1,71 @@
+"""The Gated Associative Memory block (arXiv 2509.00605)."""
+
+import torch
+from torch import Tensor, nn
+
+from gam_scale.config import ModelConfig
+from gam_scale.model.conv import CausalConv
+from gam_scale.model.feedforward import FeedForward
+from gam_scale.model.memory.static import StaticMemory
+
+
+class GAMBlock(nn.Module):
+    """Local convolution and global memory, fused by gates, then a feed-forward network.
+
+        h = LayerNorm(x)
+        x = x + sigmoid(g_l) * conv(h) + sigmoid(g_g) * memory(h)     (g_l, g_g) = Linear(h)
+        x = x + FFN(LayerNorm(x))
+
+    Ablations: ``fusion = "sum"`` leaves out the gates; ``paths`` keeps one path only, with its own
+    gate if fusion is by gate.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        d, gam = model.d_model, model.gam
+        self.norm1 = nn.LayerNorm(d)
+        self.conv = CausalConv(d, gam.kernel_size) if gam.paths != "global" else None
+        self.memory = StaticMemory(d, gam.n_slots) if gam.paths != "local" else None
+        n_paths = 2 if gam.paths == "both" else 1
+        self.gate = nn.Linear(d, n_paths * d) if gam.fusion == "gate" else None
+        self.norm2 = nn.LayerNorm(d)
+        self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(B, T, d) -> (B, T, d); ``positions`` (B, T): tokens since the document's start."""
+        h = self.norm1(x)
+        local = self.conv(h, positions) if self.conv is not None else None
+        return self._mix(x, h, local)
+
+    def init_state(
+        self, batch_size: int, device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """What the block remembers between tokens: the convolution's last inputs."""
+        if self.conv is None:
+            return {}
+        return {"conv": self.conv.init_state(batch_size, device, dtype)}
+
+    def extend(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The next tokens (B, T, d) after ``state``, at a cost that does not depend on the past."""
+        h = self.norm1(x)
+        if self.conv is None:
+            return self._mix(x, h, None), state
+        local, conv_state = self.conv.extend(h, state["conv"])
+        return self._mix(x, h, local), {"conv": conv_state}
+
+    def _mix(self, x: Tensor, h: Tensor, local: Tensor | None) -> Tensor:
+        paths = [] if local is None else [local]
+        if self.memory is not None:
+            paths.append(self.memory(h))
+        if self.gate is not None:
+            gates = torch.sigmoid(self.gate(h)).chunk(len(paths), dim=-1)
+            paths = [g * p for g, p in zip(gates, paths, strict=True)]
+        for path in paths:
+            x = x + path
+        return x + self.ffn(self.norm2(x))
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Forward FLOPs per token, the same at any sequence length."""
+        parts = [self.conv, self.memory, self.ffn]
+        total = sum(p.flops_per_token() for p in parts if p is not None)
+        return total + (2.0 * self.gate.weight.numel() if self.gate is not None else 0.0)

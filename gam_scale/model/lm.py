@@ -1,0 +1,122 @@
+"""The language model: embeddings, a stack of blocks, a final norm, a tied head."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.config import ModelConfig
+from gam_scale.model.attention import AttentionBlock
+from gam_scale.model.gam import GAMBlock
+from gam_scale.model.init import initialise
+from gam_scale.model.loss import linear_cross_entropy
+from gam_scale.model.mamba import MambaBlock
+
+BLOCKS: dict[str, type[nn.Module]] = {
+    "gam": GAMBlock,
+    "attention": AttentionBlock,
+    "mamba": MambaBlock,
+}
+
+
+class LanguageModel(nn.Module):
+    """A causal language model over any stack of blocks; the head shares the token embedding.
+
+    A block maps (B, T, d_model) to the same shape with ``forward(x, positions)`` in training and
+    ``extend(x, state)`` in generation, and counts its own ``flops_per_token(seq_len)``.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.vocab_size > 0, "resolve model.vocab_size from the tokenizer first"
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.position: nn.Embedding | None = None
+        if config.position == "learned":
+            self.position = nn.Embedding(config.max_seq_len, config.d_model)
+            self.position.is_position = True
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(BLOCKS[config.block](config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.d_model)
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """Summed cross-entropy over valid targets (a scalar), or logits without targets.
+
+        Args:
+            tokens: (B, T) ids.
+            targets: (B, T) next ids, -100 where there is none.
+            positions: (B, T) tokens since the document's start; None for a plain stream.
+
+        Returns:
+            A scalar loss *sum* (divide by the count of valid targets over the whole batch), or
+            logits (B, T, vocab_size).
+        """
+        hidden = self.hidden(tokens, positions)
+        if targets is None:
+            return F.linear(hidden, self.embedding.weight)
+        return linear_cross_entropy(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
+
+    def hidden(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Final hidden states (B, T, d_model), before the head."""
+        x = self.embedding(tokens)
+        if self.position is not None:
+            where = positions
+            if where is None:
+                where = torch.arange(tokens.shape[1], device=tokens.device)
+            x = x + self.position(where)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, positions)
+        return self.norm(x)
+
+    def init_state(self, batch_size: int = 1) -> dict[str, Any]:
+        """The state before the first token of ``batch_size`` texts."""
+        weight = self.embedding.weight
+        blocks = [b.init_state(batch_size, weight.device, weight.dtype) for b in self.blocks]
+        return {"seen": 0, "blocks": blocks}
+
+    def extend(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Logits (B, vocab_size) after the next tokens (B, T), and the state behind them.
+
+        A recurrent stack goes on past ``max_seq_len`` with positions that start over, as they do
+        at every training sequence; attention cannot (:attr:`context_limit`).
+        """
+        seen, x = state["seen"], self.embedding(tokens)
+        if self.position is not None:
+            where = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
+            x = x + self.position(where % self.config.max_seq_len)
+        states = []
+        for block, block_state in zip(self.blocks, state["blocks"], strict=True):
+            x, block_state = block.extend(x, block_state)
+            states.append(block_state)
+        logits = F.linear(self.norm(x[:, -1]), self.embedding.weight)
+        return logits, {"seen": seen + tokens.shape[1], "blocks": states}
+
+    @property
+    def context_limit(self) -> int | None:
+        """Most tokens one text may have in generation; None where there is no limit."""
+        limited = self.config.block == "attention" and self.position is not None
+        return self.config.max_seq_len if limited else None
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Forward FLOPs per token; a training step costs three times this."""
+        head = 2.0 * self.embedding.weight.numel()
+        return head + sum(block.flops_per_token(seq_len) for block in self.blocks)
+
+    def n_parameters(self) -> int:
+        """Trainable numbers, the tied head counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def build_model(
+    config: ModelConfig, seed: int, device: torch.device | str = "cpu"
+) -> LanguageModel:
+    """A model with its initial weights, drawn on the CPU so that every device gets the same."""
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    model = model.to_empty(device="cpu")
+    initialise(model, config, seed)
+    return model.to(device)

@@ -1,0 +1,90 @@
+"""Cross-entropy straight from hidden states: the logits of all tokens never exist at once."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100
+"""Target id of positions that have no next token; they add nothing to the loss."""
+
+CHUNK_ELEMENTS = 1 << 22
+"""Logits held at a time: 16 MiB in fp32, small enough for a CPU's outer cache to help."""
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Sum over valid tokens of ``-log softmax(hidden @ weight.T)[target]``, as an fp32+ scalar.
+
+    Args:
+        hidden: (N, d) final hidden states.
+        weight: (V, d) output head.
+        targets: (N,) int64 ids, :data:`IGNORE` where there is none.
+
+    The gradient of the logits is known as soon as they are, so each chunk of tokens computes its
+    share of both gradients in the forward pass and drops its logits (the idea of arXiv
+    2410.10989); peak memory is a chunk's logits, and no matmul runs twice.
+    """
+    needs_grad = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    if needs_grad:
+        return _LinearCrossEntropy.apply(hidden, weight, targets)
+    dtype = _compute_dtype(hidden)
+    w = weight.to(dtype)
+    total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
+    for h, t in zip(*_chunks(hidden, targets, weight.shape[0]), strict=True):
+        log_p = F.log_softmax(F.linear(h.to(dtype), w), dim=-1, dtype=total.dtype)
+        total += F.nll_loss(log_p, t, ignore_index=IGNORE, reduction="sum")
+    return total
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        dtype = _compute_dtype(hidden)
+        w = weight.to(dtype)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=_loss_dtype(hidden))
+        total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
+        chunks = _chunks(hidden, targets, weight.shape[0])
+        for h, t, out in zip(*chunks, grad_hidden.split(chunks[0][0].shape[0]), strict=True):
+            h = h.to(dtype)
+            log_p = F.log_softmax(F.linear(h, w), dim=-1, dtype=total.dtype)  # (n, V)
+            total += F.nll_loss(log_p, t, ignore_index=IGNORE, reduction="sum")
+            grad = _grad_of_logits(log_p, t).to(dtype)
+            torch.mm(grad, w, out=out) if out.dtype == dtype else out.copy_(grad @ w)
+            _accumulate(grad_weight, grad, h)
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        # These buffers have no other reader, so scaling in place spares a copy of each.
+        return grad_hidden.mul_(grad_output), grad_weight.mul_(grad_output), None
+
+
+def _grad_of_logits(log_p: Tensor, targets: Tensor) -> Tensor:
+    """softmax minus one-hot, zero on ignored rows; overwrites ``log_p`` (n, V)."""
+    valid = targets != IGNORE
+    grad = log_p.exp_()
+    grad.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), -torch.ones_like(grad[:, :1]))
+    return grad.mul_(valid.unsqueeze(1))
+
+
+def _accumulate(grad_weight: Tensor, grad: Tensor, h: Tensor) -> None:
+    if grad.dtype == grad_weight.dtype:
+        grad_weight.addmm_(grad.t(), h)
+    else:
+        grad_weight += grad.t() @ h
+
+
+def _chunks(hidden: Tensor, targets: Tensor, vocab: int) -> tuple[tuple[Tensor, ...], ...]:
+    rows = max(1, min(hidden.shape[0], CHUNK_ELEMENTS // vocab))
+    return hidden.split(rows), targets.split(rows)
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def _loss_dtype(hidden: Tensor) -> torch.dtype:
+    return torch.float64 if hidden.dtype == torch.float64 else torch.float32

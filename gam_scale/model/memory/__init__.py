@@ -1,0 +1,1 @@
+"""Associative memories: what a GAM block's global path reads from."""

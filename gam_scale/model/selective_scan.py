@@ -1,0 +1,183 @@
+"""Mamba's selective scan (arXiv 2312.00752) in portable PyTorch, with hand-derived gradients."""
+
+import torch
+from torch import Tensor
+
+_MIN_CHUNK = 16
+
+
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    positions: Tensor | None = None,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence over time, channel by channel:
+
+        h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        y_t = C_t h_t + D x_t
+
+    A token at position 0 starts from a zero state, whatever came before it, ``initial_state``
+    included. The state is kept in float32 (float64 for float64 inputs) whatever the input's dtype.
+
+    Memory: the state is stored every ~sqrt(T) tokens, and ``backward`` recomputes the states of one
+    such chunk at a time; never (batch, T, E, N) at once.
+
+    Args:
+        x: (batch, T, E) inputs, T >= 1.
+        dt: (batch, T, E) step sizes, positive.
+        A: (E, N) decay rates, negative.
+        B: (batch, T, N) what each token writes with.
+        C: (batch, T, N) what each token reads with.
+        D: (E,) weight of the skip connection.
+        positions: (batch, T) tokens since the document's start; None: one document per row.
+        initial_state: (batch, E, N) state before the first token; None: zero.
+
+    Returns:
+        y (batch, T, E) in the dtype of ``x``, and the final state (batch, E, N).
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if initial_state is None:
+        initial_state = x.new_zeros((x.shape[0], *A.shape))
+    # Channels run innermost, (..., N, E): every elementwise step then walks long contiguous rows
+    # and every sum over N is a small matrix product. Measured at batch 8, E 1536, N 16 on two
+    # cores, against (..., E, N): the product with C takes 23 us, not 155.
+    inputs = (x, dt, A.mT, B, C, initial_state.mT)
+    y, final, _ = _scan(
+        *(v.to(dtype).contiguous() for v in inputs),
+        positions == 0 if positions is not None else None,
+        _chunk_size(x.shape[1]),
+    )
+    return (y + D * x).to(x.dtype), final.mT
+
+
+def _chunk_size(length: int) -> int:
+    """Tokens between stored states: a power of two near sqrt(length)."""
+    chunk = _MIN_CHUNK
+    while chunk * chunk < length:  # comparisons only, so that a compiled caller may vary T
+        chunk *= 2
+    return chunk
+
+
+# Custom operators rather than an autograd.Function, so that torch.compile puts a scan into its
+# caller's graph as one node: no graph break, and no loop over time to unroll.
+@torch.library.custom_op("gam_scale::selective_scan", mutates_args=())
+def _scan(
+    x: Tensor,  # (b, T, E), as everything below contiguous and of the state's dtype
+    dt: Tensor,  # (b, T, E)
+    A: Tensor,  # (N, E)
+    B: Tensor,  # (b, T, N)
+    C: Tensor,  # (b, T, N)
+    initial: Tensor,  # (b, N, E)
+    reset: Tensor | None,  # (b, T) bool
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y without D (b, T, E), the final state (b, N, E), the state before each chunk."""
+    rows, length, width = x.shape
+    y = torch.empty_like(x)
+    starts = x.new_empty((-(-length // chunk), *initial.shape))
+    write, decay_dt = dt * x, _decay_dt(dt, reset)
+    h, decay = initial.clone(), torch.empty_like(initial)
+    for t in range(length):
+        if t % chunk == 0:
+            starts[t // chunk].copy_(h)
+        _step(h, decay_dt[:, t], A, write[:, t], B[:, t], out=h, decay=decay)
+        torch.bmm(C[:, t].unsqueeze(1), h, out=y[:, t : t + 1])
+    return y, h, starts
+
+
+@torch.library.custom_op("gam_scale::selective_scan_backward", mutates_args=())
+def _scan_backward(
+    grad_y: Tensor,
+    grad_final: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    reset: Tensor | None,
+    starts: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, dt, A, B, C and the initial state.
+
+    With a_t = exp(dt_t A), u_t = dt_t x_t and g_t = dL/dh_t, walking back from g_T = dL/dh_final:
+
+        g_t += C_t dL/dy_t      dC_t = h_t dL/dy_t      dB_t = g_t u_t      du_t = B_t g_t
+        e_t = g_t a_t h_{t-1}   (the gradient of dt_t A, elementwise)
+        ddt_t = sum_N A e_t     dA = sum_t dt_t e_t     g_{t-1} = g_t a_t
+
+    and dx = dt du, ddt += x du.
+    """
+    write, decay_dt = dt * x, _decay_dt(dt, reset)
+    grad_write, grad_dt, grad_B, grad_C = map(torch.empty_like, (x, dt, B, C))
+    g, grad_A = grad_final.clone(), torch.zeros_like(grad_final)  # grad_A: still per row, (b, N, E)
+    states = g.new_empty((min(chunk, x.shape[1]) + 1, *g.shape))
+    decays, exponent = torch.empty_like(states[1:]), torch.empty_like(g)
+    ones = g.new_ones((g.shape[0], 1, A.shape[0]))
+    for first in reversed(range(0, x.shape[1], chunk)):
+        tokens = range(first, min(first + chunk, x.shape[1]))
+        states[0].copy_(starts[first // chunk])
+        for i, t in enumerate(tokens):
+            h, out, decay = states[i], states[i + 1], decays[i]
+            _step(h, decay_dt[:, t], A, write[:, t], B[:, t], out=out, decay=decay)
+        for t in reversed(tokens):
+            i, at = t - first, slice(t, t + 1)
+            g.addcmul_(grad_y[:, at], C[:, at].mT)
+            torch.bmm(grad_y[:, at], states[i + 1].mT, out=grad_C[:, at])
+            torch.bmm(write[:, at], g.mT, out=grad_B[:, at])
+            torch.bmm(B[:, at], g, out=grad_write[:, at])
+            g.mul_(decays[i])
+            torch.mul(g, states[i], out=exponent)
+            grad_A.addcmul_(exponent, dt[:, at])
+            torch.bmm(ones, exponent.mul_(A), out=grad_dt[:, at])
+    grad_dt.addcmul_(grad_write, x)
+    return grad_write.mul_(dt), grad_dt, grad_A.sum(0), grad_B, grad_C, g
+
+
+def _decay_dt(dt: Tensor, reset: Tensor | None) -> Tensor:
+    """The step sizes that decay the state: infinite at a reset, where the decay is exactly 0."""
+    return dt if reset is None else dt.masked_fill(reset.unsqueeze(-1), torch.inf)
+
+
+def _step(
+    h: Tensor, dt: Tensor, A: Tensor, write: Tensor, B: Tensor, *, out: Tensor, decay: Tensor
+) -> None:
+    """decay = exp(dt A), out = decay h + write B, for one token of each row; ``out`` may be h."""
+    torch.mul(dt.unsqueeze(1), A, out=decay).exp_()
+    torch.mul(h, decay, out=out).addcmul_(write.unsqueeze(1), B.unsqueeze(-1))
+
+
+@_scan.register_fake
+def _(x, dt, A, B, C, initial, reset, chunk):
+    starts = x.new_empty((-(-x.shape[1] // chunk), *initial.shape))
+    return torch.empty_like(x), torch.empty_like(initial), starts
+
+
+@_scan_backward.register_fake
+def _(grad_y, grad_final, x, dt, A, B, C, reset, starts, chunk):
+    return tuple(torch.empty_like(v) for v in (x, dt, A, B, C, grad_final))
+
+
+def _save(ctx, inputs, output) -> None:
+    x, dt, A, B, C, _, reset, ctx.chunk = inputs
+    ctx.save_for_backward(x, dt, A, B, C, reset, output[2])
+    ctx.mark_non_differentiable(output[2])
+
+
+def _gradients(ctx, grad_y, grad_final, _):
+    x, dt, A, B, C, reset, starts = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = torch.zeros_like(x)
+    if grad_final is None:
+        grad_final = torch.zeros_like(starts[0])
+    grads = _scan_backward(
+        grad_y.contiguous(), grad_final.contiguous(), x, dt, A, B, C, reset, starts, ctx.chunk
+    )
+    return *grads, None, None
+
+
+_scan.register_autograd(_gradients, setup_context=_save)

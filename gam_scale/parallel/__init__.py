@@ -1,0 +1,1 @@
+"""Ranks and engines: the only package that knows which engine runs the step."""

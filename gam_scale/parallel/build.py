@@ -1,0 +1,59 @@
+"""From a config to a ready strategy, in one fixed order."""
+
+import torch
+from torch import nn
+
+from gam_scale.config import RunConfig
+from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.parallel.plain import PlainStrategy
+from gam_scale.parallel.strategy import Strategy
+from gam_scale.parallel.world import World
+
+
+def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strategy:
+    """Model, per-block compilation, optimizer, engine.
+
+    Args:
+        config: complete; ``model.vocab_size`` resolved.
+        world: the job's ranks.
+        compiled: run each block through torch.compile.
+    """
+    model = build_model(config.model, config.train.seed, world.device)
+    if compiled:
+        compile_blocks(model)
+    optimizer = build_optimizer(model, config)
+    if config.parallel.engine == "deepspeed":
+        from gam_scale.parallel.zero import DeepSpeedStrategy
+
+        return DeepSpeedStrategy(model, optimizer, world, config)
+    return PlainStrategy(model, optimizer, world, config.train.precision)
+
+
+def compile_blocks(model: LanguageModel) -> None:
+    """torch.compile each block by itself: one small graph, compiled once for the whole stack."""
+    for block in model.blocks:
+        block.compile()
+
+
+def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW in its fused form, with weight decay on the parameters that ``train.decay`` says."""
+    train = config.train
+    parameters = list(model.parameters())
+    decays = [train.decay == "all" or p.dim() >= 2 for p in parameters]
+    groups = [
+        {
+            "params": [p for p, d in zip(parameters, decays, strict=True) if d],
+            "weight_decay": train.weight_decay,
+        },
+        {
+            "params": [p for p, d in zip(parameters, decays, strict=True) if not d],
+            "weight_decay": 0.0,
+        },
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]],
+        lr=train.lr,
+        betas=(train.beta1, train.beta2),
+        eps=train.eps,
+        fused=True,
+    )

@@ -1,0 +1,137 @@
+"""Who this process is among the ranks of a job, whichever launcher started it."""
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gam_scale.errors import UserError
+from gam_scale.hardware import cpu_threads
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place in the job, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value summed over all ranks, in float64."""
+        if self.world_size == 1:
+            return list(values)
+        # Gloo and NCCL each need the tensor where they communicate; gloo's is the CPU.
+        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(totals)
+        return totals.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so; every rank gets the same answer."""
+        return self.sum(float(flag))[0] > 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sum ``tensor`` over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+
+
+def start(device: str) -> World:
+    """Join the job's process group, as set up by deepspeed, torchrun, srun or nothing at all.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("parallel.device is cuda but torch sees no GPU; expected cpu or auto")
+    use_cuda = device != "cpu" and torch.cuda.is_available()
+    place = launcher_environment(os.environ)
+    os.environ.update(place)  # both torch's env:// rendezvous and DeepSpeed read it there
+    rank, world_size = int(place["RANK"]), int(place["WORLD_SIZE"])
+    local_rank, local_size = int(place["LOCAL_RANK"]), int(place["LOCAL_WORLD_SIZE"])
+    if use_cuda:
+        where = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(where)
+    else:
+        where = torch.device("cpu")
+        # The same number of threads however a run is launched: additions keep their order.
+        torch.set_num_threads(cpu_threads(local_size))
+    if not dist.is_initialized():
+        dist.init_process_group("cuda:nccl,cpu:gloo" if use_cuda else "gloo")
+    return World(rank, world_size, local_rank, local_size, where)
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def launcher_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+
+    deepspeed and torchrun set them (deepspeed names the local size LOCAL_SIZE); srun sets its own
+    SLURM_* names; a plain ``python`` sets none and is a job of one rank.
+    """
+    if "RANK" in env and "WORLD_SIZE" in env:
+        place = {"RANK": env["RANK"], "WORLD_SIZE": env["WORLD_SIZE"]}
+        place["LOCAL_RANK"] = env.get("LOCAL_RANK", "0")
+        size = env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or "1"
+        place["LOCAL_WORLD_SIZE"] = size
+    elif "SLURM_PROCID" in env and "SLURM_STEP_NUM_TASKS" in env:
+        place = {"RANK": env["SLURM_PROCID"], "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"]}
+        place["LOCAL_RANK"] = env["SLURM_LOCALID"]
+        tasks = _tasks_per_node(env["SLURM_STEP_TASKS_PER_NODE"])
+        place["LOCAL_WORLD_SIZE"] = str(tasks[int(env["SLURM_NODEID"])])
+    else:
+        place = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    alone = place["WORLD_SIZE"] == "1"
+    place["MASTER_ADDR"] = env.get("MASTER_ADDR") or _first_host(env, alone)
+    place["MASTER_PORT"] = env.get("MASTER_PORT") or _port(env, alone)
+    return place
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Slurm's run-length form, ``4(x2),3``, as a list."""
+    tasks: list[int] = []
+    for part in text.split(","):
+        count, _, times = part.partition("(x")
+        tasks += [int(count)] * int(times.rstrip(")") or 1)
+    return tasks
+
+
+def _first_host(env: Mapping[str, str], alone: bool) -> str:
+    nodes = env.get("SLURM_STEP_NODELIST", "")
+    if alone or not nodes:
+        return "127.0.0.1"
+    # `node[03-05,9]-a,other` -> `node03-a`: the first host is where rank 0 runs.
+    match = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\])?([^\[,]*)", nodes)
+    return "".join(part or "" for part in match.groups())
+
+
+def _port(env: Mapping[str, str], alone: bool) -> str:
+    if alone:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return str(probe.getsockname()[1])
+    return str(20_000 + int(env.get("SLURM_JOB_ID", "0")) % 20_000)  # the same on every rank

@@ -1,0 +1,159 @@
+"""The training loop: one optimizer step after another, with evaluation, metrics, checkpoints."""
+
+import hashlib
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from gam_scale import __version__
+from gam_scale.checkpoint.store import TrainState
+from gam_scale.config import RunConfig
+from gam_scale.data.packing import Batch
+from gam_scale.data.shards import TokenSplit
+from gam_scale.data.stream import Prefetcher, TrainStream, micro_batches, valid_batches
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.evaluate.loss import LossResult, mean_loss
+from gam_scale.parallel.strategy import Strategy
+from gam_scale.train.metrics import StepMetrics
+from gam_scale.train.rundir import RunDir
+from gam_scale.train.schedule import learning_rate
+from gam_scale.train.signals import StopRequest
+from gam_scale.train.sinks import MetricLog
+
+
+class Loop:
+    """Trains from ``state`` to ``config.train.steps``; everything it touches is handed in."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDir,
+        strategy: Strategy,
+        stream: TrainStream,
+        valid: list[TokenSplit],
+        tokenizer: Tokenizer,
+        metrics: StepMetrics,
+        log: MetricLog,
+        state: TrainState,
+    ) -> None:
+        self.config, self.run_dir, self.strategy = config, run, strategy
+        self.stream, self.valid, self.tokenizer = stream, valid, tokenizer
+        self.metrics, self.log, self.state = metrics, log, state
+        self.world = strategy.world
+        self.token_bytes: np.ndarray = tokenizer.token_bytes()
+        if state.metrics:
+            metrics.load_state_dict(state.metrics)
+
+    def run(self) -> bool:
+        """Train; returns whether the run is finished (False: stopped by a signal, and saved)."""
+        stop = StopRequest()
+        try:
+            with Prefetcher(self._load, self.state.step, self.config.train.steps) as steps:
+                while self.state.step < self.config.train.steps:
+                    with self.metrics.clock.waiting():
+                        batches = next(steps)
+                    if not self._step(batches, stop):
+                        self._save()
+                        return False
+                    self._after_step()
+        finally:
+            stop.restore()
+        return True
+
+    def _load(self, step: int) -> list[Batch]:
+        world = self.world
+        return micro_batches(self.stream, step, self.config.train, world.rank, world.world_size)
+
+    def _step(self, batches: list[Batch], stop: StopRequest) -> bool:
+        """One optimizer step, or False where any rank was asked to stop."""
+        train, state = self.config.train, self.state
+        local_targets = sum(batch.num_targets for batch in batches)
+        n_targets, stops = self.world.sum(local_targets, float(stop.requested))
+        if stops:
+            return False
+        torch.manual_seed(_dropout_seed(train.seed, state.step, self.world.rank))
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            batch = batch.to(self.world.device)
+            loss_sum += self.strategy.backward(batch, 1.0 / n_targets, last=last)
+        grad_norm = self.strategy.clip(train.grad_clip)
+        applied = math.isfinite(grad_norm)
+        if applied:
+            self.strategy.step(learning_rate(train, state.step, train.steps))
+        else:
+            self.strategy.skip()
+        self.metrics.add(loss_sum, int(n_targets), grad_norm, skipped=not applied)
+        self.state = replace(
+            state,
+            step=state.step + 1,
+            sequences=state.sequences + train.global_batch_size,
+            optimizer_steps=state.optimizer_steps + applied,
+        )
+        return True
+
+    def _after_step(self) -> None:
+        config, step = self.config, self.state.step
+        done = step == config.train.steps
+        validation = None
+        if done or (config.eval.every_steps and step % config.eval.every_steps == 0):
+            with self.metrics.clock.paused():
+                validation = self.evaluate()
+        if done or validation or step == 1 or step % config.log.every_steps == 0:
+            rate = learning_rate(config.train, step - 1, config.train.steps)
+            self.log.log(self.metrics.line(step, rate, validation))
+        better = validation is not None and self._is_better(validation.loss)
+        if better:
+            self.state = replace(self.state, best_val_loss=validation.loss)
+        if done or step % config.checkpoint.every_steps == 0 or better:
+            with self.metrics.clock.paused():
+                self._save()
+                if better and self.world.is_main:
+                    self.run_dir.checkpoints.mark_best(step, validation.loss)
+                self._prune()
+
+    def evaluate(self) -> LossResult:
+        """Loss on the validation split, over all ranks."""
+        data, ev, world = self.config.data, self.config.eval, self.world
+        batches = valid_batches(
+            self.valid,
+            data.seq_len,
+            data.documents,
+            ev.batch_size,
+            world.rank,
+            world.world_size,
+            ev.max_tokens,
+        )
+        return mean_loss(self.strategy.evaluate, batches, ev.batch_size, self.token_bytes, world)
+
+    def _is_better(self, loss: float) -> bool:
+        best = self.state.best_val_loss
+        return self.config.checkpoint.keep_best and (best is None or loss < best)
+
+    def _save(self) -> None:
+        store, step = self.run_dir.checkpoints, self.state.step
+        metrics = self.metrics.state_dict()  # every rank takes part in its sums
+        if self.world.is_main and not store.path(step).exists():
+            state = replace(
+                self.state,
+                metrics=metrics,
+                data_fingerprint=self.stream.fingerprint(),
+                world_size=self.world.world_size,
+                code_version=__version__,
+            )
+            strategy = self.strategy
+            tokenizer = self.tokenizer.model_bytes
+            store.save(strategy.module, strategy.optimizer, state, self.config, tokenizer)
+        self.world.barrier()
+
+    def _prune(self) -> None:
+        if self.world.is_main:
+            self.run_dir.checkpoints.prune(self.config.checkpoint.keep_last)
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Dropout masks follow from the step, so a resumed run draws the same ones."""
+    digest = hashlib.blake2b(f"dropout/{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,186 @@
+"""What one logged line holds, and the clock behind its tokens per second."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gam_scale.evaluate.loss import LossResult, perplexity
+from gam_scale.hardware import peak_memory_bytes
+from gam_scale.parallel.world import World
+
+
+class Throughput:
+    """A clock that counts training only: evaluation and checkpoints run inside ``paused()``.
+
+    Device work is waited for at both ends of a pause, so that neither side is billed for the other.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._device, self._now = torch.device(device), now
+        self._start = self._lap_start = now()
+        self._left_out = self._waited = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the clock was made, pauses included."""
+        return self._now() - self._start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens inside out of the lap."""
+        self._synchronize()
+        before = self._now()
+        try:
+            yield
+        finally:
+            self._synchronize()
+            self._left_out += self._now() - before
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count what happens inside as training time spent waiting for data."""
+        before = self._now()
+        try:
+            yield
+        finally:
+            self._waited += self._now() - before
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds of training since the last lap, and how many of them waited for data."""
+        self._synchronize()
+        now = self._now()
+        seconds, waited = now - self._lap_start - self._left_out, self._waited
+        self._lap_start, self._left_out, self._waited = now, 0.0, 0.0
+        return seconds, waited
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+class StepMetrics:
+    """Sums over the optimizer steps since the last line.
+
+    A skipped step (its update was not applied) counts in speed and in ``skipped_steps`` only.
+
+    Args:
+        flops_per_token: of a whole training step, forward and backward.
+        peak_flops: of all ranks' devices together, in FLOP/s.
+        bytes_per_token: UTF-8 bytes of text that one training token stands for, on average.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        clock: Throughput,
+        *,
+        flops_per_token: float,
+        peak_flops: float,
+        bytes_per_token: float,
+    ) -> None:
+        self.clock, self._world = clock, world
+        self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
+        self._bytes_per_token = bytes_per_token
+        self._tokens = self._skipped_steps = 0
+        self._start_line()
+
+    def _start_line(self) -> None:
+        # The loss stays on its device and on its rank until a line is due: no wait in between.
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        self._line_tokens = self._processed_tokens = self._line_steps = 0
+        self._norm_sum = 0.0
+
+    def add(
+        self, loss_sum: Tensor, n_targets: int, grad_norm: float, *, skipped: bool = False
+    ) -> None:
+        """One optimizer step.
+
+        Args:
+            loss_sum: over this rank's targets, a scalar.
+            n_targets: of all ranks.
+            grad_norm: global, before clipping.
+            skipped: whether the update was not applied.
+        """
+        self._processed_tokens += n_targets
+        if skipped:
+            self._skipped_steps += 1
+            return
+        self._loss_sum += loss_sum.detach()
+        self._line_tokens += n_targets
+        self._line_steps += 1
+        self._norm_sum += grad_norm
+
+    def line(self, step: int, lr: float, validation: LossResult | None = None) -> dict[str, Any]:
+        """The figures since the last line, as plain numbers; every rank must call this.
+
+        Keys: step; tokens (targets trained on so far); loss (nats per target), perplexity,
+        bits_per_byte; lr; grad_norm (mean, before clipping); tokens_per_s over all ranks; mfu;
+        memory_bytes (this rank's peak); data_wait (share of training time); seconds (of this
+        process, all included); skipped_steps (so far); and, after an evaluation, val_loss,
+        val_perplexity, val_bits_per_byte. A mean over no steps is NaN.
+        """
+        (loss_sum,) = self._world.sum(float(self._loss_sum))
+        seconds, waited = self.clock.lap()
+        loss = _ratio(loss_sum, self._line_tokens)
+        tokens_per_s = _ratio(self._processed_tokens, seconds)
+        self._tokens += self._line_tokens
+        figures = {
+            "step": step,
+            "tokens": self._tokens,
+            "loss": loss,
+            "perplexity": perplexity(loss),
+            "bits_per_byte": loss / math.log(2) / self._bytes_per_token,
+            "lr": lr,
+            "grad_norm": _ratio(self._norm_sum, self._line_steps),
+            "tokens_per_s": tokens_per_s,
+            "mfu": tokens_per_s * self._flops_per_token / self._peak_flops,
+            "memory_bytes": peak_memory_bytes(self._world.device),
+            "data_wait": _ratio(waited, seconds),
+            "seconds": self.clock.seconds,
+            "skipped_steps": self._skipped_steps,
+        }
+        if validation is not None:
+            figures |= {
+                "val_loss": validation.loss,
+                "val_perplexity": validation.perplexity,
+                "val_bits_per_byte": validation.bits_per_byte,
+            }
+        self._start_line()
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to log as if it had never stopped; every rank must call this.
+
+        JSON-ready, and the same for any number of ranks.
+        """
+        (loss_sum,) = self._world.sum(float(self._loss_sum))
+        return {
+            "tokens": self._tokens,
+            "skipped_steps": self._skipped_steps,
+            "loss_sum": loss_sum,
+            "line_tokens": self._line_tokens,
+            "line_steps": self._line_steps,
+            "norm_sum": self._norm_sum,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; speed is counted afresh."""
+        self._start_line()
+        self._tokens, self._skipped_steps = state["tokens"], state["skipped_steps"]
+        self._line_tokens, self._line_steps = state["line_tokens"], state["line_steps"]
+        self._norm_sum = state["norm_sum"]
+        if self._world.is_main:  # the sum is of all ranks: one of them carries it on
+            self._loss_sum += state["loss_sum"]
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count > 0 else math.nan

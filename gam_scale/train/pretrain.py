@@ -1,0 +1,170 @@
+"""A run from its config to its summary: open, resume, train, report."""
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from gam_scale.checkpoint.store import TrainState, load_model, load_optimizer, load_state
+from gam_scale.config import RunConfig, check
+from gam_scale.data.shards import TokenSplit
+from gam_scale.data.stream import TrainStream, open_split
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.errors import UserError
+from gam_scale.hardware import can_compile, device_peak_flops
+from gam_scale.parallel import world as ranks
+from gam_scale.parallel.build import build_strategy
+from gam_scale.parallel.strategy import Strategy
+from gam_scale.parallel.world import World
+from gam_scale.train.loop import Loop
+from gam_scale.train.metrics import StepMetrics, Throughput
+from gam_scale.train.rundir import RunDir
+from gam_scale.train.sinks import MetricLog, setup_logging
+from gam_scale.train.summary import finish, show_summary
+
+logger = logging.getLogger("gam_scale")
+
+
+def pretrain(config: RunConfig, *, fresh: bool) -> None:
+    """Train ``config`` to its end, resuming what its run directory holds.
+
+    Args:
+        config: as read; resolved here against data and tokenizer.
+        fresh: start over where the run directory holds an earlier run.
+
+    Raises:
+        UserError: something the user gave cannot work; said before training starts.
+    """
+    world = ranks.start(config.parallel.device)
+    try:
+        _pretrain(config, world, fresh=fresh)
+    finally:
+        ranks.stop()
+
+
+def _pretrain(config: RunConfig, world: World, *, fresh: bool) -> None:
+    cache = config.data.cache_dir or str(Path(config.log.run_dir) / "cache")
+    train = open_split(config.data.sets, "train", cache)
+    valid = open_split(config.data.sets, "valid", cache)
+    tokenizer = Tokenizer.load(train[0].tokenizer_file)
+    stream = TrainStream(
+        train,
+        [entry.weight for entry in config.data.sets],
+        config.data.seq_len,
+        config.data.documents,
+        config.train.seed,
+        config.data.shuffle_tokens,
+    )
+    config = resolve(config, tokenizer, stream)
+    run = RunDir(config.log.run_dir)
+    if world.is_main:
+        run.open(config, fresh=fresh)
+    world.barrier()
+    setup_logging(run.path, world.rank)
+    compiled = _whether_to_compile(config, world)
+    strategy = build_strategy(config, world, compiled=compiled)
+    state = _resume(run, strategy, stream)
+    if state.step >= config.train.steps:
+        logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
+        if world.is_main:
+            show_summary(run)
+        return
+    metrics = _metrics(config, world, strategy, train)
+    log = MetricLog(run.path, config, world.is_main, config.train.steps, state.step)
+    loop = Loop(config, run, strategy, stream, valid, tokenizer, metrics, log, state)
+    _announce(config, world, strategy, stream, compiled)
+    finished = loop.run()
+    log.close()
+    if not finished:
+        logger.info("stopped by a signal at step %d; the same command resumes", loop.state.step)
+    elif world.is_main:
+        finish(run, config, strategy, tokenizer, compiled=compiled)
+        show_summary(run)
+    world.barrier()
+
+
+def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> RunConfig:
+    """Fill in what only the data knows: vocabulary size and, from epochs, steps.
+
+    Raises:
+        UserError: the vocabulary does not hold the tokenizer's.
+    """
+    vocab_size = config.model.vocab_size or tokenizer.vocab_size
+    if vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} ids; "
+            "expected at least that many, or 0"
+        )
+    train = config.train
+    if train.epochs:
+        steps = math.ceil(train.epochs * stream.epoch_sequences / train.global_batch_size)
+        train = replace(train, steps=steps, epochs=0.0)
+    config = replace(config, model=replace(config.model, vocab_size=vocab_size), train=train)
+    check(config)
+    return config
+
+
+def _resume(run: RunDir, strategy: Strategy, stream: TrainStream) -> TrainState:
+    newest = run.checkpoints.latest()
+    if newest is None:
+        return TrainState()
+    state = load_state(newest)
+    if state.data_fingerprint != stream.fingerprint():
+        raise UserError(
+            f"the data of {run.path} has changed since step {state.step} was saved; expected the "
+            "same prepared sets, another log.run_dir, or --fresh to start over"
+        )
+    load_model(newest, strategy.module)
+    load_optimizer(newest, strategy.module, strategy.optimizer, state)
+    logger.info("resuming from %s", newest)
+    return state
+
+
+def _whether_to_compile(config: RunConfig, world: World) -> bool:
+    if config.train.compile == "off":
+        return False
+    possible, reason = can_compile(world.device)
+    if not possible and config.train.compile == "on":
+        raise UserError(f"train.compile is on but cannot work here: {reason}; expected auto or off")
+    if not possible:
+        logger.info("running eager, without torch.compile: %s", reason)
+    return possible
+
+
+def _metrics(
+    config: RunConfig, world: World, strategy: Strategy, train: list[TokenSplit]
+) -> StepMetrics:
+    peak = device_peak_flops(world.device, config.train.precision)
+    logger.info("peak %.0f GFLOP/s per rank (%s)", peak.flops / 1e9, peak.source)
+    text_bytes = sum(split.info.bytes for split in train)
+    return StepMetrics(
+        world,
+        Throughput(world.device),
+        flops_per_token=3.0 * strategy.module.flops_per_token(config.data.seq_len),
+        peak_flops=peak.flops * world.world_size,
+        bytes_per_token=text_bytes / sum(split.tokens for split in train),
+    )
+
+
+def _announce(
+    config: RunConfig, world: World, strategy: Strategy, stream: TrainStream, compiled: bool
+) -> None:
+    tokens = config.train.steps * config.train.global_batch_size * config.data.seq_len
+    logger.info(
+        "%s model, %s parameters; %d steps of %d sequences of %d tokens (%.3g tokens, %.2f epochs)",
+        config.model.block,
+        f"{strategy.module.n_parameters():,}",
+        config.train.steps,
+        config.train.global_batch_size,
+        config.data.seq_len,
+        tokens,
+        config.train.steps * config.train.global_batch_size / stream.epoch_sequences,
+    )
+    logger.info(
+        "engine %s, %d rank(s) on %s, %s, %s",
+        config.parallel.engine,
+        world.world_size,
+        world.device.type,
+        config.train.precision,
+        "compiled blocks (the first step compiles)" if compiled else "eager",
+    )

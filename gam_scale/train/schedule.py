@@ -1,0 +1,26 @@
+"""Learning rate as a pure function of the step: nothing to save, nothing to restore."""
+
+import math
+
+from gam_scale.config import TrainConfig
+
+
+def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
+    """The rate of 0-based ``step`` out of ``steps``.
+
+    Warm-up is linear and reaches ``lr`` at step ``warmup_steps``. ``cosine`` then falls to
+    ``lr * min_lr_ratio`` at the end; ``wsd`` (warmup-stable-decay, arXiv 2404.06395) stays at
+    ``lr`` and falls linearly over the last ``decay_ratio`` of the run.
+    """
+    if step < train.warmup_steps:
+        return train.lr * (step + 1) / train.warmup_steps
+    floor = train.min_lr_ratio
+    if train.schedule == "cosine":
+        done = (step - train.warmup_steps) / max(1, steps - train.warmup_steps)
+        shape = 0.5 * (1.0 + math.cos(math.pi * done))
+    elif train.schedule == "wsd":
+        decay_steps = train.decay_ratio * steps
+        shape = min(1.0, (steps - step) / decay_steps) if decay_steps > 0 else 1.0
+    else:
+        return train.lr
+    return train.lr * (floor + (1.0 - floor) * shape)

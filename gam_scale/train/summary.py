@@ -1,0 +1,88 @@
+"""What a run ends with: summary.json, report.html, and a few lines on the terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gam_scale import __version__
+from gam_scale.checkpoint.files import write_json
+from gam_scale.config import RunConfig
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.evaluate.loss import perplexity
+from gam_scale.generate import Sampling, generate
+from gam_scale.parallel.strategy import Strategy
+from gam_scale.report import write_report
+from gam_scale.strict import read_json
+from gam_scale.train.rundir import RunDir
+from gam_scale.train.sinks import read_metrics
+
+SAMPLE_TOKENS = 96
+
+
+def finish(
+    run: RunDir,
+    config: RunConfig,
+    strategy: Strategy,
+    tokenizer: Tokenizer,
+    *,
+    compiled: bool,
+) -> None:
+    """Write summary.json and report.html of a finished run."""
+    lines = read_metrics(run.metrics)
+    first, last = lines[0], lines[-1]
+    # The first lines pay for compilation and cold caches.
+    settled = sorted(line["tokens_per_s"] or 0.0 for line in lines[len(lines) // 4 :])
+    summary: dict[str, Any] = {
+        "first_loss": first["loss"],
+        "last_loss": last["loss"],
+        "val_loss": last["val_loss"],
+        "val_perplexity": perplexity(last["val_loss"]) if last["val_loss"] is not None else None,
+        "val_bits_per_byte": last["val_bits_per_byte"],
+        "tokens_per_s": settled[len(settled) // 2],
+        "mfu": sorted(line["mfu"] or 0.0 for line in lines[len(lines) // 4 :])[len(settled) // 2],
+        "peak_memory_bytes": max(line["memory_bytes"] for line in lines),
+        "tokens": last["tokens"],
+        "parameters": strategy.module.n_parameters(),
+        "flops_per_token": 3.0 * strategy.module.flops_per_token(config.data.seq_len),
+        "sample": _sample(config, strategy, tokenizer),
+        "device": strategy.world.device.type,
+        "ranks": strategy.world.world_size,
+        "engine": config.parallel.engine,
+        "compiled": compiled,
+        "code_version": __version__,
+    }
+    write_json(run.summary, summary)
+    write_report(run.path)
+
+
+def show_summary(run: RunDir) -> None:
+    """Print the end of a run for a person: figures, sample, where things are."""
+    if not run.summary.exists():
+        return
+    summary = read_json(run.summary)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rows = [
+        ("first loss", f"{summary['first_loss']:.4f}"),
+        ("last loss", f"{summary['last_loss']:.4f}"),
+        ("validation perplexity", f"{summary['val_perplexity']:.2f}"),
+        ("validation bits per byte", f"{summary['val_bits_per_byte']:.4f}"),
+        ("tokens per second", f"{summary['tokens_per_s']:,.0f}"),
+        ("run directory", str(run.path)),
+        ("report", str(run.path / "report.html")),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("\nsample:", style="bold")
+    console.print(summary["sample"], markup=False)
+    console.print()
+    console.print(table)
+
+
+def _sample(config: RunConfig, strategy: Strategy, tokenizer: Tokenizer) -> str:
+    length = min(SAMPLE_TOKENS, (strategy.module.context_limit or SAMPLE_TOKENS + 1) - 1)
+    sampling = Sampling(temperature=0.8, top_p=0.95)
+    return "".join(
+        generate(strategy.module, tokenizer, "", length, sampling, seed=config.train.seed)
+    )

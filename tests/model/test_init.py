@@ -1,0 +1,61 @@
+"""Initial weights: both schemes, and independence from the order and presence of other parts."""
+
+import math
+
+import pytest
+import torch
+
+from gam_scale.config import GAMConfig, ModelConfig
+from gam_scale.model.lm import build_model
+
+
+def model(init: str, block: str = "gam", **changes):
+    config = ModelConfig(
+        block=block,
+        d_model=64,
+        n_layers=3,
+        vocab_size=500,
+        init=init,
+        gam=GAMConfig(n_slots=32),
+        **changes,
+    )
+    return build_model(config, seed=7)
+
+
+def test_paper_is_torchs_defaults_with_loud_positions():
+    m = model("paper")
+    # 5% covers the sampling error of a standard deviation over thousands of draws.
+    assert m.position.weight.std().item() == pytest.approx(1.0, rel=0.05)
+    uniform = 1 / math.sqrt(64) / math.sqrt(3)
+    assert m.embedding.weight.std().item() == pytest.approx(uniform, rel=0.05)
+    assert m.blocks[0].gate.weight.abs().max().item() <= 1 / math.sqrt(64)
+    assert m.blocks[0].gate.bias.abs().max().item() > 0
+
+
+def test_scaled_has_quiet_positions_and_shrinks_residual_outputs():
+    m = model("scaled")
+    assert m.position.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert m.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    plain = 1 / math.sqrt(3 * 256)
+    down = m.blocks[1].ffn.down.weight.std().item()
+    assert down == pytest.approx(plain / math.sqrt(2 * 3), rel=0.05)
+    assert m.blocks[1].ffn.up.bias.abs().max().item() == 0
+
+
+@pytest.mark.parametrize("init", ["paper", "scaled"])
+@pytest.mark.parametrize("block", ["gam", "attention", "mamba"])
+def test_every_parameter_is_set_and_reproducible(init, block):
+    first, second = model(init, block), model(init, block)
+    for (name, a), (_, b) in zip(first.named_parameters(), second.named_parameters(), strict=True):
+        assert torch.isfinite(a).all(), name
+        assert torch.equal(a, b), name
+
+
+def test_a_parameter_does_not_depend_on_what_else_is_drawn():
+    torch.manual_seed(123)
+    full = dict(model("scaled").named_parameters())
+    torch.manual_seed(321)
+    without = dict(model("scaled", position="none").named_parameters())
+    assert "position.weight" not in without
+    for name, p in without.items():
+        assert torch.equal(p, full[name]), name

@@ -1,0 +1,74 @@
+"""The chunked loss against torch's cross-entropy on all logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gam_scale.model import loss as loss_module
+from gam_scale.model.loss import IGNORE, linear_cross_entropy
+
+
+def reference(hidden, weight, targets):
+    return F.cross_entropy(hidden @ weight.T, targets, ignore_index=IGNORE, reduction="sum")
+
+
+def problem(n, d=12, vocab=37, dtype=torch.float64, ignored=()):
+    generator = torch.Generator().manual_seed(n)
+    hidden = torch.randn(n, d, generator=generator, dtype=dtype)
+    weight = torch.randn(vocab, d, generator=generator, dtype=dtype)
+    targets = torch.randint(vocab, (n,), generator=generator)
+    targets[list(ignored)] = IGNORE
+    return hidden, weight, targets
+
+
+@pytest.mark.parametrize("n", [1, 5, 16, 17, 33])
+@pytest.mark.parametrize("ignored", [(), (0,), (-1, 0)])
+def test_loss_and_gradients_match_over_ragged_chunks(monkeypatch, n, ignored):
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 37 * 16)  # chunks of 16 tokens
+    hidden, weight, targets = problem(n, ignored=ignored if n > 1 else ())
+    grads = []
+    for function in (linear_cross_entropy, reference):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        value = function(h, w, targets)
+        (value * 0.37).backward()
+        grads.append((value.detach(), h.grad, w.grad))
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)  # float64 rounding
+
+
+def test_without_gradients_it_is_the_same_number(monkeypatch):
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 37 * 4)
+    hidden, weight, targets = problem(11, ignored=(3,))
+    with torch.no_grad():
+        value = linear_cross_entropy(hidden, weight, targets)
+    torch.testing.assert_close(value, reference(hidden, weight, targets), rtol=1e-12, atol=0)
+
+
+def test_all_targets_ignored_is_zero_with_zero_gradients():
+    hidden, weight, targets = problem(4, ignored=range(4))
+    hidden.requires_grad_()
+    value = linear_cross_entropy(hidden, weight, targets)
+    value.backward()
+    assert value.item() == 0.0
+    assert torch.equal(hidden.grad, torch.zeros_like(hidden))
+
+
+def test_confident_wrong_predictions_stay_finite():
+    hidden = torch.tensor([[1e4, 0.0]], requires_grad=True)
+    weight = torch.eye(2)
+    value = linear_cross_entropy(hidden, weight, torch.tensor([1]))
+    value.backward()
+    assert value.item() == pytest.approx(1e4)
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_autocast_computes_in_bf16_and_sums_in_fp32():
+    hidden, weight, targets = problem(64, d=32, vocab=101, dtype=torch.float32)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = linear_cross_entropy(hidden, weight, targets)
+    value.backward()
+    assert value.dtype == torch.float32 and weight.grad.dtype == torch.float32
+    # bf16 keeps 8 bits: logits of size ~6 are off by up to 0.02, the mean loss by far less.
+    assert value.item() == pytest.approx(reference(hidden, weight, targets).item(), rel=1e-2)

@@ -1,0 +1,66 @@
+"""Who am I: the launchers' environments, collectives, and the rank helper itself."""
+
+import pytest
+from ranks import run_ranks
+
+from gam_scale.parallel.world import launcher_environment
+
+
+def test_plain_python_is_one_rank():
+    place = launcher_environment({})
+    assert (place["RANK"], place["WORLD_SIZE"], place["LOCAL_WORLD_SIZE"]) == ("0", "1", "1")
+    assert place["MASTER_ADDR"] == "127.0.0.1" and 0 < int(place["MASTER_PORT"]) < 65536
+
+
+def test_torchrun_and_deepspeed_name_the_local_size_differently():
+    common = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    common |= {"MASTER_ADDR": "head", "MASTER_PORT": "29500"}
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
+        place = launcher_environment(common | {name: "4"})
+        assert place == common | {"LOCAL_WORLD_SIZE": "4"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "head"),
+    [
+        ("gpu07", "gpu07"),
+        ("gpu[03-05,9]", "gpu03"),
+        ("gpu[3,7]", "gpu3"),
+        ("alpha,beta[1-2]", "alpha"),
+        ("rack[01-02]-n", "rack01-n"),
+    ],
+)
+def test_srun(nodes, head):
+    env = {
+        "SLURM_PROCID": "3",
+        "SLURM_STEP_NUM_TASKS": "5",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2),1",
+        "SLURM_STEP_NODELIST": nodes,
+        "SLURM_JOB_ID": "123",
+    }
+    place = launcher_environment(env)
+    assert (place["RANK"], place["WORLD_SIZE"]) == ("3", "5")
+    assert (place["LOCAL_RANK"], place["LOCAL_WORLD_SIZE"]) == ("0", "1")
+    assert place["MASTER_ADDR"] == head
+    assert launcher_environment(env | {"SLURM_PROCID": "0"})["MASTER_PORT"] == place["MASTER_PORT"]
+
+
+def sums(world, offset):
+    return [*world.sum(world.rank + offset, 1.0), world.any(world.rank == 1), world.any(False)]
+
+
+def test_collectives_give_every_rank_the_same():
+    assert run_ranks(sums, 3, offset=10) == [[33.0, 3.0, True, False]] * 3
+
+
+def fails_on_rank_1(world):
+    if world.rank == 1:
+        raise RuntimeError("the reason")
+    world.barrier()
+
+
+def test_a_failing_rank_ends_the_others_with_its_traceback():
+    with pytest.raises(AssertionError, match="(?s)rank 1 exited with 1.*the reason"):
+        run_ranks(fails_on_rank_1, 2)

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Make .venv and install GAM Scale into it: `python3 tools/bootstrap.py [--extras all]`.
+
+Uses nothing but the standard library. On a machine without an NVIDIA GPU it installs torch's CPU
+build and never the CUDA build of several gigabytes; with one, the ordinary CUDA build.
+"""
+
+import argparse
+import configparser
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "installed.json"
+# PyTorch's own index of CPU builds, for Linux machines whose package index has CUDA builds only.
+CPU_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
+
+
+def main() -> None:
+    """Create the environment, or do nothing where it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--extras", default="", help="extras of setup.cfg, e.g. all or hub,track")
+    extras = {e for e in parser.parse_args().extras.split(",") if e}
+    if sys.version_info < (3, 11):  # noqa: UP036 (it runs on whatever python3 there is)
+        sys.exit(f"error: this is Python {sys.version.split()[0]}; expected 3.11 or later")
+    installed = _read_stamp()
+    if installed is not None and ("all" in installed or extras <= installed):
+        return
+    _make_venv()
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    wanted = extras | (installed or set())
+    _install_torch(_requirement(config["options"]["install_requires"], "torch"))
+    target = f"{ROOT}[{','.join(sorted(wanted))}]" if wanted else str(ROOT)
+    _pip("--no-build-isolation", "-c", str(ROOT / "constraints.txt"), "-e", target)
+    _pip("--no-deps", *config["gam_scale:no_deps"]["requirements"].split())
+    STAMP.write_text(json.dumps({"of": _fingerprint(), "extras": sorted(wanted)}))
+
+
+def _make_venv() -> None:
+    if PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "-V"], capture_output=True).stdout:
+        return
+    shutil.rmtree(VENV, ignore_errors=True)
+    print("creating .venv", flush=True)
+    if _venv_fails() and _can_apt() and _apt_install_venv():
+        shutil.rmtree(VENV, ignore_errors=True)
+        _venv_fails()
+    if not PYTHON.exists() or subprocess.run([PYTHON, "-m", "pip", "-V"]).returncode:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        sys.exit(
+            "error: Python cannot create virtual environments here; on Debian and Ubuntu run "
+            f"`sudo apt-get install python{version}-venv` and try again"
+        )
+
+
+def _venv_fails() -> bool:
+    command = [sys.executable, "-m", "venv", str(VENV)]
+    return subprocess.run(command, capture_output=True).returncode != 0
+
+
+def _can_apt() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def _apt_install_venv() -> bool:
+    """Debian splits ensurepip off its python3 package; root can have it back."""
+    print("installing python3-venv with apt-get", flush=True)
+    update = subprocess.run(["apt-get", "update", "-qq"])
+    install = subprocess.run(["apt-get", "install", "-y", "-qq", "python3-venv"])
+    return update.returncode == install.returncode == 0
+
+
+def _install_torch(requirement: str) -> None:
+    """Torch first: whatever follows then finds it installed and leaves it alone."""
+    command = [PYTHON, "-c", "from importlib.metadata import version; print(version('torch'))"]
+    found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    if found.split("+")[0] == requirement.partition("==")[2]:
+        return
+    if _has_gpu():
+        print("NVIDIA GPU found: installing torch's CUDA build", flush=True)
+        _pip("-c", str(ROOT / "constraints.txt"), requirement, "setuptools")
+        return
+    print("no NVIDIA GPU found: installing torch's CPU build", flush=True)
+    index = [] if _index_has_cpu_build(requirement) else ["--index-url", CPU_INDEX]
+    _pip(*index, requirement)
+    _pip("-c", str(ROOT / "constraints.txt"), "numpy", "setuptools")
+
+
+def _has_gpu() -> bool:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    return b"GPU" in subprocess.run([tool, "-L"], capture_output=True).stdout
+
+
+def _index_has_cpu_build(requirement: str) -> bool:
+    """Whether the configured package index would give a torch without CUDA libraries.
+
+    Asks pip for its plan, which reads metadata only. On Linux, x86-64, PyPI's torch needs the
+    nvidia-* packages; its builds for Arm and macOS and some mirrors' do not.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        plan = ["--dry-run", "--no-deps", "--ignore-installed", "--report", str(report)]
+        command = [PYTHON, "-m", "pip", "install", "-qq", *plan, requirement]
+        if subprocess.run(command, capture_output=True).returncode:
+            return False
+        needs = json.loads(report.read_text())["install"][0]["metadata"].get("requires_dist", [])
+    return not any(need.startswith(("nvidia", "cuda", "triton")) for need in needs)
+
+
+def _requirement(text: str, name: str) -> str:
+    (match,) = [line.strip() for line in text.splitlines() if line.strip().startswith(f"{name}==")]
+    return match
+
+
+def _pip(*arguments: str) -> None:
+    print("pip install " + " ".join(arguments), flush=True)
+    command = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
+    if subprocess.run(command).returncode:
+        sys.exit("error: pip failed; its message is above")
+
+
+def _read_stamp() -> set[str] | None:
+    """The extras already installed from these very files, or None."""
+    if not STAMP.exists() or not PYTHON.exists():
+        return None
+    stamp = json.loads(STAMP.read_text())
+    return set(stamp["extras"]) if stamp["of"] == _fingerprint() else None
+
+
+def _fingerprint() -> str:
+    files = [ROOT / "setup.cfg", ROOT / "constraints.txt"]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Text to a prepared set: train a tokenizer, tokenise, write streaming shards."""
+
+import argparse
+import os
+from pathlib import Path
+
+from gam_scale.cli import run
+from gam_scale.data.manifest import Manifest
+from gam_scale.data.prepare import PrepareSpec, prepare
+from gam_scale.data.sources import parse_source
+from gam_scale.errors import UserError
+
+EPILOG = """\
+a SOURCE is one of
+  python-stdlib               the Python standard library's own source: on every machine, 10 MB
+  hf:NAME[:CONFIG[:SPLIT]]    a Hugging Face dataset, streamed
+  FILE, FOLDER or 'GLOB'      .txt, .jsonl or .parquet, plain or with .gz or .zst
+
+examples
+  # no download: a small corpus to try things on
+  python tools/prepare_data.py --train python-stdlib --vocab-size 4096 --out data/stdlib
+
+  # TinyStories from the hub, with its own validation split
+  python tools/prepare_data.py --train hf:roneneldan/TinyStories \\
+      --valid hf:roneneldan/TinyStories --vocab-size 10000 --out data/tinystories
+
+  # WikiText files, an article a document, and then more text with the same tokenizer
+  python tools/prepare_data.py --train wiki.train.txt --valid wiki.valid.txt \\
+      --test wiki.test.txt --document-separator wikitext --vocab-size 10000 --out data/wikitext
+  python tools/prepare_data.py --train 'crawl/*.jsonl.zst' --out data/crawl \\
+      --tokenizer data/wikitext/tokenizer.model
+"""
+
+
+def main() -> None:
+    options = parse_args()
+    spec = PrepareSpec(
+        out=options.out,
+        **{
+            split: [
+                parse_source(name, split, options.text_column, options.document_separator)
+                for name in getattr(options, split)
+            ]
+            for split in ("train", "valid", "test")
+        },
+        vocab_size=options.vocab_size or PrepareSpec.vocab_size,
+        model_type=options.model_type or PrepareSpec.model_type,
+        tokenizer=options.tokenizer,
+        valid_fraction=options.valid_fraction,
+        max_documents=options.max_documents,
+        workers=options.workers,
+        overwrite=options.overwrite,
+    )
+    print(table(prepare(spec)))
+    print(f"\nprepared set: {options.out}")
+
+
+def table(manifest: Manifest) -> str:
+    """One line per split."""
+    rows = [("split", "documents", "tokens", "bytes", "bytes/token", "shards")]
+    for name, split in manifest.splits.items():
+        counts = (split.documents, split.tokens, split.bytes)
+        ratio = f"{split.bytes / split.tokens:.3f}"
+        rows.append((name, *(f"{n:,}" for n in counts), ratio, str(len(split.shards))))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    for split, note in (
+        ("train", "training text"),
+        ("valid", "validation text (default: documents held out of --train)"),
+        ("test", "test text"),
+    ):
+        add(f"--{split}", metavar="SOURCE", action="append", default=[], help=f"{note}; repeatable")
+    add("--out", type=Path, metavar="DIR", required=True, help="the folder to make")
+    add("--vocab-size", type=at_least(1), metavar="N",
+        help=f"tokenizer's ids, 258 special and byte pieces included (default: "
+        f"{PrepareSpec.vocab_size})")  # fmt: skip
+    add("--model-type", choices=("bpe", "unigram"),
+        help=f"tokenizer's kind (default: {PrepareSpec.model_type})")  # fmt: skip
+    add("--tokenizer", type=Path, metavar="FILE",
+        help="use this tokenizer.model instead of training one")  # fmt: skip
+    add("--text-column", metavar="NAME", default="text",
+        help="column of .jsonl, .parquet and hub datasets (default: text)")  # fmt: skip
+    add("--document-separator", metavar="LINE",
+        help="the line between documents, as in TinyStories' '<|endoftext|>'; 'wikitext': each "
+        "top-level heading begins one (default: a file or a row is one)")  # fmt: skip
+    add("--valid-fraction", type=fraction, metavar="F", default=PrepareSpec.valid_fraction,
+        help="share of training documents held out where there is no --valid; 0: none "
+        "(default: %(default)s)")  # fmt: skip
+    add("--max-documents", type=at_least(1), metavar="N", help="read only the first N of a split")
+    add("--workers", type=at_least(1), metavar="N", default=len(os.sched_getaffinity(0)),
+        help="processes (default: %(default)s, this machine's cores)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace a prepared set at --out")
+    options = parser.parse_args()
+    if not options.train:
+        parser.error("--train is missing; expected at least one SOURCE")
+    if options.tokenizer and (options.vocab_size or options.model_type):
+        raise UserError(
+            "--tokenizer brings its own vocabulary; expected no --vocab-size and no --model-type"
+        )
+    return options
+
+
+def at_least(bound: int):
+    """An argparse type: a whole number not below ``bound``."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < bound:
+            raise argparse.ArgumentTypeError(f"{value} is less than {bound}")
+        return value
+
+    return number
+
+
+def fraction(text: str) -> float:
+    """An argparse type: a share of documents."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not in [0, 1)")
+    return value
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Train a model: python tools/pretrain.py --config FILE.json [--set section.key=value ...]
+
+Start it with deepspeed, torchrun, srun or plain python; the same command again resumes the run.
+"""
+
+import argparse
+
+from gam_scale import cli
+from gam_scale.config import RunConfig, load_config
+from gam_scale.errors import UserError
+from gam_scale.strict import describe
+from gam_scale.train.pretrain import pretrain
+
+
+def main() -> None:
+    """Parse, read the config, train."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", metavar="FILE", help="the run's JSON config")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a setting, e.g. train.lr=1e-3 (repeatable)",
+    )
+    parser.add_argument("--fresh", action="store_true", help="start over: remove the earlier run")
+    parser.add_argument("--help-config", action="store_true", help="list every setting and stop")
+    # The deepspeed launcher passes this; ranks come from the environment.
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.help_config:
+        for key, kind, default, doc in describe(RunConfig):
+            print(f"{key} ({kind}, default {default})\n    {doc}")
+        return
+    if args.config is None:
+        raise UserError("--config is missing; expected a JSON file such as configs/quickstart.json")
+    pretrain(load_config(args.config, args.overrides), fresh=args.fresh)
+
+
+if __name__ == "__main__":
+    cli.run(main)
