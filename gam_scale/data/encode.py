@@ -108,22 +108,18 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 def _encode(tokenizer: Tokenizer, batch: list[Piece]) -> list[Encoded]:
+    """The batch's pieces, joined per split."""
     bos = np.array([tokenizer.bos_id], tokenizer.dtype)
-    ids = tokenizer.encode_batch([piece.text for piece in batch])
     encoded = []
     for split in dict.fromkeys(piece.split for piece in batch):
-        mine = [(piece, tokens) for piece, tokens in zip(batch, ids, strict=True)
-                if piece.split == split]  # fmt: skip
-        parts = [part for piece, tokens in mine for part in
-                 ((bos, tokens) if piece.starts_document else (tokens,))]  # fmt: skip
-        encoded.append(
-            Encoded(
-                split,
-                np.concatenate(parts),
-                sum(piece.starts_document for piece, _ in mine),
-                sum(len(piece.text.encode()) for piece, _ in mine),
-            )
-        )
+        pieces = [piece for piece in batch if piece.split == split]
+        parts = []
+        for piece in pieces:
+            parts += [bos] if piece.starts_document else []
+            parts.append(tokenizer.encode_array(piece.text))
+        documents = sum(piece.starts_document for piece in pieces)
+        size = sum(len(piece.text.encode()) for piece in pieces)
+        encoded.append(Encoded(split, np.concatenate(parts), documents, size))
     return encoded
 
 

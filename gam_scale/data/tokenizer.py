@@ -5,9 +5,8 @@ import heapq
 import io
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -24,11 +23,20 @@ SAMPLE_PIECE_CHARS = 4096
 # The model file records the number of threads and unigram's sums depend on it, so one number for
 # every machine: the same text gives the same bytes everywhere.
 TRAINER_THREADS = 16
-CACHE_BYTES = 1 << 26
+CACHED_WORDS = 1 << 18  # about 60 MB
+CACHED_CHARS = 64  # longer ones hardly come again
 
-# No piece spans a word's end and the space after it, so words can be encoded one at a time and
-# looked up when they come again: several times faster than sentencepiece on running text.
-_WORDS = re.compile(r" *[^ ]+| +")
+# Text falls apart into words that are encoded one at a time and looked up when they come again,
+# two to four times faster than sentencepiece on running text. The ids are the same, because no
+# piece that sentencepiece learns spans a word's end and the space after it, or an ASCII letter
+# and another ASCII sign. Spaces before a word are part of it; from the first non-ASCII
+# character on, all up to the next space is.
+_WORDS = re.compile(
+    r" *(?:[A-Za-z]++(?![^\0-\x7f])|[^A-Za-z \x80-\U0010ffff]++(?![^\0-\x7f])|[^ ]+)| +"
+)
+_SPANS_WORDS = re.compile(
+    r"[^\u2581]\u2581|[A-Za-z][^A-Za-z\x80-\U0010ffff]|[^A-Za-z\x80-\U0010ffff][A-Za-z]"
+)
 
 
 class Tokenizer:
@@ -45,8 +53,7 @@ class Tokenizer:
         self.bos_id: int = BOS_ID
         self.dtype: str = "uint16" if self.vocab_size <= 1 << 16 else "uint32"
         self._pieces = [self._model.id_to_piece(i) for i in range(self.vocab_size)]
-        self._cache: dict[str, bytes] = {}
-        self._cache_bytes = 0
+        self._words = _WordCache(self._encode_word)
         self._check(name)
 
     @classmethod
@@ -65,6 +72,8 @@ class Tokenizer:
                 f"{path}: cannot be read ({error.strerror}); expected a sentencepiece model"
             ) from None
         try:
+            if not data:  # of which sentencepiece only says, on stderr, that it has no model
+                raise ValueError
             return cls(data, str(path))
         except (RuntimeError, ValueError):
             raise UserError(f"{path}: is not a sentencepiece model or is damaged") from None
@@ -76,28 +85,21 @@ class Tokenizer:
 
     @cached_property
     def model_type(self) -> str:
-        """``bpe`` or ``unigram``, as the model file says."""
-        from sentencepiece import sentencepiece_model_pb2 as proto
+        """``bpe`` or ``unigram``: a piece's score is its rank in the one, a log-probability else.
 
-        spec = proto.ModelProto.FromString(self.model_bytes).trainer_spec
-        return proto.TrainerSpec.ModelType.Name(spec.model_type).lower()
+        The file says it too, but reading that takes protobuf, which a plain installation lacks.
+        """
+        scores = [self._model.get_score(i) for i in range(SPECIAL_PIECES, self.vocab_size)]
+        return "bpe" if all(score.is_integer() for score in scores) else "unigram"
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``, without bos."""
-        return self.encode_batch([text])[0].tolist()
+        return self.encode_array(text).tolist()
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, without bos, as read-only arrays of :attr:`dtype`."""
-        texts_words = [_WORDS.findall(text) for text in texts]
-        new = list(set(chain.from_iterable(texts_words)).difference(self._cache))
-        if new:  # in one call: each costs sentencepiece a thread
-            self._cache.update(zip(new, self._encode_words(new), strict=True))
-            self._cache_bytes += sum(map(len, new)) + 200 * len(new)  # 200: objects around it
-        look_up = self._cache.__getitem__
-        ids = [b"".join(map(look_up, words)) for words in texts_words]
-        if self._cache_bytes > CACHE_BYTES:
-            self._cache, self._cache_bytes = {}, 0
-        return [np.frombuffer(text_ids, self.dtype) for text_ids in ids]
+    def encode_array(self, text: str) -> np.ndarray:
+        """The ids of ``text``, without bos, as a read-only array of :attr:`dtype`."""
+        ids = b"".join(map(self._words.__getitem__, _WORDS.findall(text)))
+        return np.frombuffer(ids, self.dtype)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``, special ids skipped; bytes that are not UTF-8 become U+FFFD."""
@@ -131,14 +133,12 @@ class Tokenizer:
         """U+2581 itself as byte pieces: sentencepiece would turn it into a space."""
         return [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
 
-    def _encode_words(self, words: list[str]) -> list[bytes]:
-        "".join(words).encode()  # a lone surrogate fails here, with its position
-        ids = self._model.encode(words, num_threads=1)
-        for i, word in enumerate(words):
-            if SPACE in word:
-                first, *rest = (self._model.encode(part) for part in word.split(SPACE))
-                ids[i] = first + [id for part in rest for id in (*self._space_ids, *part)]
-        return [np.array(word_ids, self.dtype).tobytes() for word_ids in ids]
+    def _encode_word(self, word: str) -> bytes:
+        word.encode()  # a lone surrogate fails here, where the error still names it
+        ids, *rest = (self._model.encode_as_ids(part) for part in word.split(SPACE))
+        for part in rest:
+            ids = [*ids, *self._space_ids, *part]
+        return np.array(ids, self.dtype).tobytes()
 
     def _check(self, name: str) -> None:
         """Refuse models that would lose text or that cannot be encoded word by word."""
@@ -150,13 +150,29 @@ class Tokenizer:
                 f"{BOS_ID}, as tools/prepare_data.py trains them"
             )
         probe = "  a\t b\n\n c\r\n\ufb01 e\u0301 \x00\U0001f9d0  "
-        spans_words = any(SPACE in piece.lstrip(SPACE) for piece in self._pieces)
-        if spans_words or self.decode(self.encode(probe)) != probe:
+        learned = self._pieces[SPECIAL_PIECES:]
+        if any(map(_SPANS_WORDS.search, learned)) or self.decode(self.encode(probe)) != probe:
             raise UserError(
                 f"{name}: this model does not give text back as it was (normalisation, a dummy "
                 "prefix, no byte pieces or pieces over several words); expected one that "
                 "tools/prepare_data.py trained"
             )
+
+
+class _WordCache(dict[str, bytes]):
+    """The ids of a word, as the bytes of an array; encoded at its first look-up."""
+
+    def __init__(self, encode_word: Callable[[str], bytes]):
+        super().__init__()
+        self._encode_word = encode_word
+
+    def __missing__(self, word: str) -> bytes:
+        ids = self._encode_word(word)
+        if len(self) >= CACHED_WORDS:
+            self.clear()
+        if len(word) <= CACHED_CHARS:
+            self[word] = ids
+        return ids
 
 
 def train_tokenizer(

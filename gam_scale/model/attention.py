@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
+from gam_scale.model.dropout import Dropout
 from gam_scale.model.feedforward import FeedForward
 
 _MIN_CAPACITY = 64
@@ -27,7 +28,7 @@ class AttentionBlock(nn.Module):
         self.qkv = nn.Linear(d, 3 * d)
         self.out = nn.Linear(d, d)
         self.out.is_residual_output = True
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
         self.norm2 = nn.LayerNorm(d)
         self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
 

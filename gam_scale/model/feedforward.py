@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gam_scale.model.dropout import Dropout
+
 
 class FeedForward(nn.Module):
     """Linear d -> mult*d, exact GELU, Linear back, dropout."""
@@ -12,7 +14,7 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(d_model, mult * d_model)
         self.down = nn.Linear(mult * d_model, d_model)
         self.down.is_residual_output = True
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.attention import AttentionBlock
+from gam_scale.model.dropout import Dropout
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.init import initialise
 from gam_scale.model.loss import linear_cross_entropy
@@ -36,7 +37,7 @@ class LanguageModel(nn.Module):
         if config.position == "learned":
             self.position = nn.Embedding(config.max_seq_len, config.d_model)
             self.position.is_position = True
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(BLOCKS[config.block](config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model)
 

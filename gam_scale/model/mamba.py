@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.conv import CausalConv
+from gam_scale.model.dropout import Dropout
 from gam_scale.model.selective_scan import selective_scan
 
 DT_RANGE = (1e-3, 1e-1)  # step sizes at initialisation
@@ -29,7 +30,7 @@ class MambaBlock(nn.Module):
         self.norm = nn.LayerNorm(model.d_model) if self.is_residual else nn.Identity()
         self.mixer = MambaMixer(model.d_model, mamba.d_state, mamba.d_conv, mamba.expand)
         self.mixer.out_proj.is_residual_output = self.is_residual
-        self.dropout = nn.Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout)
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """(B, T, d) -> (B, T, d); ``positions`` (B, T) are tokens since the document's start."""

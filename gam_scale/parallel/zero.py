@@ -1,6 +1,7 @@
 """The DeepSpeed engine (ZeRO stage 0), kept from compiling C++ at start-up."""
 
 import logging
+import os
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
 
 
-def import_deepspeed() -> Any:
+def import_deepspeed(device: torch.device) -> Any:
     """DeepSpeed, quiet, and without the C++ extensions it would build at first use."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that it looked for a GPU
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
     import deepspeed.ops
@@ -32,7 +35,7 @@ class DeepSpeedStrategy(Strategy):
     def __init__(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, world: World, config: RunConfig
     ) -> None:
-        deepspeed = import_deepspeed()
+        deepspeed = import_deepspeed(world.device)
         deepspeed.init_distributed(
             dist_backend="nccl" if world.device.type == "cuda" else "gloo",
             auto_mpi_discovery=False,

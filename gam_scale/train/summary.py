@@ -2,9 +2,6 @@
 
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from gam_scale import __version__
 from gam_scale.checkpoint.files import write_json
 from gam_scale.config import RunConfig
@@ -61,23 +58,18 @@ def show_summary(run: RunDir) -> None:
     if not run.summary.exists():
         return
     summary = read_json(run.summary)
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    rows = [
-        ("first loss", f"{summary['first_loss']:.4f}"),
-        ("last loss", f"{summary['last_loss']:.4f}"),
-        ("validation perplexity", f"{summary['val_perplexity']:.2f}"),
-        ("validation bits per byte", f"{summary['val_bits_per_byte']:.4f}"),
-        ("tokens per second", f"{summary['tokens_per_s']:,.0f}"),
-        ("run directory", str(run.path)),
-        ("report", str(run.path / "report.html")),
-    ]
-    for row in rows:
-        table.add_row(*row)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print("\nsample:", style="bold")
-    console.print(summary["sample"], markup=False)
-    console.print()
-    console.print(table)
+    rows = {
+        "first loss": f"{summary['first_loss']:.4f}",
+        "last loss": f"{summary['last_loss']:.4f}",
+        "validation perplexity": f"{summary['val_perplexity']:.2f}",
+        "validation bits per byte": f"{summary['val_bits_per_byte']:.4f}",
+        "tokens per second": f"{summary['tokens_per_s']:,.0f}",
+        "run directory": str(run.path),
+        "report": str(run.path / "report.html"),
+    }
+    print(f"\nsample:\n{summary['sample']}\n")
+    for name, value in rows.items():
+        print(f"{name:<26}{value}")
 
 
 def _sample(config: RunConfig, strategy: Strategy, tokenizer: Tokenizer) -> str:

@@ -8,6 +8,14 @@ from ranks import run_ranks
 STEPS = 6
 
 
+def step_before_the_ragged_one(stream) -> int:
+    """So that the epoch's last sequence, shorter than the others, is among the steps trained."""
+    import numpy as np
+
+    _, order = stream.locate(np.arange(stream.epoch_sequences))
+    return max(0, int(np.argmax(order)) // 6 - 1)
+
+
 def train(world, sets, engine, micro_batch_size, precision="fp32", documents="reset"):
     """Losses, gradient norms and a checksum of the weights over a few steps; no dropout."""
     import torch
@@ -43,10 +51,9 @@ def train(world, sets, engine, micro_batch_size, precision="fp32", documents="re
     stream = TrainStream(splits, [1.0], 48, documents, 0, 1 << 20)
     strategy = build_strategy(config, world, compiled=False)
     losses, norms = [], []
-    for step in range(STEPS):
-        # The epoch's ragged last sequence falls into these steps: see the test below.
-        first = stream.epoch_sequences // 6 - 3
-        batches = micro_batches(stream, first + step, config.train, world.rank, world.world_size)
+    first = step_before_the_ragged_one(stream)
+    for step in range(first, first + STEPS):
+        batches = micro_batches(stream, step, config.train, world.rank, world.world_size)
         (n_targets,) = world.sum(sum(b.num_targets for b in batches))
         total = torch.zeros((), dtype=torch.float64)
         for i, batch in enumerate(batches):
@@ -111,6 +118,6 @@ def test_these_steps_include_the_ragged_sequence(prepared_set):
     splits = open_split([DataSetConfig(str(prepared_set))], "train", "unused")
     stream = TrainStream(splits, [1.0], 48, "reset", 0, 1 << 20)
     config = TrainConfig(global_batch_size=6, micro_batch_size=6)
-    first = stream.epoch_sequences // 6 - 3
+    first = step_before_the_ragged_one(stream)
     counts = [micro_batches(stream, first + s, config, 0, 1)[0].num_targets for s in range(STEPS)]
     assert min(counts) < 6 * 48

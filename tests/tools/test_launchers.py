@@ -1,0 +1,120 @@
+"""The same run started by python, deepspeed, torchrun and (its environment) srun."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def start(tmp_path, prepared_set):
+    """``start(name, launcher words, engine)`` starts a run of 8 steps in ``tmp_path / name``."""
+
+    def run(name, launcher, engine="deepspeed", steps=8, env=None, **train):
+        config = {
+            "model": {
+                "d_model": 16,
+                "n_layers": 1,
+                "max_seq_len": 32,
+                "dropout": 0.0,
+                "gam": {"n_slots": 4},
+            },
+            "data": {"sets": [{"path": str(prepared_set)}], "seq_len": 32},
+            "train": {"steps": steps, "global_batch_size": 4, "micro_batch_size": 2, "lr": 1e-2}
+            | {"warmup_steps": 1, "compile": "off"}
+            | train,
+            "parallel": {"engine": engine, "device": "cpu"},
+            "checkpoint": {"every_steps": 50},
+            "log": {
+                "run_dir": str(tmp_path / name),
+                "every_steps": 1,
+                "wandb": "off",
+                "tensorboard": False,
+            },
+        }
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(config))
+        command = [*launcher, "tools/pretrain.py", "--config", str(path)]
+        variables = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+        return subprocess.Popen(
+            command, cwd=ROOT, env=variables, text=True, stdout=-1, stderr=subprocess.STDOUT
+        )
+
+    return run
+
+
+def finish(process) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def losses(folder) -> list[float]:
+    return [
+        json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def test_every_launcher_gives_the_same_run(tmp_path, start):
+    slurm = {
+        "SLURM_PROCID": "0",
+        "SLURM_STEP_NUM_TASKS": "1",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_STEP_TASKS_PER_NODE": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_JOB_ID": "77",
+    }
+    finish(start("python", [sys.executable]))
+    finish(start("deepspeed", [BIN / "deepspeed", "--num_gpus", "1"]))
+    finish(start("srun", [sys.executable], env=slurm))
+    torchrun = [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29561"]
+    finish(start("torchrun2", torchrun))
+    reference = losses(tmp_path / "python")
+    assert losses(tmp_path / "deepspeed") == losses(tmp_path / "srun") == reference
+    # Two ranks add gradients in another order.
+    assert losses(tmp_path / "torchrun2") == pytest.approx(reference, rel=1e-5)
+
+
+def test_sigkill_and_the_same_command_again(tmp_path, start):
+    """Killed at arbitrary moments, over and over, the run ends as if nothing had happened."""
+    options = {"engine": "torch", "steps": 400}
+    finish(start("whole", [sys.executable], **options))
+    for seen_step in (1, 60, 230):
+        process = start("killed", [sys.executable], **options)
+        metrics = tmp_path / "killed" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not _has_step(metrics, seen_step) and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    finish(start("killed", [sys.executable], **options))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def _has_step(metrics: Path, step: int) -> bool:
+    return metrics.exists() and f'"step": {step},' in metrics.read_text()
+
+
+def test_evaluate_and_generate_need_only_the_checkpoint(tmp_path, start, tool, prepared_set):
+    finish(start("run", [sys.executable], engine="torch", steps=60))
+    checkpoint = (tmp_path / "run" / "checkpoints" / "step-00000060").rename(tmp_path / "alone")
+    done = tool("evaluate", checkpoint, "--json")
+    figures = json.loads(done.out)
+    assert figures["step"] == 60 and 1 < figures["perplexity"] < 200
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sees the dog. " * 40)
+    figures = json.loads(tool("evaluate", checkpoint, "--text", text, "--json").out)
+    assert figures["bytes"] == len(text.read_bytes())
+    done = tool("generate", checkpoint, "the cat", "--max-tokens", 20, "--seed", 4)
+    assert done.status == 0 and done.out.startswith("the cat")
+    assert tool("generate", checkpoint, "the cat", "--max-tokens", 20, "--seed", 4).out == done.out

@@ -1,0 +1,214 @@
+"""Whole runs, in this process: what they write, how they resume, what they refuse."""
+
+import json
+import math
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gam_scale.checkpoint.store import MODEL, OPTIMIZER, CheckpointStore
+from gam_scale.config import RunConfig, check
+from gam_scale.data.prepare import PrepareSpec, prepare
+from gam_scale.data.sources import parse_source
+from gam_scale.errors import UserError
+from gam_scale.strict import from_dict
+from gam_scale.train.loop import Loop
+from gam_scale.train.pretrain import pretrain
+
+
+def train(config: dict, fresh: bool = False) -> None:
+    parsed = from_dict(RunConfig, config)
+    check(parsed)
+    pretrain(parsed, fresh=fresh)
+
+
+def last_tensors(run_dir) -> dict[str, torch.Tensor]:
+    path = CheckpointStore(run_dir / "checkpoints").latest()
+    return load_file(path / MODEL) | load_file(path / OPTIMIZER)
+
+
+def assert_equal_runs(one, other, curve) -> None:
+    assert curve(one) == curve(other)
+    ours, theirs = last_tensors(one), last_tensors(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def at_step():
+    """``at_step(step, action)`` patches the loop to run ``action`` once ``step`` is done."""
+    original = Loop._after_step
+
+    def patch(step, action):
+        def after_step(self):
+            original(self)
+            if self.state.step == step:
+                action()
+
+        Loop._after_step = after_step
+
+    yield patch
+    Loop._after_step = original
+
+
+@pytest.fixture(autouse=True)
+def unpatched():
+    original = Loop._after_step
+    yield
+    Loop._after_step = original
+
+
+def test_a_run_directory_holds_what_the_readme_says(tmp_path, tiny, capsys):
+    run = tmp_path / "run"
+    train(tiny(run))
+    assert json.loads((run / "config.json").read_text())["model"]["vocab_size"] == 320
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 4, 8, 10, 12, 16, 20]
+    wanted = {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s", "mfu", "memory_bytes"}
+    assert all(wanted <= line.keys() for line in lines)
+    assert "val_loss" in lines[3] and "val_loss" in lines[-1] and "val_loss" not in lines[0]
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["val_perplexity"] == pytest.approx(math.exp(lines[-1]["val_loss"]))
+    assert (run / "logs" / "rank0.log").exists() and (run / "report.html").exists()
+    printed = capsys.readouterr().out
+    for words in ("first loss", "validation perplexity", "bits per byte", "tokens per second"):
+        assert words in printed
+    assert "report.html" in printed and str(run) in printed
+
+
+def test_the_same_command_again_finds_it_finished(tmp_path, tiny, capsys):
+    run = tmp_path / "run"
+    train(tiny(run))
+    before = (run / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    train(tiny(run))
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert "validation perplexity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("step", [1, 6, 7, 13, 19])
+def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, tiny, curve, at_step, step):
+    class Death(BaseException):
+        pass
+
+    def die():
+        raise Death
+
+    train(tiny(tmp_path / "whole"))
+    at_step(step, die)
+    with pytest.raises(Death):
+        train(tiny(tmp_path / "broken"))
+    at_step(-1, die)
+    train(tiny(tmp_path / "broken"))
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken", curve)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny, curve, at_step):
+    train(tiny(tmp_path / "whole"))
+    at_step(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    train(tiny(tmp_path / "stopped"))  # returns: exit status 0
+    assert CheckpointStore(tmp_path / "stopped" / "checkpoints").steps()[-1] == 9
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    train(tiny(tmp_path / "stopped"))
+    assert_equal_runs(tmp_path / "whole", tmp_path / "stopped", curve)
+
+
+def test_fresh_starts_over(tmp_path, tiny, curve):
+    run = tmp_path / "run"
+    train(tiny(run))
+    once = curve(run)
+    train(tiny(run, train={"seed": 5}), fresh=True)
+    assert curve(run) != once
+    assert len(curve(run)) == len(once)
+
+
+def test_another_config_in_the_same_directory_is_refused(tmp_path, tiny):
+    run = tmp_path / "run"
+    train(tiny(run, train={"steps": 4}))
+    with pytest.raises(UserError, match="train.lr is 0.1 but the run in .* has 0.003"):
+        train(tiny(run, train={"steps": 4, "lr": 0.1}))
+    train(tiny(run, train={"steps": 8}))  # more steps of the same run are fine
+    assert CheckpointStore(run / "checkpoints").steps()[-1] == 8
+
+
+def test_a_folder_with_other_files_is_not_taken_for_a_run(tmp_path, tiny):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="not a run directory"):
+        train(tiny(tmp_path), fresh=True)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_keeps_the_last_checkpoints_and_the_best(tmp_path, tiny):
+    run = tmp_path / "run"
+    train(tiny(run, checkpoint={"every_steps": 3, "keep_last": 1}))
+    store = CheckpointStore(run / "checkpoints")
+    best = json.loads((store.folder / "best.json").read_text())
+    assert store.steps() == sorted({best["step"], 20})
+    state = json.loads((store.path(best["step"]) / "state.json").read_text())
+    assert state["best_val_loss"] == best["val_loss"]
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tmp_path, tiny, monkeypatch):
+    from gam_scale.parallel.plain import PlainStrategy
+
+    calls = []
+    original = PlainStrategy.clip
+
+    def clip(self, max_norm):
+        calls.append(1)
+        norm = original(self, max_norm)
+        return math.nan if len(calls) == 7 else norm
+
+    monkeypatch.setattr(PlainStrategy, "clip", clip)
+    run = tmp_path / "run"
+    train(tiny(run))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["skipped_steps"] for line in lines] == [0, 0, 1, 1, 1, 1, 1]
+    state = json.loads((run / "checkpoints" / "step-00000020" / "state.json").read_text())
+    assert (state["step"], state["optimizer_steps"]) == (20, 19)
+
+
+@pytest.mark.parametrize("micro", [1, 3, 4])
+def test_accumulation_and_ragged_batches_do_not_change_the_losses(tmp_path, tiny, curve, micro):
+    still = {"model": {"dropout": 0.0}}
+    train(tiny(tmp_path / "a", train={"micro_batch_size": 2}, **still))
+    train(tiny(tmp_path / "b", train={"micro_batch_size": micro}, **still))
+    for a, b in zip(curve(tmp_path / "a"), curve(tmp_path / "b"), strict=True):
+        assert a["tokens"] == b["tokens"]
+        assert b["loss"] == pytest.approx(a["loss"], rel=2e-5)  # fp32, order of additions
+
+
+@pytest.mark.parametrize("block", ["attention", "mamba"])
+def test_the_baselines_train_in_the_same_harness(tmp_path, tiny, curve, block):
+    model = {"block": block, "attention": {"n_heads": 2}, "mamba": {"d_state": 4, "expand": 2}}
+    run = tmp_path / block
+    train(tiny(run, model=model))
+    losses = [line["loss"] for line in curve(run)]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_changed_data_is_noticed(tmp_path, tiny, at_step, prepared_set):
+    data = tmp_path / "data"
+    shutil.copytree(prepared_set, data)
+    config = tiny(tmp_path / "run", data={"sets": [{"path": str(data)}]})
+    at_step(8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    train(config)
+    source = parse_source(str(prepared_set.parent / "*.txt"))
+    tokenizer = prepared_set / "tokenizer.model"
+    prepare(PrepareSpec(data, [source], tokenizer=tokenizer, max_documents=20, overwrite=True))
+    with pytest.raises(UserError, match="data of .* has changed since step 8"):
+        train(config)
+
+
+def test_epochs_become_steps(tmp_path, tiny):
+    run = tmp_path / "run"
+    train(tiny(run, train={"steps": 0, "epochs": 0.25, "warmup_steps": 1}))
+    steps = json.loads((run / "config.json").read_text())["train"]["steps"]
+    assert 1 < steps < 200
+    train(tiny(run, train={"steps": 0, "epochs": 0.25, "warmup_steps": 1}))
