@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +65,8 @@ def encode_documents(
         initializer=_start_worker,
         initargs=(tokenizer.model_bytes,),
     )
+    with _interrupts_ignored():
+        pool.submit(int)  # the first task starts the processes
     try:
         waiting: deque[Future[list[Encoded]]] = deque()
         for batch in batches:
@@ -129,9 +132,20 @@ _worker_tokenizer: Tokenizer | None = None
 def _start_worker(model_bytes: bytes) -> None:
     global _worker_tokenizer
     _worker_tokenizer = Tokenizer(model_bytes)
-    # Ctrl-C reaches every process of the terminal; only the parent acts on it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ctrl-C reaches every process of the terminal; those started here leave it to the parent."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _leave_with_parent() -> None:

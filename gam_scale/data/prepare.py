@@ -258,9 +258,13 @@ def _work_folder(out: Path) -> Iterator[Path]:
     work = out.with_name(f"{_leftover_prefix(out)}{os.getpid()}")
     try:
         work.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be made ({error.strerror}); expected --out in a folder that can be "
+            "written to"
+        ) from None
+    try:
         yield work
-    except PermissionError as error:
-        raise UserError(f"{error.filename}: no permission to write there") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

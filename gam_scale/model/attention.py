@@ -95,7 +95,7 @@ class AttentionBlock(nn.Module):
 
 
 def document_mask(positions: Tensor) -> Tensor:
-    """What each token may see, (B, 1, T, T) bool: its document so far, t - positions[t] <= key <= t.
+    """What a token may see, (B, 1, T, T) bool: its document so far, t - positions[t] <= key <= t.
 
     Every block builds its own: three passes over B T^2 bytes, against 4 d B T^2 FLOPs of attention.
     """

@@ -90,7 +90,7 @@ class MambaMixer(nn.Module):
         return True
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """(B, T, d) -> (B, T, d); nothing crosses from one document of ``positions`` to the next."""
+        """(B, T, d) -> (B, T, d); nothing crosses from one document to the next."""
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, E) each
         inputs = self._scan_inputs(F.silu(self.conv(x, positions)))
         y = _scan(*inputs, positions)

@@ -39,19 +39,19 @@ def selective_scan(
     Returns:
         y (batch, T, E) in the dtype of ``x``, and the final state (batch, E, N).
     """
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if initial_state is None:
-        initial_state = x.new_zeros((x.shape[0], *A.shape))
+    out_dtype = x.dtype
+    dtype = torch.float64 if out_dtype == torch.float64 else torch.float32
+    h = x.new_zeros((x.shape[0], *A.shape)) if initial_state is None else initial_state
+    x, dt, A, B, C, D, h = (v.to(dtype) for v in (x, dt, A, B, C, D, h))
     # Channels run innermost, (..., N, E): every elementwise step then walks long contiguous rows
     # and every sum over N is a small matrix product. Measured at batch 8, E 1536, N 16 on two
     # cores, against (..., E, N): the product with C takes 23 us, not 155.
-    inputs = (x, dt, A.mT, B, C, initial_state.mT)
-    y, final, _ = _scan(
-        *(v.to(dtype).contiguous() for v in inputs),
+    y, h, _ = _scan(
+        *(v.contiguous() for v in (x, dt, A.mT, B, C, h.mT)),
         positions == 0 if positions is not None else None,
         _chunk_size(x.shape[1]),
     )
-    return (y + D * x).to(x.dtype), final.mT
+    return (y + D * x).to(out_dtype), h.mT
 
 
 def _chunk_size(length: int) -> int:

@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""Loss curves of several runs in one figure: python tools/plot_runs.py RUN [RUN ...] --out FILE.png
+
+Lines are training loss, dots validation loss, both in nats per token, against tokens trained on.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from gam_scale import cli
+from gam_scale.errors import UserError
+from gam_scale.train.sinks import read_metrics
+
+
+def main() -> None:
+    """Parse, plot, save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories")
+    parser.add_argument("--out", type=Path, required=True, help="the .png, .svg or .pdf to write")
+    parser.add_argument("--title", default="")
+    args = parser.parse_args()
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for run in args.runs:
+        _plot(axes, run)
+    axes.set(xlabel="tokens", ylabel="loss (nats per token)", title=args.title)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    try:
+        figure.savefig(args.out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {args.out} cannot be written: {error}") from None
+
+
+def _plot(axes: plt.Axes, run: Path) -> None:
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if line["loss"] is not None]
+    if not lines:
+        raise UserError(f"{run} holds no metrics.jsonl with a loss; expected a run directory")
+    (curve,) = axes.plot([m["tokens"] for m in lines], [m["loss"] for m in lines], lw=1.2)
+    valid = [m for m in lines if m.get("val_loss") is not None]
+    label = f"{run.name}: {valid[-1]['val_loss']:.3f} on validation" if valid else run.name
+    curve.set_label(label)
+    axes.plot(
+        [m["tokens"] for m in valid], [m["val_loss"] for m in valid], "o", color=curve.get_color()
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
