@@ -27,14 +27,10 @@ class Peak(NamedTuple):
 
 
 # Dense (no structured sparsity) TFLOP/s with fp32 accumulation: bf16, TF32, fp32. From NVIDIA's
-# product data sheets (B300/B200: HGX B300/B200; GB200: GB200 NVL72; both divided by the GPUs in
-# the box) and, for RTX cards, the whitepapers "RTX Blackwell", "Ada" and "Ampere GA102". Sheets
-# that print only the sparse rate are halved. Zero: the precision has no matrix unit, so measure.
-# First match wins.
+# product data sheets and, for RTX cards, its whitepapers "Ada" and "Ampere GA102". Sheets that
+# print only the sparse rate are halved. Zero: the precision has no matrix unit, so measure.
+# A GPU that is not listed is measured. First match wins.
 _DATA_SHEETS: list[tuple[str, str, tuple[float, float, float]]] = [
-    (r"\bGB200\b", "GB200", (2500, 1250, 80)),
-    (r"\bB300\b", "B300", (2250, 1125, 75)),
-    (r"\bB200\b", "B200", (2250, 1125, 75)),
     (r"\bGH200\b", "GH200", (989.4, 494.7, 67)),
     (r"\bH200 NVL\b", "H200 NVL", (835.5, 417.5, 60)),
     (r"\bH200\b", "H200 SXM", (989.4, 494.7, 67)),
@@ -52,7 +48,6 @@ _DATA_SHEETS: list[tuple[str, str, tuple[float, float, float]]] = [
     (r"\bV100-SXM", "V100 SXM", (0, 0, 15.7)),
     (r"\bT4\b", "T4", (0, 0, 8.1)),
     (r"\bRTX A6000$", "RTX A6000", (154.8, 77.4, 38.7)),
-    (r"\bRTX 5090$", "RTX 5090", (209.5, 104.8, 104.8)),
     (r"\bRTX 4090$", "RTX 4090", (165.2, 82.6, 82.6)),
     (r"\bRTX 3090$", "RTX 3090", (71, 35.6, 35.6)),
 ]

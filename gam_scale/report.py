@@ -1,132 +1,401 @@
 """report.html: one self-contained page on a run, for a browser, a phone or a printer."""
 
-import html
-import io
 import json
+import math
+import re
+from collections.abc import Callable
+from html import escape
+from io import StringIO
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from gam_scale.checkpoint.files import write_bytes
 from gam_scale.strict import read_json
+from gam_scale.train.sinks import Line, read_metrics
 
-Line = dict[str, Any]
-TEXT_COLOUR = "#010203"  # stands for the page's own text colour in the plots
-TRAIN_COLOUR, VALID_COLOUR = "#3b82c4", "#d9782d"  # readable on light and on dark
+MAX_POINTS = 600  # a longer line is drawn as means of neighbours
+STEPS = [1, 2, 2.5, 5, 10]  # of axis ticks
+LONG = 120  # points from which a line is drawn faint, with its running mean over it
 
-CHARTS = [
-    ("Loss (nats per token)", "loss", "val_loss"),
-    ("Learning rate", "lr", None),
-    ("Tokens per second", "tokens_per_s", None),
-    ("Gradient norm before clipping", "grad_norm", None),
-]
+# Plots are drawn in colours that stand for the page's: matplotlib cannot write CSS variables.
+COLOURS = {
+    "#010203": "currentColor",
+    "#010204": "var(--quiet)",
+    "#010205": "var(--rule)",
+    "#010206": "var(--train)",
+    "#010207": "var(--valid)",
+}
+QUIET, RULE, TRAIN, VALID = list(COLOURS)[1:]
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-figure { margin: 1.5rem 0; } svg { width: 100%; height: auto; color: inherit; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-td { padding: .2rem 1.5rem .2rem 0; border-bottom: 1px solid var(--line); }
-td + td { text-align: right; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; border-left: 3px solid var(--line);
-      padding-left: 1rem; font-size: .85rem; }
-@media print { details { display: none; } figure { break-inside: avoid; } }
+:root { color-scheme: light; --paper: #fff; --ink: #1c1f24; --quiet: #646b76; --rule: #e2e5e9;
+  --train: #2f6db5; --valid: #c4561c; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; --paper: #15181c; --ink: #e3e5e8; --quiet: #9299a4; --rule: #2d3239;
+    --train: #78aeea; --valid: #ee9a62; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 62rem; padding: 3rem 1.5rem 4rem; background: var(--paper);
+  color: var(--ink); font: 1rem/1.55 system-ui, sans-serif; -webkit-text-size-adjust: 100%; }
+h1 { font-size: 1.75rem; line-height: 1.2; font-weight: 650; margin: 0 0 .4rem;
+  overflow-wrap: anywhere; letter-spacing: -.01em; }
+h2 { font-size: 1rem; font-weight: 650; margin: 0 0 .5rem; }
+p { margin: 0; max-width: 44rem; }
+.quiet, figcaption span { color: var(--quiet); font-size: .875rem; }
+section, figure { margin: 2.75rem 0 0; break-inside: avoid; }
+.key { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1.25rem;
+  margin: 2rem 0 0; border-top: 1px solid var(--rule); padding-top: 1.25rem; }
+.key div { display: flex; flex-direction: column-reverse; justify-content: flex-end; }
+.key dt { color: var(--quiet); font-size: .875rem; }
+.key dd { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 600; }
+.key, table { font-variant-numeric: tabular-nums; }
+.two, .three { display: grid; gap: 0 2.5rem; grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.two { grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); }
+figcaption { line-height: 1.4; margin-bottom: .6rem; }
+figcaption b { font-weight: 650; display: block; }
+figcaption .line { white-space: nowrap; margin-right: .8em; }
+.line::before { content: ""; display: inline-block; width: 1.1em; height: 3px; border-radius: 2px;
+  margin-right: .4em; vertical-align: middle; background: var(--train); }
+.line.valid::before { background: var(--valid); }
+svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg text { font-family: inherit !important; font-variant-numeric: tabular-nums; }
+.loss-narrow { display: none; }
+table { border-collapse: collapse; width: 100%; font-size: .9375rem; }
+th, td { text-align: left; vertical-align: baseline; padding: .35rem 0; font-weight: 400;
+  border-top: 1px solid var(--rule); }
+th { color: var(--quiet); padding-right: 1rem; }
+td { text-align: right; overflow-wrap: break-word; }
+blockquote { margin: 0; padding-left: 1.1rem; border-left: 3px solid var(--rule); max-width: 44rem;
+  white-space: pre-wrap; overflow-wrap: anywhere; font: 1.0625rem/1.6 Georgia, serif; }
+summary { cursor: pointer; font-weight: 650; }
+pre { font: .8125rem/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.note { margin-top: .9rem; }
+@media screen and (max-width: 48rem) {
+  body { padding: 1.75rem 1.1rem 3rem; } section, figure { margin-top: 2.25rem; }
+  .key { grid-template-columns: 1fr 1fr; } .three { grid-template-columns: 1fr; }
+  svg { max-width: 28rem; } .loss { display: none; } .loss-narrow { display: block; } }
+@media print { body { padding: 0; font-size: .875rem; } details { display: none; }
+  section, figure { margin-top: 1.75rem; } .two, .three { column-gap: 1.5rem; } }
 """
 
 
 def write_report(run_dir: str | Path) -> Path:
     """Write ``report.html`` of a run from its config.json, metrics.jsonl and summary.json.
 
-    Everything is inside the one file, plots as SVG that follows the page's colours. A summary that
-    is missing, and lines without a number, are left out.
+    Everything is inside the one file; plots are SVG in the page's colours. A run that goes on, or
+    was killed, has a page too: what is not known yet is left out.
+
+    Raises:
+        UserError: there is no readable config.json.
     """
     run_dir = Path(run_dir)
     config = read_json(run_dir / "config.json")
-    metrics = run_dir / "metrics.jsonl"
-    lines = [json.loads(row) for row in metrics.read_text().splitlines()]
-    summary_file = run_dir / "summary.json"
-    summary = read_json(summary_file) if summary_file.exists() else {}
-    body = [f"<h1>{_escape(run_dir.resolve().name)}</h1>", _table(summary)]
-    body += [_figure(lines, *chart) for chart in CHARTS]
-    if sample := summary.get("sample"):
-        body.append(f"<h2>A sample of what the model writes</h2><pre>{_escape(sample)}</pre>")
-    settings = _escape(json.dumps(config, indent=2))
-    body.append(f"<details><summary>Every setting</summary><pre>{settings}</pre></details>")
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    finished = (run_dir / "summary.json").exists()
+    summary = _from_lines(lines) | (read_json(run_dir / "summary.json") if finished else {})
+    name = escape(run_dir.resolve().name)
+    body = [
+        f"<header><h1>{name}</h1><p>{escape(_in_words(config, summary))}</p></header>",
+        "" if finished else f'<p class="quiet">{escape(_progress(config, lines))}</p>',
+        _key_figures(summary),
+        _charts(lines, summary),
+        _sample(str(summary.get("sample") or "").strip()),
+        _tables(config, summary),
+        "<section><details><summary>Every setting</summary>"
+        f"<pre>{escape(json.dumps(config, indent=2))}</pre></details></section>",
+    ]
     page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_escape(run_dir.resolve().name)}</title><style>{STYLE}</style></head>"
-        f"<body>{''.join(body)}</body></html>\n"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{name}</title>\n<style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(filter(None, body))
+        + "\n</body></html>\n"
     )
     path = run_dir / "report.html"
     write_bytes(path, page.encode())
     return path
 
 
-def _table(summary: dict[str, Any]) -> str:
-    rows = [
-        ("First loss", "first_loss", "{:.4f}"),
-        ("Last loss", "last_loss", "{:.4f}"),
-        ("Validation loss", "val_loss", "{:.4f}"),
-        ("Validation perplexity", "val_perplexity", "{:,.2f}"),
-        ("Validation bits per byte", "val_bits_per_byte", "{:.4f}"),
-        ("Parameters", "parameters", "{:,}"),
-        ("Tokens trained on", "tokens", "{:,}"),
-        ("Tokens per second", "tokens_per_s", "{:,.0f}"),
-        ("Model FLOPs over device peak", "mfu", "{:.1%}"),
-        ("Peak memory of rank 0 (bytes)", "peak_memory_bytes", "{:,}"),
-        ("Engine", "engine", "{}"),
-        ("Device", "device", "{}"),
-        ("Ranks", "ranks", "{}"),
-        ("Blocks compiled", "compiled", "{}"),
-        ("Code version", "code_version", "{}"),
+def _from_lines(lines: list[Line]) -> dict[str, Any]:
+    """What the metrics alone tell; a finished run's summary has the last word."""
+    speed, losses = _column(lines, "tokens_per_s"), _column(lines, "loss")
+    last = ("val_loss", "val_perplexity", "val_bits_per_byte", "tokens")
+    known = {key: _column(lines, key)[-1:] for key in last}
+    known |= {"first_loss": losses[:1], "last_loss": losses[-1:]}
+    known["tokens_per_s"] = [median(speed)] if speed else []
+    # The clock starts anew in every process that resumes the run.
+    clock = _column(lines, "seconds")
+    ends = [a for a, b in zip(clock, [*clock[1:], 0.0], strict=False) if b < a]
+    known["seconds"] = [sum(ends)] if ends else []
+    return {key: values[0] for key, values in known.items() if values}
+
+
+def _column(lines: list[Line], key: str) -> list[float]:
+    return [line[key] for line in lines if line.get(key) is not None]
+
+
+def _in_words(config: dict[str, Any], summary: dict[str, Any]) -> str:
+    model = config.get("model", {})
+    block = {"gam": "Gated associative memory", "attention": "Transformer", "mamba": "Mamba"}
+    words = [block.get(model.get("block"), "Language model")]
+    if "parameters" in summary:
+        words.append(f" of {_large(summary['parameters'])} parameters")
+    if {"n_layers", "d_model"} <= model.keys():
+        words.append(f", {model['n_layers']} layers of width {model['d_model']}")
+    if "tokens" in summary:
+        words.append(f"; trained on {_large(summary['tokens'])} tokens")
+    if "seconds" in summary:
+        words.append(f" in {_duration(summary['seconds'])}")
+    return "".join(words) + "."
+
+
+def _progress(config: dict[str, Any], lines: list[Line]) -> str:
+    if not lines:
+        return "This run is not finished; nothing has been logged yet."
+    total = config.get("train", {}).get("steps")
+    of = f" of {total:,}" if total else ""
+    return f"This run is not finished: this page shows it up to step {lines[-1]['step']:,}{of}."
+
+
+def _key_figures(summary: dict[str, Any]) -> str:
+    figures = [
+        ("validation perplexity", "val_perplexity", "{:,.2f}"),
+        ("validation loss, nats per token", "val_loss", "{:.3f}"),
+        ("validation bits per byte", "val_bits_per_byte", "{:.3f}"),
+        ("tokens per second", "tokens_per_s", "{:,.0f}"),
     ]
-    cells = [
-        f"<tr><td>{label}</td><td>{_escape(form.format(summary[key]))}</td></tr>"
-        for label, key, form in rows
+    items = "".join(
+        f"<div><dt>{label}</dt><dd>{form.format(summary[key])}</dd></div>"
+        for label, key, form in figures
         if summary.get(key) is not None
+    )
+    return f'<dl class="key">{items}</dl>' if items else ""
+
+
+def _tables(config: dict[str, Any], summary: dict[str, Any]) -> str:
+    """What the headline leaves out, in two tables side by side."""
+
+    def known(key: str, form: Callable[[Any], str]) -> str:
+        value = summary.get(key)
+        return "" if value is None else form(value)
+
+    training = [
+        ("Training loss at the start", known("first_loss", "{:.4f}".format)),
+        ("Training loss at the end", known("last_loss", "{:.4f}".format)),
+        ("Tokens trained on", known("tokens", "{:,.0f}".format)),
+        ("Time, evaluations included", known("seconds", _duration)),
+        ("Compute per token", known("flops_per_token", lambda v: f"{_large(v)}FLOP")),
+        ("Share of the device’s peak (MFU)", known("mfu", "{:.0%}".format)),
+        ("Peak memory of rank 0", known("peak_memory_bytes", lambda v: f"{v / 1e9:.2f} GB")),
     ]
-    return f"<table>{''.join(cells)}</table>" if cells else "<p>This run is not finished.</p>"
+    setup = [
+        ("Parameters", known("parameters", "{:,}".format)),
+        ("Tokens of context", str(config.get("data", {}).get("seq_len", ""))),
+        ("Tokens that reach a prediction", str(_reach(config) or "")),
+        ("Engine", known("engine", str)),
+        ("Device", known("device", str)),
+        ("Ranks", known("ranks", str)),
+        ("Compiled blocks", known("compiled", lambda v: {True: "yes", False: "no"}.get(v, str(v)))),
+        ("Code version", known("code_version", str)),
+    ]
+    tables = "".join(
+        _table(title, rows) for title, rows in (("Training", training), ("Setup", setup))
+    )
+    notes = []
+    if _reach(config):
+        notes.append(
+            "The memory of a GAM block is a fixed bank, which maps each token by itself; only the "
+            "convolutions mix tokens, so nothing further back reaches a prediction."
+        )
+    if (summary.get("mfu") or 0) > 1:
+        notes.append("An MFU above 100% means that the device was busy when its peak was measured.")
+    note = f'<p class="quiet note">{" ".join(notes)}</p>' if notes else ""
+    return f'<div class="two">{tables}</div>{note}'
 
 
-def _figure(lines: list[Line], title: str, key: str, valid_key: str | None) -> str:
-    """One chart as an inline SVG, or nothing where no line has the number."""
-    if not any(line.get(key) is not None for line in lines):
+def _table(title: str, rows: list[tuple[str, str]]) -> str:
+    row = "<tr><th scope=row>{}</th><td>{}</td></tr>"
+    cells = "".join(row.format(label, escape(value)) for label, value in rows if value)
+    return f"<section><h2>{title}</h2><table>{cells}</table></section>" if cells else ""
+
+
+def _reach(config: dict[str, Any]) -> int | None:
+    """Receptive field of a stack of GAM blocks: n_layers * (kernel_size - 1) + 1 tokens."""
+    model = config.get("model", {})
+    gam = model.get("gam", {})
+    if model.get("block") != "gam" or not {"kernel_size", "paths"} <= gam.keys():
+        return None
+    return 1 if gam["paths"] == "global" else model["n_layers"] * (gam["kernel_size"] - 1) + 1
+
+
+def _sample(text: str) -> str:
+    section = "<section><h2>What the model writes</h2><blockquote>{}</blockquote></section>"
+    return section.format(escape(text)) if text else ""
+
+
+def _large(value: float) -> str:
+    for scale, unit in ((1e12, "\u00a0T"), (1e9, "\u00a0G"), (1e6, "\u00a0M"), (1e3, "\u00a0k")):
+        if value >= scale:
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f}\u00a0s"
+    return f"{seconds / 60:.0f}\u00a0min" if seconds < 5400 else f"{seconds / 3600:,.1f}\u00a0h"
+
+
+def _charts(lines: list[Line], summary: dict[str, Any]) -> str:
+    if not lines:
+        return ""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return '<p class="quiet">Plots of the run need matplotlib, which is not installed.</p>'
+    loss = "nats per token; lower is better"
+    if lost := len(lines) - len(_column(lines, "loss")):
+        loss += f"; broken where it was not a finite number ({lost} of {len(lines)} lines)"
+    keys = '<span class="line">training</span> '
+    if _column(lines, "val_loss"):
+        keys += '<span class="line valid">validation</span>'
+    both = ("loss", "val_loss")
+    svgs = _chart(lines, both, (912, 340), name="loss")
+    svgs += _chart(lines, both, (350, 260), name="loss-narrow")
+    small = (310, 205)
+    rate = _chart(lines, ("lr",), small, name="lr", form=_scientific, from_zero=True)
+    speed = _chart(lines, ("tokens_per_s",), small, name="speed", form=_large, from_zero=True)
+    norm = _chart(lines, ("grad_norm",), small, name="norm", from_zero=True, may_log=True)
+    mfu = f"; MFU {summary['mfu']:.0%}" if summary.get("mfu") else ""
+    return (
+        _figure("Loss", f"{loss}&emsp;{keys}", svgs)
+        + '<div class="three">'
+        + _figure("Learning rate", "per optimizer step", rate)
+        + _figure("Throughput", f"tokens per second{mfu}", speed)
+        + _figure("Gradient norm", "before clipping", norm)
+        + "</div>"
+    )
+
+
+def _figure(title: str, caption: str, svg: str) -> str:
+    svg = svg or '<p class="quiet">No values were logged.</p>'
+    return f"<figure><figcaption><b>{title}</b><span>{caption}</span></figcaption>{svg}</figure>"
+
+
+def _chart(
+    lines: list[Line],
+    keys: tuple[str, ...],
+    size: tuple[int, int],
+    *,
+    name: str,
+    form: Callable[[float], str] = "{:g}".format,
+    from_zero: bool = False,
+    may_log: bool = False,
+) -> str:
+    """Columns of the metrics over steps as an ``<svg>``; empty where there are no values.
+
+    ``size`` is in pixels of the page; ``name`` is the SVG's class and, in the page, unique.
+    """
+    values = [value for key in keys for value in _column(lines, key)]
+    if not values:
         return ""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    style = {
-        "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": "gam-scale",  # the same data gives the same file
-        "text.color": TEXT_COLOUR,
-        "axes.labelcolor": TEXT_COLOUR,
-        "axes.edgecolor": TEXT_COLOUR,
-        "xtick.color": TEXT_COLOUR,
-        "ytick.color": TEXT_COLOUR,
-    }
-    with matplotlib.rc_context(style):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 3), layout="constrained")
-        axes = figure.subplots()
-        for name, column, colour, mark in (
-            ("training", key, TRAIN_COLOUR, "-"),
-            ("validation", valid_key, VALID_COLOUR, "o-"),
-        ):
-            points = [(m["step"], m[column]) for m in lines if m.get(column) is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), mark, color=colour, lw=1.3, ms=4, label=name)
-        axes.set(xlabel="step", title=title)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        if valid_key:
-            axes.legend(frameon=False)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(TEXT_COLOUR, "currentColor")
-    return f"<figure>{svg}</figure>"
+    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12}
+    with matplotlib.rc_context(settings):
+        figure = Figure((size[0] / 72, size[1] / 72), layout="constrained")  # 72 units an inch
+        axes = figure.add_subplot()
+        for key, colour in zip(keys, (TRAIN, VALID), strict=False):
+            _draw(axes, lines, key, colour)
+        log = may_log and min(values) > 0 and max(values) > 100 * min(values)
+        if log:
+            axes.set_yscale("log")
+        elif from_zero:
+            axes.set_ylim(0, 1.1 * max(values) or 1)
+        first, last = lines[0]["step"], lines[-1]["step"]
+        margin = 0.01 * (last - first) or 1
+        axes.set_xlim(first - margin, last + margin)
+        _quieten(axes, max(3, size[0] // 110), form, log)
+        text = StringIO()
+        figure.savefig(text, format="svg", transparent=True)
+    label = " and ".join(key.replace("_", " ") for key in keys)
+    return _inline(text.getvalue(), name, f'class="{name}" role="img" aria-label="{label} by step"')
 
 
-def _escape(text: object) -> str:
-    return html.escape(str(text))
+def _draw(axes: Any, lines: list[Line], key: str, colour: str) -> None:
+    import numpy as np
+
+    y = np.array([line.get(key) for line in lines], dtype=float)  # None becomes NaN
+    x = np.array([line["step"] for line in lines], dtype=float)
+    if colour == VALID:  # evaluated at some steps only: join those
+        x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+    few = np.isfinite(y).sum() <= (30 if colour == VALID else 1)
+    width = math.ceil(len(y) / MAX_POINTS)
+    x, y, long = _means(x, width), _means(y, width), len(y) >= LONG and key != "lr"
+    dots = {"marker": "o", "markersize": 5, "markeredgewidth": 0} if few else {}
+    axes.plot(x, y, color=colour, linewidth=1 if long else 1.8, alpha=0.4 if long else 1, **dots)
+    if long:
+        axes.plot(x, _smooth(y), color=colour, linewidth=1.8)
+
+
+def _quieten(axes: Any, x_ticks: int, form: Callable[[float], str], log: bool) -> None:
+    """Few ticks, horizontal rules, no box."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axes.yaxis.set_major_locator(LogLocator(numticks=6) if log else MaxNLocator(6, steps=STEPS))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: form(y)))
+    axes.xaxis.set_major_locator(MaxNLocator(x_ticks, steps=STEPS, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.grid(axis="y", color=RULE, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=QUIET, pad=6)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side == "bottom", color=RULE)
+
+
+def _means(y: Any, width: int) -> Any:
+    """Means over runs of ``width`` neighbours, of what is finite in each."""
+    import numpy as np
+
+    if width <= 1:
+        return y
+    starts = np.arange(0, len(y), width)
+    count = np.add.reduceat(np.isfinite(y).astype(float), starts)
+    total = np.add.reduceat(np.nan_to_num(y), starts)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _smooth(y: Any) -> Any:
+    """Centred mean over a twentieth of the line, narrower towards its ends; gaps stay gaps."""
+    import numpy as np
+
+    total = np.concatenate([[0], np.cumsum(np.nan_to_num(y))])
+    count = np.concatenate([[0], np.cumsum(np.isfinite(y))])
+    i = np.arange(len(y))
+    reach = np.minimum(len(y) // 40, np.minimum(i, len(y) - 1 - i))  # even-handed: no end drags
+    n = count[i + reach + 1] - count[i - reach]
+    mean = (total[i + reach + 1] - total[i - reach]) / np.maximum(n, 1)
+    return np.where(np.isfinite(y), mean, np.nan)
+
+
+def _scientific(value: float) -> str:
+    """``3e-4``, without the zeros that ``%e`` pads with."""
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)) + 1e-9)
+    return f"{value / 10**exponent:.3g}e{exponent}"
+
+
+def _inline(svg: str, name: str, attributes: str) -> str:
+    """From a matplotlib file to an element: no prolog or metadata, own ids, the page's colours."""
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', svg)
+    svg = svg.replace("url(#", f"url(#{name}-").replace('id="', f'id="{name}-')
+    svg = re.sub(r"\n\s*", "\n", svg)
+    for placeholder, colour in COLOURS.items():
+        svg = svg.replace(placeholder, colour)
+    head, _, rest = svg.partition(">")
+    (box,) = re.findall(r'viewBox="[^"]*"', head)
+    return f"<svg {attributes} {box}>{rest}"

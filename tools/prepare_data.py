@@ -100,7 +100,7 @@ def parse_args() -> argparse.Namespace:
         help="share of training documents held out where there is no --valid; 0: none "
         "(default: %(default)s)")  # fmt: skip
     add("--max-documents", type=at_least(1), metavar="N", help="read only the first N of a split")
-    add("--workers", type=at_least(1), metavar="N", default=len(os.sched_getaffinity(0)),
+    add("--workers", type=at_least(1), metavar="N", default=cores(),
         help="processes (default: %(default)s, this machine's cores)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace a prepared set at --out")
     options = parser.parse_args()
@@ -111,6 +111,12 @@ def parse_args() -> argparse.Namespace:
             "--tokenizer brings its own vocabulary; expected no --vocab-size and no --model-type"
         )
     return options
+
+
+def cores() -> int:
+    """The cores this process may use: on a cluster, those of the job."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def at_least(bound: int):

@@ -65,9 +65,10 @@ def encode_documents(
         initializer=_start_worker,
         initargs=(tokenizer.model_bytes,),
     )
-    with _interrupts_ignored():
-        pool.submit(int)  # the first task starts the processes
     try:
+        with _interrupts_blocked():
+            for _ in range(workers):
+                pool.submit(int)  # each task starts a process while none is idle
         waiting: deque[Future[list[Encoded]]] = deque()
         for batch in batches:
             waiting.append(pool.submit(_encode_in_worker, batch))
@@ -136,16 +137,16 @@ def _start_worker(model_bytes: bytes) -> None:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Ctrl-C reaches every process of the terminal; those started here leave it to the parent."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C reaches every process of the terminal; those started in here never see it.
+
+    They inherit the mask; a signal that comes meanwhile waits for this process to lift its own.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _leave_with_parent() -> None:

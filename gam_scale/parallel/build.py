@@ -39,7 +39,11 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
     """AdamW in its fused form, with weight decay on the parameters that ``train.decay`` says."""
     train = config.train
     parameters = list(model.parameters())
-    decays = [train.decay == "all" or p.dim() >= 2 for p in parameters]
+    # Mamba's decay rates are a matrix in shape only: pulling log A to 0 would erase their spread.
+    decays = [
+        train.decay == "all" or (p.dim() >= 2 and not name.endswith("A_log"))
+        for name, p in model.named_parameters()
+    ]
     groups = [
         {
             "params": [p for p, d in zip(parameters, decays, strict=True) if d],

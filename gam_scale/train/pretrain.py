@@ -70,11 +70,10 @@ def _pretrain(config: RunConfig, world: World, *, fresh: bool) -> None:
             show_summary(run)
         return
     metrics = _metrics(config, world, strategy, train)
-    log = MetricLog(run.path, config, world.is_main, config.train.steps, state.step)
-    loop = Loop(config, run, strategy, stream, valid, tokenizer, metrics, log, state)
     _announce(config, world, strategy, stream, compiled)
-    finished = loop.run()
-    log.close()
+    with MetricLog(run.path, config, world.is_main, config.train.steps, state.step) as log:
+        loop = Loop(config, run, strategy, stream, valid, tokenizer, metrics, log, state)
+        finished = loop.run()
     if not finished:
         logger.info("stopped by a signal at step %d; the same command resumes", loop.state.step)
     elif world.is_main:

@@ -1,0 +1,154 @@
+"""The attention block against torch's own; documents, generation with a cache, FLOPs."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from gam_scale.config import AttentionConfig, ModelConfig
+from gam_scale.model.attention import AttentionBlock, document_mask
+from gam_scale.model.init import initialise
+
+
+def make_block(dropout: float = 0.0, **changes) -> AttentionBlock:
+    values = {"block": "attention", "d_model": 12, "n_layers": 2, "dropout": dropout}
+    model = ModelConfig(**(values | changes), attention=AttentionConfig(n_heads=3))
+    block = AttentionBlock(model)
+    initialise(block, model, seed=0)
+    for bias in (block.qkv.bias, block.out.bias):
+        nn.init.normal_(bias, generator=torch.Generator().manual_seed(2))  # they start at zero
+    return block.double().eval()
+
+
+def make_input(length: int = 13) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, length, 12, generator=generator, dtype=torch.float64)
+
+
+def torchs_own(block: AttentionBlock) -> nn.TransformerEncoderLayer:
+    """torch's pre-norm layer with the same weights: what the paper's baseline is made of."""
+    layer = nn.TransformerEncoderLayer(
+        12, 3, 48, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    ).double()
+    pairs = {
+        layer.self_attn.in_proj_weight: block.qkv.weight,
+        layer.self_attn.in_proj_bias: block.qkv.bias,
+        layer.self_attn.out_proj.weight: block.out.weight,
+        layer.self_attn.out_proj.bias: block.out.bias,
+        layer.linear1.weight: block.ffn.up.weight,
+        layer.linear1.bias: block.ffn.up.bias,
+        layer.linear2.weight: block.ffn.down.weight,
+        layer.linear2.bias: block.ffn.down.bias,
+    }
+    for own, ours in pairs.items():
+        own.data.copy_(ours.data)
+    return layer
+
+
+@pytest.mark.parametrize("length", [1, 2, 13])
+def test_block_is_torchs_encoder_layer_with_a_causal_mask(length):
+    block, x = make_block(), make_input(length).requires_grad_()
+    mask = torch.ones(length, length, dtype=torch.bool).triu(1)  # True hides, there
+    expected = torchs_own(block)(x, src_mask=mask)
+    y = block(x)
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    (grad,) = torch.autograd.grad(y.square().sum(), x)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), x)
+    torch.testing.assert_close(grad, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_parameters_at_the_papers_size():
+    with torch.device("meta"):
+        block = AttentionBlock(ModelConfig(block="attention"))  # d_model 512
+    assert sum(p.numel() for p in block.parameters()) == 3_152_384
+
+
+def test_document_mask_by_hand():
+    mask = document_mask(torch.tensor([[0, 1, 0, 1, 2], [3, 4, 5, 0, 0]]))
+    rows = [
+        ["1....", "11...", "..1..", "..11.", "..111"],
+        ["1....", "11...", "111..", "...1.", "....1"],  # began before this sequence
+    ]
+    expected = torch.tensor([[[c == "1" for c in line] for line in row] for row in rows])
+    assert torch.equal(mask, expected.unsqueeze(1))
+
+
+def test_packed_documents_are_as_if_alone():
+    block, lengths = make_block(), (1, 5, 2, 5)
+    x = make_input().requires_grad_()
+    positions = torch.cat([torch.arange(n) for n in lengths]).expand(2, -1)
+    y = block(x, positions)
+    alone = torch.cat([block(part) for part in x.split(lengths, dim=1)], dim=1)
+    torch.testing.assert_close(y, alone, rtol=1e-10, atol=1e-10)
+    (grad,) = torch.autograd.grad(y[:, 6:8].square().sum(), x)  # the third document's outputs
+    assert grad[:, 6:8].abs().sum() > 0
+    assert grad[:, :6].abs().sum() == grad[:, 8:].abs().sum() == 0
+    changed = x.detach().clone()
+    changed[:, 6:8] += 1.0
+    difference = (block(changed, positions) - y).abs().sum(-1)
+    assert difference[:, 6:8].min() > 0
+    assert difference[:, :6].sum() == difference[:, 8:].sum() == 0
+
+
+def test_one_document_equals_no_positions():
+    block, x = make_block(), make_input()
+    positions = torch.arange(13).expand(2, -1)
+    torch.testing.assert_close(block(x, positions), block(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("chunks", [(150,), (1,) * 150, (5, 1, 1, 60, 3, 80), (63, 1, 1, 85)])
+def test_extend_equals_forward_in_any_chunks(chunks):
+    """150 tokens: the cache grows from 64 to 128 and again, inside and at the edge of chunks."""
+    block, x = make_block(), make_input(150)
+    state, outputs = block.init_state(2, x.device, x.dtype), []
+    with torch.no_grad():
+        for part in x.split(chunks, dim=1):
+            y, state = block.extend(part, state)
+            outputs.append(y)
+        torch.testing.assert_close(torch.cat(outputs, 1), block(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_step_copies_the_cache_only_when_it_is_full():
+    block, x = make_block(), make_input(300)
+    state, moved = block.init_state(2, x.device, x.dtype), []
+    with torch.no_grad():
+        for i, token in enumerate(x.split(1, dim=1)):
+            before = state["k"].data_ptr()
+            _, state = block.extend(token, state)
+            if state["k"].data_ptr() != before:
+                moved.append(i)
+    assert moved == [0, 64, 128, 256]
+
+
+def test_dropout_in_training_covers_attention_weights(monkeypatch):
+    """The first token sees itself alone, so dropout makes its one weight 0 or 1 / (1 - p) = 2."""
+    block, x = make_block(dropout=0.5), make_input(64)
+    assert torch.equal(block(x), make_block()(x))  # none in eval
+    monkeypatch.setattr(block, "_finish", lambda x, y: y.detach())  # (B, heads, T, d / heads)
+    plain = block(x)[:, :, 0]
+    torch.manual_seed(0)
+    scales = [block.train()(x)[:, :, 0] / plain for _ in range(8)]  # 48 coins
+    assert set(torch.stack(scales).flatten().round(decimals=9).tolist()) == {0.0, 2.0}
+
+
+def test_dropout_in_training_covers_the_attention_branch():
+    block, x = make_block(dropout=0.5), make_input(64)
+    nn.init.zeros_(block.ffn.down.weight)
+    nn.init.zeros_(block.ffn.down.bias)
+    torch.manual_seed(0)
+    dropped = block.train()(x) == x  # only the attention branch writes, and half of it is dropped
+    assert 0.4 < dropped.double().mean() < 0.6  # 1536 coins: 8 standard deviations
+
+
+def test_flops_are_those_that_run():
+    """The math backend multiplies all T x T pairs; we count the (T + 1) / 2 a token may see."""
+    block, x = make_block(), make_input()
+    with (
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+        torch.no_grad(),
+    ):
+        block(x)
+    per_token, d, length = counter.get_total_flops() / (2 * 13), 12, 13
+    assert per_token - 4 * d * length == block.flops_per_token(length) - 2 * d * (length + 1)

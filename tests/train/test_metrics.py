@@ -1,0 +1,126 @@
+"""The figures of a logged line, against arithmetic by hand; time comes from a clock made here."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from gam_scale.evaluate.loss import LossResult
+from gam_scale.parallel.world import World
+from gam_scale.train.metrics import StepMetrics, Throughput
+
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def now() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def metrics(now: Clock) -> StepMetrics:
+    return make(now)
+
+
+def make(now: Clock, world: World = ALONE) -> StepMetrics:
+    clock = Throughput("cpu", now)
+    return StepMetrics(world, clock, flops_per_token=50.0, peak_flops=2000.0, bytes_per_token=4.0)
+
+
+def test_a_line_is_the_token_weighted_mean_of_its_steps(metrics, now):
+    metrics.add(torch.tensor(30.0), 10, grad_norm=1.0)
+    metrics.add(torch.tensor(30.0), 30, grad_norm=2.0)
+    now.time += 2
+    line = metrics.line(step=2, lr=1e-3)
+    assert line["loss"] == 1.5  # (30 + 30) / (10 + 30); the mean of the two means would be 2
+    assert line["perplexity"] == pytest.approx(math.exp(1.5))
+    assert line["bits_per_byte"] == pytest.approx(1.5 / math.log(2) / 4)
+    assert (line["step"], line["tokens"], line["lr"], line["grad_norm"]) == (2, 40, 1e-3, 1.5)
+    assert (line["tokens_per_s"], line["mfu"]) == (20.0, 20 * 50 / 2000)
+    assert line["memory_bytes"] > 1e6 and line["seconds"] == 2
+    assert json.loads(json.dumps(line)) == line
+
+
+def test_a_line_starts_afresh_but_tokens_go_on(metrics, now):
+    metrics.add(torch.tensor(30.0), 10, grad_norm=1.0)
+    now.time += 1
+    metrics.line(1, 1e-3)
+    metrics.add(torch.tensor(8.0), 4, grad_norm=3.0)
+    now.time += 2
+    line = metrics.line(2, 1e-3)
+    assert (line["loss"], line["tokens"], line["grad_norm"]) == (2.0, 14, 3.0)
+    assert (line["tokens_per_s"], line["seconds"]) == (2.0, 3)
+
+
+def test_a_skipped_step_counts_in_speed_only(metrics, now):
+    metrics.add(torch.tensor(30.0), 10, grad_norm=1.0)
+    metrics.add(torch.tensor(math.nan), 10, grad_norm=math.inf, skipped=True)
+    now.time += 1
+    line = metrics.line(2, 1e-3)
+    assert (line["loss"], line["grad_norm"], line["tokens"]) == (3.0, 1.0, 10)
+    assert (line["tokens_per_s"], line["skipped_steps"]) == (20.0, 1)
+
+
+def test_a_line_over_nothing_is_nan_and_a_diverged_one_infinite(metrics, now):
+    empty = metrics.line(0, 0.0)  # not a single step, and no time
+    assert all(math.isnan(empty[k]) for k in ("loss", "grad_norm", "tokens_per_s", "data_wait"))
+    metrics.add(torch.tensor(1e6), 10, grad_norm=1.0)
+    assert metrics.line(1, 0.0)["perplexity"] == math.inf
+
+
+def test_an_evaluation_joins_the_line(metrics):
+    line = metrics.line(1, 0.0, LossResult(loss=2.0, tokens=100, bytes=400))
+    assert line["val_loss"] == 2.0
+    assert line["val_perplexity"] == pytest.approx(math.exp(2))
+    assert line["val_bits_per_byte"] == pytest.approx(2.0 * 100 / 400 / math.log(2))
+    assert "val_loss" not in metrics.line(2, 0.0)
+
+
+def test_pauses_are_left_out_of_speed_and_waits_are_not(metrics, now):
+    metrics.add(torch.tensor(1.0), 100, grad_norm=1.0)
+    with metrics.clock.waiting():
+        now.time += 1
+    now.time += 3
+    with pytest.raises(KeyError), metrics.clock.paused():  # an evaluation that fails counts, too
+        now.time += 50
+        raise KeyError
+    line = metrics.line(1, 0.0)
+    assert (line["tokens_per_s"], line["data_wait"], line["seconds"]) == (25.0, 0.25, 54)
+    now.time += 1
+    assert metrics.clock.lap() == (1.0, 0.0)  # neither leaks into the next lap
+
+
+def test_a_resumed_run_logs_what_an_unbroken_one_does(metrics, now):
+    steps = [
+        (torch.tensor(x / 7, dtype=torch.float32), 3 + i, x) for i, x in enumerate((5.0, 6, 7))
+    ]
+    other = make(now)
+    for loss, n, norm in steps:
+        other.add(loss, n, norm)
+    metrics.add(*steps[0])
+    state = json.loads(json.dumps(metrics.state_dict()))
+    resumed = make(now)
+    resumed.load_state_dict(state)
+    for loss, n, norm in steps[1:]:
+        resumed.add(loss, n, norm)
+    keys = ("tokens", "loss", "grad_norm", "skipped_steps")
+    ours, theirs = resumed.line(3, 0.0), other.line(3, 0.0)
+    assert [ours[k] for k in keys] == [theirs[k] for k in keys]  # bit for bit
+
+
+def test_only_the_main_rank_carries_a_restored_sum(metrics, now):
+    metrics.add(torch.tensor(6.0), 3, grad_norm=1.0)
+    second = make(now, World(1, 1, 1, 1, torch.device("cpu")))  # sees itself only
+    second.load_state_dict(metrics.state_dict())
+    assert second.state_dict()["loss_sum"] == 0 and second.state_dict()["line_tokens"] == 3

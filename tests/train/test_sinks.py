@@ -1,0 +1,233 @@
+"""Every place metrics go to: what is written, what a resumed run finds, and what must not crash."""
+
+import json
+import logging
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from gam_scale.config import LogConfig, RunConfig
+from gam_scale.train.sinks import JsonLines, MetricLog, format_line, read_metrics, setup_logging
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    """No key, no switch and no logging handler is inherited from, or left to, other tests."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_SILENT", "WANDB_ERROR_REPORTING"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    logger = logging.getLogger("gam_scale")
+    state = logger.propagate, logger.level
+    yield
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate, logger.level = state
+
+
+def line(step: int, **more) -> dict:
+    return {"step": step, "tokens": 10 * step, "loss": 5.0 / step, "lr": 3e-4} | more
+
+
+def config(wandb: str = "off", tensorboard: bool = False) -> RunConfig:
+    return RunConfig(log=LogConfig(wandb=wandb, tensorboard=tensorboard))
+
+
+def steps(path) -> list[int]:
+    return [json.loads(row)["step"] for row in path.read_text().splitlines()]
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path):
+    sink = JsonLines(tmp_path / "m.jsonl")
+    sink.write(line(1, loss=math.nan, perplexity=math.inf, grad_norm=-math.inf))
+    row = (tmp_path / "m.jsonl").read_text()  # flushed: readable while the run goes on
+    assert json.loads(row) == line(1, loss=None, perplexity=None, grad_norm=None)
+    sink.close()
+
+
+@pytest.mark.parametrize(
+    ("resume", "kept"), [(0, []), (3, [1, 2, 3]), (4, [1, 2, 3, 4]), (9, [1, 2, 3, 4, 5])]
+)
+def test_a_resumed_run_drops_the_lines_past_its_checkpoint(tmp_path, resume, kept):
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps(line(s)) + "\n" for s in range(1, 6)))
+    sink = JsonLines(path, resume)
+    assert steps(path) == kept
+    sink.write(line(resume + 1))
+    sink.close()
+    assert steps(path) == [*kept, resume + 1]
+    assert list(tmp_path.iterdir()) == [path]  # no temporary file stays
+
+
+@pytest.mark.parametrize("cut", ['{"step": 3, "lo', '{"step": 3', "12", "\x00\x00", "\n\n"])
+def test_a_line_cut_by_a_kill_is_mended(tmp_path, cut):
+    path = tmp_path / "m.jsonl"
+    path.write_text(f"{json.dumps(line(1))}\n{json.dumps(line(2))}\n{cut}")
+    assert [m["step"] for m in read_metrics(path)] == [1, 2]
+    JsonLines(path, 5).close()
+    assert steps(path) == [1, 2]
+
+
+def test_a_whole_last_line_without_its_newline_is_kept(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text(json.dumps(line(1)))
+    sink = JsonLines(path, 1)
+    sink.write(line(2))
+    sink.close()
+    assert steps(path) == [1, 2]
+
+
+def test_no_metrics_yet(tmp_path):
+    assert read_metrics(tmp_path / "missing.jsonl") == []
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    with MetricLog(tmp_path / "run", config("auto", True), False, 10) as log:
+        log.log(line(1))
+    assert not (tmp_path / "run").exists()
+
+
+def test_console_lines():
+    full = line(120, loss=5.1234, perplexity=167.94, grad_norm=0.912, tokens_per_s=12_345.6)
+    full |= {"mfu": 0.612, "memory_bytes": 9e8, "data_wait": 0.004, "skipped_steps": 0}
+    assert format_line(full, 500) == (
+        "step 120/500  loss 5.123  ppl 167.9  lr 3.0e-04  gnorm 0.91  12.3k tok/s  mfu 61%  "
+        "mem 0.9 GB  wait 0%"
+    )
+    more = format_line(full | {"skipped_steps": 2, "val_loss": 4.5, "val_perplexity": 90.02}, 500)
+    assert more.endswith("wait 0%  skipped 2  val loss 4.500  val ppl 90.0")
+    assert format_line({"step": 1, "loss": math.nan}, 2) == "step 1/2  loss nan"
+
+
+def test_rank_0_logs_to_console_and_file_other_ranks_to_their_file(tmp_path, capsys):
+    setup_logging(tmp_path, 0)
+    setup_logging(tmp_path, 0).warning("once")  # setting up twice must not print twice
+    assert capsys.readouterr().err == "warning: once\n"
+    setup_logging(tmp_path, 1).info("quiet")
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "logs/rank0.log").read_text().count("once") == 1
+    assert "quiet" in (tmp_path / "logs/rank1.log").read_text()
+
+
+def test_without_a_terminal_every_line_is_printed(tmp_path, capsys):
+    setup_logging(tmp_path, 0)
+    with MetricLog(tmp_path, config(), True, 2) as log:
+        log.log(line(1))
+        log.log(line(2))
+    printed = capsys.readouterr().err
+    assert printed.splitlines() == [format_line(line(s), 2) for s in (1, 2)]
+    assert (tmp_path / "logs/rank0.log").read_text().count("step ") == 2
+
+
+def test_on_a_terminal_a_bar_moves_and_evaluations_are_printed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    setup_logging(tmp_path, 0)
+    with MetricLog(tmp_path, config(), True, 2) as log:
+        log.log(line(1, grad_norm=1.0))
+        log.log(line(2, grad_norm=1.0, val_loss=4.5))
+    printed = capsys.readouterr().err
+    assert "step 2/2" in printed and "eta 0:00:00" in printed
+    assert "val loss 4.500" in printed and printed.count("gnorm") == 1
+    assert (tmp_path / "logs/rank0.log").read_text().count("gnorm") == 2
+
+
+def test_tensorboard_gets_every_finite_number(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with MetricLog(tmp_path, config(tensorboard=True), True, 2) as log:
+        log.log(line(1, grad_norm=math.nan))
+        log.log(line(2, val_loss=4.0))
+    events = reader.EventAccumulator(str(tmp_path / "logs/tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 5.0), (2, 2.5)]
+    assert [(e.step, e.value) for e in events.Scalars("val/loss")] == [(2, 4.0)]
+    assert "train/grad_norm" not in events.Tags()["scalars"]
+
+
+def test_wandb_offline_without_key_or_network(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # whoever tries the network is refused
+    setup_logging(tmp_path, 0)
+    for start in (0, 1):  # the second is the same run, resumed
+        with MetricLog(tmp_path, config("auto"), True, 2, start) as log:
+            log.log(line(start + 1))
+    run_id = (tmp_path / "logs/wandb_id").read_text().strip()
+    records = list((tmp_path / "logs/wandb").glob(f"offline-run-*-{run_id}/*.wandb"))
+    assert records and all(b"train/loss" in path.read_bytes() for path in records)
+    assert "wandb" not in "".join(capfd.readouterr()), "wandb talks on the console"
+
+
+def failing_wandb(where: str):
+    """A wandb that raises in ``where``: init, log or finish."""
+
+    def fail_in(name):
+        def call(*args, **kwargs):
+            if name == where:
+                raise RuntimeError("service says no\nat length")
+
+        return call
+
+    run = SimpleNamespace(
+        define_metric=fail_in("define"), log=fail_in("log"), finish=fail_in("finish")
+    )
+    return SimpleNamespace(
+        init=lambda **kwargs: fail_in("init")() or run,
+        Settings=lambda **kwargs: kwargs,
+        teardown=lambda: None,
+    )
+
+
+@pytest.mark.parametrize("where", ["init", "define", "log", "finish"])
+def test_a_failing_wandb_costs_one_line_and_no_run(tmp_path, monkeypatch, capsys, where):
+    monkeypatch.setitem(sys.modules, "wandb", failing_wandb(where))
+    setup_logging(tmp_path, 0)
+    with MetricLog(tmp_path, config("auto"), True, 2) as log:
+        log.log(line(1))
+        log.log(line(2))
+    assert capsys.readouterr().err.count("warning: wandb off: service says no\n") == 1
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2]
+
+
+def test_wandb_goes_offline_where_its_service_cannot_be_reached(tmp_path, monkeypatch, capsys):
+    modes, logged = [], []
+
+    def init(mode, **kwargs):
+        modes.append(mode)
+        if mode == "online":
+            raise RuntimeError("no route")
+        return SimpleNamespace(define_metric=lambda *a, **k: None, log=logged.append, finish=int)
+
+    fake = SimpleNamespace(init=init, Settings=dict, teardown=lambda: modes.append("teardown"))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    setup_logging(tmp_path, 0)
+    with MetricLog(tmp_path, config("auto"), True, 1) as log:
+        log.log(line(1))
+    assert modes == ["online", "teardown", "offline"]
+    assert logged[0]["step"] == 1 and logged[0]["train/loss"] == 5.0
+    assert "wandb logs offline: no route" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("mode", "key"), [("offline", "k" * 40), ("auto", "")])
+def test_wandb_stays_offline_when_told_or_without_a_key(tmp_path, monkeypatch, mode, key):
+    modes = []
+    run = SimpleNamespace(define_metric=lambda *a, **k: None, log=print, finish=int)
+    fake = SimpleNamespace(init=lambda mode, **k: modes.append(mode) or run, Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    MetricLog(tmp_path, config(mode), True, 1).close()
+    assert modes == ["offline"]
+
+
+@pytest.mark.parametrize("name", ["wandb", "torch.utils.tensorboard"])
+def test_a_package_that_is_missing_is_one_line(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setitem(sys.modules, name, None)  # import raises ImportError
+    setup_logging(tmp_path, 0)
+    one = config("auto") if name == "wandb" else config(tensorboard=True)
+    with MetricLog(tmp_path, one, True, 1) as log:
+        log.log(line(1))
+    assert capsys.readouterr().err.count("is not installed\n") == 1
+    assert steps(tmp_path / "metrics.jsonl") == [1]
