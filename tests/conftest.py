@@ -1,6 +1,8 @@
-"""A small prepared set of generated text, shared by the tests that train."""
+"""A small prepared set of generated text, and the config of a tiny run on it."""
 
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
 
+COMPARED = ("step", "tokens", "loss", "lr", "grad_norm", "skipped_steps", "val_loss")
 TEXT = "the a cat dog bird tree sees likes finds under over near and then sleeps runs sings"
 WORDS = TEXT.split()
 
@@ -29,3 +32,53 @@ def prepared_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = parse_source(str(folder / "*.txt"))
     prepare(PrepareSpec(out, [source], vocab_size=320, valid_fraction=0.1))
     return out
+
+
+@pytest.fixture
+def tiny(prepared_set: Path) -> Callable[..., dict]:
+    """``tiny(run_dir, section={...})`` -> the parsed JSON of a config that trains in a second."""
+
+    def make(run_dir: Path, **changes: dict) -> dict:
+        config = {
+            "model": {
+                "d_model": 32,
+                "n_layers": 2,
+                "max_seq_len": 48,
+                "dropout": 0.1,
+                "gam": {"n_slots": 16},
+            },
+            "data": {"sets": [{"path": str(prepared_set)}], "seq_len": 48},
+            "train": {
+                "steps": 20,
+                "global_batch_size": 4,
+                "micro_batch_size": 2,
+                "lr": 3e-3,
+                "warmup_steps": 3,
+                "compile": "off",
+            },
+            "parallel": {"engine": "torch", "device": "cpu"},
+            "eval": {"every_steps": 10, "max_tokens": 200, "batch_size": 2},
+            "checkpoint": {"every_steps": 6},
+            "log": {
+                "run_dir": str(run_dir),
+                "every_steps": 4,
+                "wandb": "off",
+                "tensorboard": False,
+            },
+        }
+        for section, values in changes.items():
+            config[section] |= values
+        return config
+
+    return make
+
+
+@pytest.fixture
+def curve() -> Callable[[Path], list[dict]]:
+    """``curve(run_dir)`` -> the logged lines without what depends on the clock."""
+
+    def read(run_dir: Path) -> list[dict]:
+        lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+        return [{k: line.get(k) for k in COMPARED} for line in lines]
+
+    return read

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gam_scale.charts import COLOURS, MAX_POINTS, _means, _smooth
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.report import COLOURS, MAX_POINTS, _means, _smooth, write_report
+from gam_scale.report import write_report
 from gam_scale.strict import to_dict
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from gam_scale.checkpoint.files import verify_folder
 from gam_scale.checkpoint.store import TOKENIZER, load_config_of, load_model, load_state, resolve
 from gam_scale.config import RunConfig
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
+from gam_scale.files import verify_folder
 from gam_scale.model.lm import LanguageModel, build_model
 
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gam_scale.checkpoint.files import atomic_folder, verify_folder, write_bytes, write_json
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
+from gam_scale.files import atomic_folder, verify_folder, write_bytes, write_json
 from gam_scale.strict import from_dict, read_json, to_dict
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"

@@ -15,6 +15,7 @@ from typing import Any
 import xxhash
 
 from gam_scale.errors import UserError
+from gam_scale.files import write_bytes
 
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.json"
@@ -101,22 +102,7 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     """Write ``folder/manifest.json`` in one step: a reader sees the old file, the new or none."""
     data = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(manifest)}
     text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(Path(folder) / MANIFEST_FILE, text.encode())
-
-
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` so that no reader, and no crash, ever finds half of it there."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_bytes(Path(folder) / MANIFEST_FILE, text.encode())
 
 
 def verify_files(folder: str | Path, manifest: Manifest, *, hashes: bool) -> None:

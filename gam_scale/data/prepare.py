@@ -28,7 +28,6 @@ from gam_scale.data.manifest import (
     read_manifest,
     sha256_of,
     verify_files,
-    write_atomically,
     write_manifest,
 )
 from gam_scale.data.mds import import_streaming
@@ -36,6 +35,7 @@ from gam_scale.data.progress import progress
 from gam_scale.data.sources import Source
 from gam_scale.data.tokenizer import Tokenizer, train_tokenizer
 from gam_scale.errors import UserError
+from gam_scale.files import write_bytes
 
 TOKENIZER_FILE = "tokenizer.model"
 BLOCK_TOKENS = 16384
@@ -144,7 +144,7 @@ def _tokenizer(spec: PrepareSpec, path: Path) -> Tokenizer:
     """Train a tokenizer on the training documents, or copy the given one, to ``path``."""
     if spec.tokenizer is not None:
         tokenizer = Tokenizer.load(spec.tokenizer)
-        write_atomically(path, tokenizer.model_bytes)
+        write_bytes(path, tokenizer.model_bytes)
         return tokenizer
     with progress("training the tokenizer", _text_bytes(spec, spec.train)) as counter:
 

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 import sentencepiece as spm
 
-from gam_scale.data.manifest import write_atomically
 from gam_scale.errors import UserError
+from gam_scale.files import write_bytes
 
 UNK_ID, BOS_ID = 0, 1
 SPECIAL_PIECES = 2 + 256  # <unk>, <s>, then one piece per byte
@@ -216,7 +216,7 @@ def train_tokenizer(
         )
     except RuntimeError as error:
         raise _training_error(str(error), vocab_size) from None
-    write_atomically(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
     return Tokenizer(buffer.getvalue(), str(path))
 
 

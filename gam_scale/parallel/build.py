@@ -1,6 +1,7 @@
 """From a config to a ready strategy, in one fixed order."""
 
 import torch
+import torch._functorch.config
 from torch import nn
 
 from gam_scale.config import RunConfig
@@ -20,7 +21,7 @@ def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strate
     """
     model = build_model(config.model, config.train.seed, world.device)
     if compiled:
-        compile_blocks(model)
+        compile_blocks(model, config.train.activation_budget)
     optimizer = build_optimizer(model, config)
     if config.parallel.engine == "deepspeed":
         from gam_scale.parallel.zero import DeepSpeedStrategy
@@ -29,10 +30,16 @@ def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strate
     return PlainStrategy(model, optimizer, world, config.train.precision)
 
 
-def compile_blocks(model: LanguageModel) -> None:
-    """torch.compile each block by itself: one small graph, compiled once for the whole stack."""
+def compile_blocks(model: LanguageModel, activation_budget: float) -> None:
+    """torch.compile each block by itself: one small graph, compiled once for the whole stack.
+
+    Args:
+        model: its blocks are compiled in place, at their first call.
+        activation_budget: see ``train.activation_budget``; a setting of the whole process.
+    """
+    torch._functorch.config.activation_memory_budget = activation_budget
     for block in model.blocks:
-        block.compile()
+        block.compile(dynamic=False)  # shapes are fixed: a changed one must not slow the others
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:

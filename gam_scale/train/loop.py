@@ -1,6 +1,5 @@
 """The training loop: one optimizer step after another, with evaluation, metrics, checkpoints."""
 
-import hashlib
 import math
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import torch
 from gam_scale import __version__
 from gam_scale.checkpoint.store import TrainState
 from gam_scale.config import RunConfig
+from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import Batch
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import Prefetcher, TrainStream, micro_batches, valid_batches
@@ -73,7 +73,8 @@ class Loop:
         n_targets, stops = self.world.sum(local_targets, float(stop.requested))
         if stops:
             return False
-        torch.manual_seed(_dropout_seed(train.seed, state.step, self.world.rank))
+        # Dropout masks follow from the step, so a resumed run draws the same ones.
+        torch.manual_seed(derive_seed(train.seed, "dropout", state.step, self.world.rank))
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
@@ -151,9 +152,3 @@ class Loop:
     def _prune(self) -> None:
         if self.world.is_main:
             self.run_dir.checkpoints.prune(self.config.checkpoint.keep_last)
-
-
-def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    """Dropout masks follow from the step, so a resumed run draws the same ones."""
-    digest = hashlib.blake2b(f"dropout/{seed}/{step}/{rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

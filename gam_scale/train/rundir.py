@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-from gam_scale.checkpoint.files import write_json
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
+from gam_scale.files import write_json
 from gam_scale.strict import read_json, to_dict
 
 MAY_CHANGE = (
@@ -14,6 +14,7 @@ MAY_CHANGE = (
     "train.epochs",
     "train.micro_batch_size",
     "train.compile",
+    "train.activation_budget",
     "parallel",
     "checkpoint",
     "eval",

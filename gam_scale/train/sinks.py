@@ -18,8 +18,8 @@ from typing import Any, Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gam_scale.checkpoint.files import write_bytes
 from gam_scale.config import RunConfig
+from gam_scale.files import write_bytes
 from gam_scale.strict import to_dict
 
 logger = logging.getLogger("gam_scale")

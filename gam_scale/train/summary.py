@@ -3,10 +3,10 @@
 from typing import Any
 
 from gam_scale import __version__
-from gam_scale.checkpoint.files import write_json
 from gam_scale.config import RunConfig
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.evaluate.loss import perplexity
+from gam_scale.files import write_json
 from gam_scale.generate import Sampling, generate
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.report import write_report

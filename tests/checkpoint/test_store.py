@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gam_scale.checkpoint import files
+from gam_scale import files
 from gam_scale.checkpoint.store import (
     MODEL,
     CheckpointStore,
@@ -74,7 +74,8 @@ KILLED_WHILE_SAVING = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from gam_scale.checkpoint import files, store
+from gam_scale import files
+from gam_scale.checkpoint import store
 from test_store import save, trained
 save(Path({folder!r}), 1)
 calls = 0

@@ -102,7 +102,7 @@ def test_a_checkpoint_that_is_none_or_of_another_shape(refused, config, tool, tm
     (checkpoint / "config.json").write_text(text)
     line = refused("generate", checkpoint)
     assert "config.json differs from what was saved" in line
-    from gam_scale.checkpoint.files import checksum
+    from gam_scale.files import checksum
 
     sums = json.loads((checkpoint / "checksums.json").read_text())
     sums["config.json"] = checksum(checkpoint / "config.json")

@@ -15,31 +15,19 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.fixture
-def start(tmp_path, prepared_set):
+def start(tmp_path, tiny):
     """``start(name, launcher words, engine)`` starts a run of 8 steps in ``tmp_path / name``."""
 
-    def run(name, launcher, engine="deepspeed", steps=8, env=None, **train):
-        config = {
-            "model": {
-                "d_model": 16,
-                "n_layers": 1,
-                "max_seq_len": 32,
-                "dropout": 0.0,
-                "gam": {"n_slots": 4},
-            },
-            "data": {"sets": [{"path": str(prepared_set)}], "seq_len": 32},
-            "train": {"steps": steps, "global_batch_size": 4, "micro_batch_size": 2, "lr": 1e-2}
-            | {"warmup_steps": 1, "compile": "off"}
-            | train,
-            "parallel": {"engine": engine, "device": "cpu"},
-            "checkpoint": {"every_steps": 50},
-            "log": {
-                "run_dir": str(tmp_path / name),
-                "every_steps": 1,
-                "wandb": "off",
-                "tensorboard": False,
-            },
-        }
+    def run(name, launcher, engine="deepspeed", steps=8, env=None):
+        config = tiny(
+            tmp_path / name,
+            model={"d_model": 16, "n_layers": 1, "dropout": 0.0},
+            train={"steps": steps, "lr": 1e-2, "warmup_steps": 1},
+            parallel={"engine": engine},
+            checkpoint={"every_steps": 50},
+            eval={"every_steps": 0},
+            log={"every_steps": 1},
+        )
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps(config))
         command = [*launcher, "tools/pretrain.py", "--config", str(path)]
@@ -105,7 +93,7 @@ def _has_step(metrics: Path, step: int) -> bool:
     return metrics.exists() and f'"step": {step},' in metrics.read_text()
 
 
-def test_evaluate_and_generate_need_only_the_checkpoint(tmp_path, start, tool, prepared_set):
+def test_evaluate_and_generate_need_only_the_checkpoint(tmp_path, start, tool):
     finish(start("run", [sys.executable], engine="torch", steps=60))
     checkpoint = (tmp_path / "run" / "checkpoints" / "step-00000060").rename(tmp_path / "alone")
     done = tool("evaluate", checkpoint, "--json")

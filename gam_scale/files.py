@@ -15,17 +15,22 @@ from gam_scale.errors import UserError
 CHECKSUMS = "checksums.json"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a kill at any instant leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file so that no reader, and no crash, ever finds half of it at ``path``."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any) -> None:
     """:func:`write_bytes` for JSON."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
