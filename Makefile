@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-slow lint format install clean
+.PHONY: help quickstart test lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -15,11 +15,7 @@ quickstart:      ## install, then train a small GAM on the standard library's so
 test:            ## install, then run the tests and the style checks
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest -m "not slow"
-
-test-slow:       ## the tests that take minutes each
-	@$(PYTHON) tools/bootstrap.py --extras all
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest
 
 lint:            ## style checks alone
 	@$(BIN)/ruff format --check -q .

@@ -121,7 +121,9 @@ class TrainConfig:
     eps: float = option(1e-8, "AdamW's epsilon", above=0)
     weight_decay: float = option(0.1, "AdamW's decoupled decay", at_least=0)
     decay: Literal["matrices", "all"] = option(
-        "matrices", "which parameters decay: those of two or more dims, or all (the paper's)"
+        "matrices",
+        "which parameters decay: those of two or more dims but Mamba's decay rates, or all (the "
+        "paper's)",
     )
     grad_clip: float = option(1.0, "largest global gradient norm; 0: no clipping", at_least=0)
     precision: Literal["fp32", "bf16"] = option(
