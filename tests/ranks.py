@@ -1,8 +1,8 @@
 """Run a test's function on several gloo ranks, each a process of its own.
 
 ``run_ranks(function, world_size, key=value, ...)`` calls ``function(world, key=value, ...)`` on
-every rank and returns what each returned (JSON values). If a rank fails, the others are killed and
-its traceback is the test's failure; nothing outlives ``TIMEOUT`` seconds.
+every rank and returns what each returned (JSON values). If ranks fail, their tracebacks are the
+test's failure and the others are killed; nothing outlives ``TIMEOUT`` seconds.
 """
 
 import importlib.util
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 180
+GRACE = 5
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -54,21 +55,25 @@ def run_ranks(function: Callable[..., Any], world_size: int, **arguments: Any) -
 
 
 def _wait(ranks: list[tuple[subprocess.Popen, Any]]) -> None:
+    """Until all have ended, or ``GRACE`` seconds after one failed: its peers see a closed
+    connection, may well be noticed first, and must not hide the rank that knows why."""
     deadline = time.monotonic() + TIMEOUT
-    running = set(range(len(ranks)))
-    while running:
-        for rank in sorted(running):
-            process, errors = ranks[rank]
-            status = process.poll()
-            if status is None and time.monotonic() < deadline:
-                continue
-            errors.seek(0)
-            if status is None:
-                raise AssertionError(f"rank {rank} did not end in {TIMEOUT} s\n{errors.read()}")
-            if status != 0:
-                raise AssertionError(f"rank {rank} exited with {status}\n{errors.read()}")
-            running.discard(rank)
+    running = [process for process, _ in ranks]
+    failed = False
+    while running and time.monotonic() < deadline:
         time.sleep(0.02)
+        running = [process for process in running if process.poll() is None]
+        if not failed and any(process.returncode for process, _ in ranks):
+            failed = True
+            deadline = min(deadline, time.monotonic() + GRACE)
+    reports = []
+    for rank, (process, errors) in enumerate(ranks):
+        if process.returncode == 0 or (failed and process.returncode is None):
+            continue
+        errors.seek(0)
+        end = f"exited with {process.returncode}" if failed else f"did not end in {TIMEOUT} s"
+        reports.append(f"rank {rank} {end}\n{errors.read()}")
+    assert not reports, "\n".join(reports)
 
 
 def _child(file: str, name: str, arguments: str, result: str) -> None:

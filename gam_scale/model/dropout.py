@@ -27,8 +27,25 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
         dropped = round(self.p * (1 << 16))  # of the 2**16 values of a lane
-        draws = torch.empty(-(-x.numel() // LANES), dtype=torch.int64, device=x.device)
-        draws.random_(-(1 << 63), None)  # all 64 bits
-        lanes = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        keep = lanes >= dropped - (1 << 15)
+        keep = _keep_mask(x, dropped)
         return torch.where(keep, x * ((1 << 16) / ((1 << 16) - dropped)), 0.0)
+
+
+@torch.library.custom_op(
+    "gam_scale::keep_mask", mutates_args=(), tags=torch.Tag.nondeterministic_seeded
+)
+def _keep_mask(like: Tensor, dropped: int) -> Tensor:
+    """True with probability ``1 - dropped / 2**16``, in the shape of ``like``.
+
+    One opaque operator, so that a compiled block is one graph, in which a tagged draw is never
+    recomputed: the backward pass needs the mask of the forward pass.
+    """
+    draws = torch.empty(-(-like.numel() // LANES), dtype=torch.int64)
+    draws.random_(-(1 << 63), None)  # all 64 bits
+    lanes = draws.view(torch.int16)[: like.numel()].view(like.shape)
+    return lanes >= dropped - (1 << 15)
+
+
+@_keep_mask.register_fake
+def _(like: Tensor, dropped: int) -> Tensor:
+    return torch.empty(like.shape, dtype=torch.bool, device=like.device)

@@ -1,9 +1,9 @@
 """The position-wise feed-forward network of every residual block."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.model.dropout import Dropout
+from gam_scale.model.gelu import gelu
 
 
 class FeedForward(nn.Module):
@@ -18,7 +18,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
-        return self.dropout(self.down(F.gelu(self.up(x))))
+        return self.dropout(self.down(gelu(self.up(x))))
 
     def flops_per_token(self) -> float:
         """Both matmuls, a multiply-add counted as two."""

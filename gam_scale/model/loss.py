@@ -30,7 +30,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     w = weight.to(dtype)
     total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
     for h, t in zip(*_chunks(hidden, targets, weight.shape[0]), strict=True):
-        log_p = F.log_softmax(F.linear(h.to(dtype), w), dim=-1, dtype=total.dtype)
+        log_p = _log_softmax(F.linear(h.to(dtype), w), total.dtype)
         total += F.nll_loss(log_p, t, ignore_index=IGNORE, reduction="sum")
     return total
 
@@ -46,11 +46,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunks = _chunks(hidden, targets, weight.shape[0])
         for h, t, out in zip(*chunks, grad_hidden.split(chunks[0][0].shape[0]), strict=True):
             h = h.to(dtype)
-            log_p = F.log_softmax(F.linear(h, w), dim=-1, dtype=total.dtype)  # (n, V)
+            log_p = _log_softmax(F.linear(h, w), total.dtype)  # (n, V)
             total += F.nll_loss(log_p, t, ignore_index=IGNORE, reduction="sum")
             grad = _grad_of_logits(log_p, t).to(dtype)
             torch.mm(grad, w, out=out) if out.dtype == dtype else out.copy_(grad @ w)
-            _accumulate(grad_weight, grad, h)
+            # Ignored rows are cleared here, in (n, d), at a fraction of a pass over (n, V).
+            ignored = (t == IGNORE).unsqueeze(1)
+            out.masked_fill_(ignored, 0.0)
+            _accumulate(grad_weight, grad, h.masked_fill(ignored, 0.0))
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
         return total
 
@@ -61,12 +64,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden.mul_(grad_output), grad_weight.mul_(grad_output), None
 
 
+def _log_softmax(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Over the last dim, in the place of ``logits`` where the dtype allows: one buffer, not two."""
+    if logits.dtype != dtype:
+        return F.log_softmax(logits, dim=-1, dtype=dtype)
+    return torch.log_softmax(logits, -1, out=logits)
+
+
 def _grad_of_logits(log_p: Tensor, targets: Tensor) -> Tensor:
-    """softmax minus one-hot, zero on ignored rows; overwrites ``log_p`` (n, V)."""
-    valid = targets != IGNORE
+    """softmax minus one-hot (n, V), in the place of ``log_p``; of no meaning in ignored rows."""
     grad = log_p.exp_()
-    grad.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), -torch.ones_like(grad[:, :1]))
-    return grad.mul_(valid.unsqueeze(1))
+    return grad.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), -torch.ones_like(grad[:, :1]))
 
 
 def _accumulate(grad_weight: Tensor, grad: Tensor, h: Tensor) -> None:
@@ -77,7 +85,8 @@ def _accumulate(grad_weight: Tensor, grad: Tensor, h: Tensor) -> None:
 
 
 def _chunks(hidden: Tensor, targets: Tensor, vocab: int) -> tuple[tuple[Tensor, ...], ...]:
-    rows = max(1, min(hidden.shape[0], CHUNK_ELEMENTS // vocab))
+    n = -(-hidden.shape[0] * vocab // CHUNK_ELEMENTS)
+    rows = max(1, -(-hidden.shape[0] // max(1, n)))  # of one size: a short last one is slow
     return hidden.split(rows), targets.split(rows)
 
 
