@@ -23,9 +23,14 @@ import torch
 
 from benchmarks.plain_gam import PlainGAM
 from gam_scale.config import ModelConfig, TrainConfig
-from gam_scale.hardware import can_compile, peak_memory_bytes, reset_peak_memory
+from gam_scale.hardware import (
+    can_compile,
+    keep_freed_memory,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
 from gam_scale.model.lm import LanguageModel, build_model
-from gam_scale.parallel.build import compile_blocks
+from gam_scale.parallel.blocks import prepare_blocks
 
 ROWS = ("plain", "gam", "attention", "mamba")
 
@@ -66,7 +71,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n-layers", type=int, default=6)
     parser.add_argument("--vocab-size", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
-    parser.add_argument("--activation-budget", type=float, default=TrainConfig.activation_budget)
+    parser.add_argument(
+        "--recompute", default=TrainConfig.recompute, choices=["none", "selective", "full"]
+    )
     parser.add_argument("--eager", action="store_true", help="do not compile our models")
     return parser.parse_args()
 
@@ -84,10 +91,12 @@ def measure(args: argparse.Namespace) -> dict:
     device = torch.device(args.device)
     config = model_config(args)
     ours = args.row != "plain"
+    if ours:
+        keep_freed_memory()  # as every CPU run of ours does
     model = build_model(config, 0, device) if ours else PlainGAM(config).to(device)
     compiled = ours and not args.eager and can_compile(device)[0]
-    if compiled:
-        compile_blocks(model, args.activation_budget)
+    if ours:
+        prepare_blocks(model, args.recompute, compiled=compiled)
     # The plain row has what torch.optim.AdamW does by default, ours its fused form.
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True if ours else None)
     tokens = torch.randint(config.vocab_size, (args.batch, args.seq_len + 1), device=device)

@@ -132,12 +132,11 @@ class TrainConfig:
     compile: Literal["auto", "on", "off"] = option(
         "auto", "torch.compile per block; auto: where a C++ (CPU) or Triton (GPU) toolchain is"
     )
-    activation_budget: float = option(
-        0.7,
-        "share of a compiled block's activations kept for backward, the others recomputed; at the "
-        "paper's size 1 takes 815 MB a step, 0.7 639 MB, 0.4 513 MB and 8% more time",
-        at_least=0,
-        at_most=1,
+    recompute: Literal["none", "selective", "full"] = option(
+        "selective",
+        "what a block computes again in backward instead of keeping it; none: nothing; selective: "
+        "all but matmuls, attention, scans and masks; full: all but its input and masks. At the "
+        "paper's size a step takes 732, 571 and 447 MB, and full 14% more time",
     )
     seed: int = option(0, "seeds weights, dropout and data order", at_least=0)
 

@@ -1,6 +1,7 @@
 """Peaks, memory, threads and toolchains, with the parts of other machines put in by hand."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -199,3 +200,20 @@ def test_gpu_toolchains(toolchain, monkeypatch):
     assert can_compile("cuda") == (True, "triton")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (6, 1))
     assert can_compile("cuda")[1] == "triton needs compute capability 7.0, this GPU has 6.1"
+
+
+def test_freed_memory_is_reused():
+    script = """
+import resource, torch
+from gam_scale.hardware import keep_freed_memory
+keep_freed_memory()
+for _ in range(60):
+    torch.ones(1 << 23)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", s], stdout=subprocess.PIPE, check=True).stdout)
+        for s in (script, script.replace("\nkeep_freed_memory()", ""))
+    )
+    # Sixty tensors of 8192 pages each, all but the first few in memory that is there already.
+    assert given_back - kept > 30 * 8192

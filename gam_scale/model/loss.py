@@ -44,9 +44,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=_loss_dtype(hidden))
         total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
         chunks = _chunks(hidden, targets, weight.shape[0])
-        for h, t, out in zip(*chunks, grad_hidden.split(chunks[0][0].shape[0]), strict=True):
+        rows = chunks[0][0].shape[0]
+        logits = torch.empty(rows, weight.shape[0], dtype=dtype, device=hidden.device)
+        for h, t, out in zip(*chunks, grad_hidden.split(rows), strict=True):
             h = h.to(dtype)
-            log_p = _log_softmax(F.linear(h, w), total.dtype)  # (n, V)
+            z = torch.mm(h, w.t(), out=logits[: h.shape[0]])
+            log_p = _log_softmax(z, total.dtype)  # (n, V)
             total += F.nll_loss(log_p, t, ignore_index=IGNORE, reduction="sum")
             grad = _grad_of_logits(log_p, t).to(dtype)
             torch.mm(grad, w, out=out) if out.dtype == dtype else out.copy_(grad @ w)

@@ -1,11 +1,11 @@
 """From a config to a ready strategy, in one fixed order."""
 
 import torch
-import torch._functorch.config
 from torch import nn
 
 from gam_scale.config import RunConfig
-from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.lm import build_model
+from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
@@ -20,26 +20,13 @@ def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strate
         compiled: run each block through torch.compile.
     """
     model = build_model(config.model, config.train.seed, world.device)
-    if compiled:
-        compile_blocks(model, config.train.activation_budget)
+    prepare_blocks(model, config.train.recompute, compiled=compiled)
     optimizer = build_optimizer(model, config)
     if config.parallel.engine == "deepspeed":
         from gam_scale.parallel.zero import DeepSpeedStrategy
 
         return DeepSpeedStrategy(model, optimizer, world, config)
     return PlainStrategy(model, optimizer, world, config.train.precision)
-
-
-def compile_blocks(model: LanguageModel, activation_budget: float) -> None:
-    """torch.compile each block by itself: one small graph, compiled once for the whole stack.
-
-    Args:
-        model: its blocks are compiled in place, at their first call.
-        activation_budget: see ``train.activation_budget``; a setting of the whole process.
-    """
-    torch._functorch.config.activation_memory_budget = activation_budget
-    for block in model.blocks:
-        block.compile(dynamic=False)  # shapes are fixed: a changed one must not slow the others
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:

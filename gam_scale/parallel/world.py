@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gam_scale.errors import UserError
-from gam_scale.hardware import cpu_threads
+from gam_scale.hardware import cpu_threads, keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def start(device: str) -> World:
         where = torch.device("cpu")
         # The same number of threads however a run is launched: additions keep their order.
         torch.set_num_threads(cpu_threads(local_size))
+        keep_freed_memory()
     if not dist.is_initialized():
         dist.init_process_group("cuda:nccl,cpu:gloo" if use_cuda else "gloo")
     return World(rank, world_size, local_rank, local_size, where)

@@ -14,7 +14,7 @@ MAY_CHANGE = (
     "train.epochs",
     "train.micro_batch_size",
     "train.compile",
-    "train.activation_budget",
+    "train.recompute",
     "parallel",
     "checkpoint",
     "eval",

@@ -1,0 +1,57 @@
+"""Blocks as they run: recomputed and compiled ones give the loss and gradients of plain ones."""
+
+import pytest
+import torch
+
+from gam_scale.config import ModelConfig
+from gam_scale.hardware import can_compile
+from gam_scale.model.lm import build_model
+from gam_scale.parallel.blocks import prepare_blocks
+
+SHAPE = {"d_model": 32, "n_layers": 2, "vocab_size": 61, "max_seq_len": 16, "dropout": 0.3}
+BLOCKS = ("gam", "attention", "mamba")
+
+needs_compiler = pytest.mark.skipif(not can_compile("cpu")[0], reason=can_compile("cpu")[1])
+
+
+def model_and_tokens(block):
+    tokens = torch.randint(61, (3, 17), generator=torch.Generator().manual_seed(0))
+    return build_model(ModelConfig(block=block, **SHAPE), seed=0), tokens
+
+
+def loss_and_gradients(model, tokens):
+    torch.manual_seed(7)  # dropout
+    loss = model(tokens[:, :-1], tokens[:, 1:])
+    return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputing_changes_nothing(block, recompute):
+    """Dropout masks included: one drawn again would be another one."""
+    model, tokens = model_and_tokens(block)
+    expected = loss_and_gradients(model, tokens)
+    prepare_blocks(model, recompute, compiled=False)
+    for a, b in zip(loss_and_gradients(model, tokens), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@needs_compiler
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_compiling_changes_nothing(recompute):
+    torch._dynamo.reset()
+    model, tokens = model_and_tokens("gam")
+    expected = loss_and_gradients(model, tokens)
+    prepare_blocks(model, recompute, compiled=True)
+    # Sums in another order: some hundred float32 roundings of numbers of the same size.
+    for a, b in zip(loss_and_gradients(model, tokens), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_is_one_graph(block):
+    torch._dynamo.reset()
+    model, _ = model_and_tokens(block)
+    positions = torch.arange(16).expand(3, 16).contiguous()
+    explained = torch._dynamo.explain(model.blocks[0])(torch.randn(3, 16, 32), positions)
+    assert explained.graph_break_count == 0
