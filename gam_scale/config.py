@@ -7,7 +7,7 @@ defaults below. ``python tools/pretrain.py --help-config`` prints this file as a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gam_scale.errors import UserError
 from gam_scale.strict import apply_overrides, from_dict, option, read_json, section
@@ -143,10 +143,34 @@ class TrainConfig:
 
 @dataclass
 class ParallelConfig:
-    """Which engine runs the step, and on what."""
+    """Which engine runs the step, what it shards, and on what."""
 
-    engine: Literal["deepspeed", "torch"] = option(
-        "deepspeed", "deepspeed: ZeRO stage 0; torch: a plain loop, gradients all-reduced"
+    engine: Literal["deepspeed", "fsdp", "torch"] = option(
+        "deepspeed",
+        "deepspeed: ZeRO; fsdp: PyTorch's fully_shard (FSDP2); torch: a plain loop, everything on "
+        "every rank, gradients all-reduced",
+    )
+    zero_stage: Literal[0, 1, 2, 3] = option(
+        0,
+        "deepspeed: what is sharded over the ranks; 0: nothing, 1: optimizer, 2: and gradients, "
+        "3: and parameters",
+    )
+    shard_ranks: int = option(
+        0,
+        "fsdp: ranks that share one copy of the model, which is replicated over the others; 0: all",
+        at_least=0,
+    )
+    reshard_after_forward: bool = option(
+        True, "fsdp: free a block's gathered parameters until its backward pass gathers them again"
+    )
+    offload: Literal["none", "optimizer", "parameters"] = option(
+        "none",
+        "what a sharding engine keeps outside the device: optimizer (deepspeed stages 1 to 3), or "
+        "parameters too (deepspeed stage 3, fsdp)",
+    )
+    nvme_path: str = option("", "deepspeed stage 3: offload to this folder, not to CPU memory")
+    deepspeed: dict[str, Any] = option(
+        {}, "raw DeepSpeed options, merged into those that the rest of this config makes"
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU where there is one")
 

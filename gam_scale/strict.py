@@ -1,7 +1,8 @@
 """Strict JSON for dataclasses: every unknown key, wrong type and value out of range is named.
 
 A field is declared with :func:`option`, which keeps its documentation and its bounds beside its
-default. Supported types: bool, int, float, str, ``Literal``, ``list[T]`` and nested dataclasses.
+default. Supported types: bool, int, float, str, ``Literal``, ``list[T]``, nested dataclasses, and
+``dict[str, Any]`` for options that another package checks.
 """
 
 import dataclasses
@@ -29,8 +30,8 @@ def option(
     """A dataclass field with its documentation and its accepted range."""
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     meta = {"doc": doc, "bounds": {k: v for k, v in bounds.items() if v is not None}}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=default.copy, metadata=meta)
     return dataclasses.field(default=default, metadata=meta)
 
 
@@ -118,6 +119,10 @@ def _convert(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         return _literal(hint, value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where} is {_show(value)}; expected an object")
+        return value
     if origin is list:
         if not isinstance(value, list):
             raise UserError(f"{where} is {_show(value)}; expected a {_type_name(hint)}")
@@ -162,6 +167,8 @@ def _type_name(hint: Any) -> str:
         return " | ".join(json.dumps(c) for c in typing.get_args(hint))
     if origin is list:
         return f"list of {_type_name(typing.get_args(hint)[0])}"
+    if origin is dict:
+        return "an object"
     names: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
     names[str] = "a string"
     return names.get(hint, "an object" if isinstance(hint, type) else str(hint))
