@@ -8,7 +8,6 @@ test's failure and the others are killed; nothing outlives ``TIMEOUT`` seconds.
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 TIMEOUT = 180
 GRACE = 5
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,9 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def run_ranks(function: Callable[..., Any], world_size: int, **arguments: Any) -> list[Any]:
     """See the module's docstring; ``function`` is a module-level function of a test file."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # The ranks meet in a store that lives here, as under torchrun: no port that is free now and
+    # taken a moment later.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, function.__code__.co_filename, function.__name__]
         ranks = []
@@ -37,7 +38,8 @@ def run_ranks(function: Callable[..., Any], world_size: int, **arguments: Any) -
                 "LOCAL_RANK": str(rank),
                 "LOCAL_WORLD_SIZE": str(world_size),
                 "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
+                "MASTER_PORT": str(store.port),
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
                 "OMP_NUM_THREADS": "1",
                 "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
             }

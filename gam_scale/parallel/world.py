@@ -78,7 +78,11 @@ def start(device: str) -> World:
         torch.set_num_threads(cpu_threads(local_size))
         keep_freed_memory()
     if not dist.is_initialized():
-        dist.init_process_group("cuda:nccl,cpu:gloo" if use_cuda else "gloo")
+        backend = "cuda:nccl,cpu:gloo" if use_cuda else "gloo"
+        if world_size == 1:  # nobody to meet: no port that something else might take meanwhile
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend)
     return World(rank, world_size, local_rank, local_size, where)
 
 
