@@ -168,7 +168,6 @@ class ParallelConfig:
         "what a sharding engine keeps outside the device: optimizer (deepspeed stages 1 to 3), or "
         "parameters too (deepspeed stage 3, fsdp)",
     )
-    nvme_path: str = option("", "deepspeed stage 3: offload to this folder, not to CPU memory")
     deepspeed: dict[str, Any] = option(
         {}, "raw DeepSpeed options, merged into those that the rest of this config makes"
     )

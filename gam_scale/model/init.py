@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,14 @@ from gam_scale.config import ModelConfig
 EMBEDDING_STD = 0.02
 
 
-def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
-    """Fill every parameter of ``model`` in place.
+def initial_values(
+    model: nn.Module, config: ModelConfig, seed: int
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and initial value of every parameter, one at a time, on the CPU.
 
-    Each draw depends on (seed, parameter name) alone, not on the order of the parameters, so a
-    rank that holds a part of the model can reproduce it without the rest.
+    ``model`` gives names and shapes only and may be on the meta device. Each draw depends on
+    (seed, parameter name) alone, so a rank that holds a shard of the model gets the same numbers
+    as one that holds all of it, at the memory of one parameter.
 
     ``paper`` is what the official code does: torch's defaults for linear and convolution layers,
     token embeddings (tied to the head, so drawn as a Linear) uniform within 1 / sqrt(d_model),
@@ -24,12 +28,25 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     layers that write to the residual stream by 1 / sqrt(2 n_layers).
     """
     for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            value = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype))
             generator = torch.Generator().manual_seed(_seed_of(seed, f"{prefix}.{name}"))
-            with torch.no_grad():
-                own = getattr(module, "init_parameter", None)
-                if own is None or not own(name, generator):
-                    _generic(module, name, parameter, config, generator)
+            module._parameters[name] = value  # modules with a rule of their own fill what they hold
+            try:
+                with torch.no_grad():
+                    own = getattr(module, "init_parameter", None)
+                    if own is None or not own(name, generator):
+                        _generic(module, name, value, config, generator)
+            finally:
+                module._parameters[name] = parameter
+            yield f"{prefix}.{name}".removeprefix("."), value.detach()
+
+
+def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
+    """Fill every parameter of ``model`` in place with its initial value."""
+    parameters = dict(model.named_parameters())
+    for name, value in initial_values(model, config, seed):
+        parameters[name].data.copy_(value)
 
 
 def _generic(

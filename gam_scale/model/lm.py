@@ -112,12 +112,16 @@ class LanguageModel(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
+def outline(config: ModelConfig) -> LanguageModel:
+    """The model without its weights (on the meta device): names, shapes, FLOPs."""
+    with torch.device("meta"):
+        return LanguageModel(config)
+
+
 def build_model(
     config: ModelConfig, seed: int, device: torch.device | str = "cpu"
 ) -> LanguageModel:
     """A model with its initial weights, drawn on the CPU so that every device gets the same."""
-    with torch.device("meta"):
-        model = LanguageModel(config)
-    model = model.to_empty(device="cpu")
+    model = outline(config).to_empty(device=device)
     initialise(model, config, seed)
-    return model.to(device)
+    return model

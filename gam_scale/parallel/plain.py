@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gam_scale.checkpoint.shard import KINDS, Shard, moments_of
 from gam_scale.data.packing import Batch
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
@@ -35,12 +36,28 @@ class PlainStrategy(Strategy):
         for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
-    def step(self, lr: float) -> None:
-        """See :meth:`Strategy.step`."""
-        self._set_lr(lr)
-        self.optimizer.step()
-        self.skip()
+    def shards(self) -> list[Shard]:
+        """See :meth:`Strategy.shards`."""
+        return whole_shards(self.module, self.optimizer, self.world)
 
-    def skip(self) -> None:
-        """See :meth:`Strategy.skip`."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def written(self, optimizer_steps: int) -> None:
+        """See :meth:`Strategy.written`."""
+        set_steps(self.optimizer, optimizer_steps)
+
+
+def whole_shards(module: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> list[Shard]:
+    """Shards of engines that keep everything on every rank."""
+    shards = []
+    for name, parameter in module.named_parameters():
+        tensors = {**moments_of(optimizer, parameter), "param": parameter.detach()}
+        for kind in KINDS:
+            flat = tensors[kind].view(-1)
+            shape = tuple(parameter.shape)
+            shards.append(Shard(kind, name, shape, 0, flat, world.rank, world.world_size))
+    return shards
+
+
+def set_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Set Adam's step count of every parameter."""
+    for state in optimizer.state.values():
+        state["step"].fill_(float(steps))

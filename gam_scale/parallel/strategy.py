@@ -1,10 +1,13 @@
 """The seam between the training loop and whatever engine runs the step."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from gam_scale.checkpoint.shard import Shard
 from gam_scale.data.packing import Batch
 from gam_scale.parallel.world import World
 
@@ -12,10 +15,10 @@ from gam_scale.parallel.world import World
 class Strategy(ABC):
     """One optimizer step, cut where engines differ.
 
-    The loop calls :meth:`backward` once per micro-batch, then :meth:`clip` and either
-    :meth:`step` or :meth:`skip`. Losses are sums over tokens; ``scale`` is one over the count of
-    valid targets in the *global* batch, so the gradient after the last micro-batch is that of the
-    global mean, the same for every split into ranks and micro-batches.
+    The loop calls :meth:`backward` once per micro-batch, then :meth:`step`. Losses are sums over
+    tokens; ``scale`` is one over the count of valid targets in the *global* batch, so the gradient
+    after the last micro-batch is that of the global mean, the same for every split into ranks and
+    micro-batches.
     """
 
     module: nn.Module
@@ -39,18 +42,49 @@ class Strategy(ABC):
         ``last`` marks the step's last micro-batch, after which gradients are those of all ranks.
         """
 
-    def clip(self, max_norm: float) -> float:
-        """Scale gradients to a global norm of at most ``max_norm`` (0: leave); returns the norm."""
-        limit = max_norm if max_norm > 0 else float("inf")
-        return float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+    def step(self, lr: float, max_norm: float) -> float:
+        """Clip the gradients, apply them at learning rate ``lr``, clear them; returns their norm.
+
+        Args:
+            lr: for every parameter.
+            max_norm: largest global L2 norm; 0: no clipping.
+
+        If the norm, which is that before clipping, is not finite, nothing is applied: the same
+        decision on all ranks, since the norm is that of all.
+        """
+        norm = float(self._clip(max_norm if max_norm > 0 else math.inf))
+        if math.isfinite(norm):
+            self._set_lr(lr)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
 
     @abstractmethod
-    def step(self, lr: float) -> None:
-        """Apply the gradients at learning rate ``lr`` and clear them."""
+    def shards(self) -> list[Shard]:
+        """This rank's part of parameters and Adam moments: views, to be read or written."""
 
     @abstractmethod
-    def skip(self) -> None:
-        """Clear the gradients without applying them."""
+    def written(self, optimizer_steps: int) -> None:
+        """To be called by all ranks after what :meth:`shards` returned was written to.
+
+        Args:
+            optimizer_steps: Adam's step count that belongs to the written moments.
+        """
+
+    def fill(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        """Set the parameters from whole values, of which this rank keeps its part; moments to 0."""
+        shards = self.shards()
+        parameters = {shard.name: shard for shard in shards if shard.kind == "param"}
+        for name, value in values:
+            if name in parameters:
+                parameters[name].write_from(value.flatten())
+        for shard in shards:
+            if shard.kind != "param":
+                shard.data.zero_()
+        self.written(optimizer_steps=0)
+
+    def _clip(self, max_norm: float) -> Tensor:
+        return nn.utils.clip_grad_norm_(self.module.parameters(), max_norm)
 
     def _autocast(self) -> torch.autocast:
         bf16 = self.precision == "bf16"

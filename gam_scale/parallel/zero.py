@@ -1,4 +1,4 @@
-"""The DeepSpeed engine (ZeRO stage 0), kept from compiling C++ at start-up."""
+"""The DeepSpeed engine, ZeRO stages 0 to 3, kept from compiling C++ at start-up."""
 
 import logging
 import os
@@ -7,11 +7,83 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gam_scale.checkpoint.shard import Shard
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
-from gam_scale.data.stream import n_micro_batches
+from gam_scale.model.lm import LanguageModel, outline
+from gam_scale.parallel import zero_shards
+from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.optimizer import build_optimizer
+from gam_scale.parallel.plain import set_steps, whole_shards
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
+from gam_scale.parallel.zero_config import engine_config
+
+
+class DeepSpeedStrategy(Strategy):
+    """Runs the step through ``deepspeed.initialize``'s engine, with a torch optimizer."""
+
+    def __init__(self, config: RunConfig, world: World, *, compiled: bool) -> None:
+        deepspeed = import_deepspeed(world.device)
+        deepspeed.init_distributed(
+            dist_backend="nccl" if world.device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+        )
+        self.world, self.precision = world, config.train.precision
+        self.stage = config.parallel.zero_stage
+        options = engine_config(config, world.world_size)
+        if self.stage == 3:
+            module = _sharded_model(deepspeed, config, options)
+        else:
+            module = outline(config.model).to_empty(device=world.device)
+        prepare_blocks(module, config.train.recompute, compiled=compiled)
+        self.module = module
+        self.engine, zero, _, _ = deepspeed.initialize(
+            model=module, optimizer=build_optimizer(module, config), config=options
+        )
+        # With a stage, the torch optimizer steps this rank's flat partition, inside ZeRO's own.
+        self.zero = zero if self.stage else None
+        self.optimizer = zero.optimizer if self.stage else zero
+        # DeepSpeed averages over ranks and accumulation steps; our losses are already divided by
+        # the global token count, so both averages are undone in advance.
+        self.undo_average = world.world_size * self.engine.gradient_accumulation_steps()
+
+    def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
+        """See :meth:`Strategy.backward`."""
+        loss = self.engine(batch.tokens, batch.targets, batch.positions)
+        self.engine.backward(loss * (scale * self.undo_average))
+        assert last == self.engine.is_gradient_accumulation_boundary()
+        if not last:
+            self.engine.step()  # between boundaries this only counts the micro-batch
+        return loss.detach()
+
+    def step(self, lr: float, max_norm: float) -> float:
+        """See :meth:`Strategy.step`."""
+        if self.zero is None:  # its norm would be 0 in fp32, and it does not look at it
+            norm = super().step(lr, max_norm)
+            self.engine.micro_steps += 1  # no call of the engine ends a step without applying it
+            return norm
+        self._set_lr(lr)
+        self.zero.clip_grad = max_norm
+        self.engine.step()
+        return float(self.zero._global_grad_norm)
+
+    def shards(self) -> list[Shard]:
+        """See :meth:`Strategy.shards`."""
+        if self.stage == 0:
+            return whole_shards(self.module, self.optimizer, self.world)
+        if self.stage == 3:
+            return zero_shards.of_stage_3(self.module, self.zero, self.world.rank)
+        return zero_shards.of_stages_1_and_2(self.module, self.zero, self.world)
+
+    def written(self, optimizer_steps: int) -> None:
+        """See :meth:`Strategy.written`."""
+        set_steps(self.optimizer, optimizer_steps)
+        if self.stage == 3:
+            zero_shards.refresh_stage_3(self.zero)
+        elif self.stage:
+            zero_shards.refresh_stages_1_and_2(self.module)
 
 
 def import_deepspeed(device: torch.device) -> Any:
@@ -29,56 +101,12 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-class DeepSpeedStrategy(Strategy):
-    """Runs the step through ``deepspeed.initialize``'s engine, with our optimizer and clipping."""
-
-    def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, world: World, config: RunConfig
-    ) -> None:
-        deepspeed = import_deepspeed(world.device)
-        deepspeed.init_distributed(
-            dist_backend="nccl" if world.device.type == "cuda" else "gloo",
-            auto_mpi_discovery=False,
-            verbose=False,
-        )
-        self.module, self.world, self.precision = module, world, config.train.precision
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=engine_config(config, world)
-        )
-        # DeepSpeed averages over ranks and accumulation steps; our losses are already divided by
-        # the global token count, so both averages are undone in advance.
-        self.undo_average = world.world_size * self.engine.gradient_accumulation_steps()
-
-    def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
-        """See :meth:`Strategy.backward`."""
-        loss = self.engine(batch.tokens, batch.targets, batch.positions)
-        self.engine.backward(loss * (scale * self.undo_average))
-        assert last == self.engine.is_gradient_accumulation_boundary()
-        if not last:
-            self.engine.step()  # between boundaries this only counts the micro-batch
-        return loss.detach()
-
-    def step(self, lr: float) -> None:
-        """See :meth:`Strategy.step`."""
-        self._set_lr(lr)
-        self.engine.step()
-
-    def skip(self) -> None:
-        """See :meth:`Strategy.skip`."""
-        self.engine.zero_grad()
-        self.engine.micro_steps += 1  # the engine has no call that ends a step without applying it
-
-
-def engine_config(config: RunConfig, world: World) -> dict[str, Any]:
-    """DeepSpeed's own configuration, derived from ours."""
-    train = config.train
-    return {
-        "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": n_micro_batches(train, world.world_size),
-        "zero_optimization": {"stage": 0},
-        # Clipping is ours: stage 0 in fp32 would report a norm of 0.
-        "gradient_clipping": 0.0,
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 1 << 60,
-        "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
-    }
+def _sharded_model(deepspeed: Any, config: RunConfig, options: dict[str, Any]) -> nn.Module:
+    """Built under ``zero.Init``: each module's parameters are sharded as soon as they exist."""
+    with deepspeed.zero.Init(config_dict_or_path=options):
+        model = LanguageModel(config.model)
+    # A block is gathered and freed as one; what it computes inside may then be one graph.
+    deepspeed.utils.set_z3_leaf_modules(model, [type(model.blocks[0])])
+    # The head reads the embedding's weight outside that module.
+    deepspeed.zero.register_external_parameter(model, model.embedding.weight)
+    return model

@@ -80,12 +80,9 @@ class Loop:
             last = i == len(batches) - 1
             batch = batch.to(self.world.device)
             loss_sum += self.strategy.backward(batch, 1.0 / n_targets, last=last)
-        grad_norm = self.strategy.clip(train.grad_clip)
+        lr = learning_rate(train, state.step, train.steps)
+        grad_norm = self.strategy.step(lr, train.grad_clip)
         applied = math.isfinite(grad_norm)
-        if applied:
-            self.strategy.step(learning_rate(train, state.step, train.steps))
-        else:
-            self.strategy.skip()
         self.metrics.add(loss_sum, int(n_targets), grad_norm, skipped=not applied)
         self.state = replace(
             state,

@@ -16,13 +16,20 @@ def step_before_the_ragged_one(stream) -> int:
     return max(0, int(np.argmax(order)) // 6 - 1)
 
 
-def train(world, sets, engine, micro_batch_size, precision="fp32", documents="reset"):
+def train_all(world, sets, engines, micro_batch_size, precision="fp32"):
+    """:func:`train` with one engine after another: the ranks start once."""
+    return {
+        name: train(world, sets, ENGINES[name], micro_batch_size, precision) for name in engines
+    }
+
+
+def train(world, sets, parallel, micro_batch_size, precision="fp32", documents="reset"):
     """Losses, gradient norms and a checksum of the weights over a few steps; no dropout."""
     import torch
 
     from gam_scale.config import RunConfig
     from gam_scale.data.stream import TrainStream, micro_batches, open_split
-    from gam_scale.parallel.build import build_strategy
+    from gam_scale.parallel.build import build_strategy, initialise
     from gam_scale.strict import from_dict
 
     config = from_dict(
@@ -44,12 +51,13 @@ def train(world, sets, engine, micro_batch_size, precision="fp32", documents="re
                 "lr": 1e-2,
                 "precision": precision,
             },
-            "parallel": {"engine": engine},
+            "parallel": parallel,
         },
     )
     splits = open_split(config.data.sets, "train", "unused")
     stream = TrainStream(splits, [1.0], 48, documents, 0, 1 << 20)
     strategy = build_strategy(config, world, compiled=False)
+    initialise(strategy, config)
     losses, norms = [], []
     first = step_before_the_ragged_one(stream)
     for step in range(first, first + STEPS):
@@ -60,55 +68,84 @@ def train(world, sets, engine, micro_batch_size, precision="fp32", documents="re
             total += strategy.backward(batch, 1 / n_targets, last=i == len(batches) - 1)
         (total,) = world.sum(float(total))
         losses.append(total / n_targets)
-        norms.append(strategy.clip(0.5))
-        strategy.step(1e-2)
-    weights = sum(float(p.detach().double().abs().sum()) for p in strategy.module.parameters())
+        norms.append(strategy.step(1e-2, 0.5))
+    parts = [s.own_part() for s in strategy.shards() if s.kind == "param"]
+    (weights,) = world.sum(sum(float(p.data.double().abs().sum()) for p in parts))
     return {"losses": losses, "norms": norms, "weights": weights}
+
+
+ZERO_3 = {
+    "engine": "deepspeed",
+    "zero_stage": 3,
+    "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+}
+ENGINES = {
+    "torch": {"engine": "torch"},
+    "zero0": {"engine": "deepspeed", "zero_stage": 0},
+    "zero1": {"engine": "deepspeed", "zero_stage": 1},
+    "zero2": {"engine": "deepspeed", "zero_stage": 2},
+    "zero3": ZERO_3,
+    "fsdp": {"engine": "fsdp"},
+    "hybrid": {"engine": "fsdp", "shard_ranks": 2},
+    "fsdp-keep": {"engine": "fsdp", "reshard_after_forward": False},
+    "zero2-offload": {"engine": "deepspeed", "zero_stage": 2, "offload": "optimizer"},
+    "zero3-offload": ZERO_3 | {"offload": "parameters"},
+    "fsdp-offload": {"engine": "fsdp", "offload": "parameters"},
+}
 
 
 @pytest.fixture(scope="module")
 def reference(prepared_set):
     """One rank, the plain engine, the whole batch in one forward pass."""
-    return run_ranks(train, 1, sets=str(prepared_set), engine="torch", micro_batch_size=6)[0]
+    parallel = ENGINES["torch"]
+    return run_ranks(train, 1, sets=str(prepared_set), parallel=parallel, micro_batch_size=6)[0]
 
 
-def assert_same(ours, reference, rel):
-    assert ours["losses"] == pytest.approx(reference["losses"], rel=rel)
-    assert ours["norms"] == pytest.approx(reference["norms"], rel=10 * rel)
-    assert ours["weights"] == pytest.approx(reference["weights"], rel=rel)
+def assert_same(ours, reference, rel, engine):
+    assert ours["losses"] == pytest.approx(reference["losses"], rel=rel), engine
+    assert ours["norms"] == pytest.approx(reference["norms"], rel=10 * rel), engine
+    assert ours["weights"] == pytest.approx(reference["weights"], rel=rel), engine
+
+
+EVERYWHERE = ("torch", "zero0", "zero1", "zero2", "zero3", "fsdp")
+OFFLOADED = ("zero2-offload", "zero3-offload", "fsdp-offload")
 
 
 @pytest.mark.parametrize(
-    ("engine", "world_size", "micro_batch_size"),
+    ("world_size", "engines", "micro_batch_size"),
     [
-        ("torch", 1, 2),
-        ("torch", 2, 2),  # ranks of 3 rows: micro-batches of 2 and 1
-        ("torch", 4, 6),  # ranks of 1 and of 2 rows
-        ("deepspeed", 1, 6),
-        ("deepspeed", 1, 2),
-        ("deepspeed", 2, 2),
+        (1, EVERYWHERE, 2),
+        (2, (*EVERYWHERE, "fsdp-keep", *OFFLOADED), 2),  # ranks of 3 rows: batches of 2 and 1
+        (4, (*EVERYWHERE, "hybrid"), 1),  # ranks of 1 and of 2 rows
     ],
 )
-def test_same_numbers(prepared_set, reference, engine, world_size, micro_batch_size):
+def test_same_numbers(prepared_set, reference, world_size, engines, micro_batch_size):
     results = run_ranks(
-        train,
+        train_all,
         world_size,
         sets=str(prepared_set),
-        engine=engine,
+        engines=engines,
         micro_batch_size=micro_batch_size,
     )
-    for result in results:
-        assert_same(result, reference, rel=1e-5)  # fp32: only the order of additions differs
+    for engine in engines:
+        # fp32: only the order of additions differs.
+        assert_same(results[0][engine], reference, rel=1e-5, engine=engine)
     assert all(json.dumps(r) == json.dumps(results[0]) for r in results), "ranks disagree"
 
 
-@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_bf16_stays_near_fp32(prepared_set, reference, engine):
-    (result,) = run_ranks(
-        train, 1, sets=str(prepared_set), engine=engine, micro_batch_size=6, precision="bf16"
+def test_bf16_stays_near_fp32(prepared_set, reference):
+    engines = EVERYWHERE
+    (result, _) = run_ranks(
+        train_all,
+        2,
+        sets=str(prepared_set),
+        engines=engines,
+        micro_batch_size=6,
+        precision="bf16",
     )
-    # bf16 keeps 8 bits: 0.4% per product, averaged down in sums over a batch.
-    assert result["losses"] == pytest.approx(reference["losses"], rel=5e-3)
+    for engine in engines:
+        # bf16 keeps 8 bits: 0.4% per product, averaged down in sums over a batch.
+        assert result[engine]["losses"] == pytest.approx(reference["losses"], rel=5e-3), engine
 
 
 def test_these_steps_include_the_ragged_sequence(prepared_set):

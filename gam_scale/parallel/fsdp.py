@@ -1,0 +1,113 @@
+"""PyTorch's FSDP2 (``fully_shard``): parameters, gradients and optimizer sharded by rows."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from gam_scale.checkpoint.shard import KINDS, Shard, moments_of
+from gam_scale.config import RunConfig
+from gam_scale.data.packing import Batch
+from gam_scale.errors import UserError
+from gam_scale.model.lm import LanguageModel
+from gam_scale.parallel.optimizer import build_optimizer
+from gam_scale.parallel.plain import set_steps
+from gam_scale.parallel.strategy import Strategy
+from gam_scale.parallel.world import World
+
+
+class FSDPStrategy(Strategy):
+    """Sharded over ``parallel.shard_ranks`` ranks and replicated over groups of them."""
+
+    def __init__(self, module: LanguageModel, world: World, config: RunConfig) -> None:
+        """``module`` is on the meta device: no rank ever holds all of it."""
+        self.module, self.world, self.precision = module, world, config.train.precision
+        self.mesh = build_mesh(world, config.parallel.shard_ranks)
+        shard_module(module, self.mesh, config)
+        offloads = config.parallel.offload == "parameters"
+        module.to_empty(device="cpu" if offloads else world.device)
+        self.optimizer = build_optimizer(module, config)
+
+    def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
+        """See :meth:`Strategy.backward`."""
+        # Gradients are sharded after every micro-batch, and summed over replicas after the last.
+        self.module.set_requires_all_reduce(last)
+        with self._autocast():
+            loss = self.module(batch.tokens, batch.targets, batch.positions)
+        # FSDP averages over ranks; our scale has the global count of tokens in it already.
+        (loss * (scale * self.world.world_size)).backward()
+        return loss.detach()
+
+    def _clip(self, max_norm: float) -> Tensor:
+        norm = super()._clip(max_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def shards(self) -> list[Shard]:
+        """See :meth:`Strategy.shards`."""
+        replica = self.mesh.get_local_rank("replicate")
+        replicas = self.mesh.size(0)
+        shards = []
+        for name, parameter in self.module.named_parameters():
+            shape = tuple(parameter.shape)
+            _, offsets = compute_local_shape_and_global_offset(
+                parameter.shape, parameter.device_mesh, parameter.placements
+            )
+            start = offsets[0] * math.prod(shape[1:])
+            tensors = {**moments_of(self.optimizer, parameter), "param": parameter.detach()}
+            for kind in KINDS:
+                flat = tensors[kind].to_local().view(-1)
+                shards.append(Shard(kind, name, shape, start, flat, replica, replicas))
+        return shards
+
+    def written(self, optimizer_steps: int) -> None:
+        """See :meth:`Strategy.written`."""
+        set_steps(self.optimizer, optimizer_steps)
+
+
+def build_mesh(world: World, shard_ranks: int) -> DeviceMesh:
+    """A mesh of axes (replicate, shard), neighbouring ranks in one shard group.
+
+    Raises:
+        UserError: ``shard_ranks`` does not divide the ranks.
+    """
+    width = shard_ranks or world.world_size
+    if world.world_size % width:
+        raise UserError(
+            f"parallel.shard_ranks is {shard_ranks}, which does not divide the {world.world_size} "
+            "ranks of this job; expected a divisor, or 0 for all ranks"
+        )
+    sizes = (world.world_size // width, width)
+    return init_device_mesh(world.device.type, sizes, mesh_dim_names=("replicate", "shard"))
+
+
+def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> None:
+    """Make each block, and then what is left (embeddings, final norm), a unit of gathering."""
+    parallel = config.parallel
+    bf16 = config.train.precision == "bf16"
+    options = {
+        "mesh": mesh,
+        # Gathered in bf16, reduced in fp32; autocast goes on deciding what is computed in which.
+        "mp_policy": MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if bf16 else None,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
+        ),
+        "offload_policy": (
+            CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
+            if parallel.offload == "parameters"
+            else OffloadPolicy()
+        ),
+        "reshard_after_forward": parallel.reshard_after_forward,
+    }
+    for block in module.blocks:
+        fully_shard(block, **options)
+    fully_shard(module, **options)
