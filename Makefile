@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test lint format install clean
+.PHONY: help quickstart test test-matrix lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -16,6 +16,10 @@ test:            ## install, then run the tests and the style checks
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
+
+test-matrix:     ## install, then resume every engine's checkpoint under every other (minutes)
+	@$(PYTHON) tools/bootstrap.py --extras all
+	@$(BIN)/python -m pytest -m matrix
 
 lint:            ## style checks alone
 	@$(BIN)/ruff format --check -q .

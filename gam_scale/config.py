@@ -181,6 +181,10 @@ class CheckpointConfig:
     every_steps: int = option(200, "steps between checkpoints; the last step is kept too", above=0)
     keep_last: int = option(2, "most recent checkpoints kept", at_least=1)
     keep_best: bool = option(True, "keep the checkpoint of the lowest validation loss as well")
+    background: bool = option(True, "write while training goes on, from a copy in CPU memory")
+    fall_back: bool = option(
+        False, "resume from the newest sound checkpoint where newer ones are damaged"
+    )
 
 
 @dataclass

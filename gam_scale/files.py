@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,32 +33,45 @@ def write_json(path: str | Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-@contextmanager
-def atomic_folder(final: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes ``final`` in one rename at the end.
+def partial_folder(final: Path) -> Path:
+    """A new, empty folder to fill, which :func:`publish` makes ``final``."""
+    partial = partial_path(final)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
 
-    Every file is synced to disk and its checksum recorded before the rename. If the body raises,
-    nothing is left behind.
+
+def partial_path(final: Path) -> Path:
+    """Where ``final`` is prepared."""
+    return final.with_name(f".{final.name}.partial")
+
+
+def publish(final: Path, checksums: dict[str, str]) -> None:
+    """Make the filled partial folder ``final`` in one rename.
+
+    Every file is synced to disk and its checksum recorded before that.
+
+    Args:
+        final: must not exist.
+        checksums: of files whose writer knows them already.
     """
-    temporary = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        sums = {file.name: checksum(file) for file in sorted(temporary.iterdir())}
-        write_json(temporary / CHECKSUMS, sums)
-        for file in temporary.iterdir():
+    partial = partial_path(final)
+    for file in sorted(partial.iterdir()):
+        if file.name not in checksums:
+            checksums = checksums | {file.name: checksum(file)}
             _sync(file)
-        _sync(temporary)
-        os.rename(temporary, final)  # refused by the system where `final` exists already
-        _sync(final.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    write_json(partial / CHECKSUMS, checksums)
+    _sync(partial)
+    os.rename(partial, final)  # refused by the system where `final` exists already
+    _sync(final.parent)
 
 
-def verify_folder(folder: Path) -> None:
-    """Check every file of a folder against its recorded checksum.
+def verify_folder(folder: Path, part: int = 0, n_parts: int = 1) -> None:
+    """Check the files of a folder against their recorded checksums.
+
+    Args:
+        folder: one that :func:`publish` made.
+        part: of ``n_parts``: which share of the files to check, so that ranks can divide them.
 
     Raises:
         UserError: naming the first file that is missing or differs.
@@ -68,7 +79,7 @@ def verify_folder(folder: Path) -> None:
     sums = folder / CHECKSUMS
     if not sums.is_file():
         raise UserError(f"{folder} is not a checkpoint: it has no {CHECKSUMS}")
-    for name, expected in json.loads(sums.read_text()).items():
+    for name, expected in sorted(json.loads(sums.read_text()).items())[part::n_parts]:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; the checkpoint cannot be loaded")
         if checksum(folder / name) != expected:

@@ -10,7 +10,7 @@ from gam_scale.config import RunConfig
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.files import verify_folder
-from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.lm import LanguageModel, outline
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def load_trained(path: str | Path, device: str = "cpu") -> Trained:
     folder = resolve(path)
     verify_folder(folder)
     config = load_config_of(folder)
-    model = build_model(config.model, seed=0)
+    model = outline(config.model).to_empty(device="cpu")
     load_model(folder, model)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     step = load_state(folder).step

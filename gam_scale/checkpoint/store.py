@@ -1,23 +1,25 @@
 """The checkpoints of one run: save, list, load, keep the last few and the best."""
 
+import errno
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
+from gam_scale.checkpoint.canonical import CanonicalTensors, write_index
+from gam_scale.checkpoint.shard import Shard
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.files import atomic_folder, verify_folder, write_bytes, write_json
+from gam_scale.files import partial_folder, partial_path, publish, write_bytes, write_json
 from gam_scale.strict import from_dict, read_json, to_dict
 
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-CONFIG, TOKENIZER, BEST = "config.json", "tokenizer.model", "best.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+STATE, CONFIG = "state.json", "config.json"
+TOKENIZER, BEST = "tokenizer.model", "best.json"
 
 
 @dataclass
@@ -71,41 +73,36 @@ class CheckpointStore:
         path = self.path(read_json(self.folder / BEST)["step"])
         return path if path.is_dir() else None
 
-    def save(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        state: TrainState,
-        config: RunConfig,
-        tokenizer: bytes,
-    ) -> Path:
-        """Write one checkpoint; a kill at any instant leaves the earlier ones as they were.
+    def begin(self, step: int) -> Path:
+        """A folder for all ranks to write their shards of ``step`` into."""
+        with saving(self.path(step)):
+            return partial_folder(self.path(step))
+
+    def commit(self, n_ranks: int, state: TrainState, config: RunConfig, tokenizer: bytes) -> Path:
+        """Make what ``n_ranks`` ranks have written since :meth:`begin` a checkpoint.
+
+        A kill at any instant until it returns leaves the earlier ones as they were.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
         """
         final = self.path(state.step)
-        try:
-            with atomic_folder(final) as folder:
-                save_file(_parameters(model), folder / MODEL)
-                save_file(_moments(model, optimizer), folder / OPTIMIZER)
-                write_json(folder / STATE, asdict(state))
-                write_json(folder / CONFIG, to_dict(config))
-                write_bytes(folder / TOKENIZER, tokenizer)
-        except Exception as error:
-            # safetensors reports a full disk in an exception type of its own.
-            full = "No space left" in str(error) or "os error 28" in str(error)
-            if not full and not isinstance(error, OSError):
-                raise
-            kept = self.steps()
-            last = f"the last good one is step {kept[-1]}" if kept else "there is no earlier one"
-            reason = "the disk is full" if full else str(error)
-            raise UserError(f"{final}: checkpoint not saved ({reason}); {last}") from None
+        folder = partial_path(final)
+        with saving(final):
+            checksums = write_index(folder, n_ranks)
+            write_json(folder / STATE, asdict(state))
+            write_json(folder / CONFIG, to_dict(config))
+            write_bytes(folder / TOKENIZER, tokenizer)
+            publish(final, checksums)
         return final
 
     def mark_best(self, step: int, val_loss: float) -> None:
         """Record that ``step``'s checkpoint is the best so far."""
         write_json(self.folder / BEST, {"step": step, "val_loss": val_loss})
+
+    def set_aside(self, step: int) -> None:
+        """Rename a damaged checkpoint so that it no longer counts, but can be looked at."""
+        self.path(step).rename(self.folder / f"damaged-step-{step:08d}")
 
     def prune(self, keep_last: int) -> None:
         """Remove all but the newest ``keep_last`` checkpoints and the best one."""
@@ -141,60 +138,30 @@ def load_config_of(checkpoint: Path) -> RunConfig:
 
 
 def load_state(checkpoint: Path) -> TrainState:
-    """The train state of a checkpoint, after its checksums were verified."""
-    verify_folder(checkpoint)
+    """The train state of a checkpoint."""
     return TrainState(**json.loads((checkpoint / STATE).read_text()))
 
 
 def load_model(checkpoint: Path, model: nn.Module) -> None:
-    """Copy a checkpoint's parameters into ``model``.
+    """Copy a checkpoint's parameters into a ``model`` that one process holds whole.
 
     Raises:
         UserError: a parameter is missing, unknown or of another shape.
     """
-    _copy_into(dict(model.named_parameters()), load_file(checkpoint / MODEL), checkpoint / MODEL)
+    CanonicalTensors(checkpoint).load_into(
+        Shard("param", name, tuple(p.shape), 0, p.detach().view(-1))
+        for name, p in model.named_parameters()
+    )
 
 
-def load_optimizer(
-    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState
-) -> None:
-    """Copy a checkpoint's Adam moments into ``optimizer``, whose parameters are ``model``'s."""
-    stored = load_file(checkpoint / OPTIMIZER)
-    into = {}
-    for name, parameter in model.named_parameters():
-        slots = optimizer.state[parameter]
-        # Fused AdamW keeps its step count on the device of the parameter.
-        slots["step"] = torch.tensor(float(state.optimizer_steps), device=parameter.device)
-        for moment in MOMENTS:
-            slots[moment] = torch.empty_like(parameter, requires_grad=False)
-            into[f"{moment}.{name}"] = slots[moment]
-    _copy_into(into, stored, checkpoint / OPTIMIZER)
-
-
-def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().contiguous() for name, p in model.named_parameters()}
-
-
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        slots = optimizer.state.get(parameter, {})
-        for moment in MOMENTS:
-            value = slots.get(moment)
-            tensors[f"{moment}.{name}"] = torch.zeros_like(parameter) if value is None else value
-    return {name: t.detach().contiguous() for name, t in tensors.items()}
-
-
-def _copy_into(into: dict[str, Tensor], stored: dict[str, Tensor], path: Path) -> None:
-    for name in stored:
-        if name not in into:
-            raise UserError(f"{path}: {name} is not a tensor of this model")
-    for name, target in into.items():
-        if name not in stored:
-            raise UserError(f"{path} has no tensor {name}, which this model needs")
-        if stored[name].shape != target.shape:
-            raise UserError(
-                f"{path}: {name} has shape {tuple(stored[name].shape)}; this model expects "
-                f"{tuple(target.shape)}"
-            )
-        target.data.copy_(stored[name])
+@contextmanager
+def saving(final: Path) -> Iterator[None]:
+    """Turn a failure to write checkpoint ``final`` into one sentence, and free what it took."""
+    try:
+        yield
+    except OSError as error:
+        shutil.rmtree(partial_path(final), ignore_errors=True)
+        kept = CheckpointStore(final.parent).steps()
+        last = f"the last good one is step {kept[-1]}" if kept else "there is no earlier one"
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        raise UserError(f"{final}: checkpoint not saved ({reason}); {last}") from None

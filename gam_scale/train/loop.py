@@ -13,11 +13,10 @@ from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import Batch
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import Prefetcher, TrainStream, micro_batches, valid_batches
-from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.evaluate.loss import LossResult, mean_loss
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.train.metrics import StepMetrics
-from gam_scale.train.rundir import RunDir
+from gam_scale.train.saver import Saver
 from gam_scale.train.schedule import learning_rate
 from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog
@@ -29,20 +28,19 @@ class Loop:
     def __init__(
         self,
         config: RunConfig,
-        run: RunDir,
+        saver: Saver,
         strategy: Strategy,
         stream: TrainStream,
         valid: list[TokenSplit],
-        tokenizer: Tokenizer,
+        token_bytes: np.ndarray,
         metrics: StepMetrics,
         log: MetricLog,
         state: TrainState,
     ) -> None:
-        self.config, self.run_dir, self.strategy = config, run, strategy
-        self.stream, self.valid, self.tokenizer = stream, valid, tokenizer
+        self.config, self.saver, self.strategy = config, saver, strategy
+        self.stream, self.valid, self.token_bytes = stream, valid, token_bytes
         self.metrics, self.log, self.state = metrics, log, state
         self.world = strategy.world
-        self.token_bytes: np.ndarray = tokenizer.token_bytes()
         if state.metrics:
             metrics.load_state_dict(state.metrics)
 
@@ -55,9 +53,11 @@ class Loop:
                     with self.metrics.clock.waiting():
                         batches = next(steps)
                     if not self._step(batches, stop):
-                        self._save()
+                        self._save(is_best=False)
+                        self.saver.finish()
                         return False
                     self._after_step()
+                self.saver.finish()
         finally:
             stop.restore()
         return True
@@ -70,7 +70,11 @@ class Loop:
         """One optimizer step, or False where any rank was asked to stop."""
         train, state = self.config.train, self.state
         local_targets = sum(batch.num_targets for batch in batches)
-        n_targets, stops = self.world.sum(local_targets, float(stop.requested))
+        n_targets, stops, saved = self.world.sum(
+            local_targets, float(stop.requested), float(self.saver.ready)
+        )
+        if saved == self.world.world_size:
+            self.saver.finish()
         if stops:
             return False
         # Dropout masks follow from the step, so a resumed run draws the same ones.
@@ -107,10 +111,7 @@ class Loop:
             self.state = replace(self.state, best_val_loss=validation.loss)
         if done or step % config.checkpoint.every_steps == 0 or better:
             with self.metrics.clock.paused():
-                self._save()
-                if better and self.world.is_main:
-                    self.run_dir.checkpoints.mark_best(step, validation.loss)
-                self._prune()
+                self._save(is_best=better)
 
     def evaluate(self) -> LossResult:
         """Loss on the validation split, over all ranks."""
@@ -130,22 +131,12 @@ class Loop:
         best = self.state.best_val_loss
         return self.config.checkpoint.keep_best and (best is None or loss < best)
 
-    def _save(self) -> None:
-        store, step = self.run_dir.checkpoints, self.state.step
-        metrics = self.metrics.state_dict()  # every rank takes part in its sums
-        if self.world.is_main and not store.path(step).exists():
-            state = replace(
-                self.state,
-                metrics=metrics,
-                data_fingerprint=self.stream.fingerprint(),
-                world_size=self.world.world_size,
-                code_version=__version__,
-            )
-            strategy = self.strategy
-            tokenizer = self.tokenizer.model_bytes
-            store.save(strategy.module, strategy.optimizer, state, self.config, tokenizer)
-        self.world.barrier()
-
-    def _prune(self) -> None:
-        if self.world.is_main:
-            self.run_dir.checkpoints.prune(self.config.checkpoint.keep_last)
+    def _save(self, *, is_best: bool) -> None:
+        state = replace(
+            self.state,
+            metrics=self.metrics.state_dict(),
+            data_fingerprint=self.stream.fingerprint(),
+            world_size=self.world.world_size,
+            code_version=__version__,
+        )
+        self.saver.start(self.strategy.shards(), state, is_best=is_best)

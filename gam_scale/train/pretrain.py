@@ -5,20 +5,24 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from gam_scale.checkpoint.store import TrainState, load_model, load_optimizer, load_state
+from gam_scale.checkpoint.canonical import CanonicalTensors
+from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_state
 from gam_scale.config import RunConfig, check
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
+from gam_scale.files import verify_folder
 from gam_scale.hardware import can_compile, device_peak_flops
+from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
-from gam_scale.parallel.build import build_strategy
+from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
 from gam_scale.train.loop import Loop
 from gam_scale.train.metrics import StepMetrics, Throughput
 from gam_scale.train.rundir import RunDir
+from gam_scale.train.saver import Saver
 from gam_scale.train.sinks import MetricLog, setup_logging
 from gam_scale.train.summary import finish, show_summary
 
@@ -63,21 +67,23 @@ def _pretrain(config: RunConfig, world: World, *, fresh: bool) -> None:
     setup_logging(run.path, world.rank)
     compiled = _whether_to_compile(config, world)
     strategy = build_strategy(config, world, compiled=compiled)
-    state = _resume(run, strategy, stream)
+    state = _start_or_resume(run, config, strategy, stream)
     if state.step >= config.train.steps:
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
         if world.is_main:
             show_summary(run)
         return
-    metrics = _metrics(config, world, strategy, train)
-    _announce(config, world, strategy, stream, compiled)
+    metrics = _metrics(config, world, train)
+    _announce(config, world, stream, compiled)
     with MetricLog(run.path, config, world.is_main, config.train.steps, state.step) as log:
-        loop = Loop(config, run, strategy, stream, valid, tokenizer, metrics, log, state)
+        saver = Saver(run.checkpoints, world, config, tokenizer.model_bytes)
+        token_bytes = tokenizer.token_bytes()
+        loop = Loop(config, saver, strategy, stream, valid, token_bytes, metrics, log, state)
         finished = loop.run()
     if not finished:
         logger.info("stopped by a signal at step %d; the same command resumes", loop.state.step)
     elif world.is_main:
-        finish(run, config, strategy, tokenizer, compiled=compiled)
+        finish(run, world, compiled=compiled)
         show_summary(run)
     world.barrier()
 
@@ -103,9 +109,12 @@ def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> Run
     return config
 
 
-def _resume(run: RunDir, strategy: Strategy, stream: TrainStream) -> TrainState:
-    newest = run.checkpoints.latest()
+def _start_or_resume(
+    run: RunDir, config: RunConfig, strategy: Strategy, stream: TrainStream
+) -> TrainState:
+    newest = _newest_sound(run.checkpoints, strategy.world, fall_back=config.checkpoint.fall_back)
     if newest is None:
+        initialise(strategy, config)
         return TrainState()
     state = load_state(newest)
     if state.data_fingerprint != stream.fingerprint():
@@ -113,10 +122,29 @@ def _resume(run: RunDir, strategy: Strategy, stream: TrainStream) -> TrainState:
             f"the data of {run.path} has changed since step {state.step} was saved; expected the "
             "same prepared sets, another log.run_dir, or --fresh to start over"
         )
-    load_model(newest, strategy.module)
-    load_optimizer(newest, strategy.module, strategy.optimizer, state)
+    CanonicalTensors(newest).load_into(strategy.shards())
+    strategy.written(state.optimizer_steps)
     logger.info("resuming from %s", newest)
     return state
+
+
+def _newest_sound(store: CheckpointStore, world: World, *, fall_back: bool) -> Path | None:
+    """The newest checkpoint, verified by all ranks together; each checks a share of the files."""
+    for step in reversed(store.steps()):
+        path, error = store.path(step), None
+        try:
+            verify_folder(path, world.rank, world.world_size)
+        except UserError as said:
+            error = said
+        if not world.any(error is not None):
+            return path
+        if not fall_back:
+            raise error or UserError(f"{path} is damaged: another rank says where")
+        logger.warning("skipping %s: %s", path, error or "another rank found it damaged")
+        if world.is_main:
+            store.set_aside(step)
+        world.barrier()
+    return None
 
 
 def _whether_to_compile(config: RunConfig, world: World) -> bool:
@@ -130,29 +158,25 @@ def _whether_to_compile(config: RunConfig, world: World) -> bool:
     return possible
 
 
-def _metrics(
-    config: RunConfig, world: World, strategy: Strategy, train: list[TokenSplit]
-) -> StepMetrics:
+def _metrics(config: RunConfig, world: World, train: list[TokenSplit]) -> StepMetrics:
     peak = device_peak_flops(world.device, config.train.precision)
     logger.info("peak %.0f GFLOP/s per rank (%s)", peak.flops / 1e9, peak.source)
     text_bytes = sum(split.info.bytes for split in train)
     return StepMetrics(
         world,
         Throughput(world.device),
-        flops_per_token=3.0 * strategy.module.flops_per_token(config.data.seq_len),
+        flops_per_token=3.0 * outline(config.model).flops_per_token(config.data.seq_len),
         peak_flops=peak.flops * world.world_size,
         bytes_per_token=text_bytes / sum(split.tokens for split in train),
     )
 
 
-def _announce(
-    config: RunConfig, world: World, strategy: Strategy, stream: TrainStream, compiled: bool
-) -> None:
+def _announce(config: RunConfig, world: World, stream: TrainStream, compiled: bool) -> None:
     tokens = config.train.steps * config.train.global_batch_size * config.data.seq_len
     logger.info(
         "%s model, %s parameters; %d steps of %d sequences of %d tokens (%.3g tokens, %.2f epochs)",
         config.model.block,
-        f"{strategy.module.n_parameters():,}",
+        f"{outline(config.model).n_parameters():,}",
         config.train.steps,
         config.train.global_batch_size,
         config.data.seq_len,

@@ -3,12 +3,11 @@
 from typing import Any
 
 from gam_scale import __version__
-from gam_scale.config import RunConfig
-from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.checkpoint.load import Trained, load_trained
 from gam_scale.evaluate.loss import perplexity
 from gam_scale.files import write_json
 from gam_scale.generate import Sampling, generate
-from gam_scale.parallel.strategy import Strategy
+from gam_scale.parallel.world import World
 from gam_scale.report import write_report
 from gam_scale.strict import read_json
 from gam_scale.train.rundir import RunDir
@@ -17,15 +16,10 @@ from gam_scale.train.sinks import read_metrics
 SAMPLE_TOKENS = 96
 
 
-def finish(
-    run: RunDir,
-    config: RunConfig,
-    strategy: Strategy,
-    tokenizer: Tokenizer,
-    *,
-    compiled: bool,
-) -> None:
-    """Write summary.json and report.html of a finished run."""
+def finish(run: RunDir, world: World, *, compiled: bool) -> None:
+    """Write summary.json and report.html of a finished run; its sample is the last checkpoint's."""
+    trained = load_trained(run.path)
+    model, config = trained.model, trained.config
     lines = read_metrics(run.metrics)
     first, last = lines[0], lines[-1]
     # The first lines pay for compilation and cold caches.
@@ -40,11 +34,11 @@ def finish(
         "mfu": sorted(line["mfu"] or 0.0 for line in lines[len(lines) // 4 :])[len(settled) // 2],
         "peak_memory_bytes": max(line["memory_bytes"] for line in lines),
         "tokens": last["tokens"],
-        "parameters": strategy.module.n_parameters(),
-        "flops_per_token": 3.0 * strategy.module.flops_per_token(config.data.seq_len),
-        "sample": _sample(config, strategy, tokenizer),
-        "device": strategy.world.device.type,
-        "ranks": strategy.world.world_size,
+        "parameters": model.n_parameters(),
+        "flops_per_token": 3.0 * model.flops_per_token(config.data.seq_len),
+        "sample": _sample(trained),
+        "device": world.device.type,
+        "ranks": world.world_size,
         "engine": config.parallel.engine,
         "compiled": compiled,
         "code_version": __version__,
@@ -72,9 +66,8 @@ def show_summary(run: RunDir) -> None:
         print(f"{name:<26}{value}")
 
 
-def _sample(config: RunConfig, strategy: Strategy, tokenizer: Tokenizer) -> str:
-    length = min(SAMPLE_TOKENS, (strategy.module.context_limit or SAMPLE_TOKENS + 1) - 1)
+def _sample(trained: Trained) -> str:
+    length = min(SAMPLE_TOKENS, (trained.model.context_limit or SAMPLE_TOKENS + 1) - 1)
     sampling = Sampling(temperature=0.8, top_p=0.95)
-    return "".join(
-        generate(strategy.module, tokenizer, "", length, sampling, seed=config.train.seed)
-    )
+    seed = trained.config.train.seed
+    return "".join(generate(trained.model, trained.tokenizer, "", length, sampling, seed=seed))

@@ -7,20 +7,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gam_scale import files
+from gam_scale.checkpoint.canonical import CanonicalTensors, write_shards
 from gam_scale.checkpoint.store import (
-    MODEL,
     CheckpointStore,
     TrainState,
     load_model,
-    load_optimizer,
     load_state,
     resolve,
+    saving,
 )
 from gam_scale.config import GAMConfig, ModelConfig, RunConfig
 from gam_scale.errors import UserError
+from gam_scale.files import verify_folder
 from gam_scale.model.lm import build_model
+from gam_scale.parallel.plain import set_steps, whole_shards
+from gam_scale.parallel.world import World
 
 
 def small_model(d_model: int = 8):
@@ -46,21 +50,31 @@ def trained(d_model: int = 8):
     return model, optimizer
 
 
-def save(folder: Path, step: int, model_and_optimizer=None) -> CheckpointStore:
+def shards_of(model, optimizer, rank: int = 0, n_ranks: int = 1):
+    world = World(rank, n_ranks, rank, n_ranks, torch.device("cpu"))
+    return whole_shards(model, optimizer, world)
+
+
+def save(folder: Path, step: int, model_and_optimizer=None, n_ranks: int = 1) -> CheckpointStore:
     store = CheckpointStore(folder)
     model, optimizer = model_and_optimizer or trained()
-    store.save(model, optimizer, TrainState(step=step, optimizer_steps=3), RunConfig(), b"tok")
+    partial = store.begin(step)
+    for rank in range(n_ranks):
+        parts = [s.own_part() for s in shards_of(model, optimizer, rank, n_ranks)]
+        write_shards(partial, rank, n_ranks, parts)
+    store.commit(n_ranks, TrainState(step=step, optimizer_steps=3), RunConfig(), b"tok")
     return store
 
 
-def test_round_trip_is_exact_and_training_goes_on_alike(tmp_path):
+@pytest.mark.parametrize("n_ranks", [1, 3, 64])  # 64: some shards of a bias are empty
+def test_round_trip_is_exact_and_training_goes_on_alike(tmp_path, n_ranks):
     model, optimizer = trained()
-    path = save(tmp_path, 3, (model, optimizer)).latest()
+    path = save(tmp_path, 3, (model, optimizer), n_ranks).latest()
     other = small_model()
     other_optimizer = torch.optim.AdamW(other.parameters(), lr=1e-2, fused=True)
+    CanonicalTensors(path).load_into(shards_of(other, other_optimizer))
     state = load_state(path)
-    load_model(path, other)
-    load_optimizer(path, other, other_optimizer, state)
+    set_steps(other_optimizer, state.optimizer_steps)
     tokens = torch.randint(11, (2, 6), generator=torch.Generator().manual_seed(1))
     for m, o in ((model, optimizer), (other, other_optimizer)):
         m(tokens, tokens).backward()
@@ -70,12 +84,28 @@ def test_round_trip_is_exact_and_training_goes_on_alike(tmp_path):
     assert state == TrainState(step=3, optimizer_steps=3)
 
 
+def test_any_range_across_shards(tmp_path):
+    model, optimizer = trained()
+    tensors = CanonicalTensors(save(tmp_path, 1, (model, optimizer), n_ranks=5).latest())
+    flat = model.embedding.weight.detach().flatten()
+    for start, stop in [(0, 88), (0, 0), (17, 18), (3, 70), (87, 88)]:
+        part = tensors.read("param", "embedding.weight", start, stop)
+        assert torch.equal(part, flat[start:stop])
+
+
+def test_the_files_are_safetensors_that_others_read(tmp_path):
+    model, optimizer = trained()
+    (file,) = save(tmp_path, 1, (model, optimizer)).latest().glob("*.safetensors")
+    stored = load_file(file)
+    assert torch.equal(stored["param.embedding.weight"], model.embedding.weight.detach().flatten())
+
+
 KILLED_WHILE_SAVING = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from gam_scale import files
-from gam_scale.checkpoint import store
+from gam_scale.checkpoint import canonical, store
 from test_store import save, trained
 save(Path({folder!r}), 1)
 calls = 0
@@ -87,7 +117,8 @@ def killer(original):
             os._exit(9)  # as SIGKILL: no handlers, no clean-up
         return original(*args, **kwargs)
     return wrapped
-store.save_file = killer(store.save_file)
+canonical._write_safetensors = killer(canonical._write_safetensors)
+canonical.write_json = killer(canonical.write_json)
 store.write_json = killer(store.write_json)
 files.checksum = killer(files.checksum)
 files._sync = killer(files._sync)
@@ -97,7 +128,7 @@ print("calls", calls)
 """
 
 
-@pytest.mark.parametrize("instant", [1, 4, 9, 16, 17])
+@pytest.mark.parametrize("instant", [1, 2, 3, 5, 8, 12, 15, 16, 17, 18])
 def test_a_kill_at_any_instant_of_a_save_leaves_the_last_good_one(tmp_path, instant):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
@@ -118,15 +149,28 @@ def test_a_kill_at_any_instant_of_a_save_leaves_the_last_good_one(tmp_path, inst
 
 
 def test_damage_is_named(tmp_path):
-    path = save(tmp_path, 1).latest()
-    data = bytearray((path / MODEL).read_bytes())
+    path = save(tmp_path, 1, n_ranks=2).latest()
+    shard = path / "shard-00001-of-00002.safetensors"
+    data = bytearray(shard.read_bytes())
     data[-1] ^= 1
-    (path / MODEL).write_bytes(data)
-    with pytest.raises(UserError, match="model.safetensors differs"):
-        load_state(path)
-    os.remove(path / MODEL)
-    with pytest.raises(UserError, match="model.safetensors is missing"):
-        load_state(path)
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match="shard-00001-of-00002.safetensors differs"):
+        verify_folder(path)
+    os.remove(shard)
+    with pytest.raises(UserError, match="shard-00001-of-00002.safetensors is missing"):
+        verify_folder(path)
+
+
+def test_ranks_share_the_verification(tmp_path):
+    path = save(tmp_path, 1).latest()
+    (path / "state.json").write_text("{}")
+    found = 0
+    for rank in range(3):
+        try:
+            verify_folder(path, rank, 3)
+        except UserError:
+            found += 1
+    assert found == 1
 
 
 def test_another_shape_is_refused_by_name(tmp_path):
@@ -153,7 +197,10 @@ def test_a_full_disk_is_said_and_leaves_the_last_good_one(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(UserError, match="step-00000002.*disk is full.*last good one is step 1"):
+    with (
+        pytest.raises(UserError, match="step-00000002.*disk is full.*last good one is step 1"),
+        saving(store.path(2)),
+    ):
         save(tmp_path, 2)
     assert store.steps() == [1]
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]

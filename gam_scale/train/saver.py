@@ -1,0 +1,110 @@
+"""Saving while training goes on: copy, write in a thread, commit at a later step boundary."""
+
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from gam_scale.checkpoint.canonical import write_shards
+from gam_scale.checkpoint.shard import Shard
+from gam_scale.checkpoint.store import CheckpointStore, TrainState, saving
+from gam_scale.config import RunConfig
+from gam_scale.errors import UserError
+from gam_scale.files import partial_path
+from gam_scale.parallel.world import World
+
+
+@dataclass
+class _Pending:
+    state: TrainState
+    is_best: bool
+    thread: threading.Thread
+    error: UserError | None = None
+
+
+class Saver:
+    """At most one checkpoint at a time is on its way to disk.
+
+    Training stands still only while its state is copied to CPU memory. Each rank then writes its
+    own shard in a thread; no thread takes part in collectives. :meth:`finish` is the collective
+    that makes the checkpoint visible, which the loop calls once all ranks are :attr:`ready`.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, world: World, config: RunConfig, tokenizer: bytes
+    ) -> None:
+        self.store, self.world, self.config, self.tokenizer = store, world, config, tokenizer
+        self._pending: _Pending | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether this rank has written a shard that is not committed yet."""
+        return self._pending is not None and not self._pending.thread.is_alive()
+
+    def start(self, shards: list[Shard], state: TrainState, *, is_best: bool) -> None:
+        """Begin to save; called by all ranks at the same step.
+
+        Args:
+            shards: views of the engine's memory; free to change once this returns.
+            state: as of that memory.
+            is_best: whether this is the run's lowest validation loss.
+        """
+        self.finish()
+        if self.world.any(self.store.path(state.step).exists()):
+            return
+        final = self.store.path(state.step)
+        if self.world.is_main:
+            self.store.begin(state.step)
+        copies = [replace(part, data=_to_cpu(part)) for part in map(Shard.own_part, shards)]
+        self.world.barrier()  # the folder is there
+        thread = threading.Thread(target=self._write, args=(final, copies), daemon=True)
+        self._pending = _Pending(state, is_best, thread)
+        thread.start()
+        if not self.config.checkpoint.background:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until all ranks have written, and commit; called by all ranks alike.
+
+        Raises:
+            UserError: a rank could not write, on every rank.
+        """
+        pending = self._pending
+        if pending is None:
+            return
+        pending.thread.join()
+        self._pending = None
+        self._agree(pending.error)
+        error = None
+        if self.world.is_main:
+            try:
+                self._commit(pending)
+            except UserError as said:
+                error = said
+        self._agree(error)
+
+    def _commit(self, pending: _Pending) -> None:
+        self.store.commit(self.world.world_size, pending.state, self.config, self.tokenizer)
+        if pending.is_best:
+            self.store.mark_best(pending.state.step, pending.state.best_val_loss)
+        self.store.prune(self.config.checkpoint.keep_last)
+
+    def _agree(self, error: UserError | None) -> None:
+        failed = self.world.any(error is not None)
+        if error is not None:
+            raise error
+        if failed:
+            raise UserError("checkpoint not saved: another rank says why; expected all to write")
+
+    def _write(self, final: Path, copies: list[Shard]) -> None:
+        world = self.world
+        try:
+            with saving(final):
+                write_shards(partial_path(final), world.rank, world.world_size, copies)
+        except UserError as error:
+            self._pending.error = error
+
+
+def _to_cpu(part: Shard) -> Tensor:
+    return part.data.detach().to("cpu", copy=True)

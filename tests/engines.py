@@ -1,0 +1,109 @@
+"""The engines as tests run them, each training the same tiny model on the same batches."""
+
+import numpy as np
+import torch
+
+from gam_scale.config import RunConfig
+from gam_scale.data.stream import TrainStream, micro_batches, open_split
+from gam_scale.parallel.build import build_strategy, initialise
+from gam_scale.parallel.world import World
+from gam_scale.strict import from_dict
+
+BATCH = 6
+SEQ_LEN = 48
+
+ZERO_3 = {
+    "engine": "deepspeed",
+    "zero_stage": 3,
+    # So that even the parameters of a tiny model are sharded.
+    "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+}
+ENGINES = {
+    "torch": {"engine": "torch"},
+    "zero0": {"engine": "deepspeed", "zero_stage": 0},
+    "zero1": {"engine": "deepspeed", "zero_stage": 1},
+    "zero2": {"engine": "deepspeed", "zero_stage": 2},
+    "zero3": ZERO_3,
+    "fsdp": {"engine": "fsdp"},
+    "hybrid": {"engine": "fsdp", "shard_ranks": 2},
+    "fsdp-keep": {"engine": "fsdp", "reshard_after_forward": False},
+    "zero2-offload": {"engine": "deepspeed", "zero_stage": 2, "offload": "optimizer"},
+    "zero3-offload": ZERO_3 | {"offload": "parameters"},
+    "fsdp-offload": {"engine": "fsdp", "offload": "parameters"},
+}
+"""Values of the ``parallel`` section."""
+
+EVERYWHERE = ("torch", "zero0", "zero1", "zero2", "zero3", "fsdp")
+"""Engines that run on any number of ranks."""
+
+
+class Trial:
+    """A tiny model under one engine, trained by hand on a prepared set; no dropout."""
+
+    def __init__(
+        self,
+        world: World,
+        sets: str,
+        engine: str,
+        micro_batch_size: int,
+        precision: str = "fp32",
+        **train: object,
+    ) -> None:
+        self.world = world
+        self.config = from_dict(
+            RunConfig,
+            {
+                "model": {
+                    "d_model": 32,
+                    "n_layers": 2,
+                    "vocab_size": 320,
+                    "max_seq_len": SEQ_LEN,
+                    "dropout": 0.0,
+                    "gam": {"n_slots": 16},
+                },
+                "data": {"sets": [{"path": sets}], "seq_len": SEQ_LEN},
+                "train": {
+                    "steps": 100,
+                    "global_batch_size": BATCH,
+                    "micro_batch_size": micro_batch_size,
+                    "precision": precision,
+                    **train,
+                },
+                "parallel": ENGINES[engine],
+            },
+        )
+        self.stream = open_stream(sets)
+        self.strategy = build_strategy(self.config, world, compiled=False)
+        initialise(self.strategy, self.config)
+
+    def step(self, number: int) -> tuple[float, float]:
+        """Global mean loss and gradient norm of one step."""
+        world = self.world
+        batches = micro_batches(
+            self.stream, number, self.config.train, world.rank, world.world_size
+        )
+        (n_targets,) = world.sum(sum(b.num_targets for b in batches))
+        total = torch.zeros((), dtype=torch.float64)
+        for i, batch in enumerate(batches):
+            total += self.strategy.backward(batch, 1 / n_targets, last=i == len(batches) - 1)
+        (total,) = world.sum(float(total))
+        return total / n_targets, self.strategy.step(1e-2, 0.5)
+
+    def weights(self) -> float:
+        """The sum of absolute values of all parameters."""
+        parts = [s.own_part() for s in self.strategy.shards() if s.kind == "param"]
+        return self.world.sum(sum(float(p.data.double().abs().sum()) for p in parts))[0]
+
+
+def open_stream(sets: str) -> TrainStream:
+    """The stream of every trial."""
+    from gam_scale.config import DataSetConfig
+
+    splits = open_split([DataSetConfig(sets)], "train", "unused")
+    return TrainStream(splits, [1.0], SEQ_LEN, "reset", 0, 1 << 20)
+
+
+def first_step(stream: TrainStream) -> int:
+    """So that the epoch's last sequence, shorter than the others, is among the steps trained."""
+    _, order = stream.locate(np.arange(stream.epoch_sequences))
+    return max(0, int(np.argmax(order)) // BATCH - 1)

@@ -1,0 +1,90 @@
+"""One checkpoint for all engines: saved by any on any ranks, resumed by any other on any others."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from engines import EVERYWHERE, Trial, first_step
+from ranks import run_ranks
+
+BEFORE, AFTER = 3, 3
+WORLDS = (1, 2, 4)
+
+
+def save_all(world, sets, folder, engines):
+    """Train, save, train on; per engine the losses after the checkpoint."""
+    from gam_scale.checkpoint.store import CheckpointStore, TrainState
+    from gam_scale.train.saver import Saver
+
+    results = {}
+    for engine in engines:
+        trial = Trial(world, sets, engine, micro_batch_size=2)
+        first = first_step(trial.stream)
+        for step in range(first, first + BEFORE):
+            trial.step(step)
+        store = CheckpointStore(Path(folder) / f"{engine}-{world.world_size}")
+        saver = Saver(store, world, trial.config, b"tokenizer")
+        state = TrainState(step=first + BEFORE, optimizer_steps=BEFORE)
+        saver.start(trial.strategy.shards(), state, is_best=True)
+        # The next steps change the engine's memory while the shards are being written.
+        results[engine] = [trial.step(first + BEFORE + s)[0] for s in range(AFTER)]
+        saver.finish()
+    return results
+
+
+def load_all(world, sets, folder, pairs):
+    """Per (source, engine): the losses after resuming the source's checkpoint under the engine."""
+    from gam_scale.checkpoint.canonical import CanonicalTensors
+    from gam_scale.checkpoint.store import CheckpointStore, load_state
+
+    results = []
+    for source, engine in pairs:
+        path = CheckpointStore(Path(folder) / source).latest()
+        trial = Trial(world, sets, engine, micro_batch_size=2, seed=1)  # other initial weights
+        CanonicalTensors(path).load_into(trial.strategy.shards())
+        state = load_state(path)
+        trial.strategy.written(state.optimizer_steps)
+        results.append([trial.step(state.step + s)[0] for s in range(AFTER)])
+    return results
+
+
+@pytest.fixture(scope="module")
+def saved(prepared_set, tmp_path_factory):
+    """A folder of checkpoints, and per source the losses of the run that went on."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    losses = {}
+    for world_size in WORLDS:
+        engines = (*EVERYWHERE, "hybrid") if world_size == 4 else EVERYWHERE
+        results = run_ranks(
+            save_all, world_size, sets=str(prepared_set), folder=str(folder), engines=engines
+        )
+        losses |= {f"{engine}-{world_size}": results[0][engine] for engine in engines}
+    return folder, losses
+
+
+def check(saved, prepared_set, world_size, pairs):
+    folder, uninterrupted = saved
+    results = run_ranks(
+        load_all, world_size, sets=str(prepared_set), folder=str(folder), pairs=pairs
+    )[0]
+    for (source, engine), losses in zip(pairs, results, strict=True):
+        if source == f"{engine}-{world_size}":
+            assert losses == uninterrupted[source], f"{source} is not resumed bit for bit"
+        # fp32, and only the order of additions differs.
+        assert losses == pytest.approx(uninterrupted[source], rel=1e-5), (source, engine)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_resume(saved, prepared_set, world_size):
+    """Each engine resumes its own checkpoint of every world size and one of another engine."""
+    pairs = [(f"{e}-{n}", e) for e in EVERYWHERE for n in WORLDS]
+    others = itertools.cycle(["zero3-4", "fsdp-2", "zero1-4", "torch-1", "hybrid-4", "zero2-2"])
+    pairs += [(next(others), engine) for engine in EVERYWHERE]
+    check(saved, prepared_set, world_size, pairs)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_the_whole_matrix(saved, prepared_set, world_size):
+    pairs = [(source, engine) for source in saved[1] for engine in EVERYWHERE]
+    check(saved, prepared_set, world_size, pairs)
