@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -91,6 +92,7 @@ def import_deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that it looked for a GPU
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its own calls
     import deepspeed
     import deepspeed.ops
     from deepspeed.utils import logger
