@@ -126,6 +126,17 @@ class TrainConfig:
         "paper's)",
     )
     grad_clip: float = option(1.0, "largest global gradient norm; 0: no clipping", at_least=0)
+    max_skipped_steps: int = option(
+        10,
+        "steps in a row without a finite gradient, each of which is skipped, that end the run",
+        at_least=1,
+    )
+    spike_ratio: float = option(
+        0.0,
+        "a step whose loss is more than this many times the median of the last 32 goes back to the "
+        "last checkpoint and leaves out the data since; 0: never",
+        at_least=0,
+    )
     precision: Literal["fp32", "bf16"] = option(
         "fp32", "bf16: matmuls in bfloat16 by autocast, parameters and optimizer stay fp32"
     )
@@ -172,6 +183,12 @@ class ParallelConfig:
         {}, "raw DeepSpeed options, merged into those that the rest of this config makes"
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU where there is one")
+    timeout_s: float = option(
+        1800.0,
+        "seconds without progress after which a job of several ranks ends, naming the rank that "
+        "the others wait for",
+        above=0,
+    )
 
 
 @dataclass

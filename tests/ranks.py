@@ -19,7 +19,7 @@ from typing import Any
 import torch.distributed as dist
 
 TIMEOUT = 180
-GRACE = 5
+GRACE = 15
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -34,6 +34,8 @@ class TrainState:
     """Optimizer steps done."""
     sequences: int = 0
     """Sequences consumed: where the data stream goes on."""
+    left_out: int = 0
+    """Global batches passed over after loss spikes: step s reads batch s + left_out."""
     data_fingerprint: str = ""
     """Identity of the data stream (sets, weights, context, seed)."""
     optimizer_steps: int = 0

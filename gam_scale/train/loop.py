@@ -1,10 +1,13 @@
 """The training loop: one optimizer step after another, with evaluation, metrics, checkpoints."""
 
+import logging
 import math
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gam_scale import __version__
 from gam_scale.checkpoint.store import TrainState
@@ -13,13 +16,20 @@ from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import Batch
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import Prefetcher, TrainStream, micro_batches, valid_batches
+from gam_scale.errors import UserError
 from gam_scale.evaluate.loss import LossResult, mean_loss
 from gam_scale.parallel.strategy import Strategy
+from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.train.metrics import StepMetrics
 from gam_scale.train.saver import Saver
 from gam_scale.train.schedule import learning_rate
 from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog
+from gam_scale.train.spikes import SpikeDetector
+
+logger = logging.getLogger("gam_scale")
+
+Outcome = Literal["finished", "stopped", "spiked"]
 
 
 class Loop:
@@ -35,48 +45,60 @@ class Loop:
         token_bytes: np.ndarray,
         metrics: StepMetrics,
         log: MetricLog,
+        watchdog: Watchdog,
         state: TrainState,
     ) -> None:
         self.config, self.saver, self.strategy = config, saver, strategy
         self.stream, self.valid, self.token_bytes = stream, valid, token_bytes
-        self.metrics, self.log, self.state = metrics, log, state
+        self.metrics, self.log, self.watchdog, self.state = metrics, log, watchdog, state
+        self.skipped_in_a_row = 0
+        self.spikes = SpikeDetector(config.train.spike_ratio)
+        self.last_loss: Tensor | float = math.nan
         self.world = strategy.world
         if state.metrics:
             metrics.load_state_dict(state.metrics)
 
-    def run(self) -> bool:
-        """Train; returns whether the run is finished (False: stopped by a signal, and saved)."""
+    def run(self) -> Outcome:
+        """Train until done, until a signal asks to stop (then it is saved), or until a spike."""
         stop = StopRequest()
         try:
             with Prefetcher(self._load, self.state.step, self.config.train.steps) as steps:
                 while self.state.step < self.config.train.steps:
+                    self.watchdog.at(self.state.step, "reading data")
                     with self.metrics.clock.waiting():
                         batches = next(steps)
-                    if not self._step(batches, stop):
+                    self.watchdog.at(self.state.step, "training")
+                    outcome = self._step(batches, stop)
+                    if outcome == "stopped":
                         self._save(is_best=False)
+                    if outcome is not None:
                         self.saver.finish()
-                        return False
+                        return outcome
                     self._after_step()
                 self.saver.finish()
         finally:
             stop.restore()
-        return True
+        return "finished"
 
     def _load(self, step: int) -> list[Batch]:
-        world = self.world
-        return micro_batches(self.stream, step, self.config.train, world.rank, world.world_size)
+        world, batch = self.world, step + self.state.left_out
+        return micro_batches(self.stream, batch, self.config.train, world.rank, world.world_size)
 
-    def _step(self, batches: list[Batch], stop: StopRequest) -> bool:
-        """One optimizer step, or False where any rank was asked to stop."""
+    def _step(self, batches: list[Batch], stop: StopRequest) -> Outcome | None:
+        """One optimizer step, or what all ranks agree to do instead of it."""
         train, state = self.config.train, self.state
         local_targets = sum(batch.num_targets for batch in batches)
-        n_targets, stops, saved = self.world.sum(
-            local_targets, float(stop.requested), float(self.saver.ready)
+        # The last step's loss comes along here: it is known by now, and costs no wait of its own.
+        n_targets, stops, saved, last_loss = self.world.sum(
+            local_targets, float(stop.requested), float(self.saver.ready), float(self.last_loss)
         )
         if saved == self.world.world_size:
             self.saver.finish()
         if stops:
-            return False
+            return "stopped"
+        if self.spikes.is_spike(last_loss):
+            logger.warning("step %d has a loss of %.3f, a spike", state.step, last_loss)
+            return "spiked"
         # Dropout masks follow from the step, so a resumed run draws the same ones.
         torch.manual_seed(derive_seed(train.seed, "dropout", state.step, self.world.rank))
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
@@ -87,20 +109,34 @@ class Loop:
         lr = learning_rate(train, state.step, train.steps)
         grad_norm = self.strategy.step(lr, train.grad_clip)
         applied = math.isfinite(grad_norm)
+        self.last_loss = loss_sum / n_targets
         self.metrics.add(loss_sum, int(n_targets), grad_norm, skipped=not applied)
+        self._count_skipped(applied)
         self.state = replace(
             state,
             step=state.step + 1,
             sequences=state.sequences + train.global_batch_size,
             optimizer_steps=state.optimizer_steps + applied,
         )
-        return True
+        return None
+
+    def _count_skipped(self, applied: bool) -> None:
+        self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
+        if not applied:
+            logger.warning("step %d skipped: its gradient is not finite", self.state.step + 1)
+        if self.skipped_in_a_row == self.config.train.max_skipped_steps:
+            raise UserError(
+                f"{self.skipped_in_a_row} steps in a row, the last one {self.state.step + 1}, had "
+                "no finite gradient; expected fewer than train.max_skipped_steps: lower train.lr, "
+                "or resume from an earlier checkpoint"
+            )
 
     def _after_step(self) -> None:
         config, step = self.config, self.state.step
         done = step == config.train.steps
         validation = None
         if done or (config.eval.every_steps and step % config.eval.every_steps == 0):
+            self.watchdog.at(step, "evaluating")
             with self.metrics.clock.paused():
                 validation = self.evaluate()
         if done or validation or step == 1 or step % config.log.every_steps == 0:
@@ -110,6 +146,7 @@ class Loop:
         if better:
             self.state = replace(self.state, best_val_loss=validation.loss)
         if done or step % config.checkpoint.every_steps == 0 or better:
+            self.watchdog.at(step, "saving")
             with self.metrics.clock.paused():
                 self._save(is_best=better)
 

@@ -18,6 +18,7 @@ from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.strategy import Strategy
+from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
 from gam_scale.train.loop import Loop
 from gam_scale.train.metrics import StepMetrics, Throughput
@@ -41,12 +42,13 @@ def pretrain(config: RunConfig, *, fresh: bool) -> None:
     """
     world = ranks.start(config.parallel.device)
     try:
-        _pretrain(config, world, fresh=fresh)
+        with Watchdog(world, config.parallel.timeout_s) as watchdog:
+            _pretrain(config, world, watchdog, fresh=fresh)
     finally:
         ranks.stop()
 
 
-def _pretrain(config: RunConfig, world: World, *, fresh: bool) -> None:
+def _pretrain(config: RunConfig, world: World, watchdog: Watchdog, *, fresh: bool) -> None:
     cache = config.data.cache_dir or str(Path(config.log.run_dir) / "cache")
     train = open_split(config.data.sets, "train", cache)
     valid = open_split(config.data.sets, "valid", cache)
@@ -73,19 +75,35 @@ def _pretrain(config: RunConfig, world: World, *, fresh: bool) -> None:
         if world.is_main:
             show_summary(run)
         return
-    metrics = _metrics(config, world, train)
     _announce(config, world, stream, compiled)
-    with MetricLog(run.path, config, world.is_main, config.train.steps, state.step) as log:
-        saver = Saver(run.checkpoints, world, config, tokenizer.model_bytes)
-        token_bytes = tokenizer.token_bytes()
-        loop = Loop(config, saver, strategy, stream, valid, token_bytes, metrics, log, state)
-        finished = loop.run()
-    if not finished:
+    saver = Saver(run.checkpoints, world, config, tokenizer.model_bytes)
+    token_bytes = tokenizer.token_bytes()
+    while True:
+        metrics = _metrics(config, world, train)
+        with MetricLog(run.path, config, world.is_main, config.train.steps, state.step) as log:
+            loop = Loop(
+                config, saver, strategy, stream, valid, token_bytes, metrics, log, watchdog, state
+            )
+            outcome = loop.run()
+        if outcome != "spiked":
+            break
+        state = _roll_back(run, config, strategy, stream, loop.state)
+    if outcome == "stopped":
         logger.info("stopped by a signal at step %d; the same command resumes", loop.state.step)
     elif world.is_main:
         finish(run, world, compiled=compiled)
         show_summary(run)
     world.barrier()
+
+
+def _roll_back(
+    run: RunDir, config: RunConfig, strategy: Strategy, stream: TrainStream, spiked: TrainState
+) -> TrainState:
+    """The state of the last checkpoint, going on with the batch after the spike's."""
+    state = _start_or_resume(run, config, strategy, stream)
+    left_out = spiked.left_out + spiked.step - state.step
+    logger.warning("back to step %d, leaving out %d batches", state.step, spiked.step - state.step)
+    return replace(state, left_out=left_out)
 
 
 def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> RunConfig:

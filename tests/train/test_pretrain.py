@@ -217,3 +217,44 @@ def test_epochs_become_steps(tmp_path, tiny):
     steps = json.loads((run / "config.json").read_text())["train"]["steps"]
     assert 1 < steps < 200
     train(tiny(run, train={"steps": 0, "epochs": 0.25, "warmup_steps": 1}))
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, tiny, monkeypatch):
+    from gam_scale.parallel.plain import PlainStrategy
+
+    monkeypatch.setattr(PlainStrategy, "_clip", lambda self, max_norm: torch.tensor(math.nan))
+    with pytest.raises(UserError, match="3 steps in a row, the last one 3,.*max_skipped_steps"):
+        train(tiny(tmp_path / "run", train={"max_skipped_steps": 3}))
+
+
+def test_a_loss_spike_goes_back_and_leaves_its_data_out(tmp_path, tiny, monkeypatch):
+    """A spike in the batch of step 9, after the checkpoint of step 6."""
+    from gam_scale.parallel.plain import PlainStrategy
+    from gam_scale.train import loop, spikes
+
+    monkeypatch.setattr(spikes, "WINDOW", 4)
+    read, bad = [], []
+    original = loop.micro_batches
+
+    def micro_batches(stream, batch, *args):
+        read.append(batch)
+        batches = original(stream, batch, *args)
+        if batch == 8:
+            bad.append(batches[0].tokens)
+        return batches
+
+    backward = PlainStrategy.backward
+
+    def spiking(self, batch, scale, *, last):
+        spike = any(batch.tokens is tokens for tokens in bad)
+        return backward(self, batch, scale, last=last) * (9 if spike else 1)
+
+    monkeypatch.setattr(loop, "micro_batches", micro_batches)
+    monkeypatch.setattr(PlainStrategy, "backward", spiking)
+    run = tmp_path / "run"
+    train(tiny(run, train={"spike_ratio": 2.0}))
+    state = json.loads((run / "checkpoints" / "step-00000020" / "state.json").read_text())
+    assert (state["step"], state["left_out"]) == (20, 3)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+    assert max(read) >= 22 and max(line["loss"] for line in lines) < 7

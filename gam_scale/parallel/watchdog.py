@@ -1,0 +1,169 @@
+"""Who failed, and who is missing: said on every rank's log, in seconds, instead of a hang."""
+
+import faulthandler
+import json
+import logging
+import os
+import re
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch.distributed as dist
+
+from gam_scale.parallel.world import World
+
+logger = logging.getLogger("gam_scale")
+
+BEAT_S = 0.5
+"""Between signs of life."""
+SILENCE_S = 5.0
+"""Without a sign of life, after which a rank is gone if a collective has failed as well."""
+LOST_S = 60.0
+"""The same without any other evidence: an interpreter can be busy in one call for a while."""
+
+_ECHO = re.compile(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|remote process|peer")
+"""How a collective's error reads when another rank is the cause."""
+
+
+@dataclass
+class _Sign:
+    """A rank's last sign of life."""
+
+    count: int
+    step: int
+    doing: str
+    heard: float
+    """When this rank first saw it, on its own clock: clocks of nodes differ."""
+
+    def __str__(self) -> str:
+        return f"step {self.step}, {self.doing}"
+
+
+class Watchdog:
+    """Publishes what this rank does in the job's store and reads what the others do.
+
+    As a context manager around a run: an error that leaves it is made known to all ranks, which
+    log it with the rank's number and end. :meth:`at` marks progress; a rank that makes none for
+    ``timeout_s`` logs where each rank stands and which one is behind, and ends the job.
+    """
+
+    def __init__(self, world: World, timeout_s: float) -> None:
+        self.world, self.timeout_s = world, timeout_s
+        self._place, self._moved, self._count = (0, "starting"), time.monotonic(), 0
+        self._signs: dict[int, _Sign] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def at(self, step: int, doing: str) -> None:
+        """Note progress: ``doing`` what, in or after which optimizer step."""
+        self._place, self._moved = (step, doing), time.monotonic()
+
+    def __enter__(self) -> "Watchdog":
+        if self.world.world_size > 1:
+            # A connection of its own: the process group waits on the other one for minutes.
+            self._store = dist.PrefixStore(
+                "watchdog", dist.distributed_c10d._get_default_store().clone()
+            )
+            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is None:
+            return
+        self._stop.set()
+        self._thread.join()
+        if error is not None:
+            self._explain(error)
+
+    def _explain(self, error: BaseException) -> None:
+        """Publish this rank's error, or, where it only echoes another rank's, say whose."""
+        try:
+            if not _ECHO.search(str(error)):
+                self._publish(f"{type(error).__name__}: {error}")
+                return
+            deadline = time.monotonic() + 2 * SILENCE_S
+            while time.monotonic() < deadline:
+                self._beat()
+                reason = self._failure() or self._silent(SILENCE_S)
+                if reason:
+                    logger.error("%s", reason)
+                    return
+                time.sleep(BEAT_S)
+        except RuntimeError:
+            logger.error("rank 0 or the launcher, which held the job's store, is gone")
+
+    def _watch(self) -> None:
+        try:
+            while not self._stop.wait(BEAT_S):
+                self._beat()
+                reason = self._failure() or self._silent(LOST_S)
+                if reason is None and time.monotonic() - self._moved > self.timeout_s:
+                    reason = self._stalled()
+                    faulthandler.dump_traceback(all_threads=True)
+                    self._publish(reason)
+                if reason:
+                    self._end(reason)
+        except RuntimeError:  # the store does not answer
+            if not self._stop.is_set():
+                self._end("rank 0 or the launcher, which held the job's store, is gone")
+
+    def _end(self, reason: str) -> None:
+        if self._stop.is_set():  # the main thread is on its way out with an error of its own
+            return
+        logger.error("%s", reason)
+        for handler in logging.getLogger().handlers + logger.handlers:
+            handler.flush()
+        os._exit(1)  # the main thread may be inside a collective that never returns
+
+    def _beat(self) -> None:
+        self._count += 1
+        step, doing = self._place
+        self._store.set(str(self.world.rank), json.dumps([self._count, step, doing]))
+        for rank in range(self.world.world_size):
+            if rank == self.world.rank or not self._store.check([str(rank)]):
+                continue
+            count, step, doing = json.loads(self._store.get(str(rank)))
+            known = self._signs.get(rank)
+            if known is None or known.count != count:
+                self._signs[rank] = _Sign(count, step, doing, time.monotonic())
+
+    def _publish(self, reason: str) -> None:
+        step, doing = self._place
+        text = f"rank {self.world.rank} failed at step {step}, {doing}: {reason}"
+        # The first failure is the cause; later ones follow from it.
+        self._store.compare_set("failure", "", text)
+
+    def _failure(self) -> str | None:
+        return self._store.get("failure").decode() if self._store.check(["failure"]) else None
+
+    def _silent(self, seconds: float) -> str | None:
+        now = time.monotonic()
+        for rank, sign in sorted(self._signs.items()):
+            if now - sign.heard > seconds:
+                return (
+                    f"rank {rank} is gone: no sign of life for {now - sign.heard:.0f} s, "
+                    f"last at {sign}"
+                )
+        return None
+
+    def _stalled(self) -> str:
+        step, doing = self._place
+        mine = _Sign(self._count, step, doing, time.monotonic())
+        places = {**self._signs, self.world.rank: mine}
+        # Ranks that wait in a collective stand at the same place; the missing one elsewhere.
+        behind = min(places, key=lambda r: (places[r].step, _times(places, r), r))
+        where = "; ".join(f"rank {rank}: {sign}" for rank, sign in sorted(places.items()))
+        return (
+            f"no progress for {self.timeout_s:.0f} s, rank {behind} is missing from what the "
+            f"others wait for ({where})"
+        )
+
+
+def _times(places: dict[int, _Sign], rank: int) -> int:
+    """How many ranks stand where this one does."""
+    return sum(str(sign) == str(places[rank]) for sign in places.values())

@@ -1,0 +1,71 @@
+"""A failing, a dying and a missing rank: named on the others, and nobody hangs."""
+
+import pytest
+from ranks import run_ranks
+
+
+def watched(world, action, timeout_s=60.0):
+    """Step 3 of a run in which rank 1 does something else than the others."""
+    import os
+    import signal
+    import time
+
+    from gam_scale.parallel.watchdog import Watchdog
+
+    with Watchdog(world, timeout_s) as dog:
+        dog.at(3, "backward")
+        world.barrier()
+        time.sleep(1.2)  # two signs of life
+        if world.rank == 1 and action == "raise":
+            raise ValueError("the reason")
+        if world.rank == 1 and action == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if world.rank == 1 and action == "sleep":
+            dog.at(3, "reading data")
+            time.sleep(120)
+        world.barrier()
+    return "done"
+
+
+def failure(action, **arguments):
+    with pytest.raises(AssertionError) as caught:
+        run_ranks(watched, 3, action=action, **arguments)
+    return by_rank(str(caught.value))
+
+
+def by_rank(text):
+    """The helper's report, cut into what each rank wrote."""
+    parts = {}
+    for chunk in ("\n" + text).split("\nrank ")[1:]:
+        head, _, rest = chunk.partition(" exited with ")
+        if head.isdigit():
+            parts[int(head)] = rest
+            last = int(head)
+        else:
+            parts[last] += "\nrank " + chunk
+    return [parts.get(rank, "") for rank in range(3)]
+
+
+def test_an_error_is_named_on_every_rank():
+    zero, one, two = failure("raise")
+    for report in (zero, two):
+        assert "rank 1 failed at step 3, backward: ValueError: the reason" in report
+    assert "Traceback" in one and "ValueError: the reason" in one
+
+
+def test_a_killed_rank_is_named_on_every_other():
+    zero, one, two = failure("die")
+    assert one.startswith("-9")
+    for report in (zero, two):
+        assert "rank 1 is gone" in report and "last at step 3, backward" in report
+
+
+def test_a_collective_that_never_comes_names_the_missing_rank():
+    zero, one, two = failure("sleep", timeout_s=4.0)
+    for report in (zero, two):
+        assert "rank 1 is missing" in report
+        assert "rank 0: step 3, backward" in report and "rank 1: step 3, reading data" in report
+
+
+def test_a_run_that_ends_well_leaves_nothing_behind():
+    assert run_ranks(watched, 3, action="none") == ["done"] * 3
