@@ -26,10 +26,12 @@ def engine_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "steps_per_print": 1 << 60,
         "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
     }
+    zero = options["zero_optimization"]
     if stage:
         # Gradients keep their fp32 on the way whatever the matmuls are computed in.
         options["communication_data_type"] = "fp32"
-    zero = options["zero_optimization"]
+        # Buffers of this many elements; DeepSpeed's own default would allocate 2 GB.
+        zero["reduce_bucket_size"] = max(_largest_block(config.model), 1 << 20)
     if stage == 3:
         zero |= _gathering(config.model)
     if config.parallel.offload != "none":
@@ -39,7 +41,7 @@ def engine_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     return _merged(options, config.parallel.deepspeed, "parallel.deepspeed", _TUNABLE)
 
 
-_TUNABLE = {"stage3_max_live_parameters", "stage3_prefetch_bucket_size"}
+_TUNABLE = {"reduce_bucket_size", "stage3_max_live_parameters", "stage3_prefetch_bucket_size"}
 _TUNABLE |= {"stage3_param_persistence_threshold", "communication_data_type", "steps_per_print"}
 
 
@@ -48,8 +50,7 @@ def _gathering(model: ModelConfig) -> dict[str, Any]:
 
     DeepSpeed's own limits (a billion parameters) would keep models of up to that size whole.
     """
-    blocks = outline(model).blocks
-    block = max(sum(p.numel() for p in b.parameters()) for b in blocks)
+    block = _largest_block(model)
     return {
         # Its own linear adds the bias in place, to a product that selective recomputation keeps.
         "memory_efficient_linear": False,
@@ -57,6 +58,10 @@ def _gathering(model: ModelConfig) -> dict[str, Any]:
         "stage3_prefetch_bucket_size": block,
         "stage3_param_persistence_threshold": 4 * model.d_model,  # norms and biases stay whole
     }
+
+
+def _largest_block(model: ModelConfig) -> int:
+    return max(sum(p.numel() for p in b.parameters()) for b in outline(model).blocks)
 
 
 def _merged(

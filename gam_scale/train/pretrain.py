@@ -135,7 +135,8 @@ def _start_or_resume(
         initialise(strategy, config)
         return TrainState()
     state = load_state(newest)
-    if state.data_fingerprint != stream.fingerprint():
+    # An imported checkpoint has seen no data of ours.
+    if state.data_fingerprint and state.data_fingerprint != stream.fingerprint():
         raise UserError(
             f"the data of {run.path} has changed since step {state.step} was saved; expected the "
             "same prepared sets, another log.run_dir, or --fresh to start over"

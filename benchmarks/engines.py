@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Step time and memory per rank of every engine and stage, beside a raw loop, in one run.
+
+    python -m benchmarks.engines [--ranks 1,2] [--batch 8 --seq-len 256 --d-model 512 --n-layers 6]
+
+``raw`` is model, backward, clipping and fused AdamW called by hand, without any engine of ours.
+Each row runs on ranks of its own. ``ms/step`` is the median of the timed steps, of the slowest
+rank; ``vs raw`` divides it by the raw loop's on as many ranks, each of which then computes the
+same batch. ``held`` is what rank 0 keeps in tensors between steps (parameters, moments, buffers):
+every live storage, counted once. ``process`` is its peak resident size.
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from benchmarks.train_step import synchronise
+from gam_scale.config import RunConfig
+from gam_scale.data.packing import Batch
+from gam_scale.hardware import can_compile, peak_memory_bytes
+from gam_scale.model.lm import build_model
+from gam_scale.parallel import world as ranks
+from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.build import build_strategy, initialise
+from gam_scale.parallel.optimizer import build_optimizer
+from gam_scale.parallel.world import World
+from gam_scale.strict import from_dict
+
+ROWS: dict[str, dict] = {
+    "raw": {"engine": "torch"},
+    "torch": {"engine": "torch"},
+    "zero 0": {"engine": "deepspeed", "zero_stage": 0},
+    "zero 1": {"engine": "deepspeed", "zero_stage": 1},
+    "zero 2": {"engine": "deepspeed", "zero_stage": 2},
+    "zero 3": {"engine": "deepspeed", "zero_stage": 3},
+    "fsdp": {"engine": "fsdp"},
+}
+
+
+def main() -> None:
+    """Run each row on each number of ranks, print the table."""
+    args = parse()
+    if args.row:
+        report(args)
+        return
+    print(f"batch {args.batch} per rank, T {args.seq_len}, d_model {args.d_model}, ", end="")
+    print(f"{args.n_layers} layers, fp32, {args.device}, torch {torch.__version__}")
+    print("| engine | ranks | ms/step | vs raw | held | process |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for n in map(int, args.ranks.split(",")):
+        raw = None
+        for name in args.rows.split(","):
+            r = launch(name, n)
+            raw = raw or r["ms"]
+            cells = [name, str(n), f"{r['ms']:.0f}", f"{r['ms'] / raw:.3f}"]
+            cells += [f"{r['held'] / 1e6:.0f} MB", f"{r['process'] / 1e6:.0f} MB"]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", default="1,2", help="numbers of ranks, comma-separated")
+    parser.add_argument("--rows", default=",".join(ROWS), help="which rows; the first is the base")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch", type=int, default=8, help="sequences per rank and step")
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--d-model", type=int, default=512)
+    parser.add_argument("--n-layers", type=int, default=6)
+    parser.add_argument("--vocab-size", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=10, help="timed steps")
+    return parser.parse_args()
+
+
+def launch(row: str, n_ranks: int) -> dict:
+    """One row's figures, from rank 0."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    command = [sys.executable, "-m", "benchmarks.engines", *sys.argv[1:], "--row", row]
+    processes = []
+    for rank in range(n_ranks):
+        env = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(n_ranks)}
+        env |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(n_ranks)}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+        env |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+        out = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
+        processes.append(subprocess.Popen(command, env=env, stdout=out, text=True))
+    output = processes[0].communicate()[0]
+    if any(process.wait() for process in processes):
+        sys.exit(f"{row} on {n_ranks} ranks failed")
+    return json.loads(output.splitlines()[-1])
+
+
+def report(args: argparse.Namespace) -> None:
+    """Measure one row as one of its ranks."""
+    world = ranks.start(args.device)
+    config = run_config(args, world)
+    compiled = can_compile(world.device)[0]
+    make = raw_step if args.row == "raw" else engine_step
+    step = make(config, world, compiled)
+    for _ in range(3):
+        step()
+    times = []
+    for _ in range(args.steps):
+        world.barrier()
+        start = time.perf_counter()
+        step()
+        synchronise(world.device)
+        times.append(time.perf_counter() - start)
+    slowest = torch.tensor(statistics.median(times), dtype=torch.float64, device=world.device)
+    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+    figures = {"ms": float(slowest) * 1e3, "held": held_bytes()}
+    figures["process"] = peak_memory_bytes(world.device)
+    if world.is_main:
+        print(json.dumps(figures))
+    world.barrier()
+    ranks.stop()
+
+
+def run_config(args: argparse.Namespace, world: World) -> RunConfig:
+    """The paper's shape at the width and depth asked for, no dropout mask left out."""
+    return from_dict(
+        RunConfig,
+        {
+            "model": {
+                "d_model": args.d_model,
+                "n_layers": args.n_layers,
+                "vocab_size": args.vocab_size,
+                "max_seq_len": args.seq_len,
+            },
+            "data": {"sets": [{"path": "unused"}], "seq_len": args.seq_len},
+            "train": {
+                "steps": 1000,
+                "micro_batch_size": args.batch,
+                "global_batch_size": args.batch * world.world_size,
+            },
+            "parallel": ROWS[args.row],
+        },
+    )
+
+
+def batch_of(config: RunConfig, world: World) -> Batch:
+    """Random tokens, others on every rank."""
+    generator = torch.Generator().manual_seed(world.rank)
+    shape = (config.train.micro_batch_size, config.data.seq_len + 1)
+    tokens = torch.randint(config.model.vocab_size, shape, generator=generator)
+    batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
+    return batch.to(world.device)
+
+
+def engine_step(config: RunConfig, world: World, compiled: bool) -> Callable[[], None]:
+    """A step through the seam, as the training loop calls it."""
+    strategy = build_strategy(config, world, compiled=compiled)
+    initialise(strategy, config)
+    batch = batch_of(config, world)
+    scale = 1.0 / (batch.targets.numel() * world.world_size)
+
+    def step() -> None:
+        strategy.backward(batch, scale, last=True)
+        strategy.step(3e-4, 1.0)
+
+    return step
+
+
+def raw_step(config: RunConfig, world: World, compiled: bool) -> Callable[[], None]:
+    """The same model without an engine; on several ranks each trains alone."""
+    model = build_model(config.model, 0, world.device)
+    prepare_blocks(model, config.train.recompute, compiled=compiled)
+    optimizer = build_optimizer(model, config)
+    batch = batch_of(config, world)
+
+    def step() -> None:
+        loss = model(batch.tokens, batch.targets) / batch.targets.numel()
+        loss.backward()
+        float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def held_bytes() -> int:
+    """Bytes of all live tensors of this process, each storage once."""
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter, DTensor):  # not the compiler's fakes
+            local = thing.to_local() if hasattr(thing, "to_local") else thing
+            if local.device.type != "meta":
+                storage = local.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+if __name__ == "__main__":
+    main()

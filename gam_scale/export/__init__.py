@@ -1,0 +1,1 @@
+"""Checkpoints in other formats: to and from Hugging Face, safetensors, DeepSpeed universal."""

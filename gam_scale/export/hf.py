@@ -1,0 +1,152 @@
+"""Hugging Face folders: written from a checkpoint, and read back."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gam_scale.checkpoint.load import Trained, load_trained
+from gam_scale.checkpoint.shard import KINDS
+from gam_scale.checkpoint.store import CONFIG, TOKENIZER, TrainState
+from gam_scale.config import DataConfig, ModelConfig, RunConfig
+from gam_scale.errors import UserError
+from gam_scale.export.folder import new_folder
+from gam_scale.export.imported import Imported
+from gam_scale.export.sources import flat_sources
+from gam_scale.files import write_bytes, write_json
+from gam_scale.strict import from_dict, read_json, to_dict
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+MODEL_TYPE = "gam_scale"
+PREFIX = "model."
+"""Our names start with it there: the wrapper holds the language model as its ``model``."""
+
+_CONFIGURATION = "configuration_gam_scale"
+_MODELING = "modeling_gam_scale"
+_TOKENIZATION = "tokenization_gam_scale"
+
+
+def export_hf(checkpoint: str | Path, out: Path) -> None:
+    """Write what transformers loads with ``trust_remote_code=True``, without gam_scale installed.
+
+    Raises:
+        UserError: no checkpoint there, a damaged one, or ``out`` is not empty.
+    """
+    trained = load_trained(checkpoint)
+    with new_folder(out) as folder:
+        for name, text in flat_sources((_CONFIGURATION, _MODELING, _TOKENIZATION)).items():
+            write_bytes(folder / name, text.encode())
+        write_json(folder / "config.json", _model_json(trained))
+        write_json(folder / "generation_config.json", _special_ids(trained))
+        write_json(folder / "tokenizer_config.json", _TOKENIZER_JSON)
+        write_bytes(folder / TOKENIZER, trained.tokenizer.model_bytes)
+        _save_weights(folder / WEIGHTS, trained, PREFIX)
+
+
+def export_safetensors(checkpoint: str | Path, out: Path) -> None:
+    """Write the weights by our names in one file, with the run's config and the tokenizer.
+
+    Raises:
+        UserError: as for :func:`export_hf`.
+    """
+    trained = load_trained(checkpoint)
+    with new_folder(out) as folder:
+        write_json(folder / CONFIG, to_dict(trained.config))
+        write_bytes(folder / TOKENIZER, trained.tokenizer.model_bytes)
+        _save_weights(folder / WEIGHTS, trained, "")
+
+
+def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
+    """What :func:`export_hf` wrote, or transformers saved after training it further.
+
+    Args:
+        tokenizer: another model file than the folder's own.
+
+    Raises:
+        UserError: no such folder, another kind of model, or damaged weights.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found != MODEL_TYPE or not isinstance(config.get("model"), dict):
+        raise UserError(
+            f"{path} describes a model of type {found}; expected {MODEL_TYPE}, as "
+            "tools/convert_checkpoint.py export --to hf writes it"
+        )
+    # transformers changes only its own vocab_size when it resizes the embedding.
+    vocab_size = config.get("vocab_size", config["model"].get("vocab_size"))
+    model = from_dict(ModelConfig, config["model"] | {"vocab_size": vocab_size}, f"{path}: model")
+    training = config.get("training") or {}
+    data = {key: training[key] for key in ("seq_len", "documents") if key in training}
+    return Imported(
+        source=folder,
+        config=RunConfig(model, from_dict(DataConfig, data, f"{path}: training")),
+        tensors={
+            f"{KINDS[0]}.{name.removeprefix(PREFIX)}": tensor
+            for name, tensor in _read_weights(folder).items()
+        },
+        state=TrainState(step=int(training.get("step", 0))),
+        tokenizer=tokenizer or folder / TOKENIZER,
+    )
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file.
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected safetensors")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file or is damaged ({error})") from None
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    if not (folder / WEIGHTS_INDEX).is_file():
+        return load_safetensors(folder / WEIGHTS)
+    # transformers cuts large models into several files.
+    files = sorted(set(read_json(folder / WEIGHTS_INDEX)["weight_map"].values()))
+    return {k: v for file in files for k, v in load_safetensors(folder / file).items()}
+
+
+def _save_weights(path: Path, trained: Trained, prefix: str) -> None:
+    tensors = {prefix + name: p.detach() for name, p in trained.model.named_parameters()}
+    save_file(tensors, path, metadata={"format": "pt"})  # transformers wants to be told
+    path.chmod((path.parent / TOKENIZER).stat().st_mode)  # it is written for its owner alone
+
+
+def _model_json(trained: Trained) -> dict[str, Any]:
+    model, data = trained.config.model, trained.config.data
+    return {
+        "model_type": MODEL_TYPE,
+        "architectures": ["GAMScaleForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"{_CONFIGURATION}.GAMScaleConfig",
+            "AutoModelForCausalLM": f"{_MODELING}.GAMScaleForCausalLM",
+        },
+        "dtype": "float32",
+        "vocab_size": model.vocab_size,
+        "model": to_dict(model),
+        "training": {
+            "step": trained.step,
+            "seq_len": data.seq_len,
+            "documents": data.documents,
+        },
+    }
+
+
+def _special_ids(trained: Trained) -> dict[str, int]:
+    """A document ends where the next one begins."""
+    return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), trained.tokenizer.bos_id)
+
+
+_TOKENIZER_JSON = {
+    "tokenizer_class": "GAMScaleTokenizer",
+    "auto_map": {"AutoTokenizer": [f"{_TOKENIZATION}.GAMScaleTokenizer", None]},
+}

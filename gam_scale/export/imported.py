@@ -1,0 +1,86 @@
+"""A model from elsewhere on its way into one of our checkpoints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gam_scale.checkpoint.canonical import write_shards
+from gam_scale.checkpoint.shard import KINDS, Shard
+from gam_scale.checkpoint.store import CheckpointStore, TrainState, saving
+from gam_scale.config import RunConfig
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.errors import UserError
+from gam_scale.export.folder import new_folder
+from gam_scale.model.lm import outline
+
+
+@dataclass
+class Imported:
+    """What a reader of another format found."""
+
+    source: Path
+    """Named when something does not fit."""
+    config: RunConfig
+    tensors: dict[str, Tensor]
+    """By ``KIND.NAME`` (see :data:`~gam_scale.checkpoint.shard.KINDS`), in any float dtype."""
+    state: TrainState
+    tokenizer: Path
+
+
+def write_checkpoint(imported: Imported, out: Path) -> Path:
+    """Write ``out/checkpoints/step-XXXXXXXX`` in our own format.
+
+    Moments that were not found are left out; our readers take them as zero.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        UserError: tensors or tokenizer do not fit the config, or ``out`` is not new.
+    """
+    tokenizer = Tokenizer.load(imported.tokenizer)
+    vocab_size = imported.config.model.vocab_size
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"{imported.tokenizer} has {tokenizer.vocab_size} ids but the model of "
+            f"{imported.source} only {vocab_size}; expected the tokenizer it was trained with"
+        )
+    _check_tensors(imported)
+    with new_folder(out) as folder:
+        store = CheckpointStore(folder / "checkpoints")
+        step = imported.state.step
+        partial = store.begin(step)
+        with saving(store.path(step)):
+            write_shards(partial, 0, 1, _shards(imported.tensors))
+        written = store.commit(1, imported.state, imported.config, tokenizer.model_bytes)
+    return out / "checkpoints" / written.name
+
+
+def _shards(tensors: dict[str, Tensor]) -> list[Shard]:
+    shards = []
+    for key, tensor in tensors.items():
+        kind, name = key.split(".", 1)
+        flat = tensor.detach().to(torch.float32).reshape(-1)
+        shards.append(Shard(kind, name, tuple(tensor.shape), 0, flat))
+    return shards
+
+
+def _check_tensors(imported: Imported) -> None:
+    source, model = imported.source, imported.config.model
+    if model.vocab_size < 1:
+        raise UserError(f"{source}: model.vocab_size is {model.vocab_size}; expected at least 1")
+    shapes = {name: p.shape for name, p in outline(model).named_parameters()}
+    for key, tensor in imported.tensors.items():
+        _, name = key.split(".", 1)
+        if name not in shapes:
+            raise UserError(f"{source}: {name} is not a parameter of this model")
+        if tensor.shape != shapes[name]:
+            raise UserError(
+                f"{source}: {key} has shape {tuple(tensor.shape)}; expected {tuple(shapes[name])}, "
+                "as the model's config has it"
+            )
+    for name in shapes:
+        if f"{KINDS[0]}.{name}" not in imported.tensors:
+            raise UserError(f"{source} has no parameter {name}, which this model needs")

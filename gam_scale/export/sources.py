@@ -1,0 +1,65 @@
+"""The model's own source as a flat folder of files that import each other relatively."""
+
+import ast
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+TEMPLATES = "gam_scale.export.templates"
+_IMPORT = re.compile(r"^(\s*from )(gam_scale[.\w]*)(?= import )", re.MULTILINE)
+_OPERATORS = '"gam_scale::'  # the library that custom operators are registered in
+
+
+def flat_sources(templates: Iterable[str]) -> dict[str, str]:
+    """File name to text of some modules of :data:`TEMPLATES` and all that they import of ours.
+
+    ``gam_scale.model.lm`` becomes ``gam_scale_model_lm.py``; a template keeps its name. Operators
+    get a library named after the sources, so that an export never replaces those of an installed
+    gam_scale, or of another export, in the same process.
+    """
+    texts: dict[str, str] = {}
+    waiting = [f"{TEMPLATES}.{name}" for name in templates]
+    while waiting:
+        module = waiting.pop()
+        if module not in texts:
+            texts[module] = _read(module)
+            waiting += _imports(module, texts[module])
+    digest = hashlib.sha256("".join(texts[m] for m in sorted(texts)).encode()).hexdigest()
+    operators = f'"gam_scale_{digest[:12]}::'
+    return {
+        f"{_flat(module)}.py": _rewritten(module, text).replace(_OPERATORS, operators)
+        for module, text in texts.items()
+    }
+
+
+def _read(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, module
+    assert spec.submodule_search_locations is None, f"{module} is a package; import its modules"
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _imports(module: str, text: str) -> list[str]:
+    """Modules of ours that ``text`` imports, all in the one form that can be rewritten."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gam_scale"):
+            found.append(node.module)
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            assert not any(n.startswith("gam_scale") for n in names), f"{module}: {names}"
+    assert sorted(found) == sorted(m[2] for m in _IMPORT.finditer(text)), f"{module}: {found}"
+    return found
+
+
+def _rewritten(module: str, text: str) -> str:
+    text = _IMPORT.sub(lambda match: f"{match[1]}.{_flat(match[2])}", text)
+    return f"# Written by GAM Scale's tools/convert_checkpoint.py from {module}.\n{text}"
+
+
+def _flat(module: str) -> str:
+    if module.startswith(f"{TEMPLATES}."):
+        return module.removeprefix(f"{TEMPLATES}.")
+    return module.replace(".", "_")

@@ -1,0 +1,111 @@
+"""DeepSpeed's universal checkpoints: one folder of files for each parameter."""
+
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gam_scale.checkpoint.shard import KINDS
+from gam_scale.checkpoint.store import TrainState
+from gam_scale.config import RunConfig
+from gam_scale.errors import UserError
+from gam_scale.export.imported import Imported
+from gam_scale.export.official import load_pickled
+from gam_scale.model.lm import outline
+
+_FILES = dict(zip(KINDS, ("fp32", "exp_avg", "exp_avg_sq"), strict=True))
+_EMBEDDING = "embedding.weight"
+
+
+def read_universal(folder: Path, config: RunConfig, tokenizer: Path) -> Imported:
+    """Parameters, both moments and the step count of a model of ours that DeepSpeed trained.
+
+    Args:
+        folder: what ``python -m deepspeed.checkpoint.ds_to_universal`` wrote.
+        config: of the run; a vocabulary size of 0 is taken from the embedding.
+
+    Raises:
+        UserError: not such a folder, a damaged file, or parameters of another model.
+    """
+    if not (folder / "zero").is_dir():
+        raise UserError(
+            f"{folder} has no folder zero; expected a universal checkpoint, as python -m "
+            "deepspeed.checkpoint.ds_to_universal writes it"
+        )
+    names = sorted(p.name for p in (folder / "zero").iterdir() if p.is_dir())
+    config = _with_vocabulary(folder, config)
+    shapes = {name: p.shape for name, p in outline(config.model).named_parameters()}
+    tensors = {}
+    for name in names:
+        for kind, file in _FILES.items():
+            path = folder / "zero" / name / f"{file}.pt"
+            if kind == KINDS[0] or path.is_file():
+                tensors[f"{kind}.{name}"] = _read(path, shapes.get(name))
+    steps, applied = _steps(folder, names)
+    return Imported(
+        source=folder,
+        config=config,
+        tensors=tensors,
+        state=TrainState(
+            step=steps, optimizer_steps=applied, sequences=steps * config.train.global_batch_size
+        ),
+        tokenizer=tokenizer,
+    )
+
+
+def _with_vocabulary(folder: Path, config: RunConfig) -> RunConfig:
+    if config.model.vocab_size:
+        return config
+    embedding = _tensor(folder / "zero" / _EMBEDDING / "fp32.pt")
+    rows = embedding.numel() // config.model.d_model
+    return replace(config, model=replace(config.model, vocab_size=rows))
+
+
+def _read(path: Path, shape: torch.Size | None) -> Tensor:
+    """One tensor; ZeRO stage 3 leaves it flat."""
+    tensor = _tensor(path)
+    if shape is not None and tensor.dim() == 1 and tensor.numel() == shape.numel():
+        return tensor.view(shape)
+    return tensor
+
+
+def _tensor(path: Path) -> Tensor:
+    value: Any = load_pickled(path)
+    if isinstance(value, dict):
+        value = value.get("param")
+    if not isinstance(value, Tensor):
+        raise UserError(f'{path} holds no tensor; expected one, or a dict with one under "param"')
+    return value.detach()
+
+
+def _steps(folder: Path, names: list[str]) -> tuple[int, int]:
+    """Steps taken, and how many of them Adam applied.
+
+    Raises:
+        UserError: neither is there; Adam's bias correction would be wrong without.
+    """
+    applied = next((p for n in names if (p := folder / "zero" / n / "step.pt").is_file()), None)
+    engine = next(iter(sorted(folder.glob("*mp_rank_00_model_states.pt"))), None)
+    counts = []
+    if engine is not None:
+        # It may hold a user's own objects, which are not loaded; Adam's count has to do then.
+        with suppress(UserError) if applied else nullcontext():
+            counts.append(_count(load_pickled(engine).get("global_steps"), engine))
+    if applied is not None:
+        counts.append(_count(load_pickled(applied), applied))
+    if not counts:
+        raise UserError(
+            f"{folder} says nowhere how many steps were taken; expected a step.pt beside the "
+            "parameters or the engine's *_model_states.pt"
+        )
+    return counts[0], counts[-1]
+
+
+def _count(value: Any, path: Path) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{path}: its count of steps is no number; expected one") from None

@@ -1,0 +1,63 @@
+"""Checkpoints of small models that were never trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gam_scale.checkpoint.canonical import write_shards
+from gam_scale.checkpoint.shard import Shard
+from gam_scale.checkpoint.store import CheckpointStore, TrainState
+from gam_scale.config import (
+    AttentionConfig,
+    DataConfig,
+    GAMConfig,
+    MambaConfig,
+    ModelConfig,
+    RunConfig,
+)
+from gam_scale.model.lm import build_model
+
+
+def _config(block: str) -> RunConfig:
+    model = ModelConfig(
+        block=block,
+        d_model=32,
+        n_layers=2,
+        vocab_size=320,
+        max_seq_len=48,
+        gam=GAMConfig(n_slots=16),
+        attention=AttentionConfig(n_heads=4),
+        mamba=MambaConfig(expand=2),
+    )
+    return RunConfig(model, DataConfig(seq_len=48, documents="concatenate"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(prepared_set: Path) -> Path:
+    return prepared_set / "tokenizer.model"
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return _config("gam")
+
+
+@pytest.fixture
+def checkpoint(tokenizer_file: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """``checkpoint(block)`` -> a step-* folder whose weights are far from zero everywhere."""
+
+    def make(block: str = "gam") -> Path:
+        config = _config(block)
+        model = build_model(config.model, seed=0)
+        generator = torch.Generator().manual_seed(1)
+        shards = []
+        for name, p in model.named_parameters():
+            p.data += 0.3 * torch.randn(p.shape, generator=generator)
+            shards.append(Shard("param", name, tuple(p.shape), 0, p.detach().view(-1)))
+        store = CheckpointStore(tmp_path / f"run-{block}" / "checkpoints")
+        write_shards(store.begin(5), 0, 1, shards)
+        return store.commit(1, TrainState(step=5), config, tokenizer_file.read_bytes())
+
+    return make

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Checkpoints to and from other formats: python tools/convert_checkpoint.py export RUN --to hf ...
+
+export writes a Hugging Face folder, or plain safetensors, from one of our checkpoints. import makes
+one of ours from an exported folder, from weights of the paper's official code, or from a DeepSpeed
+universal checkpoint; what it writes is a run directory that every other tool takes.
+"""
+
+import argparse
+from pathlib import Path
+
+from gam_scale import cli
+from gam_scale.config import load_config
+from gam_scale.errors import UserError
+from gam_scale.export.folder import check_is_new
+from gam_scale.export.hf import export_hf, export_safetensors, read_hf
+from gam_scale.export.imported import Imported, write_checkpoint
+from gam_scale.export.official import read_official
+from gam_scale.export.universal import read_universal
+
+EXPORTS = {"hf": export_hf, "safetensors": export_safetensors}
+FORMATS = ("hf", "official", "universal")
+
+
+def main() -> None:
+    """Parse, convert, say where the result is."""
+    args = _parser().parse_args()
+    check_is_new(args.out)  # before anything is read
+    if args.command == "export":
+        EXPORTS[args.to](args.checkpoint, args.out)
+        print(f"wrote {args.out}")
+    else:
+        print(f"wrote {write_checkpoint(_read(args), args.out)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("export", help="write one of our checkpoints in another format")
+    export.add_argument("checkpoint", type=Path, help="run directory (its newest) or step-* folder")
+    export.add_argument("--to", choices=EXPORTS, required=True)
+    export.add_argument("--out", type=Path, required=True, help="folder to make")
+    read = commands.add_parser("import", help="make a checkpoint of ours from another format")
+    read.add_argument("source", type=Path, help="folder, or file of official weights")
+    read.add_argument("--from", dest="format", required=True, choices=FORMATS)
+    read.add_argument("--out", type=Path, required=True, help="run directory to make")
+    read.add_argument("--tokenizer", type=Path, help="tokenizer.model (hf: the folder's own)")
+    read.add_argument("--config", type=Path, help="universal: the run's config, a JSON file")
+    return parser
+
+
+def _read(args: argparse.Namespace) -> Imported:
+    if args.format == "hf":
+        return read_hf(args.source, args.tokenizer)
+    if args.tokenizer is None:
+        raise UserError(
+            f"--tokenizer is missing; {args.format} weights bring none, expected the "
+            "tokenizer.model they were trained with"
+        )
+    if args.format == "official":
+        return read_official(args.source, args.tokenizer)
+    if args.config is None:
+        raise UserError("--config is missing; expected the JSON config of the DeepSpeed run")
+    return read_universal(args.source, load_config(args.config), args.tokenizer)
+
+
+if __name__ == "__main__":
+    cli.run(main)
