@@ -176,7 +176,7 @@ class ParallelConfig:
     )
     offload: Literal["none", "optimizer", "parameters"] = option(
         "none",
-        "what a sharding engine keeps outside the device: optimizer (deepspeed stages 1 to 3), or "
+        "what a sharding engine keeps in CPU memory: optimizer (deepspeed stages 1 to 3), or "
         "parameters too (deepspeed stage 3, fsdp)",
     )
     deepspeed: dict[str, Any] = option(
@@ -255,6 +255,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def check(config: RunConfig) -> None:
     """Refuse combinations that cannot work; each message names the keys and what would do."""
     model, data, train = config.model, config.data, config.train
+    _check_parallel(config.parallel)
     if model.block == "attention" and model.d_model % model.attention.n_heads:
         raise UserError(
             f"model.attention.n_heads is {model.attention.n_heads}, which does not divide "
@@ -282,4 +283,37 @@ def check(config: RunConfig) -> None:
         raise UserError(
             f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps "
             f"{train.steps}"
+        )
+
+
+def _check_parallel(parallel: ParallelConfig) -> None:
+    engine, offload, stage = parallel.engine, parallel.offload, parallel.zero_stage
+    if stage and engine != "deepspeed":
+        raise UserError(
+            f"parallel.zero_stage is {stage} but parallel.engine is {engine}; expected engine "
+            "deepspeed, or stage 0"
+        )
+    if parallel.deepspeed and engine != "deepspeed":
+        raise UserError(
+            f"parallel.deepspeed has options but parallel.engine is {engine}; expected engine "
+            "deepspeed, or none"
+        )
+    if parallel.shard_ranks and engine != "fsdp":
+        raise UserError(
+            f"parallel.shard_ranks is {parallel.shard_ranks} but parallel.engine is {engine}; "
+            "expected engine fsdp, or 0"
+        )
+    possible = {
+        "none": True,
+        "optimizer": engine == "deepspeed" and stage > 0,
+        "parameters": engine == "fsdp" or stage == 3,
+    }
+    if not possible[offload]:
+        wanted = {
+            "optimizer": "engine deepspeed with zero_stage 1, 2 or 3",
+            "parameters": "engine fsdp, or deepspeed with zero_stage 3",
+        }
+        raise UserError(
+            f"parallel.offload is {offload} with engine {engine} and zero_stage {stage}; expected "
+            f"{wanted[offload]}, or none"
         )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gam_scale.config import RunConfig, load_config
+from gam_scale.config import RunConfig, check, load_config
 from gam_scale.errors import UserError
 from gam_scale.strict import describe, from_dict, to_dict
 
@@ -103,3 +103,23 @@ def test_the_configs_that_ship_are_valid(name):
     from pathlib import Path
 
     load_config(Path(__file__).parent.parent / "configs" / f"{name}.json")
+
+
+@pytest.mark.parametrize(
+    ("parallel", "said"),
+    [
+        (
+            {"engine": "fsdp", "zero_stage": 2},
+            "parallel.zero_stage is 2 but parallel.engine is fsdp",
+        ),
+        ({"engine": "torch", "deepspeed": {"a": 1}}, "parallel.deepspeed has options but"),
+        ({"shard_ranks": 4}, "parallel.shard_ranks is 4 but parallel.engine is deepspeed"),
+        ({"offload": "optimizer"}, "parallel.offload is optimizer .*zero_stage 0; expected"),
+        ({"offload": "optimizer", "engine": "fsdp"}, "parallel.offload is optimizer with engine f"),
+        ({"offload": "parameters", "zero_stage": 2}, "parallel.offload is parameters with"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(parallel, said):
+    data = {"data": {"sets": [{"path": "x"}]}, "train": {"steps": 200}, "parallel": parallel}
+    with pytest.raises(UserError, match=said):
+        check(from_dict(RunConfig, data))
