@@ -179,9 +179,10 @@ def _feedforward_working(model: ModelConfig, run: Setting, replayed: float) -> f
     d, c, inner = model.d_model, run.compute, model.ffn_mult * model.d_model
     at_gelu = 2 * d * FP32 + inner * c
     if model.block == "attention" and _keeps_weights(model, run):
-        # Later, at the attention: gradients of the weights before and after dropout and softmax.
+        # Later, at the attention: the weights' gradient (compiled, in a recomputed tensor's place).
         weights = model.attention.n_heads * run.seq_len * FP32
-        at_gelu = max(at_gelu, 3 * d * FP32 + 2 * weights - 2 * inner * c)
+        if run.recompute != "full" or not run.compiled:
+            at_gelu = max(at_gelu, 3 * d * FP32 + weights - 2 * inner * c)
     if run.recompute == "selective" and run.compiled:
         # A compiled block recomputes late: at the GELU, its output and the norm's alone.
         return min(at_gelu + replayed, at_gelu + inner * c)
@@ -197,8 +198,8 @@ def _mamba_working(model: ModelConfig, run: Setting, replayed: float) -> float:
     in_scan = 4 * inner * FP32 + inner * c + states
     if run.documents:
         in_scan += inner * FP32  # step sizes that are infinite where a document starts
-    if run.recompute == "none":
-        in_scan -= inner * (FP32 + c)  # y and the gated output, used by then
+    if run.recompute == "none" or not run.compiled:
+        in_scan -= inner * (FP32 + c)  # y and the gated output, freed by then
     return in_scan + replayed
 
 

@@ -1,0 +1,105 @@
+"""What one optimizer step sends between ranks, collective by collective."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from gam_scale.plan.activations import FP32
+from gam_scale.plan.job import Job
+
+_PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One kind of exchange, summed over a step."""
+
+    op: Literal["all_reduce", "all_gather", "reduce_scatter"]
+    what: Literal["gradients", "parameters"]
+    bytes: float  # of the whole tensors, before scattering or after gathering
+    ranks: int  # in each group
+    stride: int = 1  # from one rank of a group to the next
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each rank sends in a ring: (n - 1) / n of the tensor, all-reduce twice that.
+
+        That is the least any algorithm needs when links are all alike; a tree sends as much.
+        """
+        return _PASSES[self.op] * self.bytes * (self.ranks - 1) / self.ranks
+
+    def stays_in_node(self, gpus_per_node: int) -> bool:
+        """Whether no group reaches beyond a node, ranks being numbered node by node."""
+        return gpus_per_node % (self.ranks * self.stride) == 0
+
+
+def collectives(job: Job) -> list[Collective]:
+    """All that a step exchanges, a few numbers for norms and losses left out.
+
+    Stages 1 and 2 all-reduce what a reduce-scatter would do for: DeepSpeed reduces buckets that
+    belong to several ranks as a whole, unless ``use_multi_rank_bucket_allreduce`` is off.
+    """
+    return [c for c in _COLLECTIVES[job.engine](job) if c.ranks > 1]
+
+
+def overlaps(job: Job) -> bool:
+    """Whether the engine is assumed to hide communication behind the blocks' computation."""
+    return job.engine in ("zero2", "zero3", "fsdp")
+
+
+def _plain(job: Job) -> Iterator[Collective]:
+    yield Collective("all_reduce", "gradients", job.weights.total * FP32, job.world_size)
+
+
+def _zero_1(job: Job) -> Iterator[Collective]:
+    """Gradients once a step; stage 2 after every micro-batch. Updated parameters once."""
+    times = job.micro_batches if job.engine == "zero2" else 1
+    whole_buckets = job.zero_option("use_multi_rank_bucket_allreduce", True)
+    op = "all_reduce" if whole_buckets else "reduce_scatter"
+    yield Collective(op, "gradients", times * _gradients(job), job.world_size)
+    yield Collective("all_gather", "parameters", job.weights.total * FP32, job.world_size)
+
+
+def _zero_3(job: Job) -> Iterator[Collective]:
+    """Every micro-batch gathers each parameter twice, or once where it stays until backward.
+
+    Parameters up to a size are never freed: they are gathered once a step, after their update.
+    """
+    weights, ranks = job.weights, job.world_size
+    threshold = job.zero_option("stage3_param_persistence_threshold", 100_000)
+    persistent = weights.up_to(threshold) * FP32
+    low = weights.linear_above(threshold) if job.low_precision_linears else 0
+    gathered = weights.total * FP32 - persistent - low * (FP32 - job.compute_bytes)
+    reused = job.reused_blocks / weights.n_blocks  # embeddings go with the first block
+    parameters = persistent + gathered * (2 - reused) * job.micro_batches
+    yield Collective("all_gather", "parameters", parameters, ranks)
+    yield Collective("reduce_scatter", "gradients", _gradients(job) * job.micro_batches, ranks)
+
+
+def _gradients(job: Job) -> float:
+    """Bytes of one exchange of all gradients by stages 1 to 3."""
+    weights = job.weights
+    low = weights.linear if job.low_precision_linears else 0
+    return weights.total * FP32 - low * (FP32 - job.compute_bytes)
+
+
+def _fsdp(job: Job) -> Iterator[Collective]:
+    """Rows are padded to a multiple of the group, which counts when ranks outnumber them."""
+    ranks, times = job.shard_ranks, job.micro_batches
+    padded = job.weights.row_shard(ranks) * ranks
+    gathers = 2 if job.config.parallel.reshard_after_forward else 1
+    parameters = padded * job.compute_bytes
+    yield Collective("all_gather", "parameters", parameters * gathers * times, ranks)
+    yield Collective("reduce_scatter", "gradients", padded * FP32 * times, ranks)
+    replicas = job.world_size // ranks
+    yield Collective("all_reduce", "gradients", padded * FP32 / ranks, replicas, stride=ranks)
+
+
+_COLLECTIVES = {
+    "torch": _plain,
+    "zero0": _plain,
+    "zero1": _zero_1,
+    "zero2": _zero_1,
+    "zero3": _zero_3,
+    "fsdp": _fsdp,
+}

@@ -1,0 +1,174 @@
+"""FLOPs, time and cost of a step, and the cheapest settings that fit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from gam_scale.errors import UserError
+from gam_scale.plan.communication import Collective, collectives, overlaps
+from gam_scale.plan.gpus import Gpu
+from gam_scale.plan.job import Job
+from gam_scale.plan.memory import Memory, peak_memory
+
+MATMUL_SHARE = 0.4
+"""Of the peak rate that a GPU is assumed to reach: a usual figure for dense language models."""
+
+_RECOMPUTE = ("none", "selective", "full")  # from the fastest to the smallest
+_Key = tuple[float, int, float, int]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One job under one engine and set of options, on one kind of GPU."""
+
+    label: str
+    job: Job
+    gpu: Gpu
+    share: float  # of the peak rate that is reached
+
+    @cached_property
+    def memory(self) -> Memory:
+        return peak_memory(self.job)
+
+    @cached_property
+    def collectives(self) -> list[Collective]:
+        return collectives(self.job)
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total <= self.gpu.usable_bytes
+
+    @property
+    def tokens(self) -> int:
+        """Of one step over all ranks."""
+        return self.job.config.train.global_batch_size * self.job.config.data.seq_len
+
+    @cached_property
+    def flops(self) -> float:
+        """Of one step over all ranks: three times the forward pass, nothing recomputed."""
+        forward = self.job.weights.model.flops_per_token(self.job.config.data.seq_len)
+        return 3 * forward * self.tokens
+
+    @cached_property
+    def recomputed_flops(self) -> float:
+        """Of one step over all ranks, on top of :attr:`flops`.
+
+        Full recomputation runs the blocks once more, but for each one's last projection, whose
+        output backward does not need. Selective recomputation repeats no matmul.
+        """
+        if self.job.config.train.recompute != "full":
+            return 0.0
+        model, length = self.job.weights.model, self.job.config.data.seq_len
+        blocks = sum(b.flops_per_token(length) - 2 * _last_projection(b) for b in model.blocks)
+        return blocks * self.tokens
+
+    @property
+    def compute_seconds(self) -> float:
+        """On the rank with most sequences, at the assumed share of the peak rate."""
+        of_all = self.flops + self.recomputed_flops
+        of_rank = of_all * self.job.rows / self.job.config.train.global_batch_size
+        return of_rank / (self.gpu.peak_flops(self.job.config.train.precision) * self.share)
+
+    @property
+    def communication_seconds(self) -> float:
+        """Each collective at the rate of the slowest link it crosses, one after another."""
+        total = 0.0
+        for collective in self.collectives:
+            inside = collective.stays_in_node(self.job.gpus_per_node)
+            rate = self.gpu.link_bytes if inside else self.gpu.network_bits / 8
+            total += collective.sent / rate
+        return total
+
+    @property
+    def sent_bytes(self) -> float:
+        """By each rank in one step."""
+        return sum(c.sent for c in self.collectives)
+
+    @property
+    def step_seconds(self) -> float:
+        """The longer of computing and communicating where they overlap, else their sum."""
+        parts = self.compute_seconds, self.communication_seconds
+        return max(parts) if overlaps(self.job) else sum(parts)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.step_seconds
+
+    @property
+    def gpu_seconds_per_token(self) -> float:
+        return self.job.world_size / self.tokens_per_second
+
+
+def _last_projection(block: Any) -> int:
+    last = block.mixer.out_proj if hasattr(block, "mixer") else block.ffn.down
+    return last.weight.numel()
+
+
+def engines(job: Job, gpu: Gpu, share: float) -> list[Estimate]:
+    """Every engine and stage with the job's own batches and recomputation.
+
+    An engine that the job's raw DeepSpeed options rule out is left out.
+    """
+    return [Estimate(label, job, gpu, share) for label, job in _variants(job)]
+
+
+def cheapest(job: Job, gpu: Gpu, share: float) -> Estimate:
+    """Of all engines, recomputations and micro-batches, the fewest GPU-seconds per token.
+
+    Ties, frequent among engines that hide their communication, go to less recomputation, less
+    traffic and larger micro-batches. If nothing fits, what comes nearest to fitting.
+    """
+    every = [
+        Estimate(label, variant.having(train=train), gpu, share)
+        for label, variant in _variants(job)
+        for train in _batches_and_recomputation(job)
+    ]
+    fitting = [e for e in every if e.fits]
+    if not fitting:
+        return min(every, key=lambda e: e.memory.total)
+    return min(fitting, key=_preference)
+
+
+def _preference(estimate: Estimate) -> _Key:
+    job = estimate.job
+    return (
+        float(f"{estimate.gpu_seconds_per_token:.3g}"),
+        _RECOMPUTE.index(job.config.train.recompute),
+        estimate.sent_bytes,
+        -job.micro_rows,
+    )
+
+
+def _variants(job: Job) -> Iterator[tuple[str, Job]]:
+    configured = job.config.parallel
+    options: list[tuple[str, str, dict[str, Any]]] = [
+        ("torch", "torch", {}),
+        *((f"zero stage {stage}", f"zero{stage}", {}) for stage in range(4)),
+        ("fsdp", "fsdp", {}),
+        ("fsdp kept", "fsdp", {"reshard_after_forward": False}),
+    ]
+    widths = {job.gpus_per_node} if job.nodes > 1 else set()
+    if configured.engine == "fsdp":
+        widths.add(configured.shard_ranks)
+    for width in sorted(widths - {0, 1, job.world_size}):
+        options.append((f"fsdp/{width}", "fsdp", {"shard_ranks": width}))
+        kept = {"shard_ranks": width, "reshard_after_forward": False}
+        options.append((f"fsdp/{width} kept", "fsdp", kept))
+    for label, engine, settings in options:
+        try:
+            variant = job.running(engine, **settings)
+            if engine.startswith("zero"):
+                assert variant.deepspeed
+        except UserError:
+            if variant.config.parallel == configured:
+                raise
+            continue
+        yield label, variant
+
+
+def _batches_and_recomputation(job: Job) -> Iterator[dict[str, Any]]:
+    sizes = {1 << i for i in range(job.rows.bit_length())} | {job.rows}
+    for size in sorted(sizes | {job.config.train.micro_batch_size}):
+        for recompute in _RECOMPUTE:
+            yield {"micro_batch_size": size, "recompute": recompute}

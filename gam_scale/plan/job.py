@@ -1,0 +1,133 @@
+"""One run on given hardware, as far as its memory, traffic and time depend on it."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from gam_scale.config import ParallelConfig, RunConfig
+from gam_scale.data.stream import n_micro_batches
+from gam_scale.errors import UserError
+from gam_scale.parallel.zero_config import engine_config
+from gam_scale.plan.weights import Weights
+
+
+@dataclass(frozen=True)
+class Job:
+    """A config on ``nodes`` nodes of ``gpus_per_node`` GPUs, one rank a GPU."""
+
+    config: RunConfig
+    nodes: int
+    gpus_per_node: int
+    weights: Weights
+
+    @classmethod
+    def of(cls, config: RunConfig, nodes: int, gpus_per_node: int) -> "Job":
+        """The job of a complete config.
+
+        Raises:
+            UserError: no rank, an unknown vocabulary, or sharding over ranks that do not divide.
+        """
+        for flag, value in (("--nodes", nodes), ("--gpus-per-node", gpus_per_node)):
+            if value < 1:
+                raise UserError(f"{flag} is {value}; expected at least 1")
+        if config.model.vocab_size == 0:
+            raise UserError(
+                "model.vocab_size is 0, the tokenizer's, which a plan does not read; expected "
+                "--set model.vocab_size=N"
+            )
+        return cls(config, nodes, gpus_per_node, Weights.of(config.model))
+
+    def __post_init__(self) -> None:
+        if self.world_size % self.shard_ranks:
+            raise UserError(
+                f"parallel.shard_ranks is {self.shard_ranks}, which does not divide the "
+                f"{self.world_size} ranks of this job; expected a divisor, or 0 for all ranks"
+            )
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def engine(self) -> str:
+        """A short name: torch, zero0 to zero3, fsdp."""
+        parallel = self.config.parallel
+        return f"zero{parallel.zero_stage}" if parallel.engine == "deepspeed" else parallel.engine
+
+    @property
+    def shard_ranks(self) -> int:
+        """Ranks over which FSDP2 shards one copy of the model; other engines know one group."""
+        parallel = self.config.parallel
+        return (parallel.engine == "fsdp" and parallel.shard_ranks) or self.world_size
+
+    @property
+    def rows(self) -> int:
+        """Sequences a step on the rank that has most."""
+        return -(-self.config.train.global_batch_size // self.world_size)
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward passes a step."""
+        return n_micro_batches(self.config.train, self.world_size)
+
+    @property
+    def micro_rows(self) -> int:
+        """Sequences of the largest micro-batch: rows are dealt out evenly."""
+        return -(-self.rows // self.micro_batches)
+
+    @property
+    def compute_bytes(self) -> int:
+        """Of one number in a matmul."""
+        return 2 if self.config.train.precision == "bf16" else 4
+
+    @cached_property
+    def deepspeed(self) -> dict[str, Any]:
+        """DeepSpeed's own configuration of this run."""
+        # One block instead of all, which are alike, spares building a deep model's outline again.
+        model = replace(self.config.model, n_layers=1)
+        return engine_config(replace(self.config, model=model), self.world_size)
+
+    def zero_option(self, name: str, default: int) -> int:
+        """An option of DeepSpeed's zero_optimization section, or what DeepSpeed takes for it."""
+        return int(self.deepspeed["zero_optimization"].get(name, default))
+
+    @property
+    def low_precision_linears(self) -> bool:
+        """Whether DeepSpeed sends what belongs to linear layers in bf16 (stages 1 to 3)."""
+        autocast = self.deepspeed["torch_autocast"]
+        return autocast["enabled"] and autocast.get("lower_precision_safe_modules") != []
+
+    @cached_property
+    def reused_blocks(self) -> int:
+        """Blocks that stage 3 leaves gathered from their forward to their backward pass.
+
+        DeepSpeed frees a parameter only if its next use lies ``stage3_max_reuse_distance`` (its
+        default a billion) parameters ahead; from block i that is twice the blocks behind it.
+        """
+        limit = self.zero_option("stage3_max_reuse_distance", 10**9)
+        weights = self.weights
+        return sum(2 * i * weights.block < limit for i in range(weights.n_blocks))
+
+    def having(self, **sections: Any) -> "Job":
+        """The same job with other settings: ``having(train={"recompute": "full"})``."""
+        changed = {k: replace(getattr(self.config, k), **v) for k, v in sections.items()}
+        return replace(self, config=replace(self.config, **changed))
+
+    def running(self, engine: str, **options: Any) -> "Job":
+        """The same job under another engine; options that only other engines have are reset."""
+        parallel = self.config.parallel
+        defaults = ParallelConfig()
+        stage = int(engine[4:]) if engine.startswith("zero") else defaults.zero_stage
+        settings = {
+            "engine": "deepspeed" if engine.startswith("zero") else engine,
+            "zero_stage": stage,
+            "shard_ranks": defaults.shard_ranks,
+            "reshard_after_forward": defaults.reshard_after_forward,
+            "offload": parallel.offload if _can_offload(engine, parallel.offload) else "none",
+        }
+        return self.having(parallel=settings | options)
+
+
+def _can_offload(engine: str, what: str) -> bool:
+    able = {"optimizer": ("zero1", "zero2", "zero3"), "parameters": ("zero3", "fsdp")}
+    return engine in able.get(what, ())

@@ -1,0 +1,169 @@
+"""Traffic and peak memory of every engine against what two gloo ranks send and hold."""
+
+import gc
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import run_ranks
+
+from gam_scale.config import RunConfig
+from gam_scale.data.packing import Batch
+from gam_scale.parallel.build import build_strategy, initialise
+from gam_scale.plan.communication import collectives
+from gam_scale.plan.job import Job
+from gam_scale.plan.memory import peak_memory
+from gam_scale.strict import from_dict
+
+RANKS, ROWS, SEQ_LEN, MICRO_BATCHES = 2, 4, 64, 2
+BUCKET = {"reduce_bucket_size": 300_000}  # a step fills several, as with a model of any size
+ZERO = {"engine": "deepspeed", "deepspeed": {"zero_optimization": BUCKET}}
+ENGINES = {
+    "torch": {"engine": "torch"},
+    "zero0": {"engine": "deepspeed", "zero_stage": 0},
+    "zero1": ZERO | {"zero_stage": 1},
+    "zero2": ZERO | {"zero_stage": 2},
+    "zero3": ZERO | {"zero_stage": 3},
+    "zero3 freeing": ZERO
+    | {
+        "zero_stage": 3,
+        "deepspeed": {"zero_optimization": BUCKET | {"stage3_max_reuse_distance": 0}},
+    },
+    "fsdp": {"engine": "fsdp"},
+    "fsdp kept": {"engine": "fsdp", "reshard_after_forward": False},
+    "fsdp replicated": {"engine": "fsdp", "shard_ranks": 1},
+}
+# In this order: DeepSpeed never forgets that it once ran under autocast.
+CASES = [(engine, "fp32") for engine in ENGINES]
+CASES += [(engine, "bf16") for engine in ("zero1", "zero2", "zero3", "fsdp")]
+# What engines call in torch.distributed.
+CALLS = {
+    "all_reduce": "all_reduce",
+    "all_gather_into_tensor": "all_gather",
+    "all_gather_single": "all_gather",
+    "reduce_scatter_tensor": "reduce_scatter",
+    "reduce_scatter_single": "reduce_scatter",
+}
+
+
+def make_config(parallel, precision):
+    return from_dict(
+        RunConfig,
+        {
+            "model": {
+                "d_model": 128,
+                "n_layers": 4,
+                "vocab_size": 2000,  # a head larger than a block
+                "max_seq_len": SEQ_LEN,
+                "dropout": 0.0,
+                "gam": {"n_slots": 64},
+            },
+            "data": {"sets": [{"path": "none"}], "seq_len": SEQ_LEN, "documents": "concatenate"},
+            "train": {
+                "steps": 200,
+                "global_batch_size": RANKS * ROWS * MICRO_BATCHES,
+                "micro_batch_size": ROWS,
+                "precision": precision,
+                "compile": "off",
+            },
+            "parallel": parallel | {"device": "cpu"},
+        },
+    )
+
+
+def measure(world):
+    """Per case: bytes of a step's collectives by kind, and the most bytes of tensors at once."""
+    sent = record_collectives()
+    return [
+        measure_engine(make_config(ENGINES[engine], precision), world, sent)
+        for engine, precision in CASES
+    ]
+
+
+def measure_engine(config, world, sent):
+    before = storages()
+    strategy = build_strategy(config, world, compiled=False)
+    initialise(strategy, config)
+    tokens = torch.randint(config.model.vocab_size, (ROWS, SEQ_LEN + 1))
+    batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
+    scale = 1 / (tokens.numel() * MICRO_BATCHES * RANKS)
+
+    def step():
+        for i in range(MICRO_BATCHES):
+            strategy.backward(batch, scale, last=i == MICRO_BATCHES - 1)
+        strategy.step(1e-3, 1.0)
+
+    step()
+    step()  # stage 3 knows the order of its blocks from here on
+    sent.clear()
+    step()
+    traffic = dict(sent)
+    held = sum(size for pointer, size in storages().items() if pointer not in before)
+    return {"traffic": traffic, "peak": held + allocated_at_most(step)}
+
+
+def record_collectives():
+    """Wrap torch.distributed's calls; returns what they fill: kind -> bytes of whole tensors."""
+    sent = {}
+
+    def wrap(call, kind):
+        def recorded(*args, **kwargs):
+            values = [*args, *kwargs.values()]
+            whole = max((v for v in values if torch.is_tensor(v)), key=torch.numel)
+            groups = [v for v in values if isinstance(v, dist.ProcessGroup)]
+            # Norms and flags are not what is counted, nor are groups of one rank.
+            if dist.get_world_size(*groups[:1]) > 1 and whole.numel() > 100:
+                sent[kind] = sent.get(kind, 0) + whole.numel() * whole.element_size()
+            return call(*args, **kwargs)
+
+        return recorded
+
+    for name, kind in CALLS.items():
+        setattr(dist, name, wrap(getattr(dist, name), kind))
+    return sent
+
+
+def storages():
+    """Address and size of every tensor storage that Python can reach."""
+    gc.collect()
+    found = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu":
+            storage = getattr(thing, "_local_tensor", thing).untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+    return found
+
+
+def allocated_at_most(step):
+    with torch.profiler.profile(profile_memory=True) as profile:
+        step()
+    now = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+@pytest.fixture(scope="module")
+def measured():
+    results = run_ranks(measure, RANKS)[0]
+    return dict(zip(CASES, results, strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_traffic_is_what_the_engine_sends(measured, case):
+    engine, precision = case
+    expected = {}
+    for c in collectives(Job.of(make_config(ENGINES[engine], precision), 1, RANKS)):
+        expected[c.op] = expected.get(c.op, 0) + c.bytes
+    # The rest is padding and parameters of few elements.
+    assert measured[case]["traffic"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_memory_is_what_the_rank_holds(measured, case):
+    engine, precision = case
+    predicted = peak_memory(Job.of(make_config(ENGINES[engine], precision), 1, RANKS))
+    print(f"{measured[case]['peak']:,} bytes measured, {predicted.total:,.0f} predicted")
+    assert predicted.total == pytest.approx(measured[case]["peak"], rel=0.15)

@@ -1,0 +1,122 @@
+"""FLOPs against torch's own counter; time, fit and choice against figures worked out by hand."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gam_scale.config import RunConfig
+from gam_scale.model.lm import build_model
+from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.plan.communication import Collective
+from gam_scale.plan.estimate import Estimate, cheapest, engines
+from gam_scale.plan.gpus import find_gpu
+from gam_scale.plan.job import Job
+from gam_scale.strict import from_dict
+
+ROWS, SEQ_LEN = 4, 32
+H100 = find_gpu("h100")
+
+
+def make_config(block="gam", recompute="none", rows=ROWS, **model):
+    shape = {"d_model": 64, "n_layers": 2, "vocab_size": 500, "max_seq_len": SEQ_LEN}
+    return from_dict(
+        RunConfig,
+        {
+            "model": {"block": block, "dropout": 0.0, **shape, **model},
+            "data": {"sets": [{"path": "none"}], "seq_len": SEQ_LEN},
+            "train": {
+                "steps": 200,
+                "global_batch_size": rows,
+                "micro_batch_size": rows,
+                "precision": "bf16",
+                "recompute": recompute,
+            },
+        },
+    )
+
+
+def counted_flops(config):
+    """Of one eager step; bf16, in which every matmul of the loss is one that torch counts."""
+    model = build_model(config.model, 0)
+    prepare_blocks(model, config.train.recompute, compiled=False)
+    tokens = torch.randint(config.model.vocab_size, (ROWS, SEQ_LEN + 1))
+    with FlopCounterMode(display=False) as counter:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(tokens[:, :-1], tokens[:, 1:].contiguous())
+        loss.backward()
+    return counter.get_total_flops()
+
+
+def matmul_flops(config):
+    """What is predicted of a step, less convolutions and scans, which torch does not count."""
+    job = Job.of(config, 1, 1)
+    estimate = Estimate("", job, H100, 0.4)
+    other = 0.0
+    for block in job.weights.model.blocks:
+        mixer = getattr(block, "mixer", block)
+        other += mixer.conv.flops_per_token() if hasattr(mixer, "conv") else 0
+        if mixer is not block:
+            other += 7 * mixer.A_log.numel() + 3 * mixer.D.numel()
+    passes = 4 if config.train.recompute == "full" else 3
+    return estimate.flops + estimate.recomputed_flops - passes * other * estimate.tokens
+
+
+@pytest.mark.parametrize("block", ["gam", "mamba"])
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_flops_are_those_that_torch_counts(block, recompute):
+    config = make_config(block, recompute)
+    assert matmul_flops(config) == pytest.approx(counted_flops(config), rel=0.02)
+
+
+def test_flops_of_attention():
+    """Torch counts scores that are masked away, and a product that its backward pass repeats."""
+    config = make_config("attention")
+    assert matmul_flops(config) == pytest.approx(counted_flops(config), rel=0.15)
+
+
+def test_ring_bytes():
+    assert Collective("all_reduce", "gradients", 100, 4).sent == 150
+    assert Collective("all_gather", "parameters", 100, 4).sent == 75
+    assert Collective("reduce_scatter", "gradients", 100, 4).sent == 75
+
+
+def test_only_groups_within_a_node_use_its_links():
+    assert Collective("all_gather", "parameters", 1, 4).stays_in_node(8)
+    assert not Collective("all_gather", "parameters", 1, 16).stays_in_node(8)
+    assert not Collective("all_reduce", "gradients", 1, 2, stride=8).stays_in_node(8)
+
+
+def test_time_is_compute_and_communication():
+    job = Job.of(make_config(rows=16), 2, 8)
+    plain, sharded = (Estimate("", job.running(e), H100, 0.5) for e in ("torch", "fsdp"))
+    compute = plain.flops / 16 / (0.5 * 989.4e12)
+    assert plain.compute_seconds == pytest.approx(compute)
+    sent = 2 * 15 / 16 * 4 * job.weights.total
+    assert plain.communication_seconds == pytest.approx(sent / 50e9)  # 400 Gb/s
+    assert plain.step_seconds == plain.compute_seconds + plain.communication_seconds
+    parts = sharded.compute_seconds, sharded.communication_seconds
+    assert sharded.step_seconds == max(parts)
+    assert plain.gpu_seconds_per_token == pytest.approx(16 * plain.step_seconds / (16 * SEQ_LEN))
+
+
+def test_a_small_model_fits_under_every_engine_without_recomputing():
+    job = Job.of(make_config(recompute="full", rows=16), 1, 8)
+    assert all(e.fits for e in engines(job, H100, 0.4))
+    best = cheapest(job, H100, 0.4)
+    assert best.fits and best.job.config.train.recompute == "none"
+
+
+def test_a_large_model_fits_sharded_only():
+    config = make_config(rows=1024, d_model=8192, n_layers=40)
+    job = Job.of(config, 16, 8)
+    by_label = {e.label: e.fits for e in engines(job, H100, 0.4)}
+    assert not by_label["torch"] and not by_label["zero stage 1"] and by_label["fsdp"]
+    assert cheapest(job, H100, 0.4).job.engine in ("fsdp", "zero3")
+
+
+def test_if_nothing_fits_the_nearest_is_named():
+    job = Job.of(make_config(rows=8, d_model=16_384, n_layers=100), 1, 8)
+    nearest = cheapest(job, H100, 0.4)
+    assert not nearest.fits
+    others = [e.memory.total for e in engines(job, H100, 0.4)]
+    assert nearest.memory.total <= min(others)

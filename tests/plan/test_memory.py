@@ -1,0 +1,126 @@
+"""Predicted peaks against the tensors that training steps on one rank hold at once."""
+
+import pytest
+import torch
+
+from benchmarks.train_step import peak_tensor_bytes
+from gam_scale.config import RunConfig
+from gam_scale.hardware import can_compile
+from gam_scale.model.lm import build_model
+from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.plan.job import Job
+from gam_scale.plan.memory import CATEGORIES, peak_memory
+from gam_scale.strict import from_dict
+
+BLOCKS = ("gam", "attention", "mamba")
+RECOMPUTE = ("none", "selective", "full")
+WITHIN = 0.15
+SMALL = {"d_model": 128, "n_layers": 2, "vocab_size": 1000, "rows": 4, "seq_len": 64}
+
+# MB of tensors at the paper's size, compiled on a CPU, fp32, batch 8: benchmarks/train_step.py.
+PAPER_SIZE = {
+    ("gam", "none"): 731.9,
+    ("gam", "selective"): 570.7,
+    ("gam", "full"): 447.1,
+    ("attention", "none"): 984.5,
+    ("attention", "selective"): 847.4,
+    ("attention", "full"): 562.2,
+    ("mamba", "none"): 1083.6,
+    ("mamba", "selective"): 830.3,
+    ("mamba", "full"): 541.9,
+}
+
+
+def make_config(block, recompute, *, d_model, n_layers, vocab_size, rows, seq_len, **train):
+    return from_dict(
+        RunConfig,
+        {
+            "model": {
+                "block": block,
+                "d_model": d_model,
+                "n_layers": n_layers,
+                "vocab_size": vocab_size,
+                "max_seq_len": seq_len,
+            },
+            "data": {
+                "sets": [{"path": "none"}],
+                "seq_len": seq_len,
+                "documents": "concatenate",
+            },
+            "train": {
+                "steps": 200,
+                "global_batch_size": rows,
+                "micro_batch_size": rows,
+                "recompute": recompute,
+                **train,
+            },
+            "parallel": {"engine": "torch", "device": "cpu"},
+        },
+    )
+
+
+def measure(config):
+    train = config.train
+    model = build_model(config.model, 0)
+    prepare_blocks(model, train.recompute, compiled=train.compile != "off")
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    shape = (train.micro_batch_size, config.data.seq_len + 1)
+    tokens = torch.randint(config.model.vocab_size, shape)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
+            loss = model(tokens[:, :-1], tokens[:, 1:].contiguous())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()
+    step()
+    return peak_tensor_bytes(step, torch.device("cpu"), model, optimizer)
+
+
+def assert_near(config):
+    predicted = peak_memory(Job.of(config, 1, 1))
+    assert predicted.total == pytest.approx(measure(config), rel=WITHIN)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_eager_step(block, recompute):
+    """Small weights and many tokens: a shape in which activations are most of the memory."""
+    assert_near(make_config(block, recompute, compile="off", **SMALL))
+
+
+@pytest.mark.parametrize("block", ["gam", "attention"])
+def test_eager_step_in_bf16(block):
+    assert_near(make_config(block, "selective", precision="bf16", compile="off", **SMALL))
+
+
+@pytest.mark.skipif(not can_compile("cpu")[0], reason=can_compile("cpu")[1])
+def test_compiled_step():
+    torch._dynamo.reset()
+    assert_near(make_config("gam", "selective", **SMALL))
+
+
+@pytest.mark.parametrize(("block", "recompute"), PAPER_SIZE)
+def test_paper_size(block, recompute):
+    shape = {"d_model": 512, "n_layers": 6, "vocab_size": 10_000, "rows": 8, "seq_len": 256}
+    predicted = peak_memory(Job.of(make_config(block, recompute, **shape), 1, 1))
+    assert predicted.total / 1e6 == pytest.approx(PAPER_SIZE[block, recompute], rel=WITHIN)
+
+
+def test_categories_add_up_and_sharding_divides_them():
+    shape = {"d_model": 512, "n_layers": 6, "vocab_size": 10_000, "rows": 64, "seq_len": 256}
+    job = Job.of(make_config("gam", "full", **shape), 1, 64)
+    whole, sharded = peak_memory(job), peak_memory(job.running("fsdp"))
+    assert whole.total == sum(getattr(whole, name) for name in CATEGORIES)
+    assert whole.parameters == 4 * job.weights.total
+    assert sharded.parameters == pytest.approx(whole.parameters / 64, rel=0.01)
+    assert sharded.optimizer == pytest.approx(whole.optimizer / 64, rel=0.01)
+
+
+def test_offloading_takes_the_optimizer_off_the_device():
+    shape = {"d_model": 512, "n_layers": 6, "vocab_size": 10_000, "rows": 8, "seq_len": 256}
+    job = Job.of(make_config("gam", "full", **shape), 1, 8)
+    offloaded = job.having(parallel={"offload": "optimizer"}).running("zero2")
+    assert peak_memory(job.running("zero2")).optimizer > 0 == peak_memory(offloaded).optimizer

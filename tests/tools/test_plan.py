@@ -1,0 +1,70 @@
+"""tools/plan.py as a user runs it."""
+
+import json
+
+import pytest
+
+CONFIG = {
+    "model": {"d_model": 512, "n_layers": 6, "vocab_size": 10_000, "max_seq_len": 256},
+    "data": {"sets": [{"path": "not/there"}], "seq_len": 256},
+    "train": {"steps": 1000, "global_batch_size": 4096, "micro_batch_size": 8},
+}
+
+
+@pytest.fixture
+def plan(tool, tmp_path):
+    """``plan(argument, ...)`` on 2 x 8 h100, later arguments winning."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG))
+
+    def run(*arguments):
+        hardware = ("--nodes", 2, "--gpus-per-node", 8, "--gpu", "h100")
+        return tool("plan", "--config", path, *hardware, *arguments)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--gpu", "abacus"), "--gpu is abacus, which is not in the table; expected one of h100"),
+        (("--nodes", "0"), "--nodes is 0; expected at least 1"),
+        (("--gpus-per-node", "-1"), "--gpus-per-node is -1; expected at least 1"),
+        (("--set", "model.vocab_size=0"), "expected --set model.vocab_size=N"),
+        (("--mfu", "1.5"), "--mfu is 1.5; expected more than 0 and at most 1"),
+        (("--price", "nan"), "--price is nan; expected more than 0"),
+        (("--network-gbps", "0"), "--network-gbps is 0; expected more than 0"),
+        (
+            ("--set", "parallel.engine=fsdp", "--set", "parallel.shard_ranks=3"),
+            "parallel.shard_ranks is 3, which does not divide the 16 ranks",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(plan, arguments, message):
+    done = plan(*arguments)
+    assert done.status == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ") and message in line
+
+
+def test_tables_fit_the_screen(plan):
+    done = plan("--price", "2.5")
+    assert done.status == 0, done
+    assert max(map(len, done.out.splitlines())) <= 100
+    for part in ("torch", "zero stage 3", "fsdp kept", "fsdp/8", "assumed: 40%", "USD"):
+        assert part in done.out
+
+
+def test_a_thousand_gpus_as_json(plan):
+    arguments = ("--nodes", 128, "--set", "parallel.engine=fsdp", "--json", "--price", "2.5")
+    figures = json.loads(plan(*arguments).out)
+    assert figures["ranks"] == 1024
+    (configured,) = [row for row in figures["engines"] if row["configured"]]
+    assert configured["label"] == "fsdp" and configured["changes"] == []
+    assert figures["cheapest"]["fits"] and figures["cost_usd"]["1,000 steps"] > 0
+
+
+def test_the_nearest_where_nothing_fits(plan):
+    figures = ("--set", "model.d_model=32768", "--set", "model.n_layers=120")
+    done = plan(*figures, "--gpu", "rtx4090")
+    assert "nothing fits; nearest is" in done.out

@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Plan before you pay: python tools/plan.py --config FILE --nodes 8 --gpus-per-node 8 --gpu h100
+
+Memory, traffic, FLOPs and time of one training step under every engine, and the cheapest settings
+that fit, by arithmetic: no GPU is needed and no data is read.
+"""
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from gam_scale import cli
+from gam_scale.config import load_config
+from gam_scale.errors import UserError
+from gam_scale.plan.estimate import MATMUL_SHARE, Estimate, cheapest, engines
+from gam_scale.plan.gpus import RESERVED, Gpu, find_gpu
+from gam_scale.plan.job import Job
+from gam_scale.plan.memory import CATEGORIES
+
+GIB = 2**30
+COLUMNS = {"parameters": "params", "gradients": "grads", "activations": "activ."}
+
+
+def main() -> None:
+    """Parse, estimate, print."""
+    args = parse()
+    gpu = find_gpu(args.gpu)
+    if args.network_gbps is not None:
+        gpu = dataclasses.replace(gpu, network_bits=args.network_gbps * 1e9)
+    job = Job.of(load_config(args.config, args.overrides), args.nodes, args.gpus_per_node)
+    rows, best = engines(job, gpu, args.mfu), cheapest(job, gpu, args.mfu)
+    if args.json:
+        print(json.dumps(as_json(job, gpu, rows, best, args), indent=1))
+    else:
+        print_plan(job, gpu, rows, best, args)
+
+
+def parse() -> argparse.Namespace:
+    """The command line, numbers checked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", required=True, metavar="FILE", help="the run's JSON config")
+    parser.add_argument("--nodes", type=int, required=True, help="machines")
+    parser.add_argument("--gpus-per-node", type=int, required=True, help="GPUs, and ranks, in each")
+    parser.add_argument("--gpu", required=True, help="h100, h200, a100-80, a100-40, l40s, rtx4090")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a setting, e.g. model.vocab_size=32000 (repeatable)",
+    )
+    parser.add_argument("--network-gbps", type=float, help="Gb/s per GPU between nodes")
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        default=MATMUL_SHARE,
+        help=f"share of the peak rate that computing reaches (an assumption: {MATMUL_SHARE})",
+    )
+    parser.add_argument("--price", type=float, help="USD per GPU hour, for a line of costs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    if not 0 < args.mfu <= 1:
+        raise UserError(f"--mfu is {args.mfu:g}; expected more than 0 and at most 1")
+    for name in ("network_gbps", "price"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} is {value:g}; expected more than 0")
+    return args
+
+
+def print_plan(
+    job: Job, gpu: Gpu, rows: list[Estimate], best: Estimate, args: argparse.Namespace
+) -> None:
+    """What is planned, memory, traffic and time of every engine, the cheapest settings."""
+    config = job.config
+    model, train = config.model, config.train
+    print(
+        f"{model.block}: {job.weights.total:,} parameters, {model.n_layers} blocks of width "
+        f"{model.d_model}; {train.precision}, {config.data.seq_len} tokens a sequence"
+    )
+    print(
+        f"{job.world_size:,} ranks on {job.nodes:,} x {job.gpus_per_node} {gpu.name}; a step is "
+        f"{train.global_batch_size:,} sequences, {rows[0].tokens:,} tokens, "
+        f"{rows[0].flops:.3g} FLOPs"
+    )
+    print(
+        f"assumed: {args.mfu:.0%} of {gpu.peak_flops(train.precision) / 1e12:.0f} TFLOP/s, "
+        f"{gpu.link_bytes / 1e9:.0f} GB/s in a node, {gpu.network_bits / 1e9:g} Gb/s per GPU "
+        f"between, {gpu.usable_bytes / GIB:.1f} of {gpu.memory_bytes / GIB:.0f} GiB usable"
+    )
+    for note in notes(job):
+        print(f"note: {note}")
+    print(
+        f"\nGiB per GPU at its fullest, train.recompute {train.recompute}, {job.micro_batches} "
+        f"micro-batches of {job.micro_rows}  (* configured)"
+    )
+    print_memory(rows, job)
+    print("\none step: GB sent by each GPU (all-reduce, all-gather, reduce-scatter), milliseconds")
+    print_time(rows)
+    print_choice(best, job, args)
+
+
+def print_memory(rows: list[Estimate], job: Job) -> None:
+    """One line an engine, one column a category."""
+    names = [COLUMNS.get(name, name) for name in CATEGORIES]
+    print(f"{'':<15}" + "".join(f"{n:>10}" for n in [*names, "total"]) + "  fits")
+    for e in rows:
+        mark = "*" if e.job.config.parallel == job.config.parallel else " "
+        sizes = [getattr(e.memory, name) for name in [*CATEGORIES, "total"]]
+        cells = "".join(f"{size / GIB:>10.2f}" for size in sizes)
+        print(f"{mark}{e.label:<14}{cells}  {'yes' if e.fits else 'no'}")
+
+
+def print_time(rows: list[Estimate]) -> None:
+    """One line an engine: traffic by collective, then where the time goes."""
+    operations = {"all_reduce": "all-reduce", "all_gather": "gather", "reduce_scatter": "scatter"}
+    heads = [*operations.values(), "computing", "sending", "step"]
+    print(f"{'':<15}" + "".join(f"{head:>11}" for head in heads) + f"{'tokens/s':>15}")
+    for e in rows:
+        sent = [sum(c.sent for c in e.collectives if c.op == op) / 1e9 for op in operations]
+        seconds = [e.compute_seconds, e.communication_seconds, e.step_seconds]
+        cells = [f"{gb:.4g}" for gb in sent] + [f"{s * 1e3:,.2f}" for s in seconds]
+        figures = "".join(f"{cell:>11}" for cell in cells)
+        print(f" {e.label:<14}{figures}{e.tokens_per_second:>15,.0f}")
+
+
+def print_choice(best: Estimate, job: Job, args: argparse.Namespace) -> None:
+    """The cheapest settings and what they cost, or that none fits."""
+    total = f"{best.memory.total / GIB:.2f} GiB"
+    if best.fits:
+        print(f"\ncheapest that fits: {best.label}, {total}")
+        print(f"  {best.step_seconds * 1e3:,.2f} ms a step, ", end="")
+        print(f"{best.gpu_seconds_per_token * 1e6:.4g} GPU-seconds per million tokens")
+    else:
+        print(f"\nnothing fits; nearest is {best.label}, {total} at its fullest")
+    for change in changes(best.job, job) or ["(as configured)"]:
+        print(f"  {change}")
+    if args.price is not None:
+        costs = cost(best, args.price).items()
+        print("cost: " + ", ".join(f"{name} {usd:,.4g} USD" for name, usd in costs))
+
+
+def notes(job: Job) -> list[str]:
+    """What these figures leave out, where it matters for this config."""
+    config, found = job.config, []
+    if job.world_size > config.train.global_batch_size:
+        found.append("there are more ranks than sequences in a step, so some only wait")
+    if config.model.block == "mamba":
+        found.append("time leaves out the kernel launches of Mamba's portable scan")
+    if config.parallel.offload != "none":
+        found.append("time leaves out what offloading copies and computes on the CPU")
+    if config.parallel.device == "cpu":
+        found.append("memory is that of CPU kernels (parallel.device is cpu)")
+    return found
+
+
+def changes(chosen: Job, job: Job) -> list[str]:
+    """``--set`` arguments that turn the job's config into the chosen one."""
+    found = []
+    for section in ("parallel", "train"):
+        ours, theirs = getattr(job.config, section), getattr(chosen.config, section)
+        for field in dataclasses.fields(ours):
+            value = getattr(theirs, field.name)
+            if value != getattr(ours, field.name):
+                text = value if isinstance(value, str) else json.dumps(value)
+                found.append(f"--set {section}.{field.name}={text}")
+    return found
+
+
+def cost(estimate: Estimate, price: float) -> dict[str, float]:
+    """USD of a million tokens and, where train.steps says how long it is, of the run."""
+    per_token = estimate.gpu_seconds_per_token * price / 3600
+    costs = {"a million tokens": per_token * 1e6}
+    steps = estimate.job.config.train.steps
+    if steps:
+        costs[f"{steps:,} steps"] = per_token * estimate.tokens * steps
+    return costs
+
+
+def as_json(
+    job: Job, gpu: Gpu, rows: list[Estimate], best: Estimate, args: argparse.Namespace
+) -> dict[str, Any]:
+    """The same figures: bytes, seconds, FLOPs."""
+    plan = {
+        "parameters": job.weights.total,
+        "ranks": job.world_size,
+        "tokens_per_step": rows[0].tokens,
+        "micro_batches": job.micro_batches,
+        "gpu": dataclasses.asdict(gpu),
+        "assumptions": {
+            "share_of_peak": args.mfu,
+            "peak_flops": gpu.peak_flops(job.config.train.precision),
+            "reserved_share_of_memory": RESERVED,
+        },
+        "notes": notes(job),
+        "engines": [estimate_as_json(e, job) for e in rows],
+        "cheapest" if best.fits else "nearest": estimate_as_json(best, job),
+    }
+    if args.price is not None:
+        plan["cost_usd"] = cost(best, args.price)
+    return plan
+
+
+def estimate_as_json(e: Estimate, job: Job) -> dict[str, Any]:
+    """One row of the tables."""
+    return {
+        "label": e.label,
+        "configured": e.job.config.parallel == job.config.parallel,
+        "changes": changes(e.job, job),
+        "memory": dataclasses.asdict(e.memory) | {"total": e.memory.total},
+        "fits": e.fits,
+        "collectives": [dataclasses.asdict(c) | {"sent": c.sent} for c in e.collectives],
+        "sent_bytes": e.sent_bytes,
+        "flops": e.flops,
+        "recomputed_flops": e.recomputed_flops,
+        "compute_seconds": e.compute_seconds,
+        "communication_seconds": e.communication_seconds,
+        "step_seconds": e.step_seconds,
+        "tokens_per_second": e.tokens_per_second,
+        "gpu_seconds_per_token": e.gpu_seconds_per_token,
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)
