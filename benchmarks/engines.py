@@ -11,7 +11,6 @@ every live storage, counted once. ``process`` is its peak resident size.
 """
 
 import argparse
-import gc
 import json
 import os
 import statistics
@@ -22,8 +21,8 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
+from benchmarks.memory import live_storages
 from benchmarks.train_step import synchronise
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
@@ -119,7 +118,7 @@ def report(args: argparse.Namespace) -> None:
         times.append(time.perf_counter() - start)
     slowest = torch.tensor(statistics.median(times), dtype=torch.float64, device=world.device)
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-    figures = {"ms": float(slowest) * 1e3, "held": held_bytes()}
+    figures = {"ms": float(slowest) * 1e3, "held": sum(live_storages().values())}
     figures["process"] = peak_memory_bytes(world.device)
     if world.is_main:
         print(json.dumps(figures))
@@ -187,19 +186,6 @@ def raw_step(config: RunConfig, world: World, compiled: bool) -> Callable[[], No
         optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-def held_bytes() -> int:
-    """Bytes of all live tensors of this process, each storage once."""
-    gc.collect()
-    storages = {}
-    for thing in gc.get_objects():
-        if type(thing) in (torch.Tensor, torch.nn.Parameter, DTensor):  # not the compiler's fakes
-            local = thing.to_local() if hasattr(thing, "to_local") else thing
-            if local.device.type != "meta":
-                storage = local.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.memory import allocated_at_most
 from benchmarks.plain_gam import PlainGAM
 from gam_scale.config import ModelConfig, TrainConfig
 from gam_scale.hardware import (
@@ -190,14 +191,7 @@ def peak_tensor_bytes(
         return torch.cuda.max_memory_allocated()
     held = [*model.parameters()]
     held += [t for s in optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
-    with torch.profiler.profile(profile_memory=True) as profile:
-        step()
-    current = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            current += event.nbytes()
-            peak = max(peak, current)
-    return peak + sum(t.numel() * t.element_size() for t in held)
+    return allocated_at_most(step) + sum(t.numel() * t.element_size() for t in held)
 
 
 def synchronise(device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """How every command line of ours ends: one line for a user's mistake, a traceback for a defect."""
 
+import argparse
 import errno
 import os
 import sys
@@ -37,6 +38,18 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         where = f"{error.filename}: " if error.filename else ""
         status = _fail(f"{where}no space left on the disk; free some or write elsewhere")
     sys.exit(status)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """The ``--set`` option of tools that read a run's config; ``args.overrides`` is a list."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a setting, e.g. train.lr=1e-3 (repeatable)",
+    )
 
 
 def _fail(message: str) -> int:

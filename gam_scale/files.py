@@ -59,11 +59,11 @@ def publish(final: Path, checksums: dict[str, str]) -> None:
     for file in sorted(partial.iterdir()):
         if file.name not in checksums:
             checksums = checksums | {file.name: checksum(file)}
-            _sync(file)
+            sync(file)
     write_json(partial / CHECKSUMS, checksums)
-    _sync(partial)
+    sync(partial)
     os.rename(partial, final)  # refused by the system where `final` exists already
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def verify_folder(folder: Path, part: int = 0, n_parts: int = 1) -> None:
@@ -97,7 +97,8 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the system write a file or folder to disk, and wait for it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

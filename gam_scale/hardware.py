@@ -65,13 +65,13 @@ def device_peak_flops(device: torch.device | str, precision: Precision) -> Peak:
     """
     device = torch.device(device)
     if device.type == "cuda":
-        known = _data_sheet_peak(torch.cuda.get_device_name(device), precision)
+        known = data_sheet_peak(torch.cuda.get_device_name(device), precision)
         if known:
             return known
     return _measured_peak(device, precision)
 
 
-def _data_sheet_peak(name: str, precision: Precision) -> Peak | None:
+def data_sheet_peak(name: str, precision: Precision) -> Peak | None:
     if " MIG " in name:
         return None
     column = 0 if precision == "bf16" else 2

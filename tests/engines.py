@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from gam_scale.config import RunConfig
+from gam_scale.config import DataSetConfig, RunConfig
 from gam_scale.data.stream import TrainStream, micro_batches, open_split
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.world import World
@@ -97,8 +97,6 @@ class Trial:
 
 def open_stream(sets: str) -> TrainStream:
     """The stream of every trial."""
-    from gam_scale.config import DataSetConfig
-
     splits = open_split([DataSetConfig(sets)], "train", "unused")
     return TrainStream(splits, [1.0], SEQ_LEN, "reset", 0, 1 << 20)
 

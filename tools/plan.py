@@ -43,14 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, required=True, help="machines")
     parser.add_argument("--gpus-per-node", type=int, required=True, help="GPUs, and ranks, in each")
     parser.add_argument("--gpu", required=True, help="h100, h200, a100-80, a100-40, l40s, rtx4090")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="override a setting, e.g. model.vocab_size=32000 (repeatable)",
-    )
+    cli.add_overrides(parser)
     parser.add_argument("--network-gbps", type=float, help="Gb/s per GPU between nodes")
     parser.add_argument(
         "--mfu",

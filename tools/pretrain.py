@@ -17,14 +17,7 @@ def main() -> None:
     """Parse, read the config, train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", metavar="FILE", help="the run's JSON config")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="override a setting, e.g. train.lr=1e-3 (repeatable)",
-    )
+    cli.add_overrides(parser)
     parser.add_argument("--fresh", action="store_true", help="start over: remove the earlier run")
     parser.add_argument("--help-config", action="store_true", help="list every setting and stop")
     # The deepspeed launcher passes this; ranks come from the environment.

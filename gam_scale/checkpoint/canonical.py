@@ -16,8 +16,7 @@ import xxhash
 from safetensors import safe_open
 from torch import Tensor
 
-from gam_scale.checkpoint.shard import Shard
-from gam_scale.errors import UserError
+from gam_scale.checkpoint.shard import Shard, check_tensors
 from gam_scale.files import write_json
 from gam_scale.strict import read_json
 
@@ -104,25 +103,14 @@ class CanonicalTensors:
             UserError: a parameter is missing, unknown or of another shape.
         """
         shards = list(shards)
-        known = {shard.name for shard in shards}
-        for name in self.keys("param"):
-            if name not in known:
-                raise UserError(f"{self.folder}: {name} is not a parameter of this model")
+        found = {key: tensor["shape"] for key, tensor in self.tensors.items()}
+        check_tensors(self.folder, found, {shard.name: shard.shape for shard in shards})
         for shard in shards:
-            if shard.key not in self.tensors:
-                if shard.kind == "param":
-                    raise UserError(
-                        f"{self.folder} has no parameter {shard.name}, which this model needs"
-                    )
+            if shard.key in self.tensors:
+                stop = shard.start + shard.data.numel()
+                shard.data.copy_(self.read(shard.kind, shard.name, shard.start, stop))
+            else:
                 shard.data.zero_()
-                continue
-            if self.shape(shard.kind, shard.name) != shard.shape:
-                raise UserError(
-                    f"{self.folder}: {shard.name} has shape {self.shape(shard.kind, shard.name)}; "
-                    f"this model expects {shard.shape}"
-                )
-            stop = shard.start + shard.data.numel()
-            shard.data.copy_(self.read(shard.kind, shard.name, shard.start, stop))
 
     def _file(self, name: str) -> Any:
         if name not in self._open:

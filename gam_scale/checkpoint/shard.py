@@ -1,9 +1,12 @@
 """What every engine's memory comes down to: contiguous parts of flattened tensors."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from gam_scale.errors import UserError
 
 KINDS = ("param", "exp_avg", "exp_avg_sq")
 """Per parameter: its value and both of Adam's moments, all fp32."""
@@ -44,6 +47,33 @@ class Shard:
         n = self.data.numel()
         first, last = n * self.copy // self.n_copies, n * (self.copy + 1) // self.n_copies
         return Shard(self.kind, self.name, self.shape, self.start + first, self.data[first:last])
+
+
+def check_tensors(
+    where: object, found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
+) -> None:
+    """Check tensors from elsewhere against a model's parameters.
+
+    Args:
+        where: named in the messages.
+        found: shapes by ``KIND.NAME``; every parameter must be there, moments may be missing.
+        expected: shapes by parameter name.
+
+    Raises:
+        UserError: naming a parameter that is missing, unknown or of another shape.
+    """
+    for key, shape in found.items():
+        _, name = key.split(".", 1)
+        if name not in expected:
+            raise UserError(f"{where}: {name} is not a parameter of this model")
+        if tuple(shape) != tuple(expected[name]):
+            raise UserError(
+                f"{where}: {name} has shape {tuple(shape)}; expected {tuple(expected[name])}, as "
+                "the model's config has it"
+            )
+    for name in expected:
+        if f"param.{name}" not in found:
+            raise UserError(f"{where} has no parameter {name}, which this model needs")
 
 
 def moments_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:

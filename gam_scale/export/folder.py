@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gam_scale.errors import UserError
-from gam_scale.files import partial_folder
+from gam_scale.files import partial_folder, sync
 
 
 def check_is_new(out: Path) -> None:
@@ -39,8 +39,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield partial
         for path in partial.rglob("*"):
             if path.is_file():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+                sync(path)
         os.rename(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

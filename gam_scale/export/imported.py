@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gam_scale.checkpoint.canonical import write_shards
-from gam_scale.checkpoint.shard import KINDS, Shard
+from gam_scale.checkpoint.shard import Shard, check_tensors
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, saving
 from gam_scale.config import RunConfig
 from gam_scale.data.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ class Imported:
 
 
 def write_checkpoint(imported: Imported, out: Path) -> Path:
-    """Write ``out/checkpoints/step-XXXXXXXX`` in our own format.
+    """Write a new run directory ``out`` with one checkpoint in our own format.
 
     Moments that were not found are left out; our readers take them as zero.
 
@@ -71,16 +71,5 @@ def _check_tensors(imported: Imported) -> None:
     source, model = imported.source, imported.config.model
     if model.vocab_size < 1:
         raise UserError(f"{source}: model.vocab_size is {model.vocab_size}; expected at least 1")
-    shapes = {name: p.shape for name, p in outline(model).named_parameters()}
-    for key, tensor in imported.tensors.items():
-        _, name = key.split(".", 1)
-        if name not in shapes:
-            raise UserError(f"{source}: {name} is not a parameter of this model")
-        if tensor.shape != shapes[name]:
-            raise UserError(
-                f"{source}: {key} has shape {tuple(tensor.shape)}; expected {tuple(shapes[name])}, "
-                "as the model's config has it"
-            )
-    for name in shapes:
-        if f"{KINDS[0]}.{name}" not in imported.tensors:
-            raise UserError(f"{source} has no parameter {name}, which this model needs")
+    found = {key: tensor.shape for key, tensor in imported.tensors.items()}
+    check_tensors(source, found, {name: p.shape for name, p in outline(model).named_parameters()})

@@ -49,12 +49,12 @@ def selective_scan(
     y, h, _ = _scan(
         *(v.contiguous() for v in (x, dt, A.mT, B, C, h.mT)),
         positions == 0 if positions is not None else None,
-        _chunk_size(x.shape[1]),
+        chunk_size(x.shape[1]),
     )
     return (y + D * x).to(out_dtype), h.mT
 
 
-def _chunk_size(length: int) -> int:
+def chunk_size(length: int) -> int:
     """Tokens between stored states: a power of two near sqrt(length)."""
     chunk = _MIN_CHUNK
     while chunk * chunk < length:  # comparisons only, so that a compiled caller may vary T

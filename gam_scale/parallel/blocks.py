@@ -2,21 +2,17 @@
 
 import logging
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from gam_scale.model.lm import LanguageModel
 
 Recompute = Literal["none", "selective", "full"]
 
 aten = torch.ops.aten
-_COSTLY = {
+_COSTLY = [
     aten.mm.default,
     aten.addmm.default,
     aten.bmm.default,
@@ -25,9 +21,10 @@ _COSTLY = {
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.gam_scale.selective_scan.default,
-}
+]
 # Saved in every mode: a mask drawn again would be another mask.
-_RANDOM = {torch.ops.gam_scale.keep_mask.default, aten.native_dropout.default}
+_RANDOM = [torch.ops.gam_scale.keep_mask.default, aten.native_dropout.default]
+_SAVED = {"selective": _COSTLY + _RANDOM, "full": _RANDOM}
 
 
 def prepare_blocks(model: LanguageModel, recompute: Recompute, *, compiled: bool) -> None:
@@ -41,7 +38,7 @@ def prepare_blocks(model: LanguageModel, recompute: Recompute, *, compiled: bool
     for block in model.blocks:
         forward = block.forward
         if recompute != "none":
-            contexts = partial(create_selective_checkpoint_contexts, _POLICIES[recompute])
+            contexts = partial(create_selective_checkpoint_contexts, _SAVED[recompute])
             forward = partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
         if compiled:
             # Else it warns of in-place operators in what is recomputed; there are none.
@@ -49,16 +46,3 @@ def prepare_blocks(model: LanguageModel, recompute: Recompute, *, compiled: bool
             # Shapes are fixed; another one (a ragged last batch) must not slow the others.
             forward = torch.compile(forward, dynamic=False)
         block.forward = forward
-
-
-def _selective(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    save = op in _COSTLY or op in _RANDOM
-    return CheckpointPolicy.MUST_SAVE if save else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-def _full(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    save = op in _RANDOM
-    return CheckpointPolicy.MUST_SAVE if save else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-_POLICIES = {"selective": _selective, "full": _full}

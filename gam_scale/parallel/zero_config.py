@@ -24,11 +24,15 @@ def engine_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,  # torch's AdamW
         "zero_force_ds_cpu_optimizer": False,  # its own would compile C++ at start-up
         "steps_per_print": 1 << 60,
-        "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
+        "torch_autocast": {
+            "enabled": train.precision == "bf16",
+            "dtype": "bfloat16",
+            # Modules whose gradients would be rounded to bf16 on their way between ranks.
+            "lower_precision_safe_modules": [],
+        },
     }
     zero = options["zero_optimization"]
     if stage:
-        # Gradients keep their fp32 on the way whatever the matmuls are computed in.
         options["communication_data_type"] = "fp32"
         # Buffers of this many elements; DeepSpeed's own default would allocate 2 GB.
         zero["reduce_bucket_size"] = max(_largest_block(config.model), 1 << 20)
@@ -41,8 +45,17 @@ def engine_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     return _merged(options, config.parallel.deepspeed, "parallel.deepspeed", _TUNABLE)
 
 
-_TUNABLE = {"reduce_bucket_size", "stage3_max_live_parameters", "stage3_prefetch_bucket_size"}
-_TUNABLE |= {"stage3_param_persistence_threshold", "communication_data_type", "steps_per_print"}
+_TUNABLE = {
+    "communication_data_type",
+    "lower_precision_safe_modules",
+    "reduce_bucket_size",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_param_persistence_threshold",
+    "stage3_prefetch_bucket_size",
+    "steps_per_print",
+}
+"""Options of ours that change speed and memory only, so that the user's are taken instead."""
 
 
 def _gathering(model: ModelConfig) -> dict[str, Any]:
@@ -55,6 +68,7 @@ def _gathering(model: ModelConfig) -> dict[str, Any]:
         # Its own linear adds the bias in place, to a product that selective recomputation keeps.
         "memory_efficient_linear": False,
         "stage3_max_live_parameters": 2 * block,
+        "stage3_max_reuse_distance": 0,  # else what backward uses again stays until then
         "stage3_prefetch_bucket_size": block,
         "stage3_param_persistence_threshold": 4 * model.d_model,  # norms and biases stay whole
     }

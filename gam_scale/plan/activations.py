@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from gam_scale.config import ModelConfig, RunConfig
-from gam_scale.model.selective_scan import _chunk_size
+from gam_scale.model.selective_scan import chunk_size
 
 FP32 = 4
 
@@ -151,7 +151,7 @@ def _mamba(model: ModelConfig, run: Setting) -> Iterator[Tensor]:
     """Projection to two halves, convolution, scan, gate, projection; E channels inside."""
     mamba, d, c = model.mamba, model.d_model, run.compute
     inner, rank = mamba.expand * d, math.ceil(d / 16)
-    chunks = math.ceil(run.seq_len / _chunk_size(run.seq_len))
+    chunks = math.ceil(run.seq_len / chunk_size(run.seq_len))
     yield Tensor(d * FP32, "nsf", "block input")
     yield Tensor(2 * inner * c, "ns", "x and z, before the convolution and the gate")
     yield Tensor(inner * c, "n", "padded window of the convolution")
@@ -193,7 +193,7 @@ def _mamba_working(model: ModelConfig, run: Setting, replayed: float) -> float:
     """In the scan: gradients of y, z, x and dt, its input, and one chunk of states and decays."""
     mamba, c = model.mamba, run.compute
     inner = mamba.expand * model.d_model
-    chunk = min(_chunk_size(run.seq_len), run.seq_len)
+    chunk = min(chunk_size(run.seq_len), run.seq_len)
     states = (2 * chunk + 1) * inner * mamba.d_state * FP32 / run.seq_len
     in_scan = 4 * inner * FP32 + inner * c + states
     if run.documents:

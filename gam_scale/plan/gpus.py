@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gam_scale.errors import UserError
-from gam_scale.hardware import Precision, _data_sheet_peak
+from gam_scale.hardware import Precision, data_sheet_peak
 
 RESERVED = 0.10
 """Share of the memory left to CUDA's context, NCCL's buffers and the allocator's gaps."""
@@ -21,7 +21,7 @@ class Gpu:
 
     def peak_flops(self, precision: Precision) -> float:
         """Dense matmul FLOP/s from the data sheet, see :mod:`gam_scale.hardware`."""
-        peak = _data_sheet_peak(self.device, precision)
+        peak = data_sheet_peak(self.device, precision)
         assert peak is not None, f"{self.device} has no data sheet"
         return peak.flops
 
