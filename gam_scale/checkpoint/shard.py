@@ -68,7 +68,7 @@ def check_tensors(
             raise UserError(f"{where}: {name} is not a parameter of this model")
         if tuple(shape) != tuple(expected[name]):
             raise UserError(
-                f"{where}: {name} has shape {tuple(shape)}; expected {tuple(expected[name])}, as "
+                f"{where}: {key} has shape {tuple(shape)}; expected {tuple(expected[name])}, as "
                 "the model's config has it"
             )
     for name in expected:
