@@ -27,6 +27,38 @@ class GAMConfig:
     )
 
 
+MemoryKind = Literal["static", "slot", "delta", "phase", "scan"]
+LayerKind = Literal["static", "slot", "delta", "phase", "scan", "attention", "mamba"]
+
+
+@dataclass
+class MemoryConfig:
+    """The memory of gam blocks: the paper's constant bank, or one that the context writes."""
+
+    kind: MemoryKind = option(
+        "static",
+        "static: the paper's constant bank, gam.n_slots rows; slot: a gated bank of key and value "
+        "rows; delta: the gated delta rule; phase: complex associations; scan: a gated average "
+        "per channel (docs/memories.md compares them)",
+    )
+    n_heads: int = option(
+        4, "slot, delta, phase: heads, each with a state of its own; divides d_model", at_least=1
+    )
+    n_slots: int = option(64, "slot: rows of each head's state", at_least=1)
+    gate: Literal["routed", "plain"] = option(
+        "routed",
+        "slot: which rows a token writes; routed: the top_k that a router chooses, the others keep "
+        "what they hold; plain: all of them (Gated Slot Attention)",
+    )
+    top_k: int = option(16, "slot: rows a token writes with gate routed", at_least=1)
+    min_horizon: float = option(
+        16.0, "tokens over which the fastest gate forgets at initialisation", above=1
+    )
+    max_horizon: float = option(
+        65_536.0, "the slowest one; those between are spread evenly in the logarithm", above=1
+    )
+
+
 @dataclass
 class AttentionConfig:
     """The paper's Transformer baseline (pre-norm, 4d feed-forward)."""
@@ -53,6 +85,11 @@ class ModelConfig:
     """The language model: embeddings, a stack of blocks, a final norm, a tied head."""
 
     block: Literal["gam", "attention", "mamba"] = option("gam", "which block the stack is made of")
+    layers: list[LayerKind] = option(
+        [],
+        "a pattern of layer kinds, repeated over n_layers: attention, mamba, or a gam block by its "
+        "memory's kind; empty: all of them are of model.block, with memory.kind",
+    )
     d_model: int = option(512, "width of the residual stream", at_least=1)
     n_layers: int = option(6, "blocks", at_least=1)
     ffn_mult: int = option(4, "feed-forward width as a multiple of d_model", at_least=1)
@@ -60,8 +97,10 @@ class ModelConfig:
         0, "rows of the embedding; 0: the tokenizer's, else at least the tokenizer's", at_least=0
     )
     max_seq_len: int = option(256, "rows of the learned position embedding", at_least=1)
-    position: Literal["learned", "none"] = option(
-        "learned", "learned absolute position embeddings (the paper's), or none"
+    position: Literal["learned", "none", "rotary"] = option(
+        "learned",
+        "learned absolute position embeddings (the paper's); none; or rotary, in attention and in "
+        "memories with queries and keys (arXiv 2104.09864). Only learned ones limit the context",
     )
     dropout: float = option(
         0.1, "probability, after the embeddings and each branch", at_least=0, below=1
@@ -72,8 +111,14 @@ class ModelConfig:
         "defaults with N(0, 1) position embeddings, which drown the token embeddings",
     )
     gam: GAMConfig = section(GAMConfig, "settings of gam blocks")
+    memory: MemoryConfig = section(MemoryConfig, "the memory of gam blocks")
     attention: AttentionConfig = section(AttentionConfig, "settings of attention blocks")
     mamba: MambaConfig = section(MambaConfig, "settings of mamba blocks")
+
+    def layer_kinds(self) -> list[LayerKind]:
+        """What each of the ``n_layers`` layers is."""
+        pattern = self.layers or [self.memory.kind if self.block == "gam" else self.block]
+        return [pattern[i % len(pattern)] for i in range(self.n_layers)]
 
 
 @dataclass
