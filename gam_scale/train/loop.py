@@ -45,12 +45,14 @@ class Loop:
         token_bytes: np.ndarray,
         metrics: StepMetrics,
         log: MetricLog,
+        stop: StopRequest,
         watchdog: Watchdog,
         state: TrainState,
     ) -> None:
         self.config, self.saver, self.strategy = config, saver, strategy
         self.stream, self.valid, self.token_bytes = stream, valid, token_bytes
-        self.metrics, self.log, self.watchdog, self.state = metrics, log, watchdog, state
+        self.metrics, self.log, self.state = metrics, log, state
+        self.stop, self.watchdog = stop, watchdog
         self.skipped_in_a_row = 0
         self.spikes = SpikeDetector(config.train.spike_ratio)
         self.last_loss: Tensor | float = math.nan
@@ -60,37 +62,36 @@ class Loop:
 
     def run(self) -> Outcome:
         """Train until done, until a signal asks to stop (then it is saved), or until a spike."""
-        stop = StopRequest()
-        try:
-            with Prefetcher(self._load, self.state.step, self.config.train.steps) as steps:
-                while self.state.step < self.config.train.steps:
-                    self.watchdog.at(self.state.step, "reading data")
-                    with self.metrics.clock.waiting():
-                        batches = next(steps)
-                    self.watchdog.at(self.state.step, "training")
-                    outcome = self._step(batches, stop)
-                    if outcome == "stopped":
-                        self._save(is_best=False)
-                    if outcome is not None:
-                        self.saver.finish()
-                        return outcome
-                    self._after_step()
-                self.saver.finish()
-        finally:
-            stop.restore()
+        with Prefetcher(self._load, self.state.step, self.config.train.steps) as steps:
+            while self.state.step < self.config.train.steps:
+                self.watchdog.at(self.state.step, "reading data")
+                with self.metrics.clock.waiting():
+                    batches = next(steps)
+                self.watchdog.at(self.state.step, "training")
+                outcome = self._step(batches)
+                if outcome == "stopped":
+                    self._save(is_best=False)
+                if outcome is not None:
+                    self.saver.finish()
+                    return outcome
+                self._after_step()
+        self.saver.finish()
         return "finished"
 
     def _load(self, step: int) -> list[Batch]:
         world, batch = self.world, step + self.state.left_out
         return micro_batches(self.stream, batch, self.config.train, world.rank, world.world_size)
 
-    def _step(self, batches: list[Batch], stop: StopRequest) -> Outcome | None:
+    def _step(self, batches: list[Batch]) -> Outcome | None:
         """One optimizer step, or what all ranks agree to do instead of it."""
         train, state = self.config.train, self.state
         local_targets = sum(batch.num_targets for batch in batches)
         # The last step's loss comes along here: it is known by now, and costs no wait of its own.
         n_targets, stops, saved, last_loss = self.world.sum(
-            local_targets, float(stop.requested), float(self.saver.ready), float(self.last_loss)
+            local_targets,
+            float(self.stop.requested),
+            float(self.saver.ready),
+            float(self.last_loss),
         )
         if saved == self.world.world_size:
             self.saver.finish()

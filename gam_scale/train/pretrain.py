@@ -24,6 +24,7 @@ from gam_scale.train.loop import Loop
 from gam_scale.train.metrics import StepMetrics, Throughput
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.saver import Saver
+from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog, setup_logging
 from gam_scale.train.summary import finish, show_summary
 
@@ -42,13 +43,15 @@ def pretrain(config: RunConfig, *, fresh: bool) -> None:
     """
     world = ranks.start(config.parallel.device)
     try:
-        with Watchdog(world, config.parallel.timeout_s) as watchdog:
-            _pretrain(config, world, watchdog, fresh=fresh)
+        with StopRequest() as stop, Watchdog(world, config.parallel.timeout_s) as watchdog:
+            _pretrain(config, world, stop, watchdog, fresh=fresh)
     finally:
         ranks.stop()
 
 
-def _pretrain(config: RunConfig, world: World, watchdog: Watchdog, *, fresh: bool) -> None:
+def _pretrain(
+    config: RunConfig, world: World, stop: StopRequest, watchdog: Watchdog, *, fresh: bool
+) -> None:
     cache = config.data.cache_dir or str(Path(config.log.run_dir) / "cache")
     train = open_split(config.data.sets, "train", cache)
     valid = open_split(config.data.sets, "valid", cache)
@@ -82,7 +85,17 @@ def _pretrain(config: RunConfig, world: World, watchdog: Watchdog, *, fresh: boo
         metrics = _metrics(config, world, train)
         with MetricLog(run.path, config, world.is_main, config.train.steps, state.step) as log:
             loop = Loop(
-                config, saver, strategy, stream, valid, token_bytes, metrics, log, watchdog, state
+                config,
+                saver,
+                strategy,
+                stream,
+                valid,
+                token_bytes,
+                metrics,
+                log,
+                stop,
+                watchdog,
+                state,
             )
             outcome = loop.run()
         if outcome != "spiked":

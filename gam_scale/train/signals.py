@@ -7,7 +7,9 @@ from types import FrameType
 class StopRequest:
     """Set by SIGTERM or a first Ctrl-C; a second Ctrl-C interrupts at once.
 
-    The handler only sets a flag: saving, and agreeing with the other ranks, is the loop's work.
+    The handler only sets a flag: saving, and agreeing with the other ranks, is the loop's work. As
+    a context manager around the whole run, so that a launcher that ends a job because a rank died
+    does not cut off the others while they say which one it was.
     """
 
     def __init__(self) -> None:
@@ -20,7 +22,9 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
 
-    def restore(self) -> None:
-        """Put the earlier handlers back."""
+    def __enter__(self) -> "StopRequest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
