@@ -102,6 +102,11 @@ class ModelConfig:
         "learned absolute position embeddings (the paper's); none; or rotary, in attention and in "
         "memories with queries and keys (arXiv 2104.09864). Only learned ones limit the context",
     )
+    rotary_base: float = option(
+        10_000.0,
+        "slowest rotary frequency, as tokens per radian; more for longer contexts",
+        above=1,
+    )
     dropout: float = option(
         0.1, "probability, after the embeddings and each branch", at_least=0, below=1
     )
@@ -223,6 +228,12 @@ class ParallelConfig:
         "none",
         "what a sharding engine keeps in CPU memory: optimizer (deepspeed stages 1 to 3), or "
         "parameters too (deepspeed stage 3, fsdp)",
+    )
+    offload_dir: str = option(
+        "",
+        "deepspeed stage 3: a folder on a local NVMe disk that holds what is offloaded, instead of "
+        "CPU memory, for one run at a time; needs libaio and its headers, with which DeepSpeed "
+        "compiles its async_io operator at the first use (minutes)",
     )
     deepspeed: dict[str, Any] = option(
         {}, "raw DeepSpeed options, merged into those that the rest of this config makes"
@@ -361,4 +372,10 @@ def _check_parallel(parallel: ParallelConfig) -> None:
         raise UserError(
             f"parallel.offload is {offload} with engine {engine} and zero_stage {stage}; expected "
             f"{wanted[offload]}, or none"
+        )
+    if parallel.offload_dir and (stage != 3 or offload == "none"):
+        raise UserError(
+            f"parallel.offload_dir is {parallel.offload_dir} with engine {engine}, zero_stage "
+            f"{stage} and offload {offload}; expected engine deepspeed with zero_stage 3 and "
+            "something to offload, or no folder"
         )

@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
+from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.feedforward import FeedForward
+from gam_scale.model.rotary import Rotary
 
 _MIN_CAPACITY = 64
 
@@ -28,14 +30,26 @@ class AttentionBlock(nn.Module):
         self.qkv = nn.Linear(d, 3 * d)
         self.out = nn.Linear(d, d)
         self.out.is_residual_output = True
+        self.rotary = Rotary(model.rotary_base) if model.position == "rotary" else None
         self.dropout = Dropout(model.dropout)
         self.norm2 = nn.LayerNorm(d)
         self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
 
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """(B, T, d) -> (B, T, d); with ``positions`` (B, T) a token sees its own document only."""
-        q, k, v = self._heads(x)
-        mask = None if positions is None else document_mask(positions)
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
+    ) -> Tensor:
+        """(B, T, d) -> (B, T, d); with ``positions`` (B, T) a token sees its own document only.
+
+        Ranks that share a sequence gather its keys and values: the one exchange that grows with T.
+        """
+        q, k, v = self._heads(x, positions, context)
+        mask, first = None, 0
+        if context is not None:
+            # (ranks, 2, B, heads, T, K) -> (2, B, heads, ranks T, K)
+            k, v = context.gather(torch.stack([k, v])).movedim(0, 3).flatten(3, 4)
+            first = context.rank * x.shape[1]
+        if positions is not None or context is not None:
+            mask = document_mask(positions, x.shape[1], first, k.shape[2], x.device)
         p = self.dropout.p if self.training else 0.0
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=p, is_causal=mask is None
@@ -53,13 +67,15 @@ class AttentionBlock(nn.Module):
         k, v = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
         return {"k": k, "v": v, "length": torch.tensor(0, device="cpu")}
 
-    def extend(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The next tokens (B, T, d) after ``state``.
+    def extend(
+        self, x: Tensor, state: dict[str, Tensor], positions: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The next tokens (B, T, d) after ``state``; positions (1 or B, T).
 
         ``state`` is used up: its buffers are written in place and doubled when full, so a step
         copies O(1) tokens on average. Clone its tensors first to continue one text twice.
         """
-        q, k, v = self._heads(x)
+        q, k, v = self._heads(x, positions, None)
         seen = int(state["length"])
         total = seen + x.shape[1]
         keys, values = (_append(state[name], new, seen) for name, new in (("k", k), ("v", v)))
@@ -72,11 +88,14 @@ class AttentionBlock(nn.Module):
         state = {"k": keys, "v": values, "length": torch.tensor(total, device="cpu")}
         return self._finish(x, y), state
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(
+        self, x: Tensor, positions: Tensor | None, context: Context | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, heads, T, d / heads)."""
-        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.n_heads, -1))
-        q, k, v = qkv.transpose(1, 3).unbind(2)
-        return q, k, v
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
+        if self.rotary is not None:
+            q, k = self.rotary(positions, context, q, k)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:
         x = x + self.dropout(self.out(y.transpose(1, 2).flatten(2)))
@@ -94,14 +113,24 @@ class AttentionBlock(nn.Module):
         return projections + attention + self.ffn.flops_per_token()
 
 
-def document_mask(positions: Tensor) -> Tensor:
-    """What a token may see, (B, 1, T, T) bool: its document so far, t - positions[t] <= key <= t.
+def document_mask(
+    positions: Tensor | None, length: int, first: int, keys: int, device: torch.device
+) -> Tensor:
+    """What a token may see, (B, 1, T, keys) bool: its document so far, up to itself.
 
     Every block builds its own: three passes over B T^2 bytes, against 4 d B T^2 FLOPs of attention.
+
+    Args:
+        positions: (B, T) tokens since the document's start; None: everything before it.
+        length: T.
+        first: the first token's place among the keys.
+        keys: how many there are.
+        device: where the mask is made.
     """
-    t = torch.arange(positions.shape[1], device=positions.device)
-    start = (t - positions).unsqueeze(-1)  # (B, T, 1)
-    return ((t >= start) & (t <= t.unsqueeze(-1))).unsqueeze(1)
+    key = torch.arange(keys, device=device)
+    t = torch.arange(first, first + length, device=device)
+    start = torch.zeros_like(t)[None] if positions is None else t - positions  # (B, T)
+    return ((key >= start.unsqueeze(-1)) & (key <= t.unsqueeze(-1))).unsqueeze(1)
 
 
 def _append(buffer: Tensor, new: Tensor, seen: int) -> Tensor:

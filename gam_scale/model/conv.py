@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gam_scale.model.context import Context
+
 
 class CausalConv(nn.Module):
     """Depthwise convolution over time, each output seeing the last ``kernel_size`` tokens.
@@ -26,10 +28,16 @@ class CausalConv(nn.Module):
         nn.init.uniform_(getattr(self, name), -bound, bound, generator=generator)
         return True
 
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
+    ) -> Tensor:
         """Convolve (B, T, d); with ``positions`` (B, T) no tap leaves its document."""
-        padded = F.pad(x, (0, 0, self.kernel_size - 1, 0))  # (B, T + k - 1, d)
-        return self._convolve(padded, x.shape[1], positions)
+        halo = self.kernel_size - 1
+        if context is None or halo == 0:
+            window = F.pad(x, (0, 0, halo, 0))  # (B, T + k - 1, d)
+        else:
+            window = torch.cat([context.shift(x[:, -halo:]), x], dim=1)
+        return self._convolve(window, x.shape[1], positions)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The inputs before the first token: zeros (B, k - 1, d)."""

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from gam_scale.config import ModelConfig
+from gam_scale.config import MemoryKind, ModelConfig
+from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.feedforward import FeedForward
-from gam_scale.model.memory.static import StaticMemory
+from gam_scale.model.memory import build_memory
 
 
 class GAMBlock(nn.Module):
@@ -20,43 +21,56 @@ class GAMBlock(nn.Module):
     gate if fusion is by gate.
     """
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, memory: MemoryKind) -> None:
         super().__init__()
         d, gam = model.d_model, model.gam
         self.norm1 = nn.LayerNorm(d)
         self.conv = CausalConv(d, gam.kernel_size) if gam.paths != "global" else None
-        self.memory = StaticMemory(d, gam.n_slots) if gam.paths != "local" else None
+        self.memory = build_memory(model, memory) if gam.paths != "local" else None
         n_paths = 2 if gam.paths == "both" else 1
         self.gate = nn.Linear(d, n_paths * d) if gam.fusion == "gate" else None
         self.norm2 = nn.LayerNorm(d)
         self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
 
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
+    ) -> Tensor:
         """(B, T, d) -> (B, T, d); ``positions`` (B, T): tokens since the document's start."""
         h = self.norm1(x)
-        local = self.conv(h, positions) if self.conv is not None else None
-        return self._mix(x, h, local)
+        paths = []
+        if self.conv is not None:
+            paths.append(self.conv(h, positions, context))
+        if self.memory is not None:
+            paths.append(self.memory(h, positions, context))
+        return self._fuse(x, h, paths)
 
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """What the block remembers between tokens: the convolution's last inputs."""
-        if self.conv is None:
-            return {}
-        return {"conv": self.conv.init_state(batch_size, device, dtype)}
+        """What the block remembers between tokens: the convolution's last inputs, the memory."""
+        state = {}
+        if self.conv is not None:
+            state["conv"] = self.conv.init_state(batch_size, device, dtype)
+        if self.memory is not None:
+            state |= self.memory.init_state(batch_size, device, dtype)
+        return state
 
-    def extend(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def extend(
+        self, x: Tensor, state: dict[str, Tensor], positions: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The next tokens (B, T, d) after ``state``, at a cost that does not depend on the past."""
         h = self.norm1(x)
-        if self.conv is None:
-            return self._mix(x, h, None), state
-        local, conv_state = self.conv.extend(h, state["conv"])
-        return self._mix(x, h, local), {"conv": conv_state}
-
-    def _mix(self, x: Tensor, h: Tensor, local: Tensor | None) -> Tensor:
-        paths = [] if local is None else [local]
+        paths, state = [], dict(state)
+        if self.conv is not None:
+            local, state["conv"] = self.conv.extend(h, state["conv"])
+            paths.append(local)
         if self.memory is not None:
-            paths.append(self.memory(h))
+            found, new = self.memory.extend(h, state, positions)
+            paths.append(found)
+            state |= new
+        return self._fuse(x, h, paths), state
+
+    def _fuse(self, x: Tensor, h: Tensor, paths: list[Tensor]) -> Tensor:
         if self.gate is not None:
             gates = torch.sigmoid(self.gate(h)).chunk(len(paths), dim=-1)
             paths = [g * p for g, p in zip(gates, paths, strict=True)]

@@ -6,27 +6,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gam_scale.config import ModelConfig
+from gam_scale.config import LayerKind, ModelConfig
 from gam_scale.model.attention import AttentionBlock
+from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.init import initialise
 from gam_scale.model.loss import linear_cross_entropy
 from gam_scale.model.mamba import MambaBlock
 
-BLOCKS: dict[str, type[nn.Module]] = {
-    "gam": GAMBlock,
-    "attention": AttentionBlock,
-    "mamba": MambaBlock,
-}
+
+def build_block(config: ModelConfig, kind: LayerKind) -> nn.Module:
+    """One layer; see ``model.layers``."""
+    if kind == "attention":
+        return AttentionBlock(config)
+    if kind == "mamba":
+        return MambaBlock(config)
+    return GAMBlock(config, kind)
 
 
 class LanguageModel(nn.Module):
     """A causal language model over any stack of blocks; the head shares the token embedding.
 
-    A block maps (B, T, d_model) to the same shape with ``forward(x, positions)`` in training and
-    ``extend(x, state)`` in generation, and counts its own ``flops_per_token(seq_len)``.
+    A block maps (B, T, d_model) to the same shape with ``forward(x, positions, context)`` in
+    training and ``extend(x, state, positions)`` in generation, and counts its own
+    ``flops_per_token(seq_len)``. An engine that cuts sequences over ranks sets ``context``, and
+    gives each rank its T tokens.
     """
+
+    context: Context | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -38,7 +46,7 @@ class LanguageModel(nn.Module):
             self.position = nn.Embedding(config.max_seq_len, config.d_model)
             self.position.is_position = True
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(BLOCKS[config.block](config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(build_block(config, kind) for kind in config.layer_kinds())
         self.norm = nn.LayerNorm(config.d_model)
 
     def forward(
@@ -66,11 +74,13 @@ class LanguageModel(nn.Module):
         if self.position is not None:
             where = positions
             if where is None:
-                where = torch.arange(tokens.shape[1], device=tokens.device)
+                length = tokens.shape[1]
+                first = self.context.rank * length if self.context is not None else 0
+                where = torch.arange(first, first + length, device=tokens.device)
             x = x + self.position(where)
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, positions)
+            x = block(x, positions, self.context)
         return self.norm(x)
 
     def init_state(self, batch_size: int = 1) -> dict[str, Any]:
@@ -86,12 +96,12 @@ class LanguageModel(nn.Module):
         at every training sequence; attention cannot (:attr:`context_limit`).
         """
         seen, x = state["seen"], self.embedding(tokens)
+        where = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
         if self.position is not None:
-            where = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
             x = x + self.position(where % self.config.max_seq_len)
         states = []
         for block, block_state in zip(self.blocks, state["blocks"], strict=True):
-            x, block_state = block.extend(x, block_state)
+            x, block_state = block.extend(x, block_state, where[None])
             states.append(block_state)
         logits = F.linear(self.norm(x[:, -1]), self.embedding.weight)
         return logits, {"seen": seen + tokens.shape[1], "blocks": states}
@@ -99,7 +109,7 @@ class LanguageModel(nn.Module):
     @property
     def context_limit(self) -> int | None:
         """Most tokens one text may have in generation; None where there is no limit."""
-        limited = self.config.block == "attention" and self.position is not None
+        limited = "attention" in self.config.layer_kinds() and self.position is not None
         return self.config.max_seq_len if limited else None
 
     def flops_per_token(self, seq_len: int) -> float:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
+from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.selective_scan import selective_scan
@@ -32,9 +33,11 @@ class MambaBlock(nn.Module):
         self.mixer.out_proj.is_residual_output = self.is_residual
         self.dropout = Dropout(model.dropout)
 
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
+    ) -> Tensor:
         """(B, T, d) -> (B, T, d); ``positions`` (B, T) are tokens since the document's start."""
-        return self._join(x, self.mixer(self.norm(x), positions))
+        return self._join(x, self.mixer(self.norm(x), positions, context))
 
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype
@@ -42,7 +45,9 @@ class MambaBlock(nn.Module):
         """The mixer's state before the first token."""
         return self.mixer.init_state(batch_size, device, dtype)
 
-    def extend(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def extend(
+        self, x: Tensor, state: dict[str, Tensor], positions: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The next tokens (B, T, d) after ``state``, at a cost that does not depend on the past."""
         y, state = self.mixer.extend(self.norm(x), state)
         return self._join(x, y), state
@@ -89,11 +94,17 @@ class MambaMixer(nn.Module):
             self.A_log.data.copy_(rates.log().expand_as(self.A_log))
         return True
 
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
+    ) -> Tensor:
         """(B, T, d) -> (B, T, d); nothing crosses from one document to the next."""
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, E) each
-        inputs = self._scan_inputs(F.silu(self.conv(x, positions)))
-        y = _scan(*inputs, positions)
+        inputs = self._scan_inputs(F.silu(self.conv(x, positions, context)))
+        if context is None:
+            y = _scan(*inputs, positions)
+        else:
+            initial = _state_before(*inputs, positions, context)
+            y = selective_scan(*inputs, positions, initial)[0]
         return self.out_proj(y * F.silu(z))
 
     def init_state(
@@ -161,6 +172,33 @@ def _scan(
     if x.is_cuda and (kernel := _cuda_kernel()) is not None and not _has_resets(positions):
         return _run_kernel(kernel, x, dt, A, B, C, D)
     return selective_scan(x, dt, A, B, C, D, positions)[0]
+
+
+def _state_before(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    positions: Tensor | None,
+    context: Context,
+) -> Tensor:
+    """The state that the ranks before this one leave behind, (B, E, N), from one fold of each.
+
+    A scan from zero gives this rank's write; its outputs are thrown away, so a sequence over
+    several ranks scans twice: Mamba is a baseline here.
+    """
+    write = selective_scan(x, dt, A, B, C, D, positions)[1]
+    total = dt.to(write.dtype).sum(1)  # (B, E)
+    if positions is not None:
+        total = total.masked_fill((positions == 0).any(1, keepdim=True), torch.inf)
+    decay = torch.exp(total.unsqueeze(-1) * A)
+    folds = context.gather(torch.stack([decay, write]))  # (ranks, 2, B, E, N)
+    state = torch.zeros_like(write)
+    for rank in range(context.rank):
+        state = folds[rank, 0] * state + folds[rank, 1]
+    return state
 
 
 def _has_resets(positions: Tensor | None) -> bool:

@@ -65,7 +65,9 @@ def test_parameters_at_the_papers_size():
 
 
 def test_document_mask_by_hand():
-    mask = document_mask(torch.tensor([[0, 1, 0, 1, 2], [3, 4, 5, 0, 0]]))
+    mask = document_mask(
+        torch.tensor([[0, 1, 0, 1, 2], [3, 4, 5, 0, 0]]), 5, 0, 5, torch.device("cpu")
+    )
     rows = [
         ["1....", "11...", "..1..", "..11.", "..111"],
         ["1....", "11...", "111..", "...1.", "....1"],  # began before this sequence
@@ -103,8 +105,9 @@ def test_extend_equals_forward_in_any_chunks(chunks):
     block, x = make_block(), make_input(150)
     state, outputs = block.init_state(2, x.device, x.dtype), []
     with torch.no_grad():
-        for part in x.split(chunks, dim=1):
-            y, state = block.extend(part, state)
+        positions = torch.arange(150)[None]
+        for part, where in zip(x.split(chunks, 1), positions.split(chunks, 1), strict=True):
+            y, state = block.extend(part, state, where)
             outputs.append(y)
         torch.testing.assert_close(torch.cat(outputs, 1), block(x), rtol=1e-10, atol=1e-10)
 
@@ -115,7 +118,7 @@ def test_a_step_copies_the_cache_only_when_it_is_full():
     with torch.no_grad():
         for i, token in enumerate(x.split(1, dim=1)):
             before = state["k"].data_ptr()
-            _, state = block.extend(token, state)
+            _, state = block.extend(token, state, torch.tensor([[i]]))
             if state["k"].data_ptr() != before:
                 moved.append(i)
     assert moved == [0, 64, 128, 256]

@@ -74,7 +74,9 @@ def test_extend_equals_forward_in_any_chunks(fusion, paths):
     state = module.init_state(2, x.device, x.dtype)
     outputs, start = [], 0
     for length in (4, 1, 1, 5):
-        y, state = module.extend(x[:, start : start + length], state)
+        y, state = module.extend(
+            x[:, start : start + length], state, torch.arange(start, start + length)[None]
+        )
         outputs.append(y)
         start += length
     torch.testing.assert_close(torch.cat(outputs, 1), module(x), rtol=1e-12, atol=1e-12)
@@ -85,7 +87,7 @@ def test_extend_with_chunks_shorter_than_the_kernel():
     state = module.init_state(2, x.device, x.dtype)
     outputs = []
     for t in range(7):
-        y, state = module.extend(x[:, t : t + 1], state)
+        y, state = module.extend(x[:, t : t + 1], state, torch.tensor([[t]]))
         outputs.append(y)
     torch.testing.assert_close(torch.cat(outputs, 1), module(x), rtol=1e-12, atol=1e-12)
 

@@ -99,8 +99,9 @@ def test_only_a_residual_stack_marks_its_output_for_depth_scaling():
 def test_extend_equals_forward_in_any_chunks(stack, chunks):
     block, x = make_block(stack), make_input()
     state, outputs = block.init_state(2, x.device, x.dtype), []
-    for part in x.split(chunks, dim=1):
-        y, state = block.extend(part, state)
+    positions = torch.arange(13)[None]
+    for part, where in zip(x.split(chunks, 1), positions.split(chunks, 1), strict=True):
+        y, state = block.extend(part, state, where)
         outputs.append(y)
     torch.testing.assert_close(torch.cat(outputs, 1), block(x), rtol=1e-10, atol=1e-10)
     assert {k: v.shape for k, v in state.items()} == {"conv": (2, 2, 40), "h": (2, 40, 4)}
@@ -109,7 +110,7 @@ def test_extend_equals_forward_in_any_chunks(stack, chunks):
 def test_generation_state_stays_in_float32():
     block = make_block(dtype=torch.bfloat16)
     state = block.init_state(2, torch.device("cpu"), torch.bfloat16)
-    y, after = block.extend(make_input(dtype=torch.bfloat16), state)
+    y, after = block.extend(make_input(dtype=torch.bfloat16), state, torch.arange(13)[None])
     assert y.dtype == torch.bfloat16
     assert state["h"].dtype == after["h"].dtype == torch.float32
     assert {k: v.dtype for k, v in state.items()} == {k: v.dtype for k, v in after.items()}

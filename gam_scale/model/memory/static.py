@@ -4,8 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gam_scale.model.context import Context
+from gam_scale.model.memory.base import Memory
 
-class StaticMemory(nn.Module):
+
+class StaticMemory(Memory):
     """``softmax(h Mᵀ) M`` over a learned bank M (arXiv 2509.00605, section 3).
 
     No token sees another one here: only a block's convolution mixes tokens, so a stack of these
@@ -21,10 +24,24 @@ class StaticMemory(nn.Module):
         nn.init.xavier_uniform_(self.bank, generator=generator)
         return True
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(
+        self, h: Tensor, positions: Tensor | None = None, context: Context | None = None
+    ) -> Tensor:
         """Read the bank: (B, T, d) -> (B, T, d)."""
         weights = F.softmax(F.linear(h, self.bank), dim=-1)  # (B, T, n_slots)
         return weights @ self.bank
+
+    def init_state(
+        self, batch_size: int, device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """Nothing is remembered."""
+        return {}
+
+    def extend(
+        self, h: Tensor, state: dict[str, Tensor], positions: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`Memory.extend`."""
+        return self(h), state
 
     def flops_per_token(self) -> float:
         """Scores and read-out, one multiply-add per bank entry each."""

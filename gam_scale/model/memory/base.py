@@ -1,0 +1,121 @@
+"""What a gam block asks of its memory, and what the written ones share."""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.config import ModelConfig
+from gam_scale.model.context import Context
+from gam_scale.model.rotary import Rotary
+
+
+class Memory(nn.Module, ABC):
+    """Maps (B, T, d) to what each token finds in the memory, (B, T, d)."""
+
+    @abstractmethod
+    def forward(
+        self, h: Tensor, positions: Tensor | None = None, context: Context | None = None
+    ) -> Tensor:
+        """Read the memory at every token of (B, T, d).
+
+        Args:
+            h: the block's normed input.
+            positions: (B, T) tokens since the document's start, where memories begin anew; None:
+                one long stream.
+            context: the ranks that the sequences are cut over.
+        """
+
+    @abstractmethod
+    def init_state(
+        self, batch_size: int, device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """What it remembers before the first token."""
+
+    @abstractmethod
+    def extend(
+        self, h: Tensor, state: dict[str, Tensor], positions: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The next tokens (B, T, d) after ``state``; positions (1 or B, T)."""
+
+    @abstractmethod
+    def flops_per_token(self) -> float:
+        """Forward FLOPs per token, a written memory's as its recurrence has them."""
+
+
+class WrittenMemory(Memory):
+    """A memory whose state the context writes: one form for training, prefill and generation.
+
+    The state is float32, or float64 in a float64 model, whatever autocast says.
+    """
+
+    def forward(
+        self, h: Tensor, positions: Tensor | None = None, context: Context | None = None
+    ) -> Tensor:
+        """See :meth:`Memory.forward`."""
+        weight = next(self.parameters())
+        state = self.init_state(h.shape[0], h.device, weight.dtype)["memory"]
+        return self.run(h, state, positions, context)[0]
+
+    def extend(
+        self, h: Tensor, state: dict[str, Tensor], positions: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`Memory.extend`."""
+        y, final = self.run(h, state["memory"], positions, None)
+        return y, {"memory": final}
+
+    @abstractmethod
+    def run(
+        self, h: Tensor, state: Tensor, positions: Tensor | None, context: Context | None
+    ) -> tuple[Tensor, Tensor]:
+        """What the tokens read (B, T, d), and the state after them."""
+
+
+class HeadMemory(WrittenMemory):
+    """Queries, keys and values per head, a head's read-out brought to unit size, an output layer.
+
+    The size of what a state gives depends on how much was written to it; only its direction is
+    used, as in RetNet (arXiv 2307.08621).
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        d = model.d_model
+        self.n_heads = model.memory.n_heads
+        self.head_size = d // self.n_heads
+        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.rotary = Rotary(model.rotary_base) if model.position == "rotary" else None
+        self.out = nn.Linear(d, d, bias=False)
+        self.out.is_residual_output = True
+
+    def run(
+        self, h: Tensor, state: Tensor, positions: Tensor | None, context: Context | None
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`WrittenMemory.run`."""
+        qkv = self.qkv(h)
+        with torch.autocast(h.device.type, enabled=False):
+            q, k, v = qkv.to(state.dtype).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
+            q, k = self.normed(q), self.normed(k)
+            if self.rotary is not None:
+                q, k = self.rotary(positions, context, q, k)
+            y, final = self.associate(h, q, k, v, state, positions, context)
+            y = F.rms_norm(y, y.shape[-1:]).flatten(2)
+        return self.out(y.to(qkv.dtype)), final
+
+    @abstractmethod
+    def normed(self, x: Tensor) -> Tensor:
+        """Queries or keys (B, T, H, K), brought to the size that the memory wants."""
+
+    @abstractmethod
+    def associate(
+        self,
+        h: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor,
+        positions: Tensor | None,
+        context: Context | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Write and read: (B, T, H, V), and the final state."""

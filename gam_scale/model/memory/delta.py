@@ -1,0 +1,126 @@
+"""A matrix of associations that the gated delta rule writes: a key's new value replaces its old."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.config import ModelConfig
+from gam_scale.model.context import Context
+from gam_scale.model.memory.base import HeadMemory
+from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
+
+CHUNK = 64
+
+
+class DeltaMemory(HeadMemory):
+    """A matrix of associations per head, corrected by each token; see :func:`delta_memory`."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__(model)
+        self.gate = DecayGate(model.d_model, self.n_heads, model.memory)
+        self.beta = nn.Linear(model.d_model, self.n_heads)
+
+    def init_state(
+        self, batch_size: int, device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """Nothing: zeros (B, H, K, V), K = V = d / H."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        shape = (batch_size, self.n_heads, self.head_size, self.head_size)
+        return {"memory": torch.zeros(shape, device=device, dtype=dtype)}
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Of length 1: a stronger key would overshoot where it is written twice."""
+        return F.normalize(x, dim=-1)
+
+    def associate(
+        self,
+        h: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor,
+        positions: Tensor | None,
+        context: Context | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`HeadMemory.associate`."""
+        log_decay = self.gate(h).squeeze(-2)
+        beta = torch.sigmoid(self.beta(h.to(self.beta.weight.dtype)))
+        return delta_memory(q, k, v, log_decay, beta, state, positions, context)
+
+    def flops_per_token(self) -> float:
+        """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
+        linears = (self.qkv, self.out, self.gate.strength, self.beta)
+        state = self.n_heads * self.head_size**2
+        return sum(2.0 * p.weight.numel() for p in linears) + 7.0 * state
+
+
+def delta_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    initial: Tensor,
+    positions: Tensor | None = None,
+    context: Context | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Read a matrix of associations per head, each token after writing to it.
+
+        S_t = a_t (I - b_t k_t k_tᵀ) S_{t-1} + b_t k_t v_tᵀ        y_t = S_tᵀ q_t
+
+    with a_t = exp(log_decay_t) (arXiv 2412.06464). Within a chunk, with c_t the decay since its
+    start and S its state, S_t = c_t S + sum_s (c_t / c_s) k_s u_sᵀ, where the values u that are
+    really written solve a triangular system (the WY form of arXiv 2406.06484):
+
+        u_t + b_t sum_{s<t} (c_t / c_s) (k_t k_s) u_s = b_t (v_t - c_t Sᵀ k_t)
+
+    Its solution is affine in S, so a chunk is a fold whose decay is a matrix.
+
+    Args:
+        q: (B, T, H, K) queries, scaled.
+        k: (B, T, H, K) keys of length 1 at most.
+        v: (B, T, H, V) values.
+        log_decay: (B, T, H), at most 0.
+        beta: (B, T, H) writing strengths, from 0 to 1.
+        initial: (B, H, K, V) state before the first token.
+        positions: (B, T) tokens since the document's start; a document starts from zero. None:
+            ``initial`` is never left.
+        context: the ranks that the sequence is cut over.
+
+    Returns:
+        (B, T, H, V), and the state after the last token (B, H, K, V).
+    """
+    chunks = Chunks(q.shape[1], CHUNK, positions, q.device)
+    q, k, v, log_decay, beta = map(chunks.cut, (q, k, v, log_decay, beta))
+    left, since_start, to_end = pair_decays(log_decay, chunks)
+    beta, since_start, to_end = (x.unsqueeze(-1) for x in (beta, since_start, to_end))
+
+    system = (beta * (k @ k.mT) * left).tril(-1)  # unit diagonal understood
+    right = torch.cat([beta * v, beta * since_start * k], dim=-1)
+    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    written, forgotten = solved.split(
+        [v.shape[-1], k.shape[-1]], dim=-1
+    )  # u = written - forgotten S
+
+    kept = (to_end * k).mT  # (B, H, N, K, C)
+    unit = torch.eye(k.shape[-1], device=k.device, dtype=k.dtype)
+    folds = Fold(since_start[..., -1:, :] * unit - kept @ forgotten, kept @ written)
+    states, final = chunk_states(folds, initial, context)  # (B, H, N, K, V)
+    y = ((q @ k.mT) * left) @ (written - forgotten @ states) + (since_start * q) @ states
+    return chunks.join(y), final
+
+
+def pair_decays(log_decay: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
+    """One decay per head and token, (B, H, N, C), between the tokens of a chunk.
+
+    Returns:
+        what is left at token t of what s wrote (B, H, N, C, C), 0 for s > t and across documents;
+        at t of what the chunk began with (B, H, N, C); at its end of what s wrote (B, H, N, C).
+    """
+    total = log_decay.cumsum(-1)
+    between = total.unsqueeze(-1) - total.unsqueeze(-2)
+    # Masked before exp: what lies above the diagonal would overflow there.
+    left = between.masked_fill(~chunks.same, -torch.inf).exp()
+    since_start = total.masked_fill(~chunks.carried, -torch.inf).exp()
+    return left, since_start, left[..., -1, :]

@@ -1,0 +1,109 @@
+"""Phase-Associative Memory: a complex matrix of associations (arXiv 2604.05030)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gam_scale.config import ModelConfig
+from gam_scale.model.context import Context
+from gam_scale.model.memory.base import HeadMemory
+from gam_scale.model.memory.delta import pair_decays
+from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
+
+CHUNK = 64
+
+
+class PhaseMemory(HeadMemory):
+    """A complex matrix of associations per head; see :func:`phase_memory`.
+
+    A head's d / H channels are the real and imaginary parts of d / 2H complex ones; rotary
+    positions turn exactly these pairs, so they multiply a complex number by a phase.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__(model)
+        self.gate = DecayGate(model.d_model, self.n_heads, model.memory)
+
+    def init_state(
+        self, batch_size: int, device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """Nothing: zeros (B, H, d / 2H, d / H)."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        shape = (batch_size, self.n_heads, self.head_size // 2, self.head_size)
+        return {"memory": torch.zeros(shape, device=device, dtype=dtype)}
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Of length 1; the read-out is brought to unit size anyway."""
+        return F.normalize(x, dim=-1)
+
+    def associate(
+        self,
+        h: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor,
+        positions: Tensor | None,
+        context: Context | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`HeadMemory.associate`."""
+        return phase_memory(q, k, v, self.gate(h).squeeze(-2), state, positions, context)
+
+    def flops_per_token(self) -> float:
+        """Projections; per real number of the state, a decay, a write (4) and a read (4)."""
+        linears = (self.qkv, self.out, self.gate.strength)
+        state = self.n_heads * self.head_size**2 / 2
+        return sum(2.0 * p.weight.numel() for p in linears) + 9.0 * state
+
+
+def phase_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    initial: Tensor,
+    positions: Tensor | None = None,
+    context: Context | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Read a complex matrix of associations per head, each token after writing to it.
+
+        S_t = a_t S_{t-1} + v_t k_t*        y_t = S_t q_t
+
+    with a_t = exp(log_decay_t), in real arithmetic, which every device's matmuls and torch.compile
+    have: complex vectors come as real and imaginary parts side by side, and the state as
+    [Re Sᵀ, Im Sᵀ].
+
+    Args:
+        q: (B, T, H, 2 K) queries, scaled.
+        k: (B, T, H, 2 K) keys.
+        v: (B, T, H, 2 V) values.
+        log_decay: (B, T, H), at most 0.
+        initial: (B, H, K, 2 V) state before the first token.
+        positions: (B, T) tokens since the document's start; a document starts from zero. None:
+            ``initial`` is never left.
+        context: the ranks that the sequence is cut over.
+
+    Returns:
+        (B, T, H, 2 V), and the state after the last token (B, H, K, 2 V).
+    """
+    chunks = Chunks(q.shape[1], CHUNK, positions, q.device)
+    q, k, v, log_decay = map(chunks.cut, (q, k, v, log_decay))
+    left, since_start, to_end = pair_decays(log_decay, chunks)
+
+    # v k* = v (Re k) - i v (Im k): two real keys a token, with the values v and -i v.
+    values = torch.cat([v, _times_i(v, -1)], dim=-2)  # (B, H, N, 2 C, 2 V)
+    kept = torch.cat([part * to_end.unsqueeze(-1) for part in k.chunk(2, dim=-1)], dim=-2)
+    decay = since_start[..., -1:, None].expand(*kept.shape[:3], kept.shape[-1], 1)
+    states, final = chunk_states(Fold(decay, kept.mT @ values), initial, context)
+
+    # k* q = (q k) + i (q (-i k)) with real products: what multiplies v and, sign turned, -i v.
+    scores = torch.cat([(q @ k.mT) * left, (q @ _times_i(k, 1).mT) * -left], dim=-1)
+    from_start = q @ torch.cat([states, _times_i(states, 1)], dim=-2)  # q S = Re q S + Im q i S
+    return chunks.join(scores @ values + since_start.unsqueeze(-1) * from_start), final
+
+
+def _times_i(x: Tensor, sign: int) -> Tensor:
+    """``i x``, or ``-i x`` with sign -1, for real and imaginary parts side by side."""
+    real, imaginary = x.chunk(2, dim=-1)
+    return torch.cat([-sign * imaginary, sign * real], dim=-1)

@@ -1,0 +1,180 @@
+"""The algebra of every written memory: ``state_t = decay_t state_{t-1} + write_t``.
+
+Whatever a run of tokens does to a state is such a pair too, a :class:`Fold`, and two folds in a row
+are one. So a sequence is cut into chunks whose folds are computed side by side; a scan over the
+chunks gives each its starting state; and a sequence that is cut over ranks needs one fold of each
+rank, whatever its length. A decay multiplies the rows of a state, or is a matrix.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gam_scale.model.context import Context
+
+
+class Fold(NamedTuple):
+    """What a run of tokens does to a state (..., M, D): ``state -> decay state + write``."""
+
+    decay: Tensor  # (..., M, 1), a factor of each row, or (..., M, M), a matrix
+    write: Tensor  # (..., M, D)
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """The state after the tokens, (..., M, D)."""
+        return _decayed(self.decay, state) + self.write
+
+    def of_nothing(self) -> Tensor:
+        """The fold of no tokens, its decay and write side by side."""
+        unit = torch.ones_like(self.decay)
+        if unit.shape[-1] > 1:
+            unit = torch.eye(unit.shape[-1], device=unit.device, dtype=unit.dtype).expand_as(unit)
+        return torch.cat([unit, torch.zeros_like(self.write)], dim=-1)
+
+
+class Chunks:
+    """T tokens cut into N chunks of C, the last one padded, and the documents in them.
+
+    C is a power of two, and no more than T needs.
+
+    Args:
+        length: T.
+        size: the largest C, a power of two.
+        positions: (B, T) tokens since the document's start: what stood before a position 0 is
+            forgotten there. None: no token starts a document.
+        device: where the masks are made.
+
+    Attributes:
+        starts: (B, 1, N, C) bool, the first tokens of documents; None without positions.
+        carried: (B, 1, N, C) bool, tokens whose document was there before their chunk.
+        last: (B, 1, N, C) bool, tokens whose document is there at the end of their chunk.
+        same: (B, 1, N, C, C) bool: ``same[t, s]`` if s is t or before it in the same document.
+    """
+
+    def __init__(
+        self, length: int, size: int, positions: Tensor | None, device: torch.device
+    ) -> None:
+        while size // 2 >= length:
+            size //= 2
+        self.length, self.size, self.count = length, size, -(-length // size)
+        causal = torch.ones(size, size, dtype=torch.bool, device=device).tril()
+        if positions is None:
+            self.starts = None
+            self.carried = self.last = causal.new_ones(1, 1, 1, size)
+            self.same = causal[None, None, None]
+            return
+        self.starts = self.cut((positions == 0).unsqueeze(-1))
+        document = self.starts.cumsum(-1)  # counted within the chunk
+        self.carried, self.last = document == 0, document == document[..., -1:]
+        self.same = (document.unsqueeze(-1) == document.unsqueeze(-2)) & causal
+
+    def cut(self, x: Tensor) -> Tensor:
+        """(B, T, H, ...) -> (B, H, N, C, ...), padded with zeros."""
+        missing = self.count * self.size - self.length
+        if missing:
+            x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
+        return x.unflatten(1, (self.count, self.size)).movedim(3, 1)
+
+    def join(self, x: Tensor) -> Tensor:
+        """(B, H, N, C, ...) -> (B, T, H, ...): undoes :meth:`cut`."""
+        return x.movedim(1, 3).flatten(1, 2)[:, : self.length]
+
+
+def chunk_states(folds: Fold, initial: Tensor, context: Context | None) -> tuple[Tensor, Tensor]:
+    """The state before each chunk, (B, H, N, M, D), and the one after the last, (B, H, M, D).
+
+    Args:
+        folds: of the chunks, (B, H, N, M, 1 or M) and (B, H, N, M, D).
+        initial: (B, H, M, D) before the first token of the whole sequence.
+        context: the ranks that the sequence is cut over: they exchange one fold each.
+    """
+    if context is None:
+        states = linear_scan(folds.decay, folds.write, initial)
+        return states[:, :, :-1], states[:, :, -1]
+    # The fold of all tokens before each chunk on this rank, by a scan whose state is that fold.
+    own = folds.decay.shape[-1]
+    write = F.pad(folds.write, (own, 0))
+    nothing = Fold(folds.decay[:, :, 0], folds.write[:, :, 0]).of_nothing()
+    so_far = linear_scan(folds.decay, write, nothing)
+    ranks = context.gather(so_far[:, :, -1])  # (ranks, B, H, M, own + D)
+    for rank in range(context.rank):
+        initial = Fold(ranks[rank, ..., :own], ranks[rank, ..., own:])(initial)
+    states = Fold(so_far[..., :own], so_far[..., own:])(initial.unsqueeze(2))
+    return states[:, :, :-1], states[:, :, -1]
+
+
+def linear_scan(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:
+    """All states of ``state_i = decay_i state_{i-1} + write_i``, the initial one first.
+
+    Args:
+        decay: (B, H, N, M, 1), factors of rows, or (B, H, N, M, M), matrices.
+        write: (B, H, N, M, D).
+        initial: (B, H, M, D).
+
+    Returns:
+        (B, H, N + 1, M, D).
+    """
+    flat = (x.flatten(0, 1).contiguous() for x in (decay, write, initial))
+    return _linear_scan(*flat).unflatten(0, write.shape[:2])
+
+
+# A custom operator, so that torch.compile puts the scan into its caller's graph as one node: no
+# graph break, and no loop to unroll.
+@torch.library.custom_op("gam_scale::linear_scan", mutates_args=())
+def _linear_scan(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:
+    rows, steps, *state = write.shape
+    states = write.new_empty((rows, steps + 1, *state))
+    states[:, 0].copy_(initial)
+    add = torch.baddbmm if decay.shape[-1] > 1 else torch.addcmul
+    for i in range(steps):
+        add(write[:, i], decay[:, i], states[:, i], out=states[:, i + 1])
+    return states
+
+
+@torch.library.custom_op("gam_scale::linear_scan_backward", mutates_args=())
+def _linear_scan_backward(
+    grad_states: Tensor, decay: Tensor, states: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of decay, write and the initial state.
+
+    With g_i = dL/dstate_i through everything after it: dwrite_i = g_i, ddecay_i = g_i state_{i-1}ᵀ
+    (of which factors of rows keep the diagonal), g_{i-1} = dL/dstate_{i-1} + decay_iᵀ g_i.
+    """
+    dense = decay.shape[-1] > 1
+    add, transposed = (torch.baddbmm, decay.mT) if dense else (torch.addcmul, decay)
+    grad = grad_states.clone()
+    for i in reversed(range(decay.shape[1])):
+        add(grad[:, i], transposed[:, i], grad[:, i + 1], out=grad[:, i])
+    grad_write = grad[:, 1:].contiguous()
+    if dense:
+        grad_decay = grad_write @ states[:, :-1].mT
+    else:
+        grad_decay = (grad_write * states[:, :-1]).sum(-1, keepdim=True)
+    return grad_decay, grad_write, grad[:, 0].contiguous()
+
+
+@_linear_scan.register_fake
+def _(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:
+    rows, steps, *state = write.shape
+    return write.new_empty((rows, steps + 1, *state))
+
+
+@_linear_scan_backward.register_fake
+def _(grad_states: Tensor, decay: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(decay), torch.empty_like(states[:, 1:]), torch.empty_like(states[:, 0])
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.save_for_backward(inputs[0], output)
+
+
+def _gradients(ctx, grad_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return _linear_scan_backward(grad_states.contiguous(), *ctx.saved_tensors)
+
+
+_linear_scan.register_autograd(_gradients, setup_context=_save)
+
+
+def _decayed(decay: Tensor, state: Tensor) -> Tensor:
+    return decay @ state if decay.shape[-1] > 1 else decay * state

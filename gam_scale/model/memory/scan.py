@@ -1,0 +1,91 @@
+"""A gated average per channel: GSPN-2's row-stochastic propagation in one dimension."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.config import ModelConfig
+from gam_scale.model.context import Context
+from gam_scale.model.memory.base import WrittenMemory
+from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, linear_scan
+
+CHUNK = 256
+"""Near the root of a long sequence's length: the two scans, of C and T / C steps, then balance."""
+
+
+class ScanMemory(WrittenMemory):
+    """A gated average of each channel, and a gate on what is read; see :func:`scan_memory`."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        d = model.d_model
+        self.value = nn.Linear(d, 2 * d, bias=False)  # what is averaged, and the gate on reading
+        self.gate = DecayGate(d, d, model.memory)
+        self.out = nn.Linear(d, d, bias=False)
+        self.out.is_residual_output = True
+
+    def init_state(
+        self, batch_size: int, device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """Nothing: zeros (B, d)."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        return {"memory": torch.zeros(batch_size, self.out.in_features, device=device, dtype=dtype)}
+
+    def run(
+        self, h: Tensor, state: Tensor, positions: Tensor | None, context: Context | None
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`WrittenMemory.run`."""
+        x, z = self.value(h).chunk(2, dim=-1)
+        with torch.autocast(h.device.type, enabled=False):
+            log_decay = self.gate(h).squeeze(-2)
+            y, final = scan_memory(x.to(state.dtype), log_decay, state, positions, context)
+        return self.out(y.to(z.dtype) * F.silu(z)), final
+
+    def flops_per_token(self) -> float:
+        """Projections; per channel, a decay, a share, a write (2) and the gate."""
+        linears = (self.value, self.out, self.gate.strength)
+        return sum(2.0 * p.weight.numel() for p in linears) + 5.0 * self.out.in_features
+
+
+def scan_memory(
+    x: Tensor,
+    log_decay: Tensor,
+    initial: Tensor,
+    positions: Tensor | None = None,
+    context: Context | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Average each channel over the past:
+
+        h_t = a_t h_{t-1} + (1 - a_t) x_t
+
+    with a_t = exp(log_decay_t): the propagation of arXiv 2512.07884, whose weights on what a place
+    receives sum to one, along a line instead of over an image.
+
+    Args:
+        x: (B, T, D).
+        log_decay: (B, T, D), at most 0.
+        initial: (B, D) before the first token.
+        positions: (B, T) tokens since the document's start; a document starts from zero. None:
+            ``initial`` is never left.
+        context: the ranks that the sequence is cut over.
+
+    Returns:
+        All h (B, T, D), and the last one (B, D).
+    """
+    chunks = Chunks(x.shape[1], CHUNK, positions, x.device)
+    x, log_decay = (chunks.cut(y.unsqueeze(2)) for y in (x, log_decay))  # (B, 1, N, C, D)
+    carried = chunks.carried.unsqueeze(-1)
+    decay = torch.exp(log_decay)
+    within = decay if chunks.starts is None else decay * ~chunks.starts.unsqueeze(-1)
+    rows, channels = x.shape[0], x.shape[-1]
+    # Both scans hold a channel per row of the state. The first walks all chunks side by side.
+    share = -torch.expm1(log_decay)
+    within, write = (y.flatten(0, 2)[:, None, :, :, None] for y in (within, share * x))
+    h = linear_scan(within, write, torch.zeros_like(write[:, :, 0]))[:, 0, 1:, :, 0]
+    h = h.unflatten(0, (rows, 1, -1))  # (B, 1, N, C, D), from zero at each chunk's start
+    since_start = torch.exp(log_decay.cumsum(-2)) * carried
+    folds = Fold(since_start[..., -1, :, None], h[..., -1, :, None])
+    states, final = chunk_states(folds, initial.view(rows, 1, channels, 1), context)
+    h = h + since_start * states.mT
+    return chunks.join(h).flatten(2), final.view(rows, channels)

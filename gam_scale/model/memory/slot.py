@@ -1,0 +1,192 @@
+"""A bank of slots that the context writes: the paper's memory, made to change with the text."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.config import ModelConfig
+from gam_scale.model.context import Context
+from gam_scale.model.memory.base import HeadMemory
+from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
+
+CHUNK = 64
+MIN_LOG_DECAY = -10.0
+"""A token forgets at most 99.995% of a row: the bound that keeps :class:`PairDecays` in range."""
+
+_BASE = 8  # tokens in a block whose factors span exp(+-_BASE / 2 * 10), within float32
+
+
+class SlotMemory(HeadMemory):
+    """A bank of slots per head whose learned start the context overwrites; see :func:`slot_memory`.
+
+    With the routed gate a token writes to the ``top_k`` slots whose gates it opens most, and all
+    others keep exactly what they hold.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__(model)
+        memory = model.memory
+        self.top_k = memory.top_k if memory.gate == "routed" else None
+        self.gate = DecayGate(model.d_model, memory.n_slots, memory, n_groups=self.n_heads)
+        self.bank = nn.Parameter(torch.empty(self.n_heads, memory.n_slots, 2 * self.head_size))
+
+    def init_parameter(self, name: str, generator: torch.Generator) -> bool:
+        """A bank of rows about as long as the keys and values that will replace them."""
+        nn.init.normal_(self.bank, generator=generator)
+        return True
+
+    def init_state(
+        self, batch_size: int, device: torch.device, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """The learned bank, (B, H, n_slots, 2 d / H)."""
+        return {"memory": self.bank.expand(batch_size, -1, -1, -1)}
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Of unit mean square, so that scores, over sqrt(K) below, start near unit size too."""
+        return F.rms_norm(x, x.shape[-1:])
+
+    def associate(
+        self,
+        h: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor,
+        positions: Tensor | None,
+        context: Context | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`HeadMemory.associate`."""
+        log_decay = self.gate(h, self.top_k).clamp(min=MIN_LOG_DECAY)
+        q = q * self.head_size**-0.5
+        return slot_memory(q, k, v, log_decay, state, self.bank, positions, context)
+
+    def flops_per_token(self) -> float:
+        """Projections; per row and channel of the state, a decay, a write (3) and a read (2)."""
+        linears = (self.qkv, self.out, self.gate.strength)
+        return sum(2.0 * p.weight.numel() for p in linears) + 5.0 * self.bank.numel()
+
+
+def slot_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    initial: Tensor,
+    bank: Tensor,
+    positions: Tensor | None = None,
+    context: Context | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Read a bank of M key and value rows per head, each token after writing to it.
+
+        K_t = a_t K_{t-1} + (1 - a_t) k_tᵀ        V_t = a_t V_{t-1} + (1 - a_t) v_tᵀ
+        y_t = V_tᵀ softmax(K_t q_t)
+
+    with a_t = exp(log_decay_t) a factor of each row (Gated Slot Attention, arXiv 2409.07146). A
+    document starts with ``bank``; where a_t = 1 throughout, that is all there is to read, and this
+    is the paper's constant memory.
+
+    Args:
+        q: (B, T, H, K) queries, scaled.
+        k: (B, T, H, K) keys.
+        v: (B, T, H, V) values.
+        log_decay: (B, T, H, M), from :data:`MIN_LOG_DECAY` to 0.
+        initial: (B, H, M, K + V), rows of keys and values before the first token.
+        bank: (H, M, K + V), those of a new document.
+        positions: (B, T) tokens since the document's start; None: ``initial`` is never left.
+        context: the ranks that the sequence is cut over.
+
+    Returns:
+        (B, T, H, V), and the rows after the last token (B, H, M, K + V).
+    """
+    chunks = Chunks(q.shape[1], CHUNK, positions, q.device)
+    width = q.shape[-1]
+    q, k, v, log_decay = map(chunks.cut, (q, k, v, log_decay))
+    total = log_decay.cumsum(-2)  # (B, H, N, C, M)
+    share = -torch.expm1(log_decay)  # 1 - a, without the cancellation
+    carried, last = chunks.carried.unsqueeze(-1), chunks.last.unsqueeze(-1)
+    survival = torch.exp(chunks.same.to(q.dtype) @ log_decay)  # of what its document started with
+    from_chunk, from_bank = survival * carried, survival * ~carried
+
+    decay, bank_left = from_chunk[..., -1:, :].mT, from_bank[..., -1:, :].mT  # (B, H, N, M, 1)
+    shares_left = share * torch.exp(total[..., -1:, :] - total) * last
+    rows = torch.cat([k, v], dim=-1)
+    bank = bank[:, None]  # (H, 1, M, K + V)
+    folds = Fold(decay, shares_left.mT @ rows + bank_left * bank)
+    states, final = chunk_states(folds, initial, context)  # (B, H, N, M, K + V)
+
+    pairs = PairDecays(total, share)
+    scores = pairs.sum((q @ k.mT) * chunks.same)
+    scores = scores + from_chunk * (q @ states[..., :width].mT)
+    scores = scores + from_bank * (q @ bank[..., :width].mT)
+    weights = torch.softmax(scores, dim=-1)
+    y = (pairs.mix(weights) * chunks.same) @ v
+    y = y + (weights * from_chunk) @ states[..., width:]
+    y = y + (weights * from_bank) @ bank[..., width:]
+    return chunks.join(y), final
+
+
+class PairDecays:
+    """What is left at token t of the share that token s wrote to row m, for all pairs s <= t:
+
+        left[t, s, m] = exp(total_t[m] - total_s[m]) share_s[m]
+
+    as products of a factor of t and one of s, so that sums over s or m are matmuls. With one common
+    reference, the factors overflow. Here a block of tokens is halved again and again: pairs across
+    its middle take their reference there, and both factors are at most 1; blocks of 8 take one in
+    their own middle.
+
+    Args:
+        total: (..., C, M) sums of log decays up to each token; C a power of two.
+        share: (..., C, M).
+    """
+
+    def __init__(self, total: Tensor, share: Tensor) -> None:
+        self.size = total.shape[-2]
+        self.base = min(_BASE, self.size)
+        x, w = (_blocks(y, self.base) for y in (total, share))
+        x = x - x[..., self.base // 2 : self.base // 2 + 1, :]
+        self.within = x.exp(), (-x).exp() * w
+        self.across = []  # factors of the later and the earlier half, each (..., blocks, half, M)
+        half = self.base
+        while half < self.size:
+            (early, late), (w, _) = (
+                _blocks(y, 2 * half).unflatten(-2, (2, half)).unbind(-3) for y in (total, share)
+            )
+            middle = early[..., -1:, :]
+            self.across.append(((late - middle).exp(), (middle - early).exp() * w))
+            half *= 2
+
+    def sum(self, pairs: Tensor) -> Tensor:
+        """``sum_s pairs[t, s] left[t, s, m]``: (..., C, C), zero for s > t, -> (..., C, M)."""
+        late, early = self.within
+        result = late * (_diagonal_blocks(pairs, self.base) @ early)  # (..., blocks, base, M)
+        for late, early in self.across:
+            half = late.shape[-2]
+            between = _diagonal_blocks(pairs, 2 * half)[..., half:, :half]
+            first, second = result.unflatten(-3, (-1, 2)).unbind(-3)
+            result = torch.cat([first, second + late * (between @ early)], dim=-2)
+        return result.squeeze(-3)
+
+    def mix(self, weights: Tensor) -> Tensor:
+        """``sum_m weights[t, m] left[t, s, m]``: (..., C, M) -> (..., C, C), rubbish for s > t."""
+        late, early = self.within
+        result = (_blocks(weights, self.base) * late) @ early.mT  # (..., blocks, base, base)
+        for late, early in self.across:
+            half = late.shape[-2]
+            between = (_blocks(weights, 2 * half)[..., half:, :] * late) @ early.mT
+            first, second = result.unflatten(-3, (-1, 2)).unbind(-3)
+            upper = torch.cat([first, torch.zeros_like(first)], dim=-1)
+            result = torch.cat([upper, torch.cat([between, second], dim=-1)], dim=-2)
+        return result.squeeze(-3)
+
+
+def _blocks(x: Tensor, size: int) -> Tensor:
+    """(..., C, M) -> (..., C / size, size, M)."""
+    return x.unflatten(-2, (-1, size))
+
+
+def _diagonal_blocks(x: Tensor, size: int) -> Tensor:
+    """(..., C, C) -> (..., C / size, size, size)."""
+    x = x.unflatten(-2, (-1, size)).unflatten(-1, (-1, size))
+    return x.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
