@@ -117,6 +117,11 @@ def test_the_configs_that_ship_are_valid(name):
         ({"offload": "optimizer"}, "parallel.offload is optimizer .*zero_stage 0; expected"),
         ({"offload": "optimizer", "engine": "fsdp"}, "parallel.offload is optimizer with engine f"),
         ({"offload": "parameters", "zero_stage": 2}, "parallel.offload is parameters with"),
+        ({"offload_dir": "/nvme", "zero_stage": 3}, "parallel.offload_dir is /nvme with .*none;"),
+        (
+            {"offload_dir": "/nvme", "zero_stage": 2, "offload": "optimizer"},
+            "parallel.offload_dir is /nvme with engine deepspeed, zero_stage 2",
+        ),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(parallel, said):

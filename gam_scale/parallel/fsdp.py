@@ -68,7 +68,7 @@ class FSDPStrategy(Strategy):
                 shards.append(Shard(kind, name, shape, start, flat, replica, replicas))
         return shards
 
-    def written(self, optimizer_steps: int) -> None:
+    def written(self, shards: list[Shard], optimizer_steps: int) -> None:
         """See :meth:`Strategy.written`."""
         set_steps(self.optimizer, optimizer_steps)
 

@@ -40,7 +40,7 @@ class PlainStrategy(Strategy):
         """See :meth:`Strategy.shards`."""
         return whole_shards(self.module, self.optimizer, self.world)
 
-    def written(self, optimizer_steps: int) -> None:
+    def written(self, shards: list[Shard], optimizer_steps: int) -> None:
         """See :meth:`Strategy.written`."""
         set_steps(self.optimizer, optimizer_steps)
 

@@ -61,13 +61,17 @@ class Strategy(ABC):
 
     @abstractmethod
     def shards(self) -> list[Shard]:
-        """This rank's part of parameters and Adam moments: views, to be read or written."""
+        """This rank's part of parameters and Adam moments, to be read or written.
+
+        Views of the engine's memory, or copies of what it keeps on a disk.
+        """
 
     @abstractmethod
-    def written(self, optimizer_steps: int) -> None:
+    def written(self, shards: list[Shard], optimizer_steps: int) -> None:
         """To be called by all ranks after what :meth:`shards` returned was written to.
 
         Args:
+            shards: as returned.
             optimizer_steps: Adam's step count that belongs to the written moments.
         """
 
@@ -81,7 +85,7 @@ class Strategy(ABC):
         for shard in shards:
             if shard.kind != "param":
                 shard.data.zero_()
-        self.written(optimizer_steps=0)
+        self.written(shards, optimizer_steps=0)
 
     def _clip(self, max_norm: float) -> Tensor:
         return nn.utils.clip_grad_norm_(self.module.parameters(), max_norm)

@@ -18,7 +18,7 @@ from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import set_steps, whole_shards
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
-from gam_scale.parallel.zero_config import engine_config
+from gam_scale.parallel.zero_config import check_offload_dir, engine_config
 
 
 class DeepSpeedStrategy(Strategy):
@@ -34,6 +34,8 @@ class DeepSpeedStrategy(Strategy):
         self.world, self.precision = world, config.train.precision
         self.stage = config.parallel.zero_stage
         options = engine_config(config, world.world_size)
+        if config.parallel.offload_dir:
+            check_offload_dir(config.parallel.offload_dir)
         if self.stage == 3:
             module = _sharded_model(deepspeed, config, options)
         else:
@@ -78,11 +80,11 @@ class DeepSpeedStrategy(Strategy):
             return zero_shards.of_stage_3(self.module, self.zero, self.world.rank)
         return zero_shards.of_stages_1_and_2(self.module, self.zero, self.world)
 
-    def written(self, optimizer_steps: int) -> None:
+    def written(self, shards: list[Shard], optimizer_steps: int) -> None:
         """See :meth:`Strategy.written`."""
         set_steps(self.optimizer, optimizer_steps)
         if self.stage == 3:
-            zero_shards.refresh_stage_3(self.zero)
+            zero_shards.refresh_stage_3(self.module, self.zero, self.world.rank, shards)
         elif self.stage:
             zero_shards.refresh_stages_1_and_2(self.module)
 

@@ -1,10 +1,12 @@
 """DeepSpeed's own configuration, derived from ours and merged with what the user adds."""
 
+from pathlib import Path
 from typing import Any
 
 from gam_scale.config import ModelConfig, RunConfig
 from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
+from gam_scale.hardware import can_compile
 from gam_scale.model.lm import outline
 
 
@@ -38,11 +40,36 @@ def engine_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         zero["reduce_bucket_size"] = max(_largest_block(config.model), 1 << 20)
     if stage == 3:
         zero |= _gathering(config.model)
-    if config.parallel.offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if config.parallel.offload == "parameters":
-        zero["offload_param"] = {"device": "cpu"}
+    zero |= _offloading(config)
     return _merged(options, config.parallel.deepspeed, "parallel.deepspeed", _TUNABLE)
+
+
+def check_offload_dir(folder: str) -> None:
+    """Check that state can be offloaded to files here; call it once DeepSpeed is imported.
+
+    Raises:
+        UserError: the folder cannot be made, or DeepSpeed's operator for it cannot be compiled.
+    """
+    from deepspeed.git_version_info import installed_ops
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"parallel.offload_dir is {folder}, which cannot be made ({error.strerror}); expected "
+            "a folder that can be written, or none"
+        ) from None
+    if installed_ops.get("async_io"):
+        return
+    possible, missing = can_compile("cpu")
+    if possible and not AsyncIOBuilder().is_compatible():
+        possible, missing = False, "libaio with its headers is missing (Debian: libaio-dev)"
+    if not possible:
+        raise UserError(
+            "parallel.offload_dir is set but DeepSpeed's async_io operator cannot be compiled "
+            f"here: {missing}; expected that, or no folder: CPU memory is used then"
+        )
 
 
 _TUNABLE = {
@@ -71,6 +98,32 @@ def _gathering(model: ModelConfig) -> dict[str, Any]:
         "stage3_max_reuse_distance": 0,  # else what backward uses again stays until then
         "stage3_prefetch_bucket_size": block,
         "stage3_param_persistence_threshold": 4 * model.d_model,  # norms and biases stay whole
+    }
+
+
+def _offloading(config: RunConfig) -> dict[str, Any]:
+    """Optimizer state, or parameters too, in CPU memory or in files."""
+    offload, folder = config.parallel.offload, config.parallel.offload_dir
+    if offload == "none":
+        return {}
+    place = {"device": "nvme", "nvme_path": folder} if folder else {"device": "cpu"}
+    options: dict[str, Any] = {"offload_optimizer": place}
+    if folder:
+        # What is in memory at a time; DeepSpeed's own, a billion parameters, would be all of them.
+        options["sub_group_size"] = _largest_block(config.model)
+    if offload == "parameters":
+        options["offload_param"] = place | (_parameter_buffers(config.model) if folder else {})
+    return options
+
+
+def _parameter_buffers(model: ModelConfig) -> dict[str, int]:
+    """Room for two blocks and the embeddings, each parameter in a buffer of the same size."""
+    sizes = [p.numel() for p in outline(model).parameters()]
+    block = sum(1 for _ in outline(model).blocks[0].parameters())
+    return {
+        "buffer_count": 2 * block + 2,
+        "buffer_size": max(sizes),
+        "max_in_cpu": 0,
     }
 
 

@@ -1,5 +1,7 @@
 """Where ZeRO keeps each parameter's part and moments: all that is read of DeepSpeed's inside."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,29 +38,48 @@ def refresh_stages_1_and_2(module: nn.Module) -> None:
 
 def of_stage_3(module: nn.Module, zero: Any, rank: int) -> list[Shard]:
     """One part of every parameter on every rank, the last ones short or empty."""
-    zero._partition_all_parameters()
-    for flat in zero.fp32_partitioned_groups_flat:
-        moments_of(zero.optimizer, flat)
     shards = []
-    for name, parameter in module.named_parameters():
-        size = parameter.partition_numel()  # padded to the same on every rank
-        start = min(rank * size, parameter.ds_numel)
-        length = min(size, parameter.ds_numel - start)
-        for kind in KINDS:
-            key = None if kind == "param" else kind
-            part, _ = zero._get_fp32_opt_state_partition(
-                parameter, release_swap_buffers=True, optim_state_key=key
-            )
-            flat = part.detach()[:length]
-            shards.append(Shard(kind, name, tuple(parameter.ds_shape), start, flat))
+    for group, parts in _groups_of_stage_3(module, zero, rank):
+        if zero._swappable_optimizer_subgroup(group):
+            parts = [replace(part, data=part.data.clone()) for part in parts]
+        shards += parts
     return shards
 
 
-def refresh_stage_3(zero: Any) -> None:
-    """Copy the written fp32 partitions into those that are gathered; gather what always is."""
-    pairs = zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True)
+def refresh_stage_3(module: nn.Module, zero: Any, rank: int, shards: list[Shard]) -> None:
+    """Bring the written fp32 parts to disk, where they live there, and into those gathered."""
+    written = {shard.key: shard.data for shard in shards}
     with torch.no_grad():
-        for gathered, master in pairs:
-            gathered.copy_(master)
+        for group, parts in _groups_of_stage_3(module, zero, rank):
+            if zero._swappable_optimizer_subgroup(group):
+                for part in parts:
+                    part.data.copy_(written[part.key])
+            zero._reassign_or_swap_out_partitioned_parameters(group)
     if zero.persistent_parameters:
         zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+
+def _groups_of_stage_3(
+    module: nn.Module, zero: Any, rank: int
+) -> Iterator[tuple[int, list[Shard]]]:
+    """Views of one group of parameters after another; if on disk, in memory until the next one."""
+    zero._partition_all_parameters()
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    for group, flat in enumerate(zero.fp32_partitioned_groups_flat):
+        on_disk = zero._swappable_optimizer_subgroup(group)
+        if on_disk:
+            zero._optimizer_states_and_gradient_swap_in(group)
+        tensors = {**moments_of(zero.optimizer, flat), "param": flat.detach()}
+        parts = []
+        for parameter in zero.fp16_groups[group]:
+            _, offset, size = zero.grad_position[zero.get_param_id(parameter)]
+            # Padded to the same size on every rank.
+            start = min(rank * size, parameter.ds_numel)
+            length = min(size, parameter.ds_numel - start)
+            name, shape = names[id(parameter)], tuple(parameter.ds_shape)
+            for kind in KINDS:
+                part = tensors[kind][offset : offset + length]
+                parts.append(Shard(kind, name, shape, start, part))
+        yield group, parts
+        if on_disk:
+            zero._optimizer_states_and_gradient_swap_out(group)

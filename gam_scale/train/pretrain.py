@@ -154,8 +154,9 @@ def _start_or_resume(
             f"the data of {run.path} has changed since step {state.step} was saved; expected the "
             "same prepared sets, another log.run_dir, or --fresh to start over"
         )
-    CanonicalTensors(newest).load_into(strategy.shards())
-    strategy.written(state.optimizer_steps)
+    shards = strategy.shards()
+    CanonicalTensors(newest).load_into(shards)
+    strategy.written(shards, state.optimizer_steps)
     logger.info("resuming from %s", newest)
     return state
 

@@ -41,9 +41,10 @@ def load_all(world, sets, folder, pairs):
     for source, engine in pairs:
         path = CheckpointStore(Path(folder) / source).latest()
         trial = Trial(world, sets, engine, micro_batch_size=2, seed=1)  # other initial weights
-        CanonicalTensors(path).load_into(trial.strategy.shards())
+        shards = trial.strategy.shards()
+        CanonicalTensors(path).load_into(shards)
         state = load_state(path)
-        trial.strategy.written(state.optimizer_steps)
+        trial.strategy.written(shards, state.optimizer_steps)
         results.append([trial.step(state.step + s)[0] for s in range(AFTER)])
     return results
 

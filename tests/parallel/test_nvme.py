@@ -1,0 +1,90 @@
+"""Offload to disk: the same numbers as in memory, and shards that are read and written as there."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import run_ranks
+
+from gam_scale.config import RunConfig
+from gam_scale.errors import UserError
+from gam_scale.parallel.zero import import_deepspeed
+from gam_scale.parallel.zero_config import check_offload_dir, engine_config
+from gam_scale.strict import from_dict
+
+
+def config_of(offload, folder, n_ranks):
+    """Wide enough that DeepSpeed swaps: it keeps tensors of less than 1 MB per rank in memory."""
+    model = {"d_model": 512, "n_layers": 2, "vocab_size": 320, "dropout": 0.0, "max_seq_len": 32}
+    parallel = {"zero_stage": 3, "offload": offload, "offload_dir": folder}
+    train = {"steps": 9, "global_batch_size": 2 * n_ranks, "micro_batch_size": 1}
+    return from_dict(RunConfig, {"model": model, "train": train, "parallel": parallel})
+
+
+def train_and_resume(world, offload, folder):
+    """Losses and norms of two steps, the same after going back, and the size of the files."""
+    from gam_scale.data.packing import Batch
+    from gam_scale.parallel.build import build_strategy, initialise
+
+    config = config_of(offload, folder, world.world_size)
+    strategy = build_strategy(config, world, compiled=False)
+    initialise(strategy, config)
+    generator = torch.Generator().manual_seed(world.rank)
+    tokens = torch.randint(320, (3, 2, 1, 33), generator=generator)
+
+    def step(i):
+        losses = [
+            float(strategy.backward(Batch(t[:, :-1], t[:, 1:], None), 1 / 64, last=last))
+            for t, last in zip(tokens[i], (False, True), strict=True)
+        ]
+        return [*losses, strategy.step(1e-3, 0.5)]
+
+    step(0)
+    saved = [replace(shard, data=shard.data.clone()) for shard in strategy.shards()]
+    first = [step(1), step(2)]
+    shards = strategy.shards()
+    for shard, was in zip(shards, saved, strict=True):
+        shard.data.copy_(was.data)
+    strategy.written(shards, optimizer_steps=1)
+    again = [step(1), step(2)]
+    files = Path(folder or "none").rglob("*.swp")
+    return {"first": first, "again": again, "bytes": sum(path.stat().st_size for path in files)}
+
+
+@pytest.mark.matrix  # may compile async_io, for minutes
+@pytest.mark.parametrize("offload", ["optimizer", "parameters"])
+def test_same_numbers_from_disk(tmp_path, offload):
+    deepspeed_ops = pytest.importorskip("deepspeed.ops.op_builder")
+    if not deepspeed_ops.AsyncIOBuilder().is_compatible():
+        pytest.skip("no libaio with headers")
+    deepspeed_ops.AsyncIOBuilder().load(verbose=False)
+    in_memory = run_ranks(train_and_resume, 2, offload=offload, folder="")[0]
+    on_disk = run_ranks(train_and_resume, 2, offload=offload, folder=str(tmp_path))[0]
+    assert on_disk["first"] == on_disk["again"] == in_memory["first"]
+    assert in_memory["bytes"] == 0
+    # Parameters and both moments of what is not small, at least, of about 6 million parameters.
+    assert on_disk["bytes"] > 12 * 5_000_000
+
+
+@pytest.mark.parametrize("offload", ["optimizer", "parameters"])
+def test_one_block_is_in_memory_at_a_time(offload):
+    zero = engine_config(config_of(offload, "/nvme", 1), world_size=1)["zero_optimization"]
+    assert zero["offload_optimizer"] == {"device": "nvme", "nvme_path": "/nvme"}
+    assert zero["sub_group_size"] < 4_000_000
+    if offload == "parameters":
+        assert zero["offload_param"].items() >= zero["offload_optimizer"].items()
+        assert zero["offload_param"]["buffer_size"] == 4 * 512 * 512
+
+
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
+    import_deepspeed(torch.device("cpu"))
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    monkeypatch.setattr("gam_scale.parallel.zero_config.can_compile", lambda _: (True, "g++"))
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self: False)
+    with pytest.raises(UserError, match="async_io operator cannot be compiled here: libaio with"):
+        check_offload_dir(str(tmp_path / "swap"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/swap, which cannot be made"):
+        check_offload_dir(str(tmp_path / "file" / "swap"))
