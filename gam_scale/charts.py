@@ -1,8 +1,9 @@
-"""Line charts of a run's metrics as SVG elements in the colours of the page that holds them."""
+"""Charts as SVG elements in the colours of the page that holds them."""
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -19,8 +20,21 @@ COLOURS = {
     "#010205": "var(--rule)",
     "#010206": "var(--train)",
     "#010207": "var(--valid)",
+    **{f"#01021{i}": f"var(--line{i})" for i in range(8)},
 }
-QUIET, RULE, TRAIN, VALID = list(COLOURS)[1:]
+INK, QUIET, RULE, TRAIN, VALID, *LINES = COLOURS
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a :func:`line_chart`, with a band where ``low`` and ``high`` are given."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    colour: int = 0
+    """Which of the page's ``--line`` colours."""
 
 
 def column(lines: list[Line], key: str) -> list[float]:
@@ -45,13 +59,8 @@ def chart(
     values = [value for key in keys for value in column(lines, key)]
     if not values:
         return ""
-    import matplotlib
-    from matplotlib.figure import Figure
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12}
-    with matplotlib.rc_context(settings):
-        figure = Figure((size[0] / 72, size[1] / 72), layout="constrained")  # 72 units an inch
-        axes = figure.add_subplot()
+    def draw(axes: Any) -> None:
         for key, colour in zip(keys, (TRAIN, VALID), strict=False):
             _draw(axes, lines, key, colour)
         log = may_log and min(values) > 0 and max(values) > 100 * min(values)
@@ -63,10 +72,98 @@ def chart(
         margin = 0.01 * (last - first) or 1
         axes.set_xlim(first - margin, last + margin)
         _quieten(axes, max(3, size[0] // 110), form, log)
+
+    label = " and ".join(key.replace("_", " ") for key in keys)
+    return _svg(draw, size, name, f"{label} by step")
+
+
+def line_chart(
+    series: Sequence[Series],
+    size: tuple[int, int],
+    *,
+    name: str,
+    label: str,
+    form: Callable[[float], str] = "{:g}".format,
+    y_range: tuple[float, float] | None = None,
+    marks: Sequence[float] = (),
+) -> str:
+    """Lines with markers and bands over a base-2 logarithmic x as an ``<svg>``.
+
+    Points that are not finite are left out. ``size`` and ``name`` are as in :func:`chart`;
+    ``label`` says in words what is drawn; ``marks`` are heights of dotted rules.
+    """
+
+    def draw(axes: Any) -> None:
+        import numpy as np
+        from matplotlib.ticker import FixedLocator, NullLocator
+
+        ticks: set[int] = set()
+        for line in series:
+            x, y = np.array(line.x, float), np.array(line.y, float)
+            seen = np.isfinite(y)
+            colour = LINES[line.colour % len(LINES)]
+            axes.plot(x[seen], y[seen], color=colour, linewidth=1.8, marker="o", markersize=4)
+            if line.low is not None and line.high is not None:
+                low, high = np.array(line.low, float), np.array(line.high, float)
+                sure = seen & np.isfinite(low) & np.isfinite(high)
+                axes.fill_between(x[sure], low[sure], high[sure], color=colour, alpha=0.18, lw=0)
+            ticks |= {2 ** round(math.log2(value)) for value in x[seen]}
+        for height in marks:
+            axes.axhline(height, color=QUIET, linewidth=1, linestyle=(0, (1, 3)))
+        axes.set_xscale("log", base=2)
+        _quieten(axes, 0, form, log=False)
+        each = math.ceil(len(ticks) / max(2, size[0] // 70))
+        axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)[::each]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        if y_range is not None:
+            axes.set_ylim(*y_range)
+
+    return _svg(draw, size, name, label)
+
+
+def heat_map(
+    cells: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    size: tuple[int, int],
+    *,
+    name: str,
+    label: str,
+    colour: int = 0,
+) -> str:
+    """Shares from 0 to 1, ``cells[row][column]``, written into boxes that they fill with colour."""
+
+    def draw(axes: Any) -> None:
+        from matplotlib.patches import Rectangle
+
+        for i, row in enumerate(cells):
+            for j, value in enumerate(row):
+                # Never so full that the number, in the page's ink, is hard to read.
+                box = {"facecolor": LINES[colour % len(LINES)], "alpha": 0.75 * value}
+                axes.add_patch(Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, linewidth=0, **box))
+                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=INK, fontsize=11)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(length=0, labelcolor=QUIET, pad=6)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+
+    return _svg(draw, size, name, label)
+
+
+def _svg(draw: Callable[[Any], None], size: tuple[int, int], name: str, label: str) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12}
+    with matplotlib.rc_context(settings):
+        figure = Figure((size[0] / 72, size[1] / 72), layout="constrained")  # 72 units an inch
+        draw(figure.add_subplot())
         text = StringIO()
         figure.savefig(text, format="svg", transparent=True)
-    label = " and ".join(key.replace("_", " ") for key in keys)
-    return _inline(text.getvalue(), name, f'class="{name}" role="img" aria-label="{label} by step"')
+    return _inline(text.getvalue(), name, f'class="{name}" role="img" aria-label="{label}"')
 
 
 def _draw(axes: Any, lines: list[Line], key: str, colour: str) -> None:
@@ -92,7 +189,8 @@ def _quieten(axes: Any, x_ticks: int, form: Callable[[float], str], log: bool) -
     axes.yaxis.set_major_locator(LogLocator(numticks=6) if log else MaxNLocator(6, steps=STEPS))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: form(y)))
-    axes.xaxis.set_major_locator(MaxNLocator(x_ticks, steps=STEPS, integer=True))
+    if x_ticks:
+        axes.xaxis.set_major_locator(MaxNLocator(x_ticks, steps=STEPS, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.grid(axis="y", color=RULE, linewidth=1)
     axes.set_axisbelow(True)

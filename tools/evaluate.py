@@ -1,115 +1,225 @@
 #!/usr/bin/env python3
-"""Loss, perplexity and bits per byte of a checkpoint: python tools/evaluate.py RUN_OR_CHECKPOINT
+"""What a checkpoint has learned: python tools/evaluate.py RUN_OR_CHECKPOINT [...]
 
-Reads the validation split of the run's own data, another prepared set (--data), or a text file
-(--text); the checkpoint brings its config and tokenizer along.
+Alone: loss, perplexity and bits per byte, on the validation split of the run's own data, another
+prepared set (--data) or a text file (--text); a checkpoint brings its config and tokenizer along.
+Several checkpoints are set side by side. Is the context used? --by-position, --reset-ablation and
+--needle ask that of checkpoints; --recall trains a small model per memory on associative recall,
+and needs none.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from gam_scale import cli
 from gam_scale.checkpoint.load import Trained, load_trained
-from gam_scale.config import DataSetConfig
-from gam_scale.data.packing import Batch, make_batch, num_sequences
-from gam_scale.data.stream import open_split, valid_batches
+from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
+from gam_scale.evaluate import table
+from gam_scale.evaluate.by_position import loss_by_position, octaves, parse_spans
+from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
 from gam_scale.evaluate.loss import LossResult, mean_loss
+from gam_scale.evaluate.needle import NeedleResult, needle
+from gam_scale.evaluate.recall import KINDS, PRESETS, RecallResult, recall_config, train_recall
+from gam_scale.evaluate.report import write_comparison
+from gam_scale.evaluate.subject import Subject, subject, to_json
+from gam_scale.evaluate.text import TextSource, batches, documents
+from gam_scale.evaluate.token_loss import last_log_probs, token_losses
+from gam_scale.files import write_bytes
 from gam_scale.parallel.world import World
 
 
 def main() -> None:
-    """Parse, load, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, help="run directory (its newest) or step-* folder")
-    parser.add_argument("--data", help="prepared set to read instead of the run's own")
-    parser.add_argument("--split", default="valid", help="train, valid (default) or test")
-    parser.add_argument("--text", type=Path, help="a text file to read instead, as one document")
-    parser.add_argument("--seq-len", type=int, help="context per sequence (the training's)")
-    parser.add_argument("--max-tokens", type=int, default=0, help="stop after so many; 0: all (0)")
-    parser.add_argument("--batch-size", type=int, default=8, help="sequences per forward pass (8)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    """Parse, measure, print, write."""
+    args = _parse()
+    recalls = _recall(args) if args.recall else []
+    subjects = [_subject(path, args) for path in args.checkpoints]
+    if args.report:
+        write_comparison(args.report, subjects, recalls)
+    plain = len(subjects) == 1 and not recalls and not _asked(args)
+    figures = (
+        _figures(subjects[0]) if plain else to_json({"checkpoints": subjects, "recall": recalls})
+    )
+    if args.json == "-":
+        print(json.dumps(figures))
+        return
+    if args.json:
+        _write_json(args.json, figures)
+    if plain:
+        _print(figures)
+    else:
+        print("\n\n".join(map(str, _tables(subjects, recalls))))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT",
+        help="run directory (its newest checkpoint) or step-* folder")  # fmt: skip
+    add("--data", help="prepared set to read instead of the run's own")
+    add("--split", default="valid", help="train, valid (default) or test")
+    add("--text", type=Path, help="a text file to read instead, as one document")
+    add("--seq-len", type=int, help="context per sequence (the training's)")
+    add("--max-tokens", type=int, default=0, help="stop after so many; 0: all (0)")
+    add("--batch-size", type=int, default=8, help="sequences per forward pass (8)")
+    add("--device", default="cpu", help="cpu (default) or cuda")
+    add("--seed", type=int, default=0, help="of resampling and of hidden sentences (0)")
+    add("--json", nargs="?", const="-", metavar="FILE", help="print JSON, or write it to FILE")
+    add("--report", type=Path, metavar="FILE", help="write one self-contained HTML page")
+    add = parser.add_argument_group("which measurements (none: the loss)").add_argument
+    add("--loss", action="store_true", help="the loss, beside other measurements")
+    add("--by-position", action="store_true", help="loss by tokens of context")
+    add("--per-octave", type=int, default=1, help="bins for each doubling of the context (1)")
+    add("--compare", metavar="A-B:C-D", help="paired difference of two spans of context")
+    add("--reset-ablation", action="store_true", help="loss when the memory is cleared k ago")
+    add("--windows", type=int, default=64, help="sequences of the ablation (64)")
+    add("--targets", type=int, default=16, help="tokens predicted in each of them (16)")
+    add("--tolerance", type=float, default=0.01, help="rise in nats that counts as none (0.01)")
+    add("--needle", action="store_true", help="a sentence hidden in the text, asked for at its end")
+    add("--needle-lengths", type=_numbers(int), help="tokens (a quarter, a half, all of --seq-len)")
+    add("--needle-depths", type=_numbers(float), default=[0, 0.25, 0.5, 0.75, 1],
+        help="shares of the text before the sentence (0,0.25,0.5,0.75,1)")  # fmt: skip
+    add("--trials", type=int, default=20, help="texts for each length (20)")
+    add("--candidates", type=int, default=32, help="words to choose from (32)")
+    add("--recall", action="store_true", help="MQAR (arXiv 2312.04927): train and test")
+    add("--memories", type=lambda text: text.split(","), default=list(KINDS),
+        help=f"which ({','.join(KINDS)})")  # fmt: skip
+    add("--recall-preset", choices=sorted(PRESETS), default="cpu", help="sizes (cpu)")
+    add("--compile", action="store_true", help="torch.compile the blocks of --recall's models")
+    cli.add_overrides(parser)
     args = parser.parse_args()
-    trained = load_trained(args.checkpoint, args.device)
-    seq_len = _seq_len(trained, args.seq_len)
-    batches = _text(trained, args, seq_len) if args.text else _split(trained, args, seq_len)
-    result = _measure(trained, batches, args)
-    _print(trained, result, as_json=args.json)
+    _check(args)
+    return args
 
 
-def _seq_len(trained: Trained, asked: int | None) -> int:
+def _check(args: argparse.Namespace) -> None:
+    if not args.checkpoints and not args.recall:
+        raise UserError("there is nothing to evaluate; expected a checkpoint, or --recall")
+    if args.overrides and not args.recall:
+        raise UserError("--set changes what --recall trains; a checkpoint brings its own settings")
+    least = {"per_octave": 1, "windows": 2, "targets": 1, "trials": 2, "candidates": 2}
+    for name, bound in (least | {"batch_size": 1}).items():
+        if getattr(args, name) < bound:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} is {getattr(args, name)}; expected at least {bound}")
+    if args.compare and not args.by_position:
+        raise UserError("--compare needs --by-position")
+    if args.json and Path(args.json).is_dir():
+        raise UserError(f"--json {args.json} is a folder; expected a file, or --json last")
+
+
+def _asked(args: argparse.Namespace) -> bool:
+    return args.by_position or args.reset_ablation or args.needle
+
+
+def _subject(path: Path, args: argparse.Namespace) -> Subject:
+    """Load a checkpoint and take every measurement that is asked for."""
+    trained = load_trained(path, args.device)
+    seq_len = _length(trained, args.seq_len or trained.config.data.seq_len, "--seq-len")
+    names = [other.name for other in args.checkpoints]
+    found = subject(trained, path.name if names.count(path.name) == 1 else str(path), seq_len)
+    source = TextSource(args.data, args.split, args.text, args.max_tokens)
+    losses = partial(token_losses, trained.model)
+    if args.loss or not _asked(args):
+        found.loss = _loss(trained, batches(trained, source, seq_len, args.batch_size), args)
+    if args.by_position:
+        compare = parse_spans(args.compare) if args.compare else None
+        read = batches(trained, source, seq_len, args.batch_size)
+        bins = octaves(seq_len, args.per_octave)
+        found.by_position = loss_by_position(losses, read, bins, compare, args.seed)
+    if args.reset_ablation:
+        long = documents(trained, source, seq_len + 1)
+        windows = windows_of(long, seq_len, args.windows)
+        ks, targets = contexts(seq_len), args.targets
+        found.effective_context = effective_context(losses, windows, ks, targets, args.tolerance)
+    if args.needle:
+        found.needle = _needle(trained, source, seq_len, args)
+    return found
+
+
+def _length(trained: Trained, length: int, flag: str) -> int:
     model = trained.config.model
-    seq_len = asked or trained.config.data.seq_len
-    if seq_len < 1 or (model.position == "learned" and seq_len > model.max_seq_len):
+    if length < 1 or (model.position == "learned" and length > model.max_seq_len):
         raise UserError(
-            f"--seq-len is {seq_len}; expected 1 to {model.max_seq_len}, the model's positions"
+            f"{flag} is {length}; expected 1 to {model.max_seq_len}, the model's positions"
         )
-    return seq_len
+    return length
 
 
-def _split(trained: Trained, args: argparse.Namespace, seq_len: int) -> Iterator[Batch]:
-    data = trained.config.data
-    sets = [DataSetConfig(args.data)] if args.data else data.sets
-    cache = data.cache_dir or str(Path(trained.config.log.run_dir) / "cache")
-    splits = open_split(sets, args.split, cache, trained.tokenizer.sha256)
-    return valid_batches(splits, seq_len, data.documents, args.batch_size, 0, 1, args.max_tokens)
-
-
-def _text(trained: Trained, args: argparse.Namespace, seq_len: int) -> Iterator[Batch]:
-    try:
-        text = args.text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--text {args.text} cannot be read as UTF-8 text: {error}") from None
-    if not text:
-        raise UserError(f"--text {args.text} is empty; expected some text")
-    bos = trained.tokenizer.bos_id
-    ids = np.array([bos, *trained.tokenizer.encode(text)], np.int64)
-    if args.max_tokens:
-        ids = ids[: args.max_tokens + 1]
-    rows = [ids[i * seq_len :][: seq_len + 1] for i in range(num_sequences(len(ids), seq_len))]
-    for start in range(0, len(rows), args.batch_size):
-        part = rows[start : start + args.batch_size]
-        yield make_batch(part, seq_len, bos, trained.config.data.documents)
-
-
-def _measure(trained: Trained, batches: Iterator[Batch], args: argparse.Namespace) -> LossResult:
+def _loss(trained: Trained, read: Sequence[Batch], args: argparse.Namespace) -> LossResult:
     world = World(0, 1, 0, 1, torch.device(args.device))
 
     def loss_sum(batch: Batch) -> torch.Tensor:
         with torch.no_grad():
             return trained.model(batch.tokens, batch.targets, batch.positions)
 
-    return mean_loss(loss_sum, batches, args.batch_size, trained.tokenizer.token_bytes(), world)
+    return mean_loss(loss_sum, read, args.batch_size, trained.tokenizer.token_bytes(), world)
 
 
-def _print(trained: Trained, result: LossResult, *, as_json: bool) -> None:
-    figures = {
-        "checkpoint": str(trained.path),
-        "step": trained.step,
-        "loss": result.loss,
-        "perplexity": result.perplexity,
-        "bits_per_byte": result.bits_per_byte,
-        "tokens": result.tokens,
-        "bytes": result.bytes,
-    }
-    if as_json:
-        print(json.dumps(figures))
-        return
+def _needle(
+    trained: Trained, source: TextSource, seq_len: int, args: argparse.Namespace
+) -> NeedleResult:
+    asked = args.needle_lengths or [seq_len // 4, seq_len // 2, seq_len]
+    lengths = [_length(trained, length, "--needle-lengths") for length in sorted(asked)]
+    read = partial(last_log_probs, trained.model)
+    texts = documents(trained, source, max(lengths))
+    depths, counts = sorted(args.needle_depths), (args.trials, args.candidates)
+    return needle(read, trained.tokenizer, texts, lengths, depths, *counts, args.seed)
+
+
+def _recall(args: argparse.Namespace) -> list[RecallResult]:
+    configs = [recall_config(kind, args.recall_preset, args.overrides) for kind in args.memories]
+    log = partial(print, file=sys.stderr, flush=True)
+    return [
+        train_recall(kind, *config, args.device, args.compile, log)
+        for kind, config in zip(args.memories, configs, strict=True)
+    ]
+
+
+def _tables(subjects: list[Subject], recalls: list[RecallResult]) -> list[table.Table]:
+    tables = [table.sizes(subjects)] if subjects else []
+    if any(s.by_position for s in subjects):
+        tables += filter(None, [table.positions(subjects), table.differences(subjects)])
+    if any(s.effective_context for s in subjects):
+        tables.append(table.contexts(subjects))
+    tables += [table.needles(s) for s in subjects if s.needle]
+    return tables + ([table.recall_sizes(recalls), table.recall_scores(recalls)] if recalls else [])
+
+
+def _figures(found: Subject) -> dict[str, str | int | float]:
+    head = {"checkpoint": found.checkpoint, "step": found.step}
+    names = ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")
+    return head | {name: getattr(found.loss, name) for name in names}
+
+
+def _print(figures: dict[str, str | int | float]) -> None:
     for name, value in figures.items():
-        text = (
-            f"{value:,.4f}"
-            if isinstance(value, float)
-            else f"{value:,}"
-            if name != "checkpoint"
-            else value
-        )
-        print(f"{name.replace('_', ' '):<14} {text}")
+        form = {int: "{:,}", float: "{:,.4f}", str: "{}"}[type(value)]
+        print(f"{name.replace('_', ' '):<14} {form.format(value)}")
+
+
+def _write_json(path: str, figures: dict) -> None:
+    try:
+        write_bytes(path, (json.dumps(figures, indent=2) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written: {error.strerror}") from None
+
+
+def _numbers(kind: type):
+    """An argparse type: numbers with commas between them."""
+
+    def numbers(text: str) -> list:
+        return [kind(part) for part in text.split(",")]
+
+    return numbers
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""Multi-query associative recall: texts that ask for what they have stated (arXiv 2312.04927)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gam_scale.data.packing import Batch
+from gam_scale.errors import UserError
+from gam_scale.model.loss import IGNORE
+
+POWER = 0.01  # of the law that gaps between a pair and its query follow, Zoology's `power_a`
+
+
+@dataclass(frozen=True)
+class Recall:
+    """One difficulty: texts of ``seq_len`` tokens that state ``pairs`` keys and values."""
+
+    seq_len: int
+    pairs: int
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        """Raises UserError where such texts cannot be made."""
+        if self.pairs < 1 or 4 * self.pairs > self.seq_len or self.seq_len % 2:
+            raise UserError(
+                f"recall of {self.pairs} pairs in {self.seq_len} tokens is impossible; expected an "
+                "even length of at least 4 tokens a pair"
+            )
+        if self.vocab_size % 2 or self.vocab_size // 2 - 1 < self.pairs:
+            raise UserError(
+                f"recall.vocab_size is {self.vocab_size}, which does not give {self.pairs} keys; "
+                f"expected an even number of at least {2 * self.pairs + 2}"
+            )
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of naming any value at random."""
+        return 2.0 / self.vocab_size
+
+    @property
+    def guess(self) -> float:
+        """Accuracy of naming one of the text's own values at random."""
+        return 1.0 / self.pairs
+
+
+def recall_batch(task: Recall, n: int, seed: int, blank: bool = False) -> Batch:
+    """``n`` texts with their labels; the same seed gives the same texts.
+
+    A text states its pairs, ``k1 v1 k2 v2 ...``: distinct keys from the first half of the
+    vocabulary (id 0 left out), distinct values from the second. Then each key comes once more, at a
+    distance of 2 g tokens behind the pairs, g drawn without replacement from p(g) ~ (g + 1)^(a - 1)
+    with a = 0.01: mostly soon, seldom late. The label at a query is its value; other positions
+    have none. What is left is filled with random ids, or with id 0 if ``blank``. Unlike Zoology's,
+    the filler never repeats one of the text's keys, which would make a query ambiguous in a small
+    vocabulary (in theirs of 8,192 it happens to few).
+    """
+    rng = np.random.default_rng(seed)
+    half, pairs, stated = task.vocab_size // 2, task.pairs, 2 * task.pairs
+    keys = 1 + _distinct(rng, np.ones(half - 1), n, pairs)
+    values = half + _distinct(rng, np.ones(half), n, pairs)
+    places = (task.seq_len - stated) // 2
+    gaps = _distinct(rng, np.arange(1, places + 1) ** (POWER - 1.0), n, pairs)
+    tokens = _filler(rng, task, keys, n)
+    tokens = np.zeros_like(tokens) if blank else tokens
+    tokens[:, 0:stated:2], tokens[:, 1:stated:2] = keys, values
+    targets = np.full_like(tokens, IGNORE)
+    np.put_along_axis(tokens, stated + 2 * gaps, keys, axis=1)
+    np.put_along_axis(targets, stated + 2 * gaps, values, axis=1)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), None)
+
+
+def _distinct(rng: np.random.Generator, weights: np.ndarray, n: int, k: int) -> np.ndarray:
+    """``k`` indices a row, drawn one after the other by weight without replacement, (n, k) int64.
+
+    The k largest of log(weight) + Gumbel noise, in their order, are such draws.
+    """
+    scores = np.log(weights) + rng.gumbel(size=(n, len(weights)))
+    top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1)
+    return np.take_along_axis(top, order, axis=1)
+
+
+def _filler(rng: np.random.Generator, task: Recall, keys: np.ndarray, n: int) -> np.ndarray:
+    """Random ids (n, seq_len) that are none of the row's keys."""
+    is_key = np.zeros((n, task.vocab_size), bool)
+    np.put_along_axis(is_key, keys, True, axis=1)
+    tokens = rng.integers(task.vocab_size, size=(n, task.seq_len))
+    while (clash := np.take_along_axis(is_key, tokens, axis=1)).any():
+        tokens[clash] = rng.integers(task.vocab_size, size=int(clash.sum()))
+    return tokens

@@ -1,0 +1,248 @@
+"""Train one small model per memory on associative recall, and say how much each recalls."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gam_scale.config import ModelConfig
+from gam_scale.data.order import derive_seed
+from gam_scale.data.packing import Batch
+from gam_scale.errors import UserError
+from gam_scale.evaluate.interval import Interval, proportion
+from gam_scale.evaluate.mqar import Recall, recall_batch
+from gam_scale.evaluate.state_size import StateSize, state_size
+from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.loss import IGNORE
+from gam_scale.strict import apply_overrides, from_dict, option
+
+KINDS = ("static", "slot", "delta", "phase", "scan", "attention", "mamba")
+WARMUP = 0.1  # share of the steps
+CHECKED = 128  # texts of a look at the accuracy
+
+
+@dataclass
+class RecallConfig:
+    """The task and how it is learned; ``--set recall.KEY=VALUE``."""
+
+    vocab_size: int = option(256, "ids: keys are in the first half, values in the second", above=3)
+    train: list[list[int]] = option(
+        [[32, 2], [64, 4], [128, 8]], "[tokens, pairs] trained on; a step draws one of them"
+    )
+    test: list[list[int]] = option([[32, 2], [64, 4], [128, 8]], "[tokens, pairs] tested on")
+    filler: Literal["random", "blank"] = option(
+        "random", "what stands between queries: random ids, as in Zoology, or id 0, which is easier"
+    )
+    steps: int = option(1000, "optimizer steps at most", at_least=1)
+    batch_size: int = option(64, "texts per step", at_least=1)
+    lrs: list[float] = option(
+        [3e-3], "peak learning rates: one model each, of which the best is reported", above=0
+    )
+    test_texts: int = option(500, "held-out texts of each difficulty", at_least=1)
+    stop_at: float = option(
+        0.999, "accuracy on the hardest texts trained on that ends training", above=0
+    )
+    check_every: int = option(100, "steps between looks at that accuracy", at_least=1)
+    seed: int = option(0, "seeds weights and texts", at_least=0)
+
+
+_SMALL = {
+    "d_model": 64,
+    "n_layers": 2,
+    "dropout": 0.0,
+    "position": "none",  # distances do not matter here, and lengths unseen in training are tested
+    "gam": {"n_slots": 64},
+    "memory": {"n_heads": 2, "n_slots": 32, "top_k": 8},
+    "attention": {"n_heads": 2},
+    "mamba": {"expand": 2},
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "cpu": {"recall": {}, "model": _SMALL},
+    # zoology/experiments/arxiv24_based_figure2/configs.py: lengths, pairs, their shares (100,000
+    # texts of 4 pairs to 20,000 of each other kind), 32 epochs at batch 256, learning rates.
+    "zoology": {
+        "recall": {
+            "vocab_size": 8192,
+            "train": [*[[64, 4]] * 5, [128, 8], [256, 16], [256, 32], [256, 64]],
+            "test": [[64, 4], [64, 8], [64, 16], [128, 32], [256, 64], [512, 128], [1024, 256]],
+            "steps": 22_500,
+            "batch_size": 256,
+            "lrs": [1e-3, 3.2e-3, 1e-2, 3.2e-2],
+            "test_texts": 1000,
+            "check_every": 500,
+        },
+        "model": _SMALL
+        | {"d_model": 128, "gam": {"n_slots": 128}, "memory": {"n_heads": 1, "n_slots": 64}},
+    },
+}
+
+
+@dataclass(frozen=True)
+class RecallScore:
+    """Accuracy on the held-out texts of one difficulty."""
+
+    task: Recall
+    accuracy: Interval
+    texts: int
+
+
+@dataclass(frozen=True)
+class RecallResult:
+    """What one memory learned."""
+
+    kind: str
+    model: ModelConfig
+    parameters: int
+    state: StateSize
+    scores: list[RecallScore]
+    lr: float
+    steps: int
+    seconds: float
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """(step, accuracy on the hardest texts trained on)"""
+
+
+def recall_config(
+    kind: str, preset: str, overrides: Sequence[str] = ()
+) -> tuple[RecallConfig, ModelConfig]:
+    """The preset's task and model with this kind of layer; overrides have the last word.
+
+    An override may be for one kind only, ``delta:model.memory.n_heads=1``, so that states can be
+    made equal.
+
+    Raises:
+        UserError: an unknown kind, or a setting that is none.
+    """
+    if kind not in KINDS:
+        raise UserError(f"--memories names {kind!r}; expected some of {', '.join(KINDS)}")
+    data = {"recall": dict(PRESETS[preset]["recall"]), "model": dict(PRESETS[preset]["model"])}
+    if kind in ("attention", "mamba"):
+        data["model"]["block"] = kind
+    else:
+        data["model"]["memory"] = data["model"]["memory"] | {"kind": kind}
+    if kind == "attention":  # without a convolution it needs positions to tell a key's successor
+        data["model"]["position"] = "learned"
+    data = apply_overrides(data, _for_kind(kind, overrides))
+    if unknown := sorted(data.keys() - {"recall", "model"}):
+        raise UserError(f"--set {unknown[0]}... is no setting here; expected recall.* or model.*")
+    recall = from_dict(RecallConfig, data["recall"], "recall")
+    longest = max(task.seq_len for task in _tasks(recall, recall.train + recall.test))
+    data["model"] |= {"vocab_size": recall.vocab_size, "max_seq_len": longest}
+    return recall, from_dict(ModelConfig, data["model"], "model")
+
+
+def train_recall(
+    kind: str,
+    recall: RecallConfig,
+    model: ModelConfig,
+    device: str = "cpu",
+    compiled: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> RecallResult:
+    """Train a model per learning rate on fresh texts; test the best of them.
+
+    The best is chosen on texts of its own, so the test texts choose nothing.
+    """
+    began = time.perf_counter()
+    runs = []
+    for lr in recall.lrs:
+        net = build_model(model, recall.seed, device)
+        if compiled:
+            for block in net.blocks:
+                block.compile()
+        curve = _fit(net, recall, lr, lambda line, lr=lr: log(f"{kind}, lr {lr:g}: {line}"))
+        runs.append((curve[-1][1], lr, net, curve))
+    _, lr, net, curve = max(runs, key=lambda run: run[0])
+    scores = []
+    for task in _tasks(recall, recall.test):
+        seed = derive_seed(recall.seed, "test", task.seq_len, task.pairs)
+        right = _right(net, recall, task, recall.test_texts, seed)
+        accuracy = proportion(right, np.full(len(right), task.pairs))
+        scores.append(RecallScore(task, accuracy, recall.test_texts))
+    seconds = time.perf_counter() - began
+    parameters, state = net.n_parameters(), state_size(model)
+    return RecallResult(kind, model, parameters, state, scores, lr, curve[-1][0], seconds, curve)
+
+
+def _fit(
+    net: LanguageModel, recall: RecallConfig, lr: float, log: Callable[[str], None]
+) -> list[tuple[int, float]]:
+    """AdamW with linear warm-up and a cosine to 0; no decay, as no text comes twice."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    warmup = max(1, round(WARMUP * recall.steps))
+    tasks = _tasks(recall, recall.train)
+    hardest = max(tasks, key=lambda task: (task.pairs, task.seq_len))
+    draws = np.random.default_rng(derive_seed(recall.seed, "tasks"))
+    device, curve = net.embedding.weight.device, []
+    for step in range(recall.steps):
+        share = (step - warmup) / max(1, recall.steps - warmup)
+        scale = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * share))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * scale
+        task = tasks[draws.integers(len(tasks))]
+        batch = _texts(recall, task, recall.batch_size, derive_seed(recall.seed, "train", step))
+        n = batch.num_targets
+        batch = batch.to(device)
+        loss = net.train()(batch.tokens, batch.targets) / n
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        done = step + 1
+        if done % recall.check_every == 0 or done == recall.steps:
+            seed = derive_seed(recall.seed, "check")
+            right = _right(net, recall, hardest, CHECKED, seed)
+            accuracy = float(right.sum()) / (CHECKED * hardest.pairs)
+            curve.append((done, accuracy))
+            log(f"step {done:,}, loss {loss.item():.3f}, accuracy {accuracy:.3f}")
+            if accuracy >= recall.stop_at:
+                break
+    return curve
+
+
+@torch.no_grad()
+def _right(net: LanguageModel, recall: RecallConfig, task: Recall, n: int, seed: int) -> np.ndarray:
+    """Queries that each of ``n`` texts answers right, (n,) float64: its likeliest id is the value.
+
+    Logits are computed at the queries only.
+    """
+    batch, rows = _texts(recall, task, n, seed), recall.batch_size
+    weight = net.eval().embedding.weight
+    right: list[Tensor] = []
+    for tokens, targets in zip(batch.tokens.split(rows), batch.targets.split(rows), strict=True):
+        asked = targets != IGNORE
+        hidden = net.hidden(tokens.to(weight.device))[asked.to(weight.device)]
+        answers = torch.cat([(h @ weight.T).argmax(-1) for h in hidden.split(1024)]).cpu()
+        right.append((answers == targets[asked]).view(len(tokens), task.pairs).sum(1))
+    return torch.cat(right).double().numpy()
+
+
+def _texts(recall: RecallConfig, task: Recall, n: int, seed: int) -> Batch:
+    return recall_batch(task, n, seed, blank=recall.filler == "blank")
+
+
+def _tasks(recall: RecallConfig, rows: Sequence[Sequence[int]]) -> list[Recall]:
+    if not rows or any(len(row) != 2 for row in rows):
+        raise UserError(
+            "recall.train and recall.test list [tokens, pairs]; expected such as [128,8]"
+        )
+    return [Recall(seq_len, pairs, recall.vocab_size) for seq_len, pairs in rows]
+
+
+def _for_kind(kind: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides that hold for this kind, their prefix taken off."""
+    mine = []
+    for item in overrides:
+        prefix, colon, _ = item.partition("=")[0].partition(":")
+        if not colon:
+            mine.append(item)
+        elif prefix not in KINDS:
+            raise UserError(f"--set {item!r} is for {prefix!r}; expected one of {', '.join(KINDS)}")
+        elif prefix == kind:
+            mine.append(item[len(prefix) + 1 :])
+    return mine

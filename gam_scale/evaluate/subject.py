@@ -1,0 +1,52 @@
+"""What is known of one checkpoint: its size, its loss, and how it uses its context."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from gam_scale.checkpoint.load import Trained
+from gam_scale.evaluate.by_position import ByPosition
+from gam_scale.evaluate.effective_context import EffectiveContext
+from gam_scale.evaluate.loss import LossResult
+from gam_scale.evaluate.needle import NeedleResult
+from gam_scale.evaluate.state_size import StateSize, state_size
+
+
+@dataclass
+class Subject:
+    """A checkpoint and the measurements asked for."""
+
+    name: str
+    checkpoint: str
+    step: int
+    layers: list[str]
+    parameters: int
+    state: StateSize
+    seq_len: int
+    loss: LossResult | None = None
+    by_position: ByPosition | None = None
+    effective_context: EffectiveContext | None = None
+    needle: NeedleResult | None = None
+
+
+def subject(trained: Trained, name: str, seq_len: int) -> Subject:
+    """A checkpoint before it is measured."""
+    model = trained.config.model
+    layers = list(map(str, model.layer_kinds()))
+    parameters = trained.model.n_parameters()
+    path = str(trained.path)
+    return Subject(name, path, trained.step, layers, parameters, state_size(model), seq_len)
+
+
+def to_json(value: Any) -> Any:
+    """Results as plain JSON: dataclasses with their properties, infinite ends as null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        names += [key for key, v in vars(type(value)).items() if isinstance(v, property)]
+        return {key: to_json(getattr(value, key)) for key in names}
+    if isinstance(value, dict):
+        return {key: to_json(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,180 @@
+"""Results as tables: for the terminal, and the same cells for the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gam_scale.evaluate.by_position import ByPosition
+from gam_scale.evaluate.effective_context import EffectiveContext
+from gam_scale.evaluate.interval import Interval
+from gam_scale.evaluate.recall import RecallResult
+from gam_scale.evaluate.subject import Subject
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a header and rows of cells; ``note`` says what the numbers are."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+    def __str__(self) -> str:
+        cells = [self.header, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in cells
+        ]
+        return "\n".join(filter(None, [self.title, *lines, self.note]))
+
+
+def sizes(subjects: Sequence[Subject]) -> Table:
+    """Parameters and state of each checkpoint, and its loss where it was measured."""
+    rows = [
+        [
+            s.name,
+            pattern(s.layers),
+            f"{s.parameters:,}",
+            str(s.state),
+            f"{s.state.at(s.seq_len):,}",
+            f"{s.loss.loss:.4f}" if s.loss else "",
+            f"{s.loss.perplexity:,.2f}" if s.loss else "",
+            f"{s.loss.bits_per_byte:.4f}" if s.loss else "",
+        ]
+        for s in subjects
+    ]
+    header = ["model", "layers", "parameters", "state, numbers", "at its length"]
+    header += ["loss", "perplexity", "bits per byte"]
+    counts = [s.parameters for s in subjects], [s.state.at(s.seq_len) for s in subjects]
+    return _without_empty(Table("Models", header, rows, equality(*counts)))
+
+
+def recall_sizes(results: Sequence[RecallResult]) -> Table:
+    """Parameters, state and training of each memory."""
+    lengths = [max(s.task.seq_len for s in r.scores) for r in results]
+    states = [r.state.at(length) for r, length in zip(results, lengths, strict=True)]
+    rows = [
+        [r.kind, f"{r.parameters:,}", str(r.state), f"{state:,}", f"{r.lr:g}", f"{r.steps:,}"]
+        + [f"{r.seconds:,.0f}"]
+        for r, state in zip(results, states, strict=True)
+    ]
+    header = ["memory", "parameters", "state, numbers", f"at {max(lengths):,} tokens"]
+    header += ["learning rate", "steps", "seconds"]
+    return Table("Memories", header, rows, equality([r.parameters for r in results], states))
+
+
+def recall_scores(results: Sequence[RecallResult]) -> Table:
+    """Accuracy by difficulty, with its interval, beside what guessing gives."""
+    tasks = [score.task for score in results[0].scores]
+    header = ["pairs in tokens", *(f"{t.pairs} in {t.seq_len}" for t in tasks)]
+    rows = [[r.kind, *(share(score.accuracy) for score in r.scores)] for r in results]
+    rows.append(["guess among the text's values", *(f"{t.guess:.3f}" for t in tasks)])
+    rows.append(["guess among all values", *(f"{t.chance:.3f}" for t in tasks)])
+    texts = results[0].scores[0].texts
+    note = f"Accuracy on {texts:,} held-out texts each; Wilson's 95% interval, by text."
+    return Table("Associative recall (MQAR)", header, rows, note)
+
+
+def positions(subjects: Sequence[Subject]) -> Table:
+    """Loss by tokens of context, one column a checkpoint."""
+    found = [(s.name, s.by_position) for s in subjects if s.by_position]
+    spans = [(b.first, b.last) for b in max((p.bins for _, p in found), key=len)]
+    rows = [[span(*s), *(_at(p, i) for _, p in found)] for i, s in enumerate(spans)]
+    note = f"Nats per token and 95% interval: {found[0][1].method} of the text."
+    return Table("Loss by position", ["tokens of context", *(n for n, _ in found)], rows, note)
+
+
+def differences(subjects: Sequence[Subject]) -> Table | None:
+    """The paired comparison of two spans."""
+    rows = []
+    for s in subjects:
+        d = s.by_position.difference if s.by_position else None
+        if d is not None:
+            names = span(*d.far), span(*d.near)
+            rows.append([s.name, *names, signed(d.loss), f"{d.sequences:,}"])
+    header = ["model", "far", "near", "far minus near, nats", "sequences"]
+    note = "Mean over sequences that reach both spans; below 0: the longer context helps."
+    return Table("Is the longer context worth anything?", header, rows, note) if rows else None
+
+
+def contexts(subjects: Sequence[Subject]) -> Table:
+    """What clearing the memory k tokens ago costs, one column a checkpoint."""
+    found = [(s.name, s.effective_context) for s in subjects if s.effective_context]
+    ks = sorted({c.context for _, e in found for c in e.cleared})
+    rows = [[f"{k:,}", *(_rise(e, k) for _, e in found)] for k in ks]
+    tolerance = found[0][1].tolerance
+    rows.append([f"within {tolerance:g} from", *(_from(e.context, ks) for _, e in found)])
+    rows.append(["shown (95%) from", *(_from(e.sure_context, ks) for _, e in found)])
+    first = found[0][1]
+    note = (
+        f"Rise in nats per token of the same {first.targets} targets in {first.sequences:,} "
+        f"sequences when the memory is cleared k tokens ago; {first.method}. Full context is "
+        f"{first.least_context:,} tokens or more."
+    )
+    return Table("Effective context", ["k", *(n for n, _ in found)], rows, note)
+
+
+def needles(subject: Subject) -> Table:
+    """Accuracy and gain by length and depth."""
+    assert subject.needle is not None
+    rows = [
+        [f"{c.length:,}", f"{c.depth:.0%}", share(c.accuracy), f"{c.rank:.1f}", signed(c.gain)]
+        for c in subject.needle.cells
+    ]
+    n = subject.needle
+    note = f"{n.cells[0].trials} trials a row, {n.candidates} candidates: chance {n.chance:.3f}."
+    header = ["tokens", "depth", "accuracy", "mean rank", "nats gained"]
+    return Table(f"Needle in a haystack: {subject.name}", header, rows, note)
+
+
+def equality(parameters: Sequence[int], states: Sequence[int]) -> str:
+    """One sentence on how equal the sizes are that are set side by side."""
+    if len(parameters) < 2:
+        return ""
+    spread = max(parameters) / min(parameters) - 1
+    most, least = max(states), min(states)
+    state = f"state from {least:,} to {most:,} numbers" if most > least else "equal states"
+    return f"Parameters within {spread:.1%} of each other; {state}."
+
+
+def pattern(layers: Sequence[str]) -> str:
+    """``slot x 6``, or the kinds in their order."""
+    return f"{layers[0]} x {len(layers)}" if len(set(layers)) == 1 else " ".join(layers)
+
+
+def span(first: int, last: int) -> str:
+    """``128-255``, or one number."""
+    return f"{first:,}" if first == last else f"{first:,}-{last:,}"
+
+
+def share(interval: Interval) -> str:
+    """An accuracy and its interval."""
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def signed(interval: Interval) -> str:
+    """A difference and its interval."""
+    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+
+
+def _at(found: ByPosition, i: int) -> str:
+    interval = found.bins[i].loss if i < len(found.bins) else None
+    return "" if interval is None else str(interval)
+
+
+def _rise(found: EffectiveContext, k: int) -> str:
+    return next((signed(c.rise) for c in found.cleared if c.context == k), "")
+
+
+def _from(k: int | None, ks: Sequence[int]) -> str:
+    return f"{k:,}" if k is not None else f"over {max(ks):,}"
+
+
+def _without_empty(table: Table) -> Table:
+    keep = [i for i in range(len(table.header)) if any(row[i] for row in table.rows)]
+    rows = [[row[i] for i in keep] for row in table.rows]
+    return Table(table.title, [table.header[i] for i in keep], rows, table.note)

@@ -1,0 +1,84 @@
+"""The text that a checkpoint is measured on, as token ids: a prepared split, or a text file."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gam_scale.checkpoint.load import Trained
+from gam_scale.config import DataSetConfig
+from gam_scale.data.packing import Batch, make_batch, num_sequences
+from gam_scale.data.shards import TokenSplit
+from gam_scale.data.stream import open_split, valid_batches
+from gam_scale.errors import UserError
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Which text to read, and how much of it."""
+
+    data: str | None = None
+    """A prepared set, instead of the run's own."""
+    split: str = "valid"
+    text: Path | None = None
+    """A UTF-8 file to read instead, as one document."""
+    max_tokens: int = 0
+    """Tokens to predict at most; 0: all."""
+
+
+def batches(trained: Trained, source: TextSource, seq_len: int, batch_size: int) -> Iterator[Batch]:
+    """The text as sequences of ``seq_len``, packed as the model was trained."""
+    documents = trained.config.data.documents
+    if source.text is None:
+        splits = _splits(trained, source)
+        yield from valid_batches(splits, seq_len, documents, batch_size, 0, 1, source.max_tokens)
+        return
+    ids = _file(trained, source)
+    rows = [ids[i * seq_len :][: seq_len + 1] for i in range(num_sequences(len(ids), seq_len))]
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        yield make_batch(part, seq_len, trained.tokenizer.bos_id, documents)
+
+
+def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.ndarray]:
+    """Documents of ``at_least`` tokens or more, each with the bos that opens it, as int64 ids.
+
+    Raises:
+        UserError: none is that long.
+    """
+    if source.text is not None:
+        streams = [_file(trained, source)]
+    else:
+        splits = _splits(trained, source)
+        share = -(-source.max_tokens // len(splits))
+        lengths = [min(s.tokens, share + 1) if share else s.tokens for s in splits]
+        streams = [s.read(0, n).astype(np.int64) for s, n in zip(splits, lengths, strict=True)]
+    bos = trained.tokenizer.bos_id
+    found = [d for ids in streams for d in np.split(ids, np.flatnonzero(ids == bos)) if len(d)]
+    longest = max(map(len, found), default=0)
+    if longest < at_least:
+        what = source.text or f"the {source.split} split"
+        raise UserError(
+            f"the longest document of {what} has {longest:,} tokens and {at_least:,} are needed; "
+            "expected a longer text (--text, --data), or a smaller --seq-len"
+        )
+    return [document for document in found if len(document) >= at_least]
+
+
+def _splits(trained: Trained, source: TextSource) -> list[TokenSplit]:
+    data = trained.config.data
+    sets = [DataSetConfig(source.data)] if source.data else data.sets
+    cache = data.cache_dir or str(Path(trained.config.log.run_dir) / "cache")
+    return open_split(sets, source.split, cache, trained.tokenizer.sha256)
+
+
+def _file(trained: Trained, source: TextSource) -> np.ndarray:
+    try:
+        text = source.text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--text {source.text} cannot be read as UTF-8 text: {error}") from None
+    if not text:
+        raise UserError(f"--text {source.text} is empty; expected some text")
+    ids = np.array([trained.tokenizer.bos_id, *trained.tokenizer.encode(text)], np.int64)
+    return ids[: source.max_tokens + 1] if source.max_tokens else ids

@@ -1,0 +1,50 @@
+"""The loss of every token, without ever holding the logits of all of them."""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.data.packing import Batch
+from gam_scale.model.loss import CHUNK_ELEMENTS, IGNORE
+
+
+class Predictor(Protocol):
+    """What these measurements need of a model: hidden states, and the embedding that is its head.
+
+    ``hidden(tokens, positions)`` maps ids (B, T) to (B, T, d).
+    """
+
+    embedding: nn.Embedding
+
+    def hidden(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor: ...
+
+
+@torch.no_grad()
+def token_losses(model: Predictor, batch: Batch) -> Tensor:
+    """Cross-entropy of each target in nats, (B, T) float32 on the CPU; 0 where there is no target.
+
+    Logits exist for a few tokens at a time (:data:`gam_scale.model.loss.CHUNK_ELEMENTS` numbers),
+    so the memory that a long text takes is the model's own.
+    """
+    weight = model.embedding.weight
+    batch = batch.to(weight.device)
+    there = batch.targets != IGNORE
+    hidden, targets = model.hidden(batch.tokens, batch.positions)[there], batch.targets[there]
+    rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    losses = [
+        F.cross_entropy(F.linear(h, weight).float(), t, reduction="none")
+        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
+    ]
+    out = torch.zeros(batch.targets.shape, device=weight.device)
+    out[there] = torch.cat(losses)
+    return out.cpu()
+
+
+@torch.no_grad()
+def last_log_probs(model: Predictor, tokens: Tensor) -> Tensor:
+    """Log-probabilities of the token after each row, (B, T) ids -> (B, vocab_size) on the CPU."""
+    weight = model.embedding.weight
+    hidden = model.hidden(tokens.to(weight.device))[:, -1]
+    return torch.log_softmax(F.linear(hidden, weight).float(), dim=-1).cpu()

@@ -1,0 +1,89 @@
+"""Loss by tokens of context: known losses land in their bins."""
+
+import numpy as np
+import pytest
+import torch
+
+from gam_scale.data.packing import IGNORE, make_batch
+from gam_scale.errors import UserError
+from gam_scale.evaluate.by_position import loss_by_position, octaves, parse_spans
+
+
+def batches(lengths, seq_len=16, documents="concatenate", seed=0):
+    rng = np.random.default_rng(seed)
+    for n in lengths:
+        yield make_batch([rng.integers(2, 9, n + 1)], seq_len, 1, documents)
+
+
+def test_octaves_cover_every_length_once():
+    assert octaves(16) == [(1, 1), (2, 3), (4, 7), (8, 15), (16, 16)]
+    for longest in (1, 2, 100, 4096):
+        for per_octave in (1, 2, 4):
+            spans = octaves(longest, per_octave)
+            covered = [n for first, last in spans for n in range(first, last + 1)]
+            assert covered == list(range(1, longest + 1))
+
+
+def test_a_loss_known_at_every_position_comes_out_in_its_bins():
+    """Token t of sequence s costs 10 s + t + 1: bins give their mean positions."""
+
+    def losses(batch):
+        nats = torch.arange(1.0, 17.0).expand(batch.tokens.shape) + 10 * next(number)
+        return torch.where(batch.targets == IGNORE, 0.0, nats)
+
+    number = iter(range(9))
+    found = loss_by_position(losses, batches([16, 16, 16, 5]), octaves(16), ((2, 3), (8, 15)))
+    assert [b.tokens for b in found.bins] == [4, 8, 14, 24, 3]
+    assert [b.sequences for b in found.bins] == [4, 4, 4, 3, 3]
+    # The last sequence (at 30) reaches positions 1 to 5 only.
+    expected = [1 + 15, 2.5 + 15, (3 * (4 * 5.5 + 40) + 9 + 60 - 3 * 0) / 14, 11.5 + 10, 16 + 10]
+    expected[2] = (sum(4 * 5.5 + 40 * s for s in range(3)) + 4 + 5 + 60) / 14
+    assert [b.loss.mean for b in found.bins] == pytest.approx(expected)
+    assert all(b.loss.low <= b.loss.mean <= b.loss.high for b in found.bins)
+    # Bins spread over sequences by tens; within each sequence the difference is exactly 9.
+    difference = found.difference
+    assert difference.sequences == 3
+    assert (difference.loss.mean, difference.loss.low, difference.loss.high) == (9.0, 9.0, 9.0)
+
+
+def test_context_starts_anew_with_each_document():
+    row = np.array([1, 5, 5, 5, 1, 5, 5, 5, 5])
+    batch = make_batch([row], 8, 1, "reset")
+    found = loss_by_position(lambda b: torch.ones(1, 8), [batch], [(1, 1), (2, 4), (5, 8)])
+    assert [b.tokens for b in found.bins] == [2, 6, 0]
+    assert found.bins[2].loss is None
+
+
+def test_a_model_that_learns_from_context_is_told_from_one_that_does_not():
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(slope):
+        def losses(batch):
+            hard = torch.randn(batch.tokens.shape[0], 1, generator=generator)
+            noise = torch.randn(batch.tokens.shape, generator=generator)
+            return 5 + hard + noise - slope * torch.arange(1.0, 17.0).log2()
+
+        return losses
+
+    spans = ((1, 2), (8, 16))
+    uses, ignores = (
+        loss_by_position(noisy(slope), batches([16] * 300), octaves(16), spans).difference.loss
+        for slope in (0.3, 0.0)
+    )
+    assert uses.high < 0
+    assert ignores.low < 0 < ignores.high
+
+
+@pytest.mark.parametrize("text", ["", "5-9", "9-5:10-20", "5-9:9-20", "0-4:5-9", "a-b:c-d"])
+def test_spans_that_are_none(text):
+    with pytest.raises(UserError, match="expected two ranges of tokens of context"):
+        parse_spans(text)
+
+
+def test_spans_and_texts_that_do_not_reach():
+    assert parse_spans("128-256:2048-4096") == ((128, 256), (2048, 4096))
+    ones = lambda batch: torch.ones(batch.tokens.shape)  # noqa: E731
+    with pytest.raises(UserError, match="no sequence has tokens in both spans"):
+        loss_by_position(ones, batches([16]), octaves(16), ((2, 3), (17, 20)))
+    with pytest.raises(UserError, match="holds no sequence"):
+        loss_by_position(ones, [], octaves(16))

@@ -1,0 +1,112 @@
+"""The needle: a model that copies finds it everywhere, one that guesses finds it by chance."""
+
+import numpy as np
+import pytest
+import torch
+
+from gam_scale.data.tokenizer import Tokenizer, train_tokenizer
+from gam_scale.errors import UserError
+from gam_scale.evaluate.needle import CUE, _Question, needle, words
+
+LENGTHS, DEPTHS = (40, 60), (0.0, 0.5, 1.0)
+LINE = "cat dog bird tree house river stone light storm bread glass horse paper queen"
+WORDS = LINE.split()
+V = 350
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    return train_tokenizer([f" {word}. The magic word of is" for word in WORDS] * 9, path, V)
+
+
+@pytest.fixture(scope="module")
+def texts(tokenizer) -> list[np.ndarray]:
+    lines = "".join(
+        f" {a} and {b}{stop}" for a, b, stop in zip(WORDS, WORDS[3:], ".!" * 9, strict=False)
+    )
+    ids = tokenizer.encode(lines * 9)
+    return [np.array([tokenizer.bos_id, *ids], np.int64)] * 2
+
+
+def copier(reach: int):
+    """Log-probabilities of the token that followed the cue's last two tokens before, if near."""
+
+    def last_log_probs(tokens):
+        out = torch.full((len(tokens), V), -5.0)
+        for row, ids in enumerate(tokens.tolist()):
+            for i in range(len(ids) - 3, max(1, len(ids) - reach), -1):
+                if ids[i - 1 : i + 1] == ids[-2:]:
+                    out[row, ids[i + 1]] = -1.0
+                    break
+        return out
+
+    return last_log_probs
+
+
+def test_words_are_whole_and_the_tokenizers_own(tokenizer):
+    found = words(tokenizer)
+    assert len(found) >= 8
+    for token in found:
+        text = tokenizer.decode([token])
+        assert text[0] == " " and text[1:].isalpha() and len(text) >= 4
+        assert list(tokenizer.encode(text)) == [token]
+
+
+def test_a_model_that_copies_scores_one_everywhere(tokenizer, texts):
+    result = needle(copier(999), tokenizer, texts, LENGTHS, DEPTHS, trials=5, candidates=6)
+    assert [(c.length, c.depth) for c in result.cells] == [(n, d) for n in LENGTHS for d in DEPTHS]
+    for cell in result.cells:
+        assert (cell.accuracy.mean, cell.rank, cell.trials) == (1.0, 1.0, 5)
+        assert cell.gain.mean == cell.gain.low == 4.0  # from -5 without the needle to -1
+    assert result.chance == 1 / 6
+
+
+def test_a_short_memory_loses_what_is_deep(tokenizer, texts):
+    result = needle(copier(25), tokenizer, texts, [60], [0.0, 1.0], trials=5, candidates=6)
+    deep, near = result.cells
+    assert (near.accuracy.mean, near.gain.mean) == (1.0, 4.0)
+    assert (deep.accuracy.mean, deep.gain.mean) == (0.0, 0.0)  # ties are not knowledge
+
+
+def test_guessing_is_at_chance(tokenizer, texts):
+    generator = torch.Generator().manual_seed(0)
+
+    def guess(tokens):
+        return torch.log_softmax(torch.randn(len(tokens), V, generator=generator), -1)
+
+    (cell,) = needle(guess, tokenizer, texts, [40], [0.5], trials=300, candidates=4).cells
+    assert cell.accuracy.low < 0.25 < cell.accuracy.high
+    assert cell.gain.low < 0 < cell.gain.high
+    assert cell.rank == pytest.approx(2.5, abs=0.25)
+
+
+def test_rows_differ_in_the_needle_only(tokenizer, texts):
+    ask = _Question(tokenizer, words(tokenizer), candidates=5)
+    rows, choices = ask.rows(np.random.default_rng(0), texts, 60, DEPTHS)
+    again, _ = ask.rows(np.random.default_rng(0), texts, 60, DEPTHS)
+    assert (rows == again).all() and rows.shape == (4, 60) and len(set(choices)) == 5
+    assert (rows[:, 0] == tokenizer.bos_id).all()
+    decoded = [tokenizer.decode(row) for row in rows.tolist()]
+    key = decoded[-1].split(CUE[0])[1].removesuffix(CUE[1])
+    sentence = f"{CUE[0]}{key}{CUE[1]}{tokenizer.decode([choices[0]])}."
+    without = {text.replace(sentence, "", 1) for text in decoded[:3]}
+    assert len(without) == 1 and all(sentence in text for text in decoded[:3])
+    assert sentence not in decoded[3] and decoded[3].endswith(f"{CUE[0]}{key}{CUE[1]}")
+    places = [text.index(sentence) for text in decoded[:3]]
+    assert places == sorted(places) and places[0] == 0
+    assert decoded[2].endswith(f"{sentence}{CUE[0]}{key}{CUE[1]}")
+    assert decoded[1][places[1] - 1] in ".!"  # between two sentences
+
+
+def test_what_cannot_be_asked(tokenizer, texts):
+    def run(**changes):
+        settings = {"lengths": [60], "depths": [0.5], "candidates": 4} | changes
+        needle(copier(9), tokenizer, texts, **settings)
+
+    with pytest.raises(UserError, match="ids that are whole words, too few for 300 candidates"):
+        run(candidates=300)
+    with pytest.raises(UserError, match="haystack of 9 tokens is too short; expected"):
+        run(lengths=[9])
+    with pytest.raises(UserError, match="depths are .* expected shares from 0 to 1"):
+        run(depths=[1.5])
