@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ from gam_scale.parallel import world as ranks
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.optimizer import build_optimizer
+from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
 from gam_scale.strict import from_dict
 
@@ -83,10 +84,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def launch(row: str, n_ranks: int) -> dict:
-    """One row's figures, from rank 0."""
+def launch(
+    row: str, n_ranks: int, module: str = "benchmarks.engines", more: Sequence[str] = ()
+) -> dict:
+    """One row's figures, from rank 0 of ``module`` run with the same arguments and ``more``."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    command = [sys.executable, "-m", "benchmarks.engines", *sys.argv[1:], "--row", row]
+    command = [sys.executable, "-m", module, *sys.argv[1:], "--row", row, *more]
     processes = []
     for rank in range(n_ranks):
         env = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(n_ranks)}
@@ -104,7 +107,7 @@ def launch(row: str, n_ranks: int) -> dict:
 def report(args: argparse.Namespace) -> None:
     """Measure one row as one of its ranks."""
     world = ranks.start(args.device)
-    config = run_config(args, world)
+    config = run_config(args, world, ROWS[args.row])
     compiled = can_compile(world.device)[0]
     make = raw_step if args.row == "raw" else engine_step
     step = make(config, world, compiled)
@@ -127,7 +130,7 @@ def report(args: argparse.Namespace) -> None:
     ranks.stop()
 
 
-def run_config(args: argparse.Namespace, world: World) -> RunConfig:
+def run_config(args: argparse.Namespace, world: World, parallel: dict) -> RunConfig:
     """The paper's shape at the width and depth asked for, no dropout mask left out."""
     return from_dict(
         RunConfig,
@@ -144,7 +147,7 @@ def run_config(args: argparse.Namespace, world: World) -> RunConfig:
                 "micro_batch_size": args.batch,
                 "global_batch_size": args.batch * world.world_size,
             },
-            "parallel": ROWS[args.row],
+            "parallel": parallel,
         },
     )
 
@@ -162,6 +165,12 @@ def engine_step(config: RunConfig, world: World, compiled: bool) -> Callable[[],
     """A step through the seam, as the training loop calls it."""
     strategy = build_strategy(config, world, compiled=compiled)
     initialise(strategy, config)
+    return step_of(strategy, config)
+
+
+def step_of(strategy: Strategy, config: RunConfig) -> Callable[[], None]:
+    """A step of a ready strategy on a batch of its own."""
+    world = strategy.world
     batch = batch_of(config, world)
     scale = 1.0 / (batch.targets.numel() * world.world_size)
 

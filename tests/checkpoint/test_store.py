@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.memory import allocated_at_most
 from gam_scale import files
 from gam_scale.checkpoint.canonical import CanonicalTensors, write_shards
 from gam_scale.checkpoint.store import (
@@ -82,6 +83,15 @@ def test_round_trip_is_exact_and_training_goes_on_alike(tmp_path, n_ranks):
     for (name, a), (_, b) in zip(model.named_parameters(), other.named_parameters(), strict=True):
         assert torch.equal(a, b), name
     assert state == TrainState(step=3, optimizer_steps=3)
+
+
+def test_loading_takes_one_part_at_a_time(tmp_path):
+    model_and_optimizer = trained(d_model=64)
+    store = save(tmp_path, 1, model_and_optimizer, n_ranks=2)
+    parts = [shard.own_part() for shard in shards_of(*model_and_optimizer, rank=1, n_ranks=3)]
+    tensors = CanonicalTensors(store.latest())
+    # A rank of another number of ranks: its ranges lie across the files.
+    assert allocated_at_most(lambda: tensors.load_into(parts)) == max(p.data.nbytes for p in parts)
 
 
 def test_any_range_across_shards(tmp_path):

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""What a checkpoint costs: how long training stands still, and the memory that loading takes.
+
+    python -m benchmarks.checkpoint [--engine fsdp] [--ranks 2] [--d-model 512 --n-layers 6 ...]
+
+Saving, once in the background and once not: ``blocked`` is how long the training thread stands
+still when a save starts and when it is made visible, ``slower`` what the steps taken meanwhile lose
+beside the steps before, ``stall`` their sum, ``on disk`` the time from start to visible; medians of
+``--saves`` saves, of the slowest rank.
+
+Loading, into an engine whose memory has all been touched before: ``torch adds`` is the most that
+torch's allocator gives out at once, ``process adds`` the growth of the process's peak resident
+size. Both belong beside ``one parameter``, the largest part of one that a rank holds.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.engines import ROWS, launch, run_config, step_of
+from benchmarks.memory import allocated_at_most
+from benchmarks.train_step import synchronise
+from gam_scale.checkpoint.canonical import CanonicalTensors
+from gam_scale.checkpoint.store import CheckpointStore, TrainState
+from gam_scale.config import RunConfig
+from gam_scale.hardware import can_compile, peak_memory_bytes, reset_peak_memory
+from gam_scale.parallel import world as ranks
+from gam_scale.parallel.build import build_strategy, initialise
+from gam_scale.parallel.strategy import Strategy
+from gam_scale.parallel.world import World
+from gam_scale.train.saver import Saver
+
+
+def main() -> None:
+    """Save both ways, load, print two tables."""
+    args = parse()
+    if args.row:
+        report(args)
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        args.folder = folder
+        print(f"{args.engine}, {args.ranks} rank(s), batch {args.batch} per rank, ", end="")
+        print(f"d_model {args.d_model}, {args.n_layers} layers, fp32, {args.device}")
+        print("| saving | ms/step | blocked | slower | stall | on disk | bytes |")
+        print("|---|--:|--:|--:|--:|--:|--:|")
+        for row in ("background", "synchronous"):
+            r = launch(row, args.ranks, "benchmarks.checkpoint", ["--folder", folder])
+            cells = [row, *(f"{r[key]:.0f}" for key in ("step", "blocked", "slower", "stall"))]
+            cells += [f"{r['on_disk'] / 1e3:.1f} s", f"{r['bytes'] / 1e6:.0f} MB"]
+            print("| " + " | ".join(cells) + " |", flush=True)
+        r = launch("load", args.ranks, "benchmarks.checkpoint", ["--folder", folder])
+        print("\n| loading | own part | one parameter | torch adds | process adds |")
+        print("|---|--:|--:|--:|--:|")
+        cells = [f"{r[key] / 1e6:.1f} MB" for key in ("own", "parameter", "torch", "process")]
+        print(f"| {r['seconds']:.2f} s | " + " | ".join(cells) + " |")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--engine", default="fsdp", choices=list(ROWS)[1:])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help="where checkpoints are written; default: a temporary one")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch", type=int, default=4, help="sequences per rank and step")
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--d-model", type=int, default=512)
+    parser.add_argument("--n-layers", type=int, default=6)
+    parser.add_argument("--vocab-size", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=6, help="timed steps before each save")
+    parser.add_argument("--saves", type=int, default=3)
+    return parser.parse_args()
+
+
+def report(args: argparse.Namespace) -> None:
+    """Measure one row as one of its ranks; the slowest or largest rank's figures count."""
+    world = ranks.start(args.device)
+    config = run_config(args, world, ROWS[args.engine])
+    store = CheckpointStore(Path(args.folder) / "checkpoints")
+    compiled = can_compile(world.device)[0]
+    strategy = build_strategy(config, world, compiled=compiled)
+    if args.row == "load":
+        figures = load(strategy, store)
+    else:
+        background = args.row == "background"
+        settings = replace(config.checkpoint, background=background, keep_last=1)
+        initialise(strategy, config)
+        saver = Saver(store, world, replace(config, checkpoint=settings), b"")
+        figures = save(strategy, config, saver, args.steps, args.saves)
+    values = torch.tensor(list(figures.values()), dtype=torch.float64, device=world.device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    if world.is_main:
+        print(json.dumps(dict(zip(figures, values.tolist(), strict=True))))
+    world.barrier()
+    ranks.stop()
+
+
+def save(
+    strategy: Strategy, config: RunConfig, saver: Saver, n_steps: int, n_saves: int
+) -> dict[str, float]:
+    """Milliseconds of steps without and with a save; the checkpoint's bytes."""
+    world = strategy.world
+    step = step_of(strategy, config)
+    for _ in range(3):
+        step()
+    first = saver.store.steps()[-1] if saver.store.steps() else 0
+    saves = []
+    for n in range(1, n_saves + 1):
+        usual = statistics.median(_timed(step, world) for _ in range(n_steps))
+        state = TrainState(step=first + n)
+        begin = time.perf_counter()
+        blocked = _timed(lambda s=state: saver.start(strategy.shards(), s, is_best=False), world)
+        slower = 0.0
+        # As in the training loop, all ranks agree that all have written.
+        while world.any(saver._pending is not None and not saver.ready):
+            slower += _timed(step, world) - usual
+        blocked += _timed(saver.finish, world)
+        on_disk = (time.perf_counter() - begin) * 1e3
+        saves.append((usual, blocked, slower, blocked + slower, on_disk))
+    names = ("step", "blocked", "slower", "stall", "on_disk")
+    figures = dict(zip(names, map(statistics.median, zip(*saves, strict=True)), strict=True))
+    files = saver.store.latest().glob("*")
+    return figures | {"bytes": sum(file.stat().st_size for file in files)}
+
+
+def load(strategy: Strategy, store: CheckpointStore) -> dict[str, float]:
+    """Bytes that loading takes beside the rank's own part, and seconds."""
+    device = strategy.world.device
+    shards = strategy.shards()
+    for shard in shards:
+        shard.data.zero_()  # else the first touch of the engine's own pages would be counted
+    own = sum(shard.data.nbytes for shard in shards)
+    reset_peak_memory(device)
+    before, begin = peak_memory_bytes(device), time.perf_counter()
+    CanonicalTensors(store.latest()).load_into(shards)
+    seconds = time.perf_counter() - begin
+    process = peak_memory_bytes(device) - before
+    adds = allocated_at_most(lambda: CanonicalTensors(store.latest()).load_into(shards))
+    largest = max(shard.data.nbytes for shard in shards)
+    figures = {"own": own, "parameter": largest, "torch": adds, "process": process}
+    return figures | {"seconds": seconds}
+
+
+def _timed(function: Callable[[], object], world: World) -> float:
+    """Milliseconds that one call takes."""
+    begin = time.perf_counter()
+    function()
+    synchronise(world.device)
+    return (time.perf_counter() - begin) * 1e3
+
+
+if __name__ == "__main__":
+    main()
