@@ -49,9 +49,15 @@ class ByPosition:
 
 
 def octaves(longest: int, per_octave: int = 1) -> list[Span]:
-    """1, 2-3, 4-7, ... up to ``longest``; with ``per_octave`` 2, half octaves where they differ."""
-    edges = {round(2 ** (i / per_octave)) for i in range(per_octave * longest.bit_length() + 1)}
+    """1, 2-3, 4-7, ... up to ``longest``; with ``per_octave`` 2, half octaves where they differ.
+
+    A last bin of less than half its width is part of the one before: few tokens would fill it.
+    """
+    edges = {round(2 ** (i / per_octave)) for i in range(per_octave * (longest.bit_length() + 1))}
     starts = sorted(edge for edge in edges if edge <= longest)
+    full = min(edge for edge in edges | {2 * longest + 2} if edge > longest) - starts[-1]
+    if len(starts) > 1 and 2 * (longest + 1 - starts[-1]) < full:
+        starts.pop()
     return [(a, b - 1) for a, b in zip(starts, [*starts[1:], longest + 1], strict=True)]
 
 

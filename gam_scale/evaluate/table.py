@@ -58,11 +58,11 @@ def recall_sizes(results: Sequence[RecallResult]) -> Table:
     lengths = [max(s.task.seq_len for s in r.scores) for r in results]
     states = [r.state.at(length) for r, length in zip(results, lengths, strict=True)]
     rows = [
-        [r.kind, f"{r.parameters:,}", str(r.state), f"{state:,}", f"{r.lr:g}", f"{r.steps:,}"]
-        + [f"{r.seconds:,.0f}"]
+        [r.kind, pattern(r.model.layer_kinds()), f"{r.parameters:,}", str(r.state), f"{state:,}"]
+        + [f"{r.lr:g}", f"{r.steps:,}", f"{r.seconds:,.0f}"]
         for r, state in zip(results, states, strict=True)
     ]
-    header = ["memory", "parameters", "state, numbers", f"at {max(lengths):,} tokens"]
+    header = ["memory", "layers", "parameters", "state, numbers", f"at {max(lengths):,} tokens"]
     header += ["learning rate", "steps", "seconds"]
     return Table("Memories", header, rows, equality([r.parameters for r in results], states))
 

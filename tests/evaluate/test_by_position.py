@@ -16,7 +16,10 @@ def batches(lengths, seq_len=16, documents="concatenate", seed=0):
 
 
 def test_octaves_cover_every_length_once():
-    assert octaves(16) == [(1, 1), (2, 3), (4, 7), (8, 15), (16, 16)]
+    assert octaves(15) == [(1, 1), (2, 3), (4, 7), (8, 15)]
+    assert octaves(24)[-2:] == [(8, 15), (16, 24)]
+    assert octaves(16)[-1] == (8, 16)  # no bin for one position
+    assert octaves(11, 2) == [(1, 1), (2, 2), (3, 3), (4, 5), (6, 7), (8, 11)]
     for longest in (1, 2, 100, 4096):
         for per_octave in (1, 2, 4):
             spans = octaves(longest, per_octave)
@@ -32,12 +35,13 @@ def test_a_loss_known_at_every_position_comes_out_in_its_bins():
         return torch.where(batch.targets == IGNORE, 0.0, nats)
 
     number = iter(range(9))
-    found = loss_by_position(losses, batches([16, 16, 16, 5]), octaves(16), ((2, 3), (8, 15)))
+    spans = [(1, 1), (2, 3), (4, 7), (8, 15), (16, 16)]
+    found = loss_by_position(losses, batches([16, 16, 16, 5]), spans, ((2, 3), (8, 15)))
     assert [b.tokens for b in found.bins] == [4, 8, 14, 24, 3]
     assert [b.sequences for b in found.bins] == [4, 4, 4, 3, 3]
-    # The last sequence (at 30) reaches positions 1 to 5 only.
-    expected = [1 + 15, 2.5 + 15, (3 * (4 * 5.5 + 40) + 9 + 60 - 3 * 0) / 14, 11.5 + 10, 16 + 10]
-    expected[2] = (sum(4 * 5.5 + 40 * s for s in range(3)) + 4 + 5 + 60) / 14
+    # Sequences 0 to 2 reach all bins, the one at 30 positions 1 to 5 only.
+    third = (sum(4 * 5.5 + 4 * 10 * s for s in range(3)) + 4 + 5 + 2 * 30) / 14
+    expected = [1 + 15, 2.5 + 15, third, 11.5 + 10, 16 + 10]
     assert [b.loss.mean for b in found.bins] == pytest.approx(expected)
     assert all(b.loss.low <= b.loss.mean <= b.loss.high for b in found.bins)
     # Bins spread over sequences by tens; within each sequence the difference is exactly 9.
