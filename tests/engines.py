@@ -47,6 +47,7 @@ class Trial:
         engine: str,
         micro_batch_size: int,
         precision: str = "fp32",
+        compiled: bool = False,
         **train: object,
     ) -> None:
         self.world = world
@@ -73,7 +74,7 @@ class Trial:
             },
         )
         self.stream = open_stream(sets)
-        self.strategy = build_strategy(self.config, world, compiled=False)
+        self.strategy = build_strategy(self.config, world, compiled=compiled)
         initialise(self.strategy, self.config)
 
     def step(self, number: int) -> tuple[float, float]:

@@ -1,0 +1,36 @@
+"""Compiled blocks under engines that cut parameters up: the losses and norms of eager ones."""
+
+import pytest
+import torch
+from engines import Trial
+from ranks import run_ranks
+
+from gam_scale.hardware import can_compile
+
+ENGINES = ("zero2", "zero3", "fsdp")
+
+
+def train_all(world, sets):
+    """Losses and norms of three steps: eager by the plain engine, compiled by the others."""
+    from torch._dynamo.utils import counters
+
+    trial = Trial(world, sets, "torch", micro_batch_size=3)
+    results = {"eager": [trial.step(step) for step in range(3)]}
+    for engine in ENGINES:
+        torch._dynamo.reset()
+        before = counters["stats"]["unique_graphs"]
+        trial = Trial(world, sets, engine, micro_batch_size=3, compiled=True)
+        results[engine] = [trial.step(step) for step in range(3)]
+        assert counters["stats"]["unique_graphs"] > before, f"{engine} compiled nothing"
+    return results
+
+
+def test_compiled_is_eager(prepared_set):
+    possible, reason = can_compile("cpu")
+    if not possible:
+        pytest.skip(reason)
+    results = run_ranks(train_all, 2, sets=str(prepared_set))[0]
+    for engine in ENGINES:
+        for compiled, eager in zip(results[engine], results["eager"], strict=True):
+            # fp32: fused operators add in another order.
+            assert compiled == pytest.approx(eager, rel=1e-4), engine
