@@ -118,7 +118,7 @@ def pair_decays(log_decay: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tens
         what is left at token t of what s wrote (B, H, N, C, C), 0 for s > t and across documents;
         at t of what the chunk began with (B, H, N, C); at its end of what s wrote (B, H, N, C).
     """
-    total = log_decay.cumsum(-1)
+    total = chunks.totals(log_decay.unsqueeze(-1)).squeeze(-1)
     between = total.unsqueeze(-1) - total.unsqueeze(-2)
     # Masked before exp: what lies above the diagonal would overflow there.
     left = between.masked_fill(~chunks.same, -torch.inf).exp()

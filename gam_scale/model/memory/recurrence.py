@@ -76,6 +76,14 @@ class Chunks:
             x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
         return x.unflatten(1, (self.count, self.size)).movedim(3, 1)
 
+    def totals(self, log_decay: Tensor) -> Tensor:
+        """Sums of (B, H, N, C, M) from the document's start, or the chunk's, up to each token.
+
+        A product with a mask, not differences of running sums, so that not even their rounding
+        depends on other documents.
+        """
+        return self.same.to(log_decay.dtype) @ log_decay
+
     def join(self, x: Tensor) -> Tensor:
         """(B, H, N, C, ...) -> (B, T, H, ...): undoes :meth:`cut`."""
         return x.movedim(1, 3).flatten(1, 2)[:, : self.length]
@@ -143,15 +151,16 @@ def _linear_scan_backward(
     """
     dense = decay.shape[-1] > 1
     add, transposed = (torch.baddbmm, decay.mT) if dense else (torch.addcmul, decay)
-    grad = grad_states.clone()
+    grad_write, grad_initial = torch.empty_like(states[:, 1:]), torch.empty_like(states[:, 0])
+    grad_write[:, -1].copy_(grad_states[:, -1])
     for i in reversed(range(decay.shape[1])):
-        add(grad[:, i], transposed[:, i], grad[:, i + 1], out=grad[:, i])
-    grad_write = grad[:, 1:].contiguous()
+        out = grad_write[:, i - 1] if i else grad_initial
+        add(grad_states[:, i], transposed[:, i], grad_write[:, i], out=out)
     if dense:
         grad_decay = grad_write @ states[:, :-1].mT
     else:
         grad_decay = (grad_write * states[:, :-1]).sum(-1, keepdim=True)
-    return grad_decay, grad_write, grad[:, 0].contiguous()
+    return grad_decay, grad_write, grad_initial
 
 
 @_linear_scan.register_fake

@@ -102,20 +102,20 @@ def slot_memory(
     chunks = Chunks(q.shape[1], CHUNK, positions, q.device)
     width = q.shape[-1]
     q, k, v, log_decay = map(chunks.cut, (q, k, v, log_decay))
-    total = log_decay.cumsum(-2)  # (B, H, N, C, M)
+    total = chunks.totals(log_decay)  # (B, H, N, C, M)
     share = -torch.expm1(log_decay)  # 1 - a, without the cancellation
     carried, last = chunks.carried.unsqueeze(-1), chunks.last.unsqueeze(-1)
-    survival = torch.exp(chunks.same.to(q.dtype) @ log_decay)  # of what its document started with
+    survival = torch.exp(total)  # of what a token's document started with
     from_chunk, from_bank = survival * carried, survival * ~carried
 
     decay, bank_left = from_chunk[..., -1:, :].mT, from_bank[..., -1:, :].mT  # (B, H, N, M, 1)
-    shares_left = share * torch.exp(total[..., -1:, :] - total) * last
+    shares_left = share * _decay(total, total[..., -1:, :]) * last
     rows = torch.cat([k, v], dim=-1)
     bank = bank[:, None]  # (H, 1, M, K + V)
     folds = Fold(decay, shares_left.mT @ rows + bank_left * bank)
     states, final = chunk_states(folds, initial, context)  # (B, H, N, M, K + V)
 
-    pairs = PairDecays(total, share)
+    pairs = PairDecays(log_decay, total, share, chunks.same)
     scores = pairs.sum((q @ k.mT) * chunks.same)
     scores = scores + from_chunk * (q @ states[..., :width].mT)
     scores = scores + from_bank * (q @ bank[..., :width].mT)
@@ -127,34 +127,34 @@ def slot_memory(
 
 
 class PairDecays:
-    """What is left at token t of the share that token s wrote to row m, for all pairs s <= t:
+    """What is left at token t of the share that token s wrote to row m, for pairs s <= t:
 
-        left[t, s, m] = exp(total_t[m] - total_s[m]) share_s[m]
+        left[t, s, m] = exp(sum of log_decay[m] over s < u <= t) share_s[m]
 
     as products of a factor of t and one of s, so that sums over s or m are matmuls. With one common
     reference, the factors overflow. Here a block of tokens is halved again and again: pairs across
-    its middle take their reference there, and both factors are at most 1; blocks of 8 take one in
-    their own middle.
+    its middle take their reference there, and both factors are at most 1; blocks of 8 take the
+    middle of what :data:`MIN_LOG_DECAY` allows. Pairs in different documents get numbers without
+    meaning, but finite ones.
 
     Args:
-        total: (..., C, M) sums of log decays up to each token; C a power of two.
+        log_decay: (..., C, M); C a power of two.
+        total: (..., C, M), its sums within documents.
         share: (..., C, M).
+        same: (..., C, C), see :class:`Chunks`.
     """
 
-    def __init__(self, total: Tensor, share: Tensor) -> None:
-        self.size = total.shape[-2]
-        self.base = min(_BASE, self.size)
-        x, w = (_blocks(y, self.base) for y in (total, share))
-        x = x - x[..., self.base // 2 : self.base // 2 + 1, :]
-        self.within = x.exp(), (-x).exp() * w
+    def __init__(self, log_decay: Tensor, total: Tensor, share: Tensor, same: Tensor) -> None:
+        self.base = min(_BASE, total.shape[-2])
+        within = _diagonal_blocks(same, self.base).to(total.dtype) @ _blocks(log_decay, self.base)
+        within = within - self.base / 2 * MIN_LOG_DECAY
+        self.within = within.exp(), (-within).exp() * _blocks(share, self.base)
         self.across = []  # factors of the later and the earlier half, each (..., blocks, half, M)
         half = self.base
-        while half < self.size:
-            (early, late), (w, _) = (
-                _blocks(y, 2 * half).unflatten(-2, (2, half)).unbind(-3) for y in (total, share)
-            )
-            middle = early[..., -1:, :]
-            self.across.append(((late - middle).exp(), (middle - early).exp() * w))
+        while half < total.shape[-2]:
+            early, late = _blocks(total, 2 * half).unflatten(-2, (2, half)).unbind(-3)
+            middle, written = early[..., -1:, :], _blocks(share, 2 * half)[..., :half, :]
+            self.across.append((_decay(middle, late), _decay(early, middle) * written))
             half *= 2
 
     def sum(self, pairs: Tensor) -> Tensor:
@@ -179,6 +179,15 @@ class PairDecays:
             upper = torch.cat([first, torch.zeros_like(first)], dim=-1)
             result = torch.cat([upper, torch.cat([between, second], dim=-1)], dim=-2)
         return result.squeeze(-3)
+
+
+def _decay(early: Tensor, late: Tensor) -> Tensor:
+    """Between two sums of log decays, finite even where they are of different documents.
+
+    Within one, rounding may put the later sum above the earlier; that must not stop gradients.
+    """
+    gap = late - early
+    return gap.masked_fill(gap > 1.0, 0.0).exp()
 
 
 def _blocks(x: Tensor, size: int) -> Tensor:

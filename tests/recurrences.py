@@ -1,0 +1,68 @@
+"""The written memories step by step, one token at a time: what their chunked forms must equal."""
+
+import torch
+from torch import Tensor
+
+
+def _at_start(state: Tensor, fresh: Tensor | float, positions: Tensor | None, t: int) -> Tensor:
+    """``state``, or ``fresh`` in the rows where token t starts a document."""
+    if positions is None:
+        return state
+    starts = (positions[:, t] == 0).view(-1, *[1] * (state.dim() - 1))
+    return torch.where(starts, fresh, state)
+
+
+def slot(q, k, v, log_decay, state, bank, positions=None):
+    """K and V rows side by side, (B, H, M, K + V)."""
+    width, ys = q.shape[-1], []
+    for t in range(q.shape[1]):
+        state = _at_start(state, bank, positions, t)
+        a = log_decay[:, t].exp().unsqueeze(-1)
+        state = a * state + (1 - a) * torch.cat([k[:, t], v[:, t]], -1).unsqueeze(-2)
+        scores = torch.einsum("bhmk,bhk->bhm", state[..., :width], q[:, t])
+        ys.append(torch.einsum("bhm,bhmv->bhv", scores.softmax(-1), state[..., width:]))
+    return torch.stack(ys, 1), state
+
+
+def delta(q, k, v, log_decay, beta, state, positions=None):
+    """S (B, H, K, V)."""
+    ys = []
+    for t in range(q.shape[1]):
+        state = _at_start(state, 0.0, positions, t)
+        a, b = log_decay[:, t].exp()[..., None, None], beta[:, t][..., None]
+        old = torch.einsum("bhkv,bhk->bhv", state, k[:, t])
+        state = a * (state - torch.einsum("bhk,bhv->bhkv", k[:, t], b * old))
+        state = state + torch.einsum("bhk,bhv->bhkv", k[:, t], b * v[:, t])
+        ys.append(torch.einsum("bhkv,bhk->bhv", state, q[:, t]))
+    return torch.stack(ys, 1), state
+
+
+def phase(q, k, v, log_decay, state, positions=None):
+    """S (B, H, V, K) in complex numbers, transposed at both ends; vectors as [Re, Im]."""
+    q, k, v, state = map(_to_complex, (q, k, v, state))
+    state, ys = state.mT, []
+    for t in range(q.shape[1]):
+        state = _at_start(state, 0.0, positions, t)
+        write = torch.einsum("bhv,bhk->bhvk", v[:, t], k[:, t].conj())
+        state = log_decay[:, t].exp()[..., None, None] * state + write
+        ys.append(torch.einsum("bhvk,bhk->bhv", state, q[:, t]))
+    return _to_real(torch.stack(ys, 1)), _to_real(state.mT)
+
+
+def scan(x, log_decay, state, positions=None):
+    """h (B, D)."""
+    ys = []
+    for t in range(x.shape[1]):
+        state = _at_start(state, 0.0, positions, t)
+        a = log_decay[:, t].exp()
+        state = a * state + (1 - a) * x[:, t]
+        ys.append(state)
+    return torch.stack(ys, 1), state
+
+
+def _to_complex(x: Tensor) -> Tensor:
+    return torch.complex(*(part.contiguous() for part in x.chunk(2, -1)))
+
+
+def _to_real(x: Tensor) -> Tensor:
+    return torch.cat([x.real, x.imag], -1)
