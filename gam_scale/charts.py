@@ -86,8 +86,9 @@ def line_chart(
     form: Callable[[float], str] = "{:g}".format,
     y_range: tuple[float, float] | None = None,
     marks: Sequence[float] = (),
+    log_x: bool = True,
 ) -> str:
-    """Lines with markers and bands over a base-2 logarithmic x as an ``<svg>``.
+    """Lines with markers and bands as an ``<svg>``, over powers of two unless ``log_x`` is false.
 
     Points that are not finite are left out. ``size`` and ``name`` are as in :func:`chart`;
     ``label`` says in words what is drawn; ``marks`` are heights of dotted rules.
@@ -95,7 +96,7 @@ def line_chart(
 
     def draw(axes: Any) -> None:
         import numpy as np
-        from matplotlib.ticker import FixedLocator, NullLocator
+        from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
         ticks: set[int] = set()
         for line in series:
@@ -107,14 +108,16 @@ def line_chart(
                 low, high = np.array(line.low, float), np.array(line.high, float)
                 sure = seen & np.isfinite(low) & np.isfinite(high)
                 axes.fill_between(x[sure], low[sure], high[sure], color=colour, alpha=0.18, lw=0)
-            ticks |= {2 ** round(math.log2(value)) for value in x[seen]}
+            ticks |= {2 ** round(math.log2(value)) for value in x[seen]} if log_x else set()
         for height in marks:
             axes.axhline(height, color=QUIET, linewidth=1, linestyle=(0, (1, 3)))
-        axes.set_xscale("log", base=2)
-        _quieten(axes, 0, form, log=False)
-        each = math.ceil(len(ticks) / max(2, size[0] // 70))
-        axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)[::each]))
-        axes.xaxis.set_minor_locator(NullLocator())
+        _quieten(axes, 0 if log_x else max(3, size[0] // 110), form, log=False)
+        if log_x:
+            axes.set_xscale("log", base=2)
+            each = math.ceil(len(ticks) / max(2, size[0] // 70))
+            axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)[::each]))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         if y_range is not None:
             axes.set_ylim(*y_range)
 

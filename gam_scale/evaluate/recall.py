@@ -59,14 +59,16 @@ _SMALL = {
     "dropout": 0.0,
     "position": "none",  # order comes from convolutions, and lengths not trained on are tested
     "gam": {"n_slots": 64},
-    "memory": {"n_heads": 2, "n_slots": 32, "top_k": 8},
+    "memory": {"n_heads": 2, "n_slots": 16, "top_k": 4},
     "attention": {"n_heads": 2},
     "mamba": {"expand": 2},
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "cpu": {"recall": {}, "model": _SMALL},
+    # States: 4,352 numbers in slot, delta and phase, 4,864 in mamba; a scan has one per channel.
+    "cpu": {"recall": {}, "model": _SMALL, "sets": ["phase:model.memory.n_heads=1"]},
     # zoology/experiments/arxiv24_based_figure2/configs.py: lengths, pairs, their shares (100,000
     # texts of 4 pairs to 20,000 of each other kind), 32 epochs at batch 256, learning rates.
+    # States: 33,280 numbers in slot and delta, 34,304 in mamba, 16,896 in phase, its most.
     "zoology": {
         "recall": {
             "vocab_size": 8192,
@@ -80,6 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "model": _SMALL
         | {"d_model": 128, "gam": {"n_slots": 128}, "memory": {"n_heads": 1, "n_slots": 64}},
+        "sets": ["mamba:model.mamba.d_state=64"],
     },
 }
 
@@ -132,7 +135,8 @@ def recall_config(
         # attention looks it up. Attention alone stays at a guess for more steps than a preset has:
         # 1,200 with rotary or learned positions, where this is done after 300.
         data["model"]["layers"] = ["static", "attention"]
-    data = apply_overrides(data, _for_kind(kind, overrides))
+    sets = [*PRESETS[preset]["sets"], *overrides]
+    data = apply_overrides(data, _for_kind(kind, sets))
     if unknown := sorted(data.keys() - {"recall", "model"}):
         raise UserError(f"--set {unknown[0]}... is no setting here; expected recall.* or model.*")
     recall = from_dict(RecallConfig, data["recall"], "recall")

@@ -64,16 +64,15 @@ def _checkpoints(subjects: Sequence[Subject]) -> list[str]:
 def _recall(results: Sequence[RecallResult]) -> list[str]:
     if not results:
         return []
-    tasks = [score.task for score in results[0].scores]
-    by_pairs = sorted({task.pairs for task in tasks})
-    lines = [
-        _series(
-            i,
-            [score.task.pairs for score in r.scores],
-            [score.accuracy for score in r.scores],
-        )
-        for i, r in enumerate(results)
-    ]
+    # One point for each number of pairs: the longest text that states so many.
+    longest = {
+        s.task.pairs: s.task for s in sorted(results[0].scores, key=lambda s: s.task.seq_len)
+    }
+    by_pairs = sorted(longest)
+    lines = []
+    for i, r in enumerate(results):
+        found = {s.task: s.accuracy for s in r.scores}
+        lines.append(_series(i, by_pairs, [found[longest[n]] for n in by_pairs]))
     guess = Series(by_pairs, [1 / n for n in by_pairs], colour=7)
     learned = [
         Series([float(a) for a, _ in r.curve], [b for _, b in r.curve], colour=i)
@@ -82,7 +81,8 @@ def _recall(results: Sequence[RecallResult]) -> list[str]:
     kinds = [r.kind for r in results]
     charts = _figure(
         "Recall by number of pairs",
-        "accuracy on held-out texts, 95% band; grey: a guess among the text's own values",
+        "accuracy on the longest held-out texts of so many pairs, 95% band; grey: a guess among "
+        "the text's own values",
         kinds,
         line_chart(
             [guess, *lines], _NARROW, name="recall", label="accuracy by pairs", y_range=(0, 1.02)
@@ -91,7 +91,14 @@ def _recall(results: Sequence[RecallResult]) -> list[str]:
         "While learning",
         "accuracy on the hardest texts trained on, by optimizer step",
         kinds,
-        line_chart(learned, _NARROW, name="learning", label="accuracy by step", y_range=(0, 1.02)),
+        line_chart(
+            learned,
+            _NARROW,
+            name="learning",
+            label="accuracy by step",
+            y_range=(0, 1.02),
+            log_x=False,
+        ),
     )
     return [
         _table(table.recall_sizes(results)),
