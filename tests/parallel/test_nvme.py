@@ -69,7 +69,7 @@ def test_same_numbers_from_disk(tmp_path, offload):
 
 @pytest.mark.parametrize("offload", ["optimizer", "parameters"])
 def test_one_block_is_in_memory_at_a_time(offload):
-    zero = engine_config(config_of(offload, "/nvme", 1), world_size=1)["zero_optimization"]
+    zero = engine_config(config_of(offload, "/nvme", 1), 1)["zero_optimization"]
     assert zero["offload_optimizer"] == {"device": "nvme", "nvme_path": "/nvme"}
     assert zero["sub_group_size"] < 4_000_000
     if offload == "parameters":
