@@ -21,7 +21,6 @@ from gam_scale import cli
 from gam_scale.checkpoint.load import Trained, load_trained
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
-from gam_scale.evaluate import table
 from gam_scale.evaluate.by_position import loss_by_position, octaves, parse_spans
 from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
 from gam_scale.evaluate.loss import LossResult, mean_loss
@@ -29,6 +28,7 @@ from gam_scale.evaluate.needle import NeedleResult, needle
 from gam_scale.evaluate.recall import KINDS, PRESETS, RecallResult, recall_config, train_recall
 from gam_scale.evaluate.report import write_comparison
 from gam_scale.evaluate.subject import Subject, subject, to_json
+from gam_scale.evaluate.table import tables
 from gam_scale.evaluate.text import TextSource, batches, documents
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.files import write_bytes
@@ -54,7 +54,7 @@ def main() -> None:
     if plain:
         _print(figures)
     else:
-        print("\n\n".join(map(str, _tables(subjects, recalls))))
+        print("\n\n".join(map(str, tables(subjects, recalls))))
 
 
 def _parse() -> argparse.Namespace:
@@ -101,6 +101,8 @@ def _parse() -> argparse.Namespace:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.json and Path(args.json).is_dir():
+        raise UserError(f"--json {args.json} is a folder; expected a file, or --json last")
     if not args.checkpoints and not args.recall:
         raise UserError("there is nothing to evaluate; expected a checkpoint, or --recall")
     if args.overrides and not args.recall:
@@ -112,8 +114,6 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} is {getattr(args, name)}; expected at least {bound}")
     if args.compare and not args.by_position:
         raise UserError("--compare needs --by-position")
-    if args.json and Path(args.json).is_dir():
-        raise UserError(f"--json {args.json} is a folder; expected a file, or --json last")
 
 
 def _asked(args: argparse.Namespace) -> bool:
@@ -182,16 +182,6 @@ def _recall(args: argparse.Namespace) -> list[RecallResult]:
         train_recall(kind, *config, args.device, args.compile, log)
         for kind, config in zip(args.memories, configs, strict=True)
     ]
-
-
-def _tables(subjects: list[Subject], recalls: list[RecallResult]) -> list[table.Table]:
-    tables = [table.sizes(subjects)] if subjects else []
-    if any(s.by_position for s in subjects):
-        tables += filter(None, [table.positions(subjects), table.differences(subjects)])
-    if any(s.effective_context for s in subjects):
-        tables.append(table.contexts(subjects))
-    tables += [table.needles(s) for s in subjects if s.needle]
-    return tables + ([table.recall_sizes(recalls), table.recall_scores(recalls)] if recalls else [])
 
 
 def _figures(found: Subject) -> dict[str, str | int | float]:

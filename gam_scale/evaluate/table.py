@@ -32,12 +32,24 @@ class Table:
         return "\n".join(filter(None, [self.title, *lines, self.note]))
 
 
+def tables(subjects: Sequence[Subject], recalls: Sequence[RecallResult]) -> list[Table]:
+    """All that was measured."""
+    found = [sizes(subjects)] if subjects else []
+    if any(s.by_position for s in subjects):
+        found += filter(None, [positions(subjects), differences(subjects)])
+    if any(s.effective_context for s in subjects):
+        found.append(contexts(subjects))
+    found += [needles(s) for s in subjects if s.needle]
+    return found + ([recall_sizes(recalls), recall_scores(recalls)] if recalls else [])
+
+
 def sizes(subjects: Sequence[Subject]) -> Table:
     """Parameters and state of each checkpoint, and its loss where it was measured."""
     rows = [
         [
             s.name,
             pattern(s.layers),
+            f"{s.step:,}",
             f"{s.parameters:,}",
             str(s.state),
             f"{s.state.at(s.seq_len):,}",
@@ -47,7 +59,7 @@ def sizes(subjects: Sequence[Subject]) -> Table:
         ]
         for s in subjects
     ]
-    header = ["model", "layers", "parameters", "state, numbers", "at its length"]
+    header = ["model", "layers", "steps", "parameters", "state, numbers", "at its length"]
     header += ["loss", "perplexity", "bits per byte"]
     counts = [s.parameters for s in subjects], [s.state.at(s.seq_len) for s in subjects]
     return _without_empty(Table("Models", header, rows, equality(*counts)))

@@ -1,0 +1,79 @@
+"""The page that sets models side by side: whole, escaped, and of what was measured."""
+
+import re
+from html import escape
+
+import pytest
+
+from gam_scale.charts import Series, heat_map, line_chart
+from gam_scale.config import ModelConfig
+from gam_scale.errors import UserError
+from gam_scale.evaluate.interval import Interval
+from gam_scale.evaluate.mqar import Recall
+from gam_scale.evaluate.needle import NeedleCell, NeedleResult
+from gam_scale.evaluate.recall import RecallResult, RecallScore
+from gam_scale.evaluate.report import write_comparison
+from gam_scale.evaluate.state_size import StateSize
+from gam_scale.evaluate.subject import Subject, to_json
+from gam_scale.evaluate.table import equality, tables
+
+SURE = Interval(0.5, 0.25, 0.75)
+
+
+def subject(name: str) -> Subject:
+    cells = [NeedleCell(n, d, SURE, 2.0, SURE, 4) for n in (64, 128) for d in (0.0, 1.0)]
+    found = Subject(name, "runs/x", 7, ["slot"] * 2, 1234, StateSize(100, 0), 128)
+    found.needle = NeedleResult(cells, 4, 0.25)
+    return found
+
+
+def recall(kind: str) -> RecallResult:
+    scores = [RecallScore(Recall(n, 2, 32), SURE, 9) for n in (8, 16)]
+    state, curve = StateSize(8, 2), [(10, 0.1), (20, 0.5)]
+    return RecallResult(kind, ModelConfig(), 1000, state, scores, 1e-3, 20, 3.0, curve)
+
+
+def test_the_page_holds_everything_once(tmp_path):
+    subjects, recalls = [subject("a<b"), subject("c")], [recall("slot"), recall("delta")]
+    page = write_comparison(tmp_path / "page.html", subjects, recalls).read_text()
+    assert re.findall(r'<svg class="([^"]*)"', page) == ["needle0", "needle1", "recall", "learning"]
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert ids and len(ids) == len(set(ids))
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]*)', page))
+    assert used <= set(ids)
+    assert "a&lt;b" in page and "a<b" not in page
+    assert "://" not in page and "<script" not in page and "#0102" not in page
+    for table in tables(subjects, recalls):
+        for row in table.rows:
+            assert f"<th scope=row>{escape(row[0])}</th>" in page
+    assert "Loss by position" not in page and "Effective context" not in page
+
+
+def test_a_page_that_cannot_be_written(tmp_path):
+    with pytest.raises(UserError, match="--report .* cannot be written"):
+        write_comparison(tmp_path / "none" / "page.html", [subject("a")], [])
+
+
+def test_sizes_that_differ_are_said_to():
+    assert equality([100, 103], [64, 64]) == "Parameters within 3.0% of each other; equal states."
+    assert "state from 64 to 128 numbers" in equality([100, 100], [64, 128])
+    assert equality([100], [64]) == ""
+
+
+def test_json_has_properties_and_no_infinities():
+    found = to_json(recall("slot"))
+    assert found["scores"][0]["task"]["chance"] == 1 / 16
+    assert to_json(Interval(1.0, float("-inf"), float("inf"))) == {
+        "mean": 1.0,
+        "low": None,
+        "high": None,
+    }
+
+
+def test_charts_leave_out_what_is_not_finite():
+    nan = float("nan")
+    line = Series([1, 2, 4, 8], [1.0, nan, 3.0, 4.0], [0.5, nan, nan, 3.0], [2, nan, nan, 5])
+    svg = line_chart([line], (300, 200), name="n", label="what is drawn")
+    assert 'aria-label="what is drawn"' in svg and "var(--line0)" in svg and "nan" not in svg
+    shares = heat_map([[0.0, 1.0]], ["row"], ["a", "b"], (200, 90), name="m", label="shares")
+    assert all(f">{text}<" in shares for text in ("row", "a", "b", "0.00", "1.00"))
