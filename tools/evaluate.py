@@ -94,7 +94,9 @@ def _parse() -> argparse.Namespace:
         help=f"which ({','.join(KINDS)})")  # fmt: skip
     add("--recall-preset", choices=sorted(PRESETS), default="cpu", help="sizes (cpu)")
     add("--compile", action="store_true", help="torch.compile the blocks of --recall's models")
-    cli.add_overrides(parser)
+    add("--set", action="append", default=[], dest="overrides", metavar="[MEMORY:]KEY=VALUE",
+        help="of what --recall trains, for all memories or one: recall.steps=2000, "
+        "delta:model.memory.n_heads=1 (repeatable)")  # fmt: skip
     args = parser.parse_args()
     _check(args)
     return args

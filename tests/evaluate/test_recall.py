@@ -37,11 +37,13 @@ def test_one_seed_is_one_result():
 
 
 def test_settings_reach_all_kinds_or_one():
-    overrides = ["model.memory.n_slots=32", "delta:model.memory.n_heads=1", "recall.steps=7"]
+    overrides = ["model.memory.n_slots=48", "model.memory.n_heads=2", "recall.steps=7"]
+    overrides.append("delta:model.memory.n_heads=4")
     recall, slot = recall_config("slot", "cpu", overrides)
     _, delta = recall_config("delta", "cpu", overrides)
-    assert (slot.memory.kind, slot.memory.n_slots, slot.memory.n_heads) == ("slot", 32, 2)
-    assert (delta.memory.kind, delta.memory.n_heads, recall.steps) == ("delta", 1, 7)
+    assert (slot.layers, slot.memory.n_slots, slot.memory.n_heads) == (["static", "slot"], 48, 2)
+    assert (delta.layer_kinds()[1], delta.memory.n_heads, recall.steps) == ("delta", 4, 7)
+    assert recall_config("static", "cpu")[1].layer_kinds() == ["static"] * 2
     assert recall_config("mamba", "cpu")[1].layer_kinds() == ["mamba"] * 2
     assert recall_config("attention", "zoology")[1].max_seq_len == 1024
     assert recall_config("static", "zoology")[1].vocab_size == 8192
