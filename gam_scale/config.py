@@ -224,6 +224,9 @@ class ParallelConfig:
     reshard_after_forward: bool = option(
         True, "fsdp: free a block's gathered parameters until its backward pass gathers them again"
     )
+    context: int = option(
+        1, "ranks that share each sequence, every one holding seq_len / context tokens", at_least=1
+    )
     offload: Literal["none", "optimizer", "parameters"] = option(
         "none",
         "what a sharding engine keeps in CPU memory: optimizer (deepspeed stages 1 to 3), or "
@@ -312,10 +315,16 @@ def check(config: RunConfig) -> None:
     """Refuse combinations that cannot work; each message names the keys and what would do."""
     model, data, train = config.model, config.data, config.train
     _check_parallel(config.parallel)
-    if model.block == "attention" and model.d_model % model.attention.n_heads:
+    _check_heads(model)
+    if data.seq_len % config.parallel.context:
         raise UserError(
-            f"model.attention.n_heads is {model.attention.n_heads}, which does not divide "
-            f"model.d_model {model.d_model}; expected a divisor"
+            f"parallel.context is {config.parallel.context}, which does not divide data.seq_len "
+            f"{data.seq_len}; expected a divisor"
+        )
+    if data.seq_len // config.parallel.context < model.gam.kernel_size:
+        raise UserError(
+            f"parallel.context is {config.parallel.context}, which leaves a rank fewer tokens of "
+            f"data.seq_len {data.seq_len} than model.gam.kernel_size; expected longer sequences"
         )
     if model.position == "learned" and data.seq_len > model.max_seq_len:
         raise UserError(
@@ -339,6 +348,31 @@ def check(config: RunConfig) -> None:
         raise UserError(
             f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps "
             f"{train.steps}"
+        )
+
+
+def _check_heads(model: ModelConfig) -> None:
+    kinds = set(model.layer_kinds())
+    heads = {"model.attention.n_heads": model.attention.n_heads} if "attention" in kinds else {}
+    if kinds & {"slot", "delta", "phase"}:
+        heads["model.memory.n_heads"] = model.memory.n_heads
+    for key, n_heads in heads.items():
+        if model.d_model % n_heads:
+            raise UserError(
+                f"{key} is {n_heads}, which does not divide model.d_model {model.d_model}; "
+                "expected a divisor"
+            )
+    pairs = "phase" in kinds or (model.position == "rotary" and heads)
+    for key, n_heads in heads.items():
+        if pairs and model.d_model // n_heads % 2:
+            raise UserError(
+                f"{key} is {n_heads}, which gives heads of {model.d_model // n_heads} channels; "
+                "expected an even number of them for phase memories and rotary positions"
+            )
+    if model.memory.min_horizon > model.memory.max_horizon:
+        raise UserError(
+            f"model.memory.min_horizon is {model.memory.min_horizon:g}, above max_horizon "
+            f"{model.memory.max_horizon:g}; expected at most that"
         )
 
 

@@ -6,6 +6,7 @@ import torch
 from gam_scale.config import DataSetConfig, RunConfig
 from gam_scale.data.stream import TrainStream, micro_batches, open_split
 from gam_scale.parallel.build import build_strategy, initialise
+from gam_scale.parallel.context import axes
 from gam_scale.parallel.world import World
 from gam_scale.strict import from_dict
 
@@ -30,6 +31,10 @@ ENGINES = {
     "zero2-offload": {"engine": "deepspeed", "zero_stage": 2, "offload": "optimizer"},
     "zero3-offload": ZERO_3 | {"offload": "parameters"},
     "fsdp-offload": {"engine": "fsdp", "offload": "parameters"},
+    "torch-context": {"engine": "torch", "context": 2},
+    "zero1-context": {"engine": "deepspeed", "zero_stage": 1, "context": 2},
+    "zero3-context": ZERO_3 | {"context": 2},
+    "fsdp-context": {"engine": "fsdp", "context": 2},
 }
 """Values of the ``parallel`` section."""
 
@@ -48,6 +53,7 @@ class Trial:
         micro_batch_size: int,
         precision: str = "fp32",
         compiled: bool = False,
+        model: dict[str, object] | None = None,
         **train: object,
     ) -> None:
         self.world = world
@@ -61,6 +67,7 @@ class Trial:
                     "max_seq_len": SEQ_LEN,
                     "dropout": 0.0,
                     "gam": {"n_slots": 16},
+                    **(model or {}),
                 },
                 "data": {"sets": [{"path": sets}], "seq_len": SEQ_LEN},
                 "train": {
@@ -79,10 +86,11 @@ class Trial:
 
     def step(self, number: int) -> tuple[float, float]:
         """Global mean loss and gradient norm of one step."""
-        world = self.world
+        world, place = self.world, axes(self.world, self.config.parallel.context)
         batches = micro_batches(
-            self.stream, number, self.config.train, world.rank, world.world_size
+            self.stream, number, self.config.train, place.data_rank, place.data_size
         )
+        batches = [place.part(batch) for batch in batches]
         (n_targets,) = world.sum(sum(b.num_targets for b in batches))
         total = torch.zeros((), dtype=torch.float64)
         for i, batch in enumerate(batches):

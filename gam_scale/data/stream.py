@@ -207,16 +207,19 @@ def valid_batches(
     """Batches of the start of each split in stream order, every world_size-th to this rank.
 
     ``max_tokens`` bounds the predicted tokens and is divided equally among the splits; 0 means
-    all of them. Ranks may get different numbers of batches, the last one may have fewer rows.
+    all of them. The last batches may have fewer rows. All ranks get as many, since they meet in
+    every forward pass of a sharded model; the last one of some may hold nothing.
     """
     rows = _valid_rows(splits, seq_len, max_tokens)
     for number in itertools.count():
         batch = list(itertools.islice(rows, batch_size))
         if not batch:
-            return
+            break
         if number % world_size == rank:
             sequences = [_read_sequence(split, i, seq_len, limit) for split, i, limit in batch]
             yield make_batch(sequences, seq_len, splits[0].bos_id, documents)
+    if 0 < number % world_size <= rank:
+        yield make_batch([np.empty(0, np.int64)], seq_len, splits[0].bos_id, documents)
 
 
 def _valid_rows(

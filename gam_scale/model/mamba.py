@@ -12,6 +12,7 @@ from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.dropout import Dropout
+from gam_scale.model.memory.recurrence import Fold, state_before
 from gam_scale.model.selective_scan import selective_scan
 
 DT_RANGE = (1e-3, 1e-1)  # step sizes at initialisation
@@ -194,11 +195,10 @@ def _state_before(
     if positions is not None:
         total = total.masked_fill((positions == 0).any(1, keepdim=True), torch.inf)
     decay = torch.exp(total.unsqueeze(-1) * A)
-    folds = context.gather(torch.stack([decay, write]))  # (ranks, 2, B, E, N)
-    state = torch.zeros_like(write)
-    for rank in range(context.rank):
-        state = folds[rank, 0] * state + folds[rank, 1]
-    return state
+    # One row of a state per number: (ranks, 2, B, E N, 1).
+    folds = context.gather(torch.stack([decay, write]).flatten(-2).unsqueeze(-1))
+    nothing = torch.zeros_like(folds[0, 0])
+    return state_before(Fold(*folds.unbind(1)), nothing, context).view_as(write)
 
 
 def _has_resets(positions: Tensor | None) -> bool:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+import gam_scale.parallel.context  # noqa: F401 (registers its operators)
 from gam_scale.model.lm import LanguageModel
 
 Recompute = Literal["none", "selective", "full"]
@@ -21,6 +22,9 @@ _COSTLY = [
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.gam_scale.selective_scan.default,
+    torch.ops.gam_scale.linear_scan.default,
+    torch.ops.gam_scale.context_gather.default,
+    torch.ops.gam_scale.context_shift.default,
 ]
 # Saved in every mode: a mask drawn again would be another mask.
 _RANDOM = [torch.ops.gam_scale.keep_mask.default, aten.native_dropout.default]

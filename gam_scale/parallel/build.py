@@ -4,6 +4,7 @@ from gam_scale.config import RunConfig
 from gam_scale.model.init import initial_values
 from gam_scale.model.lm import outline
 from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.context import SequenceContext
 from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.parallel.strategy import Strategy
@@ -18,6 +19,13 @@ def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strate
         world: the job's ranks.
         compiled: run each block through torch.compile.
     """
+    strategy = _engine(config, world, compiled=compiled)
+    if config.parallel.context > 1:
+        strategy.module.context = SequenceContext(world, config.parallel.context)
+    return strategy
+
+
+def _engine(config: RunConfig, world: World, *, compiled: bool) -> Strategy:
     if config.parallel.engine == "deepspeed":
         from gam_scale.parallel.zero import DeepSpeedStrategy  # imports take seconds
 

@@ -14,6 +14,7 @@ from gam_scale.data.packing import Batch
 from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.parallel import zero_shards
 from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.context import axes
 from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import set_steps, whole_shards
 from gam_scale.parallel.strategy import Strategy
@@ -33,7 +34,7 @@ class DeepSpeedStrategy(Strategy):
         )
         self.world, self.precision = world, config.train.precision
         self.stage = config.parallel.zero_stage
-        options = engine_config(config, world.world_size)
+        options = engine_config(config, axes(world, config.parallel.context).data_size)
         if config.parallel.offload_dir:
             check_offload_dir(config.parallel.offload_dir)
         if self.stage == 3:
@@ -110,7 +111,7 @@ def _sharded_model(deepspeed: Any, config: RunConfig, options: dict[str, Any]) -
     with deepspeed.zero.Init(config_dict_or_path=options):
         model = LanguageModel(config.model)
     # A block is gathered and freed as one; what it computes inside may then be one graph.
-    deepspeed.utils.set_z3_leaf_modules(model, [type(model.blocks[0])])
+    deepspeed.utils.set_z3_leaf_modules(model, list({type(block) for block in model.blocks}))
     # The head reads the embedding's weight outside that module.
     deepspeed.zero.register_external_parameter(model, model.embedding.weight)
     return model

@@ -10,8 +10,8 @@ from gam_scale.hardware import can_compile
 from gam_scale.model.lm import outline
 
 
-def engine_config(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """The configuration for ``deepspeed.initialize``.
+def engine_config(config: RunConfig, data_size: int) -> dict[str, Any]:
+    """The configuration for ``deepspeed.initialize``, for batches cut over ``data_size`` ranks.
 
     Raises:
         UserError: ``parallel.deepspeed`` sets what the rest of the config decides otherwise.
@@ -19,7 +19,7 @@ def engine_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     train, stage = config.train, config.parallel.zero_stage
     options: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": n_micro_batches(train, world_size),
+        "gradient_accumulation_steps": n_micro_batches(train, data_size),
         # Stage 0 in fp32 would neither clip nor report a norm: there both are ours.
         "gradient_clipping": 0.0 if stage == 0 else train.grad_clip,
         "zero_optimization": {"stage": stage},

@@ -18,6 +18,7 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import Prefetcher, TrainStream, micro_batches, valid_batches
 from gam_scale.errors import UserError
 from gam_scale.evaluate.loss import LossResult, mean_loss
+from gam_scale.parallel.context import axes
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.train.metrics import StepMetrics
@@ -57,6 +58,7 @@ class Loop:
         self.spikes = SpikeDetector(config.train.spike_ratio)
         self.last_loss: Tensor | float = math.nan
         self.world = strategy.world
+        self.axes = axes(strategy.world, config.parallel.context)
         if state.metrics:
             metrics.load_state_dict(state.metrics)
 
@@ -79,8 +81,10 @@ class Loop:
         return "finished"
 
     def _load(self, step: int) -> list[Batch]:
-        world, batch = self.world, step + self.state.left_out
-        return micro_batches(self.stream, batch, self.config.train, world.rank, world.world_size)
+        axes, number = self.axes, step + self.state.left_out
+        train = self.config.train
+        batches = micro_batches(self.stream, number, train, axes.data_rank, axes.data_size)
+        return [axes.part(batch) for batch in batches]
 
     def _step(self, batches: list[Batch]) -> Outcome | None:
         """One optimizer step, or what all ranks agree to do instead of it."""
@@ -159,11 +163,12 @@ class Loop:
             data.seq_len,
             data.documents,
             ev.batch_size,
-            world.rank,
-            world.world_size,
+            self.axes.data_rank,
+            self.axes.data_size,
             ev.max_tokens,
         )
-        return mean_loss(self.strategy.evaluate, batches, ev.batch_size, self.token_bytes, world)
+        parts = map(self.axes.part, batches)
+        return mean_loss(self.strategy.evaluate, parts, ev.batch_size, self.token_bytes, world)
 
     def _is_better(self, loss: float) -> bool:
         best = self.state.best_val_loss

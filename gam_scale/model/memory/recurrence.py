@@ -106,10 +106,20 @@ def chunk_states(folds: Fold, initial: Tensor, context: Context | None) -> tuple
     nothing = Fold(folds.decay[:, :, 0], folds.write[:, :, 0]).of_nothing()
     so_far = linear_scan(folds.decay, write, nothing)
     ranks = context.gather(so_far[:, :, -1])  # (ranks, B, H, M, own + D)
-    for rank in range(context.rank):
-        initial = Fold(ranks[rank, ..., :own], ranks[rank, ..., own:])(initial)
+    initial = state_before(Fold(ranks[..., :own], ranks[..., own:]), initial, context)
     states = Fold(so_far[..., :own], so_far[..., own:])(initial.unsqueeze(2))
     return states[:, :, :-1], states[:, :, -1]
+
+
+def state_before(folds: Fold, state: Tensor, context: Context) -> Tensor:
+    """``state`` after the folds (ranks, ...) of the ranks before this one.
+
+    Later ranks' folds are taken and left out, so that every rank has gradients to exchange.
+    """
+    before = torch.arange(context.size, device=state.device) < context.rank
+    for rank, (decay, write) in enumerate(zip(*folds, strict=True)):
+        state = torch.where(before[rank], Fold(decay, write)(state), state)
+    return state
 
 
 def linear_scan(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:

@@ -1,0 +1,148 @@
+"""Sequences cut over ranks: what they exchange, and which part of a batch each one holds."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gam_scale.data.packing import Batch
+from gam_scale.errors import UserError
+from gam_scale.parallel.world import World
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A job's ranks as a grid of (data, context); neighbours share sequences."""
+
+    data_rank: int
+    data_size: int
+    context_rank: int
+    context_size: int
+
+    def part(self, batch: Batch) -> Batch:
+        """This rank's tokens of each of its sequences."""
+        if self.context_size == 1:
+            return batch
+        length = batch.tokens.shape[1] // self.context_size
+        tokens = slice(self.context_rank * length, (self.context_rank + 1) * length)
+        return Batch(*(None if x is None else x[:, tokens].contiguous() for x in batch))
+
+
+def axes(world: World, context_size: int) -> Axes:
+    """Where this rank is, with sequences cut into ``context_size`` parts.
+
+    Raises:
+        UserError: ``context_size`` does not divide the ranks.
+    """
+    if world.world_size % context_size:
+        raise UserError(
+            f"parallel.context is {context_size}, which does not divide the {world.world_size} "
+            "ranks of this job; expected a divisor"
+        )
+    data_rank, context_rank = divmod(world.rank, context_size)
+    return Axes(data_rank, world.world_size // context_size, context_rank, context_size)
+
+
+class SequenceContext:
+    """The ranks of one sequence; see :class:`gam_scale.model.context.Context`.
+
+    Attributes:
+        bytes_sent: by this rank so far, forward and backward, as algorithms count them: to each
+            other rank its own copy.
+    """
+
+    def __init__(self, world: World, size: int) -> None:
+        """Called by all ranks of the job together."""
+        self.size, self.rank = size, world.rank % size
+        self.first = world.rank - self.rank
+        firsts = range(0, world.world_size, size)
+        groups = {first: dist.new_group(range(first, first + size)) for first in firsts}
+        self.group = groups[self.first]
+        self.bytes_sent = 0
+        self._number = len(_CONTEXTS)
+        _CONTEXTS.append(self)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """``x`` of every rank, in order: (size, ...)."""
+        return _gather(x.contiguous(), self._number, self.size)
+
+    def shift(self, x: Tensor) -> Tensor:
+        """``x`` of the rank before; zeros on the first one."""
+        return _shift(x.contiguous(), self._number, 1)
+
+    def _exchange(self, x: Tensor, step: int) -> Tensor:
+        """Send ``x`` by ``step`` ranks, 1 or -1; what comes from the other side, or zeros."""
+        received = torch.zeros_like(x)
+        to, source = self.rank + step, self.rank - step
+        calls = []
+        if 0 <= to < self.size:
+            calls.append(dist.P2POp(dist.isend, x, self.first + to, self.group))
+            self.bytes_sent += x.nbytes
+        if 0 <= source < self.size:
+            calls.append(dist.P2POp(dist.irecv, received, self.first + source, self.group))
+        for work in dist.batch_isend_irecv(calls):
+            work.wait()
+        return received
+
+
+_CONTEXTS: list[SequenceContext] = []
+"""By number: an operator's arguments are tensors and numbers."""
+
+
+# Custom operators, so that a compiled block stays one graph, and recomputation can keep what they
+# give instead of sending it again.
+@torch.library.custom_op("gam_scale::context_gather", mutates_args=())
+def _gather(x: Tensor, number: int, size: int) -> Tensor:
+    context = _CONTEXTS[number]
+    out = x.new_empty((size, *x.shape))
+    dist.all_gather_single(out.view(-1), x.view(-1), group=context.group)
+    context.bytes_sent += x.nbytes * (size - 1)
+    return out
+
+
+@torch.library.custom_op("gam_scale::context_scatter", mutates_args=())
+def _scatter(grads: Tensor, number: int) -> Tensor:
+    """The sum over ranks of what each has for this one: the gradient of :func:`_gather`."""
+    context = _CONTEXTS[number]
+    out = torch.empty_like(grads[0])
+    dist.reduce_scatter_single(out.view(-1), grads.view(-1), group=context.group)
+    context.bytes_sent += out.nbytes * (context.size - 1)
+    return out
+
+
+@torch.library.custom_op("gam_scale::context_shift", mutates_args=())
+def _shift(x: Tensor, number: int, step: int) -> Tensor:
+    return _CONTEXTS[number]._exchange(x, step)
+
+
+@_gather.register_fake
+def _(x: Tensor, number: int, size: int) -> Tensor:
+    return x.new_empty((size, *x.shape))
+
+
+@_scatter.register_fake
+def _(grads: Tensor, number: int) -> Tensor:
+    return torch.empty_like(grads[0])
+
+
+@_shift.register_fake
+def _(x: Tensor, number: int, step: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.arguments = inputs[1:]
+
+
+def _gather_gradient(ctx, grads: Tensor) -> tuple[Tensor, None, None]:
+    return _scatter(grads.contiguous(), ctx.arguments[0]), None, None
+
+
+def _shift_gradient(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    number, step = ctx.arguments
+    return _shift(grad.contiguous(), number, -step), None, None
+
+
+_gather.register_autograd(_gather_gradient, setup_context=_save)
+_shift.register_autograd(_shift_gradient, setup_context=_save)

@@ -1,0 +1,122 @@
+"""Sequences cut over ranks: the losses and gradients of whole ones, and what is sent."""
+
+import pytest
+import torch
+from engines import BATCH, Trial
+from ranks import run_ranks
+
+from gam_scale.config import AttentionConfig, GAMConfig, MambaConfig, MemoryConfig, ModelConfig
+from gam_scale.data.packing import Batch
+from gam_scale.model.lm import build_model
+from gam_scale.parallel.context import SequenceContext, axes
+
+KINDS = ["static", "slot", "delta", "phase", "scan", "attention", "mamba"]
+LENGTH = 264
+# Borders of 2 ranks at 132, of 4 at 66: documents start at them, beside them, and go across.
+DOCUMENTS = [[0, 65, 67, 132, 250], [0, 66, 133, 198, 263], [0]]
+
+
+def make_batch(length: int, *, documents: bool) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(23, (3, length + 1), generator=generator)
+    positions = None
+    if documents:
+        index = torch.arange(length)
+        starts = [max(s for s in row if s <= t) for row in DOCUMENTS for t in range(length)]
+        positions = index - torch.tensor(starts).view(3, length)
+    return Batch(tokens[:, :-1], tokens[:, 1:], positions)
+
+
+def make_model(kind: str, position: str) -> torch.nn.Module:
+    config = ModelConfig(
+        layers=[kind],
+        d_model=16,
+        n_layers=2,
+        vocab_size=23,
+        max_seq_len=LENGTH,
+        dropout=0.0,
+        position=position,
+        gam=GAMConfig(n_slots=6),
+        memory=MemoryConfig(n_heads=2, n_slots=6, top_k=2),
+        attention=AttentionConfig(n_heads=2),
+        mamba=MambaConfig(d_state=4, expand=2),
+    )
+    return build_model(config, seed=0)
+
+
+def largest_difference(world, kinds, compiled=False):
+    """Of loss and gradients, relative, from those of one rank; per kind and kind of batch."""
+    context = SequenceContext(world, world.world_size)
+    place = axes(world, world.world_size)
+    found = {}
+    for kind in kinds:
+        for documents, position in ((True, "rotary"), (False, "learned")):
+            batch = make_batch(LENGTH, documents=documents)
+            whole, cut = make_model(kind, position), make_model(kind, position)
+            expected = whole(batch.tokens, batch.targets, batch.positions)
+            expected.backward()
+            cut.context = context
+            if compiled:
+                for block in cut.blocks:
+                    block.forward = torch.compile(block.forward, dynamic=False, fullgraph=True)
+            part = place.part(batch)
+            loss = cut(part.tokens, part.targets, part.positions)
+            loss.backward()
+            worst = abs(world.sum(loss.item())[0] / expected.item() - 1)
+            for a, b in zip(cut.parameters(), whole.parameters(), strict=True):
+                world.all_reduce(a.grad)
+                worst = max(worst, float((a.grad - b.grad).norm() / b.grad.norm()))
+            found[f"{kind}, documents {documents}"] = worst
+    return found
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_a_cut_sequence_has_the_losses_and_gradients_of_a_whole_one(world_size):
+    results = run_ranks(largest_difference, world_size, kinds=KINDS)
+    for what, difference in results[0].items():
+        assert difference < 1e-5, f"{what}: {difference:.1e}"  # fp32: sums in another order
+
+
+def bytes_per_length(world, kinds):
+    """What this rank sends for a forward and backward pass, by kind and tokens."""
+    sent = {}
+    for kind in kinds:
+        for length in (64, 128):
+            model, batch = make_model(kind, "none"), make_batch(length, documents=False)
+            model.context = context = SequenceContext(world, world.world_size)
+            part = axes(world, world.world_size).part(batch)
+            model(part.tokens, part.targets).backward()
+            sent.setdefault(kind, []).append(context.bytes_sent)
+    return sent
+
+
+def test_memories_send_as_much_for_any_length():
+    for sent in run_ranks(bytes_per_length, 2, kinds=KINDS):
+        short, long = sent.pop("attention")
+        assert long == 2 * short
+        for kind, (short, long) in sent.items():
+            assert short == long > 0, kind
+
+
+ENGINES = ["torch-context", "zero1-context", "zero3-context", "fsdp-context"]
+MODEL = {"layers": ["delta", "slot", "attention"], "n_layers": 3, "memory": {"n_heads": 2}}
+
+
+def train(world, sets, engines):
+    """Losses and gradient norms of six steps."""
+    results = {}
+    for engine in engines:
+        trial = Trial(world, sets, engine, BATCH, model=MODEL)
+        results[engine] = [trial.step(number) for number in range(6)]
+    return results
+
+
+def test_composes_with_data_parallelism_and_every_engine(prepared_set):
+    """Four ranks: two sequences side by side, each cut in two."""
+    ((reference),) = run_ranks(train, 1, sets=str(prepared_set), engines=["torch"])
+    results = run_ranks(train, 4, sets=str(prepared_set), engines=ENGINES)
+    expected = torch.tensor(reference["torch"])
+    for engine in ENGINES:
+        found = torch.tensor(results[0][engine])
+        torch.testing.assert_close(found[:, 0], expected[:, 0], rtol=1e-5, atol=0, msg=engine)
+        torch.testing.assert_close(found[:, 1], expected[:, 1], rtol=1e-4, atol=0, msg=engine)
