@@ -40,7 +40,7 @@ class RecallConfig:
     filler: Literal["random", "blank"] = option(
         "random", "what stands between queries: random ids, as in Zoology, or id 0, which is easier"
     )
-    steps: int = option(1000, "optimizer steps at most", at_least=1)
+    steps: int = option(2000, "optimizer steps at most", at_least=1)
     batch_size: int = option(64, "texts per step", at_least=1)
     lrs: list[float] = option(
         [3e-3], "peak learning rates: one model each, of which the best is reported", above=0
@@ -132,8 +132,8 @@ def recall_config(
     elif kind != "static":
         # Zoology's order for attention and for linear attention: a convolution, here a static gam
         # layer's, ties a value to its key before the memory takes both. Two layers of attention
-        # alone still guess after 1,200 steps, with rotary or learned positions, and two of delta
-        # after 600, where these recall after 300.
+        # alone still guess after 1,200 steps, with rotary or learned positions, where this order
+        # recalls after 300; two of delta after 600, where this one is past guessing after 400.
         data["model"]["layers"] = ["static", kind]
     sets = [*PRESETS[preset]["sets"], *overrides]
     data = apply_overrides(data, _for_kind(kind, sets))
