@@ -258,6 +258,11 @@ class CheckpointConfig:
     keep_last: int = option(2, "most recent checkpoints kept", at_least=1)
     keep_best: bool = option(True, "keep the checkpoint of the lowest validation loss as well")
     background: bool = option(True, "write while training goes on, from a copy in CPU memory")
+    init_from: str = option(
+        "",
+        "a run directory or step-* folder whose weights a new run starts from, with a new "
+        "optimizer, schedule and data: to continue at a longer context, or on other text",
+    )
     fall_back: bool = option(
         False, "resume from the newest sound checkpoint where newer ones are damaged"
     )

@@ -55,11 +55,12 @@ def dump_official(model: LanguageModel) -> dict[str, Tensor]:
         UserError: the model has no counterpart there (another block, an ablation, no positions).
     """
     config = model.config
-    plain = config.block == "gam" and config.gam.fusion == "gate" and config.gam.paths == "both"
+    static = set(config.layer_kinds()) == {"static"}
+    plain = static and config.gam.fusion == "gate" and config.gam.paths == "both"
     if not plain or config.position != "learned" or config.ffn_mult != 4:
         raise UserError(
-            "the official code has no counterpart of this model; expected block gam, fusion gate, "
-            "both paths, learned positions and ffn_mult 4"
+            "the official code has no counterpart of this model; expected static memories, fusion "
+            "gate, both paths, learned positions and ffn_mult 4"
         )
     state = {official_name(n): p.detach().clone() for n, p in model.named_parameters()}
     state["head.weight"] = state["token_embedding.weight"]

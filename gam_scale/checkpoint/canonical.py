@@ -101,8 +101,8 @@ class CanonicalTensors:
                 assert file.readinto(part) == part.size, f"{file.name} is truncated"
         return whole
 
-    def load_into(self, shards: Iterable[Shard]) -> None:
-        """Fill shards, one at a time; moments that were never saved become zero.
+    def load_into(self, shards: Iterable[Shard], *, moments: bool = True) -> None:
+        """Fill shards, one at a time; moments that were never saved, or not asked for, become zero.
 
         Raises:
             UserError: a parameter is missing, unknown or of another shape.
@@ -111,7 +111,7 @@ class CanonicalTensors:
         found = {key: tensor["shape"] for key, tensor in self.tensors.items()}
         check_tensors(self.folder, found, {shard.name: shard.shape for shard in shards})
         for shard in shards:
-            if shard.key in self.tensors:
+            if shard.key in self.tensors and (moments or shard.kind == "param"):
                 stop = shard.start + shard.data.numel()
                 shard.data.copy_(self.read(shard.kind, shard.name, shard.start, stop))
             else:

@@ -7,8 +7,8 @@ from gam_scale.config import MemoryKind, ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.feedforward import FeedForward
-from gam_scale.model.memory import build_memory
 from gam_scale.model.memory.base import WrittenMemory
+from gam_scale.model.memory.build import build_memory
 
 
 class GAMBlock(nn.Module):

@@ -35,6 +35,16 @@ class Job:
                 "model.vocab_size is 0, the tokenizer's, which a plan does not read; expected "
                 "--set model.vocab_size=N"
             )
+        kinds = set(config.model.layer_kinds())
+        if len(kinds) > 1 or kinds & {"slot", "delta", "phase", "scan"}:
+            raise UserError(
+                f"the layers are of kind {', '.join(sorted(kinds))}; a plan expects all of one "
+                "kind, static, attention or mamba"
+            )
+        if config.parallel.context > 1:
+            raise UserError(
+                f"parallel.context is {config.parallel.context}; a plan expects 1, whole sequences"
+            )
         return cls(config, nodes, gpus_per_node, Weights.of(config.model))
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_state
+from gam_scale.checkpoint.store import resolve as find_checkpoint
 from gam_scale.config import RunConfig, check
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream, open_split
@@ -145,7 +146,10 @@ def _start_or_resume(
 ) -> TrainState:
     newest = _newest_sound(run.checkpoints, strategy.world, fall_back=config.checkpoint.fall_back)
     if newest is None:
-        initialise(strategy, config)
+        if config.checkpoint.init_from:
+            _start_from(config.checkpoint.init_from, strategy)
+        else:
+            initialise(strategy, config)
         return TrainState()
     state = load_state(newest)
     # An imported checkpoint has seen no data of ours.
@@ -159,6 +163,15 @@ def _start_or_resume(
     strategy.written(shards, state.optimizer_steps)
     logger.info("resuming from %s", newest)
     return state
+
+
+def _start_from(path: str, strategy: Strategy) -> None:
+    """The weights of another run's checkpoint, as a start."""
+    folder, shards = find_checkpoint(path), strategy.shards()
+    verify_folder(folder, strategy.world.rank, strategy.world.world_size)
+    CanonicalTensors(folder).load_into(shards, moments=False)
+    strategy.written(shards, optimizer_steps=0)
+    logger.info("starting from the weights of %s", folder)
 
 
 def _newest_sound(store: CheckpointStore, world: World, *, fall_back: bool) -> Path | None:
@@ -208,7 +221,7 @@ def _announce(config: RunConfig, world: World, stream: TrainStream, compiled: bo
     tokens = config.train.steps * config.train.global_batch_size * config.data.seq_len
     logger.info(
         "%s model, %s parameters; %d steps of %d sequences of %d tokens (%.3g tokens, %.2f epochs)",
-        config.model.block,
+        " + ".join(dict.fromkeys(config.model.layer_kinds())),
         f"{outline(config.model).n_parameters():,}",
         config.train.steps,
         config.train.global_batch_size,

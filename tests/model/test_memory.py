@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from gam_scale.config import MemoryConfig, ModelConfig
 from gam_scale.model.lm import build_model
-from gam_scale.model.memory import build_memory
+from gam_scale.model.memory.build import build_memory
 from gam_scale.model.memory.delta import delta_memory
 from gam_scale.model.memory.gate import DecayGate
 from gam_scale.model.memory.phase import phase_memory

@@ -5,10 +5,19 @@ import torch
 from engines import BATCH, Trial
 from ranks import run_ranks
 
-from gam_scale.config import AttentionConfig, GAMConfig, MambaConfig, MemoryConfig, ModelConfig
+from gam_scale.config import (
+    AttentionConfig,
+    GAMConfig,
+    MambaConfig,
+    MemoryConfig,
+    ModelConfig,
+    RunConfig,
+)
 from gam_scale.data.packing import Batch
 from gam_scale.model.lm import build_model
 from gam_scale.parallel.context import SequenceContext, axes
+from gam_scale.strict import from_dict
+from gam_scale.train.pretrain import pretrain
 
 KINDS = ["static", "slot", "delta", "phase", "scan", "attention", "mamba"]
 LENGTH = 264
@@ -120,3 +129,19 @@ def test_composes_with_data_parallelism_and_every_engine(prepared_set):
         found = torch.tensor(results[0][engine])
         torch.testing.assert_close(found[:, 0], expected[:, 0], rtol=1e-5, atol=0, msg=engine)
         torch.testing.assert_close(found[:, 1], expected[:, 1], rtol=1e-4, atol=0, msg=engine)
+
+
+def run_pretrain(world, config):
+    """A whole run, evaluations and checkpoints included."""
+    pretrain(from_dict(RunConfig, config), fresh=False)
+
+
+def test_a_whole_run_over_two_ranks_is_that_of_one(tmp_path, tiny, curve):
+    model = {"position": "rotary", "memory": {"kind": "slot", "n_heads": 2}, "dropout": 0.0}
+    for name, context in (("one", 1), ("two", 2)):
+        config = tiny(tmp_path / name, model=model, parallel={"context": context})
+        run_ranks(run_pretrain, context, config=config)
+    for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
+        assert [two[k] is None for k in two] == [one[k] is None for k in one]
+        found, expected = ({k: v for k, v in x.items() if v is not None} for x in (two, one))
+        assert found == pytest.approx(expected, rel=1e-4), one["step"]  # 20 steps of fp32 apart

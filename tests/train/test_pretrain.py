@@ -258,3 +258,27 @@ def test_a_loss_spike_goes_back_and_leaves_its_data_out(tmp_path, tiny, monkeypa
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
     assert max(read) >= 22 and max(line["loss"] for line in lines) < 7
+
+
+def test_a_short_contexts_weights_go_on_at_a_longer_one(tmp_path, tiny):
+    model = {"position": "none", "memory": {"kind": "delta", "n_heads": 2}}
+    train(tiny(tmp_path / "short", model=model, data={"seq_len": 24}))
+    start = {"init_from": str(tmp_path / "short")}
+    train(tiny(tmp_path / "long", model=model, checkpoint=start, train={"steps": 3, "lr": 1e-12}))
+    short, long = last_tensors(tmp_path / "short"), last_tensors(tmp_path / "long")
+    for name, tensor in short.items():
+        if name.startswith("param."):
+            torch.testing.assert_close(long[name], tensor, rtol=1e-6, atol=1e-8)
+        else:  # moments are of the new run, over three steps of it
+            assert not torch.equal(long[name], tensor), name
+    first = json.loads((tmp_path / "long" / "metrics.jsonl").read_text().splitlines()[0])
+    last = json.loads((tmp_path / "short" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert abs(first["loss"] - last["loss"]) < 0.3 < math.log(320) - first["loss"]
+
+
+def test_weights_of_another_shape_are_refused_by_name(tmp_path, tiny):
+    train(tiny(tmp_path / "one", train={"steps": 3}))
+    other = tiny(tmp_path / "two", model={"d_model": 16})
+    other["checkpoint"]["init_from"] = str(tmp_path / "one")
+    with pytest.raises(UserError, match=r"embedding.weight has shape .*; expected \(320, 16\)"):
+        train(other)
