@@ -129,12 +129,13 @@ def recall_config(
     data = {"recall": dict(PRESETS[preset]["recall"]), "model": dict(PRESETS[preset]["model"])}
     if kind == "mamba":
         data["model"]["block"] = kind
-    elif kind != "static":
-        # Zoology's order for attention and for linear attention: a convolution, here a static gam
-        # layer's, ties a value to its key before the memory takes both. Two layers of attention
-        # alone still guess after 1,200 steps, with rotary or learned positions, where this order
-        # recalls after 300; two of delta after 600, where this one is past guessing after 400.
+    elif kind == "attention":
+        # Zoology's order: a convolution, here a static gam layer's, ties a value to its key before
+        # attention takes both. Two layers of attention alone still guess after 1,200 steps, with
+        # rotary or learned positions, where this order recalls after 300.
         data["model"]["layers"] = ["static", kind]
+    else:
+        data["model"]["layers"] = [kind]
     sets = [*PRESETS[preset]["sets"], *overrides]
     data = apply_overrides(data, _for_kind(kind, sets))
     if unknown := sorted(data.keys() - {"recall", "model"}):
