@@ -1,0 +1,264 @@
+#!/usr/bin/env python3
+"""What a long context costs, for every memory, in one run.
+
+    python -m benchmarks.context block      # time and memory of one block, T from 1k to 128k
+    python -m benchmarks.context model      # memory of a training step of the whole model at 64k
+    python -m benchmarks.context generate   # time and memory per generated token, 1 to 100k
+    python -m benchmarks.context exchange   # bytes between ranks that share a sequence
+
+Every row runs in a process of its own. ``block`` times forward and backward of one compiled block,
+everything recomputed but its input kept, on one sequence; ``vs first`` divides its time per token
+by that at the shortest T. ``peak`` is the most that tensors take at once beyond the parameters.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from torch import Tensor
+
+from benchmarks.engines import launch
+from benchmarks.plain_gam import PlainGAM
+from benchmarks.train_step import synchronise
+from gam_scale.config import MemoryConfig, ModelConfig
+from gam_scale.hardware import can_compile
+from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.parallel import world as ranks
+from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.context import SequenceContext, axes
+
+KINDS = ("static", "slot", "delta", "phase", "scan", "mamba", "attention")
+LENGTHS = (1 << 10, 1 << 13, 1 << 16, 1 << 17)
+FITS = 1 << 14
+"""Longest sequence on which attention is tried: past it, a CPU takes minutes a block."""
+
+
+def main() -> None:
+    """Run one part's rows, print its table."""
+    args = parse()
+    if args.row:
+        print(json.dumps(globals()[f"{args.part}_row"](args)))
+        return
+    globals()[args.part](args)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=["block", "model", "generate", "exchange"])
+    parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of layer")
+    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="tokens")
+    parser.add_argument("--d-model", type=int, default=512)
+    parser.add_argument("--n-layers", type=int, default=6)
+    parser.add_argument("--vocab-size", type=int, default=10_000)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--length", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make_model(args: argparse.Namespace, kind: str, n_layers: int) -> LanguageModel:
+    """A stack of one kind of layer, without positions, so without a longest sequence."""
+    config = ModelConfig(
+        layers=[kind],
+        d_model=args.d_model,
+        n_layers=n_layers,
+        vocab_size=args.vocab_size,
+        position="none",
+        dropout=0.0,
+        memory=MemoryConfig(n_heads=max(1, args.d_model // 64)),
+    )
+    return build_model(config, 0, args.device)
+
+
+def run(args: argparse.Namespace, row: str, length: int) -> dict:
+    """One row's figures, from a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.context", *sys.argv[1:]]
+    command += ["--row", row, "--length", str(length)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def block(args: argparse.Namespace) -> None:
+    """Time per token and peak memory against T."""
+    print(f"one block, d_model {args.d_model}, fp32, {args.device}, torch {torch.__version__}")
+    print("| layer | T | us/token | vs first | peak | peak per token |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for kind in args.kinds.split(","):
+        first = None
+        for length in map(int, args.lengths.split(",")):
+            if kind == "attention" and length > FITS:
+                continue
+            r = run(args, kind, length)
+            first = first or r["us"]
+            cells = [kind, f"{length:,}", f"{r['us']:.1f}", f"{r['us'] / first:.3f}"]
+            cells += [f"{r['peak'] / 1e6:,.0f} MB", f"{r['peak'] / length / 1e3:.1f} kB"]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def block_row(args: argparse.Namespace) -> dict:
+    """As many sequences side by side as the longest has tokens would hide the cost of short ones:
+    one at a time, repeated for about as long."""
+    device = torch.device(args.device)
+    model = make_model(args, args.row, 1)
+    prepare_blocks(model, "full", compiled=can_compile(device)[0])
+    x = torch.randn(1, args.length, args.d_model, device=device, requires_grad=True)
+    grad = torch.randn_like(x)
+
+    def step() -> None:
+        model.blocks[0](x, None, None).backward(grad)
+        synchronise(device)
+
+    step()
+    baseline = resident_bytes(device)
+    step()
+    times, until = [], time.perf_counter() + 8.0
+    while len(times) < 3 or (time.perf_counter() < until and len(times) < 50):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    peak = peak_bytes(device) - baseline + 4 * x.nbytes  # x, its gradient, the output, grad
+    return {"us": statistics.median(times) / args.length * 1e6, "peak": peak}
+
+
+def model(args: argparse.Namespace) -> None:
+    """Peak memory of a training step: every kind at 64k, the plain eager model at 8k."""
+    print(f"training step of {args.n_layers} layers, d_model {args.d_model}, one sequence, fp32")
+    print("| model | T | process peak | s/step | us/token |")
+    print("|---|--:|--:|--:|--:|")
+    for kind, length in [("plain", 1 << 13), *((k, 1 << 16) for k in args.kinds.split(","))]:
+        if kind == "attention":
+            continue
+        r = run(args, kind, length)
+        cells = [kind, f"{length:,}", f"{r['peak'] / 1e9:.2f} GB", f"{r['seconds']:.1f}"]
+        cells += [f"{r['seconds'] / length * 1e6:.0f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def model_row(args: argparse.Namespace) -> dict:
+    """One warm step, then one that is timed; parameters and gradients count."""
+    device = torch.device(args.device)
+    tokens = torch.randint(args.vocab_size, (1, args.length + 1), device=device)
+    if args.row == "plain":
+        config = ModelConfig(
+            d_model=args.d_model,
+            n_layers=args.n_layers,
+            vocab_size=args.vocab_size,
+            max_seq_len=args.length,
+            dropout=0.0,
+        )
+        net: torch.nn.Module = PlainGAM(config).to(device)
+    else:
+        net = make_model(args, args.row, args.n_layers)
+        prepare_blocks(net, "full", compiled=can_compile(device)[0])
+    for _ in range(2):
+        start = time.perf_counter()
+        net(tokens[:, :-1], tokens[:, 1:]).backward()
+        synchronise(device)
+        seconds = time.perf_counter() - start
+    return {"peak": peak_bytes(device), "seconds": seconds}
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Time and memory per token as the text grows."""
+    print(f"generation, {args.n_layers} layers, d_model {args.d_model}, fp32, {args.device}")
+    print("| layer | " + " | ".join(f"ms at {n:,}" for n in MARKS) + " | state | process grows |")
+    print("|---|" + "--:|" * (len(MARKS) + 2))
+    for kind in args.kinds.split(","):
+        r = run(args, kind, 100_000)
+        cells = [kind, *(f"{ms:.2f}" for ms in r["ms"])]
+        cells += [f"{r['state'] / 1e6:.2f} MB", f"{r['grows'] / 1e6:.1f} MB"]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+MARKS = (1_000, 10_000, 50_000, 100_000)
+"""Tokens generated by when the time per token is read, over the 500 before."""
+
+
+@torch.no_grad()
+def generate_row(args: argparse.Namespace) -> dict:
+    """One token after another, each the likeliest."""
+    net = make_model(args, args.row, args.n_layers).eval()
+    state = net.init_state()
+    token = torch.zeros(1, 1, dtype=torch.int64, device=args.device)
+    times, ms, baseline = [], [], 0
+    for n in range(1, MARKS[-1] + 1):
+        start = time.perf_counter()
+        logits, state = net.extend(token, state)
+        token = logits.argmax(-1, keepdim=True)
+        times.append(time.perf_counter() - start)
+        if n in MARKS:
+            ms.append(statistics.median(times[-500:]) * 1e3)
+            baseline = baseline or resident_bytes(torch.device(args.device))
+    tensors = [v for b in state["blocks"] for v in b.values() if isinstance(v, Tensor)]
+    grows = resident_bytes(torch.device(args.device)) - baseline
+    return {"ms": ms, "state": sum(t.nbytes for t in tensors), "grows": grows}
+
+
+def exchange(args: argparse.Namespace) -> None:
+    """Bytes that each of two ranks sends for one layer, forward and backward, counted as sent."""
+    size = 2
+    print(f"one layer, d_model {args.d_model}, batch 1, fp32, {size} ranks; sent by each rank")
+    print("| exchange | " + " | ".join(f"T {n}" for n in args.lengths.split(",")) + " |")
+    print("|---|" + "--:|" * len(args.lengths.split(",")))
+    lengths = list(map(int, args.lengths.split(",")))
+    for kind in args.kinds.split(","):
+        sent = launch(kind, size, "benchmarks.context")["sent"]
+        print(f"| {kind} | " + " | ".join(f"{n / 1e6:.2f} MB" for n in sent) + " |", flush=True)
+    for name, tensors in (("Ulysses (by formula)", 8), ("ring attention (by formula)", 6)):
+        sent = [comparison_bytes(n, args.d_model, size, tensors, name) for n in lengths]
+        print(f"| {name} | " + " | ".join(f"{n / 1e6:.2f} MB" for n in sent) + " |")
+
+
+def comparison_bytes(length: int, width: int, size: int, tensors: int, name: str) -> float:
+    """What attention would send with other schemes, per rank and layer, forward and backward.
+
+    Ulysses (arXiv 2309.14509) sends (size - 1) / size of its part of q, k, v and y to other ranks,
+    and of their gradients: 8 tensors. Ring attention (arXiv 2310.01889) passes k and v on size - 1
+    times forward, and k, v and their gradients as often backward: 6.
+    """
+    part = 4 * length // size * width
+    times = (size - 1) / size if name.startswith("Ulysses") else size - 1
+    return tensors * times * part
+
+
+def exchange_row(args: argparse.Namespace) -> dict:
+    """Counted by the operators that send."""
+    world = ranks.start(args.device)
+    sent = []
+    for length in map(int, args.lengths.split(",")):
+        net = make_model(args, args.row, 1)
+        net.context = context = SequenceContext(world, world.world_size)
+        place = axes(world, world.world_size)
+        if args.row != "attention" or length <= FITS:
+            x = torch.randn(1, length // place.context_size, args.d_model, requires_grad=True)
+            net.blocks[0](x, None, context).sum().backward()
+        sent.append(context.bytes_sent)
+    world.barrier()
+    ranks.stop()
+    return {"sent": sent}
+
+
+def resident_bytes(device: torch.device) -> int:
+    """What the process, or the GPU's tensors, hold now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that the process, or the GPU's tensors, have held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()
