@@ -1,0 +1,287 @@
+"""Everything that one set of runs says: a law for each family, and how the families differ."""
+
+import zlib
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from gam_scale.errors import UserError
+from gam_scale.scaling.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Bootstrap,
+    bootstrap,
+    draw_weights,
+    of_optimum,
+)
+from gam_scale.scaling.compare import DRAWS, Test, compare, differences
+from gam_scale.scaling.fit import Fit, FitSettings, fit
+from gam_scale.scaling.holdout import HeldOut, hold_out
+from gam_scale.scaling.isoflop import IsoFlop, isoflop
+from gam_scale.scaling.law import COEFFICIENTS
+from gam_scale.scaling.optimum import Optimum
+from gam_scale.scaling.points import Points
+
+TARGETS = (1e9, 7e9)
+"""Parameters of the models that are extrapolated to."""
+TOKENS_PER_PARAMETER = 20.0
+"""A customary ratio (arXiv 2203.15556, table 3), beside each family's own best one."""
+
+Range = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How runs are analysed."""
+
+    fit: FitSettings = field(default_factory=FitSettings)
+    resamples: int = RESAMPLES
+    """Refits behind the intervals; 0: none."""
+    draws: int = DRAWS
+    """Simulated data sets behind each test of two families."""
+    seed: int = 0
+    targets: tuple[float, ...] = TARGETS
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """A model that was not trained, of ``params`` parameters and trained on ``tokens``."""
+
+    rule: str
+    """``optimal``: for its compute, under the family's law; ``20 per parameter``."""
+    params: float
+    tokens: float
+    flops: float
+    loss: float
+    tokens_interval: Range
+    flops_interval: Range
+    loss_interval: Range
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model."""
+
+    name: str
+    points: Points
+    fit: Fit
+    bootstrap: Bootstrap
+    optimum: Optimum
+    intervals: dict[str, Range]
+    """Of the coefficients, and of the optimum's ``a``, ``b`` and ``G``."""
+    held_out: HeldOut | None
+    held_out_note: str
+    isoflop: IsoFlop
+    extrapolations: list[Extrapolation]
+
+    @property
+    def worst(self) -> float:
+        """Largest error of the fit, as a share of the loss."""
+        return float(np.abs(self._errors()).max())
+
+    @property
+    def error(self) -> float:
+        """Mean absolute error of the fit, as a share of the loss."""
+        return float(np.abs(self._errors()).mean())
+
+    def _errors(self) -> np.ndarray:
+        return self.fit.law.loss(self.points.params, self.points.tokens) / self.points.loss - 1
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two families compared."""
+
+    first: str
+    second: str
+    tests: list[Test]
+    differences: dict[str, Range]
+    """Second less first."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The whole."""
+
+    settings: Settings
+    families: list[Family]
+    pairs: list[Pair]
+
+
+def analyse(points: Points, settings: Settings) -> Analysis:
+    """Fit every family, bound what its law says, compare each two.
+
+    Args:
+        points: checked, see :func:`gam_scale.scaling.points.check`.
+        settings: of the fits.
+
+    Raises:
+        UserError: the loss does not fall with size or data, so that no law of this form holds.
+    """
+    families = [_family(points.of(name), settings) for name in points.families]
+    pairs = [
+        Pair(
+            one.name,
+            two.name,
+            compare(one.points, two.points, settings.fit, settings.draws, settings.seed),
+            differences(one.bootstrap, two.bootstrap),
+        )
+        for one, two in combinations(families, 2)
+        if settings.draws
+    ]
+    return Analysis(settings, families, pairs)
+
+
+def _family(points: Points, settings: Settings) -> Family:
+    name = points.families[0]
+    best = fit(points, settings.fit)
+    k = points.flops_per_pair
+    optimum = Optimum(best.law, k)
+    if not optimum.exists:
+        what = "params" if best.law.alpha <= 0 else "tokens"
+        raise UserError(
+            f"family {name}: the loss does not fall as {what} grows, so no law of the form E + A / "
+            "N^alpha + B / D^beta holds; expected runs in which larger and longer ones are better"
+        )
+    # A seed of its own for each family: their refits are to be independent of one another.
+    seed = settings.seed + zlib.crc32(name.encode())
+    draws = bootstrap(best, settings.fit.delta, points.run, settings.resamples, seed)
+    weights = draw_weights(points.run, best.design.family, settings.resamples, seed)
+    intervals = {c: draws.interval(lambda law, c=c: getattr(law, c)) for c in COEFFICIENTS}
+    intervals |= {w: draws.interval(of_optimum(k, w)) for w in ("a", "b", "G")}
+    held_out, note = hold_out(points, settings.fit)
+    return Family(
+        name,
+        points,
+        best,
+        draws,
+        optimum,
+        intervals,
+        held_out,
+        note,
+        isoflop(points, weights, LEVEL),
+        [e for target in settings.targets for e in _extrapolate(target, optimum, draws)],
+    )
+
+
+def _extrapolate(params: float, optimum: Optimum, draws: Bootstrap) -> list[Extrapolation]:
+    k, found = (
+        optimum.flops_per_pair,
+        [Optimum(laws[0], optimum.flops_per_pair) for laws in draws.laws],
+    )
+    fixed = TOKENS_PER_PARAMETER * params
+    losses = np.array([float(o.law.loss(params, fixed)) for o in found])
+    flops = float(optimum.flops(params))
+    tokens = flops / (k * params)
+    budgets = np.array([float(o.flops(params)) if o.exists else np.nan for o in found])
+    at_best = np.array([float(o.law.loss(params, tokens)) for o in found])
+    return [
+        Extrapolation(
+            "optimal",
+            params,
+            tokens,
+            flops,
+            float(optimum.law.loss(params, tokens)),
+            draws.between(budgets / (k * params)),
+            draws.between(budgets),
+            draws.between(at_best),
+        ),
+        Extrapolation(
+            f"{TOKENS_PER_PARAMETER:g} per parameter",
+            params,
+            fixed,
+            k * params * fixed,
+            float(optimum.law.loss(params, fixed)),
+            None,
+            None,
+            draws.between(losses),
+        ),
+    ]
+
+
+def as_dict(analysis: Analysis) -> dict[str, Any]:
+    """fit.json: every figure by name; the coefficients of an only family also at the top."""
+    settings = analysis.settings
+    families = {family.name: _family_dict(family) for family in analysis.families}
+    only = next(iter(families.values())) if len(families) == 1 else {}
+    return only | {
+        "law": "L(N, D) = E + A / N^alpha + B / D^beta, nats per token",
+        "settings": {
+            "huber_delta": settings.fit.delta,
+            "objective": "sum over rows of the Huber loss of log predicted less log measured loss",
+            "grid": settings.fit.grid,
+            "shared_exponent": settings.fit.shared_exponent,
+            "bootstrap": settings.resamples,
+            "interval_level": LEVEL,
+            "test_draws": settings.draws,
+            "seed": settings.seed,
+        },
+        "families": families,
+        "comparisons": [
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "tests": [
+                    {"hypothesis": t.hypothesis, "statistic": t.statistic, "p": t.p}
+                    for t in pair.tests
+                ],
+                "difference_intervals": pair.differences,
+            }
+            for pair in analysis.pairs
+        ],
+    }
+
+
+def _family_dict(family: Family) -> dict[str, Any]:
+    fitted, points, optimum, held = family.fit, family.points, family.optimum, family.held_out
+    return fitted.law.as_dict() | {
+        "objective": fitted.objective,
+        "mean_error": family.error,
+        "largest_error": family.worst,
+        "rows": len(points),
+        "runs": len(np.unique(points.run)),
+        "params_range": [float(points.params.min()), float(points.params.max())],
+        "tokens_range": [float(points.tokens.min()), float(points.tokens.max())],
+        "descent": {
+            "starts": fitted.starts,
+            "starts_at_minimum": fitted.met,
+            "largest_gradient_over_delta": fitted.gradient,
+            "longest": fitted.steps,
+        },
+        "warnings": fitted.warnings,
+        "intervals": family.intervals,
+        "optimum": {
+            "a": optimum.a,
+            "b": optimum.b,
+            "G": optimum.G,
+            "flops_per_parameter_and_token": optimum.flops_per_pair,
+        },
+        "held_out": {"error": None, "note": family.held_out_note}
+        if held is None
+        else {
+            "error": held.mean_error,
+            "bias": held.bias,
+            "error_on_fitted": held.fitted_error,
+            "law": held.law.as_dict(),
+            "rows": [
+                {"params": n, "tokens": d, "loss": y, "predicted": told}
+                for n, d, y, told in zip(
+                    *(a.tolist() for a in (held.params, held.tokens, held.loss, held.predicted)),
+                    strict=True,
+                )
+            ],
+        },
+        "isoflop": {
+            "a": family.isoflop.a,
+            "b": family.isoflop.b,
+            "a_interval": family.isoflop.a_interval,
+            "note": family.isoflop.note,
+            "minima": [
+                {"flops": p.flops, "params": p.params, "loss": p.loss}
+                for p in family.isoflop.minima
+            ],
+        },
+        "extrapolations": [vars(e) for e in family.extrapolations],
+    }

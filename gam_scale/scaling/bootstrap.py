@@ -1,0 +1,115 @@
+"""Intervals of everything a law says, by refitting it to reweighted runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from gam_scale.errors import UserError
+from gam_scale.scaling.fit import Fit, descend
+from gam_scale.scaling.law import Law
+from gam_scale.scaling.optimum import Optimum
+
+RESAMPLES = 1000
+LEVEL = 0.95
+MOST_MISSING = 0.02  # share of refits without a value, above which there is no interval
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Laws refitted to R reweightings of the same runs."""
+
+    laws: list[list[Law]]
+    """R lists of one law per family."""
+    objective: np.ndarray
+    """(R,) of the refits."""
+    spare: int
+    """Independent runs less fitted numbers: how far small samples can be trusted."""
+
+    def interval(
+        self, what: Callable[[Law], float | np.ndarray], family: int = 0, level: float = LEVEL
+    ) -> tuple[float, float] | None:
+        """Between which values ``what`` of a family's law lies; None where refits disagree on it.
+
+        ``what`` gives nan where the law has no such value.
+        """
+        return self.between(np.array([float(what(r[family])) for r in self.laws]), level)
+
+    def between(self, values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
+        """The interval of values (R,), one for each refit.
+
+        Percentiles at the levels that Student's t and the lost degrees of freedom ask for
+        ("expanded percentiles", Hesterberg, arXiv 1411.5279, section 3.3): plain percentiles are
+        too narrow where few runs are left over after fitting.
+        """
+        known = values[np.isfinite(values)]
+        if len(values) < 20 or len(known) < (1 - MOST_MISSING) * len(values):
+            return None
+        tail = expanded_tail((1 - level) / 2, self.spare)
+        low, high = np.quantile(known, [tail, 1 - tail])
+        return float(low), float(high)
+
+
+def bootstrap(fitted: Fit, delta: float, run: np.ndarray, count: int, seed: int = 0) -> Bootstrap:
+    """Refit under ``count`` random weightings of the runs.
+
+    Each run's rows share one weight, drawn from the exponential distribution and scaled to a mean
+    of one within its family (the Bayesian bootstrap, Rubin 1981). Against drawing runs with
+    replacement it never loses a size, which small sweeps cannot do without.
+
+    Args:
+        fitted: the fit to all runs.
+        delta: of the Huber loss.
+        run: (n,) rows of one training run have one number.
+        count: refits; 0 for no intervals.
+        seed: of the weights.
+    """
+    made = fitted.design
+    weights = draw_weights(run, made.family, count, seed)
+    start = fitted.others
+    each = len(start)
+    if count == 0:
+        return Bootstrap([], np.zeros(0), 0)
+    end = descend(made, delta, np.tile(start, (count, 1)), np.repeat(weights, each, axis=0))
+    value = np.where(np.isfinite(end.value), end.value, np.inf).reshape(count, each)
+    best = value.argmin(axis=1)
+    phi = end.x.reshape(count, each, -1)[np.arange(count), best]
+    spare = len(np.unique(run)) - made.free
+    return Bootstrap([made.laws(p) for p in phi], value.min(axis=1) * delta, spare)
+
+
+def draw_weights(run: np.ndarray, family: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """(count, n) weights of rows, see :func:`bootstrap`."""
+    if not 0 <= count <= 100_000 or 0 < count < 100:
+        raise UserError(f"--bootstrap is {count}; expected 100 to 100,000 refits, or 0 for none")
+    rng = np.random.default_rng(seed)
+    runs, of_row = np.unique(run, return_inverse=True)
+    weights = rng.exponential(size=(count, len(runs)))[:, of_row]
+    for f in np.unique(family):
+        mine = family == f
+        weights[:, mine] /= weights[:, mine].mean(axis=1, keepdims=True)
+    return weights
+
+
+def expanded_tail(tail: float, spare: int) -> float:
+    """The tail to cut percentiles at, so that Student's t with ``spare`` degrees is allowed for.
+
+    Phi(-t sqrt((spare + 1) / spare)); the quantile of t is Abramowitz and Stegun's expansion
+    26.7.5, which is within 1% from 4 degrees on.
+    """
+    v = max(spare, 3)
+    z = NormalDist().inv_cdf(1 - tail)
+    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    return NormalDist().cdf(-t * np.sqrt((v + 1) / v))
+
+
+def of_optimum(flops_per_pair: float, what: str) -> Callable[[Law], float]:
+    """A function of a law for :meth:`Bootstrap.interval`: a number of its optimum, or nan."""
+
+    def value(law: Law) -> float:
+        found = Optimum(law, flops_per_pair)
+        return float(getattr(found, what)) if found.exists else float("nan")
+
+    return value

@@ -1,0 +1,118 @@
+"""Do two families follow different laws, or do noisy runs of one law look like two?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gam_scale.scaling.bootstrap import Bootstrap
+from gam_scale.scaling.fit import Fit, FitSettings, descend, fit
+from gam_scale.scaling.law import COEFFICIENTS, Law
+from gam_scale.scaling.points import Points
+
+DRAWS = 500
+HYPOTHESES = {
+    "one law": COEFFICIENTS,
+    "equal exponents": ("alpha", "beta"),
+}
+
+
+@dataclass(frozen=True)
+class Test:
+    """A likelihood-ratio test by simulation of what two families have in common."""
+
+    hypothesis: str
+    statistic: float
+    """2 n log of the ratio of objectives, with what is in common and without."""
+    p: float
+    """Share of data sets simulated under the hypothesis with as large a statistic."""
+    draws: int
+
+
+def compare(
+    first: Points,
+    second: Points,
+    settings: FitSettings,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Test]:
+    """Test each of :data:`HYPOTHESES`.
+
+    Both families are fitted apart and with coefficients in common. The drop in the summed Huber
+    loss is compared with that of data sets that follow the common fit, each run's residual from it
+    multiplied by a random number of mean 0 and variance 1 (a wild bootstrap: Mammen 1993). Rows of
+    one run share the number. Nothing is assumed of the noise but that it is symmetric.
+    """
+    joint = _join(first, second)
+    apart = fit(joint, settings)
+    return [
+        _test(name, joint, apart, common, settings, draws, seed)
+        for name, common in HYPOTHESES.items()
+    ]
+
+
+def differences(first: Bootstrap, second: Bootstrap) -> dict[str, tuple[float, float] | None]:
+    """Intervals of second less first: refits of the two are independent, as their runs are."""
+    spare = min(first.spare, second.spare)
+    found: dict[str, tuple[float, float] | None] = {}
+    for name in (*COEFFICIENTS, "a"):
+        one, two = (np.array([_value(r[0], name) for r in b.laws]) for b in (first, second))
+        both = Bootstrap(first.laws, first.objective, spare)
+        found[name] = both.between(two - one)
+    return found
+
+
+def _value(law: Law, name: str) -> float:
+    if name != "a":
+        return float(getattr(law, name))
+    return law.beta / (law.alpha + law.beta) if law.alpha > 0 and law.beta > 0 else float("nan")
+
+
+def _join(first: Points, second: Points) -> Points:
+    both = zip(
+        (first.params, first.tokens, first.loss, first.flops, first.run),
+        (second.params, second.tokens, second.loss, second.flops, second.run + first.run.max() + 1),
+        strict=True,
+    )
+    n, d, loss, flops, run = (np.concatenate(pair) for pair in both)
+    return Points(n, d, loss, flops, first.family + second.family, run, first.counted)
+
+
+def _test(
+    name: str,
+    joint: Points,
+    apart: Fit,
+    common: tuple[str, ...],
+    settings: FitSettings,
+    draws: int,
+    seed: int,
+) -> Test:
+    null = fit(joint, settings, common)
+    if null.objective <= 0 or apart.objective <= 0:
+        return Test(name, 0.0, 1.0, 0)
+    statistic = _statistic(null.objective, apart.objective, len(joint))
+    rng = np.random.default_rng(seed)
+    runs, of_row = np.unique(joint.run, return_inverse=True)
+    # Residuals of a fit are smaller than the noise by the share of numbers fitted; those of the
+    # separate fits hold no difference between the families.
+    noise = -apart.design.residuals(apart.phi[None])[0][0]
+    noise *= np.sqrt(len(joint) / max(1, len(joint) - apart.design.free))
+    expected = np.log(joint.loss) + null.design.residuals(null.phi[None])[0][0]
+    signs = rng.choice([-1.0, 1.0], size=(draws, len(runs)))[:, of_row]
+    simulated = expected + noise * signs
+    likelihoods = []
+    for fitted in (null, apart):
+        # The common fit is where the simulated data comes from, so both descents begin there.
+        start = fitted.design.phi(null.laws)
+        end = descend(fitted.design, settings.delta, np.tile(start, (draws, 1)), log_loss=simulated)
+        likelihoods.append(end.value * settings.delta)
+    found = _statistic(likelihoods[0], likelihoods[1], len(joint))
+    p = (1 + int((found >= statistic).sum())) / (draws + 1)
+    return Test(name, float(statistic), p, draws)
+
+
+def _statistic(common: np.ndarray | float, apart: np.ndarray | float, rows: int) -> np.ndarray:
+    """2 n log of the objectives' ratio: twice the log likelihood ratio where the noise is Laplace.
+
+    That is the noise for which a Huber loss of small delta is the likelihood.
+    """
+    return 2 * rows * np.log(np.asarray(common) / np.maximum(apart, 1e-300))

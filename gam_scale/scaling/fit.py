@@ -1,0 +1,185 @@
+"""The law nearest to the runs: a grid of starts, each descended to its end."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gam_scale.errors import UserError
+from gam_scale.scaling.descent import Minimum, minimise
+from gam_scale.scaling.law import Design, Law
+from gam_scale.scaling.points import Points
+
+DELTA = 1e-3  # arXiv 2203.15556, appendix D.3
+GRID = 5
+EXPONENTS = (0.08, 1.3)  # between which starts lie; published ones are 0.28 to 0.45
+FLOOR = (0.15, 0.97)  # E of the starts, as shares of the lowest loss
+CHUNK = 4_000_000  # numbers that one evaluation may hold
+SAME = 1e-6  # relative difference of objectives below which two descents met
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a law is fitted."""
+
+    delta: float = DELTA
+    """Where the Huber loss on log L goes from squares to absolute values."""
+    grid: int = GRID
+    """Starts along each of E, alpha and beta: the cube of it in all."""
+    shared_exponent: bool = False
+    """Whether alpha = beta."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < float("inf"):
+            raise UserError(f"--huber-delta is {self.delta:g}; expected a number above 0")
+        if not 1 <= self.grid <= 20:
+            raise UserError(f"--grid is {self.grid}; expected 1 to 20 starts for each dimension")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Laws of one or more families, fitted together."""
+
+    design: Design
+    laws: list[Law]
+    phi: np.ndarray
+    """(P,) see :class:`Design`."""
+    objective: float
+    """Summed Huber loss on log L."""
+    gradient: float
+    """Largest component of the objective's gradient, over delta."""
+    starts: int
+    met: int
+    """Starts that ended at the same objective."""
+    steps: int
+    """Of the longest descent."""
+    others: np.ndarray
+    """(m, P) where the best few descents ended: starts for a bootstrap."""
+
+    @property
+    def law(self) -> Law:
+        """Of the only family."""
+        return self.laws[0]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the coefficients doubtful."""
+        found = []
+        for f, law in enumerate(self.laws):
+            lowest = self.design.loss[self.design.family == f].min()
+            if law.E / lowest < 1e-3:
+                found.append("E is practically zero: the runs do not show where the loss ends")
+            for name, term in (("alpha", "size"), ("beta", "data")):
+                value = getattr(law, name)
+                if not 0.01 < value < 3:
+                    found.append(f"{name} is {value:.3g}: the runs do not show what {term} brings")
+        if self.met < 2 and self.starts > 1:
+            found.append("only one start reached the minimum: try a larger grid")
+        return found
+
+
+def design(points: Points, settings: FitSettings, common: tuple[str, ...] = ()) -> Design:
+    """The fit of every family in ``points``, with ``common`` coefficients."""
+    names = points.families
+    family = np.array([names.index(name) for name in points.family], int)
+    return Design(
+        points.params, points.tokens, points.loss, family, settings.shared_exponent, common
+    )
+
+
+def fit(points: Points, settings: FitSettings, common: tuple[str, ...] = ()) -> Fit:
+    """The best of the descents from every start of the grid."""
+    return fit_design(design(points, settings, common), settings)
+
+
+def fit_design(made: Design, settings: FitSettings) -> Fit:
+    """:func:`fit` of a design."""
+    end = descend(made, settings.delta, starts(made, settings.grid))
+    order = np.argsort(end.value, kind="stable")
+    best = int(order[0])
+    value = end.value[best]
+    met = int((end.value <= value + SAME * max(abs(value), 1e-12)).sum())
+    return Fit(
+        made,
+        made.laws(end.x[best]),
+        end.x[best],
+        float(value * settings.delta),
+        float(end.gradient[best]),
+        len(order),
+        met,
+        end.steps,
+        _distinct(end.x[order], end.value[order]),
+    )
+
+
+def descend(
+    made: Design,
+    delta: float,
+    start: np.ndarray,
+    weights: np.ndarray | None = None,
+    log_loss: np.ndarray | None = None,
+) -> Minimum:
+    """Descents from ``start`` (K, P), of the objective over delta so that values are about 1.
+
+    ``weights`` (K, n) are how often each descent counts each run, ``log_loss`` (K, n) the losses
+    that it is fitted to in place of the measured ones.
+    """
+    size = max(1, CHUNK // (12 * len(made.loss)))
+    ends = []
+    for first in range(0, len(start), size):
+        part = slice(first, first + size)
+        replaced = [None if a is None else a[part] for a in (weights, log_loss)]
+
+        def scaled(
+            phi: np.ndarray, index: np.ndarray, data: list[np.ndarray | None] = replaced
+        ) -> tuple[np.ndarray, np.ndarray]:
+            with np.errstate(over="ignore", invalid="ignore"):
+                rows = [None if a is None else a[index] for a in data]
+                value, gradient = made.objective(phi, delta, *rows)
+            return value / delta, gradient / delta
+
+        ends.append(minimise(scaled, start[part]))
+    names = ("x", "value", "gradient", "finished")
+    x, value, gradient, finished = (
+        np.concatenate([getattr(end, name) for end in ends]) for name in names
+    )
+    return Minimum(x, value, gradient, max(end.steps for end in ends), finished)
+
+
+def starts(made: Design, grid: int) -> np.ndarray:
+    """(grid^3, P) points over E, alpha and beta; A and B from least squares, given those."""
+    middle = [float(np.sqrt(np.prod(EXPONENTS)))]
+    exponents = np.geomspace(*EXPONENTS, grid) if grid > 1 else np.array(middle)
+    floors = np.linspace(*FLOOR, grid) if grid > 1 else np.array([np.mean(FLOOR)])
+    found = [
+        made.phi([_start(made, f, e, a, b) for f in range(made.n_families)])
+        for e in floors
+        for a in exponents
+        for b in exponents
+        if not made.shared_exponent or a == b
+    ]
+    return np.array(found)
+
+
+def _start(made: Design, family: int, floor: float, alpha: float, beta: float) -> Law:
+    mine = made.family == family
+    n, d, loss = made.params[mine], made.tokens[mine], made.loss[mine]
+    e = floor * float(loss.min())
+    # At the centre both columns are about 1, so that least squares are well conditioned.
+    x = np.exp(-alpha * (np.log(n) - made.centre[0]))
+    y = np.exp(-beta * (np.log(d) - made.centre[1]))
+    a, b = np.linalg.lstsq(np.stack([x, y], axis=1), loss - e, rcond=None)[0]
+    least = 0.05 * float((loss - e).mean())
+    a, b = max(float(a), least), max(float(b), least)
+    return Law(
+        e, a * np.exp(alpha * made.centre[0]), b * np.exp(beta * made.centre[1]), alpha, beta
+    )
+
+
+def _distinct(x: np.ndarray, value: np.ndarray, most: int = 3) -> np.ndarray:
+    """The best ends, one of each objective: other valleys may be the deepest of a resample."""
+    chosen = [0]
+    for i in range(1, len(value)):
+        last = value[chosen[-1]]
+        if len(chosen) < most and value[i] > last + 1e-3 * max(abs(last), 1e-12):
+            chosen.append(i)
+    return x[chosen]

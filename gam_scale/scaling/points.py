@@ -1,0 +1,222 @@
+"""Runs to fit: read from CSV and checked, or made from arrays."""
+
+import csv
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gam_scale.errors import UserError
+
+REQUIRED = ("params", "tokens", "loss")
+OPTIONAL = ("flops", "family", "seed", "run")
+COLUMNS = {
+    "params": "N, parameters that count as the model's size (say which: with or without embedding)",
+    "tokens": "D, tokens trained on when the loss was measured",
+    "loss": "nats per token on held-out text, the same text for every row",
+    "flops": "C, training FLOPs until then; left out: 6 N D",
+    "family": "name of the kind of model, each of which gets its own law; left out: one family",
+    "seed": "tells repeated runs of one size and budget apart",
+    "run": "rows of one training run (several budgets of one schedule) share it and are resampled "
+    "together; left out: every row is a run of its own",
+}
+SIZES = BUDGETS = 3  # distinct N and D without which a curve has no exponent
+ROWS = 8  # five coefficients and something left to judge them by
+SMALLEST, LARGEST = 1e-6, 1e40  # what a column may hold: beyond, it is a slip or a unit
+
+
+@dataclass(frozen=True)
+class Points:
+    """n measured losses of one or more families."""
+
+    params: np.ndarray
+    tokens: np.ndarray
+    loss: np.ndarray
+    flops: np.ndarray
+    """Measured, or 6 N D where ``counted`` is false (arXiv 2001.08361, section 2.1)."""
+    family: tuple[str, ...]
+    run: np.ndarray
+    """(n,) equal numbers mark rows of one training run."""
+    counted: bool = False
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    @property
+    def families(self) -> list[str]:
+        """Names, in the order in which they appear."""
+        return list(dict.fromkeys(self.family))
+
+    def of(self, family: str) -> "Points":
+        """The rows of one family."""
+        return self.take(np.array([name == family for name in self.family]))
+
+    def take(self, chosen: np.ndarray) -> "Points":
+        """The rows that a mask (n,) or indices choose."""
+        index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        names = tuple(self.family[i] for i in index)
+        arrays = [a[index] for a in (self.params, self.tokens, self.loss, self.flops)]
+        return Points(*arrays, names, self.run[index], self.counted)
+
+    @property
+    def flops_per_pair(self) -> float:
+        """k in C = k N D: the runs' geometric mean, 6 where FLOPs were not given."""
+        return float(np.exp(np.log(self.flops / (self.params * self.tokens)).mean()))
+
+
+def from_arrays(
+    params: Sequence[float] | np.ndarray,
+    tokens: Sequence[float] | np.ndarray,
+    loss: Sequence[float] | np.ndarray,
+    flops: Sequence[float] | np.ndarray | None = None,
+    family: Sequence[str] | None = None,
+    run: Sequence[object] | None = None,
+) -> Points:
+    """Points from columns; see :data:`COLUMNS`. Call :func:`check` before fitting them."""
+    n, d, y = (np.asarray(column, float) for column in (params, tokens, loss))
+    c = 6 * n * d if flops is None else np.asarray(flops, float)
+    names = tuple(family) if family is not None else ("all",) * len(y)
+    numbers: dict[object, int] = {}
+    keys = range(len(y)) if run is None else zip(names, run, strict=True)
+    runs = np.array([numbers.setdefault(key, len(numbers)) for key in keys], int)
+    return Points(n, d, y, c, names, runs, flops is not None)
+
+
+def read_csv(path: str | Path) -> Points:
+    """Read and check a CSV with the columns of :data:`COLUMNS`; others are ignored.
+
+    Raises:
+        UserError: naming the row (as a line of the file) and the column.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            names = [(name or "").strip().lower() for name in reader.fieldnames or []]
+            reader.fieldnames = names
+            rows = [(reader.line_num, row) for row in reader]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a CSV file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); expected a CSV file") from None
+    _check_header(path, names)
+    if not rows:
+        raise UserError(f"{path} has a header and no rows; expected a row for every measured loss")
+    numbers: dict[str, list[float]] = {
+        name: [_number(path, line, name, row.get(name)) for line, row in rows]
+        for name in (*REQUIRED, "flops")
+        if name in names
+    }
+    texts = {
+        name: [_text(path, line, name, row.get(name)) for line, row in rows]
+        for name in ("family", "seed", "run")
+        if name in names
+    }
+    _check_duplicates(path, [line for line, _ in rows], numbers, texts)
+    points = from_arrays(
+        *(numbers[name] for name in REQUIRED),
+        numbers.get("flops"),
+        texts.get("family"),
+        texts.get("run"),
+    )
+    for family in points.families:
+        check(points.of(family), f"{path}{_of(family, points)}")
+    return points
+
+
+def check(points: Points, where: str = "the data") -> None:
+    """Refuse runs of one family that cannot say what its law is.
+
+    Raises:
+        UserError: with the reason, and what would do.
+    """
+    for name in ("params", "tokens", "loss", "flops"):
+        values = getattr(points, name)
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            i = int(np.flatnonzero(bad)[0])
+            raise UserError(f"{where}: {name} of row {i + 1} is {values[i]:g}; expected above 0")
+    if len(points) < ROWS:
+        raise UserError(
+            f"{where} has {len(points)} rows; expected at least {ROWS}, since five coefficients "
+            "are fitted"
+        )
+    if len(set(points.run.tolist())) < SIZES + 1:
+        raise UserError(
+            f"{where} has rows of {len(set(points.run.tolist()))} runs; expected at least "
+            f"{SIZES + 1}, over which uncertainty can be measured"
+        )
+    for name, least in (("params", SIZES), ("tokens", BUDGETS)):
+        found = len(np.unique(getattr(points, name)))
+        if found < least:
+            raise UserError(
+                f"{where} has {found} distinct value{'s' * (found > 1)} of {name}; expected at "
+                f"least {least}, without which its exponent is unknown"
+            )
+    n, d = np.log(points.params), np.log(points.tokens)
+    if abs(np.corrcoef(n, d)[0, 1]) > 0.9999:
+        raise UserError(
+            f"{where}: tokens follows from params in every row, so the two terms of the law cannot "
+            "be told apart; expected sizes trained on more than one budget"
+        )
+    if np.ptp(points.loss) <= 1e-9 * points.loss.mean():
+        raise UserError(f"{where}: loss is the same in every row; expected it to vary")
+
+
+def _check_header(path: str | Path, names: list[str]) -> None:
+    for name in REQUIRED:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f" (is {close[0]} meant?)" if close else ""
+            raise UserError(
+                f"{path}: line 1 has no column {name}{hint}; expected columns "
+                f"{', '.join(REQUIRED)} and, where known, {', '.join(OPTIONAL)}"
+            )
+    for name in (*REQUIRED, *OPTIONAL):
+        if names.count(name) > 1:
+            raise UserError(f"{path}: line 1 has column {name} twice; expected it once")
+
+
+def _number(path: str | Path, line: int, name: str, text: object) -> float:
+    where = f"{path}: line {line}, column {name}"
+    if text is None or not str(text).strip():
+        raise UserError(f"{where} is empty; expected a number above 0")
+    try:
+        value = float(str(text))
+    except ValueError:
+        shown = str(text) if len(str(text)) <= 40 else str(text)[:37] + "..."
+        raise UserError(f"{where} is {shown!r}; expected a number above 0") from None
+    if math.isnan(value) or not SMALLEST <= value <= LARGEST:
+        raise UserError(f"{where} is {value:g}; expected a finite number above 0")
+    return value
+
+
+def _text(path: str | Path, line: int, name: str, text: object) -> str:
+    if text is None or not str(text).strip():
+        raise UserError(f"{path}: line {line}, column {name} is empty; expected a name or number")
+    return str(text).strip()
+
+
+def _check_duplicates(
+    path: str | Path,
+    lines: list[int],
+    numbers: dict[str, list[float]],
+    texts: dict[str, list[str]],
+) -> None:
+    """The same run twice counts twice, and makes intervals too narrow."""
+    seen: dict[tuple[object, ...], int] = {}
+    for i, line in enumerate(lines):
+        key = (numbers["params"][i], numbers["tokens"][i], *(t[i] for t in texts.values()))
+        if key in seen:
+            wanted = "one row each" if "seed" in texts else "one row each, or a column seed"
+            raise UserError(
+                f"{path}: line {line} has the params, tokens"
+                f"{''.join(f', {name}' for name in texts)} of line {seen[key]}; expected {wanted}"
+            )
+        seen[key] = line
+
+
+def _of(family: str, points: Points) -> str:
+    return f", family {family}," if len(points.families) > 1 else ""
