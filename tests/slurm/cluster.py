@@ -1,0 +1,291 @@
+"""A real Slurm of several nodes on this one machine, for tests: no systemd, no /etc, root only.
+
+A node is a UTS, PID and mount namespace of its own: its processes see the node's name as their
+host's, and :meth:`Cluster.crash` ends all of them at once, as a power cut does. (With slurmd alone
+killed, a dead node's task would run on beside the requeued job.) Munge, ports, state and logs are
+the cluster's own, in one temporary folder. Jobs in partition ``urgent`` pre-empt those in ``main``.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+NEEDS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
+CPUS, MEMORY_MB, GPUS = 2, 4096, 2
+
+# cred_expire is also how long a requeued job waits before it may start again: 120 s by default.
+CONF = """\
+ClusterName=gamtest
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={root}/munge/socket,cred_expire=2
+StateSaveLocation={root}/state
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmctldLogFile={root}/log/slurmctld.log
+SlurmdPidFile={root}/nodes/%n/slurmd.pid
+SlurmdSpoolDir={root}/nodes/%n/spool
+SlurmdLogFile={root}/log/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmdParameters=config_overrides
+MpiDefault=none
+SwitchType=switch/none
+ReturnToService=2
+SlurmctldTimeout=30
+SlurmdTimeout=10
+KillWait=30
+MinJobAge=600
+MessageTimeout=10
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,sched_min_interval=0
+JobRequeue=1
+PriorityType=priority/basic
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/filetxt
+JobCompLoc={root}/log/jobcomp.txt
+DebugFlags=NO_CONF_HASH
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+{gres}
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=UP \
+DefMemPerCPU=1024 PriorityTier=1 GraceTime=30
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE DefaultTime=10 State=UP DefMemPerCPU=1024 \
+PriorityTier=10 PreemptMode=OFF
+"""
+CGROUP = "CgroupPlugin=cgroup/v1\nIgnoreSystemd=yes\nCgroupAutomount=no\n"
+# The first bash is the node's PID 1: it reaps what job steps leave behind. Names resolve by the
+# node's own /etc/hosts, so that the machine's stays as it is.
+NODE = """\
+hostname "$2" && mount --bind "$1/hosts" /etc/hosts || exit 1
+slurmd -D -N "$2" & d=$!
+trap 'kill -TERM $d' TERM
+while kill -0 $d 2>/dev/null; do wait $d; done
+"""
+
+
+def why_not() -> str | None:
+    """Why a Slurm cannot be started here, or None."""
+    missing = [name for name in NEEDS if shutil.which(name) is None]
+    if missing:
+        return f"no {', '.join(missing)} here; `make test-slurm` installs slurm-wlm and munge"
+    if os.geteuid() != 0:
+        return "a Slurm of one's own needs root (its nodes are namespaces)"
+    done = subprocess.run(["unshare", "--uts", "--mount", "--pid", "--fork", "true"])
+    return "this machine allows no namespaces (unshare failed)" if done.returncode else None
+
+
+def wait_until(true: Callable[[], object], seconds: float, what: str) -> None:
+    """Return once ``true()`` is; fail, saying ``what`` did not happen, after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+class Cluster:
+    """``with Cluster(n) as cluster:`` starts node1 to node``n`` and ends everything it started."""
+
+    def __init__(self, n_nodes: int) -> None:
+        self.nodes = [f"node{i + 1}" for i in range(n_nodes)]
+        self.root = Path(tempfile.mkdtemp(prefix="slurm"))
+        self.env = os.environ | {"SLURM_CONF": str(self.root / "slurm.conf")}
+        self._holders: dict[str, subprocess.Popen] = {}
+        self._daemons: list[subprocess.Popen] = []
+
+    def __enter__(self) -> "Cluster":
+        try:
+            self._write_config()
+            self._start_daemons()
+            for node in self.nodes:
+                self.start(node)
+            wait_until(lambda: self.idle() == set(self.nodes), 60, "all nodes idle")
+        except BaseException:
+            print(self.logs())
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in list(self._holders):
+            self.crash(node)
+        for daemon in reversed(self._daemons):
+            daemon.terminate()
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def run(self, *command: object, env: dict[str, str] | None = None) -> str:
+        """Output of a Slurm client; its failure is the test's."""
+        done = subprocess.run(
+            [str(word) for word in command],
+            env=self.env | (env or {}),
+            text=True,
+            capture_output=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """What ``scontrol show job`` says, as key and value."""
+        text = self.run("scontrol", "-o", "show", "job", job_id)
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+    def idle(self) -> set[str]:
+        """Nodes that are up and have nothing to do."""
+        lines = subprocess.run(
+            ["sinfo", "-h", "-N", "-o", "%N %t"], env=self.env, text=True, capture_output=True
+        ).stdout.splitlines()
+        return {line.split()[0] for line in lines if line.split()[1:] == ["idle"]}
+
+    def start(self, node: str) -> None:
+        """Boot a node."""
+        (self.root / "nodes" / node / "spool").mkdir(parents=True, exist_ok=True)
+        unshare = ["unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        log = open(self.root / "log" / f"{node}.out", "a")  # noqa: SIM115 (the child keeps it)
+        self._holders[node] = subprocess.Popen(
+            [*unshare, "bash", "-c", NODE, "slurm-node", str(self.root), node],
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+
+    def crash(self, node: str) -> None:
+        """End every process of a node at once."""
+        holder = self._holders.pop(node)
+        for pid in self._init(holder):  # a namespace ends with its first process
+            os.kill(pid, signal.SIGKILL)
+        holder.kill()
+        holder.wait()
+
+    def freeze(self, node: str) -> None:
+        """Stop every process of a node: it is there and does not answer."""
+        self._signal(node, signal.SIGSTOP)
+
+    def thaw(self, node: str) -> None:
+        """Let a frozen node go on."""
+        self._signal(node, signal.SIGCONT)
+
+    def logs(self) -> str:
+        """The last complaints of all daemons, for a failing test's report."""
+        found = []
+        for file in sorted((self.root / "log").glob("*")):
+            lines = file.read_text(errors="replace").splitlines()
+            bad = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
+            found += [f"{file.name}: {line}" for line in bad[-5:]]
+        return "\n".join(found)
+
+    def _signal(self, node: str, number: int) -> None:
+        for pid in self._members(node):
+            with_name = Path(f"/proc/{pid}")
+            if with_name.exists():
+                os.kill(pid, number)
+
+    def _init(self, holder: subprocess.Popen) -> list[int]:
+        children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
+        return [int(pid) for pid in children.read_text().split()] if children.exists() else []
+
+    def _members(self, node: str) -> list[int]:
+        """Processes of the node's namespace, as the machine numbers them."""
+        (init,) = self._init(self._holders[node])
+        namespace = os.readlink(f"/proc/{init}/ns/pid")
+        members = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(folder / "ns" / "pid") == namespace:
+                    members.append(int(folder.name))
+            except OSError:
+                continue  # ended meanwhile
+        return members
+
+    def _write_config(self) -> None:
+        root = self.root
+        root.chmod(0o755)
+        for name in ("log", "state", "nodes", "munge"):
+            (root / name).mkdir()
+        (root / "munge").chmod(0o755)
+        hosts = [f"127.0.1.{i + 1} {node}" for i, node in enumerate(self.nodes)]
+        (root / "hosts").write_text("127.0.0.1 localhost\n" + "\n".join(hosts) + "\n")
+        gres = self._pretend_gpus()
+        ports = _free_ports(len(self.nodes) + 1)
+        lines = [
+            f"NodeName={node} NodeHostname={node} NodeAddr=127.0.1.{i + 1} Port={ports[i + 1]} "
+            f"CPUs={CPUS} Sockets=1 CoresPerSocket={CPUS} ThreadsPerCore=1 "
+            f"RealMemory={MEMORY_MB} {gres} State=UNKNOWN"
+            for i, node in enumerate(self.nodes)
+        ]
+        text = CONF.format(
+            root=root,
+            port=ports[0],
+            nodes="\n".join(lines),
+            gres="GresTypes=gpu" if gres else "",
+        )
+        (root / "slurm.conf").write_text(text)
+        (root / "cgroup.conf").write_text(CGROUP)
+
+    def _pretend_gpus(self) -> str:
+        """GPUs that are device nodes of nothing: enough for Slurm to count and to assign."""
+        files = [self.root / f"gpu{i}" for i in range(GPUS)]
+        for file in files:
+            os.mknod(file, 0o666 | 0o020000, os.makedev(1, 3))
+        where = f"NodeName=node[1-{len(self.nodes)}] Name=gpu File={self.root}/gpu[0-{GPUS - 1}]"
+        (self.root / "gres.conf").write_text(where + "\n")
+        return f"Gres=gpu:{GPUS}"
+
+    def _start_daemons(self) -> None:
+        munge = self.root / "munge"
+        key = munge / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        self._daemon(
+            "munged",
+            "--foreground",
+            f"--key-file={key}",
+            f"--socket={munge / 'socket'}",
+            f"--pid-file={munge / 'pid'}",
+            f"--log-file={self.root / 'log' / 'munged.log'}",
+            f"--seed-file={munge / 'seed'}",
+        )
+        wait_until((munge / "socket").exists, 20, "munge's socket")
+        self._daemon("slurmctld", "-D", "-c")
+
+    def _daemon(self, *command: str) -> None:
+        log = open(self.root / "log" / f"{command[0]}.out", "a")  # noqa: SIM115
+        self._daemons.append(
+            subprocess.Popen(
+                command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        )
+        log.close()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
