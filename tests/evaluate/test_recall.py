@@ -41,7 +41,7 @@ def test_settings_reach_all_kinds_or_one():
     overrides.append("delta:model.memory.n_heads=4")
     recall, slot = recall_config("slot", "cpu", overrides)
     _, delta = recall_config("delta", "cpu", overrides)
-    assert (slot.layers, slot.memory.n_slots, slot.memory.n_heads) == (["static", "slot"], 48, 2)
+    assert (slot.layers, slot.memory.n_slots, slot.memory.n_heads) == (["slot"], 48, 2)
     assert (delta.layer_kinds()[1], delta.memory.n_heads, recall.steps) == ("delta", 4, 7)
     assert recall_config("static", "cpu")[1].layer_kinds() == ["static"] * 2
     assert recall_config("mamba", "cpu")[1].layer_kinds() == ["mamba"] * 2

@@ -8,6 +8,7 @@ from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.kernels import delta_kernel
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
 
 CHUNK = 64
@@ -46,6 +47,9 @@ class DeltaMemory(HeadMemory):
         """See :meth:`HeadMemory.associate`."""
         log_decay = self.gate(h).squeeze(-2)
         beta = torch.sigmoid(self.beta(h.to(self.beta.weight.dtype)))
+        kernel = delta_kernel(h.device, delta_memory) if context is None else None
+        if kernel is not None:
+            return kernel(q, k, v, log_decay, beta, state, positions)
         return delta_memory(q, k, v, log_decay, beta, state, positions, context)
 
     def flops_per_token(self) -> float:
