@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-matrix lint format install clean
+.PHONY: help quickstart test test-slurm test-matrix lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -16,6 +16,12 @@ test:            ## install, then run the tests and the style checks
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
+
+test-slurm:      ## install Slurm too (as root, Debian or Ubuntu), then run the tests that need it
+	@$(PYTHON) tools/bootstrap.py --extras all
+	@command -v slurmctld munged >/dev/null || { apt-get update && \
+	    apt-get install -y --no-install-recommends slurm-wlm munge; }
+	@$(BIN)/python -m pytest -m slurm -rs
 
 test-matrix:     ## install, then resume every engine's checkpoint under every other (minutes)
 	@$(PYTHON) tools/bootstrap.py --extras all

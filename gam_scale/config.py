@@ -266,6 +266,12 @@ class CheckpointConfig:
     fall_back: bool = option(
         False, "resume from the newest sound checkpoint where newer ones are damaged"
     )
+    max_restarts: int = option(
+        3,
+        "restarts in a row by a scheduler (Slurm, torchrun) that find no newer checkpoint, after "
+        "which the run ends with the reason; 0: never",
+        at_least=0,
+    )
 
 
 @dataclass

@@ -13,23 +13,31 @@ from gam_scale.strict import describe
 from gam_scale.train.pretrain import pretrain
 
 
-def main() -> None:
-    """Parse, read the config, train."""
+def main() -> int:
+    """Parse, read the config, train; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", metavar="FILE", help="the run's JSON config")
     cli.add_overrides(parser)
     parser.add_argument("--fresh", action="store_true", help="start over: remove the earlier run")
     parser.add_argument("--help-config", action="store_true", help="list every setting and stop")
+    parser.add_argument(
+        "--stopped-status",
+        type=int,
+        default=0,
+        metavar="N",
+        help="exit status after a signal stopped the run before its end (default: 0)",
+    )
     # The deepspeed launcher passes this; ranks come from the environment.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.help_config:
         for key, kind, default, doc in describe(RunConfig):
             print(f"{key} ({kind}, default {default})\n    {doc}")
-        return
+        return 0
     if args.config is None:
         raise UserError("--config is missing; expected a JSON file such as configs/quickstart.json")
-    pretrain(load_config(args.config, args.overrides), fresh=args.fresh)
+    finished = pretrain(load_config(args.config, args.overrides), fresh=args.fresh)
+    return 0 if finished else args.stopped_status
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
+from gam_scale.train.lock import RunLock
 from gam_scale.train.loop import Loop
 from gam_scale.train.metrics import StepMetrics, Throughput
+from gam_scale.train.restarts import count_start, restart_number
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.saver import Saver
 from gam_scale.train.signals import StopRequest
@@ -32,27 +35,43 @@ from gam_scale.train.summary import finish, show_summary
 logger = logging.getLogger("gam_scale")
 
 
-def pretrain(config: RunConfig, *, fresh: bool) -> None:
+def pretrain(config: RunConfig, *, fresh: bool) -> bool:
     """Train ``config`` to its end, resuming what its run directory holds.
 
     Args:
         config: as read; resolved here against data and tokenizer.
-        fresh: start over where the run directory holds an earlier run.
+        fresh: start over where the run directory holds an earlier run; a job that its scheduler
+            restarts goes on all the same.
+
+    Returns:
+        Whether the run is finished; if not, a signal stopped it and its state is saved.
 
     Raises:
         UserError: something the user gave cannot work; said before training starts.
     """
     world = ranks.start(config.parallel.device)
+    fresh = fresh and not restart_number()
     try:
-        with StopRequest() as stop, Watchdog(world, config.parallel.timeout_s) as watchdog:
-            _pretrain(config, world, stop, watchdog, fresh=fresh)
+        with (
+            StopRequest() as stop,
+            Watchdog(world, config.parallel.timeout_s) as watchdog,
+            RunLock(config.log.run_dir) if world.is_main else nullcontext(),
+        ):
+            try:
+                return _pretrain(config, world, stop, watchdog, fresh=fresh)
+            except Exception as error:
+                # For the logs, which outlive the terminal; who prints it is the caller's business.
+                if logger.handlers:
+                    kind, quiet = type(error).__name__, {"on_bar": True}
+                    logger.error("rank %d: %s: %s", world.rank, kind, error, extra=quiet)
+                raise
     finally:
         ranks.stop()
 
 
 def _pretrain(
     config: RunConfig, world: World, stop: StopRequest, watchdog: Watchdog, *, fresh: bool
-) -> None:
+) -> bool:
     cache = config.data.cache_dir or str(Path(config.log.run_dir) / "cache")
     train = open_split(config.data.sets, "train", cache)
     valid = open_split(config.data.sets, "valid", cache)
@@ -78,7 +97,9 @@ def _pretrain(
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
         if world.is_main:
             show_summary(run)
-        return
+        return True
+    if world.is_main:
+        count_start(run.restarts, state.step, config.checkpoint.max_restarts, run.logs)
     _announce(config, world, stream, compiled)
     saver = Saver(run.checkpoints, world, config, tokenizer.model_bytes)
     token_bytes = tokenizer.token_bytes()
@@ -108,6 +129,7 @@ def _pretrain(
         finish(run, world, compiled=compiled)
         show_summary(run)
     world.barrier()
+    return outcome == "finished"
 
 
 def _roll_back(

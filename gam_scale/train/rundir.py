@@ -33,6 +33,8 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
         self.logs = self.path / "logs"
+        self.restarts = self.path / "restarts.json"
+        self.jobs = self.path / "jobs"
         self.checkpoints = CheckpointStore(self.path / "checkpoints")
 
     def open(self, config: RunConfig, *, fresh: bool) -> None:
@@ -49,7 +51,7 @@ class RunDir:
             self._remove()
         if self.config.exists():
             self._same_run(config)
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(item != self.jobs for item in self.path.iterdir()):
             raise UserError(
                 f"log.run_dir {self.path} has files but no config.json, so it is not a run "
                 "directory; expected an empty or a new folder"
@@ -63,8 +65,12 @@ class RunDir:
 
     def _remove(self) -> None:
         # Only what is a run directory is deleted: a mistyped path must not cost a home folder.
-        if self.config.exists():
-            shutil.rmtree(self.path)
+        if not self.config.exists():
+            return
+        for item in self.path.iterdir():
+            if item == self.jobs:  # the job that starts over keeps its log and its code there
+                continue
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
 
     def _same_run(self, config: RunConfig) -> None:
         before, now = _flatten(read_json(self.config)), _flatten(to_dict(config))

@@ -5,7 +5,9 @@ from types import FrameType
 
 
 class StopRequest:
-    """Set by SIGTERM or a first Ctrl-C; a second Ctrl-C interrupts at once.
+    """Set by SIGTERM, SIGUSR1, SIGUSR2 or a first Ctrl-C; a second Ctrl-C interrupts at once.
+
+    SIGUSR1 and SIGUSR2 are what Slurm and submitit send before a time limit or a pre-emption.
 
     The handler only sets a flag: saving, and agreeing with the other ranks, is the loop's work. As
     a context manager around the whole run, so that a launcher that ends a job because a rank died
@@ -14,7 +16,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
         self._previous = {number: signal.signal(number, self._handle) for number in numbers}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

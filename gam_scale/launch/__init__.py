@@ -1,0 +1,1 @@
+"""Jobs on clusters: rendering, submitting, following and listing them."""

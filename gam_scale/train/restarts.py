@@ -1,0 +1,73 @@
+"""How often a scheduler has restarted a run, and when to stop because that leads nowhere."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gam_scale.errors import UserError
+from gam_scale.files import write_json
+from gam_scale.strict import read_json
+
+
+@dataclass
+class Restarts:
+    """A run's count of restarts, kept in its directory."""
+
+    job: str = ""
+    """The scheduler's name of the job that started the run last."""
+    step: int = 0
+    """The step of the checkpoint that it started from."""
+    total: int = 0
+    """Restarts since the run began."""
+    without_progress: int = 0
+    """Restarts in a row that found no newer checkpoint than the start before."""
+
+
+def restart_number(env: Mapping[str, str] = os.environ) -> int:
+    """How often the scheduler has restarted this job: 0 where a person started it."""
+    return int(env.get("SLURM_RESTART_COUNT") or env.get("TORCHELASTIC_RESTART_COUNT") or 0)
+
+
+def read_restarts(path: Path) -> Restarts:
+    """The count in file ``path``, zero where there is none."""
+    known: dict[str, Any] = read_json(path) if path.exists() else {}
+    return Restarts(**known)
+
+
+def count_start(path: Path, step: int, most: int, logs: Path) -> Restarts:
+    """Note in file ``path`` that the run starts from ``step``.
+
+    Args:
+        path: of the count.
+        step: of the checkpoint it starts from; 0: from the beginning.
+        most: restarts without progress that are still allowed; 0: any number.
+        logs: of the ranks, where the reason of the last failure stands.
+
+    Raises:
+        UserError: a scheduler restarts the run over and over and it gets no further.
+    """
+    before, number = read_restarts(path), restart_number()
+    job = os.environ.get("SLURM_JOB_ID", "")
+    now = Restarts(job, step, before.total + (number > 0))
+    if number and step <= before.step:  # a person's own start begins a new count
+        now.without_progress = before.without_progress + 1
+    write_json(path, asdict(now))
+    if most and now.without_progress > most:
+        reason = last_error(logs) or "its logs name no reason, so it was killed from outside"
+        raise UserError(
+            f"{most} restarts in a row ended before a checkpoint past step {step} (the last: "
+            f"{reason}); expected progress between restarts, or a larger checkpoint.max_restarts"
+        )
+    return now
+
+
+def last_error(logs: Path) -> str | None:
+    """The newest ERROR line of all ranks' logs, without its time."""
+    newest = ""
+    for file in logs.glob("rank*.log"):
+        for line in file.read_text(errors="replace").splitlines():
+            if " ERROR " in line[:40]:
+                newest = max(newest, line)  # lines begin with the time
+    return newest.partition(" ERROR ")[2] or None

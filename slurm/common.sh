@@ -1,0 +1,94 @@
+# The body of every job script here: sourced with CONFIG set. Outside a job it submits the script.
+#
+#   GAM_ARGS="--set train.lr=1e-4" sbatch slurm/gam_1b.sh      from the repository's root
+#   slurm/gam_1b.sh --nodes=4                                  the same, with site.sh for sbatch too
+#
+# GAM_ARGS are options of tools/pretrain.py, divided at spaces.
+#
+# A job ends in one of four ways. Finished: status 0. Stopped by a signal (time limit, pre-emption)
+# with its state saved: it is requeued, once, unless Slurm is already ending or requeueing it. Wrong
+# in a way that a user can mend (status 2): it ends. Anything else, such as a killed rank: it is
+# requeued; checkpoint.max_restarts in a row without progress become status 2.
+set -uo pipefail
+
+STOPPED=75 # tools/pretrain.py's status after a signal
+MENDABLE=2 # its status after an error of the user's
+
+fail() {
+    echo "error: $*" >&2
+    exit $MENDABLE
+}
+
+if [ -z "${SLURM_JOB_ID:-}" ]; then
+    cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+    . slurm/site.sh
+    command -v sbatch >/dev/null || fail "no sbatch here; expected a cluster's login node, or tools/launch.py elsewhere"
+    exec sbatch "$@" "slurm/$(basename "$0")"
+fi
+
+cd "${GAM_ROOT:-$SLURM_SUBMIT_DIR}" || exit
+[ -f slurm/site.sh ] || fail "$PWD is not the repository's root; expected sbatch to be called there, or GAM_ROOT to name it"
+. slurm/site.sh
+eval "$GAM_MODULES"
+read -ra arguments <<<"--config $CONFIG ${GAM_ARGS:-}"
+read -ra container <<<"$GAM_CONTAINER"
+read -ra srun_options <<<"$GAM_SRUN"
+python=("${container[@]}" "$GAM_PYTHON")
+
+# --- the run directory, with the code and the settings of this job
+run=$("${python[@]}" -m gam_scale.launch.rundir "${arguments[@]}") || exit $MENDABLE
+case $run in /*) ;; *) run=$PWD/$run ;; esac
+job=$run/jobs/$SLURM_JOB_ID
+code=$job/code
+if [ ! -d "$code" ]; then # a requeued job goes on with the code that it began with
+    mkdir -p "$code.partial" || fail "$job cannot be written"
+    cp -r gam_scale tools slurm "$CONFIG" "$code.partial"
+    git rev-parse HEAD >"$job/commit" 2>/dev/null
+    git diff HEAD >"$job/uncommitted.diff" 2>/dev/null
+    printf '%s\n' "${arguments[*]}" >"$job/arguments"
+    mv "$code.partial" "$code"
+fi
+arguments+=(--config "$code/$(basename "$CONFIG")") # the later one counts
+
+# --- where ranks meet: this shell runs on the first node, so a port free here is free for rank 0
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_PORT=$("${python[@]}" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+export MASTER_ADDR MASTER_PORT PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"
+
+clean_shm() {
+    [ "$GAM_CLEAN_SHM" = 1 ] || return 0
+    srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --overlap \
+        find /dev/shm -maxdepth 1 -user "$(id -un)" \
+        \( -name 'torch_*' -o -name 'nccl-*' -o -name '00*_*' \) -delete
+}
+
+# --- train. Signals reach every rank from Slurm; those meant for this shell (--signal=B:...) are
+# passed on. A shell handles a signal only between commands, hence `&` and `wait`.
+echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_JOB_NUM_NODES node(s) from $MASTER_ADDR:$MASTER_PORT, logs in $job"
+clean_shm
+# A rank that fails is named by the others before they end: no --kill-on-bad-exit, which would also
+# hide its status.
+srun --kill-on-bad-exit=0 --wait=180 --label --output="$job/rank%t.log" --open-mode=append \
+    "${srun_options[@]}" "${python[@]}" -u "$code/tools/pretrain.py" --stopped-status $STOPPED \
+    "${arguments[@]}" --set "data.cache_dir=$GAM_SCRATCH/gam-cache-$(id -un)" &
+srun=$!
+trap 'kill -USR1 $srun' USR1 USR2
+trap : TERM # the ranks have it too, and this shell waits for them
+while
+    wait $srun
+    status=$?
+    kill -0 $srun 2>/dev/null
+do :; done
+clean_shm
+
+state=$(squeue -h -j "$SLURM_JOB_ID" -o %T 2>/dev/null)
+echo "job $SLURM_JOB_ID: training ended with status $status, Slurm says ${state:-nothing}"
+case $status in
+    0) exit 0 ;;
+    $MENDABLE) grep -hm 3 'error:' "$job"/rank*.log | tail -n 3 >&2; exit $MENDABLE ;;
+esac
+# Cancelled, or requeued by Slurm already (then it is completing or pending): not ours to requeue.
+if [ "$state" = RUNNING ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

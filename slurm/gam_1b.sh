@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# A 1B-parameter GAM on 8 nodes of 8 GPUs: see common.sh and site.sh.
+#SBATCH --job-name=gam_1b
+#SBATCH --nodes=8
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%x-%j.out
+# Slurm may send it a minute early or late, and saving takes its time.
+#SBATCH --signal=USR1@300
+
+CONFIG=${CONFIG:-configs/gam_1b.json}
+. "${GAM_ROOT:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}/slurm/common.sh"
