@@ -74,7 +74,7 @@ def chart(
         _quieten(axes, max(3, size[0] // 110), form, log)
 
     label = " and ".join(key.replace("_", " ") for key in keys)
-    return _svg(draw, size, name, f"{label} by step")
+    return drawing(draw, size, name, f"{label} by step")
 
 
 def line_chart(
@@ -121,7 +121,7 @@ def line_chart(
         if y_range is not None:
             axes.set_ylim(*y_range)
 
-    return _svg(draw, size, name, label)
+    return drawing(draw, size, name, label)
 
 
 def heat_map(
@@ -153,10 +153,14 @@ def heat_map(
         for spine in axes.spines.values():
             spine.set_visible(False)
 
-    return _svg(draw, size, name, label)
+    return drawing(draw, size, name, label)
 
 
-def _svg(draw: Callable[[Any], None], size: tuple[int, int], name: str, label: str) -> str:
+def drawing(draw: Callable[[Any], None], size: tuple[int, int], name: str, label: str) -> str:
+    """What ``draw`` puts on matplotlib's axes in the colours of :data:`COLOURS`, as an ``<svg>``.
+
+    ``size`` and ``name`` are as in :func:`chart`; ``label`` says in words what is drawn.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 

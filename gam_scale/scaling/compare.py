@@ -92,11 +92,11 @@ def _test(
     statistic = _statistic(null.objective, apart.objective, len(joint))
     rng = np.random.default_rng(seed)
     runs, of_row = np.unique(joint.run, return_inverse=True)
-    # Residuals of a fit are smaller than the noise by the share of numbers fitted; those of the
-    # separate fits hold no difference between the families.
-    noise = -apart.design.residuals(apart.phi[None])[0][0]
-    noise *= np.sqrt(len(joint) / max(1, len(joint) - apart.design.free))
-    expected = np.log(joint.loss) + null.design.residuals(null.phi[None])[0][0]
+    # Residuals of the fit under the hypothesis, which simulates it best (Davidson and MacKinnon
+    # 1999), made larger by the share of numbers fitted, by which residuals are smaller than noise.
+    residuals = null.design.residuals(null.phi[None])[0][0]
+    noise = -residuals * np.sqrt(len(joint) / max(1, len(joint) - null.design.free))
+    expected = np.log(joint.loss) + residuals
     signs = rng.choice([-1.0, 1.0], size=(draws, len(runs)))[:, of_row]
     simulated = expected + noise * signs
     likelihoods = []

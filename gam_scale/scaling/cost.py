@@ -1,0 +1,32 @@
+"""What compute costs in GPU-hours."""
+
+from dataclasses import dataclass
+
+from gam_scale.errors import UserError
+from gam_scale.plan.estimate import MATMUL_SHARE
+from gam_scale.plan.gpus import Gpu, find_gpu
+
+GPUS = ("h100", "h200", "a100-80", "l40s", "rtx4090")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """GPU-hours at a share of each GPU's dense bf16 data-sheet rate."""
+
+    gpus: tuple[Gpu, ...]
+    share: float = MATMUL_SHARE
+
+    @classmethod
+    def of(cls, names: list[str], share: float) -> "Cost":
+        """For GPUs of :mod:`gam_scale.plan.gpus`.
+
+        Raises:
+            UserError: one is not in the table, or the share is not one.
+        """
+        if not 0 < share <= 1:
+            raise UserError(f"--mfu is {share:g}; expected more than 0 and at most 1")
+        return cls(tuple(find_gpu(name.strip()) for name in names), share)
+
+    def hours(self, flops: float, gpu: Gpu) -> float:
+        """GPU-hours of so many training FLOPs, on one GPU or spread over any number."""
+        return flops / (gpu.peak_flops("bf16") * self.share) / 3600

@@ -1,0 +1,299 @@
+"""Figures of an analysis: drawn once, for pages in their colours and for files in fixed ones."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from gam_scale import charts
+from gam_scale.scaling.analysis import Analysis, Family
+from gam_scale.scaling.optimum import Optimum
+from gam_scale.scaling.words import large, scientific
+
+WIDE, NARROW, FILE = (912, 400), (430, 340), (820, 440)
+LIGHT = ("#2f6db5", "#c4561c", "#1b7f5c", "#8a55a8", "#9a7400", "#b83f77", "#2b8aa8", "#646b76")
+MOST_LABELS = 8
+BANDS = 300  # refits that a band is drawn from
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of a figure."""
+
+    ink: str
+    quiet: str
+    rule: str
+    lines: tuple[str, ...]
+
+    def line(self, i: int) -> str:
+        return self.lines[i % len(self.lines)]
+
+
+PAGE = Palette(charts.INK, charts.QUIET, charts.RULE, tuple(charts.LINES))
+FIXED = Palette("#1c1f24", "#646b76", "#e2e5e9", LIGHT)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure."""
+
+    name: str
+    """Its file's, and on a page its class."""
+    title: str
+    caption: str
+    keys: tuple[tuple[int, str], ...]
+    """Number and name of each line colour that needs explaining."""
+    draw: Callable[[Any, Palette, bool], None]
+    """Onto axes, in colours; whether there is little room."""
+
+    def svg(self, narrow: bool = False) -> str:
+        """As an element of a page."""
+        name = f"{self.name}-narrow" if narrow else self.name
+        size = NARROW if narrow else WIDE
+        return charts.drawing(lambda axes: self.draw(axes, PAGE, narrow), size, name, self.title)
+
+    def file(self, form: str) -> bytes:
+        """As a file: ``png`` or ``svg``, on white, with its keys."""
+        import matplotlib
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+
+        settings = {"svg.hashsalt": self.name, "font.size": 11}
+        with matplotlib.rc_context(settings):
+            figure = Figure((FILE[0] / 72, FILE[1] / 72), layout="constrained")
+            axes = figure.add_subplot()
+            self.draw(axes, FIXED, False)
+            axes.set_title(self.title, loc="left", fontsize=12, fontweight="bold")
+            if len(self.keys) > 1:
+                handles = [Line2D([], [], color=FIXED.line(i), lw=2) for i, _ in self.keys]
+                names = [name for _, name in self.keys]
+                axes.legend(handles, names, frameon=False, labelcolor=FIXED.ink)
+            out = BytesIO()
+            metadata = {"Date": None} if form == "svg" else None
+            figure.savefig(out, format=form, dpi=144, facecolor="white", metadata=metadata)
+        return out.getvalue()
+
+
+def plots(analysis: Analysis) -> list[Plot]:
+    """Every figure that the analysis has data for."""
+    families = analysis.families
+    keys = tuple((i, f.name) for i, f in enumerate(families))
+    found = []
+    for i, family in enumerate(families):
+        named = f": {family.name}" if len(families) > 1 else ""
+        suffix = f"-{i}" if len(families) > 1 else ""
+        found.append(_curves(family, i, named, suffix))
+        if family.isoflop.parabolas:
+            found.append(_parabolas(family, i, named, suffix))
+        found.append(_surface(family, i, named, suffix))
+    found += [_frontier(families, analysis, keys), _losses(families, analysis, keys)]
+    if any(f.held_out for f in families):
+        found.append(_held_out(families, keys))
+    return found
+
+
+def _curves(family: Family, i: int, named: str, suffix: str) -> Plot:
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        points = family.points
+        sizes = np.unique(points.params)
+        span, last = np.ptp(points.loss), np.inf
+        for j, n in enumerate(sizes):
+            shade = 0.35 + 0.65 * (j + 1) / len(sizes)
+            style = {"color": palette.line(i), "alpha": shade}
+            mine = points.params == n
+            tokens = points.tokens[mine]
+            d = np.geomspace(tokens.min() / 1.3, tokens.max() * 1.3, 100)
+            loss = family.fit.law.loss(n, d)
+            axes.plot(d, loss, lw=1.6, **style)
+            axes.plot(tokens, points.loss[mine], "o", ms=4.5, mew=0, **style)
+            if last - loss[-1] > 0.035 * span:  # labels would lie on one another
+                _label(axes, palette, d[-1], loss[-1], large(n))
+                last = loss[-1]
+        _finish(axes, palette, narrow, "tokens", "loss, nats per token", large)
+
+    caption = "dots: runs; lines: the fitted law, one for each number of parameters"
+    return Plot(f"curves{suffix}", f"Loss against tokens{named}", caption, (), draw)
+
+
+def _parabolas(family: Family, i: int, named: str, suffix: str) -> Plot:
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        found = family.isoflop.parabolas
+        for j, parabola in enumerate(found):
+            shade = 0.35 + 0.65 * (j + 1) / len(found)
+            style = {"color": palette.line(i), "alpha": shade}
+            n = np.geomspace(parabola.low / 1.15, parabola.high * 1.15, 80)
+            rows = parabola.rows
+            axes.plot(n, parabola.at(n), lw=1.6, **style)
+            dots = family.points.params[rows], family.points.loss[rows]
+            axes.plot(*dots, "o", ms=4.5, mew=0, **style)
+            if parabola.found:
+                axes.plot([parabola.params], [parabola.loss], "D", ms=6, mew=0, color=palette.ink)
+            if j % -(-len(found) // MOST_LABELS) == 0:
+                _label(axes, palette, n[-1], parabola.at(n[-1]), scientific(parabola.flops))
+        _finish(axes, palette, narrow, "parameters", "loss, nats per token", large)
+
+    caption = "runs of equal FLOPs (at the line's end) and a parabola through each; diamond: its "
+    caption += "minimum, where that lies between sizes that were trained"
+    return Plot(f"isoflop{suffix}", f"Best size for a budget{named}", caption, (), draw)
+
+
+def _surface(family: Family, i: int, named: str, suffix: str) -> Plot:
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        points, optimum = family.points, family.optimum
+        n = np.geomspace(points.params.min() / 3, points.params.max() * 10, 90)
+        d = np.geomspace(points.tokens.min() / 3, points.tokens.max() * 10, 90)
+        grid_d, grid_n = np.meshgrid(d, n)
+        loss = optimum.law.loss(grid_n, grid_d)
+        levels = np.quantile(loss, np.linspace(0.02, 0.95, 6 if narrow else 10))
+        axes.set(xscale="log", yscale="log")  # before contours are labelled: gaps depend on it
+        lines = axes.contour(
+            grid_d, grid_n, loss, levels=levels, colors=[palette.quiet], linewidths=0.9
+        )
+        axes.clabel(lines, fmt="%.2f", fontsize=9, colors=[palette.quiet], inline_spacing=3)
+        best = optimum.flops_per_pair * n.min() * d.min(), optimum.flops_per_pair * n[-1] * d[-1]
+        c = np.geomspace(*best, 60)
+        axes.plot(optimum.tokens(c), optimum.params(c), lw=2, color=palette.line(i))
+        axes.plot(points.tokens, points.params, "o", ms=5, mew=0, color=palette.ink, alpha=0.7)
+        axes.set_xlim(d[0], d[-1])
+        axes.set_ylim(n[0], n[-1])
+        _finish(axes, palette, narrow, "tokens", "parameters", large, large, log_y=True)
+        axes.grid(False)
+
+    caption = "contours: fitted loss in nats per token; dots: runs; line: the best size and data "
+    caption += "for each amount of compute"
+    return Plot(f"surface{suffix}", f"Fitted surface{named}", caption, (), draw)
+
+
+def _frontier(families: list[Family], analysis: Analysis, keys: Any) -> Plot:
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        for i, family in enumerate(families):
+            c = _budgets(family, analysis)
+            colour = palette.line(i)
+            _band(axes, family, c, lambda o, c: o.params(c), colour)
+            _measured(axes, family, c, family.optimum.params(c), colour)
+            for p in family.isoflop.minima:
+                axes.plot([p.flops], [p.params], "D", ms=5.5, mew=0, color=colour)
+        for target in analysis.settings.targets:
+            axes.axhline(target, color=palette.quiet, lw=1, ls=(0, (1, 3)))
+            left = min(float(f.points.flops.min()) for f in families)
+            _label(axes, palette, left, target, large(target), above=True)
+        _finish(axes, palette, narrow, "FLOPs", "parameters", scientific, large, log_y=True)
+
+    caption = "parameters that are best for a budget; solid where runs were, dashed beyond; band: "
+    caption += "95%; diamonds: isoFLOP minima"
+    return Plot("frontier", "Best size against compute", caption, keys, draw)
+
+
+def _losses(families: list[Family], analysis: Analysis, keys: Any) -> Plot:
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        for i, family in enumerate(families):
+            c = _budgets(family, analysis)
+            colour = palette.line(i)
+            _band(axes, family, c, lambda o, c: o.loss(c), colour)
+            _measured(axes, family, c, family.optimum.loss(c), colour)
+            points = family.points
+            axes.plot(points.flops, points.loss, "o", ms=3.5, mew=0, color=colour, alpha=0.45)
+            for target in analysis.settings.targets:
+                at = float(family.optimum.flops(target))
+                axes.plot([at], [float(family.optimum.loss(at))], "s", ms=6, mew=0, color=colour)
+                if i == 0:
+                    height = float(family.optimum.loss(at))
+                    _label(axes, palette, at, height, large(target), above=True)
+        _finish(axes, palette, narrow, "FLOPs", "loss, nats per token", scientific)
+
+    caption = "line: the best loss of a budget, dashed beyond the runs; band: 95%; dots: runs; "
+    caption += "squares: models that were not trained"
+    return Plot("loss-compute", "Loss against compute", caption, keys, draw)
+
+
+def _held_out(families: list[Family], keys: Any) -> Plot:
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        for i, family in enumerate(families):
+            held = family.held_out
+            if held is None:
+                continue
+            rest = family.points.params < held.params.min()
+            known = family.points.take(rest)
+            off = 100 * (held.law.loss(known.params, known.tokens) / known.loss - 1)
+            style = {"color": palette.line(i), "ms": 5}
+            axes.plot(known.params, off, "o", mew=0, alpha=0.35, **style)
+            axes.plot(held.params, 100 * held.errors, "o", mew=0, **style)
+        axes.axhline(0, color=palette.quiet, lw=1)
+        _finish(axes, palette, narrow, "parameters", "predicted over measured, %", large)
+
+    caption = "error of a law fitted without the largest models; faint: runs it was fitted to; "
+    caption += "full: runs it had not seen"
+    return Plot("held-out", "Predicting the largest models", caption, keys, draw)
+
+
+def _budgets(family: Family, analysis: Analysis) -> np.ndarray:
+    """FLOPs from the smallest run to the largest model extrapolated to."""
+    ends = [float(family.optimum.flops(t)) for t in analysis.settings.targets]
+    top = max([float(family.points.flops.max()), *ends])
+    return np.geomspace(family.points.flops.min(), 1.5 * top, 120)
+
+
+def _measured(axes: Any, family: Family, c: np.ndarray, y: np.ndarray, colour: str) -> None:
+    inside = c <= family.points.flops.max()
+    axes.plot(c[inside], y[inside], lw=2, color=colour)
+    axes.plot(c[~inside], y[~inside], lw=1.6, color=colour, ls=(0, (5, 3)))
+
+
+def _band(axes: Any, family: Family, c: np.ndarray, what: Any, colour: str) -> None:
+    k = family.optimum.flops_per_pair
+    laws = [Optimum(laws[0], k) for laws in family.bootstrap.laws[:BANDS]]
+    draws = np.array([what(o, c) for o in laws if o.exists])
+    if len(draws) < 50:
+        return
+    ends = [family.bootstrap.between(column) for column in draws.T]
+    if all(ends):
+        low, high = np.array(ends).T
+        axes.fill_between(c, low, high, color=colour, alpha=0.16, lw=0)
+
+
+def _label(axes: Any, palette: Palette, x: float, y: float, text: str, above: bool = False) -> None:
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(2, 5) if above else (5, 0),
+        textcoords="offset points",
+        color=palette.quiet,
+        fontsize=9,
+        va="bottom" if above else "center",
+        annotation_clip=False,
+    )
+
+
+def _finish(
+    axes: Any,
+    palette: Palette,
+    narrow: bool,
+    x_label: str,
+    y_label: str,
+    x_form: Callable[[float], str],
+    y_form: Callable[[float], str] = "{:.3g}".format,
+    log_y: bool = False,
+) -> None:
+    """A logarithmic x axis, few ticks, horizontal rules, no box."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=5 if narrow else 9))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: x_form(x)))
+    if log_y:
+        axes.set_yscale("log")
+    axes.yaxis.set_major_locator(
+        LogLocator(numticks=7) if log_y else MaxNLocator(6, steps=[1, 2, 5, 10])
+    )
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: y_form(y)))
+    axes.set_xlabel(x_label, color=palette.quiet)
+    axes.set_ylabel(y_label, color=palette.quiet)
+    axes.grid(axis="y", color=palette.rule, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=palette.quiet, pad=6)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side == "bottom", color=palette.rule)

@@ -1,0 +1,194 @@
+"""Figures of an analysis as tables, for a page, for Markdown and for CSV."""
+
+from gam_scale.evaluate.table import Table
+from gam_scale.scaling.analysis import Analysis, Family
+from gam_scale.scaling.bootstrap import LEVEL
+from gam_scale.scaling.cost import Cost
+from gam_scale.scaling.law import COEFFICIENTS
+from gam_scale.scaling.points import COLUMNS
+from gam_scale.scaling.words import (
+    hours,
+    large,
+    ranged,
+    ranged_large,
+    scientific,
+)
+
+
+def tables(analysis: Analysis, cost: Cost) -> list[Table]:
+    """Every table that the analysis has data for."""
+    found = [coefficients(analysis), optimum(analysis), extrapolations(analysis)]
+    found.append(costs(analysis, cost))
+    if any(f.held_out for f in analysis.families):
+        found.append(held_out(analysis))
+    if any(f.isoflop.minima for f in analysis.families):
+        found.append(minima(analysis))
+    return found + ([comparisons(analysis), differences(analysis)] if analysis.pairs else [])
+
+
+def coefficients(analysis: Analysis) -> Table:
+    """E, A, B, alpha, beta of each family."""
+    form = {"E": "{:.3f}", "alpha": "{:.3f}", "beta": "{:.3f}", "A": "{:.3g}", "B": "{:.3g}"}
+    rows = [
+        [f.name]
+        + [ranged(getattr(f.fit.law, c), f.intervals[c], form[c]) for c in COEFFICIENTS]
+        + [f"{f.fit.objective:.3e}", f"{f.error:.2%}"]
+        for f in analysis.families
+    ]
+    header = ["family", *COEFFICIENTS, "objective", "mean error"]
+    note = (
+        f"L = E + A / N^alpha + B / D^beta, in nats per token; in brackets {LEVEL:.0%} intervals. "
+        f"The objective is the summed Huber loss (delta {analysis.settings.fit.delta:g}) on log L."
+    )
+    return Table("The fitted law", header, rows, note)
+
+
+def optimum(analysis: Analysis) -> Table:
+    """Exponents of the best size and data."""
+    rows = []
+    for f in analysis.families:
+        iso = "" if f.isoflop.a is None else ranged(f.isoflop.a, f.isoflop.a_interval)
+        rows.append(
+            [
+                f.name,
+                ranged(f.optimum.a, f.intervals["a"]),
+                ranged(f.optimum.b, f.intervals["b"]),
+                iso,
+                f"{f.optimum.flops_per_pair:.2f}",
+            ]
+        )
+    header = ["family", "a (law)", "b (law)", "a (isoFLOP)", "FLOPs / (N D)"]
+    note = "The best size grows as C^a and the best number of tokens as C^b with compute C."
+    return Table("The best use of compute", header, rows, note)
+
+
+def extrapolations(analysis: Analysis) -> Table:
+    """Models that were not trained."""
+    rows = [
+        [
+            f.name,
+            large(e.params),
+            e.rule,
+            ranged_large(e.tokens, e.tokens_interval),
+            scientific(e.flops),
+            ranged(e.loss, e.loss_interval),
+            f"{e.params / float(f.points.params.max()):,.3g}x",
+        ]
+        for f in analysis.families
+        for e in f.extrapolations
+    ]
+    header = ["family", "parameters", "tokens by", "tokens", "FLOPs", "loss", "beyond the runs"]
+    note = "The last column is the size over that of the largest model trained."
+    return Table("Extrapolation", header, rows, note)
+
+
+def costs(analysis: Analysis, cost: Cost) -> Table:
+    """GPU-hours of the extrapolated models."""
+    rows = []
+    for f in analysis.families:
+        for e in f.extrapolations:
+            cells = []
+            for gpu in cost.gpus:
+                cell = hours(cost.hours(e.flops, gpu))
+                if e.flops_interval is not None:
+                    low, high = (hours(cost.hours(c, gpu)) for c in e.flops_interval)
+                    cell += f" [{low}, {high}]"
+                cells.append(cell)
+            rows.append([f.name, large(e.params), e.rule, *cells])
+    header = ["family", "parameters", "tokens by", *(gpu.name for gpu in cost.gpus)]
+    note = (
+        f"GPU-hours of one training run in bf16 at {cost.share:.0%} of the data sheet's dense "
+        "rate, an assumption. Memory, communication, failures and tuning are left out "
+        "(tools/plan.py estimates the first two for a config)."
+    )
+    return Table("Cost in GPU-hours", header, rows, note)
+
+
+def held_out(analysis: Analysis) -> Table:
+    """Prediction of the largest models."""
+    rows = [
+        [
+            f.name,
+            str(len(f.held_out.loss)),
+            f"{large(f.held_out.params.min())} to {large(f.held_out.params.max())}",
+            f"{f.held_out.mean_error:.2%}",
+            f"{f.held_out.bias:+.2%}",
+            f"{f.held_out.fitted_error:.2%}",
+        ]
+        for f in analysis.families
+        if f.held_out
+    ]
+    header = ["family", "runs", "parameters", "mean error", "bias", "on the runs fitted"]
+    note = "Predicted over measured loss, less one, of a law fitted without these models."
+    return Table("Prediction of the largest models", header, rows, note)
+
+
+def minima(analysis: Analysis) -> Table:
+    """IsoFLOP minima."""
+    rows = [
+        [f.name, scientific(p.flops), large(p.params), f"{p.loss:.3f}", large(_by_law(f, p.flops))]
+        for f in analysis.families
+        for p in f.isoflop.minima
+    ]
+    header = ["family", "FLOPs", "parameters", "loss", "by the law"]
+    return Table(
+        "IsoFLOP minima", header, rows, "The best size by parabola, and by the fitted law."
+    )
+
+
+def comparisons(analysis: Analysis) -> Table:
+    """Tests of whether families differ."""
+    rows = [
+        [pair.first, pair.second, t.hypothesis, f"{t.statistic:.1f}", f"{t.p:.3f}"]
+        for pair in analysis.pairs
+        for t in pair.tests
+    ]
+    header = ["first", "second", "hypothesis", "statistic", "p"]
+    note = (
+        "A small p says that the hypothesis does not explain the runs: data simulated under it, "
+        f"{analysis.settings.draws} times, seldom differ as much. Many pairs make small p more "
+        "frequent; divide the level by their number."
+    )
+    return Table("Do the families differ?", header, rows, note)
+
+
+def differences(analysis: Analysis) -> Table:
+    """Intervals of second less first."""
+    rows = [
+        [f"{pair.second} less {pair.first}"]
+        + [
+            "" if r is None else f"[{r[0]:+.3g}, {r[1]:+.3g}]"
+            for r in (pair.differences.get(c) for c in (*COEFFICIENTS, "a"))
+        ]
+        for pair in analysis.pairs
+    ]
+    return Table(
+        "Differences between the laws",
+        ["families", *COEFFICIENTS, "a"],
+        rows,
+        f"{LEVEL:.0%} intervals; one without zero is a difference.",
+    )
+
+
+def settings(analysis: Analysis, cost: Cost, code: str, source: str) -> Table:
+    """Everything that the results depend on."""
+    s = analysis.settings
+    starts = analysis.families[0].fit.starts
+    rows = [
+        ["code version", code],
+        ["data", source],
+        ["rows", ", ".join(f"{f.name} {len(f.points)}" for f in analysis.families)],
+        ["Huber delta", f"{s.fit.delta:g}"],
+        ["starts", f"{starts} (grid of {s.fit.grid})"],
+        ["shared exponent (alpha = beta)", "yes" if s.fit.shared_exponent else "no"],
+        ["refits behind intervals", f"{s.resamples:,}"],
+        ["data sets behind tests", f"{s.draws:,}"],
+        ["seed", str(s.seed)],
+        ["share of the GPUs' rate", f"{cost.share:g}"],
+        ["params", COLUMNS["params"]],
+    ]
+    return Table("Settings", ["setting", "value"], rows)
+
+
+def _by_law(family: Family, flops: float) -> float:
+    return float(family.optimum.params(flops))

@@ -1,0 +1,165 @@
+"""Numbers as people write them, and what a set of runs shows, in sentences."""
+
+import math
+
+from gam_scale.scaling.analysis import Analysis, Extrapolation, Family, Pair, Range
+
+SIGNIFICANT = 0.05
+
+
+def large(value: float) -> str:
+    """``1.3B`` for 1.3e9, up to trillions."""
+    for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * scale:
+            return f"{value / scale:.3g}{unit}" if value < 1e15 else scientific(value)
+    return f"{value:.3g}"
+
+
+def scientific(value: float) -> str:
+    """``3.1e20``."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(abs(value)) + 1e-9)
+    return f"{value / 10**exponent:.2g}e{exponent}"
+
+
+def hours(value: float) -> str:
+    """GPU-hours, to two or three digits."""
+    if value >= 1e6:
+        return f"{value / 1e6:,.3g} million"
+    if value >= 100:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.2g}" if value >= 0.01 else "< 0.01"
+
+
+def ranged(value: float, interval: Range, form: str = "{:.3f}") -> str:
+    """``0.340 [0.310, 0.372]``, or the value alone."""
+    if interval is None:
+        return form.format(value)
+    return f"{form.format(value)} [{form.format(interval[0])}, {form.format(interval[1])}]"
+
+
+def ranged_large(value: float, interval: Range) -> str:
+    """:func:`ranged` with :func:`large` numbers."""
+    if interval is None:
+        return large(value)
+    return f"{large(value)} [{large(interval[0])}, {large(interval[1])}]"
+
+
+def shows(analysis: Analysis) -> list[str]:
+    """What the runs show, in plain sentences."""
+    found = []
+    for family in analysis.families:
+        found += [_law(family), _optimum(family)]
+        if family.held_out is not None:
+            found.append(_held_out(family))
+        found += [_extrapolation(family, e) for e in family.extrapolations if e.rule == "optimal"]
+    return found + [_pair(pair) for pair in analysis.pairs]
+
+
+def does_not_show(analysis: Analysis) -> list[str]:
+    """What the runs do not show, and what the figures assume."""
+    families = analysis.families
+    biggest = max(float(f.points.params.max()) for f in families)
+    far = [t for t in analysis.settings.targets if t > biggest]
+    found = []
+    if far:
+        reach = ", ".join(f"{large(t)} is {t / biggest:,.3g} times that" for t in far)
+        found.append(
+            f"No model of more than {large(biggest)} parameters was trained; {reach}. Figures "
+            "beyond the runs hold only if the same law does."
+        )
+    found.append(
+        "The intervals say how much the noise between runs moves the fit. They do not cover a law "
+        "of the wrong form, learning rates or schedules that suit one size better than another, "
+        "other data, or another tokenizer."
+    )
+    for family in families:
+        name = _named(family, families)
+        found += [f"{name}{_upper(warning, name)}." for warning in family.fit.warnings]
+        if family.held_out is None:
+            found.append(
+                f"{name}{_upper('prediction of larger models was not tested', name)}: "
+                f"{family.held_out_note}."
+            )
+        if family.isoflop.note:
+            found.append(f"{name}{_upper(family.isoflop.note, name)}")
+        if analysis.settings.resamples and family.intervals["a"] is None:
+            found.append(
+                f"{name}{_upper('refits to reweighted runs often have no optimum', name)}, so its "
+                "exponents have no interval."
+            )
+    if not analysis.settings.resamples:
+        found.append("Intervals were not asked for, so nothing says how sure the figures are.")
+    if not families[0].points.counted:
+        found.append("FLOPs were not given and are taken as 6 N D, which leaves out attention.")
+    found += [
+        "Every token is taken to be new to the model; repeated data is worth less.",
+        "GPU-hours assume a share of the data sheet's rate; failures, evaluation, tuning and "
+        "whether the model fits on the GPU are left out.",
+        "A lower loss is not a measured ability: recall, context and use need tests of their own.",
+    ]
+    return found
+
+
+def _named(family: Family, families: list[Family]) -> str:
+    return f"{family.name}: " if len(families) > 1 else ""
+
+
+def _upper(text: str, before: str) -> str:
+    return text if before or text[:2] == "E " else text[:1].upper() + text[1:]
+
+
+def _law(family: Family) -> str:
+    law, points = family.fit.law, family.points
+    return (
+        f"{family.name}: {len(points)} measured losses of models of {large(points.params.min())} "
+        f"to {large(points.params.max())} parameters follow {law.E:.3f} + "
+        f"{law.A:.4g} / N^{law.alpha:.3f} + {law.B:.4g} / D^{law.beta:.3f} within "
+        f"{family.error:.2%} on average and {family.worst:.2%} at worst."
+    )
+
+
+def _optimum(family: Family) -> str:
+    o = family.optimum
+    ten = 10**o.a, 10**o.b
+    a = ranged(o.a, family.intervals["a"])
+    return (
+        f"With ten times the compute, {family.name} is best {ten[0]:.2g} times larger and trained "
+        f"on {ten[1]:.2g} times the tokens (a = {a})."
+    )
+
+
+def _held_out(family: Family) -> str:
+    held = family.held_out
+    assert held is not None
+    much = "too high" if held.bias > 0 else "too low"
+    return (
+        f"Fitted without its largest models, {family.name}'s law is off by {held.mean_error:.2%} "
+        f"on them on average ({abs(held.bias):.2%} {much}), against {held.fitted_error:.2%} on the "
+        "runs it was fitted to."
+    )
+
+
+def _extrapolation(family: Family, e: Extrapolation) -> str:
+    return (
+        f"{family.name} at {large(e.params)} parameters would want "
+        f"{ranged_large(e.tokens, e.tokens_interval)} tokens and {scientific(e.flops)} FLOPs, and "
+        f"reach {ranged(e.loss, e.loss_interval)} nats per token."
+    )
+
+
+def _pair(pair: Pair) -> str:
+    one, exponents = pair.tests
+    names = f"{pair.first} and {pair.second}"
+    if one.p > SIGNIFICANT:
+        return (
+            f"{names} may follow one law: noise alone gives as large a difference with probability "
+            f"{one.p:.2g}."
+        )
+    again = (
+        f"also in how fast it falls (exponents: p = {exponents.p:.2g})"
+        if exponents.p <= SIGNIFICANT
+        else f"but not demonstrably in their exponents (p = {exponents.p:.2g})"
+    )
+    return f"{names} follow different laws (p = {one.p:.2g}), {again}."

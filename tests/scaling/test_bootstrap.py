@@ -1,0 +1,74 @@
+"""Intervals hold the truth as often as they say."""
+
+import numpy as np
+import pytest
+from scaling.synthetic import TRUE, runs
+
+from gam_scale.errors import UserError
+from gam_scale.scaling.analysis import Settings, analyse
+from gam_scale.scaling.bootstrap import Bootstrap, bootstrap, draw_weights, expanded_tail
+from gam_scale.scaling.coverage import coverage
+from gam_scale.scaling.fit import FitSettings, fit
+from gam_scale.scaling.law import COEFFICIENTS
+
+
+def test_known_coefficients_lie_in_the_intervals() -> None:
+    settings = Settings(FitSettings(grid=3), resamples=300)
+    (family,) = analyse(runs(noise=0.005, seed=11), settings).families
+    for name in COEFFICIENTS:
+        low, high = family.intervals[name]
+        assert low <= getattr(TRUE, name) <= high
+    low, high = family.intervals["a"]
+    assert low <= 0.28 / 0.62 <= high
+
+
+def test_coverage_is_nominal() -> None:
+    """40 data sets: a rate of 0.95 gives fewer than 34 hits once in 700 times.
+
+    ``python -m gam_scale.scaling.coverage`` measures it more closely.
+    """
+    shares = coverage(sets=40, sizes=5, budgets=4, noise=0.005, resamples=120)
+    assert set(shares) == {*COEFFICIENTS, "a", "loss at 7B"}
+    assert min(shares.values()) >= 0.85
+
+
+def test_less_noise_makes_narrower_intervals() -> None:
+    widths = []
+    for noise in (0.002, 0.02):
+        points = runs(noise=noise, seed=5)
+        draws = bootstrap(fit(points, FitSettings(grid=3)), 1e-3, points.run, 200)
+        low, high = draws.interval(lambda law: law.alpha)
+        widths.append(high - low)
+    assert widths[0] < 0.3 * widths[1]
+
+
+def test_rows_of_a_run_are_weighted_together() -> None:
+    run = np.array([0, 0, 1, 1, 2, 3])
+    family = np.array([0, 0, 0, 0, 1, 1])
+    weights = draw_weights(run, family, 200, seed=0)
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert not np.allclose(weights[:, 1], weights[:, 2])
+    assert weights[:, :4].mean(axis=1) == pytest.approx(np.ones(200))
+    assert weights[:, 4:].mean(axis=1) == pytest.approx(np.ones(200))
+    assert (weights == draw_weights(run, family, 200, seed=0)).all()
+
+
+def test_tails_allow_for_few_runs() -> None:
+    assert expanded_tail(0.025, 10_000) == pytest.approx(0.025, rel=0.01)
+    # Student's t with 7 degrees: 2.3646; Phi(-2.3646 sqrt(8 / 7)) = 0.00574.
+    assert expanded_tail(0.025, 7) == pytest.approx(0.00574, rel=0.02)
+
+
+def test_no_interval_where_refits_often_have_no_value() -> None:
+    draws = Bootstrap([], np.zeros(0), 20)
+    values = np.linspace(0, 1, 200)
+    assert draws.between(values) is not None
+    values[:10] = np.nan
+    assert draws.between(values) is None
+    assert Bootstrap([], np.zeros(0), 20).interval(lambda law: law.E) is None
+
+
+@pytest.mark.parametrize("count", [-1, 5, 10**7])
+def test_the_number_of_refits_is_checked(count) -> None:
+    with pytest.raises(UserError, match="--bootstrap"):
+        draw_weights(np.arange(4), np.zeros(4, int), count, 0)

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Fit scaling laws to runs and report them: python tools/scaling_report.py --csv FILE --out DIR
+
+The CSV has a row for every measured loss. DIR gets fit.json, report.html, report.md, the figures as
+PNG and SVG, and CSVs of the fit to each run, the frontier and the extrapolation.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from gam_scale import cli
+from gam_scale.errors import UserError
+from gam_scale.plan.estimate import MATMUL_SHARE
+from gam_scale.scaling.analysis import TARGETS, Settings, analyse
+from gam_scale.scaling.bootstrap import RESAMPLES
+from gam_scale.scaling.compare import DRAWS
+from gam_scale.scaling.cost import GPUS, Cost
+from gam_scale.scaling.fit import DELTA, GRID, FitSettings
+from gam_scale.scaling.outputs import write_report
+from gam_scale.scaling.points import COLUMNS, REQUIRED, read_csv
+from gam_scale.scaling.words import does_not_show, shows
+
+
+def main() -> None:
+    """Parse, fit, write, say what was found."""
+    args = parse()
+    fitting = FitSettings(args.huber_delta, args.grid, args.shared_exponent)
+    settings = Settings(fitting, args.bootstrap, args.test_draws, args.seed, tuple(args.targets))
+    cost = Cost.of(args.gpus.split(","), args.mfu)
+    points = read_csv(args.csv)
+    digest = hashlib.sha256(args.csv.read_bytes()).hexdigest()[:16]
+    analysis = analyse(points, settings)
+    written = write_report(analysis, cost, f"{args.csv.name} (sha256 {digest})", args.out)
+    for sentence in shows(analysis):
+        print(sentence)
+    print("\nWhat the runs do not show:")
+    for sentence in does_not_show(analysis):
+        print(f"  {sentence}")
+    print(f"\n{written[1]} and {len(written) - 1} more files, fit.json among them")
+
+
+def parse() -> argparse.Namespace:
+    """The command line, numbers checked."""
+    columns = "\n".join(
+        f"  {name:<8}{'' if name in REQUIRED else '(optional) '}{text}"
+        for name, text in COLUMNS.items()
+    )
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog=f"columns of the CSV; others are ignored:\n{columns}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="the runs")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report")
+    parser.add_argument("--huber-delta", type=float, default=DELTA, help=f"on log L ({DELTA:g})")
+    parser.add_argument("--grid", type=int, default=GRID, help=f"starts per dimension ({GRID})")
+    parser.add_argument("--bootstrap", type=int, default=RESAMPLES, help=f"refits ({RESAMPLES})")
+    parser.add_argument("--shared-exponent", action="store_true", help="fit with alpha = beta")
+    parser.add_argument(
+        "--test-draws", type=int, default=DRAWS, help=f"data sets per test ({DRAWS}); 0: no tests"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of refits and simulations (0)")
+    parser.add_argument(
+        "--targets",
+        type=float,
+        nargs="+",
+        default=list(TARGETS),
+        metavar="N",
+        help="parameters to extrapolate to (1e9 7e9)",
+    )
+    parser.add_argument("--gpus", default=",".join(GPUS), help=f"for the costs ({','.join(GPUS)})")
+    parser.add_argument(
+        "--mfu", type=float, default=MATMUL_SHARE, help=f"share of their rate ({MATMUL_SHARE})"
+    )
+    args = parser.parse_args()
+    for target in args.targets:
+        if not 0 < target < 1e15:
+            raise UserError(f"--targets has {target:g}; expected numbers of parameters above 0")
+    if not 0 <= args.test_draws <= 100_000:
+        raise UserError(f"--test-draws is {args.test_draws}; expected 0 to 100,000")
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}; expected 0 or more")
+    return args
+
+
+if __name__ == "__main__":
+    cli.run(main)
