@@ -19,7 +19,7 @@ from pathlib import Path
 NEEDS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
 CPUS, MEMORY_MB, GPUS = 2, 4096, 2
 
-# cred_expire is also how long a requeued job waits before it may start again: 120 s by default.
+# cred_expire is also how long a requeued job waits before it may start again: 120 s by default, 5 s at least.
 CONF = """\
 ClusterName=gamtest
 SlurmctldHost=localhost(127.0.0.1)
@@ -28,7 +28,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={root}/munge/socket,cred_expire=2
+AuthInfo=socket={root}/munge/socket,cred_expire=5
 StateSaveLocation={root}/state
 SlurmctldPidFile={root}/slurmctld.pid
 SlurmctldLogFile={root}/log/slurmctld.log

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-
 from slurm.cluster import Cluster, why_not
 
 

@@ -1,0 +1,65 @@
+"""One rank of a run that submitit started: what its pickled job calls."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import submitit
+
+from gam_scale.config import load_config
+
+STOPPED = 75
+"""Exit status of a rank that a signal stopped, as in slurm/common.sh."""
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """Trains when called; the same object is called again when Slurm starts the job anew.
+
+    It ends its process rather than return where a signal stopped it: a result on disk would make
+    submitit take a requeued job for a finished one.
+    """
+
+    config: str
+    """Path of the run's JSON config."""
+    overrides: list[str] = field(default_factory=list)
+    fresh: bool = False
+    port: int = 0
+    """Where ranks meet without Slurm."""
+
+    def __call__(self) -> None:
+        """Train to the end, or to a signal; then have Slurm start the job again, once."""
+        here = submitit.JobEnvironment()
+        if "SLURM_JOB_ID" not in os.environ or here.cluster == "local":
+            os.environ |= local_place(here, self.port)
+        # Imported on the rank only: who submits needs no engine.
+        from gam_scale.train.pretrain import pretrain
+
+        if pretrain(load_config(self.config, self.overrides), fresh=self.fresh):
+            return
+        if here.cluster != "local" and here.global_rank == 0:
+            requeue(os.environ["SLURM_JOB_ID"])
+        sys.exit(STOPPED)
+
+
+def local_place(here: submitit.JobEnvironment, port: int) -> dict[str, str]:
+    """The variables by which ranks of submitit's local executor find each other."""
+    return {
+        "RANK": str(here.global_rank),
+        "WORLD_SIZE": str(here.num_tasks),
+        "LOCAL_RANK": str(here.local_rank),
+        "LOCAL_WORLD_SIZE": str(here.num_tasks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def requeue(job_id: str) -> bool:
+    """Requeue a running job; one that Slurm is ending or requeueing already is left alone."""
+    state = subprocess.run(
+        ["squeue", "-h", "-j", job_id, "-o", "%T"], text=True, capture_output=True
+    ).stdout.strip()
+    if state != "RUNNING":
+        return False
+    return subprocess.run(["scontrol", "requeue", job_id]).returncode == 0

@@ -1,0 +1,155 @@
+"""What became of each run, from its directory and, where there is Slurm, from squeue.
+
+No accounting database is asked: a job that squeue no longer knows and that holds no lock has
+ended, and whether it finished stands in its run directory.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gam_scale.errors import UserError
+from gam_scale.strict import read_json
+from gam_scale.train.lock import holder, is_held
+from gam_scale.train.restarts import read_restarts
+from gam_scale.train.rundir import RunDir
+from gam_scale.train.sinks import read_metrics
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One row of the status table."""
+
+    run: str
+    state: str
+    """finished, running, queued, a state of Slurm's such as completing, stopped or died."""
+    job: str
+    step: int
+    steps: int
+    loss: float | None
+    tokens_per_s: float | None
+    restarts: int
+    checkpoint: int | None
+    """Step of the newest checkpoint."""
+
+
+COLUMNS = ("run", "state", "job", "step", "loss", "tokens/s", "restarts", "checkpoint")
+
+
+def find_runs(folders: Iterable[str | Path]) -> list[Path]:
+    """The run directories among ``folders`` and in them, submitted ones included.
+
+    Raises:
+        UserError: there is none.
+    """
+    found: list[Path] = []
+    for folder in map(Path, folders):
+        candidates = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))]
+        found += [path for path in candidates if _is_run(path)]
+    if not found:
+        names = ", ".join(map(str, folders)) or "nothing"
+        raise UserError(f"{names}: no run here; expected run directories or a folder of them")
+    return list(dict.fromkeys(found))
+
+
+def _is_run(path: Path) -> bool:
+    # A checkpoint holds a config.json as well, but no logs beside it.
+    submitted = (path / "jobs" / "launched.json").is_file()
+    return submitted or ((path / "config.json").is_file() and (path / "logs").is_dir())
+
+
+def slurm_states() -> dict[str, str] | None:
+    """State by job id of every job that squeue still knows; None without Slurm."""
+    if shutil.which("squeue") is None:
+        return None
+    done = subprocess.run(
+        ["squeue", "-h", "-t", "all", "-r", "-o", "%i %A %T"], text=True, capture_output=True
+    )
+    if done.returncode:
+        return None
+    states: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        shown, job, state = line.split()
+        states |= {shown: state, job: state}
+    return states
+
+
+def status(path: Path, states: dict[str, str] | None) -> RunStatus:
+    """The row of one run; ``states`` as :func:`slurm_states` gives them."""
+    run = RunDir(path)
+    config: dict[str, Any] = read_json(run.config) if run.config.exists() else {}
+    lines = read_metrics(run.metrics)
+    last = lines[-1] if lines else {}
+    kept = run.checkpoints.steps()
+    steps = config.get("train", {}).get("steps", 0)
+    restarts = read_restarts(run.restarts)
+    launched = launch_note(path)
+    job = str((holder(path) or {}).get("job") or launched.get("job") or restarts.job)
+    return RunStatus(
+        run=str(path),
+        state=_state(run, launched, job, bool(steps) and last.get("step") == steps, states),
+        job=job,
+        step=last.get("step", 0),
+        steps=steps,
+        loss=last.get("loss"),
+        tokens_per_s=last.get("tokens_per_s"),
+        restarts=restarts.total,
+        checkpoint=kept[-1] if kept else None,
+    )
+
+
+def launch_note(path: Path) -> dict[str, Any]:
+    """What tools/launch.py noted when it submitted the run; empty where it did not."""
+    note = path / "jobs" / "launched.json"
+    return read_json(note) if note.is_file() else {}
+
+
+def _state(
+    run: RunDir,
+    launched: dict[str, Any],
+    job: str,
+    at_the_end: bool,
+    states: dict[str, str] | None,
+) -> str:
+    if at_the_end and run.summary.exists():
+        return "finished"
+    if is_held(run.path):
+        return "running"
+    slurm = (states or {}).get(job, "")
+    if slurm in ("PENDING", "REQUEUED"):
+        return "queued"
+    if slurm in ("RUNNING", "CONFIGURING"):
+        return "running" if holder(run.path) else "starting"
+    if slurm == "COMPLETING":
+        return "completing"
+    if launched.get("cluster") == "local" and _alive(launched.get("pid")):
+        return "starting"
+    # A lock that its dead holder never gave back: it was killed.
+    if holder(run.path) is not None or slurm in ("FAILED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY"):
+        return "died"
+    return "stopped" if run.config.exists() else "never started"
+
+
+def _alive(pid: int | None) -> bool:
+    return pid is not None and os.path.exists(f"/proc/{pid}")
+
+
+def table(rows: Iterable[RunStatus]) -> list[list[str]]:
+    """The cells of the status table, below :data:`COLUMNS`."""
+    return [
+        [
+            row.run,
+            row.state,
+            row.job or "-",
+            f"{row.step:,}/{row.steps:,}" if row.steps else "-",
+            f"{row.loss:.3f}" if row.loss is not None else "-",
+            f"{row.tokens_per_s:,.0f}" if row.tokens_per_s else "-",
+            str(row.restarts),
+            f"step {row.checkpoint:,}" if row.checkpoint is not None else "-",
+        ]
+        for row in rows
+    ]

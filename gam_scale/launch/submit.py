@@ -1,0 +1,153 @@
+"""Submitting runs through submitit: to Slurm where there is one, else on this machine."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+
+from gam_scale.config import load_config
+from gam_scale.errors import UserError
+from gam_scale.files import write_json
+from gam_scale.launch.job import RankJob
+
+SIGNAL_DELAY_S = 300
+"""Before the time limit a job is told to save: Slurm's signals come up to a minute off."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run, and on what."""
+
+    configs: list[str]
+    """One run each; several become a Slurm array."""
+    overrides: list[str]
+    nodes: int
+    gpus_per_node: int
+    """Ranks per node; on CPU clusters too."""
+    minutes: int
+    cluster: str
+    """slurm or local."""
+    fresh: bool = False
+
+
+def find_cluster() -> tuple[str, str]:
+    """``slurm`` where a controller answers, else ``local``, and why."""
+    if shutil.which("sbatch") is None:
+        return "local", "no sbatch here"
+    done = subprocess.run(["scontrol", "ping"], text=True, capture_output=True)
+    if done.returncode or "DOWN" in done.stdout and "UP" not in done.stdout:
+        return "local", "sbatch is here but no Slurm controller answers"
+    return "slurm", "a Slurm controller answers"
+
+
+def run_dirs(request: Request) -> list[Path]:
+    """The run directory of each config, checked as training will check it.
+
+    Raises:
+        UserError: a config is wrong, two share a directory, or the nodes are too many.
+    """
+    if request.cluster == "local" and request.nodes > 1:
+        raise UserError(f"--nodes is {request.nodes} without Slurm; expected 1 on this machine")
+    found: dict[Path, str] = {}
+    for config in request.configs:
+        folder = Path(load_config(config, request.overrides).log.run_dir).absolute()
+        if folder in found:
+            raise UserError(
+                f"{config} and {found[folder]} both have log.run_dir {folder}; expected a run "
+                "directory of its own for each"
+            )
+        found[folder] = config
+    return list(found)
+
+
+def parameters(request: Request, name: str) -> dict[str, object]:
+    """submitit's parameters of the job; site settings come from the environment.
+
+    SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS and the like are sbatch's own and reach it as they
+    are (slurm/site.sh sets them).
+    """
+    both = {"timeout_min": request.minutes, "tasks_per_node": request.gpus_per_node}
+    if request.cluster == "local":
+        return both | {"signal_delay_s": SIGNAL_DELAY_S, "nodes": 1}
+    options: dict[str, object] = {"requeue": True}
+    extra = os.environ.get("GAM_SBATCH", "")  # such as "exclusive=user mem=0"
+    options |= dict(word.split("=", 1) for word in extra.split())
+    delay = min(SIGNAL_DELAY_S, request.minutes * 60 // 2)
+    module = os.environ.get("GAM_MODULES", "")
+    # Ranks that are told to compute on CPUs need no GPUs from Slurm.
+    on_cpu = load_config(request.configs[0], request.overrides).parallel.device == "cpu"
+    gpus = {} if on_cpu else {"gpus_per_node": request.gpus_per_node}
+    return (
+        both
+        | gpus
+        | {
+            "name": name,
+            "nodes": request.nodes,
+            "slurm_signal_delay_s": delay,
+            "slurm_setup": [module] if module else [],
+            # Surviving ranks name the one that died before they end; see slurm/common.sh.
+            "slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=180"],
+            "slurm_use_srun": True,
+            "slurm_additional_parameters": options,
+        }
+    )
+
+
+def jobs_of(request: Request) -> list[RankJob]:
+    """What each job calls; local ranks meet at a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        RankJob(str(Path(config).absolute()), request.overrides, request.fresh, port)
+        for config in request.configs
+    ]
+
+
+def executor(request: Request, folder: Path, name: str) -> submitit.AutoExecutor:
+    """submitit's executor with the job's parameters; ``folder`` takes scripts, pickles and logs."""
+    made = submitit.AutoExecutor(folder, cluster=request.cluster)
+    made.update_parameters(**parameters(request, name))
+    return made
+
+
+def render(request: Request) -> str:
+    """The sbatch script that :func:`submit` would hand in; nothing is written or submitted."""
+    if request.cluster == "local":
+        raise UserError(
+            "--dry-run renders an sbatch script, but there is no Slurm here; expected "
+            "--cluster slurm, which needs srun on the PATH"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        made = executor(request, Path(folder), "gam")
+        text = made._executor._make_submission_file_text(made._executor._submitit_command_str, "x")
+        return text.replace(folder, "RUN_DIR/jobs")
+
+
+def submit(request: Request) -> list[submitit.Job[None]]:
+    """Submit every run and note its job in its directory's ``jobs/launched.json``."""
+    folders = run_dirs(request)
+    name = Path(request.configs[0]).stem
+    made = executor(request, folders[0] / "jobs" / "%j", name)
+    if len(folders) == 1:
+        jobs = [made.submit(jobs_of(request)[0])]
+    elif request.cluster == "slurm":
+        with made.batch():
+            jobs = [made.submit(job) for job in jobs_of(request)]
+    else:  # one after the other is what one machine can do; submitit would start all at once
+        raise UserError(
+            "--array without Slurm would start every run at once; expected Slurm, or "
+            "one --config after the other"
+        )
+    for job, folder in zip(jobs, folders, strict=True):
+        note = {"job": job.job_id, "cluster": request.cluster, "logs": str(job.paths.stdout)}
+        if request.cluster == "local":
+            note["pid"] = int(job.job_id)
+        (folder / "jobs").mkdir(parents=True, exist_ok=True)
+        write_json(folder / "jobs" / "launched.json", note)
+    return jobs

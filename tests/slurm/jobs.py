@@ -1,0 +1,100 @@
+"""Jobs of slurm/gam_1b.sh, as a user submits them but small: what the drills disturb."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from slurm.cluster import Cluster, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
+PATIENCE = 170.0
+SIZE = (
+    "data.seq_len=48 model.d_model=32 model.n_layers=1 model.vocab_size=320 model.memory.n_heads=2 "
+    "train.steps=160 train.global_batch_size=4 train.micro_batch_size=2 train.warmup_steps=3 "
+    "train.precision=fp32 train.compile=off train.spike_ratio=0 parallel.shard_ranks=0 "
+    "parallel.device=cpu eval.every_steps=0 eval.max_tokens=200 eval.batch_size=2 "
+    "checkpoint.every_steps=30 log.every_steps=1 log.wandb=off log.tensorboard=false"
+)
+
+
+class Job:
+    """One submitted run: what Slurm says of it and what its run directory holds."""
+
+    def __init__(self, cluster: Cluster, job_id: str, run: Path, output: Path) -> None:
+        self.cluster, self.id, self.run, self.output = cluster, job_id, run, output
+
+    @property
+    def state(self) -> str:
+        """Slurm's word for it, such as RUNNING."""
+        return self.cluster.job(self.id)["JobState"]
+
+    @property
+    def restarts(self) -> int:
+        """How often Slurm has started it again."""
+        return int(self.cluster.job(self.id)["Restarts"])
+
+    def losses(self) -> dict[int, float]:
+        """Logged loss by step."""
+        path = self.run / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+    def wait_for_step(self, step: int) -> None:
+        """Until it has trained ``step`` steps."""
+        self.wait(lambda: max(self.losses(), default=0) >= step, f"step {step}")
+
+    def finish(self) -> str:
+        """Until it has ended; the state it ended in."""
+        self.wait(lambda: self.state in ENDED, "the end of the job")
+        return self.state
+
+    def wait(self, true: Callable[[], object], what: str) -> None:
+        """Until ``true()``; where it never is, the job's own words are the test's failure."""
+        try:
+            wait_until(true, PATIENCE, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.said()}") from None
+
+    def said(self) -> str:
+        """The job's output and its ranks' last lines."""
+        text = self.output.read_text() if self.output.exists() else "(no output)"
+        for log in sorted(self.run.glob("jobs/*/rank*.log")):
+            text += f"\n{log.name}:\n" + "\n".join(log.read_text().splitlines()[-12:])
+        return f"job {self.id} is {self.state}\n{text}\n{self.cluster.logs()}"
+
+
+def submit(
+    cluster: Cluster, data: Path, folder: Path, *options: str, settings: str = "", nodes: int = 2
+) -> Job:
+    """``sbatch slurm/gam_1b.sh`` with one rank on each of ``nodes`` nodes, run in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run, output = folder / "run", folder / "out.txt"
+    sets = json.dumps([{"path": str(data)}], separators=(",", ":"))
+    words = [*SIZE.split(), f"data.sets={sets}", f"log.run_dir={run}", *settings.split()]
+    job_id = cluster.run(
+        "sbatch",
+        "--parsable",
+        f"--nodes={nodes}",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=1",
+        "--exclusive",
+        f"--output={output}",
+        *options,
+        ROOT / "slurm" / "gam_1b.sh",
+        env={
+            "GAM_ARGS": " ".join(f"--set {word}" for word in words),
+            "GAM_ROOT": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+    return Job(cluster, job_id, run, output)
+
+
+def end_all(cluster: Cluster) -> None:
+    """Cancel what is left of earlier jobs and wait until every node is free."""
+    cluster.run("scancel", "--user=root")
+    deadline = time.monotonic() + 60
+    while cluster.idle() != set(cluster.nodes) and time.monotonic() < deadline:
+        time.sleep(0.2)

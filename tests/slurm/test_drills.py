@@ -1,0 +1,102 @@
+"""What clusters do to jobs, on a real Slurm: after each the run equals the undisturbed one's."""
+
+import json
+from pathlib import Path
+
+import pytest
+from slurm.jobs import Job, end_all, submit
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slurm, prepared_set, tmp_path_factory) -> dict[int, float]:
+    """Losses of the run that nothing happened to."""
+    job = submit(slurm, prepared_set, tmp_path_factory.mktemp("undisturbed"))
+    assert job.finish() == "COMPLETED" and job.restarts == 0, job.said()
+    return job.losses()
+
+
+@pytest.fixture
+def start(slurm, prepared_set, tmp_path):
+    """``start(*sbatch options)`` submits the run; what is left of it ends with the test."""
+    yield lambda *options, **more: submit(slurm, prepared_set, tmp_path, *options, **more)
+    end_all(slurm)
+
+
+def test_time_limit(start, undisturbed):
+    job = start("--time=1", "--signal=USR1@40")
+    assert job.finish() == "COMPLETED", job.said()
+    assert job.restarts >= 1, job.said()
+    assert job.losses() == undisturbed
+
+
+def test_scontrol_requeue(slurm, start, undisturbed):
+    job = start()
+    job.wait_for_step(40)
+    slurm.run("scontrol", "requeue", job.id)
+    assert job.finish() == "COMPLETED", job.said()
+    assert job.restarts == 1, job.said()
+    assert job.losses() == undisturbed
+    # SIGTERM came with it, and the ranks saved where they were rather than fall back to step 30.
+    assert resumed_from(job) >= 40
+
+
+def test_preemption(slurm, start, undisturbed):
+    job = start()
+    job.wait_for_step(40)
+    urgent = ["--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null"]
+    slurm.run("sbatch", *urgent, "--wrap=true")
+    assert job.finish() == "COMPLETED", job.said()
+    assert job.restarts == 1, job.said()
+    assert job.losses() == undisturbed
+    assert resumed_from(job) >= 40
+
+
+@pytest.mark.parametrize("which", ["batch node", "another"])
+def test_crash_of_a_node(slurm, start, undisturbed, which):
+    job = start()
+    job.wait_for_step(40)
+    nodes = slurm.run("scontrol", "show", "hostnames", slurm.job(job.id)["NodeList"]).split()
+    node = nodes[0 if which == "batch node" else -1]
+    slurm.crash(node)
+    try:
+        # Slurm finds out by itself after SlurmdTimeout; a health check says so at once.
+        slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=drill")
+        assert job.finish() == "COMPLETED", job.said()
+    finally:
+        slurm.start(node)
+        slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+    assert job.restarts == 1, job.said()
+    assert job.losses() == undisturbed
+    assert resumed_from(job) >= 30  # nothing is lost beyond the last checkpoint
+
+
+def test_scancel_saves_and_does_not_requeue(slurm, start, undisturbed):
+    job = start()
+    job.wait_for_step(40)
+    slurm.run("scancel", job.id)
+    assert job.finish() == "CANCELLED" and job.restarts == 0, job.said()
+    job.wait(lambda: not slurm.job(job.id).get("NodeList", "") or _free(slurm), "its nodes free")
+    last = max(job.losses())
+    assert (job.run / "checkpoints" / f"step-{last:08d}").is_dir(), job.said()
+    assert job.losses() == {step: undisturbed[step] for step in range(1, last + 1)}
+
+
+def test_two_jobs_never_write_one_run(start):
+    first = start()
+    first.wait_for_step(10)
+    second = start("--output=/dev/null")
+    assert second.finish() == "FAILED", second.said()
+    said = (first.run / "jobs" / second.id / "rank0.log").read_text()
+    assert "is being written by process" in said and f"job {first.id}" in said
+    assert first.finish() == "COMPLETED", first.said()
+
+
+def resumed_from(job: Job) -> int:
+    """The step of the checkpoint that the last start went on from."""
+    return json.loads((Path(job.run) / "restarts.json").read_text())["step"]
+
+
+def _free(slurm) -> bool:
+    return slurm.idle() == set(slurm.nodes)

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Run on a cluster: python tools/launch.py --config FILE --nodes 4 --gpus-per-node 8
+
+Submits through submitit, to Slurm or, where there is none, to this machine. With --status,
+--follow RUN or --cancel RUN it looks after runs that were submitted earlier, by any means.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gam_scale import cli
+from gam_scale.errors import UserError
+from gam_scale.launch.follow import cancel, follow
+from gam_scale.launch.status import COLUMNS, find_runs, slurm_states, status, table
+
+
+def main() -> int:
+    """Parse, then submit, list, follow or cancel; the exit status."""
+    args = parse()
+    if args.status is not None:
+        show(args.status or ["runs"])
+        return 0
+    if args.cancel:
+        print(cancel(Path(args.cancel)))
+        return 0
+    if args.follow and not (args.config or args.array):
+        return 0 if follow(Path(args.follow)) == "finished" else 1
+    return launch(args)
+
+
+def parse() -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", metavar="FILE", help="the run's JSON config")
+    parser.add_argument("--array", nargs="+", metavar="FILE", help="several configs, one run each")
+    cli.add_overrides(parser)
+    parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
+    parser.add_argument("--gpus-per-node", type=int, default=1, help="ranks on each (default: 1)")
+    parser.add_argument("--minutes", type=int, default=1440, help="time limit (default: 1440)")
+    parser.add_argument("--cluster", choices=["auto", "slurm", "local"], default="auto")
+    parser.add_argument("--fresh", action="store_true", help="start over: remove the earlier run")
+    parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
+    parser.add_argument(
+        "--follow", nargs="?", const=True, metavar="RUN", help="print the log until the run ends"
+    )
+    parser.add_argument("--status", nargs="*", metavar="RUN", help="table of runs (default: runs/)")
+    parser.add_argument("--cancel", metavar="RUN", help="have a run save and end")
+    args = parser.parse_args()
+    for name in ("nodes", "gpus_per_node", "minutes"):
+        if getattr(args, name) < 1:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} is {getattr(args, name)}; expected at least 1")
+    other = args.status is not None or args.cancel or isinstance(args.follow, str)
+    if bool(args.config) + bool(args.array) + bool(other) != 1:
+        raise UserError("expected one of --config, --array, --status, --follow RUN and --cancel")
+    return args
+
+
+def launch(args: argparse.Namespace) -> int:
+    """Render or submit, and follow if asked to."""
+    try:
+        from gam_scale.launch.submit import Request, find_cluster, render, run_dirs, submit
+    except ImportError:
+        raise UserError("submitit is not installed; expected `make install` first") from None
+    cluster, reason = find_cluster()
+    if args.cluster != "auto":
+        cluster, reason = args.cluster, "--cluster says so"
+    request = Request(
+        configs=args.array or [args.config],
+        overrides=args.overrides,
+        nodes=args.nodes,
+        gpus_per_node=args.gpus_per_node,
+        minutes=args.minutes,
+        cluster=cluster,
+        fresh=args.fresh,
+    )
+    folders = run_dirs(request)
+    print(f"{'Slurm' if cluster == 'slurm' else 'this machine, without Slurm'}: {reason}")
+    if args.dry_run:
+        print(render(request))
+        return 0
+    for job, folder in zip(submit(request), folders, strict=True):
+        print(f"job {job.job_id}: {folder}, log {job.paths.stdout}")
+    if args.follow:
+        return 0 if follow(folders[0]) == "finished" else 1
+    return 0
+
+
+def show(folders: list[str]) -> None:
+    """Print the status table."""
+    states = slurm_states()
+    out = Table(*COLUMNS)
+    for row in table(status(run, states) for run in find_runs(folders)):
+        out.add_row(*row)
+    # Piped into a file there is no width to keep to.
+    Console(width=None if sys.stdout.isatty() else 160).print(out)
+
+
+if __name__ == "__main__":
+    cli.run(main)
