@@ -242,6 +242,11 @@ class ParallelConfig:
         {}, "raw DeepSpeed options, merged into those that the rest of this config makes"
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU where there is one")
+    preflight: bool = option(
+        True,
+        "before training, check each rank's device, memory, /dev/shm, disk, versions and clock, "
+        "and the all-reduce between them, in seconds; a rank that fails is named with its host",
+    )
     timeout_s: float = option(
         1800.0,
         "seconds without progress after which a job of several ranks ends, naming the rank that "

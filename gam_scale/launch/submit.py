@@ -71,31 +71,31 @@ def parameters(request: Request, name: str) -> dict[str, object]:
     SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS and the like are sbatch's own and reach it as they
     are (slurm/site.sh sets them).
     """
-    both = {"timeout_min": request.minutes, "tasks_per_node": request.gpus_per_node}
+    on_cpu = load_config(request.configs[0], request.overrides).parallel.device == "cpu"
+    both: dict[str, object] = {
+        "timeout_min": request.minutes,
+        "tasks_per_node": request.gpus_per_node,
+        # Ranks that are told to compute on CPUs need no GPUs.
+        "gpus_per_node": 0 if on_cpu else request.gpus_per_node,
+        "stderr_to_stdout": True,  # one log per rank
+    }
     if request.cluster == "local":
-        return both | {"signal_delay_s": SIGNAL_DELAY_S, "nodes": 1}
+        return both | {"nodes": 1}
+    if on_cpu:
+        del both["gpus_per_node"]
     options: dict[str, object] = {"requeue": True}
     extra = os.environ.get("GAM_SBATCH", "")  # such as "exclusive=user mem=0"
     options |= dict(word.split("=", 1) for word in extra.split())
-    delay = min(SIGNAL_DELAY_S, request.minutes * 60 // 2)
-    module = os.environ.get("GAM_MODULES", "")
-    # Ranks that are told to compute on CPUs need no GPUs from Slurm.
-    on_cpu = load_config(request.configs[0], request.overrides).parallel.device == "cpu"
-    gpus = {} if on_cpu else {"gpus_per_node": request.gpus_per_node}
-    return (
-        both
-        | gpus
-        | {
-            "name": name,
-            "nodes": request.nodes,
-            "slurm_signal_delay_s": delay,
-            "slurm_setup": [module] if module else [],
-            # Surviving ranks name the one that died before they end; see slurm/common.sh.
-            "slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=180"],
-            "slurm_use_srun": True,
-            "slurm_additional_parameters": options,
-        }
-    )
+    modules = os.environ.get("GAM_MODULES", "")
+    return both | {
+        "name": name,
+        "nodes": request.nodes,
+        "slurm_signal_delay_s": min(SIGNAL_DELAY_S, request.minutes * 60 // 2),
+        "slurm_setup": [modules] if modules else [],
+        # Surviving ranks name the one that died before they end; see slurm/common.sh.
+        "slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=180"],
+        "slurm_additional_parameters": options,
+    }
 
 
 def jobs_of(request: Request) -> list[RankJob]:
@@ -133,7 +133,7 @@ def submit(request: Request) -> list[submitit.Job[None]]:
     """Submit every run and note its job in its directory's ``jobs/launched.json``."""
     folders = run_dirs(request)
     name = Path(request.configs[0]).stem
-    made = executor(request, folders[0] / "jobs" / "%j", name)
+    made = executor(request, folders[0] / "jobs", name)
     if len(folders) == 1:
         jobs = [made.submit(jobs_of(request)[0])]
     elif request.cluster == "slurm":

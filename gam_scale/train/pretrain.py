@@ -25,6 +25,7 @@ from gam_scale.parallel.world import World
 from gam_scale.train.lock import RunLock
 from gam_scale.train.loop import Loop
 from gam_scale.train.metrics import StepMetrics, Throughput
+from gam_scale.train.preflight import preflight
 from gam_scale.train.restarts import count_start, restart_number
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.saver import Saver
@@ -90,6 +91,9 @@ def _pretrain(
         run.open(config, fresh=fresh)
     world.barrier()
     setup_logging(run.path, world.rank)
+    if config.parallel.preflight:
+        watchdog.at(0, "checking the ranks")
+        preflight(world, run.checkpoints.folder, outline(config.model).n_parameters())
     compiled = _whether_to_compile(config, world)
     strategy = build_strategy(config, world, compiled=compiled)
     state = _start_or_resume(run, config, strategy, stream)

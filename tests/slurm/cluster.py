@@ -19,7 +19,8 @@ from pathlib import Path
 NEEDS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
 CPUS, MEMORY_MB, GPUS = 2, 4096, 2
 
-# cred_expire is also how long a requeued job waits before it may start again: 120 s by default, 5 s at least.
+# cred_expire is also how long a requeued job waits before it may start again: 120 s by default, at
+# least 5.
 CONF = """\
 ClusterName=gamtest
 SlurmctldHost=localhost(127.0.0.1)

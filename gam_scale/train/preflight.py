@@ -1,0 +1,203 @@
+"""Seconds of checks on every rank before hours of training: what would fail later fails now.
+
+Each rank looks at its own machine and never raises while it does; then all of them exchange what
+they found, so that every rank ends with the same sentence, which names the rank and its host.
+"""
+
+import logging
+import os
+import platform
+import shutil
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import xxhash
+
+import gam_scale
+from gam_scale.errors import UserError
+from gam_scale.parallel.world import World
+
+logger = logging.getLogger("gam_scale")
+
+MB = 1e6
+PROBE_BYTES = 4 << 20
+"""Written to the checkpoints' folder, and summed over the ranks."""
+SHM_BYTES_PER_GPU = 32 << 20
+"""Of /dev/shm: what NCCL takes for one rank's links; containers start with 64 MiB for all."""
+FREE_GPU_SHARE = 0.8
+"""Less of a GPU's memory free at the start means that another process is on it."""
+MAX_SKEW_S = 30.0
+"""Between clocks: more confuses schedulers' and file systems' times."""
+ADAM_BYTES = 12
+"""A parameter and its two moments in a checkpoint, fp32."""
+
+
+@dataclass
+class Found:
+    """What one rank found on its machine."""
+
+    rank: int
+    host: str
+    versions: dict[str, str]
+    clock: float
+    problems: list[str] = field(default_factory=list)
+    """Sentences without a subject: what, and what would be accepted."""
+    write_bytes_per_s: float = 0.0
+
+
+def preflight(world: World, checkpoints: Path, n_parameters: int) -> None:
+    """Check all ranks; called by all of them.
+
+    Args:
+        checkpoints: the folder that will take the checkpoints.
+        n_parameters: of the model.
+
+    Raises:
+        UserError: on every rank alike, naming the ranks that cannot train and why.
+    """
+    start = time.monotonic()
+    world.barrier()  # clocks are read at about the same time
+    found = _exchange(world, look(world, checkpoints, n_parameters * ADAM_BYTES))
+    problems = [f"rank {f.rank} on {f.host} {text}" for f in found for text in f.problems]
+    problems += differing_versions(found) + skewed_clocks(found)
+    if problems:
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" * (len(problems) > 4))
+        raise UserError(f"{shown} (parallel.preflight checks this)")
+    rate = _all_reduce_rate(world)
+    logger.info(
+        "preflight of %d rank(s) on %d host(s) in %.1f s: checkpoints at %.0f MB/s%s",
+        world.world_size,
+        len({f.host for f in found}),
+        time.monotonic() - start,
+        min(f.write_bytes_per_s for f in found) / MB,
+        f", all-reduce at {rate / MB:.0f} MB/s" if rate else "",
+    )
+
+
+def look(world: World, checkpoints: Path, checkpoint_bytes: int) -> Found:
+    """What this rank finds on its own machine."""
+    here = Found(world.rank, socket.gethostname(), versions(), time.time())
+    here.problems += _device(world.device) + _shared_memory(world)
+    problems, here.write_bytes_per_s = _disk(checkpoints, world, checkpoint_bytes)
+    here.problems += problems
+    return here
+
+
+def versions() -> dict[str, str]:
+    """What must be the same on all ranks; the code is named by a hash of its source files."""
+    digest = xxhash.xxh3_64()
+    root = Path(gam_scale.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "deepspeed": metadata.version("deepspeed"),
+        "the code of gam_scale": digest.hexdigest(),
+    }
+
+
+def differing_versions(found: list[Found]) -> list[str]:
+    """Sentences on the ranks that have another version of something than most have."""
+    problems = []
+    for name in found[0].versions:
+        common = Counter(f.versions[name] for f in found).most_common(1)[0][0]
+        problems += [
+            f"rank {f.rank} on {f.host} has {name} {f.versions[name]}; expected {common} as on "
+            "the other ranks"
+            for f in found
+            if f.versions[name] != common
+        ]
+    return problems
+
+
+def skewed_clocks(found: list[Found]) -> list[str]:
+    """Sentences on the ranks whose clock is far from the median rank's."""
+    median = sorted(f.clock for f in found)[len(found) // 2]
+    return [
+        f"rank {f.rank} on {f.host} has a clock {f.clock - median:+.0f} s off; expected at most "
+        f"{MAX_SKEW_S:.0f} s"
+        for f in found
+        if abs(f.clock - median) > MAX_SKEW_S
+    ]
+
+
+def _device(device: torch.device) -> list[str]:
+    if device.type != "cuda":
+        return []
+    try:
+        ones = torch.ones(256, 256, device=device)
+        right = bool(torch.all(ones @ ones == 256))
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        return [f"cannot compute on {device}: {str(error).splitlines()[0]}; expected a sound GPU"]
+    problems = [] if right else [f"gets wrong sums from {device}; expected a sound GPU"]
+    if free < FREE_GPU_SHARE * total:
+        problems.append(
+            f"finds {free / 2**30:.1f} of {total / 2**30:.1f} GiB free on {device}; expected no "
+            "other process on it"
+        )
+    return problems
+
+
+def _shared_memory(world: World) -> list[str]:
+    if world.device.type != "cuda" or world.local_world_size == 1:
+        return []
+    size = shutil.disk_usage("/dev/shm").total
+    wanted = SHM_BYTES_PER_GPU * world.local_world_size
+    if size >= wanted:
+        return []
+    return [
+        f"has a /dev/shm of {size >> 20} MiB; expected at least {wanted >> 20} for "
+        f"{world.local_world_size} GPUs (containers: --shm-size)"
+    ]
+
+
+def _disk(folder: Path, world: World, checkpoint_bytes: int) -> tuple[list[str], float]:
+    """Problems with the checkpoints' folder, and how fast this rank writes there."""
+    probe = folder / f".preflight-{world.rank}"
+    try:
+        free = shutil.disk_usage(folder).free
+        start = time.monotonic()
+        with open(probe, "wb") as file:
+            file.write(b"\0" * PROBE_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+        rate = PROBE_BYTES / (time.monotonic() - start)
+    except OSError as error:
+        return [f"cannot write {folder} ({error.strerror}); expected a folder that it can"], 0.0
+    finally:
+        probe.unlink(missing_ok=True)
+    if free < checkpoint_bytes:
+        return [
+            f"finds {free / 1e9:.1f} GB free at {folder}; expected room for one more checkpoint, "
+            f"{checkpoint_bytes / 1e9:.1f} GB"
+        ], rate
+    return [], rate
+
+
+def _exchange(world: World, mine: Found) -> list[Found]:
+    if world.world_size == 1:
+        return [mine]
+    found: list[Found | None] = [None] * world.world_size
+    dist.all_gather_object(found, mine)
+    return [each for each in found if each is not None]
+
+
+def _all_reduce_rate(world: World) -> float:
+    """Bytes per second and rank that an all-reduce moves; 0 with one rank."""
+    if world.world_size == 1:
+        return 0.0
+    data = torch.ones(PROBE_BYTES // 4, device=world.device)
+    world.all_reduce(data)  # connections are made at the first use
+    start = time.monotonic()
+    world.all_reduce(data)
+    data.sum().item()  # a GPU's work is done only when its result is here
+    seconds = time.monotonic() - start
+    return 2 * (world.world_size - 1) / world.world_size * PROBE_BYTES / seconds

@@ -1,0 +1,71 @@
+"""What would fail hours later fails before training, with the rank and host named."""
+
+import os
+from pathlib import Path
+
+import pytest
+from ranks import run_ranks
+
+from gam_scale.errors import UserError
+from gam_scale.parallel import world as ranks
+from gam_scale.train import preflight as module
+from gam_scale.train.preflight import Found, differing_versions, look, preflight, skewed_clocks
+
+
+@pytest.fixture
+def world():
+    yield ranks.start("cpu")
+    ranks.stop()
+
+
+def found(rank, clock=100.0, **versions):
+    return Found(rank, f"host{rank}", {"torch": "2", "python": "3"} | versions, clock)
+
+
+def test_a_sound_machine_passes_and_leaves_nothing(tmp_path, world):
+    preflight(world, tmp_path, 1000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_disk(tmp_path, world):
+    with pytest.raises(UserError, match="rank 0 on .* GB free at .*one more checkpoint"):
+        preflight(world, tmp_path, 10**15)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, world):
+    here = look(world, tmp_path / "missing", 0)
+    assert "cannot write" in here.problems[0] and "No such file" in here.problems[0]
+
+
+def test_the_rank_with_another_version_is_named():
+    ranks = [found(0), found(1), found(2, torch="1")]
+    (text,) = differing_versions(ranks)
+    assert text.startswith("rank 2 on host2 has torch 1; expected 2 ")
+
+
+def test_the_rank_with_another_clock_is_named():
+    (text,) = skewed_clocks([found(0), found(1, clock=40.0), found(2)])
+    assert text.startswith("rank 1 on host1 has a clock -60 s off")
+
+
+def test_every_rank_says_who_failed(tmp_path):
+    """The rank that is sound ends with the same sentence as the one that is not."""
+    said = run_ranks(one_fails, 2, folder=str(tmp_path))
+    assert said[0] == said[1]
+    assert "rank 1 on " in said[0] and "torch broken" in said[0] and "rank 0" not in said[0]
+
+
+def one_fails(world, folder):
+    real = module.look
+
+    def sabotaged(*arguments):
+        mine = real(*arguments)
+        if world.rank == 1:
+            mine.problems.append("has torch broken; expected it whole")
+        return mine
+
+    module.look = sabotaged
+    try:
+        preflight(world, Path(folder), os.cpu_count())
+    except UserError as error:
+        return str(error)
