@@ -14,6 +14,7 @@ from gam_scale.config import (
     RunConfig,
 )
 from gam_scale.data.packing import Batch
+from gam_scale.hardware import can_compile
 from gam_scale.model.lm import build_model
 from gam_scale.parallel.context import SequenceContext, axes
 from gam_scale.strict import from_dict
@@ -84,6 +85,14 @@ def test_a_cut_sequence_has_the_losses_and_gradients_of_a_whole_one(world_size):
     results = run_ranks(largest_difference, world_size, kinds=KINDS)
     for what, difference in results[0].items():
         assert difference < 1e-5, f"{what}: {difference:.1e}"  # fp32: sums in another order
+
+
+def test_a_compiled_block_is_one_graph_with_its_exchanges_in_it():
+    possible, reason = can_compile("cpu")
+    if not possible:
+        pytest.skip(reason)
+    results = run_ranks(largest_difference, 2, kinds=["delta"], compiled=True)
+    assert max(results[0].values()) < 1e-5  # fp32, as above
 
 
 def bytes_per_length(world, kinds):
