@@ -13,7 +13,6 @@ from gam_scale.scaling.bootstrap import (
     RESAMPLES,
     Bootstrap,
     bootstrap,
-    draw_weights,
     of_optimum,
 )
 from gam_scale.scaling.compare import DRAWS, Test, compare, differences
@@ -148,7 +147,6 @@ def _family(points: Points, settings: Settings) -> Family:
     # A seed of its own for each family: their refits are to be independent of one another.
     seed = settings.seed + zlib.crc32(name.encode())
     draws = bootstrap(best, settings.fit.delta, points.run, settings.resamples, seed)
-    weights = draw_weights(points.run, best.design.family, settings.resamples, seed)
     intervals = {c: draws.interval(lambda law, c=c: getattr(law, c)) for c in COEFFICIENTS}
     intervals |= {w: draws.interval(of_optimum(k, w)) for w in ("a", "b", "G")}
     held_out, note = hold_out(points, settings.fit)
@@ -161,7 +159,7 @@ def _family(points: Points, settings: Settings) -> Family:
         intervals,
         held_out,
         note,
-        isoflop(points, weights, LEVEL),
+        isoflop(points, settings.resamples, seed, LEVEL),
         [e for target in settings.targets for e in _extrapolate(target, optimum, draws)],
     )
 

@@ -37,18 +37,8 @@ class Bootstrap:
         return self.between(np.array([float(what(r[family])) for r in self.laws]), level)
 
     def between(self, values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
-        """The interval of values (R,), one for each refit.
-
-        Percentiles at the levels that Student's t and the lost degrees of freedom ask for
-        ("expanded percentiles", Hesterberg, arXiv 1411.5279, section 3.3): plain percentiles are
-        too narrow where few runs are left over after fitting.
-        """
-        known = values[np.isfinite(values)]
-        if len(values) < 20 or len(known) < (1 - MOST_MISSING) * len(values):
-            return None
-        tail = expanded_tail((1 - level) / 2, self.spare)
-        low, high = np.quantile(known, [tail, 1 - tail])
-        return float(low), float(high)
+        """The interval of values (R,), one for each refit; see :func:`interval_between`."""
+        return interval_between(values, self.spare, level)
 
 
 def bootstrap(fitted: Fit, delta: float, run: np.ndarray, count: int, seed: int = 0) -> Bootstrap:
@@ -77,6 +67,23 @@ def bootstrap(fitted: Fit, delta: float, run: np.ndarray, count: int, seed: int 
     phi = end.x.reshape(count, each, -1)[np.arange(count), best]
     spare = len(np.unique(run)) - made.free
     return Bootstrap([made.laws(p) for p in phi], value.min(axis=1) * delta, spare)
+
+
+def interval_between(
+    values: np.ndarray, spare: int, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """Between which of the refits' ``values`` (R,) the truth lies; None where many are nan.
+
+    Percentiles at the levels that Student's t and the lost degrees of freedom ask for ("expanded
+    percentiles", Hesterberg, arXiv 1411.5279, section 3.3): plain percentiles are too narrow where
+    few runs, ``spare`` of them, are left over after fitting.
+    """
+    known = values[np.isfinite(values)]
+    if len(values) < 20 or len(known) < (1 - MOST_MISSING) * len(values):
+        return None
+    tail = expanded_tail((1 - level) / 2, spare)
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def draw_weights(run: np.ndarray, family: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -74,7 +74,8 @@ def _join(first: Points, second: Points) -> Points:
         strict=True,
     )
     n, d, loss, flops, run = (np.concatenate(pair) for pair in both)
-    return Points(n, d, loss, flops, first.family + second.family, run, first.counted)
+    names = ("first",) * len(first) + ("second",) * len(second)
+    return Points(n, d, loss, flops, names, run, first.counted)
 
 
 def _test(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gam_scale.scaling.bootstrap import interval_between
 from gam_scale.scaling.points import Points
 
 SPREAD = 0.1  # relative difference of FLOPs within which runs spent one budget
@@ -64,12 +65,16 @@ class IsoFlop:
         return [p for p in self.parabolas if p.found]
 
 
-def isoflop(points: Points, weights: np.ndarray | None = None, level: float = 0.95) -> IsoFlop:
+def isoflop(points: Points, draws: int = 0, seed: int = 0, level: float = 0.95) -> IsoFlop:
     """Minima of the runs of one family, grouped by the FLOPs that they spent.
+
+    The interval is of noise alone. A parabola is not the curve that a power law makes, so minima
+    are biased where sizes span much more than a factor of ten or lie to one side.
 
     Args:
         points: of one family.
-        weights: (R, n) of a bootstrap, for an interval of a; see :func:`draw_weights`.
+        draws: simulated data sets behind the interval of a; 0: none.
+        seed: of them.
         level: of the interval.
     """
     groups = budgets(points)
@@ -81,8 +86,7 @@ def isoflop(points: Points, weights: np.ndarray | None = None, level: float = 0.
             None,
             f"No budget was spent on {SIZES} sizes: isoFLOP minima need runs of equal FLOPs.",
         )
-    once = np.ones(len(points))
-    parabolas = [_parabola(points, rows, once) for rows in groups]
+    parabolas = [_parabola(points.params, points.loss, points.flops, rows) for rows in groups]
     minima = [p for p in parabolas if p.found]
     note = ""
     if len(minima) < len(parabolas):
@@ -93,15 +97,31 @@ def isoflop(points: Points, weights: np.ndarray | None = None, level: float = 0.
     if len(minima) < MINIMA:
         return IsoFlop(parabolas, None, None, None, (note + " No exponent follows.").strip())
     kept = [p.rows for p in minima]
-    a = _exponent(points, kept, once)
-    interval = None
-    if weights is not None and len(weights):
-        draws = np.array([_exponent(points, kept, w) for w in weights])
-        sound = draws[np.isfinite(draws)]
-        if len(sound) > 0.98 * len(draws):
-            low, high = np.quantile(sound, [(1 - level) / 2, (1 + level) / 2])
-            interval = (float(low), float(high))
+    a = _exponent(points.params, points.loss, points.flops, kept)
+    interval = _interval(points, minima, draws, seed, level) if draws else None
     return IsoFlop(parabolas, a, 1 - a, interval, note)
+
+
+def _interval(
+    points: Points, minima: list[Parabola], draws: int, seed: int, level: float
+) -> tuple[float, float] | None:
+    """Of a, from data sets that follow the parabolas with normal noise of the runs' own size.
+
+    Few runs are left over in each budget after its parabola, so their scatter is pooled, as a share
+    of the loss. Reweighting runs instead gave 95% intervals that held the truth 62 times in 100.
+    """
+    rows = np.concatenate([p.rows for p in minima])
+    expected = np.concatenate([p.at(points.params[p.rows]) for p in minima])
+    spare = len(rows) - 3 * len(minima)
+    if spare < 1:
+        return None
+    scatter = np.sqrt(((points.loss[rows] / expected - 1) ** 2).sum() / spare)
+    rng = np.random.default_rng(seed)
+    loss, found, groups = points.loss.copy(), [], [p.rows for p in minima]
+    for _ in range(draws):
+        loss[rows] = expected * (1 + scatter * rng.standard_normal(len(rows)))
+        found.append(_exponent(points.params, loss, points.flops, groups))
+    return interval_between(np.array(found), spare, level)
 
 
 def budgets(points: Points) -> list[np.ndarray]:
@@ -117,20 +137,22 @@ def budgets(points: Points) -> list[np.ndarray]:
     return [rows for rows in found if len(np.unique(points.params[rows])) >= SIZES]
 
 
-def _parabola(points: Points, rows: np.ndarray, weights: np.ndarray) -> Parabola:
-    x = np.log(points.params[rows])
+def _parabola(
+    params: np.ndarray, loss: np.ndarray, flops: np.ndarray, rows: np.ndarray
+) -> Parabola:
+    x = np.log(params[rows])
     middle = float(x.mean())
-    fitted = np.polyfit(x - middle, points.loss[rows], 2, w=np.sqrt(weights[rows]))
-    c2, c1, c0 = (float(c) for c in fitted)
-    flops = float(np.exp(np.log(points.flops[rows]).mean()))
-    return Parabola(
-        flops, (c2, c1, c0), middle, rows, float(np.exp(x.min())), float(np.exp(x.max()))
-    )
+    c2, c1, c0 = (float(c) for c in np.polyfit(x - middle, loss[rows], 2))
+    spent = float(np.exp(np.log(flops[rows]).mean()))
+    ends = float(np.exp(x.min())), float(np.exp(x.max()))
+    return Parabola(spent, (c2, c1, c0), middle, rows, *ends)
 
 
-def _exponent(points: Points, groups: list[np.ndarray], weights: np.ndarray) -> float:
+def _exponent(
+    params: np.ndarray, loss: np.ndarray, flops: np.ndarray, groups: list[np.ndarray]
+) -> float:
     """Slope of log N* over log C; nan where a parabola has no minimum."""
-    found = [_parabola(points, rows, weights) for rows in groups]
+    found = [_parabola(params, loss, flops, rows) for rows in groups]
     best = np.array([p.params for p in found])
     if not (np.isfinite(best) & (best > 0)).all():
         return float("nan")

@@ -48,7 +48,7 @@ def html(report: Report) -> str:
         *[_table(t) for t in report.tables[:4]],
         *[_figure(p) for p in report.plots],
         *[_table(t) for t in report.tables[4:]],
-        _table(report.settings),
+        _table(report.settings, "list"),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -119,7 +119,7 @@ def _figure(plot: Plot) -> str:
     )
 
 
-def _table(t: Table) -> str:
+def _table(t: Table, kind: str = "wide") -> str:
     head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in t.header)
     rows = "".join(
         f"<tr><th scope=row>{escape(row[0])}</th>"
@@ -128,7 +128,7 @@ def _table(t: Table) -> str:
         for row in t.rows
     )
     note = f'<p class="quiet note">{escape(t.note)}</p>' if t.note else ""
-    body = f"<div class=wide tabindex=0><table><tr>{head}</tr>{rows}</table></div>{note}"
+    body = f"<div class={kind} tabindex=0><table><tr>{head}</tr>{rows}</table></div>{note}"
     return f"<section><h2>{escape(t.title)}</h2>{body}</section>"
 
 
@@ -155,13 +155,14 @@ def _style() -> str:
         ".wide { overflow-x: auto; } .wide th, .wide td { padding-left: 1rem; }\n"
         ".wide th[scope=row], .wide th:first-child { padding-left: 0; }\n"
         ".wide th:not(:first-child) { text-align: right; padding-right: 0; }\n"
-        ".wide td { white-space: nowrap; } svg { max-width: none; }\n"
+        ".wide td, .wide th { white-space: nowrap; } svg { max-width: none; }\n"
         "ul { margin: 0; padding-left: 1.2rem; max-width: 46rem; } li { margin: .35rem 0; }\n"
         "dd small { font-size: .55em; font-weight: 400; color: var(--quiet); "
         "white-space: nowrap; }\n"
+        ".list th { width: 45%; } .list td { text-align: left; }\n"
         'svg[class$="-narrow"] { display: none; }\n'
         '@media screen and (max-width: 48rem) { svg[class$="-narrow"] { display: block; }\n'
         '  figure svg:not([class$="-narrow"]) { display: none; } }\n'
-        "@media print { .wide { overflow: visible; } .wide td { white-space: normal; }\n"
+        "@media print { .wide { overflow: visible; } .wide td, .wide th { white-space: normal; }\n"
         "  table { font-size: .75rem; } }\n"
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from io import BytesIO
 from typing import Any
 
@@ -52,7 +53,8 @@ class Plot:
         """As an element of a page."""
         name = f"{self.name}-narrow" if narrow else self.name
         size = NARROW if narrow else WIDE
-        return charts.drawing(lambda axes: self.draw(axes, PAGE, narrow), size, name, self.title)
+        title = escape(self.title)
+        return charts.drawing(lambda axes: self.draw(axes, PAGE, narrow), size, name, title)
 
     def file(self, form: str) -> bytes:
         """As a file: ``png`` or ``svg``, on white, with its keys."""
@@ -84,7 +86,9 @@ def plots(analysis: Analysis) -> list[Plot]:
     for i, family in enumerate(families):
         named = f": {family.name}" if len(families) > 1 else ""
         suffix = f"-{i}" if len(families) > 1 else ""
-        found.append(_curves(family, i, named, suffix))
+        sizes = np.unique(family.points.params)
+        if len(family.points) >= 2 * len(sizes):  # else a size has one budget, and no curve
+            found.append(_curves(family, i, named, suffix))
         if family.isoflop.parabolas:
             found.append(_parabolas(family, i, named, suffix))
         found.append(_surface(family, i, named, suffix))

@@ -5,7 +5,6 @@ from gam_scale.scaling.analysis import Analysis, Family
 from gam_scale.scaling.bootstrap import LEVEL
 from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.law import COEFFICIENTS
-from gam_scale.scaling.points import COLUMNS
 from gam_scale.scaling.words import (
     hours,
     large,
@@ -18,7 +17,7 @@ from gam_scale.scaling.words import (
 def tables(analysis: Analysis, cost: Cost) -> list[Table]:
     """Every table that the analysis has data for."""
     found = [coefficients(analysis), optimum(analysis), extrapolations(analysis)]
-    found.append(costs(analysis, cost))
+    found += [costs(analysis, cost), quality(analysis)]
     if any(f.held_out for f in analysis.families):
         found.append(held_out(analysis))
     if any(f.isoflop.minima for f in analysis.families):
@@ -30,17 +29,34 @@ def coefficients(analysis: Analysis) -> Table:
     """E, A, B, alpha, beta of each family."""
     form = {"E": "{:.3f}", "alpha": "{:.3f}", "beta": "{:.3f}", "A": "{:.3g}", "B": "{:.3g}"}
     rows = [
-        [f.name]
-        + [ranged(getattr(f.fit.law, c), f.intervals[c], form[c]) for c in COEFFICIENTS]
-        + [f"{f.fit.objective:.3e}", f"{f.error:.2%}"]
+        [f.name] + [ranged(getattr(f.fit.law, c), f.intervals[c], form[c]) for c in COEFFICIENTS]
         for f in analysis.families
     ]
-    header = ["family", *COEFFICIENTS, "objective", "mean error"]
     note = (
-        f"L = E + A / N^alpha + B / D^beta, in nats per token; in brackets {LEVEL:.0%} intervals. "
-        f"The objective is the summed Huber loss (delta {analysis.settings.fit.delta:g}) on log L."
+        f"L = E + A / N^alpha + B / D^beta, in nats per token; in brackets {LEVEL:.0%} intervals."
     )
-    return Table("The fitted law", header, rows, note)
+    return Table("The fitted law", ["family", *COEFFICIENTS], rows, note)
+
+
+def quality(analysis: Analysis) -> Table:
+    """How near the law comes to the runs, and how the fit got there."""
+    rows = [
+        [
+            f.name,
+            f"{f.fit.objective:.4e}",
+            f"{f.error:.2%}",
+            f"{f.worst:.2%}",
+            f"{f.fit.met} of {f.fit.starts}",
+            f"{f.fit.gradient:.0e}",
+        ]
+        for f in analysis.families
+    ]
+    header = ["family", "objective", "mean error", "largest", "starts that met", "gradient"]
+    note = (
+        f"The objective is the summed Huber loss (delta {analysis.settings.fit.delta:g}) on log L; "
+        "starts that met ended at its least value; the gradient there is over delta."
+    )
+    return Table("The quality of the fit", header, rows, note)
 
 
 def optimum(analysis: Analysis) -> Table:
@@ -72,13 +88,21 @@ def extrapolations(analysis: Analysis) -> Table:
             ranged_large(e.tokens, e.tokens_interval),
             scientific(e.flops),
             ranged(e.loss, e.loss_interval),
-            f"{e.params / float(f.points.params.max()):,.3g}x",
+            _beyond(e.params / float(f.points.params.max())),
         ]
         for f in analysis.families
         for e in f.extrapolations
     ]
-    header = ["family", "parameters", "tokens by", "tokens", "FLOPs", "loss", "beyond the runs"]
-    note = "The last column is the size over that of the largest model trained."
+    header = [
+        "family",
+        "parameters",
+        "tokens by",
+        "tokens",
+        "FLOPs",
+        "loss",
+        "against the largest trained",
+    ]
+    note = "optimal: as many tokens as make this size the best for its compute, under the law."
     return Table("Extrapolation", header, rows, note)
 
 
@@ -87,15 +111,12 @@ def costs(analysis: Analysis, cost: Cost) -> Table:
     rows = []
     for f in analysis.families:
         for e in f.extrapolations:
-            cells = []
-            for gpu in cost.gpus:
-                cell = hours(cost.hours(e.flops, gpu))
-                if e.flops_interval is not None:
-                    low, high = (hours(cost.hours(c, gpu)) for c in e.flops_interval)
-                    cell += f" [{low}, {high}]"
-                cells.append(cell)
-            rows.append([f.name, large(e.params), e.rule, *cells])
-    header = ["family", "parameters", "tokens by", *(gpu.name for gpu in cost.gpus)]
+            cells = [hours(cost.hours(e.flops, gpu)) for gpu in cost.gpus]
+            flops = scientific(e.flops)
+            if e.flops_interval is not None:
+                flops += " [{}, {}]".format(*map(scientific, e.flops_interval))
+            rows.append([f.name, large(e.params), e.rule, flops, *cells])
+    header = ["family", "parameters", "tokens by", "FLOPs", *(gpu.name for gpu in cost.gpus)]
     note = (
         f"GPU-hours of one training run in bf16 at {cost.share:.0%} of the data sheet's dense "
         "rate, an assumption. Memory, communication, failures and tuning are left out "
@@ -185,9 +206,12 @@ def settings(analysis: Analysis, cost: Cost, code: str, source: str) -> Table:
         ["data sets behind tests", f"{s.draws:,}"],
         ["seed", str(s.seed)],
         ["share of the GPUs' rate", f"{cost.share:g}"],
-        ["params", COLUMNS["params"]],
     ]
     return Table("Settings", ["setting", "value"], rows)
+
+
+def _beyond(ratio: float) -> str:
+    return f"{ratio:,.3g} times" if ratio > 1 else "not larger"
 
 
 def _by_law(family: Family, flops: float) -> float:

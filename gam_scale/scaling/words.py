@@ -5,6 +5,7 @@ import math
 from gam_scale.scaling.analysis import Analysis, Extrapolation, Family, Pair, Range
 
 SIGNIFICANT = 0.05
+UNNAMED = "all"  # what from_arrays calls the only family
 
 
 def large(value: float) -> str:
@@ -19,8 +20,8 @@ def scientific(value: float) -> str:
     """``3.1e20``."""
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
-    exponent = math.floor(math.log10(abs(value)) + 1e-9)
-    return f"{value / 10**exponent:.2g}e{exponent}"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}"
 
 
 def hours(value: float) -> str:
@@ -102,6 +103,11 @@ def does_not_show(analysis: Analysis) -> list[str]:
     return found
 
 
+def _who(family: Family) -> str:
+    """The family in a sentence; runs without a column family have no name."""
+    return "a model" if family.name == UNNAMED else family.name
+
+
 def _named(family: Family, families: list[Family]) -> str:
     return f"{family.name}: " if len(families) > 1 else ""
 
@@ -112,8 +118,9 @@ def _upper(text: str, before: str) -> str:
 
 def _law(family: Family) -> str:
     law, points = family.fit.law, family.points
+    name = "" if family.name == UNNAMED else f"{family.name}: "
     return (
-        f"{family.name}: {len(points)} measured losses of models of {large(points.params.min())} "
+        f"{name}{len(points)} measured losses of models of {large(points.params.min())} "
         f"to {large(points.params.max())} parameters follow {law.E:.3f} + "
         f"{law.A:.4g} / N^{law.alpha:.3f} + {law.B:.4g} / D^{law.beta:.3f} within "
         f"{family.error:.2%} on average and {family.worst:.2%} at worst."
@@ -125,7 +132,7 @@ def _optimum(family: Family) -> str:
     ten = 10**o.a, 10**o.b
     a = ranged(o.a, family.intervals["a"])
     return (
-        f"With ten times the compute, {family.name} is best {ten[0]:.2g} times larger and trained "
+        f"With ten times the compute, {_who(family)} is best {ten[0]:.2g} times larger and trained "
         f"on {ten[1]:.2g} times the tokens (a = {a})."
     )
 
@@ -134,18 +141,20 @@ def _held_out(family: Family) -> str:
     held = family.held_out
     assert held is not None
     much = "too high" if held.bias > 0 else "too low"
+    whose = "the law" if family.name == UNNAMED else f"{family.name}'s law"
     return (
-        f"Fitted without its largest models, {family.name}'s law is off by {held.mean_error:.2%} "
+        f"Fitted without the largest models, {whose} is off by {held.mean_error:.2%} "
         f"on them on average ({abs(held.bias):.2%} {much}), against {held.fitted_error:.2%} on the "
         "runs it was fitted to."
     )
 
 
 def _extrapolation(family: Family, e: Extrapolation) -> str:
+    who = _who(family)
     return (
-        f"{family.name} at {large(e.params)} parameters would want "
-        f"{ranged_large(e.tokens, e.tokens_interval)} tokens and {scientific(e.flops)} FLOPs, and "
-        f"reach {ranged(e.loss, e.loss_interval)} nats per token."
+        f"{who[0].upper() if who == 'a model' else who[0]}{who[1:]} of {large(e.params)} "
+        f"parameters would want {ranged_large(e.tokens, e.tokens_interval)} tokens and "
+        f"{scientific(e.flops)} FLOPs, and reach {ranged(e.loss, e.loss_interval)} nats per token."
     )
 
 

@@ -23,13 +23,13 @@ def test_known_coefficients_lie_in_the_intervals() -> None:
 
 
 def test_coverage_is_nominal() -> None:
-    """40 data sets: a rate of 0.95 gives fewer than 34 hits once in 700 times.
+    """30 data sets: a rate of 0.95 gives fewer than 25 hits once in 300 times.
 
     ``python -m gam_scale.scaling.coverage`` measures it more closely.
     """
-    shares = coverage(sets=40, sizes=5, budgets=4, noise=0.005, resamples=120)
+    shares = coverage(sets=30, sizes=5, budgets=4, noise=0.005, resamples=100)
     assert set(shares) == {*COEFFICIENTS, "a", "loss at 7B"}
-    assert min(shares.values()) >= 0.85
+    assert min(shares.values()) > 0.8
 
 
 def test_less_noise_makes_narrower_intervals() -> None:

@@ -1,0 +1,136 @@
+"""The report holds what it should, and needs nothing but itself."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from scaling.synthetic import isoflop_runs, runs
+
+from gam_scale.scaling.words import hours, large, ranged, scientific
+
+TOOL = Path(__file__).parents[2] / "tools" / "scaling_report.py"
+FAST = ("--grid", "2", "--bootstrap", "100", "--test-draws", "20")
+
+
+def run_tool(*args: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, TOOL, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=TOOL.parents[1], timeout=120)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of two families, one of them with isoFLOP runs."""
+    path = tmp_path_factory.mktemp("scaling")
+    rows = [
+        f"{n},{d},{loss},{name}"
+        for points, name in ((runs(), "gam"), (isoflop_runs(), "a<b>"))
+        for n, d, loss in zip(points.params, points.tokens, points.loss, strict=True)
+    ]
+    (path / "runs.csv").write_text("\n".join(["params,tokens,loss,family", *rows]))
+    done = run_tool("--csv", path / "runs.csv", "--out", path / "out", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "What the runs do not show" in done.stdout
+    return path / "out"
+
+
+def test_fit_json_has_every_figure(folder) -> None:
+    found = json.loads((folder / "fit.json").read_text())
+    assert found["settings"]["huber_delta"] == 1e-3
+    assert found["settings"]["bootstrap"] == 100
+    assert found["code_version"] and found["data"].startswith("runs.csv (sha256 ")
+    assert list(found["families"]) == ["gam", "a<b>"]
+    family = found["families"]["a<b>"]
+    for name in ("E", "A", "B", "alpha", "beta"):
+        low, high = family["intervals"][name]
+        assert low <= family[name] <= high
+    assert family["objective"] > 0
+    assert family["optimum"]["a"] + family["optimum"]["b"] == pytest.approx(1)
+    assert family["held_out"]["error"] < 0.05
+    assert len(family["isoflop"]["minima"]) == 5
+    assert [e["params"] for e in family["extrapolations"]] == [1e9, 1e9, 7e9, 7e9]
+    tests = found["comparisons"][0]["tests"]
+    assert {t["hypothesis"] for t in tests} == {"one law", "equal exponents"}
+
+
+def test_the_page_is_self_contained(folder) -> None:
+    page = (folder / "report.html").read_text()
+    assert not re.search(r'(?:src|href)="(?!#)', page)
+    assert "<script" not in page and "@import" not in page and "<b>b" not in page
+    assert "a&lt;b&gt;" in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for reference in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page):
+        assert "".join(reference) in ids
+    assert "#0102" not in page  # every placeholder of a colour was replaced
+    for svg in re.findall(r"<svg.*?</svg>", page, re.S):
+        ElementTree.fromstring(svg.replace("xlink:", ""))
+    wanted = ["What the runs show", "What the runs do not show", "The fitted law", "Extrapolation"]
+    wanted += ["Cost in GPU-hours", "IsoFLOP minima", "Do the families differ?", "Settings"]
+    wanted += ["code version", "prefers-color-scheme: dark", "@media print", "h100", "1B", "7B"]
+    assert [text for text in wanted if text not in page] == []
+
+
+def test_markdown_names_figures_that_are_there(folder) -> None:
+    text = (folder / "report.md").read_text()
+    figures = re.findall(r"\]\(([^)]+)\)", text)
+    assert "isoflop-1.png" in figures and "frontier.png" in figures
+    for name in figures:
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+        ElementTree.parse((folder / name).with_suffix(".svg"))
+    for table in re.findall(r"(?:^\|.*\n?)+", text, re.M):
+        assert len({line.count(" | ") for line in table.splitlines()}) == 1
+
+
+def test_tables_are_csv(folder) -> None:
+    def read(name: str) -> list[dict[str, str]]:
+        with open(folder / name, newline="") as file:
+            return list(csv.DictReader(file))
+
+    assert len(read("runs.csv")) == 60
+    assert all(abs(float(row["error"])) < 0.05 for row in read("runs.csv"))
+    row = read("extrapolation.csv")[0]
+    assert float(row["gpu_hours_h100"]) > 0
+    assert float(row["loss_low"]) <= float(row["loss"]) <= float(row["loss_high"])
+    assert len(read("frontier.csv")) > 20
+
+
+def test_one_family_is_at_the_top_of_fit_json(tmp_path) -> None:
+    points = runs(sizes=4, budgets=3)
+    rows = zip(points.params, points.tokens, points.loss, strict=True)
+    text = "\n".join(["params,tokens,loss", *(f"{n},{d},{y}" for n, d, y in rows)])
+    (tmp_path / "runs.csv").write_text(text)
+    options = ("--huber-delta", "0.01", "--shared-exponent", "--grid", "3", "--bootstrap", "0")
+    done = run_tool("--csv", tmp_path / "runs.csv", "--out", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "fit.json").read_text())
+    assert found["alpha"] == found["beta"] and found["optimum"]["a"] == 0.5
+    assert found["settings"]["huber_delta"] == 0.01 and found["settings"]["shared_exponent"]
+    assert found["intervals"]["E"] is None
+    assert "Intervals were not asked for" in (tmp_path / "report.md").read_text()
+
+
+def test_mistakes_are_one_line(tmp_path) -> None:
+    (tmp_path / "runs.csv").write_text("params,tokens,loss\n1,2,x\n")
+    done = run_tool("--csv", tmp_path / "runs.csv", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*line 2, column loss is 'x'; expected a .*\n", done.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_read_well() -> None:
+    assert [large(x) for x in (7e9, 1.234e6, 999_900, 12)] == ["7B", "1.23M", "1M", "12"]
+    assert [scientific(x) for x in (3.1e20, 1e15, 9.99e9)] == ["3.1e20", "1e15", "1e10"]
+    assert [hours(x) for x in (0.001, 3.21, 12345, 4.2e6)] == [
+        "< 0.01",
+        "3.2",
+        "12,300",
+        "4.2 million",
+    ]
+    assert ranged(0.5, (0.4, 0.6), "{:.1f}") == "0.5 [0.4, 0.6]"
+    assert ranged(0.5, None, "{:.1f}") == "0.5"
