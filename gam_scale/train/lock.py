@@ -26,8 +26,10 @@ logger = logging.getLogger("gam_scale")
 
 BEAT_S = 2.0
 """Between heartbeats."""
-WATCH_S = 7.0
-"""Without a heartbeat, after which a holder on another host is dead."""
+WATCH_S = 8.0
+"""Without a heartbeat, after which a holder on another host is dead, if its flock is gone."""
+FROZEN_S = 30.0
+"""The same where its flock is still there: a node that hangs keeps it, and so does a slow one."""
 
 
 class RunLock:
@@ -62,14 +64,12 @@ class RunLock:
         except OSError as error:
             raise UserError(f"log.run_dir {self.run_dir} cannot be locked: {error}") from None
         try:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._refuse(holder(self.run_dir))
-            before = holder(self.run_dir)
-            # On the same host flock has just proved the holder dead.
-            if before and before.get("host") != self._me["host"]:
-                self._watch(before)
+            locked, before = self._flock(), holder(self.run_dir)
+            elsewhere = before is not None and before.get("host") != self._me["host"]
+            if elsewhere:
+                self._watch(before, WATCH_S if locked else FROZEN_S)
+            elif not locked:  # on one host flock is exact
+                self._refuse(before)
         except UserError:
             os.close(self._file)
             self._file = None
@@ -95,9 +95,16 @@ class RunLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _watch(self, before: dict[str, Any]) -> None:
+    def _flock(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def _watch(self, before: dict[str, Any], seconds: float) -> None:
         """Wait for a sign of life of a holder on another host; without any it is dead."""
-        deadline = time.monotonic() + WATCH_S
+        deadline = time.monotonic() + seconds
         logger.info("%s was last written by %s: is it alive?", self.run_dir, _name(before))
         while time.monotonic() < deadline:
             now = holder(self.run_dir)

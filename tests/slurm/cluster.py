@@ -7,6 +7,7 @@ the cluster's own, in one temporary folder. Jobs in partition ``urgent`` pre-emp
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,10 @@ from pathlib import Path
 
 NEEDS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
 CPUS, MEMORY_MB, GPUS = 2, 4096, 2
+SMALL_DISK_MB = 48
+COMPLAINT = re.compile("error|fatal", re.IGNORECASE)
+USUAL = re.compile("pmix|MPI:|MailProg|state file|state save", re.IGNORECASE)
+"""What Slurm complains about at every start: optional plugins, no state from before."""
 
 # cred_expire is also how long a requeued job waits before it may start again: 120 s by default, at
 # least 5.
@@ -105,12 +110,19 @@ class Cluster:
         self.nodes = [f"node{i + 1}" for i in range(n_nodes)]
         self.root = Path(tempfile.mkdtemp(prefix="slurm"))
         self.env = os.environ | {"SLURM_CONF": str(self.root / "slurm.conf")}
+        self.small_disk = self.root / "small"
         self._holders: dict[str, subprocess.Popen] = {}
         self._daemons: list[subprocess.Popen] = []
 
     def __enter__(self) -> "Cluster":
         try:
             self._write_config()
+            # Nodes see what is mounted before they start, and nothing later.
+            self.small_disk.mkdir()
+            size = f"size={SMALL_DISK_MB}m"
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", size, "none", self.small_disk], check=True
+            )
             self._start_daemons()
             for node in self.nodes:
                 self.start(node)
@@ -131,6 +143,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        subprocess.run(["umount", "--lazy", self.small_disk], stderr=subprocess.DEVNULL)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def run(self, *command: object, env: dict[str, str] | None = None) -> str:
@@ -188,12 +201,29 @@ class Cluster:
         """Let a frozen node go on."""
         self._signal(node, signal.SIGCONT)
 
+    def kill_task(self, node: str, word: str) -> None:
+        """SIGKILL the processes of a node whose command line has ``word``, as a full memory does.
+
+        The job step that started them survives: it has other words.
+        """
+        found = []
+        for pid in self._members(node):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if any(each.endswith(word.encode()) for each in words[:4]):
+                found.append(pid)
+        assert found, f"no process of {node} has {word} in its command"
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+
     def logs(self) -> str:
         """The last complaints of all daemons, for a failing test's report."""
         found = []
         for file in sorted((self.root / "log").glob("*")):
             lines = file.read_text(errors="replace").splitlines()
-            bad = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
+            bad = [line for line in lines if COMPLAINT.search(line) and not USUAL.search(line)]
             found += [f"{file.name}: {line}" for line in bad[-5:]]
         return "\n".join(found)
 

@@ -35,6 +35,18 @@ class Job:
         """How often Slurm has started it again."""
         return int(self.cluster.job(self.id)["Restarts"])
 
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes it runs on, the batch node first."""
+        text = self.cluster.job(self.id)["NodeList"]
+        return self.cluster.run("scontrol", "show", "hostnames", text).split()
+
+    @property
+    def started(self) -> dict[str, int]:
+        """``total`` starts again, and the ``step`` of the checkpoint the last one began from."""
+        path = self.run / "restarts.json"
+        return json.loads(path.read_text()) if path.exists() else {"total": -1, "step": -1}
+
     def losses(self) -> dict[int, float]:
         """Logged loss by step."""
         path = self.run / "metrics.jsonl"
@@ -60,6 +72,7 @@ class Job:
     def said(self) -> str:
         """The job's output and its ranks' last lines."""
         text = self.output.read_text() if self.output.exists() else "(no output)"
+        text = "\n".join(text.splitlines()[-30:])
         for log in sorted(self.run.glob("jobs/*/rank*.log")):
             text += f"\n{log.name}:\n" + "\n".join(log.read_text().splitlines()[-12:])
         return f"job {self.id} is {self.state}\n{text}\n{self.cluster.logs()}"

@@ -1,27 +1,8 @@
 """What clusters do to jobs, on a real Slurm: after each the run equals the undisturbed one's."""
 
-import json
-from pathlib import Path
-
 import pytest
-from slurm.jobs import Job, end_all, submit
 
 pytestmark = pytest.mark.slurm
-
-
-@pytest.fixture(scope="module")
-def undisturbed(slurm, prepared_set, tmp_path_factory) -> dict[int, float]:
-    """Losses of the run that nothing happened to."""
-    job = submit(slurm, prepared_set, tmp_path_factory.mktemp("undisturbed"))
-    assert job.finish() == "COMPLETED" and job.restarts == 0, job.said()
-    return job.losses()
-
-
-@pytest.fixture
-def start(slurm, prepared_set, tmp_path):
-    """``start(*sbatch options)`` submits the run; what is left of it ends with the test."""
-    yield lambda *options, **more: submit(slurm, prepared_set, tmp_path, *options, **more)
-    end_all(slurm)
 
 
 def test_time_limit(start, undisturbed):
@@ -39,7 +20,7 @@ def test_scontrol_requeue(slurm, start, undisturbed):
     assert job.restarts == 1, job.said()
     assert job.losses() == undisturbed
     # SIGTERM came with it, and the ranks saved where they were rather than fall back to step 30.
-    assert resumed_from(job) >= 40
+    assert job.started["step"] >= 40
 
 
 def test_preemption(slurm, start, undisturbed):
@@ -50,15 +31,14 @@ def test_preemption(slurm, start, undisturbed):
     assert job.finish() == "COMPLETED", job.said()
     assert job.restarts == 1, job.said()
     assert job.losses() == undisturbed
-    assert resumed_from(job) >= 40
+    assert job.started["step"] >= 40
 
 
 @pytest.mark.parametrize("which", ["batch node", "another"])
 def test_crash_of_a_node(slurm, start, undisturbed, which):
     job = start()
     job.wait_for_step(40)
-    nodes = slurm.run("scontrol", "show", "hostnames", slurm.job(job.id)["NodeList"]).split()
-    node = nodes[0 if which == "batch node" else -1]
+    node = job.nodes[0 if which == "batch node" else -1]
     slurm.crash(node)
     try:
         # Slurm finds out by itself after SlurmdTimeout; a health check says so at once.
@@ -69,7 +49,7 @@ def test_crash_of_a_node(slurm, start, undisturbed, which):
         slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
     assert job.restarts == 1, job.said()
     assert job.losses() == undisturbed
-    assert resumed_from(job) >= 30  # nothing is lost beyond the last checkpoint
+    assert job.started["step"] >= 30  # nothing is lost beyond the last checkpoint
 
 
 def test_scancel_saves_and_does_not_requeue(slurm, start, undisturbed):
@@ -91,11 +71,6 @@ def test_two_jobs_never_write_one_run(start):
     said = (first.run / "jobs" / second.id / "rank0.log").read_text()
     assert "is being written by process" in said and f"job {first.id}" in said
     assert first.finish() == "COMPLETED", first.said()
-
-
-def resumed_from(job: Job) -> int:
-    """The step of the checkpoint that the last start went on from."""
-    return json.loads((Path(job.run) / "restarts.json").read_text())["step"]
 
 
 def _free(slurm) -> bool:

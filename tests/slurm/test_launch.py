@@ -42,9 +42,8 @@ def test_from_submission_to_the_end_through_a_requeue(slurm, launch, tiny, tmp_p
     assert "running" in launch("--status", tmp_path)
     slurm.run("scancel", "--signal=USR2", job.id)  # as submitit has Slurm send before the limit
     job.wait(lambda: job.restarts == 1, "a requeue")
-    job.wait_for_step(60)
-    restarts = json.loads((run / "restarts.json").read_text())
-    assert restarts["total"] == 1 and 20 <= restarts["step"] < 60, job.said()
+    job.wait(lambda: job.started["total"] == 1, "training again")
+    assert 20 <= job.started["step"] < 400, job.said()
     assert "it saves and ends" in launch("--cancel", run)
     assert job.finish() == "CANCELLED", job.said()
     job.wait(lambda: "stopped" in launch("--status", tmp_path), "the lock given back")

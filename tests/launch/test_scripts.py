@@ -1,0 +1,48 @@
+"""The job scripts without a Slurm: sound shell, and a sentence where they cannot run."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))
+JOBS = [path for path in SCRIPTS if "#SBATCH" in path.read_text()]
+
+
+def run(*words, **env) -> subprocess.CompletedProcess[str]:
+    """Outside of any job, unless ``env`` says otherwise."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "GAM_"))}
+    return subprocess.run(
+        [str(word) for word in words],
+        cwd=ROOT,
+        env=clean | {k: str(v) for k, v in env.items()},
+        text=True,
+        capture_output=True,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_it_is_sound_shell(script):
+    done = run("bash", "-n", script)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", JOBS, ids=lambda path: path.name)
+def test_it_requeues_and_is_warned_before_its_time_is_up(script):
+    text = script.read_text()
+    assert "#SBATCH --requeue" in text and "#SBATCH --signal=USR1@" in text
+
+
+def test_without_slurm_it_says_so(tmp_path):
+    for name in ("bash", "dirname", "basename"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    done = run("/bin/bash", "slurm/gam_1b.sh", PATH=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: no sbatch here"), done.stderr
+
+
+def test_a_mistake_in_the_config_ends_the_job_before_its_ranks_start(tmp_path):
+    env = {"SLURM_JOB_ID": 1, "GAM_ROOT": ROOT, "GAM_ARGS": "--set train.lr=fast"}
+    done = run("/bin/bash", "slurm/gam_1b.sh", **env)
+    assert done.returncode == 2 and "train.lr" in done.stderr, done.stderr
