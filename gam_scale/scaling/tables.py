@@ -100,9 +100,12 @@ def extrapolations(analysis: Analysis) -> Table:
         "tokens",
         "FLOPs",
         "loss",
-        "against the largest trained",
+        "beyond the runs",
     ]
-    note = "optimal: as many tokens as make this size the best for its compute, under the law."
+    note = (
+        "optimal: as many tokens as make this size the best for its compute, under the law; the "
+        "last column is the size over that of the largest model trained."
+    )
     return Table("Extrapolation", header, rows, note)
 
 
