@@ -14,6 +14,7 @@ from gam_scale.config import (
     DataConfig,
     GAMConfig,
     MambaConfig,
+    MemoryConfig,
     ModelConfig,
     RunConfig,
 )
@@ -22,7 +23,7 @@ from gam_scale.model.lm import build_model
 
 def _config(block: str) -> RunConfig:
     model = ModelConfig(
-        block=block,
+        layers=["static" if block == "gam" else block],
         d_model=32,
         n_layers=2,
         vocab_size=320,
@@ -30,6 +31,7 @@ def _config(block: str) -> RunConfig:
         gam=GAMConfig(n_slots=16),
         attention=AttentionConfig(n_heads=4),
         mamba=MambaConfig(expand=2),
+        memory=MemoryConfig(n_heads=2),
     )
     return RunConfig(model, DataConfig(seq_len=48, documents="concatenate"))
 
