@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import submitit
 
 from gam_scale.config import load_config
+from gam_scale.errors import UserError
 
 STOPPED = 75
 """Exit status of a rank that a signal stopped, as in slurm/common.sh."""
@@ -36,9 +37,19 @@ class RankJob:
         # Imported on the rank only: who submits needs no engine.
         from gam_scale.train.pretrain import pretrain
 
-        if pretrain(load_config(self.config, self.overrides), fresh=self.fresh):
+        on_slurm = here.cluster != "local"
+        try:
+            finished = pretrain(load_config(self.config, self.overrides), fresh=self.fresh)
+        except UserError:
+            raise  # the same again would fail the same
+        except Exception:
+            # Another rank died, or this one met a defect; checkpoint.max_restarts ends a loop.
+            if on_slurm:
+                requeue(os.environ["SLURM_JOB_ID"])
+            raise
+        if finished:
             return
-        if here.cluster != "local" and here.global_rank == 0:
+        if on_slurm and here.global_rank == 0:
             requeue(os.environ["SLURM_JOB_ID"])
         sys.exit(STOPPED)
 

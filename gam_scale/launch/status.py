@@ -37,6 +37,7 @@ class RunStatus:
     """Step of the newest checkpoint."""
 
 
+SLURM_PATIENCE_S = 30.0
 COLUMNS = ("run", "state", "job", "step", "loss", "tokens/s", "restarts", "checkpoint")
 
 
@@ -62,17 +63,24 @@ def _is_run(path: Path) -> bool:
     return submitted or ((path / "config.json").is_file() and (path / "logs").is_dir())
 
 
+def ask_slurm(*command: str) -> str | None:
+    """What a Slurm client prints; None where there is none, or where no controller answers."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, text=True, capture_output=True, timeout=SLURM_PATIENCE_S)
+    except subprocess.TimeoutExpired:  # clients try again for minutes
+        return None
+    return None if done.returncode else done.stdout
+
+
 def slurm_states() -> dict[str, str] | None:
     """State by job id of every job that squeue still knows; None without Slurm."""
-    if shutil.which("squeue") is None:
-        return None
-    done = subprocess.run(
-        ["squeue", "-h", "-t", "all", "-r", "-o", "%i %A %T"], text=True, capture_output=True
-    )
-    if done.returncode:
+    done = ask_slurm("squeue", "-h", "-t", "all", "-r", "-o", "%i %A %T")
+    if done is None:
         return None
     states: dict[str, str] = {}
-    for line in done.stdout.splitlines():
+    for line in done.splitlines():
         shown, job, state = line.split()
         states |= {shown: state, job: state}
     return states

@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from gam_scale.config import load_config
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.launch.job import RankJob
+from gam_scale.launch.status import ask_slurm
 
 SIGNAL_DELAY_S = 300
 """Before the time limit a job is told to save: Slurm's signals come up to a minute off."""
@@ -39,8 +39,7 @@ def find_cluster() -> tuple[str, str]:
     """``slurm`` where a controller answers, else ``local``, and why."""
     if shutil.which("sbatch") is None:
         return "local", "no sbatch here"
-    done = subprocess.run(["scontrol", "ping"], text=True, capture_output=True)
-    if done.returncode or "DOWN" in done.stdout and "UP" not in done.stdout:
+    if "UP" not in (ask_slurm("scontrol", "ping") or ""):
         return "local", "sbatch is here but no Slurm controller answers"
     return "slurm", "a Slurm controller answers"
 

@@ -49,3 +49,17 @@ def test_from_submission_to_the_end_through_a_requeue(slurm, launch, tiny, tmp_p
     job.wait(lambda: "stopped" in launch("--status", tmp_path), "the lock given back")
     last = max(job.losses())
     assert last == 400 or (run / "checkpoints" / f"step-{last:08d}").is_dir(), job.said()
+
+
+def test_a_rank_killed_is_no_end(slurm, launch, tiny, tmp_path):
+    run, config = tmp_path / "run", tmp_path / "config.json"
+    train = {"steps": 300, "warmup_steps": 3}
+    config.write_text(json.dumps(tiny(run, train=train, eval={"every_steps": 0})))
+    launch("--config", config, "--nodes", 2, "--gpus-per-node", 1, "--set=log.every_steps=1")
+    note = json.loads((run / "jobs" / "launched.json").read_text())
+    job = Job(slurm, note["job"], run, run / "jobs" / f"{note['job']}_0_log.out")
+    job.wait_for_step(20)
+    slurm.kill_task(job.nodes[-1], "submitit.core._submit")
+    job.wait(lambda: job.started["total"] == 1, "training again")
+    assert job.finish() == "COMPLETED", job.said()
+    assert "finished" in launch("--status", tmp_path)

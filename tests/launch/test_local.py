@@ -1,0 +1,52 @@
+"""tools/launch.py on a machine without Slurm, from submission to the status table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytest.importorskip("submitit")
+
+
+def launch(*words) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    return subprocess.run(
+        [sys.executable, "tools/launch.py", *map(str, words)],
+        cwd=ROOT,
+        env=env | {"OMP_NUM_THREADS": "1"},
+        text=True,
+        capture_output=True,
+        timeout=170,
+    )
+
+
+def test_two_ranks_followed_to_the_end(tiny, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tiny(tmp_path / "run")))
+    done = launch("--config", config, "--gpus-per-node", 2, "--follow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("this machine, without Slurm: ")
+    assert "2 rank(s) on cpu" in done.stdout and "step 20/20" in done.stdout
+    (row,) = [line for line in launch("--status", tmp_path).stdout.splitlines() if "20/20" in line]
+    assert "finished" in row and "step 20" in row
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ((), "expected one of --config"),
+        (("--config", "configs/quickstart.json", "--nodes", 0), "--nodes is 0"),
+        (("--config", "configs/quickstart.json", "--nodes", 2), "--nodes is 2 without Slurm"),
+        (("--config", "missing.json"), "missing.json: no such file"),
+        (("--cancel", "missing"), "missing is never started"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, said):
+    done = launch(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
