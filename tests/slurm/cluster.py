@@ -17,7 +17,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-NEEDS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
+WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""A test run that is killed takes its daemons along."""
+NEEDS = (
+    "setpriv",
+    "munged",
+    "munge",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "squeue",
+    "scontrol",
+)
 CPUS, MEMORY_MB, GPUS = 2, 4096, 2
 SMALL_DISK_MB = 48
 COMPLAINT = re.compile("error|fatal", re.IGNORECASE)
@@ -173,7 +185,16 @@ class Cluster:
     def start(self, node: str) -> None:
         """Boot a node."""
         (self.root / "nodes" / node / "spool").mkdir(parents=True, exist_ok=True)
-        unshare = ["unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        unshare = [
+            *WITH_US,
+            "unshare",
+            "--uts",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ]
         log = open(self.root / "log" / f"{node}.out", "a")  # noqa: SIM115 (the child keeps it)
         self._holders[node] = subprocess.Popen(
             [*unshare, "bash", "-c", NODE, "slurm-node", str(self.root), node],
@@ -305,7 +326,7 @@ class Cluster:
         log = open(self.root / "log" / f"{command[0]}.out", "a")  # noqa: SIM115
         self._daemons.append(
             subprocess.Popen(
-                command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*WITH_US, *command], env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         )
         log.close()
