@@ -26,7 +26,7 @@ from benchmarks.engines import launch
 from benchmarks.plain_gam import PlainGAM
 from benchmarks.train_step import synchronise
 from gam_scale.config import MemoryConfig, ModelConfig
-from gam_scale.hardware import can_compile
+from gam_scale.hardware import can_compile, keep_freed_memory
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.blocks import prepare_blocks
@@ -36,12 +36,15 @@ KINDS = ("static", "slot", "delta", "phase", "scan", "mamba", "attention")
 LENGTHS = (1 << 10, 1 << 13, 1 << 16, 1 << 17)
 FITS = 1 << 14
 """Longest sequence on which attention is tried: past it, a CPU takes minutes a block."""
+LEAST = 3
+"""Timed steps, at least; short ones are repeated for 8 seconds."""
 
 
 def main() -> None:
     """Run one part's rows, print its table."""
     args = parse()
     if args.row:
+        keep_freed_memory()  # as every run does
         print(json.dumps(globals()[f"{args.part}_row"](args)))
         return
     globals()[args.part](args)
@@ -111,6 +114,8 @@ def block_row(args: argparse.Namespace) -> dict:
     grad = torch.randn_like(x)
 
     def step() -> None:
+        x.grad = None
+        model.zero_grad(set_to_none=True)
         model.blocks[0](x, None, None).backward(grad)
         synchronise(device)
 
@@ -118,7 +123,7 @@ def block_row(args: argparse.Namespace) -> dict:
     baseline = resident_bytes(device)
     step()
     times, until = [], time.perf_counter() + 8.0
-    while len(times) < 3 or (time.perf_counter() < until and len(times) < 50):
+    while len(times) < LEAST or (time.perf_counter() < until and len(times) < 50):
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)

@@ -44,10 +44,12 @@ class CausalConv(nn.Module):
         shape = (batch_size, self.kernel_size - 1, self.weight.shape[0])
         return torch.zeros(shape, device=device, dtype=dtype)
 
-    def extend(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(
+        self, x: Tensor, state: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Convolve the next tokens (B, T, d) after ``state``, the k - 1 inputs before them."""
         window = torch.cat([state, x], dim=1)
-        return self._convolve(window, x.shape[1], None), window[:, x.shape[1] :]
+        return self._convolve(window, x.shape[1], positions), window[:, x.shape[1] :]
 
     def _convolve(self, window: Tensor, length: int, positions: Tensor | None) -> Tensor:
         taps = self.weight[:, 0]  # (d, k); the last tap weighs the current token

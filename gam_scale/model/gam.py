@@ -62,10 +62,13 @@ class GAMBlock(nn.Module):
     def extend(
         self, x: Tensor, state: dict[str, Tensor], positions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The next tokens (B, T, d) after ``state``, at a cost that does not depend on the past."""
+        """The next tokens (B, T, d) after ``state``, at a cost that does not depend on the past.
+
+        Differentiable, documents included: a long sequence may be trained on piece by piece.
+        """
         h, local, found, state = self.norm1(x), None, None, dict(state)
         if self.conv is not None:
-            local, state["conv"] = self.conv.extend(h, state["conv"])
+            local, state["conv"] = self.conv.extend(h, state["conv"], positions)
         if self.memory is not None:
             found, new = self.memory.extend(self._memory_input(h, local), state, positions)
             state |= new

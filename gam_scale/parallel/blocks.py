@@ -1,16 +1,23 @@
 """How the blocks run: what they recompute in the backward pass, and whether compiled."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import gam_scale.parallel.context  # noqa: F401 (registers its operators)
+from gam_scale.model.context import Context
+from gam_scale.model.gam import GAMBlock
 from gam_scale.model.lm import LanguageModel
 
 Recompute = Literal["none", "selective", "full"]
+
+SEGMENT = 4096
+"""Tokens of a sequence that a gam block takes at a time."""
 
 aten = torch.ops.aten
 _COSTLY = [
@@ -40,13 +47,46 @@ def prepare_blocks(model: LanguageModel, recompute: Recompute, *, compiled: bool
         compiled: each block is one graph, compiled once for the whole stack at its first call.
     """
     for block in model.blocks:
-        forward = block.forward
-        if recompute != "none":
-            contexts = partial(create_selective_checkpoint_contexts, _SAVED[recompute])
-            forward = partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
-        if compiled:
-            # Else it warns of in-place operators in what is recomputed; there are none.
-            logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
-            # Shapes are fixed; another one (a ragged last batch) must not slow the others.
-            forward = torch.compile(forward, dynamic=False)
+        forward = _prepared(block.forward, recompute, compiled=compiled)
+        if isinstance(block, GAMBlock):
+            step = _prepared(block.extend, recompute, compiled=compiled)
+            forward = partial(_in_segments, block, forward, step)
         block.forward = forward
+
+
+def _prepared(
+    function: Callable[..., Any], recompute: Recompute, *, compiled: bool
+) -> Callable[..., Any]:
+    if recompute != "none":
+        contexts = partial(create_selective_checkpoint_contexts, _SAVED[recompute])
+        function = partial(checkpoint, function, use_reentrant=False, context_fn=contexts)
+    if compiled:
+        # Else it warns of in-place operators in what is recomputed; there are none.
+        logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
+        # Shapes are fixed; another one (a ragged last batch) must not slow the others.
+        function = torch.compile(function, dynamic=False)
+    return function
+
+
+def _in_segments(
+    block: GAMBlock,
+    forward: Callable[..., Tensor],
+    step: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+    x: Tensor,
+    positions: Tensor | None = None,
+    context: Context | None = None,
+) -> Tensor:
+    """A long sequence segment by segment, each from the state that the one before left.
+
+    What a block computes inside is then no larger than for one segment: it is recomputed segment by
+    segment too, and a CPU's caches hold as much of it at 64k tokens as at 4k.
+    """
+    if context is not None or x.shape[1] <= SEGMENT:
+        return forward(x, positions, context)
+    if positions is None:
+        positions = torch.arange(x.shape[1], device=x.device)[None]
+    state, outputs = block.init_state(x.shape[0], x.device, x.dtype), []
+    for part, where in zip(x.split(SEGMENT, 1), positions.split(SEGMENT, 1), strict=True):
+        y, state = step(part, state, where)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from gam_scale.config import ModelConfig
+from gam_scale.config import GAMConfig, MemoryConfig, ModelConfig
 from gam_scale.hardware import can_compile
 from gam_scale.model.lm import build_model
+from gam_scale.parallel import blocks
 from gam_scale.parallel.blocks import prepare_blocks
 
 SHAPE = {"d_model": 32, "n_layers": 2, "vocab_size": 61, "max_seq_len": 16, "dropout": 0.3}
@@ -55,3 +56,31 @@ def test_a_block_is_one_graph(block):
     positions = torch.arange(16).expand(3, 16).contiguous()
     explained = torch._dynamo.explain(model.blocks[0])(torch.randn(3, 16, 32), positions)
     assert explained.graph_break_count == 0
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("kind", ["static", "slot", "delta", "phase", "scan"])
+def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompute):
+    """Documents start at a segment's first token, its last, and inside; the last one is short."""
+    config = ModelConfig(
+        layers=[kind],
+        d_model=16,
+        n_layers=2,
+        vocab_size=23,
+        dropout=0.0,
+        position="rotary",
+        gam=GAMConfig(n_slots=6),
+        memory=MemoryConfig(n_heads=2, n_slots=6, top_k=2),
+    )
+    tokens = torch.randint(23, (2, 151), generator=torch.Generator().manual_seed(0))
+    starts = torch.tensor([max(s for s in (0, 39, 80, 100) if s <= t) for t in range(150)])
+    for positions in (None, (torch.arange(150) - starts).expand(2, -1)):
+        gradients = []
+        for segment in (1 << 20, 40):
+            monkeypatch.setattr(blocks, "SEGMENT", segment)
+            model = build_model(config, 0).double()
+            prepare_blocks(model, recompute, compiled=False)
+            loss = model(tokens[:, :-1], tokens[:, 1:], positions)
+            loss.backward()
+            gradients.append([loss, *(p.grad for p in model.parameters())])
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.memory.base import HeadMemory
-from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.gate import DecayGate, exact_linear
 from gam_scale.model.memory.kernels import delta_kernel
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
 
@@ -46,7 +46,7 @@ class DeltaMemory(HeadMemory):
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
         log_decay = self.gate(h).squeeze(-2)
-        beta = torch.sigmoid(self.beta(h.to(self.beta.weight.dtype)))
+        beta = torch.sigmoid(exact_linear(self.beta, h))
         kernel = delta_kernel(h.device, delta_memory) if context is None else None
         if kernel is not None:
             return kernel(q, k, v, log_decay, beta, state, positions)

@@ -38,15 +38,27 @@ class DecayGate(nn.Module):
         return True
 
     def forward(self, h: Tensor, top_k: int | None = None) -> Tensor:
-        """(B, T, d) -> (B, T, groups, gates) log decays, in the parameters' precision.
+        """(B, T, d) -> (B, T, groups, gates) log decays, float32 whatever the parameters are.
 
         ``top_k`` keeps a group's strongest gates per token and holds the others at exactly 0.
         """
         # A rate of 1e-5 a token, summed over a long context: nothing for bfloat16.
         with torch.autocast(h.device.type, enabled=False):
-            strength = F.softplus(self.strength(h.to(self.log_rate.dtype)) + _UNIT)
-            strength = strength.unflatten(-1, self.log_rate.shape)
+            log_rate = exact(self.log_rate)
+            strength = exact_linear(self.strength, h) + _UNIT
+            strength = F.softplus(strength).unflatten(-1, self.log_rate.shape)
             if top_k is not None and top_k < strength.shape[-1]:
                 weakest = strength.topk(top_k, dim=-1).values[..., -1:]
                 strength = strength * (strength >= weakest)
-            return -self.log_rate.exp() * strength
+            return -log_rate.exp() * strength
+
+
+def exact(x: Tensor) -> Tensor:
+    """``x`` in float32; in float64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def exact_linear(layer: nn.Linear, h: Tensor) -> Tensor:
+    """``layer(h)`` in float32, where an engine may have gathered its parameters in bfloat16."""
+    weight = exact(layer.weight)
+    return F.linear(h.to(weight.dtype), weight, exact(layer.bias))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.memory.base import HeadMemory
-from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.gate import DecayGate, exact
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
 
 CHUNK = 64
@@ -40,7 +40,7 @@ class SlotMemory(HeadMemory):
         self, batch_size: int, device: torch.device, dtype: torch.dtype
     ) -> dict[str, Tensor]:
         """The learned bank, (B, H, n_slots, 2 d / H)."""
-        return {"memory": self.bank.expand(batch_size, -1, -1, -1)}
+        return {"memory": exact(self.bank).expand(batch_size, -1, -1, -1)}
 
     def normed(self, x: Tensor) -> Tensor:
         """Of unit mean square, so that scores, over sqrt(K) below, start near unit size too."""
@@ -59,7 +59,7 @@ class SlotMemory(HeadMemory):
         """See :meth:`HeadMemory.associate`."""
         log_decay = self.gate(h, self.top_k).clamp(min=MIN_LOG_DECAY)
         q = q * self.head_size**-0.5
-        return slot_memory(q, k, v, log_decay, state, self.bank, positions, context)
+        return slot_memory(q, k, v, log_decay, state, exact(self.bank), positions, context)
 
     def flops_per_token(self) -> float:
         """Projections; per row and channel of the state, a decay, a write (3) and a read (2)."""
