@@ -77,7 +77,7 @@ def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompu
     for positions in (None, (torch.arange(150) - starts).expand(2, -1)):
         gradients = []
         for segment in (1 << 20, 40):
-            monkeypatch.setattr(blocks, "SEGMENT", segment)
+            monkeypatch.setitem(blocks.SEGMENT, "cpu", segment)
             model = build_model(config, 0).double()
             prepare_blocks(model, recompute, compiled=False)
             loss = model(tokens[:, :-1], tokens[:, 1:], positions)
