@@ -21,12 +21,13 @@ from gam_scale import cli
 from gam_scale.checkpoint.load import Trained, load_trained
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
-from gam_scale.evaluate.by_position import loss_by_position, octaves, parse_spans
+from gam_scale.evaluate.by_position import loss_by_position, octaves
 from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
 from gam_scale.evaluate.loss import LossResult, mean_loss
 from gam_scale.evaluate.needle import NeedleResult, needle
 from gam_scale.evaluate.recall import KINDS, PRESETS, RecallResult, recall_config, train_recall
 from gam_scale.evaluate.report import write_comparison
+from gam_scale.evaluate.same_tokens import compare_spans, parse_spans
 from gam_scale.evaluate.subject import Subject, subject, to_json
 from gam_scale.evaluate.table import tables
 from gam_scale.evaluate.text import TextSource, batches, documents
@@ -78,10 +79,12 @@ def _parse() -> argparse.Namespace:
     add("--loss", action="store_true", help="the loss, beside other measurements")
     add("--by-position", action="store_true", help="loss by tokens of context")
     add("--per-octave", type=int, default=1, help="bins for each doubling of the context (1)")
-    add("--compare", metavar="A-B:C-D", help="paired difference of two spans of context")
+    add("--compare", metavar="A-B:C-D", type=parse_spans,
+        help="loss of the same tokens with A to B and with C to D tokens of text before them: "
+        "128-256:2048-4096")  # fmt: skip
     add("--reset-ablation", action="store_true", help="loss when the memory is cleared k ago")
-    add("--windows", type=int, default=64, help="sequences of the ablation (64)")
-    add("--targets", type=int, default=16, help="tokens predicted in each of them (16)")
+    add("--windows", type=int, default=64, help="sequences of --compare and --reset-ablation (64)")
+    add("--targets", type=int, default=16, help="tokens that the ablation predicts in each (16)")
     add("--tolerance", type=float, default=0.01, help="rise in nats that counts as none (0.01)")
     add("--needle", action="store_true", help="a sentence hidden in the text, asked for at its end")
     add("--needle-lengths", type=_numbers(int), help="tokens (a quarter, a half, all of --seq-len)")
@@ -114,12 +117,10 @@ def _check(args: argparse.Namespace) -> None:
         if getattr(args, name) < bound:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} is {getattr(args, name)}; expected at least {bound}")
-    if args.compare and not args.by_position:
-        raise UserError("--compare needs --by-position")
 
 
 def _asked(args: argparse.Namespace) -> bool:
-    return args.by_position or args.reset_ablation or args.needle
+    return args.by_position or args.compare or args.reset_ablation or args.needle
 
 
 def _subject(path: Path, args: argparse.Namespace) -> Subject:
@@ -133,10 +134,14 @@ def _subject(path: Path, args: argparse.Namespace) -> Subject:
     if args.loss or not _asked(args):
         found.loss = _loss(trained, batches(trained, source, seq_len, args.batch_size), args)
     if args.by_position:
-        compare = parse_spans(args.compare) if args.compare else None
         read = batches(trained, source, seq_len, args.batch_size)
         bins = octaves(seq_len, args.per_octave)
-        found.by_position = loss_by_position(losses, read, bins, compare, args.seed)
+        found.by_position = loss_by_position(losses, read, bins, args.seed)
+    if args.compare:
+        near, far = args.compare
+        _length(trained, far[1], "the last number of --compare")
+        windows = windows_of(documents(trained, source, far[1] + 1), far[1], args.windows)
+        found.same_tokens = compare_spans(losses, windows, near, far, args.seed)
     if args.reset_ablation:
         long = documents(trained, source, seq_len + 1)
         windows = windows_of(long, seq_len, args.windows)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gam_scale.data.packing import IGNORE, Batch
 from gam_scale.errors import UserError
-from gam_scale.evaluate.interval import METHOD, Interval, bootstrap, mean_interval
+from gam_scale.evaluate.interval import METHOD, Interval, bootstrap
 
 Span = tuple[int, int]
 """First and last number of tokens of context, both included."""
@@ -27,23 +27,10 @@ class PositionBin:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean loss of one span minus that of another, within the same sequences."""
-
-    near: Span
-    far: Span
-    loss: Interval
-    """Nats per token, far minus near: below 0 where the longer context helps."""
-    sequences: int
-    """Those that have tokens in both spans."""
-
-
-@dataclass(frozen=True)
 class ByPosition:
     """Loss by tokens of context."""
 
     bins: list[PositionBin]
-    difference: Difference | None
     sequences: int
     method: str = METHOD
 
@@ -61,33 +48,13 @@ def octaves(longest: int, per_octave: int = 1) -> list[Span]:
     return [(a, b - 1) for a, b in zip(starts, [*starts[1:], longest + 1], strict=True)]
 
 
-def parse_spans(text: str) -> tuple[Span, Span]:
-    """``128-256:2048-4096`` as two spans of context.
-
-    Raises:
-        UserError: the text is of another form.
-    """
-    try:
-        near, far = (tuple(map(int, part.split("-"))) for part in text.split(":"))
-        (a, b), (c, d) = near, far
-        if not 1 <= a <= b < c <= d:
-            raise ValueError
-    except ValueError:
-        raise UserError(
-            f"--compare {text!r} is not a pair of spans; expected two ranges of tokens of context, "
-            "the nearer first, such as 128-256:2048-4096"
-        ) from None
-    return (a, b), (c, d)
-
-
 def loss_by_position(
     losses: Callable[[Batch], Tensor],
     batches: Iterable[Batch],
     bins: list[Span],
-    compare: tuple[Span, Span] | None = None,
     seed: int = 0,
 ) -> ByPosition:
-    """Mean loss of the tokens in each bin, and the paired difference between two spans.
+    """Mean loss of the tokens in each bin.
 
     The context of a target counts the tokens from the start of its document, or of its sequence
     where the document began before that, up to the one it is predicted from. Rows of the batches
@@ -97,30 +64,25 @@ def loss_by_position(
         losses: maps a batch to the nats of its targets (B, T).
         batches: sequences to read.
         bins: spans of context.
-        compare: near and far span; the difference is taken inside each sequence that has both,
-            so that how hard its text is cancels.
         seed: of the resampling.
 
     Raises:
-        UserError: there is no sequence, or none reaches both spans of ``compare``.
+        UserError: there is no sequence.
     """
-    spans = [*bins, *(compare or ())]
     sums, counts = [], []
     for batch in batches:
-        here = _totals(losses(batch), batch, spans)
+        here = _totals(losses(batch), batch, bins)
         sums.append(here[0])
         counts.append(here[1])
     if not sums:
         raise UserError("the text to evaluate holds no sequence; expected at least two tokens")
     total, count = np.concatenate(sums), np.concatenate(counts)
-    k = len(bins)
-    intervals = bootstrap(total[:, :k], count[:, :k], seed)
+    intervals = bootstrap(total, count, seed)
     found = [
         PositionBin(*span, interval, int(count[:, i].sum()), int((count[:, i] > 0).sum()))
         for i, (span, interval) in enumerate(zip(bins, intervals, strict=True))
     ]
-    difference = compare and _difference(total[:, k:], count[:, k:], compare, seed)
-    return ByPosition(found, difference, len(total))
+    return ByPosition(found, len(total))
 
 
 def _totals(losses: Tensor, batch: Batch, spans: list[Span]) -> tuple[np.ndarray, np.ndarray]:
@@ -134,17 +96,3 @@ def _totals(losses: Tensor, batch: Batch, spans: list[Span]) -> tuple[np.ndarray
     masks = [there & (context >= first) & (context <= last) for first, last in spans]
     totals = [(nats * mask).sum(1) for mask in masks]
     return np.stack(totals, axis=1), np.stack([m.sum(1) for m in masks], axis=1).astype(np.float64)
-
-
-def _difference(
-    total: np.ndarray, count: np.ndarray, compare: tuple[Span, Span], seed: int
-) -> Difference:
-    both = (count > 0).all(axis=1)
-    if not both.any():
-        (a, b), (c, d) = compare
-        raise UserError(
-            f"--compare {a}-{b}:{c}-{d}: no sequence has tokens in both spans; expected spans "
-            "within --seq-len and documents of that length"
-        )
-    near, far = (total[both] / count[both]).T
-    return Difference(*compare, mean_interval(far - near, seed), int(both.sum()))

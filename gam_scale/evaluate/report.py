@@ -49,9 +49,9 @@ def _checkpoints(subjects: Sequence[Subject]) -> list[str]:
     parts = [_table(table.sizes(subjects))]
     if placed := [s for s in subjects if s.by_position]:
         parts.append(_position_chart(placed))
-        if (paired := table.differences(placed)) is not None:
-            parts.append(_table(paired))
         parts.append(_table(table.positions(placed)))
+    if paired := [s for s in subjects if s.same_tokens]:
+        parts.append(_table(table.differences(paired)))
     if cleared := [s for s in subjects if s.effective_context]:
         parts += [_context_chart(cleared), _table(table.contexts(cleared))]
     if hidden := [s for s in subjects if s.needle]:

@@ -10,6 +10,7 @@ from gam_scale.evaluate.by_position import ByPosition
 from gam_scale.evaluate.effective_context import EffectiveContext
 from gam_scale.evaluate.loss import LossResult
 from gam_scale.evaluate.needle import NeedleResult
+from gam_scale.evaluate.same_tokens import Difference
 from gam_scale.evaluate.state_size import StateSize, state_size
 
 
@@ -26,6 +27,7 @@ class Subject:
     seq_len: int
     loss: LossResult | None = None
     by_position: ByPosition | None = None
+    same_tokens: Difference | None = None
     effective_context: EffectiveContext | None = None
     needle: NeedleResult | None = None
 

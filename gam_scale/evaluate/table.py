@@ -36,7 +36,9 @@ def tables(subjects: Sequence[Subject], recalls: Sequence[RecallResult]) -> list
     """All that was measured."""
     found = [sizes(subjects)] if subjects else []
     if any(s.by_position for s in subjects):
-        found += filter(None, [positions(subjects), differences(subjects)])
+        found.append(positions(subjects))
+    if any(s.same_tokens for s in subjects):
+        found.append(differences(subjects))
     if any(s.effective_context for s in subjects):
         found.append(contexts(subjects))
     found += [needles(s) for s in subjects if s.needle]
@@ -100,17 +102,18 @@ def positions(subjects: Sequence[Subject]) -> Table:
     return Table("Loss by position", ["tokens of context", *(n for n, _ in found)], rows, note)
 
 
-def differences(subjects: Sequence[Subject]) -> Table | None:
-    """The paired comparison of two spans."""
-    rows = []
-    for s in subjects:
-        d = s.by_position.difference if s.by_position else None
-        if d is not None:
-            names = span(*d.far), span(*d.near)
-            rows.append([s.name, *names, signed(d.loss), f"{d.sequences:,}"])
-    header = ["model", "far", "near", "far minus near, nats", "sequences"]
-    note = "Mean over sequences that reach both spans; below 0: the longer context helps."
-    return Table("Is the longer context worth anything?", header, rows, note) if rows else None
+def differences(subjects: Sequence[Subject]) -> Table:
+    """The same tokens with context in one span and in another."""
+    found = [(s.name, s.same_tokens) for s in subjects if s.same_tokens]
+    first = found[0][1]
+    names = [f"{span(*first.near)} before", f"{span(*first.far)} before", "change, nats"]
+    rows = [[n, str(d.near_loss), str(d.far_loss), signed(d.change)] for n, d in found]
+    note = (
+        f"The same {first.tokens:,} tokens of {first.sequences:,} sequences, once with so much "
+        f"text before them and once with so little; {first.method}. Below 0: the longer context "
+        "helps."
+    )
+    return Table("The same tokens after little and much text", ["model", *names], rows, note)
 
 
 def contexts(subjects: Sequence[Subject]) -> Table:

@@ -52,7 +52,7 @@ def test_measurements_of_two_checkpoints_and_a_page(runs, run_tool, tmp_path, ca
     asked += ["--targets", 3, "--loss", "--text", text, "--report", page, "--json", numbers]
     assert run_tool("evaluate", *runs, *asked) == 0
     shown = capsys.readouterr().out
-    for title in ("Models", "Loss by position", "Effective context", "worth anything?"):
+    for title in ("Models", "Loss by position", "Effective context", "little and much text"):
         assert title in shown
     found = json.loads(numbers.read_text())["checkpoints"]
     assert [c["name"] for c in found] == ["gam", "attention"]
@@ -62,7 +62,8 @@ def test_measurements_of_two_checkpoints_and_a_page(runs, run_tool, tmp_path, ca
         tokens = sum(b["tokens"] for b in bins)
         assert tokens == c["loss"]["tokens"]
         assert nats / tokens == pytest.approx(c["loss"]["loss"], rel=1e-5)
-        assert c["by_position"]["difference"]["sequences"] > 9
+        assert c["same_tokens"]["sequences"] == 4
+        assert c["same_tokens"]["tokens"] == 4 * 14
     assert found[0]["state"] == {"constant": 2 * 2 * 32, "per_token": 0}
     assert found[1]["state"] == {"constant": 0, "per_token": 2 * 2 * 32}
     html = page.read_text()
@@ -86,7 +87,7 @@ def test_recall_prints_json_and_needs_no_checkpoint(run_tool, capsys):
     [
         ((), "there is nothing to evaluate; expected a checkpoint, or --recall"),
         (("x", "--set", "recall.steps=1"), "--set changes what --recall trains"),
-        (("x", "--compare", "1-2:3-4"), "--compare needs --by-position"),
+        (("x", "--compare", "1-2"), "--compare '1-2' is not a pair of spans; expected two ranges"),
         (("x", "--by-position", "--per-octave", "0"), "--per-octave is 0; expected at least 1"),
         (("--recall", "--memories", "gru"), "--memories names 'gru'; expected some of"),
         (("--recall", "--json", "/tmp"), "--json /tmp is a folder; expected a file"),
