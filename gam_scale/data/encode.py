@@ -77,6 +77,9 @@ def encode_documents(
         while waiting:
             yield from waiting.popleft().result()
     except BrokenProcessPool:
+        # Python 3.11.2 (Debian 12's) would wait below, forever, for a batch half written to a pipe
+        # that no worker is left to read; later ones close it themselves (CPython's gh-94777).
+        pool._call_queue._reader.close()
         raise UserError(
             f"a tokenising process was killed, most likely for memory; expected fewer than "
             f"--workers {workers}"
