@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -77,9 +78,10 @@ def encode_documents(
         while waiting:
             yield from waiting.popleft().result()
     except BrokenProcessPool:
-        # Python 3.11.2 (Debian 12's) would wait below, forever, for a batch half written to a pipe
-        # that no worker is left to read; later ones close it themselves (CPython's gh-94777).
-        pool._call_queue._reader.close()
+        # Before 3.11.5, such as in Debian 12, Python would wait below, forever, for a batch half
+        # written to a pipe that no worker is left to read (CPython's gh-94777).
+        if sys.version_info < (3, 11, 5):
+            pool._call_queue._reader.close()
         raise UserError(
             f"a tokenising process was killed, most likely for memory; expected fewer than "
             f"--workers {workers}"
