@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gam_scale.model.operator import operator
+
 LANES = 4
 """16-bit numbers in one 64-bit draw."""
 
@@ -31,9 +33,7 @@ class Dropout(nn.Module):
         return torch.where(keep, x * ((1 << 16) / ((1 << 16) - dropped)), 0.0)
 
 
-@torch.library.custom_op(
-    "gam_scale::keep_mask", mutates_args=(), tags=torch.Tag.nondeterministic_seeded
-)
+@operator("gam_scale::keep_mask", tags=torch.Tag.nondeterministic_seeded)
 def _keep_mask(like: Tensor, dropped: int) -> Tensor:
     """True with probability ``1 - dropped / 2**16``, in the shape of ``like``.
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gam_scale.model.operator import operator
+
 
 def gelu(x: Tensor) -> Tensor:
     """``x * Phi(x)``, elementwise.
@@ -15,12 +17,12 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x) if x.device.type != "cpu" else _gelu(x)
 
 
-@torch.library.custom_op("gam_scale::gelu", mutates_args=())
+@operator("gam_scale::gelu")
 def _gelu(x: Tensor) -> Tensor:
     return F.gelu(x)
 
 
-@torch.library.custom_op("gam_scale::gelu_backward", mutates_args=())
+@operator("gam_scale::gelu_backward")
 def _gelu_backward(grad: Tensor, x: Tensor) -> Tensor:
     return torch.ops.aten.gelu_backward(grad, x)
 

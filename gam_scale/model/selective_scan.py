@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from gam_scale.model.operator import operator
+
 _MIN_CHUNK = 16
 
 
@@ -64,7 +66,7 @@ def chunk_size(length: int) -> int:
 
 # Custom operators rather than an autograd.Function, so that torch.compile puts a scan into its
 # caller's graph as one node: no graph break, and no loop over time to unroll.
-@torch.library.custom_op("gam_scale::selective_scan", mutates_args=())
+@operator("gam_scale::selective_scan")
 def _scan(
     x: Tensor,  # (b, T, E), as everything below contiguous and of the state's dtype
     dt: Tensor,  # (b, T, E)
@@ -89,7 +91,7 @@ def _scan(
     return y, h, starts
 
 
-@torch.library.custom_op("gam_scale::selective_scan_backward", mutates_args=())
+@operator("gam_scale::selective_scan_backward")
 def _scan_backward(
     grad_y: Tensor,
     grad_final: Tensor,

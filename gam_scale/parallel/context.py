@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
+from gam_scale.model.operator import operator
 from gam_scale.parallel.world import World
 
 
@@ -92,7 +93,7 @@ _CONTEXTS: list[SequenceContext] = []
 
 # Custom operators, so that a compiled block stays one graph, and recomputation can keep what they
 # give instead of sending it again.
-@torch.library.custom_op("gam_scale::context_gather", mutates_args=())
+@operator("gam_scale::context_gather")
 def _gather(x: Tensor, number: int, size: int) -> Tensor:
     context = _CONTEXTS[number]
     out = x.new_empty((size, *x.shape))
@@ -101,7 +102,7 @@ def _gather(x: Tensor, number: int, size: int) -> Tensor:
     return out
 
 
-@torch.library.custom_op("gam_scale::context_scatter", mutates_args=())
+@operator("gam_scale::context_scatter")
 def _scatter(grads: Tensor, number: int) -> Tensor:
     """The sum over ranks of what each has for this one: the gradient of :func:`_gather`."""
     context = _CONTEXTS[number]
@@ -111,7 +112,7 @@ def _scatter(grads: Tensor, number: int) -> Tensor:
     return out
 
 
-@torch.library.custom_op("gam_scale::context_shift", mutates_args=())
+@operator("gam_scale::context_shift")
 def _shift(x: Tensor, number: int, step: int) -> Tensor:
     return _CONTEXTS[number]._exchange(x, step)
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gam_scale.model.context import Context
+from gam_scale.model.operator import operator
 
 
 class Fold(NamedTuple):
@@ -139,7 +140,7 @@ def linear_scan(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:
 
 # A custom operator, so that torch.compile puts the scan into its caller's graph as one node: no
 # graph break, and no loop to unroll.
-@torch.library.custom_op("gam_scale::linear_scan", mutates_args=())
+@operator("gam_scale::linear_scan")
 def _linear_scan(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:
     rows, steps, *state = write.shape
     states = write.new_empty((rows, steps + 1, *state))
@@ -150,7 +151,7 @@ def _linear_scan(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:
     return states
 
 
-@torch.library.custom_op("gam_scale::linear_scan_backward", mutates_args=())
+@operator("gam_scale::linear_scan_backward")
 def _linear_scan_backward(
     grad_states: Tensor, decay: Tensor, states: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
