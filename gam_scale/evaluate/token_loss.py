@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.data.packing import Batch
+from gam_scale.model.linear import linear
 from gam_scale.model.loss import CHUNK_ELEMENTS, IGNORE
 
 
@@ -34,7 +35,7 @@ def token_losses(model: Predictor, batch: Batch) -> Tensor:
     hidden, targets = model.hidden(batch.tokens, batch.positions)[there], batch.targets[there]
     rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
     losses = [
-        F.cross_entropy(F.linear(h, weight).float(), t, reduction="none")
+        F.cross_entropy(linear(h, weight).float(), t, reduction="none")
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
     ]
     out = torch.zeros(batch.targets.shape, device=weight.device)

@@ -8,6 +8,7 @@ from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.feedforward import FeedForward
+from gam_scale.model.linear import Linear
 from gam_scale.model.rotary import Rotary
 
 _MIN_CAPACITY = 64
@@ -27,8 +28,8 @@ class AttentionBlock(nn.Module):
         d = model.d_model
         self.n_heads = model.attention.n_heads
         self.norm1 = nn.LayerNorm(d)
-        self.qkv = nn.Linear(d, 3 * d)
-        self.out = nn.Linear(d, d)
+        self.qkv = Linear(d, 3 * d)
+        self.out = Linear(d, d)
         self.out.is_residual_output = True
         self.rotary = Rotary(model.rotary_base) if model.position == "rotary" else None
         self.dropout = Dropout(model.dropout)

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.gelu import gelu
+from gam_scale.model.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -11,8 +12,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, mult: int, dropout: float) -> None:
         super().__init__()
-        self.up = nn.Linear(d_model, mult * d_model)
-        self.down = nn.Linear(mult * d_model, d_model)
+        self.up = Linear(d_model, mult * d_model)
+        self.down = Linear(mult * d_model, d_model)
         self.down.is_residual_output = True
         self.dropout = Dropout(dropout)
 

@@ -7,6 +7,7 @@ from gam_scale.config import MemoryKind, ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.feedforward import FeedForward
+from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import WrittenMemory
 from gam_scale.model.memory.build import build_memory
 
@@ -33,7 +34,7 @@ class GAMBlock(nn.Module):
         self.conv = CausalConv(d, gam.kernel_size) if gam.paths != "global" else None
         self.memory = build_memory(model, memory) if gam.paths != "local" else None
         n_paths = 2 if gam.paths == "both" else 1
-        self.gate = nn.Linear(d, n_paths * d) if gam.fusion == "gate" else None
+        self.gate = Linear(d, n_paths * d) if gam.fusion == "gate" else None
         self.norm2 = nn.LayerNorm(d)
         self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
 

@@ -12,6 +12,7 @@ from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.init import initialise
+from gam_scale.model.linear import linear
 from gam_scale.model.loss import linear_cross_entropy
 from gam_scale.model.mamba import MambaBlock
 
@@ -65,7 +66,7 @@ class LanguageModel(nn.Module):
         """
         hidden = self.hidden(tokens, positions)
         if targets is None:
-            return F.linear(hidden, self.embedding.weight)
+            return linear(hidden, self.embedding.weight)
         return linear_cross_entropy(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
 
     def hidden(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:

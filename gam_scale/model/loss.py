@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gam_scale.model.linear import linear
+
 IGNORE = -100
 """Target id of positions that have no next token; they add nothing to the loss."""
 
@@ -30,7 +32,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     w = weight.to(dtype)
     total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
     for h, t in zip(*_chunks(hidden, targets, weight.shape[0]), strict=True):
-        log_p = _log_softmax(F.linear(h.to(dtype), w), total.dtype)
+        log_p = _log_softmax(linear(h.to(dtype), w), total.dtype)
         total += F.nll_loss(log_p, t, ignore_index=IGNORE, reduction="sum")
     return total
 
@@ -45,18 +47,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
         chunks = _chunks(hidden, targets, weight.shape[0])
         rows = chunks[0][0].shape[0]
-        logits = torch.empty(rows, weight.shape[0], dtype=dtype, device=hidden.device)
         for h, t, out in zip(*chunks, grad_hidden.split(rows), strict=True):
             h = h.to(dtype)
-            z = torch.mm(h, w.t(), out=logits[: h.shape[0]])
-            log_p = _log_softmax(z, total.dtype)  # (n, V)
+            log_p = _log_softmax(linear(h, w), total.dtype)  # (n, V)
             total += F.nll_loss(log_p, t, ignore_index=IGNORE, reduction="sum")
             grad = _grad_of_logits(log_p, t).to(dtype)
-            torch.mm(grad, w, out=out) if out.dtype == dtype else out.copy_(grad @ w)
+            out.copy_(linear(grad, w.t()))
             # Ignored rows are cleared here, in (n, d), at a fraction of a pass over (n, V).
             ignored = (t == IGNORE).unsqueeze(1)
             out.masked_fill_(ignored, 0.0)
-            _accumulate(grad_weight, grad, h.masked_fill(ignored, 0.0))
+            grad_weight += linear(grad.t(), h.masked_fill(ignored, 0.0).t())
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
         return total
 
@@ -78,13 +78,6 @@ def _grad_of_logits(log_p: Tensor, targets: Tensor) -> Tensor:
     """softmax minus one-hot (n, V), in the place of ``log_p``; of no meaning in ignored rows."""
     grad = log_p.exp_()
     return grad.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), -torch.ones_like(grad[:, :1]))
-
-
-def _accumulate(grad_weight: Tensor, grad: Tensor, h: Tensor) -> None:
-    if grad.dtype == grad_weight.dtype:
-        grad_weight.addmm_(grad.t(), h)
-    else:
-        grad_weight += grad.t() @ h
 
 
 def _chunks(hidden: Tensor, targets: Tensor, vocab: int) -> tuple[tuple[Tensor, ...], ...]:

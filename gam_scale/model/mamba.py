@@ -12,6 +12,7 @@ from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.dropout import Dropout
+from gam_scale.model.linear import Linear
 from gam_scale.model.memory.recurrence import Fold, state_before
 from gam_scale.model.selective_scan import selective_scan
 
@@ -78,13 +79,13 @@ class MambaMixer(nn.Module):
         super().__init__()
         inner, dt_rank = expand * d_model, math.ceil(d_model / 16)
         self.splits = (dt_rank, d_state, d_state)
-        self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
+        self.in_proj = Linear(d_model, 2 * inner, bias=False)
         self.conv = CausalConv(inner, d_conv)
-        self.x_proj = nn.Linear(inner, sum(self.splits), bias=False)
+        self.x_proj = Linear(inner, sum(self.splits), bias=False)
         self.dt_proj = StepSize(dt_rank, inner)
         self.A_log = nn.Parameter(torch.empty(inner, d_state))  # A = -exp(A_log)
         self.D = nn.Parameter(torch.empty(inner))
-        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        self.out_proj = Linear(inner, d_model, bias=False)
 
     def init_parameter(self, name: str, generator: torch.Generator) -> bool:
         """The real S4D initialisation, A = -(1, 2, ..., N) in every channel, and D = 1."""

@@ -5,19 +5,28 @@ from typing import Any
 
 import torch
 from torch._library.custom_ops import OPDEFS
+from torch.utils.flop_counter import register_flop_formula
 
 
-def operator(name: str, **options: Any) -> Callable[[Callable], Any]:
+def operator(name: str, flops: Callable[..., int] | None = None, **options: Any) -> Callable:
     """``torch.library.custom_op(name, mutates_args=())``, defined once in a process.
 
     transformers runs the modules of an exported model again where it is loaded again. Torch would
     then free the first definition under the models that still call it.
+
+    Args:
+        name: ``library::operator``.
+        flops: its FLOPs from the shapes of its arguments, for torch's FLOP counter.
+        options: as torch has them.
     """
 
     def define(function: Callable) -> Any:
         known = OPDEFS.get(name)
         if known is not None:
             return known
-        return torch.library.custom_op(name, function, mutates_args=(), **options)
+        new = torch.library.custom_op(name, function, mutates_args=(), **options)
+        if flops is not None:
+            register_flop_formula(new._opoverload.overloadpacket)(flops)
+        return new
 
     return define

@@ -28,6 +28,7 @@ _COSTLY = [
     aten.mm.default,
     aten.addmm.default,
     aten.bmm.default,
+    torch.ops.gam_scale.linear.default,
     aten._scaled_dot_product_flash_attention.default,
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_efficient_attention.default,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
+from gam_scale.model.linear import Linear
 from gam_scale.model.rotary import Rotary
 
 
@@ -84,9 +85,9 @@ class HeadMemory(WrittenMemory):
         d = model.d_model
         self.n_heads = model.memory.n_heads
         self.head_size = d // self.n_heads
-        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.qkv = Linear(d, 3 * d, bias=False)
         self.rotary = Rotary(model.rotary_base) if model.position == "rotary" else None
-        self.out = nn.Linear(d, d, bias=False)
+        self.out = Linear(d, d, bias=False)
         self.out.is_residual_output = True
 
     def run(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.config import MemoryConfig
+from gam_scale.model.linear import linear
 
 _UNIT = math.log(math.e - 1)  # softplus of it is 1
 
@@ -61,4 +62,4 @@ def exact(x: Tensor) -> Tensor:
 def exact_linear(layer: nn.Linear, h: Tensor) -> Tensor:
     """``layer(h)`` in float32, where an engine may have gathered its parameters in bfloat16."""
     weight = exact(layer.weight)
-    return F.linear(h.to(weight.dtype), weight, exact(layer.bias))
+    return linear(h.to(weight.dtype), weight, exact(layer.bias))

@@ -2,10 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
+from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import WrittenMemory
 from gam_scale.model.memory.gate import DecayGate
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, linear_scan
@@ -20,9 +21,9 @@ class ScanMemory(WrittenMemory):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         d = model.d_model
-        self.value = nn.Linear(d, 2 * d, bias=False)  # what is averaged, and the gate on reading
+        self.value = Linear(d, 2 * d, bias=False)  # what is averaged, and the gate on reading
         self.gate = DecayGate(d, d, model.memory)
-        self.out = nn.Linear(d, d, bias=False)
+        self.out = Linear(d, d, bias=False)
         self.out.is_residual_output = True
 
     def init_state(

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.model.context import Context
+from gam_scale.model.linear import linear
 from gam_scale.model.memory.base import Memory
 
 
@@ -28,8 +29,8 @@ class StaticMemory(Memory):
         self, h: Tensor, positions: Tensor | None = None, context: Context | None = None
     ) -> Tensor:
         """Read the bank: (B, T, d) -> (B, T, d)."""
-        weights = F.softmax(F.linear(h, self.bank), dim=-1)  # (B, T, n_slots)
-        return weights @ self.bank
+        weights = F.softmax(linear(h, self.bank), dim=-1)  # (B, T, n_slots)
+        return linear(weights, self.bank.t())
 
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype
