@@ -13,6 +13,7 @@ from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.linear import Linear
+from gam_scale.model.memory.gate import exact, exact_linear
 from gam_scale.model.memory.recurrence import Fold, state_before
 from gam_scale.model.selective_scan import selective_scan
 
@@ -129,7 +130,7 @@ class MambaMixer(nn.Module):
     def _scan_inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """x, dt, A, B, C, D of :func:`selective_scan`."""
         dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
-        return x, self.dt_proj(dt), -torch.exp(self.A_log), B, C, self.D
+        return x, self.dt_proj(dt), -torch.exp(exact(self.A_log)), B, C, self.D
 
     def flops_per_token(self) -> float:
         """Projections and convolution at two per weight, and the scan.
@@ -144,9 +145,9 @@ class MambaMixer(nn.Module):
 
 
 class StepSize(nn.Linear):
-    """dt = softplus(Linear(low)), (..., dt_rank) -> (..., E), in the parameters' own precision.
+    """dt = softplus(Linear(low)), (..., dt_rank) -> (..., E), float32 whatever the parameters are.
 
-    Small steps need it: a bias of -6.9 is a step of 0.001, and bfloat16 would be 1.5% off.
+    Small steps need it: a sum of -6.9 is a step of 0.001, and bfloat16 would be 1.5% off.
     """
 
     def init_parameter(self, name: str, generator: torch.Generator) -> bool:
@@ -164,7 +165,7 @@ class StepSize(nn.Linear):
     def forward(self, low: Tensor) -> Tensor:
         """Positive step sizes."""
         with torch.autocast(low.device.type, enabled=False):
-            return F.softplus(super().forward(low.to(self.weight.dtype)))
+            return F.softplus(exact_linear(self, low))
 
 
 def _scan(
