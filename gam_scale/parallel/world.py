@@ -3,8 +3,12 @@
 import os
 import re
 import socket
+import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -87,9 +91,35 @@ def start(device: str) -> World:
 
 
 def stop() -> None:
-    """Leave the process group."""
+    """Leave the process group, when nothing runs any more that the interpreter's end could hurt."""
     if dist.is_initialized():
         dist.destroy_process_group()
+        _wait_for_threads(5.0)
+
+
+def _wait_for_threads(timeout_s: float) -> None:
+    """Until all other threads of this process wait for something, or for ``timeout_s`` at most.
+
+    Engines keep references to the group, so that gloo's threads outlive it, and one may be late in
+    dropping a finished collective's tensors, for which it needs the interpreter's lock. An
+    interpreter that is ending (before Python 3.14) ends such a thread inside C++ code, which ends
+    the process instead: "terminate called without an active exception", status -6.
+    """
+    deadline, quiet = time.monotonic() + timeout_s, 0
+    while quiet < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)  # without the lock, which is free for whoever waits for it
+        quiet = 0 if _running_threads() else quiet + 1
+
+
+def _running_threads() -> bool:
+    """Whether a thread but this one runs, or could if it had a core; not known outside Linux."""
+    own = str(threading.get_native_id())
+    for thread in Path("/proc/self/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            state = thread.read_text().rpartition(")")[2].split()[0]
+            if state not in "SZX" and thread.parent.name != own:
+                return True
+    return False
 
 
 def launcher_environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -1,8 +1,13 @@
 """Who am I: the launchers' environments, collectives, and the rank helper itself."""
 
+import hashlib
+import os
+import threading
+
 import pytest
 from ranks import run_ranks
 
+from gam_scale.parallel import world as ranks
 from gam_scale.parallel.world import launcher_environment
 
 
@@ -64,3 +69,19 @@ def fails_on_rank_1(world):
 def test_a_failing_rank_ends_the_others_with_its_traceback():
     with pytest.raises(AssertionError, match="(?s)rank 1 exited with 1.*the reason"):
         run_ranks(fails_on_rank_1, 2)
+
+
+def leave_while_a_thread_runs(world):
+    """Bytes hashed without the interpreter's lock, as a library's thread would work."""
+    data, digests = bytes(200_000_000), []
+    thread = threading.Thread(target=lambda: digests.append(hashlib.sha256(data).hexdigest()))
+    thread.start()
+    ranks.stop()
+    return digests
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are seen on Linux only")
+def test_leaving_waits_for_threads_that_still_run():
+    assert run_ranks(leave_while_a_thread_runs, 1) == [
+        [hashlib.sha256(bytes(200_000_000)).hexdigest()]
+    ]
