@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """Step time and memory per rank of every engine and stage, beside a raw loop, in one run.
 
-    python -m benchmarks.engines [--ranks 1,2] [--batch 8 --seq-len 256 --d-model 512 --n-layers 6]
+    python -m benchmarks.engines [--ranks 1,2] [--paired] [--batch 8 --seq-len 256 --d-model 512]
 
 ``raw`` is model, backward, clipping and fused AdamW called by hand, without any engine of ours.
 Each row runs on ranks of its own. ``ms/step`` is the median of the timed steps, of the slowest
 rank; ``vs raw`` divides it by the raw loop's on as many ranks, each of which then computes the
 same batch. ``held`` is what rank 0 keeps in tensors between steps (parameters, moments, buffers):
 every live storage, counted once. ``process`` is its peak resident size.
+
+``--paired`` is for a machine that is not quite idle: each timed step stands beside one of the raw
+loop in the same process, and ``vs raw`` is the median of their quotients. ``process`` then holds
+both.
 """
 
 import argparse
@@ -63,7 +67,7 @@ def main() -> None:
         for name in args.rows.split(","):
             r = launch(name, n)
             raw = raw or r["ms"]
-            cells = [name, str(n), f"{r['ms']:.0f}", f"{r['ms'] / raw:.3f}"]
+            cells = [name, str(n), f"{r['ms']:.0f}", f"{r.get('quotient', r['ms'] / raw):.3f}"]
             cells += [f"{r['held'] / 1e6:.0f} MB", f"{r['process'] / 1e6:.0f} MB"]
             print("| " + " | ".join(cells) + " |", flush=True)
 
@@ -81,6 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n-layers", type=int, default=6)
     parser.add_argument("--vocab-size", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
+    parser.add_argument("--paired", action="store_true", help="see above")
     return parser.parse_args()
 
 
@@ -113,21 +118,34 @@ def report(args: argparse.Namespace) -> None:
     step = make(config, world, compiled)
     for _ in range(3):
         step()
-    times = []
+    held = sum(live_storages().values())
+    beside = raw_step(config, world, compiled) if args.paired else None
+    if beside:
+        beside()
+    times, quotients = [], []
     for _ in range(args.steps):
-        world.barrier()
-        start = time.perf_counter()
-        step()
-        synchronise(world.device)
-        times.append(time.perf_counter() - start)
+        times.append(seconds(step, world))
+        if beside:
+            quotients.append(times[-1] / seconds(beside, world))
     slowest = torch.tensor(statistics.median(times), dtype=torch.float64, device=world.device)
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-    figures = {"ms": float(slowest) * 1e3, "held": sum(live_storages().values())}
+    figures = {"ms": float(slowest) * 1e3, "held": held}
     figures["process"] = peak_memory_bytes(world.device)
+    if quotients:
+        figures["quotient"] = statistics.median(quotients)
     if world.is_main:
         print(json.dumps(figures))
     world.barrier()
     ranks.stop()
+
+
+def seconds(step: Callable[[], None], world: World) -> float:
+    """Of one step, from when all ranks are ready."""
+    world.barrier()
+    start = time.perf_counter()
+    step()
+    synchronise(world.device)
+    return time.perf_counter() - start
 
 
 def run_config(args: argparse.Namespace, world: World, parallel: dict) -> RunConfig:
