@@ -12,7 +12,7 @@ from gam_scale.checkpoint.shard import Shard
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
 from gam_scale.model.lm import LanguageModel, outline
-from gam_scale.parallel import zero_shards
+from gam_scale.parallel import zero_lean, zero_shards
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.context import axes
 from gam_scale.parallel.optimizer import build_optimizer
@@ -49,18 +49,28 @@ class DeepSpeedStrategy(Strategy):
         # With a stage, the torch optimizer steps this rank's flat partition, inside ZeRO's own.
         self.zero = zero if self.stage else None
         self.optimizer = zero.optimizer if self.stage else zero
-        # DeepSpeed averages over ranks and accumulation steps; our losses are already divided by
-        # the global token count, so both averages are undone in advance.
-        self.undo_average = world.world_size * self.engine.gradient_accumulation_steps()
+        if config.parallel.offload == "none":
+            self._trim()
+        # Stage 3 averages over ranks, whatever it is told. Our losses are already divided by the
+        # global token count, so that this is undone in advance.
+        self.undo_average = world.world_size if self.stage == 3 else 1
 
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
         """See :meth:`Strategy.backward`."""
         loss = self.engine(batch.tokens, batch.targets, batch.positions)
-        self.engine.backward(loss * (scale * self.undo_average))
+        self.engine.backward(loss * (scale * self.undo_average), scale_wrt_gas=False)
         assert last == self.engine.is_gradient_accumulation_boundary()
         if not last:
             self.engine.step()  # between boundaries this only counts the micro-batch
         return loss.detach()
+
+    def _trim(self) -> None:
+        if self.stage == 3:
+            zero_lean.trim_stage_3(self.zero, self.world)
+        elif self.stage:
+            zero_lean.trim_stages_1_and_2(self.zero, self.world)
+        elif self.world.world_size == 1:
+            self.engine.enable_backward_allreduce = False  # copies through a bucket, to no end
 
     def step(self, lr: float, max_norm: float) -> float:
         """See :meth:`Strategy.step`."""

@@ -34,11 +34,17 @@ def engine_config(config: RunConfig, data_size: int) -> dict[str, Any]:
         },
     }
     zero = options["zero_optimization"]
+    if stage < 3:
+        options["gradient_allreduce_op"] = "sum"  # losses are divided by the global token count
     if stage:
         options["communication_data_type"] = "fp32"
         # Buffers of this many elements; DeepSpeed's own default would allocate 2 GB.
         zero["reduce_bucket_size"] = max(_largest_block(config.model), 1 << 20)
+    if stage in (1, 2):
+        # A bucket goes to the ranks that own its parts; else all of it to all of them.
+        zero["use_multi_rank_bucket_allreduce"] = False
     if stage == 3:
+        zero["contiguous_gradients"] = False  # one copy less: a reduce-scatter joins them anyway
         zero |= _gathering(config.model)
     zero |= _offloading(config)
     return _merged(options, config.parallel.deepspeed, "parallel.deepspeed", _TUNABLE)
@@ -74,6 +80,7 @@ def check_offload_dir(folder: str) -> None:
 
 _TUNABLE = {
     "communication_data_type",
+    "contiguous_gradients",
     "lower_precision_safe_modules",
     "reduce_bucket_size",
     "stage3_max_live_parameters",
@@ -81,6 +88,7 @@ _TUNABLE = {
     "stage3_param_persistence_threshold",
     "stage3_prefetch_bucket_size",
     "steps_per_print",
+    "use_multi_rank_bucket_allreduce",
 }
 """Options of ours that change speed and memory only, so that the user's are taken instead."""
 

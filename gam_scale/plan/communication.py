@@ -36,8 +36,8 @@ class Collective:
 def collectives(job: Job) -> list[Collective]:
     """All that a step exchanges, a few numbers for norms and losses left out.
 
-    Stages 1 and 2 all-reduce what a reduce-scatter would do for: DeepSpeed reduces buckets that
-    belong to several ranks as a whole, unless ``use_multi_rank_bucket_allreduce`` is off.
+    Stages 1 and 2 reduce each part of a bucket to the rank that owns it, which sends what a
+    reduce-scatter does; whole buckets to all ranks with ``use_multi_rank_bucket_allreduce``.
     """
     return [c for c in _COLLECTIVES[job.engine](job) if c.ranks > 1]
 

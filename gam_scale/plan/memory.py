@@ -160,14 +160,14 @@ _DEFAULT_BUCKET = 500_000_000
 
 
 def _zero_1(job: Job) -> _Holding:
-    """Moments and a copy of the parameters sharded; gradients exchanged through buckets."""
+    """Moments sharded; gradients exchanged through buckets."""
     whole, shard = job.weights.total * FP32, job.weights.total * FP32 / job.world_size
     bucket, flat = _buckets(job)
     # A first bucket leaves the rank's own share behind, then a second is copied for its collective.
     copies = flat + shard if job.low_precision_linears else max(flat, shard)
     accumulated, left = (whole, 0) if job.micro_batches > 1 else (0, 1)
     exchange = Memory(gradients=whole, buffers=bucket + copies)
-    return _Holding(whole, _offloaded(job, 3 * shard), accumulated, left, 0, bucket, exchange)
+    return _Holding(whole, _offloaded(job, 2 * shard), accumulated, left, 0, bucket, exchange)
 
 
 def _zero_2(job: Job) -> _Holding:
@@ -178,7 +178,7 @@ def _zero_2(job: Job) -> _Holding:
     gradients = accumulated + shard + max(shard, job.weights.head * FP32)
     exchange = Memory(gradients=gradients, buffers=bucket + flat)
     left = 1 / job.world_size
-    return _Holding(whole, _offloaded(job, 3 * shard), accumulated, left, 0, bucket, exchange)
+    return _Holding(whole, _offloaded(job, 2 * shard), accumulated, left, 0, bucket, exchange)
 
 
 def _buckets(job: Job) -> tuple[float, float]:
@@ -198,18 +198,17 @@ def _zero_3(job: Job) -> _Holding:
     """Everything sharded; blocks gathered one ahead, and kept as far as DeepSpeed's reuse goes."""
     weights = job.weights
     shard = weights.total * FP32 / job.world_size
-    bucket, flat = _buckets(job)
+    _, flat = _buckets(job)
     # Whatever it sends, DeepSpeed gathers into fp32. An eager block that recomputes nothing keeps
     # views of its gathered weights, which freeing the parameter does not free.
     train = job.config.train
     keeps = train.recompute == "none" and train.compile == "off"
     blocks = weights.n_blocks if keeps else min(weights.n_blocks, job.reused_blocks + 2)
-    # Its buckets, unlike those of stages 1 and 2, are there all the time.
-    held = (weights.outside + (blocks + 1) * weights.block) * FP32 + bucket
+    held = (weights.outside + (blocks + 1) * weights.block) * FP32
     parameters = 0 if job.config.parallel.offload == "parameters" else shard
     gradients = _offloaded(job, shard)  # a flat buffer of the rank's share, there all the time
     exchange = Memory(gradients=gradients, buffers=held + flat)
-    return _Holding(parameters, _offloaded(job, 3 * shard), gradients, 0, held, 0, exchange)
+    return _Holding(parameters, _offloaded(job, 2 * shard), gradients, 0, held, 0, exchange)
 
 
 def _offloaded(job: Job, size: float) -> float:

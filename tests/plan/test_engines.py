@@ -49,6 +49,7 @@ CASES += [(engine, "bf16") for engine in ENGINES if engine.endswith("in bf16")]
 # What engines call in torch.distributed.
 CALLS = {
     "all_reduce": "all_reduce",
+    "reduce": "reduce_scatter",  # part after part, each to the rank that owns it
     "all_gather_into_tensor": "all_gather",
     "all_gather_single": "all_gather",
     "reduce_scatter_tensor": "reduce_scatter",

@@ -1,0 +1,74 @@
+"""Copies that DeepSpeed makes for low precision and for several ranks, left out where needless.
+
+Our parameters and gradients are fp32 in every precision (autocast computes in bf16), so a master
+copy of the parameters and conversions of the gradients would repeat what is there. With these left
+out, a step on one rank passes over the gradients about as often as a plain loop.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._utils import _flatten_dense_tensors
+
+from gam_scale.parallel.world import World
+
+
+def trim_stages_1_and_2(zero: Any, world: World) -> None:
+    """For ZeRO's optimizer of stage 1 or 2, without offloading: call it once, before any step."""
+    for master, parts in zip(
+        zero.single_partition_of_fp32_groups, zero.parallel_partitioned_bit16_groups, strict=True
+    ):
+        master.data = parts[world.rank]
+    zero._link_all_hp_params()  # views of each parameter's part in the masters
+    zero.flatten = joined
+    zero.scaled_global_norm = partial(_norm, zero)
+    if world.world_size == 1:  # gradients stay where autograd left them
+        zero.reduce_independent_p_g_buckets_and_remove_grads = lambda parameter, group: None
+
+
+def trim_stage_3(zero: Any, world: World) -> None:
+    """For ZeRO's optimizer of stage 3, without offloading: call it once, before any step."""
+    # DeepSpeed means to do this by itself, but compares a device with its name.
+    for master, parts in zip(
+        zero.fp32_partitioned_groups_flat, zero.fp16_partitioned_groups_flat, strict=True
+    ):
+        master.data = parts
+    zero.flatten = joined
+    zero._get_norm_groups = lambda: [_norm(zero)]
+    if world.world_size == 1:  # else they would be joined, divided by 1, and taken apart again
+        zero._DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads = _whole_gradients
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """All elements in one dimension: a view if the tensors lie one behind another, else a copy."""
+    first = tensors[0]
+    storage, end = first.untyped_storage().data_ptr(), first.storage_offset()
+    for tensor in tensors:
+        follows = tensor.untyped_storage().data_ptr() == storage and tensor.storage_offset() == end
+        if not (follows and tensor.is_contiguous()):
+            return _flatten_dense_tensors(tensors)
+        end += tensor.numel()
+    length = end - first.storage_offset()
+    return first.detach().as_strided((length,), (1,), first.storage_offset())
+
+
+def _norm(zero: Any) -> Tensor:
+    """The global L2 norm of the averaged gradients; DeepSpeed's own first makes them float64."""
+    groups: Iterable[Sequence[Tensor]] = zero.averaged_gradients.values()
+    # Padding is 0 and does not count.
+    norm = torch.nn.utils.get_total_norm([g.detach() for group in groups for g in group])
+    if dist.get_world_size(zero.dp_process_group) == 1:
+        return norm
+    square = norm.square()
+    dist.all_reduce(square, group=zero.dp_process_group)
+    return square.sqrt()
+
+
+def _whole_gradients(
+    parameters: Sequence[Tensor], communication_dtype: torch.dtype
+) -> list[Tensor]:
+    return [parameter.grad.view(-1) for parameter in parameters]
