@@ -59,7 +59,7 @@ def main() -> None:
         return
     print(f"batch {args.batch} per rank, T {args.seq_len}, d_model {args.d_model}, ", end="")
     print(f"{args.n_layers} layers, fp32, {args.device}, torch {torch.__version__}")
-    base = args.rows.split(",")[0]
+    base = "raw" if args.paired else args.rows.split(",")[0]
     print(f"| engine | ranks | ms/step | vs {base} | held | process |")
     print("|---|--:|--:|--:|--:|--:|")
     for n in map(int, args.ranks.split(",")):
