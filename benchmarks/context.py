@@ -6,9 +6,10 @@
     python -m benchmarks.context generate   # time and memory per generated token, 1 to 100k
     python -m benchmarks.context exchange   # bytes between ranks that share a sequence
 
-Every row runs in a process of its own. ``block`` times forward and backward of one compiled block,
-everything recomputed but its input kept, on one sequence; ``vs first`` divides its time per token
-by that at the shortest T. ``peak`` is the most that tensors take at once beyond the parameters.
+``block`` times forward and backward of one compiled block, everything but its input recomputed, on
+one sequence; ``vs first`` divides its time per token by that at the shortest T. All lengths of a
+kind take turns, since a machine's speed drifts by more than they differ. ``peak`` is the most that
+tensors take at once, parameters aside. Every kind runs in a process of its own.
 """
 
 import argparse
@@ -18,11 +19,13 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from benchmarks.engines import launch
+from benchmarks.memory import allocated_at_most
 from benchmarks.plain_gam import PlainGAM
 from benchmarks.train_step import synchronise
 from gam_scale.config import MemoryConfig, ModelConfig
@@ -36,8 +39,8 @@ KINDS = ("static", "slot", "delta", "phase", "scan", "mamba", "attention")
 LENGTHS = (1 << 10, 1 << 13, 1 << 16, 1 << 17)
 FITS = 1 << 14
 """Longest sequence on which attention is tried: past it, a CPU takes minutes a block."""
-LEAST = 3
-"""Timed steps, at least; short ones are repeated for 8 seconds."""
+ROUNDS = 3
+"""Times that each length is timed, in turns."""
 
 
 def main() -> None:
@@ -61,7 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vocab-size", type=int, default=10_000)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("--length", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--length", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -79,7 +82,7 @@ def make_model(args: argparse.Namespace, kind: str, n_layers: int) -> LanguageMo
     return build_model(config, 0, args.device)
 
 
-def run(args: argparse.Namespace, row: str, length: int) -> dict:
+def run(args: argparse.Namespace, row: str, length: int = 0) -> dict:
     """One row's figures, from a process of its own."""
     command = [sys.executable, "-m", "benchmarks.context", *sys.argv[1:]]
     command += ["--row", row, "--length", str(length)]
@@ -93,60 +96,84 @@ def block(args: argparse.Namespace) -> None:
     print("| layer | T | us/token | vs first | peak | peak per token |")
     print("|---|--:|--:|--:|--:|--:|")
     for kind in args.kinds.split(","):
-        first = None
-        for length in map(int, args.lengths.split(",")):
-            if kind == "attention" and length > FITS:
-                continue
-            r = run(args, kind, length)
-            first = first or r["us"]
-            cells = [kind, f"{length:,}", f"{r['us']:.1f}", f"{r['us'] / first:.3f}"]
-            cells += [f"{r['peak'] / 1e6:,.0f} MB", f"{r['peak'] / length / 1e3:.1f} kB"]
+        found = run(args, kind)["lengths"]
+        first = next(iter(found.values()))["us"]
+        for length, r in found.items():
+            cells = [kind, f"{int(length):,}", f"{r['us']:.1f}", f"{r['us'] / first:.3f}"]
+            cells += [f"{r['peak'] / 1e6:,.0f} MB", f"{r['peak'] / int(length) / 1e3:.1f} kB"]
             print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def block_row(args: argparse.Namespace) -> dict:
-    """As many sequences side by side as the longest has tokens would hide the cost of short ones:
-    one at a time, repeated for about as long."""
+    """Time per token and peak of every length."""
     device = torch.device(args.device)
-    model = make_model(args, args.row, 1)
-    prepare_blocks(model, "full", compiled=can_compile(device)[0])
-    x = torch.randn(1, args.length, args.d_model, device=device, requires_grad=True)
+    net = make_model(args, args.row, 1)
+    prepare_blocks(net, "full", compiled=can_compile(device)[0])
+    lengths = [n for n in map(int, args.lengths.split(",")) if args.row != "attention" or n <= FITS]
+    steps = {n: block_step(args, net, n) for n in lengths}
+    times: dict[int, list[float]] = {n: [] for n in lengths}
+    for step in steps.values():
+        step()
+    for _ in range(ROUNDS):
+        for n, step in steps.items():
+            repeats = max(1, (1 << 16) // n)
+            start = time.perf_counter()
+            for _ in range(repeats):
+                step()
+            times[n].append((time.perf_counter() - start) / (repeats * n))
+    inputs = 2 * 4 * args.d_model  # bytes a token of x and its output's gradient
+    found = {
+        n: {"us": statistics.median(times[n]) * 1e6, "peak": most_bytes(step, device) + inputs * n}
+        for n, step in steps.items()
+    }
+    return {"lengths": found}
+
+
+def most_bytes(step: Callable[[], None], device: torch.device) -> int:
+    """The most that tensors made in ``step`` take at once."""
+    if device.type == "cpu":
+        return allocated_at_most(step)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def block_step(args: argparse.Namespace, net: LanguageModel, length: int) -> Callable[[], None]:
+    """Forward and backward of one block on one sequence, gradients dropped before each step."""
+    device = torch.device(args.device)
+    x = torch.randn(1, length, args.d_model, device=device, requires_grad=True)
     grad = torch.randn_like(x)
 
     def step() -> None:
         x.grad = None
-        model.zero_grad(set_to_none=True)
-        model.blocks[0](x, None, None).backward(grad)
+        net.zero_grad(set_to_none=True)
+        net.blocks[0](x, None, None).backward(grad)
         synchronise(device)
 
-    step()
-    baseline = resident_bytes(device)
-    step()
-    times, until = [], time.perf_counter() + 8.0
-    while len(times) < LEAST or (time.perf_counter() < until and len(times) < 50):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    peak = peak_bytes(device) - baseline + 4 * x.nbytes  # x, its gradient, the output, grad
-    return {"us": statistics.median(times) / args.length * 1e6, "peak": peak}
+    return step
 
 
 def model(args: argparse.Namespace) -> None:
-    """Peak memory of a training step: every kind at 64k, the plain eager model at 8k."""
+    """A training step: every kind at 64k tokens and at 1k, the plain eager model at 8k."""
     print(f"training step of {args.n_layers} layers, d_model {args.d_model}, one sequence, fp32")
-    print("| model | T | process peak | s/step | us/token |")
-    print("|---|--:|--:|--:|--:|")
+    print(f"| model | T | process peak | us/token | at {FEW:,} | ratio |")
+    print("|---|--:|--:|--:|--:|--:|")
     for kind, length in [("plain", 1 << 13), *((k, 1 << 16) for k in args.kinds.split(","))]:
         if kind == "attention":
             continue
         r = run(args, kind, length)
-        cells = [kind, f"{length:,}", f"{r['peak'] / 1e9:.2f} GB", f"{r['seconds']:.1f}"]
-        cells += [f"{r['seconds'] / length * 1e6:.0f}"]
+        cells = [kind, f"{length:,}", f"{r['peak'] / 1e9:.2f} GB", f"{r['us']:.0f}"]
+        cells += [f"{r['few']:.0f}", f"{r['us'] / r['few']:.3f}"]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
+FEW = 1 << 10
+"""Tokens of the step that a long one's time per token is compared with."""
+
+
 def model_row(args: argparse.Namespace) -> dict:
-    """One warm step, then one that is timed; parameters and gradients count."""
+    """One long step between two runs of short ones; parameters and gradients count."""
     device = torch.device(args.device)
     tokens = torch.randint(args.vocab_size, (1, args.length + 1), device=device)
     if args.row == "plain":
@@ -161,12 +188,21 @@ def model_row(args: argparse.Namespace) -> dict:
     else:
         net = make_model(args, args.row, args.n_layers)
         prepare_blocks(net, "full", compiled=can_compile(device)[0])
-    for _ in range(2):
+
+    def seconds(length: int, times: int) -> float:
         start = time.perf_counter()
-        net(tokens[:, :-1], tokens[:, 1:]).backward()
+        for _ in range(times):
+            net.zero_grad(set_to_none=True)
+            net(tokens[:, :length], tokens[:, 1 : length + 1]).backward()
         synchronise(device)
-        seconds = time.perf_counter() - start
-    return {"peak": peak_bytes(device), "seconds": seconds}
+        return time.perf_counter() - start
+
+    for length in (FEW, 4 * FEW):  # the long one runs what this one compiles
+        seconds(length, 1)
+    few = seconds(FEW, 8)
+    us = seconds(args.length, 1) / args.length * 1e6
+    few = (few + seconds(FEW, 8)) / (16 * FEW) * 1e6
+    return {"peak": peak_bytes(device), "us": us, "few": few}
 
 
 def generate(args: argparse.Namespace) -> None:

@@ -149,6 +149,12 @@ class DataConfig:
     shuffle_tokens: int = option(
         1 << 28, "tokens among which sequences are shuffled; whole sets if smaller", at_least=1
     )
+    carry_state: bool = option(
+        False,
+        "each row of a batch goes on in the text where that row of the batch before ended, from "
+        "the states that it left, through which no gradient flows; sequences are then read in "
+        "order, one stretch of the set per row, instead of shuffled. For memories only, one set",
+    )
 
 
 @dataclass
@@ -347,6 +353,8 @@ def check(config: RunConfig) -> None:
             f"data.seq_len is {data.seq_len} but model.max_seq_len gives {model.max_seq_len} "
             "positions; expected data.seq_len at most that, or model.position none"
         )
+    if data.carry_state:
+        _check_carry_state(config)
     if not data.sets:
         raise UserError(
             'data.sets is empty; expected at least one {"path": FOLDER} made by '
@@ -365,6 +373,23 @@ def check(config: RunConfig) -> None:
             f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps "
             f"{train.steps}"
         )
+
+
+def _check_carry_state(config: RunConfig) -> None:
+    kinds = set(config.model.layer_kinds()) & {"attention", "mamba"}
+    refused = {
+        f"{' and '.join(sorted(kinds))} layers": (bool(kinds), "gam blocks only"),
+        "model.position learned": (config.model.position == "learned", "none or rotary"),
+        f"parallel.context {config.parallel.context}": (config.parallel.context > 1, "1"),
+        f"{len(config.data.sets)} data.sets": (len(config.data.sets) > 1, "one set"),
+        "train.spike_ratio": (config.train.spike_ratio > 0, "0, since it leaves out text"),
+    }
+    for what, (is_there, expected) in refused.items():
+        if is_there:
+            raise UserError(
+                f"data.carry_state does not go with {what}; expected {expected}, or carry_state "
+                "false"
+            )
 
 
 def _check_heads(model: ModelConfig) -> None:

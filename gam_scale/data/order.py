@@ -100,6 +100,39 @@ class Shuffle:
         return np.where(is_short, full * self.span + position - short, moved)
 
 
+class Lanes:
+    """An order that goes on: a set's n sequences as ``rows`` stretches, read side by side.
+
+    Each epoch begins at another of the sequences that would be left over, and gives the stretches
+    to the rows in another order.
+
+    Attributes:
+        length: sequences of a lane, and so steps of an epoch.
+    """
+
+    def __init__(self, n: int, rows: int, seed: int) -> None:
+        assert n >= rows >= 1
+        self.rows, self.seed = rows, seed
+        self.length = n // rows
+        self.left_over = n - self.length * rows
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """The sequences (int64) of samples, ``rows`` of them for each step."""
+        step, row = np.divmod(np.asarray(samples, np.int64), self.rows)
+        epoch, place = np.divmod(step, self.length)
+        out = np.empty_like(step)
+        for e in np.unique(epoch).tolist():
+            here = epoch == e
+            lane = Permutation(self.rows, derive_seed(self.seed, "rows", e))(row[here])
+            first = derive_seed(self.seed, "first", e) % (self.left_over + 1)
+            out[here] = first + lane * self.length + place[here]
+        return out
+
+    def starts_at(self, step: int) -> bool:
+        """Whether the rows of ``step`` go on from nothing."""
+        return step % self.length == 0
+
+
 class Mix:
     """Which data set each draw of a mixture comes from: a seeded pattern of ``MIX_PERIOD`` slots.
 

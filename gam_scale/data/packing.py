@@ -41,13 +41,19 @@ def num_sequences(tokens: int, seq_len: int) -> int:
 
 
 def make_batch(
-    sequences: Sequence[np.ndarray], seq_len: int, bos_id: int, documents: Documents
+    sequences: Sequence[np.ndarray],
+    seq_len: int,
+    bos_id: int,
+    documents: Documents,
+    *,
+    goes_on: bool = False,
 ) -> Batch:
     """Stack sequences of up to ``seq_len + 1`` token ids; shorter ones are padded at the end.
 
     A sequence of n + 1 ids has n targets, so one of a single id (or none) is a row that counts for
     nothing. With ``documents`` "reset", positions restart at 0 at every ``bos_id`` and keep
-    counting over padding.
+    counting over padding. With ``goes_on`` rows continue what was read before: positions count from
+    1 up to the first document's start, and are there for one long stream too.
     """
     assert len(sequences) > 0
     tokens = np.full((len(sequences), seq_len), PADDING, np.int64)
@@ -59,13 +65,17 @@ def make_batch(
             tokens[row, :n] = ids[:-1]
             targets[row, :n] = ids[1:]
     positions = None
-    if documents == "reset":
-        positions = torch.from_numpy(document_positions(tokens, bos_id))
+    if documents == "reset" or goes_on:
+        starts = tokens == bos_id if documents == "reset" else np.zeros_like(tokens, bool)
+        positions = torch.from_numpy(document_positions(starts, goes_on=goes_on))
     return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), positions)
 
 
-def document_positions(tokens: np.ndarray, bos_id: int) -> np.ndarray:
-    """Tokens since the last ``bos_id``, or since the start of the row; (B, T) -> (B, T) int64."""
-    index = np.arange(tokens.shape[1])
-    start = np.maximum.accumulate(np.where(tokens == bos_id, index, 0), axis=1)
+def document_positions(starts: np.ndarray, *, goes_on: bool) -> np.ndarray:
+    """Tokens since the last start, (B, T) bool -> (B, T) int64, or since the start of the row.
+
+    Where rows go on, its first token is number 1.
+    """
+    index = np.arange(starts.shape[1])
+    start = np.maximum.accumulate(np.where(starts, index, -1 if goes_on else 0), axis=1)
     return index - start

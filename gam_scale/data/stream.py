@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gam_scale.config import DataSetConfig, TrainConfig
-from gam_scale.data.order import MIX_PERIOD, Mix, Shuffle, derive_seed
+from gam_scale.data.order import MIX_PERIOD, Lanes, Mix, Shuffle, derive_seed
 from gam_scale.data.packing import Batch, Documents, make_batch, num_sequences
 from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
@@ -57,8 +57,11 @@ class TrainStream:
     and n, and on nothing else. A set is read in a new order in every epoch of its own; within an
     epoch each of its sequences comes exactly once, a ragged last one included.
 
+    With ``rows`` above 0 the only set is read in order instead, in so many :class:`Lanes`: sample
+    n + rows goes on where sample n ends. What does not fill a sequence in every lane is left out.
+
     Raises:
-        UserError: a split holds less than one full sequence.
+        UserError: a split holds less than one full sequence, or than one for each row.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class TrainStream:
         documents: Documents,
         seed: int,
         shuffle_tokens: int,
+        rows: int = 0,
     ) -> None:
         assert len(splits) == len(weights) > 0
+        assert not rows or len(splits) == 1
         for split in splits:
             _check_length(split, seq_len)
         self.splits = list(splits)
@@ -79,10 +84,13 @@ class TrainStream:
         self.shuffle_tokens = shuffle_tokens
         self._lengths = np.array([num_sequences(split.tokens, seq_len) for split in splits])
         self._mix = Mix(list(weights), derive_seed(seed, "mix"))
+        self.lanes = _lanes(self.splits[0], seq_len, rows, seed) if rows else None
 
     @property
     def epoch_sequences(self) -> int:
         """Samples of the stream in which the first set is read once (its length, if alone)."""
+        if self.lanes:
+            return self.lanes.length * self.lanes.rows
         return -(-int(self._lengths[0]) * MIX_PERIOD // int(self._mix.counts[0]))
 
     def fingerprint(self) -> str:
@@ -96,10 +104,14 @@ class TrainStream:
             "seed": self.seed,
             "shuffle_tokens": self.shuffle_tokens,
         }
+        if self.lanes:
+            parts["rows"] = self.lanes.rows
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For sample numbers: the set of each, and which of the set's sequences it is."""
+        if self.lanes:
+            return np.zeros_like(samples), self.lanes(samples)
         sets, draws = self._mix(samples)
         epochs, position = np.divmod(draws, self._lengths[sets])
         sequences = np.empty_like(position)
@@ -125,6 +137,13 @@ def n_micro_batches(config: TrainConfig, world_size: int) -> int:
     return -(-most_rows // config.micro_batch_size)
 
 
+def micro_batch_rows(rows: int, config: TrainConfig, world_size: int) -> list[int]:
+    """How many of a rank's ``rows`` each of its micro-batches has."""
+    n_micro = n_micro_batches(config, world_size)
+    cuts = [rows * i // n_micro for i in range(n_micro + 1)]
+    return [b - a for a, b in itertools.pairwise(cuts)]
+
+
 def micro_batches(
     stream: TrainStream, step: int, config: TrainConfig, rank: int, world_size: int
 ) -> list[Batch]:
@@ -139,12 +158,17 @@ def micro_batches(
     first = step * config.global_batch_size
     begin, end = (config.global_batch_size * r // world_size for r in (rank, rank + 1))
     sequences = stream.sequences(first + begin, end - begin)
-    n_micro = n_micro_batches(config, world_size)
-    cuts = [len(sequences) * i // n_micro for i in range(n_micro + 1)]
-    nothing = [np.empty(0, np.int64)]
+    rows, nothing = iter(sequences), [np.empty(0, np.int64)]
+    goes_on = stream.lanes is not None
     return [
-        make_batch(sequences[a:b] or nothing, stream.seq_len, stream.bos_id, stream.documents)
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        make_batch(
+            list(itertools.islice(rows, n)) or nothing,
+            stream.seq_len,
+            stream.bos_id,
+            stream.documents,
+            goes_on=goes_on,
+        )
+        for n in micro_batch_rows(len(sequences), config, world_size)
     ]
 
 
@@ -236,6 +260,16 @@ def _valid_rows(
 def _read_sequence(split: TokenSplit, i: int, seq_len: int, limit: int) -> np.ndarray:
     start = i * seq_len
     return split.read(start, min(seq_len + 1, limit - start))
+
+
+def _lanes(split: TokenSplit, seq_len: int, rows: int, seed: int) -> Lanes:
+    full = (split.tokens - 1) // seq_len
+    if full < rows:
+        raise UserError(
+            f"{split.name} holds {full} full sequences of data.seq_len {seq_len}, too few for "
+            f"data.carry_state with {rows} rows of train.global_batch_size; expected one for each"
+        )
+    return Lanes(full, rows, derive_seed(seed, "lanes"))
 
 
 def _check_length(split: TokenSplit, seq_len: int) -> None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gam_scale.config import MemoryKind, ModelConfig
+from gam_scale.model.carry import Carried
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.feedforward import FeedForward
@@ -39,9 +40,21 @@ class GAMBlock(nn.Module):
         self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
 
     def forward(
-        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
+        self,
+        x: Tensor,
+        positions: Tensor | None = None,
+        context: Context | None = None,
+        carried: Carried | None = None,
     ) -> Tensor:
-        """(B, T, d) -> (B, T, d); ``positions`` (B, T): tokens since the document's start."""
+        """(B, T, d) -> (B, T, d); ``positions`` (B, T): tokens since the document's start.
+
+        With ``carried``, from the state it holds, which is then the one after these tokens.
+        """
+        if carried is not None:
+            state = carried.state() or self.init_state(x.shape[0], x.device, x.dtype)
+            x, state = self.extend(x, state, positions)
+            carried.keep(state)
+            return x
         h = self.norm1(x)
         local = self.conv(h, positions, context) if self.conv is not None else None
         found = None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gam_scale.config import LayerKind, ModelConfig
 from gam_scale.model.attention import AttentionBlock
+from gam_scale.model.carry import Carry
 from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.gam import GAMBlock
@@ -32,10 +33,11 @@ class LanguageModel(nn.Module):
     A block maps (B, T, d_model) to the same shape with ``forward(x, positions, context)`` in
     training and ``extend(x, state, positions)`` in generation, and counts its own
     ``flops_per_token(seq_len)``. An engine that cuts sequences over ranks sets ``context``, and
-    gives each rank its T tokens.
+    gives each rank its T tokens. With ``carry``, sequences go on from those before in training.
     """
 
     context: Context | None = None
+    carry: Carry | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -80,8 +82,13 @@ class LanguageModel(nn.Module):
                 where = torch.arange(first, first + length, device=tokens.device)
             x = x + self.position(where)
         x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, positions, self.context)
+        if self.carry is not None and self.training:
+            positions = self.carry.positions(positions)
+            for i, block in enumerate(self.blocks):
+                x = block(x, positions, None, self.carry.of_block(i))
+        else:
+            for block in self.blocks:
+                x = block(x, positions, self.context)
         return self.norm(x)
 
     def init_state(self, batch_size: int = 1) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import gam_scale.parallel.context  # noqa: F401 (registers its operators)
+from gam_scale.model.carry import Carried
 from gam_scale.model.context import Context
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.lm import LanguageModel
@@ -80,6 +81,7 @@ def _in_segments(
     x: Tensor,
     positions: Tensor | None = None,
     context: Context | None = None,
+    carried: Carried | None = None,
 ) -> Tensor:
     """A long sequence segment by segment, each from the state that the one before left.
 
@@ -87,12 +89,15 @@ def _in_segments(
     segment too, and a CPU's caches hold as much of it at 64k tokens as at 1k.
     """
     segment = SEGMENT[x.device.type]
-    if context is not None or x.shape[1] <= segment:
+    if context is not None or (carried is None and x.shape[1] <= segment):
         return forward(x, positions, context)
     if positions is None:
         positions = torch.arange(x.shape[1], device=x.device)[None]
-    state, outputs = block.init_state(x.shape[0], x.device, x.dtype), []
+    state = carried.state() if carried is not None else {}
+    state, outputs = state or block.init_state(x.shape[0], x.device, x.dtype), []
     for part, where in zip(x.split(segment, 1), positions.split(segment, 1), strict=True):
         y, state = step(part, state, where)
         outputs.append(y)
+    if carried is not None:
+        carried.keep(state)
     return torch.cat(outputs, dim=1)

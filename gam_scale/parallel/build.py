@@ -1,6 +1,9 @@
 """From a config to a ready strategy, in one fixed order."""
 
 from gam_scale.config import RunConfig
+from gam_scale.data.stream import micro_batch_rows
+from gam_scale.errors import UserError
+from gam_scale.model.carry import Carry
 from gam_scale.model.init import initial_values
 from gam_scale.model.lm import outline
 from gam_scale.parallel.blocks import prepare_blocks
@@ -22,6 +25,15 @@ def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strate
     strategy = _engine(config, world, compiled=compiled)
     if config.parallel.context > 1:
         strategy.module.context = SequenceContext(world, config.parallel.context)
+    if config.data.carry_state:
+        if config.train.global_batch_size % world.world_size:
+            raise UserError(
+                f"train.global_batch_size is {config.train.global_batch_size}, which the "
+                f"{world.world_size} ranks do not divide; expected a multiple of them with "
+                "data.carry_state"
+            )
+        rows = config.train.global_batch_size // world.world_size
+        strategy.module.carry = Carry(micro_batch_rows(rows, config.train, world.world_size))
     return strategy
 
 

@@ -106,14 +106,21 @@ class Loop:
             return "spiked"
         # Dropout masks follow from the step, so a resumed run draws the same ones.
         torch.manual_seed(derive_seed(train.seed, "dropout", state.step, self.world.rank))
+        carry = self.strategy.module.carry
+        if carry is not None and self.stream.lanes.starts_at(state.step):
+            carry.clear()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             batch = batch.to(self.world.device)
+            if carry is not None:
+                carry.place = i
             loss_sum += self.strategy.backward(batch, 1.0 / n_targets, last=last)
         lr = learning_rate(train, state.step, train.steps)
         grad_norm = self.strategy.step(lr, train.grad_clip)
         applied = math.isfinite(grad_norm)
+        if carry is not None and not applied:
+            carry.clear()  # what made the gradient infinite may be in the states
         self.last_loss = loss_sum / n_targets
         self.metrics.add(loss_sum, int(n_targets), grad_norm, skipped=not applied)
         self._count_skipped(applied)
@@ -182,4 +189,6 @@ class Loop:
             world_size=self.world.world_size,
             code_version=__version__,
         )
-        self.saver.start(self.strategy.shards(), state, is_best=is_best)
+        carry = self.strategy.module.carry
+        carried = carry.state_dict() if carry is not None else {}
+        self.saver.start(self.strategy.shards(), state, is_best=is_best, carried=carried)

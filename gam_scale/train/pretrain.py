@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
+from gam_scale.checkpoint.carried import read_carried
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_state
 from gam_scale.checkpoint.store import resolve as find_checkpoint
 from gam_scale.config import RunConfig, check
@@ -84,6 +85,7 @@ def _pretrain(
         config.data.documents,
         config.train.seed,
         config.data.shuffle_tokens,
+        config.train.global_batch_size if config.data.carry_state else 0,
     )
     config = resolve(config, tokenizer, stream)
     run = RunDir(config.log.run_dir)
@@ -187,6 +189,10 @@ def _start_or_resume(
     shards = strategy.shards()
     CanonicalTensors(newest).load_into(shards)
     strategy.written(shards, state.optimizer_steps)
+    if strategy.module.carry is not None:
+        world, rows = strategy.world, sum(strategy.module.carry.rows)
+        carried = read_carried(newest, world.rank * rows, rows, world.device)
+        strategy.module.carry.load_state_dict(carried)
     logger.info("resuming from %s", newest)
     return state
 

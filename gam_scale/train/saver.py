@@ -1,12 +1,15 @@
 """Saving while training goes on: copy, write in a thread, commit at a later step boundary."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor
 
 from gam_scale.checkpoint.canonical import write_shards
+from gam_scale.checkpoint.carried import write_carried
 from gam_scale.checkpoint.shard import Shard
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, saving
 from gam_scale.config import RunConfig
@@ -42,13 +45,21 @@ class Saver:
         """Whether this rank has written a shard that is not committed yet."""
         return self._pending is not None and not self._pending.thread.is_alive()
 
-    def start(self, shards: list[Shard], state: TrainState, *, is_best: bool) -> None:
+    def start(
+        self,
+        shards: list[Shard],
+        state: TrainState,
+        *,
+        is_best: bool,
+        carried: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         """Begin to save; called by all ranks at the same step.
 
         Args:
             shards: views of the engine's memory; free to change once this returns.
             state: as of that memory.
             is_best: whether this is the run's lowest validation loss.
+            carried: the states of this rank's rows, if they are carried on.
         """
         self.finish()
         if self.world.any(self.store.path(state.step).exists()):
@@ -57,8 +68,9 @@ class Saver:
         if self.world.is_main:
             self.store.begin(state.step)
         copies = [replace(part, data=_to_cpu(part)) for part in map(Shard.own_part, shards)]
+        carried = {key: value.to("cpu", copy=True) for key, value in carried.items()}
         self.world.barrier()  # the folder is there
-        thread = threading.Thread(target=self._write, args=(final, copies), daemon=True)
+        thread = threading.Thread(target=self._write, args=(final, copies, carried), daemon=True)
         self._pending = _Pending(state, is_best, thread)
         thread.start()
         if not self.config.checkpoint.background:
@@ -97,11 +109,13 @@ class Saver:
         if failed:
             raise UserError("checkpoint not saved: another rank says why; expected all to write")
 
-    def _write(self, final: Path, copies: list[Shard]) -> None:
+    def _write(self, final: Path, copies: list[Shard], carried: dict[str, Tensor]) -> None:
         world = self.world
         try:
             with saving(final):
                 write_shards(partial_path(final), world.rank, world.world_size, copies)
+                if carried:
+                    write_carried(partial_path(final), world.rank, carried)
         except UserError as error:
             self._pending.error = error
 

@@ -6,6 +6,7 @@ import pytest
 from gam_scale.data.order import (
     MIX_PERIOD,
     SPANS_PER_WINDOW,
+    Lanes,
     Mix,
     Permutation,
     Shuffle,
@@ -149,3 +150,19 @@ def test_mix_needs_no_history() -> None:
 def test_mix_depends_on_the_seed() -> None:
     n = np.arange(MIX_PERIOD)
     assert not np.array_equal(Mix([1, 1], 0)(n)[0], Mix([1, 1], 1)(n)[0])
+
+
+@pytest.mark.parametrize(("n", "rows"), [(1, 1), (7, 7), (7, 2), (75, 8), (1000, 1), (1000, 32)])
+def test_lanes_go_on_and_share_the_sequences(n: int, rows: int) -> None:
+    lanes = Lanes(n, rows, seed=3)
+    assert lanes.length == n // rows
+    for epoch in range(4):
+        first = epoch * lanes.length
+        steps = np.arange(first * rows, (first + lanes.length) * rows).reshape(-1, rows)
+        assert [lanes.starts_at(first + i) for i in range(lanes.length)].count(True) == 1
+        assert lanes.starts_at(first)
+        read = lanes(steps.ravel()).reshape(steps.shape)
+        assert (np.diff(read, axis=0) == 1).all(), "a row jumps"
+        assert len(np.unique(read)) == read.size and 0 <= read.min() <= read.max() < n
+        one_by_one = [int(lanes(np.array([i]))[0]) for i in steps.ravel()[:50]]
+        assert one_by_one == read.ravel()[:50].tolist()

@@ -1,0 +1,77 @@
+"""States that a row's next sequence goes on from: training on a long text piece by piece."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+
+class Carried:
+    """One block's state before a sequence, and then after it.
+
+    An object of its own, since engines' hooks copy the dicts and tuples among a module's arguments.
+    """
+
+    def __init__(self, part: dict[str, Tensor], block: int) -> None:
+        self._part, self._prefix = part, f"{block}."
+
+    def state(self) -> dict[str, Tensor]:
+        """As :meth:`keep` got it from the sequence before; empty if there was none."""
+        names = [key for key in self._part if key.startswith(self._prefix)]
+        return {key.removeprefix(self._prefix): self._part[key] for key in names}
+
+    def keep(self, state: dict[str, Tensor]) -> None:
+        """Copies, without gradients: a state is often a view of something much larger."""
+        for name, value in state.items():
+            self._part[self._prefix + name] = value.detach().clone()
+
+
+class Carry:
+    """What the rows of a rank's batches left behind, for the rows that continue them.
+
+    A model that has one takes each training batch as the continuation of the last one in the same
+    place, :attr:`place`. Position 0 in a batch still forgets everything.
+
+    Args:
+        rows: sequences of each of a step's micro-batches.
+    """
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = list(rows)
+        self.place = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Go on from nothing."""
+        self._parts: list[dict[str, Tensor]] = [{} for _ in self.rows]
+
+    def of_block(self, block: int) -> Carried:
+        """The state of one block for the rows of this place."""
+        return Carried(self._parts[self.place], block)
+
+    def positions(self, positions: Tensor) -> Tensor:
+        """(B, T) positions, up to each row's first document start counted on from the last one.
+
+        Args:
+            positions: counted from 1 up to the row's first document start, from 0 after one.
+        """
+        part = self._parts[self.place]
+        before_start = (positions == 0).cumsum(1) == 0
+        last = part["position"].unsqueeze(1) if "position" in part else -1
+        positions = positions + last * before_start
+        part["position"] = positions[:, -1].clone()
+        return positions
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All rows' states, one after another along dim 0; empty if there are none."""
+        first = self._parts[0]
+        return {key: torch.cat([part[key] for part in self._parts]) for key in first}
+
+    def load_state_dict(self, states: dict[str, Tensor]) -> None:
+        """Go on from ``states`` of as many rows, on the device where they are."""
+        ends = list(accumulate(self.rows))
+        self._parts = [
+            {key: value[end - n : end].clone() for key, value in states.items()}
+            for n, end in zip(self.rows, ends, strict=True)
+        ]

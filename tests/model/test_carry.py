@@ -1,0 +1,85 @@
+"""States carried from sequence to sequence: two of T are one of 2 T."""
+
+import pytest
+import torch
+
+from gam_scale.config import GAMConfig, MemoryConfig, ModelConfig
+from gam_scale.data.packing import make_batch
+from gam_scale.model.carry import Carry
+from gam_scale.model.lm import build_model
+from gam_scale.parallel import blocks
+from gam_scale.parallel.blocks import prepare_blocks
+
+KINDS = ("static", "slot", "delta", "phase", "scan")
+T, BOS, VOCAB = 30, 1, 23
+
+
+def make_model(kind, position):
+    config = ModelConfig(
+        layers=[kind],
+        d_model=16,
+        n_layers=2,
+        vocab_size=VOCAB,
+        dropout=0.0,
+        position=position,
+        gam=GAMConfig(n_slots=6),
+        memory=MemoryConfig(n_heads=2, n_slots=6, top_k=2),
+    )
+    return build_model(config, 0).double()
+
+
+def make_rows():
+    """Documents start inside, at the second sequence's first token, at its second, and nowhere."""
+    rows = torch.randint(2, VOCAB, (4, 2 * T + 1), generator=torch.Generator().manual_seed(0))
+    rows[0, [7, 41]] = rows[1, T] = rows[2, T + 1] = BOS
+    return rows.numpy()
+
+
+@pytest.mark.parametrize("documents", ["reset", "concatenate"])
+@pytest.mark.parametrize("position", ["none", "rotary"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_sequences_are_one_of_twice_the_length(monkeypatch, kind, position, documents):
+    rows = make_rows()
+    whole = make_batch(list(rows), 2 * T, BOS, documents)
+    model = make_model(kind, position)
+    expected = model(whole.tokens, whole.targets, whole.positions).item()
+    for segment in (None, 1 << 20, 8):  # the bare block, and blocks as they run
+        model = make_model(kind, position)
+        if segment:
+            monkeypatch.setitem(blocks.SEGMENT, "cpu", segment)
+            prepare_blocks(model, "full", compiled=False)
+        model.carry = Carry([3, 1])
+        losses = []
+        for first in (0, T):
+            for place, some in enumerate((rows[:3], rows[3:])):
+                model.carry.place = place
+                cut = list(some[:, first : first + T + 1])
+                batch = make_batch(cut, T, BOS, documents, goes_on=True)
+                losses.append(model(batch.tokens, batch.targets, batch.positions))
+                losses[-1].backward()
+        # float64; only the order of additions differs.
+        assert sum(loss.item() for loss in losses) == pytest.approx(expected, rel=1e-12)
+        assert not any(state.requires_grad for state in model.carry.state_dict().values())
+
+
+def test_states_matter_and_are_forgotten_when_told_or_not_training():
+    rows = list(make_rows()[:, : T + 1])
+    batch = make_batch(rows, T, BOS, "reset", goes_on=True)
+    model = make_model("delta", "none")
+    model.carry = Carry([4])
+
+    def loss():
+        return model(batch.tokens, batch.targets, batch.positions).item()
+
+    first, second = loss(), loss()
+    assert abs(first - second) > 1e-6
+    kept = model.carry.state_dict()
+    model.eval()
+    assert loss() == pytest.approx(first, rel=1e-12)
+    assert all(torch.equal(kept[key], value) for key, value in model.carry.state_dict().items())
+    model.train().carry.clear()
+    assert loss() == first
+    model.carry.load_state_dict(kept)
+    third = loss()
+    model.carry.load_state_dict(kept)
+    assert loss() == third != second
