@@ -19,7 +19,7 @@ ZERO_3 = {
     "zero_stage": 3,
     "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},
 }
-ROWS = 8
+ROWS = 12
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def carrying(tiny):
             "memory": {"n_heads": 2, "n_slots": 8, "top_k": 2},
         }
         config = tiny(run_dir, model=model, data={"carry_state": True})
-        config["train"] |= {"global_batch_size": ROWS, "micro_batch_size": 3}
+        config["checkpoint"]["background"] = False
+        config["train"] |= {"global_batch_size": ROWS, "micro_batch_size": 5}
         for section, values in changes.items():
             config[section] |= values
         return config
@@ -106,7 +107,7 @@ def test_two_ranks_do_what_one_does_and_each_resumes_the_other(tmp_path, carryin
 
 
 def test_rows_that_ranks_do_not_divide_are_refused(tmp_path, carrying):
-    config = carrying(tmp_path / "run", train={"global_batch_size": 7})
+    config = carrying(tmp_path / "run", train={"global_batch_size": 7, "micro_batch_size": 4})
     with pytest.raises(AssertionError, match="global_batch_size is 7, which the 2 ranks do not"):
         run_ranks(train_on_ranks, 2, config=config)
 
