@@ -73,7 +73,9 @@ class RunDir:
             shutil.rmtree(item) if item.is_dir() else item.unlink()
 
     def _same_run(self, config: RunConfig) -> None:
-        before, now = _flatten(read_json(self.config)), _flatten(to_dict(config))
+        # A run that is older than a setting has its default.
+        before = _flatten(to_dict(RunConfig())) | _flatten(read_json(self.config))
+        now = _flatten(to_dict(config))
         for key in sorted(before.keys() | now.keys()):
             if key.startswith(MAY_CHANGE) or before.get(key) == now.get(key):
                 continue

@@ -142,6 +142,16 @@ def test_another_config_in_the_same_directory_is_refused(tmp_path, tiny):
     assert CheckpointStore(run / "checkpoints").steps()[-1] == 8
 
 
+def test_a_run_resumes_under_a_version_with_new_settings(tmp_path, tiny):
+    run = tmp_path / "run"
+    train(tiny(run, train={"steps": 4}))
+    saved = json.loads((run / "config.json").read_text())
+    del saved["data"]["carry_state"]
+    (run / "config.json").write_text(json.dumps(saved))
+    train(tiny(run, train={"steps": 8}))
+    assert CheckpointStore(run / "checkpoints").steps()[-1] == 8
+
+
 def test_a_folder_with_other_files_is_not_taken_for_a_run(tmp_path, tiny):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="not a run directory"):
