@@ -8,6 +8,7 @@ from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.gate import DecayGate, exact
+from gam_scale.model.memory.kernels import slot_kernel
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
 
 CHUNK = 64
@@ -58,8 +59,9 @@ class SlotMemory(HeadMemory):
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
         log_decay = self.gate(h, self.top_k).clamp(min=MIN_LOG_DECAY)
-        q = q * self.head_size**-0.5
-        return slot_memory(q, k, v, log_decay, state, exact(self.bank), positions, context)
+        arguments = (q * self.head_size**-0.5, k, v, log_decay, state, exact(self.bank), positions)
+        kernel = slot_kernel(h.device, slot_memory) if context is None else None
+        return kernel(*arguments) if kernel is not None else slot_memory(*arguments, context)
 
     def flops_per_token(self) -> float:
         """Projections; per row and channel of the state, a decay, a write (3) and a read (2)."""
