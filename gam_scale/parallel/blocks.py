@@ -36,6 +36,7 @@ _COSTLY = [
     aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.gam_scale.selective_scan.default,
     torch.ops.gam_scale.linear_scan.default,
+    torch.ops.gam_scale.solve_unit_lower.default,
     torch.ops.gam_scale.context_gather.default,
     torch.ops.gam_scale.context_shift.default,
 ]

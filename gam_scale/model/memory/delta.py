@@ -10,6 +10,7 @@ from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.gate import DecayGate, exact_linear
 from gam_scale.model.memory.kernels import delta_kernel
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
+from gam_scale.model.memory.solve import solve_unit_lower
 
 CHUNK = 64
 
@@ -102,10 +103,10 @@ def delta_memory(
 
     system = (beta * (k @ k.mT) * left).tril(-1)  # unit diagonal understood
     right = torch.cat([beta * v, beta * since_start * k], dim=-1)
-    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    solved = solve_unit_lower(system, right)
     written, forgotten = solved.split(
         [v.shape[-1], k.shape[-1]], dim=-1
-    )  # u = written - forgotten S
+    )  # u: written - forgotten S
 
     kept = (to_end * k).mT  # (B, H, N, K, C)
     unit = torch.eye(k.shape[-1], device=k.device, dtype=k.dtype)
