@@ -101,3 +101,11 @@ def test_to_moves_every_tensor() -> None:
     batch = make_batch([np.arange(5)], 4, BOS, "reset").to("meta")
     assert {tensor.device.type for tensor in batch} == {"meta"}
     assert make_batch([np.arange(5)], 4, BOS, "concatenate").to("meta").positions is None
+
+
+def test_rows_that_go_on_count_from_one_up_to_a_document() -> None:
+    ids = [np.array(row, np.uint16) for row in ([5, 6, BOS, 7, 8], [BOS, 5, 6, 7, 8])]
+    batch = make_batch(ids, 4, BOS, "reset", goes_on=True)
+    assert batch.positions.tolist() == [[1, 2, 0, 1], [0, 1, 2, 3]]
+    batch = make_batch(ids, 4, BOS, "concatenate", goes_on=True)
+    assert batch.positions.tolist() == [[1, 2, 3, 4]] * 2

@@ -265,3 +265,25 @@ def test_prefetcher_passes_errors_on_at_their_step() -> None:
         assert next(prefetcher) == next(prefetcher) == []
         with pytest.raises(UserError, match=r"shard.00002.mds: is truncated"):
             next(prefetcher)
+
+
+def test_rows_go_on_where_the_step_before_ended(split: TokenSplit) -> None:
+    rows = 4
+    stream = stream_of(split, rows=rows)
+    length = stream.lanes.length
+    assert (length, stream.epoch_sequences) == (75 // rows, 75 // rows * rows)
+    steps = [stream.sequences(step * rows, rows) for step in range(2 * length)]
+    for step in range(1, 2 * length):
+        for before, now in zip(steps[step - 1], steps[step], strict=True):
+            assert len(now) == SEQ_LEN + 1
+            assert (before[-1] == now[0]) == (step != length), "only an epoch's end interrupts"
+    epochs = [as_lists(sum(steps[a : a + length], [])) for a in (0, length)]
+    assert all(len({tuple(s) for s in epoch}) == len(epoch) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    fingerprints = {stream_of(split, rows=n).fingerprint() for n in (0, rows, rows + 1)}
+    assert len(fingerprints) == 3
+
+
+def test_more_rows_than_full_sequences_are_refused(split: TokenSplit) -> None:
+    with pytest.raises(UserError, match="holds 75 full sequences of data.seq_len 8, too few for"):
+        stream_of(split, rows=76)
