@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-slurm test-matrix lint format install clean
+.PHONY: help quickstart test test-slurm slurm test-matrix lint format install clean
 
 help:            ## show this list
-	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 quickstart:      ## install, then train a small GAM on the standard library's source and sample it
 	@$(PYTHON) tools/bootstrap.py
@@ -15,13 +15,16 @@ quickstart:      ## install, then train a small GAM on the standard library's so
 test:            ## install, then run the tests and the style checks
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -rs
 
-test-slurm:      ## install Slurm too (as root, Debian or Ubuntu), then run the tests that need it
+test-slurm: slurm ## install Slurm too (as root, Debian or Ubuntu), then run the tests that need it
 	@$(PYTHON) tools/bootstrap.py --extras all
-	@command -v slurmctld munged >/dev/null || { apt-get update && \
-	    apt-get install -y --no-install-recommends slurm-wlm munge; }
 	@$(BIN)/python -m pytest -m slurm -rs
+
+slurm:           ## install Slurm alone, which `make test` then tests with
+	@{ command -v slurmctld && command -v munged; } >/dev/null || { apt-get update -q && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+	    slurm-wlm munge; }
 
 test-matrix:     ## install, then resume every engine's checkpoint under every other (minutes)
 	@$(PYTHON) tools/bootstrap.py --extras all

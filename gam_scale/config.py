@@ -250,8 +250,9 @@ class ParallelConfig:
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU where there is one")
     preflight: bool = option(
         True,
-        "before training, check each rank's device, memory, /dev/shm, disk, versions and clock, "
-        "and the all-reduce between them, in seconds; a rank that fails is named with its host",
+        "before training, check each rank's device, memory, /dev/shm, disk, versions, clock and a "
+        "second's worth of the data's hashes, and the links between them, in seconds; a rank that "
+        "fails is named with its host",
     )
     timeout_s: float = option(
         1800.0,

@@ -10,6 +10,8 @@ from typing import Any
 from gam_scale.charts import chart, column, scientific
 from gam_scale.files import write_bytes
 from gam_scale.strict import read_json
+from gam_scale.train.goodput import goodput
+from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import Line, read_metrics
 
 STYLE = """
@@ -76,7 +78,9 @@ def write_report(run_dir: str | Path) -> Path:
     config = read_json(run_dir / "config.json")
     lines = read_metrics(run_dir / "metrics.jsonl")
     finished = (run_dir / "summary.json").exists()
-    summary = _from_lines(lines) | (read_json(run_dir / "summary.json") if finished else {})
+    summary = _from_lines(lines)
+    summary |= time_spent.figures() if (time_spent := goodput(RunDir(run_dir))) else {}
+    summary |= read_json(run_dir / "summary.json") if finished else {}
     name = escape(run_dir.resolve().name)
     body = [
         f"<header><h1>{name}</h1><p>{escape(_in_words(config, summary))}</p></header>",
@@ -164,9 +168,16 @@ def _tables(config: dict[str, Any], summary: dict[str, Any]) -> str:
         ("Training loss at the end", known("last_loss", "{:.4f}".format)),
         ("Tokens trained on", known("tokens", "{:,.0f}".format)),
         ("Time, evaluations included", known("seconds", _duration)),
+        ("Time, all starts included", known("wall_seconds", _duration)),
+        ("Goodput: steps that count, of that time", known("goodput", "{:.0%}".format)),
+        ("Starts", known("starts", str)),
+        ("Time to resume", known("resume_seconds", lambda v: ", ".join(map(_duration, v)))),
+        ("Steps trained again", known("steps_again", lambda v: f"{v:,}" if v else "")),
         ("Compute per token", known("flops_per_token", lambda v: f"{_large(v)}FLOP")),
         ("Share of the device’s peak (MFU)", known("mfu", "{:.0%}".format)),
         ("Peak memory of rank 0", known("peak_memory_bytes", lambda v: f"{v / 1e9:.2f} GB")),
+        ("Peak memory of any rank", known("max_memory_bytes", lambda v: f"{v / 1e9:.2f} GB")),
+        ("Peak memory of a host, in use", known("max_host_memory", "{:.0%}".format)),
     ]
     setup = [
         ("Parameters", known("parameters", "{:,}".format)),

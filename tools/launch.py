@@ -97,7 +97,7 @@ def show(folders: list[str]) -> None:
     for row in table(status(run, states) for run in find_runs(folders)):
         out.add_row(*row)
     # Piped into a file there is no width to keep to.
-    Console(width=None if sys.stdout.isatty() else 160).print(out)
+    Console(width=None if sys.stdout.isatty() else 200).print(out)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,20 @@ class TokenSplit:
             done += len(piece)
         return out
 
+    def verify_local(self, number: int) -> bool:
+        """Check the content of shard ``number``; False where it is not on this machine yet.
+
+        Raises:
+            UserError: it is missing, truncated or changed.
+        """
+        info = self.info.shards[number]
+        path = self._files.folder / self.split / info.file
+        if self._files.url and not path.exists():
+            return False
+        with self._files.renewable():
+            verify_shard(path, info, hashes=True)
+        return True
+
     def _block(self, block: int) -> np.ndarray:
         number = bisect.bisect_right(self._first_block, block) - 1
         shard = self._shards.get(number)

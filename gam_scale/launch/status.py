@@ -14,6 +14,8 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.strict import read_json
+from gam_scale.train.goodput import Goodput, goodput
+from gam_scale.train.health import read_ranks, slowdown
 from gam_scale.train.lock import holder, is_held
 from gam_scale.train.restarts import read_restarts
 from gam_scale.train.rundir import RunDir
@@ -35,10 +37,25 @@ class RunStatus:
     restarts: int
     checkpoint: int | None
     """Step of the newest checkpoint."""
+    goodput: Goodput | None
+    slowest: tuple[str, float] | None
+    """Host of the slowest of several ranks, and how many times as long as the median it takes."""
 
 
 SLURM_PATIENCE_S = 30.0
-COLUMNS = ("run", "state", "job", "step", "loss", "tokens/s", "restarts", "checkpoint")
+COLUMNS = (
+    "run",
+    "state",
+    "job",
+    "step",
+    "loss",
+    "tokens/s",
+    "restarts",
+    "checkpoint",
+    "goodput",
+    "to resume",
+    "slowest",
+)
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Path]:
@@ -107,7 +124,17 @@ def status(path: Path, states: dict[str, str] | None) -> RunStatus:
         tokens_per_s=last.get("tokens_per_s"),
         restarts=restarts.total,
         checkpoint=kept[-1] if kept else None,
+        goodput=goodput(run),
+        slowest=_slowest(run),
     )
+
+
+def _slowest(run: RunDir) -> tuple[str, float] | None:
+    ranks = read_ranks(run.ranks)
+    if len(ranks) < 2:
+        return None
+    slowest = max(ranks, key=lambda each: each.probe_s)
+    return slowest.host, slowdown(ranks)
 
 
 def launch_note(path: Path) -> dict[str, Any]:
@@ -158,6 +185,11 @@ def table(rows: Iterable[RunStatus]) -> list[list[str]]:
             f"{row.tokens_per_s:,.0f}" if row.tokens_per_s else "-",
             str(row.restarts),
             f"step {row.checkpoint:,}" if row.checkpoint is not None else "-",
+            f"{row.goodput.share:.0%}" if row.goodput else "-",
+            f"{seconds:.0f} s"
+            if row.goodput and (seconds := row.goodput.resume_seconds) is not None
+            else "-",
+            f"{row.slowest[0]} {row.slowest[1]:.1f}x" if row.slowest else "-",
         ]
         for row in rows
     ]

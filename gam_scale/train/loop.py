@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -49,11 +50,13 @@ class Loop:
         stop: StopRequest,
         watchdog: Watchdog,
         state: TrainState,
+        first_step_done: Callable[[], None],
     ) -> None:
         self.config, self.saver, self.strategy = config, saver, strategy
         self.stream, self.valid, self.token_bytes = stream, valid, token_bytes
         self.metrics, self.log, self.state = metrics, log, state
         self.stop, self.watchdog = stop, watchdog
+        self.first_step, self.first_step_done = state.step + 1, first_step_done
         self.skipped_in_a_row = 0
         self.spikes = SpikeDetector(config.train.spike_ratio)
         self.last_loss: Tensor | float = math.nan
@@ -146,6 +149,8 @@ class Loop:
     def _after_step(self) -> None:
         config, step = self.config, self.state.step
         done = step == config.train.steps
+        if step == self.first_step:
+            self.first_step_done()
         validation = None
         if done or (config.eval.every_steps and step % config.eval.every_steps == 0):
             self.watchdog.at(step, "evaluating")

@@ -12,6 +12,7 @@ from torch import Tensor
 from gam_scale.evaluate.loss import LossResult, perplexity
 from gam_scale.hardware import peak_memory_bytes
 from gam_scale.parallel.world import World
+from gam_scale.train.health import Health
 
 
 class Throughput:
@@ -56,11 +57,18 @@ class Throughput:
 
     def lap(self) -> tuple[float, float]:
         """Seconds of training since the last lap, and how many of them waited for data."""
-        self._synchronize()
-        now = self._now()
-        seconds, waited = now - self._lap_start - self._left_out, self._waited
+        now, seconds, waited = self._read()
         self._lap_start, self._left_out, self._waited = now, 0.0, 0.0
         return seconds, waited
+
+    def so_far(self) -> tuple[float, float]:
+        """What :meth:`lap` would return; the lap goes on."""
+        return self._read()[1:]
+
+    def _read(self) -> tuple[float, float, float]:
+        self._synchronize()
+        now = self._now()
+        return now, now - self._lap_start - self._left_out, self._waited
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
@@ -76,6 +84,7 @@ class StepMetrics:
         flops_per_token: of a whole training step, forward and backward.
         peak_flops: of all ranks' devices together, in FLOP/s.
         bytes_per_token: UTF-8 bytes of text that one training token stands for, on average.
+        health: adds every rank's pace and memory to a line; None: left out.
     """
 
     def __init__(
@@ -86,11 +95,13 @@ class StepMetrics:
         flops_per_token: float,
         peak_flops: float,
         bytes_per_token: float,
+        health: Health | None = None,
     ) -> None:
-        self.clock, self._world = clock, world
+        self.clock, self._world, self._health = clock, world, health
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._bytes_per_token = bytes_per_token
         self._tokens = self._skipped_steps = 0
+        self._step_seconds = 0.0
         self._start_line()
 
     def _start_line(self) -> None:
@@ -125,14 +136,17 @@ class StepMetrics:
         Keys: step; tokens (targets trained on so far); loss (nats per target), perplexity,
         bits_per_byte; lr; grad_norm (mean, before clipping); tokens_per_s over all ranks; mfu;
         memory_bytes (this rank's peak); data_wait (share of training time); seconds (of this
-        process, all included); skipped_steps (so far); and, after an evaluation, val_loss,
-        val_perplexity, val_bits_per_byte. A mean over no steps is NaN.
+        process, all included); time (of day, since 1970); step_seconds (of all steps so far that
+        the run goes on from, over all its starts, waits for data left out); skipped_steps (so
+        far); those of Health.line; and, after an evaluation, val_loss, val_perplexity,
+        val_bits_per_byte. A mean over no steps is NaN.
         """
         (loss_sum,) = self._world.sum(float(self._loss_sum))
         seconds, waited = self.clock.lap()
         loss = _ratio(loss_sum, self._line_tokens)
         tokens_per_s = _ratio(self._processed_tokens, seconds)
         self._tokens += self._line_tokens
+        self._step_seconds += seconds - waited
         figures = {
             "step": step,
             "tokens": self._tokens,
@@ -146,8 +160,12 @@ class StepMetrics:
             "memory_bytes": peak_memory_bytes(self._world.device),
             "data_wait": _ratio(waited, seconds),
             "seconds": self.clock.seconds,
+            "time": time.time(),
+            "step_seconds": self._step_seconds,
             "skipped_steps": self._skipped_steps,
         }
+        if self._health is not None:
+            figures |= self._health.line(step, figures["data_wait"])
         if validation is not None:
             figures |= {
                 "val_loss": validation.loss,
@@ -163,7 +181,9 @@ class StepMetrics:
         JSON-ready, and the same for any number of ranks.
         """
         (loss_sum,) = self._world.sum(float(self._loss_sum))
+        seconds, waited = self.clock.so_far()
         return {
+            "step_seconds": self._step_seconds + seconds - waited,
             "tokens": self._tokens,
             "skipped_steps": self._skipped_steps,
             "loss_sum": loss_sum,
@@ -178,6 +198,7 @@ class StepMetrics:
         self._tokens, self._skipped_steps = state["tokens"], state["skipped_steps"]
         self._line_tokens, self._line_steps = state["line_tokens"], state["line_steps"]
         self._norm_sum = state["norm_sum"]
+        self._step_seconds = state.get("step_seconds", 0.0)  # older checkpoints do not know
         if self._world.is_main:  # the sum is of all ranks: one of them carries it on
             self._loss_sum += state["loss_sum"]
 

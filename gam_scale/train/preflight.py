@@ -11,6 +11,7 @@ import shutil
 import socket
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,14 +21,18 @@ import torch.distributed as dist
 import xxhash
 
 import gam_scale
+from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
 from gam_scale.parallel.world import World
+from gam_scale.train.links import all_reduce_rate, measure_links, slow_links
 
 logger = logging.getLogger("gam_scale")
 
 MB = 1e6
 PROBE_BYTES = 4 << 20
-"""Written to the checkpoints' folder, and summed over the ranks."""
+"""Written to the checkpoints' folder."""
+HASHING_S = 1.0
+"""For shards of the data, per rank: no further one is begun after that."""
 SHM_BYTES_PER_GPU = 32 << 20
 """Of /dev/shm: what NCCL takes for one rank's links; containers start with 64 MiB for all."""
 FREE_GPU_SHARE = 0.8
@@ -49,42 +54,56 @@ class Found:
     problems: list[str] = field(default_factory=list)
     """Sentences without a subject: what, and what would be accepted."""
     write_bytes_per_s: float = 0.0
+    hashed: int = 0
+    """Shards whose content is what the manifest says."""
 
 
-def preflight(world: World, checkpoints: Path, n_parameters: int) -> None:
+def preflight(
+    world: World, checkpoints: Path, n_parameters: int, splits: Sequence[TokenSplit] = ()
+) -> None:
     """Check all ranks; called by all of them.
 
     Args:
         checkpoints: the folder that will take the checkpoints.
         n_parameters: of the model.
+        splits: of the data, of whose shards each rank hashes a few.
 
     Raises:
         UserError: on every rank alike, naming the ranks that cannot train and why.
     """
     start = time.monotonic()
     world.barrier()  # clocks are read at about the same time
-    found = _exchange(world, look(world, checkpoints, n_parameters * ADAM_BYTES))
+    found = _exchange(world, look(world, checkpoints, n_parameters * ADAM_BYTES, splits))
     problems = [f"rank {f.rank} on {f.host} {text}" for f in found for text in f.problems]
     problems += differing_versions(found) + skewed_clocks(found)
     if problems:
         shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" * (len(problems) > 4))
         raise UserError(f"{shown} (parallel.preflight checks this)")
-    rate = _all_reduce_rate(world)
+    rate, links = all_reduce_rate(world), measure_links(world, [f.host for f in found])
     logger.info(
-        "preflight of %d rank(s) on %d host(s) in %.1f s: checkpoints at %.0f MB/s%s",
+        "preflight of %d rank(s) on %d host(s) in %.1f s: %d shard(s) hashed by each, "
+        "checkpoints at %.0f MB/s%s%s",
         world.world_size,
         len({f.host for f in found}),
         time.monotonic() - start,
+        min(f.hashed for f in found),
         min(f.write_bytes_per_s for f in found) / MB,
         f", all-reduce at {rate / MB:.0f} MB/s" if rate else "",
+        f", the slowest link: {min(links, key=lambda link: link.bytes_per_s)}" if links else "",
     )
+    for link in slow_links(links):
+        logger.warning("%s, less than a quarter of what like links reach", link)
 
 
-def look(world: World, checkpoints: Path, checkpoint_bytes: int) -> Found:
+def look(
+    world: World, checkpoints: Path, checkpoint_bytes: int, splits: Sequence[TokenSplit] = ()
+) -> Found:
     """What this rank finds on its own machine."""
     here = Found(world.rank, socket.gethostname(), versions(), time.time())
     here.problems += _device(world.device) + _shared_memory(world)
     problems, here.write_bytes_per_s = _disk(checkpoints, world, checkpoint_bytes)
+    here.problems += problems
+    problems, here.hashed = _shards(splits, world)
     here.problems += problems
     return here
 
@@ -182,22 +201,24 @@ def _disk(folder: Path, world: World, checkpoint_bytes: int) -> tuple[list[str],
     return [], rate
 
 
+def _shards(splits: Sequence[TokenSplit], world: World) -> tuple[list[str], int]:
+    """Hash shards for about a second, other ones on each rank; what is wrong, and how many."""
+    shards = [(split, i) for split in splits for i in range(len(split.info.shards))]
+    first = world.rank * len(shards) // world.world_size
+    deadline, hashed = time.monotonic() + HASHING_S, 0
+    for split, i in shards[first:] + shards[:first]:
+        try:
+            hashed += split.verify_local(i)
+        except UserError as error:
+            return [f"finds damaged data: {error}"], hashed
+        if time.monotonic() > deadline:
+            break
+    return [], hashed
+
+
 def _exchange(world: World, mine: Found) -> list[Found]:
     if world.world_size == 1:
         return [mine]
     found: list[Found | None] = [None] * world.world_size
     dist.all_gather_object(found, mine)
     return [each for each in found if each is not None]
-
-
-def _all_reduce_rate(world: World) -> float:
-    """Bytes per second and rank that an all-reduce moves; 0 with one rank."""
-    if world.world_size == 1:
-        return 0.0
-    data = torch.ones(PROBE_BYTES // 4, device=world.device)
-    world.all_reduce(data)  # connections are made at the first use
-    start = time.monotonic()
-    world.all_reduce(data)
-    data.sum().item()  # a GPU's work is done only when its result is here
-    seconds = time.monotonic() - start
-    return 2 * (world.world_size - 1) / world.world_size * PROBE_BYTES / seconds

@@ -4,6 +4,7 @@ import logging
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
@@ -23,6 +24,8 @@ from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
+from gam_scale.train.goodput import note_first_step, note_start
+from gam_scale.train.health import Health
 from gam_scale.train.lock import RunLock
 from gam_scale.train.loop import Loop
 from gam_scale.train.metrics import StepMetrics, Throughput
@@ -95,7 +98,8 @@ def _pretrain(
     setup_logging(run.path, world.rank)
     if config.parallel.preflight:
         watchdog.at(0, "checking the ranks")
-        preflight(world, run.checkpoints.folder, outline(config.model).n_parameters())
+        n_parameters = outline(config.model).n_parameters()
+        preflight(world, run.checkpoints.folder, n_parameters, [*train, *valid])
     compiled = _whether_to_compile(config, world)
     strategy = build_strategy(config, world, compiled=compiled)
     state = _start_or_resume(run, config, strategy, stream)
@@ -105,12 +109,13 @@ def _pretrain(
             show_summary(run)
         return True
     if world.is_main:
+        note_start(run, state.step, world.world_size)
         count_start(run.restarts, state.step, config.checkpoint.max_restarts, run.logs)
     _announce(config, world, stream, compiled)
     saver = Saver(run.checkpoints, world, config, tokenizer.model_bytes)
     token_bytes = tokenizer.token_bytes()
     while True:
-        metrics = _metrics(config, world, train)
+        metrics = _metrics(config, world, train, run)
         with MetricLog(run.path, config, world.is_main, config.train.steps, state.step) as log:
             loop = Loop(
                 config,
@@ -124,6 +129,7 @@ def _pretrain(
                 stop,
                 watchdog,
                 state,
+                partial(note_first_step, run) if world.is_main else lambda: None,
             )
             outcome = loop.run()
         if outcome != "spiked":
@@ -236,7 +242,7 @@ def _whether_to_compile(config: RunConfig, world: World) -> bool:
     return possible
 
 
-def _metrics(config: RunConfig, world: World, train: list[TokenSplit]) -> StepMetrics:
+def _metrics(config: RunConfig, world: World, train: list[TokenSplit], run: RunDir) -> StepMetrics:
     peak = device_peak_flops(world.device, config.train.precision)
     logger.info("peak %.0f GFLOP/s per rank (%s)", peak.flops / 1e9, peak.source)
     text_bytes = sum(split.info.bytes for split in train)
@@ -246,6 +252,7 @@ def _metrics(config: RunConfig, world: World, train: list[TokenSplit]) -> StepMe
         flops_per_token=3.0 * outline(config.model).flops_per_token(config.data.seq_len),
         peak_flops=peak.flops * world.world_size,
         bytes_per_token=text_bytes / sum(split.tokens for split in train),
+        health=Health(world, run.ranks),
     )
 
 

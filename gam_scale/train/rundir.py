@@ -34,6 +34,8 @@ class RunDir:
         self.summary = self.path / "summary.json"
         self.logs = self.path / "logs"
         self.restarts = self.path / "restarts.json"
+        self.starts = self.path / "starts.json"
+        self.ranks = self.path / "ranks.json"
         self.jobs = self.path / "jobs"
         self.checkpoints = CheckpointStore(self.path / "checkpoints")
 

@@ -161,7 +161,7 @@ def _first_line(error: Exception) -> str:
 def _tags(line: Line) -> dict[str, float]:
     """``{"train/loss": .., "val/loss": ..}`` for the sinks that group by prefix."""
     names = {k: f"val/{k[4:]}" if k.startswith("val_") else f"train/{k}" for k in line}
-    return {names[k]: v for k, v in line.items() if k != "step" and _is_finite(v)}
+    return {names[k]: v for k, v in line.items() if k not in ("step", "time") and _is_finite(v)}
 
 
 class TensorBoard:

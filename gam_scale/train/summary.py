@@ -10,10 +10,13 @@ from gam_scale.generate import Sampling, generate
 from gam_scale.parallel.world import World
 from gam_scale.report import write_report
 from gam_scale.strict import read_json
+from gam_scale.train.goodput import goodput
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import read_metrics
 
 SAMPLE_TOKENS = 96
+WATERMARKS = ("max_memory_bytes", "max_rss_bytes", "max_host_memory")
+"""Of a line; over all ranks."""
 
 
 def finish(run: RunDir, world: World, *, compiled: bool) -> None:
@@ -33,6 +36,8 @@ def finish(run: RunDir, world: World, *, compiled: bool) -> None:
         "tokens_per_s": settled[len(settled) // 2],
         "mfu": sorted(line["mfu"] or 0.0 for line in lines[len(lines) // 4 :])[len(settled) // 2],
         "peak_memory_bytes": max(line["memory_bytes"] for line in lines),
+        # Lines of before a resume may be an older version's.
+        **{key: max(line.get(key, 0.0) for line in lines) for key in WATERMARKS},
         "tokens": last["tokens"],
         "parameters": model.n_parameters(),
         "flops_per_token": 3.0 * model.flops_per_token(config.data.seq_len),
@@ -43,6 +48,7 @@ def finish(run: RunDir, world: World, *, compiled: bool) -> None:
         "compiled": compiled,
         "code_version": __version__,
     }
+    summary |= time_spent.figures() if (time_spent := goodput(run)) else {}
     write_json(run.summary, summary)
     write_report(run.path)
 
@@ -61,6 +67,10 @@ def show_summary(run: RunDir) -> None:
         "run directory": str(run.path),
         "report": str(run.path / "report.html"),
     }
+    if "goodput" in summary:
+        starts = f"{summary['starts']} start" + "s" * (summary["starts"] > 1)
+        wall = f"{summary['wall_seconds']:,.0f} s"
+        rows["goodput"] = f"{summary['goodput']:.0%} of {wall} in {starts}"
     print(f"\nsample:\n{summary['sample']}\n")
     for name, value in rows.items():
         print(f"{name:<26}{value}")

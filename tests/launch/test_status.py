@@ -1,12 +1,14 @@
 """The status table: what became of a run, without Slurm's accounting."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from gam_scale.errors import UserError
 from gam_scale.launch.follow import cancel, log_of
 from gam_scale.launch.status import find_runs, status, table
+from gam_scale.train.health import RankHealth
 from gam_scale.train.lock import RunLock, lock_path
 
 
@@ -31,7 +33,26 @@ def dead(run):
 
 def test_every_column(run):
     (row,) = table([status(run, None)])
-    assert row[1:] == ["stopped", "7", "30/40", "6.000", "1,200", "3", "step 20"]
+    assert row[1:8] == ["stopped", "7", "30/40", "6.000", "1,200", "3", "step 20"]
+    assert row[8:] == ["-", "-", "-"]  # a run of an older version: nothing was noted
+
+
+def test_goodput_and_the_slowest_host(run):
+    """Two starts: 50 s of steps that count in 200 s, 40 s from the last step to the next one."""
+    start = {"step": 0, "ranks": 2, "job": "7", "again": False}
+    again = {"step": 20, "again": True, "last_step": 25, "last_time": 1080.0, "trained": 1120.0}
+    starts = [start | {"began": 1000.0, "trained": 1010.0}, start | {"began": 1105.0} | again]
+    (run / "starts.json").write_text(json.dumps({"starts": starts}))
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 40, "time": 1200.0, "step_seconds": 50.0}) + "\n")
+    ranks = [
+        RankHealth(0, "node1", 0.002, 0.0, 1e9, 1e9, 0.5),
+        RankHealth(1, "node2", 0.003, 0.0, 1e9, 1e9, 0.5),
+    ]
+    text = {"step": 40, "ranks": [asdict(each) for each in ranks]}
+    (run / "ranks.json").write_text(json.dumps(text))
+    (row,) = table([status(run, None)])
+    assert row[8:] == ["25%", "40 s", "node2 1.5x"]
 
 
 def test_running_holds_the_lock(run):

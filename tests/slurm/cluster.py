@@ -64,7 +64,8 @@ SwitchType=switch/none
 ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=10
-KillWait=30
+KillWait=20
+UnkillableStepTimeout=20
 MinJobAge=600
 MessageTimeout=10
 SchedulerType=sched/backfill
@@ -227,6 +228,25 @@ class Cluster:
 
         The job step that started them survives: it has other words.
         """
+        for pid in self._tasks(node, word):
+            os.kill(pid, signal.SIGKILL)
+
+    def hold_until_signalled(self, node: str, word: str, number: int, seconds: float) -> None:
+        """Stop the processes of a node with ``word`` until one of them is sent signal ``number``.
+
+        What would take a minute on a slow machine then takes one on any.
+        """
+        held = self._tasks(node, word)
+        for pid in held:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            what = f"signal {number} to {word} on {node}"
+            wait_until(lambda: any(_is_pending(pid, number) for pid in held), seconds, what)
+        finally:
+            for pid in held:
+                os.kill(pid, signal.SIGCONT)
+
+    def _tasks(self, node: str, word: str) -> list[int]:
         found = []
         for pid in self._members(node):
             try:
@@ -236,8 +256,7 @@ class Cluster:
             if any(each.endswith(word.encode()) for each in words[:4]):
                 found.append(pid)
         assert found, f"no process of {node} has {word} in its command"
-        for pid in found:
-            os.kill(pid, signal.SIGKILL)
+        return found
 
     def logs(self) -> str:
         """The last complaints of all daemons, for a failing test's report."""
@@ -330,6 +349,13 @@ class Cluster:
             )
         )
         log.close()
+
+
+def _is_pending(pid: int, number: int) -> bool:
+    """Whether a stopped process was sent a signal that it has not seen yet; see proc(5)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s+(\w+)", status, re.M)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def _free_ports(count: int) -> list[int]:

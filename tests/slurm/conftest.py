@@ -6,6 +6,13 @@ import pytest
 from slurm.cluster import Cluster, why_not
 from slurm.jobs import end_all, submit
 
+from gam_scale.train.goodput import Goodput, goodput
+from gam_scale.train.rundir import RunDir
+
+DRILLS: dict[str, Goodput] = {}
+"""What became of each test's run, for the table at the end."""
+ROW = "{:<50}{:>7}{:>9}{:>9}{:>12}{:>13}"
+
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Cluster]:
@@ -22,11 +29,36 @@ def undisturbed(slurm, prepared_set, tmp_path_factory) -> dict[int, float]:
     """Losses of the run that nothing happened to."""
     job = submit(slurm, prepared_set, tmp_path_factory.mktemp("undisturbed"))
     assert job.finish() == "COMPLETED" and job.restarts == 0, job.said()
+    DRILLS["undisturbed"] = goodput(RunDir(job.run))
     return job.losses()
 
 
 @pytest.fixture
-def start(slurm, prepared_set, tmp_path):
+def start(slurm, prepared_set, tmp_path, request):
     """``start(*sbatch options)`` submits the run; what is left of it ends with the test."""
     yield lambda *options, **more: submit(slurm, prepared_set, tmp_path, *options, **more)
     end_all(slurm)
+    if found := goodput(RunDir(tmp_path / "run")):
+        DRILLS[request.node.name.removeprefix("test_")] = found
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What each drill cost its run, as docs/cluster.md shows it."""
+    if not DRILLS:
+        return
+    terminalreporter.section("goodput and time to resume on the test Slurm")
+    heads = ("drill", "starts", "wall", "goodput", "to resume", "steps again")
+    terminalreporter.write_line(ROW.format(*heads))
+    for name, found in DRILLS.items():
+        again = sum(resume.steps_again for resume in found.resumes)
+        resumed = found.resume_seconds
+        terminalreporter.write_line(
+            ROW.format(
+                name,
+                found.starts,
+                f"{found.wall_seconds:.0f} s",
+                f"{found.share:.1%}",
+                "-" if resumed is None else f"{resumed:.0f} s",
+                again,
+            )
+        )

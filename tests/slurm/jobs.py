@@ -7,9 +7,12 @@ from pathlib import Path
 
 from slurm.cluster import Cluster, wait_until
 
+from gam_scale.train.goodput import Resume, goodput
+from gam_scale.train.rundir import RunDir
+
 ROOT = Path(__file__).resolve().parents[2]
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
-PATIENCE = 170.0
+PATIENCE = 300.0
 SIZE = (
     "data.seq_len=48 model.d_model=32 model.n_layers=1 model.vocab_size=320 model.memory.n_heads=2 "
     "train.steps=160 train.global_batch_size=4 train.micro_batch_size=2 train.warmup_steps=3 "
@@ -52,6 +55,14 @@ class Job:
         path = self.run / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+    def resumes(self) -> list[Resume]:
+        """Its interruptions, from what its run directory notes; each took time and none is free."""
+        found = goodput(RunDir(self.run))
+        assert 0 < found.step_seconds < found.wall_seconds, found
+        assert found.starts == self.started["total"] + 1 and found.share < 1, found
+        assert all(0 < resume.seconds < found.wall_seconds for resume in found.resumes), found
+        return found.resumes
 
     def wait_for_step(self, step: int) -> None:
         """Until it has trained ``step`` steps."""

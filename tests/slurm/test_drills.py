@@ -1,15 +1,22 @@
 """What clusters do to jobs, on a real Slurm: after each the run equals the undisturbed one's."""
 
+import signal
+
 import pytest
 
 pytestmark = pytest.mark.slurm
 
 
-def test_time_limit(start, undisturbed):
-    job = start("--time=1", "--signal=USR1@40")
+def test_time_limit(slurm, start, undisturbed):
+    job = start("--time=2", "--signal=USR1@60")  # sent 30 to 60 s after the start: Slurm is early
+    job.wait_for_step(40)
+    slurm.hold_until_signalled(job.nodes[-1], "tools/pretrain.py", signal.SIGUSR1, seconds=90)
     assert job.finish() == "COMPLETED", job.said()
-    assert job.restarts >= 1, job.said()
+    assert job.restarts == 1, job.said()
     assert job.losses() == undisturbed
+    assert job.started["step"] >= 40
+    (resume,) = job.resumes()
+    assert resume.steps_again == 0 and resume.ranks == 2
 
 
 def test_scontrol_requeue(slurm, start, undisturbed):
@@ -21,6 +28,8 @@ def test_scontrol_requeue(slurm, start, undisturbed):
     assert job.losses() == undisturbed
     # SIGTERM came with it, and the ranks saved where they were rather than fall back to step 30.
     assert job.started["step"] >= 40
+    (resume,) = job.resumes()
+    assert resume.steps_again == 0
 
 
 def test_preemption(slurm, start, undisturbed):
@@ -32,6 +41,8 @@ def test_preemption(slurm, start, undisturbed):
     assert job.restarts == 1, job.said()
     assert job.losses() == undisturbed
     assert job.started["step"] >= 40
+    (resume,) = job.resumes()
+    assert resume.steps_again == 0 and resume.ranks == 2
 
 
 @pytest.mark.parametrize("which", ["batch node", "another"])
@@ -50,6 +61,7 @@ def test_crash_of_a_node(slurm, start, undisturbed, which):
     assert job.restarts == 1, job.said()
     assert job.losses() == undisturbed
     assert job.started["step"] >= 30  # nothing is lost beyond the last checkpoint
+    assert len(job.resumes()) == 1
 
 
 def test_scancel_saves_and_does_not_requeue(slurm, start, undisturbed):

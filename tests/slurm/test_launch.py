@@ -51,7 +51,6 @@ def test_from_submission_to_the_end_through_a_requeue(slurm, launch, tiny, tmp_p
     assert last == 400 or (run / "checkpoints" / f"step-{last:08d}").is_dir(), job.said()
 
 
-@pytest.mark.skip(reason="not yet run to its end")
 def test_a_rank_killed_is_no_end(slurm, launch, tiny, tmp_path):
     run, config = tmp_path / "run", tmp_path / "config.json"
     train = {"steps": 300, "warmup_steps": 3}

@@ -1,11 +1,13 @@
 """What would fail hours later fails before training, with the rank and host named."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from ranks import run_ranks
 
+from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
 from gam_scale.parallel import world as ranks
 from gam_scale.train import preflight as module
@@ -35,6 +37,19 @@ def test_too_little_disk(tmp_path, world):
 def test_a_folder_that_cannot_be_written(tmp_path, world):
     here = look(world, tmp_path / "missing", 0)
     assert "cannot write" in here.problems[0] and "No such file" in here.problems[0]
+
+
+def test_a_damaged_shard_is_found(tmp_path, world, prepared_set):
+    copy = tmp_path / "set"
+    shutil.copytree(prepared_set, copy)
+    split = TokenSplit(copy, "train", tmp_path / "cache")
+    assert look(world, tmp_path, 0, [split]).hashed == len(split.info.shards)
+    shard = copy / "train" / split.info.shards[-1].file
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1  # of the same size: only its hash tells
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=f"rank 0 on .* finds damaged data: .*{shard.name}"):
+        preflight(world, tmp_path, 1000, [split])
 
 
 def test_the_rank_with_another_version_is_named():

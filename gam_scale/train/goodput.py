@@ -1,0 +1,156 @@
+"""Goodput: what share of a run's wall time went into steps that count, over all of its starts.
+
+A step counts where training went on from it: one that a crash took back, and was done again, counts
+once. Rank 0 notes each start in the run directory's ``starts.json``; when a step was logged, and
+the seconds of all steps up to it, stand in metrics.jsonl.
+"""
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gam_scale.files import write_json
+from gam_scale.strict import read_json
+from gam_scale.train.restarts import restart_number
+from gam_scale.train.rundir import RunDir
+from gam_scale.train.sinks import read_metrics
+
+
+@dataclass
+class Start:
+    """One start of a run, as starts.json holds it; times are in seconds since 1970."""
+
+    began: float
+    """When rank 0's process was created."""
+    step: int
+    """Of the checkpoint that it started from."""
+    ranks: int
+    job: str
+    """The scheduler's name for it; empty without one."""
+    again: bool
+    """Whether a scheduler restarted the run; if not, a person started it."""
+    last_step: int = 0
+    """The last one that was logged before."""
+    last_time: float | None = None
+    """When that was; None: nothing was."""
+    trained: float | None = None
+    """When its first step was done; None: it did not get that far."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """How a run went on after an interruption."""
+
+    seconds: float
+    """From the last logged step to the first one after it: to notice, to wait in the queue, to
+    start and to load. Where a person started the run: from that start on."""
+    steps_again: int
+    """Logged before, and trained again since the checkpoint was older."""
+    job: str
+    ranks: int
+
+
+@dataclass(frozen=True)
+class Goodput:
+    """Where a run's time went, up to its last logged step."""
+
+    step_seconds: float
+    """Of the optimizer steps that count, waits for data left out."""
+    wall_seconds: float
+    """Since the first start; the time that the run lay still until a person started it again does
+    not count, but that which a scheduler took to restart it does."""
+    starts: int
+    resumes: list[Resume] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Useful step time over wall time."""
+        return self.step_seconds / self.wall_seconds
+
+    @property
+    def resume_seconds(self) -> float | None:
+        """The median time to resume; None where nothing was interrupted."""
+        return median(each.seconds for each in self.resumes) if self.resumes else None
+
+    def figures(self) -> dict[str, Any]:
+        """What summary.json keeps of it."""
+        return {
+            "goodput": self.share,
+            "step_seconds": self.step_seconds,
+            "wall_seconds": self.wall_seconds,
+            "starts": self.starts,
+            "resume_seconds": [each.seconds for each in self.resumes],
+            "steps_again": sum(each.steps_again for each in self.resumes),
+        }
+
+
+def note_start(run: RunDir, step: int, ranks: int) -> None:
+    """Add a start from ``step``; before metrics.jsonl loses the lines past it."""
+    starts = read_starts(run.starts)
+    last = (read_metrics(run.metrics) or [{}])[-1]
+    now = Start(
+        began=_process_start(),
+        step=step,
+        ranks=ranks,
+        job=os.environ.get("SLURM_JOB_ID", ""),
+        again=restart_number() > 0,
+        last_step=last.get("step", 0),
+        last_time=last.get("time"),
+    )
+    if starts and starts[-1].trained is None:  # it dropped those lines and wrote none itself
+        now.last_step, now.last_time = starts[-1].last_step, starts[-1].last_time
+    _write(run.starts, [*starts, now])
+
+
+def note_first_step(run: RunDir) -> None:
+    """Note that the last start has trained a step; no more than once."""
+    starts = read_starts(run.starts)
+    if starts and starts[-1].trained is None:
+        starts[-1].trained = time.time()
+        _write(run.starts, starts)
+
+
+def read_starts(path: Path) -> list[Start]:
+    """The starts in file ``path``; none where there is no such file."""
+    return [Start(**each) for each in read_json(path)["starts"]] if path.exists() else []
+
+
+def goodput(run: RunDir) -> Goodput | None:
+    """Of a run so far; None before its first logged step, and where clocks were set meanwhile."""
+    starts, lines = read_starts(run.starts), read_metrics(run.metrics)
+    if not starts or not lines or "time" not in lines[-1]:
+        return None
+    wall, resumes = lines[-1]["time"] - starts[0].began, []
+    since: float | None = None  # when the interruption began that has not ended yet
+    for before, start in zip(starts, starts[1:], strict=False):
+        left = max(before.began, start.last_time or 0.0)
+        if not start.again:
+            wall -= max(0.0, start.began - left)
+            since = start.began
+        elif since is None:
+            since = left
+        if start.trained is not None:
+            again = max(0, start.last_step - start.step)
+            resumes.append(Resume(start.trained - since, again, start.job, start.ranks))
+            since = None
+    if wall <= 0:  # somebody set the clock
+        return None
+    return Goodput(lines[-1]["step_seconds"], wall, len(starts), resumes)
+
+
+def _write(path: Path, starts: list[Start]) -> None:
+    write_json(path, {"starts": [asdict(start) for start in starts]})
+
+
+def _process_start() -> float:
+    """When this process was created, to a second; now, where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError):
+        # proc(5): field 22 of stat, in ticks since boot; the second may hold spaces, in brackets.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
+    return time.time()

@@ -1,0 +1,174 @@
+"""How each rank is doing, gathered when a line is logged: its pace, its waits, its memory.
+
+Ranks that train one model end every step together, so the length of a step says nothing about who
+held it up. What each rank times by itself is a fixed matrix product on its own device, which
+waits for nobody, and how long it waited for its data.
+"""
+
+import json
+import logging
+import socket
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median, median_low
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from gam_scale.hardware import peak_memory_bytes
+from gam_scale.parallel.world import World
+
+logger = logging.getLogger("gam_scale")
+
+SIDE = {"cpu": 192, "cuda": 2048}
+"""Of the probe's square matrices: 0.1 ms or less on one core or one GPU."""
+IN_A_ROW = {"cpu": 1, "cuda": 20}
+"""Products per timing: one launch alone would time the launch."""
+TIMINGS = 3
+SLOW = 1.5
+"""Times the median rank's probe: more is a straggler, if it lasts."""
+LASTS = 3
+"""Lines in a row."""
+
+
+@dataclass(frozen=True)
+class RankHealth:
+    """One rank at one logged step."""
+
+    rank: int
+    host: str
+    probe_s: float
+    """Seconds of the fixed product, the median of a few."""
+    data_wait: float
+    """Share of its training time."""
+    memory_bytes: float
+    """Peak of the GPU's tensors; without a GPU, of the process."""
+    rss_bytes: float
+    """Peak of the process's memory on its host."""
+    host_memory: float
+    """Share of its host's memory that is in use by anything."""
+
+
+class Health:
+    """Measures and gathers :class:`RankHealth`; made, and called, by all ranks alike.
+
+    Args:
+        file: rewritten by rank 0 at every line with all ranks' figures; None: nowhere.
+    """
+
+    def __init__(self, world: World, file: Path | None = None) -> None:
+        self._world, self._file = world, file
+        self._hosts: list[str] = [""] * world.world_size
+        if world.world_size > 1:
+            dist.all_gather_object(self._hosts, socket.gethostname())
+        else:
+            self._hosts = [socket.gethostname()]
+        side = SIDE[world.device.type]
+        precision = torch.bfloat16 if world.device.type == "cuda" else torch.float32
+        self._square = torch.full((side, side), 1 / side, dtype=precision, device=world.device)
+        self._slow_lines = 0
+        self._slow_rank = -1
+
+    def line(self, step: int, data_wait: float) -> dict[str, float]:
+        """The figures that a logged line takes up.
+
+        Keys: max_memory_bytes, max_rss_bytes, max_host_memory: the largest over all ranks; and with
+        several ranks slowest_rank, slowdown (its probe over the median rank's) and max_data_wait.
+        """
+        ranks = self._gather(data_wait)
+        slowest, ratio = max(ranks, key=lambda each: each.probe_s), slowdown(ranks)
+        self._warn(slowest, ratio)
+        if self._file is not None and self._world.is_main:
+            _write(self._file, step, ranks)
+        figures: dict[str, float] = {
+            "max_memory_bytes": max(each.memory_bytes for each in ranks),
+            "max_rss_bytes": max(each.rss_bytes for each in ranks),
+            "max_host_memory": max(each.host_memory for each in ranks),
+        }
+        if len(ranks) > 1:
+            figures |= {
+                "slowest_rank": slowest.rank,
+                "slowdown": ratio,
+                "max_data_wait": max(each.data_wait for each in ranks),
+            }
+        return figures
+
+    def _gather(self, data_wait: float) -> list[RankHealth]:
+        world = self._world
+        mine = [
+            self._probe() if world.world_size > 1 else 1.0,
+            data_wait,
+            float(peak_memory_bytes(world.device)),
+            float(peak_memory_bytes("cpu")),
+            host_memory_in_use(),
+        ]
+        # One sum of a table that has zeros in the others' rows: the one collective of any backend.
+        table = torch.zeros(world.world_size, len(mine), dtype=torch.float64, device=world.device)
+        table[world.rank] = torch.tensor(mine, dtype=torch.float64)
+        world.all_reduce(table)
+        return [
+            RankHealth(rank, host, *row)
+            for rank, (host, row) in enumerate(zip(self._hosts, table.tolist(), strict=True))
+        ]
+
+    def _probe(self) -> float:
+        square, on_gpu = self._square, self._world.device.type == "cuda"
+        seconds = []
+        for _ in range(TIMINGS):
+            if on_gpu:
+                torch.cuda.synchronize(self._world.device)
+            start = time.perf_counter()
+            for _ in range(IN_A_ROW[self._world.device.type]):
+                square @ square
+            if on_gpu:
+                torch.cuda.synchronize(self._world.device)
+            seconds.append(time.perf_counter() - start)
+        return median(seconds)
+
+    def _warn(self, slowest: RankHealth, ratio: float) -> None:
+        """Once per spell: a single slow line is anybody's."""
+        same = ratio >= SLOW and slowest.rank == self._slow_rank
+        self._slow_lines = self._slow_lines + 1 if same else int(ratio >= SLOW)
+        self._slow_rank = slowest.rank
+        if self._slow_lines == LASTS and self._world.is_main:
+            logger.warning(
+                "rank %d on %s computes %.1f times as long as the median rank, %d lines in a row",
+                slowest.rank,
+                slowest.host,
+                ratio,
+                LASTS,
+            )
+
+
+def slowdown(ranks: list[RankHealth]) -> float:
+    """How many times as long the slowest rank takes as the median one, the lower of two."""
+    return max(each.probe_s for each in ranks) / median_low(each.probe_s for each in ranks)
+
+
+def host_memory_in_use(meminfo: Path = Path("/proc/meminfo")) -> float:
+    """Share of this host's memory that is not available, 0 to 1; 0 where the system is silent."""
+    with suppress(OSError, KeyError, ValueError):
+        rows = meminfo.read_text().splitlines()
+        sizes = {name: int(rest.split()[0]) for name, _, rest in (r.partition(":") for r in rows)}
+        return 1 - sizes["MemAvailable"] / sizes["MemTotal"]
+    return 0.0
+
+
+def read_ranks(file: Path) -> list[RankHealth]:
+    """All ranks at the last logged step; none where nothing was logged."""
+    try:
+        return [RankHealth(**each) for each in json.loads(file.read_text())["ranks"]]
+    except FileNotFoundError:
+        return []
+
+
+def _write(file: Path, step: int, ranks: list[RankHealth]) -> None:
+    # Whole or absent, but not worth a wait for the disk at every line.
+    content: dict[str, Any] = {"step": step, "ranks": [asdict(each) for each in ranks]}
+    partial = file.with_name(f".{file.name}.tmp")
+    with suppress(OSError):  # a full disk is for a checkpoint to report
+        partial.write_text(json.dumps(content) + "\n")
+        partial.replace(file)

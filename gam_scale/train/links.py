@@ -1,0 +1,107 @@
+"""How fast ranks exchange data: all of them together, and each with its neighbour."""
+
+import time
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+import torch.distributed as dist
+
+from gam_scale.parallel.world import World
+
+MB = 1e6
+PROBE_BYTES = 4 << 20
+"""Summed over the ranks: some 0.4 s on a link of 10 MB/s, which is no link to train on."""
+SLOW_LINK = 0.25
+"""Of the median rate of like links, within hosts or between them: less is worth a warning."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """What two neighbouring ranks sum between them."""
+
+    ranks: tuple[int, int]
+    hosts: tuple[str, str]
+    bytes_per_s: float
+    """Each way, both ways at once."""
+
+    @property
+    def within(self) -> bool:
+        """Whether it is inside one host."""
+        return self.hosts[0] == self.hosts[1]
+
+    def __str__(self) -> str:
+        (a, b), (host, other) = self.ranks, self.hosts
+        return f"rank {a} on {host} with rank {b} on {other} at {self.bytes_per_s / MB:.0f} MB/s"
+
+
+def all_reduce_rate(world: World) -> float:
+    """Bytes per second and rank that an all-reduce moves; 0 with one rank."""
+    if world.world_size == 1:
+        return 0.0
+    data = torch.ones(PROBE_BYTES // 4, device=world.device)
+    world.all_reduce(data)  # connections are made at the first use
+    start = time.monotonic()
+    world.all_reduce(data)
+    data.sum().item()  # a GPU's work is done only when its result is here
+    seconds = time.monotonic() - start
+    return 2 * (world.world_size - 1) / world.world_size * PROBE_BYTES / seconds
+
+
+def measure_links(world: World, hosts: list[str]) -> list[Link]:
+    """The all-reduce rate of every pair of neighbours in the ring of ranks; called by all ranks.
+
+    Pairs are measured at the same time where they share no rank: two rounds for any even number of
+    ranks, three for an odd one.
+    """
+    rates = torch.zeros(world.world_size, dtype=torch.float64, device=world.device)
+    for pairs in _rounds(world.world_size):
+        world.barrier()
+        mine = next((pair for pair in pairs if world.rank in pair), None)
+        if mine is not None:
+            rates[mine[0]] += _pair_rate(world, mine) / 2  # both ends add their half
+    world.all_reduce(rates)
+    return [
+        Link((a, b), (hosts[a], hosts[b]), float(rates[a]))
+        for pairs in _rounds(world.world_size)
+        for a, b in pairs
+    ]
+
+
+def slow_links(links: list[Link]) -> list[Link]:
+    """Those far below the median of links of their kind, inside a host or between hosts."""
+    slow = []
+    for within in (True, False):
+        like = [link for link in links if link.within == within]
+        if like:
+            bar = SLOW_LINK * median(link.bytes_per_s for link in like)
+            slow += [link for link in like if link.bytes_per_s < bar]
+    return slow
+
+
+def _rounds(n: int) -> list[list[tuple[int, int]]]:
+    """The links (i, i + 1) of a ring of ``n`` ranks, in rounds in which a rank has at most one."""
+    links = [(i, (i + 1) % n) for i in range(n if n > 2 else n - 1)]
+    odd_one = [links.pop()] if n > 2 and n % 2 else []
+    return [part for part in (links[::2], links[1::2], odd_one) if part]
+
+
+def _pair_rate(world: World, pair: tuple[int, int]) -> float:
+    """Bytes per second each way of an all-reduce of two ranks: each sends all and adds."""
+    other = pair[1] if world.rank == pair[0] else pair[0]
+    data = torch.ones(PROBE_BYTES // 4, device=world.device)
+    received = torch.empty_like(data)
+
+    def both_add(size: int) -> None:
+        operations = [
+            dist.P2POp(dist.isend, data[:size], other),
+            dist.P2POp(dist.irecv, received[:size], other),
+        ]
+        for work in dist.batch_isend_irecv(operations):
+            work.wait()
+        (data[:size] + received[:size]).sum().item()  # a GPU's work is done when this is here
+
+    both_add(1)  # connections are made at the first use
+    start = time.monotonic()
+    both_add(len(data))
+    return PROBE_BYTES / (time.monotonic() - start)
