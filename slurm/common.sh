@@ -88,7 +88,8 @@ case $status in
     $MENDABLE) grep -hm 3 'error:' "$job"/rank*.log | tail -n 3 >&2; exit $MENDABLE ;;
 esac
 # Cancelled, or requeued by Slurm already (then it is completing or pending): not ours to requeue.
+# The word `incomplete` has the controller refuse what was cancelled since squeue looked.
 if [ "$state" = RUNNING ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue incomplete "$SLURM_JOB_ID"
 fi
 exit "$status"

@@ -73,4 +73,5 @@ def requeue(job_id: str) -> bool:
     ).stdout.strip()
     if state != "RUNNING":
         return False
-    return subprocess.run(["scontrol", "requeue", job_id]).returncode == 0
+    # `incomplete`: the controller refuses what was cancelled since squeue looked.
+    return subprocess.run(["scontrol", "requeue", "incomplete", job_id]).returncode == 0

@@ -1,8 +1,9 @@
 """Goodput: what share of a run's wall time went into steps that count, over all of its starts.
 
 A step counts where training went on from it: one that a crash took back, and was done again, counts
-once. Rank 0 notes each start in the run directory's ``starts.json``; when a step was logged, and
-the seconds of all steps up to it, stand in metrics.jsonl.
+once. The first step of each start, which compiles, is part of starting. Rank 0 notes each start in
+the run directory's ``starts.json``; when a step was logged, and the seconds of all steps up to it,
+stand in metrics.jsonl.
 """
 
 import os
@@ -59,7 +60,7 @@ class Goodput:
     """Where a run's time went, up to its last logged step."""
 
     step_seconds: float
-    """Of the optimizer steps that count, waits for data left out."""
+    """Of the optimizer steps that count, without waits for data and the first of each start."""
     wall_seconds: float
     """Since the first start; the time that the run lay still until a person started it again does
     not count, but that which a scheduler took to restart it does."""

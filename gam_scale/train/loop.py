@@ -150,6 +150,7 @@ class Loop:
         config, step = self.config, self.state.step
         done = step == config.train.steps
         if step == self.first_step:
+            self.metrics.leave_out_start()
             self.first_step_done()
         validation = None
         if done or (config.eval.every_steps and step % config.eval.every_steps == 0):

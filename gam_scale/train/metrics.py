@@ -130,6 +130,11 @@ class StepMetrics:
         self._line_steps += 1
         self._norm_sum += grad_norm
 
+    def leave_out_start(self) -> None:
+        """Count what this line has so far, a first step that compiles, in no ``step_seconds``."""
+        seconds, waited = self.clock.so_far()
+        self._step_seconds -= seconds - waited
+
     def line(self, step: int, lr: float, validation: LossResult | None = None) -> dict[str, Any]:
         """The figures since the last line, as plain numbers; every rank must call this.
 
@@ -137,9 +142,9 @@ class StepMetrics:
         bits_per_byte; lr; grad_norm (mean, before clipping); tokens_per_s over all ranks; mfu;
         memory_bytes (this rank's peak); data_wait (share of training time); seconds (of this
         process, all included); time (of day, since 1970); step_seconds (of all steps so far that
-        the run goes on from, over all its starts, waits for data left out); skipped_steps (so
-        far); those of Health.line; and, after an evaluation, val_loss, val_perplexity,
-        val_bits_per_byte. A mean over no steps is NaN.
+        the run goes on from, over all its starts, without waits for data and starts' first steps);
+        skipped_steps (so far); those of Health.line; and, after an evaluation, val_loss,
+        val_perplexity, val_bits_per_byte. A mean over no steps is NaN.
         """
         (loss_sum,) = self._world.sum(float(self._loss_sum))
         seconds, waited = self.clock.lap()

@@ -6,6 +6,7 @@ killed, a dead node's task would run on beside the requeued job.) Munge, ports, 
 the cluster's own, in one temporary folder. Jobs in partition ``urgent`` pre-empt those in ``main``.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -65,7 +66,7 @@ ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=10
 KillWait=20
-UnkillableStepTimeout=20
+UnkillableStepTimeout=10
 MinJobAge=600
 MessageTimeout=10
 SchedulerType=sched/backfill
@@ -178,10 +179,17 @@ class Cluster:
 
     def idle(self) -> set[str]:
         """Nodes that are up and have nothing to do."""
-        lines = subprocess.run(
-            ["sinfo", "-h", "-N", "-o", "%N %t"], env=self.env, text=True, capture_output=True
-        ).stdout.splitlines()
-        return {line.split()[0] for line in lines if line.split()[1:] == ["idle"]}
+        return {node for node, state in self._node_states() if state == "idle"}
+
+    def drained(self) -> set[str]:
+        """Nodes that Slurm gives no more work until somebody resumes them."""
+        return {node for node, state in self._node_states() if state == "drained"}
+
+    def _node_states(self) -> list[list[str]]:
+        done = subprocess.run(
+            ["sinfo", "-h", "-N", "-o", "%N %T"], env=self.env, text=True, capture_output=True
+        )
+        return [words for line in done.stdout.splitlines() if len(words := line.split()) == 2]
 
     def start(self, node: str) -> None:
         """Boot a node."""
@@ -232,19 +240,21 @@ class Cluster:
             os.kill(pid, signal.SIGKILL)
 
     def hold_until_signalled(self, node: str, word: str, number: int, seconds: float) -> None:
-        """Stop the processes of a node with ``word`` until one of them is sent signal ``number``.
+        """Stop the processes of a node with ``word`` until Slurm sends them signal ``number``.
 
-        What would take a minute on a slow machine then takes one on any.
+        Training that a fast machine would end before is then under way on any. Slurm continues
+        stopped processes along with some signals, so one that runs again was signalled, too.
         """
         held = self._tasks(node, word)
         for pid in held:
             os.kill(pid, signal.SIGSTOP)
         try:
             what = f"signal {number} to {word} on {node}"
-            wait_until(lambda: any(_is_pending(pid, number) for pid in held), seconds, what)
+            wait_until(lambda: any(_was_sent(pid, number) for pid in held), seconds, what)
         finally:
             for pid in held:
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def _tasks(self, node: str, word: str) -> list[int]:
         found = []
@@ -351,9 +361,14 @@ class Cluster:
         log.close()
 
 
-def _is_pending(pid: int, number: int) -> bool:
-    """Whether a stopped process was sent a signal that it has not seen yet; see proc(5)."""
-    status = Path(f"/proc/{pid}/status").read_text()
+def _was_sent(pid: int, number: int) -> bool:
+    """Whether a stopped process was sent a signal, or runs again, or has ended; see proc(5)."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    if not re.search(r"^State:\s+T", status, re.M):
+        return True
     masks = re.findall(r"^(?:SigPnd|ShdPnd):\s+(\w+)", status, re.M)
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 

@@ -121,4 +121,7 @@ def end_all(cluster: Cluster) -> None:
     cluster.run("scancel", "--user=root")
     deadline = time.monotonic() + 60
     while cluster.idle() != set(cluster.nodes) and time.monotonic() < deadline:
+        # Slurm drains a node whose job step did not end, such as one that waits for a frozen node.
+        for node in cluster.drained():
+            cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
         time.sleep(0.2)

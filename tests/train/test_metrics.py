@@ -124,3 +124,27 @@ def test_only_the_main_rank_carries_a_restored_sum(metrics, now):
     second = make(now, World(1, 1, 1, 1, torch.device("cpu")))  # sees itself only
     second.load_state_dict(metrics.state_dict())
     assert second.state_dict()["loss_sum"] == 0 and second.state_dict()["line_tokens"] == 3
+
+
+def test_step_seconds_leave_out_waits_pauses_and_first_steps(metrics, now):
+    now.time += 30  # a first step that compiles
+    metrics.leave_out_start()
+    now.time += 2
+    with metrics.clock.waiting():
+        now.time += 1
+    with metrics.clock.paused():
+        now.time += 50
+    assert metrics.line(2, 0.0)["step_seconds"] == 2.0
+    now.time += 3
+    state = metrics.state_dict()
+    assert state["step_seconds"] == 5.0
+    now.time += 4  # steps that a crash takes back
+    assert metrics.line(3, 0.0)["step_seconds"] == 9.0
+    resumed = make(now)
+    resumed.load_state_dict(json.loads(json.dumps(state)))
+    now.time += 20
+    resumed.leave_out_start()
+    now.time += 1
+    assert resumed.line(3, 0.0)["step_seconds"] == 6.0
+    del state["step_seconds"]  # a checkpoint of an older version
+    resumed.load_state_dict(state)
