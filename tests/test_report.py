@@ -67,6 +67,23 @@ class Structure(HTMLParser):
             self.text += data
 
 
+def test_goodput_of_a_run_that_was_restarted(tmp_path):
+    """Finished or not: 20 s of steps in 100 s, 40 s of them to resume, 3 steps done twice."""
+    first = {"began": 100.0, "step": 0, "ranks": 2, "job": "7", "again": False, "trained": 110.0}
+    second = first | {"began": 170.0, "step": 6, "again": True, "trained": 190.0}
+    second |= {"last_step": 9, "last_time": 150.0}
+    (tmp_path / "starts.json").write_text(json.dumps({"starts": [first, second]}))
+    text = page(tmp_path, [line(12, time=200.0, step_seconds=20.0)])
+    for name, value in {
+        "Goodput: steps that count, of that time": "20%",
+        "Starts": "2",
+        "Time to resume": "40\u00a0s",
+        "Steps trained again": "3",
+    }.items():
+        assert f"<th scope=row>{name}</th><td>{value}</td>" in text
+    assert "Goodput" not in page(tmp_path, [line(12)])  # of an older version
+
+
 def test_four_plots_the_figures_and_the_sample(tmp_path):
     lines = [line(1), line(2, val_loss=3.0), line(3, val_loss=2.0)]
     summary = {"val_perplexity": 7.389, "tokens_per_s": 12345.6, "mfu": 0.614, "compiled": True}

@@ -4,6 +4,8 @@ import signal
 
 import pytest
 
+from gam_scale.train.health import read_ranks
+
 pytestmark = pytest.mark.slurm
 
 
@@ -83,6 +85,11 @@ def test_two_jobs_never_write_one_run(start):
     said = (first.run / "jobs" / second.id / "rank0.log").read_text()
     assert "is being written by process" in said and f"job {first.id}" in said
     assert first.finish() == "COMPLETED", first.said()
+    # What ranks say of themselves, they say with their hosts.
+    one, other = first.nodes
+    assert [rank.host for rank in read_ranks(first.run / "ranks.json")] == [one, other]
+    log = (first.run / "logs" / "rank0.log").read_text()
+    assert f"the slowest link: rank 0 on {one} with rank 1 on {other} at" in log
 
 
 def _free(slurm) -> bool:
