@@ -248,6 +248,7 @@ class Cluster:
         held = self._tasks(node, word)
         for pid in held:
             os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: all(map(_is_stopped, held)), 10, f"{word} on {node} stopped")
         try:
             what = f"signal {number} to {word} on {node}"
             wait_until(lambda: any(_was_sent(pid, number) for pid in held), seconds, what)
@@ -361,15 +362,22 @@ class Cluster:
         log.close()
 
 
+def _status(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""  # it has ended
+
+
+def _is_stopped(pid: int) -> bool:
+    return re.search(r"^State:\s+T", _status(pid), re.M) is not None
+
+
 def _was_sent(pid: int, number: int) -> bool:
     """Whether a stopped process was sent a signal, or runs again, or has ended; see proc(5)."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+    if not _is_stopped(pid):
         return True
-    if not re.search(r"^State:\s+T", status, re.M):
-        return True
-    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s+(\w+)", status, re.M)
+    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s+(\w+)", _status(pid), re.M)
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
