@@ -33,6 +33,9 @@ eval "$GAM_MODULES"
 read -ra arguments <<<"--config $CONFIG ${GAM_ARGS:-}"
 read -ra container <<<"$GAM_CONTAINER"
 read -ra srun_options <<<"$GAM_SRUN"
+# A job that was requeued on fewer nodes still has the old count of tasks in SLURM_NTASKS.
+[ -n "${SLURM_NTASKS_PER_NODE:-}" ] &&
+    srun_options=(--ntasks=$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE)) "${srun_options[@]}")
 python=("${container[@]}" "$GAM_PYTHON")
 
 # --- the run directory, with the code and the settings of this job
