@@ -269,11 +269,20 @@ class CheckpointConfig:
     every_steps: int = option(200, "steps between checkpoints; the last step is kept too", above=0)
     keep_last: int = option(2, "most recent checkpoints kept", at_least=1)
     keep_best: bool = option(True, "keep the checkpoint of the lowest validation loss as well")
+    keep_steps: list[int] = option(
+        [], "steps whose checkpoints are saved and kept whatever keep_last says", at_least=1
+    )
     background: bool = option(True, "write while training goes on, from a copy in CPU memory")
     init_from: str = option(
         "",
         "a run directory or step-* folder whose weights a new run starts from, with a new "
         "optimizer, schedule and data: to continue at a longer context, or on other text",
+    )
+    branch_of: str = option(
+        "",
+        "a run directory of the same settings but train.steps: a new run goes on from its newest "
+        "checkpoint at a step up to which both learning rates are the same, as if it had trained "
+        "those steps itself; see train.schedule wsd and checkpoint.keep_steps",
     )
     fall_back: bool = option(
         False, "resume from the newest sound checkpoint where newer ones are damaged"
@@ -356,6 +365,11 @@ def check(config: RunConfig) -> None:
         )
     if data.carry_state:
         _check_carry_state(config)
+    if config.checkpoint.branch_of and config.checkpoint.init_from:
+        raise UserError(
+            f"checkpoint.branch_of is {config.checkpoint.branch_of} and checkpoint.init_from is "
+            f"{config.checkpoint.init_from}; expected at most one of them"
+        )
     if not data.sets:
         raise UserError(
             'data.sets is empty; expected at least one {"path": FOLDER} made by '

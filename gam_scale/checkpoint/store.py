@@ -3,7 +3,7 @@
 import errno
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -106,11 +106,11 @@ class CheckpointStore:
         """Rename a damaged checkpoint so that it no longer counts, but can be looked at."""
         self.path(step).rename(self.folder / f"damaged-step-{step:08d}")
 
-    def prune(self, keep_last: int) -> None:
-        """Remove all but the newest ``keep_last`` checkpoints and the best one."""
+    def prune(self, keep_last: int, keep_steps: Sequence[int] = ()) -> None:
+        """Remove all but the newest ``keep_last`` checkpoints, the best and ``keep_steps``."""
         best = self.best()
         for step in self.steps()[:-keep_last]:
-            if self.path(step) != best:
+            if self.path(step) != best and step not in keep_steps:
                 # Renamed first: a kill midway must not leave a folder that looks whole.
                 doomed = self.folder / f".step-{step:08d}.removed"
                 shutil.rmtree(doomed, ignore_errors=True)

@@ -163,7 +163,8 @@ class Loop:
         better = validation is not None and self._is_better(validation.loss)
         if better:
             self.state = replace(self.state, best_val_loss=validation.loss)
-        if done or step % config.checkpoint.every_steps == 0 or better:
+        due = step % config.checkpoint.every_steps == 0 or step in config.checkpoint.keep_steps
+        if done or due or better:
             self.watchdog.at(step, "saving")
             with self.metrics.clock.paused():
                 self._save(is_best=better)

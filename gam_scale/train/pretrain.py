@@ -24,6 +24,7 @@ from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
+from gam_scale.train.branch import branch_checkpoint
 from gam_scale.train.goodput import note_first_step, note_start
 from gam_scale.train.health import Health
 from gam_scale.train.lock import RunLock
@@ -178,7 +179,13 @@ def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> Run
 def _start_or_resume(
     run: RunDir, config: RunConfig, strategy: Strategy, stream: TrainStream
 ) -> TrainState:
-    newest = _newest_sound(run.checkpoints, strategy.world, fall_back=config.checkpoint.fall_back)
+    world = strategy.world
+    newest = _newest_sound(run.checkpoints, world, fall_back=config.checkpoint.fall_back)
+    if newest is None and config.checkpoint.branch_of:
+        newest = branch_checkpoint(config)
+        verify_folder(newest, world.rank, world.world_size)
+        if world.is_main:
+            run.take_metrics(config.checkpoint.branch_of)
     if newest is None:
         if config.checkpoint.init_from:
             _start_from(config.checkpoint.init_from, strategy)

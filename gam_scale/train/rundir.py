@@ -6,7 +6,7 @@ from pathlib import Path
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.files import write_json
+from gam_scale.files import write_bytes, write_json
 from gam_scale.strict import read_json, to_dict
 
 MAY_CHANGE = (
@@ -75,16 +75,27 @@ class RunDir:
             shutil.rmtree(item) if item.is_dir() else item.unlink()
 
     def _same_run(self, config: RunConfig) -> None:
+        if differs := self.difference(config):
+            raise UserError(
+                f"{differs}; expected the same value to resume, another log.run_dir, or --fresh to "
+                "start over"
+            )
+
+    def take_metrics(self, trunk: str | Path) -> None:
+        """Begin metrics.jsonl with another run's; lines past where it is left are dropped later."""
+        write_bytes(self.metrics, (Path(trunk) / "metrics.jsonl").read_bytes())
+
+    def difference(self, config: RunConfig) -> str:
+        """The first setting, in words, in which this run and ``config`` are not one run."""
         # A run that is older than a setting has its default.
         before = _flatten(to_dict(RunConfig())) | _flatten(read_json(self.config))
         now = _flatten(to_dict(config))
         for key in sorted(before.keys() | now.keys()):
-            if key.startswith(MAY_CHANGE) or before.get(key) == now.get(key):
-                continue
-            raise UserError(
-                f"{key} is {now.get(key)!r} but the run in {self.path} has {before.get(key)!r}; "
-                "expected the same value to resume, another log.run_dir, or --fresh to start over"
-            )
+            if not key.startswith(MAY_CHANGE) and before.get(key) != now.get(key):
+                return (
+                    f"{key} is {now.get(key)!r} but the run in {self.path} has {before.get(key)!r}"
+                )
+        return ""
 
 
 def _flatten(data: dict, where: str = "") -> dict[str, object]:

@@ -100,7 +100,7 @@ class Saver:
         self.store.commit(self.world.world_size, pending.state, self.config, self.tokenizer)
         if pending.is_best:
             self.store.mark_best(pending.state.step, pending.state.best_val_loss)
-        self.store.prune(self.config.checkpoint.keep_last)
+        self.store.prune(self.config.checkpoint.keep_last, self.config.checkpoint.keep_steps)
 
     def _agree(self, error: UserError | None) -> None:
         failed = self.world.any(error is not None)

@@ -24,3 +24,15 @@ def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
     else:
         return train.lr
     return train.lr * (floor + (1.0 - floor) * shape)
+
+
+def stable_steps(train: TrainConfig, steps: int) -> int:
+    """Steps at the start whose rates do not depend on how many there are in all.
+
+    Runs of the same settings but the number of steps are one run up to the smaller of theirs.
+    """
+    if train.schedule == "constant":
+        return steps
+    if train.schedule == "wsd":
+        return max(train.warmup_steps, math.floor(steps - train.decay_ratio * steps))
+    return min(train.warmup_steps, steps)

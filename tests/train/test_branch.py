@@ -1,0 +1,113 @@
+"""A branch of a longer run is, bit for bit, the run of its own that it stands for."""
+
+import pytest
+import torch
+
+from gam_scale.checkpoint.canonical import CanonicalTensors
+from gam_scale.checkpoint.shard import KINDS
+from gam_scale.checkpoint.store import CheckpointStore
+from gam_scale.config import RunConfig, TrainConfig, check
+from gam_scale.errors import UserError
+from gam_scale.strict import from_dict
+from gam_scale.train.loop import Loop
+from gam_scale.train.pretrain import pretrain
+from gam_scale.train.schedule import learning_rate, stable_steps
+
+SHORT = {"steps": 15, "schedule": "wsd", "decay_ratio": 0.2, "warmup_steps": 2}
+LONG = SHORT | {"steps": 30}
+
+
+def train(config: dict) -> None:
+    parsed = from_dict(RunConfig, config)
+    check(parsed)
+    pretrain(parsed, fresh=False)
+
+
+def assert_equal_runs(one, other, curve) -> None:
+    assert curve(one) == curve(other)
+    ours, theirs = (
+        CanonicalTensors(CheckpointStore(run / "checkpoints").latest()) for run in (one, other)
+    )
+    for kind in KINDS:
+        for name in ours.keys("param"):
+            assert torch.equal(ours.whole(kind, name), theirs.whole(kind, name)), (kind, name)
+
+
+@pytest.fixture
+def trunk(tmp_path, tiny):
+    """A run of 30 steps that kept its state after the 12 that one of 15 shares with it."""
+    kept = {"keep_steps": [12], "keep_last": 1, "every_steps": 9}
+    train(tiny(tmp_path / "trunk", train=LONG, checkpoint=kept, eval={"every_steps": 0}))
+    return tmp_path / "trunk"
+
+
+def branch(tiny, run, trunk, **changes) -> dict:
+    sections = {"train": SHORT | changes.pop("train", {}), "eval": {"every_steps": 0}}
+    return tiny(run, checkpoint={"branch_of": str(trunk)}, **sections, **changes)
+
+
+def test_a_branch_is_the_run_of_its_own(tmp_path, tiny, curve, trunk):
+    assert CheckpointStore(trunk / "checkpoints").steps() == [12, 30]
+    train(tiny(tmp_path / "own", train=SHORT, eval={"every_steps": 0}))
+    train(branch(tiny, tmp_path / "branch", trunk))
+    assert_equal_runs(tmp_path / "own", tmp_path / "branch", curve)
+    assert "step-00000012" in (tmp_path / "branch" / "logs" / "rank0.log").read_text()
+
+
+@pytest.mark.parametrize("step", [13, 14])
+def test_a_branch_that_dies_goes_on(tmp_path, tiny, curve, trunk, step, monkeypatch):
+    class Death(BaseException):
+        pass
+
+    after = Loop._after_step
+
+    def die(self):
+        after(self)
+        if self.state.step == step:
+            raise Death
+
+    train(tiny(tmp_path / "own", train=SHORT, eval={"every_steps": 0}))
+    config = branch(tiny, tmp_path / "branch", trunk)
+    config["checkpoint"]["every_steps"] = 14
+    with monkeypatch.context() as patch, pytest.raises(Death):
+        patch.setattr(Loop, "_after_step", die)
+        train(config)
+    train(config)
+    assert_equal_runs(tmp_path / "own", tmp_path / "branch", curve)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"lr": 1e-3}}, "train.lr is 0.001 but the run in .*trunk has"),
+        ({"train": {"steps": 14}}, "no checkpoint of a step up to 11, .*expected 11 among"),
+        ({"model": {"d_model": 16}}, "model.d_model is 16"),
+    ],
+)
+def test_what_is_no_branch_is_refused(tmp_path, tiny, trunk, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(branch(tiny, tmp_path / "branch", trunk, **changes))
+    with pytest.raises(UserError, match="is not a run directory"):
+        train(branch(tiny, tmp_path / "other", tmp_path / "nowhere"))
+
+
+def test_a_decayed_state_is_not_branched_from(tmp_path, tiny, trunk):
+    config = branch(tiny, tmp_path / "longer", trunk, train={"steps": 60})
+    train(config)
+    assert "step-00000012" in (tmp_path / "longer" / "logs" / "rank0.log").read_text()
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "cosine", "constant"])
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.2, 1 / 3, 0.7, 1.0])
+def test_rates_agree_up_to_the_stable_steps(schedule, ratio):
+    for steps in (1, 7, 30, 97, 100, 1000):
+        train = TrainConfig(
+            schedule=schedule, decay_ratio=ratio, warmup_steps=min(3, steps), min_lr_ratio=0.1
+        )
+        shared = stable_steps(train, steps)
+        assert 0 <= shared <= steps
+        for longer in (steps + 1, 2 * steps, 12_345):
+            for step in range(min(shared, stable_steps(train, longer))):
+                assert learning_rate(train, step, steps) == learning_rate(train, step, longer)
+        if schedule == "wsd" and shared + 2 < steps:  # no later step would do
+            assert learning_rate(train, shared + 2, steps) < train.lr
