@@ -28,6 +28,8 @@ class RankJob:
     fresh: bool = False
     port: int = 0
     """Where ranks meet without Slurm."""
+    then: list[str] = field(default_factory=list)
+    """Configs of further runs, trained in this order once the first has finished."""
 
     def __call__(self) -> None:
         """Train to the end, or to a signal; then have Slurm start the job again, once."""
@@ -39,7 +41,10 @@ class RankJob:
 
         on_slurm = here.cluster != "local"
         try:
-            finished = pretrain(load_config(self.config, self.overrides), fresh=self.fresh)
+            finished = all(
+                pretrain(load_config(config, self.overrides), fresh=self.fresh)
+                for config in (self.config, *self.then)
+            )
         except UserError:
             raise  # the same again would fail the same
         except Exception:

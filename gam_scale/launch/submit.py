@@ -4,7 +4,8 @@ import os
 import shutil
 import socket
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 
 import submitit
@@ -33,6 +34,15 @@ class Request:
     cluster: str
     """slurm or local."""
     fresh: bool = False
+    partition: str = ""
+    """Of Slurm; empty: SBATCH_PARTITION, or the cluster's default."""
+    then: list[list[str]] = field(default_factory=list)
+    """For each of ``configs``, runs that its job trains after it; empty: none."""
+
+    def jobs(self) -> list[list[str]]:
+        """The configs of each job, in the order in which it trains them."""
+        further = self.then or [[] for _ in self.configs]
+        return [[one, *rest] for one, rest in zip(self.configs, further, strict=True)]
 
 
 def find_cluster() -> tuple[str, str]:
@@ -45,7 +55,7 @@ def find_cluster() -> tuple[str, str]:
 
 
 def run_dirs(request: Request) -> list[Path]:
-    """The run directory of each config, checked as training will check it.
+    """The run directory of each config, those of ``then`` too, checked as training will check it.
 
     Raises:
         UserError: a config is wrong, two share a directory, or the nodes are too many.
@@ -53,7 +63,7 @@ def run_dirs(request: Request) -> list[Path]:
     if request.cluster == "local" and request.nodes > 1:
         raise UserError(f"--nodes is {request.nodes} without Slurm; expected 1 on this machine")
     found: dict[Path, str] = {}
-    for config in request.configs:
+    for config in chain(*request.jobs()):
         folder = Path(load_config(config, request.overrides).log.run_dir).absolute()
         if folder in found:
             raise UserError(
@@ -83,6 +93,8 @@ def parameters(request: Request, name: str) -> dict[str, object]:
     if on_cpu:
         del both["gpus_per_node"]
     options: dict[str, object] = {"requeue": True}
+    if request.partition:
+        options["partition"] = request.partition
     extra = os.environ.get("GAM_SBATCH", "")  # such as "exclusive=user mem=0"
     options |= dict(word.split("=", 1) for word in extra.split())
     modules = os.environ.get("GAM_MODULES", "")
@@ -103,8 +115,10 @@ def jobs_of(request: Request) -> list[RankJob]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return [
-        RankJob(str(Path(config).absolute()), request.overrides, request.fresh, port)
-        for config in request.configs
+        RankJob(first, request.overrides, request.fresh, port, then)
+        for first, *then in (
+            [str(Path(config).absolute()) for config in configs] for configs in request.jobs()
+        )
     ]
 
 
@@ -133,7 +147,7 @@ def submit(request: Request) -> list[submitit.Job[None]]:
     folders = run_dirs(request)
     name = Path(request.configs[0]).stem
     made = executor(request, folders[0] / "jobs", name)
-    if len(folders) == 1:
+    if len(request.configs) == 1:
         jobs = [made.submit(jobs_of(request)[0])]
     elif request.cluster == "slurm":
         with made.batch():
@@ -143,10 +157,12 @@ def submit(request: Request) -> list[submitit.Job[None]]:
             "--array without Slurm would start every run at once; expected Slurm, or "
             "one --config after the other"
         )
-    for job, folder in zip(jobs, folders, strict=True):
+    remaining = iter(folders)
+    for job, configs in zip(jobs, request.jobs(), strict=True):
         note = {"job": job.job_id, "cluster": request.cluster, "logs": str(job.paths.stdout)}
         if request.cluster == "local":
             note["pid"] = int(job.job_id)
-        (folder / "jobs").mkdir(parents=True, exist_ok=True)
-        write_json(folder / "jobs" / "launched.json", note)
+        for folder in islice(remaining, len(configs)):
+            (folder / "jobs").mkdir(parents=True, exist_ok=True)
+            write_json(folder / "jobs" / "launched.json", note)
     return jobs

@@ -105,12 +105,12 @@ def read_csv(path: str | Path) -> Points:
     if not rows:
         raise UserError(f"{path} has a header and no rows; expected a row for every measured loss")
     numbers: dict[str, list[float]] = {
-        name: [_number(path, line, name, row.get(name)) for line, row in rows]
+        name: [read_number(path, line, name, row.get(name)) for line, row in rows]
         for name in (*REQUIRED, "flops")
         if name in names
     }
     texts = {
-        name: [_text(path, line, name, row.get(name)) for line, row in rows]
+        name: [read_text(path, line, name, row.get(name)) for line, row in rows]
         for name in ("family", "seed", "run")
         if name in names
     }
@@ -179,7 +179,8 @@ def _check_header(path: str | Path, names: list[str]) -> None:
             raise UserError(f"{path}: line 1 has column {name} twice; expected it once")
 
 
-def _number(path: str | Path, line: int, name: str, text: object) -> float:
+def read_number(path: str | Path, line: int, name: str, text: object) -> float:
+    """A cell of a CSV as a number above 0, or a UserError that says where it stands."""
     where = f"{path}: line {line}, column {name}"
     if text is None or not str(text).strip():
         raise UserError(f"{where} is empty; expected a number above 0")
@@ -193,7 +194,8 @@ def _number(path: str | Path, line: int, name: str, text: object) -> float:
     return value
 
 
-def _text(path: str | Path, line: int, name: str, text: object) -> str:
+def read_text(path: str | Path, line: int, name: str, text: object) -> str:
+    """A cell of a CSV that is not empty, or a UserError that says where it stands."""
     if text is None or not str(text).strip():
         raise UserError(f"{path}: line {line}, column {name} is empty; expected a name or number")
     return str(text).strip()

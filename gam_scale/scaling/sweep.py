@@ -5,17 +5,23 @@ One dial, the width d, sets a size by these rules:
 * depth: d / ``width_per_layer``, at least 2: width and depth grow together.
 * heads of ``head_channels`` channels; a static bank of d rows, written slots of d / 4, so that
   memories grow with the model.
-* learning rate: ``lr`` at ``base_width``, times base_width / d (arXiv 2203.03466, table 3: Adam's
-  rate for hidden matrices goes with 1 / width).
-* batch: ``batch_size`` sequences at the smallest budget, times the square root of the budget over
-  that one: the useful batch grows with data rather than size (arXiv 2410.21676).
+* learning rate: ``lr``, the family's own where it has one, at ``base_width``, times base_width / d
+  (arXiv 2203.03466, table 3: Adam's rate for hidden matrices goes with 1 / width).
+* batch: ``batch_size`` sequences, at every size and budget.
 
-The schedule is warmup-stable-decay. Every budget is a run of its own with its own decay; sharing
-the stable part of several budgets is not done.
+The schedule is warmup-stable-decay, so that budgets share what they can (arXiv 2405.18392): the
+run of the largest budget is the trunk, and smaller ones branch off it where their own decay begins,
+from the checkpoint that it keeps there. Batch, learning rate and warm-up (a share of the smallest
+budget's steps) are therefore one for all budgets of a size, and a branch is, bit for bit, the run
+of its own that it stands for.
+
+``lr_multipliers`` asks how much the learning rate matters: the smallest width at the smallest
+budget, once more at each multiple.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +30,9 @@ from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.strict import from_dict, option, read_json, section, to_dict
+from gam_scale.train.branch import newest_shared
+from gam_scale.train.rundir import RunDir
+from gam_scale.train.schedule import stable_steps
 
 FORWARD_AND_BACKWARD = 3.0  # a training step over a forward pass
 
@@ -35,6 +44,7 @@ class FamilySpec:
     name: str = option("", "the family column of the collected CSV, and a folder's name")
     block: Literal["gam", "attention", "mamba"] = option("gam", "model.block")
     memory: MemoryKind = option("static", "model.memory.kind, of gam blocks")
+    lr: float = option(0.0, "peak learning rate at dial.base_width; 0: dial.lr", at_least=0)
 
 
 @dataclass
@@ -45,8 +55,10 @@ class DialSpec:
     head_channels: int = option(32, "channels of a head", at_least=2)
     base_width: int = option(128, "width at which lr holds", at_least=1)
     lr: float = option(3e-3, "peak learning rate at base_width", above=0)
-    batch_size: int = option(8, "sequences a step at the smallest budget", at_least=1)
-    warmup_ratio: float = option(0.05, "share of steps that warm up", at_least=0, below=1)
+    batch_size: int = option(8, "sequences a step", at_least=1)
+    warmup_ratio: float = option(
+        0.1, "steps that warm up, as a share of the smallest budget's", at_least=0, below=1
+    )
     decay_ratio: float = option(0.2, "share of steps in which wsd decays", at_least=0, at_most=1)
 
 
@@ -61,6 +73,9 @@ class SweepSpec:
         "tokens", "tokens: every size on the same budgets of tokens; isoflop: of FLOPs"
     )
     seeds: list[int] = option([0], "train.seed of repeated runs", at_least=0)
+    lr_multipliers: list[float] = option(
+        [], "of the learning rate, each a further run of the smallest width and budget", above=0
+    )
     vocab_size: int = option(0, "model.vocab_size, at least the tokenizer's", at_least=1)
     data: str = option("", "folder that tools/prepare_data.py wrote")
     seq_len: int = option(256, "tokens of context", at_least=1)
@@ -82,11 +97,28 @@ class Cell:
     seed: int
     config: RunConfig
     count: str
+    lr_multiplier: float = 1.0
 
     @property
     def name(self) -> str:
         """Of its folder: what differs between cells."""
-        return f"{self.family}-d{self.width}-t{self.tokens}-s{self.seed}"
+        name = f"{self.family}-d{self.width}-t{self.tokens}-s{self.seed}"
+        return name if self.lr_multiplier == 1 else f"{name}-lr{self.lr_multiplier:g}"
+
+    @property
+    def branches(self) -> bool:
+        """Whether it goes on from another run's checkpoint."""
+        return bool(self.config.checkpoint.branch_of)
+
+    @property
+    def shared_steps(self) -> int:
+        """Steps that its trunk has done for it."""
+        return stable_steps(self.config.train, self.config.train.steps) if self.branches else 0
+
+    @property
+    def own_flops(self) -> float:
+        """Of ``flops``, what is left to do once the trunk is there."""
+        return self.flops * (1 - self.shared_steps / self.config.train.steps)
 
     @property
     def tokens(self) -> int:
@@ -121,7 +153,7 @@ def read_sweep(path: str | Path) -> SweepSpec:
     for key in ("families", "widths", "budgets", "seeds", "data"):
         if not getattr(spec, key):
             raise UserError(f"{path}: {key} is empty; expected at least one")
-    for key in ("widths", "budgets", "seeds"):
+    for key in ("widths", "budgets", "seeds", "lr_multipliers"):
         if len(set(getattr(spec, key))) < len(getattr(spec, key)):
             raise UserError(f"{path}: {key} has a value twice; expected each once")
     names = [family.name for family in spec.families]
@@ -131,6 +163,8 @@ def read_sweep(path: str | Path) -> SweepSpec:
                 f"{path}: families has the name {name!r}; expected letters, digits and hyphens, "
                 "each name once"
             )
+    if 1 in spec.lr_multipliers:
+        raise UserError(f"{path}: lr_multipliers has 1; expected others, 1 is the sweep itself")
     for width in spec.widths:
         if width % spec.dial.head_channels:
             raise UserError(
@@ -142,18 +176,37 @@ def read_sweep(path: str | Path) -> SweepSpec:
 
 def cells(spec: SweepSpec, folder: Path) -> list[Cell]:
     """Every run of the sweep, the cheapest first, with run directories below ``folder``."""
+    return sorted(chain(*jobs(spec, folder)), key=lambda cell: cell.flops)
+
+
+def jobs(spec: SweepSpec, folder: Path) -> list[list[Cell]]:
+    """The runs as they can be done: a trunk and then its branches; the cheapest job first."""
     found = [
-        _cell(spec, folder, family, width, budget, seed)
+        [_cell(spec, folder, family, width, budget, seed) for budget in sorted(spec.budgets)[::-1]]
         for family in spec.families
         for width in spec.widths
-        for budget in spec.budgets
         for seed in spec.seeds
     ]
-    return sorted(found, key=lambda cell: cell.flops)
+    for trunk, *rest in found:
+        for cell in rest:
+            cell.config.checkpoint.branch_of = trunk.config.log.run_dir
+        steps = sorted({cell.shared_steps for cell in rest})
+        trunk.config.checkpoint.keep_steps = steps
+    for family in spec.families:
+        for factor in spec.lr_multipliers:
+            width, budget, seed = min(spec.widths), min(spec.budgets), spec.seeds[0]
+            found.append([_cell(spec, folder, family, width, budget, seed, factor)])
+    return sorted(found, key=lambda job: sum(cell.own_flops for cell in job))
 
 
 def _cell(
-    spec: SweepSpec, folder: Path, family: FamilySpec, width: int, budget: float, seed: int
+    spec: SweepSpec,
+    folder: Path,
+    family: FamilySpec,
+    width: int,
+    budget: float,
+    seed: int,
+    lr_multiplier: float = 1.0,
 ) -> Cell:
     dial = spec.dial
     heads = width // dial.head_channels
@@ -176,12 +229,10 @@ def _cell(
     for name, values in spec.set.items():
         config[name] = config.get(name, {}) | values
     shaped: RunConfig = from_dict(RunConfig, config)
-    tokens = budget
+    per_step = float(dial.batch_size * spec.seq_len)
     if spec.kind == "isoflop":
-        forward = outline(shaped.model).flops_per_token(spec.seq_len)
-        tokens = budget / (FORWARD_AND_BACKWARD * forward)
-    batch = max(1, round(dial.batch_size * (budget / min(spec.budgets)) ** 0.5))
-    steps = round(tokens / (batch * spec.seq_len))
+        per_step *= FORWARD_AND_BACKWARD * outline(shaped.model).flops_per_token(spec.seq_len)
+    batch, steps = dial.batch_size, round(budget / per_step)
     if steps < 10:
         raise UserError(
             f"family {family.name} of width {width} has {steps} steps of {batch} sequences on the "
@@ -190,11 +241,11 @@ def _cell(
     train = shaped.train
     train.steps, train.global_batch_size, train.seed = steps, batch, seed
     train.micro_batch_size = min(train.micro_batch_size, batch)
-    train.lr = dial.lr * dial.base_width / width
+    train.lr = lr_multiplier * (family.lr or dial.lr) * dial.base_width / width
     train.schedule, train.decay_ratio = "wsd", dial.decay_ratio
-    train.warmup_steps = max(1, round(dial.warmup_ratio * steps))
+    train.warmup_steps = max(1, round(dial.warmup_ratio * min(spec.budgets) / per_step))
     shaped.eval.every_steps = shaped.eval.every_steps if "eval" in spec.set else 0
-    cell = Cell(family.name, width, seed, shaped, spec.count)
+    cell = Cell(family.name, width, seed, shaped, spec.count, lr_multiplier)
     shaped.log.run_dir = str(folder / cell.name)
     return cell
 
@@ -207,10 +258,18 @@ def _params(model: LanguageModel, count: str) -> int:
 
 
 def write_config(cell: Cell, folder: Path) -> Path:
-    """The cell's config as a file that tools/pretrain.py takes, checked as a whole."""
+    """The cell's config as a file that tools/pretrain.py takes, checked as a whole.
+
+    A branch whose trunk has finished without keeping its step, as one whose budget was added later,
+    becomes a run of its own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{cell.name}.json"
-    write_json(path, to_dict(cell.config))
+    path, config = folder / f"{cell.name}.json", cell.config
+    if cell.branches:
+        trunk = RunDir(config.checkpoint.branch_of)
+        if trunk.summary.exists() and newest_shared(trunk, config) is None:
+            config = replace(config, checkpoint=replace(config.checkpoint, branch_of=""))
+    write_json(path, to_dict(config))
     load_config(path)
     return path
 
@@ -246,6 +305,7 @@ def result(cell: Cell) -> dict[str, Any] | None:
         "width": cell.width,
         "layers": cell.config.model.n_layers,
         "lr": cell.config.train.lr,
+        "lr_multiplier": cell.lr_multiplier,
         "batch": cell.config.train.global_batch_size,
         "bits_per_byte": summary["val_bits_per_byte"],
         "code_version": summary.get("code_version", ""),

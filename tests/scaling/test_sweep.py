@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ import pytest
 from gam_scale.errors import UserError
 from gam_scale.model.lm import outline
 from gam_scale.scaling.points import from_arrays
-from gam_scale.scaling.sweep import cells, read_sweep, result
+from gam_scale.scaling.sweep import cells, jobs, read_sweep, result
+from gam_scale.train.schedule import stable_steps
 
 TOOL = Path(__file__).parents[2] / "tools" / "sweep.py"
 SPEC = {
@@ -38,7 +42,8 @@ def test_the_dial_sets_every_size(tmp_path) -> None:
     small, large = by_name["gam", 64, 1_000_000], by_name["gam", 128, 4_000_000]
     assert (small.config.model.n_layers, large.config.model.n_layers) == (2, 4)
     assert small.config.train.lr == pytest.approx(2 * large.config.train.lr)
-    assert large.config.train.global_batch_size == 2 * small.config.train.global_batch_size
+    assert large.config.train.global_batch_size == small.config.train.global_batch_size == 8
+    assert large.config.train.warmup_steps == small.config.train.warmup_steps == 260
     assert large.config.model.memory.n_heads == large.config.model.attention.n_heads == 4
     assert large.config.train.schedule == "wsd"
 
@@ -76,36 +81,149 @@ def test_mistakes_are_named(tmp_path, changes, message) -> None:
         cells(read_sweep(write(tmp_path, **changes)), tmp_path)
 
 
-def run_tool(action: str, spec: Path, out: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, TOOL, action, "--sweep", spec, "--out", out]
+def test_smaller_budgets_branch_off_the_largest(tmp_path) -> None:
+    spec = read_sweep(write(tmp_path, budgets=[1e6, 2e6, 4e6], seeds=[0, 1]))
+    found = jobs(spec, tmp_path)
+    assert sorted(c.name for job in found for c in job) == sorted(
+        c.name for c in cells(spec, tmp_path)
+    )
+    for trunk, *branches in found:
+        assert not trunk.branches and trunk.own_flops == trunk.flops
+        tokens = [c.tokens for c in (trunk, *branches)]
+        assert tokens == sorted(tokens, reverse=True)
+        kept = trunk.config.checkpoint.keep_steps
+        assert kept == sorted(c.shared_steps for c in branches)
+        for cell in branches:
+            assert cell.config.checkpoint.branch_of == trunk.config.log.run_dir
+            assert cell.shared_steps == stable_steps(cell.config.train, cell.config.train.steps)
+            assert cell.own_flops == pytest.approx(0.2 * cell.flops, rel=0.01)
+            same = replace(cell.config.train, steps=trunk.config.train.steps)
+            assert same == trunk.config.train and cell.config.model == trunk.config.model
+
+
+def test_learning_rates_vary_at_the_smallest_cell(tmp_path) -> None:
+    families = [{"name": "gam", "lr": 1e-3}, {"name": "transformer", "block": "attention"}]
+    changes = {"families": families, "lr_multipliers": [0.5, 2], "dial": {"lr": 2e-3}}
+    found = cells(read_sweep(write(tmp_path, **changes)), tmp_path)
+    varied = [cell for cell in found if cell.lr_multiplier != 1]
+    assert len(varied) == 4 and {cell.width for cell in varied} == {64}
+    assert {round(cell.tokens, -6) for cell in varied} == {1_000_000}
+    assert not any(cell.branches for cell in varied)
+    rates = {(c.family, c.lr_multiplier): c.config.train.lr for c in found if c.width == 64}
+    assert rates["gam", 0.5] == pytest.approx(1e-3) and rates["gam", 1] == pytest.approx(2e-3)
+    assert rates["transformer", 2] == pytest.approx(8e-3)
+
+
+SMALL = {
+    "families": [{"name": "gam"}],
+    "widths": [32],
+    "budgets": [2000, 4000],
+    "dial": {"batch_size": 2},
+    "set": {
+        "train": {"compile": "off"},
+        "parallel": {"engine": "torch", "device": "cpu"},
+        "log": {"wandb": "off", "tensorboard": False},
+        "eval": {"every_steps": 0, "max_tokens": 200, "batch_size": 2},
+    },
+}
+
+
+def run_tool(action: str, spec: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, TOOL, action, "--sweep", spec, "--out", out, *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
-    changes = {
-        "families": [{"name": "gam"}],
-        "widths": [32],
-        "budgets": [2000],
-        "data": str(prepared_set),
-        "dial": {"batch_size": 2},
-        "set": {
-            "train": {"compile": "off"},
-            "parallel": {"engine": "torch", "device": "cpu"},
-            "log": {"wandb": "off", "tensorboard": False},
-            "eval": {"every_steps": 0, "max_tokens": 200, "batch_size": 2},
-        },
-    }
+    changes = SMALL | {"data": str(prepared_set), "lr_multipliers": [2]}
     spec, out = write(tmp_path, **changes), tmp_path / "runs"
     first = run_tool("run", spec, out)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "0 of 1 runs are done" in first.stdout
+    assert "0 of 3 runs are done" in first.stdout
+    assert re.search(r"1 of them branch off a longer run, which saves \S+ FLOPs", first.stdout)
     again = run_tool("run", spec, out)
-    assert "1 of 1 runs are done" in again.stdout and "[1/" not in again.stdout
+    assert "3 of 3 runs are done" in again.stdout and "[1/" not in again.stdout
     assert run_tool("collect", spec, out).returncode == 0
-    with open(out / "runs.csv", newline="") as file:
-        (row,) = csv.DictReader(file)
-    numbers = [[float(row[name])] for name in ("params", "tokens", "loss", "flops")]
-    assert len(from_arrays(*numbers)) == 1 and row["seed"] == "0"
+    long, short = sorted(rows_of(out / "runs.csv"), key=lambda row: -int(row["tokens"]))
+    names = ("params", "tokens", "loss", "flops")
+    numbers = [[float(row[name]) for row in (long, short)] for name in names]
+    assert len(from_arrays(*numbers)) == 2 and long["seed"] == "0"
+    rates = rows_of(out / "lr.csv")
+    assert [float(row["lr_multiplier"]) for row in rates] == [1, 2]
+    assert rates[0]["loss"] == short["loss"] != rates[1]["loss"]
+    curves = rows_of(out / "curves.csv")
+    assert {row["run"] for row in curves} == {long["run"], short["run"]}
+    assert max(int(row["tokens"]) for row in curves) == int(long["tokens"])
+    # The branch is what the same run from its own beginning would have been.
+    own = json.loads((out / "configs" / f"{short['run']}.json").read_text())
+    own["checkpoint"]["branch_of"] = ""
+    own["log"]["run_dir"] = str(tmp_path / "own")
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    command = [sys.executable, TOOL.with_name("pretrain.py"), "--config", tmp_path / "own.json"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    summary = json.loads((tmp_path / "own" / "summary.json").read_text())
+    assert summary["val_loss"] == float(short["loss"])
+
     changed = read_sweep(write(tmp_path, **changes | {"dial": {"batch_size": 2, "lr": 1}}))
     with pytest.raises(UserError, match="another train.lr"):
         result(cells(changed, out)[0])
+
+
+def test_a_killed_sweep_goes_on(tmp_path, prepared_set) -> None:
+    spec, out = write(tmp_path, **SMALL | {"data": str(prepared_set)}), tmp_path / "runs"
+    command = [sys.executable, TOOL, "run", "--sweep", spec, "--out", out]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sweep:
+        while "[1/2]" not in sweep.stdout.readline():
+            assert sweep.poll() is None
+        sweep.kill()
+    again = run_tool("run", spec, out)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "2 of 2 runs are done" in run_tool("run", spec, out).stdout
+
+
+def test_a_budget_added_below_a_finished_trunk_runs_alone(tmp_path, prepared_set) -> None:
+    data = {"data": str(prepared_set), "dial": {"batch_size": 2, "warmup_ratio": 0.0}}
+    out = tmp_path / "runs"
+    done = run_tool("run", write(tmp_path, **SMALL | data | {"budgets": [4000]}), out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_tool("run", write(tmp_path, **SMALL | data), out)
+    assert done.returncode == 0 and "1 of 2 runs are done" in done.stdout, done.stdout
+
+
+SBATCH = """#!/bin/sh
+for script; do :; done
+cp "$script" "$FAKE/$(date +%N).sh"
+echo "Submitted batch job 41"
+"""
+
+
+def test_submission_is_an_array_of_trunks_with_their_branches(tmp_path, prepared_set) -> None:
+    submitit = pytest.importorskip("submitit")
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    answers = {"scontrol": "echo UP", "squeue": "echo '41_0 41 PENDING'; echo '41_1 42 PENDING'", "srun": "true"}
+    scripts = {name: f"#!/bin/sh\n{body}\n" for name, body in answers.items()}
+    for name, body in (scripts | {"sbatch": SBATCH}).items():
+        (bin / name).write_text(body)
+        (bin / name).chmod(0o755)
+    env = os.environ | {"PATH": f"{bin}:{os.environ['PATH']}", "FAKE": str(tmp_path)}
+    changes = SMALL | {"data": str(prepared_set), "widths": [32, 64]}
+    spec, out = write(tmp_path, **changes), tmp_path / "runs"
+    command = [sys.executable, TOOL, "run", "--sweep", spec, "--out", out, "--submit"]
+    command += ["--partition", "big", "--minutes", "30"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (script,) = tmp_path.glob("*.sh")
+    assert "--partition=big" in script.read_text() and "--array=0-1" in script.read_text()
+    pickles = sorted(out.glob("*/jobs/41_*_submitted.pkl"))
+    held = [submitit.core.utils.DelayedSubmission.load(path).function for path in pickles]
+    for job, (trunk, *rest) in zip(held, jobs(read_sweep(spec), out), strict=True):
+        assert Path(job.config).stem == trunk.name
+        assert [Path(path).stem for path in job.then] == [cell.name for cell in rest]
+    again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert "2 of 2 jobs are queued or running already" in again.stdout, again.stdout
+    assert len(list(tmp_path.glob("*.sh"))) == 1

@@ -1,0 +1,103 @@
+"""What finished runs of a sweep left, as the CSV files that a report is made of."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gam_scale.errors import UserError
+from gam_scale.files import write_bytes
+from gam_scale.scaling.extras import rate_sentence
+from gam_scale.scaling.sweep import Cell, result
+from gam_scale.train.sinks import read_metrics
+
+Row = dict[str, Any]
+CURVE_POINTS = 60
+"""Most rows of curves.csv for one run: what a figure can show."""
+
+
+def collect(found: Sequence[Cell], out: Path) -> dict[Path, int]:
+    """Write the CSV files of a sweep's finished runs into ``out``.
+
+    ``runs.csv`` has a row for every cell, ``curves.csv`` its training loss against tokens, and
+    ``lr.csv``, where ``lr_multipliers`` asks for them, the loss at each learning rate.
+
+    Returns:
+        Rows of each file written.
+
+    Raises:
+        UserError: no run has finished.
+    """
+    done = [(cell, row) for cell in found if (row := result(cell)) is not None]
+    if not done:
+        raise UserError(
+            f"{out} has no finished run of this sweep; expected tools/sweep.py run first"
+        )
+    main = [(cell, row) for cell, row in done if cell.lr_multiplier == 1]
+    rates = sensitivity(found)
+    files = {
+        "runs.csv": [_without(row, "lr_multiplier") for _, row in main],
+        "curves.csv": [line for cell, row in main for line in _curve(cell, row)],
+        "lr.csv": rates,
+    }
+    written = {}
+    for name, rows in files.items():
+        if rows:
+            write_bytes(out / name, _csv(rows))
+            written[out / name] = len(rows)
+    return written
+
+
+def sensitivity(found: Sequence[Cell]) -> list[Row]:
+    """Finished runs of other learning rates, and those they compare with, by family and rate."""
+    varied = [cell for cell in found if cell.lr_multiplier != 1]
+    wanted = {(cell.family, cell.width, cell.tokens, cell.seed) for cell in varied}
+    rows = [
+        row
+        for cell in found
+        if (cell.family, cell.width, cell.tokens, cell.seed) in wanted
+        and (row := result(cell)) is not None
+    ]
+    names = ("family", "params", "tokens", "width", "seed", "lr_multiplier", "lr", "loss", "run")
+    picked = [{name: row[name] for name in names} for row in rows]
+    return sorted(picked, key=lambda row: (row["family"], row["lr_multiplier"]))
+
+
+def best_multipliers(found: Sequence[Cell]) -> list[str]:
+    """For each family, in a sentence, which learning rate was best at its smallest size."""
+    rows, said = sensitivity(found), []
+    for family in dict.fromkeys(row["family"] for row in rows):
+        mine = [row for row in rows if row["family"] == family]
+        sentence = rate_sentence(
+            family, [row["lr_multiplier"] for row in mine], [row["loss"] for row in mine]
+        )
+        said += [sentence] if sentence else []
+    return said
+
+
+def _curve(cell: Cell, row: Row) -> list[Row]:
+    """A branch's curve begins where it leaves its trunk."""
+    per_step = cell.tokens / cell.config.train.steps
+    lines = read_metrics(Path(cell.config.log.run_dir) / "metrics.jsonl")
+    lines = [line for line in lines if line["step"] >= cell.shared_steps]
+    lines = [line for line in lines if line.get("loss") is not None]
+    stride = -(-len(lines) // CURVE_POINTS)
+    kept = [line for i, line in enumerate(lines) if (len(lines) - 1 - i) % max(1, stride) == 0]
+    named = {name: row[name] for name in ("family", "params", "run")}
+    return [
+        named | {"tokens": round(line["step"] * per_step), "loss": round(line["loss"], 5)}
+        for line in kept
+    ]
+
+
+def _without(row: Row, name: str) -> Row:
+    return {key: value for key, value in row.items() if key != name}
+
+
+def _csv(rows: Sequence[Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,209 @@
+"""What a report shows beside the laws: training curves, learning rates, use of the context.
+
+All of it is optional, and read from files: ``curves.csv`` and ``lr.csv`` of tools/sweep.py collect,
+and what ``tools/evaluate.py --json`` writes.
+"""
+
+import csv
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from gam_scale.errors import UserError
+from gam_scale.scaling.points import read_number, read_text
+from gam_scale.strict import read_json
+
+CURVE_COLUMNS = ("family", "params", "run", "tokens", "loss")
+RATE_COLUMNS = ("family", "lr_multiplier", "lr", "loss")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Training loss of one run, or of the part of it that is not another run's."""
+
+    family: str
+    params: float
+    tokens: list[float]
+    loss: list[float]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The loss of one family's smallest model by learning rate, ascending."""
+
+    family: str
+    multipliers: list[float]
+    lrs: list[float]
+    losses: list[float]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Loss of one checkpoint by tokens of context; an interval's ends where they are known."""
+
+    name: str
+    first: list[int]
+    last: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """Accuracy of one kind of model on associative recall, by task."""
+
+    name: str
+    scores: dict[str, tuple[float, float, float]]
+    """By ``pairs in tokens``: mean, low, high."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """All of it; empty lists where there is none."""
+
+    curves: list[Curve] = field(default_factory=list)
+    rates: list[Rates] = field(default_factory=list)
+    positions: list[Positions] = field(default_factory=list)
+    recall: list[Recalled] = field(default_factory=list)
+    sweep: str = ""
+    """The sweep file's text."""
+    limits: tuple[str, ...] = ()
+    """Sentences on what the runs do not show."""
+
+    def sentences(self) -> list[str]:
+        """What else the runs do not show."""
+        told = [rate_sentence(r.family, r.multipliers, r.losses) for r in self.rates]
+        return [*self.limits, *(f"{sentence}." for sentence in told if sentence)]
+
+
+ENOUGH = 0.01  # nats below which another learning rate is no better
+
+
+def rate_sentence(family: str, multipliers: list[float], losses: list[float]) -> str:
+    """Which multiple of the learning rate was best; empty where 1 is not among several."""
+    if 1.0 not in multipliers or len(multipliers) < 2:
+        return ""
+    best = losses.index(min(losses))
+    gain = losses[multipliers.index(1.0)] - losses[best]
+    if gain <= ENOUGH:
+        return f"{family}: no other learning rate tried is better by more than {ENOUGH} nats"
+    edge = ", the last tried" if multipliers[best] in (min(multipliers), max(multipliers)) else ""
+    return (
+        f"{family}: {multipliers[best]:g} times the learning rate{edge}, is better by {gain:.3f} "
+        "nats at its smallest size"
+    )
+
+
+def read_extras(
+    curves: Path | None = None,
+    rates: Path | None = None,
+    evaluations: Iterable[Path] = (),
+    sweep: Path | None = None,
+    limits: Iterable[str] = (),
+) -> Extras:
+    """Read what there is.
+
+    Args:
+        curves: CSV with the columns of :data:`CURVE_COLUMNS`, a row for every logged loss.
+        rates: CSV with the columns of :data:`RATE_COLUMNS`.
+        evaluations: JSON files of tools/evaluate.py.
+        sweep: JSON file of tools/sweep.py.
+        limits: sentences.
+
+    Raises:
+        UserError: naming the file, and what in it cannot be read.
+    """
+    found = Extras(
+        _curves(curves) if curves is not None else [],
+        _rates(rates) if rates is not None else [],
+        sweep=json.dumps(read_json(sweep), indent=2) if sweep is not None else "",
+        limits=tuple(limits),
+    )
+    for path in evaluations:
+        _evaluation(path, found)
+    return found
+
+
+def _curves(path: Path) -> list[Curve]:
+    rows = _rows(path, CURVE_COLUMNS, numbers=("params", "tokens", "loss"))
+    return [
+        Curve(
+            family, params, *map(list, zip(*((r["tokens"], r["loss"]) for r in mine), strict=True))
+        )
+        for (family, params, _), mine in groupby(
+            rows, key=lambda row: (row["family"], row["params"], row["run"])
+        )
+    ]
+
+
+def _rates(path: Path) -> list[Rates]:
+    rows = _rows(path, RATE_COLUMNS, numbers=RATE_COLUMNS[1:])
+    rows.sort(key=lambda row: row["lr_multiplier"])
+    return [
+        Rates(
+            family,
+            *([row[name] for row in rows if row["family"] == family] for name in RATE_COLUMNS[1:]),
+        )
+        for family in sorted({row["family"] for row in rows})
+    ]
+
+
+def _rows(path: Path, wanted: Iterable[str], numbers: Iterable[str]) -> list[dict[str, Any]]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or []
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}); expected a CSV file") from None
+    for name in wanted:
+        if name not in names:
+            raise UserError(f"{path}: line 1 has no column {name}; expected {', '.join(wanted)}")
+    return [
+        {
+            name: read_number(path, line, name, row[name])
+            if name in numbers
+            else read_text(path, line, name, row[name])
+            for name in wanted
+        }
+        for line, row in rows
+    ]
+
+
+def _evaluation(path: Path, found: Extras) -> None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        for one in data["checkpoints"]:
+            if one.get("by_position"):
+                found.positions.append(_positions(one))
+        for one in data["recall"]:
+            found.recall.append(Recalled(one["kind"], dict(map(_score, one["scores"]))))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{path} is not what tools/evaluate.py writes; expected the file of its --json with "
+            "--by-position or --recall"
+        ) from None
+
+
+def _positions(one: dict[str, Any]) -> Positions:
+    bins = [b for b in one["by_position"]["bins"] if b["loss"] is not None]
+    # An end that resampling could not tell is null.
+    ends = [[_or_nan(b["loss"][end]) for b in bins] for end in ("mean", "low", "high")]
+    return Positions(one["name"], [b["first"] for b in bins], [b["last"] for b in bins], *ends)
+
+
+def _score(score: dict[str, Any]) -> tuple[str, tuple[float, float, float]]:
+    task, accuracy = score["task"], score["accuracy"]
+    ends = tuple(_or_nan(accuracy[end]) for end in ("mean", "low", "high"))
+    return f"{task['pairs']} in {task['seq_len']}", ends
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
