@@ -2,7 +2,8 @@
 """Fit scaling laws to runs and report them: python tools/scaling_report.py --csv FILE --out DIR
 
 The CSV has a row for every measured loss. DIR gets fit.json, report.html, report.md, the figures as
-PNG and SVG, and CSVs of the fit to each run, the frontier and the extrapolation.
+PNG and SVG, and CSVs of the fit to each run, the frontier and the extrapolation. --curves, --lr and
+--evaluation add what else is known of the runs, from tools/sweep.py collect and tools/evaluate.py.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from gam_scale.scaling.analysis import TARGETS, Settings, analyse
 from gam_scale.scaling.bootstrap import RESAMPLES
 from gam_scale.scaling.compare import DRAWS
 from gam_scale.scaling.cost import GPUS, Cost
+from gam_scale.scaling.extras import read_extras
 from gam_scale.scaling.fit import DELTA, GRID, FitSettings
 from gam_scale.scaling.outputs import write_report
 from gam_scale.scaling.points import COLUMNS, REQUIRED, read_csv
@@ -29,13 +31,15 @@ def main() -> None:
     settings = Settings(fitting, args.bootstrap, args.test_draws, args.seed, tuple(args.targets))
     cost = Cost.of(args.gpus.split(","), args.mfu)
     points = read_csv(args.csv)
+    extras = read_extras(args.curves, args.lr, args.evaluation, args.sweep, args.limit)
     digest = hashlib.sha256(args.csv.read_bytes()).hexdigest()[:16]
     analysis = analyse(points, settings)
-    written = write_report(analysis, cost, f"{args.csv.name} (sha256 {digest})", args.out)
+    source = f"{args.csv.name} (sha256 {digest})"
+    written = write_report(analysis, cost, source, args.out, extras)
     for sentence in shows(analysis):
         print(sentence)
     print("\nWhat the runs do not show:")
-    for sentence in does_not_show(analysis):
+    for sentence in [*does_not_show(analysis), *extras.sentences()]:
         print(f"  {sentence}")
     print(f"\n{written[1]} and {len(written) - 1} more files, fit.json among them")
 
@@ -53,6 +57,24 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="the runs")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report")
+    parser.add_argument("--curves", type=Path, metavar="FILE", help="training losses: curves.csv")
+    parser.add_argument("--lr", type=Path, metavar="FILE", help="learning rates: lr.csv")
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="loss by position and recall: JSON of tools/evaluate.py (repeatable)",
+    )
+    parser.add_argument("--sweep", type=Path, metavar="FILE", help="its settings, to be shown")
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a sentence on what the runs do not show (repeatable)",
+    )
     parser.add_argument("--huber-delta", type=float, default=DELTA, help=f"on log L ({DELTA:g})")
     parser.add_argument("--grid", type=int, default=GRID, help=f"starts per dimension ({GRID})")
     parser.add_argument("--bootstrap", type=int, default=RESAMPLES, help=f"refits ({RESAMPLES})")

@@ -10,10 +10,13 @@ from gam_scale.files import write_bytes, write_json
 from gam_scale.scaling.analysis import Analysis, as_dict
 from gam_scale.scaling.code_version import code_version
 from gam_scale.scaling.cost import Cost
+from gam_scale.scaling.extras import Extras
 from gam_scale.scaling.page import Report, html, markdown
 
 
-def write_report(analysis: Analysis, cost: Cost, source: str, out: str | Path) -> list[Path]:
+def write_report(
+    analysis: Analysis, cost: Cost, source: str, out: str | Path, extras: Extras | None = None
+) -> list[Path]:
     """Write fit.json, report.html, report.md, each figure as PNG and SVG, and three CSVs.
 
     Args:
@@ -21,12 +24,13 @@ def write_report(analysis: Analysis, cost: Cost, source: str, out: str | Path) -
         cost: GPUs of the table of costs.
         source: what the runs were read from, as the report is to name it.
         out: the folder; files of an earlier report in it are replaced.
+        extras: what else is known of the runs.
 
     Raises:
         UserError: the folder cannot be written.
     """
     code = code_version()
-    report = Report.of(analysis, cost, code, source)
+    report = Report.of(analysis, cost, code, source, extras)
     files: dict[str, bytes] = {"report.html": html(report).encode()}
     files["report.md"] = markdown(report).encode()
     for plot in report.plots:

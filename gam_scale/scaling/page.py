@@ -9,6 +9,8 @@ from gam_scale.report import STYLE
 from gam_scale.scaling import tables
 from gam_scale.scaling.analysis import Analysis
 from gam_scale.scaling.cost import Cost
+from gam_scale.scaling.extra_plots import extra_plots, extra_tables
+from gam_scale.scaling.extras import Extras
 from gam_scale.scaling.plots import LIGHT, Plot, plots
 from gam_scale.scaling.words import does_not_show, large, ranged, shows
 
@@ -25,15 +27,25 @@ class Report:
     plots: list[Plot]
     tables: list[Table]
     settings: Table
+    extras: Extras
+
+    def does_not_show(self) -> list[str]:
+        """What the runs do not show."""
+        return [*does_not_show(self.analysis), *self.extras.sentences()]
 
     @classmethod
-    def of(cls, analysis: Analysis, cost: Cost, code: str, source: str) -> "Report":
+    def of(
+        cls, analysis: Analysis, cost: Cost, code: str, source: str, extras: Extras | None = None
+    ) -> "Report":
         """Gather the parts."""
+        extras = extras or Extras()
+        names = [family.name for family in analysis.families]
         return cls(
             analysis,
-            plots(analysis),
-            tables.tables(analysis, cost),
+            [*plots(analysis), *extra_plots(extras, names)],
+            [*tables.tables(analysis, cost), *extra_tables(extras)],
             tables.settings(analysis, cost, code, source),
+            extras,
         )
 
 
@@ -44,11 +56,12 @@ def html(report: Report) -> str:
         f"<header><h1>{TITLE}</h1><p>{escape(_subject(analysis))}</p></header>",
         _key_figures(analysis),
         _sentences("What the runs show", shows(analysis)),
-        _sentences("What the runs do not show", does_not_show(analysis)),
+        _sentences("What the runs do not show", report.does_not_show()),
         *[_table(t) for t in report.tables[:4]],
         *[_figure(p) for p in report.plots],
         *[_table(t) for t in report.tables[4:]],
         _table(report.settings, "list"),
+        _sweep(report.extras.sweep),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -65,12 +78,14 @@ def markdown(report: Report) -> str:
     parts = [f"# {TITLE}", _subject(analysis), "## What the runs show"]
     parts.append("\n".join(f"* {_plain(s)}" for s in shows(analysis)))
     parts.append("## What the runs do not show")
-    parts.append("\n".join(f"* {_plain(s)}" for s in does_not_show(analysis)))
+    parts.append("\n".join(f"* {_plain(s)}" for s in report.does_not_show()))
     parts += [_markdown_table(t) for t in report.tables]
     for p in report.plots:
         keys = f" ({', '.join(name for _, name in p.keys)})" if len(p.keys) > 1 else ""
         parts.append(f"## {p.title}\n\n![{p.title}]({p.name}.png)\n\n{p.caption}{keys}")
     parts.append(_markdown_table(report.settings))
+    if report.extras.sweep:
+        parts.append(f"## The sweep\n\n```\n{report.extras.sweep}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -130,6 +145,14 @@ def _table(t: Table, kind: str = "wide") -> str:
     note = f'<p class="quiet note">{escape(t.note)}</p>' if t.note else ""
     body = f"<div class={kind} tabindex=0><table><tr>{head}</tr>{rows}</table></div>{note}"
     return f"<section><h2>{escape(t.title)}</h2>{body}</section>"
+
+
+def _sweep(text: str) -> str:
+    """The sweep's file, folded."""
+    if not text:
+        return ""
+    opened = "<section><details><summary>The sweep</summary>"
+    return f"{opened}<pre>{escape(text)}</pre></details></section>"
 
 
 def _markdown_table(t: Table) -> str:

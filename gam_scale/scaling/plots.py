@@ -113,9 +113,9 @@ def _curves(family: Family, i: int, named: str, suffix: str) -> Plot:
             axes.plot(d, loss, lw=1.6, **style)
             axes.plot(tokens, points.loss[mine], "o", ms=4.5, mew=0, **style)
             if last - loss[-1] > 0.035 * span:  # labels would lie on one another
-                _label(axes, palette, d[-1], loss[-1], large(n))
+                label(axes, palette, d[-1], loss[-1], large(n))
                 last = loss[-1]
-        _finish(axes, palette, narrow, "tokens", "loss, nats per token", large)
+        finish(axes, palette, narrow, "tokens", "loss, nats per token", large)
 
     caption = "dots: runs; lines: the fitted law, one for each number of parameters"
     return Plot(f"curves{suffix}", f"Loss against tokens{named}", caption, (), draw)
@@ -135,8 +135,8 @@ def _parabolas(family: Family, i: int, named: str, suffix: str) -> Plot:
             if parabola.found:
                 axes.plot([parabola.params], [parabola.loss], "D", ms=6, mew=0, color=palette.ink)
             if j % -(-len(found) // MOST_LABELS) == 0:
-                _label(axes, palette, n[-1], parabola.at(n[-1]), scientific(parabola.flops))
-        _finish(axes, palette, narrow, "parameters", "loss, nats per token", large)
+                label(axes, palette, n[-1], parabola.at(n[-1]), scientific(parabola.flops))
+        finish(axes, palette, narrow, "parameters", "loss, nats per token", large)
 
     caption = "runs of equal FLOPs (at the line's end) and a parabola through each; diamond: its "
     caption += "minimum, where that lies between sizes that were trained"
@@ -162,7 +162,7 @@ def _surface(family: Family, i: int, named: str, suffix: str) -> Plot:
         axes.plot(points.tokens, points.params, "o", ms=5, mew=0, color=palette.ink, alpha=0.7)
         axes.set_xlim(d[0], d[-1])
         axes.set_ylim(n[0], n[-1])
-        _finish(axes, palette, narrow, "tokens", "parameters", large, large, log_y=True)
+        finish(axes, palette, narrow, "tokens", "parameters", large, large, log_y=True)
         axes.grid(False)
 
     caption = "contours: fitted loss in nats per token; dots: runs; line: the best size and data "
@@ -182,8 +182,8 @@ def _frontier(families: list[Family], analysis: Analysis, keys: Any) -> Plot:
         for target in analysis.settings.targets:
             axes.axhline(target, color=palette.quiet, lw=1, ls=(0, (1, 3)))
             left = min(float(f.points.flops.min()) for f in families)
-            _label(axes, palette, left, target, large(target), above=True)
-        _finish(axes, palette, narrow, "FLOPs", "parameters", scientific, large, log_y=True)
+            label(axes, palette, left, target, large(target), above=True)
+        finish(axes, palette, narrow, "FLOPs", "parameters", scientific, large, log_y=True)
 
     caption = "parameters that are best for a budget; solid where runs were, dashed beyond; band: "
     caption += "95%; diamonds: isoFLOP minima"
@@ -204,8 +204,8 @@ def _losses(families: list[Family], analysis: Analysis, keys: Any) -> Plot:
                 axes.plot([at], [float(family.optimum.loss(at))], "s", ms=6, mew=0, color=colour)
                 if i == 0:
                     height = float(family.optimum.loss(at))
-                    _label(axes, palette, at, height, large(target), above=True)
-        _finish(axes, palette, narrow, "FLOPs", "loss, nats per token", scientific)
+                    label(axes, palette, at, height, large(target), above=True)
+        finish(axes, palette, narrow, "FLOPs", "loss, nats per token", scientific)
 
     caption = "line: the best loss of a budget, dashed beyond the runs; band: 95%; dots: runs; "
     caption += "squares: models that were not trained"
@@ -225,7 +225,7 @@ def _held_out(families: list[Family], keys: Any) -> Plot:
             axes.plot(known.params, off, "o", mew=0, alpha=0.35, **style)
             axes.plot(held.params, 100 * held.errors, "o", mew=0, **style)
         axes.axhline(0, color=palette.quiet, lw=1)
-        _finish(axes, palette, narrow, "parameters", "predicted over measured, %", large)
+        finish(axes, palette, narrow, "parameters", "predicted over measured, %", large)
 
     caption = "error of a law fitted without the largest models; faint: runs it was fitted to; "
     caption += "full: runs it had not seen"
@@ -257,7 +257,8 @@ def _band(axes: Any, family: Family, c: np.ndarray, what: Any, colour: str) -> N
         axes.fill_between(c, low, high, color=colour, alpha=0.16, lw=0)
 
 
-def _label(axes: Any, palette: Palette, x: float, y: float, text: str, above: bool = False) -> None:
+def label(axes: Any, palette: Palette, x: float, y: float, text: str, above: bool = False) -> None:
+    """A small note at a point."""
     axes.annotate(
         text,
         (x, y),
@@ -270,7 +271,7 @@ def _label(axes: Any, palette: Palette, x: float, y: float, text: str, above: bo
     )
 
 
-def _finish(
+def finish(
     axes: Any,
     palette: Palette,
     narrow: bool,

@@ -25,6 +25,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from gam_scale.checkpoint.store import load_state
 from gam_scale.config import MemoryKind, RunConfig, load_config
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
@@ -190,8 +191,10 @@ def jobs(spec: SweepSpec, folder: Path) -> list[list[Cell]]:
     for trunk, *rest in found:
         for cell in rest:
             cell.config.checkpoint.branch_of = trunk.config.log.run_dir
-        steps = sorted({cell.shared_steps for cell in rest})
-        trunk.config.checkpoint.keep_steps = steps
+        # Its own too, for a larger budget that is added later.
+        train = trunk.config.train
+        steps = {cell.shared_steps for cell in rest} | {stable_steps(train, train.steps)}
+        trunk.config.checkpoint.keep_steps = sorted(steps)
     for family in spec.families:
         for factor in spec.lr_multipliers:
             width, budget, seed = min(spec.widths), min(spec.budgets), spec.seeds[0]
@@ -260,18 +263,34 @@ def _params(model: LanguageModel, count: str) -> int:
 def write_config(cell: Cell, folder: Path) -> Path:
     """The cell's config as a file that tools/pretrain.py takes, checked as a whole.
 
-    A branch whose trunk has finished without keeping its step, as one whose budget was added later,
-    becomes a run of its own.
+    It branches off the finished run of the same settings that shares most steps with it; where
+    there is none, off its trunk if that is still to come. So a budget that is added later goes on
+    from what is there, be it above or below the others.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, config = folder / f"{cell.name}.json", cell.config
-    if cell.branches:
-        trunk = RunDir(config.checkpoint.branch_of)
-        if trunk.summary.exists() and newest_shared(trunk, config) is None:
-            config = replace(config, checkpoint=replace(config.checkpoint, branch_of=""))
+    path, checkpoint = folder / f"{cell.name}.json", cell.config.checkpoint
+    trunk = checkpoint.branch_of
+    if trunk and (Path(trunk) / "summary.json").exists():
+        trunk = ""
+    checkpoint = replace(checkpoint, branch_of=_finished_trunk(cell) or trunk)
+    config = replace(cell.config, checkpoint=checkpoint)
     write_json(path, to_dict(config))
     load_config(path)
     return path
+
+
+def _finished_trunk(cell: Cell) -> str:
+    """The finished run of other steps that kept the newest state that ``cell`` shares."""
+    own = Path(cell.config.log.run_dir)
+    best, found = -1, ""
+    for folder in own.parent.glob(own.name.replace(f"-t{cell.tokens}-", "-t*-")):
+        run = RunDir(folder)
+        if folder == own or not run.summary.exists() or run.difference(cell.config):
+            continue
+        shared = newest_shared(run, cell.config)
+        if shared is not None and (step := load_state(shared).step) > best:
+            best, found = step, str(folder)
+    return found
 
 
 def result(cell: Cell) -> dict[str, Any] | None:

@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from scaling.synthetic import isoflop_runs, runs
 
+from gam_scale.errors import UserError
+from gam_scale.scaling.extras import read_extras
 from gam_scale.scaling.words import hours, large, ranged, scientific
 
 TOOL = Path(__file__).parents[2] / "tools" / "scaling_report.py"
@@ -20,6 +22,36 @@ FAST = ("--grid", "2", "--bootstrap", "100", "--test-draws", "20")
 def run_tool(*args: object) -> subprocess.CompletedProcess:
     command = [sys.executable, TOOL, *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, cwd=TOOL.parents[1], timeout=120)
+
+
+def extras(path: Path) -> list[object]:
+    """Options that name a file of every kind that a report can take beside the runs."""
+    curves = [
+        f"{family},{n},{family}-{n},{1000 * step},{9 / step**0.2 - i / 5}"
+        for family in ("gam", "a<b>")
+        for i, n in enumerate((10_000, 100_000))
+        for step in range(1, 40)
+    ]
+    (path / "curves.csv").write_text("\n".join(["family,params,run,tokens,loss", *curves]))
+    rates = ["gam,2,2e-3,4.5", "gam,1,1e-3,5", "a<b>,1,1e-3,5", "a<b>,0.5,5e-4,5.2"]
+    (path / "lr.csv").write_text("\n".join(["family,lr_multiplier,lr,loss", *rates]))
+    bins = [
+        {"first": a, "last": b, "loss": {"mean": 5 - a / 99, "low": 4 - a / 99, "high": None}}
+        for a, b in ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 31))
+    ]
+    scores = [
+        {"task": {"pairs": 8, "seq_len": 128}, "accuracy": {"mean": 0.9, "low": 0.8, "high": 0.95}}
+    ]
+    measured = {
+        "checkpoints": [{"name": "gam-d64", "by_position": {"bins": bins}}],
+        "recall": [{"kind": "delta", "scores": scores}],
+    }
+    (path / "context.json").write_text(json.dumps(measured))
+    (path / "sweep.json").write_text('{"widths": [64]}')
+    names = {"curves": "curves.csv", "lr": "lr.csv", "evaluation": "context.json"}
+    names["sweep"] = "sweep.json"
+    options = [word for name, file in names.items() for word in (f"--{name}", path / file)]
+    return [*options, "--limit", "One text was read."]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n, d, loss in zip(points.params, points.tokens, points.loss, strict=True)
     ]
     (path / "runs.csv").write_text("\n".join(["params,tokens,loss,family", *rows]))
-    done = run_tool("--csv", path / "runs.csv", "--out", path / "out", *FAST)
+    done = run_tool("--csv", path / "runs.csv", "--out", path / "out", *extras(path), *FAST)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "What the runs do not show" in done.stdout
@@ -74,6 +106,35 @@ def test_the_page_is_self_contained(folder) -> None:
     wanted += ["Cost in GPU-hours", "IsoFLOP minima", "Do the families differ?", "Settings"]
     wanted += ["code version", "prefers-color-scheme: dark", "@media print", "h100", "1B", "7B"]
     assert [text for text in wanted if text not in page] == []
+
+
+def test_what_else_is_known_is_shown(folder) -> None:
+    page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    wanted = ["Training curves: gam", "Sensitivity to the learning rate", "Loss by position"]
+    wanted += ["Associative recall", "8 in 128", "0.900 [0.800, 0.950]", "One text was read."]
+    wanted += ["gam: 2 times the learning rate, the last tried, is better by 0.500 nats"]
+    for told in (page, text):
+        assert [words for words in wanted if words not in told] == []
+    assert "a&lt;b&gt;: no other learning rate tried is better" in page
+    assert "&quot;widths&quot;: [" in page and '"widths": [' in text
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--curves", "family,params,run,tokens\n", "line 1 has no column loss"),
+        ("--curves", "family,params,run,tokens,loss\ng,1,r,9,x\n", "line 2, column loss is 'x'"),
+        ("--lr", "family,lr_multiplier,lr,loss\n,1,1,1\n", "line 2, column family is empty"),
+        ("--evaluation", '{"loss": 3}', "is not what tools/evaluate.py writes"),
+        ("--evaluation", "{", "is not what tools/evaluate.py writes"),
+    ],
+)
+def test_mistakes_in_extras_are_named(tmp_path, option, text, message) -> None:
+    (tmp_path / "extra").write_text(text)
+    given = {"--curves": "curves", "--lr": "rates", "--evaluation": "evaluations"}
+    value = [tmp_path / "extra"] if option == "--evaluation" else tmp_path / "extra"
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_extras(**{given[option]: value})
 
 
 def test_markdown_names_figures_that_are_there(folder) -> None:

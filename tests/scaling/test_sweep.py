@@ -92,7 +92,8 @@ def test_smaller_budgets_branch_off_the_largest(tmp_path) -> None:
         tokens = [c.tokens for c in (trunk, *branches)]
         assert tokens == sorted(tokens, reverse=True)
         kept = trunk.config.checkpoint.keep_steps
-        assert kept == sorted(c.shared_steps for c in branches)
+        last = stable_steps(trunk.config.train, trunk.config.train.steps)
+        assert kept == sorted([*(c.shared_steps for c in branches), last])
         for cell in branches:
             assert cell.config.checkpoint.branch_of == trunk.config.log.run_dir
             assert cell.shared_steps == stable_steps(cell.config.train, cell.config.train.steps)
@@ -185,13 +186,21 @@ def test_a_killed_sweep_goes_on(tmp_path, prepared_set) -> None:
     assert "2 of 2 runs are done" in run_tool("run", spec, out).stdout
 
 
-def test_a_budget_added_below_a_finished_trunk_runs_alone(tmp_path, prepared_set) -> None:
+def test_budgets_added_later_go_on_from_what_is_there(tmp_path, prepared_set) -> None:
     data = {"data": str(prepared_set), "dial": {"batch_size": 2, "warmup_ratio": 0.0}}
-    out = tmp_path / "runs"
-    done = run_tool("run", write(tmp_path, **SMALL | data | {"budgets": [4000]}), out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = run_tool("run", write(tmp_path, **SMALL | data), out)
-    assert done.returncode == 0 and "1 of 2 runs are done" in done.stdout, done.stdout
+    out, ran = tmp_path / "runs", []
+    for budgets in ([4000], [4000, 8000], [2000, 4000, 8000]):
+        spec = write(tmp_path, **SMALL | data | {"budgets": budgets})
+        done = run_tool("run", spec, out)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{len(budgets) - 1} of {len(budgets)} runs are done" in done.stdout
+        (name,) = re.findall(r"\[1/1\] (\S+)", done.stdout)
+        config = json.loads((out / "configs" / f"{name}.json").read_text())
+        ran.append((name, Path(config["checkpoint"]["branch_of"]).name))
+    # 42, 83 and 21 steps; nothing kept the 16 that the last one could have shared.
+    four, eight, two = (name for name, _ in ran)
+    assert ran == [(four, ""), (eight, four), (two, "")]
+    assert "step-00000033" in (out / eight / "logs" / "rank0.log").read_text()
 
 
 SBATCH = """#!/bin/sh
@@ -205,7 +214,11 @@ def test_submission_is_an_array_of_trunks_with_their_branches(tmp_path, prepared
     submitit = pytest.importorskip("submitit")
     bin = tmp_path / "bin"
     bin.mkdir()
-    answers = {"scontrol": "echo UP", "squeue": "echo '41_0 41 PENDING'; echo '41_1 42 PENDING'", "srun": "true"}
+    answers = {
+        "scontrol": "echo UP",
+        "squeue": "echo '41_0 41 PENDING'; echo '41_1 42 PENDING'",
+        "srun": "true",
+    }
     scripts = {name: f"#!/bin/sh\n{body}\n" for name, body in answers.items()}
     for name, body in (scripts | {"sbatch": SBATCH}).items():
         (bin / name).write_text(body)

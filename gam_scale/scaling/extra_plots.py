@@ -1,0 +1,154 @@
+"""Figures and tables of a report's extras, beside those of the laws."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gam_scale.evaluate.table import Table
+from gam_scale.scaling.extras import Curve, Extras
+from gam_scale.scaling.plots import Palette, Plot, finish, label
+from gam_scale.scaling.words import large
+
+
+def extra_plots(extras: Extras, families: list[str]) -> list[Plot]:
+    """Every figure that there is data for; families in the order of their colours."""
+    found = []
+    for i, name in enumerate(families):
+        mine = [curve for curve in extras.curves if curve.family == name]
+        if mine:
+            named, suffix = (f": {name}", f"-{i}") if len(families) > 1 else ("", "")
+            found.append(_training(mine, i, named, suffix))
+    if extras.rates:
+        found.append(_rates(extras, families))
+    if extras.positions:
+        found.append(_positions(extras))
+    return found
+
+
+def extra_tables(extras: Extras) -> list[Table]:
+    """Every table that there is data for."""
+    found = []
+    if extras.rates:
+        found.append(_rate_table(extras))
+    if extras.positions:
+        found.append(_position_table(extras))
+    if extras.recall:
+        found.append(_recall_table(extras))
+    return found
+
+
+def _training(curves: list[Curve], i: int, named: str, suffix: str) -> Plot:
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        sizes = sorted({curve.params for curve in curves})
+        for j, n in enumerate(sizes):
+            style = {"color": palette.line(i), "alpha": 0.35 + 0.65 * (j + 1) / len(sizes)}
+            mine = [curve for curve in curves if curve.params == n]
+            for curve in mine:
+                axes.plot(curve.tokens, curve.loss, lw=1.4, **style)
+        last = math.inf
+        ends = [
+            max((c for c in curves if c.params == n), key=lambda c: c.tokens[-1]) for n in sizes
+        ]
+        span = np.ptp([loss for curve in curves for loss in curve.loss])
+        for n, curve in sorted(zip(sizes, ends, strict=True), key=lambda pair: -pair[1].loss[-1]):
+            if last - curve.loss[-1] > 0.04 * span:  # labels would lie on one another
+                label(axes, palette, curve.tokens[-1], curve.loss[-1], large(n))
+                last = curve.loss[-1]
+        finish(axes, palette, narrow, "tokens", "training loss, nats per token", large)
+
+    caption = "loss while training, one line for each number of parameters; smaller budgets branch "
+    caption += "off the longest run where their learning rate decays"
+    return Plot(f"training{suffix}", f"Training curves{named}", caption, (), draw)
+
+
+def _rates(extras: Extras, families: list[str]) -> Plot:
+    # Colours are the families'; one that has no law takes the next.
+    names = [*families, *(r.family for r in extras.rates if r.family not in families)]
+    keys = tuple((names.index(r.family), r.family) for r in extras.rates)
+
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        for (colour, _), rates in zip(keys, extras.rates, strict=True):
+            style = {"color": palette.line(colour), "lw": 1.8, "ms": 5, "mew": 0}
+            axes.plot(rates.multipliers, rates.losses, "o-", **style)
+        x_label, form = "times the learning rate of the sweep", "{:g}".format
+        finish(axes, palette, narrow, x_label, "loss, nats per token", form)
+        _ticks(
+            axes, sorted({m for rates in extras.rates for m in rates.multipliers}), "{:g}".format
+        )
+
+    caption = "loss of each family's smallest model on the smallest budget; 1 is the sweep's rate"
+    return Plot("learning-rate", "Sensitivity to the learning rate", caption, keys, draw)
+
+
+def _positions(extras: Extras) -> Plot:
+    keys = tuple((i, p.name) for i, p in enumerate(extras.positions))
+
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        ticks: set[int] = set()
+        for i, p in enumerate(extras.positions):
+            # A bin stands where its middle is on a logarithmic axis.
+            x = [math.sqrt(max(1, a) * max(1, b)) for a, b in zip(p.first, p.last, strict=True)]
+            axes.plot(x, p.mean, "o-", color=palette.line(i), lw=1.8, ms=4, mew=0)
+            axes.fill_between(x, p.low, p.high, color=palette.line(i), alpha=0.16, lw=0)
+            ticks |= set(p.last)
+        finish(axes, palette, narrow, "tokens of context", "loss, nats per token", large)
+        _ticks(axes, sorted(t for t in ticks if t > 0)[:: 2 if narrow else 1], "{:,.0f}".format)
+
+    caption = "held-out loss by the number of tokens before the one predicted; band: 95%"
+    return Plot("by-position", "Loss by position", caption, keys, draw)
+
+
+def _ticks(axes: Any, at: list[float], form: Any) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
+    axes.xaxis.set_major_locator(FixedLocator(at))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
+
+
+def _rate_table(extras: Extras) -> Table:
+    columns = sorted({m for rates in extras.rates for m in rates.multipliers})
+    rows = []
+    for rates in extras.rates:
+        known = dict(zip(rates.multipliers, rates.losses, strict=True))
+        base = dict(zip(rates.multipliers, rates.lrs, strict=True)).get(1.0)
+        cells = [f"{known[m]:.3f}" if m in known else "" for m in columns]
+        rows.append([rates.family, f"{base:.2g}" if base else "", *cells])
+    header = ["family", "rate at 1", *(f"times {m:g}" for m in columns)]
+    note = (
+        "Nats per token of the smallest model on the smallest budget at multiples of the sweep's "
+        "learning rate. A family whose best is not at 1 could do better than its law here says."
+    )
+    return Table("Sensitivity to the learning rate", header, rows, note)
+
+
+def _position_table(extras: Extras) -> Table:
+    spans = dict.fromkeys(
+        span for p in extras.positions for span in zip(p.first, p.last, strict=True)
+    )
+    rows = []
+    for first, last in sorted(spans):
+        cells = []
+        for p in extras.positions:
+            found = dict(zip(zip(p.first, p.last, strict=True), p.mean, strict=True))
+            cells.append(f"{found[first, last]:.3f}" if (first, last) in found else "")
+        rows.append([f"{first:,}" if first == last else f"{first:,}-{last:,}", *cells])
+    header = ["tokens of context", *(p.name for p in extras.positions)]
+    return Table("Loss by position", header, rows, "Nats per token of held-out text.")
+
+
+def _recall_table(extras: Extras) -> Table:
+    tasks = list(dict.fromkeys(task for r in extras.recall for task in r.scores))
+    rows = [
+        [r.name]
+        + [
+            "{:.3f} [{:.3f}, {:.3f}]".format(*r.scores[task]) if task in r.scores else ""
+            for task in tasks
+        ]
+        for r in extras.recall
+    ]
+    note = (
+        "Accuracy of models trained on multi-query associative recall alone, not of the sweep's; "
+        "pairs in tokens of text, 95% intervals."
+    )
+    return Table("Associative recall", ["memory", *tasks], rows, note)
