@@ -30,11 +30,13 @@ def main() -> None:
     fitting = FitSettings(args.huber_delta, args.grid, args.shared_exponent)
     settings = Settings(fitting, args.bootstrap, args.test_draws, args.seed, tuple(args.targets))
     cost = Cost.of(args.gpus.split(","), args.mfu)
-    points = read_csv(args.csv)
+    points = read_csv(*args.csv)
     extras = read_extras(args.curves, args.lr, args.evaluation, args.sweep, args.limit)
-    digest = hashlib.sha256(args.csv.read_bytes()).hexdigest()[:16]
     analysis = analyse(points, settings)
-    source = f"{args.csv.name} (sha256 {digest})"
+    source = ", ".join(
+        f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+        for path in args.csv
+    )
     written = write_report(analysis, cost, source, args.out, extras)
     for sentence in shows(analysis):
         print(sentence)
@@ -55,16 +57,16 @@ def parse() -> argparse.Namespace:
         epilog=f"columns of the CSV; others are ignored:\n{columns}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="the runs")
+    parser.add_argument(
+        "--csv", type=Path, required=True, nargs="+", metavar="FILE", help="the runs"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report")
-    parser.add_argument("--curves", type=Path, metavar="FILE", help="training losses: curves.csv")
+    add_files = {"type": Path, "action": "append", "default": [], "metavar": "FILE"}
+    parser.add_argument("--curves", **add_files, help="training losses: curves.csv (repeatable)")
     parser.add_argument("--lr", type=Path, metavar="FILE", help="learning rates: lr.csv")
     parser.add_argument(
         "--evaluation",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
+        **add_files,
         help="loss by position and recall: JSON of tools/evaluate.py (repeatable)",
     )
     parser.add_argument("--sweep", type=Path, metavar="FILE", help="its settings, to be shown")

@@ -59,7 +59,7 @@ def sensitivity(found: Sequence[Cell]) -> list[Row]:
         if (cell.family, cell.width, cell.tokens, cell.seed) in wanted
         and (row := result(cell)) is not None
     ]
-    names = ("family", "params", "tokens", "width", "seed", "lr_multiplier", "lr", "loss", "run")
+    names = ("family", "params", "tokens", "width", "seed", "lr_multiplier", "lr", "loss")
     picked = [{name: row[name] for name in names} for row in rows]
     return sorted(picked, key=lambda row: (row["family"], row["lr_multiplier"]))
 
@@ -84,7 +84,7 @@ def _curve(cell: Cell, row: Row) -> list[Row]:
     lines = [line for line in lines if line.get("loss") is not None]
     stride = -(-len(lines) // CURVE_POINTS)
     kept = [line for i, line in enumerate(lines) if (len(lines) - 1 - i) % max(1, stride) == 0]
-    named = {name: row[name] for name in ("family", "params", "run")}
+    named = {name: row[name] for name in ("family", "params")} | {"run": cell.name}
     return [
         named | {"tokens": round(line["step"] * per_step), "loss": round(line["loss"], 5)}
         for line in kept

@@ -88,14 +88,14 @@ def _positions(extras: Extras) -> Plot:
         ticks: set[int] = set()
         for i, p in enumerate(extras.positions):
             # A bin stands where its middle is on a logarithmic axis.
-            x = [math.sqrt(max(1, a) * max(1, b)) for a, b in zip(p.first, p.last, strict=True)]
+            x = [math.sqrt(a * b) for a, b in zip(p.first, p.last, strict=True)]
             axes.plot(x, p.mean, "o-", color=palette.line(i), lw=1.8, ms=4, mew=0)
             axes.fill_between(x, p.low, p.high, color=palette.line(i), alpha=0.16, lw=0)
             ticks |= set(p.last)
         finish(axes, palette, narrow, "tokens of context", "loss, nats per token", large)
-        _ticks(axes, sorted(t for t in ticks if t > 0)[:: 2 if narrow else 1], "{:,.0f}".format)
+        _ticks(axes, sorted(ticks)[:: 2 if narrow else 1], "{:,.0f}".format)
 
-    caption = "held-out loss by the number of tokens before the one predicted; band: 95%"
+    caption = "held-out loss by the number of tokens that the prediction sees; band: 95%"
     return Plot("by-position", "Loss by position", caption, keys, draw)
 
 

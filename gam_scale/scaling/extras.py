@@ -99,7 +99,7 @@ def rate_sentence(family: str, multipliers: list[float], losses: list[float]) ->
 
 
 def read_extras(
-    curves: Path | None = None,
+    curves: Iterable[Path] = (),
     rates: Path | None = None,
     evaluations: Iterable[Path] = (),
     sweep: Path | None = None,
@@ -108,7 +108,7 @@ def read_extras(
     """Read what there is.
 
     Args:
-        curves: CSV with the columns of :data:`CURVE_COLUMNS`, a row for every logged loss.
+        curves: CSV files with the columns of :data:`CURVE_COLUMNS`, a row for every logged loss.
         rates: CSV with the columns of :data:`RATE_COLUMNS`.
         evaluations: JSON files of tools/evaluate.py.
         sweep: JSON file of tools/sweep.py.
@@ -118,7 +118,7 @@ def read_extras(
         UserError: naming the file, and what in it cannot be read.
     """
     found = Extras(
-        _curves(curves) if curves is not None else [],
+        [curve for path in curves for curve in _curves(path)],
         _rates(rates) if rates is not None else [],
         sweep=json.dumps(read_json(sweep), indent=2) if sweep is not None else "",
         limits=tuple(limits),

@@ -85,18 +85,55 @@ def from_arrays(
     return Points(n, d, y, c, names, runs, flops is not None)
 
 
-def read_csv(path: str | Path) -> Points:
-    """Read and check a CSV with the columns of :data:`COLUMNS`; others are ignored.
+Row = tuple[str | Path, int, dict[str, str]]
+"""A file, a line of it, and its cells by column."""
+
+
+def read_csv(*paths: str | Path) -> Points:
+    """Read and check CSV files with the columns of :data:`COLUMNS`; others are ignored.
 
     Raises:
         UserError: naming the row (as a line of the file) and the column.
     """
+    read = [_rows(path) for path in paths]
+    names, rows = read[0][0], [row for _, rows in read for row in rows]
+    for path, (other, _) in zip(paths, read, strict=True):
+        for name in OPTIONAL:
+            if (name in names) != (name in other):
+                raise UserError(
+                    f"only one of {paths[0]} and {path} has a column {name}; expected both, or none"
+                )
+    numbers: dict[str, list[float]] = {
+        name: [read_number(path, line, name, row.get(name)) for path, line, row in rows]
+        for name in (*REQUIRED, "flops")
+        if name in names
+    }
+    texts = {
+        name: [read_text(path, line, name, row.get(name)) for path, line, row in rows]
+        for name in ("family", "seed", "run")
+        if name in names
+    }
+    _check_duplicates(rows, numbers, texts)
+    points = from_arrays(
+        *(numbers[name] for name in REQUIRED),
+        numbers.get("flops"),
+        texts.get("family"),
+        texts.get("run"),
+    )
+    where = " and ".join(map(str, paths))
+    for family in points.families:
+        check(points.of(family), f"{where}{_of(family, points)}")
+    return points
+
+
+def _rows(path: str | Path) -> tuple[list[str], list[Row]]:
+    """Columns and rows of one file, its header checked."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             names = [(name or "").strip().lower() for name in reader.fieldnames or []]
             reader.fieldnames = names
-            rows = [(reader.line_num, row) for row in reader]
+            rows = [(path, reader.line_num, row) for row in reader]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a CSV file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -104,26 +141,7 @@ def read_csv(path: str | Path) -> Points:
     _check_header(path, names)
     if not rows:
         raise UserError(f"{path} has a header and no rows; expected a row for every measured loss")
-    numbers: dict[str, list[float]] = {
-        name: [read_number(path, line, name, row.get(name)) for line, row in rows]
-        for name in (*REQUIRED, "flops")
-        if name in names
-    }
-    texts = {
-        name: [read_text(path, line, name, row.get(name)) for line, row in rows]
-        for name in ("family", "seed", "run")
-        if name in names
-    }
-    _check_duplicates(path, [line for line, _ in rows], numbers, texts)
-    points = from_arrays(
-        *(numbers[name] for name in REQUIRED),
-        numbers.get("flops"),
-        texts.get("family"),
-        texts.get("run"),
-    )
-    for family in points.families:
-        check(points.of(family), f"{path}{_of(family, points)}")
-    return points
+    return names, rows
 
 
 def check(points: Points, where: str = "the data") -> None:
@@ -202,22 +220,19 @@ def read_text(path: str | Path, line: int, name: str, text: object) -> str:
 
 
 def _check_duplicates(
-    path: str | Path,
-    lines: list[int],
-    numbers: dict[str, list[float]],
-    texts: dict[str, list[str]],
+    rows: list[Row], numbers: dict[str, list[float]], texts: dict[str, list[str]]
 ) -> None:
     """The same run twice counts twice, and makes intervals too narrow."""
-    seen: dict[tuple[object, ...], int] = {}
-    for i, line in enumerate(lines):
+    seen: dict[tuple[object, ...], str] = {}
+    for i, (path, line, _) in enumerate(rows):
         key = (numbers["params"][i], numbers["tokens"][i], *(t[i] for t in texts.values()))
         if key in seen:
             wanted = "one row each" if "seed" in texts else "one row each, or a column seed"
             raise UserError(
                 f"{path}: line {line} has the params, tokens"
-                f"{''.join(f', {name}' for name in texts)} of line {seen[key]}; expected {wanted}"
+                f"{''.join(f', {name}' for name in texts)} of {seen[key]}; expected {wanted}"
             )
-        seen[key] = line
+        seen[key] = f"line {line}" if path == rows[0][0] else f"{path}, line {line}"
 
 
 def _of(family: str, points: Points) -> str:

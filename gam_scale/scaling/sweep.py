@@ -6,7 +6,8 @@ One dial, the width d, sets a size by these rules:
 * heads of ``head_channels`` channels; a static bank of d rows, written slots of d / 4, so that
   memories grow with the model.
 * learning rate: ``lr``, the family's own where it has one, at ``base_width``, times base_width / d
-  (arXiv 2203.03466, table 3: Adam's rate for hidden matrices goes with 1 / width).
+  to the power ``lr_power`` (1 by arXiv 2203.03466, table 3: Adam's rate for hidden matrices goes
+  with 1 / width; where the embedding is most of the model, whose rate does not, less is better).
 * batch: ``batch_size`` sequences, at every size and budget.
 
 The schedule is warmup-stable-decay, so that budgets share what they can (arXiv 2405.18392): the
@@ -56,6 +57,9 @@ class DialSpec:
     head_channels: int = option(32, "channels of a head", at_least=2)
     base_width: int = option(128, "width at which lr holds", at_least=1)
     lr: float = option(3e-3, "peak learning rate at base_width", above=0)
+    lr_power: float = option(
+        1.0, "of base_width over the width, by which the learning rate is multiplied", at_least=0
+    )
     batch_size: int = option(8, "sequences a step", at_least=1)
     warmup_ratio: float = option(
         0.1, "steps that warm up, as a share of the smallest budget's", at_least=0, below=1
@@ -244,7 +248,8 @@ def _cell(
     train = shaped.train
     train.steps, train.global_batch_size, train.seed = steps, batch, seed
     train.micro_batch_size = min(train.micro_batch_size, batch)
-    train.lr = lr_multiplier * (family.lr or dial.lr) * dial.base_width / width
+    train.lr = lr_multiplier * (family.lr or dial.lr)
+    train.lr *= (dial.base_width / width) ** dial.lr_power
     train.schedule, train.decay_ratio = "wsd", dial.decay_ratio
     train.warmup_steps = max(1, round(dial.warmup_ratio * min(spec.budgets) / per_step))
     shaped.eval.every_steps = shaped.eval.every_steps if "eval" in spec.set else 0
@@ -319,7 +324,8 @@ def result(cell: Cell) -> dict[str, Any] | None:
         "flops": cell.flops,
         "family": cell.family,
         "seed": cell.seed,
-        "run": cell.name,
+        # Budgets of one size and seed share weights, data and, as branches, most of their steps.
+        "run": f"{cell.family}-d{cell.width}-s{cell.seed}",
         "all_params": cell.model.n_parameters(),
         "width": cell.width,
         "layers": cell.config.model.n_layers,

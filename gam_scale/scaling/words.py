@@ -49,7 +49,7 @@ def ranged_large(value: float, interval: Range) -> str:
 
 def shows(analysis: Analysis) -> list[str]:
     """What the runs show, in plain sentences."""
-    found = []
+    found = [_largest(analysis.families)] if len(analysis.families) > 1 else []
     for family in analysis.families:
         found += [_law(family), _optimum(family)]
         if family.held_out is not None:
@@ -114,6 +114,20 @@ def _named(family: Family, families: list[Family]) -> str:
 
 def _upper(text: str, before: str) -> str:
     return text if before or text[:2] == "E " else text[:1].upper() + text[1:]
+
+
+def _largest(families: list[Family]) -> str:
+    """Measured, not fitted: each family's largest model on its largest budget, the best first."""
+    ends = []
+    for family in families:
+        points = family.points
+        i = max(range(len(points)), key=lambda i: (points.params[i], points.tokens[i]))
+        size, budget = large(points.params[i]), large(points.tokens[i])
+        ends.append((points.loss[i], f"{family.name} {points.loss[i]:.3f} ({size}, {budget})"))
+    return (
+        "Measured losses of the largest models on their largest budgets (parameters, tokens), in "
+        f"nats per token: {', '.join(text for _, text in sorted(ends))}."
+    )
 
 
 def _law(family: Family) -> str:

@@ -76,6 +76,21 @@ def test_headers_and_files(tmp_path) -> None:
         read_csv(tmp_path / "binary.csv")
 
 
+def test_files_are_read_as_one(tmp_path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    one, two = write(tmp_path / "a", *ROWS[:5]), write(tmp_path / "b", *ROWS[5:])
+    whole, parts = read_csv(write(tmp_path, *ROWS)), read_csv(one, two)
+    assert parts.loss.tolist() == whole.loss.tolist() and parts.run.tolist() == whole.run.tolist()
+    with pytest.raises(UserError, match="b.runs.csv: line 2 has the params, tokens of line 2; exp"):
+        read_csv(one, write(tmp_path / "b", *ROWS))
+    other = write(
+        tmp_path / "b", *(f"{row},gam" for row in ROWS[5:]), header="params,tokens,loss,family"
+    )
+    with pytest.raises(UserError, match="only one of .* has a column family; expected both"):
+        read_csv(one, other)
+
+
 def test_families_are_checked_by_name(tmp_path) -> None:
     rows = [f"{row},gam" for row in ROWS] + ["1e6,1e7,3.0,mamba"]
     with pytest.raises(UserError, match="family mamba, has 1 rows; expected at least 8"):

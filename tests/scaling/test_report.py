@@ -37,7 +37,7 @@ def extras(path: Path) -> list[object]:
     (path / "lr.csv").write_text("\n".join(["family,lr_multiplier,lr,loss", *rates]))
     bins = [
         {"first": a, "last": b, "loss": {"mean": 5 - a / 99, "low": 4 - a / 99, "high": None}}
-        for a, b in ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 31))
+        for a, b in ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31))
     ]
     scores = [
         {"task": {"pairs": 8, "seq_len": 128}, "accuracy": {"mean": 0.9, "low": 0.8, "high": 0.95}}
@@ -132,7 +132,7 @@ def test_what_else_is_known_is_shown(folder) -> None:
 def test_mistakes_in_extras_are_named(tmp_path, option, text, message) -> None:
     (tmp_path / "extra").write_text(text)
     given = {"--curves": "curves", "--lr": "rates", "--evaluation": "evaluations"}
-    value = [tmp_path / "extra"] if option == "--evaluation" else tmp_path / "extra"
+    value = tmp_path / "extra" if option == "--lr" else [tmp_path / "extra"]
     with pytest.raises(UserError, match=re.escape(message)):
         read_extras(**{given[option]: value})
 

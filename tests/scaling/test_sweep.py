@@ -113,6 +113,9 @@ def test_learning_rates_vary_at_the_smallest_cell(tmp_path) -> None:
     rates = {(c.family, c.lr_multiplier): c.config.train.lr for c in found if c.width == 64}
     assert rates["gam", 0.5] == pytest.approx(1e-3) and rates["gam", 1] == pytest.approx(2e-3)
     assert rates["transformer", 2] == pytest.approx(8e-3)
+    flat = read_sweep(write(tmp_path, **changes | {"dial": {"lr": 2e-3, "lr_power": 0.5}}))
+    (cell,) = jobs(flat, tmp_path)[0]
+    assert cell.config.train.lr == pytest.approx(0.5 * 1e-3 * 2**0.5)
 
 
 SMALL = {
@@ -157,10 +160,12 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
     assert [float(row["lr_multiplier"]) for row in rates] == [1, 2]
     assert rates[0]["loss"] == short["loss"] != rates[1]["loss"]
     curves = rows_of(out / "curves.csv")
-    assert {row["run"] for row in curves} == {long["run"], short["run"]}
+    cell = f"gam-d32-t{short['tokens']}-s0"
+    assert {row["run"] for row in curves} == {cell, f"gam-d32-t{long['tokens']}-s0"}
+    assert long["run"] == short["run"] == "gam-d32-s0"  # resampled together
     assert max(int(row["tokens"]) for row in curves) == int(long["tokens"])
     # The branch is what the same run from its own beginning would have been.
-    own = json.loads((out / "configs" / f"{short['run']}.json").read_text())
+    own = json.loads((out / "configs" / f"{cell}.json").read_text())
     own["checkpoint"]["branch_of"] = ""
     own["log"]["run_dir"] = str(tmp_path / "own")
     (tmp_path / "own.json").write_text(json.dumps(own))
