@@ -9,6 +9,7 @@ tools/scaling_report.py reads.
 
 import argparse
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -24,7 +25,6 @@ from gam_scale.scaling.sweep import Cell, cells, jobs, read_sweep, result, write
 from gam_scale.scaling.words import hours, large, scientific
 from gam_scale.train.lock import is_held
 
-PRETRAIN = Path(__file__).with_name("pretrain.py")
 BUSY = ("running", "queued", "starting", "completing")
 
 
@@ -121,20 +121,31 @@ def run(found: list[list[Cell]], args: argparse.Namespace) -> int:
     if args.submit:
         return submit(todo, args)
     failed = []
-    for i, cell in enumerate(missing, 1):
-        print(f"[{i}/{len(missing)}] {cell.name}", flush=True)
-        _wait_until_free(Path(cell.config.log.run_dir))
-        config = write_config(cell, args.out / "configs")
-        log = config.with_suffix(".log")
+    for i, job in enumerate(todo, 1):
+        print(f"[{i}/{len(todo)}] {', '.join(cell.name for cell in job)}", flush=True)
+        for cell in job:
+            _wait_until_free(Path(cell.config.log.run_dir))
+        configs = [write_config(cell, args.out / "configs") for cell in job]
+        log = configs[0].with_suffix(".log")
         with open(log, "ab") as file:
-            command = [sys.executable, str(PRETRAIN), "--config", str(config)]
-            done = subprocess.run(command, stdout=file, stderr=file, preexec_fn=_end_with_parent)
-        if result(cell) is None:
-            failed.append(cell.name)
-            print(f"  ended with status {done.returncode}, unfinished: {log}", flush=True)
+            command = [sys.executable, "-m", "gam_scale.train.several", *map(str, configs)]
+            done = subprocess.run(
+                command, env=_environment(), stdout=file, stderr=file, preexec_fn=_end_with_parent
+            )
+        if unfinished := [cell.name for cell in job if result(cell) is None]:
+            failed += unfinished
+            names = ", ".join(unfinished)
+            print(f"  ended with status {done.returncode}, unfinished: {names}; {log}", flush=True)
     if failed:
         print(f"{len(failed)} runs are unfinished; the same command goes on with them")
     return 1 if failed else 0
+
+
+def _environment() -> dict[str, str]:
+    """In which this package is found as here, wherever the command was typed."""
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _wait_until_free(run_dir: Path) -> None:

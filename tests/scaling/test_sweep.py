@@ -183,7 +183,7 @@ def test_a_killed_sweep_goes_on(tmp_path, prepared_set) -> None:
     spec, out = write(tmp_path, **SMALL | {"data": str(prepared_set)}), tmp_path / "runs"
     command = [sys.executable, TOOL, "run", "--sweep", spec, "--out", out]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sweep:
-        while "[1/2]" not in sweep.stdout.readline():
+        while "[1/1]" not in sweep.stdout.readline():
             assert sweep.poll() is None
         sweep.kill()
     again = run_tool("run", spec, out)
@@ -199,7 +199,7 @@ def test_budgets_added_later_go_on_from_what_is_there(tmp_path, prepared_set) ->
         done = run_tool("run", spec, out)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"{len(budgets) - 1} of {len(budgets)} runs are done" in done.stdout
-        (name,) = re.findall(r"\[1/1\] (\S+)", done.stdout)
+        (name,) = re.findall(r"\[1/1\] (.+)", done.stdout)
         config = json.loads((out / "configs" / f"{name}.json").read_text())
         ran.append((name, Path(config["checkpoint"]["branch_of"]).name))
     # 42, 83 and 21 steps; nothing kept the 16 that the last one could have shared.

@@ -1,0 +1,24 @@
+"""``python -m gam_scale.train.several CONFIG...`` trains runs one after another in one process.
+
+For runs so short that starting Python takes as long as training: those of a sweep.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from gam_scale import cli
+from gam_scale.config import load_config
+from gam_scale.train.pretrain import pretrain
+
+
+def train_all(configs: Sequence[str]) -> bool:
+    """Train each to its end, resuming what is there; false once a signal stopped one.
+
+    Raises:
+        UserError: a run cannot work; those after it have not been started.
+    """
+    return all(pretrain(load_config(config), fresh=False) for config in configs)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: 0 if train_all(sys.argv[1:]) else 1)
