@@ -61,7 +61,8 @@ def sensitivity(found: Sequence[Cell]) -> list[Row]:
     ]
     names = ("family", "params", "tokens", "width", "seed", "lr_multiplier", "lr", "loss")
     picked = [{name: row[name] for name in names} for row in rows]
-    return sorted(picked, key=lambda row: (row["family"], row["lr_multiplier"]))
+    order = list(dict.fromkeys(row["family"] for row in picked))
+    return sorted(picked, key=lambda row: (order.index(row["family"]), row["lr_multiplier"]))
 
 
 def best_multipliers(found: Sequence[Cell]) -> list[str]:

@@ -65,10 +65,11 @@ def _training(curves: list[Curve], i: int, named: str, suffix: str) -> Plot:
 def _rates(extras: Extras, families: list[str]) -> Plot:
     # Colours are the families'; one that has no law takes the next.
     names = [*families, *(r.family for r in extras.rates if r.family not in families)]
-    keys = tuple((names.index(r.family), r.family) for r in extras.rates)
+    ordered = sorted(extras.rates, key=lambda r: names.index(r.family))
+    keys = tuple((names.index(r.family), r.family) for r in ordered)
 
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
-        for (colour, _), rates in zip(keys, extras.rates, strict=True):
+        for (colour, _), rates in zip(keys, ordered, strict=True):
             style = {"color": palette.line(colour), "lw": 1.8, "ms": 5, "mew": 0}
             axes.plot(rates.multipliers, rates.losses, "o-", **style)
         x_label, form = "times the learning rate of the sweep", "{:g}".format

@@ -148,7 +148,7 @@ def _rates(path: Path) -> list[Rates]:
             family,
             *([row[name] for row in rows if row["family"] == family] for name in RATE_COLUMNS[1:]),
         )
-        for family in sorted({row["family"] for row in rows})
+        for family in dict.fromkeys(row["family"] for row in rows)
     ]
 
 

@@ -285,7 +285,10 @@ def finish(
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(numticks=5 if narrow else 9))
+    low, high = axes.get_xlim()
+    # Less than two decades need ticks between their powers of ten.
+    subs = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=5 if narrow else 9))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: x_form(x)))
     if log_y:
