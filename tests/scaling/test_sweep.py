@@ -179,6 +179,19 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
         result(cells(changed, out)[0])
 
 
+def test_it_asks_on_a_terminal(tmp_path, prepared_set) -> None:
+    spec, out = write(tmp_path, **SMALL | {"data": str(prepared_set)}), tmp_path / "runs"
+    ours, theirs = os.openpty()
+    os.write(ours, b"n\n")
+    command = [sys.executable, TOOL, "run", "--sweep", spec, "--out", out]
+    done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout.endswith("Train them? [y/N] "), done.stderr
+    assert re.search(r"2 runs, \S+ FLOPs: < 0.01 hours at 100 GFLOP/s", done.stdout)
+    assert not out.exists()
+    os.close(ours)
+    os.close(theirs)
+
+
 def test_a_killed_sweep_goes_on(tmp_path, prepared_set) -> None:
     spec, out = write(tmp_path, **SMALL | {"data": str(prepared_set)}), tmp_path / "runs"
     command = [sys.executable, TOOL, "run", "--sweep", spec, "--out", out]
