@@ -1,0 +1,285 @@
+"""The runs behind tables 1 and 3: models, set-ups, seeds, and the rule that shrinks them.
+
+At scale 1 a run of the published set-up is configs/paper/'s file and nothing else. At scale F
+
+* width, static slots, heads and sequences a step are F times the paper's (the width a multiple of
+  64, the channels of a head);
+* so are optimizer steps and warm-up steps: a run sees F^2 times the tokens;
+* the learning rate is 3e-4 times 512 over the width (arXiv 2203.03466, table 3: Adam's rate for
+  hidden matrices goes with 1 / width), but the paper's for bare Mamba blocks: without norms their
+  values overflow at a larger one (at scale 1/8 and 2.4e-3 after 35 steps);
+* depth, kernel, tokens of context, vocabulary, dropout and the rest are the paper's, so the
+  receptive field stays 13 tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gam_scale.config import RunConfig, check, load_config
+from gam_scale.data.manifest import Manifest, read_manifest
+from gam_scale.errors import UserError
+from gam_scale.files import write_json
+from gam_scale.model.lm import outline
+from gam_scale.strict import apply_overrides, from_dict, read_json, to_dict
+from gam_scale.train.sinks import read_metrics
+
+HEAD_CHANNELS = 64
+LEAST_SCALE = 0.01
+FORWARD_AND_BACKWARD = 3.0  # a training step over a forward pass
+LAST_SHARE = 0.1  # of the steps, whose mean loss is the training loss
+SPEED_ONLY = {"train": ("compile", "recompute", "micro_batch_size")}
+"""Settings that may differ between the cells of one page."""
+
+# What the published set-ups handicap, taken away one by one: positions first, as in all models.
+_SETUPS = {
+    "gam": {
+        "paper": (),
+        "scaled": ("model.init=scaled",),
+        "unhandicapped": ("model.init=scaled", "model.memory.kind=delta"),
+    },
+    "transformer": {"paper": (), "scaled": ("model.init=scaled",)},
+    "mamba": {
+        "paper": (),
+        "scaled": ("model.init=scaled",),
+        "unhandicapped": ("model.init=scaled", "model.mamba.stack=residual"),
+    },
+}
+_ABLATIONS = {
+    "gam-global": ("model.gam.fusion=sum", "model.gam.paths=global"),
+    "gam-sum": ("model.gam.fusion=sum",),
+    "gam-local": ("model.gam.fusion=sum", "model.gam.paths=local"),
+}
+DATASETS = ("wikitext2", "tinystories")
+MODELS_1 = tuple(_SETUPS)
+MODELS_3 = ("gam", *_ABLATIONS)
+BLOCKS = {"gam": "gam", "transformer": "attention", "mamba": "mamba"}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A prepared set, as one of the paper's two."""
+
+    name: str
+    path: str
+    manifest: Manifest
+
+    @classmethod
+    def read(cls, name: str, path: str) -> "DataSet":
+        """With its manifest.
+
+        Raises:
+            UserError: it is not a prepared set with a validation split.
+        """
+        manifest = read_manifest(path)
+        if "valid" not in manifest.splits:
+            raise UserError(
+                f"{path} has no valid split; expected one made by tools/prepare_data.py --valid"
+            )
+        return cls(name, path, manifest)
+
+    @property
+    def tokens(self) -> int:
+        """Of one epoch."""
+        return self.manifest.splits["train"].tokens
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a model on a data set, in one set-up, from one seed."""
+
+    dataset: str
+    model: str
+    setup: str
+    seed: int
+    config: RunConfig
+    epoch_tokens: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.dataset}-{self.model}-{self.setup}-s{self.seed}"
+
+    @property
+    def tokens(self) -> float:
+        """Trained on, to within a step."""
+        train = self.config.train
+        steps = train.steps * train.global_batch_size * self.config.data.seq_len
+        return steps or train.epochs * self.epoch_tokens
+
+    @cached_property
+    def flops(self) -> float:
+        """Of training, counted from the model, head included."""
+        forward = outline(self.config.model).flops_per_token(self.config.data.seq_len)
+        return FORWARD_AND_BACKWARD * forward * self.tokens
+
+
+def scaled(config: RunConfig, scale: float) -> RunConfig:
+    """``config`` shrunk by the rule above, in place; at scale 1 as it was."""
+    model, train = config.model, config.train
+    full = model.d_model
+    heads = max(1, round(scale * full / HEAD_CHANNELS))
+    model.d_model = HEAD_CHANNELS * heads
+    model.gam.n_slots = max(1, round(model.gam.n_slots * model.d_model / full))
+    model.attention.n_heads = heads
+    if model.memory.kind != "static":
+        model.memory.n_heads = heads
+    batch = max(1, round(scale * train.global_batch_size))
+    # Steps go with the scale, and an epoch has more of them by as much as a step is smaller.
+    train.epochs *= scale * batch / train.global_batch_size
+    train.global_batch_size = batch
+    train.micro_batch_size = min(train.micro_batch_size, batch)
+    train.warmup_steps = max(1, round(scale * train.warmup_steps))
+    if model.block != "mamba" or model.mamba.stack == "residual":
+        train.lr *= full / model.d_model
+    return config
+
+
+def cells(
+    table: int,
+    datasets: Sequence[DataSet],
+    seeds: Sequence[int],
+    scale: float,
+    configs: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+) -> list[Cell]:
+    """The runs of table 1 or 3: every seed once before any seed twice, cheap runs first.
+
+    Args:
+        table: 1 or 3.
+        datasets: table 3 reads WikiText-2 alone.
+        seeds: ``train.seed`` of repeated runs.
+        scale: 1 is the paper's size.
+        configs: the folder configs/paper.
+        out: run directories go below it.
+        overrides: further settings of every run, ``section.key=value``.
+
+    Raises:
+        UserError: the scale or a setting cannot work.
+    """
+    if not LEAST_SCALE <= scale <= 1:
+        raise UserError(f"--scale is {scale:g}; expected {LEAST_SCALE:g} to 1")
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UserError(f"--seeds is {list(seeds)}; expected different numbers from 0 on")
+    kinds = [
+        (data, model, setup, changes)
+        for data in datasets
+        for model, setup, changes in _kinds(table)
+        if table == 1 or data.name == "wikitext2"
+    ]
+    found = []
+    for seed in seeds:
+        mine = [
+            _cell(data, model, setup, seed, scale, configs, out, [*changes, *overrides])
+            for data, model, setup, changes in kinds
+        ]
+        found += sorted(mine, key=lambda cell: cell.flops)
+    return found
+
+
+def _kinds(table: int) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Model, set-up and the settings that make it, of each column of a table."""
+    if table == 1:
+        return [(m, s, changes) for m, setups in _SETUPS.items() for s, changes in setups.items()]
+    found = [("gam", s, _SETUPS["gam"][s]) for s in ("paper", "scaled")]
+    for model, changes in _ABLATIONS.items():
+        found += [(model, s, (*_SETUPS["gam"][s], *changes)) for s in ("paper", "scaled")]
+    return found
+
+
+def _cell(
+    data: DataSet,
+    model: str,
+    setup: str,
+    seed: int,
+    scale: float,
+    configs: Path,
+    out: Path,
+    changes: Sequence[str],
+) -> Cell:
+    block = BLOCKS[model.split("-")[0]]
+    config = load_config(configs / f"{data.name}_{block}.json")
+    shape, after = [c for c in changes if c.startswith("model.")], changes
+    config = from_dict(RunConfig, apply_overrides(to_dict(config), shape))
+    config = scaled(config, scale)
+    config.data.sets[0].path = data.path
+    config.train.seed = seed
+    config.parallel.engine, config.parallel.preflight = "torch", False
+    config.eval.every_steps, config.eval.max_tokens = 0, 0  # the whole split, once
+    config.log.wandb, config.log.tensorboard = "off", False
+    config = from_dict(RunConfig, apply_overrides(to_dict(config), after))
+    config.model.vocab_size = config.model.vocab_size or data.manifest.tokenizer.vocab_size
+    cell = Cell(data.name, model, setup, seed, config, data.tokens)
+    config.log.run_dir = str(out / cell.name)
+    check(config)
+    return cell
+
+
+def write_config(cell: Cell, folder: Path) -> Path:
+    """The cell's config as a file for tools/pretrain.py, once.
+
+    Raises:
+        UserError: the folder has this cell with other settings.
+    """
+    path, now = folder / f"{cell.name}.json", to_dict(cell.config)
+    if path.exists():
+        _same(read_json(path), now, path)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, now)
+    return path
+
+
+def _same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    for section in ("model", "data", "train", "eval"):
+        for key, value in now[section].items():
+            if key in SPEED_ONLY.get(section, ()) or before.get(section, {}).get(key) == value:
+                continue
+            raise UserError(
+                f"{path} has another {section}.{key} than this command makes; expected the same "
+                "scale and settings, or another --out"
+            )
+
+
+def result(cell: Cell, configs: Path) -> dict[str, Any] | None:
+    """A finished cell's row of runs.csv; None while it is not finished.
+
+    Raises:
+        UserError: it was made with other settings than the cell's.
+    """
+    folder = Path(cell.config.log.run_dir)
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    write_config(cell, configs)
+    summary, train = read_json(path), cell.config.train
+    return {
+        "dataset": cell.dataset,
+        "model": cell.model,
+        "setup": cell.setup,
+        "seed": cell.seed,
+        "params": summary["parameters"],
+        "tokens": summary["tokens"],
+        "train_loss": _train_loss(folder),
+        "val_loss": summary["val_loss"],
+        "val_perplexity": summary["val_perplexity"],
+        "val_bits_per_byte": summary["val_bits_per_byte"],
+        "tokens_per_s": summary["tokens_per_s"],
+        "epoch_seconds": cell.epoch_tokens / summary["tokens_per_s"],
+        "device": summary["device"],
+        "width": cell.config.model.d_model,
+        "batch": train.global_batch_size,
+        "lr": train.lr,
+        "flops": summary["flops_per_token"] * summary["tokens"],
+        "code_version": summary["code_version"],
+    }
+
+
+def _train_loss(folder: Path) -> float:
+    """The mean of the last tenth of the steps, nearly: of the logged lines that end in it."""
+    lines = [line for line in read_metrics(folder / "metrics.jsonl") if line.get("loss")]
+    last = lines[-1]["step"]
+    late = [line["loss"] for line in lines if line["step"] > (1 - LAST_SHARE) * last]
+    return sum(late) / len(late)

@@ -1,0 +1,62 @@
+"""What arXiv 2509.00605 reports, as the README of its code gives its three tables.
+
+One run each, without a spread. Perplexities are per token of the paper's own tokenizer.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A row of tables 1 and 3."""
+
+    perplexity: float
+    params: float
+    """In millions, to one digit as published."""
+    loss: float | None = None
+    epoch_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A row of table 2; None: the GPU's memory did not hold it."""
+
+    ms: float | None
+    megabytes: float | None
+    """Of 1024 * 1024 bytes."""
+
+
+TABLE_1 = {
+    ("wikitext2", "transformer"): Quality(918.99, 24.2, 6.8233, 131.9),
+    ("wikitext2", "mamba"): Quality(1017.54, 20.5, 6.9251, 127.1),
+    ("wikitext2", "gam"): Quality(882.57, 22.6, 6.7828, 117.2),
+    ("tinystories", "transformer"): Quality(23.55, 24.2, 3.1591, 671.6),
+    ("tinystories", "gam"): Quality(23.15, 22.6, 3.1418, 601.4),
+}
+"""By data set and model. Mamba on TinyStories is not published, nor is any training loss."""
+
+TABLE_2 = {
+    ("gam", 256): Cost(8.97, 179.42),
+    ("gam", 512): Cost(13.09, 325.48),
+    ("gam", 1024): Cost(25.86, 617.60),
+    ("gam", 2048): Cost(51.94, 1201.85),
+    ("gam", 4096): Cost(105.03, 2370.35),
+    ("gam", 8192): Cost(217.30, 4707.35),
+    ("transformer", 256): Cost(8.90, 216.03),
+    ("transformer", 512): Cost(23.86, 552.98),
+    ("transformer", 1024): Cost(74.19, 1964.79),
+    ("transformer", 2048): Cost(279.37, 7483.92),
+    ("transformer", 4096): Cost(None, None),
+    ("transformer", 8192): Cost(None, None),
+}
+"""By block and T: forward and backward of one block, 16 sequences, fp16 autocast, a GPU that the
+paper's code does not name."""
+
+TABLE_3 = {
+    "gam": Quality(900.84, 22.6),
+    "gam-global": Quality(905.45, 19.4),
+    "gam-sum": Quality(942.59, 19.4),
+    "gam-local": Quality(944.70, 17.9),
+}
+"""By model, on WikiText-2. Both single paths are without gates. The first row is the model that
+table 1 gives 882.57."""
