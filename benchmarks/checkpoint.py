@@ -26,12 +26,16 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.engines import ROWS, launch, run_config, step_of
-from benchmarks.memory import allocated_at_most
 from benchmarks.train_step import synchronise
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.store import CheckpointStore, TrainState
 from gam_scale.config import RunConfig
-from gam_scale.hardware import can_compile, peak_memory_bytes, reset_peak_memory
+from gam_scale.hardware import (
+    allocated_at_most,
+    can_compile,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.strategy import Strategy

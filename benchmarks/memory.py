@@ -1,7 +1,6 @@
-"""What tensors take: those alive now, and the most that a function allocates."""
+"""What tensors take that are alive now."""
 
 import gc
-from collections.abc import Callable
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -18,15 +17,3 @@ def live_storages() -> dict[int, int]:
                 storage = local.untyped_storage()
                 found[storage.data_ptr()] = storage.nbytes()
     return found
-
-
-def allocated_at_most(function: Callable[[], None]) -> int:
-    """Most bytes that the CPU allocator has given out at once since the call began."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        function()
-    current = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            current += event.nbytes()
-            peak = max(peak, current)
-    return peak

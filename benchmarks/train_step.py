@@ -21,10 +21,10 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.memory import allocated_at_most
 from benchmarks.plain_gam import PlainGAM
 from gam_scale.config import ModelConfig, TrainConfig
 from gam_scale.hardware import (
+    allocated_at_most,
     can_compile,
     keep_freed_memory,
     peak_memory_bytes,

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -134,6 +135,18 @@ def reset_peak_memory(device: torch.device | str) -> None:
         return
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # 5: reset the peak RSS, see proc(5)
+
+
+def allocated_at_most(function: Callable[[], None]) -> int:
+    """Most bytes that the CPU allocator has given out at once since the call began."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        function()
+    current = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            current += event.nbytes()
+            peak = max(peak, current)
+    return peak
 
 
 def keep_freed_memory() -> None:

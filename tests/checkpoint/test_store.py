@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.memory import allocated_at_most
 from gam_scale import files
 from gam_scale.checkpoint.canonical import CanonicalTensors, write_shards
 from gam_scale.checkpoint.store import (
@@ -23,6 +22,7 @@ from gam_scale.checkpoint.store import (
 from gam_scale.config import GAMConfig, ModelConfig, RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import verify_folder
+from gam_scale.hardware import allocated_at_most
 from gam_scale.model.lm import build_model
 from gam_scale.parallel.plain import set_steps, whole_shards
 from gam_scale.parallel.world import World

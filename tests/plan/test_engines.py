@@ -5,9 +5,10 @@ import torch
 import torch.distributed as dist
 from ranks import run_ranks
 
-from benchmarks.memory import allocated_at_most, live_storages
+from benchmarks.memory import live_storages
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
+from gam_scale.hardware import allocated_at_most
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.plan.communication import collectives
 from gam_scale.plan.job import Job

@@ -1,0 +1,193 @@
+"""Table 2: time and memory of one block, forward and backward, against T.
+
+As the paper measures it: blocks of width 512 (8 heads, 512 slots, dropout 0.1) in training mode on
+16 sequences of random numbers, eager, under fp16 autocast on a GPU; 5 passes to warm up, then the
+mean of 20; memory is the most that tensors took at once, parameters and gradients among them. At
+scale F there are 16 F sequences, 5 F and 20 F passes (at least 1 and 3), and the same T and width.
+On a CPU the precision is fp32.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gam_scale.config import AttentionConfig, GAMConfig, ModelConfig
+from gam_scale.errors import UserError
+from gam_scale.files import write_json
+from gam_scale.hardware import (
+    allocated_at_most,
+    keep_freed_memory,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+from gam_scale.model.attention import AttentionBlock
+from gam_scale.model.context import Context
+from gam_scale.model.gam import GAMBlock
+from gam_scale.model.init import initialise
+from gam_scale.strict import read_json
+
+KINDS = ("gam", "transformer", "fused")
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+BATCH, WARM_UP, TIMED = 16, 5, 20
+SCORE_TENSORS = 6
+"""About how many tensors of (sequences, heads, T, T) the published attention holds at once."""
+MIB = 1 << 20
+
+
+class ScoresAttentionBlock(AttentionBlock):
+    """The published Transformer block: scores, mask and weights are whole (B, heads, T, T) tensors.
+
+    It computes what :class:`AttentionBlock` does, whose fused kernel keeps none of them.
+    """
+
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
+    ) -> Tensor:
+        """(B, T, d) -> (B, T, d), on plain whole sequences only."""
+        assert positions is None and context is None, "a block of the benchmark only"
+        q, k, v = self._heads(x, None, None)
+        scores = (q @ k.mT) * q.shape[-1] ** -0.5
+        seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+        weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
+        return self._finish(x, self.dropout(weights) @ v)
+
+
+def build(kind: str, width: int = 512, heads: int = 8, dropout: float = 0.1) -> nn.Module:
+    """One block with its initial weights: ``gam``, ``transformer`` as published, or ``fused``."""
+    config = ModelConfig(
+        d_model=width,
+        vocab_size=1,
+        dropout=dropout,
+        init="paper",
+        gam=GAMConfig(n_slots=width),
+        attention=AttentionConfig(heads),
+    )
+    classes = {"transformer": ScoresAttentionBlock, "fused": AttentionBlock}
+    block = classes[kind](config) if kind in classes else GAMBlock(config, "static")
+    initialise(block, config, seed=0)
+    return block
+
+
+def measure(kind: str, length: int, scale: float, device: str) -> dict[str, Any]:
+    """Milliseconds of forward and backward, and the most bytes held; None where it does not fit."""
+    keep_freed_memory()
+    batch = sequences(scale)
+    made = {"kind": kind, "T": length, "scale": scale, "batch": batch, "device": name(device)}
+    if device == "cpu" and _needs(kind, batch, length) > available():
+        return made | {"ms": None, "bytes": None}
+    try:
+        return made | _measure(build(kind).to(device), batch, length, scale)
+    except torch.OutOfMemoryError:
+        return made | {"ms": None, "bytes": None}
+
+
+def _measure(block: nn.Module, batch: int, length: int, scale: float) -> dict[str, Any]:
+    parameters = list(block.parameters())
+    device, width = parameters[0].device, block.norm1.weight.numel()
+    x = torch.randn(batch, length, width, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+            total = block(x).sum()
+        total.backward()
+        block.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(max(1, round(scale * WARM_UP))):
+        step()
+    reset_peak_memory(device)
+    timed = max(3, round(scale * TIMED))
+    start = time.perf_counter()
+    for _ in range(timed):
+        step()
+    seconds = (time.perf_counter() - start) / timed
+    if device.type == "cuda":
+        peak = peak_memory_bytes(device)
+    else:
+        peak = allocated_at_most(step) + x.nbytes + sum(p.nbytes for p in parameters)
+    return {"ms": 1e3 * seconds, "bytes": peak, "timed": timed, "threads": torch.get_num_threads()}
+
+
+def missing(out: Path, scale: float, lengths: tuple[int, ...]) -> list[tuple[str, int]]:
+    """Kind and T of what is not measured yet, the shortest first.
+
+    Raises:
+        UserError: ``out`` has blocks of another scale.
+    """
+    found = []
+    for length in sorted(lengths):
+        for kind in KINDS:
+            path = _path(out, kind, length)
+            if not path.exists():
+                found.append((kind, length))
+            elif (made := read_json(path)["scale"]) != scale:
+                raise UserError(
+                    f"{path} was measured at scale {made:g}, not {scale:g}; expected the same "
+                    "--scale, or another --out"
+                )
+    return found
+
+
+def measure_into(out: Path, kind: str, length: int, scale: float, device: str) -> dict[str, Any]:
+    """One measurement in a process of its own, kept in ``out``.
+
+    Raises:
+        UserError: the process failed; its output is on the terminal.
+    """
+    command = [sys.executable, "-m", "gam_scale.reproduce.blocks", kind, str(length), str(scale)]
+    done = subprocess.run([*command, device], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(
+            f"the {kind} block of {length} tokens ended with status {done.returncode}; the same "
+            "command tries it again"
+        )
+    made = json.loads(done.stdout.splitlines()[-1])
+    path = _path(out, kind, length)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, made)
+    return made
+
+
+def measured(out: Path) -> list[dict[str, Any]]:
+    """Everything that was measured, by kind and T."""
+    found = [read_json(path) for path in (out / "blocks").glob("*.json")]
+    return sorted(found, key=lambda made: (KINDS.index(made["kind"]), made["T"]))
+
+
+def sequences(scale: float) -> int:
+    """Of a measurement at this scale."""
+    return max(1, round(scale * BATCH))
+
+
+def name(device: str) -> str:
+    """Of the device, as a page gives it."""
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+
+def available() -> float:
+    """Bytes of memory that a block may take on this machine: 0.8 of what is free."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return float("inf")  # not Linux: let it try
+    line = next(line for line in text.splitlines() if line.startswith("MemAvailable"))
+    return 0.8 * 1024 * int(line.split()[1])
+
+
+def _needs(kind: str, batch: int, length: int) -> float:
+    return SCORE_TENSORS * 4.0 * batch * 8 * length**2 if kind == "transformer" else 0.0
+
+
+def _path(out: Path, kind: str, length: int) -> Path:
+    return out / "blocks" / f"{kind}-T{length}.json"
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])))
