@@ -13,9 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from gam_scale import cli
 from gam_scale.errors import UserError
-from gam_scale.reproduce.cells import Cell, DataSet, cells, result, write_config
+from gam_scale.reproduce import blocks
+from gam_scale.reproduce.blocks import LENGTHS
+from gam_scale.reproduce.cells import LEAST_SCALE, Cell, DataSet, cells, result, write_config
+from gam_scale.reproduce.page import claim, write_page
 from gam_scale.scaling.words import hours, scientific
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +31,18 @@ def main() -> int:
     """Plan, run what is missing, write the page."""
     args = parse()
     found = planned(args)
-    return train(found, args.out)
+    claim(args.out, args.scale, args.overrides)
+    missing = [cell for cell in found if result(cell, args.out) is None]
+    if found:
+        print(f"{len(found) - len(missing)} of {len(found)} runs are done")
+    status = 0
+    if not args.page_only:
+        status = train(missing, args.out)
+        if 2 in args.table:
+            time_blocks(args)
+    written = write_page(args.out, args.note)
+    print(f"page: {written[0]}" if written else "nothing is measured yet, so there is no page")
+    return status
 
 
 def parse() -> argparse.Namespace:
@@ -38,8 +54,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
     parser.add_argument("--wikitext2", metavar="DIR", help="prepared set (README, The models)")
     parser.add_argument("--tinystories", metavar="DIR", help="prepared set")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="T of table 2")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="table 2")
+    parser.add_argument("--note", action="append", default=[], help="a sentence for the page")
+    parser.add_argument("--page-only", action="store_true", help="run nothing, write the page")
     cli.add_overrides(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not LEAST_SCALE <= args.scale <= 1:
+        raise UserError(f"--scale is {args.scale:g}; expected {LEAST_SCALE:g} to 1")
+    if min(args.lengths) < 1:
+        raise UserError(f"--lengths has {min(args.lengths)}; expected 1 or more tokens")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device is cuda but torch finds no GPU; expected cpu or auto")
+    return args
 
 
 def planned(args: argparse.Namespace) -> list[Cell]:
@@ -63,29 +90,39 @@ def planned(args: argparse.Namespace) -> list[Cell]:
     return sorted(found.values(), key=lambda cell: (order[cell.seed], cell.flops))
 
 
-def train(found: list[Cell], out: Path) -> int:
+def train(missing: list[Cell], out: Path) -> int:
     """Train what is missing; a run that fails is named, and the others go on."""
-    configs = out / "configs"
-    missing = [cell for cell in found if result(cell, configs) is None]
-    flops = sum(cell.flops for cell in missing)
-    print(f"{len(found) - len(missing)} of {len(found)} runs are done")
     if missing:
+        flops = sum(cell.flops for cell in missing)
         took = hours(flops / 1e11 / 3600)
         print(f"{len(missing)} runs, {scientific(flops)} FLOPs: {took} hours at 100 GFLOP/s")
     failed = []
     for i, cell in enumerate(missing, 1):
-        config = write_config(cell, configs)
+        config = write_config(cell, out / "configs")
         print(f"[{i}/{len(missing)}] {cell.name}", flush=True)
-        log = configs / f"{cell.name}.log"
+        log = config.with_suffix(".log")
         with open(log, "ab") as file:
             command = [sys.executable, str(PRETRAIN), "--config", str(config)]
             done = subprocess.run(command, stdout=file, stderr=file)
-        if result(cell, configs) is None:
+        if result(cell, out) is None:
             failed.append(cell.name)
             print(f"  ended with status {done.returncode}, unfinished: {log}", flush=True)
     if failed:
         print(f"{len(failed)} runs are unfinished; the same command goes on with them")
     return 1 if failed else 0
+
+
+def time_blocks(args: argparse.Namespace) -> None:
+    """Measure the blocks of table 2 that are missing, each in a process of its own."""
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    todo = blocks.missing(args.out, args.lengths)
+    for i, (kind, length) in enumerate(todo, 1):
+        print(f"[{i}/{len(todo)}] {kind} block, {length:,} tokens", flush=True)
+        made = blocks.measure_into(args.out, kind, length, args.scale, device)
+        told = "does not fit" if made["ms"] is None else f"{made['ms']:,.1f} ms"
+        print(f"  {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -152,16 +152,14 @@ def cells(
         table: 1 or 3.
         datasets: table 3 reads WikiText-2 alone.
         seeds: ``train.seed`` of repeated runs.
-        scale: 1 is the paper's size.
+        scale: 1 is the paper's size; at least :data:`LEAST_SCALE`.
         configs: the folder configs/paper.
         out: run directories go below it.
         overrides: further settings of every run, ``section.key=value``.
 
     Raises:
-        UserError: the scale or a setting cannot work.
+        UserError: a seed or a setting cannot work.
     """
-    if not LEAST_SCALE <= scale <= 1:
-        raise UserError(f"--scale is {scale:g}; expected {LEAST_SCALE:g} to 1")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"--seeds is {list(seeds)}; expected different numbers from 0 on")
     kinds = [
@@ -243,18 +241,29 @@ def _same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
             )
 
 
-def result(cell: Cell, configs: Path) -> dict[str, Any] | None:
-    """A finished cell's row of runs.csv; None while it is not finished.
+def result(cell: Cell, out: Path) -> dict[str, Any] | None:
+    """A finished cell's row of runs.csv, kept in ``out``/results; None while it is not finished.
 
     Raises:
         UserError: it was made with other settings than the cell's.
     """
-    folder = Path(cell.config.log.run_dir)
-    path = folder / "summary.json"
-    if not path.exists():
+    kept, folder = out / "results" / f"{cell.name}.json", Path(cell.config.log.run_dir)
+    if not kept.exists() and not (folder / "summary.json").exists():
         return None
-    write_config(cell, configs)
-    summary, train = read_json(path), cell.config.train
+    write_config(cell, out / "configs")
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, _row(cell, read_json(folder / "summary.json")))
+    return read_json(kept)
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    """Every finished cell's row."""
+    return [read_json(path) for path in sorted((out / "results").glob("*.json"))]
+
+
+def _row(cell: Cell, summary: dict[str, Any]) -> dict[str, Any]:
+    config = cell.config
     return {
         "dataset": cell.dataset,
         "model": cell.model,
@@ -262,16 +271,18 @@ def result(cell: Cell, configs: Path) -> dict[str, Any] | None:
         "seed": cell.seed,
         "params": summary["parameters"],
         "tokens": summary["tokens"],
-        "train_loss": _train_loss(folder),
+        "train_loss": _train_loss(Path(config.log.run_dir)),
         "val_loss": summary["val_loss"],
         "val_perplexity": summary["val_perplexity"],
         "val_bits_per_byte": summary["val_bits_per_byte"],
         "tokens_per_s": summary["tokens_per_s"],
-        "epoch_seconds": cell.epoch_tokens / summary["tokens_per_s"],
+        "epoch_tokens": cell.epoch_tokens,
         "device": summary["device"],
-        "width": cell.config.model.d_model,
-        "batch": train.global_batch_size,
-        "lr": train.lr,
+        "width": config.model.d_model,
+        "steps": round(summary["tokens"] / config.train.global_batch_size / config.data.seq_len),
+        "batch": config.train.global_batch_size,
+        "lr": config.train.lr,
+        "warmup_steps": config.train.warmup_steps,
         "flops": summary["flops_per_token"] * summary["tokens"],
         "code_version": summary["code_version"],
     }

@@ -1,0 +1,170 @@
+"""The page of the reproduced tables: HTML, Markdown and CSVs from what a folder holds."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gam_scale.errors import UserError
+from gam_scale.evaluate.table import Table
+from gam_scale.files import write_bytes, write_json
+from gam_scale.reproduce import blocks, words
+from gam_scale.reproduce.cells import results as finished
+from gam_scale.reproduce.spread import Results
+from gam_scale.reproduce.tables import BLOCKS, TITLES, tables
+from gam_scale.scaling import document
+from gam_scale.scaling.code_version import code_version
+from gam_scale.scaling.plots import Palette, Plot
+from gam_scale.scaling.words import large
+from gam_scale.strict import read_json
+
+TITLE = "The paper's tables, run again"
+SETUP_FILE = "setup.json"
+
+
+def claim(out: Path, scale: float, overrides: Sequence[str]) -> None:
+    """Note in ``out`` what all its figures share, or check that it is the same.
+
+    Raises:
+        UserError: it has figures of another scale or other settings, or cannot be written.
+    """
+    path, now = out / SETUP_FILE, {"scale": scale, "set": list(overrides)}
+    if not path.exists():
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(path, now)
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+    for key, value in read_json(path).items():
+        if now[key] != value:
+            raise UserError(
+                f"{out} has figures made with --{key} {value}, not {now[key]}; expected the same, "
+                "or another --out"
+            )
+
+
+def write_page(out: Path, notes: Sequence[str] = ()) -> list[Path]:
+    """Write ``out``/page: report.html, report.md, figures, runs.csv and blocks.csv.
+
+    Args:
+        out: what the tool filled; a page of nothing is not written.
+        notes: sentences to end the limits with, such as what else the machine was doing.
+
+    Returns:
+        The files; none where nothing is measured yet.
+    """
+    rows, timed = finished(out), blocks.measured(out)
+    if not rows and not timed:
+        return []
+    setup, results = read_json(out / SETUP_FILE), Results(rows)
+    plots = [_plot(timed, *what) for what in _PLOTS] if timed else []
+    told = [
+        ("What the figures show", words.shows(results, timed)),
+        ("What they do not show", words.does_not_show(results, setup["scale"], notes)),
+        ("What the published set-up handicaps", words.HANDICAPS),
+    ]
+    made, settings = tables(results, timed), _settings(rows, timed, setup)
+    subject = _subject(setup["scale"])
+    parts = [document.sentences(*t) for t in told] + [document.table(t) for t in made]
+    parts += [*map(document.figure, plots), document.table(settings, "list")]
+    page = [f"# {TITLE}", subject, *(document.markdown_sentences(*t) for t in told)]
+    page += [document.markdown_table(t) for t in made]
+    page += [*map(document.markdown_figure, plots), document.markdown_table(settings)]
+    files = {"report.html": document.document(TITLE, subject, parts).encode()}
+    files["report.md"] = ("\n\n".join(page) + "\n").encode()
+    files |= {f"{plot.name}.png": plot.file("png") for plot in plots}
+    if rows:
+        files["runs.csv"] = _csv(rows)
+    if timed:
+        files["blocks.csv"] = _csv(timed)
+    folder = out / "page"
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        write_bytes(folder / name, data)
+    return [folder / name for name in files]
+
+
+def _subject(scale: float) -> str:
+    size = "at the paper's size" if scale == 1 else f"at scale {scale:g} (see Settings)"
+    return f"Tables 1 to 3 of Gated Associative Memory (arXiv 2509.00605), {size}."
+
+
+def _settings(
+    rows: Sequence[dict[str, Any]], timed: Sequence[dict[str, Any]], setup: dict[str, Any]
+) -> Table:
+    found = [["scale", f"{setup['scale']:g}"], ["code version", code_version()]]
+    if setup["scale"] < 1:
+        found.append(["rule", RULE])
+    if rows:
+        some = rows[0]
+        found += [
+            ["width", str(some["width"])],
+            ["sequences a step", str(some["batch"])],
+            ["learning rates", ", ".join(f"{lr:g}" for lr in sorted({r["lr"] for r in rows}))],
+            ["warm-up steps", str(some["warmup_steps"])],
+            ["seeds", ", ".join(map(str, sorted({r["seed"] for r in rows})))],
+            ["trained on", ", ".join(sorted({r["device"] for r in rows}))],
+        ]
+    for dataset in Results(rows).datasets():
+        mine = [r for r in rows if r["dataset"] == dataset]
+        found.append(
+            [
+                TITLES[dataset],
+                f"{large(mine[0]['epoch_tokens'])} training tokens; {mine[0]['steps']:,} steps, "
+                f"{large(mine[0]['tokens'])} tokens a run",
+            ]
+        )
+    if timed:
+        found.append(["blocks timed on", ", ".join(sorted({b["device"] for b in timed}))])
+    if setup["set"]:
+        found.append(["--set", " ".join(setup["set"])])
+    return Table("Settings", ["setting", "value"], found)
+
+
+RULE = (
+    "width, slots, heads, sequences a step, optimizer steps and warm-up are the scale times the "
+    "paper's; learning rates 3e-4 times 512 over the width, but the paper's for bare Mamba blocks, "
+    "whose values overflow at larger ones; 6 layers, T 256 and the rest as published"
+)
+
+_PLOTS = (
+    ("block-time", "Time of a block", "milliseconds of forward and backward against T", "ms", 1),
+    ("block-memory", "Memory of a block", "MB held at most against T", "bytes", blocks.MIB),
+)
+
+
+def _plot(
+    timed: Sequence[dict[str, Any]], name: str, title: str, caption: str, column: str, unit: float
+) -> Plot:
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        from matplotlib.ticker import FuncFormatter, NullLocator
+
+        for i, kind in enumerate(blocks.KINDS):
+            mine = [b for b in timed if b["kind"] == kind and b[column] is not None]
+            x, y = [b["T"] for b in mine], [b[column] / unit for b in mine]
+            axes.plot(x, y, "o-", lw=2, ms=5, mew=0, color=palette.line(i))
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(sorted({b["T"] for b in timed}))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.4g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.grid(axis="y", color=palette.rule, linewidth=1)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("tokens", color=palette.quiet)
+        axes.tick_params(length=0, labelcolor=palette.quiet, pad=6)
+        for side, spine in axes.spines.items():
+            spine.set(visible=side == "bottom", color=palette.rule)
+
+    keys = tuple((i, BLOCKS[kind]) for i, kind in enumerate(blocks.KINDS))
+    return Plot(name, title, caption, keys, draw)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    text, header = io.StringIO(), dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(text, list(header), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

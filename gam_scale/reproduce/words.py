@@ -1,0 +1,131 @@
+"""What the reproduced tables show and do not show, in sentences."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gam_scale.reproduce.cells import MODELS_1
+from gam_scale.reproduce.published import TABLE_1, TABLE_3
+from gam_scale.reproduce.spread import Results
+from gam_scale.reproduce.tables import MODELS, TITLES, lead
+
+CLEAR = 2.0  # standard errors from which a difference is called one
+
+HANDICAPS = [
+    "All models: position embeddings are drawn from N(0, 1) over token embeddings of standard "
+    "deviation 1 / sqrt(3 width), 0.025 at the paper's width, and drown them. The scaled "
+    "initialisation draws both from N(0, 0.02).",
+    "GAM: its memory is a constant bank that each token reads for itself; only the convolution "
+    "mixes tokens, so that no prediction sees more than 6 (3 - 1) + 1 = 13 tokens, whatever T is. "
+    "Without this handicap the memory is written by the text (the gated delta rule, "
+    "model.memory.kind = delta), which adds parameters.",
+    "Mamba: the published baseline stacks bare blocks, with neither residual connections nor "
+    "norms. Without this handicap blocks are pre-norm and residual, as Mamba is used.",
+    "Transformer, table 2: the published block holds its T x T scores and weights in memory. The "
+    "fused kernel, which torch has had since 2.0, computes the same and holds none of them.",
+]
+
+
+def shows(results: Results, blocks: Sequence[dict[str, Any]]) -> list[str]:
+    """The findings, from the figures alone."""
+    found = []
+    for dataset in results.datasets():
+        found += [*_positions(results, dataset), *_leads(results, dataset)]
+    return found + _ablations(results) + _blocks(blocks)
+
+
+def _positions(results: Results, dataset: str) -> list[str]:
+    parts = []
+    for model in MODELS_1:
+        before = results.spread((dataset, model, "paper"), "val_perplexity")
+        after = results.spread((dataset, model, "scaled"), "val_perplexity")
+        if before and after:
+            parts.append(f"{MODELS[model]} from {before.text()} to {after.text()}")
+    if not parts:
+        return []
+    return [f"{TITLES[dataset]}: the scaled initialisation takes perplexity of {_list(parts)}."]
+
+
+def _leads(results: Results, dataset: str) -> list[str]:
+    found = []
+    for other in MODELS_1[1:]:
+        told = TABLE_1.get((dataset, other))
+        states = []
+        for setup, where in (
+            ("paper", "as published"),
+            ("scaled", "from the scaled initialisation"),
+            ("unhandicapped", "without the handicaps"),
+        ):
+            if (difference := lead(results, dataset, other, setup)) is not None:
+                states.append(f"{_order(*difference)} {where}")
+        if states:
+            paper = "The paper has GAM ahead; here" if told else "Not in the paper; here"
+            found.append(f"{TITLES[dataset]}, GAM and {MODELS[other]}: {paper} {_list(states)}.")
+    return found
+
+
+def _order(difference: float, error: float | None) -> str:
+    if error is None:
+        return f"GAM is {'ahead' if difference < 0 else 'behind'} (one seed)"
+    if abs(difference) < CLEAR * error:
+        return "the two are within the spread of seeds"
+    return f"GAM is {'ahead' if difference < 0 else 'behind'}"
+
+
+def _ablations(results: Results) -> list[str]:
+    found = []
+    for setup, where in (("paper", "As published"), ("scaled", "From the scaled initialisation")):
+        cells = {m: results.spread(("wikitext2", m, setup), "val_perplexity") for m in TABLE_3}
+        if all(cells.values()):
+            order = sorted(cells, key=lambda model: cells[model].mean)
+            names = [f"{MODELS[model]} ({cells[model].text()})" for model in order]
+            found.append(f"{where}, the ablations by perplexity: {_list(names)}.")
+    if found:
+        told = [MODELS[model] for model in sorted(TABLE_3, key=lambda m: TABLE_3[m].perplexity)]
+        found.append(f"The paper's order is {_list(told)}.")
+    return found
+
+
+def _blocks(blocks: Sequence[dict[str, Any]]) -> list[str]:
+    found = {(b["kind"], b["T"]): b for b in blocks if b["ms"] is not None}
+    said = []
+    for other, name in (("transformer", "as published"), ("fused", "with the fused kernel")):
+        lengths = [T for kind, T in found if kind == other and ("gam", T) in found]
+        if lengths:
+            longest = max(lengths)
+            gam, theirs = found["gam", longest], found[other, longest]
+            said.append(
+                f"At {longest:,} tokens a Transformer block {name} takes "
+                f"{theirs['ms'] / gam['ms']:.2f} times as long as a GAM block, and "
+                f"{theirs['bytes'] / gam['bytes']:.2f} times the memory."
+            )
+    return said
+
+
+def does_not_show(results: Results, scale: float, notes: Sequence[str]) -> list[str]:
+    """The limits of the figures."""
+    said = []
+    if scale < 1:
+        said.append(
+            f"This is scale {scale:g}: small models, trained shortly. Figures here compare with "
+            "one another, not with the published ones, and an order may change with size."
+        )
+    if results.cells:
+        said += [
+            "Perplexities are per token of our sentencepiece tokenizer (byte fallback, trained on "
+            "the training split); the paper's splits at whitespace and punctuation and was trained "
+            "on every split. Even at full size only comparisons within a column carry over.",
+            "Learning rates were not tuned, neither for a model nor for a set-up.",
+            "The written memory has more parameters than the constant one (see the tables).",
+            "Published figures are of one run each. The same model has 882.57 in table 1 and "
+            "900.84 in table 3, a difference as large as several between models.",
+        ]
+    if 0 < results.seeds() < 3:
+        said.append("Two seeds or fewer give a rough idea of the spread at best.")
+    uneven = {len(rows) for rows in results.cells.values()}
+    if len(uneven) > 1:
+        said.append(f"Some cells have {min(uneven)} seeds and others {max(uneven)}.")
+    return [*said, *notes]
+
+
+def _list(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
