@@ -54,6 +54,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
     parser.add_argument("--wikitext2", metavar="DIR", help="prepared set (README, The models)")
     parser.add_argument("--tinystories", metavar="DIR", help="prepared set")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="runs whose name contains this, wikitext2-gam say",
+    )
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="T of table 2")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="table 2")
     parser.add_argument("--note", action="append", default=[], help="a sentence for the page")
@@ -86,6 +92,11 @@ def planned(args: argparse.Namespace) -> list[Cell]:
         if table != 2:
             made = cells(table, datasets, args.seeds, args.scale, configs, runs, args.overrides)
             found |= {cell.name: cell for cell in made}
+    found = {name: cell for name, cell in found.items() if args.only in name}
+    if args.only and not found:
+        raise UserError(
+            f"--only {args.only} is in no run's name; expected part of one, such as gam"
+        )
     order = {seed: i for i, seed in enumerate(args.seeds)}
     return sorted(found.values(), key=lambda cell: (order[cell.seed], cell.flops))
 

@@ -31,6 +31,7 @@ from gam_scale.model.attention import AttentionBlock
 from gam_scale.model.context import Context
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.init import initialise
+from gam_scale.scaling.code_version import code_version
 from gam_scale.strict import read_json
 
 KINDS = ("gam", "transformer", "fused")
@@ -135,7 +136,7 @@ def measure_into(out: Path, kind: str, length: int, scale: float, device: str) -
             f"the {kind} block of {length} tokens ended with status {done.returncode}; the same "
             "command tries it again"
         )
-    made = json.loads(done.stdout.splitlines()[-1])
+    made = json.loads(done.stdout.splitlines()[-1]) | {"code_version": code_version()}
     path = _path(out, kind, length)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, made)

@@ -23,6 +23,7 @@ from gam_scale.data.manifest import Manifest, read_manifest
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.model.lm import outline
+from gam_scale.scaling.code_version import code_version
 from gam_scale.strict import apply_overrides, from_dict, read_json, to_dict
 from gam_scale.train.sinks import read_metrics
 
@@ -284,7 +285,7 @@ def _row(cell: Cell, summary: dict[str, Any]) -> dict[str, Any]:
         "lr": config.train.lr,
         "warmup_steps": config.train.warmup_steps,
         "flops": summary["flops_per_token"] * summary["tokens"],
-        "code_version": summary["code_version"],
+        "code_version": code_version(),
     }
 
 

@@ -14,7 +14,6 @@ from gam_scale.reproduce.cells import results as finished
 from gam_scale.reproduce.spread import Results
 from gam_scale.reproduce.tables import BLOCKS, TITLES, tables
 from gam_scale.scaling import document
-from gam_scale.scaling.code_version import code_version
 from gam_scale.scaling.plots import Palette, Plot
 from gam_scale.scaling.words import large
 from gam_scale.strict import read_json
@@ -93,7 +92,8 @@ def _subject(scale: float) -> str:
 def _settings(
     rows: Sequence[dict[str, Any]], timed: Sequence[dict[str, Any]], setup: dict[str, Any]
 ) -> Table:
-    found = [["scale", f"{setup['scale']:g}"], ["code version", code_version()]]
+    versions = {row["code_version"] for row in (*rows, *timed)}
+    found = [["scale", f"{setup['scale']:g}"], ["code version", ", ".join(sorted(versions))]]
     if setup["scale"] < 1:
         found.append(["rule", RULE])
     if rows:

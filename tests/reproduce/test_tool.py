@@ -1,0 +1,99 @@
+"""tools/reproduce_paper.py on generated text: trains what is missing, goes on, writes the page."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "reproduce_paper.py"
+SECONDS = 120
+
+
+@pytest.fixture
+def arguments(prepared_set):
+    """``arguments(out, steps)``: the command of two small runs of table 3."""
+
+    def make(out: Path, steps: int, *more: str) -> list[str]:
+        settings = [f"train.steps={steps}", "train.epochs=0", "train.warmup_steps=1"]
+        settings += ["data.seq_len=32", "train.compile=off", "parallel.device=cpu"]
+        settings += ["eval.max_tokens=100", "checkpoint.every_steps=2"]
+        command = ["--table", "3", "--scale", "0.0625", "--seeds", "0", "--out", str(out)]
+        command += ["--wikitext2", str(prepared_set), "--only", "gam-local"]
+        return [*command, *(a for s in settings for a in ("--set", s)), *more]
+
+    return make
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(TOOL), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+
+
+def test_runs_once_and_writes_the_page(tmp_path, arguments) -> None:
+    out = tmp_path / "out"
+    first = run(arguments(out, 3, "--note", "Said by hand."))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "0 of 2 runs are done" in first.stdout
+    again = run(arguments(out, 3, "--note", "Said by hand."))
+    assert "2 of 2 runs are done" in again.stdout and "[1/" not in again.stdout
+    with open(out / "page" / "runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["model"], r["setup"]) for r in rows} == {
+        ("gam-local", "paper"),
+        ("gam-local", "scaled"),
+    }
+    for row in rows:
+        folder = out / "runs" / f"wikitext2-gam-local-{row['setup']}-s0"
+        summary = json.loads((folder / "summary.json").read_text())
+        assert float(row["val_loss"]) == summary["val_loss"] and int(row["steps"]) == 3
+    html, text = ((out / "page" / f"report.{form}").read_text() for form in ("html", "md"))
+    for page in (html, text):
+        assert "Table 3: ablations" in page and "944.70" in page and "Said by hand." in page
+        assert "scale 0.0625" in page
+    assert "http" not in html.replace("http://www.w3.org", "")  # needs no network
+    other = run(arguments(out, 4))
+    assert other.returncode == 2 and "figures made with --set" in other.stderr
+
+
+def test_a_killed_run_goes_on(tmp_path, arguments) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, str(TOOL), *arguments(out, 400)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    folder = out / "runs" / "wikitext2-gam-local-paper-s0"
+    until = time.monotonic() + SECONDS
+    while not list(folder.glob("checkpoints/step-*")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "summary.json").exists()
+    done = run(arguments(out, 400))
+    assert done.returncode == 0 and "0 of 2 runs are done" in done.stdout
+    log = (out / "configs" / "wikitext2-gam-local-paper-s0.log").read_text()
+    assert "resuming from" in log
+    assert len(list((out / "results").glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--scale", "0"], "--scale is 0; expected 0.01 to 1"),
+        (["--scale", "nan"], "--scale is nan"),
+        (["--lengths", "0"], "--lengths has 0"),
+        (["--seeds", "1", "1"], "--seeds is [1, 1]"),
+        (["--only", "gru"], "--only gru is in no run's name"),
+        (["--wikitext2", "/nowhere"], "/nowhere/manifest.json: no such file"),
+        (["--table", "1"], "--tinystories is missing"),
+        (["--set", "train.lr=-1"], "train.lr"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, more, message) -> None:
+    done = run(arguments(tmp_path / "out", 3, *more))
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
