@@ -51,7 +51,7 @@ def _leads(results: Results, dataset: str) -> list[str]:
         told = TABLE_1.get((dataset, other))
         states = []
         for setup, where in (
-            ("paper", "as published"),
+            ("paper", "in the paper's set-up"),
             ("scaled", "from the scaled initialisation"),
             ("unhandicapped", "without the handicaps"),
         ):
@@ -73,7 +73,10 @@ def _order(difference: float, error: float | None) -> str:
 
 def _ablations(results: Results) -> list[str]:
     found = []
-    for setup, where in (("paper", "As published"), ("scaled", "From the scaled initialisation")):
+    for setup, where in (
+        ("paper", "In the paper's set-up"),
+        ("scaled", "From the scaled initialisation"),
+    ):
         cells = {m: results.spread(("wikitext2", m, setup), "val_perplexity") for m in TABLE_3}
         if all(cells.values()):
             order = sorted(cells, key=lambda model: cells[model].mean)
@@ -88,7 +91,10 @@ def _ablations(results: Results) -> list[str]:
 def _blocks(blocks: Sequence[dict[str, Any]]) -> list[str]:
     found = {(b["kind"], b["T"]): b for b in blocks if b["ms"] is not None}
     said = []
-    for other, name in (("transformer", "as published"), ("fused", "with the fused kernel")):
+    for other, name in (
+        ("transformer", "without the fused kernel"),
+        ("fused", "with the fused kernel"),
+    ):
         lengths = [T for kind, T in found if kind == other and ("gam", T) in found]
         if lengths:
             longest = max(lengths)

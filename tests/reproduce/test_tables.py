@@ -79,7 +79,7 @@ def test_table_1_and_its_handicap_columns(rows) -> None:
         before = column(rows, model, "paper", "val_perplexity")
         after = column(rows, model, last, "val_perplexity")
         told = cells[name]
-        assert told["as published"] == f"{before.mean():,.1f} ± {before.std(ddof=1):,.1f}"
+        assert told["paper's set-up"] == f"{before.mean():,.1f} ± {before.std(ddof=1):,.1f}"
         assert told["change"] == f"{after.mean() / before.mean() - 1:+.1%}"
     assert cells["GAM"]["published"] == "882.57" and cells["Mamba"]["published"] == "1,017.54"
     assert cells["Transformer"]["no handicap"] == "the same"
@@ -89,7 +89,7 @@ def test_table_1_and_its_handicap_columns(rows) -> None:
 def test_details_give_losses_and_the_time_of_an_epoch(rows) -> None:
     table = details(Results(rows), "wikitext2")
     first = dict(zip(table.header, table.rows[0], strict=True))
-    assert first["model and set-up"] == "GAM, as published" and first["s / epoch"] == "50 ± 0"
+    assert first["model and set-up"] == "GAM, paper's set-up" and first["s / epoch"] == "50 ± 0"
     loss = column(rows, "gam", "paper", "train_loss")
     assert first["training"] == f"{loss.mean():.3f} ± {loss.std(ddof=1):.3f}"
     assert len(table.rows) == 8 and all(line[-1] == "3" for line in table.rows)
@@ -135,5 +135,5 @@ def test_a_difference_within_the_spread_is_no_lead() -> None:
 
     MODELS = ("gam", "transformer")
     near, far = (" ".join(words.shows(results(gap), [])) for gap in (0.05, 1.0))
-    assert "within the spread of seeds as published" in near
-    assert "here GAM is ahead as published" in far
+    assert "within the spread of seeds in the paper's set-up" in near
+    assert "here GAM is ahead in the paper's set-up" in far
