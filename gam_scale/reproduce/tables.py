@@ -138,7 +138,8 @@ def lead(
 
 def block_times(blocks: Sequence[dict[str, Any]]) -> Table:
     """Table 2, milliseconds."""
-    note = f"{_block_note(blocks)} Published: the mean of 20, 16 sequences, fp16, on a GPU that is not named."
+    published = "Published: the mean of 20, of 16 sequences, fp16, on a GPU that is not named."
+    note = f"{_block_note(blocks)} {published}"
     return _blocks("Table 2: ms of forward and backward of one block", blocks, "ms", note)
 
 
