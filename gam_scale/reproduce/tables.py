@@ -175,14 +175,13 @@ def _blocks(title: str, blocks: Sequence[dict[str, Any]], column: str, note: str
 
 def _block_note(blocks: Sequence[dict[str, Any]]) -> str:
     some = next((b for b in blocks if b["ms"] is not None), blocks[0])
-    precision = "fp32" if some["device"] == "cpu" else "fp16 autocast"
-    threads = (
-        f", {some['threads']} threads" if some["device"] == "cpu" and "threads" in some else ""
-    )
+    on = "fp32, processor time of one thread of a CPU"
+    if some["device"] != "cpu":
+        on = f"fp16 autocast, on {some['device']}"
     return (
-        f"Ours: width 512, {some['batch']} sequences, {precision}, eager, on {some['device']}"
-        f"{threads}; the fastest of {some.get('timed', 0)} passes. Unfused, as published, the "
-        "Transformer holds its T x T scores in memory."
+        f"Ours: width 512, {some['batch']} sequences, {on}, eager; the fastest of "
+        f"{some.get('timed', 0)} passes. Unfused, as published, the Transformer holds its T x T "
+        "scores in memory."
     )
 
 

@@ -37,7 +37,7 @@ def test_memory_grows_as_it_must(kind) -> None:
 def test_a_block_is_measured_once(tmp_path) -> None:
     assert len(blocks.missing(tmp_path, (32, 16))) == 6
     made = blocks.measure_into(tmp_path, "gam", 16, 0.0625, "cpu")
-    assert made["ms"] > 0 and made["bytes"] > 0 and (made["batch"], made["timed"]) == (1, 5)
+    assert made["ms"] > 0 and made["bytes"] > 0 and (made["batch"], made["timed"]) == (1, 3)
     assert blocks.measured(tmp_path) == [made]
     assert blocks.missing(tmp_path, (16,)) == [("transformer", 16), ("fused", 16)]
 
@@ -46,7 +46,7 @@ def test_what_does_not_fit_is_said(monkeypatch) -> None:
     monkeypatch.setattr(blocks, "available", lambda: 1e9)
     made = blocks.measure("transformer", 8192, 0.125, "cpu")  # 25 GB of scores
     assert made["ms"] is None and made["bytes"] is None
-    fits = made | {"kind": "gam", "ms": 12.5, "bytes": 3 << 20, "timed": 5, "threads": 1}
+    fits = made | {"kind": "gam", "ms": 12.5, "bytes": 3 << 20, "timed": 5}
     time, memory = block_times([fits, made]).rows[0], block_memory([fits, made]).rows[0]
     assert time == ["8,192", "217.3", "did not fit", "12.5", "does not fit", ""]
     assert memory == ["8,192", "4,707.4", "did not fit", "3.0", "does not fit", ""]
