@@ -208,7 +208,7 @@ def estimate_as_json(e: Estimate, job: Job) -> dict[str, Any]:
         "collectives": [dataclasses.asdict(c) | {"sent": c.sent} for c in e.collectives],
         "sent_bytes": e.sent_bytes,
         "flops": e.flops,
-        "recomputed_flops": e.recomputed_flops,
+        "extra_flops": e.extra_flops,
         "compute_seconds": e.compute_seconds,
         "communication_seconds": e.communication_seconds,
         "step_seconds": e.step_seconds,

@@ -45,33 +45,42 @@ _RANDOM = [torch.ops.gam_scale.keep_mask.default, aten.native_dropout.default]
 _SAVED = {"selective": _COSTLY + _RANDOM, "full": _RANDOM}
 
 
-def prepare_blocks(model: LanguageModel, recompute: Recompute, *, compiled: bool) -> None:
+def prepare_blocks(
+    model: LanguageModel,
+    recompute: Recompute,
+    *,
+    compiled: bool,
+    backend: str | Callable[..., Any] = "inductor",
+    segment: int | None = None,
+) -> None:
     """Set what every block does when called; engines wrap it from outside, by module hooks.
 
     Args:
         model: its blocks are changed in place.
         recompute: see ``train.recompute``.
         compiled: each block is one graph, compiled once for the whole stack at its first call.
+        backend: what torch.compile compiles with.
+        segment: tokens of a sequence at a time; None: :data:`SEGMENT` of the device.
     """
+    prepared = partial(_prepared, recompute=recompute, backend=backend if compiled else None)
     for block in model.blocks:
-        forward = _prepared(block.forward, recompute, compiled=compiled)
+        forward = prepared(block.forward)
         if isinstance(block, GAMBlock):
-            step = _prepared(block.extend, recompute, compiled=compiled)
-            forward = partial(_in_segments, block, forward, step)
+            forward = partial(_in_segments, block, forward, prepared(block.extend), segment)
         block.forward = forward
 
 
 def _prepared(
-    function: Callable[..., Any], recompute: Recompute, *, compiled: bool
+    function: Callable[..., Any], recompute: Recompute, backend: str | Callable[..., Any] | None
 ) -> Callable[..., Any]:
     if recompute != "none":
         contexts = partial(create_selective_checkpoint_contexts, _SAVED[recompute])
         function = partial(checkpoint, function, use_reentrant=False, context_fn=contexts)
-    if compiled:
+    if backend is not None:
         # Else it warns of in-place operators in what is recomputed; there are none.
         logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
         # Shapes are fixed; another one (a ragged last batch) must not slow the others.
-        function = torch.compile(function, dynamic=False)
+        function = torch.compile(function, dynamic=False, backend=backend)
     return function
 
 
@@ -79,6 +88,7 @@ def _in_segments(
     block: GAMBlock,
     forward: Callable[..., Tensor],
     step: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+    segment: int | None,
     x: Tensor,
     positions: Tensor | None = None,
     context: Context | None = None,
@@ -89,7 +99,7 @@ def _in_segments(
     What a block computes inside is then no larger than for one segment: it is recomputed segment by
     segment too, and a CPU's caches hold as much of it at 64k tokens as at 1k.
     """
-    segment = SEGMENT[x.device.type]
+    segment = segment or SEGMENT[x.device.type]
     if context is not None or (carried is None and x.shape[1] <= segment):
         return forward(x, positions, context)
     if positions is None:

@@ -6,17 +6,21 @@ from typing import Literal
 
 from gam_scale.plan.activations import FP32
 from gam_scale.plan.job import Job
+from gam_scale.plan.trace import Exchanged
 
 _PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "shift"]
 
 
 @dataclass(frozen=True)
 class Collective:
     """One kind of exchange, summed over a step."""
 
-    op: Literal["all_reduce", "all_gather", "reduce_scatter"]
-    what: Literal["gradients", "parameters"]
-    bytes: float  # of the whole tensors, before scattering or after gathering
+    op: Operation
+    what: Literal["gradients", "parameters", "sequences"]
+    bytes: (
+        float  # of the whole tensors, before scattering or after gathering; or of what is shifted
+    )
     ranks: int  # in each group
     stride: int = 1  # from one rank of a group to the next
 
@@ -24,8 +28,11 @@ class Collective:
     def sent(self) -> float:
         """Bytes that each rank sends in a ring: (n - 1) / n of the tensor, all-reduce twice that.
 
-        That is the least any algorithm needs when links are all alike; a tree sends as much.
+        That is the least any algorithm needs when links are all alike; a tree sends as much. A
+        shift goes from each rank to the next, and from the last one nowhere.
         """
+        if self.op == "shift":
+            return self.bytes
         return _PASSES[self.op] * self.bytes * (self.ranks - 1) / self.ranks
 
     def stays_in_node(self, gpus_per_node: int) -> bool:
@@ -39,7 +46,22 @@ def collectives(job: Job) -> list[Collective]:
     Stages 1 and 2 reduce each part of a bucket to the rank that owns it, which sends what a
     reduce-scatter does; whole buckets to all ranks with ``use_multi_rank_bucket_allreduce``.
     """
-    return [c for c in _COLLECTIVES[job.engine](job) if c.ranks > 1]
+    found = [*_COLLECTIVES[job.engine](job), *_sequences(job)]
+    return [c for c in found if c.ranks > 1 and c.bytes]
+
+
+def _sequences(job: Job) -> Iterator[Collective]:
+    """What the ranks of one sequence exchange inside the blocks, which wait for it.
+
+    Convolutions shift their last tokens, memories gather one folded state of each rank, attention
+    gathers keys and values; their gradients go the other way.
+    """
+    ranks = job.config.parallel.context
+    if ranks == 1:
+        return
+    layers = job.layers(job.rows)
+    for op in Exchanged._fields:
+        yield Collective(op, "sequences", sum(getattr(x.exchanged, op) for x in layers), ranks)
 
 
 def overlaps(job: Job) -> bool:
@@ -70,7 +92,8 @@ def _zero_3(job: Job) -> Iterator[Collective]:
     persistent = weights.up_to(threshold) * FP32
     low = weights.linear_above(threshold) if job.low_precision_linears else 0
     gathered = weights.total * FP32 - persistent - low * (FP32 - job.compute_bytes)
-    reused = job.reused_blocks / weights.n_blocks  # embeddings go with the first block
+    # Blocks that stay gathered are the last ones; embeddings go with the first block.
+    reused = sum(weights.blocks[len(weights.blocks) - job.reused_blocks :]) / sum(weights.blocks)
     parameters = persistent + gathered * (2 - reused) * job.micro_batches
     yield Collective("all_gather", "parameters", parameters, ranks)
     yield Collective("reduce_scatter", "gradients", _gradients(job) * job.micro_batches, ranks)

@@ -6,6 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from gam_scale.errors import UserError
+from gam_scale.model.memory.base import WrittenMemory
+from gam_scale.plan.activations import layer, setting
 from gam_scale.plan.communication import Collective, collectives, overlaps
 from gam_scale.plan.gpus import Gpu
 from gam_scale.plan.job import Job
@@ -51,34 +53,42 @@ class Estimate:
         return 3 * forward * self.tokens
 
     @cached_property
-    def recomputed_flops(self) -> float:
+    def extra_flops(self) -> float:
         """Of one step over all ranks, on top of :attr:`flops`.
 
-        Full recomputation runs the blocks once more, but for each one's last projection, whose
-        output backward does not need. Selective recomputation repeats no matmul.
+        What is recomputed, and what a written memory's chunks compute beyond its recurrence.
         """
-        if self.job.config.train.recompute != "full":
-            return 0.0
-        model, length = self.job.weights.model, self.job.config.data.seq_len
-        blocks = sum(b.flops_per_token(length) - 2 * _last_projection(b) for b in model.blocks)
-        return blocks * self.tokens
+        model, rows = self.job.config.model, self.job.config.train.global_batch_size
+        run = setting(self.job.config, rows)
+        blocks, extra = self.job.weights.model.blocks, 0.0
+        for kind, block in dict(zip(model.layer_kinds(), blocks, strict=True)).items():
+            traced, plain = (
+                layer(model, kind, run._replace(recompute=r, compiled=False))
+                for r in (run.recompute, "none")
+            )
+            found = traced.flops - plain.flops  # alike in what no matmul does
+            if isinstance(getattr(block, "memory", None), WrittenMemory):
+                counted = 3 * block.flops_per_token(self.job.config.data.seq_len) * run.tokens
+                found = max(0.0, traced.flops + traced.scan_flops - counted)
+            extra += model.layer_kinds().count(kind) * found
+        return extra * self.job.config.parallel.context  # each rank has a part of the tokens
 
     @property
     def compute_seconds(self) -> float:
         """On the rank with most sequences, at the assumed share of the peak rate."""
-        of_all = self.flops + self.recomputed_flops
+        of_all = self.flops + self.extra_flops
         of_rank = of_all * self.job.rows / self.job.config.train.global_batch_size
+        of_rank /= self.job.config.parallel.context
         return of_rank / (self.gpu.peak_flops(self.job.config.train.precision) * self.share)
 
     @property
     def communication_seconds(self) -> float:
         """Each collective at the rate of the slowest link it crosses, one after another."""
-        total = 0.0
-        for collective in self.collectives:
-            inside = collective.stays_in_node(self.job.gpus_per_node)
-            rate = self.gpu.link_bytes if inside else self.gpu.network_bits / 8
-            total += collective.sent / rate
-        return total
+        return sum(map(self._seconds, self.collectives))
+
+    def _seconds(self, collective: Collective) -> float:
+        inside = collective.stays_in_node(self.job.gpus_per_node)
+        return collective.sent / (self.gpu.link_bytes if inside else self.gpu.network_bits / 8)
 
     @property
     def sent_bytes(self) -> float:
@@ -87,9 +97,14 @@ class Estimate:
 
     @property
     def step_seconds(self) -> float:
-        """The longer of computing and communicating where they overlap, else their sum."""
-        parts = self.compute_seconds, self.communication_seconds
-        return max(parts) if overlaps(self.job) else sum(parts)
+        """The longer of computing and communicating where they overlap, else their sum.
+
+        A layer waits for what the ranks of a sequence exchange in it: that overlaps with nothing.
+        """
+        waited = sum(self._seconds(c) for c in self.collectives if c.what == "sequences")
+        busy = self.compute_seconds + waited
+        sending = self.communication_seconds - waited
+        return max(busy, sending) if overlaps(self.job) else busy + sending
 
     @property
     def tokens_per_second(self) -> float:
@@ -98,11 +113,6 @@ class Estimate:
     @property
     def gpu_seconds_per_token(self) -> float:
         return self.job.world_size / self.tokens_per_second
-
-
-def _last_projection(block: Any) -> int:
-    last = block.mixer.out_proj if hasattr(block, "mixer") else block.ffn.down
-    return last.weight.numel()
 
 
 def engines(job: Job, gpu: Gpu, share: float) -> list[Estimate]:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from gam_scale.config import ParallelConfig, RunConfig
 from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
 from gam_scale.parallel.zero_config import engine_config
+from gam_scale.plan.activations import layer, setting
+from gam_scale.plan.trace import BlockTrace
 from gam_scale.plan.weights import Weights
 
 
@@ -35,19 +38,15 @@ class Job:
                 "model.vocab_size is 0, the tokenizer's, which a plan does not read; expected "
                 "--set model.vocab_size=N"
             )
-        kinds = set(config.model.layer_kinds())
-        if len(kinds) > 1 or kinds & {"slot", "delta", "phase", "scan"}:
-            raise UserError(
-                f"the layers are of kind {', '.join(sorted(kinds))}; a plan expects all of one "
-                "kind, static, attention or mamba"
-            )
-        if config.parallel.context > 1:
-            raise UserError(
-                f"parallel.context is {config.parallel.context}; a plan expects 1, whole sequences"
-            )
         return cls(config, nodes, gpus_per_node, Weights.of(config.model))
 
     def __post_init__(self) -> None:
+        context = self.config.parallel.context
+        if self.world_size % context:
+            raise UserError(
+                f"parallel.context is {context}, which does not divide the {self.world_size} "
+                "ranks of this job; expected a divisor"
+            )
         if self.world_size % self.shard_ranks:
             raise UserError(
                 f"parallel.shard_ranks is {self.shard_ranks}, which does not divide the "
@@ -71,14 +70,19 @@ class Job:
         return (parallel.engine == "fsdp" and parallel.shard_ranks) or self.world_size
 
     @property
+    def data_size(self) -> int:
+        """Groups of ranks that share their sequences; without parallel.context, ranks."""
+        return self.world_size // self.config.parallel.context
+
+    @property
     def rows(self) -> int:
-        """Sequences a step on the rank that has most."""
-        return -(-self.config.train.global_batch_size // self.world_size)
+        """Sequences a step on the rank that has most, or its part of them."""
+        return -(-self.config.train.global_batch_size // self.data_size)
 
     @property
     def micro_batches(self) -> int:
         """Forward passes a step."""
-        return n_micro_batches(self.config.train, self.world_size)
+        return n_micro_batches(self.config.train, self.data_size)
 
     @property
     def micro_rows(self) -> int:
@@ -93,9 +97,10 @@ class Job:
     @cached_property
     def deepspeed(self) -> dict[str, Any]:
         """DeepSpeed's own configuration of this run."""
-        # One block instead of all, which are alike, spares building a deep model's outline again.
-        model = replace(self.config.model, n_layers=1)
-        return engine_config(replace(self.config, model=model), self.world_size)
+        # One block of each kind instead of all spares building a deep model's outline again.
+        model = self.config.model
+        model = replace(model, n_layers=min(model.n_layers, max(1, len(model.layers))))
+        return engine_config(replace(self.config, model=model), self.data_size)
 
     def zero_option(self, name: str, default: int) -> int:
         """An option of DeepSpeed's zero_optimization section, or what DeepSpeed takes for it."""
@@ -112,11 +117,17 @@ class Job:
         """Blocks that stage 3 leaves gathered from their forward to their backward pass.
 
         DeepSpeed frees a parameter only if its next use lies ``stage3_max_reuse_distance`` (its
-        default a billion) parameters ahead; from block i that is twice the blocks behind it.
+        default a billion) parameters ahead; from a block that is twice the blocks behind it.
         """
         limit = self.zero_option("stage3_max_reuse_distance", 10**9)
-        weights = self.weights
-        return sum(2 * i * weights.block < limit for i in range(weights.n_blocks))
+        behind = list(accumulate(reversed(self.weights.blocks[1:]), initial=0))
+        return sum(2 * n < limit for n in behind)
+
+    def layers(self, rows: int) -> list[BlockTrace]:
+        """What each layer holds, computes and exchanges for ``rows`` sequences on each rank."""
+        model, run = self.config.model, setting(self.config, rows)
+        by_kind = {kind: layer(model, kind, run) for kind in set(model.layer_kinds())}
+        return [by_kind[kind] for kind in model.layer_kinds()]
 
     def having(self, **sections: Any) -> "Job":
         """The same job with other settings: ``having(train={"recompute": "full"})``."""

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from gam_scale.model.loss import CHUNK_ELEMENTS
-from gam_scale.plan.activations import FP32, BlockMemory, Setting, block_memory, setting
+from gam_scale.plan.activations import FP32, Setting, setting
 from gam_scale.plan.job import Job
+from gam_scale.plan.trace import BlockTrace
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ CATEGORIES = [f.name for f in fields(Memory) if f.name != "moment"]
 def peak_memory(job: Job) -> Memory:
     """The fullest moment of a training step, on the rank that holds most.
 
-    Between the ends of a backward pass activations shrink and gradients grow block by block, both
-    linearly, so the peak is at one of its ends, in the loss, or where gradients are exchanged.
+    Which is in the loss, in the backward pass of a layer or at its end, or where gradients are
+    exchanged: as that pass goes on, activations shrink and gradients grow.
     """
     return max(_moments(job), key=lambda memory: memory.total)
 
@@ -52,52 +53,51 @@ class _Holding:
 
 def _moments(job: Job) -> Iterator[Memory]:
     run = setting(job.config, job.micro_rows)
-    held, weights, model = _HOLDINGS[job.engine](job), job.weights, job.config.model
-    block = block_memory(model, run)
-    head = weights.head * FP32
-    blocks_gradients = weights.n_blocks * weights.block * FP32 * held.left
-    all_gradients = held.accumulated + weights.total * FP32 * held.left
-    one_block = weights.block * FP32
-    copies = _bf16_copies(job, run)
-
-    # FSDP2 has none to exchange until a block is done, and what that one kept is free again.
-    first_bucket = max(0.0, held.bucket - (block.kept if job.engine == "fsdp" else 0.0))
+    held, weights = _HOLDINGS[job.engine](job), job.weights
+    layers = job.layers(job.micro_rows)
+    head, mask = weights.head * FP32, _embedding_mask(job, run)
+    stream = run.tokens * job.config.model.d_model * FP32
+    has_copies = job.engine != "fsdp"  # which gathers in bf16 to begin with
 
     def moment(what: str, **bytes: float) -> Memory:
         return Memory(held.parameters, optimizer=held.optimizer, moment=what, **bytes)
 
-    yield _loss(job, run, block, held)
+    yield _loss(job, run, layers, held)
+    kept = sum(layer.kept.activations for layer in layers)
+    copies = sum(layer.kept.copies for layer in layers)
     # The head's gradient is whole from the loss on: the embedding adds to it at the very end.
+    gradients = held.accumulated + head
+    for i, (layer, size) in reversed(list(enumerate(zip(layers, weights.blocks, strict=True)))):
+        bucket = held.bucket
+        if i == len(layers) - 1 and job.engine == "fsdp":
+            # None to exchange until a block is done, and what that one kept is free again.
+            bucket = max(0.0, bucket - layer.kept.activations)
+        kept -= layer.kept.activations
+        copies -= layer.kept.copies
+        yield moment(
+            f"backward pass of layer {i}",
+            gradients=gradients + layer.peak.gradients,
+            activations=kept + layer.peak.activations + mask,
+            buffers=held.gathered + bucket + has_copies * (copies + layer.peak.copies),
+        )
+        yield moment(
+            f"end of layer {i}",
+            gradients=gradients + size * FP32,
+            activations=kept + layer.kept.activations + stream + mask,
+            buffers=held.gathered + held.bucket + has_copies * copies,
+        )
+        gradients += size * FP32 * held.left
     yield moment(
-        "first backward",
-        gradients=held.accumulated + head,
-        activations=weights.n_blocks * block.kept + block.working + _embedding_mask(job, run),
-        buffers=held.gathered
-        + first_bucket
-        + (copies if run.recompute == "none" else copies / weights.n_blocks),
-    )
-    yield moment(
-        "last backward",
-        gradients=held.accumulated + head + blocks_gradients * (1 - 1 / weights.n_blocks),
-        activations=block.kept + block.working + _embedding_mask(job, run),
-        buffers=held.gathered + held.bucket + copies / weights.n_blocks,
-    )
-    yield moment(
-        "last gradients",
-        gradients=held.accumulated + head + blocks_gradients + (1 - held.left) * one_block,
-        activations=block.kept + run.tokens * model.d_model * FP32,
-        buffers=held.gathered + held.bucket,
-    )
-    yield moment(
-        "embedding's backward",
-        gradients=max(all_gradients, held.accumulated + blocks_gradients + head) + head,
-        activations=run.tokens * model.d_model * FP32,
+        "embedding's backward pass",
+        # Its gradient, beside the one that the head left.
+        gradients=gradients + head,
+        activations=stream,
         buffers=held.gathered + held.bucket,
     )
     yield moment("exchange", gradients=held.exchange.gradients, buffers=held.exchange.buffers)
 
 
-def _loss(job: Job, run: Setting, block: BlockMemory, held: _Holding) -> Memory:
+def _loss(job: Job, run: Setting, layers: list[BlockTrace], held: _Holding) -> Memory:
     """The chunked loss, which makes the head's gradient: see :mod:`gam_scale.model.loss`."""
     weights, model = job.weights, job.config.model
     vocab, width = model.vocab_size, model.d_model
@@ -111,15 +111,17 @@ def _loss(job: Job, run: Setting, block: BlockMemory, held: _Holding) -> Memory:
         # before left behind: another log-softmax and a bf16 gradient.
         per_logit = 2 + FP32 + (FP32 if run.on_cpu else 0) + (FP32 + 2 if chunks > 1 else 0)
         logits = rows * vocab * per_logit
-    buffers = held.gathered + _bf16_copies(job, run)
-    if run.compute != FP32 and job.engine != "fsdp":
-        buffers += weights.head * run.compute
+    buffers = held.gathered
+    if job.engine != "fsdp":
+        buffers += sum(layer.kept.copies + layer.cached for layer in layers)
+        if run.compute != FP32:
+            buffers += weights.head * run.compute
     return Memory(
         held.parameters,
         gradients=held.accumulated + weights.head * FP32,
         optimizer=held.optimizer,
-        # Beside the blocks': the final norm's input and output, and the output's gradient.
-        activations=weights.n_blocks * block.kept
+        # Beside the layers': the final norm's input and output, and the output's gradient.
+        activations=sum(layer.kept.activations for layer in layers)
         + 3 * run.tokens * width * FP32
         + _embedding_mask(job, run),
         logits=logits,
@@ -130,18 +132,6 @@ def _loss(job: Job, run: Setting, block: BlockMemory, held: _Holding) -> Memory:
 
 def _embedding_mask(job: Job, run: Setting) -> float:
     return run.tokens * job.config.model.d_model if job.config.model.dropout else 0
-
-
-def _bf16_copies(job: Job, run: Setting) -> float:
-    """Autocast's copies of the blocks' weights, kept until the loss is done.
-
-    A compiled block that recomputes makes them anew, so one block's at a time; FSDP2 gathers in
-    bf16 to begin with.
-    """
-    if run.compute == FP32 or job.engine == "fsdp":
-        return 0.0
-    n = 1 if run.compiled and run.recompute != "none" else job.weights.n_blocks
-    return n * job.weights.cast * run.compute
 
 
 def _plain(job: Job) -> _Holding:
@@ -203,8 +193,8 @@ def _zero_3(job: Job) -> _Holding:
     # views of its gathered weights, which freeing the parameter does not free.
     train = job.config.train
     keeps = train.recompute == "none" and train.compile == "off"
-    blocks = weights.n_blocks if keeps else min(weights.n_blocks, job.reused_blocks + 2)
-    held = (weights.outside + (blocks + 1) * weights.block) * FP32
+    blocks = len(weights.blocks) if keeps else job.reused_blocks + 2
+    held = (weights.outside + weights.adjacent(blocks) + weights.adjacent(1)) * FP32
     parameters = 0 if job.config.parallel.offload == "parameters" else shard
     gradients = _offloaded(job, shard)  # a flat buffer of the rank's share, there all the time
     exchange = Memory(gradients=gradients, buffers=held + flat)
@@ -220,12 +210,15 @@ def _fsdp(job: Job) -> _Holding:
     weights = job.weights
     shard = weights.row_shard(job.shard_ranks) * FP32
     offloads = job.config.parallel.offload == "parameters"
-    blocks = 2 if job.config.parallel.reshard_after_forward else weights.n_blocks
-    in_flight = min(blocks + 1, weights.n_blocks + 1)  # one is being copied out of its flat buffer
-    gathered = (weights.outside + in_flight * weights.block) * job.compute_bytes
+    blocks = 2 if job.config.parallel.reshard_after_forward else len(weights.blocks)
+    # One is being copied out of its flat buffer.
+    in_flight = weights.adjacent(blocks) + weights.adjacent(1)
+    gathered = (weights.outside + in_flight) * job.compute_bytes
     if job.micro_batches > 1:
         gathered += weights.outside * FP32  # the last collective's input lives until the next one
-    bucket = weights.block * (job.compute_bytes + FP32)  # gradients as computed, and flat in fp32
+    bucket = weights.adjacent(1) * (
+        job.compute_bytes + FP32
+    )  # gradients as computed, and flat in fp32
     accumulated = shard if job.micro_batches > 1 and not offloads else 0
     left = 0 if accumulated or offloads else 1 / job.shard_ranks
     outside = weights.outside * (job.compute_bytes + FP32)

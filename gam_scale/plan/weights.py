@@ -12,7 +12,7 @@ from gam_scale.model.lm import LanguageModel, outline
 
 @dataclass(frozen=True)
 class Weights:
-    """Counts of parameters; all blocks are alike."""
+    """Counts of parameters."""
 
     model: LanguageModel  # on the meta device
 
@@ -26,30 +26,23 @@ class Weights:
         return self.model.n_parameters()
 
     @cached_property
-    def block(self) -> int:
-        return sum(p.numel() for p in self.model.blocks[0].parameters())
+    def blocks(self) -> list[int]:
+        """Those of each block."""
+        return [sum(p.numel() for p in block.parameters()) for block in self.model.blocks]
 
-    @property
-    def n_blocks(self) -> int:
-        return len(self.model.blocks)
+    def adjacent(self, n_blocks: int) -> int:
+        """The most that as many blocks in a row have, or all blocks if there are fewer."""
+        n = min(n_blocks, len(self.blocks))
+        return max(sum(self.blocks[i : i + n]) for i in range(len(self.blocks) - n + 1))
 
     @property
     def outside(self) -> int:
         """Embeddings and the final norm, which the head's tie keeps together."""
-        return self.total - self.n_blocks * self.block
+        return self.total - sum(self.blocks)
 
     @property
     def head(self) -> int:
         return self.model.embedding.weight.numel()
-
-    @cached_property
-    def cast(self) -> int:
-        """Those of a block that autocast copies for its matmuls: A_log and dt stay in fp32."""
-        return sum(
-            p.numel()
-            for name, p in self.model.blocks[0].named_parameters()
-            if p.dim() == 2 and "A_log" not in name and "dt_proj" not in name
-        )
 
     @cached_property
     def linear(self) -> int:

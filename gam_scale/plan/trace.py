@@ -1,0 +1,327 @@
+"""Runs a block on tensors without data, and records what it holds, computes and sends.
+
+The block is the one that trains, wrapped as training wraps it, so that every kind of layer, way of
+recomputing and length in segments is covered by its own code. Nothing is computed: torch's fake
+tensors have shapes only.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from gam_scale.plan.compiled import GraphMemory, compiler
+
+
+class Bytes(NamedTuple):
+    """Memory by what it is for."""
+
+    activations: float = 0.0
+    copies: float = 0.0  # of weights, in another precision or form
+    gradients: float = 0.0  # of weights
+
+    def plus(self, other: "Bytes", times: float = 1.0) -> "Bytes":
+        return Bytes(*(a + times * b for a, b in zip(self, other, strict=True)))
+
+    def scaled(self, rows: float) -> "Bytes":
+        """For ``rows`` times as many sequences."""
+        return self._replace(activations=self.activations * rows)
+
+
+class Exchanged(NamedTuple):
+    """Bytes of whole tensors that the ranks of one sequence exchange, by operation."""
+
+    all_gather: float = 0.0
+    reduce_scatter: float = 0.0
+    shift: float = 0.0  # from a rank that has another one on that side
+
+
+class BlockTrace(NamedTuple):
+    """What one forward and one backward pass of a block came to."""
+
+    kept: Bytes  # from its forward to its backward pass, its input included
+    cached: float  # weights' copies that autocast keeps until the whole forward pass is done
+    peak: Bytes  # at the fullest moment of the backward pass, what was kept included
+    flops: float  # of matrix products and attention, as torch's counter has them
+    scan_flops: float  # of operators of our own, which that counter does not know
+    exchanged: Exchanged
+
+    def scaled(self, rows: float) -> "BlockTrace":
+        """For ``rows`` times as many sequences."""
+        return BlockTrace(
+            self.kept.scaled(rows),
+            self.cached,
+            self.peak.scaled(rows),
+            self.flops * rows,
+            self.scan_flops * rows,
+            Exchanged(*(rows * n for n in self.exchanged)),
+        )
+
+    def and_more(self, before: "BlockTrace", times: float) -> "BlockTrace":
+        """With ``times`` as much on top as this has on top of ``before``."""
+
+        def further(a: Any, b: Any) -> Any:
+            if isinstance(a, tuple):
+                return type(a)(*map(further, a, b))
+            return a + times * (a - b)
+
+        return further(self, before)
+
+    def computing(self, other: "BlockTrace") -> "BlockTrace":
+        """What this holds, and what ``other`` computes and exchanges."""
+        return self._replace(
+            flops=other.flops, scan_flops=other.scan_flops, exchanged=other.exchanged
+        )
+
+    def keeping(self, more: float) -> "BlockTrace":
+        """With so many bytes more from the forward to the backward pass."""
+        more = Bytes(more)
+        return self._replace(kept=self.kept.plus(more), peak=self.peak.plus(more))
+
+
+_OPS = torch.ops.gam_scale
+_EXCHANGES: dict[Any, Callable[..., Exchanged]] = {
+    _OPS.context_gather.default: lambda x, number, size: Exchanged(all_gather=x.nbytes * size),
+    _OPS.context_scatter.default: lambda x, number: Exchanged(reduce_scatter=x.nbytes),
+    _OPS.context_shift.default: lambda x, number, step: Exchanged(shift=x.nbytes),
+}
+
+
+def _scan_flops(decay: Tensor, write: Tensor, *_: Any) -> float:
+    """Each state is a decay, a factor or a matrix, of the one before, and a write."""
+    return 2.0 * write.numel() * decay.shape[-1]
+
+
+def _scan_backward_flops(grad_states: Tensor, decay: Tensor, states: Tensor) -> float:
+    """The same for gradients, and the products that give those of the decays."""
+    return 2 * _scan_flops(decay, states[:, 1:])
+
+
+_SCANS: dict[Any, Callable[..., float]] = {
+    _OPS.linear_scan.default: _scan_flops,
+    _OPS.linear_scan_backward.default: _scan_backward_flops,
+}
+
+
+class FakeContext:
+    """A rank among those that share a sequence, as far as shapes go."""
+
+    def __init__(self, size: int) -> None:
+        self.rank, self.size = 1, size
+
+    def gather(self, x: Tensor) -> Tensor:
+        """See :class:`gam_scale.model.context.Context`."""
+        return _OPS.context_gather(x.contiguous(), 0, self.size)
+
+    def shift(self, x: Tensor) -> Tensor:
+        """See :class:`gam_scale.model.context.Context`."""
+        return _OPS.context_shift(x.contiguous(), 0, 1)
+
+
+def trace_block(
+    build: Callable[[Callable[..., Any]], nn.Module],
+    shape: tuple[int, int, int],
+    *,
+    bf16: bool,
+    documents: bool,
+    context: int,
+) -> BlockTrace:
+    """Run one block forward and backward.
+
+    Args:
+        build: makes the block, prepared as it trains; takes the backend for torch.compile.
+        shape: (B, T, d) of its input, T being this rank's tokens.
+        bf16: under autocast.
+        documents: give it positions.
+        context: ranks that share each sequence.
+    """
+    torch._dynamo.reset()  # its cache of compiled code would run full after a few traces
+    recorder = Recorder()
+    with ExitStack() as stack:
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        block = build(compiler(recorder.run_graph))
+        positions = None
+        if documents:
+            positions = torch.zeros(shape[:2], dtype=torch.int64)
+        leaf = torch.zeros((), requires_grad=True)
+        recorder.know(block.parameters(), [leaf], [] if positions is None else [positions])
+        stack.enter_context(recorder)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            x = _Source.apply(leaf, shape)
+            y = block(x, positions, FakeContext(context) if context > 1 else None)
+            loss = _Sink.apply(y)
+            del x, y
+            forward = recorder.now()
+        kept = recorder.now()
+        start = len(recorder.events)
+        loss.backward()
+    gradients = [p.grad for p in block.parameters() if p.grad is not None]
+    return BlockTrace(
+        recorder.total(kept, gradients),
+        recorder.total(forward, gradients).copies - recorder.total(kept, gradients).copies,
+        recorder.peak(kept, start, gradients),
+        recorder.flops,
+        recorder.scan_flops,
+        Exchanged(*map(sum, zip(*recorder.exchanged, strict=True))),
+    )
+
+
+class _Source(torch.autograd.Function):
+    """A block's input, which nothing but the block holds on to."""
+
+    @staticmethod
+    def forward(ctx, leaf: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.zeros(()), None
+
+
+class _Sink(torch.autograd.Function):
+    """What comes after a block: gives its output a gradient, which nothing else holds on to."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor) -> Tensor:
+        ctx.like = y.shape, y.dtype
+        return torch.zeros(())
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        shape, dtype = ctx.like
+        return torch.empty(shape, dtype=dtype)
+
+
+class Recorder(TorchDispatchMode):
+    """Notes when storages come and go, which of them hold weights, FLOPs and exchanges.
+
+    Attributes:
+        events: (number of a storage, bytes), negative when it goes; or the peak of a compiled graph
+            while that runs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[tuple[int, float] | Bytes] = []
+        self.flops = self.scan_flops = 0.0
+        self.exchanged: list[Exchanged] = []
+        self._numbers: dict[int, int] = {}  # of live storages, by address
+        self._live: dict[int, tuple[float, Any]] = {}  # bytes, and a reference with a callback
+        self._known: set[int] = set()  # addresses of weights and of what was there before
+        self._copies: set[int] = set()  # numbers of what was computed from weights alone
+        self._kept_alive: list[Any] = []
+        self._is_on = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Blocks are compiled as if no mode were on."""
+        return True
+
+    def know(self, weights: Iterable[Tensor], *others: Iterable[Tensor]) -> None:
+        """Do not count these; what is computed from ``weights`` alone is a copy of them."""
+        weights = list(weights)
+        self._shapes = {w.shape for w in weights}
+        self._weights = {_address(w) for w in weights}
+        self._known = self._weights | {_address(t) for some in others for t in some}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not self._is_on:
+            return out
+        if func._overloadpacket in flop_registry:
+            self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        if func in _SCANS:
+            self.scan_flops += _SCANS[func](*args)
+        if func in _EXCHANGES:
+            self.exchanged.append(_EXCHANGES[func](*args))
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        weights = sum(_size(t) for t in inputs) if all(map(self.is_weight, inputs)) else 0
+        for t in tree_leaves(out):
+            if isinstance(t, Tensor):
+                self.see(t, is_copy=_size(t) <= weights)
+        return out
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether it holds weights or a copy of them, and not one for each sequence."""
+        address = _address(tensor)
+        return address in self._weights or self._numbers.get(address) in self._copies
+
+    def see(self, tensor: Tensor, *, is_copy: bool) -> None:
+        """Note a tensor's storage if it is new."""
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        if address in self._known or address in self._numbers:
+            return
+        number = self._numbers[address] = len(self.events)
+        self._live[number] = storage.nbytes(), weakref.ref(storage, partial(self._gone, address))
+        if is_copy:
+            self._copies.add(number)
+        self.events.append((number, storage.nbytes()))
+
+    def _gone(self, address: int, _: Any) -> None:
+        number = self._numbers.pop(address)
+        size, _ = self._live.pop(number)
+        self.events.append((number, -size))
+
+    def run_graph(self, graph: GraphMemory, args: list[Tensor]) -> list[Any]:
+        """Stand in for a compiled graph: its outputs, without data, and the peak while it runs."""
+        self._is_on = False
+        is_weight = [isinstance(a, Tensor) and self.is_weight(a) for a in args]
+        peak, copies = graph.simulate(is_weight, self._shapes)
+        outputs = graph.outputs(args)
+        self._is_on = True
+        self.events.append(Bytes(*peak))
+        for out, is_copy in zip(outputs, copies, strict=True):
+            if isinstance(out, Tensor):
+                self.see(out, is_copy=is_copy)
+        return outputs
+
+    def now(self) -> dict[int, float]:
+        """Live storages and their bytes."""
+        return {number: size for number, (size, _) in self._live.items()}
+
+    def total(self, live: dict[int, float], gradients: list[Tensor]) -> Bytes:
+        """Their bytes by category."""
+        return self._sum(live, self._of(gradients))
+
+    def peak(self, live: dict[int, float], start: int, gradients: list[Tensor]) -> Bytes:
+        """The most since event ``start``, when ``live`` was there."""
+        weights = self._of(gradients)
+        most = current = self._sum(live, weights)
+        for event in self.events[start:]:
+            if isinstance(event, Bytes):
+                most = max(most, current.plus(event), key=sum)
+                continue
+            current = current.plus(self._sum(dict([event]), weights))
+            most = max(most, current, key=sum)
+        return most
+
+    def _of(self, gradients: list[Tensor]) -> set[int]:
+        return {self._numbers[_address(g)] for g in gradients if _address(g) in self._numbers}
+
+    def _sum(self, sizes: dict[int, float], gradients: set[int]) -> Bytes:
+        found = Bytes()
+        for number, size in sizes.items():
+            if number in gradients:
+                found = found.plus(Bytes(gradients=size))
+            elif number in self._copies:
+                found = found.plus(Bytes(copies=size))
+            else:
+                found = found.plus(Bytes(size))
+        return found
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes()
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
