@@ -74,6 +74,8 @@ def _prepared(
     function: Callable[..., Any], recompute: Recompute, backend: str | Callable[..., Any] | None
 ) -> Callable[..., Any]:
     if recompute != "none":
+        if backend is None:
+            function = _casting_anew(function)
         contexts = partial(create_selective_checkpoint_contexts, _SAVED[recompute])
         function = partial(checkpoint, function, use_reentrant=False, context_fn=contexts)
     if backend is not None:
@@ -82,6 +84,21 @@ def _prepared(
         # Shapes are fixed; another one (a ragged last batch) must not slow the others.
         function = torch.compile(function, dynamic=False, backend=backend)
     return function
+
+
+def _casting_anew(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Without autocast's cache of bf16 weights, which a segment after the first finds filled.
+
+    The backward pass, which has no such cache, could not repeat what that segment did.
+    """
+
+    def run(x: Tensor, *args: Any) -> Any:
+        device = x.device.type
+        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        with torch.autocast(device, dtype, enabled, cache_enabled=False):
+            return function(x, *args)
+
+    return run
 
 
 def _in_segments(

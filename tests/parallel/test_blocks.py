@@ -84,3 +84,20 @@ def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompu
             loss.backward()
             gradients.append([loss, *(p.grad for p in model.parameters())])
         torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_segments_in_bf16_can_be_recomputed(monkeypatch, recompute):
+    """Autocast casts a weight once in a forward pass, and again for each segment in backward."""
+    monkeypatch.setitem(blocks.SEGMENT, "cpu", 40)
+    config = ModelConfig(d_model=16, n_layers=1, vocab_size=23, dropout=0.0, position="none")
+    tokens = torch.randint(23, (2, 101), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for how in ("none", recompute):
+        model = build_model(config, 0)
+        prepare_blocks(model, how, compiled=False)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        gradients.append([loss, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
