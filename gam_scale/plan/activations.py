@@ -13,7 +13,7 @@ from torch import nn
 from gam_scale.config import LayerKind, ModelConfig, RunConfig
 from gam_scale.model.lm import LanguageModel
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
-from gam_scale.plan.trace import BlockTrace, trace_block
+from gam_scale.plan.trace import BlockTrace, Work, trace_block
 
 FP32 = 4
 
@@ -56,8 +56,16 @@ def setting(config: RunConfig, rows: int) -> Setting:
     )
 
 
+def work(model: ModelConfig, kind: LayerKind, run: Setting) -> Work:
+    """What one layer computes and exchanges in a micro-batch; compiled, that is the same."""
+    return layer(model, kind, run._replace(compiled=False)).work
+
+
 def layer(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
-    """One layer's figures for a micro-batch, whatever else is in memory."""
+    """One layer's figures for a micro-batch, whatever else is in memory.
+
+    What a compiled one computes and exchanges is not in them: see :func:`work`.
+    """
     traced = run._replace(rows=_ROWS)
     segment = _segment(run)
     most = _SEGMENTS * segment
@@ -82,12 +90,7 @@ def _traced(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
         # CPU kernels that never hold the weights know no dropout; a GPU's do.
         masks = 2.0 * run.tokens * model.d_model if model.dropout else 0.0
         model = replace(model, dropout=0.0)
-    found = _known(model, kind, run)
-    if run.compiled:
-        # Compiling changes what is held, not what is computed or sent: eager operators are counted.
-        eager = _known(model, kind, run._replace(compiled=False))
-        found = found.computing(eager)
-    return found.keeping(masks)
+    return _known(model, kind, run).keeping(masks)
 
 
 def _known(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:

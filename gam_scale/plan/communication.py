@@ -6,7 +6,6 @@ from typing import Literal
 
 from gam_scale.plan.activations import FP32
 from gam_scale.plan.job import Job
-from gam_scale.plan.trace import Exchanged
 
 _PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "shift"]
@@ -59,9 +58,9 @@ def _sequences(job: Job) -> Iterator[Collective]:
     ranks = job.config.parallel.context
     if ranks == 1:
         return
-    layers = job.layers(job.rows)
-    for op in Exchanged._fields:
-        yield Collective(op, "sequences", sum(getattr(x.exchanged, op) for x in layers), ranks)
+    total = job.work(job.rows).exchanged
+    for op, size in total._asdict().items():
+        yield Collective(op, "sequences", size, ranks)
 
 
 def overlaps(job: Job) -> bool:

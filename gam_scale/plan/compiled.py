@@ -1,4 +1,4 @@
-"""Memory of a compiled block: its graphs as torch's partitioner cuts them, and what a compiler fuses.
+"""Memory of a compiled block: its graphs as torch cuts them, and what a compiler fuses.
 
 The graphs are those that the compiler would get. Which of their values it writes to memory is
 modelled: what matrix products and other operators of their own read and write, sums, what is read
@@ -14,10 +14,11 @@ from functorch.compile import min_cut_rematerialization_partition
 from torch import Tensor, fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._inductor.decomposition import select_decomp_table
-from torch.utils._pytree import tree_leaves
+
+from gam_scale.plan.operators import WORKSPACE
 
 _OFTEN = 4
-"""Reads of memory from which on a value that several others need is written (inductor's default)."""
+"""Reads from which on a value that several others need is written: inductor's default."""
 
 aten, prims = torch.ops.aten, torch.ops.prims
 _SUMS = {
@@ -97,6 +98,9 @@ class GraphMemory:
         for i, node in enumerate(self.nodes):
             ended = {b for b in reads[node] if ends[b] == i and b not in kept}
             ended = {b for b in ended if b.op != "placeholder" or b in freeable}
+            inside = _workspace(node)
+            if sum(current) + inside > sum(most):
+                most = [current[0] + inside, *current[1:]]
             if node in written:
                 size = _bytes(node)
                 current[category(node)] += size
@@ -193,6 +197,18 @@ class GraphMemory:
                 wanted if node in written or not _is_fused(node) and not _is_view(node) else set()
             )
         return reads
+
+
+def _workspace(node: fx.Node) -> float:
+    if node.target not in WORKSPACE:
+        return 0.0
+    outputs = sum(t.nbytes for t in node.meta["val"]) if _is_several(node) else 0.0
+    args = fx.map_arg(node.args, lambda n: n.meta["val"])
+    return WORKSPACE[node.target](*args) + outputs
+
+
+def _is_several(node: fx.Node) -> bool:
+    return isinstance(node.meta["val"], tuple | list)
 
 
 def _real_users(node: fx.Node) -> list[fx.Node]:

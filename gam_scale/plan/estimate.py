@@ -7,7 +7,7 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.model.memory.base import WrittenMemory
-from gam_scale.plan.activations import layer, setting
+from gam_scale.plan.activations import setting, work
 from gam_scale.plan.communication import Collective, collectives, overlaps
 from gam_scale.plan.gpus import Gpu
 from gam_scale.plan.job import Job
@@ -58,19 +58,16 @@ class Estimate:
 
         What is recomputed, and what a written memory's chunks compute beyond its recurrence.
         """
-        model, rows = self.job.config.model, self.job.config.train.global_batch_size
-        run = setting(self.job.config, rows)
+        model, length = self.job.config.model, self.job.config.data.seq_len
+        run = setting(self.job.config, self.job.config.train.global_batch_size)
         blocks, extra = self.job.weights.model.blocks, 0.0
-        for kind, block in dict(zip(model.layer_kinds(), blocks, strict=True)).items():
-            traced, plain = (
-                layer(model, kind, run._replace(recompute=r, compiled=False))
-                for r in (run.recompute, "none")
-            )
-            found = traced.flops - plain.flops  # alike in what no matmul does
+        for kind, block in zip(model.layer_kinds(), blocks, strict=True):
+            done = work(model, kind, run)
             if isinstance(getattr(block, "memory", None), WrittenMemory):
-                counted = 3 * block.flops_per_token(self.job.config.data.seq_len) * run.tokens
-                found = max(0.0, traced.flops + traced.scan_flops - counted)
-            extra += model.layer_kinds().count(kind) * found
+                counted = 3 * block.flops_per_token(length) * run.tokens
+                extra += max(0.0, done.flops + done.scan_flops - counted)
+            else:
+                extra += done.flops - work(model, kind, run._replace(recompute="none")).flops
         return extra * self.job.config.parallel.context  # each rank has a part of the tokens
 
     @property

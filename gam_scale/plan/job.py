@@ -9,8 +9,8 @@ from gam_scale.config import ParallelConfig, RunConfig
 from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
 from gam_scale.parallel.zero_config import engine_config
-from gam_scale.plan.activations import layer, setting
-from gam_scale.plan.trace import BlockTrace
+from gam_scale.plan.activations import layer, setting, work
+from gam_scale.plan.trace import BlockTrace, Work
 from gam_scale.plan.weights import Weights
 
 
@@ -124,10 +124,18 @@ class Job:
         return sum(2 * n < limit for n in behind)
 
     def layers(self, rows: int) -> list[BlockTrace]:
-        """What each layer holds, computes and exchanges for ``rows`` sequences on each rank."""
+        """What each layer holds for ``rows`` sequences on each rank."""
         model, run = self.config.model, setting(self.config, rows)
         by_kind = {kind: layer(model, kind, run) for kind in set(model.layer_kinds())}
         return [by_kind[kind] for kind in model.layer_kinds()]
+
+    def work(self, rows: int) -> Work:
+        """What all layers compute and exchange for ``rows`` sequences, on each rank."""
+        model, run = self.config.model, setting(self.config, rows)
+        total = Work()
+        for kind in model.layer_kinds():
+            total = total.plus(work(model, kind, run))
+        return total
 
     def having(self, **sections: Any) -> "Job":
         """The same job with other settings: ``having(train={"recompute": "full"})``."""

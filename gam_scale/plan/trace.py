@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from gam_scale.plan.compiled import GraphMemory, compiler
+from gam_scale.plan.operators import EXCHANGES, FLOPS, WORKSPACE, Exchanged
 
 
 class Bytes(NamedTuple):
@@ -36,12 +37,15 @@ class Bytes(NamedTuple):
         return self._replace(activations=self.activations * rows)
 
 
-class Exchanged(NamedTuple):
-    """Bytes of whole tensors that the ranks of one sequence exchange, by operation."""
+class Work(NamedTuple):
+    """What a block computes and exchanges in both passes, recomputation included."""
 
-    all_gather: float = 0.0
-    reduce_scatter: float = 0.0
-    shift: float = 0.0  # from a rank that has another one on that side
+    flops: float = 0.0  # of matrix products and attention, as torch's counter has them
+    scan_flops: float = 0.0  # of operators of our own, which that counter does not know
+    exchanged: Exchanged = Exchanged()
+
+    def plus(self, other: "Work") -> "Work":
+        return _combined(lambda a, b: a + b, self, other)
 
 
 class BlockTrace(NamedTuple):
@@ -50,9 +54,7 @@ class BlockTrace(NamedTuple):
     kept: Bytes  # from its forward to its backward pass, its input included
     cached: float  # weights' copies that autocast keeps until the whole forward pass is done
     peak: Bytes  # at the fullest moment of the backward pass, what was kept included
-    flops: float  # of matrix products and attention, as torch's counter has them
-    scan_flops: float  # of operators of our own, which that counter does not know
-    exchanged: Exchanged
+    work: Work  # in an eager block
 
     def scaled(self, rows: float) -> "BlockTrace":
         """For ``rows`` times as many sequences."""
@@ -60,55 +62,23 @@ class BlockTrace(NamedTuple):
             self.kept.scaled(rows),
             self.cached,
             self.peak.scaled(rows),
-            self.flops * rows,
-            self.scan_flops * rows,
-            Exchanged(*(rows * n for n in self.exchanged)),
+            _combined(lambda x: rows * x, self.work),
         )
 
     def and_more(self, before: "BlockTrace", times: float) -> "BlockTrace":
         """With ``times`` as much on top as this has on top of ``before``."""
-
-        def further(a: Any, b: Any) -> Any:
-            if isinstance(a, tuple):
-                return type(a)(*map(further, a, b))
-            return a + times * (a - b)
-
-        return further(self, before)
-
-    def computing(self, other: "BlockTrace") -> "BlockTrace":
-        """What this holds, and what ``other`` computes and exchanges."""
-        return self._replace(
-            flops=other.flops, scan_flops=other.scan_flops, exchanged=other.exchanged
-        )
+        return _combined(lambda a, b: a + times * (a - b), self, before)
 
     def keeping(self, more: float) -> "BlockTrace":
         """With so many bytes more from the forward to the backward pass."""
-        more = Bytes(more)
-        return self._replace(kept=self.kept.plus(more), peak=self.peak.plus(more))
+        return self._replace(kept=self.kept.plus(Bytes(more)), peak=self.peak.plus(Bytes(more)))
 
 
-_OPS = torch.ops.gam_scale
-_EXCHANGES: dict[Any, Callable[..., Exchanged]] = {
-    _OPS.context_gather.default: lambda x, number, size: Exchanged(all_gather=x.nbytes * size),
-    _OPS.context_scatter.default: lambda x, number: Exchanged(reduce_scatter=x.nbytes),
-    _OPS.context_shift.default: lambda x, number, step: Exchanged(shift=x.nbytes),
-}
-
-
-def _scan_flops(decay: Tensor, write: Tensor, *_: Any) -> float:
-    """Each state is a decay, a factor or a matrix, of the one before, and a write."""
-    return 2.0 * write.numel() * decay.shape[-1]
-
-
-def _scan_backward_flops(grad_states: Tensor, decay: Tensor, states: Tensor) -> float:
-    """The same for gradients, and the products that give those of the decays."""
-    return 2 * _scan_flops(decay, states[:, 1:])
-
-
-_SCANS: dict[Any, Callable[..., float]] = {
-    _OPS.linear_scan.default: _scan_flops,
-    _OPS.linear_scan_backward.default: _scan_backward_flops,
-}
+def _combined(function: Callable[..., float], *tuples: Any) -> Any:
+    """``function`` of all numbers in named tuples of one kind."""
+    if not isinstance(tuples[0], tuple):
+        return function(*tuples)
+    return type(tuples[0])(*(_combined(function, *parts) for parts in zip(*tuples, strict=True)))
 
 
 class FakeContext:
@@ -119,11 +89,11 @@ class FakeContext:
 
     def gather(self, x: Tensor) -> Tensor:
         """See :class:`gam_scale.model.context.Context`."""
-        return _OPS.context_gather(x.contiguous(), 0, self.size)
+        return torch.ops.gam_scale.context_gather(x.contiguous(), 0, self.size)
 
     def shift(self, x: Tensor) -> Tensor:
         """See :class:`gam_scale.model.context.Context`."""
-        return _OPS.context_shift(x.contiguous(), 0, 1)
+        return torch.ops.gam_scale.context_shift(x.contiguous(), 0, 1)
 
 
 def trace_block(
@@ -168,9 +138,7 @@ def trace_block(
         recorder.total(kept, gradients),
         recorder.total(forward, gradients).copies - recorder.total(kept, gradients).copies,
         recorder.peak(kept, start, gradients),
-        recorder.flops,
-        recorder.scan_flops,
-        Exchanged(*map(sum, zip(*recorder.exchanged, strict=True))),
+        recorder.work,
     )
 
 
@@ -204,6 +172,7 @@ class Recorder(TorchDispatchMode):
     """Notes when storages come and go, which of them hold weights, FLOPs and exchanges.
 
     Attributes:
+        work: so far.
         events: (number of a storage, bytes), negative when it goes; or the peak of a compiled graph
             while that runs.
     """
@@ -211,8 +180,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.events: list[tuple[int, float] | Bytes] = []
-        self.flops = self.scan_flops = 0.0
-        self.exchanged: list[Exchanged] = []
+        self.work = Work()
         self._numbers: dict[int, int] = {}  # of live storages, by address
         self._live: dict[int, tuple[float, Any]] = {}  # bytes, and a reference with a callback
         self._known: set[int] = set()  # addresses of weights and of what was there before
@@ -236,17 +204,14 @@ class Recorder(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if not self._is_on:
             return out
-        if func._overloadpacket in flop_registry:
-            self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
-        if func in _SCANS:
-            self.scan_flops += _SCANS[func](*args)
-        if func in _EXCHANGES:
-            self.exchanged.append(_EXCHANGES[func](*args))
+        self.work = self.work.plus(_work(func, args, kwargs or {}, out))
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         weights = sum(_size(t) for t in inputs) if all(map(self.is_weight, inputs)) else 0
         for t in tree_leaves(out):
             if isinstance(t, Tensor):
                 self.see(t, is_copy=_size(t) <= weights)
+        if func in WORKSPACE:
+            self.events.append(Bytes(WORKSPACE[func](*args)))
         return out
 
     def is_weight(self, tensor: Tensor) -> bool:
@@ -317,6 +282,14 @@ class Recorder(TorchDispatchMode):
             else:
                 found = found.plus(Bytes(size))
         return found
+
+
+def _work(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
+    if func in FLOPS or func in EXCHANGES:
+        flops = FLOPS[func](*args) if func in FLOPS else 0.0
+        return Work(0.0, flops, EXCHANGES[func](*args) if func in EXCHANGES else Exchanged())
+    known = flop_registry.get(func._overloadpacket)
+    return Work(known(*args, **kwargs, out_val=out)) if known else Work()
 
 
 def _size(tensor: Tensor) -> int:

@@ -100,4 +100,5 @@ def test_segments_in_bf16_can_be_recomputed(monkeypatch, recompute):
             loss = model(tokens[:, :-1], tokens[:, 1:])
         loss.backward()
         gradients.append([loss, *(p.grad for p in model.parameters())])
-    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).norm() < 1e-2 * a.norm()  # sums over segments in fp32, not in bf16

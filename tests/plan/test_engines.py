@@ -42,6 +42,8 @@ ENGINES = {
     "fsdp": {"engine": "fsdp"},
     "fsdp kept": {"engine": "fsdp", "reshard_after_forward": False},
     "fsdp replicated": {"engine": "fsdp", "shard_ranks": 1},
+    "torch context": {"engine": "torch", "context": RANKS},
+    "fsdp context": {"engine": "fsdp", "context": RANKS},
 }
 # In this order: DeepSpeed never forgets that it once ran under autocast.
 CASES = [(engine, "fp32") for engine in ENGINES if not engine.endswith("in bf16")]
@@ -59,10 +61,13 @@ CALLS = {
 
 
 def make_config(parallel, precision):
+    shared = parallel.get("context", 1)
+    mixed = {"layers": ["delta", "attention", "slot", "scan"], "position": "none"}
     return from_dict(
         RunConfig,
         {
             "model": {
+                **(mixed if shared > 1 else {}),
                 "d_model": 128,
                 "n_layers": 4,
                 "vocab_size": 2000,  # a head larger than a block
@@ -73,7 +78,7 @@ def make_config(parallel, precision):
             "data": {"sets": [{"path": "none"}], "seq_len": SEQ_LEN, "documents": "concatenate"},
             "train": {
                 "steps": 200,
-                "global_batch_size": RANKS * ROWS * MICRO_BATCHES,
+                "global_batch_size": RANKS // shared * ROWS * MICRO_BATCHES,
                 "micro_batch_size": ROWS,
                 "precision": precision,
                 "compile": "off",
@@ -96,7 +101,8 @@ def measure_engine(config, world, sent):
     before = live_storages()
     strategy = build_strategy(config, world, compiled=False)
     initialise(strategy, config)
-    tokens = torch.randint(config.model.vocab_size, (ROWS, SEQ_LEN + 1))
+    length = SEQ_LEN // config.parallel.context
+    tokens = torch.randint(config.model.vocab_size, (ROWS, length + 1))
     batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
     scale = 1 / (tokens.numel() * MICRO_BATCHES * RANKS)
 
@@ -108,10 +114,17 @@ def measure_engine(config, world, sent):
     step()
     step()  # stage 3 knows the order of its blocks from here on
     sent.clear()
+    context = strategy.module.context
+    before_step = context.bytes_sent if context else 0
     step()
     traffic = dict(sent)
+    exchanged = context.bytes_sent - before_step if context else 0
     held = sum(size for pointer, size in live_storages().items() if pointer not in before)
-    return {"traffic": traffic, "peak": held + allocated_at_most(step)}
+    return {
+        "traffic": traffic,
+        "exchanged": exchanged,
+        "peak": held + allocated_at_most(step),
+    }
 
 
 def record_collectives():
@@ -146,9 +159,20 @@ def test_traffic_is_what_the_engine_sends(measured, case):
     engine, precision = case
     expected = {}
     for c in collectives(Job.of(make_config(ENGINES[engine], precision), 1, RANKS)):
-        expected[c.op] = expected.get(c.op, 0) + c.bytes
+        if c.op != "shift":  # which is no collective
+            expected[c.op] = expected.get(c.op, 0) + c.bytes
     # The rest is padding and parameters of few elements.
     assert measured[case]["traffic"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["torch context", "fsdp context"])
+def test_ranks_of_a_sequence_exchange_what_is_counted(measured, engine):
+    sent = 0
+    for c in collectives(Job.of(make_config(ENGINES[engine], "fp32"), 1, RANKS)):
+        if c.what == "sequences":
+            # Of two ranks, each one sends in one direction only.
+            sent += c.sent / 2 if c.op == "shift" else c.sent
+    assert measured[engine, "fp32"]["exchanged"] == sent > 0
 
 
 @pytest.mark.parametrize("case", CASES, ids=" ".join)

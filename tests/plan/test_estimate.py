@@ -1,10 +1,12 @@
 """FLOPs against torch's own counter; time, fit and choice against figures worked out by hand."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gam_scale.config import RunConfig
+from gam_scale.config import LayerKind, RunConfig
 from gam_scale.model.lm import build_model
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.plan.communication import Collective
@@ -17,12 +19,12 @@ ROWS, SEQ_LEN = 4, 32
 H100 = find_gpu("h100")
 
 
-def make_config(block="gam", recompute="none", rows=ROWS, **model):
+def make_config(recompute="none", rows=ROWS, **model):
     shape = {"d_model": 64, "n_layers": 2, "vocab_size": 500, "max_seq_len": SEQ_LEN}
     return from_dict(
         RunConfig,
         {
-            "model": {"block": block, "dropout": 0.0, **shape, **model},
+            "model": {"dropout": 0.0, **shape, **model},
             "data": {"sets": [{"path": "none"}], "seq_len": SEQ_LEN},
             "train": {
                 "steps": 200,
@@ -30,6 +32,7 @@ def make_config(block="gam", recompute="none", rows=ROWS, **model):
                 "micro_batch_size": rows,
                 "precision": "bf16",
                 "recompute": recompute,
+                "compile": "off",
             },
         },
     )
@@ -47,31 +50,53 @@ def counted_flops(config):
     return counter.get_total_flops()
 
 
-def matmul_flops(config):
-    """What is predicted of a step, less convolutions and scans, which torch does not count."""
+def flops_of_matmuls(config):
+    """What is predicted of a step, less what torch's counter does not know."""
     job = Job.of(config, 1, 1)
-    estimate = Estimate("", job, H100, 0.4)
+    head = 3 * 2 * job.weights.head * ROWS * SEQ_LEN
+    return head + job.work(ROWS).flops
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("kind", get_args(LayerKind))
+def test_flops_are_those_that_torch_counts(kind, recompute):
+    config = make_config(recompute, layers=[kind], memory={"n_heads": 2, "n_slots": 8, "top_k": 4})
+    assert flops_of_matmuls(config) == counted_flops(config)
+
+
+@pytest.mark.parametrize("kind", ["static", "mamba"])
+def test_flops_of_the_model_are_three_times_its_forward_pass(kind):
+    """Less convolutions and scans, which torch does not count."""
+    config = make_config("full", layers=[kind])
+    estimate = Estimate("", Job.of(config, 1, 1), H100, 0.4)
     other = 0.0
-    for block in job.weights.model.blocks:
+    for block in estimate.job.weights.model.blocks:
         mixer = getattr(block, "mixer", block)
         other += mixer.conv.flops_per_token() if hasattr(mixer, "conv") else 0
         if mixer is not block:
             other += 7 * mixer.A_log.numel() + 3 * mixer.D.numel()
-    passes = 4 if config.train.recompute == "full" else 3
-    return estimate.flops + estimate.recomputed_flops - passes * other * estimate.tokens
-
-
-@pytest.mark.parametrize("block", ["gam", "mamba"])
-@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-def test_flops_are_those_that_torch_counts(block, recompute):
-    config = make_config(block, recompute)
-    assert matmul_flops(config) == pytest.approx(counted_flops(config), rel=0.02)
+    counted = counted_flops(make_config("none", layers=[kind]))
+    assert estimate.flops - 3 * other * estimate.tokens == pytest.approx(counted, rel=0.02)
+    more = counted_flops(config) - counted
+    assert estimate.extra_flops == more > 0
 
 
 def test_flops_of_attention():
     """Torch counts scores that are masked away, and a product that its backward pass repeats."""
-    config = make_config("attention")
-    assert matmul_flops(config) == pytest.approx(counted_flops(config), rel=0.15)
+    config = make_config(layers=["attention"])
+    found = Estimate("", Job.of(config, 1, 1), H100, 0.4).flops
+    assert found == pytest.approx(counted_flops(config), rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["slot", "delta", "phase", "scan"])
+def test_a_chunked_memory_computes_more_than_its_recurrence(kind):
+    memory = {"n_heads": 2, "n_slots": 8, "top_k": 4}
+    job = Job.of(make_config(layers=[kind] * 2, memory=memory), 1, 1)
+    estimate = Estimate("", job, H100, 0.4)
+    head = 3 * 2 * job.weights.head * estimate.tokens
+    work = job.work(ROWS)
+    computed = head + work.flops + work.scan_flops
+    assert estimate.flops + estimate.extra_flops == pytest.approx(max(computed, estimate.flops))
 
 
 def test_ring_bytes():

@@ -1,0 +1,79 @@
+"""What operators of our own take, compute and send, of which torch sees inputs and outputs only.
+
+An operator that is not in a table takes, computes or sends nothing that counts.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# Registers the operators.
+import gam_scale.model.memory.recurrence
+import gam_scale.model.selective_scan
+import gam_scale.parallel.context  # noqa: F401
+
+
+class Exchanged(NamedTuple):
+    """Bytes of whole tensors that the ranks of one sequence exchange, by operation."""
+
+    all_gather: float = 0.0
+    reduce_scatter: float = 0.0
+    shift: float = 0.0  # from a rank that has another one on that side
+
+
+_OPS = torch.ops.gam_scale
+_Table = dict[Any, Callable[..., Any]]
+
+EXCHANGES: _Table = {
+    _OPS.context_gather.default: lambda x, number, size: Exchanged(all_gather=x.nbytes * size),
+    _OPS.context_scatter.default: lambda x, number: Exchanged(reduce_scatter=x.nbytes),
+    _OPS.context_shift.default: lambda x, number, step: Exchanged(shift=x.nbytes),
+}
+"""By operator and from its arguments: an :class:`Exchanged`."""
+
+
+def _linear_scan_flops(decay: Tensor, write: Tensor, *_: Any) -> float:
+    """Each state is a decay, a factor or a matrix, of the one before, and a write."""
+    return 2.0 * write.numel() * decay.shape[-1]
+
+
+def _linear_scan_backward_flops(grads: Tensor, decay: Tensor, states: Tensor) -> float:
+    """The same for gradients, and the products that give those of the decays."""
+    return 2 * _linear_scan_flops(decay, states[:, 1:])
+
+
+FLOPS: _Table = {
+    _OPS.linear_scan.default: _linear_scan_flops,
+    _OPS.linear_scan_backward.default: _linear_scan_backward_flops,
+}
+"""By operator and from its arguments."""
+
+
+def _linear_scan_backward_bytes(grads: Tensor, decay: Tensor, states: Tensor) -> float:
+    """Factors of rows: the product whose sum over a row is a factor's gradient."""
+    return float(states.nbytes) if decay.shape[-1] == 1 else 0.0
+
+
+def _selective_scan_bytes(x: Tensor, *rest: Any) -> float:
+    """What each token writes, step sizes with resets, and two states."""
+    initial, reset = rest[4], rest[5]
+    return x.nbytes * (2 if reset is not None else 1) + 2.0 * initial.nbytes
+
+
+def _selective_scan_backward_bytes(
+    grad_y: Tensor, grad_final: Tensor, x: Tensor, *rest: Any
+) -> float:
+    """As forward, and the states and decays of one chunk."""
+    reset, chunk = rest[4], rest[6]
+    states = 2 * min(chunk, x.shape[1]) + 3
+    return x.nbytes * (2 if reset is not None else 1) + float(states * grad_final.nbytes)
+
+
+WORKSPACE: _Table = {
+    _OPS.linear_scan_backward.default: _linear_scan_backward_bytes,
+    _OPS.selective_scan.default: _selective_scan_bytes,
+    _OPS.selective_scan_backward.default: _selective_scan_backward_bytes,
+}
+"""Bytes that an operator takes beside its inputs and outputs, from its arguments."""
