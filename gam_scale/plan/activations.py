@@ -12,8 +12,9 @@ from torch import nn
 
 from gam_scale.config import LayerKind, ModelConfig, RunConfig
 from gam_scale.model.lm import LanguageModel
+from gam_scale.model.loss import CHUNK_ELEMENTS
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
-from gam_scale.plan.trace import BlockTrace, Work, trace_block
+from gam_scale.plan.trace import BlockTrace, Work, trace_block, trace_loss
 
 FP32 = 4
 
@@ -113,6 +114,23 @@ def _build(model: ModelConfig, run: Setting, backend: Callable[..., Any]) -> nn.
         whole, run.recompute, compiled=run.compiled, backend=backend, segment=_segment(run)
     )
     return whole.blocks[0]
+
+
+def loss(model: ModelConfig, run: Setting) -> float:
+    """Bytes that the loss takes beside the gradients it leaves and the head's bf16 copy.
+
+    See :mod:`gam_scale.model.loss`: chunk by chunk, so that two of them show the peak.
+    """
+    vocab, width = model.vocab_size, model.d_model
+    chunks = -(-run.tokens * vocab // CHUNK_ELEMENTS)
+    rows = -(-run.tokens // chunks)
+    tokens = min(run.tokens, 2 * rows)
+    peak = trace_loss(tokens, vocab, width, bf16=run.compute != FP32)
+    if run.compute != FP32:
+        peak -= vocab * width * run.compute
+        # The log-softmax of bf16 logits goes by way of an fp32 copy on a CPU only.
+        peak -= 0 if run.on_cpu else rows * vocab * FP32
+    return peak - tokens * width * FP32 - vocab * width * FP32
 
 
 def _segment(run: Setting) -> int:

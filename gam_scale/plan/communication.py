@@ -89,7 +89,7 @@ def _zero_3(job: Job) -> Iterator[Collective]:
     weights, ranks = job.weights, job.world_size
     threshold = job.zero_option("stage3_param_persistence_threshold", 100_000)
     persistent = weights.up_to(threshold) * FP32
-    low = weights.linear_above(threshold) if job.low_precision_linears else 0
+    low = weights.of_modules(job.low_precision_modules, above=threshold)
     gathered = weights.total * FP32 - persistent - low * (FP32 - job.compute_bytes)
     # Blocks that stay gathered are the last ones; embeddings go with the first block.
     reused = sum(weights.blocks[len(weights.blocks) - job.reused_blocks :]) / sum(weights.blocks)
@@ -101,7 +101,7 @@ def _zero_3(job: Job) -> Iterator[Collective]:
 def _gradients(job: Job) -> float:
     """Bytes of one exchange of all gradients by stages 1 to 3."""
     weights = job.weights
-    low = weights.linear if job.low_precision_linears else 0
+    low = weights.of_modules(job.low_precision_modules)
     return weights.total * FP32 - low * (FP32 - job.compute_bytes)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from itertools import accumulate
 from typing import Any
 
@@ -106,11 +107,14 @@ class Job:
         """An option of DeepSpeed's zero_optimization section, or what DeepSpeed takes for it."""
         return int(self.deepspeed["zero_optimization"].get(name, default))
 
-    @property
-    def low_precision_linears(self) -> bool:
-        """Whether DeepSpeed sends what belongs to linear layers in bf16 (stages 1 to 3)."""
+    @cached_property
+    def low_precision_modules(self) -> list[type]:
+        """Modules whose parameters and gradients DeepSpeed sends in bf16 (stages 1 to 3)."""
         autocast = self.deepspeed["torch_autocast"]
-        return autocast["enabled"] and autocast.get("lower_precision_safe_modules") != []
+        # Its own default has convolutions too, which no model of ours has.
+        names = autocast.get("lower_precision_safe_modules", ["torch.nn.Linear"])
+        places = (name.rpartition(".") for name in names if autocast["enabled"])
+        return [getattr(import_module(module), name) for module, _, name in places]
 
     @cached_property
     def reused_blocks(self) -> int:

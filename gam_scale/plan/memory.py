@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from gam_scale.model.loss import CHUNK_ELEMENTS
-from gam_scale.plan.activations import FP32, Setting, setting
+from gam_scale.plan.activations import FP32, Setting, loss, setting
 from gam_scale.plan.job import Job
 from gam_scale.plan.trace import BlockTrace
 
@@ -17,7 +16,7 @@ class Memory:
     gradients: float = 0
     optimizer: float = 0  # Adam's moments, and ZeRO's own copy of the parameters
     activations: float = 0  # kept tensors and the working space of one block's backward pass
-    logits: float = 0  # of one chunk of tokens
+    logits: float = 0  # of the loss's chunks of tokens, and what comes from them
     buffers: float = 0  # gathered parameters, bf16 copies, buckets of collectives
     moment: str = ""  # when: in the loss, in the first or last block's backward pass, ...
 
@@ -100,17 +99,7 @@ def _moments(job: Job) -> Iterator[Memory]:
 def _loss(job: Job, run: Setting, layers: list[BlockTrace], held: _Holding) -> Memory:
     """The chunked loss, which makes the head's gradient: see :mod:`gam_scale.model.loss`."""
     weights, model = job.weights, job.config.model
-    vocab, width = model.vocab_size, model.d_model
-    chunks = -(-run.tokens * vocab // CHUNK_ELEMENTS)
-    rows = -(-run.tokens // chunks)
-    if run.compute == FP32:
-        # One buffer: softmax and gradient take the logits' place.
-        logits = rows * (vocab + width) * FP32
-    else:
-        # bf16 logits, their log-softmax in fp32 (on a CPU their fp32 copy too), and what the chunk
-        # before left behind: another log-softmax and a bf16 gradient.
-        per_logit = 2 + FP32 + (FP32 if run.on_cpu else 0) + (FP32 + 2 if chunks > 1 else 0)
-        logits = rows * vocab * per_logit
+    width = model.d_model
     buffers = held.gathered
     if job.engine != "fsdp":
         buffers += sum(layer.kept.copies + layer.cached for layer in layers)
@@ -124,7 +113,7 @@ def _loss(job: Job, run: Setting, layers: list[BlockTrace], held: _Holding) -> M
         activations=sum(layer.kept.activations for layer in layers)
         + 3 * run.tokens * width * FP32
         + _embedding_mask(job, run),
-        logits=logits,
+        logits=loss(model, run),
         buffers=buffers,
         moment="loss",
     )
@@ -154,7 +143,7 @@ def _zero_1(job: Job) -> _Holding:
     whole, shard = job.weights.total * FP32, job.weights.total * FP32 / job.world_size
     bucket, flat = _buckets(job)
     # A first bucket leaves the rank's own share behind, then a second is copied for its collective.
-    copies = flat + shard if job.low_precision_linears else max(flat, shard)
+    copies = flat + shard if job.low_precision_modules else max(flat, shard)
     accumulated, left = (whole, 0) if job.micro_batches > 1 else (0, 1)
     exchange = Memory(gradients=whole, buffers=bucket + copies)
     return _Holding(whole, _offloaded(job, 2 * shard), accumulated, left, 0, bucket, exchange)
@@ -179,7 +168,7 @@ def _buckets(job: Job) -> tuple[float, float]:
     """
     bucket = job.zero_option("reduce_bucket_size", _DEFAULT_BUCKET) * FP32
     flat = min(max(bucket, job.weights.head * FP32), job.weights.total * FP32)
-    if not job.low_precision_linears:
+    if not job.low_precision_modules:
         return bucket, flat
     return bucket * (1.5 if job.engine == "zero3" else 2), flat * 1.5
 

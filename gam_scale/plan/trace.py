@@ -8,7 +8,7 @@ tensors have shapes only.
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from gam_scale.model.loss import linear_cross_entropy
 from gam_scale.plan.compiled import GraphMemory, compiler
 from gam_scale.plan.operators import EXCHANGES, FLOPS, WORKSPACE, Exchanged
 
@@ -140,6 +141,21 @@ def trace_block(
         recorder.peak(kept, start, gradients),
         recorder.work,
     )
+
+
+@cache
+def trace_loss(tokens: int, vocab: int, width: int, *, bf16: bool) -> float:
+    """Peak bytes of the loss, the gradients that it leaves behind included, its inputs not."""
+    recorder = Recorder()
+    with FakeTensorMode():
+        hidden = torch.empty(tokens, width, requires_grad=True)
+        weight = torch.empty(vocab, width, requires_grad=True)
+        targets = torch.zeros(tokens, dtype=torch.int64)
+        recorder.know([hidden, weight, targets])
+        with recorder, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = linear_cross_entropy(hidden, weight, targets)
+            del loss
+    return sum(recorder.peak({}, 0, []))
 
 
 class _Source(torch.autograd.Function):

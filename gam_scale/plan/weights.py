@@ -1,10 +1,9 @@
 """How many parameters a model has, where, and how evenly they shard."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-
-from torch import nn
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.lm import LanguageModel, outline
@@ -44,17 +43,11 @@ class Weights:
     def head(self) -> int:
         return self.model.embedding.weight.numel()
 
-    @cached_property
-    def linear(self) -> int:
-        """Those of plain linear layers, which DeepSpeed sends in autocast's precision."""
-        modules = (m for m in self.model.modules() if type(m) is nn.Linear)
-        return sum(p.numel() for m in modules for p in m.parameters())
-
-    def linear_above(self, threshold: int) -> int:
-        """As :attr:`linear`, of parameters with more than ``threshold`` elements."""
-        modules = (m for m in self.model.modules() if type(m) is nn.Linear)
-        sizes = (p.numel() for m in modules for p in m.parameters())
-        return sum(n for n in sizes if n > threshold)
+    def of_modules(self, classes: Sequence[type], above: int = 0) -> int:
+        """Those that modules of exactly these classes hold, in parameters of more elements."""
+        modules = (m for m in self.model.modules() if type(m) in classes)
+        sizes = (p.numel() for m in modules for p in m.parameters(recurse=False))
+        return sum(n for n in sizes if n > above)
 
     def up_to(self, threshold: int) -> int:
         """Those in parameters of at most ``threshold`` elements."""

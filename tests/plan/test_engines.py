@@ -22,7 +22,9 @@ ZERO = {"engine": "deepspeed", "deepspeed": {"zero_optimization": BUCKET}}
 
 def sending_bf16(stage):
     """Gradients of linear layers rounded on their way, DeepSpeed's own default."""
-    options = {"torch_autocast": {"lower_precision_safe_modules": ["torch.nn.Linear"]}}
+    options = {
+        "torch_autocast": {"lower_precision_safe_modules": ["gam_scale.model.linear.Linear"]}
+    }
     return ZERO | {"zero_stage": stage, "deepspeed": ZERO["deepspeed"] | options}
 
 
