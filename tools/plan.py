@@ -2,7 +2,11 @@
 """Plan before you pay: python tools/plan.py --config FILE --nodes 8 --gpus-per-node 8 --gpu h100
 
 Memory, traffic, FLOPs and time of one training step under every engine, and the cheapest settings
-that fit, by arithmetic: no GPU is needed and no data is read.
+that fit: for every kind of layer, mixed stacks, long sequences and those cut over ranks
+(parallel.context). No GPU is needed, no data is read and no other rank started: one layer of each
+kind runs on tensors that have shapes only, and the rest is arithmetic. Memory is within 15% of what
+training steps on CPUs hold; times are data-sheet rates and an assumed share of them, not
+measurements.
 """
 
 import argparse
@@ -12,6 +16,7 @@ from typing import Any
 
 from gam_scale import cli
 from gam_scale.config import load_config
+from gam_scale.data.prepare import PrepareSpec
 from gam_scale.errors import UserError
 from gam_scale.plan.estimate import MATMUL_SHARE, Estimate, cheapest, engines
 from gam_scale.plan.gpus import RESERVED, Gpu, find_gpu
@@ -28,7 +33,11 @@ def main() -> None:
     gpu = find_gpu(args.gpu)
     if args.network_gbps is not None:
         gpu = dataclasses.replace(gpu, network_bits=args.network_gbps * 1e9)
-    job = Job.of(load_config(args.config, args.overrides), args.nodes, args.gpus_per_node)
+    config = load_config(args.config, args.overrides)
+    if config.model.vocab_size == 0:
+        args.vocabulary_is_assumed = True
+        config.model.vocab_size = PrepareSpec.vocab_size
+    job = Job.of(config, args.nodes, args.gpus_per_node)
     rows, best = engines(job, gpu, args.mfu), cheapest(job, gpu, args.mfu)
     if args.json:
         print(json.dumps(as_json(job, gpu, rows, best, args), indent=1))
@@ -38,7 +47,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line, numbers checked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    summary, _, details = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(description=summary, epilog=details)
+    parser.set_defaults(vocabulary_is_assumed=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's JSON config")
     parser.add_argument("--nodes", type=int, required=True, help="machines")
     parser.add_argument("--gpus-per-node", type=int, required=True, help="GPUs, and ranks, in each")
@@ -70,9 +81,12 @@ def print_plan(
     """What is planned, memory, traffic and time of every engine, the cheapest settings."""
     config = job.config
     model, train = config.model, config.train
+    kinds = ", ".join(dict.fromkeys(model.layer_kinds()))
+    context = config.parallel.context
+    shared = f", shared by {context} ranks" if context > 1 else ""
     print(
-        f"{model.block}: {job.weights.total:,} parameters, {model.n_layers} blocks of width "
-        f"{model.d_model}; {train.precision}, {config.data.seq_len} tokens a sequence"
+        f"{kinds}: {job.weights.total:,} parameters, {model.n_layers} layers of width "
+        f"{model.d_model}; {train.precision}, {config.data.seq_len:,} tokens a sequence{shared}"
     )
     print(
         f"{job.world_size:,} ranks on {job.nodes:,} x {job.gpus_per_node} {gpu.name}; a step is "
@@ -84,7 +98,7 @@ def print_plan(
         f"{gpu.link_bytes / 1e9:.0f} GB/s in a node, {gpu.network_bits / 1e9:g} Gb/s per GPU "
         f"between, {gpu.usable_bytes / GIB:.1f} of {gpu.memory_bytes / GIB:.0f} GiB usable"
     )
-    for note in notes(job):
+    for note in notes(job, gpu, args):
         print(f"note: {note}")
     print(
         f"\nGiB per GPU at its fullest, train.recompute {train.recompute}, {job.micro_batches} "
@@ -92,6 +106,8 @@ def print_plan(
     )
     print_memory(rows, job)
     print("\none step: GB sent by each GPU (all-reduce, all-gather, reduce-scatter), milliseconds")
+    if job.config.parallel.context > 1:
+        print("(sequences: between the ranks that share them, inside the layers)")
     print_time(rows)
     print_choice(best, job, args)
 
@@ -109,14 +125,18 @@ def print_memory(rows: list[Estimate], job: Job) -> None:
 
 def print_time(rows: list[Estimate]) -> None:
     """One line an engine: traffic by collective, then where the time goes."""
-    operations = {"all_reduce": "all-reduce", "all_gather": "gather", "reduce_scatter": "scatter"}
-    heads = [*operations.values(), "computing", "sending", "step"]
-    print(f"{'':<15}" + "".join(f"{head:>11}" for head in heads) + f"{'tokens/s':>15}")
+    operations = {"all_reduce": "reduce", "all_gather": "gather", "reduce_scatter": "scatter"}
+    is_shared = any(c.what == "sequences" for e in rows for c in e.collectives)
+    columns = [*operations.values(), *(["sequences"] if is_shared else [])]
+    heads = [*columns, "computing", "sending", "step"]
+    print(f"{'':<15}" + "".join(f"{head:>10}" for head in heads) + f"{'tokens/s':>15}")
     for e in rows:
-        sent = [sum(c.sent for c in e.collectives if c.op == op) / 1e9 for op in operations]
+        sent = dict.fromkeys(columns, 0.0)
+        for c in e.collectives:
+            sent["sequences" if c.what == "sequences" else operations[c.op]] += c.sent / 1e9
         seconds = [e.compute_seconds, e.communication_seconds, e.step_seconds]
-        cells = [f"{gb:.4g}" for gb in sent] + [f"{s * 1e3:,.2f}" for s in seconds]
-        figures = "".join(f"{cell:>11}" for cell in cells)
+        cells = [f"{gb:.4g}" for gb in sent.values()] + [f"{s * 1e3:,.2f}" for s in seconds]
+        figures = "".join(f"{cell:>10}" for cell in cells)
         print(f" {e.label:<14}{figures}{e.tokens_per_second:>15,.0f}")
 
 
@@ -136,12 +156,29 @@ def print_choice(best: Estimate, job: Job, args: argparse.Namespace) -> None:
         print("cost: " + ", ".join(f"{name} {usd:,.4g} USD" for name, usd in costs))
 
 
-def notes(job: Job) -> list[str]:
-    """What these figures leave out, where it matters for this config."""
+def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
+    """What these figures assume or leave out, where it matters for this config."""
     config, found = job.config, []
-    if job.world_size > config.train.global_batch_size:
+    kinds = set(config.model.layer_kinds())
+    if args.vocabulary_is_assumed:
+        found.append(
+            f"model.vocab_size is the tokenizer's; {config.model.vocab_size:,} is assumed, "
+            "prepare_data's default"
+        )
+    if job.data_size > config.train.global_batch_size:
         found.append("there are more ranks than sequences in a step, so some only wait")
-    if config.model.block == "mamba":
+    estimate = Estimate("", job, gpu, args.mfu)
+    if estimate.fp32_flops:
+        share = estimate.fp32_flops / (estimate.flops + estimate.extra_flops)
+        found.append(
+            f"{share:.1%} of the FLOPs are products of fp32 states, taken at "
+            f"{gpu.peak_flops('fp32') / 1e12:.0f} TFLOP/s"
+        )
+    if "delta" in kinds and config.parallel.context == 1:
+        found.append(
+            "the delta rule is the portable one; flash-linear-attention's kernels need less"
+        )
+    if "mamba" in kinds:
         found.append("time leaves out the kernel launches of Mamba's portable scan")
     if config.parallel.offload != "none":
         found.append("time leaves out what offloading copies and computes on the CPU")
@@ -188,7 +225,7 @@ def as_json(
             "peak_flops": gpu.peak_flops(job.config.train.precision),
             "reserved_share_of_memory": RESERVED,
         },
-        "notes": notes(job),
+        "notes": notes(job, gpu, args),
         "engines": [estimate_as_json(e, job) for e in rows],
         "cheapest" if best.fits else "nearest": estimate_as_json(best, job),
     }
@@ -209,6 +246,7 @@ def estimate_as_json(e: Estimate, job: Job) -> dict[str, Any]:
         "sent_bytes": e.sent_bytes,
         "flops": e.flops,
         "extra_flops": e.extra_flops,
+        "fp32_flops": e.fp32_flops,
         "compute_seconds": e.compute_seconds,
         "communication_seconds": e.communication_seconds,
         "step_seconds": e.step_seconds,

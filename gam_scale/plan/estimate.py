@@ -70,13 +70,23 @@ class Estimate:
                 extra += done.flops - work(model, kind, run._replace(recompute="none")).flops
         return extra * self.job.config.parallel.context  # each rank has a part of the tokens
 
+    @cached_property
+    def fp32_flops(self) -> float:
+        """Of a bf16 step over all ranks, those that autocast leaves to fp32: written memories'."""
+        config = self.job.config
+        if config.train.precision == "fp32":
+            return 0.0
+        work = self.job.work(config.train.global_batch_size)
+        return work.fp32_flops * config.parallel.context
+
     @property
     def compute_seconds(self) -> float:
-        """On the rank with most sequences, at the assumed share of the peak rate."""
-        of_all = self.flops + self.extra_flops
-        of_rank = of_all * self.job.rows / self.job.config.train.global_batch_size
-        of_rank /= self.job.config.parallel.context
-        return of_rank / (self.gpu.peak_flops(self.job.config.train.precision) * self.share)
+        """On the rank with most sequences, at the assumed share of the peak rates."""
+        precision = self.job.config.train.precision
+        seconds = (self.flops + self.extra_flops - self.fp32_flops) / self.gpu.peak_flops(precision)
+        seconds += self.fp32_flops / self.gpu.peak_flops("fp32")
+        of_rank = self.job.rows / self.job.config.train.global_batch_size
+        return seconds * of_rank / self.job.config.parallel.context / self.share
 
     @property
     def communication_seconds(self) -> float:

@@ -82,7 +82,7 @@ def _moments(job: Job) -> Iterator[Memory]:
         yield moment(
             f"end of layer {i}",
             gradients=gradients + size * FP32,
-            activations=kept + layer.kept.activations + stream + mask,
+            activations=kept + 2 * stream + mask,  # its input, and that one's gradient
             buffers=held.gathered + held.bucket + has_copies * copies,
         )
         gradients += size * FP32 * held.left

@@ -43,6 +43,7 @@ class Work(NamedTuple):
 
     flops: float = 0.0  # of matrix products and attention, as torch's counter has them
     scan_flops: float = 0.0  # of operators of our own, which that counter does not know
+    fp32_flops: float = 0.0  # of both, those on fp32 numbers
     exchanged: Exchanged = Exchanged()
 
     def plus(self, other: "Work") -> "Work":
@@ -301,11 +302,12 @@ class Recorder(TorchDispatchMode):
 
 
 def _work(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
-    if func in FLOPS or func in EXCHANGES:
-        flops = FLOPS[func](*args) if func in FLOPS else 0.0
-        return Work(0.0, flops, EXCHANGES[func](*args) if func in EXCHANGES else Exchanged())
     known = flop_registry.get(func._overloadpacket)
-    return Work(known(*args, **kwargs, out_val=out)) if known else Work()
+    counted = known(*args, **kwargs, out_val=out) if known else 0.0
+    ours = FLOPS[func](*args) if func in FLOPS else 0.0
+    is_fp32 = any(isinstance(a, Tensor) and a.dtype == torch.float32 for a in args)
+    exchanged = EXCHANGES[func](*args) if func in EXCHANGES else Exchanged()
+    return Work(counted, ours, is_fp32 * (counted + ours), exchanged)
 
 
 def _size(tensor: Tensor) -> int:

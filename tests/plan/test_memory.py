@@ -1,21 +1,25 @@
 """Predicted peaks against the tensors that training steps on one rank hold at once."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from benchmarks.train_step import peak_tensor_bytes
-from gam_scale.config import RunConfig
+from gam_scale.config import LayerKind, RunConfig
 from gam_scale.hardware import can_compile
 from gam_scale.model.lm import build_model
-from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
+from gam_scale.plan import activations
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import CATEGORIES, peak_memory
 from gam_scale.strict import from_dict
 
-BLOCKS = ("gam", "attention", "mamba")
+KINDS = get_args(LayerKind)
 RECOMPUTE = ("none", "selective", "full")
 WITHIN = 0.15
-SMALL = {"d_model": 128, "n_layers": 2, "vocab_size": 1000, "rows": 4, "seq_len": 64}
+# Small weights and many tokens: shapes in which activations are most of the memory.
+SMALL = {"d_model": 128, "n_layers": 2, "vocab_size": 1000, "rows": 4, "seq_len": 96}
 
 # MB of tensors at the paper's size, compiled on a CPU, fp32, batch 8: benchmarks/train_step.py.
 PAPER_SIZE = {
@@ -31,12 +35,15 @@ PAPER_SIZE = {
 }
 
 
-def make_config(block, recompute, *, d_model, n_layers, vocab_size, rows, seq_len, **train):
+def make_config(
+    kinds, recompute, *, d_model, n_layers, vocab_size, rows, seq_len, documents=False, **train
+):
     return from_dict(
         RunConfig,
         {
             "model": {
-                "block": block,
+                "layers": ["static" if kind == "gam" else kind for kind in kinds.split()],
+                "memory": {"n_heads": max(1, d_model // 64)},
                 "d_model": d_model,
                 "n_layers": n_layers,
                 "vocab_size": vocab_size,
@@ -45,7 +52,7 @@ def make_config(block, recompute, *, d_model, n_layers, vocab_size, rows, seq_le
             "data": {
                 "sets": [{"path": "none"}],
                 "seq_len": seq_len,
-                "documents": "concatenate",
+                "documents": "reset" if documents else "concatenate",
             },
             "train": {
                 "steps": 200,
@@ -66,10 +73,13 @@ def measure(config):
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     shape = (train.micro_batch_size, config.data.seq_len + 1)
     tokens = torch.randint(config.model.vocab_size, shape)
+    positions = None
+    if config.data.documents == "reset":
+        positions = (torch.arange(config.data.seq_len) % 70).expand(shape[0], -1).contiguous()
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
-            loss = model(tokens[:, :-1], tokens[:, 1:].contiguous())
+            loss = model(tokens[:, :-1], tokens[:, 1:].contiguous(), positions)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -84,22 +94,47 @@ def assert_near(config):
     assert predicted.total == pytest.approx(measure(config), rel=WITHIN)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("recompute", RECOMPUTE)
-def test_eager_step(block, recompute):
-    """Small weights and many tokens: a shape in which activations are most of the memory."""
-    assert_near(make_config(block, recompute, compile="off", **SMALL))
+def test_eager_step(kind, recompute):
+    assert_near(make_config(kind, recompute, compile="off", **SMALL))
 
 
-@pytest.mark.parametrize("block", ["gam", "attention"])
-def test_eager_step_in_bf16(block):
-    assert_near(make_config(block, "selective", precision="bf16", compile="off", **SMALL))
+@pytest.mark.parametrize("kind", ["static", "slot", "delta", "attention"])
+def test_eager_step_in_bf16_with_documents(kind):
+    config = make_config(
+        kind, "selective", precision="bf16", documents=True, compile="off", **SMALL
+    )
+    assert_near(config)
+
+
+def test_mixed_stack():
+    shape = SMALL | {"n_layers": 4}
+    assert_near(make_config("delta attention slot scan", "full", compile="off", **shape))
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+@pytest.mark.parametrize(("kind", "precision"), [("delta", "fp32"), ("slot", "bf16")])
+def test_long_sequence_in_segments(monkeypatch, kind, precision, recompute):
+    monkeypatch.setitem(SEGMENT, "cpu", 128)
+    shape = SMALL | {"rows": 1, "seq_len": 3 * 128 + 40}
+    assert_near(make_config(kind, recompute, compile="off", precision=precision, **shape))
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_many_segments_follow_from_a_few(monkeypatch, recompute):
+    shape = SMALL | {"rows": 2, "seq_len": 14 * 64 + 40}
+    config = make_config("delta", recompute, compile="off", **shape)
+    monkeypatch.setitem(SEGMENT, "cpu", 64)
+    few = peak_memory(Job.of(config, 1, 1))
+    monkeypatch.setattr(activations, "_SEGMENTS", 20)
+    assert few.total == pytest.approx(peak_memory(Job.of(config, 1, 1)).total, rel=1e-3)
 
 
 @pytest.mark.skipif(not can_compile("cpu")[0], reason=can_compile("cpu")[1])
 def test_compiled_step():
     torch._dynamo.reset()
-    assert_near(make_config("gam", "selective", **SMALL))
+    assert_near(make_config("delta", "selective", **SMALL))
 
 
 @pytest.mark.parametrize(("block", "recompute"), PAPER_SIZE)

@@ -1,6 +1,7 @@
 """tools/plan.py as a user runs it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,10 @@ def plan(tool, tmp_path):
         (("--gpu", "abacus"), "--gpu is abacus, which is not in the table; expected one of h100"),
         (("--nodes", "0"), "--nodes is 0; expected at least 1"),
         (("--gpus-per-node", "-1"), "--gpus-per-node is -1; expected at least 1"),
-        (("--set", "model.vocab_size=0"), "expected --set model.vocab_size=N"),
+        (
+            ("--set", "parallel.context=32"),
+            "parallel.context is 32, which does not divide the 16 ranks",
+        ),
         (("--mfu", "1.5"), "--mfu is 1.5; expected more than 0 and at most 1"),
         (("--price", "nan"), "--price is nan; expected more than 0"),
         (("--network-gbps", "0"), "--network-gbps is 0; expected more than 0"),
@@ -62,6 +66,17 @@ def test_a_thousand_gpus_as_json(plan):
     (configured,) = [row for row in figures["engines"] if row["configured"]]
     assert configured["label"] == "fsdp" and configured["changes"] == []
     assert figures["cheapest"]["fits"] and figures["cost_usd"]["1,000 steps"] > 0
+
+
+@pytest.mark.parametrize("name", ["gam_1b", "ctx16k", "ctx64k"])
+def test_our_own_large_configs_fit(tool, name):
+    config = Path(__file__).parents[2] / "configs" / f"{name}.json"
+    done = tool("plan", "--config", config, "--nodes", 8, "--gpus-per-node", 8, "--gpu", "a100-40")
+    assert done.status == 0, done
+    (configured,) = [line for line in done.out.splitlines() if line.startswith("*")]
+    assert configured.endswith("yes")
+    assert max(map(len, done.out.splitlines())) <= 100
+    assert "delta: " in done.out and ("shared by 4 ranks" in done.out) == (name == "ctx64k")
 
 
 def test_the_nearest_where_nothing_fits(plan):
