@@ -68,6 +68,9 @@ class GraphMemory:
         (output,) = (n for n in gm.graph.nodes if n.op == "output")
         self.returned = list(output.args[0])
         self.base = {n: self._base(n) for n in self.nodes}
+        self.kept = {self.base[n] for n in self.returned if isinstance(n, fx.Node)}
+        self.written = self._written()
+        self.reads = self._reads()
 
     def _base(self, node: fx.Node) -> fx.Node:
         while _is_view(node):
@@ -76,44 +79,38 @@ class GraphMemory:
 
     def simulate(
         self, is_weight: list[bool], weight_shapes: set[torch.Size]
-    ) -> tuple[tuple[float, float, float], list[bool]]:
-        """Peak beside the inputs (activations, copies of weights, gradients of weights).
+    ) -> tuple[list[float], list[bool]]:
+        """Run the graph in order, values coming when they are written and going when last read.
 
-        And which of the outputs are copies of weights.
+        Returns:
+            the peak beside the inputs: activations, copies of weights, gradients of weights;
+            and for each output whether it is a copy of weights.
         """
         copies = self._copies(is_weight)
         gradients = self._gradients(weight_shapes) if self.is_backward else set()
-        written = self._written()
-        reads = self._reads(written)
-        ends = {b: i for i, n in enumerate(self.nodes) for b in reads[n]}
-        freeable = {
-            n for n, w in zip(self.inputs, is_weight, strict=True) if not w and _is_whole(n)
-        }
-        kept = {self.base[n] for n in self.returned if n is not None}
+        ends = {read: i for i, node in enumerate(self.nodes) for read in self.reads[node]}
+        borrowed = {n for n, w in zip(self.inputs, is_weight, strict=True) if w or not _is_whole(n)}
 
         def category(node: fx.Node) -> int:
             return 2 if node in gradients else int(node in copies)
 
-        current, most = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+        now, most = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
         for i, node in enumerate(self.nodes):
-            ended = {b for b in reads[node] if ends[b] == i and b not in kept}
-            ended = {b for b in ended if b.op != "placeholder" or b in freeable}
-            inside = _workspace(node)
-            if sum(current) + inside > sum(most):
-                most = [current[0] + inside, *current[1:]]
-            if node in written:
-                size = _bytes(node)
-                current[category(node)] += size
+            ended = {b for b in self.reads[node] if ends[b] == i} - self.kept - borrowed
+            moment, size = list(now), _bytes(node)
+            moment[0] += _workspace(node)
+            if node in self.written:
+                now[category(node)] += size
                 # A loop may write into the place of what it reads last.
-                in_place = _is_fused(node) and any(_bytes(b) == size for b in ended)
-                if sum(current) - in_place * size > sum(most):
-                    most = list(current)
-                    most[0] -= in_place * size
+                if not (_is_fused(node) and any(_bytes(b) == size for b in ended)):
+                    moment[category(node)] += size
+            most = max(most, moment, key=sum)
+            if node in self.written and node not in self.kept and node not in ends:
+                ended.add(node)  # read by nothing
             for b in ended:
-                current[category(b)] -= _bytes(b)
-            if node in written and node not in kept and node not in ends:
-                current[category(node)] -= _bytes(node)  # read by nothing
-        return tuple(most), [n is not None and self.base[n] in copies for n in self.returned]
+                now[category(b)] -= _bytes(b)
+        is_copy = [isinstance(n, fx.Node) and self.base[n] in copies for n in self.returned]
+        return most, is_copy
 
     def outputs(self, args: list[Any]) -> list[Any]:
         """Tensors without data in the place of what the graph returns."""
@@ -162,40 +159,33 @@ class GraphMemory:
     def _written(self) -> set[fx.Node]:
         """Nodes whose values have memory of their own."""
         found: set[fx.Node] = set()
-        returned = {self.base[n] for n in self.returned if isinstance(n, fx.Node)}
-        depth: dict[fx.Node, int] = {}
+        n_reads: dict[fx.Node, int] = {}  # of memory, by the loop that computes a value
         for node in self.nodes:
             if node.op == "placeholder" or _is_view(node) or _bytes(node) == 0:
                 continue
-            users = [u for u in _real_users(node)]
-            depth[node] = sum(
-                1
-                if self.base[n] in found or self.base[n].op == "placeholder"
-                else depth.get(self.base[n], 0)
-                for n in node.all_input_nodes
-            )
-            is_written = (
+            sources = [self.base[n] for n in node.all_input_nodes]
+            n_reads[node] = sum(1 if n in found else n_reads.get(n, 1) for n in sources)
+            readers = _readers(node)
+            if (
                 not _is_fused(node)
                 or _packet(node) in _SUMS
-                or node in returned
-                or any(not _is_fused(u) for u in users)
-                or (len(users) > 1 and depth[node] > _OFTEN)
-            )
-            if is_written:
+                or node in self.kept
+                or any(not _is_fused(r) for r in readers)
+                or (len(readers) > 1 and n_reads[node] > _OFTEN)
+            ):
                 found.add(node)
         return found
 
-    def _reads(self, written: set[fx.Node]) -> dict[fx.Node, set[fx.Node]]:
-        """What each node reads from memory when it is computed, if it is written."""
+    def _reads(self) -> dict[fx.Node, set[fx.Node]]:
+        """What is read from memory for each value, when that is computed; views read nothing."""
         sources: dict[fx.Node, set[fx.Node]] = {}
         reads: dict[fx.Node, set[fx.Node]] = {}
         for node in self.nodes:
             wanted = set().union(*(sources[n] for n in node.all_input_nodes))
-            in_memory = node in written or node.op == "placeholder"
+            is_run = node in self.written or not (_is_fused(node) or _is_view(node))
+            reads[node] = wanted if is_run else set()
+            in_memory = node in self.written or node.op == "placeholder"
             sources[node] = {node} if in_memory else wanted
-            reads[node] = (
-                wanted if node in written or not _is_fused(node) and not _is_view(node) else set()
-            )
         return reads
 
 
@@ -211,12 +201,12 @@ def _is_several(node: fx.Node) -> bool:
     return isinstance(node.meta["val"], tuple | list)
 
 
-def _real_users(node: fx.Node) -> list[fx.Node]:
+def _readers(node: fx.Node) -> list[fx.Node]:
     """What reads a value, through views of it."""
     found = []
     for user in node.users:
-        found += _real_users(user) if _is_view(user) else [user]
-    return [u for u in found if u.op != "output"]
+        found += _readers(user) if _is_view(user) else [user]
+    return [reader for reader in found if reader.op != "output"]
 
 
 def _is_view(node: fx.Node) -> bool:
