@@ -21,7 +21,7 @@ FP32 = 4
 _ROWS = 2
 """Sequences that are traced: all that a layer holds grows with them alike."""
 
-_SEGMENTS = 8
+_SEGMENTS = 4
 """Segments that are traced at most: past a few, each adds as much as the one before."""
 
 
@@ -81,7 +81,7 @@ def layer(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
     return found.scaled(run.rows / traced.rows)
 
 
-_KNOWN: dict[tuple[str, LayerKind, Setting], BlockTrace] = {}
+_KNOWN: dict[tuple[str, Setting, int], BlockTrace] = {}
 
 
 def _traced(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
@@ -91,11 +91,11 @@ def _traced(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
         # CPU kernels that never hold the weights know no dropout; a GPU's do.
         masks = 2.0 * run.tokens * model.d_model if model.dropout else 0.0
         model = replace(model, dropout=0.0)
-    return _known(model, kind, run).keeping(masks)
+    return _known(model, run).keeping(masks)
 
 
-def _known(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
-    key = repr(model), kind, run
+def _known(model: ModelConfig, run: Setting) -> BlockTrace:
+    key = repr(model), run, _segment(run)
     if key not in _KNOWN:
         _KNOWN[key] = trace_block(
             partial(_build, model, run),

@@ -113,17 +113,19 @@ def test_mixed_stack():
     assert_near(make_config("delta attention slot scan", "full", compile="off", **shape))
 
 
-@pytest.mark.parametrize("recompute", RECOMPUTE)
-@pytest.mark.parametrize(("kind", "precision"), [("delta", "fp32"), ("slot", "bf16")])
+@pytest.mark.parametrize(
+    ("kind", "precision", "recompute"),
+    [("delta", "fp32", "none"), ("delta", "fp32", "full"), ("slot", "bf16", "selective")],
+)
 def test_long_sequence_in_segments(monkeypatch, kind, precision, recompute):
     monkeypatch.setitem(SEGMENT, "cpu", 128)
-    shape = SMALL | {"rows": 1, "seq_len": 3 * 128 + 40}
+    shape = SMALL | {"rows": 1, "seq_len": 2 * 128 + 40}
     assert_near(make_config(kind, recompute, compile="off", precision=precision, **shape))
 
 
-@pytest.mark.parametrize("recompute", RECOMPUTE)
+@pytest.mark.parametrize("recompute", ["none", "full"])
 def test_many_segments_follow_from_a_few(monkeypatch, recompute):
-    shape = SMALL | {"rows": 2, "seq_len": 14 * 64 + 40}
+    shape = SMALL | {"rows": 2, "seq_len": 8 * 64 + 40}
     config = make_config("delta", recompute, compile="off", **shape)
     monkeypatch.setitem(SEGMENT, "cpu", 64)
     few = peak_memory(Job.of(config, 1, 1))
