@@ -89,6 +89,7 @@ def test_starts_that_train_nothing_prolong_the_interruption(run):
 def test_what_a_start_notes(run, monkeypatch):
     before = time.time()
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    monkeypatch.setattr(module, "_BEGAN", [])
     note_start(run, 0, 4)
     (start,) = read_starts(run.starts)
     assert start.began < before and start.began > before - 3600 * 24
@@ -106,6 +107,17 @@ def test_what_a_start_notes(run, monkeypatch):
     second, third = read_starts(run.starts)[1:]
     assert (second.last_step, second.last_time, second.again) == (9, 150.0, True)
     assert (third.last_step, third.last_time, third.ranks) == (9, 150.0, 2)
+
+
+def test_a_second_run_of_a_process_begins_when_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BEGAN", [])
+    first, second = RunDir(tmp_path / "first"), RunDir(tmp_path / "second")
+    for run in (first, second):
+        run.path.mkdir()
+    note_start(first, 0, 1)
+    between = time.time()
+    note_start(second, 0, 1)
+    assert read_starts(first.starts)[0].began < between <= read_starts(second.starts)[0].began
 
 
 def test_a_process_knows_when_it_began():
