@@ -175,7 +175,7 @@ def _blocks(title: str, blocks: Sequence[dict[str, Any]], column: str, note: str
 
 def _block_note(blocks: Sequence[dict[str, Any]]) -> str:
     some = next((b for b in blocks if b["ms"] is not None), blocks[0])
-    on = "fp32, processor time of one thread of a CPU"
+    on = "fp32, processor time of one thread of a CPU (fused: without dropout)"
     if some["device"] != "cpu":
         on = f"fp16 autocast, on {some['device']}"
     return (
