@@ -225,7 +225,8 @@ def write_config(cell: Cell, folder: Path) -> Path:
     """
     path, now = folder / f"{cell.name}.json", to_dict(cell.config)
     if path.exists():
-        _same(read_json(path), now, path)
+        # A file older than a setting has its default.
+        _same(to_dict(from_dict(RunConfig, read_json(path))), now, path)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, now)
     return path

@@ -6,6 +6,7 @@ import pytest
 
 from gam_scale.config import RunConfig, load_config
 from gam_scale.errors import UserError
+from gam_scale.files import write_json
 from gam_scale.model.lm import outline
 from gam_scale.reproduce.cells import BLOCKS, Cell, DataSet, cells, result, write_config
 from gam_scale.reproduce.published import TABLE_1, TABLE_3
@@ -128,5 +129,9 @@ def test_a_folder_holds_one_set_up(made, tmp_path) -> None:
     write_config(
         made(1, 0.125, overrides=(VOCABULARY, "train.compile=off"))[name], tmp_path / "configs"
     )
+    older = to_dict(cell.config)
+    del older["data"]["shuffle_tokens"]  # as if written before there was that setting
+    write_json(tmp_path / "configs" / f"{name}.json", older)
+    assert write_config(cell, tmp_path / "configs").name == f"{name}.json"
     with pytest.raises(UserError, match=r"another model\.d_model .* another --out"):
         write_config(made(1, 0.25)[name], tmp_path / "configs")
