@@ -14,9 +14,9 @@ MODELS = {
     "gam": "GAM",
     "transformer": "Transformer",
     "mamba": "Mamba",
-    "gam-global": "GAM, global only",
-    "gam-sum": "GAM, sum fusion",
-    "gam-local": "GAM, local only",
+    "gam-global": "GAM global only",
+    "gam-sum": "GAM sum fusion",
+    "gam-local": "GAM local only",
 }
 SETUPS = {"paper": "paper's set-up", "scaled": "scaled init", "unhandicapped": "no handicap"}
 REMOVED = {"gam": "written memory", "mamba": "residual, norm"}

@@ -113,7 +113,7 @@ def test_ablations_stand_beside_the_full_model(rows) -> None:
     table = ablations(Results(rows))
     full = column(rows, "gam", "scaled", "val_perplexity").mean()
     summed = column(rows, "gam-sum", "scaled", "val_perplexity").mean()
-    line = next(line for line in table.rows if line[0] == "GAM, sum fusion")
+    line = next(line for line in table.rows if line[0] == "GAM sum fusion")
     assert line[-1] == f"{summed / full - 1:+.1%}"
     assert line[4:6] == ["942.59", "+4.6%"] and line[1:3] == ["sum", "both"]
 
