@@ -149,7 +149,7 @@ def _plot(
         axes.set_xticks(sorted({b["T"] for b in timed}))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.4g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(axis="y", color=palette.rule, linewidth=1)
         axes.set_axisbelow(True)
