@@ -25,11 +25,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.engines import launch
-from benchmarks.memory import allocated_at_most
 from benchmarks.plain_gam import PlainGAM
 from benchmarks.train_step import synchronise
 from gam_scale.config import MemoryConfig, ModelConfig
-from gam_scale.hardware import can_compile, keep_freed_memory
+from gam_scale.hardware import allocated_at_most, can_compile, keep_freed_memory
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.blocks import prepare_blocks
