@@ -177,13 +177,14 @@ def _zero_3(job: Job) -> _Holding:
     """Everything sharded; blocks gathered one ahead, and kept as far as DeepSpeed's reuse goes."""
     weights = job.weights
     shard = weights.total * FP32 / job.world_size
-    _, flat = _buckets(job)
+    bucket, flat = _buckets(job)
     # Whatever it sends, DeepSpeed gathers into fp32. An eager block that recomputes nothing keeps
     # views of its gathered weights, which freeing the parameter does not free.
     train = job.config.train
     keeps = train.recompute == "none" and train.compile == "off"
     blocks = len(weights.blocks) if keeps else job.reused_blocks + 2
-    held = (weights.outside + weights.adjacent(blocks) + weights.adjacent(1)) * FP32
+    # Gradients wait until they fill a bucket.
+    held = (weights.outside + weights.adjacent(blocks) + weights.adjacent(1)) * FP32 + bucket
     parameters = 0 if job.config.parallel.offload == "parameters" else shard
     gradients = _offloaded(job, shard)  # a flat buffer of the rank's share, there all the time
     exchange = Memory(gradients=gradients, buffers=held + flat)
