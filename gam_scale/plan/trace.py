@@ -30,8 +30,8 @@ class Bytes(NamedTuple):
     copies: float = 0.0  # of weights, in another precision or form
     gradients: float = 0.0  # of weights
 
-    def plus(self, other: "Bytes", times: float = 1.0) -> "Bytes":
-        return Bytes(*(a + times * b for a, b in zip(self, other, strict=True)))
+    def plus(self, other: "Bytes") -> "Bytes":
+        return Bytes(*map(sum, zip(self, other, strict=True)))
 
     def scaled(self, rows: float) -> "Bytes":
         """For ``rows`` times as many sequences."""
@@ -202,7 +202,6 @@ class Recorder(TorchDispatchMode):
         self._live: dict[int, tuple[float, Any]] = {}  # bytes, and a reference with a callback
         self._known: set[int] = set()  # addresses of weights and of what was there before
         self._copies: set[int] = set()  # numbers of what was computed from weights alone
-        self._kept_alive: list[Any] = []
         self._is_on = True
 
     @classmethod

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from gam_scale.data.prepare import PrepareSpec
+
 CONFIG = {
     "model": {"d_model": 512, "n_layers": 6, "vocab_size": 10_000, "max_seq_len": 256},
     "data": {"sets": [{"path": "not/there"}], "seq_len": 256},
@@ -76,6 +78,8 @@ def test_our_own_large_configs_fit(tool, name):
     (configured,) = [line for line in done.out.splitlines() if line.startswith("*")]
     assert configured.endswith("yes")
     assert max(map(len, done.out.splitlines())) <= 100
+    assumed = f"{PrepareSpec.vocab_size:,} is assumed" in done.out
+    assert assumed == (name != "gam_1b")
     assert "delta: " in done.out and ("shared by 4 ranks" in done.out) == (name == "ctx64k")
 
 
