@@ -100,6 +100,19 @@ class Pair:
     """Second less first."""
 
 
+class NoLaw(UserError):
+    """Runs of one family that no law of this form describes."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A family without a law, beside others that have one."""
+
+    name: str
+    points: Points
+    reason: str
+
+
 @dataclass(frozen=True)
 class Analysis:
     """The whole."""
@@ -107,19 +120,35 @@ class Analysis:
     settings: Settings
     families: list[Family]
     pairs: list[Pair]
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def measured(self) -> list[tuple[str, Points]]:
+        """Name and runs of every family, those without a law last."""
+        return [(f.name, f.points) for f in (*self.families, *self.left_out)]
 
 
 def analyse(points: Points, settings: Settings) -> Analysis:
     """Fit every family, bound what its law says, compare each two.
+
+    A family whose loss does not fall with size or data has no law; it is named with the reason, and
+    the others go on.
 
     Args:
         points: checked, see :func:`gam_scale.scaling.points.check`.
         settings: of the fits.
 
     Raises:
-        UserError: the loss does not fall with size or data, so that no law of this form holds.
+        UserError: no family has a law.
     """
-    families = [_family(points.of(name), settings) for name in points.families]
+    families, left_out = [], []
+    for name in points.families:
+        try:
+            families.append(_family(points.of(name), settings))
+        except NoLaw as error:
+            left_out.append(LeftOut(name, points.of(name), str(error)))
+    if not families:
+        raise UserError(left_out[0].reason)
     pairs = [
         Pair(
             one.name,
@@ -130,7 +159,7 @@ def analyse(points: Points, settings: Settings) -> Analysis:
         for one, two in combinations(families, 2)
         if settings.draws
     ]
-    return Analysis(settings, families, pairs)
+    return Analysis(settings, families, pairs, left_out)
 
 
 def _family(points: Points, settings: Settings) -> Family:
@@ -140,7 +169,7 @@ def _family(points: Points, settings: Settings) -> Family:
     optimum = Optimum(best.law, k)
     if not optimum.exists:
         what = "params" if best.law.alpha <= 0 else "tokens"
-        raise UserError(
+        raise NoLaw(
             f"family {name}: the loss does not fall as {what} grows, so no law of the form E + A / "
             "N^alpha + B / D^beta holds; expected runs in which larger and longer ones are better"
         )
@@ -217,6 +246,7 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
             "seed": settings.seed,
         },
         "families": families,
+        "left_out": {left.name: left.reason for left in analysis.left_out},
         "comparisons": [
             {
                 "first": pair.first,

@@ -66,6 +66,11 @@ def _runs(analysis: Analysis) -> tuple[list[str], list[Sequence[object]]]:
         columns = (p.params, p.tokens, p.flops, p.loss, told, told / p.loss - 1)
         numbers = zip(*(c.tolist() for c in columns), strict=True)
         rows += [(family.name, *row) for row in numbers]
+    for left in analysis.left_out:
+        p = left.points
+        columns = (p.params, p.tokens, p.flops, p.loss)
+        numbers = zip(*(c.tolist() for c in columns), strict=True)
+        rows += [(left.name, *row, "", "") for row in numbers]
     return ["family", "params", "tokens", "flops", "loss", "fitted_loss", "error"], rows
 
 

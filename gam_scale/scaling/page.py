@@ -35,7 +35,7 @@ class Report:
     ) -> "Report":
         """Gather the parts."""
         extras = extras or Extras()
-        names = [family.name for family in analysis.families]
+        names = [name for name, _ in analysis.measured]
         return cls(
             analysis,
             [*plots(analysis), *extra_plots(extras, names)],
@@ -79,10 +79,10 @@ def markdown(report: Report) -> str:
 
 
 def _subject(analysis: Analysis) -> str:
-    rows = sum(len(f.points) for f in analysis.families)
-    names = ", ".join(f.name for f in analysis.families)
-    low = min(float(f.points.params.min()) for f in analysis.families)
-    high = max(float(f.points.params.max()) for f in analysis.families)
+    rows = sum(len(points) for _, points in analysis.measured)
+    names = ", ".join(name for name, _ in analysis.measured)
+    low = min(float(points.params.min()) for _, points in analysis.measured)
+    high = max(float(points.params.max()) for _, points in analysis.measured)
     what = f" of {names}" if names != "all" else ""
     return f"{rows} measured losses{what}, {large(low)} to {large(high)} parameters."
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from gam_scale import charts
 from gam_scale.scaling.analysis import Analysis, Family
+from gam_scale.scaling.law import Law
 from gam_scale.scaling.optimum import Optimum
+from gam_scale.scaling.points import Points
 from gam_scale.scaling.words import large, scientific
 
 WIDE, NARROW, FILE = (912, 400), (430, 340), (820, 440)
@@ -82,42 +84,46 @@ def plots(analysis: Analysis) -> list[Plot]:
     """Every figure that the analysis has data for."""
     families = analysis.families
     keys = tuple((i, f.name) for i, f in enumerate(families))
-    found = []
+    found, several = [], len(analysis.measured) > 1
     for i, family in enumerate(families):
-        named = f": {family.name}" if len(families) > 1 else ""
-        suffix = f"-{i}" if len(families) > 1 else ""
+        named = f": {family.name}" if several else ""
+        suffix = f"-{i}" if several else ""
         sizes = np.unique(family.points.params)
         if len(family.points) >= 2 * len(sizes):  # else a size has one budget, and no curve
-            found.append(_curves(family, i, named, suffix))
+            found.append(_curves(family.points, family.fit.law, i, named, suffix))
         if family.isoflop.parabolas:
             found.append(_parabolas(family, i, named, suffix))
         found.append(_surface(family, i, named, suffix))
+    for i, left in enumerate(analysis.left_out, len(families)):
+        found.append(_curves(left.points, None, i, f": {left.name}", f"-{i}"))
     found += [_frontier(families, analysis, keys), _losses(families, analysis, keys)]
     if any(f.held_out for f in families):
         found.append(_held_out(families, keys))
     return found
 
 
-def _curves(family: Family, i: int, named: str, suffix: str) -> Plot:
+def _curves(points: Points, law: Law | None, i: int, named: str, suffix: str) -> Plot:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
-        points = family.points
         sizes = np.unique(points.params)
         span, last = np.ptp(points.loss), np.inf
         for j, n in enumerate(sizes):
             shade = 0.35 + 0.65 * (j + 1) / len(sizes)
             style = {"color": palette.line(i), "alpha": shade}
-            mine = points.params == n
-            tokens = points.tokens[mine]
-            d = np.geomspace(tokens.min() / 1.3, tokens.max() * 1.3, 100)
-            loss = family.fit.law.loss(n, d)
+            mine = np.flatnonzero(points.params == n)
+            mine = mine[np.argsort(points.tokens[mine])]
+            d, loss = points.tokens[mine], points.loss[mine]
+            axes.plot(d, loss, "o", ms=4.5, mew=0, **style)
+            if law is not None:
+                d = np.geomspace(d.min() / 1.3, d.max() * 1.3, 100)
+                loss = law.loss(n, d)
             axes.plot(d, loss, lw=1.6, **style)
-            axes.plot(tokens, points.loss[mine], "o", ms=4.5, mew=0, **style)
-            if last - loss[-1] > 0.035 * span:  # labels would lie on one another
+            if abs(last - loss[-1]) > 0.035 * span:  # labels would lie on one another
                 label(axes, palette, d[-1], loss[-1], large(n))
                 last = loss[-1]
         finish(axes, palette, narrow, "tokens", "loss, nats per token", large)
 
-    caption = "dots: runs; lines: the fitted law, one for each number of parameters"
+    lines = "the fitted law" if law is not None else "from run to run; no law fits"
+    caption = f"dots: runs; lines: {lines}, one for each number of parameters"
     return Plot(f"curves{suffix}", f"Loss against tokens{named}", caption, (), draw)
 
 

@@ -201,7 +201,7 @@ def settings(analysis: Analysis, cost: Cost, code: str, source: str) -> Table:
     rows = [
         ["code version", code],
         ["data", source],
-        ["rows", ", ".join(f"{f.name} {len(f.points)}" for f in analysis.families)],
+        ["rows", ", ".join(f"{name} {len(points)}" for name, points in analysis.measured)],
         ["Huber delta", f"{s.fit.delta:g}"],
         ["starts", f"{starts} (grid of {s.fit.grid})"],
         ["shared exponent (alpha = beta)", "yes" if s.fit.shared_exponent else "no"],

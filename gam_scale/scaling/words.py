@@ -49,7 +49,7 @@ def ranged_large(value: float, interval: Range) -> str:
 
 def shows(analysis: Analysis) -> list[str]:
     """What the runs show, in plain sentences."""
-    found = [_largest(analysis.families)] if len(analysis.families) > 1 else []
+    found = [_largest(analysis)] if len(analysis.measured) > 1 else []
     for family in analysis.families:
         found += [_law(family), _optimum(family)]
         if family.held_out is not None:
@@ -61,7 +61,7 @@ def shows(analysis: Analysis) -> list[str]:
 def does_not_show(analysis: Analysis) -> list[str]:
     """What the runs do not show, and what the figures assume."""
     families = analysis.families
-    biggest = max(float(f.points.params.max()) for f in families)
+    biggest = max(float(points.params.max()) for _, points in analysis.measured)
     far = [t for t in analysis.settings.targets if t > biggest]
     found = []
     if far:
@@ -75,6 +75,8 @@ def does_not_show(analysis: Analysis) -> list[str]:
         "of the wrong form, learning rates or schedules that suit one size better than another, "
         "other data, or another tokenizer."
     )
+    for left in analysis.left_out:
+        found.append(f"{left.name} is measured but has no law here. {_sentence(left.reason)}.")
     for family in families:
         name = _named(family, families)
         found += [f"{name}{_upper(warning, name)}." for warning in family.fit.warnings]
@@ -116,14 +118,17 @@ def _upper(text: str, before: str) -> str:
     return text if before or text[:2] == "E " else text[:1].upper() + text[1:]
 
 
-def _largest(families: list[Family]) -> str:
+def _sentence(reason: str) -> str:
+    return reason[:1].upper() + reason[1:]
+
+
+def _largest(analysis: Analysis) -> str:
     """Measured, not fitted: each family's largest model on its largest budget, the best first."""
     ends = []
-    for family in families:
-        points = family.points
+    for name, points in analysis.measured:
         i = max(range(len(points)), key=lambda i: (points.params[i], points.tokens[i]))
         size, budget = large(points.params[i]), large(points.tokens[i])
-        ends.append((points.loss[i], f"{family.name} {points.loss[i]:.3f} ({size}, {budget})"))
+        ends.append((points.loss[i], f"{name} {points.loss[i]:.3f} ({size}, {budget})"))
     return (
         "Measured losses of the largest models on their largest budgets (parameters, tokens), in "
         f"nats per token: {', '.join(text for _, text in sorted(ends))}."

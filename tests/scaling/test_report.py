@@ -176,6 +176,28 @@ def test_one_family_is_at_the_top_of_fit_json(tmp_path) -> None:
     assert "Intervals were not asked for" in (tmp_path / "report.md").read_text()
 
 
+def test_a_family_without_a_law_is_named_and_the_others_go_on(tmp_path) -> None:
+    points = runs(sizes=4, budgets=3)
+    columns = (points.params, points.tokens, points.loss)
+    rows = [f"{n},{d},{loss},gam" for n, d, loss in zip(*columns, strict=True)]
+    # The same but for the sign of what size brings.
+    mirrored = 2 * points.loss.max() - points.loss + 20 / points.tokens**0.1
+    columns = (points.params, points.tokens, mirrored)
+    rows += [f"{n},{d},{loss},bad" for n, d, loss in zip(*columns, strict=True)]
+    (tmp_path / "runs.csv").write_text("\n".join(["params,tokens,loss,family", *rows]))
+    done = run_tool("--csv", tmp_path / "runs.csv", "--out", tmp_path / "out", *FAST)
+    assert done.returncode == 0, done.stderr
+    reason = "bad is measured but has no law here. Family bad: the loss does not fall as "
+    assert reason in done.stdout
+    found = json.loads((tmp_path / "out" / "fit.json").read_text())
+    assert list(found["families"]) == ["gam"] and list(found["left_out"]) == ["bad"]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Loss against tokens: bad" in text and f"bad {mirrored[-1]:.3f}" in text
+    with open(tmp_path / "out" / "runs.csv", newline="") as file:
+        fitted = [row["fitted_loss"] for row in csv.DictReader(file) if row["family"] == "bad"]
+    assert fitted == [""] * 12
+
+
 def test_mistakes_are_one_line(tmp_path) -> None:
     (tmp_path / "runs.csv").write_text("params,tokens,loss\n1,2,x\n")
     done = run_tool("--csv", tmp_path / "runs.csv", "--out", tmp_path / "out")
