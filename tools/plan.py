@@ -85,7 +85,7 @@ def print_plan(
     model, train = config.model, config.train
     kinds = ", ".join(dict.fromkeys(model.layer_kinds()))
     context = config.parallel.context
-    shared = f", shared by {context} ranks" if context > 1 else ""
+    shared = f", on {context} ranks" if context > 1 else ""
     print(
         f"{kinds}: {job.weights.total:,} parameters, {model.n_layers} layers of width "
         f"{model.d_model}; {train.precision}, {config.data.seq_len:,} tokens a sequence{shared}"

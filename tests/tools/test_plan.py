@@ -80,7 +80,7 @@ def test_our_own_large_configs_fit(tool, name):
     assert max(map(len, done.out.splitlines())) <= 100
     assumed = f"{PrepareSpec.vocab_size:,} is assumed" in done.out
     assert assumed == (name != "gam_1b")
-    assert "delta: " in done.out and ("shared by 4 ranks" in done.out) == (name == "ctx64k")
+    assert "delta: " in done.out and ("a sequence, on 4 ranks" in done.out) == (name == "ctx64k")
 
 
 def test_the_nearest_where_nothing_fits(plan):
