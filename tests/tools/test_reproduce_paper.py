@@ -58,7 +58,7 @@ def test_runs_once_and_writes_the_page(tmp_path, arguments, tool) -> None:
 
 def test_a_killed_run_goes_on(tmp_path, arguments, tool) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, str(TOOL), *arguments(out, 200)]
+    command = [sys.executable, str(TOOL), *arguments(out, 12)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     folder = out / "runs" / "wikitext2-gam-local-paper-s0"
     until = time.monotonic() + SECONDS
@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on(tmp_path, arguments, tool) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (folder / "summary.json").exists()
-    done = tool("reproduce_paper", *arguments(out, 200))
+    done = tool("reproduce_paper", *arguments(out, 12))
     assert done.status == 0 and "0 of 2 runs are done" in done.out, done
     log = (out / "configs" / "wikitext2-gam-local-paper-s0.log").read_text()
     assert "resuming from" in log
