@@ -143,7 +143,10 @@ def goodput(run: RunDir) -> Goodput | None:
             since = None
     if wall <= 0:  # somebody set the clock
         return None
-    return Goodput(lines[-1]["step_seconds"], wall, len(starts), resumes)
+    # A branch goes on from the steps of another run, which took none of its own time.
+    taken = [line for line in lines if line["step"] <= starts[0].step and "step_seconds" in line]
+    inherited = taken[-1]["step_seconds"] if taken else 0.0
+    return Goodput(lines[-1]["step_seconds"] - inherited, wall, len(starts), resumes)
 
 
 def _write(path: Path, starts: list[Start]) -> None:

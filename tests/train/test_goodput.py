@@ -46,6 +46,12 @@ def test_one_start(run):
     assert found.resumes == [] and found.resume_seconds is None
 
 
+def test_a_branch_does_not_count_the_steps_of_its_trunk(run):
+    write(run, first(step=5, trained=120.0))
+    lines(run, (5, 50.0, 400.0), (6, 120.0, 404.0), (9, 150.0, 430.0))
+    assert goodput(run).share == 0.6
+
+
 def test_a_schedulers_restart_costs_all_of_its_time(run):
     again = first(
         began=175.0, step=6, again=True, last_step=9, last_time=150.0, trained=190.0, ranks=1
