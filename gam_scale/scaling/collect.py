@@ -10,6 +10,7 @@ from gam_scale.errors import UserError
 from gam_scale.files import write_bytes
 from gam_scale.scaling.extras import rate_sentence
 from gam_scale.scaling.sweep import Cell, result
+from gam_scale.strict import read_json
 from gam_scale.train.sinks import read_metrics
 
 Row = dict[str, Any]
@@ -81,7 +82,9 @@ def _curve(cell: Cell, row: Row) -> list[Row]:
     """A branch's curve begins where it leaves its trunk."""
     per_step = cell.tokens / cell.config.train.steps
     lines = read_metrics(Path(cell.config.log.run_dir) / "metrics.jsonl")
-    lines = [line for line in lines if line["step"] >= cell.shared_steps]
+    made = read_json(Path(cell.config.log.run_dir) / "config.json")
+    if made["checkpoint"].get("branch_of"):
+        lines = [line for line in lines if line["step"] >= cell.shared_steps]
     lines = [line for line in lines if line.get("loss") is not None]
     stride = -(-len(lines) // CURVE_POINTS)
     kept = [line for i, line in enumerate(lines) if (len(lines) - 1 - i) % max(1, stride) == 0]

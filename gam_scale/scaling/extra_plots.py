@@ -22,7 +22,7 @@ def extra_plots(extras: Extras, families: list[str]) -> list[Plot]:
     if extras.rates:
         found.append(_rates(extras, families))
     if extras.positions:
-        found.append(_positions(extras))
+        found.append(_positions(extras, families))
     return found
 
 
@@ -82,12 +82,18 @@ def _rates(extras: Extras, families: list[str]) -> Plot:
     return Plot("learning-rate", "Sensitivity to the learning rate", caption, keys, draw)
 
 
-def _positions(extras: Extras) -> Plot:
-    keys = tuple((i, p.name) for i, p in enumerate(extras.positions))
+def _positions(extras: Extras, families: list[str]) -> Plot:
+    # A run of tools/sweep.py begins with its family's name and has that colour.
+    own = [
+        next((i for i, name in enumerate(families) if p.name.startswith(f"{name}-d")), -1)
+        for p in extras.positions
+    ]
+    colours = own if len(set(own) - {-1}) == len(own) else range(len(own))
+    keys = tuple((i, p.name) for i, p in zip(colours, extras.positions, strict=True))
 
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         ticks: set[int] = set()
-        for i, p in enumerate(extras.positions):
+        for i, p in zip(colours, extras.positions, strict=True):
             # A bin stands where its middle is on a logarithmic axis.
             x = [math.sqrt(a * b) for a, b in zip(p.first, p.last, strict=True)]
             axes.plot(x, p.mean, "o-", color=palette.line(i), lw=1.8, ms=4, mew=0)

@@ -11,6 +11,7 @@ from gam_scale.scaling.words import (
     ranged,
     ranged_large,
     scientific,
+    times,
 )
 
 
@@ -214,7 +215,7 @@ def settings(analysis: Analysis, cost: Cost, code: str, source: str) -> Table:
 
 
 def _beyond(ratio: float) -> str:
-    return f"{ratio:,.3g} times" if ratio > 1 else "not larger"
+    return times(ratio) if ratio > 1 else "not larger"
 
 
 def _by_law(family: Family, flops: float) -> float:

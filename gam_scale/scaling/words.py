@@ -5,6 +5,7 @@ import math
 from gam_scale.scaling.analysis import Analysis, Extrapolation, Family, Pair, Range
 
 SIGNIFICANT = 0.05
+UNKNOWN = 1e4  # an interval wider than this factor says nothing
 UNNAMED = "all"  # what from_arrays calls the only family
 
 
@@ -26,6 +27,8 @@ def scientific(value: float) -> str:
 
 def hours(value: float) -> str:
     """GPU-hours, to two or three digits."""
+    if value >= 1e9:
+        return scientific(value)
     if value >= 1e6:
         return f"{value / 1e6:,.3g} million"
     if value >= 100:
@@ -47,6 +50,16 @@ def ranged_large(value: float, interval: Range) -> str:
     return f"{large(value)} [{large(interval[0])}, {large(interval[1])}]"
 
 
+def times(ratio: float) -> str:
+    """``3,250 times``, to three digits."""
+    return f"{float(f'{ratio:.3g}'):,.0f} times" if ratio >= 1000 else f"{ratio:.3g} times"
+
+
+def _determined(e: Extrapolation) -> bool:
+    ends = e.tokens_interval
+    return ends is None or ends[1] <= UNKNOWN * ends[0]
+
+
 def shows(analysis: Analysis) -> list[str]:
     """What the runs show, in plain sentences."""
     found = [_largest(analysis)] if len(analysis.measured) > 1 else []
@@ -54,7 +67,11 @@ def shows(analysis: Analysis) -> list[str]:
         found += [_law(family), _optimum(family)]
         if family.held_out is not None:
             found.append(_held_out(family))
-        found += [_extrapolation(family, e) for e in family.extrapolations if e.rule == "optimal"]
+        found += [
+            _extrapolation(family, e)
+            for e in family.extrapolations
+            if e.rule == "optimal" and _determined(e)
+        ]
     return found + [_pair(pair) for pair in analysis.pairs]
 
 
@@ -65,7 +82,7 @@ def does_not_show(analysis: Analysis) -> list[str]:
     far = [t for t in analysis.settings.targets if t > biggest]
     found = []
     if far:
-        reach = ", ".join(f"{large(t)} is {t / biggest:,.3g} times that" for t in far)
+        reach = ", ".join(f"{large(t)} is {times(t / biggest)} that" for t in far)
         found.append(
             f"No model of more than {large(biggest)} parameters was trained; {reach}. Figures "
             "beyond the runs hold only if the same law does."
@@ -84,6 +101,13 @@ def does_not_show(analysis: Analysis) -> list[str]:
             found.append(
                 f"{name}{_upper('prediction of larger models was not tested', name)}: "
                 f"{family.held_out_note}."
+            )
+        lost = [e for e in family.extrapolations if e.rule == "optimal" and not _determined(e)]
+        if lost:
+            sizes = " and ".join(large(e.params) for e in lost)
+            found.append(
+                f"{name}{_upper('how many tokens a model of', name)} {sizes} parameters would want "
+                f"is unknown: the interval spans more than a factor of {scientific(UNKNOWN)}."
             )
         if family.isoflop.note:
             found.append(f"{name}{_upper(family.isoflop.note, name)}")
