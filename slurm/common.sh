@@ -26,6 +26,9 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
     exec sbatch "$@" "slurm/$(basename "$0")"
 fi
 
+# Where a rank stands is srun's to say, not a variable that came along from where sbatch was called.
+unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE LOCAL_SIZE
+
 cd "${GAM_ROOT:-$SLURM_SUBMIT_DIR}" || exit
 [ -f slurm/site.sh ] || fail "$PWD is not the repository's root; expected sbatch to be called there, or GAM_ROOT to name it"
 . slurm/site.sh

@@ -34,6 +34,8 @@ class RankJob:
     def __call__(self) -> None:
         """Train to the end, or to a signal; then have Slurm start the job again, once."""
         here = submitit.JobEnvironment()
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            os.environ.pop(name, None)  # left where the job was submitted, by torchrun say
         if "SLURM_JOB_ID" not in os.environ or here.cluster == "local":
             os.environ |= local_place(here, self.port)
         # Imported on the rank only: who submits needs no engine.

@@ -17,6 +17,9 @@ from torch import Tensor
 from gam_scale.errors import UserError
 from gam_scale.hardware import cpu_threads, keep_freed_memory
 
+_SET: set[str] = set()
+"""Environment variables that :func:`start` has set."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -70,7 +73,9 @@ def start(device: str) -> World:
         raise UserError("parallel.device is cuda but torch sees no GPU; expected cpu or auto")
     use_cuda = device != "cpu" and torch.cuda.is_available()
     place = launcher_environment(os.environ)
-    os.environ.update(place)  # both torch's env:// rendezvous and DeepSpeed read it there
+    # Both torch's env:// rendezvous and DeepSpeed read it there; :func:`stop` takes it back.
+    _SET.update(place.keys() - os.environ.keys())
+    os.environ.update(place)
     rank, world_size = int(place["RANK"]), int(place["WORLD_SIZE"])
     local_rank, local_size = int(place["LOCAL_RANK"]), int(place["LOCAL_WORLD_SIZE"])
     if use_cuda:
@@ -95,6 +100,8 @@ def stop() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
         _wait_for_threads(5.0)
+    while _SET:  # what this process starts later is another job
+        os.environ.pop(_SET.pop(), None)
 
 
 def _wait_for_threads(timeout_s: float) -> None:

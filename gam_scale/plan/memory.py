@@ -163,14 +163,17 @@ def _zero_2(job: Job) -> _Holding:
 def _buckets(job: Job) -> tuple[float, float]:
     """Bytes of DeepSpeed's buckets and of the copy that their largest collective works on.
 
-    What is sent in bf16 has a bucket of its own (of fp32 numbers but in stage 3), and is copied
-    once more to convert it. What is too large for a bucket is copied alone.
+    What is sent in bf16 has a bucket of its own, of fp32 numbers, and is copied once more to
+    convert it. What is too large for a bucket is copied alone: the head, never in bf16. In stage 3
+    a bucket is no buffer, but gradients that wait; few wait to be sent in fp32 then.
     """
     bucket = job.zero_option("reduce_bucket_size", _DEFAULT_BUCKET) * FP32
     flat = min(max(bucket, job.weights.head * FP32), job.weights.total * FP32)
     if not job.low_precision_modules:
         return bucket, flat
-    return bucket * (1.5 if job.engine == "zero3" else 2), flat * 1.5
+    if job.engine == "zero3":
+        return bucket, max(flat, bucket * 1.5)
+    return bucket * 2, flat * 1.5
 
 
 def _zero_3(job: Job) -> _Holding:

@@ -66,6 +66,17 @@ def fails_on_rank_1(world):
     world.barrier()
 
 
+def test_leaving_takes_its_variables_from_the_environment(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")  # somebody else's
+    before = dict(os.environ)
+    ranks.start("cpu")
+    assert os.environ["WORLD_SIZE"] == "1"
+    ranks.stop()
+    assert dict(os.environ) == before
+
+
 def test_a_failing_rank_ends_the_others_with_its_traceback():
     with pytest.raises(AssertionError, match="(?s)rank 1 exited with 1.*the reason"):
         run_ranks(fails_on_rank_1, 2)

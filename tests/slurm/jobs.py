@@ -111,6 +111,9 @@ def submit(
             "GAM_ARGS": " ".join(f"--set {word}" for word in words),
             "GAM_ROOT": str(ROOT),
             "OMP_NUM_THREADS": "1",
+            # Left where sbatch is called, by torchrun say: of no meaning to the job's ranks.
+            "RANK": "0",
+            "WORLD_SIZE": "1",
         },
     )
     return Job(cluster, job_id, run, output)
