@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from gam_scale.config import RunConfig, check, load_config
+from gam_scale.config import RunConfig, load_config
+from gam_scale.config_rules import check
 from gam_scale.errors import UserError
 from gam_scale.strict import describe, from_dict, to_dict
 

@@ -11,7 +11,8 @@ from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.carried import read_carried
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_state
 from gam_scale.checkpoint.store import resolve as find_checkpoint
-from gam_scale.config import RunConfig, check
+from gam_scale.config import RunConfig
+from gam_scale.config_rules import check
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.data.tokenizer import Tokenizer

@@ -6,7 +6,8 @@ import torch
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.shard import KINDS
 from gam_scale.checkpoint.store import CheckpointStore
-from gam_scale.config import RunConfig, TrainConfig, check
+from gam_scale.config import RunConfig, TrainConfig
+from gam_scale.config_rules import check
 from gam_scale.errors import UserError
 from gam_scale.strict import from_dict
 from gam_scale.train.loop import Loop

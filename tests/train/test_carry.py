@@ -7,7 +7,8 @@ import pytest
 from ranks import run_ranks
 
 from gam_scale.checkpoint.store import CheckpointStore
-from gam_scale.config import DataSetConfig, RunConfig, check
+from gam_scale.config import DataSetConfig, RunConfig
+from gam_scale.config_rules import check
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.errors import UserError
 from gam_scale.strict import from_dict

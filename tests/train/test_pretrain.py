@@ -12,7 +12,8 @@ import torch
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.shard import KINDS
 from gam_scale.checkpoint.store import CheckpointStore
-from gam_scale.config import RunConfig, check
+from gam_scale.config import RunConfig
+from gam_scale.config_rules import check
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
 from gam_scale.errors import UserError

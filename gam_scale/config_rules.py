@@ -1,0 +1,136 @@
+"""Which settings of a run go together."""
+
+from typing import TYPE_CHECKING
+
+from gam_scale.errors import UserError
+
+if TYPE_CHECKING:  # gam_scale.config checks what it reads with these rules
+    from gam_scale.config import ModelConfig, ParallelConfig, RunConfig
+
+
+def check(config: "RunConfig") -> None:
+    """Refuse combinations that cannot work; each message names the keys and what would do."""
+    model, data, train = config.model, config.data, config.train
+    _check_parallel(config.parallel)
+    _check_heads(model)
+    if data.seq_len % config.parallel.context:
+        raise UserError(
+            f"parallel.context is {config.parallel.context}, which does not divide data.seq_len "
+            f"{data.seq_len}; expected a divisor"
+        )
+    if data.seq_len // config.parallel.context < model.gam.kernel_size:
+        raise UserError(
+            f"parallel.context is {config.parallel.context}, which leaves a rank fewer tokens of "
+            f"data.seq_len {data.seq_len} than model.gam.kernel_size; expected longer sequences"
+        )
+    if model.position == "learned" and data.seq_len > model.max_seq_len:
+        raise UserError(
+            f"data.seq_len is {data.seq_len} but model.max_seq_len gives {model.max_seq_len} "
+            "positions; expected data.seq_len at most that, or model.position none"
+        )
+    if data.carry_state:
+        _check_carry_state(config)
+    if config.checkpoint.branch_of and config.checkpoint.init_from:
+        raise UserError(
+            f"checkpoint.branch_of is {config.checkpoint.branch_of} and checkpoint.init_from is "
+            f"{config.checkpoint.init_from}; expected at most one of them"
+        )
+    if not data.sets:
+        raise UserError(
+            'data.sets is empty; expected at least one {"path": FOLDER} made by '
+            "tools/prepare_data.py"
+        )
+    for i, entry in enumerate(data.sets):
+        if not entry.path:
+            raise UserError(f"data.sets[{i}].path is empty; expected a folder or URL of shards")
+    if (train.steps > 0) == (train.epochs > 0):
+        raise UserError(
+            f"train.steps is {train.steps} and train.epochs is {train.epochs:g}; expected exactly "
+            "one of them above 0"
+        )
+    if train.steps and train.warmup_steps > train.steps:
+        raise UserError(
+            f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps "
+            f"{train.steps}"
+        )
+
+
+def _check_carry_state(config: "RunConfig") -> None:
+    kinds = set(config.model.layer_kinds()) & {"attention", "mamba"}
+    refused = {
+        f"{' and '.join(sorted(kinds))} layers": (bool(kinds), "gam blocks only"),
+        "model.position learned": (config.model.position == "learned", "none or rotary"),
+        f"parallel.context {config.parallel.context}": (config.parallel.context > 1, "1"),
+        f"{len(config.data.sets)} data.sets": (len(config.data.sets) > 1, "one set"),
+        "train.spike_ratio": (config.train.spike_ratio > 0, "0, since it leaves out text"),
+    }
+    for what, (is_there, expected) in refused.items():
+        if is_there:
+            raise UserError(
+                f"data.carry_state does not go with {what}; expected {expected}, or carry_state "
+                "false"
+            )
+
+
+def _check_heads(model: "ModelConfig") -> None:
+    kinds = set(model.layer_kinds())
+    heads = {"model.attention.n_heads": model.attention.n_heads} if "attention" in kinds else {}
+    if kinds & {"slot", "delta", "phase"}:
+        heads["model.memory.n_heads"] = model.memory.n_heads
+    for key, n_heads in heads.items():
+        if model.d_model % n_heads:
+            raise UserError(
+                f"{key} is {n_heads}, which does not divide model.d_model {model.d_model}; "
+                "expected a divisor"
+            )
+    pairs = "phase" in kinds or (model.position == "rotary" and heads)
+    for key, n_heads in heads.items():
+        if pairs and model.d_model // n_heads % 2:
+            raise UserError(
+                f"{key} is {n_heads}, which gives heads of {model.d_model // n_heads} channels; "
+                "expected an even number of them for phase memories and rotary positions"
+            )
+    if model.memory.min_horizon > model.memory.max_horizon:
+        raise UserError(
+            f"model.memory.min_horizon is {model.memory.min_horizon:g}, above max_horizon "
+            f"{model.memory.max_horizon:g}; expected at most that"
+        )
+
+
+def _check_parallel(parallel: "ParallelConfig") -> None:
+    engine, offload, stage = parallel.engine, parallel.offload, parallel.zero_stage
+    if stage and engine != "deepspeed":
+        raise UserError(
+            f"parallel.zero_stage is {stage} but parallel.engine is {engine}; expected engine "
+            "deepspeed, or stage 0"
+        )
+    if parallel.deepspeed and engine != "deepspeed":
+        raise UserError(
+            f"parallel.deepspeed has options but parallel.engine is {engine}; expected engine "
+            "deepspeed, or none"
+        )
+    if parallel.shard_ranks and engine != "fsdp":
+        raise UserError(
+            f"parallel.shard_ranks is {parallel.shard_ranks} but parallel.engine is {engine}; "
+            "expected engine fsdp, or 0"
+        )
+    possible = {
+        "none": True,
+        "optimizer": engine == "deepspeed" and stage > 0,
+        "parameters": engine == "fsdp" or stage == 3,
+    }
+    if not possible[offload]:
+        wanted = {
+            "optimizer": "engine deepspeed with zero_stage 1, 2 or 3",
+            "parameters": "engine fsdp, or deepspeed with zero_stage 3",
+        }
+        raise UserError(
+            f"parallel.offload is {offload} with engine {engine} and zero_stage {stage}; expected "
+            f"{wanted[offload]}, or none"
+        )
+    if parallel.offload_dir and (stage != 3 or offload == "none"):
+        raise UserError(
+            f"parallel.offload_dir is {parallel.offload_dir} with engine {engine}, zero_stage "
+            f"{stage} and offload {offload}; expected engine deepspeed with zero_stage 3 and "
+            "something to offload, or no folder"
+        )
