@@ -6,17 +6,13 @@ from pathlib import Path
 
 from gam_scale.charts import Series, heat_map, line_chart
 from gam_scale.errors import UserError
-from gam_scale.evaluate import table
+from gam_scale.evaluate import page, table
 from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.recall import RecallResult
 from gam_scale.evaluate.subject import Subject
 from gam_scale.evaluate.table import Table
 from gam_scale.files import write_bytes
-from gam_scale.report import STYLE
 
-# Eight colours that stay apart for most colour-blind readers (after Okabe and Ito), by scheme.
-_LIGHT = ("#2f6db5", "#c4561c", "#1b7f5c", "#8a55a8", "#9a7400", "#b83f77", "#2b8aa8", "#646b76")
-_DARK = ("#78aeea", "#ee9a62", "#5cc4a0", "#c496e0", "#d9b64a", "#f08cb4", "#70c8e2", "#9299a4")
 _WIDE, _NARROW = (912, 360), (430, 300)
 
 
@@ -30,30 +26,23 @@ def write_comparison(
     """
     parts = [*_checkpoints(subjects), *_recall(recalls)] if subjects else _recall(recalls)
     names = [s.name for s in subjects] or [r.kind for r in recalls]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Is the context used?</title>\n<style>{STYLE}{_style()}</style></head>\n<body>\n"
-        f"<header><h1>Is the context used?</h1><p>{escape(', '.join(names))}</p></header>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+    text = page.document("Is the context used?", ", ".join(names), parts)
     try:
-        write_bytes(path, page.encode())
+        write_bytes(path, text.encode())
     except OSError as error:
         raise UserError(f"--report {path} cannot be written: {error.strerror}") from None
     return Path(path)
 
 
 def _checkpoints(subjects: Sequence[Subject]) -> list[str]:
-    parts = [_table(table.sizes(subjects))]
+    parts = [page.table(table.sizes(subjects))]
     if placed := [s for s in subjects if s.by_position]:
         parts.append(_position_chart(placed))
-        parts.append(_table(table.positions(placed)))
+        parts.append(page.table(table.positions(placed)))
     if paired := [s for s in subjects if s.same_tokens]:
-        parts.append(_table(table.differences(paired)))
+        parts.append(page.table(table.differences(paired)))
     if cleared := [s for s in subjects if s.effective_context]:
-        parts += [_context_chart(cleared), _table(table.contexts(cleared))]
+        parts += [_context_chart(cleared), page.table(table.contexts(cleared))]
     if hidden := [s for s in subjects if s.needle]:
         maps = [_needle_map(i, s) for i, s in enumerate(hidden)]
         parts.append(f'<div class="two">{"".join(maps)}</div>')
@@ -101,9 +90,9 @@ def _recall(results: Sequence[RecallResult]) -> list[str]:
         ),
     )
     return [
-        _table(table.recall_sizes(results)),
+        page.table(table.recall_sizes(results)),
         f'<div class="two">{charts}</div>',
-        _table(table.recall_scores(results)),
+        page.table(table.recall_scores(results)),
     ]
 
 
@@ -162,46 +151,10 @@ def _series(i: int, x: Sequence[float], intervals: Sequence[Interval]) -> Series
 
 
 def _figure(title: str, caption: str, names: Sequence[str], svg: str) -> str:
-    keys = "".join(
-        f'<span class="line" style="--train:var(--line{i % 8})">{escape(name)}</span> '
-        for i, name in enumerate(names)
-    )
-    return (
-        f"<figure><figcaption><b>{escape(title)}</b><span>{escape(caption)}</span> "
-        f"<span>{keys}</span></figcaption>{svg}</figure>"
-    )
-
-
-def _table(t: Table) -> str:
-    head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in t.header)
-    rows = "".join(
-        f"<tr><th scope=row>{escape(row[0])}</th>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in t.rows
-    )
-    note = f'<p class="quiet note">{escape(t.note)}</p>' if t.note else ""
-    body = f"<div class=wide><table><tr>{head}</tr>{rows}</table></div>{note}"
-    return f"<section><h2>{escape(t.title)}</h2>{body}</section>"
+    return page.figure(title, caption, list(enumerate(names)), svg)
 
 
 def _details(t: Table) -> str:
-    inner = _table(t).replace("<section>", "").replace("</section>", "")
+    inner = page.table(t).replace("<section>", "").replace("</section>", "")
     summary = f"<summary>{escape(t.title)}, in numbers</summary>"
     return f"<section><details>{summary}{inner}</details></section>"
-
-
-def _style() -> str:
-    """Colours of the lines, and tables that may be wider than a phone."""
-
-    def colours(values: Sequence[str]) -> str:
-        return ":root {" + "".join(f"--line{i}:{v};" for i, v in enumerate(values)) + "}"
-
-    return (
-        colours(_LIGHT)
-        + f"\n@media screen and (prefers-color-scheme: dark) {{ {colours(_DARK)} }}\n"
-        ".wide { overflow-x: auto; } .wide th, .wide td { padding-left: 1rem; }\n"
-        ".wide th[scope=row], .wide th:first-child { padding-left: 0; }\n"
-        ".wide th:not(:first-child) { text-align: right; padding-right: 0; }\n"
-        ".wide td { white-space: nowrap; } svg { max-width: none; }\n"
-    )

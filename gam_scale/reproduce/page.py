@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
+from gam_scale.evaluate import page
 from gam_scale.evaluate.table import Table
 from gam_scale.files import write_bytes, write_json
 from gam_scale.reproduce import blocks, words
@@ -65,13 +66,13 @@ def write_page(out: Path, notes: Sequence[str] = ()) -> list[Path]:
     ]
     made, settings = tables(results, timed), _settings(rows, timed, setup)
     subject = _subject(setup["scale"])
-    parts = [document.sentences(*t) for t in told] + [document.table(t) for t in made]
-    parts += [*map(document.figure, plots), document.table(settings, "list")]
-    page = [f"# {TITLE}", subject, *(document.markdown_sentences(*t) for t in told)]
-    page += [document.markdown_table(t) for t in made]
-    page += [*map(document.markdown_figure, plots), document.markdown_table(settings)]
-    files = {"report.html": document.document(TITLE, subject, parts).encode()}
-    files["report.md"] = ("\n\n".join(page) + "\n").encode()
+    parts = [page.sentences(*t) for t in told] + [page.table(t) for t in made]
+    parts += [*map(document.figure, plots), page.table(settings, "list")]
+    text = [f"# {TITLE}", subject, *(document.markdown_sentences(*t) for t in told)]
+    text += [document.markdown_table(t) for t in made]
+    text += [*map(document.markdown_figure, plots), document.markdown_table(settings)]
+    files = {"report.html": page.document(TITLE, subject, parts).encode()}
+    files["report.md"] = ("\n\n".join(text) + "\n").encode()
     files |= {f"{plot.name}.png": plot.file("png") for plot in plots}
     if rows:
         files["runs.csv"] = _csv(rows)

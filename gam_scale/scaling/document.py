@@ -1,63 +1,20 @@
-"""Parts of a self-contained page: sentences, tables and figures, as HTML and as Markdown."""
+"""Plots on a page, and the parts of a page as Markdown."""
 
 from collections.abc import Sequence
-from html import escape
 
+from gam_scale.evaluate import page
 from gam_scale.evaluate.table import Table
-from gam_scale.report import STYLE
-from gam_scale.scaling.plots import LIGHT, Plot
-
-# The eight colours of gam_scale.evaluate.report on dark paper.
-_DARK = ("#78aeea", "#ee9a62", "#5cc4a0", "#c496e0", "#d9b64a", "#f08cb4", "#70c8e2", "#9299a4")
-
-
-def document(title: str, subject: str, parts: Sequence[str]) -> str:
-    """The page: light and dark, for phones and print, without network or scripts."""
-    header = f"<header><h1>{escape(title)}</h1><p>{escape(subject)}</p></header>"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}{_style()}</style></head>\n<body>\n"
-        + "\n".join(filter(None, [header, *parts]))
-        + "\n</body></html>\n"
-    )
-
-
-def sentences(title: str, said: Sequence[str]) -> str:
-    """A list under a heading."""
-    items = "".join(f"<li>{escape(s)}</li>" for s in said)
-    return f"<section><h2>{title}</h2><ul>{items}</ul></section>"
+from gam_scale.scaling.plots import Plot
 
 
 def figure(plot: Plot) -> str:
     """A figure in the page's colours, one drawing for wide windows and one for phones."""
-    keys = "".join(
-        f'<span class="line" style="--train:var(--line{i % 8})">{escape(name)}</span> '
-        for i, name in plot.keys
-        if len(plot.keys) > 1
-    )
-    return (
-        f"<figure><figcaption><b>{escape(plot.title)}</b><span>{escape(plot.caption)}</span> "
-        f"<span>{keys}</span></figcaption>{plot.svg()}{plot.svg(narrow=True)}</figure>"
-    )
-
-
-def table(t: Table, kind: str = "wide") -> str:
-    """A table; ``kind`` is ``wide``, which scrolls, or ``list``, two columns of words."""
-    head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in t.header)
-    rows = "".join(
-        f"<tr><th scope=row>{escape(row[0])}</th>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in t.rows
-    )
-    note = f'<p class="quiet note">{escape(t.note)}</p>' if t.note else ""
-    body = f"<div class={kind} tabindex=0><table><tr>{head}</tr>{rows}</table></div>{note}"
-    return f"<section><h2>{escape(t.title)}</h2>{body}</section>"
+    keys = plot.keys if len(plot.keys) > 1 else ()
+    return page.figure(plot.title, plot.caption, keys, plot.svg(), plot.svg(narrow=True))
 
 
 def markdown_sentences(title: str, said: Sequence[str]) -> str:
-    """:func:`sentences` in Markdown."""
+    """:func:`gam_scale.evaluate.page.sentences` in Markdown."""
     return f"## {title}\n\n" + "\n".join(f"* {plain(s)}" for s in said)
 
 
@@ -68,7 +25,7 @@ def markdown_figure(plot: Plot) -> str:
 
 
 def markdown_table(t: Table) -> str:
-    """:func:`table` in Markdown."""
+    """:func:`gam_scale.evaluate.page.table` in Markdown."""
     lines = [t.header, ["---", *["--:"] * (len(t.header) - 1)], *t.rows]
     body = "\n".join(
         "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
@@ -79,26 +36,3 @@ def markdown_table(t: Table) -> str:
 def plain(text: str) -> str:
     """Text whose stars and underscores Markdown is not to read as emphasis."""
     return text.replace("*", "\\*").replace("_", "\\_")
-
-
-def _style() -> str:
-    def colours(values: Sequence[str]) -> str:
-        return ":root {" + "".join(f"--line{i}:{v};" for i, v in enumerate(values)) + "}"
-
-    return (
-        colours(LIGHT)
-        + f"\n@media screen and (prefers-color-scheme: dark) {{ {colours(_DARK)} }}\n"
-        ".wide { overflow-x: auto; } .wide th, .wide td { padding-left: 1rem; }\n"
-        ".wide th[scope=row], .wide th:first-child { padding-left: 0; }\n"
-        ".wide th:not(:first-child) { text-align: right; padding-right: 0; }\n"
-        ".wide td, .wide th { white-space: nowrap; } svg { max-width: none; }\n"
-        "ul { margin: 0; padding-left: 1.2rem; max-width: 46rem; } li { margin: .35rem 0; }\n"
-        "dd small { font-size: .55em; font-weight: 400; color: var(--quiet); "
-        "white-space: nowrap; }\n"
-        ".list th { width: 45%; } .list td { text-align: left; }\n"
-        'svg[class$="-narrow"] { display: none; }\n'
-        '@media screen and (max-width: 48rem) { svg[class$="-narrow"] { display: block; }\n'
-        '  figure svg:not([class$="-narrow"]) { display: none; } }\n'
-        "@media print { .wide { overflow: visible; } .wide td, .wide th { white-space: normal; }\n"
-        "  table { font-size: .75rem; } }\n"
-    )

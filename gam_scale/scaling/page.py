@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from html import escape
 
+from gam_scale.evaluate import page
 from gam_scale.evaluate.table import Table
 from gam_scale.scaling import document, tables
 from gam_scale.scaling.analysis import Analysis
@@ -50,15 +51,15 @@ def html(report: Report) -> str:
     analysis = report.analysis
     parts = [
         _key_figures(analysis),
-        document.sentences("What the runs show", shows(analysis)),
-        document.sentences("What the runs do not show", report.does_not_show()),
-        *[document.table(t) for t in report.tables[:4]],
+        page.sentences("What the runs show", shows(analysis)),
+        page.sentences("What the runs do not show", report.does_not_show()),
+        *[page.table(t) for t in report.tables[:4]],
         *[document.figure(p) for p in report.plots],
-        *[document.table(t) for t in report.tables[4:]],
-        document.table(report.settings, "list"),
+        *[page.table(t) for t in report.tables[4:]],
+        page.table(report.settings, "list"),
         _sweep(report.extras.sweep),
     ]
-    return document.document(TITLE, _subject(analysis), parts)
+    return page.document(TITLE, _subject(analysis), parts)
 
 
 def markdown(report: Report) -> str:

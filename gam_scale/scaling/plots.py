@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gam_scale import charts
+from gam_scale.evaluate.page import LIGHT
 from gam_scale.scaling.analysis import Analysis, Family
 from gam_scale.scaling.law import Law
 from gam_scale.scaling.optimum import Optimum
@@ -16,7 +17,6 @@ from gam_scale.scaling.points import Points
 from gam_scale.scaling.words import large, scientific
 
 WIDE, NARROW, FILE = (912, 400), (430, 340), (820, 440)
-LIGHT = ("#2f6db5", "#c4561c", "#1b7f5c", "#8a55a8", "#9a7400", "#b83f77", "#2b8aa8", "#646b76")
 MOST_LABELS = 8
 BANDS = 300  # refits that a band is drawn from
 
