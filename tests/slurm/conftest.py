@@ -36,9 +36,15 @@ def undisturbed(slurm, prepared_set, tmp_path_factory) -> dict[int, float]:
 @pytest.fixture
 def start(slurm, prepared_set, tmp_path, request):
     """``start(*sbatch options)`` submits the run; what is left of it ends with the test."""
-    yield lambda *options, **more: submit(slurm, prepared_set, tmp_path, *options, **more)
+    jobs = []
+
+    def begin(*options, folder=tmp_path, **more):
+        jobs.append(submit(slurm, prepared_set, folder, *options, **more))
+        return jobs[-1]
+
+    yield begin
     end_all(slurm)
-    if found := goodput(RunDir(tmp_path / "run")):
+    if jobs and (found := goodput(RunDir(jobs[0].run))):
         DRILLS[request.node.name.removeprefix("test_")] = found
 
 

@@ -90,9 +90,16 @@ class Job:
 
 
 def submit(
-    cluster: Cluster, data: Path, folder: Path, *options: str, settings: str = "", nodes: int = 2
+    cluster: Cluster,
+    data: Path,
+    folder: Path,
+    *options: str,
+    settings: str = "",
+    nodes: int = 2,
+    script: str = "gam_1b.sh",
+    env: dict[str, str] | None = None,
 ) -> Job:
-    """``sbatch slurm/gam_1b.sh`` with one rank on each of ``nodes`` nodes, run in ``folder``."""
+    """``sbatch slurm/SCRIPT`` with one rank on each of ``nodes`` nodes, run in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     run, output = folder / "run", folder / "out.txt"
     sets = json.dumps([{"path": str(data)}], separators=(",", ":"))
@@ -106,7 +113,7 @@ def submit(
         "--exclusive",
         f"--output={output}",
         *options,
-        ROOT / "slurm" / "gam_1b.sh",
+        ROOT / "slurm" / script,
         env={
             "GAM_ARGS": " ".join(f"--set {word}" for word in words),
             "GAM_ROOT": str(ROOT),
@@ -114,7 +121,8 @@ def submit(
             # Left where sbatch is called, by torchrun say: of no meaning to the job's ranks.
             "RANK": "0",
             "WORLD_SIZE": "1",
-        },
+        }
+        | (env or {}),
     )
     return Job(cluster, job_id, run, output)
 

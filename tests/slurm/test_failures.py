@@ -1,8 +1,9 @@
 """What goes wrong inside a job, on a real Slurm: it goes on, or it ends and says why."""
 
+import errno
+
 import pytest
 from slurm.cluster import SMALL_DISK_MB
-from slurm.jobs import submit
 
 pytestmark = pytest.mark.slurm
 RANK = "tools/pretrain.py"
@@ -47,21 +48,21 @@ def test_a_node_that_hangs(slurm, start, undisturbed, which):
     assert len(job.resumes()) == 1
 
 
-def test_a_full_disk_and_the_same_job_again(slurm, start, prepared_set, undisturbed):
+def test_a_full_disk_and_the_same_job_again(slurm, start, undisturbed):
     folder = slurm.small_disk / "full"
-    job = submit(slurm, prepared_set, folder)
+    job = start(folder=folder)
     job.wait_for_step(35)
     filler = slurm.small_disk / "filler"
     with open(filler, "wb", buffering=0) as file:
         try:
             for _ in range(SMALL_DISK_MB * 16):
                 file.write(b"\0" * 65536)
-        except OSError:
-            pass  # full, as wanted
+        except OSError as error:
+            assert error.errno == errno.ENOSPC  # full, as wanted
     assert job.finish() == "FAILED" and job.restarts == 0, job.said()
     assert (job.run / "checkpoints" / "step-00000030").is_dir()
     filler.unlink()
-    again = submit(slurm, prepared_set, folder)
+    again = start(folder=folder)
     assert again.finish() == "COMPLETED", again.said()
     assert again.losses() == undisturbed
 

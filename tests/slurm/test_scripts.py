@@ -1,0 +1,32 @@
+"""The siblings of slurm/gam_1b.sh on a real Slurm, unchanged but for sizes."""
+
+import shutil
+
+import pytest
+from slurm.jobs import ROOT
+
+from gam_scale.strict import read_json
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.mark.parametrize(("script", "nodes"), [("single_node.sh", 1), ("ctx16k.sh", 2)])
+def test_it_trains(start, script, nodes):
+    job = start(script=script, nodes=nodes, settings="train.steps=12")
+    assert job.finish() == "COMPLETED", job.said()
+    assert max(job.losses()) == 12 and len(job.nodes) == nodes, job.said()
+
+
+def test_a_sweep_trains_a_run_per_line(start, tmp_path):
+    lines = tmp_path / "sweep.txt"
+    lines.write_text("--set train.seed=1\n--set train.seed=2\n")
+    env = {"SWEEP": str(lines)}
+    job = start("--array=1-2", script="sweep.sh", nodes=1, settings="train.steps=12", env=env)
+    folder = ROOT / "runs" / f"sweep-{job.id}"
+    runs = [folder / "1", folder / "2"]
+    try:
+        job.wait(lambda: all((run / "summary.json").exists() for run in runs), "both runs")
+        seeds = [read_json(run / "config.json")["train"]["seed"] for run in runs]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert seeds == [1, 2]
