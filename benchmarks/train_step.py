@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Speed and memory of one training step, each model beside a plain eager GAM, in one run.
 
-    python benchmarks/train_step.py [--device cuda --precision bf16] [--batch 8 --seq-len 256]
+    python -m benchmarks.train_step [--device cuda --precision bf16] [--batch 8 --seq-len 256]
 
 Every row runs in a process of its own: forward, backward, clipping and AdamW on random tokens.
 Time is the median over ``--steps`` steps. ``of matmul`` divides the model's own FLOPs per second

@@ -1,4 +1,4 @@
-"""Text from a model, token by token, at a cost per token that does not grow with the text."""
+"""Text from a model, token by token; only attention's cost per token grows with the text."""
 
 import codecs
 from collections.abc import Iterator

@@ -64,7 +64,7 @@ _SMALL = {
     "mamba": {"expand": 2},
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    # States: 8,448 numbers in two layers of slot or delta, 9,728 of mamba, 4,352 of phase, which
+    # States: 8,448 numbers in two layers of slot or delta, 4,864 of mamba, 4,352 of phase, which
     # holds no more at this width; a scan has one per channel.
     "cpu": {
         "recall": {},

@@ -78,7 +78,7 @@ def parameters(request: Request, name: str) -> dict[str, object]:
     """submitit's parameters of the job; site settings come from the environment.
 
     SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS and the like are sbatch's own and reach it as they
-    are (slurm/site.sh sets them).
+    are (`. slurm/site.sh` sets them). SBATCH_TIMELIMIT wins over ``minutes``.
     """
     on_cpu = load_config(request.configs[0], request.overrides).parallel.device == "cpu"
     both: dict[str, object] = {
