@@ -38,11 +38,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="write one of our checkpoints in another format")
     export.add_argument("checkpoint", type=Path, help="run directory (its newest) or step-* folder")
-    export.add_argument("--to", choices=EXPORTS, required=True)
+    export.add_argument("--to", choices=EXPORTS, required=True, help="format to write")
     export.add_argument("--out", type=Path, required=True, help="folder to make")
     read = commands.add_parser("import", help="make a checkpoint of ours from another format")
     read.add_argument("source", type=Path, help="folder, or file of official weights")
-    read.add_argument("--from", dest="format", required=True, choices=FORMATS)
+    read.add_argument(
+        "--from", dest="format", required=True, choices=FORMATS, help="format to read"
+    )
     read.add_argument("--out", type=Path, required=True, help="run directory to make")
     read.add_argument("--tokenizer", type=Path, help="tokenizer.model (hf: the folder's own)")
     read.add_argument("--config", type=Path, help="universal: the run's config, a JSON file")

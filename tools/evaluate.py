@@ -3,9 +3,9 @@
 
 Alone: loss, perplexity and bits per byte, on the validation split of the run's own data, another
 prepared set (--data) or a text file (--text); a checkpoint brings its config and tokenizer along.
-Several checkpoints are set side by side. Is the context used? --by-position, --reset-ablation and
---needle ask that of checkpoints; --recall trains a small model per memory on associative recall,
-and needs none.
+Several checkpoints are set side by side. Is the context used? --by-position, --compare,
+--reset-ablation and --needle ask that of checkpoints; --recall trains a small model per memory on
+associative recall, and needs none.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def _parse() -> argparse.Namespace:
     add("--compare", metavar="A-B:C-D", type=parse_spans,
         help="loss of the same tokens with A to B and with C to D tokens of text before them: "
         "128-256:2048-4096")  # fmt: skip
-    add("--reset-ablation", action="store_true", help="loss when the memory is cleared k ago")
+    add("--reset-ablation", action="store_true", help="loss with the memory of k tokens only")
     add("--windows", type=int, default=64, help="sequences of --compare and --reset-ablation (64)")
     add("--targets", type=int, default=16, help="tokens that the ablation predicts in each (16)")
     add("--tolerance", type=float, default=0.01, help="rise in nats that counts as none (0.01)")
@@ -94,8 +94,8 @@ def _parse() -> argparse.Namespace:
     add("--candidates", type=int, default=32, help="words to choose from (32)")
     add("--recall", action="store_true", help="MQAR (arXiv 2312.04927): train and test")
     add("--memories", type=lambda text: text.split(","), default=list(KINDS),
-        help=f"which ({','.join(KINDS)})")  # fmt: skip
-    add("--recall-preset", choices=sorted(PRESETS), default="cpu", help="sizes (cpu)")
+        help=f"that --recall trains ({','.join(KINDS)})")  # fmt: skip
+    add("--recall-preset", choices=sorted(PRESETS), default="cpu", help="sizes of --recall (cpu)")
     add("--compile", action="store_true", help="torch.compile the blocks of --recall's models")
     add("--set", action="append", default=[], dest="overrides", metavar="[MEMORY:]KEY=VALUE",
         help="of what --recall trains, for all memories or one: recall.steps=2000, "

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.8, help="0: greedy (0.8)")
     parser.add_argument("--top-k", type=int, default=0, help="only the k likeliest; 0: all (0)")
     parser.add_argument("--top-p", type=float, default=0.95, help="nucleus, 1: all (0.95)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of what is sampled (0)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args()
     sampling = _sampling(args)

@@ -57,7 +57,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gpus-per-node", type=int, required=True, help="GPUs, and ranks, in each")
     parser.add_argument("--gpu", required=True, help="h100, h200, a100-80, a100-40, l40s, rtx4090")
     cli.add_overrides(parser)
-    parser.add_argument("--network-gbps", type=float, help="Gb/s per GPU between nodes")
+    parser.add_argument(
+        "--network-gbps", type=float, help="Gb/s per GPU between nodes (the GPU's usual)"
+    )
     parser.add_argument(
         "--mfu",
         type=float,

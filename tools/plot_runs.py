@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run directories")
     parser.add_argument("--out", type=Path, required=True, help="the .png, .svg or .pdf to write")
-    parser.add_argument("--title", default="")
+    parser.add_argument("--title", default="", help="above the figure (none)")
     args = parser.parse_args()
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for run in args.runs:

@@ -2,10 +2,10 @@
 """The paper's tables again: python tools/reproduce_paper.py --table 1 2 3 --out DIR [--scale F]
 
 Table 1 trains GAM, Transformer and Mamba on WikiText-2 and TinyStories, table 3 GAM's ablations on
-WikiText-2: as published, from the scaled initialisation, and without the other handicaps. Table 2
-times one block. The same command goes on where it was stopped and repeats nothing that is done;
-DIR/page/ holds what is done so far as report.html, report.md and CSVs. --scale below 1 shrinks the
-runs by the rule that the page states.
+WikiText-2: as published, from the scaled initialisation, and, in table 1, without the other
+handicaps. Table 2 times one block. The same command goes on where it was stopped and repeats
+nothing that is done; DIR/page/ holds what is done so far as report.html, report.md and CSVs.
+--scale below 1 shrinks the runs by the rule that the page states.
 """
 
 import argparse
@@ -51,7 +51,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--table", type=int, nargs="+", required=True, choices=[1, 2, 3])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of runs and page")
     parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="1: the paper's size")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="train.seed of the runs (0 1 2)"
+    )
     parser.add_argument("--wikitext2", metavar="DIR", help="prepared set (README, The models)")
     parser.add_argument("--tinystories", metavar="DIR", help="prepared set")
     parser.add_argument(
@@ -61,7 +63,9 @@ def parse() -> argparse.Namespace:
         help="runs whose name contains this, wikitext2-gam say",
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="T of table 2")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="table 2")
+    parser.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="of table 2"
+    )
     parser.add_argument("--note", action="append", default=[], help="a sentence for the page")
     parser.add_argument("--page-only", action="store_true", help="run nothing, write the page")
     cli.add_overrides(parser)
