@@ -1,4 +1,4 @@
-# Every target makes .venv with what it needs first; see README.md.
+# quickstart, install and the tests make .venv with what they need first; see README.md.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -12,7 +12,7 @@ quickstart:      ## install, then train a small GAM on the standard library's so
 	@$(BIN)/python tools/prepare_data.py --train python-stdlib --vocab-size 4096 --out data/quickstart
 	@$(BIN)/deepspeed --num_gpus 1 tools/pretrain.py --config configs/quickstart.json
 
-test:            ## install, then run the tests and the style checks
+test:            ## install, then run the style checks and the tests
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest -rs
@@ -26,15 +26,15 @@ slurm:           ## install Slurm alone, which `make test` then tests with
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 	    slurm-wlm munge; }
 
-test-matrix:     ## install, then resume every engine's checkpoint under every other (minutes)
+test-matrix:     ## install, then resume every engine's checkpoint under every other, offload to files (minutes)
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(BIN)/python -m pytest -m matrix
 
-lint:            ## style checks alone
+lint:            ## style checks alone, in the .venv that `make install` or `make test` made
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/ruff check -q .
 
-format:          ## format the code
+format:          ## format the code, in that .venv too
 	@$(BIN)/ruff format -q .
 	@$(BIN)/ruff check -q --fix .
 
