@@ -67,6 +67,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden.mul_(grad_output), grad_weight.mul_(grad_output), None
 
 
+def chunk_rows(tokens: int, vocab: int) -> int:
+    """Tokens whose logits are held at a time, of so many: chunks of one size, a short one is slow.
+
+    Rounded up, so that they may be up to one row more than :data:`CHUNK_ELEMENTS`.
+    """
+    chunks = max(1, -(-tokens * vocab // CHUNK_ELEMENTS))
+    return max(1, -(-tokens // chunks))
+
+
 def _log_softmax(logits: Tensor, dtype: torch.dtype) -> Tensor:
     """Over the last dim, in the place of ``logits`` where the dtype allows: one buffer, not two."""
     if logits.dtype != dtype:
@@ -81,8 +90,7 @@ def _grad_of_logits(log_p: Tensor, targets: Tensor) -> Tensor:
 
 
 def _chunks(hidden: Tensor, targets: Tensor, vocab: int) -> tuple[tuple[Tensor, ...], ...]:
-    n = -(-hidden.shape[0] * vocab // CHUNK_ELEMENTS)
-    rows = max(1, -(-hidden.shape[0] // max(1, n)))  # of one size: a short last one is slow
+    rows = chunk_rows(hidden.shape[0], vocab)
     return hidden.split(rows), targets.split(rows)
 
 

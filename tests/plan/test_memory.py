@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from benchmarks.train_step import peak_tensor_bytes
-from gam_scale.config import LayerKind, RunConfig
+from gam_scale.config import LayerKind, ModelConfig, RunConfig
 from gam_scale.hardware import can_compile
 from gam_scale.model.lm import build_model
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 from gam_scale.plan import activations
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import CATEGORIES, peak_memory
+from gam_scale.plan.trace import trace_loss
 from gam_scale.strict import from_dict
 
 KINDS = get_args(LayerKind)
@@ -161,3 +162,14 @@ def test_offloading_takes_the_optimizer_off_the_device():
     job = Job.of(make_config("gam", "full", **shape), 1, 8)
     offloaded = job.having(parallel={"offload": "optimizer"}).running("zero2")
     assert peak_memory(job.running("zero2")).optimizer > 0 == peak_memory(offloaded).optimizer
+
+
+@pytest.mark.parametrize(
+    "tokens", [500, 8000, 16_777]
+)  # one chunk, two, and 4 that rounding adds to
+def test_two_chunks_of_the_loss_stand_for_all(tokens):
+    vocab, width = 1000, 32
+    run = activations.setting(make_config("gam", "none", **SMALL), 1)._replace(length=tokens)
+    found = activations.loss(ModelConfig(vocab_size=vocab, d_model=width), run)
+    whole = trace_loss(tokens, vocab, width, bf16=False) - 4 * width * (tokens + vocab)
+    assert found == pytest.approx(whole, rel=1e-3)
