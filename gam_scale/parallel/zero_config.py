@@ -1,5 +1,6 @@
 """DeepSpeed's own configuration, derived from ours and merged with what the user adds."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ def engine_config(config: RunConfig, data_size: int) -> dict[str, Any]:
     """The configuration for ``deepspeed.initialize``, for batches cut over ``data_size`` ranks.
 
     Raises:
-        UserError: ``parallel.deepspeed`` sets what the rest of the config decides otherwise.
+        UserError: ``parallel.deepspeed`` sets what the rest of the config decides otherwise, or
+            names a module that is not there.
     """
     train, stage = config.train, config.parallel.zero_stage
     options: dict[str, Any] = {
@@ -47,7 +49,31 @@ def engine_config(config: RunConfig, data_size: int) -> dict[str, Any]:
         zero["contiguous_gradients"] = False  # one copy less: a reduce-scatter joins them anyway
         zero |= _gathering(config.model)
     zero |= _offloading(config)
-    return _merged(options, config.parallel.deepspeed, "parallel.deepspeed", _TUNABLE)
+    options = _merged(options, config.parallel.deepspeed, "parallel.deepspeed", _TUNABLE)
+    low_precision_modules(options)  # DeepSpeed would say it less well, and later
+    return options
+
+
+def low_precision_modules(options: dict[str, Any]) -> list[type]:
+    """Modules whose gradients, and in stage 3 parameters, DeepSpeed sends in bf16.
+
+    Raises:
+        UserError: one of those in ``options``, which :func:`engine_config` made, is not there.
+    """
+    autocast = options["torch_autocast"]
+    names = autocast["lower_precision_safe_modules"]
+    where = "parallel.deepspeed.torch_autocast.lower_precision_safe_modules"
+    expected = 'expected a list of classes, such as ["gam_scale.model.linear.Linear"]'
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where} is {names!r}; {expected}")
+    found = []
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        try:
+            found.append(getattr(import_module(module), attribute))
+        except (ImportError, AttributeError, ValueError):
+            raise UserError(f"{where} has {name!r}, which is not there; {expected}") from None
+    return found if autocast["enabled"] else []
 
 
 def check_offload_dir(folder: str) -> None:

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from itertools import accumulate
 from typing import Any
 
 from gam_scale.config import ParallelConfig, RunConfig
 from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
-from gam_scale.parallel.zero_config import engine_config
+from gam_scale.parallel.zero_config import engine_config, low_precision_modules
 from gam_scale.plan.activations import layer, setting, work
 from gam_scale.plan.trace import BlockTrace, Work
 from gam_scale.plan.weights import Weights
@@ -109,12 +108,8 @@ class Job:
 
     @cached_property
     def low_precision_modules(self) -> list[type]:
-        """Modules whose parameters and gradients DeepSpeed sends in bf16 (stages 1 to 3)."""
-        autocast = self.deepspeed["torch_autocast"]
-        # Its own default has convolutions too, which no model of ours has.
-        names = autocast.get("lower_precision_safe_modules", ["torch.nn.Linear"])
-        places = (name.rpartition(".") for name in names if autocast["enabled"])
-        return [getattr(import_module(module), name) for module, _, name in places]
+        """See :func:`gam_scale.parallel.zero_config.low_precision_modules`."""
+        return low_precision_modules(self.deepspeed)
 
     @cached_property
     def reused_blocks(self) -> int:

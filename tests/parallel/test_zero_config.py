@@ -30,6 +30,22 @@ def test_raw_options_are_merged():
 
 
 @pytest.mark.parametrize(
+    ("modules", "said"),
+    [
+        (["torch.nn.Linar"], "has 'torch.nn.Linar', which is not there; expected a list"),
+        (["no_such_package.Linear"], "has 'no_such_package.Linear', which is not there"),
+        (["Linear"], "has 'Linear', which is not there"),
+        (None, "is None; expected a list of classes"),
+        ([7], r"is \[7\]; expected a list of classes"),
+    ],
+)
+def test_modules_sent_in_bf16_are_looked_up(modules, said):
+    raw = {"torch_autocast": {"lower_precision_safe_modules": modules}}
+    with pytest.raises(UserError, match=f"lower_precision_safe_modules {said}"):
+        engine_config(config(**raw), data_size=1)
+
+
+@pytest.mark.parametrize(
     ("raw", "said"),
     [
         (
