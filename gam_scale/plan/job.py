@@ -104,7 +104,12 @@ class Job:
 
     def zero_option(self, name: str, default: int) -> int:
         """An option of DeepSpeed's zero_optimization section, or what DeepSpeed takes for it."""
-        return int(self.deepspeed["zero_optimization"].get(name, default))
+        value = self.deepspeed["zero_optimization"].get(name, default)
+        if not isinstance(value, int | float):
+            raise UserError(
+                f"parallel.deepspeed.zero_optimization.{name} is {value!r}; expected a number"
+            )
+        return int(value)
 
     @cached_property
     def low_precision_modules(self) -> list[type]:

@@ -37,6 +37,15 @@ def plan(tool, tmp_path):
             ("--set", "parallel.context=32"),
             "parallel.context is 32, which does not divide the 16 ranks",
         ),
+        (
+            (
+                "--set",
+                "parallel.engine=deepspeed",
+                "--set",
+                'parallel.deepspeed={"zero_optimization": {"reduce_bucket_size": "auto"}}',
+            ),
+            "parallel.deepspeed.zero_optimization.reduce_bucket_size is 'auto'; expected a number",
+        ),
         (("--mfu", "1.5"), "--mfu is 1.5; expected more than 0 and at most 1"),
         (("--price", "nan"), "--price is nan; expected more than 0"),
         (("--network-gbps", "0"), "--network-gbps is 0; expected more than 0"),
