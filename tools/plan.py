@@ -16,6 +16,7 @@ from typing import Any
 
 from gam_scale import cli
 from gam_scale.config import load_config
+from gam_scale.data.prepare import PrepareSpec
 from gam_scale.errors import UserError
 from gam_scale.plan.estimate import MATMUL_SHARE, Estimate, cheapest, engines
 from gam_scale.plan.gpus import RESERVED, Gpu, find_gpu
@@ -23,9 +24,6 @@ from gam_scale.plan.job import Job
 from gam_scale.plan.memory import CATEGORIES
 
 GIB = 2**30
-VOCABULARY = 32_000
-"""Assumed where a config leaves it to the tokenizer: tools/prepare_data.py's default."""
-
 COLUMNS = {"parameters": "params", "gradients": "grads", "activations": "activ."}
 
 
@@ -38,7 +36,7 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     if config.model.vocab_size == 0:
         args.vocabulary_is_assumed = True
-        config.model.vocab_size = VOCABULARY
+        config.model.vocab_size = PrepareSpec.vocab_size
     job = Job.of(config, args.nodes, args.gpus_per_node)
     rows, best = engines(job, gpu, args.mfu), cheapest(job, gpu, args.mfu)
     if args.json:
