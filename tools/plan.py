@@ -173,12 +173,14 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
     if estimate.fp32_flops:
         share = estimate.fp32_flops / (estimate.flops + estimate.extra_flops)
         found.append(
-            f"{share:.1%} of the FLOPs are products of fp32 states, taken at "
+            f"{share:.1%} of the FLOPs are products that stay in fp32, taken at "
             f"{gpu.peak_flops('fp32') / 1e12:.0f} TFLOP/s"
         )
-    if "delta" in kinds and config.parallel.context == 1:
+    with_kernels = [kind for kind in ("delta", "slot") if kind in kinds]
+    if with_kernels and config.parallel.context == 1:
         found.append(
-            "the delta rule is the portable one; flash-linear-attention's kernels need less"
+            f"{' and '.join(with_kernels)} layers are in their portable form, not in "
+            "flash-linear-attention's kernels"
         )
     if "mamba" in kinds:
         found.append("time leaves out the kernel launches of Mamba's portable scan")

@@ -72,7 +72,10 @@ class Estimate:
 
     @cached_property
     def fp32_flops(self) -> float:
-        """Of a bf16 step over all ranks, those that autocast leaves to fp32: written memories'."""
+        """Of a bf16 step over all ranks, those that autocast leaves to fp32.
+
+        Products of written memories, and of Mamba's step sizes.
+        """
         config = self.job.config
         if config.train.precision == "fp32":
             return 0.0

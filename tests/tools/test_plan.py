@@ -79,6 +79,12 @@ def test_a_thousand_gpus_as_json(plan):
     assert figures["cheapest"]["fits"] and figures["cost_usd"]["1,000 steps"] > 0
 
 
+def test_layers_that_have_kernels_are_noted(plan):
+    done = plan("--set", 'model.layers=["slot"]', "--json")
+    (note,) = [n for n in json.loads(done.out)["notes"] if "kernels" in n]
+    assert note.startswith("slot layers are in their portable form")
+
+
 @pytest.mark.parametrize("name", ["gam_1b", "ctx16k", "ctx64k"])
 def test_our_own_large_configs_fit(tool, name):
     config = Path(__file__).parents[2] / "configs" / f"{name}.json"
