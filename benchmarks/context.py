@@ -103,8 +103,9 @@ def block(args: argparse.Namespace) -> None:
     print("|---|--:|--:|--:|--:|--:|")
     for kind in args.kinds.split(","):
         found = run(args, kind)["lengths"]
-        first = next(iter(found.values()))["us"]
+        first = None
         for length, r in found.items():
+            first = first or r["us"]
             cells = [kind, f"{int(length):,}", f"{r['us']:.1f}", f"{r['us'] / first:.3f}"]
             cells += [f"{r['peak'] / 1e6:,.0f} MB", f"{r['peak'] / int(length) / 1e3:.1f} kB"]
             print("| " + " | ".join(cells) + " |", flush=True)
@@ -147,15 +148,15 @@ def most_bytes(step: Callable[[], None], device: torch.device) -> int:
 
 
 def block_step(args: argparse.Namespace, net: LanguageModel, length: int) -> Callable[[], None]:
-    """Forward and backward of one block on one sequence, gradients dropped before each step."""
+    """Forward and backward of one block on one sequence, gradients dropped after each step."""
     device = torch.device(args.device)
     x = torch.randn(1, length, args.d_model, device=device, requires_grad=True)
     grad = torch.randn_like(x)
 
     def step() -> None:
-        x.grad = None
-        net.zero_grad(set_to_none=True)
         net.blocks[0](x, None, None).backward(grad)
+        x.grad = None  # after, so that none is there before the next step's peak is taken
+        net.zero_grad(set_to_none=True)
         synchronise(device)
 
     return step
