@@ -17,9 +17,8 @@ class Collective:
 
     op: Operation
     what: Literal["gradients", "parameters", "sequences"]
-    bytes: (
-        float  # of the whole tensors, before scattering or after gathering; or of what is shifted
-    )
+    # Of whole tensors, before scattering or after gathering; or of what is shifted.
+    bytes: float
     ranks: int  # in each group
     stride: int = 1  # from one rank of a group to the next
 

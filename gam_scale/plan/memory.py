@@ -209,15 +209,13 @@ def _fsdp(job: Job) -> _Holding:
     gathered = (weights.outside + in_flight) * job.compute_bytes
     if job.micro_batches > 1:
         gathered += weights.outside * FP32  # the last collective's input lives until the next one
-    bucket = weights.adjacent(1) * (
-        job.compute_bytes + FP32
-    )  # gradients as computed, and flat in fp32
+    each = job.compute_bytes + FP32  # a gradient as it is computed, and flat in fp32
+    bucket = weights.adjacent(1) * each
     accumulated = shard if job.micro_batches > 1 and not offloads else 0
     left = 0 if accumulated or offloads else 1 / job.shard_ranks
-    outside = weights.outside * (job.compute_bytes + FP32)
     exchange = Memory(
         gradients=0 if offloads else shard,
-        buffers=weights.outside * job.compute_bytes + outside,
+        buffers=weights.outside * (job.compute_bytes + each),
     )
     parameters = 0 if offloads else shard
     return _Holding(parameters, 2 * parameters, accumulated, left, gathered, bucket, exchange)

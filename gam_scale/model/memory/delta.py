@@ -103,10 +103,9 @@ def delta_memory(
 
     system = (beta * (k @ k.mT) * left).tril(-1)  # unit diagonal understood
     right = torch.cat([beta * v, beta * since_start * k], dim=-1)
+    # u is written - forgotten S.
     solved = solve_unit_lower(system, right)
-    written, forgotten = solved.split(
-        [v.shape[-1], k.shape[-1]], dim=-1
-    )  # u: written - forgotten S
+    written, forgotten = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
 
     kept = (to_end * k).mT  # (B, H, N, K, C)
     unit = torch.eye(k.shape[-1], device=k.device, dtype=k.dtype)
