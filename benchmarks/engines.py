@@ -85,7 +85,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n-layers", type=int, default=6)
     parser.add_argument("--vocab-size", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
-    parser.add_argument("--paired", action="store_true", help="see above")
+    parser.add_argument(
+        "--paired", action="store_true", help="time each step beside one of the raw loop"
+    )
     return parser.parse_args()
 
 
