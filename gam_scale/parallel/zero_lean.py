@@ -5,7 +5,7 @@ copy of the parameters and conversions of the gradients would repeat what is the
 out, a step on one rank passes over the gradients about as often as a plain loop.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,10 +24,11 @@ def trim_stages_1_and_2(zero: Any, world: World) -> None:
     ):
         master.data = parts[world.rank]
     zero._link_all_hp_params()  # views of each parameter's part in the masters
-    zero.flatten = joined
-    zero.scaled_global_norm = partial(_norm, zero)
+    _replace(zero, "flatten", joined)
+    _replace(zero, "scaled_global_norm", partial(_norm, zero))
     if world.world_size == 1:  # gradients stay where autograd left them
-        zero.reduce_independent_p_g_buckets_and_remove_grads = lambda parameter, group: None
+        reduce = "reduce_independent_p_g_buckets_and_remove_grads"
+        _replace(zero, reduce, lambda parameter, group: None)
 
 
 def trim_stage_3(zero: Any, world: World) -> None:
@@ -37,10 +38,18 @@ def trim_stage_3(zero: Any, world: World) -> None:
         zero.fp32_partitioned_groups_flat, zero.fp16_partitioned_groups_flat, strict=True
     ):
         master.data = parts
-    zero.flatten = joined
-    zero._get_norm_groups = lambda: [_norm(zero)]
+    _replace(zero, "flatten", joined)
+    _replace(zero, "_get_norm_groups", lambda: [_norm(zero)])
     if world.world_size == 1:  # else they would be joined, divided by 1, and taken apart again
-        zero._DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads = _whole_gradients
+        _replace(zero, "_DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads", _whole_gradients)
+
+
+def _replace(zero: Any, name: str, function: Callable[..., Any]) -> None:
+    """Put ``function`` in a method's place: where another DeepSpeed has none, that must be seen."""
+    assert callable(getattr(zero, name, None)), (
+        f"this DeepSpeed's {type(zero).__name__} has no {name}"
+    )
+    setattr(zero, name, function)
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
