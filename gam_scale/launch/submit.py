@@ -98,11 +98,15 @@ def parameters(request: Request, name: str) -> dict[str, object]:
     extra = os.environ.get("GAM_SBATCH", "")  # such as "exclusive=user mem=0"
     options |= dict(word.split("=", 1) for word in extra.split())
     modules = os.environ.get("GAM_MODULES", "")
+    setup = [modules] if modules else []
+    # A job that was requeued on fewer nodes still has the old count of tasks, which srun takes.
+    tasks = "$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE))"
+    setup.append(f"export SLURM_NTASKS={tasks} SLURM_NPROCS={tasks}")
     return both | {
         "name": name,
         "nodes": request.nodes,
         "slurm_signal_delay_s": min(SIGNAL_DELAY_S, request.minutes * 60 // 2),
-        "slurm_setup": [modules] if modules else [],
+        "slurm_setup": setup,
         # Surviving ranks name the one that died before they end; see slurm/common.sh.
         "slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=180"],
         "slurm_additional_parameters": options,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 
@@ -34,6 +35,16 @@ def test_a_cluster_is_asked_for_signal_and_requeue(request_for, monkeypatch):
     assert found["slurm_signal_delay_s"] == 300
     options = {"requeue": True, "mem": "0", "exclusive": "user"}
     assert found["slurm_additional_parameters"] == options
+
+
+def test_a_requeue_on_fewer_nodes_starts_a_rank_for_each_of_their_gpus(request_for):
+    setup = parameters(request_for(nodes=3), "name")["slurm_setup"]
+    # As Slurm sets them: how many tasks there are is of the job as it was submitted.
+    old = {"SLURM_NTASKS": "6", "SLURM_NPROCS": "6"}
+    now = {"SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    script = "\n".join([*setup, "echo $SLURM_NTASKS $SLURM_NPROCS"])
+    done = subprocess.run(["bash", "-c", script], env=old | now, text=True, capture_output=True)
+    assert done.stdout == "4 4\n", done.stderr
 
 
 def test_no_gpus_are_asked_for_on_cpus(request_for):
