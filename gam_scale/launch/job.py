@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import submitit
 
-from gam_scale.config import load_config
 from gam_scale.errors import UserError
 
 STOPPED = 75
@@ -39,14 +38,12 @@ class RankJob:
         if "SLURM_JOB_ID" not in os.environ or here.cluster == "local":
             os.environ |= local_place(here, self.port)
         # Imported on the rank only: who submits needs no engine.
-        from gam_scale.train.pretrain import pretrain
+        from gam_scale.train.several import train_all
 
         on_slurm = here.cluster != "local"
         try:
-            finished = all(
-                pretrain(load_config(config, self.overrides), fresh=self.fresh)
-                for config in (self.config, *self.then)
-            )
+            configs = [self.config, *self.then]
+            finished = train_all(configs, self.overrides, fresh=self.fresh)
         except UserError:
             raise  # the same again would fail the same
         except Exception:

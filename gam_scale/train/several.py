@@ -11,13 +11,20 @@ from gam_scale.config import load_config
 from gam_scale.train.pretrain import pretrain
 
 
-def train_all(configs: Sequence[str]) -> bool:
-    """Train each to its end, resuming what is there; false once a signal stopped one.
+def train_all(
+    configs: Sequence[str], overrides: Sequence[str] = (), *, fresh: bool = False
+) -> bool:
+    """Train each to its end; false once a signal stopped one.
+
+    Args:
+        configs: paths of JSON files.
+        overrides: ``section.key=value``, for each of them.
+        fresh: start over rather than resume what is there.
 
     Raises:
         UserError: a run cannot work; those after it have not been started.
     """
-    return all(pretrain(load_config(config), fresh=False) for config in configs)
+    return all(pretrain(load_config(config, overrides), fresh=fresh) for config in configs)
 
 
 if __name__ == "__main__":
