@@ -186,7 +186,7 @@ def _start_or_resume(
         newest = branch_checkpoint(config)
         verify_folder(newest, world.rank, world.world_size)
         if world.is_main:
-            run.take_metrics(config.checkpoint.branch_of)
+            run.take_metrics(config.checkpoint.branch_of, load_state(newest).step)
     if newest is None:
         if config.checkpoint.init_from:
             _start_from(config.checkpoint.init_from, strategy)

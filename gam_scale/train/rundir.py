@@ -8,6 +8,7 @@ from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import write_bytes, write_json
 from gam_scale.strict import read_json, to_dict
+from gam_scale.train.sinks import JsonLines
 
 MAY_CHANGE = (
     "train.steps",
@@ -81,9 +82,10 @@ class RunDir:
                 "start over"
             )
 
-    def take_metrics(self, trunk: str | Path) -> None:
-        """Begin metrics.jsonl with another run's; lines past where it is left are dropped later."""
+    def take_metrics(self, trunk: str | Path, step: int) -> None:
+        """Begin metrics.jsonl with another run's lines up to ``step``, where it is left."""
         write_bytes(self.metrics, (Path(trunk) / "metrics.jsonl").read_bytes())
+        JsonLines(self.metrics, step).close()
 
     def difference(self, config: RunConfig) -> str:
         """The first setting, in words, in which this run and ``config`` are not one run."""

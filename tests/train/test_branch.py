@@ -10,8 +10,10 @@ from gam_scale.config import RunConfig, TrainConfig
 from gam_scale.config_rules import check
 from gam_scale.errors import UserError
 from gam_scale.strict import from_dict
+from gam_scale.train.goodput import goodput, read_starts
 from gam_scale.train.loop import Loop
 from gam_scale.train.pretrain import pretrain
+from gam_scale.train.rundir import RunDir
 from gam_scale.train.schedule import learning_rate, stable_steps
 
 SHORT = {"steps": 15, "schedule": "wsd", "decay_ratio": 0.2, "warmup_steps": 2}
@@ -75,6 +77,24 @@ def test_a_branch_that_dies_goes_on(tmp_path, tiny, curve, trunk, step, monkeypa
         train(config)
     train(config)
     assert_equal_runs(tmp_path / "own", tmp_path / "branch", curve)
+
+
+def test_the_trunks_later_steps_are_not_its_own(tmp_path, tiny, trunk, monkeypatch):
+    """A branch that dies before its first step has nothing to train again."""
+
+    def die(self):
+        raise RuntimeError
+
+    config = branch(tiny, tmp_path / "branch", trunk)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(Loop, "run", die)
+        train(config)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    train(config)
+    run = RunDir(tmp_path / "branch")
+    assert [start.last_step for start in read_starts(run.starts)] == [12, 12]
+    (resume,) = goodput(run).resumes
+    assert resume.steps_again == 0
 
 
 @pytest.mark.parametrize(
