@@ -37,7 +37,7 @@ from gam_scale.train.rundir import RunDir
 from gam_scale.train.saver import Saver
 from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog, setup_logging
-from gam_scale.train.summary import finish, show_summary
+from gam_scale.train.summary import finish, lacks_summary, show_summary
 
 logger = logging.getLogger("gam_scale")
 
@@ -108,7 +108,10 @@ def _pretrain(
     if state.step >= config.train.steps:
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
         if world.is_main:
+            if lacks_summary(run, state.step):
+                finish(run, world, compiled=compiled)
             show_summary(run)
+        world.barrier()
         return True
     if world.is_main:
         note_start(run, state.step, world.world_size)

@@ -19,6 +19,14 @@ WATERMARKS = ("max_memory_bytes", "max_rss_bytes", "max_host_memory")
 """Of a line; over all ranks."""
 
 
+def lacks_summary(run: RunDir, step: int) -> bool:
+    """Whether a run was killed after its last ``step``, and before :func:`finish` was done."""
+    if run.summary.exists():
+        return False
+    last = (read_metrics(run.metrics) or [{}])[-1]
+    return last.get("step") == step and last.get("val_loss") is not None
+
+
 def finish(run: RunDir, world: World, *, compiled: bool) -> None:
     """Write summary.json and report.html of a finished run; its sample is the last checkpoint's."""
     trained = load_trained(run.path)

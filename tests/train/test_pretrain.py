@@ -153,6 +153,17 @@ def test_a_run_resumes_under_a_version_with_new_settings(tmp_path, tiny):
     assert CheckpointStore(run / "checkpoints").steps()[-1] == 8
 
 
+def test_a_run_killed_before_its_summary_gets_it_from_the_same_command(tmp_path, tiny):
+    run = tmp_path / "run"
+    train(tiny(run, train={"steps": 4}))
+    summary = json.loads((run / "summary.json").read_text())
+    for name in ("summary.json", "report.html"):
+        (run / name).unlink()
+    train(tiny(run, train={"steps": 4}))
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert (run / "report.html").exists()
+
+
 def test_a_folder_with_other_files_is_not_taken_for_a_run(tmp_path, tiny):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="not a run directory"):
