@@ -9,8 +9,6 @@ nothing that is done; DIR/page/ holds what is done so far as report.html, report
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -22,9 +20,9 @@ from gam_scale.reproduce.blocks import LENGTHS
 from gam_scale.reproduce.cells import LEAST_SCALE, Cell, DataSet, cells, result, write_config
 from gam_scale.reproduce.page import claim, write_page
 from gam_scale.scaling.words import hours, scientific
+from gam_scale.train.child import train_in_child, wait_until_free
 
 ROOT = Path(__file__).resolve().parents[1]
-PRETRAIN = ROOT / "tools" / "pretrain.py"
 
 
 def main() -> int:
@@ -115,13 +113,12 @@ def train(missing: list[Cell], out: Path) -> int:
     for i, cell in enumerate(missing, 1):
         config = write_config(cell, out / "configs")
         print(f"[{i}/{len(missing)}] {cell.name}", flush=True)
+        wait_until_free(Path(cell.config.log.run_dir))
         log = config.with_suffix(".log")
-        with open(log, "ab") as file:
-            command = [sys.executable, str(PRETRAIN), "--config", str(config)]
-            done = subprocess.run(command, stdout=file, stderr=file)
+        status = train_in_child([config], log)
         if result(cell, out) is None:
             failed.append(cell.name)
-            print(f"  ended with status {done.returncode}, unfinished: {log}", flush=True)
+            print(f"  ended with status {status}, unfinished: {log}", flush=True)
     if failed:
         print(f"{len(failed)} runs are unfinished; the same command goes on with them")
     return 1 if failed else 0

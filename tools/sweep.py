@@ -8,12 +8,7 @@ tools/scaling_report.py reads.
 """
 
 import argparse
-import ctypes
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 from gam_scale import cli
@@ -23,7 +18,7 @@ from gam_scale.launch.status import status as run_status
 from gam_scale.scaling.collect import best_multipliers, collect
 from gam_scale.scaling.sweep import Cell, cells, jobs, read_sweep, result, write_config
 from gam_scale.scaling.words import hours, large, scientific
-from gam_scale.train.lock import is_held
+from gam_scale.train.child import train_in_child, wait_until_free
 
 BUSY = ("running", "queued", "starting", "completing")
 
@@ -124,42 +119,17 @@ def run(found: list[list[Cell]], args: argparse.Namespace) -> int:
     for i, job in enumerate(todo, 1):
         print(f"[{i}/{len(todo)}] {', '.join(cell.name for cell in job)}", flush=True)
         for cell in job:
-            _wait_until_free(Path(cell.config.log.run_dir))
+            wait_until_free(Path(cell.config.log.run_dir))
         configs = [write_config(cell, args.out / "configs") for cell in job]
         log = configs[0].with_suffix(".log")
-        with open(log, "ab") as file:
-            command = [sys.executable, "-m", "gam_scale.train.several", *map(str, configs)]
-            done = subprocess.run(
-                command, env=_environment(), stdout=file, stderr=file, preexec_fn=_end_with_parent
-            )
+        status = train_in_child(configs, log)
         if unfinished := [cell.name for cell in job if result(cell) is None]:
             failed += unfinished
             names = ", ".join(unfinished)
-            print(f"  ended with status {done.returncode}, unfinished: {names}; {log}", flush=True)
+            print(f"  ended with status {status}, unfinished: {names}; {log}", flush=True)
     if failed:
         print(f"{len(failed)} runs are unfinished; the same command goes on with them")
     return 1 if failed else 0
-
-
-def _environment() -> dict[str, str]:
-    """In which this package is found as here, wherever the command was typed."""
-    root = str(Path(__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-
-
-def _wait_until_free(run_dir: Path) -> None:
-    """What a killed sweep was training saves before it ends; another sweep may be at work too."""
-    if is_held(run_dir):
-        print("  another process is training it; waiting until that ends", flush=True)
-    while is_held(run_dir):
-        time.sleep(0.5)
-
-
-def _end_with_parent() -> None:
-    """Have Linux tell this process to save and end when the sweep is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def submit(todo: list[list[Cell]], args: argparse.Namespace) -> int:

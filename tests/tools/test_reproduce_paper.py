@@ -56,22 +56,36 @@ def test_runs_once_and_writes_the_page(tmp_path, arguments, tool) -> None:
     assert other.status == 2 and "figures made with --set" in other.err
 
 
-def test_a_killed_run_goes_on(tmp_path, arguments, tool) -> None:
-    out = tmp_path / "out"
-    command = [sys.executable, str(TOOL), *arguments(out, 12)]
+def kill_in_first_run(command: list[str], out: Path, *, alone: bool) -> Path:
+    """Kill the tool once its first run has a checkpoint, with that run or alone; the run's log."""
+    command = [sys.executable, str(TOOL), *command]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     folder = out / "runs" / "wikitext2-gam-local-paper-s0"
     until = time.monotonic() + SECONDS
     while not list(folder.glob("checkpoints/step-*")):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill() if alone else os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (folder / "summary.json").exists()
+    return out / "configs" / f"{folder.name}.log"
+
+
+def test_a_killed_run_goes_on(tmp_path, arguments, tool) -> None:
+    out = tmp_path / "out"
+    log = kill_in_first_run(arguments(out, 12), out, alone=False)
     done = tool("reproduce_paper", *arguments(out, 12))
     assert done.status == 0 and "0 of 2 runs are done" in done.out, done
-    log = (out / "configs" / "wikitext2-gam-local-paper-s0.log").read_text()
-    assert "resuming from" in log
+    assert "resuming from" in log.read_text()
+    assert len(list((out / "results").glob("*.json"))) == 2
+
+
+def test_what_it_was_training_saves_and_ends_with_it(tmp_path, arguments, tool) -> None:
+    out = tmp_path / "out"
+    log = kill_in_first_run(arguments(out, 40), out, alone=True)
+    done = tool("reproduce_paper", *arguments(out, 40))
+    assert done.status == 0 and "0 of 2 runs are done" in done.out, done
+    assert "stopped by a signal at step" in log.read_text()
     assert len(list((out / "results").glob("*.json"))) == 2
 
 
