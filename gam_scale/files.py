@@ -1,8 +1,11 @@
 """Files that are whole or absent: atomic writes, checksums, folders that appear by one rename."""
 
+import csv
+import io
 import json
 import os
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,21 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """:func:`write_bytes` for JSON."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A CSV file's content."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def csv_of_dicts(rows: Sequence[Mapping[str, object]]) -> bytes:
+    """:func:`csv_bytes` with a column for every key; empty where a row lacks it."""
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    return csv_bytes(header, ([row.get(key, "") for key in header] for row in rows))
 
 
 def partial_folder(final: Path) -> Path:

@@ -1,7 +1,5 @@
 """The page of the reproduced tables: HTML, Markdown and CSVs from what a folder holds."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 from gam_scale.errors import UserError
 from gam_scale.evaluate import page
 from gam_scale.evaluate.table import Table
-from gam_scale.files import write_bytes, write_json
+from gam_scale.files import csv_of_dicts, write_bytes, write_json
 from gam_scale.reproduce import blocks, words
 from gam_scale.reproduce.cells import results as finished
 from gam_scale.reproduce.spread import Results
@@ -75,9 +73,9 @@ def write_page(out: Path, notes: Sequence[str] = ()) -> list[Path]:
     files["report.md"] = ("\n\n".join(text) + "\n").encode()
     files |= {f"{plot.name}.png": plot.file("png") for plot in plots}
     if rows:
-        files["runs.csv"] = _csv(rows)
+        files["runs.csv"] = csv_of_dicts(rows)
     if timed:
-        files["blocks.csv"] = _csv(timed)
+        files["blocks.csv"] = csv_of_dicts(timed)
     folder = out / "page"
     folder.mkdir(exist_ok=True)
     for name, data in files.items():
@@ -161,11 +159,3 @@ def _plot(
 
     keys = tuple((i, BLOCKS[kind]) for i, kind in enumerate(blocks.KINDS))
     return Plot(name, title, caption, keys, draw)
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
-    text, header = io.StringIO(), dict.fromkeys(key for row in rows for key in row)
-    writer = csv.DictWriter(text, list(header), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()

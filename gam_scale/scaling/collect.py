@@ -1,13 +1,11 @@
 """What finished runs of a sweep left, as the CSV files that a report is made of."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
-from gam_scale.files import write_bytes
+from gam_scale.files import csv_of_dicts, write_bytes
 from gam_scale.scaling.extras import rate_sentence
 from gam_scale.scaling.sweep import Cell, result
 from gam_scale.strict import read_json
@@ -38,14 +36,16 @@ def collect(found: Sequence[Cell], out: Path) -> dict[Path, int]:
     main = [(cell, row) for cell, row in done if cell.lr_multiplier == 1]
     rates = sensitivity(found)
     files = {
-        "runs.csv": [_without(row, "lr_multiplier") for _, row in main],
+        "runs.csv": [
+            {key: value for key, value in row.items() if key != "lr_multiplier"} for _, row in main
+        ],
         "curves.csv": [line for cell, row in main for line in _curve(cell, row)],
         "lr.csv": rates,
     }
     written = {}
     for name, rows in files.items():
         if rows:
-            write_bytes(out / name, _csv(rows))
+            write_bytes(out / name, csv_of_dicts(rows))
             written[out / name] = len(rows)
     return written
 
@@ -93,15 +93,3 @@ def _curve(cell: Cell, row: Row) -> list[Row]:
         named | {"tokens": round(line["step"] * per_step), "loss": round(line["loss"], 5)}
         for line in kept
     ]
-
-
-def _without(row: Row, name: str) -> Row:
-    return {key: value for key, value in row.items() if key != name}
-
-
-def _csv(rows: Sequence[Row]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()

@@ -1,12 +1,10 @@
 """The files of a report, in one folder."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from gam_scale.errors import UserError
-from gam_scale.files import write_bytes, write_json
+from gam_scale.files import csv_bytes, write_bytes, write_json
 from gam_scale.scaling.analysis import Analysis, as_dict
 from gam_scale.scaling.code_version import code_version
 from gam_scale.scaling.cost import Cost
@@ -36,9 +34,9 @@ def write_report(
     for plot in report.plots:
         for form in ("png", "svg"):
             files[f"{plot.name}.{form}"] = plot.file(form)
-    files["runs.csv"] = _csv(*_runs(analysis))
-    files["frontier.csv"] = _csv(*_frontier(analysis))
-    files["extrapolation.csv"] = _csv(*_extrapolations(analysis, cost))
+    files["runs.csv"] = csv_bytes(*_runs(analysis))
+    files["frontier.csv"] = csv_bytes(*_frontier(analysis))
+    files["extrapolation.csv"] = csv_bytes(*_extrapolations(analysis, cost))
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -48,14 +46,6 @@ def write_report(
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
     return [out / name for name in ("fit.json", *files)]
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def _runs(analysis: Analysis) -> tuple[list[str], list[Sequence[object]]]:
