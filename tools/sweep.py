@@ -15,7 +15,7 @@ from gam_scale import cli
 from gam_scale.errors import UserError
 from gam_scale.launch.status import slurm_states
 from gam_scale.launch.status import status as run_status
-from gam_scale.scaling.collect import best_multipliers, collect
+from gam_scale.scaling.collect import best_multipliers, collect, finished
 from gam_scale.scaling.sweep import Cell, cells, jobs, read_sweep, result, write_config
 from gam_scale.scaling.words import hours, large, scientific
 from gam_scale.train.child import train_in_child, wait_until_free
@@ -176,16 +176,17 @@ def _state(cell: Cell, states: dict[str, str] | None) -> str:
 
 def status(found: list[Cell]) -> None:
     """Which runs are done, begun or missing, and what the learning rate does."""
-    states = {"done": 0, "begun": 0, "missing": 0}
+    states, done = {"done": 0, "begun": 0, "missing": 0}, finished(found)
+    rows = {cell.name: row for cell, row in done}
     for cell in found:
-        row = result(cell)
+        row = rows.get(cell.name)
         begun = Path(cell.config.log.run_dir).exists()
         state = "done" if row else "begun" if begun else "missing"
         states[state] += 1
         loss = f"{row['loss']:.4f}" if row else ""
         print(f"{cell.name:<44}{state:<9}{loss}")
     print(", ".join(f"{count} {state}" for state, count in states.items()))
-    for sentence in best_multipliers(found):
+    for sentence in best_multipliers(done):
         print(sentence)
 
 

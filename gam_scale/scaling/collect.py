@@ -28,13 +28,13 @@ def collect(found: Sequence[Cell], out: Path) -> dict[Path, int]:
     Raises:
         UserError: no run has finished.
     """
-    done = [(cell, row) for cell in found if (row := result(cell)) is not None]
+    done = finished(found)
     if not done:
         raise UserError(
             f"{out} has no finished run of this sweep; expected tools/sweep.py run first"
         )
     main = [(cell, row) for cell, row in done if cell.lr_multiplier == 1]
-    rates = sensitivity(found)
+    rates = sensitivity(done)
     files = {
         "runs.csv": [
             {key: value for key, value in row.items() if key != "lr_multiplier"} for _, row in main
@@ -50,25 +50,23 @@ def collect(found: Sequence[Cell], out: Path) -> dict[Path, int]:
     return written
 
 
-def sensitivity(found: Sequence[Cell]) -> list[Row]:
+def finished(found: Sequence[Cell]) -> list[tuple[Cell, Row]]:
+    """The cells that are done, each with its row."""
+    return [(cell, row) for cell in found if (row := result(cell)) is not None]
+
+
+def sensitivity(done: Sequence[tuple[Cell, Row]]) -> list[Row]:
     """Finished runs of other learning rates, and those they compare with, by family and rate."""
-    varied = [cell for cell in found if cell.lr_multiplier != 1]
-    wanted = {(cell.family, cell.width, cell.tokens, cell.seed) for cell in varied}
-    rows = [
-        row
-        for cell in found
-        if (cell.family, cell.width, cell.tokens, cell.seed) in wanted
-        and (row := result(cell)) is not None
-    ]
+    varied = {_but_rate(cell) for cell, _ in done if cell.lr_multiplier != 1}
     names = ("family", "params", "tokens", "width", "seed", "lr_multiplier", "lr", "loss")
-    picked = [{name: row[name] for name in names} for row in rows]
+    picked = [{n: row[n] for n in names} for cell, row in done if _but_rate(cell) in varied]
     order = list(dict.fromkeys(row["family"] for row in picked))
     return sorted(picked, key=lambda row: (order.index(row["family"]), row["lr_multiplier"]))
 
 
-def best_multipliers(found: Sequence[Cell]) -> list[str]:
+def best_multipliers(done: Sequence[tuple[Cell, Row]]) -> list[str]:
     """For each family, in a sentence, which learning rate was best at its smallest size."""
-    rows, said = sensitivity(found), []
+    rows, said = sensitivity(done), []
     for family in dict.fromkeys(row["family"] for row in rows):
         mine = [row for row in rows if row["family"] == family]
         sentence = rate_sentence(
@@ -76,6 +74,10 @@ def best_multipliers(found: Sequence[Cell]) -> list[str]:
         )
         said += [sentence] if sentence else []
     return said
+
+
+def _but_rate(cell: Cell) -> tuple[object, ...]:
+    return cell.family, cell.width, cell.tokens, cell.seed
 
 
 def _curve(cell: Cell, row: Row) -> list[Row]:
