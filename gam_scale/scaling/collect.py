@@ -8,7 +8,8 @@ from gam_scale.errors import UserError
 from gam_scale.files import csv_of_dicts, write_bytes
 from gam_scale.scaling.extras import rate_sentence
 from gam_scale.scaling.sweep import Cell, result
-from gam_scale.strict import read_json
+from gam_scale.train.goodput import read_starts
+from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import read_metrics
 
 Row = dict[str, Any]
@@ -81,12 +82,11 @@ def _but_rate(cell: Cell) -> tuple[object, ...]:
 
 
 def _curve(cell: Cell, row: Row) -> list[Row]:
-    """A branch's curve begins where it leaves its trunk."""
+    """A branch's curve begins where it left its trunk, whose lines its metrics begin with."""
     per_step = cell.tokens / cell.config.train.steps
-    lines = read_metrics(Path(cell.config.log.run_dir) / "metrics.jsonl")
-    made = read_json(Path(cell.config.log.run_dir) / "config.json")
-    if made["checkpoint"].get("branch_of"):
-        lines = [line for line in lines if line["step"] >= cell.shared_steps]
+    run = RunDir(cell.config.log.run_dir)
+    began = next((start.step for start in read_starts(run.starts)), 0)
+    lines = [line for line in read_metrics(run.metrics) if line["step"] >= began]
     lines = [line for line in lines if line.get("loss") is not None]
     stride = -(-len(lines) // CURVE_POINTS)
     kept = [line for i, line in enumerate(lines) if (len(lines) - 1 - i) % max(1, stride) == 0]

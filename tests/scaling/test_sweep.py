@@ -219,6 +219,12 @@ def test_budgets_added_later_go_on_from_what_is_there(tmp_path, prepared_set) ->
     four, eight, two = (name for name, _ in ran)
     assert ran == [(four, ""), (eight, four), (two, "")]
     assert "step-00000033" in (out / eight / "logs" / "rank0.log").read_text()
+    assert run_tool("collect", spec, out).returncode == 0
+    first: dict[str, int] = {}
+    for row in rows_of(out / "curves.csv"):
+        first.setdefault(row["run"], int(row["tokens"]))
+    # Lines are logged at step 1 and then every 10 steps of 2 sequences of 48 tokens.
+    assert first == {four: 96, eight: 40 * 96, two: 96}
 
 
 SBATCH = """#!/bin/sh
