@@ -4,7 +4,6 @@ All of it is optional, and read from files: ``curves.csv`` and ``lr.csv`` of too
 and what ``tools/evaluate.py --json`` writes.
 """
 
-import csv
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
-from gam_scale.scaling.points import read_number, read_text
+from gam_scale.scaling.points import read_number, read_rows, read_text
 from gam_scale.strict import read_json
 
 CURVE_COLUMNS = ("family", "params", "run", "tokens", "loss")
@@ -153,14 +152,7 @@ def _rates(path: Path) -> list[Rates]:
 
 
 def _rows(path: Path, wanted: Iterable[str], numbers: Iterable[str]) -> list[dict[str, Any]]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read ({reason}); expected a CSV file") from None
+    names, rows = read_rows(path)
     for name in wanted:
         if name not in names:
             raise UserError(f"{path}: line 1 has no column {name}; expected {', '.join(wanted)}")
@@ -171,7 +163,7 @@ def _rows(path: Path, wanted: Iterable[str], numbers: Iterable[str]) -> list[dic
             else read_text(path, line, name, row[name])
             for name in wanted
         }
-        for line, row in rows
+        for _, line, row in rows
     ]
 
 

@@ -11,6 +11,7 @@ from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.extra_plots import extra_plots, extra_tables
 from gam_scale.scaling.extras import Extras
 from gam_scale.scaling.plots import Plot, plots
+from gam_scale.scaling.points import UNNAMED
 from gam_scale.scaling.words import does_not_show, large, ranged, shows
 
 TITLE = "Scaling report"
@@ -84,7 +85,7 @@ def _subject(analysis: Analysis) -> str:
     names = ", ".join(name for name, _ in analysis.measured)
     low = min(float(points.params.min()) for _, points in analysis.measured)
     high = max(float(points.params.max()) for _, points in analysis.measured)
-    what = f" of {names}" if names != "all" else ""
+    what = f" of {names}" if names != UNNAMED else ""
     return f"{rows} measured losses{what}, {large(low)} to {large(high)} parameters."
 
 

@@ -13,6 +13,8 @@ from gam_scale.errors import UserError
 
 REQUIRED = ("params", "tokens", "loss")
 OPTIONAL = ("flops", "family", "seed", "run")
+UNNAMED = "all"
+"""The only family, where there is no column family."""
 COLUMNS = {
     "params": "N, parameters that count as the model's size (say which: with or without embedding)",
     "tokens": "D, tokens trained on when the loss was measured",
@@ -78,7 +80,7 @@ def from_arrays(
     """Points from columns; see :data:`COLUMNS`. Call :func:`check` before fitting them."""
     n, d, y = (np.asarray(column, float) for column in (params, tokens, loss))
     c = 6 * n * d if flops is None else np.asarray(flops, float)
-    names = tuple(family) if family is not None else ("all",) * len(y)
+    names = tuple(family) if family is not None else (UNNAMED,) * len(y)
     numbers: dict[object, int] = {}
     keys = range(len(y)) if run is None else zip(names, run, strict=True)
     runs = np.array([numbers.setdefault(key, len(numbers)) for key in keys], int)
@@ -126,18 +128,27 @@ def read_csv(*paths: str | Path) -> Points:
     return points
 
 
-def _rows(path: str | Path) -> tuple[list[str], list[Row]]:
-    """Columns and rows of one file, its header checked."""
+def read_rows(path: str | Path) -> tuple[list[str], list[Row]]:
+    """Columns of a CSV file, in lower case, and its rows.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             names = [(name or "").strip().lower() for name in reader.fieldnames or []]
             reader.fieldnames = names
-            rows = [(path, reader.line_num, row) for row in reader]
+            return names, [(path, reader.line_num, row) for row in reader]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a CSV file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error}); expected a CSV file") from None
+
+
+def _rows(path: str | Path) -> tuple[list[str], list[Row]]:
+    """Columns and rows of one file, its header checked."""
+    names, rows = read_rows(path)
     _check_header(path, names)
     if not rows:
         raise UserError(f"{path} has a header and no rows; expected a row for every measured loss")

@@ -3,10 +3,10 @@
 import math
 
 from gam_scale.scaling.analysis import Analysis, Extrapolation, Family, Pair, Range
+from gam_scale.scaling.points import UNNAMED
 
 SIGNIFICANT = 0.05
 UNKNOWN = 1e4  # an interval wider than this factor says nothing
-UNNAMED = "all"  # what from_arrays calls the only family
 
 
 def large(value: float) -> str:

@@ -137,6 +137,16 @@ def test_mistakes_in_extras_are_named(tmp_path, option, text, message) -> None:
         read_extras(**{given[option]: value})
 
 
+def test_extras_are_read_as_runs_are(tmp_path) -> None:
+    """Spaces, capitals and a byte order mark, as a spreadsheet leaves them."""
+    path = tmp_path / "lr.csv"
+    path.write_text("\ufeffFamily, lr_multiplier, lr, Loss\ngam, 2, 2e-3, 4.5\n", "utf-8")
+    (rates,) = read_extras(rates=path).rates
+    assert (rates.family, rates.lrs, rates.losses) == ("gam", [2e-3], [4.5])
+    with pytest.raises(UserError, match="no such file"):
+        read_extras(curves=[tmp_path / "none.csv"])
+
+
 def test_markdown_names_figures_that_are_there(folder) -> None:
     text = (folder / "report.md").read_text()
     figures = re.findall(r"\]\(([^)]+)\)", text)
