@@ -13,7 +13,7 @@ from gam_scale.reproduce.cells import results as finished
 from gam_scale.reproduce.spread import Results
 from gam_scale.reproduce.tables import BLOCKS, TITLES, tables
 from gam_scale.scaling import document
-from gam_scale.scaling.plots import Palette, Plot
+from gam_scale.scaling.plots import Palette, Plot, finish, ticks
 from gam_scale.scaling.words import large
 from gam_scale.strict import read_json
 
@@ -128,34 +128,27 @@ RULE = (
 )
 
 _PLOTS = (
-    ("block-time", "Time of a block", "milliseconds of forward and backward against T", "ms", 1),
-    ("block-memory", "Memory of a block", "MB held at most against T", "bytes", blocks.MIB),
+    ("block-time", "Time of a block", "forward and backward against T", "ms", 1, "milliseconds"),
+    ("block-memory", "Memory of a block", "the most held, against T", "bytes", blocks.MIB, "MB"),
 )
 
 
 def _plot(
-    timed: Sequence[dict[str, Any]], name: str, title: str, caption: str, column: str, unit: float
+    timed: Sequence[dict[str, Any]],
+    name: str,
+    title: str,
+    caption: str,
+    column: str,
+    unit: float,
+    y_label: str,
 ) -> Plot:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
-        from matplotlib.ticker import FuncFormatter, NullLocator
-
         for i, kind in enumerate(blocks.KINDS):
             mine = [b for b in timed if b["kind"] == kind and b[column] is not None]
             x, y = [b["T"] for b in mine], [b[column] / unit for b in mine]
             axes.plot(x, y, "o-", lw=2, ms=5, mew=0, color=palette.line(i))
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(sorted({b["T"] for b in timed}))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.grid(axis="y", color=palette.rule, linewidth=1)
-        axes.set_axisbelow(True)
-        axes.set_xlabel("tokens", color=palette.quiet)
-        axes.tick_params(length=0, labelcolor=palette.quiet, pad=6)
-        for side, spine in axes.spines.items():
-            spine.set(visible=side == "bottom", color=palette.rule)
+        finish(axes, palette, narrow, "tokens", y_label, large, "{:,g}".format, log_y=True)
+        ticks(axes, sorted({b["T"] for b in timed}), "{:,.0f}".format)
 
     keys = tuple((i, BLOCKS[kind]) for i, kind in enumerate(blocks.KINDS))
     return Plot(name, title, caption, keys, draw)

@@ -7,7 +7,7 @@ import numpy as np
 
 from gam_scale.evaluate.table import Table
 from gam_scale.scaling.extras import Curve, Extras
-from gam_scale.scaling.plots import Palette, Plot, finish, label
+from gam_scale.scaling.plots import Palette, Plot, finish, label, ticks
 from gam_scale.scaling.words import large
 
 
@@ -74,9 +74,7 @@ def _rates(extras: Extras, families: list[str]) -> Plot:
             axes.plot(rates.multipliers, rates.losses, "o-", **style)
         x_label, form = "times the learning rate of the sweep", "{:g}".format
         finish(axes, palette, narrow, x_label, "loss, nats per token", form)
-        _ticks(
-            axes, sorted({m for rates in extras.rates for m in rates.multipliers}), "{:g}".format
-        )
+        ticks(axes, sorted({m for rates in extras.rates for m in rates.multipliers}), "{:g}".format)
 
     caption = "loss of each family's smallest model on the smallest budget; 1 is the sweep's rate"
     return Plot("learning-rate", "Sensitivity to the learning rate", caption, keys, draw)
@@ -92,25 +90,18 @@ def _positions(extras: Extras, families: list[str]) -> Plot:
     keys = tuple((i, p.name) for i, p in zip(colours, extras.positions, strict=True))
 
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
-        ticks: set[int] = set()
+        ends: set[int] = set()
         for i, p in zip(colours, extras.positions, strict=True):
             # A bin stands where its middle is on a logarithmic axis.
             x = [math.sqrt(a * b) for a, b in zip(p.first, p.last, strict=True)]
             axes.plot(x, p.mean, "o-", color=palette.line(i), lw=1.8, ms=4, mew=0)
             axes.fill_between(x, p.low, p.high, color=palette.line(i), alpha=0.16, lw=0)
-            ticks |= set(p.last)
+            ends |= set(p.last)
         finish(axes, palette, narrow, "tokens of context", "loss, nats per token", large)
-        _ticks(axes, sorted(ticks)[:: 2 if narrow else 1], "{:,.0f}".format)
+        ticks(axes, sorted(ends)[:: 2 if narrow else 1], "{:,.0f}".format)
 
     caption = "held-out loss by the number of tokens that the prediction sees; band: 95%"
     return Plot("by-position", "Loss by position", caption, keys, draw)
-
-
-def _ticks(axes: Any, at: list[float], form: Any) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter
-
-    axes.xaxis.set_major_locator(FixedLocator(at))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
 
 
 def _rate_table(extras: Extras) -> Table:

@@ -1,6 +1,6 @@
 """Figures of an analysis: drawn once, for pages in their colours and for files in fixed ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -311,3 +311,11 @@ def finish(
     axes.tick_params(length=0, labelcolor=palette.quiet, pad=6)
     for side, spine in axes.spines.items():
         spine.set(visible=side == "bottom", color=palette.rule)
+
+
+def ticks(axes: Any, at: Sequence[float], form: Callable[[float], str]) -> None:
+    """The x axis' ticks, after :func:`finish`, where values are few and known."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
+    axes.xaxis.set_major_locator(FixedLocator(at))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
