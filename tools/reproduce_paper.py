@@ -17,7 +17,15 @@ from gam_scale import cli
 from gam_scale.errors import UserError
 from gam_scale.reproduce import blocks
 from gam_scale.reproduce.blocks import LENGTHS
-from gam_scale.reproduce.cells import LEAST_SCALE, Cell, DataSet, cells, result, write_config
+from gam_scale.reproduce.cells import (
+    DATASETS,
+    LEAST_SCALE,
+    Cell,
+    DataSet,
+    cells,
+    result,
+    write_config,
+)
 from gam_scale.reproduce.page import claim, write_page
 from gam_scale.scaling.words import hours, scientific
 from gam_scale.train.child import train_in_child, wait_until_free
@@ -79,7 +87,7 @@ def parse() -> argparse.Namespace:
 
 def planned(args: argparse.Namespace) -> list[Cell]:
     """The runs of tables 1 and 3, each once."""
-    wanted = {1: ("wikitext2", "tinystories"), 2: (), 3: ("wikitext2",)}
+    wanted = {1: DATASETS, 2: (), 3: ("wikitext2",)}
     names = dict.fromkeys(name for table in args.table for name in wanted[table])
     for name in names:
         if getattr(args, name) is None:

@@ -25,12 +25,12 @@ from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.model.lm import outline
 from gam_scale.scaling.code_version import code_version
+from gam_scale.scaling.sweep import FORWARD_AND_BACKWARD
 from gam_scale.strict import apply_overrides, from_dict, read_json, to_dict
 from gam_scale.train.sinks import read_metrics
 
 HEAD_CHANNELS = 64
 LEAST_SCALE = 0.01
-FORWARD_AND_BACKWARD = 3.0  # a training step over a forward pass
 LAST_SHARE = 0.1  # of the steps, whose mean loss is the training loss
 SPEED_ONLY = {"train": ("compile", "recompute", "micro_batch_size")}
 """Settings that may differ between the cells of one page."""
@@ -202,7 +202,8 @@ def _cell(
 ) -> Cell:
     block = BLOCKS[model.split("-")[0]]
     config = load_config(configs / f"{data.name}_{block}.json")
-    shape, after = [c for c in changes if c.startswith("model.")], changes
+    # The rule reads the model; what it sets gives way to what was asked for.
+    shape = [c for c in changes if c.startswith("model.")]
     config = from_dict(RunConfig, apply_overrides(to_dict(config), shape))
     config = scaled(config, scale)
     config.data.sets[0].path = data.path
@@ -210,7 +211,7 @@ def _cell(
     config.parallel.engine, config.parallel.preflight = "torch", False
     config.eval.every_steps, config.eval.max_tokens = 0, 0  # the whole split, once
     config.log.wandb, config.log.tensorboard = "off", False
-    config = from_dict(RunConfig, apply_overrides(to_dict(config), after))
+    config = from_dict(RunConfig, apply_overrides(to_dict(config), changes))
     config.model.vocab_size = config.model.vocab_size or data.manifest.tokenizer.vocab_size
     cell = Cell(data.name, model, setup, seed, config, data.tokens)
     config.log.run_dir = str(out / cell.name)

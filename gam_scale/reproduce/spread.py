@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from gam_scale.reproduce.cells import DATASETS
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -76,7 +78,7 @@ class Results:
     def datasets(self) -> list[str]:
         """Those with a finished run, in the paper's order."""
         names = {dataset for dataset, _, _ in self.cells}
-        return [name for name in ("wikitext2", "tinystories") if name in names]
+        return [name for name in DATASETS if name in names]
 
     def seeds(self) -> int:
         """The most that any cell has."""
