@@ -63,6 +63,8 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if not 0 < args.gflops < float("inf"):
         raise UserError(f"--gflops is {args.gflops:g}; expected more than 0")
+    if args.dry_run and not args.submit:
+        raise UserError("--dry-run prints what --submit would hand in; expected both, or plan")
     for name in ("nodes", "gpus_per_node", "minutes"):
         if getattr(args, name) < 1:
             flag = name.replace("_", "-")

@@ -179,6 +179,13 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
         result(cells(changed, out)[0])
 
 
+def test_a_dry_run_trains_nothing(tmp_path, prepared_set) -> None:
+    spec, out = write(tmp_path, **SMALL | {"data": str(prepared_set)}), tmp_path / "runs"
+    done = run_tool("run", spec, out, "--dry-run")
+    assert done.returncode == 2 and "--dry-run prints what --submit would" in done.stderr
+    assert not out.exists()
+
+
 def test_it_asks_on_a_terminal(tmp_path, prepared_set) -> None:
     spec, out = write(tmp_path, **SMALL | {"data": str(prepared_set)}), tmp_path / "runs"
     ours, theirs = os.openpty()
