@@ -130,7 +130,7 @@ def _measure(block: nn.Module, batch: int, length: int, scale: float) -> dict[st
 
 def missing(out: Path, lengths: Sequence[int]) -> list[tuple[str, int]]:
     """Kind and T of what is not measured yet, the shortest first."""
-    pairs = [(kind, length) for length in sorted(lengths) for kind in KINDS]
+    pairs = [(kind, length) for length in sorted(set(lengths)) for kind in KINDS]
     return [pair for pair in pairs if not _path(out, *pair).exists()]
 
 

@@ -35,7 +35,7 @@ def test_memory_grows_as_it_must(kind) -> None:
 
 
 def test_a_block_is_measured_once(tmp_path) -> None:
-    assert len(blocks.missing(tmp_path, (32, 16))) == 6
+    assert len(blocks.missing(tmp_path, (32, 16, 32))) == 6
     made = blocks.measure_into(tmp_path, "gam", 16, 0.0625, "cpu")
     assert made["ms"] > 0 and made["bytes"] > 0 and (made["batch"], made["timed"]) == (1, 3)
     assert blocks.measured(tmp_path) == [made]
