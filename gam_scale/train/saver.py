@@ -17,6 +17,9 @@ from gam_scale.errors import UserError
 from gam_scale.files import partial_path
 from gam_scale.parallel.world import World
 
+WRITER = "checkpoint writer"
+"""Name of the threads that write."""
+
 
 @dataclass
 class _Pending:
@@ -70,7 +73,9 @@ class Saver:
         copies = [replace(part, data=_to_cpu(part)) for part in map(Shard.own_part, shards)]
         carried = {key: value.to("cpu", copy=True) for key, value in carried.items()}
         self.world.barrier()  # the folder is there
-        thread = threading.Thread(target=self._write, args=(final, copies, carried), daemon=True)
+        thread = threading.Thread(
+            target=self._write, args=(final, copies, carried), name=WRITER, daemon=True
+        )
         self._pending = _Pending(state, is_best, thread)
         thread.start()
         if not self.config.checkpoint.background:

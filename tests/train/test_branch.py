@@ -1,39 +1,18 @@
 """A branch of a longer run is, bit for bit, the run of its own that it stands for."""
 
 import pytest
-import torch
+from whole_runs import assert_equal_runs, killed_after, train
 
-from gam_scale.checkpoint.canonical import CanonicalTensors
-from gam_scale.checkpoint.shard import KINDS
 from gam_scale.checkpoint.store import CheckpointStore
-from gam_scale.config import RunConfig, TrainConfig
-from gam_scale.config_rules import check
+from gam_scale.config import TrainConfig
 from gam_scale.errors import UserError
-from gam_scale.strict import from_dict
 from gam_scale.train.goodput import goodput, read_starts
 from gam_scale.train.loop import Loop
-from gam_scale.train.pretrain import pretrain
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.schedule import learning_rate, stable_steps
 
 SHORT = {"steps": 15, "schedule": "wsd", "decay_ratio": 0.2, "warmup_steps": 2}
 LONG = SHORT | {"steps": 30}
-
-
-def train(config: dict) -> None:
-    parsed = from_dict(RunConfig, config)
-    check(parsed)
-    pretrain(parsed, fresh=False)
-
-
-def assert_equal_runs(one, other, curve) -> None:
-    assert curve(one) == curve(other)
-    ours, theirs = (
-        CanonicalTensors(CheckpointStore(run / "checkpoints").latest()) for run in (one, other)
-    )
-    for kind in KINDS:
-        for name in ours.keys("param"):
-            assert torch.equal(ours.whole(kind, name), theirs.whole(kind, name)), (kind, name)
 
 
 @pytest.fixture
@@ -58,22 +37,11 @@ def test_a_branch_is_the_run_of_its_own(tmp_path, tiny, curve, trunk):
 
 
 @pytest.mark.parametrize("step", [13, 14])
-def test_a_branch_that_dies_goes_on(tmp_path, tiny, curve, trunk, step, monkeypatch):
-    class Death(BaseException):
-        pass
-
-    after = Loop._after_step
-
-    def die(self):
-        after(self)
-        if self.state.step == step:
-            raise Death
-
+def test_a_branch_that_dies_goes_on(tmp_path, tiny, curve, trunk, step):
     train(tiny(tmp_path / "own", train=SHORT, eval={"every_steps": 0}))
     config = branch(tiny, tmp_path / "branch", trunk)
     config["checkpoint"]["every_steps"] = 14
-    with monkeypatch.context() as patch, pytest.raises(Death):
-        patch.setattr(Loop, "_after_step", die)
+    with killed_after(step):
         train(config)
     train(config)
     assert_equal_runs(tmp_path / "own", tmp_path / "branch", curve)

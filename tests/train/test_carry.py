@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from ranks import run_ranks
+from whole_runs import killed_after, train
 
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import DataSetConfig, RunConfig
@@ -12,8 +13,6 @@ from gam_scale.config_rules import check
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.errors import UserError
 from gam_scale.strict import from_dict
-from gam_scale.train.loop import Loop
-from gam_scale.train.pretrain import pretrain
 
 ZERO_3 = {
     "engine": "deepspeed",
@@ -42,12 +41,6 @@ def carrying(tiny):
     return make
 
 
-def train(config):
-    parsed = from_dict(RunConfig, config)
-    check(parsed)
-    pretrain(parsed, fresh=False)
-
-
 def train_on_ranks(world, config):
     """For ``run_ranks``, which has joined the ranks already."""
     train(config)
@@ -59,20 +52,9 @@ def lanes_of(prepared_set):
 
 
 @pytest.mark.parametrize("step", [7, 13])
-def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, carrying, curve, monkeypatch, step):
-    class Death(BaseException):
-        pass
-
-    original = Loop._after_step
-
-    def die(self):
-        original(self)
-        if self.state.step == step:
-            raise Death
-
+def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, carrying, curve, step):
     train(carrying(tmp_path / "whole"))
-    with monkeypatch.context() as patched, pytest.raises(Death):
-        patched.setattr(Loop, "_after_step", die)
+    with killed_after(step):
         train(carrying(tmp_path / "broken"))
     checkpoint = CheckpointStore(tmp_path / "broken" / "checkpoints").latest()
     carried = list(checkpoint.glob("carried-*"))

@@ -8,65 +8,16 @@ import signal
 
 import pytest
 import torch
+from whole_runs import after_step, assert_equal_runs, killed_after, last_tensors, train
 
-from gam_scale.checkpoint.canonical import CanonicalTensors
-from gam_scale.checkpoint.shard import KINDS
 from gam_scale.checkpoint.store import CheckpointStore
-from gam_scale.config import RunConfig
-from gam_scale.config_rules import check
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
 from gam_scale.errors import UserError
-from gam_scale.strict import from_dict
-from gam_scale.train.loop import Loop
-from gam_scale.train.pretrain import pretrain
 
 
-def train(config: dict, fresh: bool = False) -> None:
-    parsed = from_dict(RunConfig, config)
-    check(parsed)
-    pretrain(parsed, fresh=fresh)
-
-
-def last_tensors(run_dir) -> dict[str, torch.Tensor]:
-    tensors = CanonicalTensors(CheckpointStore(run_dir / "checkpoints").latest())
-    return {
-        f"{kind}.{name}": tensors.whole(kind, name)
-        for kind in KINDS
-        for name in tensors.keys("param")
-    }
-
-
-def assert_equal_runs(one, other, curve) -> None:
-    assert curve(one) == curve(other)
-    ours, theirs = last_tensors(one), last_tensors(other)
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
-
-
-@pytest.fixture(scope="module")
-def at_step():
-    """``at_step(step, action)`` patches the loop to run ``action`` once ``step`` is done."""
-    original = Loop._after_step
-
-    def patch(step, action):
-        def after_step(self):
-            original(self)
-            if self.state.step == step:
-                action()
-
-        Loop._after_step = after_step
-
-    yield patch
-    Loop._after_step = original
-
-
-@pytest.fixture(autouse=True)
-def unpatched():
-    original = Loop._after_step
-    yield
-    Loop._after_step = original
+def stop_me() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_run_directory_holds_what_the_readme_says(tmp_path, tiny, capsys):
@@ -99,26 +50,18 @@ def test_the_same_command_again_finds_it_finished(tmp_path, tiny, capsys):
 
 
 @pytest.mark.parametrize("step", [1, 6, 7, 13, 19])
-def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, tiny, curve, at_step, step):
-    class Death(BaseException):
-        pass
-
-    def die():
-        raise Death
-
+def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, tiny, curve, step):
     train(tiny(tmp_path / "whole"))
-    at_step(step, die)
-    with pytest.raises(Death):
+    with killed_after(step):
         train(tiny(tmp_path / "broken"))
-    at_step(-1, die)
     train(tiny(tmp_path / "broken"))
     assert_equal_runs(tmp_path / "whole", tmp_path / "broken", curve)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny, curve, at_step):
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny, curve):
     train(tiny(tmp_path / "whole"))
-    at_step(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    train(tiny(tmp_path / "stopped"))  # returns: exit status 0
+    with after_step(9, stop_me):
+        train(tiny(tmp_path / "stopped"))  # returns: exit status 0
     assert CheckpointStore(tmp_path / "stopped" / "checkpoints").steps()[-1] == 9
     assert not (tmp_path / "stopped" / "summary.json").exists()
     train(tiny(tmp_path / "stopped"))
@@ -220,12 +163,12 @@ def test_the_baselines_train_in_the_same_harness(tmp_path, tiny, curve, block):
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_changed_data_is_noticed(tmp_path, tiny, at_step, prepared_set):
+def test_changed_data_is_noticed(tmp_path, tiny, prepared_set):
     data = tmp_path / "data"
     shutil.copytree(prepared_set, data)
     config = tiny(tmp_path / "run", data={"sets": [{"path": str(data)}]})
-    at_step(8, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    train(config)
+    with after_step(8, stop_me):
+        train(config)
     source = parse_source(str(prepared_set.parent / "*.txt"))
     tokenizer = prepared_set / "tokenizer.model"
     prepare(PrepareSpec(data, [source], tokenizer=tokenizer, max_documents=20, overwrite=True))
