@@ -7,9 +7,10 @@
     python -m benchmarks.context exchange   # bytes between ranks that share a sequence
 
 ``block`` times forward and backward of one compiled block, everything but its input recomputed, on
-one sequence; ``vs first`` divides its time per token by that at the shortest T. All lengths of a
-kind take turns, since a machine's speed drifts by more than they differ. ``peak`` is the most that
-tensors take at once, parameters aside. Every kind runs in a process of its own.
+one sequence. ``vs first`` divides a length's time per token by that of the first length just before
+and just after, since a machine's speed drifts by more than they differ: the median of some such
+ratios. ``peak`` is the most that tensors take at once, parameters aside. Every kind runs in a
+process of its own.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,7 +42,9 @@ FITS = 1 << 14
 """Longest sequence on which attention is tried: past it, a CPU takes minutes a block."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 ROUNDS = 3
-"""Times that each length is timed, in turns."""
+"""Times that each length of a block is timed, between two times of the first length."""
+FEW = 1 << 10
+"""Tokens of the step of a model that a long one's time per token is compared with."""
 
 
 def main() -> None:
@@ -102,11 +106,8 @@ def block(args: argparse.Namespace) -> None:
     print("| layer | T | us/token | vs first | peak | peak per token |")
     print("|---|--:|--:|--:|--:|--:|")
     for kind in args.kinds.split(","):
-        found = run(args, kind)["lengths"]
-        first = None
-        for length, r in found.items():
-            first = first or r["us"]
-            cells = [kind, f"{int(length):,}", f"{r['us']:.1f}", f"{r['us'] / first:.3f}"]
+        for length, r in run(args, kind)["lengths"].items():
+            cells = [kind, f"{int(length):,}", f"{r['us']:.1f}", f"{r['ratio']:.3f}"]
             cells += [f"{r['peak'] / 1e6:,.0f} MB", f"{r['peak'] / int(length) / 1e3:.1f} kB"]
             print("| " + " | ".join(cells) + " |", flush=True)
 
@@ -118,23 +119,43 @@ def block_row(args: argparse.Namespace) -> dict:
     prepare_blocks(net, "full", compiled=can_compile(device)[0])
     lengths = [n for n in map(int, args.lengths.split(",")) if args.row != "attention" or n <= FITS]
     steps = {n: block_step(args, net, n) for n in lengths}
-    times: dict[int, list[float]] = {n: [] for n in lengths}
     for step in steps.values():
         step()
-    clock = CLOCKS[args.clock]
-    for _ in range(ROUNDS):
-        for n, step in steps.items():
-            repeats = max(1, (1 << 16) // n)
-            start = clock()
-            for _ in range(repeats):
-                step()
-            times[n].append((clock() - start) / (repeats * n))
+
+    def per_token(length: int) -> float:
+        return seconds(steps[length], max(1, TIMED // length), args.clock) / length
+
+    first = lengths[0]
+    times = {n: [beside(per_token, n, first) for _ in range(ROUNDS)] for n in lengths}
     inputs = 2 * 4 * args.d_model  # bytes a token of x and its output's gradient
     found = {
-        n: {"us": statistics.median(times[n]) * 1e6, "peak": most_bytes(step, device) + inputs * n}
+        n: {
+            "us": statistics.median(time for time, _ in times[n]) * 1e6,
+            "ratio": statistics.median(time / of_first for time, of_first in times[n]),
+            "peak": most_bytes(step, device) + inputs * n,
+        }
         for n, step in steps.items()
     }
     return {"lengths": found}
+
+
+TIMED = 1 << 15
+"""Tokens by which a short sequence is timed, one after another."""
+
+
+def seconds(step: Callable[[], None], repeats: int, clock: str) -> float:
+    """Mean time of a step."""
+    start = CLOCKS[clock]()
+    for _ in range(repeats):
+        step()
+    return (CLOCKS[clock]() - start) / repeats
+
+
+def beside(per_token: Callable[[int], float], length: int, first: int) -> tuple[float, float]:
+    """Time per token of a length, and of the first length before and after it."""
+    before = per_token(first)
+    time = per_token(length)
+    return time, (before + per_token(first)) / 2
 
 
 def most_bytes(step: Callable[[], None], device: torch.device) -> int:
@@ -176,10 +197,6 @@ def model(args: argparse.Namespace) -> None:
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
-FEW = 1 << 10
-"""Tokens of the step that a long one's time per token is compared with."""
-
-
 def model_row(args: argparse.Namespace) -> dict:
     """One long step between two runs of short ones; parameters and gradients count."""
     device = torch.device(args.device)
@@ -197,22 +214,18 @@ def model_row(args: argparse.Namespace) -> dict:
         net = make_model(args, args.row, args.n_layers)
         prepare_blocks(net, "full", compiled=can_compile(device)[0])
 
-    clock = CLOCKS[args.clock]
-
-    def seconds(length: int, times: int) -> float:
-        start = clock()
-        for _ in range(times):
-            net.zero_grad(set_to_none=True)
-            net(tokens[:, :length], tokens[:, 1 : length + 1]).backward()
+    def step(length: int) -> None:
+        net.zero_grad(set_to_none=True)
+        net(tokens[:, :length], tokens[:, 1 : length + 1]).backward()
         synchronise(device)
-        return clock() - start
+
+    def per_token(length: int) -> float:
+        return seconds(partial(step, length), 8 if length == FEW else 1, args.clock) / length
 
     for length in (FEW, 4 * FEW):  # the long one runs what this one compiles
-        seconds(length, 1)
-    few = seconds(FEW, 8)
-    us = seconds(args.length, 1) / args.length * 1e6
-    few = (few + seconds(FEW, 8)) / (16 * FEW) * 1e6
-    return {"peak": peak_bytes(device), "us": us, "few": few}
+        step(length)
+    us, few = beside(per_token, args.length, FEW)
+    return {"peak": peak_bytes(device), "us": us * 1e6, "few": few * 1e6}
 
 
 def generate(args: argparse.Namespace) -> None:

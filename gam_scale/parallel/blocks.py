@@ -81,6 +81,10 @@ def _prepared(
     if backend is not None:
         # Else it warns of in-place operators in what is recomputed; there are none.
         logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
+        # To dynamo every block is one function, whose graphs it counts together: for each kind of
+        # layer the whole sequence, its first segment, the others and the last, with gradients and
+        # without. Past its limit of 8 it would run the rest uncompiled.
+        torch._dynamo.config.recompile_limit = 128
         # Shapes are fixed; another one (a ragged last batch) must not slow the others.
         function = torch.compile(function, dynamic=False, backend=backend)
     return function
@@ -99,6 +103,15 @@ def _casting_anew(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(x, *args)
 
     return run
+
+
+def _own(view: Tensor) -> Tensor:
+    """A copy, laid out as if there were nothing else.
+
+    A state is often a view that keeps alive, until the backward pass, what it was cut from. And the
+    strides of a segment tell the length of the whole, for each of which a graph would be compiled.
+    """
+    return view.clone(memory_format=torch.contiguous_format)
 
 
 def _in_segments(
@@ -124,7 +137,8 @@ def _in_segments(
     state = carried.state() if carried is not None else {}
     state, outputs = state or block.init_state(x.shape[0], x.device, x.dtype), []
     for part, where in zip(x.split(segment, 1), positions.split(segment, 1), strict=True):
-        y, state = step(part, state, where)
+        y, state = step(_own(part), state, _own(where))
+        state = {name: _own(value) for name, value in state.items()}
         outputs.append(y)
     if carried is not None:
         carried.keep(state)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from gam_scale.config import GAMConfig, MemoryConfig, ModelConfig
 from gam_scale.hardware import can_compile
@@ -84,6 +85,43 @@ def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompu
             loss.backward()
             gradients.append([loss, *(p.grad for p in model.parameters())])
         torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+def test_lengths_share_their_segments_graphs():
+    """One graph for the first segment of each kind of layer, one for the others: none is eager."""
+    torch._dynamo.reset()
+    kinds = ["static", "slot", "delta", "phase", "scan"]
+    config = ModelConfig(
+        layers=kinds, n_layers=5, d_model=16, vocab_size=23, dropout=0.0, position="none"
+    )
+    model, counter = build_model(config, 0), CompileCounter()
+    prepare_blocks(model, "selective", compiled=True, backend=counter, segment=8)
+    for length in (24, 16, 40):
+        tokens = torch.randint(23, (1, length + 1), generator=torch.Generator().manual_seed(0))
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+        assert counter.frame_count == 2 * len(kinds)
+
+
+@pytest.mark.parametrize("kind", ["static", "slot", "delta", "phase", "scan"])
+def test_what_a_segment_starts_from_keeps_nothing_else_alive(kind):
+    """It stays until the backward pass; a view would keep all of what it is cut from."""
+    config = ModelConfig(
+        layers=[kind], n_layers=1, d_model=16, vocab_size=23, dropout=0.0, position="none"
+    )
+    model = build_model(config, 0)
+    block = model.blocks[0]
+    extend, seen = block.extend, []
+
+    def see(x, state, positions):
+        seen.extend([x, positions, *state.values()])
+        return extend(x, state, positions)
+
+    block.extend = see
+    prepare_blocks(model, "none", compiled=False, segment=8)
+    block(torch.randn(1, 64, 16, requires_grad=True))
+    assert len(seen) >= 8 * 3
+    for tensor in seen:
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
