@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help quickstart test test-slurm slurm test-matrix lint format install clean
+.PHONY: help quickstart test test-slurm slurm browser test-matrix lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,6 +25,10 @@ slurm:           ## install Slurm alone, which `make test` then tests with
 	@{ command -v slurmctld && command -v munged; } >/dev/null || { apt-get update -q && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 	    slurm-wlm munge; }
+
+browser:         ## install Chromium alone (as root, Debian), in which `make test` then opens the reports
+	@command -v chromium >/dev/null || { apt-get update -q && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; }
 
 test-matrix:     ## install, then resume every engine's checkpoint under every other, offload to files (minutes)
 	@$(PYTHON) tools/bootstrap.py --extras all

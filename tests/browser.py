@@ -17,7 +17,7 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         program = shutil.which("chromium") or shutil.which("chromium-browser")
         if program is None:
-            pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+            pytest.skip("chromium is not installed (`make browser`, as root on Debian)")
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
         command = [program, "--headless=new", "--remote-debugging-pipe", "--no-sandbox"]
