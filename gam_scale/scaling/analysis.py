@@ -18,7 +18,7 @@ from gam_scale.scaling.bootstrap import (
 from gam_scale.scaling.compare import DRAWS, Test, compare, differences
 from gam_scale.scaling.fit import Fit, FitSettings, fit
 from gam_scale.scaling.holdout import HeldOut, hold_out
-from gam_scale.scaling.isoflop import IsoFlop, isoflop
+from gam_scale.scaling.isoflop import IsoFlop, Parabola, isoflop
 from gam_scale.scaling.law import COEFFICIENTS
 from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import Points
@@ -27,6 +27,8 @@ TARGETS = (1e9, 7e9)
 """Parameters of the models that are extrapolated to."""
 TOKENS_PER_PARAMETER = 20.0
 """A customary ratio (arXiv 2203.15556, table 3), beside each family's own best one."""
+MOST_FLOPS = 1e60
+"""A law by which a size to extrapolate to wants more says that size does not matter."""
 
 Range = tuple[float, float] | None
 
@@ -111,6 +113,7 @@ class LeftOut:
     name: str
     points: Points
     reason: str
+    isoflop: IsoFlop
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,11 @@ class Analysis:
     def measured(self) -> list[tuple[str, Points]]:
         """Name and runs of every family, those without a law last."""
         return [(f.name, f.points) for f in (*self.families, *self.left_out)]
+
+    @property
+    def minima(self) -> list[tuple[str, Parabola]]:
+        """Name of the family and isoFLOP minimum, of every one with a minimum."""
+        return [(f.name, p) for f in (*self.families, *self.left_out) for p in f.isoflop.minima]
 
 
 def analyse(points: Points, settings: Settings) -> Analysis:
@@ -146,7 +154,9 @@ def analyse(points: Points, settings: Settings) -> Analysis:
         try:
             families.append(_family(points.of(name), settings))
         except NoLaw as error:
-            left_out.append(LeftOut(name, points.of(name), str(error)))
+            own = points.of(name)
+            minima = _isoflop(own, settings)
+            left_out.append(LeftOut(name, own, str(error), minima))
     if not families:
         raise UserError(left_out[0].reason)
     pairs = [
@@ -173,8 +183,13 @@ def _family(points: Points, settings: Settings) -> Family:
             f"family {name}: the loss does not fall as {what} grows, so no law of the form E + A / "
             "N^alpha + B / D^beta holds; expected runs in which larger and longer ones are better"
         )
-    # A seed of its own for each family: their refits are to be independent of one another.
-    seed = settings.seed + zlib.crc32(name.encode())
+    if not _affordable(optimum, max(settings.targets, default=1.0)):
+        raise NoLaw(
+            f"family {name}: what size adds ends within the runs (alpha {best.law.alpha:.3g}), so "
+            f"no budget below {MOST_FLOPS:.0e} FLOPs makes the sizes to extrapolate to the best; "
+            "expected runs in which the largest models gain from more tokens as smaller ones do"
+        )
+    seed = _own_seed(name, settings)
     draws = bootstrap(best, settings.fit.delta, points.run, settings.resamples, seed)
     intervals = {c: draws.interval(lambda law, c=c: getattr(law, c)) for c in COEFFICIENTS}
     intervals |= {w: draws.interval(of_optimum(k, w)) for w in ("a", "b", "G")}
@@ -188,9 +203,23 @@ def _family(points: Points, settings: Settings) -> Family:
         intervals,
         held_out,
         note,
-        isoflop(points, settings.resamples, seed, LEVEL),
+        _isoflop(points, settings),
         [e for target in settings.targets for e in _extrapolate(target, optimum, draws)],
     )
+
+
+def _affordable(optimum: Optimum, params: float) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(optimum.flops(params) < MOST_FLOPS)
+
+
+def _isoflop(points: Points, settings: Settings) -> IsoFlop:
+    return isoflop(points, settings.resamples, _own_seed(points.families[0], settings), LEVEL)
+
+
+def _own_seed(name: str, settings: Settings) -> int:
+    """One for each family: their refits are to be independent of one another."""
+    return settings.seed + zlib.crc32(name.encode())
 
 
 def _extrapolate(params: float, optimum: Optimum, draws: Bootstrap) -> list[Extrapolation]:
@@ -246,7 +275,10 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
             "seed": settings.seed,
         },
         "families": families,
-        "left_out": {left.name: left.reason for left in analysis.left_out},
+        "left_out": {
+            left.name: {"reason": left.reason, "isoflop": _isoflop_dict(left.isoflop)}
+            for left in analysis.left_out
+        },
         "comparisons": [
             {
                 "first": pair.first,
@@ -301,15 +333,16 @@ def _family_dict(family: Family) -> dict[str, Any]:
                 )
             ],
         },
-        "isoflop": {
-            "a": family.isoflop.a,
-            "b": family.isoflop.b,
-            "a_interval": family.isoflop.a_interval,
-            "note": family.isoflop.note,
-            "minima": [
-                {"flops": p.flops, "params": p.params, "loss": p.loss}
-                for p in family.isoflop.minima
-            ],
-        },
+        "isoflop": _isoflop_dict(family.isoflop),
         "extrapolations": [vars(e) for e in family.extrapolations],
+    }
+
+
+def _isoflop_dict(found: IsoFlop) -> dict[str, Any]:
+    return {
+        "a": found.a,
+        "b": found.b,
+        "a_interval": found.a_interval,
+        "note": found.note,
+        "minima": [{"flops": p.flops, "params": p.params, "loss": p.loss} for p in found.minima],
     }

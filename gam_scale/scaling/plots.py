@@ -11,6 +11,7 @@ import numpy as np
 from gam_scale import charts
 from gam_scale.evaluate.page import LIGHT
 from gam_scale.scaling.analysis import Analysis, Family
+from gam_scale.scaling.isoflop import IsoFlop
 from gam_scale.scaling.law import Law
 from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import Points
@@ -92,10 +93,12 @@ def plots(analysis: Analysis) -> list[Plot]:
         if len(family.points) >= 2 * len(sizes):  # else a size has one budget, and no curve
             found.append(_curves(family.points, family.fit.law, i, named, suffix))
         if family.isoflop.parabolas:
-            found.append(_parabolas(family, i, named, suffix))
+            found.append(_parabolas(family.points, family.isoflop, i, named, suffix))
         found.append(_surface(family, i, named, suffix))
     for i, left in enumerate(analysis.left_out, len(families)):
         found.append(_curves(left.points, None, i, f": {left.name}", f"-{i}"))
+        if left.isoflop.parabolas:
+            found.append(_parabolas(left.points, left.isoflop, i, f": {left.name}", f"-{i}"))
     found += [_frontier(families, analysis, keys), _losses(families, analysis, keys)]
     if any(f.held_out for f in families):
         found.append(_held_out(families, keys))
@@ -127,17 +130,16 @@ def _curves(points: Points, law: Law | None, i: int, named: str, suffix: str) ->
     return Plot(f"curves{suffix}", f"Loss against tokens{named}", caption, (), draw)
 
 
-def _parabolas(family: Family, i: int, named: str, suffix: str) -> Plot:
+def _parabolas(points: Points, isoflop: IsoFlop, i: int, named: str, suffix: str) -> Plot:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
-        found = family.isoflop.parabolas
+        found = isoflop.parabolas
         for j, parabola in enumerate(found):
             shade = 0.35 + 0.65 * (j + 1) / len(found)
             style = {"color": palette.line(i), "alpha": shade}
             n = np.geomspace(parabola.low / 1.15, parabola.high * 1.15, 80)
             rows = parabola.rows
             axes.plot(n, parabola.at(n), lw=1.6, **style)
-            dots = family.points.params[rows], family.points.loss[rows]
-            axes.plot(*dots, "o", ms=4.5, mew=0, **style)
+            axes.plot(points.params[rows], points.loss[rows], "o", ms=4.5, mew=0, **style)
             if parabola.found:
                 axes.plot([parabola.params], [parabola.loss], "D", ms=6, mew=0, color=palette.ink)
             if j % -(-len(found) // MOST_LABELS) == 0:

@@ -21,7 +21,7 @@ def tables(analysis: Analysis, cost: Cost) -> list[Table]:
     found += [costs(analysis, cost), quality(analysis)]
     if any(f.held_out for f in analysis.families):
         found.append(held_out(analysis))
-    if any(f.isoflop.minima for f in analysis.families):
+    if analysis.minima:
         found.append(minima(analysis))
     return found + ([comparisons(analysis), differences(analysis)] if analysis.pairs else [])
 
@@ -150,10 +150,11 @@ def held_out(analysis: Analysis) -> Table:
 
 def minima(analysis: Analysis) -> Table:
     """IsoFLOP minima."""
+    laws = {f.name: f for f in analysis.families}
     rows = [
-        [f.name, scientific(p.flops), large(p.params), f"{p.loss:.3f}", large(_by_law(f, p.flops))]
-        for f in analysis.families
-        for p in f.isoflop.minima
+        [name, scientific(p.flops), large(p.params), f"{p.loss:.3f}"]
+        + [large(_by_law(laws[name], p.flops)) if name in laws else "no law"]
+        for name, p in analysis.minima
     ]
     header = ["family", "FLOPs", "parameters", "loss", "by the law"]
     return Table(

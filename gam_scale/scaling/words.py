@@ -94,6 +94,8 @@ def does_not_show(analysis: Analysis) -> list[str]:
     )
     for left in analysis.left_out:
         found.append(f"{left.name} is measured but has no law here. {_sentence(left.reason)}.")
+        if left.isoflop.note:
+            found.append(f"{left.name}: {left.isoflop.note}")
     for family in families:
         name = _named(family, families)
         found += [f"{name}{_upper(warning, name)}." for warning in family.fit.warnings]

@@ -208,6 +208,28 @@ def test_a_family_without_a_law_is_named_and_the_others_go_on(tmp_path) -> None:
     assert fitted == [""] * 12
 
 
+def test_a_law_of_which_size_is_no_part_is_left_out_with_its_minima(tmp_path) -> None:
+    """Past the smallest size more brings nothing: alpha is near 40, and compute past any number."""
+    points = runs(sizes=4, budgets=3)
+    columns = (points.params, points.tokens, points.loss, points.flops)
+    rows = [f"{n},{d},{y},{c},gam" for n, d, y, c in zip(*columns, strict=True)]
+    # On three budgets of FLOPs, whose best size is between the others.
+    for budget in (1e12, 4e12, 16e12):
+        for i, n in enumerate((1e5, 2e5, 4e5, 8e5)):
+            d = budget / (6 * n)
+            loss = 4 + 200 / d**0.4 + 0.3 * (i == 0)
+            rows.append(f"{n},{d},{loss},{budget},cliff")
+    (tmp_path / "runs.csv").write_text("\n".join(["params,tokens,loss,flops,family", *rows]))
+    done = run_tool("--csv", tmp_path / "runs.csv", "--out", tmp_path / "out", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "Family cliff: what size adds ends within the runs (alpha " in done.stdout
+    found = json.loads((tmp_path / "out" / "fit.json").read_text())
+    minima = found["left_out"]["cliff"]["isoflop"]["minima"]
+    assert minima and all(1e5 < at["params"] < 8e5 for at in minima)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Best size for a budget: cliff" in text and "no law" in text
+
+
 def test_mistakes_are_one_line(tmp_path) -> None:
     (tmp_path / "runs.csv").write_text("params,tokens,loss\n1,2,x\n")
     done = run_tool("--csv", tmp_path / "runs.csv", "--out", tmp_path / "out")
