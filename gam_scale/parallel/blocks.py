@@ -105,13 +105,13 @@ def _casting_anew(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _own(view: Tensor) -> Tensor:
-    """A copy, laid out as if there were nothing else.
+def _alone(part: Tensor) -> Tensor:
+    """A segment (B, ...) laid out as if there were no others.
 
-    A state is often a view that keeps alive, until the backward pass, what it was cut from. And the
-    strides of a segment tell the length of the whole, for each of which a graph would be compiled.
+    Its strides tell the length of the whole, and a graph would be compiled for each. Those of a
+    single row can be had without a copy.
     """
-    return view.clone(memory_format=torch.contiguous_format)
+    return part.squeeze(0).unsqueeze(0) if part.shape[0] == 1 else part.contiguous()
 
 
 def _in_segments(
@@ -137,8 +137,9 @@ def _in_segments(
     state = carried.state() if carried is not None else {}
     state, outputs = state or block.init_state(x.shape[0], x.device, x.dtype), []
     for part, where in zip(x.split(segment, 1), positions.split(segment, 1), strict=True):
-        y, state = step(_own(part), state, _own(where))
-        state = {name: _own(value) for name, value in state.items()}
+        y, state = step(_alone(part), state, _alone(where))
+        # A state is often a view, which until the backward pass keeps all alive it is cut from.
+        state = {name: value.clone() for name, value in state.items()}
         outputs.append(y)
     if carried is not None:
         carried.keep(state)

@@ -87,7 +87,8 @@ def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompu
         torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
 
-def test_lengths_share_their_segments_graphs():
+@pytest.mark.parametrize("rows", [1, 2])
+def test_lengths_share_their_segments_graphs(rows):
     """One graph for the first segment of each kind of layer, one for the others: none is eager."""
     torch._dynamo.reset()
     kinds = ["static", "slot", "delta", "phase", "scan"]
@@ -97,7 +98,7 @@ def test_lengths_share_their_segments_graphs():
     model, counter = build_model(config, 0), CompileCounter()
     prepare_blocks(model, "selective", compiled=True, backend=counter, segment=8)
     for length in (24, 16, 40):
-        tokens = torch.randint(23, (1, length + 1), generator=torch.Generator().manual_seed(0))
+        tokens = torch.randint(23, (rows, length + 1), generator=torch.Generator().manual_seed(0))
         model(tokens[:, :-1], tokens[:, 1:]).backward()
         assert counter.frame_count == 2 * len(kinds)
 
@@ -113,13 +114,13 @@ def test_what_a_segment_starts_from_keeps_nothing_else_alive(kind):
     extend, seen = block.extend, []
 
     def see(x, state, positions):
-        seen.extend([x, positions, *state.values()])
+        seen.extend(state.values())
         return extend(x, state, positions)
 
     block.extend = see
     prepare_blocks(model, "none", compiled=False, segment=8)
     block(torch.randn(1, 64, 16, requires_grad=True))
-    assert len(seen) >= 8 * 3
+    assert len(seen) >= 8
     for tensor in seen:
         assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
