@@ -20,8 +20,8 @@ Recompute = Literal["none", "selective", "full"]
 SEGMENT = {"cpu": 1024, "cuda": 8192}
 """Tokens of a sequence that a gam block takes at a time, by device: as few as fill it.
 
-Measured on two cores, a delta block of width 512 at 65,536 tokens, against 1,024: all at once takes
-1.81 times as long per token and 6.3 GB, 4,096 at a time 1.39 and 0.6, 1,024 at a time 1.19 and 0.7.
+On two cores a delta block of width 512 takes 0.96 to 1.0 times as long per token at 65,536 tokens
+as at 1,024, in segments of 1,024 (docs/memories.md); all at once it took 1.8 times, and 6.3 GB.
 """
 
 aten = torch.ops.aten
