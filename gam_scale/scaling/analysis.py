@@ -183,7 +183,7 @@ def _family(points: Points, settings: Settings) -> Family:
             f"family {name}: the loss does not fall as {what} grows, so no law of the form E + A / "
             "N^alpha + B / D^beta holds; expected runs in which larger and longer ones are better"
         )
-    if not _affordable(optimum, max(settings.targets, default=1.0)):
+    if not _affordable(optimum, max(*settings.targets, *points.params)):
         raise NoLaw(
             f"family {name}: what size adds ends within the runs (alpha {best.law.alpha:.3g}), so "
             f"no budget below {MOST_FLOPS:.0e} FLOPs makes the sizes to extrapolate to the best; "
