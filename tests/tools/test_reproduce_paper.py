@@ -71,21 +71,19 @@ def kill_in_first_run(command: list[str], out: Path, *, alone: bool) -> Path:
     return out / "configs" / f"{folder.name}.log"
 
 
-def test_a_killed_run_goes_on(tmp_path, arguments, tool) -> None:
+@pytest.mark.parametrize(
+    ("steps", "alone", "said"),
+    [
+        pytest.param(12, False, "resuming from", id="killed with what it trains"),
+        pytest.param(40, True, "stopped by a signal at step", id="killed alone: that saves, ends"),
+    ],
+)
+def test_the_same_command_goes_on(tmp_path, arguments, tool, steps, alone, said) -> None:
     out = tmp_path / "out"
-    log = kill_in_first_run(arguments(out, 12), out, alone=False)
-    done = tool("reproduce_paper", *arguments(out, 12))
+    log = kill_in_first_run(arguments(out, steps), out, alone=alone)
+    done = tool("reproduce_paper", *arguments(out, steps))
     assert done.status == 0 and "0 of 2 runs are done" in done.out, done
-    assert "resuming from" in log.read_text()
-    assert len(list((out / "results").glob("*.json"))) == 2
-
-
-def test_what_it_was_training_saves_and_ends_with_it(tmp_path, arguments, tool) -> None:
-    out = tmp_path / "out"
-    log = kill_in_first_run(arguments(out, 40), out, alone=True)
-    done = tool("reproduce_paper", *arguments(out, 40))
-    assert done.status == 0 and "0 of 2 runs are done" in done.out, done
-    assert "stopped by a signal at step" in log.read_text()
+    assert said in log.read_text()
     assert len(list((out / "results").glob("*.json"))) == 2
 
 
