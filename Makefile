@@ -1,6 +1,7 @@
 # quickstart, install and the tests make .venv with what they need first; see README.md.
 PYTHON ?= python3
 BIN := .venv/bin
+NEXT := next: `. .venv/bin/activate`, then the commands of README.md, "Your own data" first
 
 .PHONY: help quickstart test test-slurm slurm browser test-matrix lint format install clean
 
@@ -11,11 +12,12 @@ quickstart:      ## install, then train a small GAM on the standard library's so
 	@$(PYTHON) tools/bootstrap.py
 	@$(BIN)/python tools/prepare_data.py --train python-stdlib --vocab-size 4096 --out data/quickstart
 	@$(BIN)/deepspeed --num_gpus 1 tools/pretrain.py --config configs/quickstart.json
+	@echo; echo '$(NEXT)'
 
 test:            ## install, then run the style checks and the tests
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest -rs
+	@$(BIN)/python -m pytest -rs --durations=25
 
 test-slurm: slurm ## install Slurm too (as root, Debian or Ubuntu), then run the tests that need it
 	@$(PYTHON) tools/bootstrap.py --extras all
@@ -44,6 +46,7 @@ format:          ## format the code, in that .venv too
 
 install:         ## .venv with every extra
 	@$(PYTHON) tools/bootstrap.py --extras all
+	@echo '$(NEXT)'
 
 clean:           ## remove .venv and caches (never runs/ or data/)
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
