@@ -2,24 +2,36 @@
 
 import argparse
 import errno
+import math
 import os
+import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from gam_scale.errors import UserError
+from gam_scale.errors import UserError, one_line
+from gam_scale.strict import LARGEST_INT
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+ABOUT_PATHS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL),
+)
+"""What the system says of a path that a user chose or protected."""
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run ``main`` and exit with what it returns (``None`` is 0).
 
-    A UserError and a full disk become one ``error:`` line and status 2, Ctrl-C status 130; a closed
-    pipe (``... | head``) ends quietly. Anything else keeps its traceback.
+    A UserError, a full disk and a path that cannot be used become one ``error:`` line and status
+    2, Ctrl-C status 130; a closed pipe (``... | head``) ends quietly. Anything else keeps its
+    traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names may hold bytes that no terminal can show
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main() or 0
         sys.stdout.flush()
@@ -33,11 +45,77 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_BROKEN_PIPE
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{one_line(os.fsdecode(error.filename), 300)}: " if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            status = _fail(f"{where}no space left on the disk; free some or write elsewhere")
+        elif error.errno in ABOUT_PATHS and error.filename:
+            reason = (error.strerror or "").lower()
+            status = _fail(f"{where}{reason}; expected a path that can be used so")
+        else:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        status = _fail(f"{where}no space left on the disk; free some or write elsewhere")
     sys.exit(status)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is a UserError: one sentence. Flags are not to be abbreviated."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found, as a sentence: ``--flag is 3; expected ...``."""
+        message = re.sub(r"^argument (\S+): (?=is )", r"\1 ", message)
+        message = re.sub(r"^argument ", "", message)
+        raise UserError(" ".join(message.split()))
+
+
+def count(at_least: int = 1, at_most: int = LARGEST_INT - 1) -> Callable[[str], int]:
+    """A flag's ``type`` in argparse: a whole number within bounds."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not at_least <= value <= at_most:
+            bounds = f"at least {at_least}" + (f", at most {at_most}" * (at_most < LARGEST_INT - 1))
+            raise argparse.ArgumentTypeError(
+                f"is {one_line(text)}; expected a whole number, {bounds}"
+            )
+        return value
+
+    return parse
+
+
+def number(
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Callable[[str], float]:
+    """A flag's ``type`` in argparse: a finite number within bounds."""
+    bounds = {
+        "at least": (at_least, lambda v, b: v >= b),
+        "more than": (above, lambda v, b: v > b),
+        "at most": (at_most, lambda v, b: v <= b),
+        "less than": (below, lambda v, b: v < b),
+    }
+    given = {name: pair for name, pair in bounds.items() if pair[0] is not None}
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not all(test(value, b) for b, test in given.values()):
+            wanted = "".join(f", {name} {bound:g}" for name, (bound, _) in given.items())
+            raise argparse.ArgumentTypeError(
+                f"is {one_line(text)}; expected a finite number{wanted}"
+            )
+        return value
+
+    return parse
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

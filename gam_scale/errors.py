@@ -1,9 +1,21 @@
 """The one exception that means "the user can mend this"."""
 
+MOST_CHARACTERS = 1200
+"""Of a whole message: several lines of a terminal, not the page that a pasted value would fill."""
+
 
 class UserError(Exception):
     """A mistake in what the user gave: one sentence saying what, where, and what would be accepted.
 
     Command lines print it as a single ``error:`` line and exit with status 2; a traceback is kept
-    for defects of our own.
+    for defects of our own. Whatever a message quotes, it stays one line that a terminal can show.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, MOST_CHARACTERS))
+
+
+def one_line(text: str, most: int = 60) -> str:
+    """A text as a message quotes it: at most so many characters, and what cannot print escaped."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
+    return text if len(text) <= most else text[: most - 3] + "..."

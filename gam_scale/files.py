@@ -1,19 +1,68 @@
-"""Files that are whole or absent: atomic writes, checksums, folders that appear by one rename."""
+"""Files: reading ordinary ones only, writing whole or not at all, folders made by one rename."""
 
 import csv
 import io
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import xxhash
 
 from gam_scale.errors import UserError
 
 CHECKSUMS = "checksums.json"
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open an ordinary file to read its bytes; never waits, as opening a named pipe would.
+
+    Raises:
+        UserError: it is missing, cannot be read, or is a folder, a pipe or a device.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        mode = os.fstat(handle).st_mode
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:  # a name with a NUL character or half of a surrogate pair
+        raise UserError(f"{ascii(str(path))} is not a file name") from None
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        kind = next((name for test, name in _KINDS if test(mode)), "no ordinary file")
+        raise UserError(f"{path} is {kind}; expected a file")
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: str | Path, most: int | None = None) -> bytes:
+    """The content of an ordinary file, as :func:`open_regular` opens it.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have; None: any number.
+    """
+    with open_regular(path) as file:
+        try:
+            content = file.read(-1 if most is None else most + 1)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if most is not None and len(content) > most:
+        raise UserError(f"{path} has more than {most:,} bytes; expected at most that")
+    return content
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

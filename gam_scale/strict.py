@@ -1,8 +1,9 @@
 """Strict JSON for dataclasses: every unknown key, wrong type and value out of range is named.
 
 A field is declared with :func:`option`, which keeps its documentation and its bounds beside its
-default. Supported types: bool, int, float, str, ``Literal``, ``list[T]``, nested dataclasses, and
-``dict[str, Any]`` for options that another package checks.
+default; files that the program wrote itself are read back into plain dataclasses by the same rules.
+Supported types: bool, int, float, str, ``Literal``, ``T | None``, ``list[T]``, ``tuple[T, ...]``,
+``dict[str, T]``, nested dataclasses, and ``Any`` for what another package checks.
 """
 
 import dataclasses
@@ -15,7 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gam_scale.errors import UserError
+from gam_scale.errors import UserError, one_line
+from gam_scale.files import read_regular
+
+LARGEST_INT = 2**63
+"""Whole numbers stay below it: what a tensor, an index or a seed can hold."""
 
 
 def option(
@@ -47,14 +52,18 @@ def from_dict(cls: type, data: Any, where: str = "") -> Any:
         UserError: naming the key, the value and what would be accepted.
     """
     if not isinstance(data, dict):
-        raise UserError(f"{where or 'the config'} is {_show(data)}; expected an object")
+        raise UserError(f"{where or 'the config'} is {shown(data)}; expected an object")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     for key in data:
         if key not in fields:
-            raise UserError(f"{_join(where, key)} is not a setting{_suggest(key, list(fields))}")
+            name = _join(where, one_line(key))
+            raise UserError(f"{name} is not a setting{_suggest(key, list(fields))}")
+    for key, field in fields.items():
+        if key not in data and _is_required(field):
+            raise UserError(f"{_join(where, key)} is missing; expected {_type_name(hints[key])}")
     values = {
-        key: _convert(hints[key], value, _join(where, key), fields[key].metadata["bounds"])
+        key: _convert(hints[key], value, _join(where, key), fields[key].metadata.get("bounds", {}))
         for key, value in data.items()
     }
     return cls(**values)
@@ -68,33 +77,75 @@ def to_dict(config: Any) -> dict[str, Any]:
 def read_json(path: str | Path) -> Any:
     """Parse a JSON file, with the file and line named when that fails."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected a JSON file") from None
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read ({error}); expected a JSON file") from None
+    return parse_json(text, str(path))
+
+
+def read_record(cls: type, path: str | Path) -> Any:
+    """The dataclass that a JSON file holds, checked as strictly as a config.
+
+    Raises:
+        UserError: naming the file, and the key where one is missing, unknown or wrong.
+    """
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is {shown(data)}; expected an object")
+    try:
+        return from_dict(cls, data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON that may be anybody's; ``where`` it stands opens the message.
+
+    Refused is also what Python would take, or fail on later: a key given twice, nesting without
+    end, numbers of thousands of digits, halves of surrogate pairs.
+    """
+    try:
+        return _parse(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno} is not valid JSON ({error.msg})") from None
+        raise UserError(f"{where}: line {error.lineno} is not valid JSON ({error.msg})") from None
+    except _UnfitJson as error:
+        raise UserError(f"{where}: {error}") from None
 
 
-def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
     """A copy of ``data`` with ``section.key=value`` overrides; values are JSON or bare words."""
+    if overrides and not isinstance(data, dict):
+        raise UserError(f"the config is {shown(data)}; expected an object")
     data = json.loads(json.dumps(data))
     for item in overrides:
         path, equals, text = item.partition("=")
         keys = path.split(".")
         if not equals or not all(keys):
-            raise UserError(f"--set {item!r} is not an assignment; expected section.key=value")
+            raise UserError(
+                f"--set '{one_line(item)}' is not an assignment; expected section.key=value"
+            )
         node = data
         for key in keys[:-1]:
             node = node.setdefault(key, {})
             if not isinstance(node, dict):
-                raise UserError(f"--set {item!r}: {key} is a value, not a section of the config")
+                name = one_line(key)
+                raise UserError(f"--set '{one_line(item)}': {name} is a value, not a section")
         try:
-            node[keys[-1]] = json.loads(text)
+            node[keys[-1]] = _parse(text)
         except json.JSONDecodeError:
             node[keys[-1]] = text
+        except _UnfitJson as error:
+            raise UserError(f"--set '{one_line(item)}': {error}") from None
     return data
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it: JSON on one line of at most 60 characters."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__}"
+    return one_line(text)
 
 
 def describe(cls: type, where: str = "") -> list[tuple[str, str, str, str]]:
@@ -113,42 +164,103 @@ def describe(cls: type, where: str = "") -> list[tuple[str, str, str, str]]:
     return rows
 
 
+class _UnfitJson(Exception):
+    """Valid JSON, but nothing that a reader should take; says what, and what is expected."""
+
+
+def _parse(text: str) -> Any:
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise _UnfitJson("nested too deeply; expected a few levels") from None
+    except ValueError:  # Python's own limit, since longer ones take quadratic time
+        raise _UnfitJson("has a number of thousands of digits; expected shorter ones") from None
+    if "\\u" in text and not _is_text(json.dumps(value, ensure_ascii=False)):
+        raise _UnfitJson("has half of a surrogate pair (\\ud800 to \\udfff); expected text")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise _UnfitJson(f"the key {shown(twice)} stands twice in one object; expected it once")
+    return made
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
 def _convert(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any:
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)
-    origin = typing.get_origin(hint)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return _literal(hint, value, where)
-    if origin is dict:
+    if origin in (types.UnionType, typing.Union):  # T | None
+        (kind,) = [each for each in inner if each is not types.NoneType]
+        return None if value is None else _convert(kind, value, where, bounds)
+    if origin is dict or hint is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where} is {_show(value)}; expected an object")
-        return value
+            raise UserError(f"{where} is {shown(value)}; expected an object")
+        kind = inner[1] if inner else Any
+        return {k: _convert(kind, v, _join(where, one_line(k)), bounds) for k, v in value.items()}
     if origin is list:
         if not isinstance(value, list):
-            raise UserError(f"{where} is {_show(value)}; expected a {_type_name(hint)}")
-        (inner,) = typing.get_args(hint)
-        return [_convert(inner, v, f"{where}[{i}]", bounds) for i, v in enumerate(value)]
+            raise UserError(f"{where} is {shown(value)}; expected a {_type_name(hint)}")
+        return [_convert(inner[0], v, f"{where}[{i}]", bounds) for i, v in enumerate(value)]
+    if origin is tuple:
+        return _tuple(hint, value, where, bounds)
     return _scalar(hint, value, where, bounds)
+
+
+def _tuple(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> tuple[Any, ...]:
+    kinds = typing.get_args(hint)
+    if kinds[-1] is Ellipsis and isinstance(value, list):
+        kinds = (kinds[0],) * len(value)
+    if not isinstance(value, list) or len(value) != len(kinds):
+        raise UserError(f"{where} is {shown(value)}; expected a {_type_name(hint)}")
+    parts = zip(kinds, value, strict=True)
+    return tuple(_convert(k, v, f"{where}[{i}]", bounds) for i, (k, v) in enumerate(parts))
 
 
 def _literal(hint: Any, value: Any, where: str) -> Any:
     choices = typing.get_args(hint)
     # `True == 1` in Python, so the type has to match as well as the value.
     if not any(value == c and type(value) is type(c) for c in choices):
-        names = ", ".join(_show(c) for c in choices)
-        raise UserError(f"{where} is {_show(value)}; expected one of {names}")
+        names = ", ".join(shown(c) for c in choices)
+        raise UserError(f"{where} is {shown(value)}; expected one of {names}")
     return value
 
 
 def _scalar(hint: type, value: Any, where: str, bounds: dict[str, float]) -> Any:
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < LARGEST_INT:
         value = float(value)
     if hint is int and type(value) is float and value.is_integer():
         value = int(value)  # `1e6` is how people write a million in JSON
     if type(value) is not hint:
-        raise UserError(f"{where} is {_show(value)}; expected {_type_name(hint)}")
+        raise UserError(f"{where} is {shown(value)}; expected {_type_name(hint)}")
     if hint is float and not math.isfinite(value):
         raise UserError(f"{where} is {value}; expected a finite number")
+    if hint is int and abs(value) >= LARGEST_INT:
+        raise UserError(f"{where} is {shown(value)}; expected a whole number below 2**63")
+    if hint is str and ("\0" in value or not _is_text(value)):
+        raise UserError(f"{where} is {shown(value)}; expected text without NUL or half characters")
     tests: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
         "at_least": (lambda v, b: v >= b, "at least"),
         "above": (lambda v, b: v > b, "more than"),
@@ -157,7 +269,7 @@ def _scalar(hint: type, value: Any, where: str, bounds: dict[str, float]) -> Any
     }
     if not all(tests[name][0](value, bound) for name, bound in bounds.items()):
         wanted = " and ".join(f"{tests[name][1]} {bound:g}" for name, bound in bounds.items())
-        raise UserError(f"{where} is {_show(value)}; expected {wanted}")
+        raise UserError(f"{where} is {shown(value)}; expected {wanted}")
     return value
 
 
@@ -165,18 +277,18 @@ def _type_name(hint: Any) -> str:
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         return " | ".join(json.dumps(c) for c in typing.get_args(hint))
+    inner = typing.get_args(hint)
     if origin is list:
-        return f"list of {_type_name(typing.get_args(hint)[0])}"
-    if origin is dict:
-        return "an object"
+        return f"list of {_type_name(inner[0])}"
+    if origin is tuple:
+        return f"list of {len(inner) - (inner[-1] is Ellipsis)} or more values"
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type_name(each) for each in inner)
+    if origin is dict or hint is types.NoneType:
+        return "null" if hint is types.NoneType else "an object"
     names: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
     names[str] = "a string"
     return names.get(hint, "an object" if isinstance(hint, type) else str(hint))
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, types.NoneType) else "null"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _join(where: str, key: str) -> str:

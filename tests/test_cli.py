@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gam_scale.cli import run
+from gam_scale.cli import Parser, count, number, run
 from gam_scale.errors import UserError
 
 
@@ -56,3 +56,45 @@ def test_a_closed_pipe_ends_quietly():
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 141
+
+
+def test_a_path_that_cannot_be_used_is_one_sentence(capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        run(lambda: (tmp_path / "no" / "file").write_text("x"))
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/no/file: no such file") and error.count("\n") == 1
+
+
+FLAGS = Parser()
+FLAGS.add_argument("--steps", type=count(at_least=0, at_most=9))
+FLAGS.add_argument("--rate", type=number(above=0, at_most=2))
+FLAGS.add_argument("--kind", choices=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--steps", "-1"], "--steps is -1; expected a whole number, at least 0, at most 9"),
+        (["--steps", "10"], "--steps is 10; expected"),
+        (["--steps", "1.5"], "--steps is 1.5; expected"),
+        (["--steps", "1" * 5000], "--steps is 111"),
+        (["--rate", "0"], "--rate is 0; expected a finite number, more than 0, at most 2"),
+        (["--rate", "nan"], "--rate is nan; expected"),
+        (["--rate", "1e999"], "--rate is 1e999; expected"),
+        (["--kind", "c"], "--kind: invalid choice: 'c'"),
+        (["--kind"], "--kind: expected one argument"),
+        (["--ste", "1"], "unrecognized arguments: --ste"),
+        (["\ud800" * 900], "unrecognized arguments: \\ud800"),
+    ],
+)
+def test_a_flag_is_refused_in_one_sentence(typed, said):
+    with pytest.raises(UserError) as caught:
+        FLAGS.parse_args(typed)
+    assert str(caught.value).startswith(said) and len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) <= 1200
+
+
+def test_flags_within_their_bounds():
+    args = FLAGS.parse_args(["--steps", "0", "--rate", "2"])
+    assert (args.steps, args.rate) == (0, 2.0)

@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="write one of our checkpoints in another format")
     export.add_argument("checkpoint", type=Path, help="run directory (its newest) or step-* folder")

@@ -59,9 +59,7 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT",
         help="run directory (its newest checkpoint) or step-* folder")  # fmt: skip

@@ -16,7 +16,7 @@ from gam_scale.generate import Sampling, generate
 
 def main() -> None:
     """Parse, load, stream text to the terminal."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="run directory (its newest) or step-* folder")
     parser.add_argument("prompt", nargs="?", default="", help="text to continue; '-' reads stdin")
     parser.add_argument("--max-tokens", type=int, default=200, help="most new tokens (200)")

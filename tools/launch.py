@@ -34,7 +34,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", metavar="FILE", help="the run's JSON config")
     parser.add_argument("--array", nargs="+", metavar="FILE", help="several configs, one run each")
     cli.add_overrides(parser)

@@ -48,7 +48,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line, numbers checked."""
     summary, _, details = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(description=summary, epilog=details)
+    parser = cli.Parser(description=summary, epilog=details)
     parser.set_defaults(vocabulary_is_assumed=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's JSON config")
     parser.add_argument("--nodes", type=int, required=True, help="machines")

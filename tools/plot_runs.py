@@ -4,7 +4,6 @@
 Lines are training loss, dots validation loss, both in nats per token, against tokens trained on.
 """
 
-import argparse
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +18,7 @@ from gam_scale.train.sinks import read_metrics
 
 def main() -> None:
     """Parse, plot, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run directories")
     parser.add_argument("--out", type=Path, required=True, help="the .png, .svg or .pdf to write")
     parser.add_argument("--title", default="", help="above the figure (none)")

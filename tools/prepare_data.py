@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from gam_scale.cli import run
+from gam_scale import cli
 from gam_scale.data.manifest import Manifest
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
@@ -73,7 +73,7 @@ def table(manifest: Manifest) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -84,7 +84,7 @@ def parse_args() -> argparse.Namespace:
     ):
         add(f"--{split}", metavar="SOURCE", action="append", default=[], help=f"{note}; repeatable")
     add("--out", type=Path, metavar="DIR", required=True, help="the folder to make")
-    add("--vocab-size", type=at_least(1), metavar="N",
+    add("--vocab-size", type=cli.count(), metavar="N",
         help=f"tokenizer's ids, 258 special and byte pieces included (default: "
         f"{PrepareSpec.vocab_size})")  # fmt: skip
     add("--model-type", choices=("bpe", "unigram"),
@@ -96,11 +96,12 @@ def parse_args() -> argparse.Namespace:
     add("--document-separator", metavar="LINE",
         help="the line between documents, as in TinyStories' '<|endoftext|>'; 'wikitext': each "
         "top-level heading begins one (default: a file or a row is one)")  # fmt: skip
-    add("--valid-fraction", type=fraction, metavar="F", default=PrepareSpec.valid_fraction,
+    add("--valid-fraction", type=cli.number(at_least=0, below=1), metavar="F",
+        default=PrepareSpec.valid_fraction,
         help="share of training documents held out where there is no --valid; 0: none "
         "(default: %(default)s)")  # fmt: skip
-    add("--max-documents", type=at_least(1), metavar="N", help="read only the first N of a split")
-    add("--workers", type=at_least(1), metavar="N", default=cores(),
+    add("--max-documents", type=cli.count(), metavar="N", help="read only the first N of a split")
+    add("--workers", type=cli.count(), metavar="N", default=cores(),
         help="processes (default: %(default)s, this machine's cores)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace a prepared set at --out")
     options = parser.parse_args()
@@ -119,25 +120,5 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def at_least(bound: int):
-    """An argparse type: a whole number not below ``bound``."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if value < bound:
-            raise argparse.ArgumentTypeError(f"{value} is less than {bound}")
-        return value
-
-    return number
-
-
-def fraction(text: str) -> float:
-    """An argparse type: a share of documents."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not in [0, 1)")
-    return value
-
-
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

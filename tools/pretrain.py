@@ -15,7 +15,7 @@ from gam_scale.train.pretrain import pretrain
 
 def main() -> int:
     """Parse, read the config, train; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", metavar="FILE", help="the run's JSON config")
     cli.add_overrides(parser)
     parser.add_argument("--fresh", action="store_true", help="start over: remove the earlier run")

@@ -53,7 +53,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=int, nargs="+", required=True, choices=[1, 2, 3])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of runs and page")
     parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="1: the paper's size")

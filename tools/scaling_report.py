@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
         f"  {name:<8}{'' if name in REQUIRED else '(optional) '}{text}"
         for name, text in COLUMNS.items()
     )
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description=__doc__.splitlines()[0],
         epilog=f"columns of the CSV; others are ignored:\n{columns}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -42,7 +42,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The command line, numbers checked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["plan", "run", "status", "collect"])
     parser.add_argument("--sweep", required=True, metavar="FILE", help="see configs/sweeps/")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the runs")

@@ -4,15 +4,13 @@ For job scripts, which keep a job's code and logs there. Other options of tools/
 ignored; the config is checked, so that a mistake ends a job before its ranks start.
 """
 
-import argparse
-
 from gam_scale import cli
 from gam_scale.config import load_config
 
 
 def main() -> None:
     """Parse, read the config, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's JSON config")
     cli.add_overrides(parser)
     args, _ = parser.parse_known_args()

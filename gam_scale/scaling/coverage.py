@@ -4,11 +4,11 @@ Data sets are simulated from a known law with normal noise on log L, fitted, and
 compared with the law's own coefficients. At the nominal rate 95 in 100 hold it.
 """
 
-import argparse
 import math
 
 import numpy as np
 
+from gam_scale import cli
 from gam_scale.scaling.bootstrap import bootstrap, of_optimum
 from gam_scale.scaling.fit import FitSettings, fit
 from gam_scale.scaling.law import COEFFICIENTS, Law
@@ -59,7 +59,7 @@ def coverage(
 
 def main() -> None:
     """Measure and print, for two sizes of sweep."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = cli.Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sets", type=int, default=200, help="simulated data sets (200)")
     parser.add_argument("--noise", type=float, default=0.005, help="of log L (0.005)")
     args = parser.parse_args()
