@@ -79,7 +79,8 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
 def _pretrain(
     config: RunConfig, world: World, stop: StopRequest, watchdog: Watchdog, *, fresh: bool
 ) -> bool:
-    cache = config.data.cache_dir or str(Path(config.log.run_dir) / "cache")
+    run = RunDir(config.log.run_dir)
+    cache = config.data.cache_dir or str(run.cache)
     train = open_split(config.data.sets, "train", cache)
     valid = open_split(config.data.sets, "valid", cache)
     tokenizer = Tokenizer.load(train[0].tokenizer_file)
@@ -93,7 +94,6 @@ def _pretrain(
         config.train.global_batch_size if config.data.carry_state else 0,
     )
     config = resolve(config, tokenizer, stream)
-    run = RunDir(config.log.run_dir)
     if world.is_main:
         run.open(config, fresh=fresh)
     world.barrier()

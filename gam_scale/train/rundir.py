@@ -38,6 +38,7 @@ class RunDir:
         self.starts = self.path / "starts.json"
         self.ranks = self.path / "ranks.json"
         self.jobs = self.path / "jobs"
+        self.cache = self.path / "cache"
         self.checkpoints = CheckpointStore(self.path / "checkpoints")
 
     def open(self, config: RunConfig, *, fresh: bool) -> None:
@@ -54,7 +55,7 @@ class RunDir:
             self._remove()
         if self.config.exists():
             self._same_run(config)
-        elif self.path.is_dir() and any(item != self.jobs for item in self.path.iterdir()):
+        elif self.path.is_dir() and any(map(self._of_a_run, self.path.iterdir())):
             raise UserError(
                 f"log.run_dir {self.path} has files but no config.json, so it is not a run "
                 "directory; expected an empty or a new folder"
@@ -70,10 +71,14 @@ class RunDir:
         # Only what is a run directory is deleted: a mistyped path must not cost a home folder.
         if not self.config.exists():
             return
-        for item in self.path.iterdir():
-            if item == self.jobs:  # the job that starts over keeps its log and its code there
-                continue
+        for item in filter(self._of_a_run, self.path.iterdir()):
             shutil.rmtree(item) if item.is_dir() else item.unlink()
+
+    def _of_a_run(self, item: Path) -> bool:
+        """Whether ``item`` is made and removed with a run, not there before and kept after it."""
+        # A job has its log and its code in the one; data is read, through the other, before a run
+        # is opened, and is the same for the next run.
+        return item not in (self.jobs, self.cache)
 
     def _same_run(self, config: RunConfig) -> None:
         if differs := self.difference(config):

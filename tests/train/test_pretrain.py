@@ -247,3 +247,36 @@ def test_weights_of_another_shape_are_refused_by_name(tmp_path, tiny):
     other["checkpoint"]["init_from"] = str(tmp_path / "one")
     with pytest.raises(UserError, match=r"embedding.weight has shape .*; expected \(320, 16\)"):
         train(other)
+
+
+def test_data_by_url_starts_dies_and_starts_again(tmp_path, tiny, curve, prepared_set):
+    """Its default cache lies in the run directory, and is filled before that is a run's."""
+    run = tmp_path / "run"
+    config = tiny(run, data={"sets": [{"path": f"file://{prepared_set}"}]})
+    train(tiny(tmp_path / "local"))
+    with killed_after(7):
+        train(config)
+    train(config)
+    assert_equal_runs(tmp_path / "local", run, curve)
+    cached = {path: path.stat().st_mtime_ns for path in (run / "cache").rglob("*.mds")}
+    assert cached, "the shards were read from elsewhere than the cache"
+    train(config, fresh=True)
+    assert_equal_runs(tmp_path / "local", run, curve)
+    assert cached == {path: path.stat().st_mtime_ns for path in cached}, "downloaded again"
+
+
+def test_a_kill_while_data_is_downloaded_does_not_block_the_run(tmp_path, tiny, monkeypatch):
+    from gam_scale.data import shards
+
+    class Death(BaseException):
+        pass
+
+    def die(url, target):
+        raise Death
+
+    config = tiny(tmp_path / "run", data={"sets": [{"path": f"file://{tmp_path / 'nowhere'}"}]})
+    with monkeypatch.context() as patch, pytest.raises(Death):
+        patch.setattr(shards, "_download", die)
+        train(config)
+    assert list((tmp_path / "run").iterdir()) == [tmp_path / "run" / "cache"]
+    train(tiny(tmp_path / "run", train={"steps": 3}))
