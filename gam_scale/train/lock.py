@@ -4,19 +4,25 @@ The lock is a file beside the run directory, held in two ways at once. ``flock``
 machine and on file systems that carry locks between nodes: the kernel drops it with its holder.
 Where a file system keeps locks to each node (Lustre's ``localflock``), the holder's heartbeat
 decides: it rewrites a counter in the file, and who comes from another host watches the counter
-rather than compare clocks. Who finds its own name gone from the file, such as a node that was
-frozen while the job started anew elsewhere, ends without writing anything more.
+rather than compare clocks.
+
+What is locked is the directory itself, whatever links lead to it. Who finds its own name gone from
+the file, such as a node that was frozen while the job started anew elsewhere, or finds another file
+or none at its path, has lost the lock and ends without writing anything more.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +36,8 @@ WATCH_S = 8.0
 """Without a heartbeat, after which a holder on another host is dead, if its flock is gone."""
 FROZEN_S = 30.0
 """The same where its flock is still there: a node that hangs keeps it, and so does a slow one."""
+LENGTH = 513
+"""Bytes of a lock file that are ours; what somebody appends is not read."""
 
 
 class RunLock:
@@ -40,8 +48,7 @@ class RunLock:
     """
 
     def __init__(self, run_dir: str | Path) -> None:
-        run_dir = Path(run_dir).absolute()
-        self.run_dir, self.path = run_dir, lock_path(run_dir)
+        self.run_dir, self.path = Path(run_dir).absolute(), lock_path(run_dir)
         self._me = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -56,15 +63,12 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            UserError: another job holds it, named with host, process and job.
+            UserError: another job holds it, named with host, process and job; or what lies at its
+                path is no lock, which is left as it was.
         """
+        locked = self._open()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise UserError(f"log.run_dir {self.run_dir} cannot be locked: {error}") from None
-        try:
-            locked, before = self._flock(), holder(self.run_dir)
+            before = _read(self._file, self.path)
             elsewhere = before is not None and before.get("host") != self._me["host"]
             if elsewhere:
                 self._watch(before, WATCH_S if locked else FROZEN_S)
@@ -76,6 +80,13 @@ class RunLock:
             raise
         self._write({**self._me, "beat": 0})
         self._thread.start()
+
+    def check(self) -> None:
+        """End this process where the lock was lost; for before anything that others would see."""
+        if self._file is not None and not self._mine():
+            other = _name(holder(self.run_dir))
+            logger.error("%s: its lock was removed, or taken over by %s", self.run_dir, other)
+            os._exit(1)
 
     def release(self) -> None:
         """Give the lock back; the next one need not wait."""
@@ -94,6 +105,19 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+    def _open(self) -> bool:
+        """Open the file at the lock's path, made if need be; whether its flock is ours."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                self._file = _open(self.path, os.O_RDWR | os.O_CREAT)
+                locked = self._flock()
+                if not locked or self._in_place():  # else it was removed between the two
+                    return locked
+                os.close(self._file)
+        except OSError as error:
+            raise UserError(f"log.run_dir {self.run_dir} cannot be locked: {error}") from None
 
     def _flock(self) -> bool:
         try:
@@ -124,60 +148,110 @@ class RunLock:
         beat = 0
         while not self._stop.wait(BEAT_S):
             beat += 1
-            # A file system that fails for a moment is no reason to end a run.
+            self.check()
             with contextlib.suppress(OSError):
-                if not self._mine():
-                    logger.error(
-                        "%s was taken over by %s", self.run_dir, _name(holder(self.run_dir))
-                    )
-                    os._exit(1)
                 self._write({**self._me, "beat": beat})
 
     def _mine(self) -> bool:
-        current = _parse(os.pread(self._file, 4096, 0))
+        try:
+            current = _parse(os.pread(self._file, LENGTH, 0)) if self._in_place() else None
+        except OSError:  # a file system that fails for a moment is no reason to end a run
+            return True
         return current is not None and current.get("token") == self._me["token"]
+
+    def _in_place(self) -> bool:
+        """Whether the open file is still the one at the path."""
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self._file))
+        except FileNotFoundError:
+            return False
 
     def _write(self, content: dict[str, Any] | None) -> None:
         # One write of a fixed length: a reader never finds half of it.
-        text = json.dumps(content).ljust(512) + "\n"
+        text = json.dumps(content).ljust(LENGTH - 1) + "\n"
+        assert len(text) == LENGTH, text
         os.pwrite(self._file, text.encode(), 0)
 
 
 def lock_path(run_dir: str | Path) -> Path:
     """The lock file of a run directory; beside it, where ``--fresh`` does not remove it."""
-    run_dir = Path(run_dir).absolute()
-    return run_dir.with_name(f".{run_dir.name}.lock")
+    real = Path(os.path.realpath(run_dir))  # one directory, one lock, whatever links lead to it
+    return real.parent / f".{real.name}.lock"
 
 
 def holder(run_dir: str | Path) -> dict[str, Any] | None:
     """Who wrote the lock last without releasing it: host, pid, job, beat. It may be dead."""
-    try:
-        return _parse(lock_path(run_dir).read_bytes())
-    except OSError:
-        return None
+    with _opened(run_dir) as file:
+        return _parse(os.pread(file, LENGTH, 0)) if file is not None else None
 
 
 def is_held(run_dir: str | Path) -> bool:
     """Whether a process that this host can see holds the lock now."""
-    try:
-        file = os.open(lock_path(run_dir), os.O_RDWR)
-    except OSError:
+    with _opened(run_dir) as file:
+        if file is None:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
         return False
+
+
+@contextlib.contextmanager
+def _opened(run_dir: str | Path) -> Iterator[int | None]:
+    """The lock of a run directory, to look at; None where there is none that can be read."""
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
+        file = _open(lock_path(run_dir), os.O_RDONLY)
     except OSError:
-        return True
+        yield None
+        return
+    try:
+        yield file
     finally:
         os.close(file)
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a lock file: never what a link leads to, nor a pipe or a device.
+
+    Raises:
+        OSError: a link or another thing that is no file lies there, or it may not be opened.
+    """
+    try:
+        file = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a symbolic link", str(path)) from None
+        raise
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        return file
+    os.close(file)
+    raise OSError(errno.EINVAL, "is not a regular file", str(path))
+
+
+def _read(file: int, path: Path) -> dict[str, Any] | None:
+    """What a lock file says of its last holder; None where it was released, or never written.
+
+    Raises:
+        UserError: the file is none of ours.
+    """
+    content = os.pread(file, LENGTH, 0)
+    if not content.strip(b"\0 \n"):  # a power failure may leave zeros
+        return None
+    found = _parse(content)
+    if found is None and content.strip() != b"null":
+        raise UserError(
+            f"{path} is not a lock of ours; expected no file of that name beside log.run_dir"
+        )
+    return found
 
 
 def _parse(content: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and isinstance(value.get("token"), str) else None
 
 
 def _name(other: dict[str, Any] | None) -> str:

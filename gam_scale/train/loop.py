@@ -158,6 +158,7 @@ class Loop:
             with self.metrics.clock.paused():
                 validation = self.evaluate()
         if done or validation or step == 1 or step % config.log.every_steps == 0:
+            self.saver.check_lock()
             rate = learning_rate(config.train, step - 1, config.train.steps)
             self.log.log(self.metrics.line(step, rate, validation))
         better = validation is not None and self._is_better(validation.loss)

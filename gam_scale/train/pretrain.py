@@ -62,10 +62,10 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
         with (
             StopRequest() as stop,
             Watchdog(world, config.parallel.timeout_s) as watchdog,
-            RunLock(config.log.run_dir) if world.is_main else nullcontext(),
+            RunLock(config.log.run_dir) if world.is_main else nullcontext() as lock,
         ):
             try:
-                return _pretrain(config, world, stop, watchdog, fresh=fresh)
+                return _pretrain(config, world, stop, watchdog, lock, fresh=fresh)
             except Exception as error:
                 # For the logs, which outlive the terminal; who prints it is the caller's business.
                 if logger.handlers:
@@ -77,7 +77,13 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
 
 
 def _pretrain(
-    config: RunConfig, world: World, stop: StopRequest, watchdog: Watchdog, *, fresh: bool
+    config: RunConfig,
+    world: World,
+    stop: StopRequest,
+    watchdog: Watchdog,
+    lock: RunLock | None,
+    *,
+    fresh: bool,
 ) -> bool:
     run = RunDir(config.log.run_dir)
     cache = config.data.cache_dir or str(run.cache)
@@ -117,7 +123,8 @@ def _pretrain(
         note_start(run, state.step, world.world_size)
         count_start(run.restarts, state.step, config.checkpoint.max_restarts, run.logs)
     _announce(config, world, stream, compiled)
-    saver = Saver(run.checkpoints, world, config, tokenizer.model_bytes)
+    check_lock = lock.check if lock is not None else lambda: None
+    saver = Saver(run.checkpoints, world, config, tokenizer.model_bytes, check_lock)
     token_bytes = tokenizer.token_bytes()
     while True:
         metrics = _metrics(config, world, train, run)

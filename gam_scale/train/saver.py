@@ -1,7 +1,7 @@
 """Saving while training goes on: copy, write in a thread, commit at a later step boundary."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -35,12 +35,22 @@ class Saver:
     Training stands still only while its state is copied to CPU memory. Each rank then writes its
     own shard in a thread; no thread takes part in collectives. :meth:`finish` is the collective
     that makes the checkpoint visible, which the loop calls once all ranks are :attr:`ready`.
+
+    Args:
+        check_lock: called on the main rank before anything that others would see; ends a process
+            that may not write any more.
     """
 
     def __init__(
-        self, store: CheckpointStore, world: World, config: RunConfig, tokenizer: bytes
+        self,
+        store: CheckpointStore,
+        world: World,
+        config: RunConfig,
+        tokenizer: bytes,
+        check_lock: Callable[[], None] = lambda: None,
     ) -> None:
         self.store, self.world, self.config, self.tokenizer = store, world, config, tokenizer
+        self.check_lock = check_lock
         self._pending: _Pending | None = None
 
     @property
@@ -69,6 +79,7 @@ class Saver:
             return
         final = self.store.path(state.step)
         if self.world.is_main:
+            self.check_lock()
             self.store.begin(state.step)
         copies = [replace(part, data=_to_cpu(part)) for part in map(Shard.own_part, shards)]
         carried = {key: value.to("cpu", copy=True) for key, value in carried.items()}
@@ -102,6 +113,7 @@ class Saver:
         self._agree(error)
 
     def _commit(self, pending: _Pending) -> None:
+        self.check_lock()
         self.store.commit(self.world.world_size, pending.state, self.config, self.tokenizer)
         if pending.is_best:
             self.store.mark_best(pending.state.step, pending.state.best_val_loss)

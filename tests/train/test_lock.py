@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from whole_runs import after_step, train
 
 from gam_scale.errors import UserError
 from gam_scale.train import lock
@@ -104,3 +105,116 @@ def test_who_lost_it_ends(tmp_path):
             continue
     assert process.returncode == 1
     process.communicate()
+
+
+LOSE = """
+import sys
+from gam_scale.train import lock
+lock.BEAT_S = 1000.0  # only check() looks
+held = lock.RunLock(sys.argv[1])
+held.acquire()
+print("held", flush=True)
+sys.stdin.readline()
+held.check()
+print("writes on", flush=True)
+"""
+
+
+@pytest.mark.parametrize("what", ["nothing", "removed", "replaced", "grown"])
+def test_a_lock_that_is_gone_ends_its_holder_before_it_writes(tmp_path, what):
+    path = lock_path(tmp_path / "run")
+    command = [sys.executable, "-c", LOSE, str(tmp_path / "run")]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    if what == "grown":
+        with open(path, "a") as file:
+            file.write("x" * 5000)
+    if what == "replaced":
+        path.with_name("copy").write_bytes(path.read_bytes())
+        path.with_name("copy").rename(path)
+    if what == "removed":
+        path.unlink()
+        with RunLock(tmp_path / "run"):
+            pass
+    out, _ = process.communicate("go\n")
+    if what in ("nothing", "grown"):
+        assert out == "writes on\n", f"lock: a holder is ended for {what}"
+    else:
+        assert (out, process.returncode) == ("", 1), f"lock: {what}, and its holder writes on"
+
+
+def test_one_directory_has_one_lock_whatever_links_lead_to_it(tmp_path, other):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "far").symlink_to(tmp_path / "link")
+    for path in (tmp_path / "link", tmp_path / "elsewhere" / "far"):
+        assert is_held(path), "lock: a link to the directory is free"
+        with pytest.raises(UserError, match=f"written by process {other.pid} on "):
+            RunLock(path).acquire()
+
+
+def _lie(path, what):
+    """Put something at ``path`` that is no lock; what it leads to, if anything."""
+    target = path.with_name("target")
+    if what == "link":
+        target.write_text("precious" * 100)
+        path.symlink_to(target)
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(what)
+        return path
+    return target
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["link", "pipe", "folder", b"precious" * 100, b"[" * 600, b'{"host": "of a user"}', b"17\n"],
+)
+def test_what_is_no_lock_is_refused_and_left_as_it_is(tmp_path, what):
+    target = _lie(lock_path(tmp_path / "run"), what)
+    before = target.read_bytes() if target.exists() else None
+    with pytest.raises(UserError, match="cannot be locked|not a lock of ours"):
+        RunLock(tmp_path / "run").acquire()
+    after = target.read_bytes() if target.exists() else None
+    assert after == before, "lock: it wrote over what is none of its files"
+    assert not is_held(tmp_path / "run") and holder(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 513, b"null".ljust(512) + b"\nmore"])
+def test_a_lock_that_nobody_holds_is_taken(tmp_path, content):
+    lock_path(tmp_path / "run").write_bytes(content)
+    with RunLock(tmp_path / "run"):
+        assert holder(tmp_path / "run")["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("step", [9, 11])  # before a line and before a checkpoint
+def test_a_run_that_lost_its_lock_writes_nothing_more(tmp_path, tiny, monkeypatch, step):
+    run = tmp_path / "run"
+    kept = {}
+
+    class End(BaseException):
+        pass
+
+    def end(status):
+        raise End
+
+    def lose():
+        lock_path(run).unlink()
+        kept.update({p: p.read_bytes() for p in run.rglob("*") if p.is_file()})
+
+    monkeypatch.setattr(lock, "BEAT_S", 1000.0)
+    monkeypatch.setattr(lock.os, "_exit", end)
+    config = tiny(run, eval={"every_steps": 0}, log={"every_steps": 10})
+    config["checkpoint"]["every_steps"] = 12
+    with after_step(step, lose), pytest.raises(End):
+        train(config)
+    logs = run / "logs"
+    found = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and logs not in p.parents}
+    kept = {p: content for p, content in kept.items() if logs not in p.parents}
+    assert found == kept, "lock: a run that lost its lock wrote on"
