@@ -78,7 +78,9 @@ def curve() -> Callable[[Path], list[dict]]:
     """``curve(run_dir)`` -> the logged lines without what depends on the clock."""
 
     def read(run_dir: Path) -> list[dict]:
-        lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+        lines = list(map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()))
+        # A loss that is not finite is logged as null, and one null equals the other.
+        assert all(line["loss"] is not None for line in lines), f"{run_dir}: a loss is no number"
         return [{k: line.get(k) for k in COMPARED} for line in lines]
 
     return read

@@ -193,10 +193,9 @@ def _state_before(
     several ranks scans twice: Mamba is a baseline here.
     """
     write = selective_scan(x, dt, A, B, C, D, positions)[1]
-    total = dt.to(write.dtype).sum(1)  # (B, E)
-    if positions is not None:
-        total = total.masked_fill((positions == 0).any(1, keepdim=True), torch.inf)
-    decay = torch.exp(total.unsqueeze(-1) * A)
+    decay = torch.exp(dt.to(write.dtype).sum(1).unsqueeze(-1) * A)
+    if positions is not None:  # after exp: an infinite time would give A a gradient of inf * 0
+        decay = decay.masked_fill((positions == 0).any(1).view(-1, 1, 1), 0.0)
     # One row of a state per number: (ranks, 2, B, E N, 1).
     folds = context.gather(torch.stack([decay, write]).flatten(-2).unsqueeze(-1))
     nothing = torch.zeros_like(folds[0, 0])
