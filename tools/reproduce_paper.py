@@ -123,10 +123,10 @@ def train(missing: list[Cell], out: Path) -> int:
         print(f"[{i}/{len(missing)}] {cell.name}", flush=True)
         wait_until_free(Path(cell.config.log.run_dir))
         log = config.with_suffix(".log")
-        status = train_in_child([config], log)
+        ended = train_in_child([config], log)
         if result(cell, out) is None:
             failed.append(cell.name)
-            print(f"  ended with status {status}, unfinished: {log}", flush=True)
+            print(f"  status {ended.status}, {ended.reason}\n  unfinished: {log}", flush=True)
     if failed:
         print(f"{len(failed)} runs are unfinished; the same command goes on with them")
     return 1 if failed else 0

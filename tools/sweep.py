@@ -124,11 +124,12 @@ def run(found: list[list[Cell]], args: argparse.Namespace) -> int:
             wait_until_free(Path(cell.config.log.run_dir))
         configs = [write_config(cell, args.out / "configs") for cell in job]
         log = configs[0].with_suffix(".log")
-        status = train_in_child(configs, log)
+        ended = train_in_child(configs, log)
         if unfinished := [cell.name for cell in job if result(cell) is None]:
             failed += unfinished
             names = ", ".join(unfinished)
-            print(f"  ended with status {status}, unfinished: {names}; {log}", flush=True)
+            print(f"  status {ended.status}, {ended.reason}")
+            print(f"  unfinished: {names}; {log}", flush=True)
     if failed:
         print(f"{len(failed)} runs are unfinished; the same command goes on with them")
     return 1 if failed else 0

@@ -3,9 +3,10 @@
 import os
 import re
 import socket
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from gam_scale.hardware import cpu_threads, keep_freed_memory
 
 _SET: set[str] = set()
 """Environment variables that :func:`start` has set."""
+_HELD: list[Callable[[], object]] = []
+"""What gives back what engines hold beyond their run."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,35 @@ def start(device: str) -> World:
     return World(rank, world_size, local_rank, local_size, where)
 
 
+def at_release(give_back: Callable[[], object]) -> None:
+    """Have :func:`release` call this, once."""
+    _HELD.append(give_back)
+
+
+def release() -> None:
+    """Have engines give back what they hold, so that this process can train another run.
+
+    Only after a run that ended well: where a rank has died, a GPU may wait for it for ever.
+    """
+    while _HELD:
+        _HELD.pop()()
+
+
 def stop() -> None:
     """Leave the process group, when nothing runs any more that the interpreter's end could hurt."""
+    _HELD.clear()
     if dist.is_initialized():
-        dist.destroy_process_group()
+        _destroy_group()
         _wait_for_threads(5.0)
     while _SET:  # what this process starts later is another job
         os.environ.pop(_SET.pop(), None)
+
+
+def _destroy_group() -> None:
+    """By DeepSpeed where it has joined, which otherwise keeps groups of it for the next run."""
+    deepspeed = sys.modules.get("deepspeed")
+    joined = deepspeed is not None and deepspeed.comm.is_initialized()
+    (deepspeed.comm if joined else dist).destroy_process_group()
 
 
 def _wait_for_threads(timeout_s: float) -> None:

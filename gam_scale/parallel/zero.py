@@ -12,6 +12,7 @@ from gam_scale.checkpoint.shard import Shard
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
 from gam_scale.model.lm import LanguageModel, outline
+from gam_scale.parallel import world as ranks
 from gam_scale.parallel import zero_lean, zero_shards
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.context import axes
@@ -46,6 +47,7 @@ class DeepSpeedStrategy(Strategy):
         self.engine, zero, _, _ = deepspeed.initialize(
             model=module, optimizer=build_optimizer(module, config), config=options
         )
+        ranks.at_release(self.engine.destroy)  # its hooks would hold it for ever
         # With a stage, the torch optimizer steps this rank's flat partition, inside ZeRO's own.
         self.zero = zero if self.stage else None
         self.optimizer = zero.optimizer if self.stage else zero

@@ -2,16 +2,30 @@
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from gam_scale.errors import one_line
 from gam_scale.train.lock import is_held
 
 ROOT = Path(__file__).resolve().parents[2]
+REASON = re.compile(r"^(?:\[rank\d+\]: ?)*((?:error|[\w.]*(?:Error|Exception)): .+)$", re.MULTILINE)
+"""How a process says why it ends: ours in one line, a traceback in its last one."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended."""
+
+    status: int
+    reason: str
+    """One line for the console."""
 
 
 def wait_until_free(run_dir: Path) -> None:
@@ -22,8 +36,8 @@ def wait_until_free(run_dir: Path) -> None:
         time.sleep(0.5)
 
 
-def train_in_child(configs: Sequence[Path], log: Path) -> int:
-    """Train runs one after another, resuming what is there; the exit status.
+def train_in_child(configs: Sequence[Path], log: Path) -> Ended:
+    """Train runs one after another, resuming what is there.
 
     Args:
         configs: of the runs, as :mod:`gam_scale.train.several` takes them.
@@ -31,10 +45,23 @@ def train_in_child(configs: Sequence[Path], log: Path) -> int:
     """
     command = [sys.executable, "-m", "gam_scale.train.several", *map(str, configs)]
     with open(log, "ab") as file:
+        before = file.tell()
         done = subprocess.run(
             command, env=_environment(), stdout=file, stderr=file, preexec_fn=_end_with_parent
         )
-    return done.returncode
+    with open(log, "rb") as file:
+        file.seek(before)
+        said = file.read().decode(errors="replace")
+    return Ended(done.returncode, _reason(done.returncode, said))
+
+
+def _reason(status: int, said: str) -> str:
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    lines = REASON.findall(said) or said.split("\n")
+    return next(
+        (one_line(line, 400) for line in reversed(lines) if line.strip()), "it said nothing"
+    )
 
 
 def _environment() -> dict[str, str]:

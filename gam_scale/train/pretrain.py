@@ -65,7 +65,9 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
             RunLock(config.log.run_dir) if world.is_main else nullcontext() as lock,
         ):
             try:
-                return _pretrain(config, world, stop, watchdog, lock, fresh=fresh)
+                finished = _pretrain(config, world, stop, watchdog, lock, fresh=fresh)
+                ranks.release()
+                return finished
             except Exception as error:
                 # For the logs, which outlive the terminal; who prints it is the caller's business.
                 if logger.handlers:

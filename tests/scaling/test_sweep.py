@@ -132,6 +132,15 @@ SMALL = {
 }
 
 
+def as_shipped(data: Path) -> dict:
+    """configs/sweeps/small.json of one family and in small: its engine is the default one."""
+    spec = json.loads((TOOL.parents[1] / "configs" / "sweeps" / "small.json").read_text())
+    shrunk = {key: SMALL[key] for key in ("widths", "budgets", "dial")} | {"data": str(data)}
+    shrunk |= {"families": spec["families"][:1], "vocab_size": 320, "seq_len": 48}
+    settings = {"parallel": {"device": "cpu"}, "eval": SMALL["set"]["eval"]}
+    return spec | shrunk | {"set": spec["set"] | settings}
+
+
 def run_tool(action: str, spec: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
     command = [sys.executable, TOOL, action, "--sweep", spec, "--out", out, *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -143,7 +152,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
-    changes = SMALL | {"data": str(prepared_set), "lr_multipliers": [2]}
+    changes = as_shipped(prepared_set) | {"lr_multipliers": [2]}
     spec, out = write(tmp_path, **changes), tmp_path / "runs"
     first = run_tool("run", spec, out)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -160,9 +169,9 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
     assert [float(row["lr_multiplier"]) for row in rates] == [1, 2]
     assert rates[0]["loss"] == short["loss"] != rates[1]["loss"]
     curves = rows_of(out / "curves.csv")
-    cell = f"gam-d32-t{short['tokens']}-s0"
-    assert {row["run"] for row in curves} == {cell, f"gam-d32-t{long['tokens']}-s0"}
-    assert long["run"] == short["run"] == "gam-d32-s0"  # resampled together
+    cell = f"gam-static-d32-t{short['tokens']}-s0"
+    assert {row["run"] for row in curves} == {cell, f"gam-static-d32-t{long['tokens']}-s0"}
+    assert long["run"] == short["run"] == "gam-static-d32-s0"  # resampled together
     assert max(int(row["tokens"]) for row in curves) == int(long["tokens"])
     # The branch is what the same run from its own beginning would have been.
     own = json.loads((out / "configs" / f"{cell}.json").read_text())
