@@ -230,9 +230,9 @@ def valid_batches(
 ) -> Iterator[Batch]:
     """Batches of the start of each split in stream order, every world_size-th to this rank.
 
-    ``max_tokens`` bounds the predicted tokens and is divided equally among the splits; 0 means
-    all of them. The last batches may have fewer rows. All ranks get as many, since they meet in
-    every forward pass of a sharded model; the last one of some may hold nothing.
+    ``max_tokens`` bounds the predicted tokens, as :func:`read_of_each` divides it; 0 means all of
+    them. The last batches may have fewer rows. All ranks get as many, since they meet in every
+    forward pass of a sharded model; the last one of some may hold nothing.
     """
     rows = _valid_rows(splits, seq_len, max_tokens)
     for number in itertools.count():
@@ -250,11 +250,24 @@ def _valid_rows(
     splits: Sequence[TokenSplit], seq_len: int, max_tokens: int
 ) -> Iterator[tuple[TokenSplit, int, int]]:
     """(split, number of the sequence, tokens of the split that are read) for each row."""
-    share = -(-max_tokens // len(splits))
-    for split in splits:
-        limit = min(split.tokens, share + 1) if max_tokens else split.tokens
+    limits = read_of_each([split.tokens for split in splits], max_tokens)
+    for split, limit in zip(splits, limits, strict=True):
         for i in range(num_sequences(limit, seq_len)):
             yield split, i, limit
+
+
+def read_of_each(lengths: Sequence[int], max_tokens: int) -> list[int]:
+    """How many tokens to read of the start of each text so that about ``max_tokens`` are predicted.
+
+    Each gets an equal share, and what a short one cannot use goes to the others; 0: all of each.
+    """
+    share, left = max(lengths, default=0), max_tokens
+    for others, length in zip(range(len(lengths), 0, -1), sorted(lengths), strict=True):
+        if max_tokens and length > -(-left // others):
+            share = -(-left // others)
+            break
+        left -= max(0, length - 1)  # the first token is not predicted
+    return [min(length, share + 1) for length in lengths]
 
 
 def _read_sequence(split: TokenSplit, i: int, seq_len: int, limit: int) -> np.ndarray:

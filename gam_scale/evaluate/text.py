@@ -10,7 +10,7 @@ from gam_scale.checkpoint.load import Trained
 from gam_scale.config import DataSetConfig
 from gam_scale.data.packing import Batch, make_batch, num_sequences
 from gam_scale.data.shards import TokenSplit
-from gam_scale.data.stream import open_split, valid_batches
+from gam_scale.data.stream import open_split, read_of_each, valid_batches
 from gam_scale.errors import UserError
 
 
@@ -51,8 +51,7 @@ def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.nd
         streams = [_file(trained, source)]
     else:
         splits = _splits(trained, source)
-        share = -(-source.max_tokens // len(splits))
-        lengths = [min(s.tokens, share + 1) if share else s.tokens for s in splits]
+        lengths = read_of_each([split.tokens for split in splits], source.max_tokens)
         streams = [s.read(0, n).astype(np.int64) for s, n in zip(splits, lengths, strict=True)]
     bos = trained.tokenizer.bos_id
     found = [d for ids in streams for d in np.split(ids, np.flatnonzero(ids == bos)) if len(d)]

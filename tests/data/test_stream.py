@@ -18,6 +18,7 @@ from gam_scale.data.stream import (
     TrainStream,
     micro_batches,
     open_split,
+    read_of_each,
     valid_batches,
 )
 from gam_scale.errors import UserError
@@ -219,6 +220,26 @@ def test_validation_of_several_splits_shares_the_budget(
     assert targets == [*range(3, 27), *range(10_001, 10_025)]
     batches = list(valid_batches([split, small], SEQ_LEN, "concatenate", 4, 0, 1, 0))
     assert sum(batch.num_targets for batch in batches) == 604 + 49
+
+
+@pytest.mark.parametrize(
+    ("lengths", "max_tokens", "read"),
+    [
+        ([605, 50], 200, [152, 50]),  # the small one's 49 predictions leave 151
+        ([3, 3003], 2000, [3, 1999]),
+        ([3003, 3, 0, 500], 2000, [1500, 3, 0, 500]),
+        ([100, 100, 100], 200, [68, 68, 68]),  # equal shares, rounded up as ever
+        ([100, 100, 100], 10**9, [100, 100, 100]),
+        ([7, 0], 0, [7, 0]),
+        ([], 5, []),
+    ],
+)
+def test_what_a_small_split_cannot_use_goes_to_the_others(lengths, max_tokens, read) -> None:
+    assert read_of_each(lengths, max_tokens) == read
+    total = sum(max(0, length - 1) for length in lengths)
+    predicted = sum(max(0, length - 1) for length in read)
+    wanted = min(total, max_tokens or total)
+    assert wanted <= predicted < wanted + max(1, len(lengths)), "tokens of the budget are lost"
 
 
 def test_validation_of_an_empty_split(
