@@ -303,7 +303,10 @@ class EvalConfig:
 
     every_steps: int = option(200, "steps between evaluations; 0: only after the last", at_least=0)
     max_tokens: int = option(
-        262_144, "validation tokens read each time; 0: the whole split", at_least=0
+        262_144,
+        "validation tokens read each time, shared by the sets that have a validation split as "
+        "equally as their lengths allow; 0: all of them",
+        at_least=0,
     )
     batch_size: int = option(8, "sequences per rank and forward pass", at_least=1)
 

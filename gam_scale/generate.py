@@ -38,7 +38,8 @@ def generate(
     the blocks remember (the convolution's last inputs; keys and values for attention).
 
     Raises:
-        UserError: attention with learned positions cannot reach that far.
+        UserError: attention with learned positions cannot reach that far, or the model's training
+            went to NaN.
     """
     ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
     limit = model.context_limit
@@ -54,7 +55,13 @@ def generate(
     with torch.no_grad():
         logits, state = model.extend(torch.tensor([ids], device=device), model.init_state())
         for _ in range(max_tokens):
-            token = int(sample(logits[0].float(), sampling, generator))
+            logits = logits[0, : tokenizer.vocab_size].float()  # a model may have more ids
+            if not torch.isfinite(logits).all():
+                raise UserError(
+                    "the model's logits are not finite numbers, so there is no text to sample; "
+                    "expected a checkpoint from before its training diverged"
+                )
+            token = int(sample(logits, sampling, generator))
             if token == tokenizer.bos_id:
                 break
             if piece := text.decode(tokenizer.id_to_bytes(token)):

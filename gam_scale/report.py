@@ -86,6 +86,7 @@ def write_report(run_dir: str | Path) -> Path:
         f"<header><h1>{name}</h1><p>{escape(_in_words(config, summary))}</p></header>",
         "" if finished else f'<p class="quiet">{escape(_progress(config, lines))}</p>',
         _key_figures(summary),
+        _not_validated(summary),
         _charts(lines, summary),
         _sample(str(summary.get("sample") or "").strip()),
         _tables(config, summary),
@@ -154,6 +155,11 @@ def _key_figures(summary: dict[str, Any]) -> str:
         if summary.get(key) is not None
     )
     return f'<dl class="key">{items}</dl>' if items else ""
+
+
+def _not_validated(summary: dict[str, Any]) -> str:
+    words = "Nothing was validated: no data set of this run has a validation split."
+    return f'<p class="quiet note">{words}</p>' if summary.get("validated") == [] else ""
 
 
 def _tables(config: dict[str, Any], summary: dict[str, Any]) -> str:

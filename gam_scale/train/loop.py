@@ -153,7 +153,8 @@ class Loop:
             self.metrics.leave_out_start()
             self.first_step_done()
         validation = None
-        if done or (config.eval.every_steps and step % config.eval.every_steps == 0):
+        asked = done or (config.eval.every_steps and step % config.eval.every_steps == 0)
+        if asked and self.valid:
             self.watchdog.at(step, "evaluating")
             with self.metrics.clock.paused():
                 validation = self.evaluate()
@@ -187,7 +188,8 @@ class Loop:
 
     def _is_better(self, loss: float) -> bool:
         best = self.state.best_val_loss
-        return self.config.checkpoint.keep_best and (best is None or loss < best)
+        lower = math.isfinite(loss) and (best is None or loss < best)
+        return self.config.checkpoint.keep_best and lower
 
     def _save(self, *, is_best: bool) -> None:
         state = replace(

@@ -11,7 +11,7 @@ from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.carried import read_carried
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_state
 from gam_scale.checkpoint.store import resolve as find_checkpoint
-from gam_scale.config import RunConfig
+from gam_scale.config import DataSetConfig, RunConfig
 from gam_scale.config_rules import check
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream, open_split
@@ -37,7 +37,7 @@ from gam_scale.train.rundir import RunDir
 from gam_scale.train.saver import Saver
 from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog, setup_logging
-from gam_scale.train.summary import finish, lacks_summary, show_summary
+from gam_scale.train.summary import finish, retract, show_summary
 
 logger = logging.getLogger("gam_scale")
 
@@ -90,7 +90,7 @@ def _pretrain(
     run = RunDir(config.log.run_dir)
     cache = config.data.cache_dir or str(run.cache)
     train = open_split(config.data.sets, "train", cache)
-    valid = open_split(config.data.sets, "valid", cache)
+    valid = _open_validation(config.data.sets, train, cache)
     tokenizer = Tokenizer.load(train[0].tokenizer_file)
     stream = TrainStream(
         train,
@@ -110,21 +110,23 @@ def _pretrain(
         watchdog.at(0, "checking the ranks")
         n_parameters = outline(config.model).n_parameters()
         preflight(world, run.checkpoints.folder, n_parameters, [*train, *valid])
-    compiled = _whether_to_compile(config, world)
+    compiled, validated = _whether_to_compile(config, world), [split.path for split in valid]
     strategy = build_strategy(config, world, compiled=compiled)
     state = _start_or_resume(run, config, strategy, stream)
     if state.step >= config.train.steps:
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
         if world.is_main:
-            if lacks_summary(run, state.step):
-                finish(run, world, compiled=compiled)
+            finish(run, world, validated, compiled=compiled)
             show_summary(run)
         world.barrier()
         return True
     if world.is_main:
+        retract(run)
         note_start(run, state.step, world.world_size)
         count_start(run.restarts, state.step, config.checkpoint.max_restarts, run.logs)
     _announce(config, world, stream, compiled)
+    if unseen := [split.path for split in train if split.path not in validated]:
+        logger.info("without a validation split: %s", ", ".join(unseen))
     check_lock = lock.check if lock is not None else lambda: None
     saver = Saver(run.checkpoints, world, config, tokenizer.model_bytes, check_lock)
     token_bytes = tokenizer.token_bytes()
@@ -152,10 +154,19 @@ def _pretrain(
     if outcome == "stopped":
         logger.info("stopped by a signal at step %d; the same command resumes", loop.state.step)
     elif world.is_main:
-        finish(run, world, compiled=compiled)
+        finish(run, world, validated, compiled=compiled)
         show_summary(run)
     world.barrier()
     return outcome == "finished"
+
+
+def _open_validation(
+    entries: list[DataSetConfig], train: list[TokenSplit], cache: str
+) -> list[TokenSplit]:
+    """The validation splits of the sets that have one; prepare_data makes sets without."""
+    here = [split.manifest.splits.get("valid") for split in train]
+    having = [e for e, info in zip(entries, here, strict=True) if info and info.tokens > 1]
+    return open_split(having, "valid", cache) if having else []
 
 
 def _roll_back(

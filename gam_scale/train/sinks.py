@@ -119,11 +119,12 @@ def read_metrics(path: str | Path) -> list[Line]:
 
 
 def _json_line(line: Line) -> str:
-    finite = {k: v if _is_finite(v) else None for k, v in line.items()}
+    finite = {k: v if is_finite(v) else None for k, v in line.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Whether strict JSON can hold it; anything but a number can be."""
     return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
@@ -149,19 +150,20 @@ class Guarded:
         except ImportError as error:
             logger.info("%s off: %s", self._name, error)
         except Exception as error:  # whatever a third party's service may raise
-            logger.warning("%s off: %s", self._name, _first_line(error))
+            logger.warning("%s off: %s", self._name, first_line(error))
         self._sink = None
         return None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What a third party's exception says, shortened to a line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _tags(line: Line) -> dict[str, float]:
     """``{"train/loss": .., "val/loss": ..}`` for the sinks that group by prefix."""
     names = {k: f"val/{k[4:]}" if k.startswith("val_") else f"train/{k}" for k in line}
-    return {names[k]: v for k, v in line.items() if k not in ("step", "time") and _is_finite(v)}
+    return {names[k]: v for k, v in line.items() if k not in ("step", "time") and is_finite(v)}
 
 
 class TensorBoard:
@@ -219,7 +221,7 @@ def _online(wandb: ModuleType, init: Callable[..., Any]) -> Any:
     try:
         return init(mode="online", resume="allow")
     except Exception as error:  # no network, a wrong key, ...
-        logger.warning("wandb logs offline: %s", _first_line(error))
+        logger.warning("wandb logs offline: %s", first_line(error))
         wandb.teardown()  # its service holds the run's id until then
         return None
 

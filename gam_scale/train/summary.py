@@ -1,90 +1,140 @@
 """What a run ends with: summary.json, report.html, and a few lines on the terminal."""
 
-from typing import Any
+import logging
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from gam_scale import __version__
-from gam_scale.checkpoint.load import Trained, load_trained
+from gam_scale.checkpoint.load import load_trained
+from gam_scale.checkpoint.store import load_config_of, load_state, resolve
 from gam_scale.evaluate.loss import perplexity
 from gam_scale.files import write_json
 from gam_scale.generate import Sampling, generate
+from gam_scale.model.lm import outline
 from gam_scale.parallel.world import World
 from gam_scale.report import write_report
 from gam_scale.strict import read_json
 from gam_scale.train.goodput import goodput
 from gam_scale.train.rundir import RunDir
-from gam_scale.train.sinks import read_metrics
+from gam_scale.train.sinks import Line, first_line, is_finite, read_metrics
+
+logger = logging.getLogger("gam_scale")
+
+T = TypeVar("T")
 
 SAMPLE_TOKENS = 96
 WATERMARKS = ("max_memory_bytes", "max_rss_bytes", "max_host_memory")
 """Of a line; over all ranks."""
 
 
-def lacks_summary(run: RunDir, step: int) -> bool:
-    """Whether a run was killed after its last ``step``, and before :func:`finish` was done."""
-    if run.summary.exists():
-        return False
-    last = (read_metrics(run.metrics) or [{}])[-1]
-    return last.get("step") == step and last.get("val_loss") is not None
+def retract(run: RunDir) -> None:
+    """Remove what the end of a run wrote, which now goes on to a later one."""
+    run.summary.unlink(missing_ok=True)
 
 
-def finish(run: RunDir, world: World, *, compiled: bool) -> None:
-    """Write summary.json and report.html of a finished run; its sample is the last checkpoint's."""
-    trained = load_trained(run.path)
-    model, config = trained.model, trained.config
-    lines = read_metrics(run.metrics)
-    first, last = lines[0], lines[-1]
-    # The first lines pay for compilation and cold caches.
-    settled = sorted(line["tokens_per_s"] or 0.0 for line in lines[len(lines) // 4 :])
-    summary: dict[str, Any] = {
-        "first_loss": first["loss"],
-        "last_loss": last["loss"],
-        "val_loss": last["val_loss"],
-        "val_perplexity": perplexity(last["val_loss"]) if last["val_loss"] is not None else None,
-        "val_bits_per_byte": last["val_bits_per_byte"],
-        "tokens_per_s": settled[len(settled) // 2],
-        "mfu": sorted(line["mfu"] or 0.0 for line in lines[len(lines) // 4 :])[len(settled) // 2],
-        "peak_memory_bytes": max(line["memory_bytes"] for line in lines),
-        # Lines of before a resume may be an older version's.
-        **{key: max(line.get(key, 0.0) for line in lines) for key in WATERMARKS},
-        "tokens": last["tokens"],
-        "parameters": model.n_parameters(),
-        "flops_per_token": 3.0 * model.flops_per_token(config.data.seq_len),
-        "sample": _sample(trained),
-        "device": world.device.type,
-        "ranks": world.world_size,
-        "engine": config.parallel.engine,
-        "compiled": compiled,
-        "code_version": __version__,
-    }
-    summary |= time_spent.figures() if (time_spent := goodput(run)) else {}
-    write_json(run.summary, summary)
-    write_report(run.path)
+def finish(run: RunDir, world: World, validated: Sequence[str], *, compiled: bool) -> None:
+    """Write what a finished run lacks of summary.json and report.html.
+
+    The training is done and its checkpoint stands, whatever these meet: what cannot be made is left
+    out, and a sentence says so.
+
+    Args:
+        validated: the data sets that the validation loss was measured on.
+    """
+    if not run.summary.exists():
+        run.report.unlink(missing_ok=True)  # somebody looked at the run before its end
+        figures = _figures(run, validated)
+        figures |= {
+            "sample": _made("the sample", partial(_sample, run)),
+            "device": world.device.type,
+            "ranks": world.world_size,
+            "compiled": compiled,
+            "code_version": __version__,
+        }
+        time_spent = _made("goodput", partial(goodput, run))
+        figures |= time_spent.figures() if time_spent else {}
+        write_json(run.summary, {k: v if is_finite(v) else None for k, v in figures.items()})
+    if not run.report.exists():
+        _made("report.html", partial(write_report, run.path))
 
 
 def show_summary(run: RunDir) -> None:
     """Print the end of a run for a person: figures, sample, where things are."""
-    if not run.summary.exists():
-        return
     summary = read_json(run.summary)
-    rows = {
-        "first loss": f"{summary['first_loss']:.4f}",
-        "last loss": f"{summary['last_loss']:.4f}",
-        "validation perplexity": f"{summary['val_perplexity']:.2f}",
-        "validation bits per byte": f"{summary['val_bits_per_byte']:.4f}",
-        "tokens per second": f"{summary['tokens_per_s']:,.0f}",
-        "run directory": str(run.path),
-        "report": str(run.path / "report.html"),
-    }
+
+    def told(key: str, form: str) -> str:
+        value = summary.get(key)
+        return "not known" if value is None else form.format(value)
+
+    rows = {"first loss": told("first_loss", "{:.4f}"), "last loss": told("last_loss", "{:.4f}")}
+    if summary.get("validated") == []:
+        rows["validation"] = "none: no data set has a validation split"
+    else:
+        rows["validation perplexity"] = told("val_perplexity", "{:.2f}")
+        rows["validation bits per byte"] = told("val_bits_per_byte", "{:.4f}")
+    rows["tokens per second"] = told("tokens_per_s", "{:,.0f}")
+    rows["run directory"] = str(run.path)
+    if run.report.exists():
+        rows["report"] = str(run.report)
     if "goodput" in summary:
         starts = f"{summary['starts']} start" + "s" * (summary["starts"] > 1)
         wall = f"{summary['wall_seconds']:,.0f} s"
         rows["goodput"] = f"{summary['goodput']:.0%} of {wall} in {starts}"
-    print(f"\nsample:\n{summary['sample']}\n")
+    if summary.get("sample") is not None:
+        print(f"\nsample:\n{summary['sample']}\n")
     for name, value in rows.items():
         print(f"{name:<26}{value}")
 
 
-def _sample(trained: Trained) -> str:
+def _made(what: str, make: Callable[[], T]) -> T | None:
+    """What ``make`` returns; where it fails, nothing, and a sentence on what is missing."""
+    try:
+        return make()
+    except Exception as error:  # a diverged model, a file that was removed or damaged, ...
+        logger.warning("%s of the finished run is missing: %s", what, first_line(error))
+        logger.info("why %s is missing:", what, exc_info=error, extra={"on_bar": True})
+        return None
+
+
+def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
+    """What the checkpoint and the logged lines tell."""
+    checkpoint = resolve(run.path)
+    config, state = load_config_of(checkpoint), load_state(checkpoint)
+    model, lines = outline(config.model), read_metrics(run.metrics)
+    if not lines:
+        logger.warning("losses and speeds are missing from the summary: %s is gone", run.metrics)
+    first, last = (lines[0], lines[-1]) if lines else ({}, {})
+    val_loss = last.get("val_loss")
+    # The first lines pay for compilation and cold caches.
+    settled = lines[len(lines) // 4 :]
+    return {
+        "first_loss": first.get("loss"),
+        "last_loss": last.get("loss"),
+        "val_loss": val_loss,
+        "val_perplexity": None if val_loss is None else perplexity(val_loss),
+        "val_bits_per_byte": last.get("val_bits_per_byte"),
+        "validated": list(validated),
+        "tokens_per_s": _over(statistics.median_high, settled, "tokens_per_s"),
+        "mfu": _over(statistics.median_high, settled, "mfu"),
+        "peak_memory_bytes": _over(max, lines, "memory_bytes"),
+        **{key: _over(max, lines, key) for key in WATERMARKS},
+        "tokens": last.get("tokens", state.metrics.get("tokens")),
+        "parameters": model.n_parameters(),
+        "flops_per_token": 3.0 * model.flops_per_token(config.data.seq_len),
+        "engine": config.parallel.engine,
+    }
+
+
+def _over(of_all: Callable[[list[float]], float], lines: Sequence[Line], key: str) -> float | None:
+    """``of_all`` of the lines' values; lines of before a resume may be an older version's."""
+    values = [line[key] for line in lines if line.get(key) is not None]
+    return of_all(values) if values else None
+
+
+def _sample(run: RunDir) -> str:
+    trained = load_trained(run.path)
     length = min(SAMPLE_TOKENS, (trained.model.context_limit or SAMPLE_TOKENS + 1) - 1)
     sampling = Sampling(temperature=0.8, top_p=0.95)
     seed = trained.config.train.seed
