@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from gam_scale import cli
+from gam_scale.data.holdout import TOLERANCE
 from gam_scale.data.manifest import Manifest
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
@@ -51,25 +52,60 @@ def main() -> None:
         workers=options.workers,
         overwrite=options.overwrite,
     )
-    print(table(prepare(spec)))
+    manifest = prepare(spec)
+    print(table(manifest))
+    if note := hold_out_note(manifest):
+        print(f"\n{note}")
     print(f"\nprepared set: {options.out}")
 
 
 def table(manifest: Manifest) -> str:
-    """One line per split."""
-    rows = [("split", "documents", "tokens", "bytes", "bytes/token", "shards")]
+    """One line per split; where some was held out, with the share that was asked and that is."""
+    rows = [["split", "documents", "tokens", "bytes", "bytes/token", "shards"]]
     for name, split in manifest.splits.items():
         counts = (split.documents, split.tokens, split.bytes)
         ratio = f"{split.bytes / split.tokens:.3f}"
-        rows.append((name, *(f"{n:,}" for n in counts), ratio, str(len(split.shards))))
+        rows.append([name, *(f"{n:,}" for n in counts), ratio, str(len(split.shards))])
+    if shares := held_out(manifest):
+        rows[0] += ["asked", "held out"]
+        for row in rows[1:]:
+            row += map(percent, shares) if row[0] == "valid" else ("", "")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if i else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        ).rstrip()
         for row in rows
     )
+
+
+def held_out(manifest: Manifest) -> tuple[float, float] | None:
+    """The share of the training text that was asked to be held out, and the share that is."""
+    asked = manifest.source.get("valid_fraction")
+    if not asked or not {"train", "valid"} <= set(manifest.splits):
+        return None
+    train, valid = manifest.splits["train"].bytes, manifest.splits["valid"].bytes
+    return asked, valid / (train + valid)
+
+
+def hold_out_note(manifest: Manifest) -> str | None:
+    """A sentence where the two shares differ."""
+    shares = held_out(manifest)
+    if shares is None or percent(shares[0]) == percent(shares[1]):
+        return None
+    asked, held = shares
+    note = f"validation holds {percent(held)} of the text where {percent(asked)} was asked: "
+    if abs(held - asked) <= TOLERANCE * asked:
+        return f"{note}whole documents are held out where that is within a fifth of it"
+    return (
+        f"{note}the text is short, or an earlier version held it out; --valid gives a text of your "
+        "own, --overwrite prepares anew"
+    )
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2g}%"
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,7 +115,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     for split, note in (
         ("train", "training text"),
-        ("valid", "validation text (default: documents held out of --train)"),
+        ("valid", "validation text (default: some of --train is held out)"),
         ("test", "test text"),
     ):
         add(f"--{split}", metavar="SOURCE", action="append", default=[], help=f"{note}; repeatable")
@@ -98,8 +134,8 @@ def parse_args() -> argparse.Namespace:
         "top-level heading begins one (default: a file or a row is one)")  # fmt: skip
     add("--valid-fraction", type=cli.number(at_least=0, below=1), metavar="F",
         default=PrepareSpec.valid_fraction,
-        help="share of training documents held out where there is no --valid; 0: none "
-        "(default: %(default)s)")  # fmt: skip
+        help="share of the training text held out where there is no --valid: whole documents, or "
+        "a document's tail where they are few; 0: none (default: %(default)s)")  # fmt: skip
     add("--max-documents", type=cli.count(), metavar="N", help="read only the first N of a split")
     add("--workers", type=cli.count(), metavar="N", default=cores(),
         help="processes (default: %(default)s, this machine's cores)")  # fmt: skip

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gam_scale.data.holdout import utf8_size
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 
@@ -127,7 +128,7 @@ def _encode(tokenizer: Tokenizer, batch: list[Piece]) -> list[Encoded]:
             parts += [bos] if piece.starts_document else []
             parts.append(tokenizer.encode_array(piece.text))
         documents = sum(piece.starts_document for piece in pieces)
-        size = sum(len(piece.text.encode()) for piece in pieces)
+        size = sum(utf8_size(piece.text) for piece in pieces)
         encoded.append(Encoded(split, np.concatenate(parts), documents, size))
     return encoded
 

@@ -2,11 +2,11 @@
 
 import errno
 import glob
-import hashlib
 import os
 import shutil
 import socket
 import sys
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import numpy as np
 
 import gam_scale
 from gam_scale.data.encode import Encoded, encode_documents
+from gam_scale.data.holdout import HoldOut, choose, utf8_size
 from gam_scale.data.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
@@ -49,7 +50,7 @@ class PrepareSpec:
 
     out: Path
     train: Sequence[Source]
-    valid: Sequence[Source] = ()  # none: hold documents of train out
+    valid: Sequence[Source] = ()  # none: hold some of train out
     test: Sequence[Source] = ()
     vocab_size: int = 32_000
     model_type: Literal["bpe", "unigram"] = "bpe"
@@ -93,7 +94,8 @@ def prepare(spec: PrepareSpec) -> Manifest:
         print(f"{spec.out} is already prepared from the same inputs", file=sys.stderr)
         return made
     with _work_folder(out) as work:
-        tokenizer = _tokenizer(spec, work / TOKENIZER_FILE)
+        hold_out = _hold_out(spec)
+        tokenizer = _tokenizer(spec, hold_out, work / TOKENIZER_FILE)
         info = TokenizerInfo(
             file=TOKENIZER_FILE,
             sha256=tokenizer.sha256,
@@ -101,7 +103,7 @@ def prepare(spec: PrepareSpec) -> Manifest:
             vocab_size=tokenizer.vocab_size,
             bos_id=tokenizer.bos_id,
         )
-        splits = _write_splits(spec, tokenizer, work)
+        splits = _write_splits(spec, hold_out, tokenizer, work)
         manifest = Manifest(
             info, tokenizer.dtype, BLOCK_TOKENS, splits, source, gam_scale.__version__
         )
@@ -110,37 +112,31 @@ def prepare(spec: PrepareSpec) -> Manifest:
     return manifest
 
 
-def split_documents(spec: PrepareSpec) -> Iterator[tuple[str, str]]:
+def split_documents(spec: PrepareSpec, hold_out: HoldOut) -> Iterator[tuple[str, str]]:
     """Every (split, document), training's first."""
-    yield from _training_documents(spec)
+    yield from hold_out.split(_first(spec.train, spec.max_documents))
     for split, sources in (("valid", spec.valid), ("test", spec.test)):
         for text in _first(sources, spec.max_documents):
             yield split, text
 
 
-def _training_documents(spec: PrepareSpec) -> Iterator[tuple[str, str]]:
-    """The training sources' documents, some of them held out for validation if it has no sources.
-
-    One is held out if the hash of its index falls below ``valid_fraction``: the same ones for the
-    same corpus. The first always is, so that even a small corpus has one.
-    """
-    hold_out = not spec.valid and spec.valid_fraction > 0
-    for index, text in enumerate(_first(spec.train, spec.max_documents)):
-        held = hold_out and (index == 0 or _unit_hash(index) < spec.valid_fraction)
-        yield "valid" if held else "train", text
+def _hold_out(spec: PrepareSpec) -> HoldOut:
+    """What of the training sources is held out; that takes a pass over them, to know how much."""
+    if spec.valid or not spec.valid_fraction:
+        return HoldOut()
+    sizes = array("Q")
+    with progress("measuring the text", _text_bytes(spec, spec.train)) as counter:
+        for text in _first(spec.train, spec.max_documents):
+            sizes.append(utf8_size(text))
+            counter.advance(sizes[-1])
+    return choose(sizes, spec.valid_fraction)
 
 
 def _first(sources: Sequence[Source], count: int | None) -> Iterator[str]:
     return islice((text for source in sources for text in source.documents()), count)
 
 
-def _unit_hash(index: int) -> float:
-    """A number in [0, 1) for a document's index."""
-    digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") / 2**64
-
-
-def _tokenizer(spec: PrepareSpec, path: Path) -> Tokenizer:
+def _tokenizer(spec: PrepareSpec, hold_out: HoldOut, path: Path) -> Tokenizer:
     """Train a tokenizer on the training documents, or copy the given one, to ``path``."""
     if spec.tokenizer is not None:
         tokenizer = Tokenizer.load(spec.tokenizer)
@@ -149,8 +145,8 @@ def _tokenizer(spec: PrepareSpec, path: Path) -> Tokenizer:
     with progress("training the tokenizer", _text_bytes(spec, spec.train)) as counter:
 
         def texts() -> Iterator[str]:
-            for split, text in _training_documents(spec):
-                counter.advance(len(text.encode()))
+            for split, text in hold_out.split(_first(spec.train, spec.max_documents)):
+                counter.advance(utf8_size(text))
                 if split == "train":
                     yield text
 
@@ -163,10 +159,12 @@ def _text_bytes(spec: PrepareSpec, sources: Sequence[Source]) -> int | None:
     return None if spec.max_documents is not None or None in sizes else sum(filter(None, sizes))
 
 
-def _write_splits(spec: PrepareSpec, tokenizer: Tokenizer, work: Path) -> dict[str, SplitInfo]:
+def _write_splits(
+    spec: PrepareSpec, hold_out: HoldOut, tokenizer: Tokenizer, work: Path
+) -> dict[str, SplitInfo]:
     writers: dict[str, _SplitWriter] = {}
     sources = [*spec.train, *spec.valid, *spec.test]
-    stream = encode_documents(split_documents(spec), tokenizer, spec.workers)
+    stream = encode_documents(split_documents(spec, hold_out), tokenizer, spec.workers)
     with progress("tokenising", _text_bytes(spec, sources)) as counter, closing(stream):
         for encoded in stream:
             if encoded.split not in writers:
@@ -179,10 +177,11 @@ def _write_splits(spec: PrepareSpec, tokenizer: Tokenizer, work: Path) -> dict[s
 
 def _check_splits(spec: PrepareSpec, written: set[str]) -> None:
     """Refuse a set that lacks a split that was asked for."""
-    if written == {"valid"} and not spec.valid:
+    held_out = spec.valid_fraction > 0 and not spec.valid
+    if held_out and written - {"test"} in ({"train"}, {"valid"}):
         raise UserError(
-            "the training text is a single document, which is held out for validation; expected a "
-            "--document-separator, a --valid source or --valid-fraction 0"
+            "the training text is too short to hold any of it out for validation; expected more "
+            "text, a --valid source or --valid-fraction 0"
         )
     asked = {"train": True, "valid": bool(spec.valid), "test": bool(spec.test)}
     for split in (name for name, is_asked in asked.items() if is_asked and name not in written):

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from gam_scale.data import encode
 from gam_scale.data import prepare as p
+from gam_scale.data.holdout import choose, tail_start, utf8_size
 from gam_scale.data.manifest import read_manifest, verify_files
 from gam_scale.data.mds import import_streaming
 from gam_scale.data.prepare import PrepareSpec, prepare
@@ -144,8 +146,56 @@ def test_hold_out(tmp_path):
 def test_hold_out_of_a_small_corpus(tmp_path):
     assert set(prepare(spec_of(tmp_path / "two", n=2)).splits) == {"train", "valid"}
     assert set(prepare(spec_of(tmp_path / "none", n=2, valid_fraction=0)).splits) == {"train"}
-    with pytest.raises(UserError, match="single document"):
-        prepare(spec_of(tmp_path / "one", n=1, tokenizer=tmp_path / "two" / "tokenizer.model"))
+    tokenizer = tmp_path / "two" / "tokenizer.model"
+    with pytest.raises(UserError, match="too short to hold any of it out"):
+        prepare(PrepareSpec(tmp_path / "one", [Listed(["x"])], tokenizer=tokenizer))
+
+
+def test_one_document_is_enough(tmp_path):
+    """The commonest first corpus: one text file. Its tail is what validates."""
+    document = text(99) * 5
+    manifest = prepare(PrepareSpec(tmp_path / "set", [Listed([document])], vocab_size=300))
+    (head,), (tail,) = (read_documents(tmp_path / "set", name) for name in ("train", "valid"))
+    assert head + tail == document
+    assert manifest.splits["valid"].bytes == len(tail) == pytest.approx(0.01 * len(document), 0.1)
+    assert tail.startswith(" ")  # no word is cut in two
+
+
+def held_share(sizes, fraction) -> float:
+    """What is really held out of documents of ``sizes`` words, as a share of their bytes."""
+    words = [f"{i:04d} " * size for i, size in enumerate(sizes)]
+    split = list(choose([len(document) for document in words], fraction).split(words))
+    assert sorted("".join(t for _, t in split)) == sorted("".join(words)), "text was lost"
+    held, kept = (sum(len(t) for name, t in split if name == s) for s in ("valid", "train"))
+    return held / (held + kept)
+
+
+@pytest.mark.parametrize("sizes", [[10_800, 400], [400, 10_800], [700] * 8, [9000], [1, 9000, 1]])
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5, 0.9])
+def test_the_asked_share_is_held_out_of_few_documents(sizes, fraction):
+    assert abs(held_share(sizes, fraction) / fraction - 1) < 0.21, "not the share that was asked"
+
+
+def test_the_asked_share_is_held_out_of_any_corpus():
+    rng = random.Random(0)
+    for _ in range(200):
+        sizes = [int(10 ** rng.uniform(1, 4)) for _ in range(rng.randint(1, 60))]
+        fraction = rng.uniform(0.01, 0.95)
+        share = held_share(sizes, fraction)
+        assert abs(share / fraction - 1) < 0.21 or sum(sizes) < 200, (
+            f"held out {share} where {fraction} was asked: {sizes}"
+        )
+
+
+@pytest.mark.parametrize("text", ["漢字" * 1000, "é" * 9, "ab", "🧐" * 70_000, "a" * 200_000])
+@pytest.mark.parametrize("n_bytes", [1, 2, 7, 150_000])
+def test_a_tail_is_cut_at_a_character(text, n_bytes):
+    start = tail_start(text, n_bytes)
+    assert 0 < start < len(text), "an empty head or tail"
+    size = len(text[start:].encode())
+    one, all_but_one = len(text[-1].encode()), len(text[1:].encode())
+    assert size == min(max(n_bytes // one, 1) * one, all_but_one)
+    assert utf8_size(text) == len(text.encode())
 
 
 def test_max_documents(tmp_path):
@@ -160,7 +210,7 @@ def test_reused_tokenizer(prepared, tmp_path):
     )
     manifest = prepare(spec)
     assert manifest.tokenizer == read_manifest(out).tokenizer
-    assert read_documents(tmp_path / "set", "train") == ["more"]
+    assert read_documents(tmp_path / "set", "train") == ["other tex", "more"]
     assert prepare(spec) == manifest
 
 
