@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,6 +79,17 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a killed :func:`write_bytes` can have left this file behind."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None and path.is_file()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed :func:`write_bytes` left; for who alone writes to ``folder``."""
+    for path in filter(is_leftover, folder.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -1,7 +1,9 @@
 """The checkpoints of one run: save, list, load, keep the last few and the best."""
 
 import errno
+import itertools
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +17,14 @@ from gam_scale.checkpoint.canonical import CanonicalTensors, write_index
 from gam_scale.checkpoint.shard import Shard
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.files import partial_folder, partial_path, publish, write_bytes, write_json
+from gam_scale.files import (
+    partial_folder,
+    partial_path,
+    publish,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+)
 from gam_scale.strict import from_dict, read_json, to_dict
 
 STATE, CONFIG = "state.json", "config.json"
@@ -56,8 +65,12 @@ class CheckpointStore:
         self.folder = folder
 
     def steps(self) -> list[int]:
-        """Steps that have a whole checkpoint, ascending."""
-        return sorted(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*"))
+        """Steps that have a whole checkpoint, ascending; what has other names is a user's."""
+        if not self.folder.is_dir():
+            return []
+        exact = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
+        found = [path for path in self.folder.iterdir() if exact.fullmatch(path.name)]
+        return sorted(int(path.name.removeprefix("step-")) for path in found if path.is_dir())
 
     def path(self, step: int) -> Path:
         """The folder of one step's checkpoint."""
@@ -104,7 +117,16 @@ class CheckpointStore:
 
     def set_aside(self, step: int) -> None:
         """Rename a damaged checkpoint so that it no longer counts, but can be looked at."""
-        self.path(step).rename(self.folder / f"damaged-step-{step:08d}")
+        aside = self.folder / f"damaged-step-{step:08d}"
+        names = itertools.chain([aside], (Path(f"{aside}.{n}") for n in itertools.count(2)))
+        self.path(step).rename(next(name for name in names if not name.exists()))
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed saves left unfinished; for a run's only writer, before it saves."""
+        for pattern in (".step-*.partial", ".step-*.removed"):
+            for path in self.folder.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+        remove_leftovers(self.folder)
 
     def prune(self, keep_last: int, keep_steps: Sequence[int] = ()) -> None:
         """Remove all but the newest ``keep_last`` checkpoints, the best and ``keep_steps``."""

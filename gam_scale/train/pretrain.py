@@ -32,7 +32,7 @@ from gam_scale.train.lock import RunLock
 from gam_scale.train.loop import Loop
 from gam_scale.train.metrics import StepMetrics, Throughput
 from gam_scale.train.preflight import preflight
-from gam_scale.train.restarts import count_start, restart_number
+from gam_scale.train.restarts import count_start
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.saver import Saver
 from gam_scale.train.signals import StopRequest
@@ -48,7 +48,7 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
     Args:
         config: as read; resolved here against data and tokenizer.
         fresh: start over where the run directory holds an earlier run; a job that its scheduler
-            restarts goes on all the same.
+            restarts goes on with what it began itself.
 
     Returns:
         Whether the run is finished; if not, a signal stopped it and its state is saved.
@@ -57,7 +57,6 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
         UserError: something the user gave cannot work; said before training starts.
     """
     world = ranks.start(config.parallel.device)
-    fresh = fresh and not restart_number()
     try:
         with (
             StopRequest() as stop,

@@ -1,14 +1,14 @@
 """How often a scheduler has restarted a run, and when to stop because that leads nowhere."""
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
-from gam_scale.strict import read_json
+from gam_scale.strict import read_record
 
 
 @dataclass
@@ -23,6 +23,8 @@ class Restarts:
     """Restarts since the run began."""
     without_progress: int = 0
     """Restarts in a row that found no newer checkpoint than the start before."""
+    begun_by: str = ""
+    """The job, by :func:`this_job`, that began the run with ``--fresh``."""
 
 
 def restart_number(env: Mapping[str, str] = os.environ) -> int:
@@ -30,10 +32,36 @@ def restart_number(env: Mapping[str, str] = os.environ) -> int:
     return int(env.get("SLURM_RESTART_COUNT") or env.get("TORCHELASTIC_RESTART_COUNT") or 0)
 
 
+def this_job(env: Mapping[str, str] = os.environ) -> str:
+    """What all restarts of one job have in common, and no other job has; empty without any."""
+    run = env.get("TORCHELASTIC_RUN_ID", "")
+    if run == "none":  # torchrun's default; then one process of it starts the ranks anew
+        run = f"{socket.gethostname()}:{os.getppid()}"
+    return " ".join(filter(None, (env.get("SLURM_JOB_ID"), run)))
+
+
+def begun_by_this_job(path: Path) -> bool:
+    """Whether, by the note in file ``path``, this job began the run before it was restarted.
+
+    A job may be killed before it has removed what ``--fresh`` shall remove; after that, its
+    restarts go on with what it made.
+    """
+    me, known = this_job(), read_restarts(path)
+    return not me or me in (known.begun_by, known.job)
+
+
+def note_begin(path: Path) -> None:
+    """Note in file ``path`` that this job begins the run, and removed what was there."""
+    write_json(path, asdict(Restarts(os.environ.get("SLURM_JOB_ID", ""), begun_by=this_job())))
+
+
 def read_restarts(path: Path) -> Restarts:
-    """The count in file ``path``, zero where there is none."""
-    known: dict[str, Any] = read_json(path) if path.exists() else {}
-    return Restarts(**known)
+    """The count in file ``path``, zero where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return read_record(Restarts, path) if path.exists() else Restarts()
 
 
 def count_start(path: Path, step: int, most: int, logs: Path) -> Restarts:
@@ -50,7 +78,7 @@ def count_start(path: Path, step: int, most: int, logs: Path) -> Restarts:
     """
     before, number = read_restarts(path), restart_number()
     job = os.environ.get("SLURM_JOB_ID", "")
-    now = Restarts(job, step, before.total + (number > 0))
+    now = Restarts(job, step, before.total + (number > 0), begun_by=before.begun_by)
     if number and step <= before.step:  # a person's own start begins a new count
         now.without_progress = before.without_progress + 1
     write_json(path, asdict(now))

@@ -1,14 +1,19 @@
 """The run directory: one run's config, logs, metrics, checkpoints and report."""
 
+import logging
 import shutil
+import tempfile
 from pathlib import Path
 
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.files import write_bytes, write_json
+from gam_scale.files import is_leftover, remove_leftovers, write_bytes, write_json
 from gam_scale.strict import read_json, to_dict
+from gam_scale.train.restarts import begun_by_this_job, note_begin, restart_number
 from gam_scale.train.sinks import JsonLines
+
+logger = logging.getLogger("gam_scale")
 
 MAY_CHANGE = (
     "train.steps",
@@ -23,6 +28,8 @@ MAY_CHANGE = (
     "data.cache_dir",
 )
 """Settings that a resumed run may change; all others define what the run is."""
+REMOVED = ".removed-"
+"""How the names of folders begin in which --fresh sets a run aside."""
 
 
 class RunDir:
@@ -47,39 +54,81 @@ class RunDir:
 
         Args:
             config: complete; with vocab_size and steps resolved.
-            fresh: remove an earlier run first.
+            fresh: remove an earlier run first, unless a job that its scheduler has restarted
+                has begun the run itself.
 
         Raises:
             UserError: the folder holds another run, or cannot be written.
         """
+        try:
+            self._open(
+                config, fresh and not (restart_number() and begun_by_this_job(self.restarts))
+            )
+        except OSError as error:
+            raise UserError(f"log.run_dir {self.path} cannot be written: {error}") from None
+
+    def _open(self, config: RunConfig, fresh: bool) -> None:
         if fresh:
             self._remove()
         if self.config.exists():
             self._same_run(config)
-        elif self.path.is_dir() and any(map(self._of_a_run, self.path.iterdir())):
+        elif self.path.is_dir() and any(map(self._is_foreign, self.path.iterdir())):
             raise UserError(
                 f"log.run_dir {self.path} has files but no config.json, so it is not a run "
                 "directory; expected an empty or a new folder"
             )
-        try:
-            self.logs.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.folder.mkdir(exist_ok=True)
-            write_json(self.config, to_dict(config))
-        except OSError as error:
-            raise UserError(f"log.run_dir {self.path} cannot be written: {error}") from None
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._remove_leftovers()
+        # First of all, for it makes this a run directory.
+        write_json(self.config, to_dict(config))
+        if fresh:
+            note_begin(self.restarts)
+        self.logs.mkdir(exist_ok=True)
+        self.checkpoints.folder.mkdir(exist_ok=True)
 
     def _remove(self) -> None:
+        """Set an earlier run aside, all of it or nothing, and remove it there."""
         # Only what is a run directory is deleted: a mistyped path must not cost a home folder.
         if not self.config.exists():
             return
-        for item in filter(self._of_a_run, self.path.iterdir()):
-            shutil.rmtree(item) if item.is_dir() else item.unlink()
+        # A kill midway leaves what begins anew: checkpoints go first, what makes it a run last.
+        items = [item for item in self.path.iterdir() if self._of_a_run(item)]
+        items.sort(key=lambda item: (item == self.config) - (item == self.checkpoints.folder))
+        aside, moved = Path(tempfile.mkdtemp(prefix=REMOVED, dir=self.path)), []
+        try:
+            for item in items:
+                item.rename(aside / item.name)
+                moved.append(item)
+        except OSError as error:
+            for item in reversed(moved):
+                (aside / item.name).rename(item)
+            aside.rmdir()
+            raise UserError(
+                f"--fresh: the run in {self.path} cannot be removed ({error}), and was left whole"
+            ) from None
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed starts left unfinished; whoever holds the lock is the only writer."""
+        for aside in self.path.glob(f"{REMOVED}*"):
+            shutil.rmtree(aside, ignore_errors=True)
+            if aside.exists():
+                logger.warning("%s cannot be removed; nothing needs it", aside)
+        for folder in (self.path, self.logs):
+            remove_leftovers(folder)
+        self.checkpoints.remove_leftovers()
 
     def _of_a_run(self, item: Path) -> bool:
         """Whether ``item`` is made and removed with a run, not there before and kept after it."""
         # A job has its log and its code in the one; data is read, through the other, before a run
         # is opened, and is the same for the next run.
-        return item not in (self.jobs, self.cache)
+        return item not in (self.jobs, self.cache) and not item.name.startswith(REMOVED)
+
+    def _is_foreign(self, item: Path) -> bool:
+        """Whether no start of ours, killed before there was a config.json, can have made it."""
+        if item in (self.logs, self.checkpoints.folder):  # older versions made them first
+            return not item.is_dir() or any(item.iterdir())
+        return self._of_a_run(item) and not is_leftover(item)
 
     def _same_run(self, config: RunConfig) -> None:
         if differs := self.difference(config):

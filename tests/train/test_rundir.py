@@ -1,0 +1,243 @@
+"""The run directory at its start: made, begun over, and never half of either."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from whole_runs import assert_equal_runs, killed_after, train
+
+from gam_scale.checkpoint.store import CheckpointStore
+from gam_scale.config import RunConfig
+from gam_scale.errors import UserError
+from gam_scale.strict import from_dict
+from gam_scale.train.restarts import read_restarts, this_job
+from gam_scale.train.rundir import RunDir
+
+CALLS = ("mkdir", "rename", "replace", "unlink", "rmdir")
+"""Of the system; what is not one of them changes no directory."""
+
+
+class Death(BaseException):
+    """As SIGKILL: nothing more is done, not even by handlers."""
+
+
+@contextmanager
+def killed_at(call: int) -> Iterator[list[int]]:
+    """The process inside ends before its ``call``-th change of a directory; counts them."""
+    done = [0]
+
+    def wrap(original):
+        def wrapped(*args, **kwargs):
+            done[0] += 1
+            if done[0] >= call:
+                raise Death
+            return original(*args, **kwargs)
+
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CALLS:
+            patch.setattr(os, name, wrap(getattr(os, name)))
+        yield done
+
+
+@pytest.fixture
+def config(tiny, tmp_path):
+    return from_dict(RunConfig, tiny(tmp_path / "run"))
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """``job(name, restarts)``: this process is of that Slurm job now."""
+
+    def be(name, restarts):
+        monkeypatch.setenv("SLURM_JOB_ID", name)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+
+    return be
+
+
+def an_old_run(path, config):
+    """A run with a checkpoint, as another job has left it."""
+    run = RunDir(path)
+    run.open(config, fresh=False)
+    run.checkpoints.path(6).mkdir()
+    (run.checkpoints.path(6) / "old").write_text("old")
+    for name in ("metrics.jsonl", "summary.json", "starts.json"):
+        (path / name).write_text("old")
+    run.restarts.write_text('{"job": "1", "step": 6}')
+    (path / "jobs").mkdir()
+    (path / "jobs" / "rank0.log").write_text("kept")
+    return run
+
+
+def names(path):
+    return sorted(item.name for item in path.iterdir())
+
+
+NEW = ["checkpoints", "config.json", "logs"]
+
+
+def test_a_kill_at_any_instant_of_the_first_start_blocks_nothing(tmp_path, config):
+    for call in range(1, 50):
+        path = tmp_path / f"run{call}"
+        with killed_at(call) as done:
+            try:
+                RunDir(path).open(config, fresh=False)
+            except Death:
+                pass
+            else:
+                break
+        for fresh in (False, True):
+            try:
+                RunDir(path).open(config, fresh=fresh)
+            except UserError as error:
+                pytest.fail(f"first start: killed at change {call}, it blocks the next: {error}")
+        assert names(path) == [*NEW, "restarts.json"]
+    assert done[0] >= 4, "nothing was killed"
+
+
+def test_what_older_versions_left_of_a_first_start_blocks_nothing(tmp_path, config):
+    (tmp_path / "run" / "logs").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / ".config.json.77.tmp").write_text("{")
+    RunDir(tmp_path / "run").open(config, fresh=False)
+    assert names(tmp_path / "run") == NEW
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "logs/thesis.txt", ".thesis.tmp"])
+def test_a_users_files_are_no_start_of_ours(tmp_path, config, name):
+    (tmp_path / "run" / "logs").mkdir(parents=True)
+    (tmp_path / "run" / name).write_text("precious")
+    with pytest.raises(UserError, match="not a run directory"):
+        RunDir(tmp_path / "run").open(config, fresh=True)
+    assert (tmp_path / "run" / name).read_text() == "precious"
+
+
+def test_fresh_is_not_forgotten_whenever_the_job_is_killed_and_requeued(tmp_path, config, job):
+    """Before anything was removed, after all was, and at every change between the two."""
+    for call in range(1, 100):
+        path = tmp_path / f"run{call}"
+        job("1", 0)
+        run = an_old_run(path, config)
+        job("2", 0)
+        with killed_at(call) as done:
+            try:
+                run.open(config, fresh=True)
+            except Death:
+                pass
+            else:
+                break
+        job("2", 1)
+        run.open(config, fresh=True)
+        left = [item for item in path.rglob("*") if item.is_file() and item.read_text() == "old"]
+        assert not left, f"--fresh: forgotten when killed at change {call} and requeued: {left}"
+        assert (path / "jobs" / "rank0.log").read_text() == "kept"
+        assert names(path) == [*NEW[:2], "jobs", "logs", "restarts.json"]
+    assert done[0] > 12, "nothing was killed"
+
+
+def test_a_kill_of_fresh_leaves_a_run_that_any_start_takes(tmp_path, config):
+    for call in range(1, 100):
+        path = tmp_path / f"run{call}"
+        run = an_old_run(path, config)
+        with killed_at(call):
+            try:
+                run.open(config, fresh=True)
+            except Death:
+                pass
+            else:
+                break
+        steps = run.checkpoints.steps()
+        whole = (path / "metrics.jsonl").exists() and (path / "starts.json").exists()
+        assert whole or not steps, f"--fresh: killed at change {call}, half of the run is left"
+        run.open(config, fresh=False)
+
+
+def test_a_requeued_job_goes_on_with_what_it_began(tmp_path, tiny, curve, job):
+    sure = {"checkpoint": {"background": False}}
+    old = tiny(tmp_path / "run", train={"seed": 5, "steps": 8}, **sure)
+    new, whole = tiny(tmp_path / "run", **sure), tiny(tmp_path / "whole")
+    job("1", 0)
+    train(old)
+    train(whole)
+    job("2", 0)
+    with killed_after(7):
+        train(new, fresh=True)
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    assert store.steps() == [6]
+    job("2", 1)
+    with killed_after(13):
+        train(new, fresh=True)
+    assert 12 in store.steps(), "--fresh: a requeued job removed what it had begun itself"
+    job("2", 2)
+    train(new, fresh=True)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run", curve)
+    assert read_restarts(tmp_path / "run" / "restarts.json").total == 2
+    job("3", 0)
+    train(new | {"train": old["train"]}, fresh=True)
+    assert store.steps()[-1] == 8, "--fresh: another job's first start goes on with an old run"
+
+
+def test_jobs_are_told_apart():
+    slurm, torchrun = {"SLURM_JOB_ID": "7"}, {"TORCHELASTIC_RUN_ID": "x"}
+    assert this_job({}) == "" and this_job(slurm) == "7" and this_job(slurm | torchrun) == "7 x"
+    assert str(os.getppid()) in this_job({"TORCHELASTIC_RUN_ID": "none"})
+
+
+def test_fresh_that_cannot_remove_a_part_removes_nothing(tmp_path, config, monkeypatch):
+    run = an_old_run(tmp_path / "run", config)
+    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    rename = os.rename
+
+    def refuse(source, target):
+        if os.path.basename(source) == "starts.json":
+            raise PermissionError(13, "Permission denied", str(source))
+        rename(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="was left whole"):
+        patch.setattr(os, "rename", refuse)
+        run.open(config, fresh=True)
+    after = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    assert after == before, "--fresh: it removed a part of the run and stopped"
+
+
+def test_what_kills_left_behind_is_removed_by_the_next_start(tmp_path, config):
+    run = an_old_run(tmp_path / "run", config)
+    for leftover in (".metrics.jsonl.7.tmp", "checkpoints/.best.json.77.tmp"):
+        (run.path / leftover).write_text("half")
+    for folder in ("checkpoints/.step-00000009.partial", ".removed-x/checkpoints"):
+        (run.path / folder).mkdir(parents=True)
+        (run.path / folder / "file").write_text("half")
+    (run.path / ".mine.tmp").write_text("a user's")
+    run.open(config, fresh=False)
+    left = [p.name for p in run.path.rglob(".*")]
+    assert left == [".mine.tmp"], f"leftovers: a start leaves {left}"
+    assert run.checkpoints.steps() == [6]
+
+
+def test_a_name_beside_a_checkpoint_is_left_alone(tmp_path, tiny):
+    run = tmp_path / "run"
+    with killed_after(8):
+        train(tiny(run, checkpoint={"background": False}))
+    folder = run / "checkpoints"
+    others = ["step-00000006.bak", "step-7", "step-x (copy)", "step-", "step-000000006"]
+    for name in others:
+        shutil.copytree(folder / "step-00000006", folder / name)
+    (folder / "step-00000999").write_text("a file")
+    others.append("step-00000999")
+    assert CheckpointStore(folder).steps() == [6], "checkpoints: another name is taken for one"
+    train(tiny(run, checkpoint={"keep_last": 1}))
+    assert all((folder / name).exists() for name in others)
+    assert CheckpointStore(folder).latest() == folder / "step-00000020"
+
+
+def test_damaged_checkpoints_of_one_step_are_all_set_aside(tmp_path):
+    store = CheckpointStore(tmp_path)
+    for _ in range(3):
+        store.path(5).mkdir()
+        (store.path(5) / "file").write_text("damaged")
+        store.set_aside(5)
+    assert names(tmp_path) == [f"damaged-step-00000005{end}" for end in ("", ".2", ".3")]
