@@ -27,12 +27,14 @@ import torch.distributed as dist
 
 from benchmarks.engines import ROWS, launch, run_config, step_of
 from benchmarks.train_step import synchronise
+from gam_scale import cli
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.store import CheckpointStore, TrainState
 from gam_scale.config import RunConfig
 from gam_scale.hardware import (
     allocated_at_most,
     can_compile,
+    find_device,
     peak_memory_bytes,
     reset_peak_memory,
 )
@@ -69,20 +71,22 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", default="fsdp", choices=list(ROWS)[1:])
-    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--ranks", type=cli.count(), default=2)
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help="where checkpoints are written; default: a temporary one")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--batch", type=int, default=4, help="sequences per rank and step")
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--d-model", type=int, default=512)
-    parser.add_argument("--n-layers", type=int, default=6)
-    parser.add_argument("--vocab-size", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=6, help="timed steps before each save")
-    parser.add_argument("--saves", type=int, default=3)
-    return parser.parse_args()
+    cli.add_device(parser)
+    parser.add_argument("--batch", type=cli.count(), default=4, help="sequences per rank and step")
+    parser.add_argument("--seq-len", type=cli.count(), default=256)
+    parser.add_argument("--d-model", type=cli.count(), default=512)
+    parser.add_argument("--n-layers", type=cli.count(), default=6)
+    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
+    parser.add_argument("--steps", type=cli.count(), default=6, help="timed steps before each save")
+    parser.add_argument("--saves", type=cli.count(), default=3)
+    args = parser.parse_args()
+    args.device = find_device(args.device).type
+    return args
 
 
 def report(args: argparse.Namespace) -> None:
@@ -163,4 +167,4 @@ def _timed(function: Callable[[], object], world: World) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

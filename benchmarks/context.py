@@ -3,14 +3,14 @@
 
     python -m benchmarks.context block      # time and memory of one block, T from 1k to 128k
     python -m benchmarks.context model      # memory of a training step of the whole model at 64k
-    python -m benchmarks.context generate   # time and memory per generated token, 1 to 100k
+    python -m benchmarks.context generate   # time and memory per generated token, 1k to 100k
     python -m benchmarks.context exchange   # bytes between ranks that share a sequence
 
 ``block`` times forward and backward of one compiled block, everything but its input recomputed, on
 one sequence. ``vs first`` divides a length's time per token by that of the first length just before
 and just after, since a machine's speed drifts by more than they differ: the median of some such
 ratios. ``peak`` is the most that tensors take at once, parameters aside. Every kind runs in a
-process of its own.
+process of its own. ``--lengths`` are the tokens at which any part measures.
 """
 
 import argparse
@@ -29,15 +29,24 @@ from torch import Tensor
 from benchmarks.engines import launch
 from benchmarks.plain_gam import PlainGAM
 from benchmarks.train_step import synchronise
+from gam_scale import cli
 from gam_scale.config import MemoryConfig, ModelConfig
-from gam_scale.hardware import allocated_at_most, can_compile, keep_freed_memory
+from gam_scale.hardware import allocated_at_most, can_compile, find_device, keep_freed_memory
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.context import SequenceContext, axes
 
 KINDS = ("static", "slot", "delta", "phase", "scan", "mamba", "attention")
-LENGTHS = (1 << 10, 1 << 13, 1 << 16, 1 << 17)
+LENGTHS = {
+    "block": [1 << 10, 1 << 13, 1 << 16, 1 << 17],
+    "model": [1 << 16],
+    "generate": [1_000, 10_000, 50_000, 100_000],
+    "exchange": [1 << 10, 1 << 13, 1 << 16, 1 << 17],
+}
+"""Tokens at which each part measures where --lengths says nothing."""
+PLAIN = 1 << 13
+"""Longest sequence of the plain eager model, which keeps every activation."""
 FITS = 1 << 14
 """Longest sequence on which attention is tried: past it, a CPU takes minutes a block."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -59,14 +68,15 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["block", "model", "generate", "exchange"])
-    parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of layer")
-    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="tokens")
-    parser.add_argument("--d-model", type=int, default=512)
-    parser.add_argument("--n-layers", type=int, default=6)
-    parser.add_argument("--vocab-size", type=int, default=10_000)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=LENGTHS)
+    kinds, lengths = cli.several(cli.one_of(*KINDS)), cli.several(cli.count())
+    parser.add_argument("--kinds", type=kinds, default=list(KINDS), help="kinds of layer")
+    parser.add_argument("--lengths", type=lengths, help="tokens, from the fewest (by part)")
+    parser.add_argument("--d-model", type=cli.count(), default=512)
+    parser.add_argument("--n-layers", type=cli.count(), default=6, help="not of block, exchange")
+    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
+    cli.add_device(parser)
     parser.add_argument(
         "--clock",
         default="wall",
@@ -74,8 +84,11 @@ def parse() -> argparse.Namespace:
         help="of block and model; cpu: the threads' time, where a machine has other work too",
     )
     parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("--length", type=int, default=0, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    parser.add_argument("--length", type=cli.count(0), default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.device = find_device(args.device).type
+    args.lengths = sorted(set(args.lengths or LENGTHS[args.part]))
+    return args
 
 
 def make_model(args: argparse.Namespace, kind: str, n_layers: int) -> LanguageModel:
@@ -105,7 +118,7 @@ def block(args: argparse.Namespace) -> None:
     print(f"one block, d_model {args.d_model}, fp32, {args.device}, torch {torch.__version__}")
     print("| layer | T | us/token | vs first | peak | peak per token |")
     print("|---|--:|--:|--:|--:|--:|")
-    for kind in args.kinds.split(","):
+    for kind in args.kinds:
         for length, r in run(args, kind)["lengths"].items():
             cells = [kind, f"{int(length):,}", f"{r['us']:.1f}", f"{r['ratio']:.3f}"]
             cells += [f"{r['peak'] / 1e6:,.0f} MB", f"{r['peak'] / int(length) / 1e3:.1f} kB"]
@@ -117,7 +130,7 @@ def block_row(args: argparse.Namespace) -> dict:
     device = torch.device(args.device)
     net = make_model(args, args.row, 1)
     prepare_blocks(net, "full", compiled=can_compile(device)[0])
-    lengths = [n for n in map(int, args.lengths.split(",")) if args.row != "attention" or n <= FITS]
+    lengths = [n for n in args.lengths if args.row != "attention" or n <= FITS]
     steps = {n: block_step(args, net, n) for n in lengths}
     for step in steps.values():
         step()
@@ -184,13 +197,13 @@ def block_step(args: argparse.Namespace, net: LanguageModel, length: int) -> Cal
 
 
 def model(args: argparse.Namespace) -> None:
-    """A training step: every kind at 64k tokens and at 1k, the plain eager model at 8k."""
+    """A training step: every kind at each length and at 1k, the plain eager model at 8k at most."""
     print(f"training step of {args.n_layers} layers, d_model {args.d_model}, one sequence, fp32")
     print(f"| model | T | process peak | us/token | at {FEW:,} | ratio |")
     print("|---|--:|--:|--:|--:|--:|")
-    for kind, length in [("plain", 1 << 13), *((k, 1 << 16) for k in args.kinds.split(","))]:
-        if kind == "attention":
-            continue
+    kinds = [kind for kind in args.kinds if kind != "attention"]
+    rows = [("plain", n) for n in sorted({min(PLAIN, n) for n in args.lengths})]
+    for kind, length in [*rows, *((kind, n) for kind in kinds for n in args.lengths)]:
         r = run(args, kind, length)
         cells = [kind, f"{length:,}", f"{r['peak'] / 1e9:.2f} GB", f"{r['us']:.0f}"]
         cells += [f"{r['few']:.0f}", f"{r['us'] / r['few']:.3f}"]
@@ -231,32 +244,29 @@ def model_row(args: argparse.Namespace) -> dict:
 def generate(args: argparse.Namespace) -> None:
     """Time and memory per token as the text grows."""
     print(f"generation, {args.n_layers} layers, d_model {args.d_model}, fp32, {args.device}")
-    print("| layer | " + " | ".join(f"ms at {n:,}" for n in MARKS) + " | state | process grows |")
-    print("|---|" + "--:|" * (len(MARKS) + 2))
-    for kind in args.kinds.split(","):
-        r = run(args, kind, 100_000)
+    heads = [f"ms at {n:,}" for n in args.lengths]
+    print("| layer | " + " | ".join(heads) + " | state | process grows |")
+    print("|---|" + "--:|" * (len(heads) + 2))
+    for kind in args.kinds:
+        r = run(args, kind)
         cells = [kind, *(f"{ms:.2f}" for ms in r["ms"])]
         cells += [f"{r['state'] / 1e6:.2f} MB", f"{r['grows'] / 1e6:.1f} MB"]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
-MARKS = (1_000, 10_000, 50_000, 100_000)
-"""Tokens generated by when the time per token is read, over the 500 before."""
-
-
 @torch.no_grad()
 def generate_row(args: argparse.Namespace) -> dict:
-    """One token after another, each the likeliest."""
+    """One token after another, each the likeliest; times are the median of the 500 before."""
     net = make_model(args, args.row, args.n_layers).eval()
     state = net.init_state()
     token = torch.zeros(1, 1, dtype=torch.int64, device=args.device)
     times, ms, baseline = [], [], 0
-    for n in range(1, MARKS[-1] + 1):
+    for n in range(1, args.lengths[-1] + 1):
         start = time.perf_counter()
         logits, state = net.extend(token, state)
         token = logits.argmax(-1, keepdim=True)
         times.append(time.perf_counter() - start)
-        if n in MARKS:
+        if n in args.lengths:
             ms.append(statistics.median(times[-500:]) * 1e3)
             baseline = baseline or resident_bytes(torch.device(args.device))
     tensors = [v for b in state["blocks"] for v in b.values() if isinstance(v, Tensor)]
@@ -268,14 +278,13 @@ def exchange(args: argparse.Namespace) -> None:
     """Bytes that each of two ranks sends for one layer, forward and backward, counted as sent."""
     size = 2
     print(f"one layer, d_model {args.d_model}, batch 1, fp32, {size} ranks; sent by each rank")
-    print("| exchange | " + " | ".join(f"T {n}" for n in args.lengths.split(",")) + " |")
-    print("|---|" + "--:|" * len(args.lengths.split(",")))
-    lengths = list(map(int, args.lengths.split(",")))
-    for kind in args.kinds.split(","):
+    print("| exchange | " + " | ".join(f"T {n}" for n in args.lengths) + " |")
+    print("|---|" + "--:|" * len(args.lengths))
+    for kind in args.kinds:
         sent = launch(kind, size, "benchmarks.context")["sent"]
         print(f"| {kind} | " + " | ".join(f"{n / 1e6:.2f} MB" for n in sent) + " |", flush=True)
     for name, tensors in (("Ulysses (by formula)", 8), ("ring attention (by formula)", 6)):
-        sent = [comparison_bytes(n, args.d_model, size, tensors, name) for n in lengths]
+        sent = [comparison_bytes(n, args.d_model, size, tensors, name) for n in args.lengths]
         print(f"| {name} | " + " | ".join(f"{n / 1e6:.2f} MB" for n in sent) + " |")
 
 
@@ -295,7 +304,7 @@ def exchange_row(args: argparse.Namespace) -> dict:
     """Counted by the operators that send."""
     world = ranks.start(args.device)
     sent = []
-    for length in map(int, args.lengths.split(",")):
+    for length in args.lengths:
         net = make_model(args, args.row, 1)
         net.context = context = SequenceContext(world, world.world_size)
         place = axes(world, world.world_size)
@@ -325,4 +334,4 @@ def peak_bytes(device: torch.device) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -28,9 +28,10 @@ import torch.distributed as dist
 
 from benchmarks.memory import live_storages
 from benchmarks.train_step import synchronise
+from gam_scale import cli
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
-from gam_scale.hardware import can_compile, peak_memory_bytes
+from gam_scale.hardware import can_compile, find_device, peak_memory_bytes
 from gam_scale.model.lm import build_model
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.blocks import prepare_blocks
@@ -59,12 +60,12 @@ def main() -> None:
         return
     print(f"batch {args.batch} per rank, T {args.seq_len}, d_model {args.d_model}, ", end="")
     print(f"{args.n_layers} layers, fp32, {args.device}, torch {torch.__version__}")
-    base = "raw" if args.paired else args.rows.split(",")[0]
+    base = "raw" if args.paired else args.rows[0]
     print(f"| engine | ranks | ms/step | vs {base} | held | process |")
     print("|---|--:|--:|--:|--:|--:|")
-    for n in map(int, args.ranks.split(",")):
+    for n in args.ranks:
         raw = None
-        for name in args.rows.split(","):
+        for name in args.rows:
             r = launch(name, n)
             raw = raw or r["ms"]
             cells = [name, str(n), f"{r['ms']:.0f}", f"{r.get('quotient', r['ms'] / raw):.3f}"]
@@ -74,21 +75,33 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", default="1,2", help="numbers of ranks, comma-separated")
-    parser.add_argument("--rows", default=",".join(ROWS), help="which rows; the first is the base")
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--ranks",
+        type=cli.several(cli.count()),
+        default=[1, 2],
+        help="numbers of ranks, comma-separated",
+    )
+    parser.add_argument(
+        "--rows",
+        type=cli.several(cli.one_of(*ROWS)),
+        default=list(ROWS),
+        help="which rows; the first is the base",
+    )
     parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--batch", type=int, default=8, help="sequences per rank and step")
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--d-model", type=int, default=512)
-    parser.add_argument("--n-layers", type=int, default=6)
-    parser.add_argument("--vocab-size", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=10, help="timed steps")
+    cli.add_device(parser)
+    parser.add_argument("--batch", type=cli.count(), default=8, help="sequences per rank and step")
+    parser.add_argument("--seq-len", type=cli.count(), default=256)
+    parser.add_argument("--d-model", type=cli.count(), default=512)
+    parser.add_argument("--n-layers", type=cli.count(), default=6)
+    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
+    parser.add_argument("--steps", type=cli.count(), default=10, help="timed steps")
     parser.add_argument(
         "--paired", action="store_true", help="time each step beside one of the raw loop"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.device = find_device(args.device).type
+    return args
 
 
 def launch(
@@ -219,4 +232,4 @@ def raw_step(config: RunConfig, world: World, compiled: bool) -> Callable[[], No
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

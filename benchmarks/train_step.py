@@ -22,10 +22,12 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.plain_gam import PlainGAM
+from gam_scale import cli
 from gam_scale.config import ModelConfig, TrainConfig
 from gam_scale.hardware import (
     allocated_at_most,
     can_compile,
+    find_device,
     keep_freed_memory,
     peak_memory_bytes,
     reset_peak_memory,
@@ -43,7 +45,7 @@ def main() -> None:
     if args.row:
         print(json.dumps(measure(args)))
         return
-    rows = {name: child(name) for name in args.rows.split(",")}
+    rows = {name: child(name) for name in args.rows}
     plain = rows.get("plain")
     print(f"batch {args.batch}, T {args.seq_len}, {args.precision}, {args.device}, ", end="")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
@@ -60,26 +62,37 @@ def main() -> None:
         print("| " + " | ".join(cells) + " |")
 
 
+def _row(text: str) -> str:
+    block, colon, recompute = text.partition(":")
+    cli.one_of(*(row for row in ROWS if ":" not in row))(block)
+    if colon:
+        cli.one_of("none", "selective", "full")(recompute)
+    return text
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--rows",
-        default=",".join(ROWS),
+        type=cli.several(_row),
+        default=list(ROWS),
         help="plain or a kind of block each, with a colon and train.recompute where another than "
         f"the default {TrainConfig.recompute} is wanted ({','.join(ROWS)})",
     )
     parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    cli.add_device(parser)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--batch", type=int, default=8, help="sequences per step")
-    parser.add_argument("--seq-len", type=int, default=256, help="tokens per sequence")
-    parser.add_argument("--d-model", type=int, default=512)
-    parser.add_argument("--n-layers", type=int, default=6)
-    parser.add_argument("--vocab-size", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=10, help="timed steps")
+    parser.add_argument("--batch", type=cli.count(), default=8, help="sequences per step")
+    parser.add_argument("--seq-len", type=cli.count(), default=256, help="tokens per sequence")
+    parser.add_argument("--d-model", type=cli.count(), default=512)
+    parser.add_argument("--n-layers", type=cli.count(), default=6)
+    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
+    parser.add_argument("--steps", type=cli.count(), default=10, help="timed steps")
     parser.add_argument("--eager", action="store_true", help="do not compile our models")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.device = find_device(args.device).type
+    return args
 
 
 def child(row: str) -> dict:
@@ -205,4 +218,4 @@ def synchronise(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -118,6 +118,35 @@ def number(
     return parse
 
 
+def several(parse: Callable[[str], Any]) -> Callable[[str], list]:
+    """A flag's ``type`` in argparse: values that ``parse`` takes, with commas between them."""
+    return lambda text: [parse(part.strip()) for part in text.split(",")]
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """A flag's ``type`` in argparse, or a part of :func:`several`: one of some words."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(
+                f"is {one_line(text)}; expected one of {', '.join(names)}"
+            )
+        return text
+
+    return parse
+
+
+def add_device(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """The ``--device`` option of what computes; gam_scale.hardware.find_device reads it."""
+    parser.add_argument(
+        "--device",
+        type=one_of("auto", "cpu", "cuda"),
+        default="auto",
+        metavar="auto|cpu|cuda",
+        help=f"{of}auto: a GPU where there is one (auto)",
+    )
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """The ``--set`` option of tools that read a run's config; ``args.overrides`` is a list."""
     parser.add_argument(

@@ -11,6 +11,9 @@ from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.model.lm import LanguageModel
 
+MAX_TOKENS = 200
+"""New tokens where nothing else is asked for and the model's context holds them."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -28,13 +31,14 @@ def generate(
     model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: str,
-    max_tokens: int,
+    max_tokens: int | None,
     sampling: Sampling,
     seed: int = 0,
 ) -> Iterator[str]:
     """Yield pieces of text that continue ``prompt``, as they are sampled.
 
-    Stops at ``max_tokens`` or where the model ends the document. The state between tokens is what
+    Stops at ``max_tokens`` (None: ``MAX_TOKENS``, or as many as the context still holds) or where
+    the model ends the document. The state between tokens is what
     the blocks remember (the convolution's last inputs; keys and values for attention).
 
     Raises:
@@ -42,12 +46,7 @@ def generate(
             went to NaN.
     """
     ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
-    limit = model.context_limit
-    if limit is not None and len(ids) + max_tokens > limit:
-        raise UserError(
-            f"prompt of {len(ids)} tokens plus {max_tokens} new ones exceeds the model's context "
-            f"of {limit}; expected at most {max(0, limit - len(ids))} new tokens"
-        )
+    max_tokens = _how_many(max_tokens, len(ids), model.context_limit)
     device = model.embedding.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     text = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span tokens
@@ -69,6 +68,23 @@ def generate(
             logits, state = model.extend(torch.tensor([[token]], device=device), state)
     if rest := text.decode(b"", final=True):
         yield rest
+
+
+def _how_many(asked: int | None, prompt: int, limit: int | None) -> int:
+    """New tokens after a prompt of so many in a context of ``limit``."""
+    if limit is None:
+        return asked or MAX_TOKENS
+    if prompt >= limit:
+        raise UserError(
+            f"the prompt has {prompt} tokens and the model's context {limit}; expected at most "
+            f"{limit - 1}, the one that opens a text included"
+        )
+    if asked is not None and prompt + asked > limit:
+        raise UserError(
+            f"prompt of {prompt} tokens plus {asked} new ones exceeds the model's context of "
+            f"{limit}; expected at most {limit - prompt} new tokens"
+        )
+    return asked or min(MAX_TOKENS, limit - prompt)
 
 
 def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

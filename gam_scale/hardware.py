@@ -18,11 +18,24 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from gam_scale.errors import UserError
 from gam_scale.model.linear import linear
 
 Precision = Literal["fp32", "bf16"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+def find_device(name: str) -> torch.device:
+    """The device that ``--device`` means: ``auto`` is a GPU where there is one.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise UserError("--device is cuda but torch sees no GPU; expected cpu or auto")
+    return torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
 
 
 class Peak(NamedTuple):

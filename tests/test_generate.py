@@ -80,6 +80,16 @@ def test_attention_refuses_to_leave_its_positions(tokenizer):
         list(generate(m, tokenizer, "", 32, GREEDY))
 
 
+def test_by_default_as_much_is_generated_as_the_context_holds(tokenizer):
+    m = model(tokenizer, "attention")
+    read, extend = [], m.extend
+    m.extend = lambda ids, state: read.append(ids.shape[1]) or extend(ids, state)
+    list(generate(m, tokenizer, "a" * 20, None, GREEDY))
+    assert 21 < sum(read) <= 32, f"generation stops elsewhere than at its context's end: {read}"
+    with pytest.raises(UserError, match="the prompt has 61 tokens and the model's context 32"):
+        list(generate(m, tokenizer, "a" * 60, None, GREEDY))
+
+
 def draws(sampling: Sampling, count: int = 2000) -> torch.Tensor:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
     generator = torch.Generator().manual_seed(0)

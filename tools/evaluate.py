@@ -33,6 +33,7 @@ from gam_scale.evaluate.table import tables
 from gam_scale.evaluate.text import TextSource, batches, documents
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.files import write_bytes
+from gam_scale.hardware import find_device
 from gam_scale.parallel.world import World
 
 
@@ -66,32 +67,41 @@ def _parse() -> argparse.Namespace:
     add("--data", help="prepared set to read instead of the run's own")
     add("--split", default="valid", help="train, valid (default) or test")
     add("--text", type=Path, help="a text file to read instead, as one document")
-    add("--seq-len", type=int, help="context per sequence (the training's)")
-    add("--max-tokens", type=int, default=0, help="stop after so many; 0: all (0)")
-    add("--batch-size", type=int, default=8, help="sequences per forward pass (8)")
-    add("--device", default="cpu", help="cpu (default) or cuda")
-    add("--seed", type=int, default=0, help="of resampling and of hidden sentences (0)")
+    add("--seq-len", type=cli.count(), help="context per sequence (the training's)")
+    add("--max-tokens", type=cli.count(0), default=0, help="stop after so many; 0: all (0)")
+    add("--batch-size", type=cli.count(), default=8, help="sequences per forward pass (8)")
+    cli.add_device(parser)
+    add("--seed", type=cli.count(0), default=0, help="of resampling and of hidden sentences (0)")
     add("--json", nargs="?", const="-", metavar="FILE", help="print JSON, or write it to FILE")
     add("--report", type=Path, metavar="FILE", help="write one self-contained HTML page")
     add = parser.add_argument_group("which measurements (none: the loss)").add_argument
     add("--loss", action="store_true", help="the loss, beside other measurements")
     add("--by-position", action="store_true", help="loss by tokens of context")
-    add("--per-octave", type=int, default=1, help="bins for each doubling of the context (1)")
+    add("--per-octave", type=cli.count(), default=1, help="bins for each doubling of context (1)")
     add("--compare", metavar="A-B:C-D", type=parse_spans,
         help="loss of the same tokens with A to B and with C to D tokens of text before them: "
         "128-256:2048-4096")  # fmt: skip
     add("--reset-ablation", action="store_true", help="loss with the memory of k tokens only")
-    add("--windows", type=int, default=64, help="sequences of --compare and --reset-ablation (64)")
-    add("--targets", type=int, default=16, help="tokens that the ablation predicts in each (16)")
-    add("--tolerance", type=float, default=0.01, help="rise in nats that counts as none (0.01)")
+    add("--windows", type=cli.count(2), default=64,
+        help="sequences of --compare and --reset-ablation (64)")  # fmt: skip
+    add(
+        "--targets",
+        type=cli.count(),
+        default=16,
+        help="tokens that the ablation predicts in each (16)",
+    )
+    add("--tolerance", type=cli.number(at_least=0), default=0.01,
+        help="rise in nats that counts as none (0.01)")  # fmt: skip
     add("--needle", action="store_true", help="a sentence hidden in the text, asked for at its end")
-    add("--needle-lengths", type=_numbers(int), help="tokens (a quarter, a half, all of --seq-len)")
-    add("--needle-depths", type=_numbers(float), default=[0, 0.25, 0.5, 0.75, 1],
+    add("--needle-lengths", type=cli.several(cli.count()),
+        help="tokens (a quarter, a half, all of --seq-len)")  # fmt: skip
+    add("--needle-depths", type=cli.several(cli.number(at_least=0, at_most=1)),
+        default=[0, 0.25, 0.5, 0.75, 1],
         help="shares of the text before the sentence (0,0.25,0.5,0.75,1)")  # fmt: skip
-    add("--trials", type=int, default=20, help="texts for each length (20)")
-    add("--candidates", type=int, default=32, help="words to choose from (32)")
+    add("--trials", type=cli.count(2), default=20, help="texts for each length (20)")
+    add("--candidates", type=cli.count(2), default=32, help="words to choose from (32)")
     add("--recall", action="store_true", help="MQAR (arXiv 2312.04927): train and test")
-    add("--memories", type=lambda text: text.split(","), default=list(KINDS),
+    add("--memories", type=cli.several(cli.one_of(*KINDS)), default=list(KINDS),
         help=f"that --recall trains ({','.join(KINDS)})")  # fmt: skip
     add("--recall-preset", choices=sorted(PRESETS), default="cpu", help="sizes of --recall (cpu)")
     add("--compile", action="store_true", help="torch.compile the blocks of --recall's models")
@@ -110,11 +120,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("there is nothing to evaluate; expected a checkpoint, or --recall")
     if args.overrides and not args.recall:
         raise UserError("--set changes what --recall trains; a checkpoint brings its own settings")
-    least = {"per_octave": 1, "windows": 2, "targets": 1, "trials": 2, "candidates": 2}
-    for name, bound in (least | {"batch_size": 1}).items():
-        if getattr(args, name) < bound:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} is {getattr(args, name)}; expected at least {bound}")
+    if args.data and args.text:
+        raise UserError("--data and --text both name a text; expected one of them")
+    args.device = find_device(args.device)
 
 
 def _asked(args: argparse.Namespace) -> bool:
@@ -152,7 +160,7 @@ def _subject(path: Path, args: argparse.Namespace) -> Subject:
 
 def _length(trained: Trained, length: int, flag: str) -> int:
     model = trained.config.model
-    if length < 1 or (model.position == "learned" and length > model.max_seq_len):
+    if model.position == "learned" and length > model.max_seq_len:
         raise UserError(
             f"{flag} is {length}; expected 1 to {model.max_seq_len}, the model's positions"
         )
@@ -160,13 +168,16 @@ def _length(trained: Trained, length: int, flag: str) -> int:
 
 
 def _loss(trained: Trained, read: Sequence[Batch], args: argparse.Namespace) -> LossResult:
-    world = World(0, 1, 0, 1, torch.device(args.device))
+    world = World(0, 1, 0, 1, args.device)
 
     def loss_sum(batch: Batch) -> torch.Tensor:
         with torch.no_grad():
             return trained.model(batch.tokens, batch.targets, batch.positions)
 
-    return mean_loss(loss_sum, read, args.batch_size, trained.tokenizer.token_bytes(), world)
+    found = mean_loss(loss_sum, read, args.batch_size, trained.tokenizer.token_bytes(), world)
+    if not found.tokens:
+        raise UserError(f"the text read for {trained.path} has no token to predict; expected more")
+    return found
 
 
 def _needle(
@@ -206,15 +217,6 @@ def _write_json(path: str, figures: dict) -> None:
         write_bytes(path, (json.dumps(figures, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"--json {path} cannot be written: {error.strerror}") from None
-
-
-def _numbers(kind: type):
-    """An argparse type: numbers with commas between them."""
-
-    def numbers(text: str) -> list:
-        return [kind(part) for part in text.split(",")]
-
-    return numbers
 
 
 if __name__ == "__main__":

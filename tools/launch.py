@@ -38,9 +38,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", metavar="FILE", help="the run's JSON config")
     parser.add_argument("--array", nargs="+", metavar="FILE", help="several configs, one run each")
     cli.add_overrides(parser)
-    parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
-    parser.add_argument("--gpus-per-node", type=int, default=1, help="ranks on each (default: 1)")
-    parser.add_argument("--minutes", type=int, default=1440, help="time limit (default: 1440)")
+    add, counted = parser.add_argument, cli.count()
+    add("--nodes", type=counted, default=1, help="machines (default: 1)")
+    add("--gpus-per-node", type=counted, default=1, help="ranks on each (default: 1)")
+    add("--minutes", type=counted, default=1440, help="time limit (default: 1440)")
     parser.add_argument("--cluster", choices=["auto", "slurm", "local"], default="auto")
     parser.add_argument("--fresh", action="store_true", help="start over: remove the earlier run")
     parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
@@ -50,10 +51,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--status", nargs="*", metavar="RUN", help="table of runs (default: runs/)")
     parser.add_argument("--cancel", metavar="RUN", help="have a run save and end")
     args = parser.parse_args()
-    for name in ("nodes", "gpus_per_node", "minutes"):
-        if getattr(args, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is {getattr(args, name)}; expected at least 1")
     other = args.status is not None or args.cancel or isinstance(args.follow, str)
     if bool(args.config) + bool(args.array) + bool(other) != 1:
         raise UserError("expected one of --config, --array, --status, --follow RUN and --cancel")

@@ -17,7 +17,6 @@ from typing import Any
 from gam_scale import cli
 from gam_scale.config import load_config
 from gam_scale.data.prepare import PrepareSpec
-from gam_scale.errors import UserError
 from gam_scale.plan.estimate import MATMUL_SHARE, Estimate, cheapest, engines
 from gam_scale.plan.gpus import RESERVED, Gpu, find_gpu
 from gam_scale.plan.job import Job
@@ -51,29 +50,27 @@ def parse() -> argparse.Namespace:
     parser = cli.Parser(description=summary, epilog=details)
     parser.set_defaults(vocabulary_is_assumed=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's JSON config")
-    parser.add_argument("--nodes", type=int, required=True, help="machines")
-    parser.add_argument("--gpus-per-node", type=int, required=True, help="GPUs, and ranks, in each")
+    parser.add_argument("--nodes", type=cli.count(), default=1, help="machines (1)")
+    ranks = {"type": cli.count(), "default": 1}
+    parser.add_argument("--gpus-per-node", **ranks, help="GPUs, and ranks, in each (1)")
     parser.add_argument("--gpu", required=True, help="h100, h200, a100-80, a100-40, l40s, rtx4090")
     cli.add_overrides(parser)
     parser.add_argument(
-        "--network-gbps", type=float, help="Gb/s per GPU between nodes (the GPU's usual)"
+        "--network-gbps",
+        type=cli.number(above=0),
+        help="Gb/s per GPU between nodes (the GPU's usual)",
     )
     parser.add_argument(
         "--mfu",
-        type=float,
+        type=cli.number(above=0, at_most=1),
         default=MATMUL_SHARE,
         help=f"share of the peak rate that computing reaches (an assumption: {MATMUL_SHARE})",
     )
-    parser.add_argument("--price", type=float, help="USD per GPU hour, for a line of costs")
+    parser.add_argument(
+        "--price", type=cli.number(above=0), help="USD per GPU hour, for a line of costs"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    if not 0 < args.mfu <= 1:
-        raise UserError(f"--mfu is {args.mfu:g}; expected more than 0 and at most 1")
-    for name in ("network_gbps", "price"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < float("inf"):
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is {value:g}; expected more than 0")
     return args
 
 

@@ -22,13 +22,13 @@ def main() -> int:
     parser.add_argument("--help-config", action="store_true", help="list every setting and stop")
     parser.add_argument(
         "--stopped-status",
-        type=int,
+        type=cli.count(0, 255),
         default=0,
         metavar="N",
         help="exit status after a signal stopped the run before its end (default: 0)",
     )
     # The deepspeed launcher passes this; ranks come from the environment.
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--local_rank", type=cli.count(-1), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.help_config:
         for key, kind, default, doc in describe(RunConfig):

@@ -11,10 +11,9 @@ nothing that is done; DIR/page/ holds what is done so far as report.html, report
 import argparse
 from pathlib import Path
 
-import torch
-
 from gam_scale import cli
 from gam_scale.errors import UserError
+from gam_scale.hardware import find_device
 from gam_scale.reproduce import blocks
 from gam_scale.reproduce.blocks import LENGTHS
 from gam_scale.reproduce.cells import (
@@ -54,11 +53,18 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", type=int, nargs="+", required=True, choices=[1, 2, 3])
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of runs and page")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="1: the paper's size")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="train.seed of the runs (0 1 2)"
+        "--table", type=cli.count(1, 3), nargs="+", required=True, metavar="1|2|3", help="which"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of runs and page")
+    scale = cli.number(at_least=LEAST_SCALE, at_most=1)
+    parser.add_argument("--scale", type=scale, default=1.0, metavar="F", help="1: the paper's size")
+    parser.add_argument(
+        "--seeds",
+        type=cli.count(0),
+        nargs="+",
+        default=[0, 1, 2],
+        help="train.seed of the runs (0 1 2)",
     )
     parser.add_argument("--wikitext2", metavar="DIR", help="prepared set (README, The models)")
     parser.add_argument("--tinystories", metavar="DIR", help="prepared set")
@@ -68,20 +74,15 @@ def parse() -> argparse.Namespace:
         metavar="TEXT",
         help="runs whose name contains this, wikitext2-gam say",
     )
-    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="T of table 2")
     parser.add_argument(
-        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="of table 2"
+        "--lengths", type=cli.count(), nargs="+", default=LENGTHS, help="T of table 2"
     )
+    cli.add_device(parser, "of table 2; ")
     parser.add_argument("--note", action="append", default=[], help="a sentence for the page")
     parser.add_argument("--page-only", action="store_true", help="run nothing, write the page")
     cli.add_overrides(parser)
     args = parser.parse_args()
-    if not LEAST_SCALE <= args.scale <= 1:
-        raise UserError(f"--scale is {args.scale:g}; expected {LEAST_SCALE:g} to 1")
-    if min(args.lengths) < 1:
-        raise UserError(f"--lengths has {min(args.lengths)}; expected 1 or more tokens")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda but torch finds no GPU; expected cpu or auto")
+    args.device = find_device(args.device).type
     return args
 
 
@@ -134,13 +135,10 @@ def train(missing: list[Cell], out: Path) -> int:
 
 def time_blocks(args: argparse.Namespace) -> None:
     """Measure the blocks of table 2 that are missing, each in a process of its own."""
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     todo = blocks.missing(args.out, args.lengths)
     for i, (kind, length) in enumerate(todo, 1):
         print(f"[{i}/{len(todo)}] {kind} block, {length:,} tokens", flush=True)
-        made = blocks.measure_into(args.out, kind, length, args.scale, device)
+        made = blocks.measure_into(args.out, kind, length, args.scale, args.device)
         told = "does not fit" if made["ms"] is None else f"{made['ms']:,.1f} ms"
         print(f"  {told}", flush=True)
 

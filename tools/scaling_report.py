@@ -11,7 +11,6 @@ import hashlib
 from pathlib import Path
 
 from gam_scale import cli
-from gam_scale.errors import UserError
 from gam_scale.plan.estimate import MATMUL_SHARE
 from gam_scale.scaling.analysis import TARGETS, Settings, analyse
 from gam_scale.scaling.bootstrap import RESAMPLES
@@ -29,7 +28,7 @@ def main() -> None:
     args = parse()
     fitting = FitSettings(args.huber_delta, args.grid, args.shared_exponent)
     settings = Settings(fitting, args.bootstrap, args.test_draws, args.seed, tuple(args.targets))
-    cost = Cost.of(args.gpus.split(","), args.mfu)
+    cost = Cost.of(args.gpus, args.mfu)
     points = read_csv(*args.csv)
     extras = read_extras(args.curves, args.lr, args.evaluation, args.sweep, args.limit)
     analysis = analyse(points, settings)
@@ -77,35 +76,46 @@ def parse() -> argparse.Namespace:
         metavar="TEXT",
         help="a sentence on what the runs do not show (repeatable)",
     )
-    parser.add_argument("--huber-delta", type=float, default=DELTA, help=f"on log L ({DELTA:g})")
-    parser.add_argument("--grid", type=int, default=GRID, help=f"starts per dimension ({GRID})")
-    parser.add_argument("--bootstrap", type=int, default=RESAMPLES, help=f"refits ({RESAMPLES})")
+    parser.add_argument(
+        "--huber-delta", type=cli.number(above=0), default=DELTA, help=f"on log L ({DELTA:g})"
+    )
+    parser.add_argument(
+        "--grid", type=cli.count(1, 20), default=GRID, help=f"starts per dimension ({GRID})"
+    )
+    parser.add_argument(
+        "--bootstrap", type=cli.count(0, 100_000), default=RESAMPLES, help=f"refits ({RESAMPLES})"
+    )
     parser.add_argument("--shared-exponent", action="store_true", help="fit with alpha = beta")
     parser.add_argument(
-        "--test-draws", type=int, default=DRAWS, help=f"data sets per test ({DRAWS}); 0: no tests"
+        "--test-draws",
+        type=cli.count(0, 100_000),
+        default=DRAWS,
+        help=f"data sets per test ({DRAWS}); 0: no tests",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of refits and simulations (0)")
+    parser.add_argument(
+        "--seed", type=cli.count(0), default=0, help="of refits and simulations (0)"
+    )
     parser.add_argument(
         "--targets",
-        type=float,
+        type=cli.number(above=0, below=1e15),
         nargs="+",
         default=list(TARGETS),
         metavar="N",
         help="parameters to extrapolate to (1e9 7e9)",
     )
-    parser.add_argument("--gpus", default=",".join(GPUS), help=f"for the costs ({','.join(GPUS)})")
     parser.add_argument(
-        "--mfu", type=float, default=MATMUL_SHARE, help=f"share of their rate ({MATMUL_SHARE})"
+        "--gpus",
+        type=cli.several(str),
+        default=list(GPUS),
+        help=f"for the costs ({','.join(GPUS)})",
     )
-    args = parser.parse_args()
-    for target in args.targets:
-        if not 0 < target < 1e15:
-            raise UserError(f"--targets has {target:g}; expected numbers of parameters above 0")
-    if not 0 <= args.test_draws <= 100_000:
-        raise UserError(f"--test-draws is {args.test_draws}; expected 0 to 100,000")
-    if args.seed < 0:
-        raise UserError(f"--seed is {args.seed}; expected 0 or more")
-    return args
+    parser.add_argument(
+        "--mfu",
+        type=cli.number(above=0, at_most=1),
+        default=MATMUL_SHARE,
+        help=f"share of their rate ({MATMUL_SHARE})",
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the runs")
     parser.add_argument(
         "--gflops",
-        type=float,
+        type=cli.number(above=0),
         default=100.0,
         help="GFLOP/s that training reaches on this machine, for the predicted time (100)",
     )
@@ -56,19 +56,14 @@ def parse() -> argparse.Namespace:
     slurm = parser.add_argument_group("run on Slurm, a job for each trunk and its branches")
     slurm.add_argument("--submit", action="store_true", help="as an array of jobs")
     slurm.add_argument("--partition", default="", metavar="P", help="default: the cluster's")
-    slurm.add_argument("--nodes", type=int, default=1, help="of each job (1)")
-    slurm.add_argument("--gpus-per-node", type=int, default=1, help="ranks on each (1)")
-    slurm.add_argument("--minutes", type=int, default=1440, help="time limit of each job (1440)")
+    slurm.add_argument("--nodes", type=cli.count(), default=1, help="of each job (1)")
+    slurm.add_argument("--gpus-per-node", type=cli.count(), default=1, help="ranks on each (1)")
+    minutes = {"type": cli.count(), "default": 1440}
+    slurm.add_argument("--minutes", **minutes, help="time limit of each job (1440)")
     slurm.add_argument("--dry-run", action="store_true", help="print a job's script, submit none")
     args = parser.parse_args()
-    if not 0 < args.gflops < float("inf"):
-        raise UserError(f"--gflops is {args.gflops:g}; expected more than 0")
     if args.dry_run and not args.submit:
         raise UserError("--dry-run prints what --submit would hand in; expected both, or plan")
-    for name in ("nodes", "gpus_per_node", "minutes"):
-        if getattr(args, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is {getattr(args, name)}; expected at least 1")
     return args
 
 

@@ -160,7 +160,7 @@ def train_recall(
     kind: str,
     recall: RecallConfig,
     model: ModelConfig,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     compiled: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> RecallResult:

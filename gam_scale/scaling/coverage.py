@@ -60,8 +60,10 @@ def coverage(
 def main() -> None:
     """Measure and print, for two sizes of sweep."""
     parser = cli.Parser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sets", type=int, default=200, help="simulated data sets (200)")
-    parser.add_argument("--noise", type=float, default=0.005, help="of log L (0.005)")
+    parser.add_argument("--sets", type=cli.count(), default=200, help="simulated data sets (200)")
+    parser.add_argument(
+        "--noise", type=cli.number(at_least=0), default=0.005, help="of log L (0.005)"
+    )
     args = parser.parse_args()
     error = math.sqrt(0.95 * 0.05 / args.sets)
     print(f"share of {args.sets} data sets whose 95% intervals hold the truth, +- {error:.3f}")
@@ -72,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

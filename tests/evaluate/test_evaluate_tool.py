@@ -88,8 +88,8 @@ def test_recall_prints_json_and_needs_no_checkpoint(run_tool, capsys):
         ((), "there is nothing to evaluate; expected a checkpoint, or --recall"),
         (("x", "--set", "recall.steps=1"), "--set changes what --recall trains"),
         (("x", "--compare", "1-2"), "--compare '1-2' is not a pair of spans; expected two ranges"),
-        (("x", "--by-position", "--per-octave", "0"), "--per-octave is 0; expected at least 1"),
-        (("--recall", "--memories", "gru"), "--memories names 'gru'; expected some of"),
+        (("x", "--by-position", "--per-octave", "0"), "--per-octave is 0; expected a whole number"),
+        (("--recall", "--memories", "gru"), "--memories is gru; expected one of"),
         (("--recall", "--json", "/tmp"), "--json /tmp is a folder; expected a file"),
     ],
 )

@@ -124,10 +124,10 @@ def test_a_damaged_shard_is_named(refused, config, prepared_set, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--temperature", "-1"), "--temperature is -1; expected 0 or more"),
-        (("--top-p", "0"), "--top-p is 0; expected more than 0"),
-        (("--top-k", "-2"), "--top-k is -2; expected 0 or more"),
-        (("--max-tokens", "0"), "--max-tokens is 0; expected at least 1"),
+        (("--temperature", "-1"), "--temperature is -1; expected a finite number, at least 0"),
+        (("--top-p", "0"), "--top-p is 0; expected a finite number, more than 0"),
+        (("--top-k", "-2"), "--top-k is -2; expected a whole number, at least 0"),
+        (("--max-tokens", "0"), "--max-tokens is 0; expected a whole number, at least 1"),
     ],
 )
 def test_generation_settings(refused, tmp_path, arguments, message):

@@ -31,8 +31,8 @@ def plan(tool, tmp_path):
     ("arguments", "message"),
     [
         (("--gpu", "abacus"), "--gpu is abacus, which is not in the table; expected one of h100"),
-        (("--nodes", "0"), "--nodes is 0; expected at least 1"),
-        (("--gpus-per-node", "-1"), "--gpus-per-node is -1; expected at least 1"),
+        (("--nodes", "0"), "--nodes is 0; expected a whole number, at least 1"),
+        (("--gpus-per-node", "-1"), "--gpus-per-node is -1; expected a whole number, at least 1"),
         (
             ("--set", "parallel.context=32"),
             "parallel.context is 32, which does not divide the 16 ranks",
@@ -46,9 +46,9 @@ def plan(tool, tmp_path):
             ),
             "parallel.deepspeed.zero_optimization.reduce_bucket_size is 'auto'; expected a number",
         ),
-        (("--mfu", "1.5"), "--mfu is 1.5; expected more than 0 and at most 1"),
-        (("--price", "nan"), "--price is nan; expected more than 0"),
-        (("--network-gbps", "0"), "--network-gbps is 0; expected more than 0"),
+        (("--mfu", "1.5"), "--mfu is 1.5; expected a finite number, more than 0, at most 1"),
+        (("--price", "nan"), "--price is nan; expected a finite number, more than 0"),
+        (("--network-gbps", "0"), "--network-gbps is 0; expected a finite number, more than 0"),
         (
             ("--set", "parallel.engine=fsdp", "--set", "parallel.shard_ranks=3"),
             "parallel.shard_ranks is 3, which does not divide the 16 ranks",

@@ -90,9 +90,9 @@ def test_the_same_command_goes_on(tmp_path, arguments, tool, steps, alone, said)
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--scale", "0"], "--scale is 0; expected 0.01 to 1"),
+        (["--scale", "0"], "--scale is 0; expected a finite number, at least 0.01"),
         (["--scale", "nan"], "--scale is nan"),
-        (["--lengths", "0"], "--lengths has 0"),
+        (["--lengths", "0"], "--lengths is 0"),
         (["--seeds", "1", "1"], "--seeds is [1, 1]"),
         (["--only", "gru"], "--only gru is in no run's name"),
         (["--wikitext2", "/nowhere"], "/nowhere/manifest.json: no such file"),
