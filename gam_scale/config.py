@@ -249,7 +249,9 @@ class ParallelConfig:
     deepspeed: dict[str, Any] = option(
         {}, "raw DeepSpeed options, merged into those that the rest of this config makes"
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU where there is one")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "auto: a GPU where there is one; an error where the job has GPUs that torch lacks"
+    )
     preflight: bool = option(
         True,
         "before training, check each rank's GPU and /dev/shm, disk, versions, clock and a "

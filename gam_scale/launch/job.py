@@ -27,6 +27,8 @@ class RankJob:
     fresh: bool = False
     port: int = 0
     """Where ranks meet without Slurm."""
+    gpus: str | None = None
+    """CUDA_VISIBLE_DEVICES where it was submitted."""
     then: list[str] = field(default_factory=list)
     """Configs of further runs, trained in this order once the first has finished."""
 
@@ -37,6 +39,10 @@ class RankJob:
             os.environ.pop(name, None)  # left where the job was submitted, by torchrun say
         if "SLURM_JOB_ID" not in os.environ or here.cluster == "local":
             os.environ |= local_place(here, self.port)
+            # submitit's own names as many GPUs as there are ranks, on a machine without any too.
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+            if self.gpus is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
         # Imported on the rank only: who submits needs no engine.
         from gam_scale.train.several import train_all
 

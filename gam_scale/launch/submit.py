@@ -118,8 +118,9 @@ def jobs_of(request: Request) -> list[RankJob]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [
-        RankJob(first, request.overrides, request.fresh, port, then)
+        RankJob(first, request.overrides, request.fresh, port, gpus, then)
         for first, *then in (
             [str(Path(config).absolute()) for config in configs] for configs in request.jobs()
         )

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gam_scale.errors import UserError
 from gam_scale.hardware import cpu_threads, keep_freed_memory
+from gam_scale.parallel.device import on_gpus
 
 _SET: set[str] = set()
 """Environment variables that :func:`start` has set."""
@@ -70,11 +70,9 @@ def start(device: str) -> World:
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: a GPU is asked for and there is none.
+        UserError: a GPU is asked for, or given to this job, and torch sees none.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("parallel.device is cuda but torch sees no GPU; expected cpu or auto")
-    use_cuda = device != "cpu" and torch.cuda.is_available()
+    use_cuda = on_gpus(device, os.environ)
     place = launcher_environment(os.environ)
     # Both torch's env:// rendezvous and DeepSpeed read it there; :func:`stop` takes it back.
     _SET.update(place.keys() - os.environ.keys())
