@@ -2,7 +2,8 @@
 """Make .venv and install GAM Scale into it: `python3 tools/bootstrap.py [--extras all]`.
 
 Uses nothing but the standard library. On a machine without an NVIDIA GPU it installs torch's CPU
-build and never the CUDA build of several gigabytes; with one, the ordinary CUDA build.
+build and never the CUDA build of several gigabytes; with one, the ordinary CUDA build. A login node
+without a GPU is told: `--torch cuda`.
 """
 
 import argparse
@@ -28,17 +29,25 @@ def main() -> None:
     """Create the environment, or do nothing where it is up to date."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--extras", default="", help="extras of setup.cfg, e.g. all or hub,track")
-    extras = {e for e in parser.parse_args().extras.split(",") if e}
+    parser.add_argument(
+        "--torch",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="torch's build; auto: CUDA where there is an NVIDIA GPU, or the one that is installed",
+    )
+    args = parser.parse_args()
+    extras = {e for e in args.extras.split(",") if e}
     if sys.version_info < (3, 11):  # noqa: UP036 (it runs on whatever python3 there is)
         sys.exit(f"error: this is Python {sys.version.split()[0]}; expected 3.11 or later")
     installed = _read_stamp()
-    if installed is not None and ("all" in installed or extras <= installed):
+    of_the_build = args.torch in ("auto", _torch_build()[1])
+    if installed is not None and of_the_build and ("all" in installed or extras <= installed):
         return
     _make_venv()
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     wanted = extras | (installed or set())
-    _install_torch(_requirement(config["options"]["install_requires"], "torch"))
+    _install_torch(_requirement(config["options"]["install_requires"], "torch"), args.torch)
     target = f"{ROOT}[{','.join(sorted(wanted))}]" if wanted else str(ROOT)
     _pip("--no-build-isolation", "-c", str(ROOT / "constraints.txt"), "-e", target)
     _pip("--no-deps", *config["gam_scale:no_deps"]["requirements"].split())
@@ -78,20 +87,37 @@ def _apt_install_venv() -> bool:
     return update.returncode == install.returncode == 0
 
 
-def _install_torch(requirement: str) -> None:
+def _install_torch(requirement: str, wanted: str) -> None:
     """Torch first: whatever follows then finds it installed and leaves it alone."""
-    command = [PYTHON, "-c", "from importlib.metadata import version; print(version('torch'))"]
-    found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    if found.split("+")[0] == requirement.partition("==")[2]:
+    version, build = _torch_build()
+    if version == requirement.partition("==")[2] and wanted in ("auto", build):
         return
-    if _has_gpu():
-        print("NVIDIA GPU found: installing torch's CUDA build", flush=True)
+    if version:  # to pip one build is as good as the other
+        subprocess.run([PYTHON, "-m", "pip", "uninstall", "-q", "-y", "torch"])
+    if wanted == "cuda" or (wanted == "auto" and _has_gpu()):
+        reason = "NVIDIA GPU found" if wanted == "auto" else "as asked"
+        print(f"{reason}: installing torch's CUDA build", flush=True)
         _pip("-c", str(ROOT / "constraints.txt"), requirement, "setuptools")
+        if wanted == "cuda" and _torch_build()[1] != "cuda":
+            sys.exit(
+                "error: the package index gave a torch without CUDA; expected PIP_INDEX_URL to be "
+                "one with CUDA builds, such as https://pypi.org/simple"
+            )
         return
-    print("no NVIDIA GPU found: installing torch's CPU build", flush=True)
+    reason = "no NVIDIA GPU found" if wanted == "auto" else "as asked"
+    print(f"{reason}: installing torch's CPU build", flush=True)
     index = [] if _index_has_cpu_build(requirement) else ["--index-url", CPU_INDEX]
     _pip(*index, requirement)
     _pip("-c", str(ROOT / "constraints.txt"), "numpy", "setuptools")
+
+
+def _torch_build() -> tuple[str, str]:
+    """The installed torch's version, and ``cuda`` or ``cpu``; empty where there is none."""
+    for file in VENV.glob("lib/python*/site-packages/torch/version.py"):
+        names: dict[str, str | None] = {}
+        exec(file.read_text(), names)  # a few assignments; importing torch takes seconds
+        return str(names["__version__"]).split("+")[0], "cuda" if names["cuda"] else "cpu"
+    return "", ""
 
 
 def _has_gpu() -> bool:

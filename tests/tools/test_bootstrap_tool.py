@@ -1,0 +1,63 @@
+"""tools/bootstrap.py chooses torch's build: by the machine, or as it is told."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "bootstrap.py"
+VERSION = "2.13.0"
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """``install(wanted, build, gpu)``: what pip would install where torch's ``build`` is there."""
+
+    def run(wanted: str, build: str, gpu: bool, given: str = "cuda") -> list[str]:
+        names = runpy.run_path(str(TOOL))["_install_torch"].__globals__
+        file = tmp_path / "lib/python3.11/site-packages/torch/version.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        asked: list[str] = []
+
+        def put(build: str) -> None:
+            cuda = "'13.0'" if build == "cuda" else None
+            file.write_text(f"from typing import Optional\n__version__ = '{VERSION}+x'\n")
+            with open(file, "a") as out:
+                out.write(f"cuda: Optional[str] = {cuda}\n")
+
+        def pip(*words: str) -> None:
+            if f"torch=={VERSION}" in words:
+                asked.append("cpu" if "--index-url" in words else "cuda")
+                put(given if asked[-1] == "cuda" else "cpu")
+
+        if build:
+            put(build)
+        changed = {"VENV": tmp_path, "PYTHON": "true", "_pip": pip, "_has_gpu": lambda: gpu}
+        names.update(changed | {"_index_has_cpu_build": lambda requirement: False})
+        names["_install_torch"](f"torch=={VERSION}", wanted)
+        return asked
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("wanted", "build", "gpu", "asked"),
+    [
+        ("auto", "", False, ["cpu"]),
+        ("auto", "", True, ["cuda"]),
+        ("auto", "cuda", False, []),  # a login node keeps what it was told to take
+        ("cuda", "", False, ["cuda"]),
+        ("cuda", "cpu", False, ["cuda"]),
+        ("cuda", "cuda", False, []),
+        ("cpu", "cuda", True, ["cpu"]),
+        ("cpu", "cpu", True, []),
+    ],
+)
+def test_the_build_is_the_machines_or_the_one_asked_for(install, wanted, build, gpu, asked):
+    found = install(wanted, build, gpu)
+    assert found == asked, f"the wrong build of torch: {found}, expected {asked}"
+
+
+def test_an_index_without_cuda_builds_is_said(install):
+    with pytest.raises(SystemExit, match="error: the package index gave a torch without CUDA"):
+        install("cuda", "", gpu=False, given="cpu")
