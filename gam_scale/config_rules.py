@@ -19,9 +19,11 @@ def check(config: "RunConfig") -> None:
             f"{data.seq_len}; expected a divisor"
         )
     if data.seq_len // config.parallel.context < model.gam.kernel_size:
+        shared = f", cut over parallel.context {config.parallel.context} ranks,"
         raise UserError(
-            f"parallel.context is {config.parallel.context}, which leaves a rank fewer tokens of "
-            f"data.seq_len {data.seq_len} than model.gam.kernel_size; expected longer sequences"
+            f"data.seq_len is {data.seq_len}{shared * (config.parallel.context > 1)} and "
+            f"model.gam.kernel_size {model.gam.kernel_size}; expected at least that many tokens on "
+            "a rank"
         )
     if model.position == "learned" and data.seq_len > model.max_seq_len:
         raise UserError(

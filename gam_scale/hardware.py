@@ -50,6 +50,7 @@ class Peak(NamedTuple):
 # print only the sparse rate are halved. Zero: the precision has no matrix unit, so measure.
 # A GPU that is not listed is measured. First match wins.
 _DATA_SHEETS: list[tuple[str, str, tuple[float, float, float]]] = [
+    (r"\bB200\b", "B200", (2250, 1125, 75)),  # an eighth of "HGX B200"
     (r"\bGH200\b", "GH200", (989.4, 494.7, 67)),
     (r"\bH200 NVL\b", "H200 NVL", (835.5, 417.5, 60)),
     (r"\bH200\b", "H200 SXM", (989.4, 494.7, 67)),

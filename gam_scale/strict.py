@@ -222,11 +222,20 @@ def _convert(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any
         return {k: _convert(kind, v, _join(where, one_line(k)), bounds) for k, v in value.items()}
     if origin is list:
         if not isinstance(value, list):
-            raise UserError(f"{where} is {shown(value)}; expected a {_type_name(hint)}")
+            wanted = f"a {_type_name(hint)}{_example(inner[0], value)}"
+            raise UserError(f"{where} is {shown(value)}; expected {wanted}")
         return [_convert(inner[0], v, f"{where}[{i}]", bounds) for i, v in enumerate(value)]
     if origin is tuple:
         return _tuple(hint, value, where, bounds)
     return _scalar(hint, value, where, bounds)
+
+
+def _example(kind: Any, value: Any) -> str:
+    """What a list of objects looks like that has ``value`` where it was meant."""
+    if not dataclasses.is_dataclass(kind):
+        return ""
+    first = dataclasses.fields(kind)[0].name
+    return f", such as [{shown({first: value if isinstance(value, str) else '...'})}]"
 
 
 def _tuple(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> tuple[Any, ...]:

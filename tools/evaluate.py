@@ -30,7 +30,7 @@ from gam_scale.evaluate.report import write_comparison
 from gam_scale.evaluate.same_tokens import compare_spans, parse_spans
 from gam_scale.evaluate.subject import Subject, subject, to_json
 from gam_scale.evaluate.table import tables
-from gam_scale.evaluate.text import TextSource, batches, documents
+from gam_scale.evaluate.text import TextSource, batches, documents, read_of
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.files import write_bytes
 from gam_scale.hardware import find_device
@@ -116,6 +116,8 @@ def _parse() -> argparse.Namespace:
 def _check(args: argparse.Namespace) -> None:
     if args.json and Path(args.json).is_dir():
         raise UserError(f"--json {args.json} is a folder; expected a file, or --json last")
+    if args.report and args.report.is_dir():
+        raise UserError(f"--report {args.report} is a folder; expected a file")
     if not args.checkpoints and not args.recall:
         raise UserError("there is nothing to evaluate; expected a checkpoint, or --recall")
     if args.overrides and not args.recall:
@@ -136,6 +138,7 @@ def _subject(path: Path, args: argparse.Namespace) -> Subject:
     names = [other.name for other in args.checkpoints]
     found = subject(trained, path.name if names.count(path.name) == 1 else str(path), seq_len)
     source = TextSource(args.data, args.split, args.text, args.max_tokens)
+    found.read = read_of(trained, source)
     losses = partial(token_losses, trained.model)
     if args.loss or not _asked(args):
         found.loss = _loss(trained, batches(trained, source, seq_len, args.batch_size), args)

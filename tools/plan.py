@@ -15,10 +15,10 @@ import json
 from typing import Any
 
 from gam_scale import cli
-from gam_scale.config import load_config
+from gam_scale.config import RunConfig, load_config
 from gam_scale.data.prepare import PrepareSpec
 from gam_scale.plan.estimate import MATMUL_SHARE, Estimate, cheapest, engines
-from gam_scale.plan.gpus import RESERVED, Gpu, find_gpu
+from gam_scale.plan.gpus import GIVEN, KNOWN, RESERVED, Gpu, find_gpu, given_gpu, this_cpu
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import CATEGORIES
 
@@ -29,10 +29,10 @@ COLUMNS = {"parameters": "params", "gradients": "grads", "activations": "activ."
 def main() -> None:
     """Parse, estimate, print."""
     args = parse()
-    gpu = find_gpu(args.gpu)
+    config = load_config(args.config, args.overrides)
+    gpu = hardware(args, config)
     if args.network_gbps is not None:
         gpu = dataclasses.replace(gpu, network_bits=args.network_gbps * 1e9)
-    config = load_config(args.config, args.overrides)
     if config.model.vocab_size == 0:
         args.vocabulary_is_assumed = True
         config.model.vocab_size = PrepareSpec.vocab_size
@@ -44,6 +44,14 @@ def main() -> None:
         print_plan(job, gpu, rows, best, args)
 
 
+def hardware(args: argparse.Namespace, config: RunConfig) -> Gpu:
+    """What --gpu names; a plan for CPUs has the memory of their kernels."""
+    if args.gpu.lower() == "cpu":
+        config.parallel.device = "cpu"
+        return this_cpu(args.gpus_per_node, config.train.precision)
+    return given_gpu(args.gpu) if "=" in args.gpu else find_gpu(args.gpu)
+
+
 def parse() -> argparse.Namespace:
     """The command line, numbers checked."""
     summary, _, details = __doc__.partition("\n\n")
@@ -53,7 +61,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--nodes", type=cli.count(), default=1, help="machines (1)")
     ranks = {"type": cli.count(), "default": 1}
     parser.add_argument("--gpus-per-node", **ranks, help="GPUs, and ranks, in each (1)")
-    parser.add_argument("--gpu", required=True, help="h100, h200, a100-80, a100-40, l40s, rtx4090")
+    parser.add_argument(
+        "--gpu",
+        required=True,
+        help=f"{KNOWN}; cpu: this machine's, measured; or figures: {GIVEN} (what each GPU has)",
+    )
     cli.add_overrides(parser)
     parser.add_argument(
         "--network-gbps",
@@ -93,7 +105,7 @@ def print_plan(
         f"{rows[0].flops:.3g} FLOPs"
     )
     print(
-        f"assumed: {args.mfu:.0%} of {gpu.peak_flops(train.precision) / 1e12:.0f} TFLOP/s, "
+        f"assumed: {args.mfu:.0%} of {gpu.peak_flops(train.precision) / 1e12:.3g} TFLOP/s, "
         f"{gpu.link_bytes / 1e9:.0f} GB/s in a node, {gpu.network_bits / 1e9:g} Gb/s per GPU "
         f"between, {gpu.usable_bytes / GIB:.1f} of {gpu.memory_bytes / GIB:.0f} GiB usable"
     )
@@ -171,7 +183,7 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
         share = estimate.fp32_flops / (estimate.flops + estimate.extra_flops)
         found.append(
             f"{share:.1%} of the FLOPs are products that stay in fp32, taken at "
-            f"{gpu.peak_flops('fp32') / 1e12:.0f} TFLOP/s"
+            f"{gpu.peak_flops('fp32') / 1e12:.3g} TFLOP/s"
         )
     with_kernels = [kind for kind in ("delta", "slot") if kind in kinds]
     if with_kernels and config.parallel.context == 1:

@@ -56,7 +56,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--table", type=cli.count(1, 3), nargs="+", required=True, metavar="1|2|3", help="which"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of runs and page")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="of runs; page: DIR/page"
+    )
     scale = cli.number(at_least=LEAST_SCALE, at_most=1)
     parser.add_argument("--scale", type=scale, default=1.0, metavar="F", help="1: the paper's size")
     parser.add_argument(

@@ -94,12 +94,13 @@ def needle(
             "vocabulary"
         )
     if any(not 0 <= depth <= 1 for depth in depths):
-        raise UserError(f"depths are {list(depths)}; expected shares from 0 to 1")
+        raise UserError(f"--needle-depths has {list(depths)}; expected shares from 0 to 1")
     ask = _Question(tokenizer, pool, candidates)
     least = ask.least_length
     if min(lengths) < least:
         raise UserError(
-            f"a haystack of {min(lengths)} tokens is too short; expected {least} or more"
+            f"--needle-lengths has {min(lengths)}, too few tokens for the sentence and its "
+            f"question; expected {least} or more"
         )
     cells = []
     for length in lengths:

@@ -12,6 +12,7 @@ from gam_scale.evaluate.loss import LossResult
 from gam_scale.evaluate.needle import NeedleResult
 from gam_scale.evaluate.same_tokens import Difference
 from gam_scale.evaluate.state_size import StateSize, state_size
+from gam_scale.evaluate.text import Read
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Subject:
     parameters: int
     state: StateSize
     seq_len: int
+    read: Read | None = None
     loss: LossResult | None = None
     by_position: ByPosition | None = None
     same_tokens: Difference | None = None

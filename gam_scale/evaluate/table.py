@@ -47,6 +47,7 @@ def tables(subjects: Sequence[Subject], recalls: Sequence[RecallResult]) -> list
 
 def sizes(subjects: Sequence[Subject]) -> Table:
     """Parameters and state of each checkpoint, and its loss where it was measured."""
+    unlike = differences_in_reading(subjects)
     rows = [
         [
             s.name,
@@ -58,13 +59,28 @@ def sizes(subjects: Sequence[Subject]) -> Table:
             f"{s.loss.loss:.4f}" if s.loss else "",
             f"{s.loss.perplexity:,.2f}" if s.loss else "",
             f"{s.loss.bits_per_byte:.4f}" if s.loss else "",
+            s.read.text if s.read and "text" in unlike else "",
+            s.read.tokenizer if s.read and "tokenizer" in unlike else "",
         ]
         for s in subjects
     ]
     header = ["model", "layers", "steps", "parameters", "state, numbers", "at its length"]
-    header += ["loss", "perplexity", "bits per byte"]
+    header += ["loss", "perplexity", "bits per byte", "text", "tokenizer"]
     counts = [s.parameters for s in subjects], [s.state.at(s.seq_len) for s in subjects]
-    return _without_empty(Table("Models", header, rows, equality(*counts)))
+    notes = [equality(*counts), *unlike.values()]
+    return _without_empty(Table("Models", header, rows, " ".join(filter(None, notes))))
+
+
+def differences_in_reading(subjects: Sequence[Subject]) -> dict[str, str]:
+    """What of the text differs between rows, ``text`` or ``tokenizer``, and a sentence on it."""
+    read, found = [s.read for s in subjects if s.read], {}
+    if len({r.text_hash for r in read}) > 1:
+        found["text"] = "The rows read different texts: their figures do not compare."
+    if len({r.tokenizer for r in read}) > 1:
+        found["tokenizer"] = (
+            "Tokenizers differ: no figure per token compares, bits per byte do on one text."
+        )
+    return found
 
 
 def recall_sizes(results: Sequence[RecallResult]) -> Table:

@@ -1,5 +1,6 @@
 """The text that a checkpoint is measured on, as token ids: a prepared split, or a text file."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from gam_scale.data.packing import Batch, make_batch, num_sequences
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import open_split, read_of_each, valid_batches
 from gam_scale.errors import UserError
+from gam_scale.files import read_regular
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,29 @@ class TextSource:
     """A UTF-8 file to read instead, as one document."""
     max_tokens: int = 0
     """Tokens to predict at most; 0: all."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """Which text a checkpoint was measured on, and in whose tokens."""
+
+    text: str
+    """For people: the file, or the sets and their split."""
+    text_hash: str
+    tokenizer: str
+    """Ids and the start of the hash."""
+
+
+def read_of(trained: Trained, source: TextSource) -> Read:
+    """What ``source`` means for a checkpoint, so that several can be compared."""
+    if source.text is not None:
+        name, parts = str(source.text), [read_regular(source.text)]
+    else:
+        splits = _splits(trained, source)
+        name = ", ".join(split.name for split in splits)
+        parts = [shard.xxh3_64.encode() for split in splits for shard in split.info.shards]
+    tokenizer = f"{trained.tokenizer.vocab_size:,} ids, {trained.tokenizer.sha256[:8]}"
+    return Read(name, hashlib.sha256(b"\n".join(parts)).hexdigest(), tokenizer)
 
 
 def batches(trained: Trained, source: TextSource, seq_len: int, batch_size: int) -> Iterator[Batch]:
@@ -68,14 +93,19 @@ def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.nd
 def _splits(trained: Trained, source: TextSource) -> list[TokenSplit]:
     data = trained.config.data
     sets = [DataSetConfig(source.data)] if source.data else data.sets
+    if not sets:
+        raise UserError(
+            f"{trained.path} names no data, as an imported model does not; expected --data DIR or "
+            "--text FILE"
+        )
     cache = data.cache_dir or str(Path(trained.config.log.run_dir) / "cache")
     return open_split(sets, source.split, cache, trained.tokenizer.sha256)
 
 
 def _file(trained: Trained, source: TextSource) -> np.ndarray:
     try:
-        text = source.text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular(source.text).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise UserError(f"--text {source.text} cannot be read as UTF-8 text: {error}") from None
     if not text:
         raise UserError(f"--text {source.text} is empty; expected some text")

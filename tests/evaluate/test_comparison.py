@@ -15,7 +15,8 @@ from gam_scale.evaluate.recall import RecallResult, RecallScore
 from gam_scale.evaluate.report import write_comparison
 from gam_scale.evaluate.state_size import StateSize
 from gam_scale.evaluate.subject import Subject, to_json
-from gam_scale.evaluate.table import equality, tables
+from gam_scale.evaluate.table import equality, sizes, tables
+from gam_scale.evaluate.text import Read
 
 SURE = Interval(0.5, 0.25, 0.75)
 
@@ -58,6 +59,27 @@ def test_sizes_that_differ_are_said_to():
     assert equality([100, 103], [64, 64]) == "Parameters within 3.0% of each other; equal states."
     assert "state from 64 to 128 numbers" in equality([100, 100], [64, 128])
     assert equality([100], [64]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text_hash", "tokenizer", "said"),
+    [
+        ("1", "320 ids, aa", []),
+        ("2", "320 ids, aa", ["text"]),
+        ("1", "512 ids, bb", ["tokenizer"]),
+        ("2", "512 ids, bb", ["text", "tokenizer"]),
+    ],
+)
+def test_rows_that_do_not_compare_are_said_to(text_hash, tokenizer, said):
+    one, other = subject("a"), subject("b")
+    one.read = Read("data/x/valid", "1", "320 ids, aa")
+    other.read = Read("data/y/valid", text_hash, tokenizer)
+    table = sizes([one, other])
+    told = [name for name in ("text", "tokenizer") if name in table.header]
+    assert told == said, f"rows of different texts or tokenizers stand unmarked: {table}"
+    assert ("different texts" in table.note) == ("text" in said)
+    assert ("bits per byte" in table.note) == ("tokenizer" in said)
+    assert [row[-1] for row in table.rows][-1:] == [other.read.tokenizer] or not said[1:]
 
 
 def test_json_has_properties_and_no_infinities():

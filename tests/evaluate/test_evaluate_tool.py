@@ -91,6 +91,8 @@ def test_recall_prints_json_and_needs_no_checkpoint(run_tool, capsys):
         (("x", "--by-position", "--per-octave", "0"), "--per-octave is 0; expected a whole number"),
         (("--recall", "--memories", "gru"), "--memories is gru; expected one of"),
         (("--recall", "--json", "/tmp"), "--json /tmp is a folder; expected a file"),
+        (("--recall", "--report", "/tmp"), "--report /tmp is a folder; expected a file"),
+        (("x", "--data", "a", "--text", "b"), "--data and --text both name a text"),
     ],
 )
 def test_mistakes_are_one_sentence(run_tool, capsys, arguments, message):

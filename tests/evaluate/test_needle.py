@@ -106,7 +106,7 @@ def test_what_cannot_be_asked(tokenizer, texts):
 
     with pytest.raises(UserError, match="ids that are whole words, too few for 300 candidates"):
         run(candidates=300)
-    with pytest.raises(UserError, match="haystack of 9 tokens is too short; expected"):
+    with pytest.raises(UserError, match="--needle-lengths has 9, too few tokens for .* expected"):
         run(lengths=[9])
-    with pytest.raises(UserError, match="depths are .* expected shares from 0 to 1"):
+    with pytest.raises(UserError, match="--needle-depths has .* expected shares from 0 to 1"):
         run(depths=[1.5])

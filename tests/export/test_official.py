@@ -10,6 +10,7 @@ from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.load import load_trained
 from gam_scale.config import GAMConfig, ModelConfig
 from gam_scale.errors import UserError
+from gam_scale.evaluate.text import TextSource, batches
 from gam_scale.export.imported import write_checkpoint
 from gam_scale.export.official import read_official
 from gam_scale.interop import dump_official
@@ -73,3 +74,9 @@ def test_what_does_not_fit_is_named(state, tokenizer_file, tmp_path):
     refuse("holds more than tensors", tmp_path)  # a Path: an object that unpickling would make
     path.write_bytes(b"nonsense")
     refuse("is damaged or holds more", None)
+
+
+def test_evaluating_a_model_that_names_no_data_asks_for_some(checkpoint):
+    trained = load_trained(checkpoint("gam"))
+    with pytest.raises(UserError, match="names no data, .* expected --data DIR or --text FILE"):
+        list(batches(trained, TextSource(), 16, 2))

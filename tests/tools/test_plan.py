@@ -1,6 +1,7 @@
 """tools/plan.py as a user runs it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,17 @@ def plan(tool, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--gpu", "abacus"), "--gpu is abacus, which is not in the table; expected one of h100"),
+        (
+            ("--gpu", "abacus"),
+            "--gpu is abacus, which is not in the table; expected one of b200, h200",
+        ),
+        (("--gpu", "memory=80,bf16=900"), "--gpu memory=80,bf16=900 lacks fp32; expected"),
+        (("--gpu", "memory=80,fp32=nan"), "--gpu has fp32=nan; expected figures above 0"),
+        (("--gpu", "memory=80,fp32=60,speed=9"), "--gpu has speed=9; expected figures above 0"),
+        (
+            ("--gpu", "t4", "--set", "train.precision=bf16"),
+            "t4 has no rate for bf16; expected train.precision fp32",
+        ),
         (("--nodes", "0"), "--nodes is 0; expected a whole number, at least 1"),
         (("--gpus-per-node", "-1"), "--gpus-per-node is -1; expected a whole number, at least 1"),
         (
@@ -77,6 +88,26 @@ def test_a_thousand_gpus_as_json(plan):
     (configured,) = [row for row in figures["engines"] if row["configured"]]
     assert configured["label"] == "fsdp" and configured["changes"] == []
     assert figures["cheapest"]["fits"] and figures["cost_usd"]["1,000 steps"] > 0
+
+
+@pytest.mark.parametrize("gpu", ["b200", "l4", "v100-16", "t4"])
+def test_a_gpu_of_the_table_is_planned_for(plan, gpu):
+    figures = json.loads(plan("--gpu", gpu, "--json").out)
+    assert figures["gpu"]["name"] == gpu and figures["assumptions"]["peak_flops"] > 1e12
+
+
+def test_a_gpu_by_its_figures_is_as_one_of_the_table(plan):
+    figures = "memory=80,bf16=989.4,fp32=67,link=450,network=400"
+    given, known = (json.loads(plan("--gpu", gpu, "--json").out) for gpu in (figures, "h100"))
+    assert given["engines"] == known["engines"], "the same figures give another plan"
+
+
+def test_the_cpu_of_this_machine(plan):
+    figures = json.loads(plan("--gpu", "cpu", "--nodes", 1, "--gpus-per-node", 2, "--json").out)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert figures["gpu"]["memory_bytes"] == memory / 2, "two ranks have more than the machine"
+    assert figures["gpu"]["peaks"]["fp32"] > 1e8
+    assert any("CPU kernels" in note for note in figures["notes"])
 
 
 def test_layers_that_have_kernels_are_noted(plan):
