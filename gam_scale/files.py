@@ -139,38 +139,22 @@ def publish(final: Path, checksums: dict[str, str]) -> None:
         if file.name not in checksums:
             checksums = checksums | {file.name: checksum(file)}
             sync(file)
-    write_json(partial / CHECKSUMS, checksums)
+    sealed = {"format": 2, "files": checksums, "seal": seal(checksums)}
+    write_json(partial / CHECKSUMS, sealed)
     sync(partial)
     os.rename(partial, final)  # refused by the system where `final` exists already
     sync(final.parent)
 
 
-def verify_folder(folder: Path, part: int = 0, n_parts: int = 1) -> None:
-    """Check the files of a folder against their recorded checksums.
-
-    Args:
-        folder: one that :func:`publish` made.
-        part: of ``n_parts``: which share of the files to check, so that ranks can divide them.
-
-    Raises:
-        UserError: naming the first file that is missing or differs.
-    """
-    sums = folder / CHECKSUMS
-    if not sums.is_file():
-        raise UserError(f"{folder} is not a checkpoint: it has no {CHECKSUMS}")
-    for name, expected in sorted(json.loads(sums.read_text()).items())[part::n_parts]:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing; the checkpoint cannot be loaded")
-        if checksum(folder / name) != expected:
-            raise UserError(
-                f"{folder / name} differs from what was saved (its checksum does not match)"
-            )
+def seal(checksums: Mapping[str, str]) -> str:
+    """The checksum of a list of checksums."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(dict(checksums), sort_keys=True).encode())
 
 
 def checksum(path: Path) -> str:
     """The xxh3_128 of a file, in hex."""
     digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()

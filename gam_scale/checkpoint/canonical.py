@@ -8,6 +8,7 @@ part of each tensor is. Readers take any range of any tensor, whatever it was cu
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,12 +16,21 @@ import torch
 import xxhash
 from torch import Tensor
 
+from gam_scale.checkpoint.index import BYTES, INDEX, Entry, Index, open_tensors, read_index
 from gam_scale.checkpoint.shard import Shard, check_tensors
+from gam_scale.errors import UserError
 from gam_scale.files import write_json
-from gam_scale.strict import read_json
+from gam_scale.strict import read_record
 
-INDEX = "index.json"
-_BYTES = 4  # of an fp32 number
+
+@dataclass
+class _Note:
+    """What a rank tells of the file that it has written."""
+
+    file: str
+    checksum: str
+    places: dict[str, tuple[list[int], int, int]]
+    """Shape of the whole tensor, and the elements that are here: from, and up to."""
 
 
 def write_shards(folder: Path, rank: int, n_ranks: int, shards: Iterable[Shard]) -> None:
@@ -33,8 +43,8 @@ def write_shards(folder: Path, rank: int, n_ranks: int, shards: Iterable[Shard])
     name = f"shard-{rank:05d}-of-{n_ranks:05d}.safetensors"
     parts = [shard for shard in shards if shard.data.numel()]
     checksum = _write_safetensors(folder / name, {s.key: s.data for s in parts})
-    places = {s.key: [list(s.shape), s.start, s.start + s.data.numel()] for s in parts}
-    write_json(_note(folder, rank), {"file": name, "checksum": checksum, "places": places})
+    places = {s.key: (list(s.shape), s.start, s.start + s.data.numel()) for s in parts}
+    write_json(_note(folder, rank), asdict(_Note(name, checksum, places)))
 
 
 def write_index(folder: Path, n_ranks: int) -> dict[str, str]:
@@ -43,22 +53,21 @@ def write_index(folder: Path, n_ranks: int) -> dict[str, str]:
     Returns:
         The checksum of every shard file, as its writer computed it.
     """
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Entry] = {}
     checksums = {}
     for rank in range(n_ranks):
-        note = read_json(_note(folder, rank))
-        checksums[note["file"]] = note["checksum"]
-        for key, (shape, start, stop) in note["places"].items():
-            tensor = tensors.setdefault(key, {"shape": shape, "parts": []})
-            tensor["parts"].append([note["file"], start, stop])
+        note: _Note = read_record(_Note, _note(folder, rank))
+        checksums[note.file] = note.checksum
+        for key, (shape, start, stop) in note.places.items():
+            tensors.setdefault(key, Entry(shape, [])).parts.append((note.file, start, stop))
     for key, tensor in tensors.items():
-        tensor["parts"].sort(key=lambda part: part[1])
+        tensor.parts.sort(key=lambda part: part[1])
         covered = 0
-        for _, start, stop in tensor["parts"]:
+        for _, start, stop in tensor.parts:
             assert start == covered, f"{key}: elements {covered} to {start} are in no shard"
             covered = stop
-        assert covered == torch.Size(tensor["shape"]).numel(), f"{key} ends at {covered}"
-    write_json(folder / INDEX, {"format": 1, "tensors": tensors})
+        assert covered == torch.Size(tensor.shape).numel(), f"{key} ends at {covered}"
+    write_json(folder / INDEX, asdict(Index(1, tensors)))
     for rank in range(n_ranks):
         _note(folder, rank).unlink()
     return checksums
@@ -69,7 +78,8 @@ class CanonicalTensors:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tensors: dict[str, Any] = read_json(folder / INDEX)["tensors"]
+        index = read_index(folder)
+        self.tensors, self._files = index.tensors, index.files()
         self._open: dict[str, tuple[BinaryIO, dict[str, int]]] = {}
 
     def keys(self, kind: str) -> list[str]:
@@ -79,7 +89,7 @@ class CanonicalTensors:
 
     def shape(self, kind: str, name: str) -> tuple[int, ...]:
         """The whole tensor's shape."""
-        return tuple(self.tensors[f"{kind}.{name}"]["shape"])
+        return tuple(self.tensors[f"{kind}.{name}"].shape)
 
     def whole(self, kind: str, name: str) -> Tensor:
         """One tensor in its own shape, fp32 on the CPU."""
@@ -91,24 +101,25 @@ class CanonicalTensors:
         key = f"{kind}.{name}"
         whole = torch.empty(stop - start)
         target = whole.view(torch.uint8).numpy()
-        for name, first, last in self.tensors[key]["parts"]:
+        for name, first, last in self.tensors[key].parts:
             a, b = max(start, first), min(stop, last)
             if a < b:
                 # Not the library's mapping: its pages stay in memory until the file is closed.
                 file, offsets = self._file(name)
-                file.seek(offsets[key] + _BYTES * (a - first))
-                part = target[_BYTES * (a - start) : _BYTES * (b - start)]
-                assert file.readinto(part) == part.size, f"{file.name} is truncated"
+                file.seek(offsets[key] + BYTES * (a - first))
+                part = target[BYTES * (a - start) : BYTES * (b - start)]
+                if file.readinto(part) != part.size:
+                    raise UserError(f"{self.folder / name} was cut short while it was read")
         return whole
 
     def load_into(self, shards: Iterable[Shard], *, moments: bool = True) -> None:
         """Fill shards, one at a time; moments that were never saved, or not asked for, become zero.
 
         Raises:
-            UserError: a parameter is missing, unknown or of another shape.
+            UserError: a parameter is missing, unknown or of another shape; a file is damaged.
         """
         shards = list(shards)
-        found = {key: tensor["shape"] for key, tensor in self.tensors.items()}
+        found = {key: tensor.shape for key, tensor in self.tensors.items()}
         check_tensors(self.folder, found, {shard.name: shard.shape for shard in shards})
         for shard in shards:
             if shard.key in self.tensors and (moments or shard.kind == "param"):
@@ -120,11 +131,7 @@ class CanonicalTensors:
     def _file(self, name: str) -> tuple[BinaryIO, dict[str, int]]:
         """A safetensors file, and where in it the bytes of each tensor begin."""
         if name not in self._open:
-            file = open(self.folder / name, "rb")  # noqa: SIM115 closed with this object
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-            offsets = {key: 8 + length + entry["data_offsets"][0] for key, entry in header.items()}
-            self._open[name] = file, offsets
+            self._open[name] = open_tensors(self.folder / name, self._files[name])
         return self._open[name]
 
 

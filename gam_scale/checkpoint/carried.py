@@ -1,11 +1,20 @@
 """The states that training rows carry on, beside the canonical tensors: one file per rank."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from gam_scale.checkpoint.verify import read_checksums
+from gam_scale.errors import UserError, one_line
+from gam_scale.files import open_regular
+
+CARRIED = re.compile(r"carried-[0-9]{5}\.safetensors")
+"""The name of a rank's file."""
 
 
 def write_carried(folder: Path, rank: int, states: Mapping[str, Tensor]) -> None:
@@ -18,10 +27,32 @@ def read_carried(folder: Path, start: int, rows: int, device: torch.device) -> d
 
     Returns:
         Nothing where nothing was carried, as at the start of an epoch.
+
+    Raises:
+        UserError: a file is damaged, or they do not hold these rows.
     """
     # Ranks hold the rows of the global batch in order.
-    parts = [load_file(path) for path in sorted(folder.glob("carried-*.safetensors"))]
+    names = sorted(filter(CARRIED.fullmatch, read_checksums(folder)))
+    parts = [_read(folder / name) for name in names]
     if not parts:
         return {}
-    whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    try:
+        whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    except (KeyError, RuntimeError, TypeError):  # other tensors, shapes or types than in the first
+        raise UserError(f"{folder}: its carried states do not fit together") from None
+    found = {len(value) for value in whole.values()}
+    if found and min(found) < start + rows:
+        raise UserError(
+            f"{folder}: it has the carried states of {min(found)} rows; expected at least "
+            f"{start + rows}, as train.global_batch_size says"
+        )
     return {key: value[start : start + rows].to(device) for key, value in whole.items()}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    with open_regular(path):  # refuses what is no file; the library would say it in its own way
+        pass
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(str(error))}") from None

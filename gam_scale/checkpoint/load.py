@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from gam_scale.checkpoint.store import TOKENIZER, load_config_of, load_model, load_state, resolve
+from gam_scale.checkpoint.store import load_config_of, load_model, load_state, resolve
+from gam_scale.checkpoint.verify import TOKENIZER, verify_checkpoint
 from gam_scale.config import RunConfig
 from gam_scale.data.tokenizer import Tokenizer
-from gam_scale.files import verify_folder
 from gam_scale.model.lm import LanguageModel, outline
 
 
@@ -30,7 +30,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         UserError: no checkpoint there, or a damaged file (by name).
     """
     folder = resolve(path)
-    verify_folder(folder)
+    verify_checkpoint(folder)
     config = load_config_of(folder)
     model = outline(config.model).to_empty(device="cpu")
     load_model(folder, model)

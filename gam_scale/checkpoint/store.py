@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from torch import nn
 
 from gam_scale.checkpoint.canonical import CanonicalTensors, write_index
 from gam_scale.checkpoint.shard import Shard
+from gam_scale.checkpoint.verify import CONFIG, STATE, TOKENIZER
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import (
@@ -25,10 +25,9 @@ from gam_scale.files import (
     write_bytes,
     write_json,
 )
-from gam_scale.strict import from_dict, read_json, to_dict
+from gam_scale.strict import option, read_record, to_dict
 
-STATE, CONFIG = "state.json", "config.json"
-TOKENIZER, BEST = "tokenizer.model", "best.json"
+BEST = "best.json"
 
 
 @dataclass
@@ -39,23 +38,34 @@ class TrainState:
     there is no generator or iterator state to keep.
     """
 
-    step: int = 0
-    """Optimizer steps done."""
-    sequences: int = 0
-    """Sequences consumed: where the data stream goes on."""
-    left_out: int = 0
-    """Global batches passed over after loss spikes: step s reads batch s + left_out."""
+    step: int = option(0, "Optimizer steps done.", at_least=0)
+    sequences: int = option(0, "Sequences consumed: where the data stream goes on.", at_least=0)
+    left_out: int = option(
+        0,
+        "Global batches passed over after loss spikes: step s reads batch s + left_out.",
+        at_least=0,
+    )
     data_fingerprint: str = ""
     """Identity of the data stream (sets, weights, context, seed)."""
-    optimizer_steps: int = 0
-    """Steps that were applied: Adam's own count, fewer than ``step`` after skipped ones."""
+    optimizer_steps: int = option(
+        0,
+        "Steps that were applied: Adam's own count, fewer than ``step`` after skipped ones.",
+        at_least=0,
+    )
     best_val_loss: float | None = None
     """Lowest validation loss so far."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Counts of tokens and sums since the last logged line."""
-    world_size: int = 1
-    """Ranks that saved it; a resumed run may have another number."""
+    world_size: int = option(
+        1, "Ranks that saved it; a resumed run may have another number.", at_least=1
+    )
     code_version: str = ""
+
+
+@dataclass
+class _Best:
+    step: int
+    val_loss: float
 
 
 class CheckpointStore:
@@ -85,7 +95,7 @@ class CheckpointStore:
         """The checkpoint of the lowest validation loss, if one was kept."""
         if not (self.folder / BEST).is_file():
             return None
-        path = self.path(read_json(self.folder / BEST)["step"])
+        path = self.path(read_record(_Best, self.folder / BEST).step)
         return path if path.is_dir() else None
 
     def begin(self, step: int) -> Path:
@@ -113,7 +123,7 @@ class CheckpointStore:
 
     def mark_best(self, step: int, val_loss: float) -> None:
         """Record that ``step``'s checkpoint is the best so far."""
-        write_json(self.folder / BEST, {"step": step, "val_loss": val_loss})
+        write_json(self.folder / BEST, asdict(_Best(step, val_loss)))
 
     def set_aside(self, step: int) -> None:
         """Rename a damaged checkpoint so that it no longer counts, but can be looked at."""
@@ -158,12 +168,20 @@ def resolve(path: str | Path) -> Path:
 
 def load_config_of(checkpoint: Path) -> RunConfig:
     """The complete configuration that a checkpoint was trained with."""
-    return from_dict(RunConfig, read_json(checkpoint / CONFIG))
+    return read_record(RunConfig, checkpoint / CONFIG)
 
 
 def load_state(checkpoint: Path) -> TrainState:
-    """The train state of a checkpoint."""
-    return TrainState(**json.loads((checkpoint / STATE).read_text()))
+    """The train state of a checkpoint.
+
+    Raises:
+        UserError: it is damaged, or of another step than its folder's name says.
+    """
+    state: TrainState = read_record(TrainState, checkpoint / STATE)
+    named = re.fullmatch(r"step-([0-9]+)", checkpoint.name)
+    if named and int(named[1]) != state.step:
+        raise UserError(f"{checkpoint / STATE}: step is {state.step}; expected {int(named[1])}")
+    return state
 
 
 def load_model(checkpoint: Path, model: nn.Module) -> None:

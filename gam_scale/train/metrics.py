@@ -9,10 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gam_scale.errors import UserError
 from gam_scale.evaluate.loss import LossResult, perplexity
 from gam_scale.hardware import peak_memory_bytes
 from gam_scale.parallel.world import World
+from gam_scale.strict import shown
 from gam_scale.train.health import Health
+
+KEPT = ("tokens", "skipped_steps", "loss_sum", "line_tokens", "line_steps", "norm_sum")
+"""What a checkpoint must hold for its run's next line; older ones lack step_seconds."""
 
 
 class Throughput:
@@ -198,7 +203,17 @@ class StepMetrics:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; speed is counted afresh."""
+        """Go on from :meth:`state_dict`; speed is counted afresh.
+
+        Raises:
+            UserError: it lacks a count, or has something else in its place.
+        """
+        for key in (*KEPT, *(state.keys() & {"step_seconds"})):
+            if type(state.get(key)) not in (int, float):
+                raise UserError(
+                    f"the checkpoint's state.json: metrics.{key} is {shown(state.get(key))}; "
+                    "expected a number"
+                )
         self._start_line()
         self._tokens, self._skipped_steps = state["tokens"], state["skipped_steps"]
         self._line_tokens, self._line_steps = state["line_tokens"], state["line_steps"]

@@ -11,13 +11,13 @@ from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.carried import read_carried
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_state
 from gam_scale.checkpoint.store import resolve as find_checkpoint
+from gam_scale.checkpoint.verify import verify_checkpoint
 from gam_scale.config import DataSetConfig, RunConfig
 from gam_scale.config_rules import check
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
-from gam_scale.files import verify_folder
 from gam_scale.hardware import can_compile, device_peak_flops
 from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
@@ -206,7 +206,7 @@ def _start_or_resume(
     newest = _newest_sound(run.checkpoints, world, fall_back=config.checkpoint.fall_back)
     if newest is None and config.checkpoint.branch_of:
         newest = branch_checkpoint(config)
-        verify_folder(newest, world.rank, world.world_size)
+        verify_checkpoint(newest, world.rank, world.world_size)
         if world.is_main:
             run.take_metrics(config.checkpoint.branch_of, load_state(newest).step)
     if newest is None:
@@ -236,7 +236,7 @@ def _start_or_resume(
 def _start_from(path: str, strategy: Strategy) -> None:
     """The weights of another run's checkpoint, as a start."""
     folder, shards = find_checkpoint(path), strategy.shards()
-    verify_folder(folder, strategy.world.rank, strategy.world.world_size)
+    verify_checkpoint(folder, strategy.world.rank, strategy.world.world_size)
     CanonicalTensors(folder).load_into(shards, moments=False)
     strategy.written(shards, optimizer_steps=0)
     logger.info("starting from the weights of %s", folder)
@@ -247,7 +247,7 @@ def _newest_sound(store: CheckpointStore, world: World, *, fall_back: bool) -> P
     for step in reversed(store.steps()):
         path, error = store.path(step), None
         try:
-            verify_folder(path, world.rank, world.world_size)
+            verify_checkpoint(path, world.rank, world.world_size)
         except UserError as said:
             error = said
         if not world.any(error is not None):

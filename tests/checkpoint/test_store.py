@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import save, shards_of, small_model, trained
 from safetensors.torch import load_file
 
 from gam_scale import files
-from gam_scale.checkpoint.canonical import CanonicalTensors, write_shards
+from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.store import (
     CheckpointStore,
     TrainState,
@@ -19,52 +20,10 @@ from gam_scale.checkpoint.store import (
     resolve,
     saving,
 )
-from gam_scale.config import GAMConfig, ModelConfig, RunConfig
+from gam_scale.checkpoint.verify import verify_checkpoint
 from gam_scale.errors import UserError
-from gam_scale.files import verify_folder
 from gam_scale.hardware import allocated_at_most
-from gam_scale.model.lm import build_model
-from gam_scale.parallel.plain import set_steps, whole_shards
-from gam_scale.parallel.world import World
-
-
-def small_model(d_model: int = 8):
-    config = ModelConfig(
-        d_model=d_model,
-        n_layers=1,
-        vocab_size=11,
-        max_seq_len=6,
-        dropout=0.0,
-        gam=GAMConfig(n_slots=3),
-    )
-    return build_model(config, seed=0)
-
-
-def trained(d_model: int = 8):
-    model = small_model(d_model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
-    tokens = torch.randint(11, (2, 6), generator=torch.Generator().manual_seed(0))
-    for _ in range(3):
-        model(tokens, tokens).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model, optimizer
-
-
-def shards_of(model, optimizer, rank: int = 0, n_ranks: int = 1):
-    world = World(rank, n_ranks, rank, n_ranks, torch.device("cpu"))
-    return whole_shards(model, optimizer, world)
-
-
-def save(folder: Path, step: int, model_and_optimizer=None, n_ranks: int = 1) -> CheckpointStore:
-    store = CheckpointStore(folder)
-    model, optimizer = model_and_optimizer or trained()
-    partial = store.begin(step)
-    for rank in range(n_ranks):
-        parts = [s.own_part() for s in shards_of(model, optimizer, rank, n_ranks)]
-        write_shards(partial, rank, n_ranks, parts)
-    store.commit(n_ranks, TrainState(step=step, optimizer_steps=3), RunConfig(), b"tok")
-    return store
+from gam_scale.parallel.plain import set_steps
 
 
 @pytest.mark.parametrize("n_ranks", [1, 3, 64])  # 64: some shards of a bias are empty
@@ -116,7 +75,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from gam_scale import files
 from gam_scale.checkpoint import canonical, store
-from test_store import save, trained
+from checkpoints import save, trained
 save(Path({folder!r}), 1)
 calls = 0
 def killer(original):
@@ -143,7 +102,7 @@ def test_a_kill_at_any_instant_of_a_save_leaves_the_last_good_one(tmp_path, inst
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     code = KILLED_WHILE_SAVING.format(
-        tests=str(Path(__file__).parent), folder=str(folder), instant=instant
+        tests=str(Path(__file__).parents[1]), folder=str(folder), instant=instant
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     store = CheckpointStore(folder)
@@ -165,10 +124,10 @@ def test_damage_is_named(tmp_path):
     data[-1] ^= 1
     shard.write_bytes(data)
     with pytest.raises(UserError, match="shard-00001-of-00002.safetensors differs"):
-        verify_folder(path)
+        verify_checkpoint(path)
     os.remove(shard)
     with pytest.raises(UserError, match="shard-00001-of-00002.safetensors is missing"):
-        verify_folder(path)
+        verify_checkpoint(path)
 
 
 def test_ranks_share_the_verification(tmp_path):
@@ -177,7 +136,7 @@ def test_ranks_share_the_verification(tmp_path):
     found = 0
     for rank in range(3):
         try:
-            verify_folder(path, rank, 3)
+            verify_checkpoint(path, rank, 3)
         except UserError:
             found += 1
     assert found == 1
