@@ -56,8 +56,15 @@ class MemoryConfig:
         16.0, "tokens over which the fastest gate forgets at initialisation", above=1
     )
     max_horizon: float = option(
-        65_536.0, "the slowest one; those between are spread evenly in the logarithm", above=1
+        0.0,
+        "the slowest one; those between are spread evenly in the logarithm, and a head alone has "
+        "the middle; 0: data.seq_len",
+        at_least=0,
     )
+
+    def horizons(self, context: int) -> tuple[float, float]:
+        """The fastest and the slowest gate's at initialisation, for texts of ``context`` tokens."""
+        return self.min_horizon, self.max_horizon or max(self.min_horizon, float(context))
 
 
 @dataclass
@@ -88,8 +95,8 @@ class ModelConfig:
     block: Literal["gam", "attention", "mamba"] = option("gam", "which block the stack is made of")
     layers: list[LayerKind] = option(
         [],
-        "a pattern of layer kinds, repeated over n_layers: attention, mamba, or a gam block by its "
-        "memory's kind; empty: all of them are of model.block, with memory.kind",
+        "a pattern of layer kinds, repeated over n_layers, a multiple of it: attention, mamba, or "
+        "a gam block by its memory's kind; empty: all are of model.block, with memory.kind",
     )
     d_model: int = option(512, "width of the residual stream", at_least=1)
     n_layers: int = option(6, "blocks", at_least=1)
@@ -120,6 +127,10 @@ class ModelConfig:
     memory: MemoryConfig = section(MemoryConfig, "the memory of gam blocks")
     attention: AttentionConfig = section(AttentionConfig, "settings of attention blocks")
     mamba: MambaConfig = section(MambaConfig, "settings of mamba blocks")
+
+    def horizons(self) -> tuple[float, float]:
+        """Of the memories' gates; a run puts its own data.seq_len into memory.max_horizon."""
+        return self.memory.horizons(self.max_seq_len)
 
     def layer_kinds(self) -> list[LayerKind]:
         """What each of the ``n_layers`` layers is."""
@@ -180,8 +191,8 @@ class TrainConfig:
     weight_decay: float = option(0.1, "AdamW's decoupled decay", at_least=0)
     decay: Literal["matrices", "all"] = option(
         "matrices",
-        "which parameters decay: those of two or more dims but Mamba's decay rates, or all (the "
-        "paper's)",
+        "which parameters decay; matrices: weights, not biases, norms and Mamba's rates; all: "
+        "these too (the paper's). What a written memory keeps, takes and starts with never decays",
     )
     grad_clip: float = option(1.0, "largest global gradient norm; 0: no clipping", at_least=0)
     max_skipped_steps: int = option(

@@ -12,7 +12,7 @@ def check(config: "RunConfig") -> None:
     """Refuse combinations that cannot work; each message names the keys and what would do."""
     model, data, train = config.model, config.data, config.train
     _check_parallel(config.parallel)
-    _check_heads(model)
+    check_model(model)
     if data.seq_len % config.parallel.context:
         raise UserError(
             f"parallel.context is {config.parallel.context}, which does not divide data.seq_len "
@@ -74,6 +74,22 @@ def _check_carry_state(config: "RunConfig") -> None:
             )
 
 
+def check_model(model: "ModelConfig") -> None:
+    """Refuse a model that cannot be built, as :func:`check` does for the whole run."""
+    if model.layers and model.n_layers % len(model.layers):
+        raise UserError(
+            f"model.n_layers is {model.n_layers}, which is no multiple of the {len(model.layers)} "
+            f"kinds in model.layers; expected a multiple of {len(model.layers)}, since the pattern "
+            "is repeated whole"
+        )
+    _check_heads(model)
+    if 0 < model.memory.max_horizon < model.memory.min_horizon:
+        raise UserError(
+            f"model.memory.min_horizon is {model.memory.min_horizon:g}, above max_horizon "
+            f"{model.memory.max_horizon:g}; expected at most that, or max_horizon 0"
+        )
+
+
 def _check_heads(model: "ModelConfig") -> None:
     kinds = set(model.layer_kinds())
     heads = {"model.attention.n_heads": model.attention.n_heads} if "attention" in kinds else {}
@@ -92,11 +108,6 @@ def _check_heads(model: "ModelConfig") -> None:
                 f"{key} is {n_heads}, which gives heads of {model.d_model // n_heads} channels; "
                 "expected an even number of them for phase memories and rotary positions"
             )
-    if model.memory.min_horizon > model.memory.max_horizon:
-        raise UserError(
-            f"model.memory.min_horizon is {model.memory.min_horizon:g}, above max_horizon "
-            f"{model.memory.max_horizon:g}; expected at most that"
-        )
 
 
 def _check_parallel(parallel: "ParallelConfig") -> None:

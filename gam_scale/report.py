@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from gam_scale.charts import chart, column, scientific
+from gam_scale.config import RunConfig
 from gam_scale.files import write_bytes
-from gam_scale.strict import read_json
+from gam_scale.model.lm import LanguageModel, outline, stack_name
+from gam_scale.model.memory.static import StaticMemory
+from gam_scale.strict import from_dict, read_json
 from gam_scale.train.goodput import goodput
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import Line, read_metrics
@@ -76,6 +80,7 @@ def write_report(run_dir: str | Path) -> Path:
     """
     run_dir = Path(run_dir)
     config = read_json(run_dir / "config.json")
+    model = _model(config)
     lines = read_metrics(run_dir / "metrics.jsonl")
     finished = (run_dir / "summary.json").exists()
     summary = _from_lines(lines)
@@ -83,13 +88,13 @@ def write_report(run_dir: str | Path) -> Path:
     summary |= read_json(run_dir / "summary.json") if finished else {}
     name = escape(run_dir.resolve().name)
     body = [
-        f"<header><h1>{name}</h1><p>{escape(_in_words(config, summary))}</p></header>",
+        f"<header><h1>{name}</h1><p>{escape(_in_words(model, summary))}</p></header>",
         "" if finished else f'<p class="quiet">{escape(_progress(config, lines))}</p>',
         _key_figures(summary),
         _not_validated(summary),
         _charts(lines, summary),
         _sample(str(summary.get("sample") or "").strip()),
-        _tables(config, summary),
+        _tables(config, model, summary),
         "<section><details><summary>Every setting</summary>"
         f"<pre>{escape(json.dumps(config, indent=2))}</pre></details></section>",
     ]
@@ -119,14 +124,18 @@ def _from_lines(lines: list[Line]) -> dict[str, Any]:
     return {key: values[0] for key, values in known.items() if values}
 
 
-def _in_words(config: dict[str, Any], summary: dict[str, Any]) -> str:
-    model = config.get("model", {})
-    block = {"gam": "Gated associative memory", "attention": "Transformer", "mamba": "Mamba"}
-    words = [block.get(model.get("block"), "Language model")]
+def _model(config: dict[str, Any]) -> LanguageModel:
+    """What the run trains, without weights: whatever is said of it is asked of it."""
+    model = from_dict(RunConfig, config).model
+    return outline(replace(model, vocab_size=model.vocab_size or 1))
+
+
+def _in_words(model: LanguageModel, summary: dict[str, Any]) -> str:
+    kinds, width = model.config.layer_kinds(), model.config.d_model
+    words = [stack_name(kinds)]
     if "parameters" in summary:
         words.append(f" of {_large(summary['parameters'])} parameters")
-    if {"n_layers", "d_model"} <= model.keys():
-        words.append(f", {model['n_layers']} layers of width {model['d_model']}")
+    words.append(f", {len(kinds)} layers of width {width}")
     if "tokens" in summary:
         words.append(f"; trained on {_large(summary['tokens'])} tokens")
     if "seconds" in summary:
@@ -162,7 +171,7 @@ def _not_validated(summary: dict[str, Any]) -> str:
     return f'<p class="quiet note">{words}</p>' if summary.get("validated") == [] else ""
 
 
-def _tables(config: dict[str, Any], summary: dict[str, Any]) -> str:
+def _tables(config: dict[str, Any], model: LanguageModel, summary: dict[str, Any]) -> str:
     """What the headline leaves out, in two tables side by side."""
 
     def known(key: str, form: Callable[[Any], str]) -> str:
@@ -188,7 +197,7 @@ def _tables(config: dict[str, Any], summary: dict[str, Any]) -> str:
     setup = [
         ("Parameters", known("parameters", "{:,}".format)),
         ("Tokens of context", str(config.get("data", {}).get("seq_len", ""))),
-        ("Tokens that reach a prediction", str(_reach(config) or "")),
+        ("Tokens that reach a prediction", str(model.reach or "")),
         ("Engine", known("engine", str)),
         ("Device", known("device", str)),
         ("Ranks", known("ranks", str)),
@@ -198,12 +207,7 @@ def _tables(config: dict[str, Any], summary: dict[str, Any]) -> str:
     tables = "".join(
         _table(title, rows) for title, rows in (("Training", training), ("Setup", setup))
     )
-    notes = []
-    if _reach(config):
-        notes.append(
-            "The memory of a GAM block is a fixed bank, which maps each token by itself; only the "
-            "convolutions mix tokens, so nothing further back reaches a prediction."
-        )
+    notes = _why_no_further(model)
     if (summary.get("mfu") or 0) > 1:
         notes.append("An MFU above 100% means that the device was busy when its peak was measured.")
     note = f'<p class="quiet note">{" ".join(notes)}</p>' if notes else ""
@@ -216,13 +220,18 @@ def _table(title: str, rows: list[tuple[str, str]]) -> str:
     return f"<section><h2>{title}</h2><table>{cells}</table></section>" if cells else ""
 
 
-def _reach(config: dict[str, Any]) -> int | None:
-    """Receptive field of a stack of GAM blocks: n_layers * (kernel_size - 1) + 1 tokens."""
-    model = config.get("model", {})
-    gam = model.get("gam", {})
-    if model.get("block") != "gam" or not {"kernel_size", "paths"} <= gam.keys():
-        return None
-    return 1 if gam["paths"] == "global" else model["n_layers"] * (gam["kernel_size"] - 1) + 1
+def _why_no_further(model: LanguageModel) -> list[str]:
+    """Why no more than ``model.reach`` tokens reach a prediction, if that is so."""
+    if model.reach is None:
+        return []
+    words = "Only the convolutions mix tokens, so nothing further back reaches a prediction."
+    if model.reach == 1:
+        words = "Nothing mixes tokens, so no other token reaches a prediction."
+    if any(isinstance(module, StaticMemory) for module in model.modules()):
+        words = (
+            "The memory of a GAM block is a fixed bank, which maps each token by itself. " + words
+        )
+    return [words]
 
 
 def _sample(text: str) -> str:

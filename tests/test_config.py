@@ -1,6 +1,7 @@
 """The config: defaults, overrides, and one clear sentence for whatever cannot work."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -92,21 +93,33 @@ def test_every_setting_is_documented():
     assert all(doc for _, _, _, doc in rows)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "quickstart",
-        *(
-            f"paper/{d}_{b}"
-            for d in ("wikitext2", "tinystories")
-            for b in ("gam", "attention", "mamba")
-        ),
-    ],
-)
-def test_the_configs_that_ship_are_valid(name):
-    from pathlib import Path
+CONFIGS = Path(__file__).parent.parent / "configs"
+SHIPPED = [p for p in sorted(CONFIGS.rglob("*.json")) if p.parent.name != "sweeps"]
 
-    load_config(Path(__file__).parent.parent / "configs" / f"{name}.json")
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_configs_that_ship_are_valid(path):
+    load_config(path)
+
+
+@pytest.mark.parametrize(("n_layers", "kinds"), [(2, 4), (6, 4), (1, 2)])
+def test_a_pattern_that_would_be_cut_is_refused(tmp_path, n_layers, kinds):
+    """It would have trained without the kinds that were cut off."""
+    layers = ["delta"] * (kinds - 1) + ["attention"]
+    overrides = [f"model.n_layers={n_layers}", f"model.layers={json.dumps(layers)}"]
+    said = f"n_layers is {n_layers}, which is no multiple of the {kinds} kinds in model.layers"
+    with pytest.raises(UserError, match=said):
+        load_config(write(tmp_path, GOOD), overrides)
+    overrides[0] = f"model.n_layers={2 * kinds}"
+    found = load_config(write(tmp_path, GOOD), overrides).model.layer_kinds()
+    assert found == 2 * layers
+
+
+def test_a_horizon_is_a_number_of_tokens_or_the_contexts(tmp_path):
+    config = load_config(write(tmp_path, GOOD))
+    assert config.model.memory.max_horizon == 0
+    with pytest.raises(UserError, match="min_horizon is 16, above max_horizon 4; expected at most"):
+        load_config(write(tmp_path, GOOD), ["model.memory.max_horizon=4"])
 
 
 @pytest.mark.parametrize(

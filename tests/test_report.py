@@ -14,7 +14,7 @@ from gam_scale.charts import COLOURS, MAX_POINTS, _means, _smooth
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.report import write_report
-from gam_scale.strict import to_dict
+from gam_scale.strict import from_dict, to_dict
 
 
 def page(folder: Path, lines: list[dict], summary: dict | None = None, **log: str) -> str:
@@ -165,7 +165,8 @@ def test_the_time_of_every_process_of_a_resumed_run_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "reach"), [({}, 13), ({"kernel_size": 5}, 25), ({"paths": "global"}, 1)]
+    ("changes", "reach"),
+    [({}, 13), ({"kernel_size": 5}, 25), ({"paths": "global"}, 1), ({"paths": "local"}, 13)],
 )
 def test_says_how_far_a_gam_stack_sees(tmp_path, changes, reach):
     config = to_dict(RunConfig())
@@ -173,9 +174,34 @@ def test_says_how_far_a_gam_stack_sees(tmp_path, changes, reach):
     (tmp_path / "config.json").write_text(json.dumps(config))
     text = write_report(tmp_path).read_text()
     assert f"Tokens that reach a prediction</th><td>{reach}</td>" in text
-    config["model"]["block"] = "attention"
+    assert text.count("is a fixed bank") == ("local" not in changes.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "Gated associative memory"),
+        ({"memory": {"kind": "delta"}}, "Gated associative memory written by the context (delta)"),
+        ({"layers": ["slot"]}, "Gated associative memory written by the context (slot)"),
+        ({"block": "attention"}, "Transformer"),
+        ({"layers": ["attention"]}, "Transformer"),
+        ({"layers": ["mamba"], "memory": {"kind": "delta"}}, "Mamba"),
+        ({"layers": ["static", "attention"]}, "Language model of static and attention layers"),
+        (
+            {"layers": ["delta", "static", "attention"], "block": "mamba"},
+            "Language model of delta, static and attention layers",
+        ),
+    ],
+)
+def test_what_is_said_of_a_model_is_asked_of_it(tmp_path, changes, name):
+    """Of its layers, whether model.block or model.layers names them; a written memory is no bank,
+    and all that was written reaches a prediction."""
+    config = to_dict(from_dict(RunConfig, {"model": changes}))
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert "reach a prediction" not in write_report(tmp_path).read_text()
+    text = Structure(write_report(tmp_path).read_text()).text
+    assert f"{name}, 6 layers of width 512." in text
+    for words in ("is a fixed bank", "reach a prediction", "reaches a prediction"):
+        assert (words in text) == (changes == {}), words
 
 
 def test_without_matplotlib_the_rest_is_there(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gam_scale.config import ModelConfig
+from gam_scale.config_rules import check_model
 from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
@@ -132,7 +133,7 @@ def recall_config(
     made equal.
 
     Raises:
-        UserError: an unknown kind, or a setting that is none.
+        UserError: an unknown kind, a setting that is none, or settings that do not go together.
     """
     if kind not in KINDS:
         raise UserError(f"--memories names {kind!r}; expected some of {', '.join(KINDS)}")
@@ -153,7 +154,9 @@ def recall_config(
     recall = from_dict(RecallConfig, data["recall"], "recall")
     longest = max(task.seq_len for task in _tasks(recall, recall.train + recall.test))
     data["model"] |= {"vocab_size": recall.vocab_size, "max_seq_len": longest}
-    return recall, from_dict(ModelConfig, data["model"], "model")
+    model = from_dict(ModelConfig, data["model"], "model")
+    check_model(model)
+    return recall, model
 
 
 def train_recall(

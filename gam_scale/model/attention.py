@@ -23,6 +23,8 @@ class AttentionBlock(nn.Module):
     Attention weights are dropped out in training as ``nn.MultiheadAttention`` does.
     """
 
+    reach = None  # see GAMBlock
+
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         d = model.d_model

@@ -24,6 +24,8 @@ class GAMBlock(nn.Module):
     under its own key. On recall (128 tokens, 8 pairs, width 64, 2 layers, 420 steps) the delta rule
     answers 97% so, and 13% from h alone.
 
+    ``reach`` is how many tokens back the block sees; None: as many as there are.
+
     Ablations: ``fusion = "sum"`` leaves out the gates; ``paths`` keeps one path only, with its own
     gate if fusion is by gate.
     """
@@ -36,6 +38,8 @@ class GAMBlock(nn.Module):
         self.memory = build_memory(model, memory) if gam.paths != "local" else None
         n_paths = 2 if gam.paths == "both" else 1
         self.gate = Linear(d, n_paths * d) if gam.fusion == "gate" else None
+        if self.gate is not None:
+            self.gate.decay = {"weight": "all"}
         self.norm2 = nn.LayerNorm(d)
         self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
 
@@ -100,6 +104,13 @@ class GAMBlock(nn.Module):
         for path in paths:
             x = x + path
         return x + self.ffn(self.norm2(x))
+
+    @property
+    def reach(self) -> int | None:
+        """A constant bank sees no other token; the convolution sees kernel_size - 1."""
+        if isinstance(self.memory, WrittenMemory):
+            return None
+        return self.conv.kernel_size - 1 if self.conv is not None else 0
 
     def flops_per_token(self, seq_len: int) -> float:
         """Forward FLOPs per token, the same at any sequence length."""

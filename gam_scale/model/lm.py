@@ -1,5 +1,6 @@
 """The language model: embeddings, a stack of blocks, a final norm, a tied head."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,15 @@ def build_block(config: ModelConfig, kind: LayerKind) -> nn.Module:
     if kind == "mamba":
         return MambaBlock(config)
     return GAMBlock(config, kind)
+
+
+def stack_name(kinds: Sequence[LayerKind]) -> str:
+    """What a stack of such layers is called."""
+    *first, last = dict.fromkeys(kinds)
+    if first:
+        return f"Language model of {', '.join(first)} and {last} layers"
+    names = {"static": "Gated associative memory", "attention": "Transformer", "mamba": "Mamba"}
+    return names.get(last, f"Gated associative memory written by the context ({last})")
 
 
 class LanguageModel(nn.Module):
@@ -119,6 +129,12 @@ class LanguageModel(nn.Module):
         """Most tokens one text may have in generation; None where there is no limit."""
         limited = "attention" in self.config.layer_kinds() and self.position is not None
         return self.config.max_seq_len if limited else None
+
+    @property
+    def reach(self) -> int | None:
+        """Tokens that a prediction can depend on; None: all of the text so far."""
+        reaches = [block.reach for block in self.blocks]
+        return None if None in reaches else 1 + sum(reaches)
 
     def flops_per_token(self, seq_len: int) -> float:
         """Forward FLOPs per token; a training step costs three times this."""

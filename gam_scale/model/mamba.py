@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
+from gam_scale.model.decay import Decay
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.linear import Linear
-from gam_scale.model.memory.gate import exact, exact_linear
+from gam_scale.model.memory.gate import Gate, exact
 from gam_scale.model.memory.recurrence import Fold, state_before
 from gam_scale.model.selective_scan import selective_scan
 
@@ -26,6 +28,8 @@ class MambaBlock(nn.Module):
     residual: x + dropout(mixer(LayerNorm(x))), as Mamba is used; paper: the bare mixer, with
     neither norm, residual connection nor dropout.
     """
+
+    reach = None  # see GAMBlock
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
@@ -75,6 +79,8 @@ class MambaMixer(nn.Module):
     starts inside the sequences: the kernel cannot reset its state, so packed documents take the
     portable scan, as everything else does.
     """
+
+    decay: ClassVar[dict[str, Decay]] = {"A_log": "all"}  # rates, a matrix in shape only
 
     def __init__(self, d_model: int, d_state: int, d_conv: int, expand: int) -> None:
         super().__init__()
@@ -130,7 +136,8 @@ class MambaMixer(nn.Module):
     def _scan_inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """x, dt, A, B, C, D of :func:`selective_scan`."""
         dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
-        return x, self.dt_proj(dt), -torch.exp(exact(self.A_log)), B, C, self.D
+        dt = F.softplus(self.dt_proj(dt))
+        return x, dt, -torch.exp(exact(self.A_log)), B, C, self.D
 
     def flops_per_token(self) -> float:
         """Projections and convolution at two per weight, and the scan.
@@ -144,11 +151,14 @@ class MambaMixer(nn.Module):
         return matmuls + self.conv.flops_per_token() + scan
 
 
-class StepSize(nn.Linear):
-    """dt = softplus(Linear(low)), (..., dt_rank) -> (..., E), float32 whatever the parameters are.
+class StepSize(Gate):
+    """What softplus makes step sizes of, (..., dt_rank) -> (..., E).
 
-    Small steps need it: a sum of -6.9 is a step of 0.001, and bfloat16 would be 1.5% off.
+    Small steps need a gate's float32: a sum of -6.9 is a step of 0.001, and bfloat16 would be 1.5%
+    off.
     """
+
+    decay: ClassVar[dict[str, Decay]] = {"weight": "all", "bias": "all"}
 
     def init_parameter(self, name: str, generator: torch.Generator) -> bool:
         """Weights uniform within dt_rank^-1/2; biases such that softplus(bias) is log-uniform."""
@@ -161,11 +171,6 @@ class StepSize(nn.Linear):
             dt = self.bias.data.exp()
             self.bias.data.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus, inverted
         return True
-
-    def forward(self, low: Tensor) -> Tensor:
-        """Positive step sizes."""
-        with torch.autocast(low.device.type, enabled=False):
-            return F.softplus(exact_linear(self, low))
 
 
 def _scan(

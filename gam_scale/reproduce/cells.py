@@ -134,7 +134,7 @@ def scaled(config: RunConfig, scale: float) -> RunConfig:
     train.global_batch_size = batch
     train.micro_batch_size = min(train.micro_batch_size, batch)
     train.warmup_steps = max(1, round(scale * train.warmup_steps))
-    if model.block != "mamba" or model.mamba.stack == "residual":
+    if "mamba" not in model.layer_kinds() or model.mamba.stack == "residual":
         train.lr *= full / model.d_model
     return config
 

@@ -20,6 +20,7 @@ from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.hardware import can_compile, device_peak_flops
 from gam_scale.model.lm import outline
+from gam_scale.model.memory.gate import DecayGate
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.strategy import Strategy
@@ -40,6 +41,9 @@ from gam_scale.train.sinks import MetricLog, setup_logging
 from gam_scale.train.summary import finish, retract, show_summary
 
 logger = logging.getLogger("gam_scale")
+
+FAR_HORIZON = 4
+"""Times a sequence's length from which on a gate's first horizon is warned of."""
 
 
 def pretrain(config: RunConfig, *, fresh: bool) -> bool:
@@ -179,7 +183,7 @@ def _roll_back(
 
 
 def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> RunConfig:
-    """Fill in what only the data knows: vocabulary size and, from epochs, steps.
+    """Fill in what only the data knows: vocabulary size, horizons and, from epochs, steps.
 
     Raises:
         UserError: the vocabulary does not hold the tokenizer's.
@@ -194,7 +198,10 @@ def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> Run
     if train.epochs:
         steps = math.ceil(train.epochs * stream.epoch_sequences / train.global_batch_size)
         train = replace(train, steps=steps, epochs=0.0)
-    config = replace(config, model=replace(config.model, vocab_size=vocab_size), train=train)
+    _, longest = config.model.memory.horizons(config.data.seq_len)
+    memory = replace(config.model.memory, max_horizon=longest)
+    model = replace(config.model, vocab_size=vocab_size, memory=memory)
+    config = replace(config, model=model, train=train)
     check(config)
     return config
 
@@ -214,6 +221,7 @@ def _start_or_resume(
             _start_from(config.checkpoint.init_from, strategy)
         else:
             initialise(strategy, config)
+            _warn_of_horizons(config)
         return TrainState()
     state = load_state(newest)
     # An imported checkpoint has seen no data of ours.
@@ -231,6 +239,19 @@ def _start_or_resume(
         strategy.module.carry.load_state_dict(carried)
     logger.info("resuming from %s", newest)
     return state
+
+
+def _warn_of_horizons(config: RunConfig) -> None:
+    gates = [m for m in outline(config.model).modules() if isinstance(m, DecayGate)]
+    longest = max((gate.longest_horizon for gate in gates), default=0.0)
+    length = config.data.seq_len
+    if longest > FAR_HORIZON * length and not config.data.carry_state:
+        logger.warning(
+            "model.memory.max_horizon is %s tokens, far beyond data.seq_len %s: the slowest gates "
+            "forget nothing within a sequence, so hardly learn to; 0 takes data.seq_len",
+            f"{config.model.memory.max_horizon:,.0f}",
+            f"{length:,}",
+        )
 
 
 def _start_from(path: str, strategy: Strategy) -> None:

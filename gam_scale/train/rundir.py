@@ -3,6 +3,7 @@
 import logging
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from gam_scale.checkpoint.store import CheckpointStore
@@ -30,6 +31,10 @@ MAY_CHANGE = (
 """Settings that a resumed run may change; all others define what the run is."""
 REMOVED = ".removed-"
 """How the names of folders begin in which --fresh sets a run aside."""
+
+FORMER_HORIZON = 65_536.0
+"""What model.memory.max_horizon was by default before it followed data.seq_len: a run that began
+so goes on."""
 
 
 class RunDir:
@@ -147,6 +152,11 @@ class RunDir:
         # A run that is older than a setting has its default.
         before = _flatten(to_dict(RunConfig())) | _flatten(read_json(self.config))
         now = _flatten(to_dict(config))
+        memory, key = config.model.memory, "model.memory.max_horizon"
+        _, usual = replace(memory, max_horizon=0.0).horizons(config.data.seq_len)
+        now[key] = now[key] or usual
+        if now[key] == usual and before[key] in (0.0, FORMER_HORIZON):
+            before[key] = usual
         for key in sorted(before.keys() | now.keys()):
             if not key.startswith(MAY_CHANGE) and before.get(key) != now.get(key):
                 return (

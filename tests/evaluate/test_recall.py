@@ -58,9 +58,11 @@ def test_settings_reach_all_kinds_or_one():
         ("slot", "train.lr=1", "expected recall.\\* or model.\\*"),
         ("slot", "recall.train=[[8]]", "list \\[tokens, pairs\\]"),
         ("slot", "recall.test=[[8,4]]", "recall of 4 pairs in 8 tokens is impossible"),
+        ("attention", "model.n_layers=3", "model.n_layers is 3, .* 2 kinds in model.layers"),
+        ("delta", "model.memory.n_heads=3", "n_heads is 3, which does not divide model.d_model"),
     ],
 )
-def test_settings_that_are_none(kind, override, message):
+def test_settings_that_are_none_or_do_not_go_together(kind, override, message):
     with pytest.raises(UserError, match=message):
         recall_config(kind, "cpu", [override])
 

@@ -192,19 +192,34 @@ def test_context_reaches_past_the_papers_13_tokens(kind):
     assert is_alive(x.grad[0, 0])
 
 
-def test_horizons_are_spread_from_tens_to_tens_of_thousands():
-    memory = MemoryConfig()
-    gate = DecayGate(32, 9, memory)
-    for name, parameter in gate.strength.named_parameters():
-        torch.nn.init.zeros_(parameter), name
+def horizons(n_gates: int, shortest: float, longest: float) -> torch.Tensor:
+    """At initialisation, of tokens of zeros."""
+    gate = DecayGate(32, n_gates, (shortest, longest))
+    for parameter in gate.strength.parameters():
+        torch.nn.init.zeros_(parameter)
     gate.init_parameter("log_rate", torch.Generator())
-    horizons = -1 / gate(torch.zeros(1, 1, 32)).flatten()
+    found = -1 / gate(torch.zeros(1, 1, 32)).flatten()
+    assert found.max().item() == pytest.approx(gate.longest_horizon, rel=1e-4)
+    return found
+
+
+def test_horizons_are_spread_and_one_head_has_the_middle():
     expected = 16 * 4096 ** (torch.arange(9) / 8)
-    torch.testing.assert_close(horizons, expected, rtol=1e-4, atol=0)  # exp and log in float32
+    found = horizons(9, 16.0, 65_536.0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)  # exp and log in float32
+    for n_gates, wanted in ((1, [1024.0]), (2, [16.0, 65_536.0])):
+        found = horizons(n_gates, 16.0, 65_536.0)
+        torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-4, atol=0)
+
+
+def test_horizons_follow_the_context_unless_they_are_set():
+    for context, longest in ((4096, 4096.0), (256, 256.0), (8, 16.0)):  # never below the shortest
+        assert ModelConfig(max_seq_len=context).horizons() == (16.0, longest)
+    assert MemoryConfig(max_horizon=65_536.0).horizons(256) == (16.0, 65_536.0)
 
 
 def test_a_routed_token_leaves_other_slots_exactly_as_they_are():
-    gate = DecayGate(8, 6, MemoryConfig(), n_groups=3)
+    gate = DecayGate(8, 6, (16.0, 65_536.0), n_groups=3)
     for name in ("weight", "bias"):
         torch.nn.init.normal_(getattr(gate.strength, name), generator=torch.Generator())
     gate.init_parameter("log_rate", torch.Generator())

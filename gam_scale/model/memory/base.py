@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.linear import Linear
+from gam_scale.model.norm import unit_size
 from gam_scale.model.rotary import Rotary
 
 
@@ -101,7 +101,7 @@ class HeadMemory(WrittenMemory):
             if self.rotary is not None:
                 q, k = self.rotary(positions, context, q, k)
             y, final = self.associate(h, q, k, v, state, positions, context)
-            y = F.rms_norm(y, y.shape[-1:]).flatten(2)
+            y = unit_size(y).flatten(2)
         return self.out(y.to(qkv.dtype)), final
 
     @abstractmethod

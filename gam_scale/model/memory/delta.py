@@ -1,16 +1,16 @@
 """A matrix of associations that the gated delta rule writes: a key's new value replaces its old."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.memory.base import HeadMemory
-from gam_scale.model.memory.gate import DecayGate, exact_linear
+from gam_scale.model.memory.gate import DecayGate, Gate
 from gam_scale.model.memory.kernels import delta_kernel
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
 from gam_scale.model.memory.solve import solve_unit_lower
+from gam_scale.model.norm import unit_length
 
 CHUNK = 64
 
@@ -20,8 +20,8 @@ class DeltaMemory(HeadMemory):
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__(model)
-        self.gate = DecayGate(model.d_model, self.n_heads, model.memory)
-        self.beta = nn.Linear(model.d_model, self.n_heads)
+        self.gate = DecayGate(model.d_model, self.n_heads, model.horizons())
+        self.beta = Gate(model.d_model, self.n_heads)
 
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype
@@ -33,7 +33,7 @@ class DeltaMemory(HeadMemory):
 
     def normed(self, x: Tensor) -> Tensor:
         """Of length 1: a stronger key would overshoot where it is written twice."""
-        return F.normalize(x, dim=-1)
+        return unit_length(x)
 
     def associate(
         self,
@@ -47,7 +47,7 @@ class DeltaMemory(HeadMemory):
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
         log_decay = self.gate(h).squeeze(-2)
-        beta = torch.sigmoid(exact_linear(self.beta, h))
+        beta = torch.sigmoid(self.beta(h))
         kernel = delta_kernel(h.device, delta_memory) if context is None else None
         if kernel is not None:
             return kernel(q, k, v, log_decay, beta, state, positions)

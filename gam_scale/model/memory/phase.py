@@ -1,7 +1,6 @@
 """Phase-Associative Memory: a complex matrix of associations (arXiv 2604.05030)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gam_scale.config import ModelConfig
@@ -10,6 +9,7 @@ from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.delta import pair_decays
 from gam_scale.model.memory.gate import DecayGate
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
+from gam_scale.model.norm import unit_length
 
 CHUNK = 64
 
@@ -23,7 +23,7 @@ class PhaseMemory(HeadMemory):
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__(model)
-        self.gate = DecayGate(model.d_model, self.n_heads, model.memory)
+        self.gate = DecayGate(model.d_model, self.n_heads, model.horizons())
 
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype
@@ -35,7 +35,7 @@ class PhaseMemory(HeadMemory):
 
     def normed(self, x: Tensor) -> Tensor:
         """Of length 1; the read-out is brought to unit size anyway."""
-        return F.normalize(x, dim=-1)
+        return unit_length(x)
 
     def associate(
         self,

@@ -22,7 +22,7 @@ class ScanMemory(WrittenMemory):
         super().__init__()
         d = model.d_model
         self.value = Linear(d, 2 * d, bias=False)  # what is averaged, and the gate on reading
-        self.gate = DecayGate(d, d, model.memory)
+        self.gate = DecayGate(d, d, model.horizons())
         self.out = Linear(d, d, bias=False)
         self.out.is_residual_output = True
 

@@ -1,15 +1,18 @@
 """A bank of slots that the context writes: the paper's memory, made to change with the text."""
 
+from typing import ClassVar
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
+from gam_scale.model.decay import Decay
 from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.gate import DecayGate, exact
 from gam_scale.model.memory.kernels import slot_kernel
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
+from gam_scale.model.norm import unit_size
 
 CHUNK = 64
 MIN_LOG_DECAY = -10.0
@@ -25,11 +28,13 @@ class SlotMemory(HeadMemory):
     others keep exactly what they hold.
     """
 
+    decay: ClassVar[dict[str, Decay]] = {"bank": "never"}
+
     def __init__(self, model: ModelConfig) -> None:
         super().__init__(model)
         memory = model.memory
         self.top_k = memory.top_k if memory.gate == "routed" else None
-        self.gate = DecayGate(model.d_model, memory.n_slots, memory, n_groups=self.n_heads)
+        self.gate = DecayGate(model.d_model, memory.n_slots, model.horizons(), self.n_heads)
         self.bank = nn.Parameter(torch.empty(self.n_heads, memory.n_slots, 2 * self.head_size))
 
     def init_parameter(self, name: str, generator: torch.Generator) -> bool:
@@ -45,7 +50,7 @@ class SlotMemory(HeadMemory):
 
     def normed(self, x: Tensor) -> Tensor:
         """Of unit mean square, so that scores, over sqrt(K) below, start near unit size too."""
-        return F.rms_norm(x, x.shape[-1:])
+        return unit_size(x)
 
     def associate(
         self,

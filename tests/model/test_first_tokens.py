@@ -1,0 +1,74 @@
+"""Where documents begin a state holds nothing yet: float32 gradients there are those of float64.
+
+A norm without a floor turns what is next to nothing into its sign: its gradient has no bound, and
+rounding decides it.
+"""
+
+from typing import get_args
+
+import pytest
+import torch
+from closeness import off, worst
+
+from gam_scale.config import (
+    AttentionConfig,
+    GAMConfig,
+    LayerKind,
+    MambaConfig,
+    MemoryConfig,
+    ModelConfig,
+)
+from gam_scale.model.lm import build_model
+
+KINDS = get_args(LayerKind)
+T, VOCAB = 24, 11
+SILENT = 0
+"""A token whose embedding is a row of zeros, as a padded vocabulary has."""
+
+
+def make_model(kind: str, paths: str, n_heads: int) -> torch.nn.Module:
+    config = ModelConfig(
+        layers=[kind],
+        d_model=16,
+        n_layers=1,
+        vocab_size=VOCAB,
+        dropout=0.0,
+        position="none",
+        gam=GAMConfig(n_slots=6, paths=paths),
+        memory=MemoryConfig(n_heads=n_heads, n_slots=6, top_k=2),
+        attention=AttentionConfig(n_heads=2),
+        mamba=MambaConfig(d_state=4, expand=2),
+    )
+    model = build_model(config, seed=0)
+    with torch.no_grad():
+        model.embedding.weight[SILENT] = 0
+    return model
+
+
+def gradients(model: torch.nn.Module, starts: list[int]) -> list[torch.Tensor]:
+    """Of the losses at the first two tokens of every document: the first row's documents begin with
+    a silence, in the second row it follows their first token."""
+    generator = torch.Generator().manual_seed(0)
+    tokens, wanted = torch.randint(1, VOCAB, (2, 3, T), generator=generator)
+    first = torch.tensor(starts)
+    tokens[0, first] = tokens[1, first + 1] = SILENT
+    targets = torch.full((3, T), -100)
+    for where in (first, first + 1):
+        targets[:, where] = wanted[:, where]
+    positions = torch.arange(T) - first[torch.bucketize(torch.arange(T), first, right=True) - 1]
+    model(tokens, targets, positions.expand(3, -1)).backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("paths", ["both", "global"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_gradients_at_first_tokens_are_those_of_float64(kind, paths):
+    for n_heads in (2, 8):
+        for starts in ([0], [0, 1, 2, 3, 12]):
+            single = gradients(make_model(kind, paths, n_heads), starts)
+            double = gradients(make_model(kind, paths, n_heads).double(), starts)
+            what = f"{n_heads} heads, documents at {starts}"
+            largest = worst(float(x.norm()) for x in double)
+            assert largest < 1e12, f"a gradient without bound, {largest:.1e}: {what}"
+            wrong = worst(off(a, b) for a, b in zip(single, double, strict=True))
+            assert wrong < 1e-4, f"float32's gradients are off by {wrong:.1e}: {what}"
