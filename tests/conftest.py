@@ -15,6 +15,12 @@ TEXT = "the a cat dog bird tree sees likes finds under over near and then sleeps
 WORDS = TEXT.split()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/attack; pytest asks only this file for them."""
+    parser.addoption("--attacks", type=int, default=90, help="cases of each kind (90)")
+    parser.addoption("--attack-seed", type=int, default=0, help="which cases (0)")
+
+
 def sentences(seed: int, count: int) -> str:
     """Repeatable nonsense with some structure: something for a small model to learn."""
     rng = random.Random(seed)

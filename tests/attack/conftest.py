@@ -1,0 +1,15 @@
+"""How many attacks, and which."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def n_attacks(request: pytest.FixtureRequest) -> int:
+    """Cases of each kind."""
+    return request.config.getoption("--attacks")
+
+
+@pytest.fixture(scope="session")
+def attack_seed(request: pytest.FixtureRequest) -> int:
+    """Which cases they are."""
+    return request.config.getoption("--attack-seed")

@@ -1,0 +1,276 @@
+"""Every file of a run and of a data set damaged, every setting and flag set to anything, by seed.
+
+Whatever it is, a command line does the same work as without the damage, or says one sentence and
+exits with 2: no traceback, no hang, no success that means something else. ``--attacks N`` sets how
+many cases of each kind are tried, ``--attack-seed`` which.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+from attack.commands import Commands, Done, commands, in_parallel
+from attack.mutations import VALUES, WORDS, leaves, mutate_file, replaced
+
+COMPARED = ("step", "tokens", "loss", "lr", "grad_norm", "val_loss")
+STEPS, MORE_STEPS = 4, 6
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A run that was trained, its config and its data, from which every case is copied."""
+
+    folder: Path
+    commands: Commands
+
+    def case(self, name: str) -> Path:
+        """A folder of its own that holds the copies ``run``, ``data`` and ``config.json``."""
+        folder = self.folder / name
+        folder.mkdir()
+        for part in ("run", "data"):
+            shutil.copytree(self.folder / "origin" / part, folder / part)
+        shutil.copy(self.folder / "origin" / "config.json", folder)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, prepared_set) -> Iterator[Workshop]:
+    folder = tmp_path_factory.mktemp("attack")
+    origin = folder / "origin"
+    shutil.copytree(prepared_set, origin / "data")
+    (origin / "config.json").write_text(json.dumps(CONFIG))
+    with commands() as tools:
+        done = tools.run(origin, "pretrain", "--config", "config.json")
+        assert done.status == 0, done
+        yield Workshop(folder, tools)
+
+
+CONFIG = {
+    "model": {"d_model": 16, "n_layers": 1, "max_seq_len": 48, "gam": {"n_slots": 4}},
+    "data": {"sets": [{"path": "data"}], "seq_len": 48},
+    "train": {
+        "steps": STEPS,
+        "global_batch_size": 2,
+        "warmup_steps": 1,
+        "schedule": "constant",
+        "compile": "off",
+    },
+    "parallel": {"engine": "torch", "device": "cpu"},
+    "eval": {"every_steps": 2, "max_tokens": 100},
+    "checkpoint": {"every_steps": 2, "keep_last": 2},
+    "log": {"run_dir": "run", "every_steps": 1, "wandb": "off", "tensorboard": False},
+}
+RESUME = ("pretrain", "--config", "config.json", "--set", f"train.steps={MORE_STEPS}")
+ANEW = ("pretrain", "--config", "config.json", "--set", "log.run_dir=new")
+GENERATE = ("generate", "run", "the cat", "--max-tokens", "8", "--seed", "1")
+EVALUATE = ("evaluate", "run", "--max-tokens", "200", "--json")
+READ_RUN = (
+    *(RESUME, RESUME, GENERATE, EVALUATE),
+    ("evaluate", "run", "--by-position", "--json"),
+    ("launch", "--status", "run"),
+    ("plot_runs", "run", "--out", "plot.png"),
+    ("convert_checkpoint", "export", "run", "--to", "hf", "--out", "hf"),
+)
+READ_DATA = (ANEW, ANEW, EVALUATE, RESUME)
+
+
+def curve(run: Path) -> list[dict]:
+    """The logged lines of a run, without what depends on the clock."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{key: line.get(key) for key in COMPARED} for line in lines]
+
+
+def meaning(folder: Path, command: tuple[str, ...], done: Done) -> object:
+    """What a command line that succeeded has done: equal for equal work."""
+    if command == RESUME:
+        return curve(folder / "run")[-(MORE_STEPS - STEPS) :]
+    if command == ANEW:
+        return curve(folder / "new")
+    if command[0] in ("generate", "evaluate"):
+        return re.sub(r'"seconds": [\d.e-]+|"tokens_per_s": [\d.e-]+', "", done.out)
+    return None
+
+
+def run_file_attacks(
+    workshop: Workshop, part: str, choices: tuple, n_attacks: int, seed: int
+) -> list[str]:
+    """Damage files of the copies' folder ``part``; the cases that ended as none may."""
+    wanted = {}
+    for number, command in enumerate(dict.fromkeys(choices)):
+        folder = workshop.case(f"{part}-undamaged-{number}")
+        done = workshop.commands.run(folder, *command)
+        assert done.status == 0, done
+        wanted[command] = meaning(folder, command, done)
+    origin = workshop.folder / "origin" / part
+    files = sorted(path.relative_to(origin) for path in origin.rglob("*") if path.is_file())
+
+    def attack(number: int) -> str:
+        rng = Random(f"{part} {seed} {number}")
+        file, command = files[number % len(files)], rng.choice(choices)
+        folder = workshop.case(f"{part}-{seed}-{number}")
+        how = mutate_file(folder / part / file, rng)
+        done = workshop.commands.run(folder, *command, as_anybody=True)
+        fault = done.fault
+        is_record = file.suffix == ".jsonl"  # its lines are what is compared
+        if not fault and done.status == 0 and not is_record:
+            now = meaning(folder, command, done)
+            fault = "" if now == wanted[command] else "success with another meaning"
+        shutil.rmtree(folder)
+        return fault and _report(number, f"{part}/{file}: {how}", command, fault, done)
+
+    return in_parallel(attack, range(n_attacks))
+
+
+def _report(number: int, what: str, command: tuple[str, ...], fault: str, done: Done) -> str:
+    typed = " ".join(f"{word:.60}" for word in command)
+    return f"case {number}: {fault} | {what} | {typed}\n{done.err[-900:]}"
+
+
+def check(kind: str, reports: list[str]) -> None:
+    """Fail with all cases that ended as none may."""
+    bad = [text for text in reports if text]
+    if bad:
+        summary = f"{kind}: {len(bad)} of {len(reports)} cases end as none may"
+        pytest.fail("\n".join([summary, *bad]), pytrace=False)
+
+
+def test_any_file_of_a_run_directory_damaged(workshop, n_attacks, attack_seed):
+    reports = run_file_attacks(workshop, "run", READ_RUN, n_attacks, attack_seed)
+    check("a damaged file of a run directory", reports)
+
+
+def test_any_file_of_a_data_set_damaged(workshop, n_attacks, attack_seed):
+    reports = run_file_attacks(workshop, "data", READ_DATA, n_attacks, attack_seed)
+    check("a damaged file of a data set", reports)
+
+
+def test_any_value_of_a_config(workshop, n_attacks, attack_seed):
+    complete = json.loads((workshop.folder / "origin" / "run" / "config.json").read_text())
+    complete["train"]["steps"] = 1
+    places = [place for place in leaves(complete) if place]
+
+    def attack(number: int) -> str:
+        rng = Random(f"config {attack_seed} {number}")
+        place, new = places[number * 7 % len(places)], rng.choice(VALUES)
+        folder = workshop.folder / f"config-{attack_seed}-{number}"
+        folder.mkdir()
+        shutil.copytree(workshop.folder / "origin" / "data", folder / "data")
+        (folder / "config.json").write_text(json.dumps(replaced(complete, place, new)))
+        command = rng.choice([("pretrain", "--config", "config.json")] * 3 + [PLAN])
+        done = workshop.commands.run(folder, *command)
+        fault = done.fault
+        if not fault and (folder / "run" / "config.json").exists():
+            written = json.loads((folder / "run" / "config.json").read_text())
+            fault = _what_was_written(done, written, place, new)
+        shutil.rmtree(folder)
+        what = f"{'.'.join(map(str, place))}={new!r:.60}"
+        return fault and _report(number, what, command, fault, done)
+
+    check("any value of a config", in_parallel(attack, range(n_attacks)))
+
+
+def _what_was_written(done: Done, config: dict, place: tuple, asked: object) -> str:
+    """What is wrong with the config.json of a run for which ``asked`` stood at ``place``."""
+    if done.status == 2:
+        return "refused after the run directory was made"
+    for key in place:
+        config = config[key]
+    filled_in = place[-1] in ("vocab_size", "steps", "epochs") and asked == 0
+    return "" if filled_in or config == asked else f"success with {config!r:.60} instead"
+
+
+PLAN = ("plan", "--config", "config.json", "--nodes", "1", "--gpus-per-node", "1", "--gpu", "h100")
+TOOLS: dict[str, tuple[str, ...]] = {
+    "pretrain": ANEW,
+    "generate": GENERATE,
+    "evaluate": EVALUATE,
+    "plan": PLAN,
+    "convert_checkpoint": ("convert_checkpoint", "export", "run", "--to", "hf", "--out", "hf"),
+    "launch": ("launch", "--config", "config.json", "--dry-run"),
+    "plot_runs": ("plot_runs", "run", "--out", "plot.png"),
+    "prepare_data": (
+        *("prepare_data", "--train", "text.txt", "--vocab-size", "300", "--valid-fraction", "0"),
+        *("--workers", "1", "--out", "prepared"),
+    ),
+    "sweep": ("sweep", "plan", "--sweep", "sweep.json", "--out", "sweep"),
+    "scaling_report": (
+        "scaling_report",
+        "--csv",
+        "runs.csv",
+        "--out",
+        "report",
+        "--bootstrap",
+        "9",
+    ),
+    "reproduce_paper": ("reproduce_paper", "--table", "1", "--wikitext2", "none", "--out", "paper"),
+}
+"""A command line of every tool that works in a case's folder; the last one asks for too much."""
+SUBCOMMANDS = {"convert_checkpoint": 1}
+"""Words before the flags' own."""
+
+
+def flags(workshop: Workshop, tool: str) -> list[str]:
+    """Those that a tool's own help names."""
+    words = TOOLS[tool][1 : 1 + SUBCOMMANDS.get(tool, 0)]
+    text = workshop.commands.run(workshop.folder, tool, *words, "--help").out
+    return sorted(set(re.findall(r"^ +(?:-\w, )?(--[a-z][\w-]*)", text, re.MULTILINE)) - {"--help"})
+
+
+def with_flag(command: tuple[str, ...], flag: str, word: str) -> tuple[str, ...]:
+    """A command line in which ``flag`` has another value, or has one as well."""
+    if flag in command:
+        place = command.index(flag) + 1
+        return (*command[:place], word, *command[place + 1 :])
+    return (*command, flag, word)
+
+
+def test_any_value_of_any_flag(workshop, n_attacks, attack_seed, inputs: Callable[[Path], None]):
+    every = [(tool, flag) for tool in TOOLS for flag in flags(workshop, tool)]
+    assert len(every) > 80, every
+
+    def attack(number: int) -> str:
+        rng = Random(f"flags {attack_seed} {number}")
+        tool, flag = every[(number * 11 + attack_seed) % len(every)]
+        folder = workshop.case(f"flag-{attack_seed}-{number}")
+        inputs(folder)
+        command = with_flag(TOOLS[tool], flag, rng.choice(WORDS))
+        done = workshop.commands.run(folder, *command)
+        shutil.rmtree(folder)
+        return done.fault and _report(number, f"{tool} {flag}", command, done.fault, done)
+
+    check("any value of any flag", in_parallel(attack, range(n_attacks)))
+
+
+def test_every_tool_works_without_an_attack(workshop, inputs: Callable[[Path], None]):
+    folder = workshop.case("no-attack")
+    inputs(folder)
+    for tool, command in TOOLS.items():
+        done = workshop.commands.run(folder, *command)
+        wanted = 2 if tool == "reproduce_paper" else 0
+        assert done.status == wanted or tool == "launch", (command, done)
+
+
+@pytest.fixture(scope="module")
+def inputs() -> Callable[[Path], None]:
+    """Puts into a case's folder what the tools besides training read."""
+    root = Path(__file__).resolve().parents[2]
+    sweep = json.loads((root / "configs" / "sweeps" / "small.json").read_text())
+    rows = ["params,tokens,loss,flops,family"]
+    for params in (1e5, 2e5, 4e5, 8e5, 1.6e6):
+        for tokens in (1e6, 2e6, 4e6, 8e6):
+            loss = 1.7 + 400 * params**-0.34 + 410 * tokens**-0.28
+            rows.append(f"{params:.0f},{tokens:.0f},{loss},{6 * params * tokens},gam")
+
+    def make(folder: Path) -> None:
+        from conftest import sentences
+
+        (folder / "text.txt").write_text(sentences(0, 300))
+        (folder / "sweep.json").write_text(json.dumps(sweep | {"data": "data"}))
+        (folder / "runs.csv").write_text("\n".join(rows) + "\n")
+
+    return make
