@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NEXT := next: `. .venv/bin/activate`, then the commands of README.md, "Your own data" first
 
-.PHONY: help quickstart test test-slurm slurm browser test-matrix lint format install clean
+.PHONY: help quickstart test test-slurm slurm browser test-matrix test-attack lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -31,6 +31,10 @@ slurm:           ## install Slurm alone, which `make test` then tests with
 browser:         ## install Chromium alone (as root, Debian), in which `make test` then opens the reports
 	@command -v chromium >/dev/null || { apt-get update -q && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; }
+
+test-attack:     ## install, then thousands of damaged files, odd settings and odd flags (half an hour)
+	@$(PYTHON) tools/bootstrap.py --extras all
+	@$(BIN)/python -m pytest tests/attack --attacks 2500 --attack-seed $${SEED:-1}
 
 test-matrix:     ## install, then resume every engine's checkpoint under every other, offload to files (minutes)
 	@$(PYTHON) tools/bootstrap.py --extras all

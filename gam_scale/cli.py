@@ -25,9 +25,9 @@ ABOUT_PATHS = (
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run ``main`` and exit with what it returns (``None`` is 0).
 
-    A UserError, a full disk and a path that cannot be used become one ``error:`` line and status
-    2, Ctrl-C status 130; a closed pipe (``... | head``) ends quietly. Anything else keeps its
-    traceback.
+    A UserError, a full disk, memory that ran out and a path that cannot be used become one
+    ``error:`` line and status 2, Ctrl-C status 130; a closed pipe (``... | head``) ends quietly.
+    Anything else keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names may hold bytes that no terminal can show
@@ -53,6 +53,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             status = _fail(f"{where}{reason}; expected a path that can be used so")
         else:
             raise
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        status = _fail("memory ran out on the CPU; expected smaller sizes, or more memory")
     sys.exit(status)
 
 

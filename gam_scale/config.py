@@ -13,13 +13,20 @@ from typing import Any, Literal
 from gam_scale.config_rules import check
 from gam_scale.strict import apply_overrides, from_dict, option, read_json, section
 
+WIDEST = 100_000
+LONGEST = 100_000_000
+"""Most that a size may be, across and along a sequence or a batch: more is a slip of the keyboard,
+which would otherwise be found when memory runs out."""
+
 
 @dataclass
 class GAMConfig:
     """The Gated Associative Memory block (arXiv 2509.00605)."""
 
-    n_slots: int = option(512, "rows of each layer's memory bank", at_least=1)
-    kernel_size: int = option(3, "taps of the causal depthwise convolution", at_least=1)
+    n_slots: int = option(512, "rows of each layer's memory bank", at_least=1, at_most=LONGEST)
+    kernel_size: int = option(
+        3, "taps of the causal depthwise convolution", at_least=1, at_most=WIDEST
+    )
     fusion: Literal["gate", "sum"] = option(
         "gate", "how local and global paths join: learned sigmoid gates, or a plain sum"
     )
@@ -43,15 +50,20 @@ class MemoryConfig:
         "per channel (docs/memories.md compares them)",
     )
     n_heads: int = option(
-        4, "slot, delta, phase: heads, each with a state of its own; divides d_model", at_least=1
+        4,
+        "slot, delta, phase: heads, each with a state of its own; divides d_model",
+        at_least=1,
+        at_most=WIDEST,
     )
-    n_slots: int = option(64, "slot: rows of each head's state", at_least=1)
+    n_slots: int = option(64, "slot: rows of each head's state", at_least=1, at_most=LONGEST)
     gate: Literal["routed", "plain"] = option(
         "routed",
         "slot: which rows a token writes; routed: the top_k that a router chooses, the others keep "
         "what they hold; plain: all of them (Gated Slot Attention)",
     )
-    top_k: int = option(16, "slot: rows a token writes with gate routed", at_least=1)
+    top_k: int = option(
+        16, "slot: rows a token writes with gate routed", at_least=1, at_most=LONGEST
+    )
     min_horizon: float = option(
         16.0, "tokens over which the fastest gate forgets at initialisation", above=1
     )
@@ -71,16 +83,16 @@ class MemoryConfig:
 class AttentionConfig:
     """The paper's Transformer baseline (pre-norm, 4d feed-forward)."""
 
-    n_heads: int = option(8, "attention heads; divides model.d_model", at_least=1)
+    n_heads: int = option(8, "attention heads; divides model.d_model", at_least=1, at_most=WIDEST)
 
 
 @dataclass
 class MambaConfig:
     """The Mamba-1 baseline (arXiv 2312.00752)."""
 
-    d_state: int = option(16, "state size per channel", at_least=1)
-    d_conv: int = option(4, "taps of the causal depthwise convolution", at_least=1)
-    expand: int = option(3, "inner width as a multiple of model.d_model", at_least=1)
+    d_state: int = option(16, "state size per channel", at_least=1, at_most=WIDEST)
+    d_conv: int = option(4, "taps of the causal depthwise convolution", at_least=1, at_most=WIDEST)
+    expand: int = option(3, "inner width as a multiple of model.d_model", at_least=1, at_most=1000)
     stack: Literal["residual", "paper"] = option(
         "residual",
         "residual: pre-norm residual blocks, as Mamba is used; paper: the bare blocks that the "
@@ -98,13 +110,20 @@ class ModelConfig:
         "a pattern of layer kinds, repeated over n_layers, a multiple of it: attention, mamba, or "
         "a gam block by its memory's kind; empty: all are of model.block, with memory.kind",
     )
-    d_model: int = option(512, "width of the residual stream", at_least=1)
-    n_layers: int = option(6, "blocks", at_least=1)
-    ffn_mult: int = option(4, "feed-forward width as a multiple of d_model", at_least=1)
-    vocab_size: int = option(
-        0, "rows of the embedding; 0: the tokenizer's, else at least the tokenizer's", at_least=0
+    d_model: int = option(512, "width of the residual stream", at_least=1, at_most=WIDEST)
+    n_layers: int = option(6, "blocks", at_least=1, at_most=10_000)
+    ffn_mult: int = option(
+        4, "feed-forward width as a multiple of d_model", at_least=1, at_most=1000
     )
-    max_seq_len: int = option(256, "rows of the learned position embedding", at_least=1)
+    vocab_size: int = option(
+        0,
+        "rows of the embedding; 0: the tokenizer's, else at least the tokenizer's",
+        at_least=0,
+        at_most=LONGEST,
+    )
+    max_seq_len: int = option(
+        256, "rows of the learned position embedding", at_least=1, at_most=LONGEST
+    )
     position: Literal["learned", "none", "rotary"] = option(
         "learned",
         "learned absolute position embeddings (the paper's); none; or rotary, in attention and in "
@@ -151,7 +170,9 @@ class DataConfig:
     """What the model reads, and how documents are packed into sequences."""
 
     sets: list[DataSetConfig] = option([], "prepared sets and their weights")
-    seq_len: int = option(256, "tokens of context per training sequence", at_least=1)
+    seq_len: int = option(
+        256, "tokens of context per training sequence", at_least=1, at_most=LONGEST
+    )
     documents: Literal["reset", "concatenate"] = option(
         "reset",
         "reset: nothing crosses a document boundary (masks, state resets, positions restart); "
@@ -176,8 +197,12 @@ class TrainConfig:
 
     steps: int = option(0, "optimizer steps; give steps or epochs", at_least=0)
     epochs: float = option(0.0, "passes over the first data set; give steps or epochs", at_least=0)
-    global_batch_size: int = option(32, "sequences per optimizer step over all ranks", at_least=1)
-    micro_batch_size: int = option(8, "most sequences per rank and forward pass", at_least=1)
+    global_batch_size: int = option(
+        32, "sequences per optimizer step over all ranks", at_least=1, at_most=LONGEST
+    )
+    micro_batch_size: int = option(
+        8, "most sequences per rank and forward pass", at_least=1, at_most=WIDEST
+    )
     lr: float = option(3e-4, "peak learning rate", above=0)
     min_lr_ratio: float = option(0.0, "last learning rate over lr", at_least=0, at_most=1)
     schedule: Literal["cosine", "wsd", "constant"] = option(
@@ -239,12 +264,16 @@ class ParallelConfig:
         0,
         "fsdp: ranks that share one copy of the model, which is replicated over the others; 0: all",
         at_least=0,
+        at_most=WIDEST,
     )
     reshard_after_forward: bool = option(
         True, "fsdp: free a block's gathered parameters until its backward pass gathers them again"
     )
     context: int = option(
-        1, "ranks that share each sequence, every one holding seq_len / context tokens", at_least=1
+        1,
+        "ranks that share each sequence, every one holding seq_len / context tokens",
+        at_least=1,
+        at_most=WIDEST,
     )
     offload: Literal["none", "optimizer", "parameters"] = option(
         "none",
@@ -274,6 +303,7 @@ class ParallelConfig:
         "seconds without progress after which a job of several ranks ends, naming the rank that "
         "the others wait for",
         above=0,
+        at_most=1e8,
     )
 
 
@@ -321,7 +351,7 @@ class EvalConfig:
         "equally as their lengths allow; 0: all of them",
         at_least=0,
     )
-    batch_size: int = option(8, "sequences per rank and forward pass", at_least=1)
+    batch_size: int = option(8, "sequences per rank and forward pass", at_least=1, at_most=WIDEST)
 
 
 @dataclass

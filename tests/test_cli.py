@@ -17,6 +17,8 @@ from gam_scale.errors import UserError
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (OSError(errno.ENOSPC, "No space", "/data/f"), 2, "error: /data/f: no space left"),
         (OSError(errno.ENOSPC, "No space"), 2, "error: no space left"),
+        (MemoryError(), 2, "error: memory ran out"),
+        (RuntimeError("alloc: can't allocate memory: 9 bytes"), 2, "error: memory ran out"),
     ],
 )
 def test_known_endings(capsys, error, status, printed):
