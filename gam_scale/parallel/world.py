@@ -9,19 +9,27 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d as c10d
 
+from gam_scale.errors import UserError
 from gam_scale.hardware import cpu_threads, keep_freed_memory
 from gam_scale.parallel.device import on_gpus
+from gam_scale.parallel.meeting import meet
+from gam_scale.strict import shown
 
 _SET: set[str] = set()
 """Environment variables that :func:`start` has set."""
 _HELD: list[Callable[[], object]] = []
 """What gives back what engines hold beyond their run."""
+PATIENCE = 10
+"""How many times the watchdog's time-out a collective waits: the watchdog, which knows whether the
+ranks that are missing from it make progress elsewhere, comes first."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +71,13 @@ class World:
             dist.all_reduce(tensor)
 
 
-def start(device: str) -> World:
+def start(device: str, job: str = "", timeout_s: float = 1800.0) -> World:
     """Join the job's process group, as set up by deepspeed, torchrun, srun or nothing at all.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
+        job: what its ranks have in common and other jobs have not, such as a run directory.
+        timeout_s: for all ranks to come; see also :data:`PATIENCE`.
 
     Raises:
         UserError: a GPU is asked for, or given to this job, and torch sees none.
@@ -92,7 +102,12 @@ def start(device: str) -> World:
         if world_size == 1:  # nobody to meet: no port that something else might take meanwhile
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         else:
-            dist.init_process_group(backend)
+            _be_patient(min(PATIENCE * timeout_s, 1e7))
+            where_to = place["MASTER_ADDR"], int(place["MASTER_PORT"])
+            kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            store = meet(*where_to, job, rank, world_size, timeout_s, kept=kept)
+            store.set_timeout(c10d.default_pg_timeout)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     return World(rank, world_size, local_rank, local_size, where)
 
 
@@ -108,6 +123,15 @@ def release() -> None:
     """
     while _HELD:
         _HELD.pop()()
+
+
+def _be_patient(seconds: float) -> None:
+    """Have every group of ranks, whoever makes it, wait so long in a collective.
+
+    Groups do not inherit a time-out, and NCCL's own is 600 s: DeepSpeed's and the meshes' would
+    end a job before the watchdog has found out who is missing.
+    """
+    c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = timedelta(seconds=seconds)
 
 
 def stop() -> None:
@@ -173,6 +197,13 @@ def launcher_environment(env: Mapping[str, str]) -> dict[str, str]:
     alone = place["WORLD_SIZE"] == "1"
     place["MASTER_ADDR"] = env.get("MASTER_ADDR") or _first_host(env, alone)
     place["MASTER_PORT"] = env.get("MASTER_PORT") or _port(env, alone)
+    for name, value in place.items():
+        if name != "MASTER_ADDR" and not (value.isascii() and value.isdigit()):
+            raise UserError(f"{name} is {shown(value)} in the environment; expected a number")
+    if not 0 < int(place["MASTER_PORT"]) < 1 << 16:
+        raise UserError(
+            f"MASTER_PORT is {place['MASTER_PORT']} in the environment; expected 1 to 65535"
+        )
     return place
 
 

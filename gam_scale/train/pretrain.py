@@ -60,11 +60,12 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
     Raises:
         UserError: something the user gave cannot work; said before training starts.
     """
-    world = ranks.start(config.parallel.device)
+    timeout_s = config.parallel.timeout_s
+    world = ranks.start(config.parallel.device, config.log.run_dir, timeout_s)
     try:
         with (
             StopRequest() as stop,
-            Watchdog(world, config.parallel.timeout_s) as watchdog,
+            Watchdog(world, timeout_s) as watchdog,
             RunLock(config.log.run_dir) if world.is_main else nullcontext() as lock,
         ):
             try:

@@ -7,6 +7,7 @@ import threading
 import pytest
 from ranks import run_ranks
 
+from gam_scale.errors import UserError
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.world import launcher_environment
 
@@ -50,6 +51,15 @@ def test_srun(nodes, head):
     assert (place["LOCAL_RANK"], place["LOCAL_WORLD_SIZE"]) == ("0", "1")
     assert place["MASTER_ADDR"] == head
     assert launcher_environment(env | {"SLURM_PROCID": "0"})["MASTER_PORT"] == place["MASTER_PORT"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RANK", "first"), ("WORLD_SIZE", "-2"), ("MASTER_PORT", "99999")]
+)
+def test_what_is_no_number_in_the_environment_is_named(name, value):
+    env = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29500"} | {name: value}
+    with pytest.raises(UserError, match=f"{name} is .?{value}.? in the environment; expected"):
+        launcher_environment(env)
 
 
 def sums(world, offset):

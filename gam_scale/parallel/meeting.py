@@ -1,0 +1,177 @@
+"""Where the ranks of one start meet: a store that is theirs alone, whatever else uses the port.
+
+A job that its launcher starts anew may find the store of the start before, full of addresses of
+processes that are gone (torchrun's agent keeps one store for all of its attempts), and the port
+that it was given may have been taken by another program or another job's ranks. So nobody trusts
+what a store holds: every rank writes a name that is new, and rank 0 gathers them until all ranks
+have agreed to one list. Where rank 0 opens the store itself and the port is taken, it takes one of
+the next, and the others look there too.
+"""
+
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from gam_scale.errors import UserError
+
+logger = logging.getLogger("gam_scale")
+
+PORTS = 16
+"""Ports that are tried, the given one and those after it."""
+POLL_S = 0.02
+KNOCK_S = 0.1
+"""Between attempts to connect."""
+CONNECT_S = 2.0
+"""For a host to accept a connection."""
+ANSWER_S = 5.0
+"""For what listens at a port to answer as a store does."""
+
+
+def meet(
+    host: str, port: int, job: str, rank: int, world_size: int, timeout_s: float, *, kept: bool
+) -> dist.Store:
+    """A store that holds nothing yet and that all ranks of this start, and no others, have.
+
+    Args:
+        host: of rank 0, or of the launcher's agent.
+        port: there, the first of those that are tried.
+        job: a name that the job's ranks share and that no other job has.
+        rank: of this process.
+        world_size: ranks that meet.
+        timeout_s: for all of them to come.
+        kept: whether the launcher's agent keeps the store; else rank 0 opens one.
+
+    Raises:
+        UserError: rank 0 may use none of the ports.
+        RuntimeError: a rank did not come in time.
+    """
+    name, deadline = secrets.token_hex(8), time.monotonic() + timeout_s
+    ports = range(port, port + 1) if kept else range(port, min(port + PORTS, 1 << 16))
+    if rank > 0:
+        store, start = _join(host, ports, job, rank, name, deadline)
+    else:
+        store = _wait_for(host, port, deadline) if kept else _open(host, ports, world_size)
+        start = _gather(dist.PrefixStore(job, store), name, world_size, deadline)
+    return dist.PrefixStore(f"{job}/{start}", store)
+
+
+def _open(host: str, ports: Sequence[int], world_size: int) -> dist.Store:
+    for port in ports:
+        try:
+            store = dist.TCPStore(
+                host,
+                port,
+                world_size,
+                is_master=True,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=ANSWER_S),
+            )
+        except dist.DistNetworkError as error:
+            reason = str(error)
+            if "EADDRINUSE" not in reason:
+                break
+            continue
+        if port != ports[0]:
+            logger.warning(
+                "MASTER_PORT %d is taken by another process: the ranks meet at %d", ports[0], port
+            )
+        return store
+    raise UserError(
+        f"rank 0 on {socket.gethostname()} cannot listen at MASTER_PORT {ports[0]} nor at the "
+        f"{len(ports) - 1} after it ({reason.splitlines()[0]}); expected a free port there, and "
+        f"MASTER_ADDR {host} to be this host"
+    )
+
+
+def _gather(store: dist.Store, name: str, world_size: int, deadline: float) -> str:
+    """Rank 0's part: propose the names that are there until every rank agrees to the list."""
+    others, proposal = range(1, world_size), ""
+    while True:
+        names = [name, *(_read(store, f"name of {rank}") for rank in others)]
+        if (now := " ".join(names)) != proposal:
+            proposal = now
+            store.set("proposal", proposal)
+        absent = [rank for rank in others if _read(store, f"agreed by {rank}") != proposal]
+        if not absent:
+            store.set("settled", proposal)
+            return name
+        if time.monotonic() > deadline:
+            shown = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
+            raise RuntimeError(f"of {world_size} ranks these did not come to rank 0: {shown}")
+        time.sleep(POLL_S)
+
+
+def _join(
+    host: str, ports: Sequence[int], job: str, rank: int, name: str, deadline: float
+) -> tuple[dist.Store, str]:
+    """Another rank's part: find the store in which rank 0 proposes this rank's name; agree."""
+    with _knocking(host, ports) as doors:
+        named: set[dist.Store] = set()
+        while time.monotonic() < deadline:
+            for door in doors:
+                if (store := door.store) is None:
+                    continue
+                ours = dist.PrefixStore(job, store)
+                with suppress(dist.DistError):  # another job's, which has ended
+                    if store not in named:
+                        ours.set(f"name of {rank}", name)
+                        named.add(store)
+                    proposal = _read(ours, "proposal")
+                    if name in proposal.split():
+                        ours.set(f"agreed by {rank}", proposal)
+                        if _read(ours, "settled") == proposal:
+                            return store, proposal.split()[0]
+            time.sleep(POLL_S)
+    raise RuntimeError(f"rank {rank} found no rank 0 at {host}:{ports[0]}, where it was to be")
+
+
+class _Door(threading.Thread):
+    """Connects to the store at a port as soon as there is one.
+
+    A thread, for the connection to something else that listens there and says nothing never ends.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(name=f"door {port}", daemon=True)
+        self.store: dist.Store | None = None
+        self.closed = threading.Event()
+        self._place = host, port
+
+    def run(self) -> None:
+        while self.store is None and not self.closed.wait(KNOCK_S):
+            with suppress(OSError, dist.DistError):
+                socket.create_connection(self._place, timeout=CONNECT_S).close()
+                timeout = timedelta(seconds=ANSWER_S)
+                self.store = dist.TCPStore(*self._place, is_master=False, timeout=timeout)
+
+
+@contextmanager
+def _knocking(host: str, ports: Sequence[int]) -> Iterator[list[_Door]]:
+    doors = [_Door(host, port) for port in ports]
+    for door in doors:
+        door.start()
+    try:
+        yield doors
+    finally:
+        for door in doors:
+            door.closed.set()
+
+
+def _wait_for(host: str, port: int, deadline: float) -> dist.Store:
+    with _knocking(host, [port]) as (door,):
+        while door.store is None:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the launcher keeps no store at {host}:{port}")
+            time.sleep(POLL_S)
+        return door.store
+
+
+def _read(store: dist.Store, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""
