@@ -70,6 +70,30 @@ def test_a_line_cut_by_a_kill_is_mended(tmp_path, cut):
     assert steps(path) == [1, 2]
 
 
+UNREADABLE = (
+    *(b'{"step": 2, "loss": ', b"\x00\x00\x00", b'{"step": 2, "loss": "\xff"}', b"[1]", b"7"),
+    *(b'{"loss": 1.0}', b'{"step": "2"}', b'{"step": 2, "loss": "low"}', b'{"step": 2, "a": [1]}'),
+    *(b"9" * 5000, b"[" * 100_000, b'{"step": 2, "step": 3}'),
+)
+
+
+@pytest.mark.parametrize("row", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_row_that_no_kill_left_is_kept_aside_and_said(tmp_path, row, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("gam_scale"), "propagate", True)
+    path = tmp_path / "m.jsonl"
+    rows = [json.dumps(line(1)).encode(), row, json.dumps(line(3)).encode(), b""]
+    path.write_bytes(b"\n".join(rows))
+    for start in range(2):
+        assert [m["step"] for m in read_metrics(path)] == [1, 3]
+        assert ("1 rows cannot be read" in caplog.text) or start, "metrics: nothing is said"
+        JsonLines(path, 5).close()
+        kept = (tmp_path / "m.unreadable").read_bytes()
+        assert kept == row + b"\n", "metrics: an unreadable row is dropped"
+    path.write_bytes(row + b"\n" + b"{]\n")  # the same once more, and another one
+    JsonLines(path, 5).close()
+    assert (tmp_path / "m.unreadable").read_bytes() == row + b"\n{]\n"
+
+
 def test_a_whole_last_line_without_its_newline_is_kept(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps(line(1)))
