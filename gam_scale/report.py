@@ -14,6 +14,7 @@ from gam_scale.files import write_bytes
 from gam_scale.model.lm import LanguageModel, outline, stack_name
 from gam_scale.model.memory.static import StaticMemory
 from gam_scale.strict import from_dict, read_json
+from gam_scale.train.figures import read_summary
 from gam_scale.train.goodput import goodput
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import Line, read_metrics
@@ -85,7 +86,7 @@ def write_report(run_dir: str | Path) -> Path:
     finished = (run_dir / "summary.json").exists()
     summary = _from_lines(lines)
     summary |= time_spent.figures() if (time_spent := goodput(RunDir(run_dir))) else {}
-    summary |= read_json(run_dir / "summary.json") if finished else {}
+    summary |= read_summary(run_dir / "summary.json") if finished else {}
     name = escape(run_dir.resolve().name)
     body = [
         f"<header><h1>{name}</h1><p>{escape(_in_words(model, summary))}</p></header>",

@@ -27,6 +27,7 @@ from gam_scale.model.lm import outline
 from gam_scale.scaling.code_version import code_version
 from gam_scale.scaling.sweep import FORWARD_AND_BACKWARD
 from gam_scale.strict import apply_overrides, from_dict, read_json, to_dict
+from gam_scale.train.figures import read_summary
 from gam_scale.train.sinks import read_metrics
 
 HEAD_CHANNELS = 64
@@ -34,6 +35,8 @@ LEAST_SCALE = 0.01
 LAST_SHARE = 0.1  # of the steps, whose mean loss is the training loss
 SPEED_ONLY = {"train": ("compile", "recompute", "micro_batch_size")}
 """Settings that may differ between the cells of one page."""
+NEEDED = ("parameters", "tokens", "flops_per_token")
+"""Of a summary; any other figure may be missing."""
 
 # What the published set-ups handicap, taken away one by one: positions first, as in all models.
 _SETUPS = {
@@ -257,7 +260,8 @@ def result(cell: Cell, out: Path) -> dict[str, Any] | None:
     write_config(cell, out / "configs")
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, _row(cell, read_json(folder / "summary.json")))
+        summary = read_summary(folder / "summary.json", NEEDED)
+        write_json(kept, _row(cell, summary))
     return read_json(kept)
 
 
@@ -276,12 +280,12 @@ def _row(cell: Cell, summary: dict[str, Any]) -> dict[str, Any]:
         "params": summary["parameters"],
         "tokens": summary["tokens"],
         "train_loss": _train_loss(Path(config.log.run_dir)),
-        "val_loss": summary["val_loss"],
-        "val_perplexity": summary["val_perplexity"],
-        "val_bits_per_byte": summary["val_bits_per_byte"],
-        "tokens_per_s": summary["tokens_per_s"],
+        "val_loss": summary.get("val_loss"),
+        "val_perplexity": summary.get("val_perplexity"),
+        "val_bits_per_byte": summary.get("val_bits_per_byte"),
+        "tokens_per_s": summary.get("tokens_per_s"),
         "epoch_tokens": cell.epoch_tokens,
-        "device": summary["device"],
+        "device": summary.get("device"),
         "width": config.model.d_model,
         "steps": round(summary["tokens"] / config.train.global_batch_size / config.data.seq_len),
         "batch": config.train.global_batch_size,

@@ -33,6 +33,7 @@ from gam_scale.files import write_json
 from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.strict import from_dict, option, read_json, section, to_dict
 from gam_scale.train.branch import newest_shared
+from gam_scale.train.figures import read_summary
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.schedule import stable_steps
 
@@ -316,11 +317,11 @@ def result(cell: Cell) -> dict[str, Any] | None:
                     f"{folder} was trained with another {name}.{key} than the sweep has now; "
                     "expected the same settings, or another --out"
                 )
-    summary = read_json(path)
+    summary = read_summary(path)
     return {
         "params": cell.params,
         "tokens": cell.tokens,
-        "loss": summary["val_loss"],
+        "loss": summary.get("val_loss"),
         "flops": cell.flops,
         "family": cell.family,
         "seed": cell.seed,
@@ -332,6 +333,6 @@ def result(cell: Cell) -> dict[str, Any] | None:
         "lr": cell.config.train.lr,
         "lr_multiplier": cell.lr_multiplier,
         "batch": cell.config.train.global_batch_size,
-        "bits_per_byte": summary["val_bits_per_byte"],
+        "bits_per_byte": summary.get("val_bits_per_byte"),
         "code_version": summary.get("code_version", ""),
     }

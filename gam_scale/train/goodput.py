@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from gam_scale.files import write_json
-from gam_scale.strict import read_json
+from gam_scale.strict import read_record
 from gam_scale.train.restarts import restart_number
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import read_metrics
@@ -43,6 +43,13 @@ class Start:
     """When that was; None: nothing was."""
     trained: float | None = None
     """When its first step was done; None: it did not get that far."""
+
+
+@dataclass
+class _Starts:
+    """The content of starts.json."""
+
+    starts: list[Start]
 
 
 @dataclass(frozen=True)
@@ -119,14 +126,18 @@ def note_first_step(run: RunDir) -> None:
 
 
 def read_starts(path: Path) -> list[Start]:
-    """The starts in file ``path``; none where there is no such file."""
-    return [Start(**each) for each in read_json(path)["starts"]] if path.exists() else []
+    """The starts in file ``path``; none where there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return read_record(_Starts, path).starts if path.exists() else []
 
 
 def goodput(run: RunDir) -> Goodput | None:
     """Of a run so far; None before its first logged step, and where clocks were set meanwhile."""
     starts, lines = read_starts(run.starts), read_metrics(run.metrics)
-    if not starts or not lines or "time" not in lines[-1]:
+    if not starts or not lines or None in map(lines[-1].get, ("time", "step_seconds")):
         return None
     wall, resumes = lines[-1]["time"] - starts[0].began, []
     since: float | None = None  # when the interruption began that has not ended yet
@@ -144,13 +155,14 @@ def goodput(run: RunDir) -> Goodput | None:
     if wall <= 0:  # somebody set the clock
         return None
     # A branch goes on from the steps of another run, which took none of its own time.
-    taken = [line for line in lines if line["step"] <= starts[0].step and "step_seconds" in line]
-    inherited = taken[-1]["step_seconds"] if taken else 0.0
+    trunk = [line for line in lines if line["step"] <= starts[0].step]
+    taken = [line["step_seconds"] for line in trunk if line.get("step_seconds") is not None]
+    inherited = taken[-1] if taken else 0.0
     return Goodput(lines[-1]["step_seconds"] - inherited, wall, len(starts), resumes)
 
 
 def _write(path: Path, starts: list[Start]) -> None:
-    write_json(path, {"starts": [asdict(start) for start in starts]})
+    write_json(path, asdict(_Starts(starts)))
 
 
 def _began() -> float:

@@ -7,19 +7,20 @@ waits for nobody, and how long it waited for its data.
 
 import json
 import logging
+import math
 import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, median_low
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from gam_scale.hardware import peak_memory_bytes
 from gam_scale.parallel.world import World
+from gam_scale.strict import read_record
 
 logger = logging.getLogger("gam_scale")
 
@@ -40,7 +41,7 @@ class RankHealth:
 
     rank: int
     host: str
-    probe_s: float
+    probe_s: float = field(metadata={"bounds": {"above": 0}})
     """Seconds of the fixed product, the median of a few."""
     data_wait: float
     """Share of its training time."""
@@ -50,6 +51,14 @@ class RankHealth:
     """Peak of the process's memory on its host."""
     host_memory: float
     """Share of its host's memory that is in use by anything."""
+
+
+@dataclass
+class _Ranks:
+    """The content of ranks.json."""
+
+    step: int
+    ranks: list[RankHealth]
 
 
 class Health:
@@ -100,7 +109,7 @@ class Health:
         world = self._world
         mine = [
             self._probe() if world.world_size > 1 else 1.0,
-            data_wait,
+            0.0 if math.isnan(data_wait) else data_wait,  # no time has passed
             float(peak_memory_bytes(world.device)),
             float(peak_memory_bytes("cpu")),
             host_memory_in_use(),
@@ -158,17 +167,17 @@ def host_memory_in_use(meminfo: Path = Path("/proc/meminfo")) -> float:
 
 
 def read_ranks(file: Path) -> list[RankHealth]:
-    """All ranks at the last logged step; none where nothing was logged."""
-    try:
-        return [RankHealth(**each) for each in json.loads(file.read_text())["ranks"]]
-    except FileNotFoundError:
-        return []
+    """All ranks at the last logged step; none where nothing was logged.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return read_record(_Ranks, file).ranks if file.exists() else []
 
 
 def _write(file: Path, step: int, ranks: list[RankHealth]) -> None:
     # Whole or absent, but not worth a wait for the disk at every line.
-    content: dict[str, Any] = {"step": step, "ranks": [asdict(each) for each in ranks]}
     partial = file.with_name(f".{file.name}.tmp")
     with suppress(OSError):  # a full disk is for a checkpoint to report
-        partial.write_text(json.dumps(content) + "\n")
+        partial.write_text(json.dumps(asdict(_Ranks(step, ranks))) + "\n")
         partial.replace(file)

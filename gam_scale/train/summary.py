@@ -15,7 +15,7 @@ from gam_scale.generate import Sampling, generate
 from gam_scale.model.lm import outline
 from gam_scale.parallel.world import World
 from gam_scale.report import write_report
-from gam_scale.strict import read_json
+from gam_scale.train.figures import read_summary
 from gam_scale.train.goodput import goodput
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import Line, first_line, is_finite, read_metrics
@@ -62,7 +62,7 @@ def finish(run: RunDir, world: World, validated: Sequence[str], *, compiled: boo
 
 def show_summary(run: RunDir) -> None:
     """Print the end of a run for a person: figures, sample, where things are."""
-    summary = read_json(run.summary)
+    summary = read_summary(run.summary)
 
     def told(key: str, form: str) -> str:
         value = summary.get(key)

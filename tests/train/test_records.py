@@ -1,0 +1,93 @@
+"""What a run writes about itself is read back strictly: anything else is one sentence."""
+
+import json
+import shutil
+
+import pytest
+from whole_runs import train
+
+from gam_scale.errors import UserError
+from gam_scale.report import write_report
+from gam_scale.train.figures import read_summary
+from gam_scale.train.goodput import goodput, read_starts
+from gam_scale.train.health import read_ranks
+from gam_scale.train.restarts import read_restarts
+from gam_scale.train.rundir import RunDir
+
+READERS = {
+    "starts.json": read_starts,
+    "restarts.json": read_restarts,
+    "ranks.json": read_ranks,
+    "summary.json": read_summary,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, prepared_set):
+    """A run directory as training leaves it."""
+    run = tmp_path_factory.mktemp("records") / "run"
+    model = {"d_model": 16, "n_layers": 1, "max_seq_len": 48, "gam": {"n_slots": 4}}
+    train(
+        {
+            "model": model,
+            "data": {"sets": [{"path": str(prepared_set)}], "seq_len": 48},
+            "train": {"steps": 3, "global_batch_size": 2, "warmup_steps": 1, "compile": "off"},
+            "parallel": {"engine": "torch", "device": "cpu"},
+            "log": {"run_dir": str(run), "wandb": "off", "tensorboard": False},
+        }
+    )
+    return run
+
+
+def wrong(content):
+    """Other JSON in place of an object: none, another kind, an unknown key, every value twisted."""
+    yield from (b"", b"[]", b"null", b"7", b'"x"', b"[" * 100_000, b'{"a": 9' + b"9" * 5000 + b"}")
+    yield b"\xff\xfe"
+    keys = [()]
+    for path in keys:
+        value = content
+        for key in path:
+            value = value[key]
+        if isinstance(value, dict):
+            keys += [(*path, key) for key in value]
+        elif isinstance(value, list) and value:
+            keys += [(*path, 0)]
+        for other in ({"x": 1}, [[1]], True, "x", 1e400) if path else ():
+            copy = json.loads(json.dumps(content))
+            holder = copy
+            for key in path[:-1]:
+                holder = holder[key]
+            if type(other) is not type(value):
+                holder[path[-1]] = other
+                yield json.dumps(copy).encode()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_another_json_in_its_place_is_one_sentence(trained, tmp_path, name):
+    content = json.loads((trained / name).read_text())
+    path, refused = tmp_path / name, 0
+    for text in wrong(content):
+        path.write_bytes(text)
+        try:
+            READERS[name](path)
+        except UserError as error:
+            refused += 1
+            assert name in str(error) and "\n" not in str(error) and len(str(error)) < 500
+        except Exception as error:
+            pytest.fail(f"{name}: a traceback, {type(error).__name__}, for {text[:80]}")
+    assert refused >= 25, f"{name}: only {refused} of the wrong contents are refused"
+    if name != "summary.json":
+        path.write_text("{}" if name != "restarts.json" else '{"unknown": 1}')
+        with pytest.raises(UserError, match=name):
+            READERS[name](path)
+
+
+def test_metrics_of_any_content_are_read_by_goodput_and_report(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    for line in ('{"step": 3, "time": null}', '{"step": 3}', '{"step": 3, "time": 1e400}', "{}"):
+        (run / "metrics.jsonl").write_text(line + "\n")
+        assert goodput(RunDir(run)) is None
+        write_report(run)
+    (run / "summary.json").write_text('{"val_loss": "low"}')
+    with pytest.raises(UserError, match='summary.json: val_loss is "low"; expected a number'):
+        write_report(run)
