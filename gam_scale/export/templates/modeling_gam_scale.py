@@ -78,8 +78,10 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
             num_items_in_batch: what the summed loss is divided by; None: its valid labels.
 
         Raises:
-            ValueError: the sequence is longer than the model's positions, or padded with a state.
+            ValueError: the sequence is longer than the model's positions, or padded with a state;
+                or weights are where they would not all be used.
         """
+        self._check_weights(input_ids)
         if past_key_values is not None or use_cache:
             output = self._extend(input_ids, attention_mask, past_key_values)
         else:
@@ -147,6 +149,20 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
         total = linear_cross_entropy(hidden.flatten(0, 1), self.model.embedding.weight, targets)
         return total / ((targets != IGNORE).sum().clamp(min=1) if n_items is None else n_items)
+
+    def _check_weights(self, input_ids: Tensor) -> None:
+        """Refuse what puts its hands on calls of modules only: not every weight is used in one."""
+        if hasattr(self.model.embedding, "base_layer"):
+            raise ValueError(
+                "the token embedding has an adapter, which the head would leave out though its "
+                "weight is the embedding's; expected adapters on linear layers only"
+            )
+        if not input_ids.is_meta and any(p.is_meta for p in self.parameters()):
+            raise ValueError(
+                "some weights are offloaded (a device_map with cpu or disk beside other devices), "
+                "from where a call would not fetch all of them; expected a model that is whole in "
+                'memory, as device_map={"": 0} makes it'
+            )
 
     def _check_length(self, length: int, limit: int | None) -> None:
         if limit is not None and length > limit:

@@ -1,0 +1,138 @@
+"""Exported models in other hands: adapters such as LoRA's, and weights that are offloaded.
+
+Both put themselves around the calls of modules, so a weight that is used without one is adapted, or
+fetched, by halves: what is merged then is another model than what was trained.
+"""
+
+from typing import get_args
+
+import pytest
+import torch
+from closeness import is_alive, off
+from torch import Tensor, nn
+
+from gam_scale.config import AttentionConfig, LayerKind, MambaConfig, MemoryConfig, ModelConfig
+from gam_scale.model.lm import build_model
+from gam_scale.strict import to_dict
+
+KINDS = get_args(LayerKind)
+TOKENS = torch.randint(31, (2, 12), generator=torch.Generator().manual_seed(0))
+
+
+class LoRA(nn.Module):
+    """As peft's: in the place of a linear layer, whose own call it adds to."""
+
+    def __init__(self, base: nn.Linear, generator: torch.Generator) -> None:
+        super().__init__()
+        self.base_layer = base.requires_grad_(False)
+        self.in_features, self.out_features = base.in_features, base.out_features
+        shapes = (2, base.in_features), (base.out_features, 2)
+        self.A, self.B = (nn.Parameter(0.3 * torch.randn(s, generator=generator)) for s in shapes)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base_layer.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.A.dtype)
+        return self.base_layer(x) + x @ self.A.T @ self.B.T
+
+    def merge(self) -> None:
+        self.base_layer.weight.data += self.B.data @ self.A.data
+
+
+def model_config(kind: str) -> ModelConfig:
+    return ModelConfig(
+        layers=[kind],
+        d_model=16,
+        n_layers=2,
+        vocab_size=31,
+        max_seq_len=12,
+        dropout=0.0,
+        memory=MemoryConfig(n_heads=2, n_slots=6, top_k=6),
+        attention=AttentionConfig(n_heads=2),
+        mamba=MambaConfig(d_state=4, expand=2),
+    )
+
+
+def adapted(model: nn.Module) -> dict[str, LoRA]:
+    """LoRA in the place of every linear layer, by its name."""
+    generator, found = torch.Generator().manual_seed(1), {}
+    for prefix, module in list(model.named_modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                found[f"{prefix}.{name}"] = LoRA(child, generator)
+                setattr(module, name, found[f"{prefix}.{name}"])
+    return found
+
+
+def outputs(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Logits of the training form, and those behind the text by way of a state."""
+    state = model.init_state(2)
+    _, state = model.extend(TOKENS[:, :7], state)
+    return model(TOKENS), model.extend(TOKENS[:, 7:], state)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_on_any_linear_layer_is_trained_and_merges_into_what_was_trained(kind):
+    model = build_model(model_config(kind), seed=0)
+    adapters = adapted(model)
+    model.double()
+    trained = outputs(model)
+    trained[0].square().sum().backward()
+    for name, adapter in adapters.items():
+        assert is_alive(adapter.A.grad) and is_alive(adapter.B.grad), f"{name} does not learn"
+    assert off(trained[1], trained[0][:, -1]) < 1e-9
+    merged = build_model(model_config(kind), seed=0).double()
+    before = outputs(merged)
+    for adapter in adapters.values():
+        adapter.merge()
+    merged.load_state_dict(
+        {
+            name.replace("base_layer.", ""): p
+            for name, p in model.state_dict().items()
+            if not name.endswith((".A", ".B"))
+        }
+    )
+    for was, now, old in zip(trained, outputs(merged), before, strict=True):
+        assert off(now, was) < 1e-9, "merged is not what was trained"
+        assert off(now, old) > 0.1  # the adapters do something
+
+
+def offload(model: nn.Module) -> None:
+    """As accelerate does: a module's own weights are there during its call, else on ``meta``."""
+
+    def move(module: nn.Module, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            module._parameters[name] = nn.Parameter(value, requires_grad=False)
+
+    for module in model.modules():
+        own = {name: p.detach() for name, p in module.named_parameters(recurse=False)}
+        if own:
+            absent = {name: value.to("meta") for name, value in own.items()}
+            module.register_forward_pre_hook(lambda m, _, own=own: move(m, own))
+            module.register_forward_hook(lambda m, _, y, absent=absent: move(m, absent))
+            move(module, absent)
+
+
+@pytest.fixture
+def exported():
+    """A model of transformers, of the module that is exported."""
+    pytest.importorskip("transformers")
+    from gam_scale.export.templates.configuration_gam_scale import GAMScaleConfig
+    from gam_scale.export.templates.modeling_gam_scale import GAMScaleForCausalLM
+
+    model = to_dict(model_config("slot"))
+    return GAMScaleForCausalLM(GAMScaleConfig(model=model, vocab_size=31)).eval()
+
+
+def test_what_would_be_silently_wrong_in_transformers_refuses(exported):
+    assert torch.isfinite(exported(TOKENS).logits).all()
+    exported.model.embedding.base_layer = None  # peft's adapters hold what they adapt so
+    with pytest.raises(ValueError, match="the token embedding has an adapter"):
+        exported(TOKENS)
+    del exported.model.embedding.base_layer
+    offload(exported)
+    for use_cache in (False, True):
+        with pytest.raises(ValueError, match="some weights are offloaded"):
+            exported(TOKENS, use_cache=use_cache)
