@@ -11,7 +11,7 @@ help:            ## show this list
 quickstart:      ## install, then train a small GAM on the standard library's source and sample it
 	@$(PYTHON) tools/bootstrap.py
 	@$(BIN)/python tools/prepare_data.py --train python-stdlib --vocab-size 4096 --out data/quickstart
-	@$(BIN)/deepspeed --num_gpus 1 tools/pretrain.py --config configs/quickstart.json
+	@$(BIN)/deepspeed --quiet --num_gpus 1 tools/pretrain.py --config configs/quickstart.json
 	@echo; echo '$(NEXT)'
 
 test:            ## install, then run the style checks and the tests

@@ -1,12 +1,16 @@
 """How every command line of ours ends: one line for a user's mistake, a traceback for a defect."""
 
 import argparse
+import contextlib
 import errno
+import json
 import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gam_scale.errors import UserError, one_line
@@ -165,4 +169,15 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def _fail(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
+    _tell_torchrun(f"error: {message}")
     return EXIT_USER_ERROR
+
+
+def _tell_torchrun(message: str) -> None:
+    """torchrun ends a failed job with a traceback of its own: let that close with our sentence."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        extra = {"timestamp": str(int(time.time())), "py_callstack": message}
+        told = {"message": message, "errorCode": EXIT_USER_ERROR, "extraInfo": extra}
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps({"message": told}), encoding="utf-8")

@@ -27,6 +27,7 @@ from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
 from gam_scale.train.branch import branch_checkpoint
+from gam_scale.train.first_step import FirstStep
 from gam_scale.train.goodput import note_first_step, note_start
 from gam_scale.train.health import Health
 from gam_scale.train.lock import RunLock
@@ -41,6 +42,9 @@ from gam_scale.train.sinks import MetricLog, setup_logging
 from gam_scale.train.summary import finish, retract, show_summary
 
 logger = logging.getLogger("gam_scale")
+
+MANY_EPOCHS = 40
+"""Repeating data more often than that is worth a warning."""
 
 FAR_HORIZON = 4
 """Times a sequence's length from which on a gate's first horizon is warned of."""
@@ -136,7 +140,11 @@ def _pretrain(
     token_bytes = tokenizer.token_bytes()
     while True:
         metrics = _metrics(config, world, train, run)
-        with MetricLog(run.path, config, world.is_main, config.train.steps, state.step) as log:
+        note = partial(note_first_step, run) if world.is_main else lambda: None
+        with (
+            MetricLog(run.path, config, world.is_main, config.train.steps, state.step) as log,
+            FirstStep(note, compiled) as first_step,
+        ):
             loop = Loop(
                 config,
                 saver,
@@ -149,7 +157,7 @@ def _pretrain(
                 stop,
                 watchdog,
                 state,
-                partial(note_first_step, run) if world.is_main else lambda: None,
+                first_step.done,
             )
             outcome = loop.run()
         if outcome != "spiked":
@@ -310,6 +318,7 @@ def _metrics(config: RunConfig, world: World, train: list[TokenSplit], run: RunD
 
 def _announce(config: RunConfig, world: World, stream: TrainStream, compiled: bool) -> None:
     tokens = config.train.steps * config.train.global_batch_size * config.data.seq_len
+    epochs = config.train.steps * config.train.global_batch_size / stream.epoch_sequences
     logger.info(
         "%s model, %s parameters; %d steps of %d sequences of %d tokens (%.3g tokens, %.2f epochs)",
         " + ".join(dict.fromkeys(config.model.layer_kinds())),
@@ -318,8 +327,15 @@ def _announce(config: RunConfig, world: World, stream: TrainStream, compiled: bo
         config.train.global_batch_size,
         config.data.seq_len,
         tokens,
-        config.train.steps * config.train.global_batch_size / stream.epoch_sequences,
+        epochs,
     )
+    if epochs > MANY_EPOCHS:
+        logger.warning(
+            "the data is read %s times over; past some %d epochs a model learns nothing new from "
+            "it (arXiv 2305.16264): more text, or fewer train.steps, would do",
+            f"{epochs:,.0f}",
+            MANY_EPOCHS,
+        )
     logger.info(
         "engine %s, %d rank(s) on %s, %s, %s",
         config.parallel.engine,

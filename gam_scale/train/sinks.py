@@ -272,7 +272,7 @@ class ConsoleLines:
     """One log line per line of metrics, or on a terminal a progress bar and the evaluations."""
 
     def __init__(self, total_steps: int, resume_step: int) -> None:
-        self._total, self._first, self._start = total_steps, resume_step, time.monotonic()
+        self._total, self._first, self._start = total_steps, 0, math.nan
         console = Console(stderr=True)
         self._progress: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -286,14 +286,19 @@ class ConsoleLines:
         step = line["step"]
         # A record "on_bar" goes to the log file only; see setup_logging.
         on_bar = self._progress is not None and "val_loss" not in line
-        text = format_line(line, self._total)
-        logger.info("%s", text, extra={"on_bar": on_bar})
+        eta = self._eta(step)
+        logger.info("%s", format_line(line, self._total) + eta, extra={"on_bar": on_bar})
         if self._progress is not None:
-            seconds = (time.monotonic() - self._start) / max(1, step - self._first)
-            eta = timedelta(seconds=round(seconds * (self._total - step)))
-            short = format_line(line, self._total, brief=True)
-            text = f"{short}  eta {eta}"
+            text = format_line(line, self._total, brief=True) + eta
             self._progress.update(self._task, completed=step, description=text, refresh=True)
+
+    def _eta(self, step: int) -> str:
+        """Time left at the rate since the first line, which a start's first step slows down."""
+        if math.isnan(self._start):
+            self._first, self._start = step, time.monotonic()
+            return ""
+        seconds = (time.monotonic() - self._start) / (step - self._first)
+        return f"  eta {timedelta(seconds=round(seconds * (self._total - step)))}"
 
     def close(self) -> None:
         if self._progress is not None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -106,3 +107,13 @@ def test_evaluate_and_generate_need_only_the_checkpoint(tmp_path, start, tool):
     done = tool("generate", checkpoint, "the cat", "--max-tokens", 20, "--seed", 4)
     assert done.status == 0 and done.out.startswith("the cat")
     assert tool("generate", checkpoint, "the cat", "--max-tokens", 20, "--seed", 4).out == done.out
+
+
+def test_torchruns_last_lines_are_our_sentence(tool, tmp_path, monkeypatch):
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))  # as torchrun does for each rank
+    assert tool("pretrain", "--config", tmp_path / "none.json").status == 2
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(file))
+    said = str(ChildFailedError("pretrain.py", {0: failure}))
+    last = said.splitlines()[-2]
+    assert last == f"  traceback : error: {tmp_path}/none.json: no such file", said

@@ -141,7 +141,9 @@ def test_without_a_terminal_every_line_is_printed(tmp_path, capsys):
         log.log(line(1))
         log.log(line(2))
     printed = capsys.readouterr().err
-    assert printed.splitlines() == [format_line(line(s), 2) for s in (1, 2)]
+    first, second = printed.splitlines()
+    assert first == format_line(line(1), 2)
+    assert second == format_line(line(2), 2) + "  eta 0:00:00", "a log without time left"
     assert (tmp_path / "logs/rank0.log").read_text().count("step ") == 2
 
 

@@ -1,0 +1,46 @@
+"""What a run says at its start: a long first step is under way, its data is too little."""
+
+import logging
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gam_scale.config import RunConfig
+from gam_scale.parallel.world import World
+from gam_scale.strict import from_dict
+from gam_scale.train.first_step import FirstStep
+from gam_scale.train.pretrain import _announce
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    """``said()``: what was logged so far."""
+    monkeypatch.setattr(logging.getLogger("gam_scale"), "propagate", True)
+    caplog.set_level(logging.INFO, "gam_scale")
+    return lambda: caplog.text
+
+
+def test_a_long_first_step_says_that_it_is_under_way_until_it_is_done(said):
+    done, until = [], time.monotonic() + 60
+    with FirstStep(lambda: done.append(1), compiled=True, every_s=0.01) as first:
+        while "is under way" not in said():
+            assert time.monotonic() < until, "a first step that takes long says nothing"
+        first.done()
+    assert done == [1] and "which compiles the blocks, is under way" in said()
+    assert not first._thread.is_alive(), "the sentences go on after the step"
+
+
+def test_a_first_step_that_fails_ends_the_sentences():
+    with pytest.raises(KeyError), FirstStep(lambda: None, compiled=False) as first:
+        raise KeyError
+    assert not first._thread.is_alive(), "the sentences go on after the step"
+
+
+@pytest.mark.parametrize(("sequences", "warned"), [(2, True), (80, False)])
+def test_data_that_is_read_over_and_over_is_warned_of(tiny, tmp_path, said, sequences, warned):
+    config = from_dict(RunConfig, tiny(tmp_path, model={"vocab_size": 320}, train={"steps": 100}))
+    world = World(0, 1, 0, 1, torch.device("cpu"))
+    _announce(config, world, SimpleNamespace(epoch_sequences=sequences), compiled=False)
+    assert ("the data is read 200 times over" in said()) == warned, f"epochs unsaid: {said()}"
