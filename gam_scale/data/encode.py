@@ -1,22 +1,17 @@
 """Documents to token ids on all cores, in order and in bounded memory."""
 
-import multiprocessing
-import os
 import re
-import signal
-import sys
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from gam_scale.data.holdout import utf8_size
 from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.data.workers import WorkerDied, Workers
 from gam_scale.errors import UserError
 
 BATCH_CHARS = 1 << 18  # text sent to a worker at a time
@@ -60,35 +55,25 @@ def encode_documents(
         for batch in batches:
             yield from _encode(tokenizer, batch)
         return
-    pool = ProcessPoolExecutor(
-        workers,
-        # A fork would copy the threads' locks of Arrow and the hub's client in whatever state.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(tokenizer.model_bytes,),
-    )
     try:
-        with _interrupts_blocked():
-            for _ in range(workers):
-                pool.submit(int)  # each task starts a process while none is idle
-        waiting: deque[Future[list[Encoded]]] = deque()
-        for batch in batches:
-            waiting.append(pool.submit(_encode_in_worker, batch))
-            if len(waiting) == BATCHES_AHEAD * workers:
+        with Workers(workers, _encoder, tokenizer.model_bytes) as pool:
+            waiting: deque[Future[list[Encoded]]] = deque()
+            for batch in batches:
+                waiting.append(pool.submit(batch))
+                if len(waiting) == BATCHES_AHEAD * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
                 yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    except BrokenProcessPool:
-        # Before 3.11.5, such as in Debian 12, Python would wait below, forever, for a batch half
-        # written to a pipe that no worker is left to read (CPython's gh-94777).
-        if sys.version_info < (3, 11, 5):
-            pool._call_queue._reader.close()
+    except WorkerDied:
         raise UserError(
             f"a tokenising process was killed, most likely for memory; expected fewer than "
             f"--workers {workers}"
         ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+
+def _encoder(model_bytes: bytes) -> Callable[[list[Piece]], list[Encoded]]:
+    """What each process makes of the tokenizer, which it is sent once."""
+    return partial(_encode, Tokenizer(model_bytes))
 
 
 def _pieces(documents: Iterable[tuple[str, str]]) -> Iterator[Piece]:
@@ -131,38 +116,3 @@ def _encode(tokenizer: Tokenizer, batch: list[Piece]) -> list[Encoded]:
         size = sum(utf8_size(piece.text) for piece in pieces)
         encoded.append(Encoded(split, np.concatenate(parts), documents, size))
     return encoded
-
-
-_worker_tokenizer: Tokenizer | None = None
-
-
-def _start_worker(model_bytes: bytes) -> None:
-    global _worker_tokenizer
-    _worker_tokenizer = Tokenizer(model_bytes)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C reaches every process of the terminal; those started in here never see it.
-
-    They inherit the mask; a signal that comes meanwhile waits for this process to lift its own.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _leave_with_parent() -> None:
-    """A worker whose parent was killed would wait for its next batch for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _encode_in_worker(batch: list[Piece]) -> list[Encoded]:
-    assert _worker_tokenizer is not None
-    return _encode(_worker_tokenizer, batch)

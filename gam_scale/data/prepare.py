@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -42,6 +43,7 @@ TOKENIZER_FILE = "tokenizer.model"
 BLOCK_TOKENS = 16384
 SHARD_BYTES = 64 << 20
 OLD_SUFFIX = "-old"
+SILENT_S = 7 * 86400.0  # a process on another host that has written nothing since is dead
 
 
 @dataclass(frozen=True)
@@ -295,11 +297,11 @@ def _put_in_place(work: Path, out: Path, overwrite: bool) -> None:
 
 
 def _clear_leftovers(out: Path) -> None:
-    """Remove what killed runs on this machine left beside ``out``; bring back a set in between."""
-    prefix = _leftover_prefix(out)
+    """Remove what killed runs left beside ``out``; bring back a set in between."""
+    prefix = f".{out.name}.partial-"
     for path in out.parent.glob(f"{glob.escape(prefix)}*"):
-        pid = path.name.removeprefix(prefix).removesuffix(OLD_SUFFIX)
-        if not pid.isdigit() or _is_other_process(int(pid)):
+        host, _, pid = path.name.removeprefix(prefix).removesuffix(OLD_SUFFIX).rpartition("-")
+        if not host or not pid.isdigit() or _is_at_work(path, host, int(pid)):
             continue
         if path.name.endswith(OLD_SUFFIX) and not out.exists():
             os.rename(path, out)
@@ -307,8 +309,19 @@ def _clear_leftovers(out: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _is_at_work(folder: Path, host: str, pid: int) -> bool:
+    """Whether the process that made ``folder`` may be alive."""
+    if host == socket.gethostname():
+        return _is_other_process(pid)
+    # On a shared disk another machine's process has no number here, but it would write.
+    try:
+        newest = max(path.lstat().st_ctime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:  # it is at work just now
+        return True
+    return time.time() - newest < SILENT_S
+
+
 def _leftover_prefix(out: Path) -> str:
-    # The host belongs to it: on a shared disk another machine's process has no number here.
     return f".{out.name}.partial-{socket.gethostname()}-"
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import errno
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import SemLock
 
 import numpy as np
 import pytest
@@ -258,6 +260,19 @@ def test_foreign_folders_are_never_replaced(tmp_path):
     prepare(spec_of(tmp_path / "set"))  # an empty folder is as good as none
 
 
+def test_no_semaphore_is_made_that_a_kill_of_all_processes_leaves(tmp_path, monkeypatch):
+    made = []
+    original = SemLock.__init__
+
+    def note(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        made.append(self._semlock.name)
+
+    monkeypatch.setattr(SemLock, "__init__", note)
+    prepare(dataclasses.replace(spec_of(tmp_path / "set"), workers=2))
+    assert not made, "leftovers: named semaphores, which would stay in /dev/shm"
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("defect")])
 def test_interruption_leaves_nothing(prepared, tmp_path, error, workers):
@@ -293,6 +308,17 @@ def test_leftovers_of_dead_runs_are_cleared(tmp_path):
     assert names(tmp_path) == sorted([*leftovers[1:], "set"])
 
 
+def test_leftovers_of_another_host_are_cleared_once_they_are_old(tmp_path, monkeypatch):
+    for name in (".set.partial-node-7-41", ".set.partial-node-7-41-old", ".set.partial-node-7-x"):
+        (tmp_path / name / "train").mkdir(parents=True)
+    before = names(tmp_path)
+    prepare(spec_of(tmp_path / "set"))
+    assert names(tmp_path) == [*before, "set"]  # its process may be at work
+    monkeypatch.setattr(p, "SILENT_S", 0.0)
+    prepare(spec_of(tmp_path / "set"))
+    assert names(tmp_path) == [".set.partial-node-7-x", "set"], "leftovers: of another host stay"
+
+
 def test_a_set_caught_between_two_renames_comes_back(tmp_path):
     out = tmp_path / "set"
     manifest = prepare(spec_of(out))
@@ -317,7 +343,7 @@ def test_full_disk(tmp_path, monkeypatch):
 def test_a_killed_worker_is_explained(prepared, tmp_path, monkeypatch):
     def documents(self):
         yield from self.texts
-        for pid in encode.multiprocessing.active_children():
+        for pid in multiprocessing.active_children():
             os.kill(pid.pid, signal.SIGKILL)
         yield from self.texts
 
