@@ -3,7 +3,7 @@
 #   GAM_ARGS="--set train.lr=1e-4" sbatch slurm/gam_1b.sh      from the repository's root
 #   slurm/gam_1b.sh --nodes=4                                  the same, with site.sh for sbatch too
 #
-# GAM_ARGS are options of tools/pretrain.py, divided at spaces.
+# GAM_ARGS are --set KEY=VALUE and --fresh of tools/pretrain.py, divided at spaces and line breaks.
 #
 # A job ends in one of four ways. Finished: status 0. Stopped by a signal (time limit, pre-emption)
 # with its state saved: it is requeued, once, unless Slurm is already ending or requeueing it. Wrong
@@ -33,12 +33,16 @@ cd "${GAM_ROOT:-$SLURM_SUBMIT_DIR}" || exit
 [ -f slurm/site.sh ] || fail "$PWD is not the repository's root; expected sbatch to be called there, or GAM_ROOT to name it"
 . slurm/site.sh
 eval "$GAM_MODULES"
-read -ra arguments <<<"--config $CONFIG ${GAM_ARGS:-}"
-read -ra container <<<"$GAM_CONTAINER"
-read -ra srun_options <<<"$GAM_SRUN"
+words() { read -rd '' -a "$1" <<<"$2" || :; } # NAME TEXT: an array of what spaces and lines divide
+words arguments "${GAM_ARGS:-}"
+words container "$GAM_CONTAINER"
+words srun_options "$GAM_SRUN"
+arguments=(--config "$CONFIG" "${arguments[@]}")
 # A job that was requeued on fewer nodes still has the old count of tasks in SLURM_NTASKS.
 [ -n "${SLURM_NTASKS_PER_NODE:-}" ] &&
     srun_options=(--ntasks=$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE)) "${srun_options[@]}")
+# srun does not take what sbatch was told; without it every rank has one core.
+export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-${SLURM_CPUS_PER_TASK:-1}}
 python=("${container[@]}" "$GAM_PYTHON")
 
 # --- the run directory, with the code and the settings of this job
@@ -48,18 +52,18 @@ job=$run/jobs/$SLURM_JOB_ID
 code=$job/code
 if [ ! -d "$code" ]; then # a requeued job goes on with the code that it began with
     mkdir -p "$code.partial" || fail "$job cannot be written"
-    cp -r gam_scale tools slurm "$CONFIG" "$code.partial"
+    cp -r -- gam_scale tools slurm "$CONFIG" "$code.partial"
     git rev-parse HEAD >"$job/commit" 2>/dev/null
     git diff HEAD >"$job/uncommitted.diff" 2>/dev/null
     printf '%s\n' "${arguments[*]}" >"$job/arguments"
     mv "$code.partial" "$code"
 fi
-arguments+=(--config "$code/$(basename "$CONFIG")") # the later one counts
+arguments+=(--config "$code/$(basename -- "$CONFIG")") # the later one counts
 
-# --- where ranks meet: this shell runs on the first node, so a port free here is free for rank 0
+# --- where ranks meet: on the first node, at a port that they take themselves (parallel/meeting.py)
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-MASTER_PORT=$("${python[@]}" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
-export MASTER_ADDR MASTER_PORT PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"
+unset MASTER_PORT
+export MASTER_ADDR PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"
 
 clean_shm() {
     [ "$GAM_CLEAN_SHM" = 1 ] || return 0
@@ -70,7 +74,7 @@ clean_shm() {
 
 # --- train. Signals reach every rank from Slurm; those meant for this shell (--signal=B:...) are
 # passed on. A shell handles a signal only between commands, hence `&` and `wait`.
-echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_JOB_NUM_NODES node(s) from $MASTER_ADDR:$MASTER_PORT, logs in $job"
+echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_JOB_NUM_NODES node(s) from $MASTER_ADDR, $SRUN_CPUS_PER_TASK core(s) a rank, logs in $job"
 clean_shm
 # A rank that fails is named by the others before they end: no --kill-on-bad-exit, which would also
 # hide its status.

@@ -4,6 +4,7 @@
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
 #SBATCH --array=1-4
 #SBATCH --requeue
 #SBATCH --open-mode=append

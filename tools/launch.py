@@ -41,6 +41,9 @@ def parse() -> argparse.Namespace:
     add, counted = parser.add_argument, cli.count()
     add("--nodes", type=counted, default=1, help="machines (default: 1)")
     add("--gpus-per-node", type=counted, default=1, help="ranks on each (default: 1)")
+    add(
+        "--cpus-per-task", type=counted, default=8, help="cores of each rank, on Slurm (default: 8)"
+    )
     add("--minutes", type=counted, default=1440, help="time limit (default: 1440)")
     parser.add_argument("--cluster", choices=["auto", "slurm", "local"], default="auto")
     parser.add_argument("--fresh", action="store_true", help="start over: remove the earlier run")
@@ -66,20 +69,25 @@ def launch(args: argparse.Namespace) -> int:
     cluster, reason = find_cluster()
     if args.cluster != "auto":
         cluster, reason = args.cluster, "--cluster says so"
+    elif args.dry_run:
+        cluster = "slurm"
+    if args.dry_run and cluster == "local":
+        raise UserError("--dry-run prints a job script; expected it without --cluster local")
     request = Request(
         configs=args.array or [args.config],
         overrides=args.overrides,
         nodes=args.nodes,
         gpus_per_node=args.gpus_per_node,
         minutes=args.minutes,
+        cpus_per_task=args.cpus_per_task,
         cluster=cluster,
         fresh=args.fresh,
     )
-    folders = run_dirs(request)
-    print(f"{'Slurm' if cluster == 'slurm' else 'this machine, without Slurm'}: {reason}")
     if args.dry_run:
         print(render(request))
         return 0
+    folders = run_dirs(request)
+    print(f"{'Slurm' if cluster == 'slurm' else 'this machine, without Slurm'}: {reason}")
     for job, folder in zip(submit(request), folders, strict=True):
         print(f"job {job.job_id}: {folder}, log {job.paths.stdout}")
     if args.follow:

@@ -58,6 +58,7 @@ def parse() -> argparse.Namespace:
     slurm.add_argument("--partition", default="", metavar="P", help="default: the cluster's")
     slurm.add_argument("--nodes", type=cli.count(), default=1, help="of each job (1)")
     slurm.add_argument("--gpus-per-node", type=cli.count(), default=1, help="ranks on each (1)")
+    slurm.add_argument("--cpus-per-task", type=cli.count(), default=8, help="cores of a rank (8)")
     minutes = {"type": cli.count(), "default": 1440}
     slurm.add_argument("--minutes", **minutes, help="time limit of each job (1440)")
     slurm.add_argument("--dry-run", action="store_true", help="print a job's script, submit none")
@@ -137,7 +138,7 @@ def submit(todo: list[list[Cell]], args: argparse.Namespace) -> int:
         from gam_scale.launch.submit import submit as hand_in
     except ImportError:
         raise UserError("submitit is not installed; expected `make install` first") from None
-    cluster, reason = find_cluster()
+    cluster, reason = ("slurm", "") if args.dry_run else find_cluster()
     if cluster != "slurm":
         raise UserError(
             f"--submit needs Slurm, but there is {reason}; expected `run` without it, which trains "
@@ -157,6 +158,7 @@ def submit(todo: list[list[Cell]], args: argparse.Namespace) -> int:
         nodes=args.nodes,
         gpus_per_node=args.gpus_per_node,
         minutes=args.minutes,
+        cpus_per_task=args.cpus_per_task,
         cluster=cluster,
         partition=args.partition,
     )

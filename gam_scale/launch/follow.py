@@ -1,6 +1,5 @@
 """Following a job's log, and cancelling a job."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from typing import TextIO
 
 from gam_scale.errors import UserError
 from gam_scale.launch.status import launch_note, slurm_states, status
+from gam_scale.train.lock import holder
 
 POLL_S = 0.5
 OVER = ("finished", "died", "stopped")
@@ -22,9 +22,8 @@ def log_of(run: Path) -> Path:
         UserError: no job has written one yet.
     """
     candidates = [*run.glob("jobs/*/rank0.log"), *run.glob("logs/rank0.log")]
-    if note := launch_note(run):
-        # submitit's own log holds the console of rank 0.
-        candidates = [path for path in [Path(note["logs"])] if path.exists()] or candidates
+    if (log := launch_note(run).logs) and Path(log).exists():
+        candidates = [Path(log)]  # submitit's own log holds the console of rank 0
     if not candidates:
         raise UserError(f"{run} has no log yet; expected a run that has started")
     return max(candidates, key=lambda path: path.stat().st_mtime)
@@ -34,10 +33,20 @@ def follow(run: Path, out: TextIO = sys.stdout) -> str:
     """Print the log of a run as it grows, until the run is over; its last state.
 
     A requeued job's log is followed on into its next start.
+
+    Raises:
+        UserError: nobody has started it, or is about to.
     """
     position, path = 0, None
     while True:
-        state = status(run, slurm_states()).state  # before the log: its last lines are then read
+        states = slurm_states()
+        state = status(run, states).state  # before the log: its last lines are then read
+        unknown = states is None and launch_note(run).cluster == "slurm"  # no controller answers
+        if state == "never started" and not unknown:
+            raise UserError(
+                f"{run} has no run, and no job that is queued or running is to make one; expected "
+                "the directory of one, as --status lists them"
+            )
         try:
             newest = log_of(run)
         except UserError:
@@ -64,11 +73,21 @@ def cancel(run: Path) -> str:
     row, note = status(run, slurm_states()), launch_note(run)
     if row.state in OVER or row.state == "never started":
         raise UserError(f"{run} is {row.state}; expected a run that is running or queued")
-    if note.get("cluster") == "local":
-        # submitit's controller passes SIGTERM on to every rank.
-        os.kill(note["pid"], signal.SIGTERM)
-        return f"{run}: process {note['pid']} was asked to save and end"
-    done = subprocess.run(["scancel", row.job], text=True, capture_output=True)
+    # submitit's controller passes SIGTERM on to every rank.
+    if note.process and note.process.send(signal.SIGTERM):
+        return f"{run}: process {note.process.pid} was asked to save and end"
+    if row.slurm_job:
+        return _cancel_on_slurm(run, row.slurm_job)
+    by = holder(run) or {}
+    raise UserError(
+        f"{run} is {row.state}, but not by a process that tools/launch.py started on this host; "
+        f"expected its own command to be ended, process {by.get('pid', '?')} on "
+        f"{by.get('host', '?')}"
+    )
+
+
+def _cancel_on_slurm(run: Path, job: str) -> str:
+    done = subprocess.run(["scancel", job], text=True, capture_output=True)
     if done.returncode:
-        raise UserError(f"{run}: scancel {row.job} failed ({done.stderr.strip()})")
-    return f"{run}: job {row.job} was cancelled; it saves and ends"
+        raise UserError(f"{run}: scancel {job} failed ({done.stderr.strip()})")
+    return f"{run}: job {job} was cancelled; it saves and ends"

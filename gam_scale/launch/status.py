@@ -4,7 +4,6 @@ No accounting database is asked: a job that squeue no longer knows and that hold
 ended, and whether it finished stands in its run directory.
 """
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
-from gam_scale.strict import read_json
+from gam_scale.launch.process import Process
+from gam_scale.strict import read_json, read_record
 from gam_scale.train.goodput import Goodput, goodput
 from gam_scale.train.health import read_ranks, slowdown
 from gam_scale.train.lock import holder, is_held
@@ -30,6 +30,8 @@ class RunStatus:
     state: str
     """finished, running, queued, a state of Slurm's such as completing, stopped or died."""
     job: str
+    slurm_job: str
+    """Empty where its job is not Slurm's."""
     step: int
     steps: int
     loss: float | None
@@ -40,6 +42,20 @@ class RunStatus:
     goodput: Goodput | None
     slowest: tuple[str, float] | None
     """Host of the slowest of several ranks, and how many times as long as the median it takes."""
+
+
+@dataclass(frozen=True)
+class LaunchNote:
+    """What tools/launch.py noted of the job that it submitted for a run."""
+
+    job: str = ""
+    cluster: str = ""
+    logs: str = ""
+    """File that its rank 0 writes to."""
+    process: Process | None = None
+    """Of a local job, what started its ranks."""
+    pid: int = 0
+    """The same in notes of older versions, which cannot tell it from a later one."""
 
 
 SLURM_PATIENCE_S = 30.0
@@ -112,12 +128,13 @@ def status(path: Path, states: dict[str, str] | None) -> RunStatus:
     kept = run.checkpoints.steps()
     steps = config.get("train", {}).get("steps", 0)
     restarts = read_restarts(run.restarts)
-    launched = launch_note(path)
-    job = str((holder(path) or {}).get("job") or launched.get("job") or restarts.job)
+    note = launch_note(path)
+    job = _slurm_job(run, note, restarts.job, states)
     return RunStatus(
         run=str(path),
-        state=_state(run, launched, job, bool(steps) and last.get("step") == steps, states),
-        job=job,
+        state=_state(run, note, job, bool(steps) and last.get("step") == steps, states),
+        job=job or note.job,
+        slurm_job=job,
         step=last.get("step", 0),
         steps=steps,
         loss=last.get("loss"),
@@ -137,18 +154,28 @@ def _slowest(run: RunDir) -> tuple[str, float] | None:
     return slowest.host, slowdown(ranks)
 
 
-def launch_note(path: Path) -> dict[str, Any]:
+def launch_note(path: Path) -> LaunchNote:
     """What tools/launch.py noted when it submitted the run; empty where it did not."""
     note = path / "jobs" / "launched.json"
-    return read_json(note) if note.is_file() else {}
+    return read_record(LaunchNote, note) if note.is_file() else LaunchNote()
+
+
+def _slurm_job(run: RunDir, note: LaunchNote, restarted: str, states: dict[str, str] | None) -> str:
+    """The Slurm job that trains the run, is to or did; empty where it is none of Slurm's."""
+    written = str((holder(run.path) or {}).get("job") or "")
+    if is_held(run.path):
+        return written
+    # A script of slurm/ keeps what it begins with in a folder of its job's number.
+    begun = [folder for folder in run.path.glob("jobs/*/") if folder.name.isdigit()]
+    newest = max(begun, key=lambda folder: folder.stat().st_mtime, default=Path(""))
+    launched = note.job if note.cluster == "slurm" else ""
+    found = [job for job in (written, launched, newest.name, restarted) if job]
+    known = [job for job in found if job in (states or {})]
+    return next(iter([*known, *found]), "")
 
 
 def _state(
-    run: RunDir,
-    launched: dict[str, Any],
-    job: str,
-    at_the_end: bool,
-    states: dict[str, str] | None,
+    run: RunDir, note: LaunchNote, job: str, at_the_end: bool, states: dict[str, str] | None
 ) -> str:
     if at_the_end and run.summary.exists():
         return "finished"
@@ -161,16 +188,14 @@ def _state(
         return "running" if holder(run.path) else "starting"
     if slurm == "COMPLETING":
         return "completing"
-    if launched.get("cluster") == "local" and _alive(launched.get("pid")):
+    if note.process and note.process.is_alive():
         return "starting"
     # A lock that its dead holder never gave back: it was killed.
     if holder(run.path) is not None or slurm in ("FAILED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY"):
         return "died"
-    return "stopped" if run.config.exists() else "never started"
-
-
-def _alive(pid: int | None) -> bool:
-    return pid is not None and os.path.exists(f"/proc/{pid}")
+    if run.config.exists():
+        return "stopped"
+    return "died" if note.process else "never started"
 
 
 def table(rows: Iterable[RunStatus]) -> list[list[str]]:

@@ -3,8 +3,10 @@
 import os
 import shutil
 import socket
-import tempfile
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from gam_scale.config import load_config
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.launch.job import RankJob
-from gam_scale.launch.status import ask_slurm
+from gam_scale.launch.process import Process
+from gam_scale.launch.status import LaunchNote, ask_slurm
+from gam_scale.launch.words import in_one_line, sbatch_options, shell_lines
 
 SIGNAL_DELAY_S = 300
 """Before the time limit a job is told to save: Slurm's signals come up to a minute off."""
@@ -36,6 +40,8 @@ class Request:
     fresh: bool = False
     partition: str = ""
     """Of Slurm; empty: SBATCH_PARTITION, or the cluster's default."""
+    cpus_per_task: int = 8
+    """Cores of each rank, on Slurm."""
     then: list[list[str]] = field(default_factory=list)
     """For each of ``configs``, runs that its job trains after it; empty: none."""
 
@@ -58,13 +64,16 @@ def run_dirs(request: Request) -> list[Path]:
     """The run directory of each config, those of ``then`` too, checked as training will check it.
 
     Raises:
-        UserError: a config is wrong, two share a directory, or the nodes are too many.
+        UserError: a config is wrong, or its name in a job script; two share a directory, or there
+            are too many nodes.
     """
     if request.cluster == "local" and request.nodes > 1:
         raise UserError(f"--nodes is {request.nodes} without Slurm; expected 1 on this machine")
     found: dict[Path, str] = {}
     for config in chain(*request.jobs()):
+        in_one_line(config, "the config's name")
         folder = Path(load_config(config, request.overrides).log.run_dir).absolute()
+        in_one_line(str(folder), "log.run_dir")
         if folder in found:
             raise UserError(
                 f"{config} and {found[folder]} both have log.run_dir {folder}; expected a run "
@@ -94,17 +103,18 @@ def parameters(request: Request, name: str) -> dict[str, object]:
         del both["gpus_per_node"]
     options: dict[str, object] = {"requeue": True}
     if request.partition:
-        options["partition"] = request.partition
-    extra = os.environ.get("GAM_SBATCH", "")  # such as "exclusive=user mem=0"
-    options |= dict(word.split("=", 1) for word in extra.split())
-    modules = os.environ.get("GAM_MODULES", "")
-    setup = [modules] if modules else []
+        options["partition"] = in_one_line(request.partition, "--partition")
+    options |= sbatch_options(os.environ.get("GAM_SBATCH", ""))
+    setup = shell_lines(os.environ.get("GAM_MODULES", ""), "GAM_MODULES")
     # A job that was requeued on fewer nodes still has the old count of tasks, which srun takes.
     tasks = "$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE))"
     setup.append(f"export SLURM_NTASKS={tasks} SLURM_NPROCS={tasks}")
+    # srun does not take what sbatch was told; without it every rank has one core.
+    setup.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")
     return both | {
         "name": name,
         "nodes": request.nodes,
+        "cpus_per_task": request.cpus_per_task,
         "slurm_signal_delay_s": min(SIGNAL_DELAY_S, request.minutes * 60 // 2),
         "slurm_setup": setup,
         # Surviving ranks name the one that died before they end; see slurm/common.sh.
@@ -127,33 +137,59 @@ def jobs_of(request: Request) -> list[RankJob]:
     ]
 
 
-def executor(request: Request, folder: Path, name: str) -> submitit.AutoExecutor:
-    """submitit's executor with the job's parameters; ``folder`` takes scripts, pickles and logs."""
-    made = submitit.AutoExecutor(folder, cluster=request.cluster)
-    made.update_parameters(**parameters(request, name))
-    return made
+class _Renderer(submitit.SlurmExecutor):
+    """Makes scripts, on machines without Slurm too."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Above 0: usable here."""
+        return 1
 
 
 def render(request: Request) -> str:
-    """The sbatch script that :func:`submit` would hand in; nothing is written or submitted."""
-    if request.cluster == "local":
-        raise UserError(
-            "--dry-run renders an sbatch script, but there is no Slurm here; expected "
-            "--cluster slurm, which needs srun on the PATH"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        made = executor(request, Path(folder), "gam")
-        text = made._executor._make_submission_file_text(made._executor._submitit_command_str, "x")
-        return text.replace(folder, "RUN_DIR/jobs")
+    """The sbatch script that :func:`submit` would hand in to Slurm, which need not be here."""
+    asked = parameters(request, Path(request.configs[0]).stem)
+    own = {key: value for key, value in asked.items() if key.startswith("slurm_")}
+    made = _Renderer(run_dirs(request)[0] / "jobs")
+    made.update_parameters(
+        **made._convert_parameters({k: v for k, v in asked.items() if k not in own}),
+        **{key.removeprefix("slurm_"): value for key, value in own.items()},
+    )
+    if len(request.configs) > 1:
+        made.parameters["map_count"] = len(request.configs)
+    return made._make_submission_file_text(made._submitit_command_str, "")
+
+
+@contextmanager
+def _own_streams(folder: Path) -> Iterator[None]:
+    """Processes started inside write to ``folder/controller.log`` and read nothing.
+
+    submitit's local controller takes on whatever this process has, and would hold a pipe
+    (``| tee``) open until the job ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (0, 1, 2)]
+    try:
+        with open(os.devnull) as nothing, open(folder / "controller.log", "a") as file:
+            for number, stream in zip((0, 1, 2), (nothing, file, file), strict=True):
+                os.dup2(stream.fileno(), number)
+        yield
+    finally:
+        for number, was in zip((0, 1, 2), kept, strict=True):
+            os.dup2(was, number)
+            os.close(was)
 
 
 def submit(request: Request) -> list[submitit.Job[None]]:
     """Submit every run and note its job in its directory's ``jobs/launched.json``."""
     folders = run_dirs(request)
-    name = Path(request.configs[0]).stem
-    made = executor(request, folders[0] / "jobs", name)
+    made = submitit.AutoExecutor(folders[0] / "jobs", cluster=request.cluster)
+    made.update_parameters(**parameters(request, Path(request.configs[0]).stem))
     if len(request.configs) == 1:
-        jobs = [made.submit(jobs_of(request)[0])]
+        with _own_streams(folders[0] / "jobs") if request.cluster == "local" else nullcontext():
+            jobs = [made.submit(jobs_of(request)[0])]
     elif request.cluster == "slurm":
         with made.batch():
             jobs = [made.submit(job) for job in jobs_of(request)]
@@ -164,10 +200,9 @@ def submit(request: Request) -> list[submitit.Job[None]]:
         )
     remaining = iter(folders)
     for job, configs in zip(jobs, request.jobs(), strict=True):
-        note = {"job": job.job_id, "cluster": request.cluster, "logs": str(job.paths.stdout)}
-        if request.cluster == "local":
-            note["pid"] = int(job.job_id)
+        process = Process.of(int(job.job_id)) if request.cluster == "local" else None
+        note = LaunchNote(job.job_id, request.cluster, str(job.paths.stdout), process)
         for folder in islice(remaining, len(configs)):
             (folder / "jobs").mkdir(parents=True, exist_ok=True)
-            write_json(folder / "jobs" / "launched.json", note)
+            write_json(folder / "jobs" / "launched.json", asdict(note))
     return jobs

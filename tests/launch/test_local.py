@@ -1,12 +1,17 @@
 """tools/launch.py on a machine without Slurm, from submission to the status table."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from gam_scale.launch.follow import OVER, cancel, follow, log_of
+from gam_scale.launch.status import status
 
 ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip("submitit")
@@ -33,6 +38,22 @@ def test_two_ranks_followed_to_the_end(tiny, tmp_path):
     assert "2 rank(s) on cpu" in done.stdout and "step 20/20" in done.stdout
     (row,) = [line for line in launch("--status", tmp_path).stdout.splitlines() if "20/20" in line]
     assert "finished" in row and "step 20" in row
+
+
+def test_a_pipe_ends_with_the_command_and_not_with_the_job(tiny, tmp_path):
+    config, run = tmp_path / "config.json", tmp_path / "run"
+    config.write_text(json.dumps(tiny(run, train={"steps": 1_000_000}, eval={"every_steps": 0})))
+    done = launch("--config", config)  # reads its output to the end, as `| tee` does
+    try:
+        assert done.returncode == 0 and "log " in done.stdout, done.stdout + done.stderr
+        said = status(run, None).state
+        assert said in ("starting", "running"), f"the pipe was held until the job was {said}"
+        while not (run / "metrics.jsonl").exists():
+            assert status(run, None).state not in OVER, log_of(run).read_text()
+            time.sleep(0.1)
+    finally:
+        assert "was asked to save and end" in cancel(run)
+        assert follow(run, io.StringIO()) == "stopped"
 
 
 @pytest.mark.parametrize(

@@ -46,3 +46,29 @@ def test_a_mistake_in_the_config_ends_the_job_before_its_ranks_start(tmp_path):
     env = {"SLURM_JOB_ID": 1, "GAM_ROOT": ROOT, "GAM_ARGS": "--set train.lr=fast"}
     done = run("/bin/bash", "slurm/gam_1b.sh", **env)
     assert done.returncode == 2 and "train.lr" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"GAM_ARGS": "--set train.steps=9\n--set train.lr=fast"}, "train.lr"),
+        ({"GAM_ARGS": "--config configs/ctx16k.json"}, "GAM_ARGS has --config configs/ctx16k.json"),
+        ({"GAM_ARGS": "--config=configs/ctx16k.json"}, "GAM_ARGS has --config configs/ctx16k.json"),
+        ({"GAM_ARGS": "--stopped-status 0"}, "GAM_ARGS has --stopped-status"),
+        ({"GAM_ARGS": "--help"}, "GAM_ARGS has --help"),
+        ({"GAM_ARGS": '--set data.sets=[{"path": "x"}]'}, "GAM_ARGS has"),
+        ({"CONFIG": "configs/gam_1b.json\n"}, "CONFIG is"),
+        ({"CONFIG": "configs/my config.json"}, "configs/my config.json: no such file"),
+        ({"GAM_ARGS": "--set log.run_dir=runs/\x07"}, "log.run_dir is"),
+    ],
+)
+def test_what_a_script_is_given_is_taken_whole_or_refused(env, said):
+    done = run("/bin/bash", "slurm/gam_1b.sh", **{"SLURM_JOB_ID": 1, "GAM_ROOT": ROOT} | env)
+    assert done.returncode == 2, f"taken in another meaning: {env}: {done}"
+    assert done.stderr.startswith("error: ") and said in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("script", JOBS, ids=lambda path: path.name)
+def test_it_asks_for_more_than_one_core_a_rank(script):
+    assert "#SBATCH --cpus-per-task=8" in script.read_text(), "a rank has one core"

@@ -1,12 +1,16 @@
 """The status table: what became of a run, without Slurm's accounting."""
 
+import io
 import json
+import signal
+import subprocess
 from dataclasses import asdict
 
 import pytest
 
 from gam_scale.errors import UserError
-from gam_scale.launch.follow import cancel, log_of
+from gam_scale.launch.follow import cancel, follow, log_of
+from gam_scale.launch.process import Process
 from gam_scale.launch.status import find_runs, status, table
 from gam_scale.train.health import RankHealth
 from gam_scale.train.lock import RunLock, lock_path
@@ -106,3 +110,60 @@ def test_runs_are_found_below_a_folder_and_checkpoints_are_none(run, tmp_path):
 def test_cancelling_what_is_over_is_refused(run):
     with pytest.raises(UserError, match="is stopped; expected a run that is running"):
         cancel(run)
+
+
+@pytest.fixture
+def sleeper():
+    """Somebody's process, which nobody may end."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def note_of_local_job(run, **process):
+    note = {"job": str(process["pid"]), "cluster": "local", "logs": "", "process": process}
+    (run / "jobs" / "launched.json").write_text(json.dumps(note))
+
+
+def test_cancelling_signals_the_process_that_was_started(run, sleeper):
+    note_of_local_job(run, **asdict(Process.of(sleeper.pid)))
+    assert status(run, None).state == "starting"
+    assert cancel(run) == f"{run}: process {sleeper.pid} was asked to save and end"
+    assert sleeper.wait(30) == -signal.SIGTERM
+    assert status(run, None).state == "stopped", "an ended process counts as one that starts"
+
+
+@pytest.mark.parametrize("other", [{"started": 7}, {"boot": "another"}, {"host": "elsewhere"}])
+def test_another_process_with_the_pid_is_left_alone(run, sleeper, other):
+    note_of_local_job(run, **asdict(Process.of(sleeper.pid)) | other)
+    assert status(run, None).state == "stopped", "another process is taken for the run's"
+    with RunLock(run), pytest.raises(UserError, match="not by a process that tools/launch.py"):
+        cancel(run)
+    assert sleeper.poll() is None, "another process was signalled"
+
+
+def test_a_note_of_an_older_version_cannot_tell_the_process(run, sleeper):
+    note = {"job": "5", "cluster": "local", "logs": "x", "pid": sleeper.pid}
+    (run / "jobs" / "launched.json").write_text(json.dumps(note))
+    assert status(run, {"5": "RUNNING"}).state == "stopped", "a pid is taken for a Slurm job"
+    with pytest.raises(UserError, match="is stopped"):
+        cancel(run)
+    assert sleeper.poll() is None
+
+
+def test_a_local_job_that_made_no_run_has_died(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "rank0.log").write_text("error: why\n")
+    note = {"cluster": "local", "logs": str(tmp_path / "jobs" / "rank0.log")}
+    note["process"] = {"pid": 1, "host": "elsewhere", "boot": "b", "started": 1}
+    (tmp_path / "jobs" / "launched.json").write_text(json.dumps(note))
+    said = io.StringIO()
+    assert follow(tmp_path, said) == "died", "following it never ends"
+    assert said.getvalue() == "error: why\n"
+
+
+def test_a_script_that_has_begun_is_starting(tmp_path):
+    (tmp_path / "jobs" / "31" / "code").mkdir(parents=True)
+    assert status(tmp_path, {"31": "RUNNING"}).state == "starting"
+    assert status(tmp_path, {}).state == "never started"

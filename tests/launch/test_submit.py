@@ -1,13 +1,14 @@
 """What tools/launch.py hands to submitit, without a Slurm."""
 
 import json
+import re
 import shutil
 import subprocess
 
 import pytest
 
 from gam_scale.errors import UserError
-from gam_scale.launch.submit import Request, find_cluster, parameters, run_dirs
+from gam_scale.launch.submit import Request, find_cluster, parameters, render, run_dirs
 
 pytest.importorskip("submitit")
 
@@ -63,6 +64,53 @@ def test_one_directory_per_run(request_for, tmp_path):
 def test_one_machine_is_one_node(request_for):
     with pytest.raises(UserError, match="--nodes is 2 without Slurm"):
         run_dirs(request_for(nodes=2, cluster="local"))
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("exclusive", {"exclusive": True}),
+        ("--exclusive --mem=0", {"exclusive": True, "mem": "0"}),
+        ("constraint=a=b", {"constraint": "a=b"}),
+    ],
+)
+def test_gam_sbatch_takes_options_with_and_without_a_value(request_for, monkeypatch, said, asked):
+    monkeypatch.setenv("GAM_SBATCH", said)
+    found = parameters(request_for(), "name")["slurm_additional_parameters"]
+    assert found == {"requeue": True} | asked, f"GAM_SBATCH={said} became {found}"
+
+
+EVIL = "x\n#SBATCH --partition=urgent"
+
+
+@pytest.mark.parametrize(
+    ("env", "fields", "said"),
+    [
+        ({"GAM_SBATCH": "=0"}, {}, "GAM_SBATCH has =0"),
+        ({"GAM_SBATCH": "mem=a\x07b"}, {}, "GAM_SBATCH's mem is"),
+        ({"GAM_MODULES": EVIL}, {}, "GAM_MODULES has the line #SBATCH"),
+        ({}, {"partition": EVIL}, "--partition is"),
+        ({}, {"overrides": [f"log.run_dir=runs/{EVIL}"]}, "log.run_dir is"),
+    ],
+)
+def test_no_value_writes_a_line_of_its_own_into_the_script(
+    request_for, monkeypatch, env, fields, said
+):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        render(request_for(**fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_rank_has_its_cores_and_not_one(request_for):
+    """From Slurm 22.05 on, srun does not take --cpus-per-task from sbatch."""
+    found = parameters(request_for(cpus_per_task=6), "name")
+    assert found["cpus_per_task"] == 6
+    script = "\n".join([*found["slurm_setup"], "echo $SRUN_CPUS_PER_TASK"])
+    env = {"SLURM_CPUS_PER_TASK": "6", "SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS_PER_NODE": "1"}
+    done = subprocess.run(["bash", "-c", script], env=env, text=True, capture_output=True)
+    assert done.stdout == "6\n", f"srun starts ranks of one core: {done}"
 
 
 def test_no_slurm_is_said(monkeypatch):

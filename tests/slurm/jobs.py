@@ -1,6 +1,7 @@
 """Jobs of slurm/gam_1b.sh, as a user submits them but small: what the drills disturb."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,12 @@ class Job:
         """The nodes it runs on, the batch node first."""
         text = self.cluster.job(self.id)["NodeList"]
         return self.cluster.run("scontrol", "show", "hostnames", text).split()
+
+    @property
+    def cores(self) -> int:
+        """That srun has given all of its ranks together, while they run."""
+        text = self.cluster.run("scontrol", "-o", "show", "step", f"{self.id}.0")
+        return int(re.search(r"\bCPUs=(\d+)", text).group(1))
 
     @property
     def started(self) -> dict[str, int]:
@@ -110,6 +117,7 @@ def submit(
         f"--nodes={nodes}",
         "--ntasks-per-node=1",
         "--gpus-per-node=1",
+        "--cpus-per-task=2",
         "--exclusive",
         f"--output={output}",
         *options,

@@ -24,6 +24,7 @@ def test_time_limit(slurm, start, undisturbed):
 def test_scontrol_requeue(slurm, start, undisturbed):
     job = start()
     job.wait_for_step(40)
+    assert job.cores == 4, "a rank does not have the cores that the job was given"
     slurm.run("scontrol", "requeue", job.id)
     assert job.finish() == "COMPLETED", job.said()
     assert job.restarts == 1, job.said()

@@ -79,7 +79,7 @@ def test_fewer_nodes_after_a_crash(slurm, start, undisturbed):
             slurm.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=drill")
         job.wait(lambda: job.state == "PENDING", "the requeue")
         # As its owner does where the lost node will not come back soon; see docs/cluster.md.
-        fewer = ("NumNodes=1", "NumTasks=1", "NumCPUs=1")
+        fewer = ("NumNodes=1", "NumTasks=1", "NumCPUs=2")
         slurm.run("scontrol", "update", f"jobid={job.id}", *fewer)
         assert job.finish() == "COMPLETED", job.said()
         assert job.nodes == [kept], job.said()

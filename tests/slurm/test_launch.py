@@ -8,6 +8,7 @@ import pytest
 from slurm.jobs import ROOT, Job, end_all
 
 pytestmark = pytest.mark.slurm
+CORES = ("--cpus-per-task", 2)
 
 
 @pytest.fixture
@@ -34,11 +35,14 @@ def test_from_submission_to_the_end_through_a_requeue(slurm, launch, tiny, tmp_p
     run, config = tmp_path / "run", tmp_path / "config.json"
     train = {"steps": 400, "warmup_steps": 3}
     config.write_text(json.dumps(tiny(run, train=train, eval={"every_steps": 0})))
-    said = launch("--config", config, "--nodes", 2, "--gpus-per-node", 1, "--set=log.every_steps=1")
+    said = launch(
+        "--config", config, "--nodes", 2, "--gpus-per-node", 1, *CORES, "--set=log.every_steps=1"
+    )
     assert said.startswith("Slurm: a Slurm controller answers")
     note = json.loads((run / "jobs" / "launched.json").read_text())
     job = Job(slurm, note["job"], run, run / "jobs" / f"{note['job']}_0_log.out")
     job.wait_for_step(20)
+    assert job.cores == 4, "a rank does not have the cores that the job was given"
     assert "running" in launch("--status", tmp_path)
     slurm.run("scancel", "--signal=USR2", job.id)  # as submitit has Slurm send before the limit
     job.wait(lambda: job.restarts == 1, "a requeue")
@@ -55,7 +59,9 @@ def test_a_rank_killed_is_no_end(slurm, launch, tiny, tmp_path):
     run, config = tmp_path / "run", tmp_path / "config.json"
     train = {"steps": 300, "warmup_steps": 3}
     config.write_text(json.dumps(tiny(run, train=train, eval={"every_steps": 0})))
-    launch("--config", config, "--nodes", 2, "--gpus-per-node", 1, "--set=log.every_steps=1")
+    launch(
+        "--config", config, "--nodes", 2, "--gpus-per-node", 1, *CORES, "--set=log.every_steps=1"
+    )
     note = json.loads((run / "jobs" / "launched.json").read_text())
     job = Job(slurm, note["job"], run, run / "jobs" / f"{note['job']}_0_log.out")
     job.wait_for_step(20)

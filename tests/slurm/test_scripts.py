@@ -15,6 +15,7 @@ def test_it_trains(start, script, nodes):
     job = start(script=script, nodes=nodes, settings="train.steps=12")
     assert job.finish() == "COMPLETED", job.said()
     assert max(job.losses()) == 12 and len(job.nodes) == nodes, job.said()
+    assert "2 core(s) a rank" in job.output.read_text(), job.said()
 
 
 def test_a_sweep_trains_a_run_per_line(start, tmp_path):
