@@ -26,7 +26,7 @@ class RankJob:
     overrides: list[str] = field(default_factory=list)
     fresh: bool = False
     port: int = 0
-    """Where ranks meet without Slurm."""
+    """Where ranks meet without Slurm, unless it is taken by then."""
     gpus: str | None = None
     """CUDA_VISIBLE_DEVICES where it was submitted."""
     then: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class RankJob:
     def __call__(self) -> None:
         """Train to the end, or to a signal; then have Slurm start the job again, once."""
         here = submitit.JobEnvironment()
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)  # left where the job was submitted, by torchrun say
         if "SLURM_JOB_ID" not in os.environ or here.cluster == "local":
             os.environ |= local_place(here, self.port)

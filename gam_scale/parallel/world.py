@@ -20,7 +20,7 @@ from torch.distributed import distributed_c10d as c10d
 from gam_scale.errors import UserError
 from gam_scale.hardware import cpu_threads, keep_freed_memory
 from gam_scale.parallel.device import on_gpus
-from gam_scale.parallel.meeting import meet
+from gam_scale.parallel.meeting import PORTS, meet
 from gam_scale.strict import shown
 
 _SET: set[str] = set()
@@ -230,4 +230,6 @@ def _port(env: Mapping[str, str], alone: bool) -> str:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             return str(probe.getsockname()[1])
-    return str(20_000 + int(env.get("SLURM_JOB_ID", "0")) % 20_000)  # the same on every rank
+    # The same on every rank; below what Linux gives to anybody, and a thousand jobs apart from one
+    # whose ranks may try the same.
+    return str(PORTS * (1024 + int(env.get("SLURM_JOB_ID", "0")) % 1000))

@@ -1,9 +1,12 @@
 """What goes wrong inside a job, on a real Slurm: it goes on, or it ends and says why."""
 
 import errno
+import socket
 
 import pytest
 from slurm.cluster import SMALL_DISK_MB
+
+from gam_scale.parallel.world import _port
 
 pytestmark = pytest.mark.slurm
 RANK = "tools/pretrain.py"
@@ -19,6 +22,16 @@ def test_a_rank_killed(slurm, start, undisturbed):
     assert len(job.resumes()) == 1
     # The rank that survived says which one died.
     assert "rank 1 is gone" in (job.run / "logs" / "rank0.log").read_text()
+
+
+def test_a_port_that_another_program_has_costs_no_restart(start):
+    job = start(settings="train.steps=12")
+    port = int(_port({"SLURM_JOB_ID": job.id}, alone=False))
+    with socket.create_server(("", port)):
+        assert job.finish() == "COMPLETED", job.said()
+    assert job.restarts == 0, job.said()
+    said = (job.run / "jobs" / job.id / "rank0.log").read_text()
+    assert f"MASTER_PORT {port} is taken by another process" in said, said
 
 
 def test_a_crash_loop_ends_with_the_reason(slurm, start):
