@@ -14,7 +14,8 @@ from gam_scale.strict import from_dict, read_json, shown
 class _Other:
     """The figures that are no number."""
 
-    sample: str | None = None
+    sample: Any = None
+    """Text of the model's, which may hold any character, NUL too."""
     device: str | None = None
     engine: str | None = None
     code_version: str | None = None
@@ -43,6 +44,8 @@ def read_summary(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
         from_dict(_Other, other)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    if not isinstance(figures.get("sample"), str | None):
+        raise UserError(f"{path}: sample is {shown(figures['sample'])}; expected text")
     for key in figures.keys() - other.keys():
         if type(figures[key]) not in (int, float, NoneType):
             raise UserError(f"{path}: {one_line(key)} is {shown(figures[key])}; expected a number")

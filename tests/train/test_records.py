@@ -91,3 +91,10 @@ def test_metrics_of_any_content_are_read_by_goodput_and_report(trained, tmp_path
     (run / "summary.json").write_text('{"val_loss": "low"}')
     with pytest.raises(UserError, match='summary.json: val_loss is "low"; expected a number'):
         write_report(run)
+
+
+def test_a_sample_may_hold_any_character(trained, tmp_path):
+    """A model of three steps says anything, and its run is finished all the same."""
+    figures = json.loads((trained / "summary.json").read_text()) | {"sample": "a\0\x07\ufffdb"}
+    (tmp_path / "summary.json").write_text(json.dumps(figures))
+    assert read_summary(tmp_path / "summary.json") == figures, "a sample makes a summary unreadable"
