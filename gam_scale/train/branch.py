@@ -9,8 +9,11 @@ from gam_scale.train.rundir import RunDir
 from gam_scale.train.schedule import stable_steps
 
 
-def branch_checkpoint(config: RunConfig) -> Path:
+def branch_checkpoint(config: RunConfig, data: str) -> Path:
     """The checkpoint of ``checkpoint.branch_of`` that a new run of ``config`` goes on from.
+
+    Args:
+        data: fingerprint of its data stream.
 
     Raises:
         UserError: it is another run, or it kept no checkpoint that is early enough.
@@ -18,7 +21,7 @@ def branch_checkpoint(config: RunConfig) -> Path:
     trunk = RunDir(config.checkpoint.branch_of)
     if not trunk.config.exists():
         raise UserError(f"checkpoint.branch_of {trunk.path} is not a run directory")
-    if differs := trunk.difference(config):
+    if differs := trunk.difference(config, data):
         raise UserError(f"checkpoint.branch_of: {differs}; expected the same but for train.steps")
     found = newest_shared(trunk, config)
     if found is None:

@@ -111,7 +111,7 @@ def _pretrain(
     )
     config = resolve(config, tokenizer, stream)
     if world.is_main:
-        run.open(config, fresh=fresh)
+        run.open(config, fresh=fresh, data=stream.fingerprint())
     world.barrier()
     setup_logging(run.path, world.rank)
     if config.parallel.preflight:
@@ -221,7 +221,7 @@ def _start_or_resume(
     world = strategy.world
     newest = _newest_sound(run.checkpoints, world, fall_back=config.checkpoint.fall_back)
     if newest is None and config.checkpoint.branch_of:
-        newest = branch_checkpoint(config)
+        newest = branch_checkpoint(config, stream.fingerprint())
         verify_checkpoint(newest, world.rank, world.world_size)
         if world.is_main:
             run.take_metrics(config.checkpoint.branch_of, load_state(newest).step)

@@ -3,38 +3,21 @@
 import logging
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
-from gam_scale.checkpoint.store import CheckpointStore
+from gam_scale.checkpoint.store import CheckpointStore, load_config_of, load_state
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import is_leftover, remove_leftovers, write_bytes, write_json
-from gam_scale.strict import read_json, to_dict
+from gam_scale.strict import read_json, shown, to_dict
 from gam_scale.train.restarts import begun_by_this_job, note_begin, restart_number
+from gam_scale.train.settings import MAY_CHANGE, differences, rewritten_past
 from gam_scale.train.sinks import JsonLines
 
 logger = logging.getLogger("gam_scale")
 
-MAY_CHANGE = (
-    "train.steps",
-    "train.epochs",
-    "train.micro_batch_size",
-    "train.compile",
-    "train.recompute",
-    "parallel",
-    "checkpoint",
-    "eval",
-    "log",
-    "data.cache_dir",
-)
-"""Settings that a resumed run may change; all others define what the run is."""
 REMOVED = ".removed-"
 """How the names of folders begin in which --fresh sets a run aside."""
-
-FORMER_HORIZON = 65_536.0
-"""What model.memory.max_horizon was by default before it followed data.seq_len: a run that began
-so goes on."""
 
 
 class RunDir:
@@ -54,29 +37,30 @@ class RunDir:
         self.cache = self.path / "cache"
         self.checkpoints = CheckpointStore(self.path / "checkpoints")
 
-    def open(self, config: RunConfig, *, fresh: bool) -> None:
+    def open(self, config: RunConfig, *, fresh: bool, data: str = "") -> None:
         """Create the directory, or check that what is in it is a run of the same ``config``.
 
         Args:
             config: complete; with vocab_size and steps resolved.
             fresh: remove an earlier run first, unless a job that its scheduler has restarted
                 has begun the run itself.
+            data: fingerprint of its data stream; see :meth:`difference`.
 
         Raises:
             UserError: the folder holds another run, or cannot be written.
         """
         try:
             self._open(
-                config, fresh and not (restart_number() and begun_by_this_job(self.restarts))
+                config, data, fresh and not (restart_number() and begun_by_this_job(self.restarts))
             )
         except OSError as error:
             raise UserError(f"log.run_dir {self.path} cannot be written: {error}") from None
 
-    def _open(self, config: RunConfig, fresh: bool) -> None:
+    def _open(self, config: RunConfig, data: str, fresh: bool) -> None:
         if fresh:
             self._remove()
         if self.config.exists():
-            self._same_run(config)
+            self._same_run(config, data)
         elif self.path.is_dir() and any(map(self._is_foreign, self.path.iterdir())):
             raise UserError(
                 f"log.run_dir {self.path} has files but no config.json, so it is not a run "
@@ -135,11 +119,24 @@ class RunDir:
             return not item.is_dir() or any(item.iterdir())
         return self._of_a_run(item) and not is_leftover(item)
 
-    def _same_run(self, config: RunConfig) -> None:
-        if differs := self.difference(config):
+    def _same_run(self, config: RunConfig, data: str) -> None:
+        if differs := self.difference(config, data):
             raise UserError(
                 f"{differs}; expected the same value to resume, another log.run_dir, or --fresh to "
                 "start over"
+            )
+        newest, done = self.checkpoints.latest(), (self.checkpoints.steps() or [0])[-1]
+        steps = config.train.steps
+        if steps < done:
+            raise UserError(
+                f"train.steps is {steps} but the run in {self.path} has done {done}; expected at "
+                "least that many, another log.run_dir, or --fresh to start over"
+            )
+        longer = newest and "train.steps" in differences(read_json(self.config), config)
+        if longer and (differs := rewritten_past(load_config_of(newest), done, config)):
+            raise UserError(
+                f"{differs}; expected the same train.steps, or a new log.run_dir with "
+                f"checkpoint.continue_from {self.path}, whose schedule is its own"
             )
 
     def take_metrics(self, trunk: str | Path, step: int) -> None:
@@ -147,30 +144,19 @@ class RunDir:
         write_bytes(self.metrics, (Path(trunk) / "metrics.jsonl").read_bytes())
         JsonLines(self.metrics, step).close()
 
-    def difference(self, config: RunConfig) -> str:
-        """The first setting, in words, in which this run and ``config`` are not one run."""
-        # A run that is older than a setting has its default.
-        before = _flatten(to_dict(RunConfig())) | _flatten(read_json(self.config))
-        now = _flatten(to_dict(config))
-        memory, key = config.model.memory, "model.memory.max_horizon"
-        _, usual = replace(memory, max_horizon=0.0).horizons(config.data.seq_len)
-        now[key] = now[key] or usual
-        if now[key] == usual and before[key] in (0.0, FORMER_HORIZON):
-            before[key] = usual
-        for key in sorted(before.keys() | now.keys()):
-            if not key.startswith(MAY_CHANGE) and before.get(key) != now.get(key):
-                return (
-                    f"{key} is {now.get(key)!r} but the run in {self.path} has {before.get(key)!r}"
-                )
+    def difference(self, config: RunConfig, data: str = "") -> str:
+        """The first setting, in words, in which this run and ``config`` are not one run.
+
+        Args:
+            data: fingerprint of the data stream of ``config``: where this run has trained on the
+                same, the sets are its sets wherever they lie now.
+        """
+        found, newest = differences(read_json(self.config), config), self.checkpoints.latest()
+        may_change: tuple[str, ...] = MAY_CHANGE
+        sets = data and newest and any(key.startswith("data.sets") for key in found)
+        if sets and load_state(newest).data_fingerprint == data:
+            may_change += ("data.sets",)
+        for key, (before, now) in found.items():
+            if not key.startswith(may_change):
+                return f"{key} is {shown(now)} but the run in {self.path} has {shown(before)}"
         return ""
-
-
-def _flatten(data: dict, where: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in data.items():
-        path = f"{where}.{key}" if where else key
-        if isinstance(value, dict):
-            flat |= _flatten(value, path)
-        else:
-            flat[path] = value
-    return flat

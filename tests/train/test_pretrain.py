@@ -81,17 +81,78 @@ def test_fresh_starts_over(tmp_path, tiny, curve):
 
 
 def test_another_config_in_the_same_directory_is_refused(tmp_path, tiny):
-    run = tmp_path / "run"
-    train(tiny(run, train={"steps": 4}))
+    run, four = tmp_path / "run", {"steps": 4, "schedule": "constant"}
+    train(tiny(run, train=four))
     with pytest.raises(UserError, match="train.lr is 0.1 but the run in .* has 0.003"):
-        train(tiny(run, train={"steps": 4, "lr": 0.1}))
-    train(tiny(run, train={"steps": 8}))  # more steps of the same run are fine
+        train(tiny(run, train=four | {"lr": 0.1}))
+    train(tiny(run, train=four | {"steps": 8}))  # more steps of the same run are fine
     assert CheckpointStore(run / "checkpoints").steps()[-1] == 8
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({"steps": 6}, {"steps": 4}, "train.steps is 4 but the run in .* has done 6; expected at"),
+        ({"steps": 6}, {"steps": 12}, "rate would go from .*; expected .*continue_from"),
+        ({"steps": 6, "schedule": "wsd"}, {"steps": 12, "schedule": "wsd"}, "wsd over 6, so that"),
+    ],
+)
+def test_a_length_that_the_past_does_not_fit_is_refused(tmp_path, tiny, before, after, message):
+    run = tmp_path / "run"
+    train(tiny(run, train=before))
+    # The log, of the process, still is this run's.
+    paths = [path for path in run.rglob("*") if path.is_file() and path.suffix != ".log"]
+    files = {path: path.read_bytes() for path in paths}
+    with pytest.raises(UserError, match=message):
+        train(tiny(run, train=after))
+    written = [path for path, data in files.items() if path.read_bytes() != data]
+    assert not written, f"a refused run has written {written}"
+
+
+def test_more_steps_are_fine_where_the_rates_so_far_stay(tmp_path, tiny, curve):
+    longer = {"steps": 20, "schedule": "wsd", "decay_ratio": 0.25}
+    train(tiny(tmp_path / "whole", train=longer))
+    saved = {"background": False}
+    with killed_after(7):  # its decay would begin there
+        train(tiny(tmp_path / "run", train=longer | {"steps": 10}, checkpoint=saved))
+    train(tiny(tmp_path / "run", train=longer))
+    assert "resuming from" in (tmp_path / "run" / "logs" / "rank0.log").read_text()
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+
+
+def test_what_changes_no_past_may_change_and_data_may_move(tmp_path, tiny, curve, prepared_set):
+    train(tiny(tmp_path / "whole"))
+    for name in ("here", "there"):
+        shutil.copytree(prepared_set, tmp_path / name)
+    sets = [{"path": str(tmp_path / "here"), "weight": 2.0}]
+    with killed_after(7):
+        train(tiny(tmp_path / "run", data={"sets": sets}, checkpoint={"background": False}))
+    shutil.rmtree(tmp_path / "here")
+    other = {"spike_ratio": 50.0, "max_skipped_steps": 3}
+    sets = [{"path": str(tmp_path / "there"), "weight": 1.0}]
+    train(tiny(tmp_path / "run", data={"sets": sets}, train=other))
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run", curve)
+
+
+def test_other_data_at_another_path_is_refused_before_anything_is_written(
+    tmp_path, tiny, prepared_set
+):
+    run = tmp_path / "run"
+    with killed_after(7):
+        train(tiny(run, checkpoint={"background": False}))
+    before = (run / "config.json").read_bytes()
+    source, tokenizer = parse_source(str(prepared_set.parent / "*.txt")), "tokenizer.model"
+    spec = {"tokenizer": prepared_set / tokenizer, "max_documents": 20}
+    prepare(PrepareSpec(tmp_path / "other", [source], **spec))
+    with pytest.raises(UserError, match=r"data.sets\[0\].path is .* but the run in .* has"):
+        train(tiny(run, data={"sets": [{"path": str(tmp_path / "other")}]}))
+    assert (run / "config.json").read_bytes() == before
 
 
 def test_a_run_resumes_under_a_version_with_new_settings(tmp_path, tiny):
     run = tmp_path / "run"
-    train(tiny(run, train={"steps": 4}))
+    with killed_after(7):
+        train(tiny(run, train={"steps": 8}))
     saved = json.loads((run / "config.json").read_text())
     del saved["data"]["carry_state"]
     (run / "config.json").write_text(json.dumps(saved))

@@ -1,0 +1,72 @@
+"""Which settings make a run that run, and which changes of its length leave its past as it was."""
+
+from dataclasses import replace
+from typing import Any
+
+from gam_scale.config import RunConfig
+from gam_scale.strict import to_dict
+from gam_scale.train.schedule import learning_rate, stable_steps
+
+MAY_CHANGE = (
+    "train.steps",
+    "train.epochs",
+    "train.micro_batch_size",
+    "train.compile",
+    "train.recompute",
+    "train.spike_ratio",
+    "train.max_skipped_steps",
+    "parallel",
+    "checkpoint",
+    "eval",
+    "log",
+    "data.cache_dir",
+)
+"""Settings that a resumed run may change; all others define what the run is."""
+
+FORMER_HORIZON = 65_536.0
+"""What model.memory.max_horizon was by default before it followed data.seq_len: a run that began
+so goes on."""
+
+
+def differences(before: dict[str, Any], now: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Both values, by dotted key, of every setting that config.json ``before`` has otherwise."""
+    # A run that is older than a setting has its default.
+    old, new = _merged(to_dict(RunConfig()), before), to_dict(now)
+    _, usual = replace(now.model.memory, max_horizon=0.0).horizons(now.data.seq_len)
+    memory, former = new["model"]["memory"], old["model"]["memory"]
+    memory["max_horizon"] = memory["max_horizon"] or usual
+    if memory["max_horizon"] == usual and former["max_horizon"] in (0.0, FORMER_HORIZON):
+        former["max_horizon"] = usual
+    return _differences(old, new, "")
+
+
+def rewritten_past(saved: RunConfig, step: int, now: RunConfig) -> str:
+    """In words, how the rates of a run ``saved`` after ``step`` are not those of ``now``."""
+    before, after = saved.train, now.train
+    shared = min(stable_steps(before, before.steps), stable_steps(after, after.steps))
+    if after.steps == before.steps or step <= shared:
+        return ""
+    last = learning_rate(before, step - 1, before.steps)
+    following = learning_rate(after, step, after.steps)
+    return (
+        f"train.steps is {after.steps} but the {step} steps done followed train.schedule "
+        f"{before.schedule} over {before.steps}, so that the learning rate would go from "
+        f"{last:.1e} to {following:.1e}"
+    )
+
+
+def _merged(defaults: Any, given: Any) -> Any:
+    if not (isinstance(defaults, dict) and isinstance(given, dict)):
+        return given
+    return defaults | {key: _merged(defaults.get(key), value) for key, value in given.items()}
+
+
+def _differences(old: Any, new: Any, where: str) -> dict[str, tuple[Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        parts = [(f"{where}.{key}" if where else key, old.get(key), new.get(key)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        parts = [(f"{where}[{i}]", *both) for i, both in enumerate(zip(old, new, strict=True))]
+    else:
+        return {where: (old, new)} if old != new else {}
+    return {k: v for key, a, b in parts for k, v in _differences(a, b, key).items()}
