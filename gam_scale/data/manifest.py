@@ -10,18 +10,25 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import xxhash
 
+from gam_scale.data.tokenizer import BOS_ID, SPECIAL_PIECES
 from gam_scale.errors import UserError
-from gam_scale.files import write_bytes
+from gam_scale.files import open_regular, write_bytes
+from gam_scale.strict import from_dict, read_json, shown
 
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.json"
 FORMAT = "gam-scale-tokens"
 VERSION = 1
+CHECKSUM = "checksum"  # the manifest's own
 READ_BYTES = 1 << 23
+
+
+def _at_least(bound: int) -> Any:
+    return dataclasses.field(metadata={"bounds": {"at_least": bound}})
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,8 @@ class TokenizerInfo:
     file: str
     sha256: str
     model_type: str
-    vocab_size: int
-    bos_id: int
+    vocab_size: int = _at_least(SPECIAL_PIECES)
+    bos_id: int = _at_least(0)
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ class ShardInfo:
     """One MDS file: its size and its hash, and how many tokens are in it."""
 
     file: str
-    bytes: int
-    tokens: int
+    bytes: int = _at_least(0)
+    tokens: int = _at_least(1)
     xxh3_64: str
 
 
@@ -49,9 +56,9 @@ class ShardInfo:
 class SplitInfo:
     """One token stream. ``tokens`` counts the bos of each document, ``bytes`` the text's UTF-8."""
 
-    tokens: int
-    documents: int
-    bytes: int
+    tokens: int = _at_least(0)
+    documents: int = _at_least(0)
+    bytes: int = _at_least(0)
     index_sha256: str
     shards: list[ShardInfo]
 
@@ -61,8 +68,8 @@ class Manifest:
     """A prepared set: token offset o of a split is in its sample ``o // block_tokens``."""
 
     tokenizer: TokenizerInfo
-    dtype: str
-    block_tokens: int
+    dtype: Literal["uint16", "uint32"]
+    block_tokens: int = _at_least(1)
     splits: dict[str, SplitInfo]
     source: dict[str, Any]
     code_version: str
@@ -71,36 +78,39 @@ class Manifest:
 def read_manifest(folder: str | Path) -> Manifest:
     """Read and check ``folder/manifest.json``.
 
+    Its own checksum vouches for it. Sets of earlier versions have none: theirs is checked by what
+    its numbers say of each other, and of the files (:func:`verify_files`, the shards' reader).
+
     Raises:
-        UserError: it is missing, unreadable, cut short, of another format or version, or lacks a
-            field; the message names the file and the field.
+        UserError: it is missing, unreadable, cut short, changed, of another format or version, or
+            lacks a field; the message names the file and the field.
     """
     path = Path(folder) / MANIFEST_FILE
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; expected a folder made by tools/prepare_data.py"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError alike
-        raise UserError(
-            f"{path}: is cut short or damaged ({error}); prepare the data again"
-        ) from None
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: no such file; expected a folder made by tools/prepare_data.py")
+    data = read_json(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(f'{path}: is not a manifest; expected an object with "format": "{FORMAT}"')
     if data.get("version") != VERSION:
         raise UserError(
-            f"{path}: version {data.get('version')} is unknown; this program reads version "
+            f"{path}: version {shown(data.get('version'))} is unknown; this program reads version "
             f"{VERSION}: prepare the data again"
         )
-    return _manifest(data, path)
+    if CHECKSUM in data and data.pop(CHECKSUM) != _checksum(data):
+        raise _changed(path)
+    fields = {key: value for key, value in data.items() if key not in ("format", "version")}
+    try:
+        manifest = from_dict(Manifest, fields)
+        _check(manifest)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return manifest
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     """Write ``folder/manifest.json`` in one step: a reader sees the old file, the new or none."""
     data = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(manifest)}
+    data[CHECKSUM] = _checksum(data)
     text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
     write_bytes(Path(folder) / MANIFEST_FILE, text.encode())
 
@@ -164,7 +174,7 @@ def _size(path: str | Path) -> int:
 
 def _digest(path: str | Path, hasher: Any) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while data := file.read(READ_BYTES):
                 hasher.update(data)
     except OSError as error:
@@ -179,56 +189,34 @@ def _changed(path: str | Path) -> UserError:
     )
 
 
-def _manifest(data: dict[str, Any], path: Path) -> Manifest:
-    fields = _fields(Manifest, data, str(path))
-    fields["tokenizer"] = _record(TokenizerInfo, fields["tokenizer"], f"{path}: tokenizer")
-    splits = {}
-    for name, split in fields["splits"].items():
-        where = f"{path}: splits.{name}"
-        values = _fields(SplitInfo, split, where)
-        values["shards"] = [
-            _record(ShardInfo, shard, f"{where}.shards[{i}]")
-            for i, shard in enumerate(values["shards"])
-        ]
-        splits[_plain_name(name, where)] = SplitInfo(**values)
-        counted = sum(shard.tokens for shard in splits[name].shards)
-        if counted != splits[name].tokens:
+def _checksum(data: dict[str, Any]) -> str:
+    """Hex SHA-256 of a manifest's content, however it is laid out in the file."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _check(manifest: Manifest) -> None:
+    """What a manifest's numbers say of each other."""
+    tokenizer = manifest.tokenizer
+    _plain_name(tokenizer.file, "tokenizer.file")
+    if tokenizer.bos_id != BOS_ID:
+        raise UserError(f"tokenizer.bos_id is {tokenizer.bos_id}; expected {BOS_ID}")
+    for name, split in manifest.splits.items():
+        where = f"splits.{_plain_name(name, 'splits')}"
+        for i, shard in enumerate(split.shards):
+            _plain_name(shard.file, f"{where}.shards[{i}].file")
+        counted = sum(shard.tokens for shard in split.shards)
+        if counted != split.tokens:
+            raise UserError(f"{where} has {split.tokens} tokens but its shards hold {counted}")
+        least = split.tokens - split.documents  # each but bos stands for a byte or more
+        if not 0 <= least <= split.bytes or (split.tokens and not split.bytes):
             raise UserError(
-                f"{where} has {splits[name].tokens} tokens but its shards hold {counted}"
+                f"{where} has {split.tokens} tokens in {split.documents} documents of "
+                f"{split.bytes} bytes, which cannot be; prepare the data again"
             )
-    fields["splits"] = splits
-    if fields["dtype"] not in ("uint16", "uint32"):
-        raise UserError(f"{path}: dtype is {fields['dtype']!r}; expected uint16 or uint32")
-    if fields["block_tokens"] < 1:
-        raise UserError(f"{path}: block_tokens is {fields['block_tokens']}; expected at least 1")
-    return Manifest(**fields)
-
-
-def _record(cls: type, data: Any, where: str) -> Any:
-    fields = _fields(cls, data, where)
-    _plain_name(fields["file"], f"{where}.file")
-    return cls(**fields)
-
-
-def _fields(cls: type, data: Any, where: str) -> dict[str, Any]:
-    """The fields of dataclass ``cls`` from parsed JSON, each present and of the right JSON type."""
-    if not isinstance(data, dict):
-        raise UserError(f"{where} is not an object; prepare the data again")
-    fields = {}
-    for field in dataclasses.fields(cls):
-        value = data.get(field.name)
-        kind = getattr(field.type, "__origin__", field.type)  # dict[str, X] -> dict
-        expected = dict if dataclasses.is_dataclass(kind) else kind
-        if type(value) is not expected or (expected is int and value < 0):
-            raise UserError(
-                f"{where}: {field.name} is {json.dumps(value)[:60]}; expected {expected.__name__}"
-            )
-        fields[field.name] = value
-    return fields
 
 
 def _plain_name(name: str, where: str) -> str:
     """Refuse names that could lead out of the folder: a manifest may come from anywhere."""
     if not name or name.startswith(".") or "/" in name or "\\" in name:
-        raise UserError(f"{where}: {name!r} is not a plain file name")
+        raise UserError(f"{where}: {shown(name)} is not a plain file name")
     return name

@@ -4,7 +4,6 @@ import bisect
 import fcntl
 import hashlib
 import itertools
-import json
 import os
 import re
 import shutil
@@ -28,7 +27,9 @@ from gam_scale.data.manifest import (
     verify_shard,
 )
 from gam_scale.data.mds import import_streaming
+from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
+from gam_scale.strict import read_json
 
 RETRY_SECONDS = (1.0, 5.0, 25.0)  # waits between attempts to download a file
 
@@ -64,6 +65,8 @@ class TokenSplit:
         blocks = [reader.samples for reader in self._readers]
         self._first_block = [0, *itertools.accumulate(blocks)]
         self._shards: dict[int, _Shard] = {}
+        if self._readers and not self._files.url:
+            self._open_shard(len(self._readers) - 1)  # its last block says how long the stream is
 
     @property
     def name(self) -> str:
@@ -79,6 +82,23 @@ class TokenSplit:
     def bos_id(self) -> int:
         """The id that starts every document."""
         return self.manifest.tokenizer.bos_id
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The set's tokenizer.
+
+        Raises:
+            UserError: it is not the one that the manifest describes.
+        """
+        with self._files.renewable():
+            tokenizer = Tokenizer.load(self.tokenizer_file)
+            info = self.manifest.tokenizer
+            if (info.vocab_size, info.model_type) != (tokenizer.vocab_size, tokenizer.model_type):
+                raise UserError(
+                    f"{self.path}/{MANIFEST_FILE}: describes a {info.model_type} tokenizer of "
+                    f"{info.vocab_size} ids where {info.file} is {tokenizer.model_type} of "
+                    f"{tokenizer.vocab_size}; prepare the data again"
+                )
+        return tokenizer
 
     def read(self, start: int, length: int) -> np.ndarray:
         """Ids ``start`` to ``start + length`` of the stream, in the set's dtype."""
@@ -110,7 +130,7 @@ class TokenSplit:
         number = bisect.bisect_right(self._first_block, block) - 1
         shard = self._shards.get(number)
         if shard is None:
-            shard = self._shards[number] = self._open_shard(number)
+            shard = self._open_shard(number)
         return shard.block(block - self._first_block[number])
 
     def _open_shard(self, number: int) -> "_Shard":
@@ -118,7 +138,9 @@ class TokenSplit:
         path = self._files.get(f"{self.split}/{info.file}", partial(_verify_download, info=info))
         with self._files.renewable():
             verify_shard(path, info, hashes=True)
-        return _Shard(path, self._readers[number], info, self.manifest)
+            shard = _Shard(path, self._readers[number], info, self.manifest)
+        self._shards[number] = shard
+        return shard
 
     def _verify_sizes(self) -> None:
         folder = self._files.folder
@@ -132,7 +154,7 @@ class TokenSplit:
     def _read_index(self) -> list[Any]:
         index = self._files.folder / self.split / INDEX_FILE
         reader_from_json = import_streaming().base.format.reader_from_json
-        shards = json.loads(index.read_text(encoding="utf-8"))["shards"]
+        shards = read_json(index)["shards"]
         readers = [reader_from_json(str(self._files.folder), self.split, s) for s in shards]
         # All but the last shard consist of full blocks, which is what makes offsets computable.
         block_tokens = self.manifest.block_tokens
@@ -159,7 +181,18 @@ class _Shard:
         # MDS: the number of samples, then uint32 offsets of their bounds. A sample's values are
         # its last bytes; taking them from there is 7x faster than MDSReader, which we compare with.
         self._ends = np.frombuffer(self._bytes, np.uint32, reader.samples, offset=8).tolist()
-        assert np.array_equal(self.block(0), reader.get_item(0)["tokens"]), path
+        for i in {0, reader.samples - 1}:
+            if not np.array_equal(self.block(i), reader.get_item(i)["tokens"]):
+                raise UserError(
+                    f"{path}: does not hold the {info.tokens} tokens that {MANIFEST_FILE} lists; "
+                    "prepare the data again"
+                )
+        highest = max(int(self.block(i).max()) for i in range(reader.samples))
+        if highest >= manifest.tokenizer.vocab_size:
+            raise UserError(
+                f"{path}: holds id {highest} where {MANIFEST_FILE} has a vocabulary of "
+                f"{manifest.tokenizer.vocab_size}; prepare the data again"
+            )
 
     def block(self, i: int) -> np.ndarray:
         count = min(self._block_tokens, self._tokens - i * self._block_tokens)

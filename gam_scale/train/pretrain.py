@@ -99,7 +99,7 @@ def _pretrain(
     cache = config.data.cache_dir or str(run.cache)
     train = open_split(config.data.sets, "train", cache)
     valid = _open_validation(config.data.sets, train, cache)
-    tokenizer = Tokenizer.load(train[0].tokenizer_file)
+    tokenizer = train[0].load_tokenizer()
     stream = TrainStream(
         train,
         [entry.weight for entry in config.data.sets],

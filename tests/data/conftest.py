@@ -36,7 +36,9 @@ def write_set(
         name: _write_split(folder / name, ids, block_tokens, blocks_per_shard)
         for name, ids in splits.items()
     }
-    info = TokenizerInfo("tokenizer.model", hashlib.sha256(tokenizer).hexdigest(), "bpe", 1000, BOS)
+    sha256 = hashlib.sha256(tokenizer).hexdigest()
+    vocabulary = max(1000, *(int(ids.max(initial=0)) + 1 for ids in splits.values()))
+    info = TokenizerInfo("tokenizer.model", sha256, "bpe", vocabulary, BOS)
     dtype = next(iter(splits.values())).dtype.name
     write_manifest(folder, Manifest(info, dtype, block_tokens, infos, {}, "0.1.0"))
     return folder

@@ -54,12 +54,14 @@ def test_intact_files_pass(prepared):
     ("text", "reason"),
     [
         (None, "no such file"),
-        ("", "cut short"),
-        ('{"format": "gam-scale-tokens", "vers', "cut short"),
+        ("", "not valid JSON"),
+        ('{"format": "gam-scale-tokens", "vers', "not valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"format": 1, "format": 2}', '"format" stands twice'),
         ("[]", "is not a manifest"),
         ('{"format": "something else"}', "is not a manifest"),
         ('{"format": "gam-scale-tokens", "version": 2}', "version 2 is unknown"),
-        ('{"format": "gam-scale-tokens", "version": 1}', "tokenizer is null; expected dict"),
+        ('{"format": "gam-scale-tokens", "version": 1}', "tokenizer is missing"),
     ],
 )
 def test_refuses_what_is_no_manifest(tmp_path, text, reason):
@@ -73,28 +75,83 @@ def test_refuses_what_is_no_manifest(tmp_path, text, reason):
 @pytest.mark.parametrize(
     ("keys", "value", "reason"),
     [
-        (("dtype",), "float32", "dtype is 'float32'; expected uint16 or uint32"),
+        (("dtype",), "float32", 'dtype is "float32"; expected one of "uint16", "uint32"'),
         (("block_tokens",), 0, "block_tokens is 0"),
-        (("block_tokens",), "16", "block_tokens is .*expected int"),
+        (("block_tokens",), "16", "block_tokens is .*expected a whole number"),
         (("splits", "train", "tokens"), 21, "21 tokens but its shards hold 20"),
         (("splits", "train", "tokens"), -1, "tokens is -1"),
-        (("splits", "train", "documents"), None, "documents is null; expected int"),
-        (("splits", "train", "shards", 1, "bytes"), 1.5, r"shards\[1\]: bytes is 1.5"),
+        (("splits", "train", "documents"), None, "documents is null; expected a whole number"),
+        (("splits", "train", "shards", 1, "bytes"), 1.5, r"shards\[1\].bytes is 1.5"),
         (("splits", "train", "shards", 0, "file"), "../x", "not a plain file name"),
         (("tokenizer", "file"), "/etc/passwd", "not a plain file name"),
-        (("splits",), [], r"splits is \[\]; expected dict"),
+        (("splits",), [], r"splits is \[\]; expected an object"),
+        (("splits", "train", "tokens"), 0, "0 tokens but its shards hold 20"),
+        (("splits", "train", "shards", 0, "tokens"), 0, "tokens is 0; expected at least 1"),
+        (("splits", "train", "bytes"), 0, "20 tokens in 3 documents of 0 bytes"),
+        (("splits", "train", "bytes"), 16, "20 tokens in 3 documents of 16 bytes"),
+        (("splits", "train", "documents"), 21, "20 tokens in 21 documents"),
+        (("tokenizer", "bos_id"), 0, "bos_id is 0; expected 1"),
+        (("tokenizer", "vocab_size"), 3, "vocab_size is 3; expected at least 258"),
+        (("splits", "train", "shards", 1), 7, r"shards\[1\] is 7; expected an object"),
     ],
 )
 def test_names_the_field_that_is_wrong(prepared, keys, value, reason):
-    folder, _ = prepared
+    """In a set of before the manifest's checksum: what its numbers say of each other."""
+    folder, manifest = prepared
     data = json.loads((folder / "manifest.json").read_text())
-    node = data
-    for key in keys[:-1]:
-        node = node[key]
-    node[keys[-1]] = value
+    del data["checksum"]
     (folder / "manifest.json").write_text(json.dumps(data))
-    with pytest.raises(UserError, match=reason):
+    assert m.read_manifest(folder) == manifest, "an older set is refused"
+    set_in(data, keys, value)
+    (folder / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=reason) as error:
         m.read_manifest(folder)
+    assert str(folder / "manifest.json") in str(error.value)
+
+
+def set_in(data, keys, value) -> None:
+    for key in keys[:-1]:
+        data = data[key]
+    data[keys[-1]] = value
+
+
+def paths(node, above=()):
+    """The place of every value in parsed JSON."""
+    if isinstance(node, dict | list):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            yield from paths(node[key], (*above, key))
+    else:
+        yield above
+
+
+def test_every_changed_value_of_the_manifest_is_found(prepared):
+    folder, manifest = prepared
+    path = folder / "manifest.json"
+    text = path.read_text()
+    for keys in paths(json.loads(text)):
+        for value in (0, 2, "x", None):
+            data = json.loads(text)
+            set_in(data, keys, value)
+            if data == json.loads(text):
+                continue
+            path.write_text(json.dumps(data))
+            with pytest.raises(UserError, match=r"manifest\.json"):
+                pytest.fail(f"taken though changed at {keys}: {m.read_manifest(folder)}")
+    path.write_text(json.dumps(json.loads(text)))  # the layout of the file is free
+    assert m.read_manifest(folder) == manifest
+
+
+def test_pipes_in_place_of_files_do_not_hang(prepared):
+    folder, manifest = prepared
+    for name in ("train/index.json", "train/shard.00001.mds", "tokenizer.model", "manifest.json"):
+        kept = (folder / name).read_bytes()
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(UserError, match="pipe|truncated"):
+            m.verify_files(folder, m.read_manifest(folder), hashes=True)
+        (folder / name).unlink()
+        (folder / name).write_bytes(kept)
+    m.verify_files(folder, manifest, hashes=True)
 
 
 @pytest.mark.parametrize(

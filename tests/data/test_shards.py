@@ -107,9 +107,34 @@ def test_manifest_and_index_must_agree(
 ) -> None:
     folder = make_set(tmp_path / "set", {"train": numbered(300)}, block_tokens=16)
     manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"]  # as in a set of an earlier version
     manifest["block_tokens"] = 8
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"train/index.json: does not describe the blocks"):
+        TokenSplit(folder, "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "reason"),
+    [
+        ("tokens", 1, "shard.00000.mds: does not hold the 51 tokens"),
+        ("tokens", -1, "shard.00000.mds: does not hold the 49 tokens"),
+        ("vocab_size", -741, "shard.00000.mds: holds id 300 where .* a vocabulary of 259"),
+    ],
+)
+def test_an_older_manifest_is_checked_by_its_shards(
+    tmp_path: Path, make_set: MakeSet, key: str, change: int, reason: str
+) -> None:
+    ids = np.full(50, 300, np.uint16)
+    folder = make_set(tmp_path / "set", {"train": ids})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"]
+    train = manifest["splits"]["train"]
+    holders = [manifest["tokenizer"]] if key == "vocab_size" else [train, train["shards"][-1]]
+    for holder in holders:
+        holder[key] += change
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=reason):
         TokenSplit(folder, "train", tmp_path)
 
 
