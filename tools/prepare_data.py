@@ -46,6 +46,7 @@ def main() -> None:
         },
         vocab_size=options.vocab_size or PrepareSpec.vocab_size,
         model_type=options.model_type or PrepareSpec.model_type,
+        character_coverage=options.character_coverage,
         tokenizer=options.tokenizer,
         valid_fraction=options.valid_fraction,
         max_documents=options.max_documents,
@@ -125,6 +126,10 @@ def parse_args() -> argparse.Namespace:
         f"{PrepareSpec.vocab_size})")  # fmt: skip
     add("--model-type", choices=("bpe", "unigram"),
         help=f"tokenizer's kind (default: {PrepareSpec.model_type})")  # fmt: skip
+    add("--character-coverage", type=cli.number(at_least=0.98, at_most=1), metavar="F",
+        help="share of the text's characters whose kinds, the commonest first, are pieces; bytes "
+        "spell the others (default: 0.9995, or as many kinds as fill half of the vocabulary where "
+        "it has no room for those)")  # fmt: skip
     add("--tokenizer", type=Path, metavar="FILE",
         help="use this tokenizer.model instead of training one")  # fmt: skip
     add("--text-column", metavar="NAME", default="text",
@@ -143,9 +148,11 @@ def parse_args() -> argparse.Namespace:
     options = parser.parse_args()
     if not options.train:
         parser.error("--train is missing; expected at least one SOURCE")
-    if options.tokenizer and (options.vocab_size or options.model_type):
+    training = (options.vocab_size, options.model_type, options.character_coverage)
+    if options.tokenizer and any(training):
         raise UserError(
-            "--tokenizer brings its own vocabulary; expected no --vocab-size and no --model-type"
+            "--tokenizer brings its own vocabulary; expected no --vocab-size, --model-type or "
+            "--character-coverage"
         )
     return options
 

@@ -1,6 +1,5 @@
 """Documents to token ids on all cores, in order and in bounded memory."""
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -16,8 +15,6 @@ from gam_scale.errors import UserError
 
 BATCH_CHARS = 1 << 18  # text sent to a worker at a time
 BATCHES_AHEAD = 16  # per worker: what may wait, read or encoded, while the writer is busy
-
-_WORD_START = re.compile(r"(?<=[^ ]) ")
 
 
 class Piece(NamedTuple):
@@ -50,7 +47,7 @@ def encode_documents(
     Raises:
         UserError: a worker was killed, as the system does where memory is short.
     """
-    batches = _batches(_pieces(documents))
+    batches = _batches(_pieces(documents, tokenizer))
     if workers == 1:
         for batch in batches:
             yield from _encode(tokenizer, batch)
@@ -76,17 +73,11 @@ def _encoder(model_bytes: bytes) -> Callable[[list[Piece]], list[Encoded]]:
     return partial(_encode, Tokenizer(model_bytes))
 
 
-def _pieces(documents: Iterable[tuple[str, str]]) -> Iterator[Piece]:
-    """Cut long documents where a word begins: there the tokenizer's result does not change."""
+def _pieces(documents: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Iterator[Piece]:
+    """Documents, long ones cut where the tokenizer would cut them."""
     for split, text in documents:
-        start = 0
-        while len(text) - start > 2 * BATCH_CHARS:
-            match = _WORD_START.search(text, start + BATCH_CHARS)
-            if match is None:
-                break
-            yield Piece(split, text[start : match.start()], starts_document=start == 0)
-            start = match.start()
-        yield Piece(split, text[start:], starts_document=start == 0)
+        for number, part in enumerate(tokenizer.stretches(text)):
+            yield Piece(split, part, starts_document=number == 0)
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

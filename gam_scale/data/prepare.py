@@ -56,6 +56,7 @@ class PrepareSpec:
     test: Sequence[Source] = ()
     vocab_size: int = 32_000
     model_type: Literal["bpe", "unigram"] = "bpe"
+    character_coverage: float | None = None  # see train_tokenizer
     tokenizer: Path | None = None  # a model to use in place of training one
     valid_fraction: float = 0.01  # 0: no validation split
     max_documents: int | None = None  # of each split
@@ -66,6 +67,8 @@ class PrepareSpec:
         """A JSON-ready account of the inputs; equal accounts give equal sets."""
         if self.tokenizer is None:
             tokenizer = {"vocab_size": self.vocab_size, "model_type": self.model_type}
+            if self.character_coverage is not None:
+                tokenizer["character_coverage"] = self.character_coverage
         else:
             tokenizer = {"sha256": Tokenizer.load(self.tokenizer).sha256}
         sources = {"train": self.train, "valid": self.valid, "test": self.test}
@@ -152,7 +155,13 @@ def _tokenizer(spec: PrepareSpec, hold_out: HoldOut, path: Path) -> Tokenizer:
                 if split == "train":
                     yield text
 
-        return train_tokenizer(texts(), path, spec.vocab_size, spec.model_type)
+        return train_tokenizer(
+            texts(),
+            path,
+            spec.vocab_size,
+            spec.model_type,
+            character_coverage=spec.character_coverage,
+        )
 
 
 def _text_bytes(spec: PrepareSpec, sources: Sequence[Source]) -> int | None:

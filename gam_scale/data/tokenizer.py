@@ -5,6 +5,8 @@ import heapq
 import io
 import random
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +22,9 @@ UNK_ID, BOS_ID = 0, 1
 SPECIAL_PIECES = 2 + 256  # <unk>, <s>, then one piece per byte
 SPACE = "\u2581"  # what sentencepiece writes for a space inside its pieces
 SAMPLE_PIECE_CHARS = 4096
+# Encoded at a time: sentencepiece takes up to 60 bytes of memory for each byte of a word, and text
+# without spaces is one word.
+STRETCH_CHARS = 1 << 16
 # The model file records the number of threads and unigram's sums depend on it, so one number for
 # every machine: the same text gives the same bytes everywhere.
 TRAINER_THREADS = 16
@@ -34,9 +39,13 @@ CACHED_CHARS = 64  # longer ones hardly come again
 _WORDS = re.compile(
     r" *(?:[A-Za-z]++(?![^\0-\x7f])|[^A-Za-z \x80-\U0010ffff]++(?![^\0-\x7f])|[^ ]+)| +"
 )
+_WORD_START = re.compile(r"(?<=[^ ]) ")
 _SPANS_WORDS = re.compile(
     r"[^\u2581]\u2581|[A-Za-z][^A-Za-z\x80-\U0010ffff]|[^A-Za-z\x80-\U0010ffff][A-Za-z]"
 )
+
+_TOO_MANY_CHARACTERS = re.compile(r"required_chars\. \d+ vs (\d+)")
+_NO_CHARACTERS = f" \t\0{SPACE}"  # of which the trainer makes no pieces, or one in any case
 
 
 class Tokenizer:
@@ -98,8 +107,37 @@ class Tokenizer:
 
     def encode_array(self, text: str) -> np.ndarray:
         """The ids of ``text``, without bos, as a read-only array of :attr:`dtype`."""
-        ids = b"".join(map(self._words.__getitem__, _WORDS.findall(text)))
-        return np.frombuffer(ids, self.dtype)
+        parts = (
+            b"".join(map(self._words.__getitem__, _WORDS.findall(part)))
+            for part in self.stretches(text)
+        )
+        return np.frombuffer(b"".join(parts), self.dtype)
+
+    def stretches(self, text: str) -> Iterator[str]:
+        """``text`` in parts of at most ``2 * STRETCH_CHARS`` characters, to be encoded one by one.
+
+        Cut where a word begins, else between two characters that no piece holds side by side:
+        there the ids are those of the uncut text (of a unigram model within a word, up to ties).
+        Where there is no such place either, as in a long run of one letter, the cut is after
+        ``2 * STRETCH_CHARS`` and the ids around it may be others than sentencepiece's own.
+        """
+        start = 0
+        while len(text) - start > 2 * STRETCH_CHARS:
+            end = self._cut(text, start + STRETCH_CHARS, start + 2 * STRETCH_CHARS)
+            yield text[start:end]
+            start = end
+        yield text[start:] if start else text
+
+    def _cut(self, text: str, low: int, high: int) -> int:
+        if word := _WORD_START.search(text, low, high):
+            return word.start()
+        return next((i for i in range(low, high) if text[i - 1 : i + 1] not in self._pairs), high)
+
+    @cached_property
+    def _pairs(self) -> frozenset[str]:
+        """Any two characters that stand side by side in a piece."""
+        pieces = (piece.replace(SPACE, " ") for piece in self._pieces[SPECIAL_PIECES:])
+        return frozenset(piece[i : i + 2] for piece in pieces for i in range(len(piece) - 1))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``, special ids skipped; bytes that are not UTF-8 become U+FFFD."""
@@ -181,6 +219,7 @@ def train_tokenizer(
     vocab_size: int,
     model_type: Literal["bpe", "unigram"] = "bpe",
     max_bytes: int = 1 << 26,
+    character_coverage: float | None = None,
 ) -> Tokenizer:
     """Train on a seeded sample of ``texts`` of at most ``max_bytes`` and write the model file.
 
@@ -188,36 +227,94 @@ def train_tokenizer(
     own, so that a number is spelled the same way wherever it stands; runs of spaces and newlines
     may be pieces, so that indented text stays short.
 
+    Args:
+        texts: to draw the sample from.
+        path: of the model file.
+        vocab_size: ids, the special and byte pieces included.
+        model_type: how the pieces are learned.
+        max_bytes: of the sample.
+        character_coverage: the share of the sample's characters whose kinds, the commonest first,
+            have a piece of their own; the others are spelled in bytes. None: sentencepiece's
+            0.9995, and where the vocabulary has no room for those, as many kinds as fill half.
+
     Raises:
         UserError: the text is empty, or supports only a smaller (or needs a larger) vocabulary;
             the message states which.
     """
-    buffer = io.BytesIO()
+    sample = list(_sample(texts, max_bytes))
     try:
-        spm.SentencePieceTrainer.train(
-            sentence_iterator=_sample(texts, max_bytes),
-            model_writer=buffer,
-            vocab_size=vocab_size,
-            model_type=model_type,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            split_digits=True,
-            byte_fallback=True,
-            required_chars=SPACE,  # without a piece of its own a space would come back as U+2581
-            unk_id=UNK_ID,
-            bos_id=BOS_ID,
-            eos_id=-1,
-            pad_id=-1,
-            max_sentence_length=4 * SAMPLE_PIECE_CHARS,  # in bytes; longer ones are dropped
-            num_threads=TRAINER_THREADS,
-            minloglevel=2,
-        )
+        try:
+            model = _train(sample, vocab_size, model_type, character_coverage)
+        except RuntimeError as error:
+            if character_coverage is not None or not _TOO_MANY_CHARACTERS.search(str(error)):
+                raise
+            model = _train_on_common_characters(sample, vocab_size, model_type)
     except RuntimeError as error:
         raise _training_error(str(error), vocab_size) from None
-    write_bytes(path, buffer.getvalue())
-    return Tokenizer(buffer.getvalue(), str(path))
+    write_bytes(path, model)
+    return Tokenizer(model, str(path))
+
+
+def _train(
+    sample: Iterable[str], vocab_size: int, model_type: str, coverage: float | None
+) -> bytes:
+    buffer = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(sample),
+        model_writer=buffer,
+        vocab_size=vocab_size,
+        model_type=model_type,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        byte_fallback=True,
+        required_chars=SPACE,  # without a piece of its own a space would come back as U+2581
+        unk_id=UNK_ID,
+        bos_id=BOS_ID,
+        eos_id=-1,
+        pad_id=-1,
+        max_sentence_length=4 * SAMPLE_PIECE_CHARS,  # in bytes; longer ones are dropped
+        num_threads=TRAINER_THREADS,
+        minloglevel=2,
+        # The model file records what is given, so the default is not.
+        **({} if coverage is None else {"character_coverage": coverage}),
+    )
+    return buffer.getvalue()
+
+
+def _train_on_common_characters(sample: list[str], vocab_size: int, model_type: str) -> bytes:
+    """Train where sentencepiece's own coverage, which ends at 0.98, takes too many characters.
+
+    Half of the vocabulary is for characters, so that the other half can be longer pieces; text that
+    does not support those has characters alone.
+    """
+    counts = Counter[str]()
+    for piece in sample:
+        counts.update(piece)
+    for character in _NO_CHARACTERS:
+        del counts[character]
+    room = vocab_size - SPECIAL_PIECES - 1  # one is the space's
+    if room < 1:
+        raise RuntimeError(f"required_chars. {vocab_size} vs {SPECIAL_PIECES + 2}")
+    try:
+        return _train(_without_rare(sample, counts, (room + 1) // 2), vocab_size, model_type, 1.0)
+    except RuntimeError:
+        return _train(_without_rare(sample, counts, room), vocab_size, model_type, 1.0)
+
+
+def _without_rare(sample: list[str], counts: Counter[str], kept: int) -> Iterator[str]:
+    """The sample, fallen apart at all but the ``kept`` commonest characters."""
+    ranked = [character for character, _ in counts.most_common()]
+    share = sum(counts[character] for character in ranked[:kept]) / counts.total()
+    print(
+        f"the text has {len(ranked):,} kinds of characters: the {kept:,} commonest, {share:.2%} of "
+        "it, have pieces of their own, bytes spell the others",
+        file=sys.stderr,
+    )
+    rare = re.compile(f"[{re.escape(''.join(ranked[kept:]))}]+")
+    return (part for piece in sample for part in rare.split(piece) if part)
 
 
 def _sample(texts: Iterable[str], max_bytes: int, seed: int = 0) -> Iterator[str]:
@@ -250,10 +347,11 @@ def _training_error(message: str, vocab_size: int) -> UserError:
             f"a vocabulary of {vocab_size} is too large for this text; it supports at most "
             f"{match[1]} (256 bytes and 2 special ids included)"
         )
-    if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
+    if match := _TOO_MANY_CHARACTERS.search(message):
         return UserError(
             f"a vocabulary of {vocab_size} is too small for this text; it needs at least "
-            f"{match[1]}: {SPECIAL_PIECES} special and byte pieces and the text's characters"
+            f"{match[1]}: {SPECIAL_PIECES} special and byte pieces and the characters that "
+            "--character-coverage asks for"
         )
     if "sentences_.empty()" in message:
         return UserError("there is no text to train a tokenizer on; expected a non-empty document")

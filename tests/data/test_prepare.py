@@ -14,7 +14,7 @@ from multiprocessing.synchronize import SemLock
 import numpy as np
 import pytest
 
-from gam_scale.data import encode
+from gam_scale.data import encode, tokenizer
 from gam_scale.data import prepare as p
 from gam_scale.data.holdout import choose, tail_start, utf8_size
 from gam_scale.data.manifest import read_manifest, verify_files
@@ -59,11 +59,11 @@ def read_split(folder, split) -> list[np.ndarray]:
 
 
 def read_documents(folder, split) -> list[str]:
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    model = Tokenizer.load(folder / "tokenizer.model")
     stream = np.concatenate(read_split(folder, split))
-    starts = np.flatnonzero(stream == tokenizer.bos_id)
+    starts = np.flatnonzero(stream == model.bos_id)
     assert starts[0] == 0
-    return [tokenizer.decode(ids) for ids in np.split(stream, starts[1:])]
+    return [model.decode(ids) for ids in np.split(stream, starts[1:])]
 
 
 def names(folder) -> list[str]:
@@ -116,6 +116,7 @@ def test_workers_and_long_documents_change_nothing(prepared, tmp_path, monkeypat
     out, spec, manifest = prepared
     in_two = prepare(dataclasses.replace(spec, out=tmp_path / "two", workers=2))
     monkeypatch.setattr(encode, "BATCH_CHARS", 100)
+    monkeypatch.setattr(tokenizer, "STRETCH_CHARS", 100)
     in_pieces = prepare(dataclasses.replace(spec, out=tmp_path / "pieces"))
     assert in_two == in_pieces == manifest
     first, second = (path / "train" / "shard.00000.mds" for path in (out, tmp_path / "two"))
@@ -124,6 +125,7 @@ def test_workers_and_long_documents_change_nothing(prepared, tmp_path, monkeypat
 
 def test_a_word_longer_than_a_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(encode, "BATCH_CHARS", 100)
+    monkeypatch.setattr(tokenizer, "STRETCH_CHARS", 100)
     documents = ["x" * 1000, "y " * 500, " " * 700 + "z"]
     spec = PrepareSpec(tmp_path / "set", [Listed(documents)], vocab_size=262, valid_fraction=0)
     prepare(spec)
@@ -148,9 +150,9 @@ def test_hold_out(tmp_path):
 def test_hold_out_of_a_small_corpus(tmp_path):
     assert set(prepare(spec_of(tmp_path / "two", n=2)).splits) == {"train", "valid"}
     assert set(prepare(spec_of(tmp_path / "none", n=2, valid_fraction=0)).splits) == {"train"}
-    tokenizer = tmp_path / "two" / "tokenizer.model"
+    model = tmp_path / "two" / "tokenizer.model"
     with pytest.raises(UserError, match="too short to hold any of it out"):
-        prepare(PrepareSpec(tmp_path / "one", [Listed(["x"])], tokenizer=tokenizer))
+        prepare(PrepareSpec(tmp_path / "one", [Listed(["x"])], tokenizer=model))
 
 
 def test_one_document_is_enough(tmp_path):

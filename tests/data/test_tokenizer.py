@@ -140,7 +140,7 @@ def test_sample_is_bounded_seeded_and_in_order():
     ("texts", "vocab_size", "reason"),
     [
         (["hello world " * 100], 1000, r"vocabulary of 1000 is too large.* at most 287 "),
-        (["hello world " * 100], 260, r"vocabulary of 260 is too small.* at least 266"),
+        (["hello world " * 100], 259, r"vocabulary of 259 is too small.* at least 260"),
         (["hello world " * 100], 10, "too small"),
         ([], 300, "no text"),
         ([""], 300, "no text"),
@@ -150,6 +150,60 @@ def test_vocabulary_that_does_not_fit(tmp_path, texts, vocab_size, reason):
     with pytest.raises(UserError, match=reason):
         train_tokenizer(texts, tmp_path / "m", vocab_size)
     assert not list(tmp_path.iterdir())
+
+
+def test_character_coverage_is_sentencepieces_own(tmp_path):
+    texts = ["hello world " * 100]
+    with pytest.raises(UserError, match=r"vocabulary of 260 is too small.* at least 266: .*--char"):
+        train_tokenizer(texts, tmp_path / "m", 260, character_coverage=1.0)
+    rare = ["the lighthouse keeper " * 500 + "ж"]
+    sizes = {
+        coverage: len(
+            train_tokenizer(rare, tmp_path / "m", 280, "bpe", 1 << 20, coverage).encode("ж")
+        )
+        for coverage in (None, 0.99, 1.0)
+    }
+    assert sizes == {None: 2, 0.99: 2, 1.0: 1}
+
+
+@pytest.mark.parametrize("vocab_size", [260, 300, 32_000])
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_more_characters_than_the_vocabulary_has_room_for(tmp_path, vocab_size, model_type, capsys):
+    """A crawl: 38,640 kinds of characters, most of them rare."""
+    kinds = [chr(i) for i in range(0x3400, 0x20000) if chr(i).isprintable()][:38_640]
+    common = "".join(random.Random(0).choices(kinds[:3000], k=20_000)) + "hello world " * 500
+    texts = ["".join(kinds), common]
+    tokenizer = train_tokenizer(texts, tmp_path / "m", vocab_size, model_type)
+    assert tokenizer.vocab_size == vocab_size
+    assert tokenizer.decode(tokenizer.encode(common + kinds[-1])) == common + kinds[-1]
+    assert "38,647 kinds of characters" in capsys.readouterr().err
+    if (vocab_size, model_type) == (32_000, "bpe"):
+        assert len(tokenizer.encode(kinds[5])) == 1, "a common character without a piece"
+        assert len(tokenizer.encode("hello")) < 5, "no room was left for longer pieces"
+
+
+CHINESE = "".join(random.Random(1).choices([chr(i) for i in range(0x4E00, 0x4E80)], k=60_000))
+
+
+@pytest.mark.parametrize("text", [CHINESE, CHINESE.replace("\u4e00", "。\u2581\n"), CODE * 3])
+def test_a_long_text_is_cut_where_its_ids_stay_the_same(tmp_path, monkeypatch, text):
+    """Text without spaces is one word, of which sentencepiece would take 60 bytes a byte."""
+    tokenizer = train_tokenizer([text], tmp_path / "m", 800)
+    whole = tokenizer.encode(text)
+    monkeypatch.setattr(t, "STRETCH_CHARS", 500)
+    parts = list(tokenizer.stretches(text))
+    assert "".join(parts) == text
+    assert max(map(len, parts)) <= 1000 < len(text) / 10, "a part without bounds"
+    assert tokenizer.encode(text) == whole
+    assert [i for part in parts for i in tokenizer.encode(part)] == whole
+
+
+@pytest.mark.parametrize("text", ["a" * 50_000, "漢字" * 30_000, " " * 10_000 + "\n" * 10_000])
+def test_a_long_text_without_any_place_to_cut_is_bounded_and_lossless(tmp_path, monkeypatch, text):
+    tokenizer = train_tokenizer([text, CODE], tmp_path / "m", 400)
+    monkeypatch.setattr(t, "STRETCH_CHARS", 500)
+    assert max(map(len, tokenizer.stretches(text))) <= 1000, "a part without bounds"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_the_largest_vocabulary_is_accepted(tmp_path):
