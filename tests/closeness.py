@@ -1,10 +1,12 @@
 """Comparisons that NaN does not pass.
 
-``max(0.1, nan)`` is 0.1, ``nan > limit`` is false and so is its opposite's test, NaN is "not equal"
-to everything and "any" of it is true: a comparison made of these holds for results that are broken.
+``max(0.1, nan)`` is 0.1, ``not nan > limit`` is true, NaN is "not equal" to everything, "any" of it is
+true, and a list with one in it may be sorted and equal to itself: a comparison made of these holds
+for results that are broken.
 """
 
 import math
+import operator
 from collections.abc import Iterable
 
 import torch
@@ -29,6 +31,12 @@ def worst(differences: Iterable[float]) -> float:
 def least(values: Iterable[float]) -> float:
     """The smallest; minus infinity if there is none, or one is not a finite number."""
     return -worst(-value for value in values)
+
+
+def rises(values: Iterable[float]) -> bool:
+    """Whether no value is below the one before, and all are finite."""
+    values = list(values)  # not values == sorted(values): a list equals itself, NaN and all
+    return all(map(math.isfinite, values)) and all(map(operator.le, values, values[1:]))
 
 
 def is_alive(x: Tensor | None) -> bool:

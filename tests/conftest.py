@@ -86,7 +86,8 @@ def curve() -> Callable[[Path], list[dict]]:
     def read(run_dir: Path) -> list[dict]:
         lines = list(map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()))
         # A loss that is not finite is logged as null, and one null equals the other.
-        assert all(line["loss"] is not None for line in lines), f"{run_dir}: a loss is no number"
+        lost = [line["step"] for line in lines if line["loss"] is None]
+        assert not lost, f"{run_dir}: no loss at steps {lost}"
         return [{k: line.get(k) for k in COMPARED} for line in lines]
 
     return read

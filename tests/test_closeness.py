@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from closeness import differ, is_alive, least, off, worst
+from closeness import differ, is_alive, least, off, rises, worst
 
 ONES = torch.ones(3)
 
@@ -16,6 +16,7 @@ def test_nothing_that_is_not_finite_passes(broken, where):
     x[where] = values[where] = broken
     assert off(x, ONES) == off(ONES, x) == off(x, x) == worst(values) == -least(values) == math.inf
     assert not is_alive(x) and not differ(x, ONES) and not differ(ONES, x)
+    assert not rises(values)
 
 
 def test_what_they_measure():
@@ -24,4 +25,5 @@ def test_what_they_measure():
     assert (worst([1.0, 3.0, 2.0]), least([1.0, 3.0, 2.0])) == (3.0, 1.0)
     assert worst([]) == -least([]) == math.inf  # nothing was compared
     assert is_alive(ONES) and not is_alive(0 * ONES) and not is_alive(None)
+    assert rises([0.0, 1.0, 1.0, 2.0]) and not rises([0.0, 2.0, 1.0]) and rises([])
     assert differ(ONES, 2 * ONES) and not differ(ONES, ONES.clone())

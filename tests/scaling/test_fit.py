@@ -95,7 +95,7 @@ def test_common_coefficients_are_common() -> None:
     points = two_families()
     one, two = fit(points, FitSettings(grid=2), ("alpha", "beta")).laws
     assert (one.alpha, one.beta) == (two.alpha, two.beta)
-    assert one.A != two.A
+    assert abs(one.A - two.A) > 0
     same = fit(points, FitSettings(grid=2), COEFFICIENTS).laws
     assert same[0] == same[1]
 
