@@ -1,8 +1,8 @@
 """Comparisons that NaN does not pass.
 
-``max(0.1, nan)`` is 0.1, ``not nan > limit`` is true, NaN is "not equal" to everything, "any" of it is
-true, and a list with one in it may be sorted and equal to itself: a comparison made of these holds
-for results that are broken.
+``max(0.1, nan)`` is 0.1, ``not nan > limit`` is true, NaN is "not equal" to everything, "any" of it
+is true, and a list that holds it may equal itself sorted: a comparison made of these holds for
+results that are broken.
 """
 
 import math

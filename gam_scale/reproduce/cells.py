@@ -23,6 +23,7 @@ from gam_scale.config_rules import check
 from gam_scale.data.manifest import Manifest, read_manifest
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
+from gam_scale.former import in_todays_terms
 from gam_scale.model.lm import outline
 from gam_scale.scaling.code_version import code_version
 from gam_scale.scaling.sweep import FORWARD_AND_BACKWARD
@@ -231,7 +232,8 @@ def write_config(cell: Cell, folder: Path) -> Path:
     path, now = folder / f"{cell.name}.json", to_dict(cell.config)
     if path.exists():
         # A file older than a setting has its default.
-        _same(to_dict(from_dict(RunConfig, read_json(path))), now, path)
+        before = to_dict(from_dict(RunConfig, read_json(path)))
+        _same(in_todays_terms(before, cell.config), now, path)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, now)
     return path

@@ -30,6 +30,7 @@ from gam_scale.checkpoint.store import load_state
 from gam_scale.config import MemoryKind, RunConfig, load_config
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
+from gam_scale.former import in_todays_terms
 from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.strict import from_dict, option, read_json, section, to_dict
 from gam_scale.train.branch import newest_shared
@@ -309,7 +310,8 @@ def result(cell: Cell) -> dict[str, Any] | None:
     path = folder / "summary.json"
     if not path.exists():
         return None
-    made, now = read_json(folder / "config.json"), to_dict(cell.config)
+    made = in_todays_terms(read_json(folder / "config.json"), cell.config)
+    now = to_dict(cell.config)
     for name in ("model", "train"):
         for key, value in now[name].items():
             if made.get(name, {}).get(key, value) != value:

@@ -1,9 +1,9 @@
 """Which settings make a run that run, and which changes of its length leave its past as it was."""
 
-from dataclasses import replace
 from typing import Any
 
 from gam_scale.config import RunConfig
+from gam_scale.former import in_todays_terms
 from gam_scale.strict import to_dict
 from gam_scale.train.schedule import learning_rate, stable_steps
 
@@ -23,21 +23,12 @@ MAY_CHANGE = (
 )
 """Settings that a resumed run may change; all others define what the run is."""
 
-FORMER_HORIZON = 65_536.0
-"""What model.memory.max_horizon was by default before it followed data.seq_len: a run that began
-so goes on."""
-
 
 def differences(before: dict[str, Any], now: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Both values, by dotted key, of every setting that config.json ``before`` has otherwise."""
     # A run that is older than a setting has its default.
-    old, new = _merged(to_dict(RunConfig()), before), to_dict(now)
-    _, usual = replace(now.model.memory, max_horizon=0.0).horizons(now.data.seq_len)
-    memory, former = new["model"]["memory"], old["model"]["memory"]
-    memory["max_horizon"] = memory["max_horizon"] or usual
-    if memory["max_horizon"] == usual and former["max_horizon"] in (0.0, FORMER_HORIZON):
-        former["max_horizon"] = usual
-    return _differences(old, new, "")
+    old = in_todays_terms(_merged(to_dict(RunConfig()), before), now)
+    return _differences(old, to_dict(now), "")
 
 
 def rewritten_past(saved: RunConfig, step: int, now: RunConfig) -> str:
