@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gam_scale.errors import UserError, one_line
+from gam_scale.errors import EndedByOthers, UserError, one_line
 from gam_scale.strict import LARGEST_INT
 
+EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -41,6 +42,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         status = _fail(str(error))
+    except EndedByOthers as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED

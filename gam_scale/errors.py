@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exceptions that end a command in one line: the user can mend this, or another rank failed."""
 
 MOST_CHARACTERS = 1200
 """Of a whole message: several lines of a terminal, not the page that a pasted value would fill."""
@@ -13,6 +13,13 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message, MOST_CHARACTERS))
+
+
+class EndedByOthers(Exception):
+    """A failure of another rank, which the message names, ended this one: no defect of its own.
+
+    Command lines print the message and exit with status 1; the traceback is in the rank's log.
+    """
 
 
 def one_line(text: str, most: int = 60) -> str:

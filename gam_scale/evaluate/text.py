@@ -85,7 +85,8 @@ def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.nd
         what = source.text or f"the {source.split} split"
         raise UserError(
             f"the longest document of {what} has {longest:,} tokens and {at_least:,} are needed; "
-            "expected a longer text (--text, --data), or a smaller --seq-len"
+            "expected a longer text (--text, --data), or fewer tokens (--seq-len, --compare, "
+            "--needle-lengths)"
         )
     return [document for document in found if len(document) >= at_least]
 

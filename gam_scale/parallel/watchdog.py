@@ -12,6 +12,7 @@ from types import TracebackType
 
 import torch.distributed as dist
 
+from gam_scale.errors import EndedByOthers
 from gam_scale.parallel.world import World
 
 logger = logging.getLogger("gam_scale")
@@ -22,6 +23,8 @@ SILENCE_S = 5.0
 """Without a sign of life, after which a rank is gone if a collective has failed as well."""
 LOST_S = 60.0
 """The same without any other evidence: an interpreter can be busy in one call for a while."""
+
+NO_STORE = "rank 0 or the launcher, which held the job's store, is gone"
 
 _ECHO = re.compile(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|remote process|peer")
 """How a collective's error reads when another rank is the cause."""
@@ -45,8 +48,9 @@ class Watchdog:
     """Publishes what this rank does in the job's store and reads what the others do.
 
     As a context manager around a run: an error that leaves it is made known to all ranks, which
-    log it with the rank's number and end. :meth:`at` marks progress; a rank that makes none for
-    ``timeout_s`` logs where each rank stands and which one is behind, and ends the job.
+    end with it and the rank's number (:class:`~gam_scale.errors.EndedByOthers`). :meth:`at` marks
+    progress; a rank that makes none for ``timeout_s`` logs where each rank stands and which one is
+    behind, and ends the job.
     """
 
     def __init__(self, world: World, timeout_s: float) -> None:
@@ -77,25 +81,26 @@ class Watchdog:
             return
         self._stop.set()
         self._thread.join()
-        if error is not None:
-            self._explain(error)
+        if error is not None and (reason := self._explain(error)):
+            logger.error("%s", reason, extra={"on_bar": True})  # who prints it is the caller's
+            raise EndedByOthers(reason) from error
 
-    def _explain(self, error: BaseException) -> None:
+    def _explain(self, error: BaseException) -> str | None:
         """Publish this rank's error, or, where it only echoes another rank's, say whose."""
         try:
             if not _ECHO.search(str(error)):
                 self._publish(f"{type(error).__name__}: {error}")
-                return
+                return None
             deadline = time.monotonic() + 2 * SILENCE_S
             while time.monotonic() < deadline:
                 self._beat()
                 reason = self._failure() or self._silent(SILENCE_S)
                 if reason:
-                    logger.error("%s", reason)
-                    return
+                    return reason
                 time.sleep(BEAT_S)
         except RuntimeError:
-            logger.error("rank 0 or the launcher, which held the job's store, is gone")
+            return NO_STORE
+        return None
 
     def _watch(self) -> None:
         try:
@@ -110,7 +115,7 @@ class Watchdog:
                     self._end(reason)
         except RuntimeError:  # the store does not answer
             if not self._stop.is_set():
-                self._end("rank 0 or the launcher, which held the job's store, is gone")
+                self._end(NO_STORE)
 
     def _end(self, reason: str) -> None:
         if self._stop.is_set():  # the main thread is on its way out with an error of its own

@@ -80,7 +80,9 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
                 # For the logs, which outlive the terminal; who prints it is the caller's business.
                 if logger.handlers:
                     kind, quiet = type(error).__name__, {"on_bar": True}
-                    logger.error("rank %d: %s: %s", world.rank, kind, error, extra=quiet)
+                    trace = not isinstance(error, UserError)
+                    said = "rank %d: %s: %s"
+                    logger.error(said, world.rank, kind, error, extra=quiet, exc_info=trace)
                 raise
     finally:
         ranks.stop()

@@ -58,6 +58,7 @@ def test_a_killed_rank_is_named_on_every_other():
     assert one.startswith("-9")
     for report in (zero, two):
         assert "rank 1 is gone" in report and "last at step 3, backward" in report
+        assert report.splitlines()[-1].count("EndedByOthers"), "a defect of another rank as its own"
 
 
 def test_a_collective_that_never_comes_names_the_missing_rank():
