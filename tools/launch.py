@@ -15,7 +15,7 @@ from rich.table import Table
 from gam_scale import cli
 from gam_scale.errors import UserError
 from gam_scale.launch.follow import cancel, follow
-from gam_scale.launch.status import COLUMNS, find_runs, slurm_states, status, table
+from gam_scale.launch.status import COLUMNS, find_runs, look, slurm_states
 
 
 def main() -> int:
@@ -96,13 +96,17 @@ def launch(args: argparse.Namespace) -> int:
 
 
 def show(folders: list[str]) -> None:
-    """Print the status table."""
-    states = slurm_states()
+    """Print the status table; what cannot be read has a row of its own, and a sentence below."""
+    rows, problems = look(find_runs(folders), slurm_states())
     out = Table(*COLUMNS)
-    for row in table(status(run, states) for run in find_runs(folders)):
+    for row in rows:
         out.add_row(*row)
     # Piped into a file there is no width to keep to.
     Console(width=None if sys.stdout.isatty() else 200).print(out)
+    if len(problems) == len(rows):
+        raise UserError("; ".join(problems))
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
 
 
 if __name__ == "__main__":

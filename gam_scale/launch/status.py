@@ -13,7 +13,7 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.launch.process import Process
-from gam_scale.strict import read_json, read_record
+from gam_scale.strict import read_json, read_record, shown
 from gam_scale.train.goodput import Goodput, goodput
 from gam_scale.train.health import read_ranks, slowdown
 from gam_scale.train.lock import holder, is_held
@@ -59,6 +59,8 @@ class LaunchNote:
 
 
 SLURM_PATIENCE_S = 30.0
+DEPTH = 3
+"""Levels of folders that are searched for runs, from the one that was named."""
 COLUMNS = (
     "run",
     "state",
@@ -82,8 +84,13 @@ def find_runs(folders: Iterable[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for folder in map(Path, folders):
-        candidates = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))]
-        found += [path for path in candidates if _is_run(path)]
+        level = [folder]
+        for _ in range(DEPTH):
+            runs = [path for path in level if _is_run(path)]
+            found += runs
+            level = [
+                below for path in level if path not in runs for below in sorted(path.glob("*"))
+            ]
     if not found:
         names = ", ".join(map(str, folders)) or "nothing"
         raise UserError(f"{names}: no run here; expected run directories or a folder of them")
@@ -92,8 +99,11 @@ def find_runs(folders: Iterable[str | Path]) -> list[Path]:
 
 def _is_run(path: Path) -> bool:
     # A checkpoint holds a config.json as well, but no logs beside it.
-    submitted = (path / "jobs" / "launched.json").is_file()
-    return submitted or ((path / "config.json").is_file() and (path / "logs").is_dir())
+    try:
+        submitted = (path / "jobs" / "launched.json").is_file()
+        return submitted or ((path / "config.json").is_file() and (path / "logs").is_dir())
+    except PermissionError:  # a colleague's folder: it may be one, and its row says so
+        return True
 
 
 def ask_slurm(*command: str) -> str | None:
@@ -122,11 +132,10 @@ def slurm_states() -> dict[str, str] | None:
 def status(path: Path, states: dict[str, str] | None) -> RunStatus:
     """The row of one run; ``states`` as :func:`slurm_states` gives them."""
     run = RunDir(path)
-    config: dict[str, Any] = read_json(run.config) if run.config.exists() else {}
     lines = read_metrics(run.metrics)
     last = lines[-1] if lines else {}
     kept = run.checkpoints.steps()
-    steps = config.get("train", {}).get("steps", 0)
+    steps = _steps(run.config)
     restarts = read_restarts(run.restarts)
     note = launch_note(path)
     job = _slurm_job(run, note, restarts.job, states)
@@ -144,6 +153,18 @@ def status(path: Path, states: dict[str, str] | None) -> RunStatus:
         goodput=goodput(run),
         slowest=_slowest(run),
     )
+
+
+def _steps(path: Path) -> int:
+    """How many steps a run is to have, by its config.json; 0 where there is none."""
+    config: Any = read_json(path) if path.exists() else {"train": {"steps": 0}}
+    try:
+        steps = config["train"]["steps"]
+    except (TypeError, KeyError, IndexError):
+        steps = None
+    if type(steps) is not int:
+        raise UserError(f"{path}: train.steps is {shown(steps)}; expected a whole number")
+    return steps
 
 
 def _slowest(run: RunDir) -> tuple[str, float] | None:
@@ -196,6 +217,24 @@ def _state(
     if run.config.exists():
         return "stopped"
     return "died" if note.process else "never started"
+
+
+def look(paths: Iterable[Path], states: dict[str, str] | None) -> tuple[list[list[str]], list[str]]:
+    """The status table of runs, of which some may be damaged or somebody else's.
+
+    Returns:
+        Its cells, and for each run that cannot be read a sentence that says why.
+    """
+    cells: list[list[str]] = []
+    problems = []
+    for path in paths:
+        try:
+            cells += table([status(path, states)])
+        except (UserError, OSError) as error:
+            cells.append([str(path), "unreadable", *["-"] * (len(COLUMNS) - 2)])
+            reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+            problems.append(f"{reason}")
+    return cells, problems
 
 
 def table(rows: Iterable[RunStatus]) -> list[list[str]]:
