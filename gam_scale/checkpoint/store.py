@@ -65,7 +65,7 @@ class TrainState:
 @dataclass
 class _Best:
     step: int
-    val_loss: float
+    val_loss: float | None  # null where it was not finite
 
 
 class CheckpointStore:
