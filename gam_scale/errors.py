@@ -1,4 +1,4 @@
-"""The exceptions that end a command in one line: the user can mend this, or another rank failed."""
+"""The exceptions that are no defects: a mistake to mend, another rank's failure, a wish to stop."""
 
 MOST_CHARACTERS = 1200
 """Of a whole message: several lines of a terminal, not the page that a pasted value would fill."""
@@ -20,6 +20,10 @@ class EndedByOthers(Exception):
 
     Command lines print the message and exit with status 1; the traceback is in the rank's log.
     """
+
+
+class Stopped(Exception):
+    """A signal asked to stop, and what was going on gives way; there is nothing of it to save."""
 
 
 def one_line(text: str, most: int = 60) -> str:

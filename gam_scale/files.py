@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from gam_scale import pulse
 from gam_scale.errors import UserError
 
 CHECKSUMS = "checksums.json"
@@ -157,6 +158,7 @@ def checksum(path: Path) -> str:
     with open_regular(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
+            pulse.beat()
     return digest.hexdigest()
 
 

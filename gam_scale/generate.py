@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gam_scale import pulse
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.model.lm import LanguageModel
@@ -54,6 +55,7 @@ def generate(
     with torch.no_grad():
         logits, state = model.extend(torch.tensor([ids], device=device), model.init_state())
         for _ in range(max_tokens):
+            pulse.beat()
             logits = logits[0, : tokenizer.vocab_size].float()  # a model may have more ids
             if not torch.isfinite(logits).all():
                 raise UserError(

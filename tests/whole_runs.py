@@ -15,7 +15,7 @@ from gam_scale.config import RunConfig
 from gam_scale.config_rules import check
 from gam_scale.files import CHECKSUMS, checksum, seal, write_json
 from gam_scale.strict import from_dict
-from gam_scale.train.loop import Loop
+from gam_scale.train.loop import Loop, Outcome
 from gam_scale.train.pretrain import pretrain
 from gam_scale.train.saver import WRITER
 
@@ -32,10 +32,11 @@ def after_step(step: int, action: Callable[[], object]) -> Iterator[None]:
     """Runs inside do ``action`` once ``step`` is done."""
     original = Loop._after_step
 
-    def act(self) -> None:
-        original(self)
+    def act(self) -> Outcome | None:
+        outcome = original(self)
         if self.state.step == step:
             action()
+        return outcome
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loop, "_after_step", act)

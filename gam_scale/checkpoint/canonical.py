@@ -16,6 +16,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from gam_scale import pulse
 from gam_scale.checkpoint.index import BYTES, INDEX, Entry, Index, open_tensors, read_index
 from gam_scale.checkpoint.shard import Shard, check_tensors
 from gam_scale.errors import UserError
@@ -110,6 +111,7 @@ class CanonicalTensors:
                 part = target[BYTES * (a - start) : BYTES * (b - start)]
                 if file.readinto(part) != part.size:
                     raise UserError(f"{self.folder / name} was cut short while it was read")
+                pulse.beat()
         return whole
 
     def load_into(self, shards: Iterable[Shard], *, moments: bool = True) -> None:
@@ -161,6 +163,7 @@ def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> str:
         for block in (len(text).to_bytes(8, "little"), text, *_buffers(tensors.values())):
             file.write(block)
             digest.update(block)
+            pulse.beat()
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()

@@ -60,6 +60,14 @@ class TrainState:
         1, "Ranks that saved it; a resumed run may have another number.", at_least=1
     )
     code_version: str = ""
+    to_evaluate: bool = False
+    """A signal came before the evaluation at this step was done: it is still to come, and with it
+    the step's line."""
+
+    @property
+    def logged_step(self) -> int:
+        """The last step whose line, if it has one, belongs to the run up to here."""
+        return self.step - self.to_evaluate
 
 
 @dataclass

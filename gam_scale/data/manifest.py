@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import xxhash
 
+from gam_scale import pulse
 from gam_scale.data.tokenizer import BOS_ID, SPECIAL_PIECES
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular, write_bytes
@@ -177,6 +178,7 @@ def _digest(path: str | Path, hasher: Any) -> str:
         with open_regular(path) as file:
             while data := file.read(READ_BYTES):
                 hasher.update(data)
+                pulse.beat()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return hasher.hexdigest()

@@ -12,6 +12,7 @@ from types import TracebackType
 
 import torch.distributed as dist
 
+from gam_scale import pulse
 from gam_scale.errors import EndedByOthers
 from gam_scale.parallel.world import World
 
@@ -37,8 +38,12 @@ class _Sign:
     count: int
     step: int
     doing: str
+    beats: int
+    """Pieces of work done in all: progress within a long phase."""
     heard: float
     """When this rank first saw it, on its own clock: clocks of nodes differ."""
+    moved: float
+    """When it first saw a sign of life at that place and with so many beats, likewise."""
 
     def __str__(self) -> str:
         return f"step {self.step}, {self.doing}"
@@ -48,21 +53,23 @@ class Watchdog:
     """Publishes what this rank does in the job's store and reads what the others do.
 
     As a context manager around a run: an error that leaves it is made known to all ranks, which
-    end with it and the rank's number (:class:`~gam_scale.errors.EndedByOthers`). :meth:`at` marks
-    progress; a rank that makes none for ``timeout_s`` logs where each rank stands and which one is
-    behind, and ends the job.
+    end with it and the rank's number (:class:`~gam_scale.errors.EndedByOthers`). :meth:`at` and
+    :func:`gam_scale.pulse.beat` mark progress. When no rank has made any for ``timeout_s``, it is
+    logged where each one stands and which one is behind, and the job ends: a rank at long work of
+    its own keeps the others waiting.
     """
 
     def __init__(self, world: World, timeout_s: float) -> None:
         self.world, self.timeout_s = world, timeout_s
-        self._place, self._moved, self._count = (0, "starting"), time.monotonic(), 0
+        self._place, self._count = (0, "starting"), 0
         self._signs: dict[int, _Sign] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def at(self, step: int, doing: str) -> None:
         """Note progress: ``doing`` what, in or after which optimizer step."""
-        self._place, self._moved = (step, doing), time.monotonic()
+        self._place = (step, doing)
+        pulse.beat()
 
     def __enter__(self) -> "Watchdog":
         if self.world.world_size > 1:
@@ -107,7 +114,7 @@ class Watchdog:
             while not self._stop.wait(BEAT_S):
                 self._beat()
                 reason = self._failure() or self._silent(LOST_S)
-                if reason is None and time.monotonic() - self._moved > self.timeout_s:
+                if reason is None and self._since_progress() > self.timeout_s:
                     reason = self._stalled()
                     faulthandler.dump_traceback(all_threads=True)
                     self._publish(reason)
@@ -127,15 +134,21 @@ class Watchdog:
 
     def _beat(self) -> None:
         self._count += 1
-        step, doing = self._place
-        self._store.set(str(self.world.rank), json.dumps([self._count, step, doing]))
+        sign = json.dumps([self._count, *self._place, pulse.beats()])
+        self._store.set(str(self.world.rank), sign)
         for rank in range(self.world.world_size):
-            if rank == self.world.rank or not self._store.check([str(rank)]):
+            if not self._store.check([str(rank)]):
                 continue
-            count, step, doing = json.loads(self._store.get(str(rank)))
-            known = self._signs.get(rank)
+            count, step, doing, beats = json.loads(self._store.get(str(rank)))
+            known, now = self._signs.get(rank), time.monotonic()
             if known is None or known.count != count:
-                self._signs[rank] = _Sign(count, step, doing, time.monotonic())
+                still = known is not None and known.beats == beats
+                moved = known.moved if still else now
+                self._signs[rank] = _Sign(count, step, doing, beats, now, moved)
+
+    def _since_progress(self) -> float:
+        """Seconds since a rank has last been seen to make progress."""
+        return time.monotonic() - max(sign.moved for sign in self._signs.values())
 
     def _publish(self, reason: str) -> None:
         step, doing = self._place
@@ -149,7 +162,7 @@ class Watchdog:
     def _silent(self, seconds: float) -> str | None:
         now = time.monotonic()
         for rank, sign in sorted(self._signs.items()):
-            if now - sign.heard > seconds:
+            if rank != self.world.rank and now - sign.heard > seconds:
                 return (
                     f"rank {rank} is gone: no sign of life for {now - sign.heard:.0f} s, "
                     f"last at {sign}"
@@ -157,9 +170,7 @@ class Watchdog:
         return None
 
     def _stalled(self) -> str:
-        step, doing = self._place
-        mine = _Sign(self._count, step, doing, time.monotonic())
-        places = {**self._signs, self.world.rank: mine}
+        places = self._signs
         # Ranks that wait in a collective stand at the same place; the missing one elsewhere.
         behind = min(places, key=lambda r: (places[r].step, _times(places, r), r))
         where = "; ".join(f"rank {rank}: {sign}" for rank, sign in sorted(places.items()))

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gam_scale import __version__
+from gam_scale import __version__, pulse
 from gam_scale.checkpoint.store import TrainState
 from gam_scale.config import RunConfig
 from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import Batch
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import Prefetcher, TrainStream, micro_batches, valid_batches
-from gam_scale.errors import UserError
+from gam_scale.errors import Stopped, UserError
 from gam_scale.evaluate.loss import LossResult, mean_loss
 from gam_scale.parallel.context import axes
 from gam_scale.parallel.strategy import Strategy
@@ -67,19 +67,20 @@ class Loop:
 
     def run(self) -> Outcome:
         """Train until done, until a signal asks to stop (then it is saved), or until a spike."""
+        if self.state.to_evaluate and self._after_step() == "stopped":
+            return "stopped"  # all that there is to save was read a moment ago
         with Prefetcher(self._load, self.state.step, self.config.train.steps) as steps:
             while self.state.step < self.config.train.steps:
                 self.watchdog.at(self.state.step, "reading data")
                 with self.metrics.clock.waiting():
                     batches = next(steps)
                 self.watchdog.at(self.state.step, "training")
-                outcome = self._step(batches)
+                outcome = self._step(batches) or self._after_step()
                 if outcome == "stopped":
                     self._save(is_best=False)
                 if outcome is not None:
                     self.saver.finish()
                     return outcome
-                self._after_step()
         self.saver.finish()
         return "finished"
 
@@ -118,6 +119,7 @@ class Loop:
             batch = batch.to(self.world.device)
             if carry is not None:
                 carry.place = i
+            pulse.beat()
             loss_sum += self.strategy.backward(batch, 1.0 / n_targets, last=last)
         lr = learning_rate(train, state.step, train.steps)
         grad_norm = self.strategy.step(lr, train.grad_clip)
@@ -146,18 +148,28 @@ class Loop:
                 "or resume from an earlier checkpoint"
             )
 
-    def _after_step(self) -> None:
+    def _after_step(self) -> Outcome | None:
+        """What is due between steps; "stopped" where an evaluation gave way to a signal."""
         config, step = self.config, self.state.step
         done = step == config.train.steps
         if step == self.first_step:
             self.metrics.leave_out_start()
             self.first_step_done()
         validation = None
-        asked = done or (config.eval.every_steps and step % config.eval.every_steps == 0)
+        asked = (
+            done
+            or self.state.to_evaluate
+            or (config.eval.every_steps and step % config.eval.every_steps == 0)
+        )
         if asked and self.valid:
             self.watchdog.at(step, "evaluating")
-            with self.metrics.clock.paused():
-                validation = self.evaluate()
+            try:
+                with self.metrics.clock.paused():
+                    validation = self.evaluate()
+            except Stopped:
+                self.state = replace(self.state, to_evaluate=True)
+                return "stopped"
+        self.state = replace(self.state, to_evaluate=False)
         if done or validation or step == 1 or step % config.log.every_steps == 0:
             self.saver.check_lock()
             rate = learning_rate(config.train, step - 1, config.train.steps)
@@ -170,9 +182,14 @@ class Loop:
             self.watchdog.at(step, "saving")
             with self.metrics.clock.paused():
                 self._save(is_best=better)
+        return None
 
     def evaluate(self) -> LossResult:
-        """Loss on the validation split, over all ranks."""
+        """Loss on the validation split, over all ranks.
+
+        Raises:
+            Stopped: on all ranks alike, between two batches: a signal asks to stop.
+        """
         data, ev, world = self.config.data, self.config.eval, self.world
         batches = valid_batches(
             self.valid,
@@ -183,8 +200,16 @@ class Loop:
             self.axes.data_size,
             ev.max_tokens,
         )
-        parts = map(self.axes.part, batches)
+        parts = map(self.axes.part, self._while_nobody_stops(batches))
         return mean_loss(self.strategy.evaluate, parts, ev.batch_size, self.token_bytes, world)
+
+    def _while_nobody_stops(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """``batches``, of which all ranks have as many."""
+        for batch in batches:
+            self.watchdog.at(self.state.step, "evaluating")
+            if self.world.any(self.stop.requested):
+                raise Stopped
+            yield batch
 
     def _is_better(self, loss: float) -> bool:
         best = self.state.best_val_loss

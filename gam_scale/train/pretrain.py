@@ -123,7 +123,7 @@ def _pretrain(
     compiled, validated = _whether_to_compile(config, world), [split.path for split in valid]
     strategy = build_strategy(config, world, compiled=compiled)
     state = _start_or_resume(run, config, strategy, stream)
-    if state.step >= config.train.steps:
+    if state.step >= config.train.steps and not (state.to_evaluate and not run.summary.exists()):
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
         if world.is_main:
             finish(run, world, validated, compiled=compiled)
@@ -144,7 +144,9 @@ def _pretrain(
         metrics = _metrics(config, world, train, run)
         note = partial(note_first_step, run) if world.is_main else lambda: None
         with (
-            MetricLog(run.path, config, world.is_main, config.train.steps, state.step) as log,
+            MetricLog(
+                run.path, config, world.is_main, config.train.steps, state.logged_step
+            ) as log,
             FirstStep(note, compiled) as first_step,
         ):
             loop = Loop(

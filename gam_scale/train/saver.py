@@ -76,6 +76,8 @@ class Saver:
         """
         self.finish()
         if self.world.any(self.store.path(state.step).exists()):
+            if is_best and self.world.is_main:  # saved before it was evaluated
+                self.store.mark_best(state.step, state.best_val_loss)
             return
         final = self.store.path(state.step)
         if self.world.is_main:

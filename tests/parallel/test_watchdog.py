@@ -10,6 +10,7 @@ def watched(world, action, timeout_s=60.0):
     import signal
     import time
 
+    from gam_scale import pulse
     from gam_scale.parallel.watchdog import Watchdog
 
     with Watchdog(world, timeout_s) as dog:
@@ -20,6 +21,10 @@ def watched(world, action, timeout_s=60.0):
             raise ValueError("the reason")
         if world.rank == 1 and action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if world.rank == 1 and action == "work":
+            for _ in range(14):
+                time.sleep(0.5)
+                pulse.beat()
         if world.rank == 1 and action == "sleep":
             dog.at(3, "reading data")
             time.sleep(120)
@@ -66,6 +71,10 @@ def test_a_collective_that_never_comes_names_the_missing_rank():
     for report in (zero, two):
         assert "rank 1 is missing" in report
         assert "rank 0: step 3, backward" in report and "rank 1: step 3, reading data" in report
+
+
+def test_long_work_of_one_rank_is_no_hang_while_pieces_of_it_get_done():
+    assert run_ranks(watched, 3, action="work", timeout_s=4.0) == ["done"] * 3
 
 
 def test_a_run_that_ends_well_leaves_nothing_behind():

@@ -1,0 +1,77 @@
+"""A signal at any moment is seen at once; what there is is saved, and the curve does not show."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from ranks import run_ranks
+from whole_runs import assert_equal_runs, train
+
+from gam_scale.checkpoint.store import CheckpointStore, load_state
+from gam_scale.parallel.plain import PlainStrategy
+
+
+@contextmanager
+def stopped_in_evaluation(number: int) -> Iterator[list[int]]:
+    """Before the ``number``-th batch that is evaluated inside, this process gets a SIGTERM."""
+    original, evaluated = PlainStrategy.evaluate, []
+
+    def evaluate(self, batch):
+        evaluated.append(len(evaluated) + 1)
+        if len(evaluated) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PlainStrategy, "evaluate", evaluate)
+        yield evaluated
+
+
+def best(run: Path) -> dict:
+    return json.loads((run / "checkpoints" / "best.json").read_text())
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_signal_in_an_evaluation_is_seen_between_its_batches(tmp_path, tiny, curve, number):
+    """In the evaluation at step 10 and, resumed, in that at the run's end, twice."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    with stopped_in_evaluation(0) as evaluated:
+        train(tiny(whole))
+    batches = len(evaluated) // 2
+    assert batches > 2
+    store = CheckpointStore(run / "checkpoints")
+    for step, before in ((10, 0), (20, batches), (20, 0)):
+        with stopped_in_evaluation(before + number) as evaluated:
+            train(tiny(run))
+        assert len(evaluated) == before + number, "the evaluation went on after the signal"
+        assert store.steps()[-1] == step and load_state(store.latest()).to_evaluate
+        assert not (run / "summary.json").exists()
+    train(tiny(run))
+    assert_equal_runs(whole, run, curve)
+    assert best(run) == best(whole)
+    for name in "val_loss", "last_loss", "tokens", "sample":
+        ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, whole))
+        assert ours[name] == theirs[name]
+    with stopped_in_evaluation(0) as evaluated:
+        train(tiny(run))
+    assert not evaluated, "a finished run is not evaluated again"
+
+
+def only_one_rank_is_stopped(world, whole, run):
+    """Its evaluation gives way on all; what the same ranks resume."""
+    train(whole)
+    with stopped_in_evaluation(1 if world.rank == 1 else 0):
+        train(run)
+    state = load_state(CheckpointStore(Path(run["log"]["run_dir"]) / "checkpoints").latest())
+    train(run)
+    return state.to_evaluate, state.step
+
+
+def test_ranks_give_way_together_where_one_is_asked_to_stop(tmp_path, tiny, curve):
+    configs = {name: tiny(tmp_path / name, model={"n_layers": 1}) for name in ("whole", "run")}
+    assert run_ranks(only_one_rank_is_stopped, 2, **configs) == [[True, 10]] * 2
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run", curve)
