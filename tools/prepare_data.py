@@ -8,6 +8,7 @@ from gam_scale import cli
 from gam_scale.data.holdout import TOLERANCE
 from gam_scale.data.manifest import Manifest
 from gam_scale.data.prepare import PrepareSpec, prepare
+from gam_scale.data.rows import Reading
 from gam_scale.data.sources import parse_source
 from gam_scale.errors import UserError
 
@@ -15,7 +16,8 @@ EPILOG = """\
 a SOURCE is one of
   python-stdlib               the Python standard library's own source: on every machine, 10 MB
   hf:NAME[:CONFIG[:SPLIT]]    a Hugging Face dataset, streamed
-  FILE, FOLDER or 'GLOB'      .txt, .jsonl or .parquet, plain or with .gz or .zst
+  FILE, FOLDER or 'GLOB'      .txt, .jsonl, .parquet or .arrow, plain or with .gz or .zst;
+                              or what datasets' save_to_disk wrote
 
 examples
   # no download: a small corpus to try things on
@@ -35,13 +37,13 @@ examples
 
 def main() -> None:
     options = parse_args()
+    how = Reading(
+        options.text_column, options.document_separator, options.encoding, options.skip_bad
+    )
     spec = PrepareSpec(
         out=options.out,
         **{
-            split: [
-                parse_source(name, split, options.text_column, options.document_separator)
-                for name in getattr(options, split)
-            ]
+            split: [parse_source(name, split, how) for name in getattr(options, split)]
             for split in ("train", "valid", "test")
         },
         vocab_size=options.vocab_size or PrepareSpec.vocab_size,
@@ -98,7 +100,10 @@ def hold_out_note(manifest: Manifest) -> str | None:
     asked, held = shares
     note = f"validation holds {percent(held)} of the text where {percent(asked)} was asked: "
     if abs(held - asked) <= TOLERANCE * asked:
-        return f"{note}whole documents are held out where that is within a fifth of it"
+        return (
+            f"{note}documents are held out whole where that comes within a fifth of it, and cut "
+            "between words elsewhere"
+        )
     return (
         f"{note}the text is short, or an earlier version held it out; --valid gives a text of your "
         "own, --overwrite prepares anew"
@@ -133,7 +138,15 @@ def parse_args() -> argparse.Namespace:
     add("--tokenizer", type=Path, metavar="FILE",
         help="use this tokenizer.model instead of training one")  # fmt: skip
     add("--text-column", metavar="NAME", default="text",
-        help="column of .jsonl, .parquet and hub datasets (default: text)")  # fmt: skip
+        help="column of .jsonl, .parquet, .arrow and hub datasets, nested ones as in data.text "
+        "(default: text)")  # fmt: skip
+    add("--encoding", metavar="NAME",
+        help="of .txt and .jsonl (default: UTF-8, or what a byte order mark says)")  # fmt: skip
+    add(
+        "--skip-bad",
+        action="store_true",
+        help="leave rows and files that cannot be read out and count them",
+    )
     add("--document-separator", metavar="LINE",
         help="the line between documents, as in TinyStories' '<|endoftext|>'; 'wikitext': each "
         "top-level heading begins one (default: a file or a row is one)")  # fmt: skip

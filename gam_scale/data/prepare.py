@@ -63,6 +63,11 @@ class PrepareSpec:
     workers: int = 1
     overwrite: bool = False
 
+    @property
+    def sources(self) -> list[Source]:
+        """Of all splits."""
+        return [*self.train, *self.valid, *self.test]
+
     def describe(self) -> dict[str, Any]:
         """A JSON-ready account of the inputs; equal accounts give equal sets."""
         if self.tokenizer is None:
@@ -109,6 +114,8 @@ def prepare(spec: PrepareSpec) -> Manifest:
             bos_id=tokenizer.bos_id,
         )
         splits = _write_splits(spec, hold_out, tokenizer, work)
+        for note in (note for source in spec.sources for note in source.left_out.notes()):
+            print(note, file=sys.stderr)
         manifest = Manifest(
             info, tokenizer.dtype, BLOCK_TOKENS, splits, source, gam_scale.__version__
         )
@@ -174,9 +181,8 @@ def _write_splits(
     spec: PrepareSpec, hold_out: HoldOut, tokenizer: Tokenizer, work: Path
 ) -> dict[str, SplitInfo]:
     writers: dict[str, _SplitWriter] = {}
-    sources = [*spec.train, *spec.valid, *spec.test]
     stream = encode_documents(split_documents(spec, hold_out), tokenizer, spec.workers)
-    with progress("tokenising", _text_bytes(spec, sources)) as counter, closing(stream):
+    with progress("tokenising", _text_bytes(spec, spec.sources)) as counter, closing(stream):
         for encoded in stream:
             if encoded.split not in writers:
                 writers[encoded.split] = _SplitWriter(work / encoded.split, tokenizer.dtype)

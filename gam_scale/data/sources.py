@@ -5,29 +5,35 @@ time, and ``describe()``, a JSON-ready account of it that changes when its texts
 """
 
 import glob
-import gzip
 import hashlib
-import importlib
-import io
-import json
 import os
 import platform
 import re
+import sys
 import sysconfig
-import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
+from gam_scale.data.rows import (
+    LeftOut,
+    Reading,
+    Row,
+    file_rows,
+    format_of,
+    import_for,
+    kept,
+    text_of,
+)
 from gam_scale.errors import UserError
+from gam_scale.files import open_regular
+from gam_scale.strict import read_json, read_record
 
-FORMATS = (".txt", ".jsonl", ".parquet")
-COMPRESSIONS = (".gz", ".zst")
-EXPECTED_FILES = ".txt, .jsonl or .parquet files, plain or with .gz or .zst"
+EXPECTED_FILES = ".txt, .jsonl, .parquet or .arrow files, plain or with .gz or .zst"
+SAVED_DATASET, SAVED_SPLITS = "state.json", "dataset_dict.json"  # of Dataset.save_to_disk
 HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 WIKITEXT = "wikitext"
 # ` = Title = ` opens an article; ` = = Section = = ` does not.
@@ -45,26 +51,29 @@ class Source(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
     @property
+    def left_out(self) -> LeftOut:
+        """What the latest pass over the documents left out."""
+
+    @property
     def text_bytes(self) -> int | None:
         """About how much text there is, where that is known without reading it."""
 
 
-def parse_source(
-    spec: str, role: str = "train", text_column: str = "text", separator: str | None = None
-) -> Source:
+def parse_source(spec: str, role: str = "train", how: Reading | None = None) -> Source:
     """The source that ``spec`` names.
 
     Args:
         spec: ``python-stdlib``, ``hf:NAME[:CONFIG[:SPLIT]]``, or a file, a folder or a glob.
         role: the split it is for, ``train``, ``valid`` or ``test``; a hub dataset's split of that
             name is read where ``spec`` names none.
-        text_column: which column of .jsonl, .parquet and hub datasets holds the text.
-        separator: None: a .txt file, or a row, is one document. Otherwise their lines are running
-            text: ``wikitext`` cuts it by :func:`cut_wikitext`, any other by :func:`cut_at_lines`.
+        how: which column holds the text, how running text is cut into documents (``wikitext``: by
+            :func:`cut_wikitext`, anything else by :func:`cut_at_lines`), and what is done with rows
+            that are not as the rest.
 
     Raises:
         UserError: no file matches, or a file's kind is unknown.
     """
+    how = how or Reading()
     if spec == "python-stdlib":
         return StdlibSource()
     if spec.startswith("hf:"):
@@ -72,8 +81,8 @@ def parse_source(
         if not parts[0] or len(parts) > 3:
             raise UserError(f"{spec!r} is not a dataset; expected hf:NAME[:CONFIG[:SPLIT]]")
         name, config, split = (*parts, "", "")[:3]
-        return HubSource(name, config or None, split or HUB_SPLITS[role], text_column, separator)
-    return FileSource(spec, _find_files(spec), text_column, separator)
+        return HubSource(name, config or None, split or HUB_SPLITS[role], how)
+    return FileSource(spec, _find_files(spec, role), how)
 
 
 @dataclass(frozen=True)
@@ -82,13 +91,19 @@ class FileSource:
 
     spec: str
     files: tuple[Path, ...]
-    text_column: str = "text"
-    separator: str | None = None
+    how: Reading = Reading()
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     def documents(self) -> Iterator[str]:
+        self.left_out.clear()
         for path in self.files:
-            with _blamed_on(path):
-                yield from _documents(self._records(path), self.separator)
+            rows = kept(file_rows(path, self.how), self.how.skip_bad, self.left_out)
+            try:
+                yield from _documents(rows, self.how.separator)
+            except UserError as error:
+                if not self.how.skip_bad:
+                    raise
+                self.left_out.add(error)
 
     def describe(self) -> dict[str, Any]:
         digest, size = hashlib.sha256(), 0
@@ -99,8 +114,7 @@ class FileSource:
         return {
             "kind": "files",
             "spec": self.spec,
-            "text_column": self.text_column,
-            "separator": self.separator,
+            **self.how.describe(),
             "files": len(self.files),
             "bytes": size,
             "sha256_of_names_sizes_times": digest.hexdigest(),
@@ -112,19 +126,6 @@ class FileSource:
             return sum(path.stat().st_size for path in self.files)
         return None
 
-    def _records(self, path: Path) -> Iterator[str]:
-        """A file's rows; those of a .txt are its lines where they are to be cut, else it is one."""
-        kind = _format(path)
-        if kind == ".parquet":
-            yield from _parquet_rows(path, self.text_column)
-        elif kind == ".jsonl":
-            with _open(path) as file:
-                yield from _json_rows(path, file, self.text_column)
-        else:
-            # newline="" keeps "\r\n": what is tokenised is what the file holds.
-            with _open(path) as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
-                yield from text if self.separator else (text.read(),)
-
 
 @dataclass(frozen=True)
 class HubSource:
@@ -133,11 +134,13 @@ class HubSource:
     name: str
     config: str | None
     split: str
-    text_column: str = "text"
-    separator: str | None = None
+    how: Reading = Reading()
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     def documents(self) -> Iterator[str]:
-        return _documents(self._rows(), self.separator)
+        self.left_out.clear()
+        rows = kept(self._rows(), self.how.skip_bad, self.left_out)
+        return _documents(rows, self.how.separator)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -145,21 +148,22 @@ class HubSource:
             "name": self.name,
             "config": self.config,
             "split": self.split,
-            "text_column": self.text_column,
-            "separator": self.separator,
+            **self.how.describe(),
         }
 
     text_bytes = None
 
-    def _rows(self) -> Iterator[str]:
+    def _rows(self) -> Iterator[Row]:
         where = ":".join(filter(None, ["hf", self.name, self.config, self.split]))
-        datasets = _import_for(where, "datasets")
+        datasets = import_for(where, "datasets")
         try:
             rows = datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
-            for row in rows:
-                yield from _text_of(row, self.text_column, where)
-        except UserError:
-            raise
+            is_first = True
+            for number, row in enumerate(rows, 1):
+                column, place = self.how.text_column, f"{where}: row {number}"
+                text = text_of(row, column, place, is_first=is_first)
+                is_first = is_first and isinstance(text, UserError)
+                yield text
         except Exception as error:  # the hub's client raises what its many transports raise
             reason = next(iter(str(error).splitlines()), "")
             raise UserError(
@@ -177,6 +181,8 @@ class StdlibSource:
     not UTF-8 are skipped. CPython 3.11: 609 documents, 10.7 MB. It differs a little between Python
     versions: a corpus to try things on, not one to compare results by.
     """
+
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     def documents(self) -> Iterator[str]:
         for path in self.files():
@@ -244,110 +250,70 @@ def _documents(records: Iterable[str], separator: str | None) -> Iterator[str]:
     return (text for text in texts if text and not text.isspace())
 
 
-def _find_files(spec: str) -> tuple[Path, ...]:
+def _find_files(spec: str, role: str) -> tuple[Path, ...]:
     if os.path.isdir(spec):
-        found = [path for path in Path(spec).rglob("*") if path.is_file() and _format(path)]
-    elif os.path.exists(spec):  # before glob, for names with brackets in them
+        return _files_of_folder(Path(spec), role)
+    if os.path.exists(spec):  # before glob, for names with brackets in them
         found = [Path(spec)]
     else:
         found = [Path(path) for path in glob.glob(spec, recursive=True) if os.path.isfile(path)]
     if not found:
-        raise UserError(
-            f"{spec}: no file matches; expected {EXPECTED_FILES}, a folder of them, a glob, "
-            "hf:NAME or python-stdlib"
-        )
+        raise _no_file(spec)
     for path in found:
-        if _format(path) is None:
+        if format_of(path) is None:
             raise UserError(f"{path}: unknown kind of file; expected {EXPECTED_FILES}")
+        open_regular(path).close()  # says now what it would say at the first pass
     return tuple(sorted(found))
 
 
-def _format(path: Path) -> str | None:
-    """``.txt``, ``.jsonl`` or ``.parquet``, whatever the file is compressed with."""
-    suffixes = path.suffixes[-2:] if path.suffix in COMPRESSIONS else path.suffixes[-1:]
-    return suffixes[0] if suffixes and suffixes[0] in FORMATS else None
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return gzip.open(path)
-    if path.suffix == ".zst":
-        pyarrow = _import_for(path, "pyarrow")
-        return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
-    return open(path, "rb")
-
-
-def _json_rows(path: Path, file: IO[bytes], column: str) -> Iterator[str]:
-    for number, line in enumerate(io.TextIOWrapper(file, "utf-8"), 1):
-        if line.isspace():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}: line {number} is not JSON ({error.msg}); expected one object a line"
-            ) from None
-        for text in _text_of(row, column, f"{path}: line {number}"):
-            # JSON can spell half a surrogate pair, which no encoding of text can hold.
-            halves = "\\u" in line
-            yield _mend_surrogates(text) if halves else text
-
-
-def _mend_surrogates(text: str) -> str:
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _parquet_rows(path: Path, column: str) -> Iterator[str]:
-    parquet = _import_for(path, "pyarrow.parquet")
-    with _open(path) as file:
-        seekable = io.BytesIO(file.read()) if path.suffix in COMPRESSIONS else file
-        table = parquet.ParquetFile(seekable)
-        names = table.schema_arrow.names
-        if column not in names:
-            raise _no_column(path, column, names)
-        for batch in table.iter_batches(batch_size=1024, columns=[column]):
-            for text in batch.column(0).to_pylist():
-                yield from _text_of({column: text}, column, path)
-
-
-def _text_of(row: Any, column: str, where: str | Path) -> Iterator[str]:
-    """The row's text; nothing where it is null."""
-    if not isinstance(row, dict) or column not in row:
-        raise _no_column(where, column, row if isinstance(row, dict) else [])
-    text = row[column]
-    if text is None:
-        return
-    if not isinstance(text, str):
-        raise UserError(
-            f"{where}: column {column!r} holds {type(text).__name__}; expected text "
-            "(--text-column names the column)"
+def _files_of_folder(folder: Path, role: str) -> tuple[Path, ...]:
+    if (folder / SAVED_SPLITS).exists():
+        return _files_of_folder(_saved_split(folder, HUB_SPLITS[role]), role)
+    if (folder / SAVED_DATASET).exists():
+        return _saved_files(folder)
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    found = sorted(path for path in files if path.is_file() and format_of(path))
+    if not found:
+        raise _no_file(str(folder))
+    if ignored := Counter(path.suffix or "no suffix" for path in set(files) - set(found)):
+        kinds = ", ".join(f"{number} {kind}" for kind, number in ignored.most_common(5))
+        print(
+            f"{folder}: {ignored.total():,} files are not read ({kinds}); {EXPECTED_FILES} are",
+            file=sys.stderr,
         )
-    yield text
+    return tuple(found)
 
 
-def _no_column(where: str | Path, column: str, names: Iterable[str]) -> UserError:
-    found = ", ".join(map(repr, names)) or "none"
-    return UserError(f"{where}: no column {column!r}; expected --text-column as one of: {found}")
+def _no_file(spec: str) -> UserError:
+    return UserError(
+        f"{spec}: no file matches; expected {EXPECTED_FILES}, a folder of them, a glob, hf:NAME or "
+        "python-stdlib"
+    )
 
 
-def _import_for(where: str | Path, module: str) -> ModuleType:
-    """Import what only some sources need and a plain installation lacks."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
+def _saved_split(folder: Path, split: str) -> Path:
+    """The folder of a split below one that ``DatasetDict.save_to_disk`` wrote."""
+    names = read_record(_SavedSplits, folder / SAVED_SPLITS).splits
+    if split not in names:
         raise UserError(
-            f"{where}: needs the package {module.partition('.')[0]}; "
-            "pip install 'gam-scale[hub]' brings it"
-        ) from None
+            f"{folder}: has no split {split!r}; expected the folder of one of its splits: "
+            f"{', '.join(names)}"
+        )
+    return folder / split
 
 
-@contextmanager
-def _blamed_on(path: Path) -> Iterator[None]:
-    """Turn what a damaged or unreadable file raises into a UserError that names it."""
+@dataclass(frozen=True)
+class _SavedSplits:
+    splits: list[str]
+
+
+def _saved_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a folder that ``Dataset.save_to_disk`` wrote, in the order of its rows."""
+    path = folder / SAVED_DATASET
+    state = read_json(path)
     try:
-        yield
-    except (EOFError, OSError, ValueError, zlib.error) as error:  # Arrow's and UTF-8's included
+        return tuple(folder / Path(entry["filename"]).name for entry in state["_data_files"])
+    except (KeyError, TypeError):
         raise UserError(
-            f"{path}: cannot be read as {_format(path)} ({error}); expected an undamaged file in "
-            "UTF-8"
+            f"{path}: names no data files; expected a folder that datasets' save_to_disk wrote"
         ) from None

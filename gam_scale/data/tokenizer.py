@@ -16,7 +16,7 @@ import numpy as np
 import sentencepiece as spm
 
 from gam_scale.errors import UserError
-from gam_scale.files import write_bytes
+from gam_scale.files import read_regular, write_bytes
 
 UNK_ID, BOS_ID = 0, 1
 SPECIAL_PIECES = 2 + 256  # <unk>, <s>, then one piece per byte
@@ -72,14 +72,7 @@ class Tokenizer:
         Raises:
             UserError: no such file, not a sentencepiece model, or one that loses text.
         """
-        try:
-            data = Path(path).read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; expected a sentencepiece model") from None
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be read ({error.strerror}); expected a sentencepiece model"
-            ) from None
+        data = read_regular(path)
         try:
             if not data:  # of which sentencepiece only says, on stderr, that it has no model
                 raise ValueError

@@ -20,6 +20,7 @@ from gam_scale.data.holdout import choose, tail_start, utf8_size
 from gam_scale.data.manifest import read_manifest, verify_files
 from gam_scale.data.mds import import_streaming
 from gam_scale.data.prepare import PrepareSpec, prepare
+from gam_scale.data.rows import LeftOut
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 
@@ -38,6 +39,7 @@ class Listed:
     texts: list[str]
     error: BaseException | None = None
     text_bytes: int | None = field(default=None, init=False)
+    left_out: LeftOut = field(default_factory=LeftOut, init=False)
 
     def documents(self):
         yield from self.texts

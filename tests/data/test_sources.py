@@ -3,12 +3,14 @@
 import gzip
 import importlib
 import json
+import os
 import sys
 import types
 
 import pytest
 
 from gam_scale.data import sources
+from gam_scale.data.rows import Reading
 from gam_scale.data.sources import StdlibSource, cut_at_lines, cut_wikitext, parse_source
 from gam_scale.errors import UserError
 
@@ -38,8 +40,12 @@ def parquet(texts, column="text") -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def source(spec, role="train", **options):
+    return parse_source(str(spec), role, Reading(**options))
+
+
 def documents(spec, **options):
-    return list(parse_source(str(spec), **options).documents())
+    return list(source(spec, **options).documents())
 
 
 @pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
@@ -125,7 +131,7 @@ def test_description_changes_with_the_files(tmp_path):
     first = parse_source(str(path)).describe()
     assert first == parse_source(str(path)).describe()
     assert json.loads(json.dumps(first)) == first
-    assert first != parse_source(str(path), separator="x").describe()
+    assert first != source(path, separator="x").describe()
     write(path, b"longer text")
     assert first != parse_source(str(path)).describe()
 
@@ -165,6 +171,129 @@ def test_damaged_files_are_named(tmp_path, name, damage):
     with pytest.raises(UserError, match="cannot be read") as error:
         documents(path)
     assert str(path) in str(error.value)
+
+
+ODD_ROWS = [
+    b'{"text": "one"}\n',
+    b'{"id": 2}\n',  # a row like no other
+    b'{"text": null}\n',
+    b'{"text": 3}\n',
+    b'{"text": "\xff"}\n',
+    b"[" * 100_000 + b"\n",
+    b'{"text": ' + b"9" * 5000 + b"}\n",
+    b'{"tex\n',
+    b"null\n",
+    b'{"text": "two"}\n',
+]
+
+
+def test_rows_unlike_the_rest_are_named_or_left_out_and_counted(tmp_path):
+    path = write(tmp_path / "a.jsonl", b"".join(ODD_ROWS))
+    reason = "line 2: no column 'text', which rows before it have.*--skip-bad"
+    with pytest.raises(UserError, match=reason):
+        documents(path)
+    corpus = source(path, skip_bad=True)
+    for _ in range(2):  # each pass counts anew
+        assert list(corpus.documents()) == ["one", "two"]
+        assert (corpus.left_out.nulls, corpus.left_out.bad) == (1, 7)
+    nulls, bad = corpus.left_out.notes()
+    assert "1 rows without a text (null)" in nulls
+    assert "7 bad rows or files were left out; the first:" in bad and "line 2: no column" in bad
+
+
+@pytest.mark.parametrize("row", [row for row in ODD_ROWS[1:-1] if b"null}" not in row])
+def test_each_bad_row_is_one_sentence(tmp_path, row):
+    path = write(tmp_path / "a.jsonl", ODD_ROWS[0] + row)
+    with pytest.raises(UserError, match="line 2") as error:
+        documents(path)
+    assert "expected" in str(error.value)
+
+
+def test_files_that_cannot_be_read_are_left_out_and_counted(tmp_path):
+    for name, data in {"a": b"a", "b": b"\xff", "c": b"c"}.items():
+        write(tmp_path / f"{name}.txt", data)
+    (tmp_path / "d.txt.gz").write_bytes(b"garbage")
+    corpus = source(tmp_path, skip_bad=True)
+    assert list(corpus.documents()) == ["a", "c"]
+    assert corpus.left_out.bad == 2
+    lines = write(tmp_path / "e.txt", b"one\n\xff\n---\ntwo\n")
+    assert documents(lines, separator="---", skip_bad=True) == ["one", "two"]
+    with pytest.raises(UserError, match="line 2 cannot be read as .txt"):
+        documents(lines, separator="---")
+
+
+@pytest.mark.parametrize(("suffix", "encode"), [(".jsonl", jsonl), (".parquet", parquet)])
+def test_nested_columns(tmp_path, suffix, encode):
+    rows = [{"text": "a", "n": 1}, {"text": None, "n": 2}, None, {"text": "b", "n": 3}]
+    path = write(tmp_path / f"a{suffix}", encode(rows, "data"))
+    corpus = source(path, text_column="data.text")
+    assert list(corpus.documents()) == ["a", "b"]
+    assert corpus.left_out.nulls == 2
+    with pytest.raises(UserError, match="no column 'text'.*'id', 'data.text', 'data.n'"):
+        documents(path)
+    path = write(tmp_path / f"b{suffix}", encode(["plain"], "data.text"))
+    assert documents(path, text_column="data.text") == ["plain"], "a name with a dot in it"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
+def test_a_byte_order_mark_says_the_encoding_and_is_no_text(tmp_path, encoding, compression):
+    path = write(tmp_path / f"a.txt{compression}", "Größe – 漢字".encode(encoding))
+    assert documents(path) == ["Größe – 漢字"]
+    path = write(tmp_path / f"a.jsonl{compression}", jsonl(["x", "y"]).decode().encode(encoding))
+    assert documents(path) == ["x", "y"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "UTF8"])
+def test_encodings(tmp_path, encoding):
+    path = write(tmp_path / "a.txt", "Größe\r\n".encode(encoding))
+    assert documents(path, encoding=encoding) == ["Größe\r\n"]
+    assert "encoding" in source(path, encoding=encoding).describe()
+    assert "encoding" not in source(path).describe(), "older sets would no longer be the same"
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "rot13", "a\0b"])
+def test_unknown_encodings_are_refused(encoding):
+    with pytest.raises(UserError, match="--encoding .*is unknown"):
+        Reading(encoding=encoding)
+
+
+def test_what_is_not_read_in_a_folder_is_said(tmp_path, capsys):
+    for name in ("a.txt", "b.md", "c.md", "below/d.pdf", "LICENSE"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, b"text")
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert documents(tmp_path) == ["text"]
+    said = capsys.readouterr().err
+    assert "5 files are not read (2 .md" in said and "1 .pdf" in said and "1 .txt" in said
+    assert ".txt, .jsonl, .parquet or .arrow files" in said
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl.gz", "a.parquet"])
+def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is a named pipe; expected a file"):
+        documents(tmp_path / name)
+
+
+def test_what_save_to_disk_wrote(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    rows = {"text": [f"text {i}" for i in range(5)], "data": [{"text": f"{i}"} for i in range(5)]}
+    whole = datasets.Dataset.from_dict(rows)
+    whole.save_to_disk(tmp_path / "one", num_shards=2)
+    assert documents(tmp_path / "one") == rows["text"]
+    assert documents(tmp_path / "one", text_column="data.text") == list("01234")
+    assert documents(next((tmp_path / "one").glob("*.arrow"))) == rows["text"][:3]
+    splits = datasets.DatasetDict(train=whole, validation=whole.select(range(3, 4)))
+    splits.save_to_disk(tmp_path / "dict")
+    assert documents(tmp_path / "dict") == rows["text"]
+    assert documents(tmp_path / "dict", role="valid") == ["text 3"]
+    with pytest.raises(UserError, match="no split 'test'; expected the folder of .*validation"):
+        documents(tmp_path / "dict", role="test")
+    (tmp_path / "one" / "state.json").write_text("[]")
+    with pytest.raises(UserError, match=r"state\.json: names no data files"):
+        documents(tmp_path / "one")
 
 
 def test_missing_parquet_column(tmp_path):
@@ -236,17 +365,17 @@ def test_hub_failures(monkeypatch):
 
 
 def test_stdlib():
-    source = StdlibSource()
-    files = source.files()
+    corpus = StdlibSource()
+    files = corpus.files()
     names = {path.name for path in files}
     assert {"argparse.py", "dataclasses.py"} <= names
-    assert files == source.files()
+    assert files == corpus.files()
     left_out = sources.STDLIB_LEFT_OUT
     root = sources.sysconfig.get_path("stdlib")
     assert not [path for path in files if left_out & set(path.relative_to(root).parts)]
-    first = next(source.documents())
+    first = next(corpus.documents())
     assert first == files[0].read_text(encoding="utf-8")
-    assert source.text_bytes > 5_000_000
+    assert corpus.text_bytes > 5_000_000
 
 
 def test_stdlib_skips_what_is_not_utf8(tmp_path, monkeypatch):

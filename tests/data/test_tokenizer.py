@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import random
 import string
 import textwrap
@@ -216,6 +217,12 @@ def test_load_refuses_other_files(tmp_path, data):
         Tokenizer.load(tmp_path / "m")
     (tmp_path / "m").write_bytes(data)
     with pytest.raises(UserError, match="not a sentencepiece model"):
+        Tokenizer.load(tmp_path / "m")
+
+
+def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "m")
+    with pytest.raises(UserError, match="is a named pipe"):
         Tokenizer.load(tmp_path / "m")
 
 

@@ -1,0 +1,300 @@
+"""The texts in a file's or data set's rows, where some may be empty, damaged or unlike the rest."""
+
+import codecs
+import gzip
+import importlib
+import io
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+from gam_scale.errors import UserError
+from gam_scale.files import open_regular
+
+FORMATS = (".txt", ".jsonl", ".parquet", ".arrow")
+COMPRESSIONS = (".gz", ".zst")
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, with which it begins
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+BATCH_ROWS = 1024
+
+_UNDECODED = re.compile("[\udc80-\udcff]")  # how "surrogateescape" keeps a byte
+
+Row = str | None | UserError
+"""A row's text, None where it is null, or what is wrong with the row."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read.
+
+    ``text_column`` may lead into nested objects, with dots. With ``separator`` the rows, or a text
+    file's lines, are running text. ``encoding`` None: UTF-8, or what a byte order mark says.
+    """
+
+    text_column: str = "text"
+    separator: str | None = None
+    encoding: str | None = None
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            io.TextIOWrapper(io.BytesIO(), self.encoding or "utf-8")
+        except (LookupError, ValueError):
+            raise UserError(
+                f"--encoding {self.encoding} is unknown; expected one of Python's, such as utf-8, "
+                "latin-1, utf-16 or gb18030"
+            ) from None
+
+    def describe(self) -> dict[str, Any]:
+        """Its JSON-ready account, the same as before there were the last two."""
+        account: dict[str, Any] = {"text_column": self.text_column, "separator": self.separator}
+        if self.encoding:
+            account["encoding"] = self.encoding
+        if self.skip_bad:
+            account["skip_bad"] = True
+        return account
+
+
+@dataclass
+class LeftOut:
+    """What a pass over a source left out."""
+
+    nulls: int = 0
+    bad: int = 0
+    first: str = ""  # what was wrong with the first that was bad
+
+    def clear(self) -> None:
+        self.nulls, self.bad, self.first = 0, 0, ""
+
+    def add(self, error: UserError) -> None:
+        self.bad += 1
+        self.first = self.first or str(error)
+
+    def notes(self) -> list[str]:
+        """Sentences for the user, none where nothing was left out."""
+        notes = [f"{self.nulls:,} rows without a text (null) were left out"] if self.nulls else []
+        if self.bad:
+            notes.append(f"{self.bad:,} bad rows or files were left out; the first: {self.first}")
+        return notes
+
+
+def kept(rows: Iterable[Row], skip_bad: bool, left_out: LeftOut) -> Iterator[str]:
+    """The texts; what is none is counted, or raised where bad rows are not to be skipped."""
+    for row in rows:
+        if isinstance(row, str):
+            yield row
+        elif row is None:
+            left_out.nulls += 1
+        elif skip_bad:
+            left_out.add(row)
+        else:
+            raise row
+
+
+def format_of(path: Path) -> str | None:
+    """One of :data:`FORMATS`, whatever the file is compressed with."""
+    suffixes = path.suffixes[-2:] if path.suffix in COMPRESSIONS else path.suffixes[-1:]
+    return suffixes[0] if suffixes and suffixes[0] in FORMATS else None
+
+
+def file_rows(path: Path, how: Reading) -> Iterator[Row]:
+    """A file's rows; those of a .txt are its lines where they are to be cut, else it is one.
+
+    Raises:
+        UserError: the file as a whole cannot be read.
+    """
+    with _blamed_on(path), _open(path) as file:
+        kind = format_of(path)
+        if kind == ".parquet":
+            yield from _parquet_rows(path, file, how.text_column)
+        elif kind == ".arrow":
+            yield from _arrow_rows(path, file, how.text_column)
+        elif kind == ".jsonl":
+            yield from _json_rows(path, _decoded(file, how, None), how.text_column)
+        else:
+            # newline="" keeps "\r\n": what is tokenised is what the file holds.
+            text = _decoded(file, how, "")
+            records = enumerate(text, 1) if how.separator else [(0, text.read())]
+            for number, record in records:
+                where = f"{path}: line {number}" if number else str(path)
+                yield _undecoded(where, path) if _is_undecoded(record) else record
+
+
+def text_of(row: Any, column: str, where: str | Path, *, is_first: bool) -> Row:
+    """A row's text; a column that earlier rows had is this row's fault, not the column's name."""
+    node = row
+    for key in [column] if isinstance(row, dict) and column in row else column.split("."):
+        if not isinstance(node, dict) or key not in node:
+            return no_column(where, column, _leaves(row) if is_first else None)
+        node = node[key]
+        if node is None:
+            break  # the text, or an object around it
+    if node is None or isinstance(node, str):
+        return node
+    return UserError(
+        f"{where}: column {column!r} holds {type(node).__name__}; expected text "
+        "(--text-column names the column, --skip-bad leaves such rows out)"
+    )
+
+
+def no_column(where: str | Path, column: str, names: Iterable[str] | None) -> UserError:
+    """``names`` are those of the columns that are there; None where other rows have the column."""
+    if names is None:
+        return UserError(
+            f"{where}: no column {column!r}, which rows before it have; expected it in every row, "
+            "or --skip-bad, which leaves such rows out and counts them"
+        )
+    found = ", ".join(map(repr, names)) or "none"
+    return UserError(f"{where}: no column {column!r}; expected --text-column as one of: {found}")
+
+
+def import_for(where: str | Path, module: str) -> ModuleType:
+    """Import what only some sources need and a plain installation lacks."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(
+            f"{where}: needs the package {module.partition('.')[0]}; "
+            "pip install 'gam-scale[hub]' brings it"
+        ) from None
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """The file's content, decompressed, as something that can be looked ahead into."""
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(open_regular(path))
+        if path.suffix == ".gz":
+            file = stack.enter_context(gzip.open(file))
+        elif path.suffix == ".zst":
+            pyarrow = import_for(path, "pyarrow")
+            raw = stack.enter_context(pyarrow.CompressedInputStream(file, "zstd"))
+            file = stack.enter_context(io.BufferedReader(raw))
+        yield file
+
+
+def _decoded(file: Any, how: Reading, newline: str | None) -> io.TextIOWrapper:
+    encoding = how.encoding or "utf-8"
+    if codecs.lookup(encoding).name == "utf-8":
+        start = file.peek(4)[:4]
+        encoding = next(
+            (name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8"
+        )
+    # Bytes that are not in the encoding are looked for in each row, which can then be named.
+    return io.TextIOWrapper(file, encoding, "surrogateescape", newline=newline)
+
+
+def _is_undecoded(text: str) -> bool:
+    return not text.isascii() and _UNDECODED.search(text) is not None
+
+
+def _undecoded(where: str, path: Path) -> UserError:
+    return UserError(
+        f"{where} cannot be read as {format_of(path)}: it has bytes that are no text; expected "
+        "UTF-8, another --encoding, or --skip-bad, which leaves it out"
+    )
+
+
+def _json_rows(path: Path, lines: Iterable[str], column: str) -> Iterator[Row]:
+    is_first = True
+    for number, line in enumerate(lines, 1):
+        if line.isspace():
+            continue
+        where = f"{path}: line {number}"
+        if _is_undecoded(line):
+            yield _undecoded(where, path)
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # and numbers of thousands of digits
+            reason = getattr(error, "msg", "no number or nesting that can be read")
+            yield UserError(
+                f"{where} is not JSON ({reason}); expected one object a line, or --skip-bad, which "
+                "leaves others out"
+            )
+            continue
+        text = text_of(row, column, where, is_first=is_first)
+        is_first = is_first and isinstance(text, UserError)
+        # JSON can spell half a surrogate pair, which no encoding of text can hold.
+        yield _mend_surrogates(text) if isinstance(text, str) and "\\u" in line else text
+
+
+def _mend_surrogates(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _parquet_rows(path: Path, file: IO[bytes], column: str) -> Iterator[Row]:
+    parquet = import_for(path, "pyarrow.parquet")
+    seekable = io.BytesIO(file.read()) if path.suffix in COMPRESSIONS else file
+    table = parquet.ParquetFile(seekable)
+    _check_schema(path, table.schema_arrow, column)
+    batches = table.iter_batches(batch_size=BATCH_ROWS, columns=[column])
+    yield from _batch_rows(path, batches, column)
+
+
+def _arrow_rows(path: Path, file: Any, column: str) -> Iterator[Row]:
+    ipc = import_for(path, "pyarrow.ipc")
+    if file.peek(6)[:6] == b"ARROW1":
+        reader = ipc.open_file(io.BytesIO(file.read()) if path.suffix in COMPRESSIONS else file)
+        batches = map(reader.get_batch, range(reader.num_record_batches))
+    else:
+        batches = reader = ipc.open_stream(file)
+    _check_schema(path, reader.schema, column)
+    yield from _batch_rows(path, batches, column)
+
+
+def _check_schema(path: Path, schema: Any, column: str) -> None:
+    names = [name for field in schema for name in _field_names(field)]
+    if column not in schema.names and column not in names:
+        raise no_column(path, column, names)
+
+
+def _batch_rows(path: Path, batches: Iterable[Any], column: str) -> Iterator[Row]:
+    numbers = itertools.count(1)
+    for batch in batches:
+        if column in batch.schema.names:
+            rows = ({column: text} for text in batch.column(column).to_pylist())
+        else:
+            rows = batch.select([column.partition(".")[0]]).to_pylist()
+        for row in rows:
+            yield text_of(row, column, f"{path}: row {next(numbers)}", is_first=False)
+
+
+def _field_names(field: Any) -> list[str]:
+    """The dotted names of what an Arrow field holds."""
+    inner = [field.type.field(i) for i in range(field.type.num_fields)]
+    if not inner or str(field.type).startswith(("list", "large_list", "map", "fixed_size_list")):
+        return [field.name]
+    return [f"{field.name}.{name}" for each in inner for name in _field_names(each)]
+
+
+def _leaves(row: Any) -> list[str]:
+    """The dotted names of what a row holds."""
+    if not isinstance(row, dict):
+        return []
+    below = {key: _leaves(value) for key, value in row.items()}
+    return [n for k, names in below.items() for n in ([f"{k}.{x}" for x in names] or [str(k)])]
+
+
+@contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    """Turn what a damaged or unreadable file raises into a UserError that names it."""
+    try:
+        yield
+    except (EOFError, OSError, ValueError, zlib.error) as error:  # Arrow's and UTF-16's included
+        raise UserError(
+            f"{path}: cannot be read as {format_of(path)} ({error}); expected an undamaged file in "
+            "UTF-8 or in what --encoding names"
+        ) from None

@@ -1,0 +1,39 @@
+"""The table of tools/prepare_data.py, and what it says beside it."""
+
+import json
+import re
+
+import pytest
+
+ROWS = [{"text": f"row {i} says the same as every other row", "n": i} for i in range(60)]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    odd = [{"n": 60}, {"text": None}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, *odd]))
+    return path
+
+
+def test_the_table_says_what_was_asked_and_what_is_held_out(tool, corpus, tmp_path):
+    command = ("prepare_data", "--train", corpus, "--workers", 1, "--vocab-size", 290)
+    refused = tool(*command, "--out", tmp_path / "set")
+    assert refused.status == 2 and "line 61: no column 'text'" in refused.err
+    done = tool(*command, "--out", tmp_path / "set", "--skip-bad", "--valid-fraction", 0.1)
+    assert done.status == 0, done.err
+    assert "1 rows without a text" in done.err and "1 bad rows or files" in done.err
+    header, train, valid = done.out.splitlines()[:3]
+    assert header.endswith("asked  held out")
+    asked, held = re.search(r"([\d.]+)% +([\d.]+)%$", valid).groups()
+    assert asked == "10" and float(held) == pytest.approx(10, rel=0.2)
+    assert not train.endswith("%")
+    differs = f"validation holds {held}% of the text where 10% was asked" in done.out
+    assert differs == (held != asked), "no sentence where the shares differ"
+
+
+def test_nothing_is_said_of_a_share_where_none_was_asked(tool, corpus, tmp_path):
+    command = ("prepare_data", "--train", corpus, "--workers", 1, "--vocab-size", 290)
+    done = tool(*command, "--skip-bad", "--valid-fraction", 0, "--out", tmp_path / "set")
+    assert done.status == 0, done.err
+    assert "asked" not in done.out and "valid" not in done.out
