@@ -19,7 +19,10 @@ CARRIED = re.compile(r"carried-[0-9]{5}\.safetensors")
 
 def write_carried(folder: Path, rank: int, states: Mapping[str, Tensor]) -> None:
     """Write the states of this rank's rows, along dim 0 of every tensor; on the CPU."""
-    save_file(dict(states), folder / f"carried-{rank:05d}.safetensors")
+    try:
+        save_file(dict(states), folder / f"carried-{rank:05d}.safetensors")
+    except SafetensorError as error:  # a full disk, too
+        raise OSError(str(error)) from None
 
 
 def read_carried(folder: Path, start: int, rows: int, device: torch.device) -> dict[str, Tensor]:

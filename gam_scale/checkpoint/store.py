@@ -129,7 +129,7 @@ class CheckpointStore:
             publish(final, checksums)
         return final
 
-    def mark_best(self, step: int, val_loss: float) -> None:
+    def mark_best(self, step: int, val_loss: float | None) -> None:
         """Record that ``step``'s checkpoint is the best so far."""
         write_json(self.folder / BEST, asdict(_Best(step, val_loss)))
 

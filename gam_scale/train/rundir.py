@@ -66,6 +66,7 @@ class RunDir:
                 f"log.run_dir {self.path} has files but no config.json, so it is not a run "
                 "directory; expected an empty or a new folder"
             )
+        self.checkpoints.best()  # a damaged note would end the run at its first save
         self.path.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         # First of all, for it makes this a run directory.

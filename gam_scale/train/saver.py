@@ -26,7 +26,7 @@ class _Pending:
     state: TrainState
     is_best: bool
     thread: threading.Thread
-    error: UserError | None = None
+    error: Exception | None = None
 
 
 class Saver:
@@ -112,6 +112,8 @@ class Saver:
                 self._commit(pending)
             except UserError as said:
                 error = said
+            except OSError as said:
+                error = UserError(f"{self.store.folder} cannot be written: {said}")
         self._agree(error)
 
     def _commit(self, pending: _Pending) -> None:
@@ -121,7 +123,7 @@ class Saver:
             self.store.mark_best(pending.state.step, pending.state.best_val_loss)
         self.store.prune(self.config.checkpoint.keep_last, self.config.checkpoint.keep_steps)
 
-    def _agree(self, error: UserError | None) -> None:
+    def _agree(self, error: Exception | None) -> None:
         failed = self.world.any(error is not None)
         if error is not None:
             raise error
@@ -135,7 +137,7 @@ class Saver:
                 write_shards(partial_path(final), world.rank, world.world_size, copies)
                 if carried:
                     write_carried(partial_path(final), world.rank, carried)
-        except UserError as error:
+        except Exception as error:  # whatever it is, this rank's part is not whole
             self._pending.error = error
 
 

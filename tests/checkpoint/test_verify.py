@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import save, small_model
+from checkpoints import save, shards_of, small_model, trained
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from whole_runs import reseal
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.carried import read_carried, write_carried
-from gam_scale.checkpoint.store import CheckpointStore, load_model, load_state
+from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_model, load_state
 from gam_scale.checkpoint.verify import read_checksums, verify_checkpoint
+from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.parallel.world import World
 from gam_scale.train.pretrain import _newest_sound
+from gam_scale.train.saver import Saver
 
 KEY, OTHER = "param.embedding.weight", "exp_avg.embedding.weight"
 SHARDS = ("shard-00000-of-00002.safetensors", "shard-00001-of-00002.safetensors")
@@ -224,6 +227,24 @@ def carried(path: Path) -> Path:
         write_carried(path, rank, {"a": torch.full((3, 2), float(rank)), "b": torch.ones(3)})
     reseal(path)
     return path
+
+
+def test_a_rank_that_cannot_write_its_part_spoils_the_checkpoint(tmp_path, monkeypatch):
+    """Also where the library says it in its own way, as of a full disk."""
+    alone, store = World(0, 1, 0, 1, torch.device("cpu")), CheckpointStore(tmp_path)
+    model, optimizer = trained()
+    states = {"a": torch.ones(3, 2)}
+    for error in (SafetensorError("No space left on device"), RuntimeError("a defect")):
+
+        def fail(*args, error=error):
+            raise error
+
+        monkeypatch.setattr("gam_scale.checkpoint.carried.save_file", fail)
+        saver = Saver(store, alone, RunConfig(), b"tok")
+        saver.start(shards_of(model, optimizer), TrainState(step=3), is_best=False, carried=states)
+        with pytest.raises((UserError, RuntimeError), match="No space left|a defect"):
+            saver.finish()
+        assert store.steps() == [], "saving: a checkpoint without a part of it was committed"
 
 
 def test_carried_states_come_from_listed_files_alone(path):
