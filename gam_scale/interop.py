@@ -4,9 +4,10 @@ import re
 
 from torch import Tensor
 
-from gam_scale.config import GAMConfig, ModelConfig
-from gam_scale.errors import UserError
+from gam_scale.config import ModelConfig
+from gam_scale.errors import UserError, one_line
 from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.strict import from_dict
 
 _OURS_TO_OFFICIAL = {
     "embedding.weight": "token_embedding.weight",
@@ -35,7 +36,7 @@ def load_official(state_dict: dict[str, Tensor]) -> LanguageModel:
     wanted = {official_name(name): p for name, p in model.named_parameters()}
     for name in state_dict:
         if name not in wanted and name != "head.weight":
-            raise UserError(f"{name} is not a tensor of the official GAM model")
+            raise UserError(f"{one_line(name)} is not a tensor of the official GAM model")
     for name, parameter in wanted.items():
         if name not in state_dict:
             raise UserError(f"the official state dict has no tensor {name}")
@@ -81,15 +82,14 @@ def _config_of(state: dict[str, Tensor]) -> ModelConfig:
         if name not in state:
             raise UserError(f"the official state dict has no tensor {name}")
     vocab_size, d_model = state["token_embedding.weight"].shape
-    layers = {int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))}
-    return ModelConfig(
-        block="gam",
-        d_model=d_model,
-        n_layers=max(layers) + 1,
-        vocab_size=vocab_size,
-        max_seq_len=state["pos_embedding.weight"].shape[0],
-        gam=GAMConfig(
-            n_slots=state["blocks.0.memory_bank"].shape[0],
-            kernel_size=state["blocks.0.causal_conv.weight"].shape[2],
-        ),
-    )
+    layers = {int(m[1]) for name in state if (m := re.match(r"blocks\.(\d{1,9})\.", name))}
+    n_slots, _ = state["blocks.0.memory_bank"].shape
+    *_, kernel_size = state["blocks.0.causal_conv.weight"].shape
+    sizes = {
+        "d_model": d_model,
+        "n_layers": len(layers),
+        "vocab_size": vocab_size,
+        "max_seq_len": state["pos_embedding.weight"].shape[0],
+        "gam": {"n_slots": n_slots, "kernel_size": kernel_size},
+    }
+    return from_dict(ModelConfig, {"block": "gam", **sizes}, "its model")

@@ -1,10 +1,11 @@
 """Hugging Face folders: written from a checkpoint, and read back."""
 
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gam_scale.checkpoint.load import Trained, load_trained
@@ -15,8 +16,9 @@ from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
 from gam_scale.export.imported import Imported
 from gam_scale.export.sources import flat_sources
+from gam_scale.export.weights import load_safetensors
 from gam_scale.files import write_bytes, write_json
-from gam_scale.strict import from_dict, read_json, to_dict
+from gam_scale.strict import from_dict, option, read_json, to_dict
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -27,6 +29,15 @@ PREFIX = "model."
 _CONFIGURATION = "configuration_gam_scale"
 _MODELING = "modeling_gam_scale"
 _TOKENIZATION = "tokenization_gam_scale"
+
+
+@dataclass
+class _Training:
+    """How the model was trained, as the folder's config.json notes it."""
+
+    step: int = option(0, "steps done", at_least=0)
+    seq_len: int = option(256, "data.seq_len", at_least=1)
+    documents: Literal["reset", "concatenate"] = option("reset", "data.documents")
 
 
 def export_hf(checkpoint: str | Path, out: Path) -> None:
@@ -79,40 +90,37 @@ def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
     # transformers changes only its own vocab_size when it resizes the embedding.
     vocab_size = config.get("vocab_size", config["model"].get("vocab_size"))
     model = from_dict(ModelConfig, config["model"] | {"vocab_size": vocab_size}, f"{path}: model")
-    training = config.get("training") or {}
-    data = {key: training[key] for key in ("seq_len", "documents") if key in training}
+    training = from_dict(_Training, config.get("training") or {}, f"{path}: training")
+    data = DataConfig(seq_len=training.seq_len, documents=training.documents)
     return Imported(
         source=folder,
-        config=RunConfig(model, from_dict(DataConfig, data, f"{path}: training")),
+        config=RunConfig(model, data),
         tensors={
             f"{KINDS[0]}.{name.removeprefix(PREFIX)}": tensor
             for name, tensor in _read_weights(folder).items()
         },
-        state=TrainState(step=int(training.get("step", 0))),
+        state=TrainState(step=training.step),
         tokenizer=tokenizer or folder / TOKENIZER,
     )
-
-
-def load_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file.
-
-    Raises:
-        UserError: no such file, or a damaged one.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected safetensors")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file or is damaged ({error})") from None
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     if not (folder / WEIGHTS_INDEX).is_file():
         return load_safetensors(folder / WEIGHTS)
     # transformers cuts large models into several files.
-    files = sorted(set(read_json(folder / WEIGHTS_INDEX)["weight_map"].values()))
-    return {k: v for file in files for k, v in load_safetensors(folder / file).items()}
+    index = read_json(folder / WEIGHTS_INDEX)
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not all(map(_is_weights, files.values())):
+        raise UserError(
+            f"{folder / WEIGHTS_INDEX} has no weight_map of names to .safetensors files beside it; "
+            "expected the index that transformers wrote"
+        )
+    names = sorted(set(files.values()))
+    return {k: v for name in names for k, v in load_safetensors(folder / name).items()}
+
+
+def _is_weights(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*\.safetensors", name) is not None
 
 
 def _save_weights(path: Path, trained: Trained, prefix: str) -> None:
@@ -133,11 +141,7 @@ def _model_json(trained: Trained) -> dict[str, Any]:
         "dtype": "float32",
         "vocab_size": model.vocab_size,
         "model": to_dict(model),
-        "training": {
-            "step": trained.step,
-            "seq_len": data.seq_len,
-            "documents": data.documents,
-        },
+        "training": asdict(_Training(trained.step, data.seq_len, data.documents)),
     }
 
 

@@ -10,9 +10,11 @@ from gam_scale.checkpoint.canonical import write_shards
 from gam_scale.checkpoint.shard import Shard, check_tensors
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, saving
 from gam_scale.config import RunConfig
+from gam_scale.config_rules import check_model
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
+from gam_scale.export.weights import check_weights
 from gam_scale.model.lm import outline
 
 
@@ -24,7 +26,7 @@ class Imported:
     """Named when something does not fit."""
     config: RunConfig
     tensors: dict[str, Tensor]
-    """By ``KIND.NAME`` (see :data:`~gam_scale.checkpoint.shard.KINDS`), in any float dtype."""
+    """By ``KIND.NAME`` (see :data:`~gam_scale.checkpoint.shard.KINDS`)."""
     state: TrainState
     tokenizer: Path
 
@@ -71,5 +73,10 @@ def _check_tensors(imported: Imported) -> None:
     source, model = imported.source, imported.config.model
     if model.vocab_size < 1:
         raise UserError(f"{source}: model.vocab_size is {model.vocab_size}; expected at least 1")
+    try:
+        check_model(model)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    check_weights(source, imported.tensors)
     found = {key: tensor.shape for key, tensor in imported.tensors.items()}
     check_tensors(source, found, {name: p.shape for name, p in outline(model).named_parameters()})

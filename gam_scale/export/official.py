@@ -1,19 +1,15 @@
 """State dicts of the official GAM code (arXiv 2509.00605), read from a file."""
 
-import pickle
-import zipfile
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from gam_scale.checkpoint.shard import KINDS
 from gam_scale.checkpoint.store import TrainState
 from gam_scale.config import DataConfig, RunConfig
 from gam_scale.errors import UserError
-from gam_scale.export.hf import load_safetensors
 from gam_scale.export.imported import Imported
+from gam_scale.export.weights import check_weights, load_pickled, load_safetensors
 from gam_scale.interop import load_official
 
 _DIMS = {
@@ -32,6 +28,7 @@ def read_official(path: Path, tokenizer: Path) -> Imported:
         UserError: no such file, a damaged one, or not the official model's tensors.
     """
     state = load_safetensors(path) if path.suffix == ".safetensors" else _load_state_dict(path)
+    check_weights(path, state)
     for name, dims in _DIMS.items():
         if name in state and state[name].dim() != dims:
             shape = tuple(state[name].shape)
@@ -51,27 +48,10 @@ def read_official(path: Path, tokenizer: Path) -> Imported:
     )
 
 
-def load_pickled(path: Path) -> Any:
-    """What a ``.pt`` file holds, if that is tensors and plain containers: no code of its runs.
-
-    Raises:
-        UserError: no such file, or one that holds anything else.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected tensors saved by torch.save")
-    try:
-        # Mapped, a tensor that nobody looks at is never read; torch's old format cannot be.
-        mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
-        raise UserError(
-            f"{path} is damaged or holds more than tensors; expected a state dict saved by "
-            "torch.save, which is loaded without running any code of the file"
-        ) from None
-
-
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
     state = load_pickled(path)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise UserError(f"{path} is not a state dict; expected tensors by name and nothing else")
     return state

@@ -13,8 +13,9 @@ from gam_scale.checkpoint.store import TrainState
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.export.imported import Imported
-from gam_scale.export.official import load_pickled
+from gam_scale.export.weights import load_pickled
 from gam_scale.model.lm import outline
+from gam_scale.strict import LARGEST_INT
 
 _FILES = dict(zip(KINDS, ("fp32", "exp_avg", "exp_avg_sq"), strict=True))
 _EMBEDDING = "embedding.weight"
@@ -93,7 +94,9 @@ def _steps(folder: Path, names: list[str]) -> tuple[int, int]:
     if engine is not None:
         # It may hold a user's own objects, which are not loaded; Adam's count has to do then.
         with suppress(UserError) if applied else nullcontext():
-            counts.append(_count(load_pickled(engine).get("global_steps"), engine))
+            state = load_pickled(engine)
+            steps = state.get("global_steps") if isinstance(state, dict) else None
+            counts.append(_count(steps, engine))
     if applied is not None:
         counts.append(_count(load_pickled(applied), applied))
     if not counts:
@@ -106,6 +109,9 @@ def _steps(folder: Path, names: list[str]) -> tuple[int, int]:
 
 def _count(value: Any, path: Path) -> int:
     try:
-        return int(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise UserError(f"{path}: its count of steps is no number; expected one") from None
+        count = int(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        count = -1
+    if not 0 <= count < LARGEST_INT:
+        raise UserError(f"{path}: its count of steps is no number; expected 0 or more")
+    return count

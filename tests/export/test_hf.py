@@ -205,3 +205,20 @@ def test_a_failed_export_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         export_hf(path, tmp_path / "made" / "hf")
     assert not list((tmp_path / "made").iterdir())
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {},
+        {"weight_map": []},
+        {"weight_map": {"a": 1}},
+        {"weight_map": {"a": "../weights.safetensors"}},
+        {"weight_map": {"a": "/etc/x.safetensors"}},
+    ],
+)
+def test_an_index_that_leads_out_of_its_folder_is_refused(checkpoint, tmp_path, index):
+    export_hf(checkpoint("gam"), tmp_path / "hf")
+    (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="has no weight_map of names to .safetensors files"):
+        read_hf(tmp_path / "hf", None)

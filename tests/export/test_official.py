@@ -71,9 +71,28 @@ def test_what_does_not_fit_is_named(state, tokenizer_file, tmp_path):
     )
     refuse("extra is not a tensor of the official", state | {"extra": torch.ones(1)})
     refuse("is not a state dict", {"model": state})
+    refuse("is not a state dict", {1: torch.ones(1)})
+    far = {"blocks.99999.ln1.weight": torch.ones(16)}
+    refuse("blocks.99999.ln1.weight is not a tensor of the official", state | far)
     refuse("holds more than tensors", tmp_path)  # a Path: an object that unpickling would make
     path.write_bytes(b"nonsense")
     refuse("is damaged or holds more", None)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.ones(16, dtype=torch.int8), "ln_f.weight is int8"),
+        (torch.ones(16, dtype=torch.complex64), "ln_f.weight is complex64"),
+        (torch.ones(16).to_sparse(), "ln_f.weight is float32, torch.sparse_coo"),
+        (torch.full((16,), torch.nan), "ln_f.weight holds numbers that are not finite"),
+        (torch.full((16,), torch.inf), "ln_f.weight holds numbers that are not finite"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_not_taken(state, tokenizer_file, tmp_path, value, said):
+    torch.save(state | {"ln_f.weight": value}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=said):
+        read_official(tmp_path / "weights.pt", tokenizer_file)
 
 
 def test_evaluating_a_model_that_names_no_data_asks_for_some(checkpoint):

@@ -83,6 +83,12 @@ def test_what_does_not_fit_is_named(universal, config, tokenizer_file, tmp_path)
         r"param.position.weight has shape \(48, 32\); expected \(64, 32\)",
         config=replace(config, model=replace(config.model, max_seq_len=64)),
     )
+    sound = torch.load(zero / "norm.bias" / "fp32.pt")
+    torch.save({"param": torch.full((32,), torch.nan)}, zero / "norm.bias" / "fp32.pt")
+    refuse("param.norm.bias holds numbers that are not finite")
+    torch.save({"param": torch.ones(32, dtype=torch.int8)}, zero / "norm.bias" / "fp32.pt")
+    refuse("param.norm.bias is int8")
+    torch.save(sound, zero / "norm.bias" / "fp32.pt")
     torch.save({"other": 1}, zero / "norm.bias" / "exp_avg.pt")
     refuse("norm.bias/exp_avg.pt holds no tensor")
     shutil.move(zero / "norm.bias", zero / "norm.shift")
@@ -90,6 +96,10 @@ def test_what_does_not_fit_is_named(universal, config, tokenizer_file, tmp_path)
     refuse("norm.shift is not a parameter of this model")
     shutil.rmtree(zero / "norm.shift")
     refuse("has no parameter norm.bias")
+    for count in ({}, torch.tensor(-1.0), torch.tensor(torch.inf)):
+        torch.save(count, sorted(zero.glob("*/step.pt"))[0])
+        refuse("step.pt: its count of steps is no number")
+    torch.save([1], folder / "mp_rank_00_model_states.pt")
     torch.save({}, next(zero.glob("*/step.pt")))
     for path in list(zero.glob("*/step.pt"))[1:]:
         path.unlink()
