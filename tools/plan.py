@@ -17,6 +17,7 @@ from typing import Any
 from gam_scale import cli
 from gam_scale.config import RunConfig, load_config
 from gam_scale.data.prepare import PrepareSpec
+from gam_scale.hardware import Precision
 from gam_scale.plan.estimate import MATMUL_SHARE, Estimate, cheapest, engines
 from gam_scale.plan.gpus import GIVEN, KNOWN, RESERVED, Gpu, find_gpu, given_gpu, this_cpu
 from gam_scale.plan.job import Job
@@ -105,7 +106,7 @@ def print_plan(
         f"{rows[0].flops:.3g} FLOPs"
     )
     print(
-        f"assumed: {args.mfu:.0%} of {gpu.peak_flops(train.precision) / 1e12:.3g} TFLOP/s, "
+        f"assumed: {args.mfu:.0%} of {teraflops(gpu, train.precision)}, "
         f"{gpu.link_bytes / 1e9:.0f} GB/s in a node, {gpu.network_bits / 1e9:g} Gb/s per GPU "
         f"between, {gpu.usable_bytes / GIB:.1f} of {gpu.memory_bytes / GIB:.0f} GiB usable"
     )
@@ -183,7 +184,7 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
         share = estimate.fp32_flops / (estimate.flops + estimate.extra_flops)
         found.append(
             f"{share:.1%} of the FLOPs are products that stay in fp32, taken at "
-            f"{gpu.peak_flops('fp32') / 1e12:.3g} TFLOP/s"
+            f"{teraflops(gpu, 'fp32')}"
         )
     with_kernels = [kind for kind in ("delta", "slot") if kind in kinds]
     if with_kernels and config.parallel.context == 1:
@@ -198,6 +199,12 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
     if config.parallel.device == "cpu":
         found.append("memory is that of CPU kernels (parallel.device is cpu)")
     return found
+
+
+def teraflops(gpu: Gpu, precision: Precision) -> str:
+    """A rate to three digits, be it a CPU's."""
+    rate = gpu.peak_flops(precision) / 1e12
+    return f"{rate:,.0f} TFLOP/s" if rate >= 100 else f"{rate:.3g} TFLOP/s"
 
 
 def changes(chosen: Job, job: Job) -> list[str]:
