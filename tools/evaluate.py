@@ -114,10 +114,13 @@ def _parse() -> argparse.Namespace:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.json and Path(args.json).is_dir():
-        raise UserError(f"--json {args.json} is a folder; expected a file, or --json last")
-    if args.report and args.report.is_dir():
-        raise UserError(f"--report {args.report} is a folder; expected a file")
+    written = {"--json": args.json if args.json != "-" else None, "--report": args.report}
+    for flag, path in written.items():
+        if path and Path(path).is_dir():
+            hint = ", or --json last" if flag == "--json" else ""
+            raise UserError(f"{flag} {path} is a folder; expected a file{hint}")
+        if path and not Path(path).parent.is_dir():
+            raise UserError(f"{flag} {path} lies in no folder that exists; expected one that does")
     if not args.checkpoints and not args.recall:
         raise UserError("there is nothing to evaluate; expected a checkpoint, or --recall")
     if args.overrides and not args.recall:

@@ -92,6 +92,7 @@ def test_recall_prints_json_and_needs_no_checkpoint(run_tool, capsys):
         (("--recall", "--memories", "gru"), "--memories is gru; expected one of"),
         (("--recall", "--json", "/tmp"), "--json /tmp is a folder; expected a file"),
         (("--recall", "--report", "/tmp"), "--report /tmp is a folder; expected a file"),
+        (("--recall", "--report", "/tmp/no/where"), "--report /tmp/no/where lies in no folder"),
         (("x", "--data", "a", "--text", "b"), "--data and --text both name a text"),
     ],
 )
