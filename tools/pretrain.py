@@ -10,7 +10,7 @@ from gam_scale import cli
 from gam_scale.config import RunConfig, load_config
 from gam_scale.errors import UserError
 from gam_scale.strict import describe
-from gam_scale.train.pretrain import pretrain
+from gam_scale.train.signals import StopRequest
 
 
 def main() -> int:
@@ -36,7 +36,13 @@ def main() -> int:
         return 0
     if args.config is None:
         raise UserError("--config is missing; expected a JSON file such as configs/quickstart.json")
-    finished = pretrain(load_config(args.config, args.overrides), fresh=args.fresh)
+    stop = StopRequest()  # in the seconds, too, in which the engine is imported
+    try:
+        from gam_scale.train.pretrain import pretrain
+
+        finished = pretrain(load_config(args.config, args.overrides), fresh=args.fresh)
+    finally:
+        stop.close()
     return 0 if finished else args.stopped_status
 
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
 
 PREFETCH_STEPS = 4
+LOOK_S = 0.2  # between looks at whether to go on waiting
 ORDER_VERSION = 1  # part of the fingerprint: raise it when another order would come out
 
 
@@ -177,11 +178,19 @@ class Prefetcher:
 
     An exception in ``load`` is raised by the ``next`` of its step. ``wait_seconds`` is how long
     the consumer has waited in all. Close it, or use it in a ``with`` statement.
+
+    Where ``give_up()`` becomes true while a step is waited for, its ``next`` gives no batches.
     """
 
-    def __init__(self, load: Callable[[int], list[Batch]], start: int, stop: int) -> None:
+    def __init__(
+        self,
+        load: Callable[[int], list[Batch]],
+        start: int,
+        stop: int,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.wait_seconds = 0.0
-        self._load = load
+        self._load, self._give_up = load, give_up
         self._steps = iter(range(start, stop))
         self._pending: deque[Future[list[Batch]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
@@ -196,7 +205,10 @@ class Prefetcher:
             raise StopIteration
         began = time.perf_counter()
         try:
-            batches = self._pending.popleft().result()
+            future = self._pending.popleft()
+            while not wait([future], LOOK_S).done and not self._give_up():
+                pass
+            batches = future.result() if future.done() else []
         finally:
             self.wait_seconds += time.perf_counter() - began
         self._submit_next()

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 import submitit
 
 from gam_scale.errors import UserError
+from gam_scale.train.signals import StopRequest
 
+ELSEWHERE = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    "TORCHELASTIC_USE_AGENT_STORE",
+)
+"""Variables that a launcher may have left where the job was submitted."""
 STOPPED = 75
 """Exit status of a rank that a signal stopped, as in slurm/common.sh."""
 
@@ -32,11 +38,22 @@ class RankJob:
     then: list[str] = field(default_factory=list)
     """Configs of further runs, trained in this order once the first has finished."""
 
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """The job as it was: before :meth:`__call__` nothing was done that a signal could undo."""
+        return submitit.helpers.DelayedSubmission(self)
+
     def __call__(self) -> None:
         """Train to the end, or to a signal; then have Slurm start the job again, once."""
+        stop = StopRequest()  # first of all: submitit's own handlers end the job or do nothing
+        try:
+            self._train()
+        finally:
+            stop.close()
+
+    def _train(self) -> None:
         here = submitit.JobEnvironment()
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-            os.environ.pop(name, None)  # left where the job was submitted, by torchrun say
+        for name in ELSEWHERE:
+            os.environ.pop(name, None)
         if "SLURM_JOB_ID" not in os.environ or here.cluster == "local":
             os.environ |= local_place(here, self.port)
             # submitit's own names as many GPUs as there are ranks, on a machine without any too.

@@ -13,13 +13,13 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed as dist
 
-from gam_scale.errors import UserError
+from gam_scale.errors import Stopped, UserError
 
 logger = logging.getLogger("gam_scale")
 
@@ -35,7 +35,15 @@ ANSWER_S = 5.0
 
 
 def meet(
-    host: str, port: int, job: str, rank: int, world_size: int, timeout_s: float, *, kept: bool
+    host: str,
+    port: int,
+    job: str,
+    rank: int,
+    world_size: int,
+    timeout_s: float,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+    *,
+    kept: bool,
 ) -> dist.Store:
     """A store that holds nothing yet and that all ranks of this start, and no others, have.
 
@@ -46,19 +54,28 @@ def meet(
         rank: of this process.
         world_size: ranks that meet.
         timeout_s: for all of them to come.
+        asked_to_stop: whether this process was, in the meantime.
         kept: whether the launcher's agent keeps the store; else rank 0 opens one.
 
     Raises:
         UserError: rank 0 may use none of the ports.
         RuntimeError: a rank did not come in time.
+        Stopped: this process was asked to stop before that.
     """
     name, deadline = secrets.token_hex(8), time.monotonic() + timeout_s
+
+    def late() -> bool:
+        time.sleep(POLL_S)
+        if asked_to_stop():
+            raise Stopped
+        return time.monotonic() > deadline
+
     ports = range(port, port + 1) if kept else range(port, min(port + PORTS, 1 << 16))
     if rank > 0:
-        store, start = _join(host, ports, job, rank, name, deadline)
+        store, start = _join(host, ports, job, rank, name, late)
     else:
-        store = _wait_for(host, port, deadline) if kept else _open(host, ports, world_size)
-        start = _gather(dist.PrefixStore(job, store), name, world_size, deadline)
+        store = _wait_for(host, port, late) if kept else _open(host, ports, world_size)
+        start = _gather(dist.PrefixStore(job, store), name, world_size, late)
     return dist.PrefixStore(f"{job}/{start}", store)
 
 
@@ -90,7 +107,7 @@ def _open(host: str, ports: Sequence[int], world_size: int) -> dist.Store:
     )
 
 
-def _gather(store: dist.Store, name: str, world_size: int, deadline: float) -> str:
+def _gather(store: dist.Store, name: str, world_size: int, late: Callable[[], bool]) -> str:
     """Rank 0's part: propose the names that are there until every rank agrees to the list."""
     others, proposal = range(1, world_size), ""
     while True:
@@ -102,19 +119,18 @@ def _gather(store: dist.Store, name: str, world_size: int, deadline: float) -> s
         if not absent:
             store.set("settled", proposal)
             return name
-        if time.monotonic() > deadline:
+        if late():
             shown = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
             raise RuntimeError(f"of {world_size} ranks these did not come to rank 0: {shown}")
-        time.sleep(POLL_S)
 
 
 def _join(
-    host: str, ports: Sequence[int], job: str, rank: int, name: str, deadline: float
+    host: str, ports: Sequence[int], job: str, rank: int, name: str, late: Callable[[], bool]
 ) -> tuple[dist.Store, str]:
     """Another rank's part: find the store in which rank 0 proposes this rank's name; agree."""
     with _knocking(host, ports) as doors:
         named: set[dist.Store] = set()
-        while time.monotonic() < deadline:
+        while not late():
             for door in doors:
                 if (store := door.store) is None:
                     continue
@@ -128,7 +144,6 @@ def _join(
                         ours.set(f"agreed by {rank}", proposal)
                         if _read(ours, "settled") == proposal:
                             return store, proposal.split()[0]
-            time.sleep(POLL_S)
     raise RuntimeError(f"rank {rank} found no rank 0 at {host}:{ports[0]}, where it was to be")
 
 
@@ -164,12 +179,11 @@ def _knocking(host: str, ports: Sequence[int]) -> Iterator[list[_Door]]:
             door.closed.set()
 
 
-def _wait_for(host: str, port: int, deadline: float) -> dist.Store:
+def _wait_for(host: str, port: int, late: Callable[[], bool]) -> dist.Store:
     with _knocking(host, [port]) as (door,):
         while door.store is None:
-            if time.monotonic() > deadline:
+            if late():
                 raise RuntimeError(f"the launcher keeps no store at {host}:{port}")
-            time.sleep(POLL_S)
         return door.store
 
 

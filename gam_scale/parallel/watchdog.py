@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from gam_scale import pulse
 from gam_scale.errors import EndedByOthers
-from gam_scale.parallel.world import World
+from gam_scale.parallel.world import AGENT_STORE, World
 
 logger = logging.getLogger("gam_scale")
 
@@ -121,7 +121,19 @@ class Watchdog:
                 if reason:
                     self._end(reason)
         except RuntimeError:  # the store does not answer
-            if not self._stop.is_set():
+            if os.environ.get(AGENT_STORE) == "True":
+                self._watch_alone()
+            elif not self._stop.is_set():
+                self._end(NO_STORE)
+
+    def _watch_alone(self) -> None:
+        """The launcher kept the store and is gone: the ranks, who see that too, save and end."""
+        logger.warning("the launcher, which kept the job's store, is gone")
+        known, moved = pulse.beats(), time.monotonic()
+        while not self._stop.wait(BEAT_S):
+            if (now := pulse.beats()) != known:
+                known, moved = now, time.monotonic()
+            if time.monotonic() - moved > LOST_S:
                 self._end(NO_STORE)
 
     def _end(self, reason: str) -> None:

@@ -27,6 +27,8 @@ _SET: set[str] = set()
 """Environment variables that :func:`start` has set."""
 _HELD: list[Callable[[], object]] = []
 """What gives back what engines hold beyond their run."""
+AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
+"""The variable by which torchrun says that its agent keeps the store where ranks meet."""
 PATIENCE = 10
 """How many times the watchdog's time-out a collective waits: the watchdog, which knows whether the
 ranks that are missing from it make progress elsewhere, comes first."""
@@ -71,16 +73,23 @@ class World:
             dist.all_reduce(tensor)
 
 
-def start(device: str, job: str = "", timeout_s: float = 1800.0) -> World:
+def start(
+    device: str,
+    job: str = "",
+    timeout_s: float = 1800.0,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> World:
     """Join the job's process group, as set up by deepspeed, torchrun, srun or nothing at all.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
         job: what its ranks have in common and other jobs have not, such as a run directory.
         timeout_s: for all ranks to come; see also :data:`PATIENCE`.
+        asked_to_stop: whether this process was, while it waits for them.
 
     Raises:
         UserError: a GPU is asked for, or given to this job, and torch sees none.
+        Stopped: this process was asked to stop before all ranks had come.
     """
     use_cuda = on_gpus(device, os.environ)
     place = launcher_environment(os.environ)
@@ -104,8 +113,9 @@ def start(device: str, job: str = "", timeout_s: float = 1800.0) -> World:
         else:
             _be_patient(min(PATIENCE * timeout_s, 1e7))
             where_to = place["MASTER_ADDR"], int(place["MASTER_PORT"])
-            kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-            store = meet(*where_to, job, rank, world_size, timeout_s, kept=kept)
+            kept = os.environ.get(AGENT_STORE) == "True"
+            me = rank, world_size
+            store = meet(*where_to, job, *me, timeout_s, asked_to_stop, kept=kept)
             store.set_timeout(c10d.default_pg_timeout)
             dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     return World(rank, world_size, local_rank, local_size, where)

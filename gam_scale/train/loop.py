@@ -69,7 +69,8 @@ class Loop:
         """Train until done, until a signal asks to stop (then it is saved), or until a spike."""
         if self.state.to_evaluate and self._after_step() == "stopped":
             return "stopped"  # all that there is to save was read a moment ago
-        with Prefetcher(self._load, self.state.step, self.config.train.steps) as steps:
+        still = self.state.step, self.config.train.steps
+        with Prefetcher(self._load, *still, lambda: self.stop.requested) as steps:
             while self.state.step < self.config.train.steps:
                 self.watchdog.at(self.state.step, "reading data")
                 with self.metrics.clock.waiting():
@@ -207,8 +208,7 @@ class Loop:
         """``batches``, of which all ranks have as many."""
         for batch in batches:
             self.watchdog.at(self.state.step, "evaluating")
-            if self.world.any(self.stop.requested):
-                raise Stopped
+            self.stop.check(self.world)
             yield batch
 
     def _is_better(self, loss: float) -> bool:

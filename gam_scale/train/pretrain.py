@@ -17,7 +17,7 @@ from gam_scale.config_rules import check
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.data.tokenizer import Tokenizer
-from gam_scale.errors import UserError
+from gam_scale.errors import Stopped, UserError
 from gam_scale.hardware import can_compile, device_peak_flops
 from gam_scale.model.lm import outline
 from gam_scale.model.memory.gate import DecayGate
@@ -65,10 +65,11 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
         UserError: something the user gave cannot work; said before training starts.
     """
     timeout_s = config.parallel.timeout_s
-    world = ranks.start(config.parallel.device, config.log.run_dir, timeout_s)
+    stop = StopRequest()
     try:
+        place = config.parallel.device, config.log.run_dir, timeout_s
+        world = ranks.start(*place, lambda: stop.requested)
         with (
-            StopRequest() as stop,
             Watchdog(world, timeout_s) as watchdog,
             RunLock(config.log.run_dir) if world.is_main else nullcontext() as lock,
         ):
@@ -76,6 +77,8 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
                 finished = _pretrain(config, world, stop, watchdog, lock, fresh=fresh)
                 ranks.release()
                 return finished
+            except Stopped:
+                raise
             except Exception as error:
                 # For the logs, which outlive the terminal; who prints it is the caller's business.
                 if logger.handlers:
@@ -84,8 +87,12 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
                     said = "rank %d: %s: %s"
                     logger.error(said, world.rank, kind, error, extra=quiet, exc_info=trace)
                 raise
+    except Stopped:
+        logger.info("stopped by a signal before training began; the same command goes on")
+        return False
     finally:
         ranks.stop()
+        stop.close()
 
 
 def _pretrain(
@@ -112,6 +119,7 @@ def _pretrain(
         config.train.global_batch_size if config.data.carry_state else 0,
     )
     config = resolve(config, tokenizer, stream)
+    stop.check(world)
     if world.is_main:
         run.open(config, fresh=fresh, data=stream.fingerprint())
     world.barrier()
@@ -120,6 +128,7 @@ def _pretrain(
         watchdog.at(0, "checking the ranks")
         n_parameters = outline(config.model).n_parameters()
         preflight(world, run.checkpoints.folder, n_parameters, [*train, *valid])
+    stop.check(world)
     compiled, validated = _whether_to_compile(config, world), [split.path for split in valid]
     strategy = build_strategy(config, world, compiled=compiled)
     state = _start_or_resume(run, config, strategy, stream)
@@ -130,6 +139,7 @@ def _pretrain(
             show_summary(run)
         world.barrier()
         return True
+    stop.check(world)
     if world.is_main:
         retract(run)
         note_start(run, state.step, world.world_size)

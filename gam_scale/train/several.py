@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from gam_scale import cli
 from gam_scale.config import load_config
 from gam_scale.train.pretrain import pretrain
+from gam_scale.train.signals import StopRequest
 
 
 def train_all(
@@ -24,7 +25,11 @@ def train_all(
     Raises:
         UserError: a run cannot work; those after it have not been started.
     """
-    return all(pretrain(load_config(config, overrides), fresh=fresh) for config in configs)
+    stop = StopRequest()  # of all of them: one may come between two runs
+    try:
+        return all(pretrain(load_config(config, overrides), fresh=fresh) for config in configs)
+    finally:
+        stop.close()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,10 @@ from whole_runs import assert_equal_runs, train
 
 from gam_scale.checkpoint.store import CheckpointStore, load_state
 from gam_scale.parallel.plain import PlainStrategy
+from gam_scale.train import loop
+from gam_scale.train import pretrain as pretraining
+from gam_scale.train.several import train_all
+from gam_scale.train.sinks import read_metrics
 
 
 @contextmanager
@@ -59,6 +64,62 @@ def test_a_signal_in_an_evaluation_is_seen_between_its_batches(tmp_path, tiny, c
     with stopped_in_evaluation(0) as evaluated:
         train(tiny(run))
     assert not evaluated, "a finished run is not evaluated again"
+
+
+def test_a_signal_while_data_is_waited_for_is_seen_at_once(tmp_path, tiny, curve, monkeypatch):
+    """The batches of step 9 do not come before the run has saved what it has."""
+    train(tiny(tmp_path / "whole"))
+    original, store = loop.micro_batches, CheckpointStore(tmp_path / "run" / "checkpoints")
+
+    def micro_batches(stream, batch, *args):
+        if batch == 8:
+            while 7 not in lines():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + 30
+            while store.steps()[-1] < 7:
+                assert time.monotonic() < deadline, "a signal is not seen while data is waited for"
+                time.sleep(0.01)
+        return original(stream, batch, *args)
+
+    def lines() -> list[int]:
+        return [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+
+    monkeypatch.setattr(loop, "micro_batches", micro_batches)
+    train(tiny(tmp_path / "run", log={"every_steps": 7}))
+    monkeypatch.undo()
+    assert store.steps()[-1] in (7, 8)
+    train(tiny(tmp_path / "run"))
+    assert curve(tmp_path / "run")[-1] == curve(tmp_path / "whole")[-1]
+
+
+def test_a_signal_before_training_began_leaves_a_run_to_start(tmp_path, tiny, curve, monkeypatch):
+    train(tiny(tmp_path / "whole"))
+    original = pretraining.build_strategy
+
+    def build_strategy(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **options)
+
+    monkeypatch.setattr(pretraining, "build_strategy", build_strategy)
+    train(tiny(tmp_path / "run"))
+    assert not CheckpointStore(tmp_path / "run" / "checkpoints").steps()
+    monkeypatch.undo()
+    train(tiny(tmp_path / "run"))
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run", curve)
+
+
+def test_a_signal_between_two_runs_of_a_process_counts(tmp_path, tiny, monkeypatch):
+    configs = []
+    for name in "first", "second":
+        configs.append(str(tmp_path / f"{name}.json"))
+        Path(configs[-1]).write_text(json.dumps(tiny(tmp_path / name, train={"steps": 3})))
+    monkeypatch.setattr(
+        pretraining, "show_summary", lambda run: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    assert train_all(configs) is False
+    assert (tmp_path / "first" / "summary.json").exists()
+    assert not CheckpointStore(tmp_path / "second" / "checkpoints").steps()
 
 
 def only_one_rank_is_stopped(world, whole, run):

@@ -1,0 +1,114 @@
+"""Killed ranks and killed launchers: what torchrun starts anew, and who is left without one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from gam_scale.checkpoint.store import CheckpointStore
+from gam_scale.train.lock import is_held
+from gam_scale.train.sinks import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def start(tmp_path, tiny):
+    """``start(launcher words)``: a long run in ``tmp_path / "run"``; nothing outlives the test."""
+    config = tiny(
+        tmp_path / "run",
+        train={"steps": 100_000},
+        checkpoint={"every_steps": 50},
+        eval={"every_steps": 0},
+        log={"every_steps": 1},
+    )
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    started = []
+
+    def run(*launcher: object, env: dict[str, str] | None = None) -> subprocess.Popen:
+        command = [*map(str, launcher), "tools/pretrain.py", "--config", str(path)]
+        with open(tmp_path / "output", "a") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(condition: Callable[[], bool], what: str, folder: Path, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        output = (folder / "output").read_text()[-3000:]
+        assert time.monotonic() < deadline, f"no {what} in {seconds} s:\n{output}"
+        time.sleep(0.05)
+
+
+def steps(run: Path) -> int:
+    """Those that were logged."""
+    return (read_metrics(run / "metrics.jsonl") or [{"step": 0}])[-1]["step"]
+
+
+def rank_processes(config: Path) -> list[int]:
+    """The processes that train ``config``, launchers left out."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        launchers = ("torchrun", "deepspeed")
+        if str(config) in words and not any(n in " ".join(words[:4]) for n in launchers):
+            found.append(int(process.name))
+    return sorted(found)
+
+
+def saved_and_over(folder: Path) -> None:
+    run, config = folder / "run", folder / "config.json"
+    wait_for(lambda: not rank_processes(config), "end of the ranks", folder)
+    assert not is_held(run)
+    saved = CheckpointStore(run / "checkpoints").steps()[-1]
+    assert saved == steps(run), "what was trained was not saved"
+
+
+def test_torchrun_restarts_a_killed_rank_and_ranks_end_with_a_killed_torchrun(tmp_path, start):
+    run, config = tmp_path / "run", tmp_path / "config.json"
+    options = ("--nproc_per_node", 2, "--max-restarts", 2, "--master_port", 29_571)
+    torchrun = start(BIN / "torchrun", *options)
+    wait_for(lambda: steps(run) > 60, "first start", tmp_path)
+    before = rank_processes(config)
+    assert len(before) == 2
+    os.kill(before[1], signal.SIGKILL)
+    wait_for(lambda: not set(before) & set(rank_processes(config)), "end of both ranks", tmp_path)
+    reached = steps(run)
+    wait_for(lambda: steps(run) > reached + 10, "restart after a killed rank", tmp_path)
+    starts = json.loads((run / "starts.json").read_text())["starts"]
+    assert len(starts) == 2 and starts[1]["step"] >= 50
+    torchrun.kill()
+    saved_and_over(tmp_path)
+
+
+def test_ranks_end_with_the_deepspeed_command(tmp_path, start):
+    deepspeed = start(BIN / "deepspeed", "--num_gpus", 1)
+    wait_for(lambda: steps(tmp_path / "run") > 3, "first step", tmp_path)
+    deepspeed.terminate()
+    saved_and_over(tmp_path)
