@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from gam_scale import pulse
 from gam_scale.errors import UserError
+from gam_scale.pulse import beat
 
 CHECKSUMS = "checksums.json"
 
@@ -158,7 +158,7 @@ def checksum(path: Path) -> str:
     with open_regular(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
-            pulse.beat()
+            beat()
     return digest.hexdigest()
 
 

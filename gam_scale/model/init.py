@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from gam_scale import pulse
 from gam_scale.config import ModelConfig
+from gam_scale.pulse import beat
 
 EMBEDDING_STD = 0.02
 
@@ -30,7 +30,7 @@ def initial_values(
     """
     for prefix, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            pulse.beat()
+            beat()
             value = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype))
             generator = torch.Generator().manual_seed(_seed_of(seed, f"{prefix}.{name}"))
             module._parameters[name] = value  # modules with a rule of their own fill what they hold
