@@ -300,8 +300,8 @@ class ParallelConfig:
     )
     timeout_s: float = option(
         1800.0,
-        "seconds without progress after which a job of several ranks ends, naming the rank that "
-        "the others wait for",
+        "seconds without progress of any rank (a step, a batch, a block of a file) after which a "
+        "job of several ranks ends, naming the rank that the others wait for",
         above=0,
         at_most=1e8,
     )

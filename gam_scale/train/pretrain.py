@@ -88,7 +88,7 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
                     logger.error(said, world.rank, kind, error, extra=quiet, exc_info=trace)
                 raise
     except Stopped:
-        logger.info("stopped by a signal before training began; the same command goes on")
+        logger.warning("stopped by a signal before training began; the same command goes on")
         return False
     finally:
         ranks.stop()

@@ -1,0 +1,54 @@
+"""A signal in the first seconds of a launched job: the job is not failed, and starts again."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gam_scale.checkpoint.store import CheckpointStore
+from gam_scale.launch.submit import Request, submit
+
+pytest.importorskip("submitit")
+
+
+def test_a_signal_before_training_stands_is_no_failure(tiny, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tiny(tmp_path / "run", train={"steps": 100_000})))
+    (job,) = submit(Request([str(config)], [], 1, 1, 5, "local"))
+    controller = psutil.Process(int(job.job_id))
+    try:
+        rank = signalled(controller, signal.SIGUSR2, deadline=time.monotonic() + 60)
+        psutil.wait_procs([rank, controller], timeout=60)
+        assert not rank.is_running(), "the signal was lost: the job trains on"
+    finally:
+        for process in [*controller.children(), controller] if controller.is_running() else []:
+            process.kill()
+    log = job.paths.stdout.read_text()
+    assert "not checkpointable" not in log and "Traceback" not in log, log
+    assert "stopped by a signal before training began" in log or "Requeued job" in log, log
+    assert not job.paths.result_pickle.exists(), "submitit takes the job for one that is over"
+    assert not CheckpointStore(tmp_path / "run" / "checkpoints").steps()
+
+
+def signalled(controller: psutil.Process, number: int, deadline: float) -> psutil.Process:
+    """The rank, which was sent a signal as soon as it handles it at all."""
+    while time.monotonic() < deadline:
+        for rank in controller.children():
+            if handles(rank.pid, number):
+                os.kill(rank.pid, number)
+                return rank
+        time.sleep(0.002)
+    raise AssertionError("the rank did not come to handle signals")
+
+
+def handles(process: int, number: int) -> bool:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return False
+    (caught,) = [int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")]
+    return bool(caught >> (number - 1) & 1)
