@@ -6,6 +6,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -200,7 +201,10 @@ def _tags(line: Line) -> dict[str, float]:
 
 
 class TensorBoard:
-    """Event files; what a killed run wrote past ``resume_step`` is hidden by TensorBoard."""
+    """Event files; what a killed run wrote past ``resume_step`` is hidden by TensorBoard.
+
+    Each line is written at once: what a kill takes along would be missing for good.
+    """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         try:
@@ -212,13 +216,20 @@ class TensorBoard:
     def write(self, line: Line) -> None:
         for tag, value in _tags(line).items():
             self._writer.add_scalar(tag, value, line["step"])
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
 
 
 class Wandb:
-    """Online where WANDB_API_KEY is set and works, else a folder that ``wandb sync`` uploads."""
+    """Online where WANDB_API_KEY is set and works, else a folder that ``wandb sync`` uploads.
+
+    wandb's step is the training step. A resumed run first hands over what it kept in metrics.jsonl
+    and wandb lacks, so that each step is there once, whatever a kill took along or did twice:
+    offline the new folder holds all of them and takes the place of earlier ones; online, what was
+    uploaded stands.
+    """
 
     def __init__(self, run_dir: Path, config: RunConfig) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -228,26 +239,43 @@ class Wandb:
         except ImportError:
             raise ImportError("the wandb package is not installed") from None
         online = config.log.wandb == "auto" and bool(os.environ.get("WANDB_API_KEY"))
+        run_id = _wandb_id(run_dir)
         init = partial(
             wandb.init,
             project=config.log.wandb_project,
             name=run_dir.resolve().name,
-            id=_wandb_id(run_dir),
+            id=run_id,
             dir=str(run_dir / "logs"),
             config=to_dict(config),
             settings=wandb.Settings(
                 silent=True, console="off", init_timeout=15, finish_timeout=60, disable_git=True
             ),
         )
+        _remove_earlier(run_dir / "logs" / "wandb", run_id)
         self._run = (online and _online(wandb, init)) or init(mode="offline")
-        # A resumed run repeats steps, which wandb's own step counter would refuse.
         self._run.define_metric("*", step_metric="step")
+        self._next_step = self._run.step
+        for line in read_metrics(run_dir / "metrics.jsonl"):
+            self.write(line)
 
     def write(self, line: Line) -> None:
-        self._run.log({"step": line["step"], **_tags(line)})
+        step = line["step"]
+        if step >= self._next_step:
+            self._run.log({"step": step, **_tags(line)}, step=step, commit=True)
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _remove_earlier(folder: Path, run_id: str) -> None:
+    """Remove what earlier starts wrote offline, which this one writes whole."""
+    if not folder.is_dir():
+        return
+    age = time.time() - folder.stat().st_mtime
+    for earlier in folder.glob(f"offline-run-*-{run_id}"):
+        shutil.rmtree(earlier, ignore_errors=True)
+    # wandb names folders by the second, and its service may still write to one of this second.
+    time.sleep(min(1.1, max(0.0, 1.1 - age)))
 
 
 def _online(wandb: ModuleType, init: Callable[..., Any]) -> Any:

@@ -1,9 +1,13 @@
 """Every place metrics go to: what is written, what a resumed run finds, and what must not crash."""
 
+import contextlib
 import json
 import logging
 import math
+import shutil
 import sys
+import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -186,6 +190,93 @@ def test_wandb_offline_without_key_or_network(tmp_path, monkeypatch, capfd):
     assert "wandb" not in "".join(capfd.readouterr()), "wandb talks on the console"
 
 
+def wandb_records(path) -> Iterator[bytes]:
+    """The records of a .wandb file: LevelDB's log format, in blocks of 32 KiB after a header."""
+    data, at, record = path.read_bytes(), 7, b""
+    assert data.startswith(b":W&B")
+    while at + 7 <= len(data):
+        left = 32_768 - at % 32_768
+        if left < 7:
+            at += left
+            continue
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        record += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
+def wandb_steps(folder) -> list[tuple[int, int, float]]:
+    """(wandb's step, the training step, a value) of every row in a finished run's folder."""
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records, deadline = [], time.monotonic() + 30
+    while not any(record.HasField("exit") for record in records):
+        assert time.monotonic() < deadline, "wandb has not finished its file"
+        time.sleep(0.05)
+        with contextlib.suppress(DecodeError):  # its service still writes
+            records = [*map(Record.FromString, wandb_records(next(folder.glob("*.wandb"))))]
+    rows = []
+    for record in records:
+        if record.HasField("history"):
+            items = record.history.item
+            row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
+            rows.append((row["_step"], row["step"], row["train/loss"]))
+    return rows
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["steps done twice", "first part lost"])
+def test_after_a_kill_wandb_has_each_step_once(tmp_path, lost):
+    """Killed after step 4, resumed from the checkpoint of step 2."""
+    pytest.importorskip("wandb")
+    setup_logging(tmp_path, 0)
+    folder = tmp_path / "logs" / "wandb"
+    with MetricLog(tmp_path, config("offline"), True, 6) as log:
+        for step in (1, 2, 3, 4):
+            log.log(line(step, loss=9.0 if step > 2 else 5.0))
+    if lost:  # wandb had not written it yet
+        shutil.rmtree(next(folder.glob("offline-run-*")))
+    with MetricLog(tmp_path, config("offline"), True, 6, 2) as log:
+        for step in (3, 4, 5, 6):
+            log.log(line(step, loss=5.0))
+    runs = list(folder.glob("offline-run-*"))
+    rows = sorted(row for run in runs for row in wandb_steps(run))
+    assert rows == [(step, step, 5.0) for step in range(1, 7)], "wandb repeats or lacks steps"
+    assert len(runs) == 1
+
+
+def test_online_only_what_the_service_lacks_is_sent(tmp_path, monkeypatch):
+    sent = []
+    run = fake_run(step=4, log=lambda row, step, commit: sent.append((step, row["train/loss"])))
+    fake = SimpleNamespace(init=lambda **kwargs: run, Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line(step)) + "\n" for step in range(1, 10))
+    )
+    with MetricLog(tmp_path, config("auto"), True, 8, 6) as log:
+        log.log(line(7))
+    assert [step for step, _ in sent] == [4, 5, 6, 7], "wandb repeats or lacks steps"
+
+
+def test_a_kill_takes_no_line_from_tensorboard(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = MetricLog(tmp_path, config(tensorboard=True), True, 2)
+    log.log(line(1))  # and is not closed
+    events = reader.EventAccumulator(str(tmp_path / "logs/tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 5.0)]
+    log.close()
+
+
+def fake_run(**parts) -> SimpleNamespace:
+    """What wandb.init returns, as far as the sink uses it."""
+    nothing = {"step": 0, "finish": int, "log": lambda *a, **k: None}
+    return SimpleNamespace(**nothing | {"define_metric": lambda *a, **k: None} | parts)
+
+
 def failing_wandb(where: str):
     """A wandb that raises in ``where``: init, log or finish."""
 
@@ -196,9 +287,7 @@ def failing_wandb(where: str):
 
         return call
 
-    run = SimpleNamespace(
-        define_metric=fail_in("define"), log=fail_in("log"), finish=fail_in("finish")
-    )
+    run = fake_run(define_metric=fail_in("define"), log=fail_in("log"), finish=fail_in("finish"))
     return SimpleNamespace(
         init=lambda **kwargs: fail_in("init")() or run,
         Settings=lambda **kwargs: kwargs,
@@ -224,7 +313,7 @@ def test_wandb_goes_offline_where_its_service_cannot_be_reached(tmp_path, monkey
         modes.append(mode)
         if mode == "online":
             raise RuntimeError("no route")
-        return SimpleNamespace(define_metric=lambda *a, **k: None, log=logged.append, finish=int)
+        return fake_run(log=lambda row, **kwargs: logged.append(row))
 
     fake = SimpleNamespace(init=init, Settings=dict, teardown=lambda: modes.append("teardown"))
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -240,7 +329,7 @@ def test_wandb_goes_offline_where_its_service_cannot_be_reached(tmp_path, monkey
 @pytest.mark.parametrize(("mode", "key"), [("offline", "k" * 40), ("auto", "")])
 def test_wandb_stays_offline_when_told_or_without_a_key(tmp_path, monkeypatch, mode, key):
     modes = []
-    run = SimpleNamespace(define_metric=lambda *a, **k: None, log=print, finish=int)
+    run = fake_run()
     fake = SimpleNamespace(init=lambda mode, **k: modes.append(mode) or run, Settings=dict)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_API_KEY", key)
