@@ -329,6 +329,13 @@ class CheckpointConfig:
         "checkpoint at a step up to which both learning rates are the same, as if it had trained "
         "those steps itself; see train.schedule wsd and checkpoint.keep_steps",
     )
+    continue_from: str = option(
+        "",
+        "a run directory or step-* folder whose weights and optimizer a new run takes over, with "
+        "learning rates, batch, data, seed and the like of its own: to anneal, or to change the "
+        "mix. Steps and schedule count from 0; data goes on where it stood if sets, weights, seed "
+        "and packing are the same, else begins anew (with another seed, in another order)",
+    )
     fall_back: bool = option(
         False, "resume from the newest sound checkpoint where newer ones are damaged"
     )

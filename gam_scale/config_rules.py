@@ -32,11 +32,11 @@ def check(config: "RunConfig") -> None:
         )
     if data.carry_state:
         _check_carry_state(config)
-    if config.checkpoint.branch_of and config.checkpoint.init_from:
-        raise UserError(
-            f"checkpoint.branch_of is {config.checkpoint.branch_of} and checkpoint.init_from is "
-            f"{config.checkpoint.init_from}; expected at most one of them"
-        )
+    names = ("branch_of", "init_from", "continue_from")
+    starts = {name: getattr(config.checkpoint, name) for name in names}
+    given = [f"checkpoint.{name} is {path}" for name, path in starts.items() if path]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}; expected at most one of them")
     if not data.sets:
         raise UserError(
             'data.sets is empty; expected at least one {"path": FOLDER} made by '

@@ -13,7 +13,7 @@ from gam_scale.config import RunConfig
 from gam_scale.files import write_bytes
 from gam_scale.model.lm import LanguageModel, outline, stack_name
 from gam_scale.model.memory.static import StaticMemory
-from gam_scale.strict import from_dict, read_json
+from gam_scale.strict import from_dict, read_json, shown
 from gam_scale.train.figures import read_summary
 from gam_scale.train.goodput import goodput
 from gam_scale.train.rundir import RunDir
@@ -93,6 +93,7 @@ def write_report(run_dir: str | Path) -> Path:
         "" if finished else f'<p class="quiet">{escape(_progress(config, lines))}</p>',
         _key_figures(summary),
         _not_validated(summary),
+        _continued(summary.get("continued") or {}),
         _charts(lines, summary),
         _sample(str(summary.get("sample") or "").strip()),
         _tables(config, model, summary),
@@ -165,6 +166,16 @@ def _key_figures(summary: dict[str, Any]) -> str:
         if summary.get(key) is not None
     )
     return f'<dl class="key">{items}</dl>' if items else ""
+
+
+def _continued(origin: dict[str, Any]) -> str:
+    """What a run took over from another, and what it does otherwise."""
+    if not origin:
+        return ""
+    words = f"Continues {origin['run']} with its {', '.join(origin['kept'])}; "
+    changed = [f"{k} {shown(old)} → {shown(new)}" for k, (old, new) in origin["changed"].items()]
+    words += "changed: " + ", ".join(changed) if changed else "every setting is the same"
+    return f'<p class="quiet note">{escape(words)}.</p>'
 
 
 def _not_validated(summary: dict[str, Any]) -> str:

@@ -40,6 +40,9 @@ class TrainState:
 
     step: int = option(0, "Optimizer steps done.", at_least=0)
     sequences: int = option(0, "Sequences consumed: where the data stream goes on.", at_least=0)
+    first_sample: int = option(
+        0, "Of the stream: what step 0 reads first, where the run continues another.", at_least=0
+    )
     left_out: int = option(
         0,
         "Global batches passed over after loss spikes: step s reads batch s + left_out.",

@@ -146,17 +146,22 @@ def micro_batch_rows(rows: int, config: TrainConfig, world_size: int) -> list[in
 
 
 def micro_batches(
-    stream: TrainStream, step: int, config: TrainConfig, rank: int, world_size: int
+    stream: TrainStream,
+    step: int,
+    config: TrainConfig,
+    rank: int,
+    world_size: int,
+    first_sample: int = 0,
 ) -> list[Batch]:
     """This rank's share of optimizer step ``step`` (from 0), cut into micro-batches.
 
-    The global batch is samples ``[step * G, (step + 1) * G)`` at any world size. Ranks take
-    contiguous rows, as equal as can be, in the same number of micro-batches of at most
-    ``config.micro_batch_size`` rows, so that all meet in every collective. A rank that has too few
-    rows for that gets a micro-batch of one row without a target.
+    The global batch is samples ``[step * G, (step + 1) * G)``, from ``first_sample`` on, at any
+    world size. Ranks take contiguous rows, as equal as can be, in the same number of micro-batches
+    of at most ``config.micro_batch_size`` rows, so that all meet in every collective. A rank that
+    has too few rows for that gets a micro-batch of one row without a target.
     """
     assert 0 <= rank < world_size
-    first = step * config.global_batch_size
+    first = first_sample + step * config.global_batch_size
     begin, end = (config.global_batch_size * r // world_size for r in (rank, rank + 1))
     sequences = stream.sequences(first + begin, end - begin)
     rows, nothing = iter(sequences), [np.empty(0, np.int64)]

@@ -11,6 +11,22 @@ from gam_scale.strict import from_dict, read_json, shown
 
 
 @dataclass
+class Origin:
+    """What a run took over from another, as its continued.json holds it, and its summary."""
+
+    run: str
+    """Folder of the checkpoint."""
+    step: int
+    """Of that run."""
+    kept: list[str]
+    """In words."""
+    first_sample: int
+    """Of the data stream: where the new run begins to read it."""
+    changed: dict[str, Any]
+    """Both values of each setting, by dotted key, that the new run has otherwise."""
+
+
+@dataclass
 class _Other:
     """The figures that are no number."""
 
@@ -24,6 +40,7 @@ class _Other:
     compiled: bool | None = None
     validated: list[str] | None = None
     resume_seconds: list[float] | None = None
+    continued: Origin | None = None
 
 
 def read_summary(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:

@@ -88,7 +88,8 @@ class Loop:
     def _load(self, step: int) -> list[Batch]:
         axes, number = self.axes, step + self.state.left_out
         train = self.config.train
-        batches = micro_batches(self.stream, number, train, axes.data_rank, axes.data_size)
+        first = self.state.first_sample
+        batches = micro_batches(self.stream, number, train, axes.data_rank, axes.data_size, first)
         return [axes.part(batch) for batch in batches]
 
     def _step(self, batches: list[Batch]) -> Outcome | None:
@@ -112,7 +113,8 @@ class Loop:
         # Dropout masks follow from the step, so a resumed run draws the same ones.
         torch.manual_seed(derive_seed(train.seed, "dropout", state.step, self.world.rank))
         carry = self.strategy.module.carry
-        if carry is not None and self.stream.lanes.starts_at(state.step):
+        before = state.first_sample // train.global_batch_size
+        if carry is not None and self.stream.lanes.starts_at(before + state.step):
             carry.clear()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for i, batch in enumerate(batches):

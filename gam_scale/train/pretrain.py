@@ -3,7 +3,7 @@
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
+from gam_scale.files import write_json
 from gam_scale.hardware import can_compile, device_peak_flops
 from gam_scale.model.lm import outline
 from gam_scale.model.memory.gate import DecayGate
@@ -27,6 +28,7 @@ from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
 from gam_scale.train.branch import branch_checkpoint
+from gam_scale.train.continuation import continuation
 from gam_scale.train.first_step import FirstStep
 from gam_scale.train.goodput import note_first_step, note_start
 from gam_scale.train.health import Health
@@ -34,7 +36,7 @@ from gam_scale.train.lock import RunLock
 from gam_scale.train.loop import Loop
 from gam_scale.train.metrics import StepMetrics, Throughput
 from gam_scale.train.preflight import preflight
-from gam_scale.train.restarts import count_start
+from gam_scale.train.restarts import count_start, restart_number
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.saver import Saver
 from gam_scale.train.signals import StopRequest
@@ -119,6 +121,8 @@ def _pretrain(
         config.train.global_batch_size if config.data.carry_state else 0,
     )
     config = resolve(config, tokenizer, stream)
+    if not run.checkpoints.steps() or (fresh and not restart_number()):
+        _check_start(config, stream, tokenizer)
     stop.check(world)
     if world.is_main:
         run.open(config, fresh=fresh, data=stream.fingerprint())
@@ -131,10 +135,12 @@ def _pretrain(
     stop.check(world)
     compiled, validated = _whether_to_compile(config, world), [split.path for split in valid]
     strategy = build_strategy(config, world, compiled=compiled)
-    state = _start_or_resume(run, config, strategy, stream)
+    state = _start_or_resume(run, config, strategy, stream, tokenizer)
     if state.step >= config.train.steps and not (state.to_evaluate and not run.summary.exists()):
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
         if world.is_main:
+            if not run.summary.exists():  # killed, and wandb may lack the last lines
+                MetricLog(run.path, config, True, config.train.steps, state.step).close()
             finish(run, world, validated, compiled=compiled)
             show_summary(run)
         world.barrier()
@@ -176,7 +182,7 @@ def _pretrain(
             outcome = loop.run()
         if outcome != "spiked":
             break
-        state = _roll_back(run, config, strategy, stream, loop.state)
+        state = _roll_back(run, config, strategy, stream, tokenizer, loop.state)
     if outcome == "stopped":
         logger.info("stopped by a signal at step %d; the same command resumes", loop.state.step)
     elif world.is_main:
@@ -195,11 +201,26 @@ def _open_validation(
     return open_split(having, "valid", cache) if having else []
 
 
+def _check_start(config: RunConfig, stream: TrainStream, tokenizer: Tokenizer) -> None:
+    """Refuse another run to begin with that cannot be, before anything is written or removed."""
+    if config.checkpoint.continue_from:
+        continuation(config, stream, tokenizer.model_bytes)
+    if config.checkpoint.branch_of:
+        branch_checkpoint(config, stream.fingerprint())
+    if config.checkpoint.init_from:
+        find_checkpoint(config.checkpoint.init_from)
+
+
 def _roll_back(
-    run: RunDir, config: RunConfig, strategy: Strategy, stream: TrainStream, spiked: TrainState
+    run: RunDir,
+    config: RunConfig,
+    strategy: Strategy,
+    stream: TrainStream,
+    tokenizer: Tokenizer,
+    spiked: TrainState,
 ) -> TrainState:
     """The state of the last checkpoint, going on with the batch after the spike's."""
-    state = _start_or_resume(run, config, strategy, stream)
+    state = _start_or_resume(run, config, strategy, stream, tokenizer)
     left_out = spiked.left_out + spiked.step - state.step
     logger.warning("back to step %d, leaving out %d batches", state.step, spiked.step - state.step)
     return replace(state, left_out=left_out)
@@ -230,7 +251,7 @@ def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> Run
 
 
 def _start_or_resume(
-    run: RunDir, config: RunConfig, strategy: Strategy, stream: TrainStream
+    run: RunDir, config: RunConfig, strategy: Strategy, stream: TrainStream, tokenizer: Tokenizer
 ) -> TrainState:
     world = strategy.world
     newest = _newest_sound(run.checkpoints, world, fall_back=config.checkpoint.fall_back)
@@ -239,6 +260,10 @@ def _start_or_resume(
         verify_checkpoint(newest, world.rank, world.world_size)
         if world.is_main:
             run.take_metrics(config.checkpoint.branch_of, load_state(newest).step)
+    if newest is None and world.is_main:
+        run.continued.unlink(missing_ok=True)
+    if newest is None and config.checkpoint.continue_from:
+        return _continue(run, config, strategy, stream, tokenizer)
     if newest is None:
         if config.checkpoint.init_from:
             _start_from(config.checkpoint.init_from, strategy)
@@ -253,14 +278,32 @@ def _start_or_resume(
             f"the data of {run.path} has changed since step {state.step} was saved; expected the "
             "same prepared sets, another log.run_dir, or --fresh to start over"
         )
-    shards = strategy.shards()
-    CanonicalTensors(newest).load_into(shards)
-    strategy.written(shards, state.optimizer_steps)
-    if strategy.module.carry is not None:
-        world, rows = strategy.world, sum(strategy.module.carry.rows)
-        carried = read_carried(newest, world.rank * rows, rows, world.device)
-        strategy.module.carry.load_state_dict(carried)
+    _load(newest, strategy, state, reads_on=True)
     logger.info("resuming from %s", newest)
+    return state
+
+
+def _load(folder: Path, strategy: Strategy, state: TrainState, *, reads_on: bool) -> None:
+    """Weights, moments and, where its rows read on in the text, the states that they carry."""
+    shards = strategy.shards()
+    CanonicalTensors(folder).load_into(shards)
+    strategy.written(shards, state.optimizer_steps)
+    if strategy.module.carry is not None and reads_on:
+        world, rows = strategy.world, sum(strategy.module.carry.rows)
+        carried = read_carried(folder, world.rank * rows, rows, world.device)
+        strategy.module.carry.load_state_dict(carried)
+
+
+def _continue(
+    run: RunDir, config: RunConfig, strategy: Strategy, stream: TrainStream, tokenizer: Tokenizer
+) -> TrainState:
+    """Begin with another run's weights, optimizer and place in the data; note that."""
+    folder, state, origin = continuation(config, stream, tokenizer.model_bytes)
+    verify_checkpoint(folder, strategy.world.rank, strategy.world.world_size)
+    _load(folder, strategy, state, reads_on=state.first_sample > 0)
+    if strategy.world.is_main:
+        write_json(run.continued, asdict(origin))
+    logger.info("continuing %s with its %s", folder, ", ".join(origin.kept))
     return state
 
 

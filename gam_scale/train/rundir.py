@@ -35,6 +35,7 @@ class RunDir:
         self.ranks = self.path / "ranks.json"
         self.jobs = self.path / "jobs"
         self.cache = self.path / "cache"
+        self.continued = self.path / "continued.json"
         self.checkpoints = CheckpointStore(self.path / "checkpoints")
 
     def open(self, config: RunConfig, *, fresh: bool, data: str = "") -> None:

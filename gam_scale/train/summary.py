@@ -3,6 +3,7 @@
 import logging
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +16,8 @@ from gam_scale.generate import Sampling, generate
 from gam_scale.model.lm import outline
 from gam_scale.parallel.world import World
 from gam_scale.report import write_report
-from gam_scale.train.figures import read_summary
+from gam_scale.strict import read_record
+from gam_scale.train.figures import Origin, read_summary
 from gam_scale.train.goodput import goodput
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import Line, first_line, is_finite, read_metrics
@@ -53,6 +55,9 @@ def finish(run: RunDir, world: World, validated: Sequence[str], *, compiled: boo
             "compiled": compiled,
             "code_version": __version__,
         }
+        if run.continued.exists():
+            origin = _made("its origin", partial(read_record, Origin, run.continued))
+            figures["continued"] = asdict(origin) if origin else None
         time_spent = _made("goodput", partial(goodput, run))
         figures |= time_spent.figures() if time_spent else {}
         write_json(run.summary, {k: v if is_finite(v) else None for k, v in figures.items()})
@@ -74,6 +79,8 @@ def show_summary(run: RunDir) -> None:
     else:
         rows["validation perplexity"] = told("val_perplexity", "{:.2f}")
         rows["validation bits per byte"] = told("val_bits_per_byte", "{:.4f}")
+    if origin := summary.get("continued"):
+        rows["continues"] = f"{origin['run']}, with its {', '.join(origin['kept'])}"
     rows["tokens per second"] = told("tokens_per_s", "{:,.0f}")
     rows["run directory"] = str(run.path)
     if run.report.exists():

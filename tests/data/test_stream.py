@@ -167,6 +167,13 @@ def test_any_world_size_reads_the_global_batch(
         assert torch.equal(rows, expected)
 
 
+def test_steps_are_counted_from_the_first_sample(split: TokenSplit) -> None:
+    stream, config = stream_of(split), TrainConfig(global_batch_size=4, micro_batch_size=4)
+    (moved,) = micro_batches(stream, 2, config, 0, 1, first_sample=12)
+    (usual,) = micro_batches(stream, 5, config, 0, 1)
+    assert torch.equal(moved.tokens, usual.tokens)
+
+
 def test_equal_ranks_get_full_micro_batches(split: TokenSplit) -> None:
     config = TrainConfig(global_batch_size=24, micro_batch_size=4)
     for rank in range(3):

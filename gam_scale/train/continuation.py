@@ -1,0 +1,69 @@
+"""A run that goes on with the weights and the optimizer of another, under settings of its own."""
+
+from pathlib import Path
+
+from gam_scale.checkpoint.canonical import CanonicalTensors
+from gam_scale.checkpoint.store import (
+    CONFIG,
+    TOKENIZER,
+    TrainState,
+    load_config_of,
+    load_state,
+    resolve,
+)
+from gam_scale.config import RunConfig
+from gam_scale.data.stream import TrainStream
+from gam_scale.errors import UserError
+from gam_scale.files import read_regular
+from gam_scale.strict import read_json, shown
+from gam_scale.train.figures import Origin
+from gam_scale.train.settings import MAY_CHANGE, differences
+
+NO_SHAPE = (
+    "model.dropout",
+    "model.init",
+    "model.max_seq_len",
+    "model.memory.min_horizon",
+    "model.memory.max_horizon",
+)
+"""Settings of the model that its weights do not depend on, but for shapes that are checked."""
+
+
+def continuation(
+    config: RunConfig, stream: TrainStream, tokenizer: bytes
+) -> tuple[Path, TrainState, Origin]:
+    """How a run of ``config`` begins with ``checkpoint.continue_from``.
+
+    Its steps, schedule and metrics count from 0. It reads on where the other run stopped if the
+    stream is the same one (sets, shares, seed, packing; the batch may be another), else its own
+    stream from the start.
+
+    Returns:
+        The checkpoint to load, the state to begin with, and what to tell people of it.
+
+    Raises:
+        UserError: there is no checkpoint, or one of another model or tokenizer.
+    """
+    folder = resolve(config.checkpoint.continue_from)
+    found = differences(read_json(folder / CONFIG), config)
+    changed = {k: list(v) for k, v in found.items() if not k.startswith(MAY_CHANGE)}
+    for key, (before, now) in changed.items():
+        if key.startswith("model.") and key not in NO_SHAPE:
+            raise UserError(
+                f"checkpoint.continue_from: {key} is {shown(now)} but {folder} has "
+                f"{shown(before)}; expected the same model"
+            )
+    if read_regular(folder / TOKENIZER) != tokenizer:
+        raise UserError(
+            f"checkpoint.continue_from: the tokenizer of {folder} is not that of data.sets; "
+            "expected sets that were prepared with it"
+        )
+    saved, optimizer = load_state(folder), CanonicalTensors(folder).keys("exp_avg")
+    state = TrainState(optimizer_steps=saved.optimizer_steps)
+    kept = ["weights", *(["optimizer"] if optimizer else [])]
+    if saved.data_fingerprint == stream.fingerprint():
+        batches = saved.step + saved.left_out
+        state.first_sample = saved.first_sample
+        state.first_sample += batches * load_config_of(folder).train.global_batch_size
+        kept.append("place in the data")
+    return folder, state, Origin(str(folder), saved.step, kept, state.first_sample, changed)
