@@ -34,20 +34,29 @@ def open_regular(path: str | Path) -> BinaryIO:
     Raises:
         UserError: it is missing, cannot be read, or is a folder, a pipe or a device.
     """
+    return os.fdopen(_open(path, os.O_RDONLY, "read"), "rb")
+
+
+def append_regular(path: str | Path) -> BinaryIO:
+    """Open an ordinary file, made if need be, to add to its end; otherwise :func:`open_regular`."""
+    return os.fdopen(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "written"), "ab")
+
+
+def _open(path: str | Path, flags: int, done: str) -> int:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         mode = os.fstat(handle).st_mode
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be {done}: {error.strerror}") from None
     except ValueError:  # a name with a NUL character or half of a surrogate pair
         raise UserError(f"{ascii(str(path))} is not a file name") from None
     if not stat.S_ISREG(mode):
         os.close(handle)
         kind = next((name for test, name in _KINDS if test(mode)), "no ordinary file")
         raise UserError(f"{path} is {kind}; expected a file")
-    return os.fdopen(handle, "rb")
+    return handle
 
 
 def read_regular(path: str | Path, most: int | None = None) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gam_scale.errors import UserError, one_line
-from gam_scale.files import read_regular
+from gam_scale.files import append_regular, read_regular
 from gam_scale.strict import apply_overrides, parse_json, read_json, read_record, shown
 
 
@@ -68,6 +68,8 @@ def test_files_that_are_not_ordinary_are_refused_and_never_waited_for(tmp_path):
     assert "is a named pipe; expected a file" in refusal(read_regular, tmp_path / "pipe")
     assert "is a folder; expected a file" in refusal(read_regular, tmp_path)
     assert "is a device; expected a file" in refusal(read_regular, "/dev/zero")
+    assert "is a device; expected a file" in refusal(append_regular, "/dev/null")
+    assert "cannot be written" in refusal(append_regular, tmp_path / "pipe")
     assert "no such file" in refusal(read_regular, tmp_path / "none")
     assert "cannot be read: Not a directory" in refusal(read_regular, "/dev/null/x")
     assert "is not a file name" in refusal(read_regular, "a\0b")

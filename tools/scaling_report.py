@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 
 from gam_scale import cli
+from gam_scale.files import read_regular
 from gam_scale.plan.estimate import MATMUL_SHARE
 from gam_scale.scaling.analysis import TARGETS, Settings, analyse
 from gam_scale.scaling.bootstrap import RESAMPLES
@@ -33,7 +34,7 @@ def main() -> None:
     extras = read_extras(args.curves, args.lr, args.evaluation, args.sweep, args.limit)
     analysis = analyse(points, settings)
     source = ", ".join(
-        f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+        f"{path.name} (sha256 {hashlib.sha256(read_regular(path)).hexdigest()[:16]})"
         for path in args.csv
     )
     written = write_report(analysis, cost, source, args.out, extras)

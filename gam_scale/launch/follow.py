@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gam_scale.errors import UserError
+from gam_scale.files import open_regular
 from gam_scale.launch.status import launch_note, slurm_states, status
 from gam_scale.train.lock import holder
 
@@ -54,9 +55,9 @@ def follow(run: Path, out: TextIO = sys.stdout) -> str:
         if newest != path:
             path, position = newest, 0
         if path is not None:
-            with open(path, errors="replace") as file:
+            with open_regular(path) as file:
                 file.seek(position)
-                out.write(file.read())
+                out.write(file.read().decode(errors="replace"))
                 position = file.tell()
             out.flush()
         if state in OVER:

@@ -14,7 +14,7 @@ import submitit
 
 from gam_scale.config import load_config
 from gam_scale.errors import UserError
-from gam_scale.files import write_json
+from gam_scale.files import append_regular, write_json
 from gam_scale.launch.job import RankJob
 from gam_scale.launch.process import Process
 from gam_scale.launch.status import LaunchNote, ask_slurm
@@ -172,7 +172,7 @@ def _own_streams(folder: Path) -> Iterator[None]:
     sys.stderr.flush()
     kept = [os.dup(number) for number in (0, 1, 2)]
     try:
-        with open(os.devnull) as nothing, open(folder / "controller.log", "a") as file:
+        with open(os.devnull) as nothing, append_regular(folder / "controller.log") as file:
             for number, stream in zip((0, 1, 2), (nothing, file, file), strict=True):
                 os.dup2(stream.fileno(), number)
         yield

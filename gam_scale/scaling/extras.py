@@ -168,15 +168,13 @@ def _rows(path: Path, wanted: Iterable[str], numbers: Iterable[str]) -> list[dic
 
 
 def _evaluation(path: Path, found: Extras) -> None:
+    data = read_json(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
         for one in data["checkpoints"]:
             if one.get("by_position"):
                 found.positions.append(_positions(one))
         for one in data["recall"]:
             found.recall.append(Recalled(one["kind"], dict(map(_score, one["scores"]))))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path} is not what tools/evaluate.py writes; expected the file of its --json with "

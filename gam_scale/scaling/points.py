@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gam_scale.errors import UserError
+from gam_scale.files import read_regular
 
 REQUIRED = ("params", "tokens", "loss")
 OPTIONAL = ("flops", "family", "seed", "run")
@@ -135,14 +137,12 @@ def read_rows(path: str | Path) -> tuple[list[str], list[Row]]:
         UserError: it cannot be read.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            names = [(name or "").strip().lower() for name in reader.fieldnames or []]
-            reader.fieldnames = names
-            return names, [(path, reader.line_num, row) for row in reader]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected a CSV file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_regular(path).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        names = [(name or "").strip().lower() for name in reader.fieldnames or []]
+        reader.fieldnames = names
+        return names, [(path, reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error}); expected a CSV file") from None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gam_scale.errors import one_line
+from gam_scale.files import append_regular, open_regular
 from gam_scale.train.lock import is_held
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,12 +45,12 @@ def train_in_child(configs: Sequence[Path], log: Path) -> Ended:
         log: what the process says is added to this file.
     """
     command = [sys.executable, "-m", "gam_scale.train.several", *map(str, configs)]
-    with open(log, "ab") as file:
+    with append_regular(log) as file:
         before = file.tell()
         done = subprocess.run(
             command, env=_environment(), stdout=file, stderr=file, preexec_fn=_end_with_parent
         )
-    with open(log, "rb") as file:
+    with open_regular(log) as file:
         file.seek(before)
         said = file.read().decode(errors="replace")
     return Ended(done.returncode, _reason(done.returncode, said))

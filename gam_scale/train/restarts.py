@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gam_scale.errors import UserError
-from gam_scale.files import write_json
+from gam_scale.files import read_regular, write_json
 from gam_scale.strict import read_record
 
 
@@ -95,7 +95,7 @@ def last_error(logs: Path) -> str | None:
     """The newest ERROR line of all ranks' logs, without its time."""
     newest = ""
     for file in logs.glob("rank*.log"):
-        for line in file.read_text(errors="replace").splitlines():
+        for line in read_regular(file).decode(errors="replace").splitlines():
             if " ERROR " in line[:40]:
                 newest = max(newest, line)  # lines begin with the time
     return newest.partition(" ERROR ")[2] or None

@@ -8,7 +8,7 @@ from pathlib import Path
 from gam_scale.checkpoint.store import CheckpointStore, load_config_of, load_state
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.files import is_leftover, remove_leftovers, write_bytes, write_json
+from gam_scale.files import is_leftover, read_regular, remove_leftovers, write_bytes, write_json
 from gam_scale.strict import read_json, shown, to_dict
 from gam_scale.train.restarts import begun_by_this_job, note_begin, restart_number
 from gam_scale.train.settings import MAY_CHANGE, differences, rewritten_past
@@ -143,7 +143,7 @@ class RunDir:
 
     def take_metrics(self, trunk: str | Path, step: int) -> None:
         """Begin metrics.jsonl with another run's lines up to ``step``, where it is left."""
-        write_bytes(self.metrics, (Path(trunk) / "metrics.jsonl").read_bytes())
+        write_bytes(self.metrics, read_regular(Path(trunk) / "metrics.jsonl"))
         JsonLines(self.metrics, step).close()
 
     def difference(self, config: RunConfig, data: str = "") -> str:

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.files import read_regular, write_bytes
+from gam_scale.files import append_regular, read_regular, write_bytes
 from gam_scale.strict import parse_json, to_dict
 
 logger = logging.getLogger("gam_scale")
@@ -293,7 +293,7 @@ def _wandb_id(run_dir: Path) -> str:
     if not path.exists():
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", run_dir.resolve().name)[:40]
         write_bytes(path, f"{name}-{secrets.token_hex(4)}\n".encode())
-    return path.read_text().strip()
+    return read_regular(path).decode(errors="replace").strip()
 
 
 class ConsoleLines:
@@ -386,6 +386,7 @@ def setup_logging(run_dir: str | Path, rank: int) -> logging.Logger:
     for old in list(logger.handlers):
         logger.removeHandler(old)
         old.close()
+    append_regular(logs / f"rank{rank}.log").close()  # which opening it again would wait for
     file = logging.FileHandler(logs / f"rank{rank}.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)

@@ -126,7 +126,7 @@ def test_what_else_is_known_is_shown(folder) -> None:
         ("--curves", "family,params,run,tokens,loss\ng,1,r,9,x\n", "line 2, column loss is 'x'"),
         ("--lr", "family,lr_multiplier,lr,loss\n,1,1,1\n", "line 2, column family is empty"),
         ("--evaluation", '{"loss": 3}', "is not what tools/evaluate.py writes"),
-        ("--evaluation", "{", "is not what tools/evaluate.py writes"),
+        ("--evaluation", "{", "line 1 is not valid JSON"),
     ],
 )
 def test_mistakes_in_extras_are_named(tmp_path, option, text, message) -> None:
