@@ -3,53 +3,43 @@
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from gam_scale.checkpoint.canonical import CanonicalTensors
-from gam_scale.checkpoint.carried import read_carried
-from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_state
-from gam_scale.checkpoint.store import resolve as find_checkpoint
-from gam_scale.checkpoint.verify import verify_checkpoint
-from gam_scale.config import DataSetConfig, RunConfig
+from gam_scale.checkpoint.store import TrainState
+from gam_scale.config import RunConfig
 from gam_scale.config_rules import check
 from gam_scale.data.shards import TokenSplit
-from gam_scale.data.stream import TrainStream, open_split
+from gam_scale.data.stream import TrainStream
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
-from gam_scale.files import write_json
 from gam_scale.hardware import can_compile, device_peak_flops
 from gam_scale.model.lm import outline
-from gam_scale.model.memory.gate import DecayGate
 from gam_scale.parallel import world as ranks
-from gam_scale.parallel.build import build_strategy, initialise
+from gam_scale.parallel.build import build_strategy
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
-from gam_scale.train.branch import branch_checkpoint
-from gam_scale.train.continuation import continuation
 from gam_scale.train.first_step import FirstStep
 from gam_scale.train.goodput import note_first_step, note_start
 from gam_scale.train.health import Health
 from gam_scale.train.lock import RunLock
-from gam_scale.train.loop import Loop
+from gam_scale.train.loop import Loop, Outcome
 from gam_scale.train.metrics import StepMetrics, Throughput
 from gam_scale.train.preflight import preflight
+from gam_scale.train.reading import RunData, open_data
 from gam_scale.train.restarts import count_start, restart_number
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.saver import Saver
 from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog, setup_logging
+from gam_scale.train.start import check_start, start_or_resume
 from gam_scale.train.summary import finish, retract, show_summary
 
 logger = logging.getLogger("gam_scale")
 
 MANY_EPOCHS = 40
 """Repeating data more often than that is worth a warning."""
-
-FAR_HORIZON = 4
-"""Times a sequence's length from which on a gate's first horizon is warned of."""
 
 
 def pretrain(config: RunConfig, *, fresh: bool) -> bool:
@@ -107,71 +97,72 @@ def _pretrain(
     fresh: bool,
 ) -> bool:
     run = RunDir(config.log.run_dir)
-    cache = config.data.cache_dir or str(run.cache)
-    train = open_split(config.data.sets, "train", cache)
-    valid = _open_validation(config.data.sets, train, cache)
-    tokenizer = train[0].load_tokenizer()
-    stream = TrainStream(
-        train,
-        [entry.weight for entry in config.data.sets],
-        config.data.seq_len,
-        config.data.documents,
-        config.train.seed,
-        config.data.shuffle_tokens,
-        config.train.global_batch_size if config.data.carry_state else 0,
-    )
-    config = resolve(config, tokenizer, stream)
+    data = open_data(config, config.data.cache_dir or str(run.cache))
+    config = resolve(config, data.tokenizer, data.stream)
     if not run.checkpoints.steps() or (fresh and not restart_number()):
-        _check_start(config, stream, tokenizer)
+        check_start(config, data)
     stop.check(world)
     if world.is_main:
-        run.open(config, fresh=fresh, data=stream.fingerprint())
+        run.open(config, fresh=fresh, data=data.stream.fingerprint())
     world.barrier()
     setup_logging(run.path, world.rank)
     if config.parallel.preflight:
         watchdog.at(0, "checking the ranks")
         n_parameters = outline(config.model).n_parameters()
-        preflight(world, run.checkpoints.folder, n_parameters, [*train, *valid])
+        preflight(world, run.checkpoints.folder, n_parameters, [*data.train, *data.valid])
     stop.check(world)
-    compiled, validated = _whether_to_compile(config, world), [split.path for split in valid]
+    compiled = _whether_to_compile(config, world)
     strategy = build_strategy(config, world, compiled=compiled)
-    state = _start_or_resume(run, config, strategy, stream, tokenizer)
-    if state.step >= config.train.steps and not (state.to_evaluate and not run.summary.exists()):
-        logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
+    state = start_or_resume(run, config, strategy, data)
+    outcome: Outcome = "finished"
+    if state.step < config.train.steps or (state.to_evaluate and not run.summary.exists()):
+        stop.check(world)
         if world.is_main:
-            if not run.summary.exists():  # killed, and wandb may lack the last lines
-                MetricLog(run.path, config, True, config.train.steps, state.step).close()
-            finish(run, world, validated, compiled=compiled)
-            show_summary(run)
-        world.barrier()
-        return True
-    stop.check(world)
-    if world.is_main:
-        retract(run)
-        note_start(run, state.step, world.world_size)
-        count_start(run.restarts, state.step, config.checkpoint.max_restarts, run.logs)
-    _announce(config, world, stream, compiled)
-    if unseen := [split.path for split in train if split.path not in validated]:
-        logger.info("without a validation split: %s", ", ".join(unseen))
-    check_lock = lock.check if lock is not None else lambda: None
-    saver = Saver(run.checkpoints, world, config, tokenizer.model_bytes, check_lock)
-    token_bytes = tokenizer.token_bytes()
+            retract(run)
+            note_start(run, state.step, world.world_size)
+            count_start(run.restarts, state.step, config.checkpoint.max_restarts, run.logs)
+        _announce(config, world, data, compiled)
+        check_lock = lock.check if lock is not None else lambda: None
+        saver = Saver(run.checkpoints, world, config, data.tokenizer.model_bytes, check_lock)
+        outcome = _train(run, config, strategy, data, state, saver, stop, watchdog, compiled)
+    else:
+        logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
+        if world.is_main and not run.summary.exists():  # killed; wandb may lack the last lines
+            MetricLog(run.path, config, True, config.train.steps, state.step).close()
+    if outcome == "finished" and world.is_main:
+        finish(run, world, [split.path for split in data.valid], compiled=compiled)
+        show_summary(run)
+    world.barrier()
+    return outcome == "finished"
+
+
+def _train(
+    run: RunDir,
+    config: RunConfig,
+    strategy: Strategy,
+    data: RunData,
+    state: TrainState,
+    saver: Saver,
+    stop: StopRequest,
+    watchdog: Watchdog,
+    compiled: bool,
+) -> Outcome:
+    """From ``state`` to the run's end or to a signal; what is due at its very end is not done."""
+    world, steps = strategy.world, config.train.steps
+    note = partial(note_first_step, run) if world.is_main else lambda: None
     while True:
-        metrics = _metrics(config, world, train, run)
-        note = partial(note_first_step, run) if world.is_main else lambda: None
+        metrics = _metrics(config, world, data.train, run)
         with (
-            MetricLog(
-                run.path, config, world.is_main, config.train.steps, state.logged_step
-            ) as log,
+            MetricLog(run.path, config, world.is_main, steps, state.logged_step) as log,
             FirstStep(note, compiled) as first_step,
         ):
             loop = Loop(
                 config,
                 saver,
                 strategy,
-                stream,
-                valid,
-                token_bytes,
+                data.stream,
+                data.valid,
+                data.tokenizer.token_bytes(),
                 metrics,
                 log,
                 stop,
@@ -180,47 +171,18 @@ def _pretrain(
                 first_step.done,
             )
             outcome = loop.run()
+        if outcome == "stopped":
+            logger.info("stopped by a signal at step %d; the same command resumes", loop.state.step)
         if outcome != "spiked":
-            break
-        state = _roll_back(run, config, strategy, stream, tokenizer, loop.state)
-    if outcome == "stopped":
-        logger.info("stopped by a signal at step %d; the same command resumes", loop.state.step)
-    elif world.is_main:
-        finish(run, world, validated, compiled=compiled)
-        show_summary(run)
-    world.barrier()
-    return outcome == "finished"
-
-
-def _open_validation(
-    entries: list[DataSetConfig], train: list[TokenSplit], cache: str
-) -> list[TokenSplit]:
-    """The validation splits of the sets that have one; prepare_data makes sets without."""
-    here = [split.manifest.splits.get("valid") for split in train]
-    having = [e for e, info in zip(entries, here, strict=True) if info and info.tokens > 1]
-    return open_split(having, "valid", cache) if having else []
-
-
-def _check_start(config: RunConfig, stream: TrainStream, tokenizer: Tokenizer) -> None:
-    """Refuse another run to begin with that cannot be, before anything is written or removed."""
-    if config.checkpoint.continue_from:
-        continuation(config, stream, tokenizer.model_bytes)
-    if config.checkpoint.branch_of:
-        branch_checkpoint(config, stream.fingerprint())
-    if config.checkpoint.init_from:
-        find_checkpoint(config.checkpoint.init_from)
+            return outcome
+        state = _roll_back(run, config, strategy, data, loop.state)
 
 
 def _roll_back(
-    run: RunDir,
-    config: RunConfig,
-    strategy: Strategy,
-    stream: TrainStream,
-    tokenizer: Tokenizer,
-    spiked: TrainState,
+    run: RunDir, config: RunConfig, strategy: Strategy, data: RunData, spiked: TrainState
 ) -> TrainState:
     """The state of the last checkpoint, going on with the batch after the spike's."""
-    state = _start_or_resume(run, config, strategy, stream, tokenizer)
+    state = start_or_resume(run, config, strategy, data)
     left_out = spiked.left_out + spiked.step - state.step
     logger.warning("back to step %d, leaving out %d batches", state.step, spiked.step - state.step)
     return replace(state, left_out=left_out)
@@ -250,104 +212,6 @@ def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> Run
     return config
 
 
-def _start_or_resume(
-    run: RunDir, config: RunConfig, strategy: Strategy, stream: TrainStream, tokenizer: Tokenizer
-) -> TrainState:
-    world = strategy.world
-    newest = _newest_sound(run.checkpoints, world, fall_back=config.checkpoint.fall_back)
-    if newest is None and config.checkpoint.branch_of:
-        newest = branch_checkpoint(config, stream.fingerprint())
-        verify_checkpoint(newest, world.rank, world.world_size)
-        if world.is_main:
-            run.take_metrics(config.checkpoint.branch_of, load_state(newest).step)
-    if newest is None and world.is_main:
-        run.continued.unlink(missing_ok=True)
-    if newest is None and config.checkpoint.continue_from:
-        return _continue(run, config, strategy, stream, tokenizer)
-    if newest is None:
-        if config.checkpoint.init_from:
-            _start_from(config.checkpoint.init_from, strategy)
-        else:
-            initialise(strategy, config)
-            _warn_of_horizons(config)
-        return TrainState()
-    state = load_state(newest)
-    # An imported checkpoint has seen no data of ours.
-    if state.data_fingerprint and state.data_fingerprint != stream.fingerprint():
-        raise UserError(
-            f"the data of {run.path} has changed since step {state.step} was saved; expected the "
-            "same prepared sets, another log.run_dir, or --fresh to start over"
-        )
-    _load(newest, strategy, state, reads_on=True)
-    logger.info("resuming from %s", newest)
-    return state
-
-
-def _load(folder: Path, strategy: Strategy, state: TrainState, *, reads_on: bool) -> None:
-    """Weights, moments and, where its rows read on in the text, the states that they carry."""
-    shards = strategy.shards()
-    CanonicalTensors(folder).load_into(shards)
-    strategy.written(shards, state.optimizer_steps)
-    if strategy.module.carry is not None and reads_on:
-        world, rows = strategy.world, sum(strategy.module.carry.rows)
-        carried = read_carried(folder, world.rank * rows, rows, world.device)
-        strategy.module.carry.load_state_dict(carried)
-
-
-def _continue(
-    run: RunDir, config: RunConfig, strategy: Strategy, stream: TrainStream, tokenizer: Tokenizer
-) -> TrainState:
-    """Begin with another run's weights, optimizer and place in the data; note that."""
-    folder, state, origin = continuation(config, stream, tokenizer.model_bytes)
-    verify_checkpoint(folder, strategy.world.rank, strategy.world.world_size)
-    _load(folder, strategy, state, reads_on=state.first_sample > 0)
-    if strategy.world.is_main:
-        write_json(run.continued, asdict(origin))
-    logger.info("continuing %s with its %s", folder, ", ".join(origin.kept))
-    return state
-
-
-def _warn_of_horizons(config: RunConfig) -> None:
-    gates = [m for m in outline(config.model).modules() if isinstance(m, DecayGate)]
-    longest = max((gate.longest_horizon for gate in gates), default=0.0)
-    length = config.data.seq_len
-    if longest > FAR_HORIZON * length and not config.data.carry_state:
-        logger.warning(
-            "model.memory.max_horizon is %s tokens, far beyond data.seq_len %s: the slowest gates "
-            "forget nothing within a sequence, so hardly learn to; 0 takes data.seq_len",
-            f"{config.model.memory.max_horizon:,.0f}",
-            f"{length:,}",
-        )
-
-
-def _start_from(path: str, strategy: Strategy) -> None:
-    """The weights of another run's checkpoint, as a start."""
-    folder, shards = find_checkpoint(path), strategy.shards()
-    verify_checkpoint(folder, strategy.world.rank, strategy.world.world_size)
-    CanonicalTensors(folder).load_into(shards, moments=False)
-    strategy.written(shards, optimizer_steps=0)
-    logger.info("starting from the weights of %s", folder)
-
-
-def _newest_sound(store: CheckpointStore, world: World, *, fall_back: bool) -> Path | None:
-    """The newest checkpoint, verified by all ranks together; each checks a share of the files."""
-    for step in reversed(store.steps()):
-        path, error = store.path(step), None
-        try:
-            verify_checkpoint(path, world.rank, world.world_size)
-        except UserError as said:
-            error = said
-        if not world.any(error is not None):
-            return path
-        if not fall_back:
-            raise error or UserError(f"{path} is damaged: another rank says where")
-        logger.warning("skipping %s: %s", path, error or "another rank found it damaged")
-        if world.is_main:
-            store.set_aside(step)
-        world.barrier()
-    return None
-
-
 def _whether_to_compile(config: RunConfig, world: World) -> bool:
     if config.train.compile == "off":
         return False
@@ -373,9 +237,9 @@ def _metrics(config: RunConfig, world: World, train: list[TokenSplit], run: RunD
     )
 
 
-def _announce(config: RunConfig, world: World, stream: TrainStream, compiled: bool) -> None:
+def _announce(config: RunConfig, world: World, data: RunData, compiled: bool) -> None:
     tokens = config.train.steps * config.train.global_batch_size * config.data.seq_len
-    epochs = config.train.steps * config.train.global_batch_size / stream.epoch_sequences
+    epochs = config.train.steps * config.train.global_batch_size / data.stream.epoch_sequences
     logger.info(
         "%s model, %s parameters; %d steps of %d sequences of %d tokens (%.3g tokens, %.2f epochs)",
         " + ".join(dict.fromkeys(config.model.layer_kinds())),
@@ -401,3 +265,6 @@ def _announce(config: RunConfig, world: World, stream: TrainStream, compiled: bo
         config.train.precision,
         "compiled blocks (the first step compiles)" if compiled else "eager",
     )
+    validated = {split.path for split in data.valid}
+    if unseen := [split.path for split in data.train if split.path not in validated]:
+        logger.info("without a validation split: %s", ", ".join(unseen))

@@ -20,8 +20,8 @@ from gam_scale.checkpoint.verify import read_checksums, verify_checkpoint
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.parallel.world import World
-from gam_scale.train.pretrain import _newest_sound
 from gam_scale.train.saver import Saver
+from gam_scale.train.start import newest_sound
 
 KEY, OTHER = "param.embedding.weight", "exp_avg.embedding.weight"
 SHARDS = ("shard-00000-of-00002.safetensors", "shard-00001-of-00002.safetensors")
@@ -288,6 +288,6 @@ def test_fall_back_helps_whatever_a_damaged_list_looks_like(tmp_path, content):
     save(tmp_path, 2)
     (store.path(2) / "checksums.json").write_bytes(content)
     with pytest.raises(UserError):
-        _newest_sound(store, alone, fall_back=False)
-    assert _newest_sound(store, alone, fall_back=True) == store.path(1)
+        newest_sound(store, alone, fall_back=False)
+    assert newest_sound(store, alone, fall_back=True) == store.path(1)
     assert store.steps() == [1] and (tmp_path / "damaged-step-00000002").is_dir()

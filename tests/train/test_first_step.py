@@ -12,6 +12,7 @@ from gam_scale.parallel.world import World
 from gam_scale.strict import from_dict
 from gam_scale.train.first_step import FirstStep
 from gam_scale.train.pretrain import _announce
+from gam_scale.train.reading import RunData
 
 
 @pytest.fixture
@@ -42,5 +43,6 @@ def test_a_first_step_that_fails_ends_the_sentences():
 def test_data_that_is_read_over_and_over_is_warned_of(tiny, tmp_path, said, sequences, warned):
     config = from_dict(RunConfig, tiny(tmp_path, model={"vocab_size": 320}, train={"steps": 100}))
     world = World(0, 1, 0, 1, torch.device("cpu"))
-    _announce(config, world, SimpleNamespace(epoch_sequences=sequences), compiled=False)
+    stream = SimpleNamespace(epoch_sequences=sequences)
+    _announce(config, world, RunData([], [], stream, None), compiled=False)
     assert ("the data is read 200 times over" in said()) == warned, f"epochs unsaid: {said()}"

@@ -1,0 +1,139 @@
+"""Where a run starts: at its newest checkpoint, in another run, or at initial weights."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from gam_scale.checkpoint.canonical import CanonicalTensors
+from gam_scale.checkpoint.carried import read_carried
+from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_state
+from gam_scale.checkpoint.store import resolve as find_checkpoint
+from gam_scale.checkpoint.verify import verify_checkpoint
+from gam_scale.config import RunConfig
+from gam_scale.errors import UserError
+from gam_scale.files import write_json
+from gam_scale.model.lm import outline
+from gam_scale.model.memory.gate import DecayGate
+from gam_scale.parallel.build import initialise
+from gam_scale.parallel.strategy import Strategy
+from gam_scale.parallel.world import World
+from gam_scale.train.branch import branch_checkpoint
+from gam_scale.train.continuation import continuation
+from gam_scale.train.reading import RunData
+from gam_scale.train.rundir import RunDir
+
+logger = logging.getLogger("gam_scale")
+
+FAR_HORIZON = 4
+"""Times a sequence's length from which on a gate's first horizon is warned of."""
+
+
+def check_start(config: RunConfig, data: RunData) -> None:
+    """Refuse another run to begin with that cannot be, before anything is written or removed."""
+    if config.checkpoint.continue_from:
+        continuation(config, data.stream, data.tokenizer.model_bytes)
+    if config.checkpoint.branch_of:
+        branch_checkpoint(config, data.stream.fingerprint())
+    if config.checkpoint.init_from:
+        find_checkpoint(config.checkpoint.init_from)
+
+
+def start_or_resume(
+    run: RunDir, config: RunConfig, strategy: Strategy, data: RunData
+) -> TrainState:
+    """Bring ``strategy`` to where the run goes on, or begins; called by all ranks.
+
+    Raises:
+        UserError: a checkpoint is damaged, or of another run or model.
+    """
+    world, fingerprint = strategy.world, data.stream.fingerprint()
+    newest = newest_sound(run.checkpoints, world, fall_back=config.checkpoint.fall_back)
+    if newest is None and config.checkpoint.branch_of:
+        newest = branch_checkpoint(config, fingerprint)
+        verify_checkpoint(newest, world.rank, world.world_size)
+        if world.is_main:
+            run.take_metrics(config.checkpoint.branch_of, load_state(newest).step)
+    if newest is None and world.is_main:
+        run.continued.unlink(missing_ok=True)
+    if newest is None and config.checkpoint.continue_from:
+        return _continue(run, config, strategy, data)
+    if newest is None:
+        if config.checkpoint.init_from:
+            _start_from(config.checkpoint.init_from, strategy)
+        else:
+            initialise(strategy, config)
+            _warn_of_horizons(config)
+        return TrainState()
+    state = load_state(newest)
+    # An imported checkpoint has seen no data of ours.
+    if state.data_fingerprint and state.data_fingerprint != fingerprint:
+        raise UserError(
+            f"the data of {run.path} has changed since step {state.step} was saved; expected the "
+            "same prepared sets, another log.run_dir, or --fresh to start over"
+        )
+    _load(newest, strategy, state, reads_on=True)
+    logger.info("resuming from %s", newest)
+    return state
+
+
+def _load(folder: Path, strategy: Strategy, state: TrainState, *, reads_on: bool) -> None:
+    """Weights, moments and, where its rows read on in the text, the states that they carry."""
+    shards = strategy.shards()
+    CanonicalTensors(folder).load_into(shards)
+    strategy.written(shards, state.optimizer_steps)
+    if strategy.module.carry is not None and reads_on:
+        world, rows = strategy.world, sum(strategy.module.carry.rows)
+        carried = read_carried(folder, world.rank * rows, rows, world.device)
+        strategy.module.carry.load_state_dict(carried)
+
+
+def _continue(run: RunDir, config: RunConfig, strategy: Strategy, data: RunData) -> TrainState:
+    """Begin with another run's weights, optimizer and place in the data; note that."""
+    folder, state, origin = continuation(config, data.stream, data.tokenizer.model_bytes)
+    verify_checkpoint(folder, strategy.world.rank, strategy.world.world_size)
+    _load(folder, strategy, state, reads_on=state.first_sample > 0)
+    if strategy.world.is_main:
+        write_json(run.continued, asdict(origin))
+    logger.info("continuing %s with its %s", folder, ", ".join(origin.kept))
+    return state
+
+
+def _warn_of_horizons(config: RunConfig) -> None:
+    gates = [m for m in outline(config.model).modules() if isinstance(m, DecayGate)]
+    longest = max((gate.longest_horizon for gate in gates), default=0.0)
+    length = config.data.seq_len
+    if longest > FAR_HORIZON * length and not config.data.carry_state:
+        logger.warning(
+            "model.memory.max_horizon is %s tokens, far beyond data.seq_len %s: the slowest gates "
+            "forget nothing within a sequence, so hardly learn to; 0 takes data.seq_len",
+            f"{config.model.memory.max_horizon:,.0f}",
+            f"{length:,}",
+        )
+
+
+def _start_from(path: str, strategy: Strategy) -> None:
+    """The weights of another run's checkpoint, as a start."""
+    folder, shards = find_checkpoint(path), strategy.shards()
+    verify_checkpoint(folder, strategy.world.rank, strategy.world.world_size)
+    CanonicalTensors(folder).load_into(shards, moments=False)
+    strategy.written(shards, optimizer_steps=0)
+    logger.info("starting from the weights of %s", folder)
+
+
+def newest_sound(store: CheckpointStore, world: World, *, fall_back: bool) -> Path | None:
+    """The newest checkpoint, verified by all ranks together; each checks a share of the files."""
+    for step in reversed(store.steps()):
+        path, error = store.path(step), None
+        try:
+            verify_checkpoint(path, world.rank, world.world_size)
+        except UserError as said:
+            error = said
+        if not world.any(error is not None):
+            return path
+        if not fall_back:
+            raise error or UserError(f"{path} is damaged: another rank says where")
+        logger.warning("skipping %s: %s", path, error or "another rank found it damaged")
+        if world.is_main:
+            store.set_aside(step)
+        world.barrier()
+    return None
