@@ -54,9 +54,13 @@ def _open(path: str | Path, flags: int, done: str) -> int:
         raise UserError(f"{ascii(str(path))} is not a file name") from None
     if not stat.S_ISREG(mode):
         os.close(handle)
-        kind = next((name for test, name in _KINDS if test(mode)), "no ordinary file")
-        raise UserError(f"{path} is {kind}; expected a file")
+        raise _no_file(path, mode)
     return handle
+
+
+def _no_file(path: str | Path, mode: int) -> UserError:
+    kind = next((name for test, name in _KINDS if test(mode)), "no ordinary file")
+    return UserError(f"{path} is {kind}; expected a file")
 
 
 def read_regular(path: str | Path, most: int | None = None) -> bytes:
@@ -77,8 +81,14 @@ def read_regular(path: str | Path, most: int | None = None) -> bytes:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file so that no reader, and no crash, ever finds half of it at ``path``."""
+    """Write a file so that no reader, and no crash, ever finds half of it at ``path``.
+
+    Raises:
+        UserError: a folder, a pipe or a device is there, which a file would take the place of.
+    """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise _no_file(path, path.stat().st_mode)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(partial, "wb") as file:

@@ -12,7 +12,8 @@ MAX_HORIZON = 65_536.0
 def in_todays_terms(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     """``saved``, with the horizon of ``config`` where both have the default of their time.
 
-    It decides initial values alone, so a run that began with the former one goes on.
+    It decides initial values alone, so a run that began with the former one goes on; its
+    config.json then has today's.
     """
     memory = config.model.memory
     _, followed = replace(memory, max_horizon=0.0).horizons(config.data.seq_len)

@@ -75,7 +75,7 @@ def generate(
 def _how_many(asked: int | None, prompt: int, limit: int | None) -> int:
     """New tokens after a prompt of so many in a context of ``limit``."""
     if limit is None:
-        return asked or MAX_TOKENS
+        return MAX_TOKENS if asked is None else asked
     if prompt >= limit:
         raise UserError(
             f"the prompt has {prompt} tokens and the model's context {limit}; expected at most "
@@ -86,7 +86,7 @@ def _how_many(asked: int | None, prompt: int, limit: int | None) -> int:
             f"prompt of {prompt} tokens plus {asked} new ones exceeds the model's context of "
             f"{limit}; expected at most {limit - prompt} new tokens"
         )
-    return asked or min(MAX_TOKENS, limit - prompt)
+    return min(MAX_TOKENS, limit - prompt) if asked is None else asked
 
 
 def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

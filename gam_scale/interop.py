@@ -21,6 +21,14 @@ _OURS_TO_OFFICIAL = {
     ".ffn.down.": ".ffn.2.",
 }
 
+_DIMS = {
+    "token_embedding.weight": 2,
+    "pos_embedding.weight": 2,
+    "blocks.0.memory_bank": 2,
+    "blocks.0.causal_conv.weight": 3,
+}
+"""The tensors that the model's size is read from."""
+
 
 def load_official(state_dict: dict[str, Tensor]) -> LanguageModel:
     """Our model with the official code's weights, of whatever size, in their dtype.
@@ -77,10 +85,13 @@ def official_name(name: str) -> str:
 
 
 def _config_of(state: dict[str, Tensor]) -> ModelConfig:
-    needed = ("token_embedding.weight", "pos_embedding.weight", "blocks.0.memory_bank")
-    for name in (*needed, "blocks.0.causal_conv.weight"):
+    for name in _DIMS:
         if name not in state:
             raise UserError(f"the official state dict has no tensor {name}")
+    for name, dims in _DIMS.items():
+        if state[name].dim() != dims:
+            shape = tuple(state[name].shape)
+            raise UserError(f"{name} has shape {shape}; expected {dims} dimensions")
     vocab_size, d_model = state["token_embedding.weight"].shape
     layers = {int(m[1]) for name in state if (m := re.match(r"blocks\.(\d{1,9})\.", name))}
     n_slots, _ = state["blocks.0.memory_bank"].shape

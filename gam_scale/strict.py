@@ -112,6 +112,15 @@ def parse_json(text: str, where: str) -> Any:
         raise UserError(f"{where}: {error}") from None
 
 
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: no half of a surrogate pair, no foreign byte."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
     """A copy of ``data`` with ``section.key=value`` overrides; values are JSON or bare words."""
     if overrides and not isinstance(data, dict):
@@ -177,7 +186,7 @@ def _parse(text: str) -> Any:
         raise _UnfitJson("nested too deeply; expected a few levels") from None
     except ValueError:  # Python's own limit, since longer ones take quadratic time
         raise _UnfitJson("has a number of thousands of digits; expected shorter ones") from None
-    if "\\u" in text and not _is_text(json.dumps(value, ensure_ascii=False)):
+    if "\\u" in text and not is_text(json.dumps(value, ensure_ascii=False)):
         raise _UnfitJson("has half of a surrogate pair (\\ud800 to \\udfff); expected text")
     return value
 
@@ -189,15 +198,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise _UnfitJson(f"the key {shown(twice)} stands twice in one object; expected it once")
     return made
-
-
-def _is_text(value: str) -> bool:
-    """Whether a string can be written as UTF-8."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_required(field: dataclasses.Field) -> bool:
@@ -268,7 +268,7 @@ def _scalar(hint: type, value: Any, where: str, bounds: dict[str, float]) -> Any
         raise UserError(f"{where} is {value}; expected a finite number")
     if hint is int and abs(value) >= LARGEST_INT:
         raise UserError(f"{where} is {shown(value)}; expected a whole number below 2**63")
-    if hint is str and ("\0" in value or not _is_text(value)):
+    if hint is str and ("\0" in value or not is_text(value)):
         raise UserError(f"{where} is {shown(value)}; expected text without NUL or half characters")
     tests: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
         "at_least": (lambda v, b: v >= b, "at least"),

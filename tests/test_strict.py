@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gam_scale.errors import UserError, one_line
-from gam_scale.files import append_regular, read_regular
+from gam_scale.files import append_regular, read_regular, write_bytes
 from gam_scale.strict import apply_overrides, parse_json, read_json, read_record, shown
 
 
@@ -73,6 +73,8 @@ def test_files_that_are_not_ordinary_are_refused_and_never_waited_for(tmp_path):
     assert "no such file" in refusal(read_regular, tmp_path / "none")
     assert "cannot be read: Not a directory" in refusal(read_regular, "/dev/null/x")
     assert "is not a file name" in refusal(read_regular, "a\0b")
+    for path in (tmp_path, tmp_path / "pipe", "/dev/null"):  # nothing takes their place
+        assert "expected a file" in refusal(write_bytes, path, b"x")
     (tmp_path / "long").write_bytes(b"x" * 11)
     assert "more than 10 bytes" in refusal(read_regular, tmp_path / "long", 10)
     assert read_regular(tmp_path / "long", 11) == b"x" * 11

@@ -92,19 +92,22 @@ def _install_torch(requirement: str, wanted: str) -> None:
     version, build = _torch_build()
     if version == requirement.partition("==")[2] and wanted in ("auto", build):
         return
+    asked = "as asked" if wanted != "auto" else "as before"
+    if wanted == "auto" and version:  # what was asked for once, on a login node say, stays
+        wanted = build
     if version:  # to pip one build is as good as the other
         subprocess.run([PYTHON, "-m", "pip", "uninstall", "-q", "-y", "torch"])
     if wanted == "cuda" or (wanted == "auto" and _has_gpu()):
-        reason = "NVIDIA GPU found" if wanted == "auto" else "as asked"
+        reason = "NVIDIA GPU found" if wanted == "auto" else asked
         print(f"{reason}: installing torch's CUDA build", flush=True)
         _pip("-c", str(ROOT / "constraints.txt"), requirement, "setuptools")
         if wanted == "cuda" and _torch_build()[1] != "cuda":
             sys.exit(
                 "error: the package index gave a torch without CUDA; expected PIP_INDEX_URL to be "
-                "one with CUDA builds, such as https://pypi.org/simple"
+                "one with CUDA builds"
             )
         return
-    reason = "no NVIDIA GPU found" if wanted == "auto" else "as asked"
+    reason = "no NVIDIA GPU found" if wanted == "auto" else asked
     print(f"{reason}: installing torch's CPU build", flush=True)
     index = [] if _index_has_cpu_build(requirement) else ["--index-url", CPU_INDEX]
     _pip(*index, requirement)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from gam_scale import cli
 from gam_scale.checkpoint.load import load_trained
+from gam_scale.errors import UserError
 from gam_scale.generate import MAX_TOKENS, Sampling, generate
 from gam_scale.hardware import find_device
+from gam_scale.strict import is_text
 
 
 def main() -> None:
@@ -27,9 +29,8 @@ def main() -> None:
     add("--seed", type=cli.count(0), default=0, help="of what is sampled (0)")
     cli.add_device(parser)
     args = parser.parse_args()
-    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    sampling, prompt = Sampling(args.temperature, args.top_k, args.top_p), _prompt(args.prompt)
     trained = load_trained(args.checkpoint, find_device(args.device))
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     print(prompt, end="", flush=True)
     pieces = generate(
         trained.model, trained.tokenizer, prompt, args.max_tokens, sampling, args.seed
@@ -37,6 +38,14 @@ def main() -> None:
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+def _prompt(given: str) -> str:
+    """The prompt, from standard input for ``-``."""
+    text = given if given != "-" else sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    if not is_text(text):
+        raise UserError("the prompt has bytes that are not UTF-8; expected text")
+    return text
 
 
 if __name__ == "__main__":

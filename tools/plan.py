@@ -31,6 +31,8 @@ def main() -> None:
     """Parse, estimate, print."""
     args = parse()
     config = load_config(args.config, args.overrides)
+    if args.gpu.lower() == "cpu":
+        config.parallel.device = "cpu"  # a plan for CPUs has the memory of their kernels
     gpu = hardware(args, config)
     if args.network_gbps is not None:
         gpu = dataclasses.replace(gpu, network_bits=args.network_gbps * 1e9)
@@ -46,9 +48,8 @@ def main() -> None:
 
 
 def hardware(args: argparse.Namespace, config: RunConfig) -> Gpu:
-    """What --gpu names; a plan for CPUs has the memory of their kernels."""
+    """What --gpu names."""
     if args.gpu.lower() == "cpu":
-        config.parallel.device = "cpu"
         return this_cpu(args.gpus_per_node, config.train.precision)
     return given_gpu(args.gpu) if "=" in args.gpu else find_gpu(args.gpu)
 

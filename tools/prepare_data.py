@@ -102,7 +102,7 @@ def hold_out_note(manifest: Manifest) -> str | None:
     if abs(held - asked) <= TOLERANCE * asked:
         return (
             f"{note}documents are held out whole where that comes within a fifth of it, and cut "
-            "between words elsewhere"
+            "elsewhere"
         )
     return (
         f"{note}the text is short, or an earlier version held it out; --valid gives a text of your "

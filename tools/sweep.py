@@ -183,7 +183,7 @@ def status(found: list[Cell]) -> None:
         begun = Path(cell.config.log.run_dir).exists()
         state = "done" if row else "begun" if begun else "missing"
         states[state] += 1
-        loss = f"{row['loss']:.4f}" if row else ""
+        loss = "" if not row else "no loss" if row["loss"] is None else f"{row['loss']:.4f}"
         print(f"{cell.name:<44}{state:<9}{loss}")
     print(", ".join(f"{count} {state}" for state, count in states.items()))
     for sentence in best_multipliers(done):

@@ -232,7 +232,7 @@ def _download_once(url: str, target: Path, check: Callable[[Path, str], None] | 
     """Put the file at ``url`` at ``target`` unless another process has or does so."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Neither a link's target nor a pipe: the folder may be one that others write to.
+        # Not a link's target: the folder may be one that others write to.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.fdopen(os.open(target.with_name(f".{target.name}.lock"), flags, 0o666), "rb")
     except OSError as error:

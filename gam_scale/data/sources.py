@@ -30,7 +30,7 @@ from gam_scale.data.rows import (
 )
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular
-from gam_scale.strict import read_json, read_record
+from gam_scale.strict import is_text, read_json, read_record
 
 EXPECTED_FILES = ".txt, .jsonl, .parquet or .arrow files, plain or with .gz or .zst"
 SAVED_DATASET, SAVED_SPLITS = "state.json", "dataset_dict.json"  # of Dataset.save_to_disk
@@ -71,9 +71,11 @@ def parse_source(spec: str, role: str = "train", how: Reading | None = None) -> 
             that are not as the rest.
 
     Raises:
-        UserError: no file matches, or a file's kind is unknown.
+        UserError: no file matches, a file's kind is unknown, or the name is not UTF-8.
     """
     how = how or Reading()
+    if not is_text(spec):
+        raise UserError(f"--{role} {spec} has bytes that are not UTF-8; expected a name in UTF-8")
     if spec == "python-stdlib":
         return StdlibSource()
     if spec.startswith("hf:"):
@@ -109,7 +111,8 @@ class FileSource:
         digest, size = hashlib.sha256(), 0
         for path in self.files:
             stat = path.stat()
-            digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(path.name))
+            digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
             size += stat.st_size
         return {
             "kind": "files",

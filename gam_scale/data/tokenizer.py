@@ -291,21 +291,25 @@ def _train_on_common_characters(sample: list[str], vocab_size: int, model_type: 
     room = vocab_size - SPECIAL_PIECES - 1  # one is the space's
     if room < 1:
         raise RuntimeError(f"required_chars. {vocab_size} vs {SPECIAL_PIECES + 2}")
+    ranked, kept = [character for character, _ in counts.most_common()], (room + 1) // 2
     try:
-        return _train(_without_rare(sample, counts, (room + 1) // 2), vocab_size, model_type, 1.0)
-    except RuntimeError:
-        return _train(_without_rare(sample, counts, room), vocab_size, model_type, 1.0)
-
-
-def _without_rare(sample: list[str], counts: Counter[str], kept: int) -> Iterator[str]:
-    """The sample, fallen apart at all but the ``kept`` commonest characters."""
-    ranked = [character for character, _ in counts.most_common()]
+        model = _train(_without_rare(sample, ranked, kept), vocab_size, model_type, 1.0)
+    except RuntimeError as error:
+        if "too high" not in str(error):
+            raise
+        kept = room
+        model = _train(_without_rare(sample, ranked, kept), vocab_size, model_type, 1.0)
     share = sum(counts[character] for character in ranked[:kept]) / counts.total()
     print(
         f"the text has {len(ranked):,} kinds of characters: the {kept:,} commonest, {share:.2%} of "
         "it, have pieces of their own, bytes spell the others",
         file=sys.stderr,
     )
+    return model
+
+
+def _without_rare(sample: list[str], ranked: list[str], kept: int) -> Iterator[str]:
+    """The sample, fallen apart at all but the ``kept`` commonest characters."""
     rare = re.compile(f"[{re.escape(''.join(ranked[kept:]))}]+")
     return (part for piece in sample for part in rare.split(piece) if part)
 

@@ -47,7 +47,9 @@ def read_of(trained: Trained, source: TextSource) -> Read:
     else:
         splits = _splits(trained, source)
         name = ", ".join(split.name for split in splits)
-        parts = [shard.xxh3_64.encode() for split in splits for shard in split.info.shards]
+        # Of the text, not of its tokens: two tokenizers' sets of one text are one text.
+        sizes = [f"{split.info.documents} documents, {split.info.bytes} bytes" for split in splits]
+        parts = [size.encode() for size in sizes]
     tokenizer = f"{trained.tokenizer.vocab_size:,} ids, {trained.tokenizer.sha256[:8]}"
     return Read(name, hashlib.sha256(b"\n".join(parts)).hexdigest(), tokenizer)
 

@@ -12,14 +12,6 @@ from gam_scale.export.imported import Imported
 from gam_scale.export.weights import check_weights, load_pickled, load_safetensors
 from gam_scale.interop import load_official
 
-_DIMS = {
-    "token_embedding.weight": 2,
-    "pos_embedding.weight": 2,
-    "blocks.0.memory_bank": 2,
-    "blocks.0.causal_conv.weight": 3,
-}
-"""The tensors that the model's size is read from."""
-
 
 def read_official(path: Path, tokenizer: Path) -> Imported:
     """The parameters of a ``.safetensors`` file, or of a ``.pt`` file that holds nothing but them.
@@ -29,10 +21,6 @@ def read_official(path: Path, tokenizer: Path) -> Imported:
     """
     state = load_safetensors(path) if path.suffix == ".safetensors" else _load_state_dict(path)
     check_weights(path, state)
-    for name, dims in _DIMS.items():
-        if name in state and state[name].dim() != dims:
-            shape = tuple(state[name].shape)
-            raise UserError(f"{path}: {name} has shape {shape}; expected {dims} dimensions")
     try:
         model = load_official(state)
     except UserError as error:

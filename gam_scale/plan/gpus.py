@@ -110,7 +110,7 @@ def given_gpu(text: str) -> Gpu:
         figures[key] = float(value) * _GIVEN[key][0]
     missing = [key for key, (_, needed) in _GIVEN.items() if needed and key not in figures]
     if missing:
-        raise UserError(f"--gpu {one_line(text)} lacks {missing[0]}; expected at least {GIVEN}")
+        raise UserError(f"--gpu {one_line(text)} lacks {missing[0]}; expected it among {GIVEN}")
     peaks = {
         precision: figures[precision] for precision in ("bf16", "fp32") if precision in figures
     }

@@ -36,8 +36,11 @@ LEAST_SCALE = 0.01
 LAST_SHARE = 0.1  # of the steps, whose mean loss is the training loss
 SPEED_ONLY = {"train": ("compile", "recompute", "micro_batch_size")}
 """Settings that may differ between the cells of one page."""
-NEEDED = ("parameters", "tokens", "flops_per_token")
-"""Of a summary; any other figure may be missing."""
+NEEDED = (
+    *("parameters", "tokens", "flops_per_token", "tokens_per_s", "device"),
+    *("val_loss", "val_perplexity", "val_bits_per_byte"),
+)
+"""Of a summary: what the page shows."""
 
 # What the published set-ups handicap, taken away one by one: positions first, as in all models.
 _SETUPS = {
@@ -282,12 +285,12 @@ def _row(cell: Cell, summary: dict[str, Any]) -> dict[str, Any]:
         "params": summary["parameters"],
         "tokens": summary["tokens"],
         "train_loss": _train_loss(Path(config.log.run_dir)),
-        "val_loss": summary.get("val_loss"),
-        "val_perplexity": summary.get("val_perplexity"),
-        "val_bits_per_byte": summary.get("val_bits_per_byte"),
-        "tokens_per_s": summary.get("tokens_per_s"),
+        "val_loss": summary["val_loss"],
+        "val_perplexity": summary["val_perplexity"],
+        "val_bits_per_byte": summary["val_bits_per_byte"],
+        "tokens_per_s": summary["tokens_per_s"],
         "epoch_tokens": cell.epoch_tokens,
-        "device": summary.get("device"),
+        "device": summary["device"],
         "width": config.model.d_model,
         "steps": round(summary["tokens"] / config.train.global_batch_size / config.data.seq_len),
         "batch": config.train.global_batch_size,
@@ -301,6 +304,8 @@ def _row(cell: Cell, summary: dict[str, Any]) -> dict[str, Any]:
 def _train_loss(folder: Path) -> float:
     """The mean of the last tenth of the steps, nearly: of the logged lines that end in it."""
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if line.get("loss")]
+    if not lines:
+        raise UserError(f"{folder / 'metrics.jsonl'} has no losses; expected a trained run's")
     last = lines[-1]["step"]
     late = [line["loss"] for line in lines if line["step"] > (1 - LAST_SHARE) * last]
     return sum(late) / len(late)

@@ -20,19 +20,21 @@ CURVE_POINTS = 60
 def collect(found: Sequence[Cell], out: Path) -> dict[Path, int]:
     """Write the CSV files of a sweep's finished runs into ``out``.
 
-    ``runs.csv`` has a row for every cell, ``curves.csv`` its training loss against tokens, and
-    ``lr.csv``, where ``lr_multipliers`` asks for them, the loss at each learning rate.
+    ``runs.csv`` has a row for every cell with a validation loss, ``curves.csv`` its training loss
+    against tokens, and ``lr.csv``, where ``lr_multipliers`` asks for them, the loss at each
+    learning rate.
 
     Returns:
         Rows of each file written.
 
     Raises:
-        UserError: no run has finished.
+        UserError: no run has finished with a validation loss.
     """
-    done = finished(found)
+    done = [(cell, row) for cell, row in finished(found) if row["loss"] is not None]
     if not done:
         raise UserError(
-            f"{out} has no finished run of this sweep; expected tools/sweep.py run first"
+            f"{out} has no finished run of this sweep with a validation loss; expected "
+            "tools/sweep.py run first, on data with a validation split"
         )
     main = [(cell, row) for cell, row in done if cell.lr_multiplier == 1]
     rates = sensitivity(done)
@@ -52,12 +54,13 @@ def collect(found: Sequence[Cell], out: Path) -> dict[Path, int]:
 
 
 def finished(found: Sequence[Cell]) -> list[tuple[Cell, Row]]:
-    """The cells that are done, each with its row."""
+    """The cells that are done, each with its row, whose loss is None where none was measured."""
     return [(cell, row) for cell in found if (row := result(cell)) is not None]
 
 
 def sensitivity(done: Sequence[tuple[Cell, Row]]) -> list[Row]:
     """Finished runs of other learning rates, and those they compare with, by family and rate."""
+    done = [(cell, row) for cell, row in done if row["loss"] is not None]
     varied = {_but_rate(cell) for cell, _ in done if cell.lr_multiplier != 1}
     names = ("family", "params", "tokens", "width", "seed", "lr_multiplier", "lr", "loss")
     picked = [{n: row[n] for n in names} for cell, row in done if _but_rate(cell) in varied]

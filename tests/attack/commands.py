@@ -77,7 +77,7 @@ def commands() -> Iterator[Commands]:
     """A few processes that wait for command lines."""
     env = os.environ | {
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
         "MPLBACKEND": "agg",
         "WANDB_MODE": "offline",
     }

@@ -6,6 +6,7 @@ many cases of each kind are tried, ``--attack-seed`` which.
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,9 @@ class Workshop:
 
     def case(self, name: str) -> Path:
         """A folder of its own with copies of ``run``, ``data``, ``given`` and ``config.json``."""
-        return shutil.copytree(self.folder / "origin", self.folder / name)
+        folder = shutil.copytree(self.folder / "origin", self.folder / name)
+        os.mkfifo(folder / "pipe")
+        return folder
 
 
 @pytest.fixture(scope="module")
@@ -237,9 +240,8 @@ def test_any_value_of_a_config(workshop, n_attacks, attack_seed):
     def attack(number: int) -> str:
         rng = Random(f"config {attack_seed} {number}")
         place, new = places[number % len(places)], rng.choice(VALUES)
-        folder = workshop.folder / f"config-{attack_seed}-{number}"
-        folder.mkdir()
-        shutil.copytree(workshop.folder / "origin" / "data", folder / "data")
+        folder = workshop.case(f"config-{attack_seed}-{number}")
+        shutil.rmtree(folder / "run")
         (folder / "config.json").write_text(json.dumps(replaced(complete, place, new)))
         command = rng.choice([("pretrain", "--config", "config.json")] * 3 + [PLAN])
         done = workshop.commands.run(folder, *command)

@@ -7,7 +7,6 @@ Reads one JSON object a line, writes one back when that command line has ended.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -18,10 +17,10 @@ import time
 import traceback
 from typing import Any
 
+from rights import without_roots_rights
+
 MOST_BYTES = 4 << 30
 """Of memory that a command line may allocate: whoever asks for more was given an absurd size."""
-_CAPSET = {"x86_64": 126, "aarch64": 91}
-_MAY_READ_ANYTHING = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 
 def main() -> None:
@@ -71,11 +70,10 @@ def _be(argv: list[str], cwd: str, out: str, err: str, *, as_anybody: bool) -> N
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if as_anybody:
-            _give_up_reading_anything()
         sys.argv = argv
         sys.path[0] = os.path.dirname(argv[0])
-        runpy.run_path(argv[0], run_name="__main__")
+        with without_roots_rights() if as_anybody else contextlib.nullcontext():
+            runpy.run_path(argv[0], run_name="__main__")
         status = 0
     except SystemExit as end:
         status = end.code or 0
@@ -89,18 +87,6 @@ def _be(argv: list[str], cwd: str, out: str, err: str, *, as_anybody: bool) -> N
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
-
-
-def _give_up_reading_anything() -> None:
-    """As root: obey files' permissions from now on."""
-    number = _CAPSET[os.uname().machine]
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the interface, this process
-    keep = 0xFFFFFFFF & ~_MAY_READ_ANYTHING
-    sets = (ctypes.c_uint32 * 6)(keep, keep, 0, 0xFFFFFFFF, 0xFFFFFFFF, 0)
-    if ctypes.CDLL(None, use_errno=True).syscall(number, header, sets):
-        # Fewer rights than root's full set: what is not held cannot be kept, and need not be.
-        sets = (ctypes.c_uint32 * 6)()
-        ctypes.CDLL(None).syscall(number, header, sets)
 
 
 if __name__ == "__main__":

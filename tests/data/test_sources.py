@@ -391,3 +391,13 @@ def test_stdlib_skips_what_is_not_utf8(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
     assert documents("python-stdlib") == ["b = 1\n", "d"]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """A file of such a name is read; a source cannot be named so, for the manifest names it."""
+    (tmp_path / "a\udcff.txt").write_bytes(b"text")
+    source = parse_source(str(tmp_path / "*.txt"))
+    assert list(source.documents()) == ["text"]
+    json.dumps(source.describe()).encode()
+    with pytest.raises(UserError, match="has bytes that are not UTF-8"):
+        parse_source(str(tmp_path / "a\udcff.txt"))

@@ -14,6 +14,7 @@ from closeness import rises
 
 from gam_scale.errors import UserError
 from gam_scale.model.lm import outline
+from gam_scale.scaling.collect import best_multipliers, collect, finished
 from gam_scale.scaling.points import from_arrays
 from gam_scale.scaling.sweep import cells, jobs, read_sweep, result
 from gam_scale.train.schedule import stable_steps
@@ -183,6 +184,13 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     summary = json.loads((tmp_path / "own" / "summary.json").read_text())
     assert summary["val_loss"] == float(short["loss"])
+
+    # A run that diverged, or whose data has no validation split, is left out.
+    found = cells(read_sweep(spec), out)
+    varied = next(cell for cell in found if cell.lr_multiplier != 1)
+    path = Path(varied.config.log.run_dir) / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"val_loss": None}))
+    assert collect(found, out)[out / "runs.csv"] == 2 and best_multipliers(finished(found)) == []
 
     changed = read_sweep(write(tmp_path, **changes | {"dial": {"batch_size": 2, "lr": 1}}))
     with pytest.raises(UserError, match="another train.lr"):

@@ -1,5 +1,6 @@
 """A user's mistake: one line that names it, a non-zero exit, no traceback."""
 
+import io
 import json
 
 import pytest
@@ -116,6 +117,12 @@ def test_a_damaged_shard_is_named(refused, config, prepared_set, tmp_path):
     sets = [{"path": str(tmp_path / "copy")}]
     line = refused("pretrain", "--config", config(data={"sets": sets}))
     assert "shard.00000.mds" in line
+
+
+def test_a_prompt_that_is_no_text(refused, tmp_path, monkeypatch):
+    assert "the prompt has bytes that are not UTF-8" in refused("generate", tmp_path, "a\udcff")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff")))
+    assert "the prompt has bytes that are not UTF-8" in refused("generate", tmp_path, "-")
 
 
 @pytest.mark.parametrize(

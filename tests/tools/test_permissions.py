@@ -1,61 +1,28 @@
 """What the system forbids is one sentence that names the path, and costs nothing but that."""
 
 import json
-import os
 import shutil
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from rights import without_roots_rights
 from whole_runs import train
 
-NOBODY = 65534
 STEP = "checkpoints/step-00000003"
 
 
-@contextmanager
-def unprivileged():
-    """Root may do anything: be nobody for a while."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-
-
 @pytest.fixture(scope="module")
-def open_folder():
-    """A temporary folder that anybody may enter, as pytest's own are not."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def trained(open_folder, prepared_set):
-    """A run directory of nobody's, and the config that made it."""
-    data = shutil.copytree(prepared_set, open_folder / "data")
+def trained(tmp_path_factory, prepared_set):
+    """A run directory, and the config that made it."""
+    run = tmp_path_factory.mktemp("permissions") / "run"
     config = {
         "model": {"d_model": 16, "n_layers": 1, "max_seq_len": 48, "gam": {"n_slots": 4}},
-        "data": {"sets": [{"path": str(data)}], "seq_len": 48},
+        "data": {"sets": [{"path": str(prepared_set)}], "seq_len": 48},
         "train": {"steps": 3, "global_batch_size": 2, "warmup_steps": 1, "compile": "off"},
         "parallel": {"engine": "torch", "device": "cpu"},
-        "log": {"run_dir": str(open_folder / "run"), "wandb": "off", "tensorboard": False},
+        "log": {"run_dir": str(run), "wandb": "off", "tensorboard": False},
     }
     train(config)
-    give_away(open_folder)
-    return open_folder / "run", config
-
-
-def give_away(folder):
-    for path in (folder, *folder.rglob("*")):
-        if os.geteuid() == 0:
-            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    return run, config
 
 
 COMMANDS = {
@@ -81,17 +48,17 @@ COMMANDS = {
 
 @pytest.mark.parametrize("mode", [0, 0o500], ids=["hidden", "read-only"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_is_forbidden_is_one_sentence(tool, trained, open_folder, command, mode):
+def test_what_is_forbidden_is_one_sentence(tool, trained, tmp_path, command, mode):
     run, config = trained
     arguments, places = COMMANDS[command]
-    for place in places:
-        work = Path(tempfile.mkdtemp(dir=open_folder))
+    for number, place in enumerate(places):
+        work = tmp_path / str(number)
+        work.mkdir()
         copy, file = shutil.copytree(run, work / "run"), work / "config.json"
         file.write_text(json.dumps(config | {"log": config["log"] | {"run_dir": str(copy)}}))
-        give_away(work)
         before = {path for path in copy.rglob("*") if path.is_file()}
         (copy / place).chmod(mode)
-        with unprivileged():
+        with without_roots_rights():
             done = tool(*command.split(), *arguments(copy, file))
         (copy / place).chmod(0o755)
         what = f"permissions: {command} where {place} has mode {mode:o}"
@@ -104,17 +71,16 @@ def test_what_is_forbidden_is_one_sentence(tool, trained, open_folder, command, 
             assert before <= after, f"{what}: half of the run is removed"
 
 
-def test_one_unreadable_run_does_not_cost_the_table(tool, trained, open_folder):
+def test_one_unreadable_run_does_not_cost_the_table(tool, trained, tmp_path):
     run, _ = trained
-    work = Path(tempfile.mkdtemp(dir=open_folder))
+    work = tmp_path
     places = ("", ".", "config.json", "starts.json", "metrics.jsonl", "checkpoints", "logs")
     for number, _ in enumerate(places):
         shutil.copytree(run, work / f"run{number}")
-    give_away(work)
     for number, place in enumerate(places):
         if place:
             (work / f"run{number}" / place).chmod(0)
-    with unprivileged():
+    with without_roots_rights():
         done = tool("launch", "--status", work)
         only = tool("launch", "--status", work / "run1")
     for path in work.rglob("*"):
