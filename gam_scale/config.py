@@ -228,7 +228,8 @@ class TrainConfig:
     spike_ratio: float = option(
         0.0,
         "a step whose loss is more than this many times the median of the last 32 goes back to the "
-        "last checkpoint and leaves out the data since; 0: never",
+        "last checkpoint and leaves out the data since; 0: never. wandb, online, keeps the values "
+        "that it has of steps that are then done anew",
         at_least=0,
     )
     precision: Literal["fp32", "bf16"] = option(

@@ -36,7 +36,7 @@ def follow(run: Path, out: TextIO = sys.stdout) -> str:
     A requeued job's log is followed on into its next start.
 
     Raises:
-        UserError: nobody has started it, or is about to.
+        UserError: nobody has started it, and no job of tools/launch.py is about to.
     """
     position, path = 0, None
     while True:
@@ -45,8 +45,9 @@ def follow(run: Path, out: TextIO = sys.stdout) -> str:
         unknown = states is None and launch_note(run).cluster == "slurm"  # no controller answers
         if state == "never started" and not unknown:
             raise UserError(
-                f"{run} has no run, and no job that is queued or running is to make one; expected "
-                "the directory of one, as --status lists them"
+                f"{run} has no run, and no job of tools/launch.py that is queued or running is to "
+                "make one; expected the directory of a run, as --status lists them (a job of "
+                "sbatch's has one once it has begun)"
             )
         try:
             newest = log_of(run)

@@ -47,13 +47,20 @@ def train_in_child(configs: Sequence[Path], log: Path) -> Ended:
     command = [sys.executable, "-m", "gam_scale.train.several", *map(str, configs)]
     with append_regular(log) as file:
         before = file.tell()
-        done = subprocess.run(
+        child = subprocess.Popen(
             command, env=_environment(), stdout=file, stderr=file, preexec_fn=_end_with_parent
         )
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:
+            print("  what was training saves and ends; Ctrl-C once more does not wait", flush=True)
+            child.terminate()
+            child.wait()
+            raise
     with open_regular(log) as file:
         file.seek(before)
         said = file.read().decode(errors="replace")
-    return Ended(done.returncode, _reason(done.returncode, said))
+    return Ended(status, _reason(status, said))
 
 
 def _reason(status: int, said: str) -> str:

@@ -56,8 +56,8 @@ def test_runs_once_and_writes_the_page(tmp_path, arguments, tool) -> None:
     assert other.status == 2 and "figures made with --set" in other.err
 
 
-def kill_in_first_run(command: list[str], out: Path, *, alone: bool) -> Path:
-    """Kill the tool once its first run has a checkpoint, with that run or alone; the run's log."""
+def end_in_first_run(command: list[str], out: Path, how: str) -> Path:
+    """End the tool once its first run has a checkpoint; that run's log."""
     command = [sys.executable, str(TOOL), *command]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     folder = out / "runs" / "wikitext2-gam-local-paper-s0"
@@ -65,22 +65,26 @@ def kill_in_first_run(command: list[str], out: Path, *, alone: bool) -> Path:
     while not list(folder.glob("checkpoints/step-*")):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.02)
-    process.kill() if alone else os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if how == "killed with what it trains":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.send_signal(signal.SIGKILL if how == "killed alone" else signal.SIGINT)
+    assert process.wait(SECONDS) == (130 if how == "interrupted" else -signal.SIGKILL)
     assert not (folder / "summary.json").exists()
     return out / "configs" / f"{folder.name}.log"
 
 
 @pytest.mark.parametrize(
-    ("steps", "alone", "said"),
+    ("how", "steps", "said"),
     [
-        pytest.param(12, False, "resuming from", id="killed with what it trains"),
-        pytest.param(40, True, "stopped by a signal at step", id="killed alone: that saves, ends"),
+        ("killed with what it trains", 12, "resuming from"),
+        ("killed alone", 40, "stopped by a signal at step"),
+        ("interrupted", 40, "stopped by a signal at step"),
     ],
 )
-def test_the_same_command_goes_on(tmp_path, arguments, tool, steps, alone, said) -> None:
+def test_the_same_command_goes_on(tmp_path, arguments, tool, how, steps, said) -> None:
     out = tmp_path / "out"
-    log = kill_in_first_run(arguments(out, steps), out, alone=alone)
+    log = end_in_first_run(arguments(out, steps), out, how)
     done = tool("reproduce_paper", *arguments(out, steps))
     assert done.status == 0 and "0 of 2 runs are done" in done.out, done
     assert said in log.read_text()
