@@ -28,7 +28,7 @@ from gam_scale.train.loop import Loop, Outcome
 from gam_scale.train.metrics import StepMetrics, Throughput
 from gam_scale.train.preflight import preflight
 from gam_scale.train.reading import RunData, open_data
-from gam_scale.train.restarts import count_start, restart_number
+from gam_scale.train.restarts import count_start
 from gam_scale.train.rundir import RunDir
 from gam_scale.train.saver import Saver
 from gam_scale.train.signals import StopRequest
@@ -99,7 +99,7 @@ def _pretrain(
     run = RunDir(config.log.run_dir)
     data = open_data(config, config.data.cache_dir or str(run.cache))
     config = resolve(config, data.tokenizer, data.stream)
-    if not run.checkpoints.steps() or (fresh and not restart_number()):
+    if not run.checkpoints.steps() or (fresh and run.is_to_go()):
         check_start(config, data)
     stop.check(world)
     if world.is_main:

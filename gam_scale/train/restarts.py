@@ -33,8 +33,11 @@ def restart_number(env: Mapping[str, str] = os.environ) -> int:
 
 
 def this_job(env: Mapping[str, str] = os.environ) -> str:
-    """What all restarts of one job have in common, and no other job has; empty without any."""
-    run = env.get("TORCHELASTIC_RUN_ID", "")
+    """What all restarts of one job have in common, and no other job has; empty without any.
+
+    Where Slurm has requeued it, torchrun began anew too, by another name: Slurm's own is all.
+    """
+    run = "" if int(env.get("SLURM_RESTART_COUNT") or 0) else env.get("TORCHELASTIC_RUN_ID", "")
     if run == "none":  # torchrun's default; then one process of it starts the ranks anew
         run = f"{socket.gethostname()}:{os.getppid()}"
     return " ".join(filter(None, (env.get("SLURM_JOB_ID"), run)))
@@ -47,7 +50,7 @@ def begun_by_this_job(path: Path) -> bool:
     restarts go on with what it made.
     """
     me, known = this_job(), read_restarts(path)
-    return not me or me in (known.begun_by, known.job)
+    return not me or me in (known.begun_by, known.begun_by.partition(" ")[0], known.job)
 
 
 def note_begin(path: Path) -> None:

@@ -51,11 +51,13 @@ class RunDir:
             UserError: the folder holds another run, or cannot be written.
         """
         try:
-            self._open(
-                config, data, fresh and not (restart_number() and begun_by_this_job(self.restarts))
-            )
+            self._open(config, data, fresh and self.is_to_go())
         except OSError as error:
             raise UserError(f"log.run_dir {self.path} cannot be written: {error}") from None
+
+    def is_to_go(self) -> bool:
+        """Whether ``--fresh`` removes what is here: not what this job, restarted, has begun."""
+        return not (restart_number() and begun_by_this_job(self.restarts))
 
     def _open(self, config: RunConfig, data: str, fresh: bool) -> None:
         if fresh:

@@ -24,12 +24,22 @@ from gam_scale.train.rundir import RunDir
 
 logger = logging.getLogger("gam_scale")
 
+SOURCES = ("continue_from", "branch_of", "init_from")
+"""Settings of checkpoint that name another run to begin with."""
 FAR_HORIZON = 4
 """Times a sequence's length from which on a gate's first horizon is warned of."""
 
 
 def check_start(config: RunConfig, data: RunData) -> None:
     """Refuse another run to begin with that cannot be, before anything is written or removed."""
+    here = Path(config.log.run_dir).resolve()
+    for key in SOURCES:
+        source = getattr(config.checkpoint, key)
+        if source and Path(source).resolve().is_relative_to(here):
+            raise UserError(
+                f"checkpoint.{key} {source} is in log.run_dir {here} itself; expected a new "
+                "run directory for a run that begins with another"
+            )
     if config.checkpoint.continue_from:
         continuation(config, data.stream, data.tokenizer.model_bytes)
     if config.checkpoint.branch_of:

@@ -185,6 +185,43 @@ def test_jobs_are_told_apart():
     slurm, torchrun = {"SLURM_JOB_ID": "7"}, {"TORCHELASTIC_RUN_ID": "x"}
     assert this_job({}) == "" and this_job(slurm) == "7" and this_job(slurm | torchrun) == "7 x"
     assert str(os.getppid()) in this_job({"TORCHELASTIC_RUN_ID": "none"})
+    requeued = slurm | {"SLURM_RESTART_COUNT": "1"}
+    assert this_job(requeued | torchrun) == "7", "requeue: the name is torchrun's, which is another"
+
+
+def test_a_requeue_under_torchrun_keeps_what_the_job_began(tmp_path, config, job, monkeypatch):
+    """Slurm's name of the job stays; each start of torchrun has another, on another host."""
+
+    def torchrun(name, restarts):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+
+    run = an_old_run(tmp_path / "run", config)
+    job("7", 0)
+    torchrun("first", 0)
+    run.open(config, fresh=True)
+    run.checkpoints.path(3).mkdir()
+    for requeues, name, restarts in ((1, "second", 0), (1, "second", 1), (2, "third", 0)):
+        job("7", requeues)
+        torchrun(name, restarts)
+        run.open(config, fresh=True)
+        assert run.checkpoints.steps() == [3], "--fresh: a requeue removed what its job had begun"
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    torchrun("fourth", 1)  # of the same allocation, killed before it removed anything
+    run.open(config, fresh=True)
+    assert run.checkpoints.steps() == [], "--fresh: another torchrun's run is taken for its own"
+
+
+@pytest.mark.parametrize("source", ["continue_from", "branch_of", "init_from"])
+def test_fresh_does_not_remove_what_it_is_to_begin_with(tmp_path, tiny, source):
+    train(tiny(tmp_path / "run", train={"steps": 2, "warmup_steps": 1}))
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for path in ("run", "link", "run/checkpoints/step-00000002"):
+        changed = tiny(tmp_path / "run", checkpoint={source: str(tmp_path / path)})
+        with pytest.raises(UserError, match=f"checkpoint.{source} .* is in log.run_dir"):
+            train(changed, fresh=True)
+        steps = CheckpointStore(tmp_path / "run" / "checkpoints").steps()
+        assert steps == [2], "--fresh: it removed the very run that it was to begin with"
 
 
 def test_fresh_that_cannot_remove_a_part_removes_nothing(tmp_path, config, monkeypatch):
