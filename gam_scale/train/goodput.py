@@ -121,6 +121,7 @@ def note_first_step(run: RunDir) -> None:
     """Note that the last start has trained a step; no more than once."""
     starts = read_starts(run.starts)
     if starts and starts[-1].trained is None:
+        run.check_lock()
         starts[-1].trained = time.time()
         _write(run.starts, starts)
 

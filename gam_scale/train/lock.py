@@ -155,8 +155,10 @@ class RunLock:
     def _mine(self) -> bool:
         try:
             current = _parse(os.pread(self._file, LENGTH, 0)) if self._in_place() else None
-        except OSError:  # a file system that fails for a moment is no reason to end a run
-            return True
+        except OSError as error:
+            # A file system that fails for a moment is no reason to end a run. Over NFS, the open
+            # file of a lock that was removed or replaced elsewhere is stale.
+            return error.errno != errno.ESTALE
         return current is not None and current.get("token") == self._me["token"]
 
     def _in_place(self) -> bool:

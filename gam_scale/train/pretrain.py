@@ -16,6 +16,7 @@ from gam_scale.errors import Stopped, UserError
 from gam_scale.hardware import can_compile, device_peak_flops
 from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
+from gam_scale.parallel.agreed import agreed
 from gam_scale.parallel.build import build_strategy
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
@@ -96,15 +97,13 @@ def _pretrain(
     *,
     fresh: bool,
 ) -> bool:
-    run = RunDir(config.log.run_dir)
+    run = RunDir(config.log.run_dir, *([lock.check] if lock is not None else []))
     data = open_data(config, config.data.cache_dir or str(run.cache))
     config = resolve(config, data.tokenizer, data.stream)
-    if not run.checkpoints.steps() or (fresh and run.is_to_go()):
-        check_start(config, data)
+    agreed(world, partial(check_start, run, config, data, fresh=fresh))
     stop.check(world)
-    if world.is_main:
-        run.open(config, fresh=fresh, data=data.stream.fingerprint())
-    world.barrier()
+    fingerprint = data.stream.fingerprint()
+    agreed(world, partial(run.open, config, fresh=fresh, data=fingerprint))
     setup_logging(run.path, world.rank)
     if config.parallel.preflight:
         watchdog.at(0, "checking the ranks")
@@ -115,21 +114,23 @@ def _pretrain(
     strategy = build_strategy(config, world, compiled=compiled)
     state = start_or_resume(run, config, strategy, data)
     outcome: Outcome = "finished"
-    if state.step < config.train.steps or (state.to_evaluate and not run.summary.exists()):
+    if state.step < config.train.steps or (
+        state.to_evaluate and not agreed(world, run.summary.exists)
+    ):
         stop.check(world)
         if world.is_main:
             retract(run)
             note_start(run, state.step, world.world_size)
             count_start(run.restarts, state.step, config.checkpoint.max_restarts, run.logs)
         _announce(config, world, data, compiled)
-        check_lock = lock.check if lock is not None else lambda: None
-        saver = Saver(run.checkpoints, world, config, data.tokenizer.model_bytes, check_lock)
+        saver = Saver(run.checkpoints, world, config, data.tokenizer.model_bytes, run.check_lock)
         outcome = _train(run, config, strategy, data, state, saver, stop, watchdog, compiled)
     else:
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
         if world.is_main and not run.summary.exists():  # killed; wandb may lack the last lines
             MetricLog(run.path, config, True, config.train.steps, state.step).close()
     if outcome == "finished" and world.is_main:
+        run.check_lock()
         finish(run, world, [split.path for split in data.valid], compiled=compiled)
         show_summary(run)
     world.barrier()
@@ -152,6 +153,7 @@ def _train(
     note = partial(note_first_step, run) if world.is_main else lambda: None
     while True:
         metrics = _metrics(config, world, data.train, run)
+        run.check_lock()  # a log drops the lines past its start
         with (
             MetricLog(run.path, config, world.is_main, steps, state.logged_step) as log,
             FirstStep(note, compiled) as first_step,

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from gam_scale.checkpoint.store import CheckpointStore, load_config_of, load_state
@@ -21,10 +22,16 @@ REMOVED = ".removed-"
 
 
 class RunDir:
-    """Paths of one run, and the check that a resumed run is the same run."""
+    """Paths of one run, and the check that a resumed run is the same run.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    Args:
+        path: of it.
+        check_lock: for who writes, to call before anything that others would see; ends a process
+            that may not write any more.
+    """
+
+    def __init__(self, path: str | Path, check_lock: Callable[[], None] = lambda: None) -> None:
+        self.path, self.check_lock = Path(path), check_lock
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"

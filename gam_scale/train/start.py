@@ -1,7 +1,9 @@
 """Where a run starts: at its newest checkpoint, in another run, or at initial weights."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
@@ -14,6 +16,7 @@ from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.model.lm import outline
 from gam_scale.model.memory.gate import DecayGate
+from gam_scale.parallel.agreed import agreed
 from gam_scale.parallel.build import initialise
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
@@ -30,8 +33,10 @@ FAR_HORIZON = 4
 """Times a sequence's length from which on a gate's first horizon is warned of."""
 
 
-def check_start(config: RunConfig, data: RunData) -> None:
+def check_start(run: RunDir, config: RunConfig, data: RunData, *, fresh: bool) -> None:
     """Refuse another run to begin with that cannot be, before anything is written or removed."""
+    if run.checkpoints.steps() and not (fresh and run.is_to_go()):
+        return  # it has begun
     here = Path(config.log.run_dir).resolve()
     for key in SOURCES:
         source = getattr(config.checkpoint, key)
@@ -57,13 +62,19 @@ def start_or_resume(
         UserError: a checkpoint is damaged, or of another run or model.
     """
     world, fingerprint = strategy.world, data.stream.fingerprint()
-    newest = newest_sound(run.checkpoints, world, fall_back=config.checkpoint.fall_back)
+    newest = newest_sound(
+        run.checkpoints,
+        world,
+        fall_back=config.checkpoint.fall_back,
+        check_lock=run.check_lock,
+    )
     if newest is None and config.checkpoint.branch_of:
-        newest = branch_checkpoint(config, fingerprint)
+        newest = agreed(world, partial(branch_checkpoint, config, fingerprint))
         verify_checkpoint(newest, world.rank, world.world_size)
         if world.is_main:
             run.take_metrics(config.checkpoint.branch_of, load_state(newest).step)
     if newest is None and world.is_main:
+        run.check_lock()
         run.continued.unlink(missing_ok=True)
     if newest is None and config.checkpoint.continue_from:
         return _continue(run, config, strategy, data)
@@ -99,10 +110,11 @@ def _load(folder: Path, strategy: Strategy, state: TrainState, *, reads_on: bool
 
 def _continue(run: RunDir, config: RunConfig, strategy: Strategy, data: RunData) -> TrainState:
     """Begin with another run's weights, optimizer and place in the data; note that."""
-    folder, state, origin = continuation(config, data.stream, data.tokenizer.model_bytes)
-    verify_checkpoint(folder, strategy.world.rank, strategy.world.world_size)
+    world, told = strategy.world, (config, data.stream, data.tokenizer.model_bytes)
+    folder, state, origin = agreed(world, partial(continuation, *told))
+    verify_checkpoint(folder, world.rank, world.world_size)
     _load(folder, strategy, state, reads_on=state.first_sample > 0)
-    if strategy.world.is_main:
+    if world.is_main:
         write_json(run.continued, asdict(origin))
     logger.info("continuing %s with its %s", folder, ", ".join(origin.kept))
     return state
@@ -123,16 +135,28 @@ def _warn_of_horizons(config: RunConfig) -> None:
 
 def _start_from(path: str, strategy: Strategy) -> None:
     """The weights of another run's checkpoint, as a start."""
-    folder, shards = find_checkpoint(path), strategy.shards()
-    verify_checkpoint(folder, strategy.world.rank, strategy.world.world_size)
+    world, shards = strategy.world, strategy.shards()
+    folder = agreed(world, partial(find_checkpoint, path))
+    verify_checkpoint(folder, world.rank, world.world_size)
     CanonicalTensors(folder).load_into(shards, moments=False)
     strategy.written(shards, optimizer_steps=0)
     logger.info("starting from the weights of %s", folder)
 
 
-def newest_sound(store: CheckpointStore, world: World, *, fall_back: bool) -> Path | None:
-    """The newest checkpoint, verified by all ranks together; each checks a share of the files."""
-    for step in reversed(store.steps()):
+def newest_sound(
+    store: CheckpointStore,
+    world: World,
+    *,
+    fall_back: bool,
+    check_lock: Callable[[], None] = lambda: None,
+) -> Path | None:
+    """The newest checkpoint, verified by all ranks together; each checks a share of the files.
+
+    Args:
+        fall_back: set a damaged one aside and take the one before; else it is an error.
+        check_lock: called on the main rank before that.
+    """
+    for step in reversed(agreed(world, store.steps)):
         path, error = store.path(step), None
         try:
             verify_checkpoint(path, world.rank, world.world_size)
@@ -144,6 +168,7 @@ def newest_sound(store: CheckpointStore, world: World, *, fall_back: bool) -> Pa
             raise error or UserError(f"{path} is damaged: another rank says where")
         logger.warning("skipping %s: %s", path, error or "another rank found it damaged")
         if world.is_main:
+            check_lock()
             store.set_aside(step)
         world.barrier()
     return None

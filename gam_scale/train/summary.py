@@ -33,6 +33,7 @@ WATERMARKS = ("max_memory_bytes", "max_rss_bytes", "max_host_memory")
 
 def retract(run: RunDir) -> None:
     """Remove what the end of a run wrote, which now goes on to a later one."""
+    run.check_lock()
     run.summary.unlink(missing_ok=True)
 
 

@@ -1,5 +1,6 @@
 """The lock of a run directory: refused while its holder lives, free once it is dead."""
 
+import errno
 import json
 import os
 import signal
@@ -193,7 +194,24 @@ def test_a_lock_that_nobody_holds_is_taken(tmp_path, content):
         assert holder(tmp_path / "run")["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize("step", [9, 11])  # before a line and before a checkpoint
+def test_a_lock_that_is_stale_over_nfs_is_lost(tmp_path, monkeypatch):
+    """Its file was removed or replaced on another host: no error of a moment, which is borne."""
+    held = RunLock(tmp_path / "run")
+    monkeypatch.setattr(lock, "BEAT_S", 1000.0)
+    with held:
+        for number, mine in ((errno.EIO, True), (errno.ESTALE, False)):
+
+            def fail(*_, number=number):
+                raise OSError(number, os.strerror(number))
+
+            with monkeypatch.context() as patch:
+                patch.setattr(lock.os, "pread", fail)
+                assert held._mine() == mine, (
+                    f"lock: {os.strerror(number)}, and it is ours: {not mine}"
+                )
+
+
+@pytest.mark.parametrize("step", [9, 11, 20])  # before a line, a checkpoint, the summary
 def test_a_run_that_lost_its_lock_writes_nothing_more(tmp_path, tiny, monkeypatch, step):
     run = tmp_path / "run"
     kept = {}
@@ -211,7 +229,7 @@ def test_a_run_that_lost_its_lock_writes_nothing_more(tmp_path, tiny, monkeypatc
     monkeypatch.setattr(lock, "BEAT_S", 1000.0)
     monkeypatch.setattr(lock.os, "_exit", end)
     config = tiny(run, eval={"every_steps": 0}, log={"every_steps": 10})
-    config["checkpoint"]["every_steps"] = 12
+    config["checkpoint"] |= {"every_steps": 12, "background": False}
     with after_step(step, lose), pytest.raises(End):
         train(config)
     logs = run / "logs"

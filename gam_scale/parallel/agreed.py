@@ -1,0 +1,35 @@
+"""What one rank looks up for all: each for itself might find another thing.
+
+Another run's directory may change between two looks, and a network file system may show each host
+another state of it.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from gam_scale.errors import UserError
+from gam_scale.parallel.world import World
+
+T = TypeVar("T")
+
+
+def agreed(world: World, find: Callable[[], T]) -> T:
+    """What ``find`` returns on the main rank, where alone it is called; called by all ranks.
+
+    Raises:
+        UserError: on all ranks alike, if it is raised there.
+    """
+    if world.world_size == 1:
+        return find()
+    found: list[T | UserError | None] = [None]
+    if world.is_main:
+        try:
+            found[0] = find()
+        except UserError as error:
+            found[0] = error
+    dist.broadcast_object_list(found)
+    if isinstance(found[0], UserError):
+        raise found[0]
+    return found[0]  # type: ignore[return-value]
