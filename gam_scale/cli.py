@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gam_scale.errors import EndedByOthers, UserError, one_line
+from gam_scale.errors import EndedByOthers, MistakeElsewhere, UserError, one_line
 from gam_scale.strict import LARGEST_INT
 
 EXIT_FAILED = 1
@@ -44,7 +44,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         status = _fail(str(error))
     except EndedByOthers as error:
         print(f"error: {error}", file=sys.stderr)
-        status = EXIT_FAILED
+        status = EXIT_USER_ERROR if isinstance(error, MistakeElsewhere) else EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED

@@ -22,6 +22,13 @@ class EndedByOthers(Exception):
     """
 
 
+class MistakeElsewhere(EndedByOthers):
+    """The same where the other rank met a mistake of the user's: to start again would not help.
+
+    Command lines exit with status 2.
+    """
+
+
 class Stopped(Exception):
     """A signal asked to stop, and what was going on gives way; there is nothing of it to save."""
 

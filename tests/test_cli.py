@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from gam_scale.cli import Parser, count, number, run
-from gam_scale.errors import EndedByOthers, UserError
+from gam_scale.errors import EndedByOthers, MistakeElsewhere, UserError
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from gam_scale.errors import EndedByOthers, UserError
         (UserError("x is 3; expected 4"), 2, "error: x is 3; expected 4\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (EndedByOthers("rank 1 is gone"), 1, "error: rank 1 is gone\n"),
+        (MistakeElsewhere("rank 0 failed"), 2, "error: rank 0 failed\n"),
         (OSError(errno.ENOSPC, "No space", "/data/f"), 2, "error: /data/f: no space left"),
         (OSError(errno.ENOSPC, "No space"), 2, "error: no space left"),
         (MemoryError(), 2, "error: memory ran out"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import submitit
 
-from gam_scale.errors import UserError
+from gam_scale.errors import MistakeElsewhere, UserError
 from gam_scale.train.signals import StopRequest
 
 ELSEWHERE = (
@@ -67,7 +67,7 @@ class RankJob:
         try:
             configs = [self.config, *self.then]
             finished = train_all(configs, self.overrides, fresh=self.fresh)
-        except UserError:
+        except (UserError, MistakeElsewhere):
             raise  # the same again would fail the same
         except Exception:
             # Another rank died, or this one met a defect; checkpoint.max_restarts ends a loop.

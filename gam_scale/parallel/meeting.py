@@ -4,7 +4,8 @@ A job that its launcher starts anew may find the store of the start before, full
 processes that are gone (torchrun's agent keeps one store for all of its attempts), and the port
 that it was given may have been taken by another program or another job's ranks. So nobody trusts
 what a store holds: every rank writes a name that is new, and rank 0 gathers them until all ranks
-have agreed to one list. Where rank 0 opens the store itself and the port is taken, it takes one of
+have agreed to one list, or one of them has said that it was asked to stop: what was said first
+holds for all. Where rank 0 opens the store itself and the port is taken, it takes one of
 the next, and the others look there too.
 """
 
@@ -19,7 +20,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from gam_scale.errors import Stopped, UserError
+from gam_scale.errors import EndedByOthers, Stopped, UserError
 
 logger = logging.getLogger("gam_scale")
 
@@ -32,6 +33,9 @@ CONNECT_S = 2.0
 """For a host to accept a connection."""
 ANSWER_S = 5.0
 """For what listens at a port to answer as a store does."""
+READ_S = 1.0
+"""For the others to read that rank 0 stops, whose store ends with it."""
+STOPPED = "stopped"
 
 
 def meet(
@@ -59,23 +63,23 @@ def meet(
 
     Raises:
         UserError: rank 0 may use none of the ports.
-        RuntimeError: a rank did not come in time.
-        Stopped: this process was asked to stop before that.
+        EndedByOthers: a rank did not come in time.
+        Stopped: a rank was asked to stop before all had come.
     """
     name, deadline = secrets.token_hex(8), time.monotonic() + timeout_s
 
     def late() -> bool:
         time.sleep(POLL_S)
-        if asked_to_stop():
-            raise Stopped
         return time.monotonic() > deadline
 
     ports = range(port, port + 1) if kept else range(port, min(port + PORTS, 1 << 16))
     if rank > 0:
-        store, start = _join(host, ports, job, rank, name, late)
+        store, start = _join(host, ports, job, rank, name, late, asked_to_stop)
     else:
-        store = _wait_for(host, port, late) if kept else _open(host, ports, world_size)
-        start = _gather(dist.PrefixStore(job, store), name, world_size, late)
+        kept_one = _wait_for(host, port, late, asked_to_stop) if kept else None
+        store = kept_one or _open(host, ports, world_size)
+        ours = dist.PrefixStore(job, store)
+        start = _gather(ours, name, world_size, late, asked_to_stop)
     return dist.PrefixStore(f"{job}/{start}", store)
 
 
@@ -107,7 +111,13 @@ def _open(host: str, ports: Sequence[int], world_size: int) -> dist.Store:
     )
 
 
-def _gather(store: dist.Store, name: str, world_size: int, late: Callable[[], bool]) -> str:
+def _gather(
+    store: dist.Store,
+    name: str,
+    world_size: int,
+    late: Callable[[], bool],
+    asked_to_stop: Callable[[], bool],
+) -> str:
     """Rank 0's part: propose the names that are there until every rank agrees to the list."""
     others, proposal = range(1, world_size), ""
     while True:
@@ -116,39 +126,67 @@ def _gather(store: dist.Store, name: str, world_size: int, late: Callable[[], bo
             proposal = now
             store.set("proposal", proposal)
         absent = [rank for rank in others if _read(store, f"agreed by {rank}") != proposal]
-        if not absent:
-            store.set("settled", proposal)
+        wish = STOPPED if asked_to_stop() else "" if absent else proposal
+        end = _settle(store, name, wish)
+        if end == proposal:
             return name
+        if end == STOPPED:
+            time.sleep(READ_S)
+            raise Stopped
         if late():
             shown = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
-            raise RuntimeError(f"of {world_size} ranks these did not come to rank 0: {shown}")
+            raise EndedByOthers(f"of {world_size} ranks these did not come to rank 0: {shown}")
 
 
 def _join(
-    host: str, ports: Sequence[int], job: str, rank: int, name: str, late: Callable[[], bool]
+    host: str,
+    ports: Sequence[int],
+    job: str,
+    rank: int,
+    name: str,
+    late: Callable[[], bool],
+    asked_to_stop: Callable[[], bool],
 ) -> tuple[dist.Store, str]:
     """Another rank's part: find the store in which rank 0 proposes this rank's name; agree."""
     with _knocking(host, ports) as doors:
-        named: set[dist.Store] = set()
         while not late():
+            stopping = asked_to_stop()
             for door in doors:
                 if (store := door.store) is None:
                     continue
-                ours = dist.PrefixStore(job, store)
-                with suppress(dist.DistError):  # another job's, which has ended
-                    if store not in named:
-                        ours.set(f"name of {rank}", name)
-                        named.add(store)
-                    proposal = _read(ours, "proposal")
-                    if name in proposal.split():
-                        ours.set(f"agreed by {rank}", proposal)
-                        if _read(ours, "settled") == proposal:
-                            return store, proposal.split()[0]
-    raise RuntimeError(f"rank {rank} found no rank 0 at {host}:{ports[0]}, where it was to be")
+                try:
+                    start = _answer(dist.PrefixStore(job, store), rank, name, stopping)
+                except dist.DistError:  # its job has ended, and the next may be ours
+                    door.store = None
+                    continue
+                if start:
+                    return store, start
+            if stopping:
+                raise Stopped
+        raise EndedByOthers(f"rank {rank} found no rank 0 at {host}:{ports[0]}, where it was to be")
+
+
+def _answer(store: dist.Store, rank: int, name: str, stopping: bool) -> str:
+    """Say in a store that this rank is there, or stops; rank 0's name there once all agree."""
+    proposal = _read(store, "proposal")
+    start, known = proposal.partition(" ")[0], name in proposal.split()
+    if known:
+        store.set(f"agreed by {rank}", proposal)
+    else:
+        store.set(f"name of {rank}", name)
+    end = _settle(store, start, STOPPED if stopping else "") if start else ""
+    if known and end == STOPPED:
+        raise Stopped
+    return start if known and end == proposal else ""
+
+
+def _settle(store: dist.Store, start: str, wish: str) -> str:
+    """What became of the meeting that the rank 0 named ``start`` called: the first wish, if any."""
+    return store.compare_set(f"end of {start}", "", wish).decode()
 
 
 class _Door(threading.Thread):
-    """Connects to the store at a port as soon as there is one.
+    """Connects to the store at a port as soon as there is one, and again where ``store`` is unset.
 
     A thread, for the connection to something else that listens there and says nothing never ends.
     """
@@ -160,7 +198,9 @@ class _Door(threading.Thread):
         self._place = host, port
 
     def run(self) -> None:
-        while self.store is None and not self.closed.wait(KNOCK_S):
+        while not self.closed.wait(KNOCK_S):
+            if self.store is not None:
+                continue
             with suppress(OSError, dist.DistError):
                 socket.create_connection(self._place, timeout=CONNECT_S).close()
                 timeout = timedelta(seconds=ANSWER_S)
@@ -174,16 +214,30 @@ def _knocking(host: str, ports: Sequence[int]) -> Iterator[list[_Door]]:
         door.start()
     try:
         yield doors
-    finally:
+    except Exception:  # the process may end now, which would end a door inside C++ code: status -6
+        _close(doors)
+        deadline = time.monotonic() + ANSWER_S + CONNECT_S
         for door in doors:
-            door.closed.set()
+            door.join(max(0.0, deadline - time.monotonic()))
+        raise
+    finally:
+        _close(doors)
 
 
-def _wait_for(host: str, port: int, late: Callable[[], bool]) -> dist.Store:
+def _close(doors: list[_Door]) -> None:
+    for door in doors:
+        door.closed.set()
+
+
+def _wait_for(
+    host: str, port: int, late: Callable[[], bool], asked_to_stop: Callable[[], bool]
+) -> dist.Store:
     with _knocking(host, [port]) as (door,):
         while door.store is None:
+            if asked_to_stop():
+                raise Stopped
             if late():
-                raise RuntimeError(f"the launcher keeps no store at {host}:{port}")
+                raise EndedByOthers(f"the launcher keeps no store at {host}:{port}")
         return door.store
 
 

@@ -13,7 +13,8 @@ from types import TracebackType
 import torch.distributed as dist
 
 from gam_scale import pulse
-from gam_scale.errors import EndedByOthers
+from gam_scale.cli import EXIT_FAILED, EXIT_USER_ERROR
+from gam_scale.errors import EndedByOthers, MistakeElsewhere, Stopped, UserError
 from gam_scale.parallel.world import AGENT_STORE, World
 
 logger = logging.getLogger("gam_scale")
@@ -88,61 +89,67 @@ class Watchdog:
             return
         self._stop.set()
         self._thread.join()
-        if error is not None and (reason := self._explain(error)):
-            logger.error("%s", reason, extra={"on_bar": True})  # who prints it is the caller's
-            raise EndedByOthers(reason) from error
+        if error is None or isinstance(error, Stopped):  # which all ranks raise alike
+            return
+        if cause := self._explain(error):
+            logger.error("%s", cause, extra={"on_bar": True})  # who prints it is the caller's
+            raise cause from error
 
-    def _explain(self, error: BaseException) -> str | None:
+    def _explain(self, error: BaseException) -> EndedByOthers | None:
         """Publish this rank's error, or, where it only echoes another rank's, say whose."""
         try:
-            if not _ECHO.search(str(error)):
-                self._publish(f"{type(error).__name__}: {error}")
+            mistake = isinstance(error, UserError)
+            if mistake or not _ECHO.search(str(error)):
+                self._publish(f"{type(error).__name__}: {error}", mistake=mistake)
                 return None
             deadline = time.monotonic() + 2 * SILENCE_S
             while time.monotonic() < deadline:
                 self._beat()
-                reason = self._failure() or self._silent(SILENCE_S)
-                if reason:
-                    return reason
+                if cause := self._failure() or self._silent(SILENCE_S):
+                    return cause
                 time.sleep(BEAT_S)
         except RuntimeError:
-            return NO_STORE
+            return EndedByOthers(NO_STORE)
         return None
 
     def _watch(self) -> None:
         try:
             while not self._stop.wait(BEAT_S):
                 self._beat()
-                reason = self._failure() or self._silent(LOST_S)
-                if reason is None and self._since_progress() > self.timeout_s:
-                    reason = self._stalled()
+                cause = self._failure() or self._silent(LOST_S)
+                if cause is None and self._since_progress() > self.timeout_s:
+                    cause = EndedByOthers(self._stalled())
                     faulthandler.dump_traceback(all_threads=True)
-                    self._publish(reason)
-                if reason:
-                    self._end(reason)
+                    self._publish(str(cause))
+                if cause:
+                    self._end(cause)
         except RuntimeError:  # the store does not answer
             if os.environ.get(AGENT_STORE) == "True":
                 self._watch_alone()
             elif not self._stop.is_set():
-                self._end(NO_STORE)
+                self._end(EndedByOthers(NO_STORE))
 
     def _watch_alone(self) -> None:
-        """The launcher kept the store and is gone: the ranks, who see that too, save and end."""
+        """The launcher kept the store and is gone: the ranks, who see that too, save and end.
+
+        One may wait for another's slow write meanwhile, and cannot see that it makes progress.
+        """
         logger.warning("the launcher, which kept the job's store, is gone")
         known, moved = pulse.beats(), time.monotonic()
         while not self._stop.wait(BEAT_S):
             if (now := pulse.beats()) != known:
                 known, moved = now, time.monotonic()
-            if time.monotonic() - moved > LOST_S:
-                self._end(NO_STORE)
+            if time.monotonic() - moved > self.timeout_s:
+                self._end(EndedByOthers(NO_STORE))
 
-    def _end(self, reason: str) -> None:
+    def _end(self, cause: EndedByOthers) -> None:
         if self._stop.is_set():  # the main thread is on its way out with an error of its own
             return
-        logger.error("%s", reason)
+        logger.error("%s", cause)
         for handler in logging.getLogger().handlers + logger.handlers:
             handler.flush()
-        os._exit(1)  # the main thread may be inside a collective that never returns
+        # The main thread may be inside a collective that never returns.
+        os._exit(EXIT_USER_ERROR if isinstance(cause, MistakeElsewhere) else EXIT_FAILED)
 
     def _beat(self) -> None:
         self._count += 1
@@ -162,20 +169,23 @@ class Watchdog:
         """Seconds since a rank has last been seen to make progress."""
         return time.monotonic() - max(sign.moved for sign in self._signs.values())
 
-    def _publish(self, reason: str) -> None:
+    def _publish(self, reason: str, *, mistake: bool = False) -> None:
         step, doing = self._place
         text = f"rank {self.world.rank} failed at step {step}, {doing}: {reason}"
         # The first failure is the cause; later ones follow from it.
-        self._store.compare_set("failure", "", text)
+        self._store.compare_set("failure", "", json.dumps([mistake, text]))
 
-    def _failure(self) -> str | None:
-        return self._store.get("failure").decode() if self._store.check(["failure"]) else None
+    def _failure(self) -> EndedByOthers | None:
+        if not self._store.check(["failure"]):
+            return None
+        mistake, text = json.loads(self._store.get("failure"))
+        return (MistakeElsewhere if mistake else EndedByOthers)(text)
 
-    def _silent(self, seconds: float) -> str | None:
+    def _silent(self, seconds: float) -> EndedByOthers | None:
         now = time.monotonic()
         for rank, sign in sorted(self._signs.items()):
             if rank != self.world.rank and now - sign.heard > seconds:
-                return (
+                return EndedByOthers(
                     f"rank {rank} is gone: no sign of life for {now - sign.heard:.0f} s, "
                     f"last at {sign}"
                 )

@@ -89,7 +89,8 @@ def start(
 
     Raises:
         UserError: a GPU is asked for, or given to this job, and torch sees none.
-        Stopped: this process was asked to stop before all ranks had come.
+        EndedByOthers: a rank did not come.
+        Stopped: a rank was asked to stop before all had come.
     """
     use_cuda = on_gpus(device, os.environ)
     place = launcher_environment(os.environ)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -60,8 +61,9 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
     timeout_s = config.parallel.timeout_s
     stop = StopRequest()
     try:
-        place = config.parallel.device, config.log.run_dir, timeout_s
-        world = ranks.start(*place, lambda: stop.requested)
+        # Two clones may both train runs/quickstart at one port.
+        job = f"{os.environ.get('SLURM_JOB_ID', '')} {os.path.realpath(config.log.run_dir)}"
+        world = ranks.start(config.parallel.device, job, timeout_s, lambda: stop.requested)
         with (
             Watchdog(world, timeout_s) as watchdog,
             RunLock(config.log.run_dir) if world.is_main else nullcontext() as lock,

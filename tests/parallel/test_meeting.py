@@ -2,13 +2,15 @@
 
 import logging
 import socket
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch.distributed as dist
 from ranks import run_ranks
 
-from gam_scale.errors import UserError
+from gam_scale.errors import EndedByOthers, Stopped, UserError
 from gam_scale.parallel.meeting import meet
 
 
@@ -50,9 +52,9 @@ def test_a_second_start_in_a_kept_store_meets_none_of_the_first(kept):
 
 
 def test_ranks_that_died_while_they_met_are_not_waited_for(kept):
-    with pytest.raises(RuntimeError, match="rank 1 found no rank 0"):
+    with pytest.raises(EndedByOthers, match="rank 1 found no rank 0"):
         meet("127.0.0.1", kept.port, "job", 1, 3, 0.2, kept=True)
-    with pytest.raises(RuntimeError, match="of 3 ranks these did not come to rank 0: 1, 2"):
+    with pytest.raises(EndedByOthers, match="of 3 ranks these did not come to rank 0: 1, 2"):
         meet("127.0.0.1", kept.port, "job", 0, 3, 0.2, kept=True)
     assert_own_store(met(kept.port, {"job": 3}, kept=True)["job"], "again")
 
@@ -69,6 +71,61 @@ def test_a_taken_port_is_named_and_the_next_is_taken(free_port, caplog, monkeypa
 def test_jobs_that_were_given_one_port_meet_apart(free_port):
     for job, stores in met(free_port, {"a": 2, "b": 3}, kept=False).items():
         assert_own_store(stores, job)
+
+
+def test_a_store_that_ends_is_left_for_the_next_at_its_port(free_port):
+    """Rank 1 of a process's second run may come while rank 0 has not left the first yet."""
+    first = [dist.TCPStore("127.0.0.1", free_port, is_master=True, wait_for_workers=False)]
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(meet, "127.0.0.1", free_port, "job", 1, 2, 20.0, kept=False)
+        wait_until(lambda: first[0].check(["job/name of 1"]))
+        first.clear()
+        zero = meet("127.0.0.1", free_port, "job", 0, 2, 20.0, kept=False)
+        assert_own_store([zero, call.result()], "second")
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_all_who_wait_stop_where_one_is_asked_to(free_port, stopped):
+    """The third of them never comes."""
+    asked = threading.Event()
+    with ThreadPoolExecutor(2) as threads:
+        calls = [
+            threads.submit(
+                *(meet, "127.0.0.1", free_port, "job", rank, 3, 20.0),
+                asked.is_set if rank == stopped else lambda: False,
+                kept=False,
+            )
+            for rank in (0, 1)
+        ]
+        store = dist.TCPStore("127.0.0.1", free_port, is_master=False)
+        wait_until(lambda: store.check(["job/agreed by 1"]))
+        asked.set()
+        for rank, call in enumerate(calls):
+            with pytest.raises(Stopped):
+                raise AssertionError(f"rank {rank} met {call.result()}")
+
+
+def test_who_has_agreed_does_not_stop_alone_once_all_have(kept):
+    """Rank 0 has settled between two looks of rank 1, and waits for it in their group."""
+    store = dist.PrefixStore("job", kept)
+
+    def asked() -> bool:
+        if agreed := store.check(["agreed by 1"]):
+            store.set("end of zero", store.get("proposal"))
+        return agreed
+
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(meet, "127.0.0.1", kept.port, "job", 1, 2, 20.0, asked, kept=True)
+        wait_until(lambda: store.check(["name of 1"]))
+        store.set("proposal", f"zero {store.get('name of 1').decode()}")
+        assert_own_store([dist.PrefixStore("job/zero", kept), call.result()], "both")
+
+
+def wait_until(holds) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline, "what is waited for never comes"
+        time.sleep(0.01)
 
 
 def test_no_free_port_is_one_sentence(monkeypatch):

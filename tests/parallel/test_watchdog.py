@@ -32,6 +32,34 @@ def watched(world, action, timeout_s=60.0):
     return "done"
 
 
+def mistaken(world):
+    """Rank 1 finds a user's mistake whose words are those of a connection's end; then all stop."""
+    from gam_scale.errors import MistakeElsewhere, Stopped, UserError
+    from gam_scale.parallel.watchdog import Watchdog
+
+    try:
+        with Watchdog(world, 60.0) as dog:
+            if world.rank == 1:
+                raise UserError("runs/peer-review is no run")
+            dog._stop.set()  # else the thread may end this process before it can tell
+            raise RuntimeError("Connection closed by peer")
+    except (UserError, MistakeElsewhere) as error:
+        said = f"{type(error).__name__}: {error}"
+    world.barrier()
+    try:
+        with Watchdog(world, 60.0) as dog:
+            dog._explain = None  # nothing to be explained
+            raise Stopped
+    except Stopped:
+        return said
+
+
+def test_a_mistake_is_told_as_one_and_a_stop_is_no_failure():
+    zero, one = run_ranks(mistaken, 2)
+    assert one == "UserError: runs/peer-review is no run"
+    assert zero == f"MistakeElsewhere: rank 1 failed at step 0, starting: {one}"
+
+
 def failure(action, **arguments):
     with pytest.raises(AssertionError) as caught:
         run_ranks(watched, 3, action=action, **arguments)
