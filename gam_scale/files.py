@@ -28,13 +28,37 @@ _KINDS = (
 )
 
 
+class _Reading(io.FileIO):
+    """An open file whose failures to be read, of a disk or a server, are sentences that name it."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(_open(path, os.O_RDONLY, "read"))
+        self.path = path
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def readall(self) -> bytes | None:
+        try:
+            return super().readall()
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error: OSError) -> UserError:
+        return UserError(f"{self.path} cannot be read: {error.strerror}")
+
+
 def open_regular(path: str | Path) -> BinaryIO:
     """Open an ordinary file to read its bytes; never waits, as opening a named pipe would.
 
     Raises:
-        UserError: it is missing, cannot be read, or is a folder, a pipe or a device.
+        UserError: it is missing, cannot be read, or is a folder, a pipe or a device; later reads
+            that fail raise it, too.
     """
-    return os.fdopen(_open(path, os.O_RDONLY, "read"), "rb")
+    return io.BufferedReader(_Reading(path))
 
 
 def append_regular(path: str | Path) -> BinaryIO:
@@ -71,10 +95,7 @@ def read_regular(path: str | Path, most: int | None = None) -> bytes:
         most: bytes that it may have; None: any number.
     """
     with open_regular(path) as file:
-        try:
-            content = file.read(-1 if most is None else most + 1)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        content = file.read(-1 if most is None else most + 1)
     if most is not None and len(content) > most:
         raise UserError(f"{path} has more than {most:,} bytes; expected at most that")
     return content

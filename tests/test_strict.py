@@ -72,6 +72,7 @@ def test_files_that_are_not_ordinary_are_refused_and_never_waited_for(tmp_path):
     assert "cannot be written" in refusal(append_regular, tmp_path / "pipe")
     assert "no such file" in refusal(read_regular, tmp_path / "none")
     assert "cannot be read: Not a directory" in refusal(read_regular, "/dev/null/x")
+    assert "mem cannot be read: Input/output error" in refusal(read_regular, "/proc/self/mem")
     assert "is not a file name" in refusal(read_regular, "a\0b")
     for path in (tmp_path, tmp_path / "pipe", "/dev/null"):  # nothing takes their place
         assert "expected a file" in refusal(write_bytes, path, b"x")

@@ -174,13 +174,10 @@ def _size(path: str | Path) -> int:
 
 
 def _digest(path: str | Path, hasher: Any) -> str:
-    try:
-        with open_regular(path) as file:
-            while data := file.read(READ_BYTES):
-                hasher.update(data)
-                pulse.beat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    with open_regular(path) as file:
+        while data := file.read(READ_BYTES):
+            hasher.update(data)
+            pulse.beat()
     return hasher.hexdigest()
 
 

@@ -86,10 +86,10 @@ def show_summary(run: RunDir) -> None:
     rows["run directory"] = str(run.path)
     if run.report.exists():
         rows["report"] = str(run.report)
-    if "goodput" in summary:
-        starts = f"{summary['starts']} start" + "s" * (summary["starts"] > 1)
-        wall = f"{summary['wall_seconds']:,.0f} s"
-        rows["goodput"] = f"{summary['goodput']:.0%} of {wall} in {starts}"
+    if summary.get("goodput") is not None:
+        starts = told("starts", "{:,}") + " start" + "s" * (summary.get("starts") != 1)
+        rows["goodput"] = f"{told('goodput', '{:.0%}')} of {told('wall_seconds', '{:,.0f} s')}"
+        rows["goodput"] += f" in {starts}"
     if summary.get("sample") is not None:
         print(f"\nsample:\n{summary['sample']}\n")
     for name, value in rows.items():
@@ -110,8 +110,9 @@ def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
     """What the checkpoint and the logged lines tell."""
     checkpoint = resolve(run.path)
     config, state = load_config_of(checkpoint), load_state(checkpoint)
-    model, lines = outline(config.model), read_metrics(run.metrics)
-    if not lines:
+    model = outline(config.model)
+    lines = _made("every loss and speed", partial(read_metrics, run.metrics)) or []
+    if not run.metrics.exists():
         logger.warning("losses and speeds are missing from the summary: %s is gone", run.metrics)
     first, last = (lines[0], lines[-1]) if lines else ({}, {})
     val_loss = last.get("val_loss")

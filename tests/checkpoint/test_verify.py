@@ -291,3 +291,15 @@ def test_fall_back_helps_whatever_a_damaged_list_looks_like(tmp_path, content):
         newest_sound(store, alone, fall_back=False)
     assert newest_sound(store, alone, fall_back=True) == store.path(1)
     assert store.steps() == [1] and (tmp_path / "damaged-step-00000002").is_dir()
+
+
+@pytest.mark.parametrize("name", ["index.json", "state.json", "checksums.json"])
+def test_fall_back_helps_where_a_file_cannot_be_read(tmp_path, name):
+    """As on a disk that fails: /proc/self/mem is an ordinary file whose first byte is an EIO."""
+    store, alone = save(tmp_path, 1), World(0, 1, 0, 1, torch.device("cpu"))
+    save(tmp_path, 2)
+    (store.path(2) / name).unlink()
+    (store.path(2) / name).symlink_to("/proc/self/mem")
+    with pytest.raises(UserError, match=f"{name} cannot be read: Input/output error"):
+        newest_sound(store, alone, fall_back=False)
+    assert newest_sound(store, alone, fall_back=True) == store.path(1)

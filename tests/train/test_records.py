@@ -4,15 +4,18 @@ import json
 import shutil
 
 import pytest
+import torch
 from whole_runs import train
 
 from gam_scale.errors import UserError
+from gam_scale.parallel.world import World
 from gam_scale.report import write_report
 from gam_scale.train.figures import read_summary
 from gam_scale.train.goodput import goodput, read_starts
 from gam_scale.train.health import read_ranks
 from gam_scale.train.restarts import read_restarts
 from gam_scale.train.rundir import RunDir
+from gam_scale.train.summary import finish, show_summary
 
 READERS = {
     "starts.json": read_starts,
@@ -91,6 +94,29 @@ def test_metrics_of_any_content_are_read_by_goodput_and_report(trained, tmp_path
     (run / "summary.json").write_text('{"val_loss": "low"}')
     with pytest.raises(UserError, match='summary.json: val_loss is "low"; expected a number'):
         write_report(run)
+
+
+def test_any_figure_of_a_summary_may_be_unknown(trained, tmp_path, capsys):
+    """Of an older version, or of a run whose clock was set: it is shown without them."""
+    whole = json.loads((trained / "summary.json").read_text())
+    for key in whole:
+        for figures in (whole | {key: None}, {k: v for k, v in whole.items() if k != key}):
+            (tmp_path / "summary.json").write_text(json.dumps(figures))
+            try:
+                show_summary(RunDir(tmp_path))
+            except Exception as error:
+                pytest.fail(f"summary: without {key} it is a {type(error).__name__}: {error}")
+    assert "of not known in 1 start" in capsys.readouterr().out
+
+
+def test_metrics_that_cannot_be_read_leave_a_summary_without_them(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    for name in ("summary.json", "metrics.jsonl"):
+        (run / name).unlink()
+    (run / "metrics.jsonl").symlink_to("/proc/self/mem")  # ordinary, and an EIO to read
+    finish(RunDir(run), World(0, 1, 0, 1, torch.device("cpu")), [], compiled=False)
+    figures = read_summary(run / "summary.json", needs=["parameters", "tokens"])
+    assert figures["last_loss"] is None, "summary: a loss without metrics"
 
 
 def test_a_sample_may_hold_any_character(trained, tmp_path):
