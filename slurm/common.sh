@@ -27,7 +27,8 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
 fi
 
 # Where a rank stands is srun's to say, not a variable that came along from where sbatch was called.
-unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE LOCAL_SIZE
+unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE LOCAL_SIZE TORCHELASTIC_USE_AGENT_STORE \
+    TORCHELASTIC_RUN_ID TORCHELASTIC_RESTART_COUNT TORCHELASTIC_ERROR_FILE
 
 cd "${GAM_ROOT:-$SLURM_SUBMIT_DIR}" || exit
 [ -f slurm/site.sh ] || fail "$PWD is not the repository's root; expected sbatch to be called there, or GAM_ROOT to name it"

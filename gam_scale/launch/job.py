@@ -11,10 +11,11 @@ from gam_scale.errors import MistakeElsewhere, UserError
 from gam_scale.train.signals import StopRequest
 
 ELSEWHERE = (
-    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
-    "TORCHELASTIC_USE_AGENT_STORE",
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"),
+    *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_ERROR_FILE"),
 )
-"""Variables that a launcher may have left where the job was submitted."""
+"""Variables that a launcher may have left where the job was submitted, as in slurm/common.sh."""
 STOPPED = 75
 """Exit status of a rank that a signal stopped, as in slurm/common.sh."""
 

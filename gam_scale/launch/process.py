@@ -6,6 +6,25 @@ import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Stat(NamedTuple):
+    """What Linux tells of a process that runs."""
+
+    parent: int
+    started: int
+    """In ticks since the boot."""
+
+
+def stat(pid: int | str) -> Stat | None:
+    """Of the process that has this number here (``self``: this one); None where none runs."""
+    with contextlib.suppress(OSError):
+        # proc(5), from the third field on: the name before it, in brackets, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        if fields and fields[0] not in "ZX":
+            return Stat(int(fields[1]), int(fields[19]))
+    return None
 
 
 @dataclass(frozen=True)
@@ -27,9 +46,8 @@ class Process:
             return cls(pid, host)
         with contextlib.suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            # The name before them, in brackets, may hold anything.
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            return None if fields[0] in "ZX" else cls(pid, host, boot, int(fields[19]))
+            found = stat(pid)
+            return found and cls(pid, host, boot, found.started)
         return None
 
     def is_alive(self) -> bool:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
+from gam_scale.environment import number
 from gam_scale.errors import UserError
 from gam_scale.hardware import cpu_threads, keep_freed_memory
 from gam_scale.parallel.device import on_gpus
@@ -200,17 +201,16 @@ def launcher_environment(env: Mapping[str, str]) -> dict[str, str]:
         place["LOCAL_WORLD_SIZE"] = size
     elif "SLURM_PROCID" in env and "SLURM_STEP_NUM_TASKS" in env:
         place = {"RANK": env["SLURM_PROCID"], "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"]}
-        place["LOCAL_RANK"] = env["SLURM_LOCALID"]
-        tasks = _tasks_per_node(env["SLURM_STEP_TASKS_PER_NODE"])
-        place["LOCAL_WORLD_SIZE"] = str(tasks[int(env["SLURM_NODEID"])])
+        place["LOCAL_RANK"] = str(number(env, "SLURM_LOCALID"))
+        place["LOCAL_WORLD_SIZE"] = str(_tasks_here(env))
     else:
         place = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     alone = place["WORLD_SIZE"] == "1"
     place["MASTER_ADDR"] = env.get("MASTER_ADDR") or _first_host(env, alone)
     place["MASTER_PORT"] = env.get("MASTER_PORT") or _port(env, alone)
-    for name, value in place.items():
-        if name != "MASTER_ADDR" and not (value.isascii() and value.isdigit()):
-            raise UserError(f"{name} is {shown(value)} in the environment; expected a number")
+    for name in place:
+        if name != "MASTER_ADDR":
+            number(place, name)
     if not 0 < int(place["MASTER_PORT"]) < 1 << 16:
         raise UserError(
             f"MASTER_PORT is {place['MASTER_PORT']} in the environment; expected 1 to 65535"
@@ -218,13 +218,19 @@ def launcher_environment(env: Mapping[str, str]) -> dict[str, str]:
     return place
 
 
-def _tasks_per_node(text: str) -> list[int]:
-    """Slurm's run-length form, ``4(x2),3``, as a list."""
-    tasks: list[int] = []
+def _tasks_here(env: Mapping[str, str]) -> int:
+    """This node's share of the tasks, which Slurm gives by node in the form ``4(x2),3``."""
+    text, node = env.get("SLURM_STEP_TASKS_PER_NODE", ""), number(env, "SLURM_NODEID")
     for part in text.split(","):
-        count, _, times = part.partition("(x")
-        tasks += [int(count)] * int(times.rstrip(")") or 1)
-    return tasks
+        if not (match := re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part, re.ASCII)):
+            break
+        node -= int(match[2] or 1)
+        if node < 0:
+            return int(match[1])
+    raise UserError(
+        f"SLURM_STEP_TASKS_PER_NODE is {shown(text)} and SLURM_NODEID {env['SLURM_NODEID']} in the "
+        "environment; expected tasks of each node, as srun sets them"
+    )
 
 
 def _first_host(env: Mapping[str, str], alone: bool) -> str:
@@ -243,4 +249,4 @@ def _port(env: Mapping[str, str], alone: bool) -> str:
             return str(probe.getsockname()[1])
     # The same on every rank; below what Linux gives to anybody, and a thousand jobs apart from one
     # whose ranks may try the same.
-    return str(PORTS * (1024 + int(env.get("SLURM_JOB_ID", "0")) % 1000))
+    return str(PORTS * (1024 + number(env, "SLURM_JOB_ID", 0) % 1000))

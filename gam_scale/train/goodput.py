@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from gam_scale.files import write_json
+from gam_scale.launch.process import stat
 from gam_scale.strict import read_record
 from gam_scale.train.restarts import restart_number
 from gam_scale.train.rundir import RunDir
@@ -175,8 +176,7 @@ def _began() -> float:
 def _process_start() -> float:
     """When this process was created, to a second; now, where the system does not tell."""
     with suppress(OSError, ValueError, IndexError):
-        # proc(5): field 22 of stat, in ticks since boot; the second may hold spaces, in brackets.
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-        return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
+        if found := stat("self"):
+            uptime = float(Path("/proc/uptime").read_text().split()[0])
+            return time.time() - (uptime - found.started / os.sysconf("SC_CLK_TCK"))
     return time.time()

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from gam_scale.launch.process import stat
+
 NAMES = {
     "deepspeed",
     "deepspeed.launcher.launch",
@@ -40,39 +42,30 @@ class LauncherWatch:
 
     def _look(self) -> None:
         while not self._over.wait(LOOK_S):
-            if any(_born(process) != born for process, born in self._launchers.items()):
+            if any(_born(pid) != born for pid, born in self._launchers.items()):
                 self._gone()
                 return
 
 
-def _launchers() -> dict[Path, str]:
+def _launchers() -> dict[int, int]:
     """The parent and those above it, up to the first that is no launcher, and when each began."""
-    found: dict[Path, str] = {}
-    process = Path("/proc/self")
-    while (parent := _status(process)[1]) and _is_launcher(above := Path("/proc") / parent):
-        found[above] = _born(above)
-        process = above
+    found: dict[int, int] = {}
+    below = stat("self")
+    while below and below.parent and _is_launcher(below.parent) and (above := stat(below.parent)):
+        found[below.parent] = above.started
+        below = above
     return found
 
 
-def _is_launcher(process: Path) -> bool:
+def _is_launcher(pid: int) -> bool:
     try:
-        words = (process / "cmdline").read_text(errors="replace").split("\0")
+        words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
         return False
     return not NAMES.isdisjoint(Path(word).name for word in words[:4])  # python -u -m module
 
 
-def _born(process: Path) -> str:
-    """When it began, by which it is told from a later one of its number; empty once it ended."""
-    state, _, born = _status(process)
-    return "" if state in ("Z", "X") else born
-
-
-def _status(process: Path) -> tuple[str, str, str]:
-    """State, parent and time of birth; empty where there is no such process."""
-    try:
-        fields = (process / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return "", "", ""
-    return fields[0], fields[1], fields[19]
+def _born(pid: int) -> int | None:
+    """When it began, by which it is told from a later one of its number; None once it ended."""
+    found = stat(pid)
+    return found and found.started

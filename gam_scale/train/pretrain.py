@@ -105,7 +105,7 @@ def _pretrain(
     agreed(world, partial(check_start, run, config, data, fresh=fresh))
     stop.check(world)
     fingerprint = data.stream.fingerprint()
-    agreed(world, partial(run.open, config, fresh=fresh, data=fingerprint))
+    agreed(world, partial(_open, run, config, fingerprint, fresh=fresh))
     setup_logging(run.path, world.rank)
     if config.parallel.preflight:
         watchdog.at(0, "checking the ranks")
@@ -123,7 +123,6 @@ def _pretrain(
         if world.is_main:
             retract(run)
             note_start(run, state.step, world.world_size)
-            count_start(run.restarts, state.step, config.checkpoint.max_restarts, run.logs)
         _announce(config, world, data, compiled)
         saver = Saver(run.checkpoints, world, config, data.tokenizer.model_bytes, run.check_lock)
         outcome = _train(run, config, strategy, data, state, saver, stop, watchdog, compiled)
@@ -137,6 +136,14 @@ def _pretrain(
         show_summary(run)
     world.barrier()
     return outcome == "finished"
+
+
+def _open(run: RunDir, config: RunConfig, data: str, *, fresh: bool) -> None:
+    """Open the directory, and count the start at once: whatever ends it may end it every time."""
+    run.open(config, fresh=fresh, data=data)
+    newest = (run.checkpoints.steps() or [0])[-1]
+    if newest < config.train.steps or not run.summary.exists():
+        count_start(run.restarts, newest, config.checkpoint.max_restarts, run.logs)
 
 
 def _train(

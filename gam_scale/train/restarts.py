@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gam_scale.environment import number
 from gam_scale.errors import UserError
 from gam_scale.files import read_regular, write_json
 from gam_scale.strict import read_record
@@ -29,7 +30,8 @@ class Restarts:
 
 def restart_number(env: Mapping[str, str] = os.environ) -> int:
     """How often the scheduler has restarted this job: 0 where a person started it."""
-    return int(env.get("SLURM_RESTART_COUNT") or env.get("TORCHELASTIC_RESTART_COUNT") or 0)
+    by_torchrun = number(env, "TORCHELASTIC_RESTART_COUNT", 0)
+    return number(env, "SLURM_RESTART_COUNT", 0) or by_torchrun
 
 
 def this_job(env: Mapping[str, str] = os.environ) -> str:
@@ -37,7 +39,7 @@ def this_job(env: Mapping[str, str] = os.environ) -> str:
 
     Where Slurm has requeued it, torchrun began anew too, by another name: Slurm's own is all.
     """
-    run = "" if int(env.get("SLURM_RESTART_COUNT") or 0) else env.get("TORCHELASTIC_RUN_ID", "")
+    run = "" if number(env, "SLURM_RESTART_COUNT", 0) else env.get("TORCHELASTIC_RUN_ID", "")
     if run == "none":  # torchrun's default; then one process of it starts the ranks anew
         run = f"{socket.gethostname()}:{os.getppid()}"
     return " ".join(filter(None, (env.get("SLURM_JOB_ID"), run)))

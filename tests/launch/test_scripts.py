@@ -1,6 +1,7 @@
 """The job scripts without a Slurm: sound shell, and a sentence where they cannot run."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_it_is_sound_shell(script):
 def test_it_requeues_and_is_warned_before_its_time_is_up(script):
     text = script.read_text()
     assert "#SBATCH --requeue" in text and "#SBATCH --signal=USR1@" in text
+
+
+def test_what_a_launcher_left_is_forgotten_by_both_ways_to_submit():
+    job = pytest.importorskip("gam_scale.launch.job", exc_type=ImportError)
+    script = (ROOT / "slurm" / "common.sh").read_text().replace("\\\n", " ")
+    unset = " ".join(re.findall(r"^unset (.*)", script, re.MULTILINE)).split()
+    assert {*unset, "MASTER_ADDR"} == {*job.ELSEWHERE}, "one forgets what the other does not"
 
 
 def test_without_slurm_it_says_so(tmp_path):

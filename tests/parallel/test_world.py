@@ -11,6 +11,16 @@ from gam_scale.errors import UserError
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.world import launcher_environment
 
+SRUN = {
+    "SLURM_PROCID": "3",
+    "SLURM_STEP_NUM_TASKS": "5",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2),1",
+    "SLURM_STEP_NODELIST": "gpu07",
+    "SLURM_JOB_ID": "123",
+}
+
 
 def test_plain_python_is_one_rank():
     place = launcher_environment({})
@@ -37,15 +47,7 @@ def test_torchrun_and_deepspeed_name_the_local_size_differently():
     ],
 )
 def test_srun(nodes, head):
-    env = {
-        "SLURM_PROCID": "3",
-        "SLURM_STEP_NUM_TASKS": "5",
-        "SLURM_LOCALID": "0",
-        "SLURM_NODEID": "2",
-        "SLURM_STEP_TASKS_PER_NODE": "2(x2),1",
-        "SLURM_STEP_NODELIST": nodes,
-        "SLURM_JOB_ID": "123",
-    }
+    env = SRUN | {"SLURM_STEP_NODELIST": nodes}
     place = launcher_environment(env)
     assert (place["RANK"], place["WORLD_SIZE"]) == ("3", "5")
     assert (place["LOCAL_RANK"], place["LOCAL_WORLD_SIZE"]) == ("0", "1")
@@ -60,6 +62,26 @@ def test_what_is_no_number_in_the_environment_is_named(name, value):
     env = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29500"} | {name: value}
     with pytest.raises(UserError, match=f"{name} is .?{value}.? in the environment; expected"):
         launcher_environment(env)
+
+
+@pytest.mark.parametrize("value", [None, "", "x", "-1", "9" * 5000])
+@pytest.mark.parametrize(
+    "name", ["SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_TASKS_PER_NODE", "SLURM_JOB_ID"]
+)
+def test_what_is_no_number_of_slurms_is_named(name, value):
+    env = {k: v for k, v in SRUN.items() if k != name} | ({} if value is None else {name: value})
+    if name == "SLURM_JOB_ID" and not value:
+        assert launcher_environment(env)
+        return
+    with pytest.raises(UserError, match=f"{name} is .* in the environment; expected"):
+        launcher_environment(env)
+
+
+@pytest.mark.parametrize("node, tasks", [("0", "2"), ("1", "2"), ("2", "1")])
+def test_a_nodes_share_of_sruns_tasks(node, tasks):
+    assert launcher_environment(SRUN | {"SLURM_NODEID": node})["LOCAL_WORLD_SIZE"] == tasks
+    with pytest.raises(UserError, match="SLURM_NODEID 3"):
+        launcher_environment(SRUN | {"SLURM_NODEID": "3"})
 
 
 def sums(world, offset):

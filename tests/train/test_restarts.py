@@ -1,9 +1,11 @@
 """Restarts are counted, and a run that gets nowhere ends with the reason."""
 
 import pytest
+from whole_runs import train
 
 from gam_scale.errors import UserError
-from gam_scale.train.restarts import count_start, last_error, read_restarts
+from gam_scale.train import pretrain as pretraining
+from gam_scale.train.restarts import count_start, last_error, read_restarts, restart_number
 
 
 @pytest.fixture
@@ -50,3 +52,36 @@ def test_the_newest_error_of_all_ranks_counts(tmp_path):
         text = f"2026-01-01 10:0{minute}:00,000 ERROR rank {rank} failed\n"
         (tmp_path / f"rank{rank}.log").write_text(text)
     assert last_error(tmp_path) == "rank 1 failed"
+
+
+@pytest.mark.parametrize("name", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
+def test_a_count_that_is_no_number_is_named(name):
+    assert restart_number({name: "3"}) == 3 and restart_number({name: ""}) == 0
+    with pytest.raises(UserError, match=f"{name} is .?x.? in the environment; expected a number"):
+        restart_number({name: "x"})
+
+
+def test_a_start_that_ends_before_it_trains_is_counted(tmp_path, tiny, monkeypatch):
+    """A defect that every restart meets before the first step would be requeued for ever."""
+    run = tiny(tmp_path / "run", checkpoint={"max_restarts": 2})
+
+    def build_strategy(*args, **options):
+        raise RuntimeError("the same at every start")
+
+    monkeypatch.setattr(pretraining, "build_strategy", build_strategy)
+    for number in range(3):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
+        with pytest.raises(RuntimeError):
+            train(run)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    with pytest.raises(UserError, match="2 restarts in a row.*the same at every start"):
+        train(run)
+
+
+def test_restarts_of_a_finished_run_are_not_counted(tmp_path, tiny, monkeypatch):
+    """As the first of a job's runs is, while those after it are restarted."""
+    run = tiny(tmp_path / "run", checkpoint={"max_restarts": 1}, train={"steps": 4})
+    for number in range(4):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
+        train(run)
+    assert read_restarts(tmp_path / "run" / "restarts.json").total == 0
