@@ -8,6 +8,7 @@ waits for nobody, and how long it waited for its data.
 import json
 import logging
 import math
+import os
 import socket
 import time
 from contextlib import suppress
@@ -177,7 +178,7 @@ def read_ranks(file: Path) -> list[RankHealth]:
 
 def _write(file: Path, step: int, ranks: list[RankHealth]) -> None:
     # Whole or absent, but not worth a wait for the disk at every line.
-    partial = file.with_name(f".{file.name}.tmp")
+    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     with suppress(OSError):  # a full disk is for a checkpoint to report
         partial.write_text(json.dumps(asdict(_Ranks(step, ranks))) + "\n")
         partial.replace(file)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -22,6 +22,7 @@ from gam_scale.evaluate.loss import LossResult, mean_loss
 from gam_scale.parallel.context import axes
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
+from gam_scale.train.first_step import FirstStep
 from gam_scale.train.metrics import StepMetrics
 from gam_scale.train.saver import Saver
 from gam_scale.train.schedule import learning_rate
@@ -50,13 +51,14 @@ class Loop:
         stop: StopRequest,
         watchdog: Watchdog,
         state: TrainState,
-        first_step_done: Callable[[], None],
+        first_step: FirstStep,
     ) -> None:
         self.config, self.saver, self.strategy = config, saver, strategy
         self.stream, self.valid, self.token_bytes = stream, valid, token_bytes
         self.metrics, self.log, self.state = metrics, log, state
         self.stop, self.watchdog = stop, watchdog
-        self.first_step, self.first_step_done = state.step + 1, first_step_done
+        self.first_step = first_step
+        self.first_done = min(state.step + 1, config.train.steps)  # that step may be to evaluate
         self.skipped_in_a_row = 0
         self.spikes = SpikeDetector(config.train.spike_ratio)
         self.last_loss: Tensor | float = math.nan
@@ -70,7 +72,10 @@ class Loop:
         if self.state.to_evaluate and self._after_step() == "stopped":
             return "stopped"  # all that there is to save was read a moment ago
         still = self.state.step, self.config.train.steps
-        with Prefetcher(self._load, *still, lambda: self.stop.requested) as steps:
+        with (
+            self.first_step,
+            Prefetcher(self._load, *still, lambda: self.stop.requested) as steps,
+        ):
             while self.state.step < self.config.train.steps:
                 self.watchdog.at(self.state.step, "reading data")
                 with self.metrics.clock.waiting():
@@ -155,9 +160,9 @@ class Loop:
         """What is due between steps; "stopped" where an evaluation gave way to a signal."""
         config, step = self.config, self.state.step
         done = step == config.train.steps
-        if step == self.first_step:
+        if step == self.first_done:
             self.metrics.leave_out_start()
-            self.first_step_done()
+            self.first_step.done()
         validation = None
         asked = (
             done

@@ -149,11 +149,12 @@ class StepMetrics:
         process, all included); time (of day, since 1970); step_seconds (of all steps so far that
         the run goes on from, over all its starts, without waits for data and starts' first steps);
         skipped_steps (so far); those of Health.line; and, after an evaluation, val_loss,
-        val_perplexity, val_bits_per_byte. A mean over no steps is NaN.
+        val_perplexity, val_bits_per_byte. A mean over no steps is NaN, a speed None.
         """
         (loss_sum,) = self._world.sum(float(self._loss_sum))
         seconds, waited = self.clock.lap()
         loss = _ratio(loss_sum, self._line_tokens)
+        trained = self._processed_tokens > 0  # a resume may begin with an evaluation
         tokens_per_s = _ratio(self._processed_tokens, seconds)
         self._tokens += self._line_tokens
         self._step_seconds += seconds - waited
@@ -165,8 +166,8 @@ class StepMetrics:
             "bits_per_byte": loss / math.log(2) / self._bytes_per_token,
             "lr": lr,
             "grad_norm": _ratio(self._norm_sum, self._line_steps),
-            "tokens_per_s": tokens_per_s,
-            "mfu": tokens_per_s * self._flops_per_token / self._peak_flops,
+            "tokens_per_s": tokens_per_s if trained else None,
+            "mfu": tokens_per_s * self._flops_per_token / self._peak_flops if trained else None,
             "memory_bytes": peak_memory_bytes(self._world.device),
             "data_wait": _ratio(waited, seconds),
             "seconds": self.clock.seconds,

@@ -180,7 +180,7 @@ def _shared_memory(world: World) -> list[str]:
 
 def _disk(folder: Path, world: World, checkpoint_bytes: int) -> tuple[list[str], float]:
     """Problems with the checkpoints' folder, and how fast this rank writes there."""
-    probe = folder / f".preflight-{world.rank}"
+    probe = folder / f".preflight.{world.rank}.tmp"  # as leftovers are named, which a start removes
     try:
         free = shutil.disk_usage(folder).free
         start = time.monotonic()

@@ -163,10 +163,7 @@ def _train(
     while True:
         metrics = _metrics(config, world, data.train, run)
         run.check_lock()  # a log drops the lines past its start
-        with (
-            MetricLog(run.path, config, world.is_main, steps, state.logged_step) as log,
-            FirstStep(note, compiled) as first_step,
-        ):
+        with MetricLog(run.path, config, world.is_main, steps, state.logged_step) as log:
             loop = Loop(
                 config,
                 saver,
@@ -179,7 +176,7 @@ def _train(
                 stop,
                 watchdog,
                 state,
-                first_step.done,
+                FirstStep(note, compiled),
             )
             outcome = loop.run()
         if outcome == "stopped":

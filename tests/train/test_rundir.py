@@ -4,14 +4,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import torch
 from whole_runs import assert_equal_runs, killed_after, train
 
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
+from gam_scale.parallel.world import World
 from gam_scale.strict import from_dict
+from gam_scale.train.health import Health
+from gam_scale.train.preflight import look
 from gam_scale.train.restarts import read_restarts, this_job
 from gam_scale.train.rundir import RunDir
 
@@ -253,6 +258,22 @@ def test_what_kills_left_behind_is_removed_by_the_next_start(tmp_path, config):
     left = [p.name for p in run.path.rglob(".*")]
     assert left == [".mine.tmp"], f"leftovers: a start leaves {left}"
     assert run.checkpoints.steps() == [6]
+
+
+def test_what_is_written_for_a_moment_is_named_as_a_leftover(tmp_path, config, monkeypatch):
+    """Killed before it is removed or renamed: preflight's probe, the table of the ranks."""
+    alone, run = World(0, 1, 0, 1, torch.device("cpu")), RunDir(tmp_path / "run")
+    run.open(config, fresh=False)
+    before = set(run.path.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        patch.setattr(Path, "replace", lambda *_: None)
+        look(alone, run.checkpoints.folder, 0)
+        Health(alone, run.ranks).line(1, 0.0)
+    left = set(run.path.rglob("*")) - before
+    assert len(left) == 2, "nothing was left"
+    run.open(config, fresh=False)
+    assert not any(file.exists() for file in left), f"leftovers: a start leaves some of {left}"
 
 
 def test_a_name_beside_a_checkpoint_is_left_alone(tmp_path, tiny):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +17,21 @@ from gam_scale.checkpoint.store import CheckpointStore, load_state
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.train import loop
 from gam_scale.train import pretrain as pretraining
+from gam_scale.train.goodput import read_starts
 from gam_scale.train.several import train_all
 from gam_scale.train.sinks import read_metrics
 
 
 @contextmanager
-def stopped_in_evaluation(number: int) -> Iterator[list[int]]:
-    """Before the ``number``-th batch that is evaluated inside, this process gets a SIGTERM."""
+def stopped_in_evaluation(number: int) -> Iterator[list[list[str]]]:
+    """Before the ``number``-th batch that is evaluated inside, this process gets a SIGTERM.
+
+    Yields the names of its threads at each batch.
+    """
     original, evaluated = PlainStrategy.evaluate, []
 
     def evaluate(self, batch):
-        evaluated.append(len(evaluated) + 1)
+        evaluated.append([thread.name for thread in threading.enumerate()])
         if len(evaluated) == number:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, batch)
@@ -55,7 +60,16 @@ def test_a_signal_in_an_evaluation_is_seen_between_its_batches(tmp_path, tiny, c
         assert len(evaluated) == before + number, "the evaluation went on after the signal"
         assert store.steps()[-1] == step and load_state(store.latest()).to_evaluate
         assert not (run / "summary.json").exists()
-    train(tiny(run))
+    with stopped_in_evaluation(0) as evaluated:
+        train(tiny(run))
+    assert not any("first step" in names for names in evaluated), (
+        "an evaluation is said to be a first step"
+    )
+    lines = {line["step"]: line for line in read_metrics(run / "metrics.jsonl")}
+    for step in 10, 20:  # which a start began with
+        assert lines[step]["tokens_per_s"] is lines[step]["mfu"] is None, "speed without training"
+    starts = read_starts(run / "starts.json")
+    assert all(start.trained for start in starts), "a start that only evaluates is unknown"
     assert_equal_runs(whole, run, curve)
     assert best(run) == best(whole)
     for name in "val_loss", "last_loss", "tokens", "sample":
