@@ -21,6 +21,8 @@ logger = logging.getLogger("gam_scale")
 
 BEAT_S = 0.5
 """Between signs of life."""
+READ_S = 4 * BEAT_S
+"""For the others to read why rank 0 ends, where the store ends with it."""
 SILENCE_S = 5.0
 """Without a sign of life, after which a rank is gone if a collective has failed as well."""
 LOST_S = 60.0
@@ -101,6 +103,8 @@ class Watchdog:
             mistake = isinstance(error, UserError)
             if mistake or not _ECHO.search(str(error)):
                 self._publish(f"{type(error).__name__}: {error}", mistake=mistake)
+                if self.world.is_main and not _agent_keeps_store():
+                    time.sleep(READ_S)
                 return None
             deadline = time.monotonic() + 2 * SILENCE_S
             while time.monotonic() < deadline:
@@ -124,7 +128,7 @@ class Watchdog:
                 if cause:
                     self._end(cause)
         except RuntimeError:  # the store does not answer
-            if os.environ.get(AGENT_STORE) == "True":
+            if _agent_keeps_store():
                 self._watch_alone()
             elif not self._stop.is_set():
                 self._end(EndedByOthers(NO_STORE))
@@ -200,6 +204,10 @@ class Watchdog:
             f"no progress for {self.timeout_s:.0f} s, rank {behind} is missing from what the "
             f"others wait for ({where})"
         )
+
+
+def _agent_keeps_store() -> bool:
+    return os.environ.get(AGENT_STORE) == "True"
 
 
 def _times(places: dict[int, _Sign], rank: int) -> int:

@@ -1,7 +1,18 @@
 """A failing, a dying and a missing rank: named on the others, and nobody hangs."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
+import torch
 from ranks import run_ranks
+
+from gam_scale.parallel import watchdog
+from gam_scale.parallel.world import World
+from gam_scale.train.lock import RunLock
 
 
 def watched(world, action, timeout_s=60.0):
@@ -58,6 +69,40 @@ def test_a_mistake_is_told_as_one_and_a_stop_is_no_failure():
     zero, one = run_ranks(mistaken, 2)
     assert one == "UserError: runs/peer-review is no run"
     assert zero == f"MistakeElsewhere: rank 1 failed at step 0, starting: {one}"
+
+
+def test_a_mistake_that_rank_0_alone_meets_is_one_on_all(tmp_path, tiny):
+    """Nobody's status asks for another start; rank 0 takes the ranks' store along."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tiny(tmp_path / "run")))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    place |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "gam_scale.train.several", config]
+    with RunLock(tmp_path / "run"):
+        ranks = [
+            subprocess.Popen(command, env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank})
+            for rank in "01"
+        ]
+        try:
+            assert [rank.wait(100) for rank in ranks] == [2, 2]
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait()
+
+
+@pytest.mark.parametrize("timeout_s", [60.0, 0.0])
+def test_without_its_launcher_a_rank_may_wait_for_others_as_long_as_with_it(monkeypatch, timeout_s):
+    """They may write a checkpoint for minutes, and this one cannot see that they get on."""
+    monkeypatch.setattr(watchdog, "LOST_S", 0.0)
+    dog = watchdog.Watchdog(World(0, 1, 0, 1, torch.device("cpu")), timeout_s)
+    looks, ended = iter([False] * 3 + [True]), []
+    monkeypatch.setattr(dog._stop, "wait", lambda seconds: next(looks))
+    monkeypatch.setattr(dog, "_end", ended.append)
+    dog._watch_alone()
+    assert bool(ended) == (timeout_s == 0.0)
 
 
 def failure(action, **arguments):
