@@ -1,5 +1,6 @@
 """A run that goes on with the weights and the optimizer of another, under settings of its own."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
@@ -15,7 +16,7 @@ from gam_scale.config import RunConfig
 from gam_scale.data.stream import TrainStream
 from gam_scale.errors import UserError
 from gam_scale.files import read_regular
-from gam_scale.strict import read_json, shown
+from gam_scale.strict import read_json, read_record, shown
 from gam_scale.train.figures import Origin
 from gam_scale.train.settings import MAY_CHANGE, differences
 
@@ -29,22 +30,41 @@ NO_SHAPE = (
 """Settings of the model that its weights do not depend on, but for shapes that are checked."""
 
 
+def continued_checkpoint(continue_from: str, note: Path) -> Path:
+    """The checkpoint of ``checkpoint.continue_from`` that a new run begins with.
+
+    Args:
+        continue_from: the setting.
+        note: the run's continued.json: a start that was killed before it saved anything is done
+            again with what it began with, though the other run may have gone on since.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    newest = resolve(continue_from)
+    if note.exists():
+        with suppress(UserError):  # a damaged note is written anew
+            begun = Path(read_record(Origin, note).run)
+            of_it = begun.resolve().is_relative_to(Path(continue_from).resolve())
+            return resolve(begun) if of_it else newest
+    return newest
+
+
 def continuation(
-    config: RunConfig, stream: TrainStream, tokenizer: bytes
-) -> tuple[Path, TrainState, Origin]:
-    """How a run of ``config`` begins with ``checkpoint.continue_from``.
+    folder: Path, config: RunConfig, stream: TrainStream, tokenizer: bytes
+) -> tuple[TrainState, Origin]:
+    """How a run of ``config`` begins with the checkpoint in ``folder`` of another.
 
     Its steps, schedule and metrics count from 0. It reads on where the other run stopped if the
     stream is the same one (sets, shares, seed, packing; the batch may be another), else its own
     stream from the start.
 
     Returns:
-        The checkpoint to load, the state to begin with, and what to tell people of it.
+        The state to begin with, and what to tell people of it.
 
     Raises:
-        UserError: there is no checkpoint, or one of another model or tokenizer.
+        UserError: it is of another model or tokenizer.
     """
-    folder = resolve(config.checkpoint.continue_from)
     found = differences(read_json(folder / CONFIG), config)
     changed = {k: list(v) for k, v in found.items() if not k.startswith(MAY_CHANGE)}
     for key, (before, now) in changed.items():
@@ -66,4 +86,4 @@ def continuation(
         state.first_sample = saved.first_sample
         state.first_sample += batches * load_config_of(folder).train.global_batch_size
         kept.append("place in the data")
-    return folder, state, Origin(str(folder), saved.step, kept, state.first_sample, changed)
+    return state, Origin(str(folder), saved.step, kept, state.first_sample, changed)

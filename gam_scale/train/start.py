@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.carried import read_carried
-from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_state
+from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_config_of, load_state
 from gam_scale.checkpoint.store import resolve as find_checkpoint
 from gam_scale.checkpoint.verify import verify_checkpoint
 from gam_scale.config import RunConfig
@@ -21,7 +21,7 @@ from gam_scale.parallel.build import initialise
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
 from gam_scale.train.branch import branch_checkpoint
-from gam_scale.train.continuation import continuation
+from gam_scale.train.continuation import continuation, continued_checkpoint
 from gam_scale.train.reading import RunData
 from gam_scale.train.rundir import RunDir
 
@@ -46,7 +46,8 @@ def check_start(run: RunDir, config: RunConfig, data: RunData, *, fresh: bool) -
                 "run directory for a run that begins with another"
             )
     if config.checkpoint.continue_from:
-        continuation(config, data.stream, data.tokenizer.model_bytes)
+        folder = continued_checkpoint(config.checkpoint.continue_from, run.continued)
+        continuation(folder, config, data.stream, data.tokenizer.model_bytes)
     if config.checkpoint.branch_of:
         branch_checkpoint(config, data.stream.fingerprint())
     if config.checkpoint.init_from:
@@ -68,17 +69,20 @@ def start_or_resume(
         fall_back=config.checkpoint.fall_back,
         check_lock=run.check_lock,
     )
-    if newest is None and config.checkpoint.branch_of:
+    if newest is not None:
+        _say_what_is_ignored(newest, config)
+    elif config.checkpoint.branch_of:
         newest = agreed(world, partial(branch_checkpoint, config, fingerprint))
         verify_checkpoint(newest, world.rank, world.world_size)
         if world.is_main:
+            run.check_lock()
             run.take_metrics(config.checkpoint.branch_of, load_state(newest).step)
-    if newest is None and world.is_main:
-        run.check_lock()
-        run.continued.unlink(missing_ok=True)
     if newest is None and config.checkpoint.continue_from:
         return _continue(run, config, strategy, data)
     if newest is None:
+        if world.is_main:
+            run.check_lock()
+            run.continued.unlink(missing_ok=True)
         if config.checkpoint.init_from:
             _start_from(config.checkpoint.init_from, strategy)
         else:
@@ -97,6 +101,20 @@ def start_or_resume(
     return state
 
 
+def _say_what_is_ignored(newest: Path, config: RunConfig) -> None:
+    """A run that has begun goes on with its own checkpoint, whatever it is told to begin with."""
+    known = load_config_of(newest).checkpoint
+    for key in SOURCES:
+        source = getattr(config.checkpoint, key)
+        if source and source != getattr(known, key):
+            logger.warning(
+                "checkpoint.%s %s is ignored, since the run has begun: a new log.run_dir, or "
+                "--fresh, would begin with it",
+                key,
+                source,
+            )
+
+
 def _load(folder: Path, strategy: Strategy, state: TrainState, *, reads_on: bool) -> None:
     """Weights, moments and, where its rows read on in the text, the states that they carry."""
     shards = strategy.shards()
@@ -110,11 +128,13 @@ def _load(folder: Path, strategy: Strategy, state: TrainState, *, reads_on: bool
 
 def _continue(run: RunDir, config: RunConfig, strategy: Strategy, data: RunData) -> TrainState:
     """Begin with another run's weights, optimizer and place in the data; note that."""
-    world, told = strategy.world, (config, data.stream, data.tokenizer.model_bytes)
-    folder, state, origin = agreed(world, partial(continuation, *told))
+    world, source = strategy.world, config.checkpoint.continue_from
+    folder = agreed(world, partial(continued_checkpoint, source, run.continued))
     verify_checkpoint(folder, world.rank, world.world_size)
+    state, origin = continuation(folder, config, data.stream, data.tokenizer.model_bytes)
     _load(folder, strategy, state, reads_on=state.first_sample > 0)
     if world.is_main:
+        run.check_lock()
         write_json(run.continued, asdict(origin))
     logger.info("continuing %s with its %s", folder, ", ".join(origin.kept))
     return state

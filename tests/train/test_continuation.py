@@ -59,6 +59,30 @@ def test_it_goes_on_after_a_kill_without_the_run_that_it_continues(tmp_path, tin
     assert "train.lr 0.003 → 0.001" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_a_start_killed_before_it_saved_begins_again_with_the_same(tmp_path, tiny, first):
+    """The other run has trained on meanwhile; who names another one begins with that."""
+    config = continued(tiny, tmp_path / "run", first)
+    with killed_after(2):
+        train(config)
+    assert not CheckpointStore(tmp_path / "run" / "checkpoints").steps()
+    train(tiny(first, train=FLAT | {"steps": 9}, **STILL))
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    train(config)
+    assert summary(tmp_path / "run")["continued"]["step"] == 8, "killed: it began with another"
+    train(continued(tiny, tmp_path / "other", first / "checkpoints" / "step-00000009"))
+    assert summary(tmp_path / "other")["continued"]["step"] == 9, "killed: its note outlives it"
+
+
+def test_a_run_that_has_begun_says_that_it_begins_with_no_other(tmp_path, tiny, first):
+    log, nowhere = first / "logs" / "rank0.log", str(tmp_path / "nowhere")
+    for steps, source in ((9, "continue_from"), (10, "branch_of"), (11, "init_from")):
+        config = tiny(first, train=FLAT | {"steps": steps}, checkpoint={source: nowhere}, **STILL)
+        for _ in range(2):  # the second is silent
+            train(config)
+            found = log.read_text().count(f"checkpoint.{source} {nowhere} is ignored")
+            assert found == 1, f"{source}: it is ignored, and {found} lines say so"
+
+
 def test_another_batch_reads_on_and_other_data_begins_anew(tmp_path, tiny, first):
     """To anneal with the optimizer kept: its rates, batch, decay, mix and seed are its own."""
     anneal = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.01}
