@@ -9,9 +9,8 @@ import types
 
 import pytest
 
-from gam_scale.data import sources
 from gam_scale.data.rows import Reading
-from gam_scale.data.sources import StdlibSource, cut_at_lines, cut_wikitext, parse_source
+from gam_scale.data.sources import cut_at_lines, cut_wikitext, parse_source
 from gam_scale.errors import UserError
 
 TEXTS = ["first\ntext", "zweiter – Text\r\n", "  third  "]
@@ -362,35 +361,6 @@ def test_hub_failures(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)  # how Python marks what is not there
     with pytest.raises(UserError, match=r"needs the package datasets; pip install 'gam-scale\[hub"):
         documents("hf:x")
-
-
-def test_stdlib():
-    corpus = StdlibSource()
-    files = corpus.files()
-    names = {path.name for path in files}
-    assert {"argparse.py", "dataclasses.py"} <= names
-    assert files == corpus.files()
-    left_out = sources.STDLIB_LEFT_OUT
-    root = sources.sysconfig.get_path("stdlib")
-    assert not [path for path in files if left_out & set(path.relative_to(root).parts)]
-    first = next(corpus.documents())
-    assert first == files[0].read_text(encoding="utf-8")
-    assert corpus.text_bytes > 5_000_000
-
-
-def test_stdlib_skips_what_is_not_utf8(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources.sysconfig, "get_path", lambda _: str(tmp_path))
-    with pytest.raises(UserError, match="no .py file below"):
-        list(StdlibSource().documents())
-    for name, data in {
-        "b.py": b"b = 1\n",
-        "a.py": b"\xff",
-        "c/d.py": b"d",
-        "test/e.py": b"e",
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(data)
-    assert documents("python-stdlib") == ["b = 1\n", "d"]
 
 
 def test_names_that_are_not_utf8(tmp_path):
