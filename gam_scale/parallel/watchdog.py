@@ -66,6 +66,7 @@ class Watchdog:
         self.world, self.timeout_s = world, timeout_s
         self._place, self._count = (0, "starting"), 0
         self._signs: dict[int, _Sign] = {}
+        self._began = time.monotonic()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -186,12 +187,13 @@ class Watchdog:
         return (MistakeElsewhere if mistake else EndedByOthers)(text)
 
     def _silent(self, seconds: float) -> EndedByOthers | None:
-        now = time.monotonic()
-        for rank, sign in sorted(self._signs.items()):
-            if rank != self.world.rank and now - sign.heard > seconds:
+        for rank in range(self.world.world_size):
+            sign = self._signs.get(rank)
+            since = time.monotonic() - (sign.heard if sign else self._began)
+            if rank != self.world.rank and since > seconds:
+                last = f"last at {sign}" if sign else "nor any before"
                 return EndedByOthers(
-                    f"rank {rank} is gone: no sign of life for {now - sign.heard:.0f} s, "
-                    f"last at {sign}"
+                    f"rank {rank} is gone: no sign of life for {since:.0f} s, {last}"
                 )
         return None
 

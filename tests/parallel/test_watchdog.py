@@ -25,6 +25,8 @@ def watched(world, action, timeout_s=60.0):
     from gam_scale.parallel.watchdog import Watchdog
 
     with Watchdog(world, timeout_s) as dog:
+        if world.rank == 1 and action == "die at once":
+            os.kill(os.getpid(), signal.SIGKILL)
         dog.at(3, "backward")
         world.barrier()
         time.sleep(1.2)  # two signs of life
@@ -131,11 +133,14 @@ def test_an_error_is_named_on_every_rank():
     assert "Traceback" in one and "ValueError: the reason" in one
 
 
-def test_a_killed_rank_is_named_on_every_other():
-    zero, one, two = failure("die")
+@pytest.mark.parametrize(
+    ("action", "last"), [("die", "last at step 3, backward"), ("die at once", "nor any before")]
+)
+def test_a_killed_rank_is_named_on_every_other(action, last):
+    zero, one, two = failure(action)
     assert one.startswith("-9")
     for report in (zero, two):
-        assert "rank 1 is gone" in report and "last at step 3, backward" in report
+        assert "rank 1 is gone" in report and last in report
         assert report.splitlines()[-1].count("EndedByOthers"), "a defect of another rank as its own"
 
 
