@@ -59,7 +59,13 @@ def test_runs_once_and_writes_the_page(tmp_path, arguments, tool) -> None:
 def end_in_first_run(command: list[str], out: Path, how: str) -> Path:
     """End the tool once its first run has a checkpoint; that run's log."""
     command = [sys.executable, str(TOOL), *command]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        # In the background of a shell Ctrl-C is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     folder = out / "runs" / "wikitext2-gam-local-paper-s0"
     until = time.monotonic() + SECONDS
     while not list(folder.glob("checkpoints/step-*")):
