@@ -2,7 +2,7 @@
 
 Whatever it is, a command line does the same work as without the damage, or says one sentence and
 exits with 2: no traceback, no hang, no success that means something else. ``--attacks N`` sets how
-many cases of each kind are tried, ``--attack-seed`` which.
+many cases of each kind are tried, every setting and flag at least once; ``--attack-seed`` which.
 """
 
 import json
@@ -253,7 +253,7 @@ def test_any_value_of_a_config(workshop, n_attacks, attack_seed):
         what = f"{'.'.join(map(str, place))}={new!r:.60}"
         return fault and _report(number, what, command, fault, done)
 
-    check("any value of a config", in_parallel(attack, range(n_attacks)))
+    check("any value of a config", in_parallel(attack, range(max(n_attacks, len(places)))))
 
 
 def _what_was_written(done: Done, config: dict, place: tuple, asked: object) -> str:
@@ -317,7 +317,7 @@ def test_any_value_of_any_flag(workshop, n_attacks, attack_seed):
         shutil.rmtree(folder)
         return done.fault and _report(number, f"{tool} {flag}", command, done.fault, done)
 
-    check("any value of any flag", in_parallel(attack, range(n_attacks)))
+    check("any value of any flag", in_parallel(attack, range(max(n_attacks, len(every)))))
 
 
 def test_every_tool_works_without_an_attack(workshop):
