@@ -44,7 +44,7 @@ def choose(sizes: Sequence[int], fraction: float) -> HoldOut:
     if len(below) < len(sizes) and abs(held - asked) <= TOLERANCE * asked:
         return HoldOut(frozenset(below))
     whole, left = set(), max(1, round(asked))
-    for i in sorted(range(len(sizes)), key=lambda i: (i > 0, _unit_hash(i))):
+    for i in _in_hash_order(sizes, left):
         if sizes[i] > left:
             return HoldOut(frozenset(whole), i, left)
         whole.add(i)
@@ -52,6 +52,17 @@ def choose(sizes: Sequence[int], fraction: float) -> HoldOut:
         if not left:
             break
     return HoldOut(frozenset(whole))
+
+
+def _in_hash_order(sizes: Sequence[int], n_bytes: int) -> list[int]:
+    """The documents of the lowest hashes, the first one before all: enough to hold ``n_bytes``."""
+    bound = 2 * n_bytes / max(1, sum(sizes))
+    while True:
+        # Of a large corpus only these few are ever sorted.
+        chosen = [i for i in range(len(sizes)) if i == 0 or _unit_hash(i) < bound]
+        if len(chosen) == len(sizes) or sum(sizes[i] for i in chosen) > n_bytes:
+            return sorted(chosen, key=lambda i: (i > 0, _unit_hash(i)))
+        bound *= 2
 
 
 def tail_start(text: str, n_bytes: int) -> int:
