@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmarks.engines import ROWS, launch, run_config, step_of
+from benchmarks.engines import ROWS, add_sizes, launch, run_config, step_of
 from benchmarks.train_step import synchronise
 from gam_scale import cli
 from gam_scale.checkpoint.canonical import CanonicalTensors
@@ -78,10 +78,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", help="where checkpoints are written; default: a temporary one")
     cli.add_device(parser)
     parser.add_argument("--batch", type=cli.count(), default=4, help="sequences per rank and step")
-    parser.add_argument("--seq-len", type=cli.count(), default=256)
-    parser.add_argument("--d-model", type=cli.count(), default=512)
-    parser.add_argument("--n-layers", type=cli.count(), default=6)
-    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
+    add_sizes(parser)
     parser.add_argument("--steps", type=cli.count(), default=6, help="timed steps before each save")
     parser.add_argument("--saves", type=cli.count(), default=3)
     args = parser.parse_args()

@@ -91,10 +91,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--row", help=argparse.SUPPRESS)
     cli.add_device(parser)
     parser.add_argument("--batch", type=cli.count(), default=8, help="sequences per rank and step")
-    parser.add_argument("--seq-len", type=cli.count(), default=256)
-    parser.add_argument("--d-model", type=cli.count(), default=512)
-    parser.add_argument("--n-layers", type=cli.count(), default=6)
-    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
+    add_sizes(parser)
     parser.add_argument("--steps", type=cli.count(), default=10, help="timed steps")
     parser.add_argument(
         "--paired", action="store_true", help="time each step beside one of the raw loop"
@@ -102,6 +99,14 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     args.device = find_device(args.device).type
     return args
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Of the model and its sequences; the paper's are the defaults."""
+    parser.add_argument("--seq-len", type=cli.count(), default=256)
+    parser.add_argument("--d-model", type=cli.count(), default=512)
+    parser.add_argument("--n-layers", type=cli.count(), default=6)
+    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
 
 
 def launch(

@@ -95,9 +95,9 @@ def commands() -> Iterator[Commands]:
         for zygote in started:
             stack.enter_context(zygote)  # closes its standard input, which ends it
         for zygote in started:
-            while (line := zygote.stdout.readline()) and line != "ready\n":
-                pass  # what a package prints when it is imported
-            assert line, "the process that runs the tools did not start"
+            # Before that line stands what packages print when they are imported.
+            started_well = "ready\n" in iter(zygote.stdout.readline, "")
+            assert started_well, "the process that runs the tools did not start"
         yield Commands(started)
 
 

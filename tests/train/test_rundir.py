@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,15 +28,16 @@ class Death(BaseException):
     """As SIGKILL: nothing more is done, not even by handlers."""
 
 
-@contextmanager
-def killed_at(call: int) -> Iterator[list[int]]:
-    """The process inside ends before its ``call``-th change of a directory; counts them."""
-    done = [0]
+def is_killed_at(call: int, action: Callable[[], object]) -> bool:
+    """Whether the process doing ``action`` got as far as its ``call``-th change of a directory,
+    before which it was then killed."""
+    done = 0
 
     def wrap(original):
         def wrapped(*args, **kwargs):
-            done[0] += 1
-            if done[0] >= call:
+            nonlocal done
+            done += 1
+            if done >= call:
                 raise Death
             return original(*args, **kwargs)
 
@@ -45,7 +46,11 @@ def killed_at(call: int) -> Iterator[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         for name in CALLS:
             patch.setattr(os, name, wrap(getattr(os, name)))
-        yield done
+        try:
+            action()
+        except Death:
+            return True
+    return False
 
 
 @pytest.fixture
@@ -88,20 +93,15 @@ NEW = ["checkpoints", "config.json", "logs"]
 def test_a_kill_at_any_instant_of_the_first_start_blocks_nothing(tmp_path, config):
     for call in range(1, 50):
         path = tmp_path / f"run{call}"
-        with killed_at(call) as done:
-            try:
-                RunDir(path).open(config, fresh=False)
-            except Death:
-                pass
-            else:
-                break
+        if not is_killed_at(call, partial(RunDir(path).open, config, fresh=False)):
+            break
         for fresh in (False, True):
             try:
                 RunDir(path).open(config, fresh=fresh)
             except UserError as error:
                 pytest.fail(f"first start: killed at change {call}, it blocks the next: {error}")
         assert names(path) == [*NEW, "restarts.json"]
-    assert done[0] >= 4, "nothing was killed"
+    assert call > 4, "nothing was killed"
 
 
 def test_what_older_versions_left_of_a_first_start_blocks_nothing(tmp_path, config):
@@ -128,33 +128,23 @@ def test_fresh_is_not_forgotten_whenever_the_job_is_killed_and_requeued(tmp_path
         job("1", 0)
         run = an_old_run(path, config)
         job("2", 0)
-        with killed_at(call) as done:
-            try:
-                run.open(config, fresh=True)
-            except Death:
-                pass
-            else:
-                break
+        if not is_killed_at(call, partial(run.open, config, fresh=True)):
+            break
         job("2", 1)
         run.open(config, fresh=True)
         left = [item for item in path.rglob("*") if item.is_file() and item.read_text() == "old"]
         assert not left, f"--fresh: forgotten when killed at change {call} and requeued: {left}"
         assert (path / "jobs" / "rank0.log").read_text() == "kept"
         assert names(path) == [*NEW[:2], "jobs", "logs", "restarts.json"]
-    assert done[0] > 12, "nothing was killed"
+    assert call > 13, "nothing was killed"
 
 
 def test_a_kill_of_fresh_leaves_a_run_that_any_start_takes(tmp_path, config):
     for call in range(1, 100):
         path = tmp_path / f"run{call}"
         run = an_old_run(path, config)
-        with killed_at(call):
-            try:
-                run.open(config, fresh=True)
-            except Death:
-                pass
-            else:
-                break
+        if not is_killed_at(call, partial(run.open, config, fresh=True)):
+            break
         steps = run.checkpoints.steps()
         whole = (path / "metrics.jsonl").exists() and (path / "starts.json").exists()
         assert whole or not steps, f"--fresh: killed at change {call}, half of the run is left"
