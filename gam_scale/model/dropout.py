@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gam_scale.model.operator import operator
+from gam_scale.kernels.operator import operator
 
 LANES = 4
 """16-bit numbers in one 64-bit draw."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gam_scale.model.operator import operator
+from gam_scale.kernels.operator import operator
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gam_scale.model.operator import operator
+from gam_scale.kernels.operator import operator
 
 _WORTH_CALLING = 1 << 22
 """Multiply-adds from which on the faster library makes up for calling an operator of our own."""

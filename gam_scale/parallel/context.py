@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
-from gam_scale.model.operator import operator
+from gam_scale.kernels.operator import operator
 from gam_scale.parallel.world import World
 
 

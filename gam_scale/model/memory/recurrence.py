@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gam_scale.kernels.operator import operator
 from gam_scale.model.context import Context
-from gam_scale.model.operator import operator
 
 
 class Fold(NamedTuple):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gam_scale.model.operator import operator
+from gam_scale.kernels.operator import operator
 
 
 def test_a_second_definition_leaves_the_first_alone():
