@@ -1,16 +1,57 @@
 """Rotary positions (arXiv 2104.09864): queries and keys turned by angles that grow with them."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
+from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 
 
-class Rotary(nn.Module):
-    """Turns the pair (j, j + K/2) of a head's K channels by ``position * base ** (-2 j / K)``.
+class Rotation(NamedTuple):
+    """What rotary tables are made for."""
 
-    The angles are computed anew in each call: no table, so no longest position.
+    base: float
+    widths: tuple[int, ...]  # of the heads
+    dtype: torch.dtype = torch.float32
+
+
+def rotation_of(model: ModelConfig, dtype: torch.dtype = torch.float32) -> Rotation | None:
+    """What the layers turn by; None if none does. Tables are float32, or float64 for float64."""
+    kinds = set(model.layer_kinds())
+    heads = {model.attention.n_heads} if "attention" in kinds else set()
+    if kinds & {"slot", "delta", "phase"}:
+        heads.add(model.memory.n_heads)
+    if model.position != "rotary" or not heads:
+        return None
+    widths = tuple(sorted(model.d_model // n for n in heads))
+    return Rotation(model.rotary_base, widths, torch.promote_types(dtype, torch.float32))
+
+
+def tables(positions: Tensor, rotation: Rotation) -> dict[int, tuple[Tensor, Tensor]]:
+    """Cos and sin (B, T, K / 2) of ``position * base ** (-2 j / K)`` for pair j, by width K.
+
+    A function of positions, whatever they are: there is no longest one.
     """
+    found = {}
+    for width in rotation.widths:
+        # Positions of 100,000 and more, times a frequency: float32 would be off by 1% of a turn.
+        exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
+        angles = positions.double().unsqueeze(-1) * rotation.base**-exponent
+        found[width] = angles.cos().to(rotation.dtype), angles.sin().to(rotation.dtype)
+    return found
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (j, j + K / 2) of (B, T, H, K) by the angles of (1 or B, T, K / 2)."""
+    cos, sin = (y.unsqueeze(2).to(x.dtype) for y in (cos, sin))
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Rotary(nn.Module):
+    """Turns the pair (j, j + K/2) of a head's K channels by ``position * base ** (-2 j / K)``."""
 
     def __init__(self, base: float) -> None:
         super().__init__()
@@ -21,17 +62,9 @@ class Rotary(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Each of ``vectors`` (B, T, H, K), turned; positions (B, T), None for 0, 1, 2, ..."""
         length, width = vectors[0].shape[1], vectors[0].shape[-1]
-        device = vectors[0].device
         if positions is None:
             first = context.rank * length if context is not None else 0
+            device = vectors[0].device
             positions = torch.arange(first, first + length, device=device)[None]
-        # Positions of 100,000 and more, times a frequency: float32 would be off by 1% of a turn.
-        exponent = torch.arange(0, width, 2, device=device, dtype=torch.float64) / width
-        angles = positions.double().unsqueeze(-1) * self.base**-exponent  # (B, T, K/2)
-        cos, sin = (f(angles).unsqueeze(2) for f in (torch.cos, torch.sin))
-        return tuple(_turn(x, cos.to(x.dtype), sin.to(x.dtype)) for x in vectors)
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+        rotation = Rotation(self.base, (width,), torch.float64)
+        return tuple(turn(x, *tables(positions, rotation)[width]) for x in vectors)

@@ -1,0 +1,298 @@
+"""Where the tokens of a batch stand and where its documents begin: worked out once, for all layers.
+
+A layout is made on the CPU beside its batch, where what depends on the documents costs no wait for
+a device, and travels with it. No layer derives anything of it again.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gam_scale.model.rotary import Rotation, tables
+
+_MIN_ENDS = 64
+
+
+class Stretches(NamedTuple):
+    """Documents as stretches of one sequence: all rows' tokens laid end to end, B T of them.
+
+    A row that goes on from earlier tokens begins with a stretch too. All have a fixed length (see
+    :func:`padded`): behind the n real stretches stand empty ones.
+    """
+
+    ends: Tensor  # (n + 1,) int32: stretch i is the tokens from ends[i] to before ends[i + 1]
+    row: Tensor  # (n,) int64: the row that each is of
+    fresh: Tensor  # (n,) bool: a document starts there, and forgets what was before
+
+
+class Spans(NamedTuple):
+    """What attention asks of the stretches, where keys may reach back further than queries.
+
+    Span i pairs its queries with its keys, the last query seeing its last key, the one before it
+    all but that one, and so on ("bottom-right" causal). Keys without queries are spans of their
+    own. Fixed lengths as :class:`Stretches` have.
+    """
+
+    queries: Tensor  # (n + 1,) int32, cumulative: of the rows' queries laid end to end
+    keys: Tensor  # (n + 1,) int32, cumulative: of the rows' keys laid end to end
+
+
+class Layout:
+    """Positions and documents of B rows of T tokens.
+
+    A plain object, not a tuple: engines' hooks copy and cast the tensors in those. Never changed
+    once it is made; what depends on documents has shapes that do not.
+
+    Attributes:
+        rows, length: B and T.
+        positions: (B, T) int64 tokens since the document's start; (1, T) where nothing resets and
+            all rows are alike.
+        documents: (B, T) int32, how many documents have started in the row up to and with this
+            token: 0 for those that go on from what was before the row. None: nothing resets.
+        starts: (B, T) bool, the first tokens of documents; None likewise.
+        stretches: on the device of the other tensors.
+        stretches_host: the same on the CPU, to be read without waiting for a device.
+        spans: of queries and keys, on the device.
+        spans_host: on the CPU.
+        rotation: what :attr:`turns` are made for.
+        turns: cos and sin (1 or B, T, K / 2) of the rotary angles, by head width K.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        positions: Tensor,
+        documents: Tensor | None,
+        starts: Tensor | None,
+        stretches_host: Stretches,
+        spans_host: Spans | None = None,
+    ) -> None:
+        self.rows, self.length = shape
+        self.positions, self.documents, self.starts = positions, documents, starts
+        self.stretches_host = stretches_host
+        self.spans_host = spans_host or Spans(stretches_host.ends, stretches_host.ends)
+        self.stretches, self.spans = self.stretches_host, self.spans_host
+        self.rotation: Rotation | None = None
+        self.turns: dict[int, tuple[Tensor, Tensor]] = {}
+        self._segments: dict[int, list[Layout]] = {}
+
+    @classmethod
+    def of(cls, positions: Tensor | np.ndarray) -> "Layout":
+        """Documents that start at every position 0.
+
+        Args:
+            positions: (B, T), on the CPU. A row that begins with another number goes on.
+        """
+        positions = torch.as_tensor(positions).long()
+        assert positions.device.type == "cpu", "a layout is made on the CPU, then sent"
+        starts = positions == 0
+        begins = starts.clone()
+        begins[:, 0] = True
+        first = begins.flatten().nonzero().squeeze(1).numpy()
+        ends = np.append(first, positions.numel())
+        stretches = _stretches(ends, first // positions.shape[1], starts.flatten().numpy()[first])
+        documents = starts.cumsum(1, dtype=torch.int32)
+        return cls(tuple(positions.shape), positions, documents, starts, stretches)
+
+    @classmethod
+    def stream(cls, rows: int, length: int, first: int = 0) -> "Layout":
+        """Rows of one stream each, which nothing resets; ``first`` is the first token's number."""
+        positions = torch.arange(first, first + length, device="cpu")[None]
+        row = np.arange(rows)
+        ends = np.arange(rows + 1) * length
+        return cls((rows, length), positions, None, None, _stretches(ends, row, row < 0))
+
+    @property
+    def ends(self) -> Tensor:
+        """(n + 1,) int32 cumulative lengths of the stretches, on the device."""
+        return self.stretches.ends
+
+    @property
+    def ends_host(self) -> Tensor:
+        """(n + 1,) int32 cumulative lengths of the stretches, on the CPU."""
+        return self.stretches_host.ends
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Layout":
+        """A layout of what ``function`` makes of each tensor; those of the host stay.
+
+        Segments that exist are mapped too.
+        """
+        new = Layout(
+            (self.rows, self.length),
+            function(self.positions),
+            None if self.documents is None else function(self.documents),
+            None if self.starts is None else function(self.starts),
+            self.stretches_host,
+            self.spans_host,
+        )
+        new.stretches = Stretches(*map(function, self.stretches))
+        same = self.spans.queries is self.stretches.ends
+        new.spans = Spans(*[new.ends] * 2) if same else Spans(*map(function, self.spans))
+        new.rotation = self.rotation
+        new.turns = {k: (function(cos), function(sin)) for k, (cos, sin) in self.turns.items()}
+        new._segments = {k: [s.map(function) for s in v] for k, v in self._segments.items()}
+        return new
+
+    def to(self, device: torch.device | str) -> "Layout":
+        """The same layout on ``device``; the copies do not wait."""
+        if self.positions.device == torch.device(device):
+            return self
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+    def pin(self) -> "Layout":
+        """The same layout in page-locked memory, from where a GPU copies without a wait."""
+        return self.map(Tensor.pin_memory)
+
+    def turned(self, rotation: Rotation | None) -> "Layout":
+        """This layout with the rotary tables that a model asks for; itself if it has them."""
+        if rotation == self.rotation:
+            return self
+        new = self._with(self.positions)
+        new.rotation = rotation
+        if rotation is not None:
+            new.turns = tables(self.positions, rotation)
+        return new
+
+    def continued(self, last: Tensor) -> "Layout":
+        """This layout with positions that count on from ``last`` (B,) up to a document's start.
+
+        It may be on a device: nothing waits for it. What says where documents are stays.
+        """
+        last = last.unsqueeze(1)
+        if self.documents is not None:
+            last = last * (self.documents == 0)
+        new = self._with(self.positions + last)
+        return new.turned(self.rotation)
+
+    def part(self, rank: int, size: int) -> "Layout":
+        """One rank's tokens of rows that ``size`` ranks share, each with T / size of them.
+
+        Its keys are those of all ranks, T a row (:attr:`spans`).
+        """
+        length = self.length // size
+        part = self._cut(rank * length, (rank + 1) * length)
+        part.spans_host = _spans(self.stretches_host, self.length, rank * length, length)
+        part.spans = Spans(*(_send(x, self.positions.device) for x in part.spans_host))
+        return part
+
+    def segments(self, size: int) -> "list[Layout]":
+        """``size`` tokens of each row at a time, the last time those that are left.
+
+        Made when first asked for; each tells its own tokens alone, as if there were no others.
+        """
+        if size not in self._segments:
+            firsts = range(0, self.length, size)
+            self._segments[size] = [self._cut(i, min(i + size, self.length)) for i in firsts]
+        return self._segments[size]
+
+    def _cut(self, first: int, last: int) -> "Layout":
+        device = self.positions.device
+        new = Layout(
+            (self.rows, last - first),
+            alone(self.positions[:, first:last]),
+            None if self.documents is None else self._documents(first, last),
+            None if self.starts is None else alone(self.starts[:, first:last]),
+            _cut_stretches(self.stretches_host, self.length, first, last),
+        )
+        if device.type != "cpu":
+            new.stretches = Stretches(*(_send(x, device) for x in new.stretches_host))
+            new.spans = Spans(*[new.ends] * 2)
+        new.rotation = self.rotation
+        new.turns = {
+            k: (alone(cos[:, first:last]), alone(sin[:, first:last]))
+            for k, (cos, sin) in self.turns.items()
+        }
+        return new
+
+    def _documents(self, first: int, last: int) -> Tensor:
+        """Counted from 0 for what goes on from before token ``first``."""
+        here = self.documents[:, first:last]
+        return here - self.documents[:, first - 1 : first] if first else alone(here)
+
+    def _with(self, positions: Tensor) -> "Layout":
+        """The same documents at other positions, without tables or segments."""
+        new = Layout(
+            (self.rows, self.length),
+            positions,
+            self.documents,
+            self.starts,
+            self.stretches_host,
+            self.spans_host,
+        )
+        new.stretches, new.spans = self.stretches, self.spans
+        return new
+
+
+def alone(part: Tensor) -> Tensor:
+    """A part (B, ...) of longer rows, laid out as if there were no others.
+
+    Its strides tell the length of the whole, and a graph would be compiled for each. Those of a
+    single row can be had without a copy.
+    """
+    return part.squeeze(0).unsqueeze(0) if part.shape[0] == 1 else part.contiguous()
+
+
+def padded(ends: np.ndarray) -> np.ndarray:
+    """Cumulative lengths, the last one repeated up to a power of two, 64 or more.
+
+    A compiled graph is made for one shape: so it serves whatever documents a batch has, and only
+    many more of them than tokens by the hundred ask for another.
+    """
+    size = _MIN_ENDS
+    while size < len(ends):
+        size *= 2
+    return np.pad(ends, (0, size - len(ends)), mode="edge")
+
+
+def _stretches(ends: np.ndarray, row: np.ndarray, fresh: np.ndarray) -> Stretches:
+    ends = padded(ends).astype(np.int32)
+    empty = len(ends) - 1 - len(row)
+    return Stretches(
+        torch.from_numpy(ends),
+        torch.from_numpy(np.pad(row.astype(np.int64), (0, empty), mode="edge")),
+        torch.from_numpy(np.pad(fresh, (0, empty))),
+    )
+
+
+def _in_rows(stretches: Stretches, length: int) -> tuple[np.ndarray, ...]:
+    """Row, first token, end and freshness of each real stretch, tokens counted within its row."""
+    ends, row, fresh = (x.numpy() for x in stretches)
+    real = ends[1:] > ends[:-1]
+    row = row[real]
+    return row, ends[:-1][real] - row * length, ends[1:][real] - row * length, fresh[real]
+
+
+def _cut_stretches(stretches: Stretches, length: int, first: int, last: int) -> Stretches:
+    """Those of tokens ``first`` to before ``last`` of each row of ``length``."""
+    row, begin, end, fresh = _in_rows(stretches, length)
+    here = (begin < last) & (end > first)
+    sizes = np.minimum(end, last)[here] - np.maximum(begin, first)[here]
+    return _stretches(np.append(0, sizes.cumsum()), row[here], (fresh & (begin >= first))[here])
+
+
+def _spans(stretches: Stretches, length: int, first: int, queries: int) -> Spans:
+    """Spans of the queries ``first`` and following of each row, over all of its keys.
+
+    The keys of a stretch begin where it does, before ``first`` too. Those before the first one, and
+    those behind the last query, are spans without queries.
+    """
+    last = first + queries
+    row, begin, end, _ = _in_rows(stretches, length)
+    sizes = []
+    for i in range(row[-1] + 1):
+        here = (row == i) & (begin < last) & (end > first)
+        begins, ends = begin[here], np.minimum(end[here], last)
+        sizes.append((0, begins[0]))
+        sizes += zip(ends - np.maximum(begins, first), ends - begins, strict=True)
+        sizes.append((0, length - last))
+    counts = np.array([pair for pair in sizes if pair[1]]).cumsum(0)
+    counts = np.concatenate([np.zeros((1, 2), counts.dtype), counts]).astype(np.int32)
+    return Spans(*(torch.from_numpy(padded(column)) for column in counts.T))
+
+
+def _send(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on ``device``, from page-locked memory, so that nothing waits."""
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
