@@ -1,0 +1,14 @@
+"""What a block costs on a GPU: graphs, kernels, bytes.
+
+python -m benchmarks.fake_cuda                  # remakes the table in docs/gpu.md, and its file
+python -m benchmarks.fake_cuda --kinds delta    # prints rows of it, and changes nothing
+python -m benchmarks.fake_cuda --dtypes         # prints in which precision what is computed
+"""
+
+from benchmarks.fake_cuda import device
+
+if __name__ == "__main__":
+    device.activate()  # before anything else imports torch
+    from benchmarks.fake_cuda.command import main
+
+    main()

@@ -1,0 +1,97 @@
+"""One layer of a config, forward and backward on a fake device."""
+
+from collections import Counter as Tally
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+
+from benchmarks.fake_cuda.eager import Counter
+from benchmarks.fake_cuda.graphs import Compiler, Graph, Kernel
+from gam_scale.config import RunConfig
+from gam_scale.model.lm import LanguageModel, outline
+from gam_scale.parallel.blocks import prepare_blocks
+
+DEVICE = torch.device("cuda:0")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one layer came to in one micro-batch."""
+
+    tokens: int
+    graphs: list[Graph]
+    breaks: dict[str, int]  # why dynamo gave up, and how often
+    kernels: list[Kernel]  # of the graphs, or of every operator where there is no graph
+
+    @property
+    def forward_graphs(self) -> int:
+        """Graphs of the block itself; each has one for its backward pass."""
+        return sum(not graph.is_backward for graph in self.graphs)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Read from memory and written to it."""
+        return sum(kernel.read_and_written for kernel in self.kernels) / self.tokens
+
+
+def trace(config: RunConfig, kind: str, *, compiled: bool = True) -> Trace:
+    """A layer of ``kind`` in a micro-batch of this run.
+
+    If it does not compile, its operators are counted one by one, as they would run.
+    """
+    torch._dynamo.reset()
+    counters.clear()
+    compiler, counter = Compiler(), Counter()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = _model(config, kind)
+        prepare_blocks(model, config.train.recompute, compiled=compiled, backend=compiler)
+        # Nothing compiles below a mode that sees every operator.
+        _step(model.blocks[0], config, nullcontext() if compiled else counter)
+        breaks = {" ".join(why.split()): n for why, n in counters["graph_break"].items()}
+        if compiled and not compiler.graphs:
+            return replace(trace(config, kind, compiled=False), breaks=breaks)
+    kernels = [kernel for graph in compiler.graphs for kernel in graph.kernels]
+    tokens = config.train.micro_batch_size * config.data.seq_len
+    return Trace(tokens, compiler.graphs, breaks, kernels or counter.kernels)
+
+
+def _model(config: RunConfig, kind: str) -> LanguageModel:
+    """One layer with weights as the run's engine hands them to it."""
+    shape = replace(config.model, layers=[kind], n_layers=1, vocab_size=1)
+    gathered_in_bf16 = config.parallel.engine == "fsdp" and config.train.precision == "bf16"
+    with unset_fake_temporarily():
+        model = outline(shape)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            dtype = torch.bfloat16 if gathered_in_bf16 else torch.float32
+            empty = torch.empty(parameter.shape, dtype=dtype, device=DEVICE)
+            setattr(module, name, nn.Parameter(empty))
+    return model
+
+
+def _step(block: nn.Module, config: RunConfig, counter: AbstractContextManager[Any]) -> None:
+    rows, length = config.train.micro_batch_size, config.data.seq_len
+    x = torch.empty(rows, length, config.model.d_model, device=DEVICE, requires_grad=True)
+    positions = None
+    if config.data.documents == "reset":
+        positions = torch.empty(rows, length, dtype=torch.int64, device=DEVICE)
+    bf16 = config.train.precision == "bf16"
+    with counter:
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+            y = block(x, positions)
+        y.backward(torch.empty_like(y))
+
+
+def by_name(trace: Trace) -> dict[str, tuple[int, float]]:
+    """Per kernel name: how many, and their bytes per token."""
+    number: Tally[str] = Tally()
+    moved: Tally[str] = Tally()
+    for kernel in trace.kernels:
+        number[kernel.name] += 1
+        moved[kernel.name] += kernel.read_and_written
+    return {name: (n, moved[name] / trace.tokens) for name, n in number.items()}

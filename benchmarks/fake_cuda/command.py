@@ -1,0 +1,66 @@
+"""The command line; see ``__main__``."""
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from benchmarks.fake_cuda import page
+from benchmarks.fake_cuda.block import trace
+from benchmarks.fake_cuda.dtypes import nodes
+from benchmarks.fake_cuda.rows import (
+    CONFIGS,
+    KINDS,
+    RECOMPUTE,
+    Row,
+    measured,
+    rows,
+    without_kernels,
+)
+from gam_scale import cli
+
+
+def main() -> None:
+    """Trace what is asked for; print it, or write all of it where it belongs."""
+    args = parse()
+    without_kernels()
+    if args.dtypes:
+        print(json.dumps([dtypes(kind, args.configs[0]) for kind in args.kinds]))
+        return
+    chosen = rows(args.kinds, args.configs, args.recompute)
+    found = [_noted(row) for row in chosen]
+    if args.only_print:
+        print(json.dumps(found))
+    else:
+        page.write(found)
+
+
+def parse() -> argparse.Namespace:
+    """The command line, names checked."""
+    parser = cli.Parser(description="What a block costs on a GPU: graphs, kernels, bytes.")
+    for flag, known in (("kinds", KINDS), ("configs", CONFIGS), ("recompute", RECOMPUTE)):
+        names = cli.several(cli.one_of(*known))
+        parser.add_argument(f"--{flag}", type=names, help=f"of {','.join(known)} (all)")
+    parser.add_argument("--dtypes", action="store_true", help="print the operators' precisions")
+    args = parser.parse_args()
+    args.only_print = any((args.kinds, args.configs, args.recompute))
+    args.kinds = args.kinds or KINDS
+    args.configs = args.configs or CONFIGS
+    args.recompute = args.recompute or RECOMPUTE
+    return args
+
+
+def _noted(row: Row) -> dict[str, Any]:
+    start = time.monotonic()
+    found = measured(row)
+    seconds = time.monotonic() - start
+    print(f"{row}: {found['graphs']} graphs, {found['bytes']} B, {seconds:.0f} s", file=sys.stderr)
+    return found
+
+
+def dtypes(kind: str, config: str) -> dict[str, Any]:
+    """All operators of a block's graphs: pass, module, name, dtypes in and out, how many."""
+    found = trace(Row(config, kind, "selective").settings(), kind)
+    counted = nodes([graph.module for graph in found.graphs])
+    return {"kind": kind, "operators": [[*node, n] for node, n in sorted(counted.items())]}

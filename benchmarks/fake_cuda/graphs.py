@@ -1,0 +1,135 @@
+"""What inductor makes of a block: graphs, the kernels that it schedules, the bytes they move."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._inductor import compile_fx, ir, memory, scheduler
+from torch._inductor.graph import GraphLowering
+from torch.utils._ordered_set import OrderedSet
+
+FUSED = "fused loops"
+"""Name of every kernel that inductor writes itself, in Triton."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch, or one call of an operator that inductor does not write."""
+
+    name: str  # FUSED, or the operator's
+    read_and_written: int  # bytes, each buffer once: the least that a good kernel moves
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One compiled graph."""
+
+    is_backward: bool
+    module: fx.GraphModule  # what inductor was given
+    kernels: list[Kernel]
+    peak: int  # bytes at its fullest moment, inputs that it may free included
+
+    @property
+    def moved(self) -> int:
+        """Bytes that all its kernels read and write."""
+        return sum(kernel.read_and_written for kernel in self.kernels)
+
+
+class Compiler:
+    """A backend for torch.compile: keeps what inductor would run, and runs the graph as it is.
+
+    Attributes:
+        graphs: in the order in which they were compiled.
+    """
+
+    def __init__(self) -> None:
+        self.graphs: list[Graph] = []
+
+    def __call__(self, module: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+        """See ``backend`` of torch.compile."""
+        return compile_fx.compile_fx(module, inputs, inner_compile=self._inner)
+
+    def _inner(
+        self, module: fx.GraphModule, inputs: Sequence[Any], **options: Any
+    ) -> Callable[[list[Any]], Any]:
+        before = copy.deepcopy(module)  # inductor rewrites it
+        kernels, peak = _scheduled(module, inputs, options)
+        is_backward = bool(options.get("is_backward", False))
+        self.graphs.append(Graph(is_backward, before, kernels, peak))
+
+        def run(args: list[Any]) -> Any:
+            taken = list(args)
+            args.clear()
+            return fx.Interpreter(before).run(*taken)
+
+        run._boxed_call = True
+        return run
+
+
+class _Scheduled(Exception):  # noqa: N818 (no error: the way out of inductor)
+    """All that inductor does before it writes and compiles code is done."""
+
+    def __init__(self, kernels: list[Kernel], peak: int) -> None:
+        self.kernels, self.peak = kernels, peak
+
+
+def _stop(lowering: GraphLowering) -> None:
+    lowering.init_wrapper_code()
+    lowering._update_scheduler()
+    raise _Scheduled(_kernels(lowering.scheduler.nodes), _peak(lowering))
+
+
+def _scheduled(
+    module: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]
+) -> tuple[list[Kernel], int]:
+    """What inductor would run for this graph, and its peak in bytes."""
+    compile_to_module, GraphLowering.compile_to_module = GraphLowering.compile_to_module, _stop
+    try:
+        compile_fx.compile_fx_inner(module, inputs, **options)
+    except Exception as error:
+        found: BaseException | None = error
+        while found is not None and not isinstance(found, _Scheduled):
+            found = found.__cause__ or found.__context__  # inductor wraps what it catches
+        if found is None:
+            raise
+        return found.kernels, found.peak
+    finally:
+        GraphLowering.compile_to_module = compile_to_module
+    raise AssertionError("inductor was not to finish")
+
+
+def _kernels(nodes: Sequence[scheduler.BaseSchedulerNode]) -> list[Kernel]:
+    found = []
+    for node in nodes:
+        is_extern = isinstance(node, scheduler.ExternKernelSchedulerNode)
+        if isinstance(node, scheduler.NopKernelSchedulerNode):
+            continue
+        if is_extern and isinstance(node.node, ir.MultiOutput):
+            continue  # one of several results of the call before
+        name = _name(node.node) if is_extern else FUSED
+        found.append(Kernel(name, node.get_read_write_buffers_sizes()))
+    return found
+
+
+def _name(node: Any) -> str:
+    overload = getattr(node, "op_overload", None)
+    if isinstance(overload, torch._ops.OpOverload):
+        return str(overload.overloadpacket).removeprefix("aten.")
+    name = getattr(node, "python_kernel_name", None) or type(node).__name__
+    return str(name).removeprefix("extern_kernels.")
+
+
+def _peak(lowering: GraphLowering) -> int:
+    """By inductor's own account, in the order that it chose."""
+    planned = lowering.scheduler
+    peak, _ = memory.prepare_planning_info(
+        planned.nodes,
+        planned.name_to_buf,
+        planned.name_to_fused_node,
+        OrderedSet(lowering.graph_inputs),
+        OrderedSet(lowering.get_output_names()),
+    )
+    return peak

@@ -1,0 +1,59 @@
+"""Where the figures are kept: a file that the planner reads, and a table in docs/gpu.md."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FIGURES = Path("gam_scale/plan/gpu_blocks.json")
+DOCS = Path("docs/gpu.md")
+BEGIN, END = "<!-- python -m benchmarks.fake_cuda -->", "<!-- end -->"
+
+Rows = Sequence[dict[str, Any]]
+
+
+def write(rows: Rows) -> None:
+    """Put all rows into both files; what stands there of former versions stays."""
+    kept = json.loads(FIGURES.read_text())
+    kept |= {"torch": torch.__version__.partition("+")[0], "rows": list(rows)}
+    FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
+    text = DOCS.read_text()
+    first, rest = text.split(BEGIN)
+    last = rest.split(END)[1]
+    DOCS.write_text(f"{first}{BEGIN}\n{tables(kept)}{END}{last}")
+
+
+def tables(kept: dict[str, Any]) -> str:
+    """Markdown: one table a config."""
+    configs = dict.fromkeys(row["config"] for row in kept["rows"])
+    return "\n".join(_table(config, kept) for config in configs)
+
+
+def _table(config: str, kept: dict[str, Any]) -> str:
+    before = {row["kind"]: row for row in kept["before"]["rows"] if row["config"] == config}
+    lines = [
+        f"`configs/{config}.json`; before: at {kept['before']['commit']}",
+        "",
+        "| layer | before: graphs, kernels, kB | graphs | kernels | kB | none: kB | full: kB |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in kept["rows"]):
+        found = {
+            row["recompute"]: row
+            for row in kept["rows"]
+            if (row["config"], row["kind"], row["precision"]) == (config, kind, "bf16")
+            and row["compiled"]
+        }
+        usual = found["selective"]
+        cells = [kind, _former(before[kind]), usual["graphs"], usual["kernels"]]
+        cells += [f"{found[mode]['bytes'] / 1e3:,.0f}" for mode in ("selective", "none", "full")]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _former(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return row["error"]
+    return f"{row['graphs']}, {row['kernels']}, {row['bytes'] / 1e3:,.0f}"

@@ -1,0 +1,62 @@
+"""The rows of the table: which blocks are traced, and what is noted of each."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+from benchmarks.fake_cuda.block import Trace, by_name, trace
+from gam_scale.config import RunConfig, load_config
+
+KINDS = ("static", "scan", "phase", "delta", "slot", "attention", "mamba")
+CONFIGS = ("gam_1b", "ctx16k")
+RECOMPUTE = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One block in one micro-batch of a shipped config."""
+
+    config: str  # of configs/, all of whose settings hold but the following
+    kind: str
+    recompute: str
+    compiled: bool = True
+    precision: str = "bf16"
+
+    def settings(self) -> RunConfig:
+        """The whole config."""
+        config = load_config(f"configs/{self.config}.json")
+        train = replace(config.train, recompute=self.recompute, precision=self.precision)
+        return replace(config, train=train)
+
+
+def rows(kinds: Sequence[str], configs: Sequence[str], modes: Sequence[str]) -> list[Row]:
+    """Those of the table: every combination, compiled; uncompiled and in fp32 one of each kind."""
+    found = [Row(*parts) for parts in product(configs, kinds, modes)]
+    usual = [row for row in found if row.config == CONFIGS[0] and row.recompute == "selective"]
+    for row in usual:
+        found += [replace(row, compiled=False), replace(row, precision="fp32")]
+    return found
+
+
+def measured(row: Row) -> dict[str, Any]:
+    """The row and its figures, as JSON has them."""
+    found = trace(row.settings(), row.kind, compiled=row.compiled)
+    return asdict(row) | figures(found)
+
+
+def figures(found: Trace) -> dict[str, Any]:
+    """What the table has of a trace: bytes are per token."""
+    return {
+        "graphs": found.forward_graphs,
+        "breaks": sum(found.breaks.values()),
+        "kernels": len(found.kernels),
+        "bytes": round(found.bytes_per_token),
+        "by_kernel": {name: [n, round(moved)] for name, (n, moved) in by_name(found).items()},
+    }
+
+
+def without_kernels() -> None:
+    """As if flash-linear-attention and mamba_ssm were not installed."""
+    sys.modules["fla"] = sys.modules["mamba_ssm"] = None  # type: ignore[assignment]
