@@ -1,0 +1,171 @@
+"""The gated delta rule in flash-linear-attention's kernels, as operators of our own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gam_scale.kernels.operator import operator
+from gam_scale.kernels.stretches import CHUNK, in_one_row, stretches
+
+
+def fla_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    initial: Tensor,
+    fresh: Tensor,
+    ends: Tensor,
+    ends_host: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What ``gam_scale.model.memory.delta.delta_memory`` computes; flash-linear-attention 0.6.0.
+
+    Args:
+        q: (B, T, H, K) queries, scaled, in the dtype of the products: bfloat16 or float32, whose
+            products are TF32.
+        k: (B, T, H, K) keys, and v: (B, T, H, V) values, in the same dtype.
+        log_decay: (B, T, H) float32.
+        beta: (B, T, H) float32.
+        initial: (B, H, K, V) float32.
+        fresh: with ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
+
+    Returns:
+        (B, T, H, V) in the dtype of ``q``, and the state after the last token (B, H, K, V),
+        float32.
+    """
+    return _fla_delta(q, k, v, log_decay, beta, initial, fresh, ends, ends_host)[:2]
+
+
+def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Forward and backward of the installed flash-linear-attention."""
+    from fla.ops.gated_delta_rule.chunk import (
+        chunk_gated_delta_rule_bwd,
+        chunk_gated_delta_rule_fwd,
+    )
+
+    return chunk_gated_delta_rule_fwd, chunk_gated_delta_rule_bwd
+
+
+def _flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+    """Products with chunks of C tokens, per token and head: C K three times, C V twice, and K V
+    three times, at two FLOPs each."""
+    rows, length, heads, key = q
+    value = v[-1]
+    return 2 * rows * length * heads * (CHUNK * (3 * key + 2 * value) + 3 * key * value)
+
+
+def _backward_flops(
+    grad: torch.Size,
+    grad_final: Any,
+    q: torch.Size,
+    k: torch.Size,
+    v: torch.Size,
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Likewise: what is computed anew, and the gradients of every product."""
+    rows, length, heads, key = q
+    value = v[-1]
+    inside = CHUNK * (10 * key + 5 * value + 2 * CHUNK)
+    return 2 * rows * length * heads * (inside + 8 * key * value)
+
+
+@operator("gam_scale::fla_delta", flops=_flops)
+def _fla_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    initial: Tensor,
+    fresh: Tensor,
+    ends: Tensor,
+    ends_host: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Outputs, final states, and for backward: sums of log decays and the solved systems of chunks.
+
+    Shapes depend on (B, T) alone: how many stretches there are stays in here.
+    """
+    forward, _ = functions()
+    rows, length = q.shape[:2]
+    cut = stretches(rows, fresh, ends, ends_host)
+    flat = in_one_row(q, k, v, log_decay, beta)
+    total, y, solved, final, *_ = forward(
+        **dict(zip(("q", "k", "v", "g", "beta"), flat, strict=True)),
+        scale=1.0,
+        initial_state=cut.states(initial, 0.0),
+        output_final_state=True,
+        cu_seqlens=cut.ends,
+        chunk_indices=cut.chunks,
+    )
+    y, total, solved = (x.view(rows, length, *x.shape[2:]) for x in (y, total, solved))
+    return y.to(q.dtype), final[cut.last], total, solved
+
+
+@operator("gam_scale::fla_delta_backward", flops=_backward_flops)
+def _fla_delta_backward(
+    grad: Tensor,
+    grad_final: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    total: Tensor,
+    beta: Tensor,
+    solved: Tensor,
+    initial: Tensor,
+    fresh: Tensor,
+    ends: Tensor,
+    ends_host: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, log_decay, beta and the initial state."""
+    _, backward = functions()
+    rows, length = q.shape[:2]
+    cut = stretches(rows, fresh, ends, ends_host)
+    names = ("do", "q", "k", "v", "g", "beta", "A")
+    flat = in_one_row(grad, q, k, v, total, beta, solved)
+    dq, dk, dv, dbeta, ddecay, dstates, *_ = backward(
+        **dict(zip(names, flat, strict=True)),
+        scale=1.0,
+        initial_state=cut.states(initial, 0.0),
+        dht=cut.at_ends(grad_final),
+        cu_seqlens=cut.ends,
+        chunk_indices=cut.chunks,
+    )
+    pairs = ((dq, q), (dk, k), (dv, v), (ddecay, total), (dbeta, beta))
+    grads = (x.view(rows, length, *x.shape[2:]).to(of.dtype) for x, of in pairs)
+    return *grads, cut.gradients(dstates)[0]
+
+
+@_fla_delta.register_fake
+def _(q, k, v, log_decay, beta, initial, fresh, ends, ends_host):
+    heads = q.shape[:3]
+    y, solved = q.new_empty((*heads, v.shape[-1])), q.new_empty((*heads, CHUNK))
+    return y, initial.new_empty(initial.shape), log_decay.new_empty(heads), solved
+
+
+@_fla_delta_backward.register_fake
+def _(grad, grad_final, q, k, v, total, beta, solved, initial, fresh, ends, ends_host):
+    return tuple(x.new_empty(x.shape) for x in (q, k, v, total, beta, initial))
+
+
+def _save(ctx, inputs, output) -> None:
+    q, k, v, _, beta, initial, fresh, ends, ends_host = inputs
+    _, _, total, solved = output
+    ctx.save_for_backward(q, k, v, total, beta, solved, initial, fresh, ends, ends_host)
+    ctx.mark_non_differentiable(total, solved)
+
+
+def _gradients(ctx, grad, grad_final, *_):
+    q, k, v, total, beta, solved, initial, *where = ctx.saved_tensors
+    if grad is None:
+        grad = q.new_zeros((*q.shape[:3], v.shape[-1]))
+    if grad_final is None:
+        grad_final = torch.zeros_like(initial)
+    grads = _fla_delta_backward(grad, grad_final, q, k, v, total, beta, solved, initial, *where)
+    return *grads, None, None, None
+
+
+_fla_delta.register_autograd(_gradients, setup_context=_save)

@@ -1,0 +1,105 @@
+"""Documents of several rows as stretches of one row, the form that packed kernels take."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+CHUNK = 64
+"""Tokens that flash-linear-attention's kernels take at a time."""
+
+
+class Stretches(NamedTuple):
+    """N stretches of B rows of T tokens laid end to end, on the rows' device.
+
+    A stretch is a document, or as much of one as a row holds of it. Each has a first state of its
+    own, and its chunks are its own too.
+    """
+
+    ends: Tensor  # (N + 1,) int32: cumulative lengths, from 0 to B T
+    chunks: Tensor  # (chunks, 2) int32: a chunk's stretch, and its place in that
+    chunk_ends: Tensor  # (N + 1,) int64: cumulative numbers of chunks
+    row: Tensor  # (N,) int64: the row that a stretch is of
+    fresh: Tensor  # (N,) bool: a document starts here
+    first: Tensor  # (B,) int64: each row's first stretch
+    last: Tensor  # (B,) int64: each row's last stretch
+
+    def states(self, initial: Tensor, fresh: Tensor | float) -> Tensor:
+        """The state before each stretch (N, ...).
+
+        Args:
+            initial: (B, ...) before each row's first token.
+            fresh: (...) before each document.
+        """
+        states = initial[self.row]
+        return torch.where(self._is_fresh(states), fresh, states)
+
+    def gradients(self, grads: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of ``initial`` and ``fresh`` from those of the states before each stretch."""
+        of_rows = grads[self.first]
+        is_fresh = self._is_fresh(grads)
+        of_rows = of_rows.masked_fill(is_fresh[self.first], 0.0)
+        return of_rows, grads.masked_fill(~is_fresh, 0.0).sum(0)
+
+    def at_ends(self, grads: Tensor) -> Tensor:
+        """Gradients (B, ...) of the states after each row, as those after each stretch (N, ...)."""
+        return grads.new_zeros((len(self.row), *grads.shape[1:])).index_copy_(0, self.last, grads)
+
+    def _is_fresh(self, states: Tensor) -> Tensor:
+        return self.fresh.view(-1, *[1] * (states.dim() - 1))
+
+
+_KNOWN = WeakTensorKeyDictionary()
+"""By ``ends_host``, while that is alive: every layer asks for the same."""
+
+
+def stretches(rows: int, fresh: Tensor, ends: Tensor, ends_host: Tensor) -> Stretches:
+    """What B rows are made of, without waiting for the device.
+
+    Args:
+        rows: B.
+        fresh: (n,) bool, by stretch: a document starts there.
+        ends: (n + 1,) int32, cumulative lengths of the stretches from 0 to B T; empty ones follow
+            behind the others.
+        ends_host: the same in the CPU's memory.
+    """
+    sources = (fresh, ends)
+    known = _KNOWN.get(ends_host)
+    if known is not None and all(a is b for a, b in zip(known[0], sources, strict=True)):
+        return known[1]
+    cut = _cut(rows, fresh, ends, ends_host)
+    _KNOWN[ends_host] = (sources, cut)
+    return cut
+
+
+def _cut(rows: int, fresh: Tensor, ends: Tensor, ends_host: Tensor) -> Stretches:
+    lengths = ends_host.diff()
+    count, length = int((lengths > 0).sum()), int(ends_host[-1]) // rows
+    assert bool((lengths[:count] > 0).all()), "an empty stretch stands before another one"
+    n_chunks = int(((lengths + (CHUNK - 1)) // CHUNK).sum())
+
+    # From here on, on the device; what has a length of its own is told how long it will be.
+    ends = ends[: count + 1]
+    of_each = (ends.diff() + (CHUNK - 1)) // CHUNK
+    chunk_ends = F.pad(of_each.cumsum(0), (1, 0))
+    numbers = torch.arange(count, device=ends.device)
+    stretch = torch.repeat_interleave(numbers, of_each, output_size=n_chunks)
+    place = torch.arange(n_chunks, device=ends.device) - chunk_ends[stretch]
+    firsts = ends[:-1].long()
+    row_firsts = torch.arange(rows, device=ends.device) * length
+    return Stretches(
+        ends,
+        chunks=torch.stack([stretch, place], dim=1).to(ends.dtype),
+        chunk_ends=chunk_ends,
+        row=firsts // length,
+        fresh=fresh[:count],
+        first=torch.searchsorted(firsts, row_firsts),
+        last=torch.searchsorted(firsts, row_firsts + length) - 1,
+    )
+
+
+def in_one_row(*tensors: Tensor) -> list[Tensor]:
+    """Each (B, T, ...) as (1, B T, ...), contiguous."""
+    return [x.flatten(0, 1).unsqueeze(0).contiguous() for x in tensors]

@@ -1,0 +1,51 @@
+"""Inputs of packed memories, and what comes of them: outputs, final states, gradients."""
+
+from collections.abc import Callable
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Two rows: documents that begin inside; one that goes on from before, then one of a single token.
+DOCUMENTS = ((30, 1, 49), (70, 1, 9))
+GOES_ON = (False, True)
+
+
+def packed_inputs(
+    kind: str, heads: int = 2, width: int = 8, slots: int = 6
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Random arguments by name; fresh, ends and ends on the host, padded; positions (B, T)."""
+    generator = torch.Generator().manual_seed(0)
+    rows, length = len(DOCUMENTS), sum(DOCUMENTS[0])
+    q, k, v = torch.randn(3, rows, length, heads, width, generator=generator)
+    if kind == "delta":
+        gates = torch.rand(2, rows, length, heads, generator=generator)
+        state = torch.randn(rows, heads, width, width, generator=generator)
+        inputs = {"q": q, "k": F.normalize(k, dim=-1), "v": v, "log_decay": -gates[0]}
+        inputs |= {"beta": gates[1], "initial": state}
+    else:
+        gates = torch.rand(rows, length, heads, slots, generator=generator)
+        state = torch.randn(rows, heads, slots, 2 * width, generator=generator)
+        bank = torch.randn(heads, slots, 2 * width, generator=generator)
+        # Some slots are not written to.
+        inputs = {"q": q * width**-0.5, "k": k, "v": v, "log_decay": -gates * (gates > 0.3)}
+        inputs |= {"initial": state, "bank": bank}
+    positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in DOCUMENTS])
+    for row, goes_on in enumerate(GOES_ON):
+        if goes_on:
+            positions[row, : DOCUMENTS[row][0]] += 5
+    lengths = [n for row in DOCUMENTS for n in row] + [0] * 3
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    firsts = ends[:-1].long().clamp(max=rows * length - 1)
+    return inputs, ((positions == 0).flatten()[firsts], ends.clone(), ends), positions
+
+
+def results(
+    function: Callable[..., tuple[Tensor, Tensor]], inputs: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """``y``, ``final``, and the gradients by the inputs' names of the sum of both squared."""
+    leaves = [x.clone().requires_grad_() for x in inputs.values()]
+    y, final = function(*leaves)
+    grads = torch.autograd.grad(y.square().sum() + final.square().sum(), leaves)
+    return {"y": y, "final": final, **dict(zip(inputs, grads, strict=True))}

@@ -1,0 +1,187 @@
+"""Stand-ins for flash-linear-attention's functions on a CPU: its signatures, float64 recurrences.
+
+What they keep for the backward pass has the shapes of the package's; its numbers are their own.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+import pytest
+import recurrences
+import torch
+from torch import Tensor
+
+from gam_scale.kernels import delta, slot
+
+CALLS: list[str] = []
+"""Names of the functions that were called."""
+
+
+def delta_forward(
+    q,
+    k,
+    v,
+    g,
+    beta,
+    scale,
+    initial_state,
+    output_final_state,
+    state_v_first=False,
+    cu_seqlens=None,
+    cp_context=None,
+    chunk_indices=None,
+    use_gate_in_kernel=False,
+    A_log=None,
+    dt_bias=None,
+    chunk_size=64,
+):
+    """``fla.ops.gated_delta_rule.chunk.chunk_gated_delta_rule_fwd``."""
+    CALLS.append("delta_forward")
+    assert scale == 1.0 and output_final_state
+    _check(cu_seqlens, chunk_indices, [q, k, v, g, beta, initial_state])
+    assert g.dtype == beta.dtype == initial_state.dtype == torch.float32
+    y, final = _delta(cu_seqlens, *_double(q, k, v, g, beta, initial_state))
+    solved = k.new_zeros((*k.shape[:3], chunk_size))
+    return g.clone(), y.to(v.dtype), solved, final.float(), initial_state, None
+
+
+def delta_backward(
+    q,
+    k,
+    v,
+    g,
+    beta,
+    A,
+    scale,
+    initial_state,
+    do,
+    dht,
+    state_v_first=False,
+    cu_seqlens=None,
+    cp_context=None,
+    chunk_indices=None,
+    use_gate_in_kernel=False,
+    g_input=None,
+    A_log=None,
+    dt_bias=None,
+    chunk_size=64,
+):
+    """``fla.ops.gated_delta_rule.chunk.chunk_gated_delta_rule_bwd``."""
+    CALLS.append("delta_backward")
+    _check(cu_seqlens, chunk_indices, [q, k, v, g, beta, A, initial_state, do, dht])
+    leaves = (q, k, v, g, beta, initial_state)
+    dq, dk, dv, dg, dbeta, dstate = _gradients(lambda *x: _delta(cu_seqlens, *x), leaves, (do, dht))
+    return dq, dk, dv, dbeta, dg, dstate, None, None
+
+
+def slot_forward(
+    q,
+    k,
+    v,
+    s,
+    g,
+    initial_state=None,
+    output_final_state=False,
+    scale=1.0,
+    cu_seqlens=None,
+    chunk_size=64,
+    chunk_indices=None,
+):
+    """``fla.ops.gsa.chunk_fwd.chunk_gsa_fwd``."""
+    CALLS.append("slot_forward")
+    assert scale == 1.0 and output_final_state
+    _check(cu_seqlens, chunk_indices, [q, k, v, s, g, *initial_state])
+    assert q.dtype == k.dtype == v.dtype == s.dtype and g.dtype == torch.float32
+    y, keys, values = _slot(cu_seqlens, *_double(q, k, v, s, g, *initial_state))
+    scores, pairs = torch.zeros_like(s), q.new_zeros((*q.shape[:3], chunk_size)).float()
+    weights = torch.zeros_like(s, dtype=torch.float32)
+    return None, keys.float(), scores, weights, pairs, None, values.float(), y.to(v.dtype)
+
+
+def slot_backward(
+    q,
+    k,
+    v,
+    s,
+    g,
+    ok,
+    p,
+    A,
+    h,
+    initial_state,
+    scale,
+    do,
+    dht,
+    cu_seqlens=None,
+    chunk_size=64,
+    chunk_indices=None,
+):
+    """``fla.ops.gsa.chunk_bwd.chunk_gsa_bwd``."""
+    CALLS.append("slot_backward")
+    _check(cu_seqlens, chunk_indices, [q, k, v, s, g, ok, p, A, do, *initial_state, *dht])
+    leaves = (q, k, v, s, g, *initial_state)
+    return _gradients(lambda *x: _slot(cu_seqlens, *x), leaves, (do, *dht))
+
+
+def install(patch: pytest.MonkeyPatch) -> None:
+    """Have the operators call these until the test is over."""
+    CALLS.clear()
+    patch.setattr(delta, "functions", lambda: (delta_forward, delta_backward))
+    functions = slot.Functions(
+        slot_forward, slot_backward, lambda g, **_: g, lambda cut: nullcontext()
+    )
+    patch.setattr(slot, "functions", lambda: functions)
+
+
+def _check(ends: Tensor, chunks: Tensor, tensors: list[Tensor]) -> None:
+    """What the kernels take for granted."""
+    assert all(x.is_contiguous() for x in tensors)
+    count = 0
+    for stretch, length in enumerate(ends.diff().tolist()):
+        for place in range(-(-length // 64)):
+            assert chunks[count].tolist() == [stretch, place]
+            count += 1
+    assert count == len(chunks)
+
+
+def _double(*tensors: Tensor) -> list[Tensor]:
+    return [x.double() for x in tensors]
+
+
+def _delta(ends: Tensor, q, k, v, g, beta, states) -> tuple[Tensor, Tensor]:
+    bounds, pairs = ends.tolist(), []
+    assert len(states) == len(bounds) - 1
+    for i, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        part = [x[:, a:b] for x in (q, k, v, g, beta)]
+        pairs.append(recurrences.delta(*part, states[i : i + 1]))
+    return torch.cat([y for y, _ in pairs], 1), torch.cat([state for _, state in pairs])
+
+
+def _slot(ends: Tensor, q, k, v, s, g, keys, values) -> tuple[Tensor, Tensor, Tensor]:
+    """States (N, H, K, M) and (N, H, M, V)."""
+    bounds, outputs, last = ends.tolist(), [], []
+    assert len(keys) == len(values) == len(bounds) - 1
+    for i, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        K, V = keys[i], values[i]
+        for t in range(a, b):
+            left, share = g[0, t].exp(), s[0, t]  # (H, M)
+            K = left.unsqueeze(1) * K + k[0, t].unsqueeze(2) * share.unsqueeze(1)
+            V = left.unsqueeze(2) * V + share.unsqueeze(2) * v[0, t].unsqueeze(1)
+            weights = torch.softmax((q[0, t].unsqueeze(1) @ K).squeeze(1), dim=-1)
+            outputs.append((weights.unsqueeze(1) @ V).squeeze(1))
+        last.append((K, V))
+    return torch.stack(outputs)[None], *(torch.stack(x) for x in zip(*last, strict=True))
+
+
+def _gradients(
+    function: Callable[..., tuple[Tensor, ...]], leaves: tuple[Tensor, ...], grads: tuple
+) -> list[Tensor]:
+    def run() -> tuple[Tensor, ...]:
+        copies = [x.double().requires_grad_() for x in leaves]
+        return torch.autograd.grad(function(*copies), copies, _double(*grads))
+
+    # Inside an operator autograd is off, in this thread.
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(run).result()
+    return [grad.to(x.dtype) for grad, x in zip(found, leaves, strict=True)]
