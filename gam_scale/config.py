@@ -111,14 +111,16 @@ class TrainConfig:
     grad_clip: float = option(1.0, "largest global gradient norm; 0: no clipping", at_least=0)
     max_skipped_steps: int = option(
         10,
-        "steps in a row without a finite gradient, each of which is skipped, that end the run",
+        "steps in a row without a finite gradient, each of which is skipped, that end the run; on "
+        "GPUs they are counted when a line is logged or a checkpoint saved",
         at_least=1,
     )
     spike_ratio: float = option(
         0.0,
         "a step whose loss is more than this many times the median of the last 32 goes back to the "
-        "last checkpoint and leaves out the data since; 0: never. wandb, online, keeps the values "
-        "that it has of steps that are then done anew",
+        "last checkpoint and leaves out the data since; 0: never. On GPUs each step then waits for "
+        "the loss of the one before. wandb, online, keeps the values that it has of steps that are "
+        "then done anew",
         at_least=0,
     )
     precision: Literal["fp32", "bf16"] = option(

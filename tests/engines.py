@@ -96,7 +96,13 @@ class Trial:
         for i, batch in enumerate(batches):
             total += self.strategy.backward(batch, 1 / n_targets, last=i == len(batches) - 1)
         (total,) = world.sum(float(total))
-        return total / n_targets, self.strategy.step(1e-2, 0.5)
+        return total / n_targets, float(self.strategy.step(1e-2, 0.5))
+
+    def everything(self) -> list[tuple[str, bytes]]:
+        """This rank's parameters, moments and counts of steps, to the bit."""
+        parts = [(s.key, s.own_part().data.numpy().tobytes()) for s in self.strategy.shards()]
+        states = self.strategy.optimizer.state.values()
+        return parts + [("step", state["step"].numpy().tobytes()) for state in states]
 
     def weights(self) -> float:
         """The sum of absolute values of all parameters."""

@@ -26,8 +26,8 @@ class Batch(NamedTuple):
 
     @property
     def num_targets(self) -> int:
-        """How many tokens are predicted. Ask before ``.to(device)``: on a GPU this waits for it."""
-        return int((self.targets != IGNORE).sum())
+        """How many tokens are predicted. Ask before ``.to(device)``: this is of CPU memory only."""
+        return int(np.count_nonzero(self.targets.numpy() != IGNORE))
 
 
 def num_sequences(tokens: int, seq_len: int) -> int:

@@ -42,20 +42,22 @@ class Strategy(ABC):
         ``last`` marks the step's last micro-batch, after which gradients are those of all ranks.
         """
 
-    def step(self, lr: float, max_norm: float) -> float:
+    def step(self, lr: float, max_norm: float) -> Tensor:
         """Clip the gradients, apply them at learning rate ``lr``, clear them; returns their norm.
 
         Args:
             lr: for every parameter.
             max_norm: largest global L2 norm; 0: no clipping.
 
-        If the norm, which is that before clipping, is not finite, nothing is applied: the same
-        decision on all ranks, since the norm is that of all.
+        Returns:
+            The global norm before clipping, a scalar that is left on its device: nothing here waits
+            for it. If it is not finite, nothing is applied, neither to parameters nor to the
+            optimizer's state: the same on all ranks, since the norm is that of all.
         """
-        norm = float(self._clip(max_norm if max_norm > 0 else math.inf))
-        if math.isfinite(norm):
-            self._set_lr(lr)
-            self.optimizer.step()
+        norm = self._clip(max_norm if max_norm > 0 else math.inf)
+        skip_unless_finite(self.optimizer, norm)
+        self._set_lr(lr)
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -97,3 +99,12 @@ class Strategy(ABC):
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+
+
+def skip_unless_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+    """Have the next ``step`` change nothing if ``norm`` is not finite, as found on its device.
+
+    Fused optimizers have a switch for it, meant for loss scaling: their kernels leave parameters
+    and moments alone, and the count of steps takes back its 1.
+    """
+    optimizer.found_inf = norm.isfinite().logical_not_().float()

@@ -54,8 +54,8 @@ class World:
         """Each value summed over all ranks, in float64."""
         if self.world_size == 1:
             return list(values)
-        # Gloo and NCCL each need the tensor where they communicate; gloo's is the CPU.
-        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        # In CPU memory, where gloo adds them also in a job on GPUs: a GPU is not waited for.
+        totals = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(totals)
         return totals.tolist()
 

@@ -51,6 +51,7 @@ class DeepSpeedStrategy(Strategy):
         # With a stage, the torch optimizer steps this rank's flat partition, inside ZeRO's own.
         self.zero = zero if self.stage else None
         self.optimizer = zero.optimizer if self.stage else zero
+        self.clipping: zero_lean.Clipping | None = None
         if config.parallel.offload == "none":
             self._trim()
         # Stage 3 averages over ranks, whatever it is told. Our losses are already divided by the
@@ -68,13 +69,13 @@ class DeepSpeedStrategy(Strategy):
 
     def _trim(self) -> None:
         if self.stage == 3:
-            zero_lean.trim_stage_3(self.zero, self.world)
+            self.clipping = zero_lean.trim_stage_3(self.zero, self.world)
         elif self.stage:
-            zero_lean.trim_stages_1_and_2(self.zero, self.world)
+            self.clipping = zero_lean.trim_stages_1_and_2(self.zero, self.world)
         elif self.world.world_size == 1:
             self.engine.enable_backward_allreduce = False  # copies through a bucket, to no end
 
-    def step(self, lr: float, max_norm: float) -> float:
+    def step(self, lr: float, max_norm: float) -> Tensor:
         """See :meth:`Strategy.step`."""
         if self.zero is None:  # its norm would be 0 in fp32, and it does not look at it
             norm = super().step(lr, max_norm)
@@ -83,7 +84,9 @@ class DeepSpeedStrategy(Strategy):
         self._set_lr(lr)
         self.zero.clip_grad = max_norm
         self.engine.step()
-        return float(self.zero._global_grad_norm)
+        if self.clipping is not None:
+            return self.clipping.norm
+        return torch.as_tensor(self.zero._global_grad_norm)  # offloaded: DeepSpeed looked at it
 
     def shards(self) -> list[Shard]:
         """See :meth:`Strategy.shards`."""

@@ -28,6 +28,8 @@ def engine_config(config: RunConfig, data_size: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,  # torch's AdamW
         "zero_force_ds_cpu_optimizer": False,  # its own would compile C++ at start-up
         "steps_per_print": 1 << 60,
+        # It would wait for the device at both ends of every micro-batch; the loop has its own.
+        "timers": {"throughput": {"enabled": False}},
         "torch_autocast": {
             "enabled": train.precision == "bf16",
             "dtype": "bfloat16",

@@ -1,4 +1,5 @@
 """Copies that DeepSpeed makes for low precision and for several ranks, left out where needless.
+And its looks at the norm, for which the host would wait.
 
 Our parameters and gradients are fp32 in every precision (autocast computes in bf16), so a master
 copy of the parameters and conversions of the gradients would repeat what is there. With these left
@@ -6,7 +7,6 @@ out, a step on one rank passes over the gradients about as often as a plain loop
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +14,41 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
+from gam_scale.parallel.strategy import skip_unless_finite
 from gam_scale.parallel.world import World
 
 
-def trim_stages_1_and_2(zero: Any, world: World) -> None:
+class Clipping:
+    """The norm of a step's gradients, and clipping by it, both left on the device.
+
+    DeepSpeed's own asks the device whether the norm is finite, to step or not to step. It is shown
+    the number 1 instead, and the optimizer's kernels decide: see
+    :func:`gam_scale.parallel.strategy.skip_unless_finite`.
+
+    Attributes:
+        norm: of the last step, before clipping.
+    """
+
+    norm: Tensor
+
+    def __init__(self, zero: Any) -> None:
+        self._zero = zero
+
+    def measure(self) -> float:
+        """What DeepSpeed is to take for the norm of this step."""
+        self.norm = _norm(self._zero)
+        skip_unless_finite(self._zero.optimizer, self.norm)
+        return 1.0
+
+    def clip(self, gradients: Iterable[Tensor]) -> None:
+        """By the norm measured last, to ``clip_grad`` of the optimizer; 0: not at all."""
+        if self._zero.clip_grad > 0:
+            over = ((self.norm + 1e-6) / self._zero.clip_grad).clamp_(min=1.0)
+            for gradient in gradients:
+                gradient.mul_(1.0 / over)
+
+
+def trim_stages_1_and_2(zero: Any, world: World) -> Clipping:
     """For ZeRO's optimizer of stage 1 or 2, without offloading: call it once, before any step."""
     for master, parts in zip(
         zero.single_partition_of_fp32_groups, zero.parallel_partitioned_bit16_groups, strict=True
@@ -25,13 +56,16 @@ def trim_stages_1_and_2(zero: Any, world: World) -> None:
         master.data = parts[world.rank]
     zero._link_all_hp_params()  # views of each parameter's part in the masters
     _replace(zero, "flatten", joined)
-    _replace(zero, "scaled_global_norm", partial(_norm, zero))
+    clipping = Clipping(zero)
+    _replace(zero, "scaled_global_norm", clipping.measure)
+    _replace(zero, "unscale_and_clip_grads", lambda gradients, norm: clipping.clip(gradients))
     if world.world_size == 1:  # gradients stay where autograd left them
         reduce = "reduce_independent_p_g_buckets_and_remove_grads"
         _replace(zero, reduce, lambda parameter, group: None)
+    return clipping
 
 
-def trim_stage_3(zero: Any, world: World) -> None:
+def trim_stage_3(zero: Any, world: World) -> Clipping:
     """For ZeRO's optimizer of stage 3, without offloading: call it once, before any step."""
     # DeepSpeed means to do this by itself, but compares a device with its name.
     for master, parts in zip(
@@ -39,9 +73,14 @@ def trim_stage_3(zero: Any, world: World) -> None:
     ):
         master.data = parts
     _replace(zero, "flatten", joined)
-    _replace(zero, "_get_norm_groups", lambda: [_norm(zero)])
+    clipping, groups = Clipping(zero), zero.fp32_partitioned_groups_flat
+    _replace(zero, "_get_norm_groups", lambda: [clipping.measure()])
+    _replace(
+        zero, "unscale_and_clip_grads", lambda group, norm: clipping.clip([groups[group].grad])
+    )
     if world.world_size == 1:  # else they would be joined, divided by 1, and taken apart again
         _replace(zero, "_DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads", _whole_gradients)
+    return clipping
 
 
 def _replace(zero: Any, name: str, function: Callable[..., Any]) -> None:

@@ -17,7 +17,7 @@ from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import Batch
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import Prefetcher, TrainStream, micro_batches, valid_batches
-from gam_scale.errors import Stopped, UserError
+from gam_scale.errors import Stopped
 from gam_scale.evaluate.loss import LossResult, mean_loss
 from gam_scale.parallel.context import axes
 from gam_scale.parallel.strategy import Strategy
@@ -28,6 +28,7 @@ from gam_scale.train.saver import Saver
 from gam_scale.train.schedule import learning_rate
 from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog
+from gam_scale.train.skips import Skips
 from gam_scale.train.spikes import SpikeDetector
 
 logger = logging.getLogger("gam_scale")
@@ -59,13 +60,14 @@ class Loop:
         self.stop, self.watchdog = stop, watchdog
         self.first_step = first_step
         self.first_done = min(state.step + 1, config.train.steps)  # that step may be to evaluate
-        self.skipped_in_a_row = 0
         self.spikes = SpikeDetector(config.train.spike_ratio)
         self.last_loss: Tensor | float = math.nan
         self.world = strategy.world
         self.axes = axes(strategy.world, config.parallel.context)
         if state.metrics:
             metrics.load_state_dict(state.metrics)
+        skipped = metrics.counts().skipped
+        self.skips = Skips(config.train.max_skipped_steps, state.step, skipped)
 
     def run(self) -> Outcome:
         """Train until done, until a signal asks to stop (then it is saved), or until a spike."""
@@ -101,12 +103,13 @@ class Loop:
         """One optimizer step, or what all ranks agree to do instead of it."""
         train, state = self.config.train, self.state
         local_targets = sum(batch.num_targets for batch in batches)
-        # The last step's loss comes along here: it is known by now, and costs no wait of its own.
+        # Numbers of the hosts: the device computes the last step meanwhile, unless it is to say
+        # what loss that had.
         n_targets, stops, saved, last_loss = self.world.sum(
             local_targets,
             float(self.stop.requested),
             float(self.saver.ready),
-            float(self.last_loss),
+            float(self.last_loss) if train.spike_ratio else math.nan,
         )
         if saved == self.world.world_size:
             self.saver.finish()
@@ -131,30 +134,27 @@ class Loop:
             loss_sum += self.strategy.backward(batch, 1.0 / n_targets, last=last)
         lr = learning_rate(train, state.step, train.steps)
         grad_norm = self.strategy.step(lr, train.grad_clip)
-        applied = math.isfinite(grad_norm)
-        if carry is not None and not applied:
+        if carry is not None and not grad_norm.isfinite():  # waits for the device
             carry.clear()  # what made the gradient infinite may be in the states
         self.last_loss = loss_sum / n_targets
-        self.metrics.add(loss_sum, int(n_targets), grad_norm, skipped=not applied)
-        self._count_skipped(applied)
+        self.metrics.add(state.step + 1, loss_sum, int(n_targets), grad_norm)
         self.state = replace(
-            state,
-            step=state.step + 1,
-            sequences=state.sequences + train.global_batch_size,
-            optimizer_steps=state.optimizer_steps + applied,
+            state, step=state.step + 1, sequences=state.sequences + train.global_batch_size
         )
+        if self._is_computed:
+            self._look()
         return None
 
-    def _count_skipped(self, applied: bool) -> None:
-        self.skipped_in_a_row = 0 if applied else self.skipped_in_a_row + 1
-        if not applied:
-            logger.warning("step %d skipped: its gradient is not finite", self.state.step + 1)
-        if self.skipped_in_a_row == self.config.train.max_skipped_steps:
-            raise UserError(
-                f"{self.skipped_in_a_row} steps in a row, the last one {self.state.step + 1}, had "
-                "no finite gradient; expected fewer than train.max_skipped_steps: lower train.lr, "
-                "or resume from an earlier checkpoint"
-            )
+    @property
+    def _is_computed(self) -> bool:
+        """Whether what the device was given to compute is there when the host goes on."""
+        return self.world.device.type == "cpu"
+
+    def _look(self) -> None:
+        """Take in which steps were applied, for which the device is waited for."""
+        applied = self.skips.look(self.state.step, self.metrics.counts())
+        steps = self.state.optimizer_steps + applied
+        self.state = replace(self.state, optimizer_steps=steps)
 
     def _after_step(self) -> Outcome | None:
         """What is due between steps; "stopped" where an evaluation gave way to a signal."""
@@ -179,6 +179,7 @@ class Loop:
                 return "stopped"
         self.state = replace(self.state, to_evaluate=False)
         if done or validation or step == 1 or step % config.log.every_steps == 0:
+            self._look()
             self.saver.check_lock()
             rate = learning_rate(config.train, step - 1, config.train.steps)
             self.log.log(self.metrics.line(step, rate, validation))
@@ -224,6 +225,7 @@ class Loop:
         return self.config.checkpoint.keep_best and lower
 
     def _save(self, *, is_best: bool) -> None:
+        self._look()
         state = replace(
             self.state,
             metrics=self.metrics.state_dict(),

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from gam_scale.hardware import peak_memory_bytes
 from gam_scale.parallel.world import World
 from gam_scale.strict import shown
 from gam_scale.train.health import Health
+from gam_scale.train.tally import Counts, Tally
 
 KEPT = ("tokens", "skipped_steps", "loss_sum", "line_tokens", "line_steps", "norm_sum")
 """What a checkpoint must hold for its run's next line; older ones lack step_seconds."""
@@ -105,35 +107,22 @@ class StepMetrics:
         self.clock, self._world, self._health = clock, world, health
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._bytes_per_token = bytes_per_token
-        self._tokens = self._skipped_steps = 0
+        self._tokens = 0
         self._step_seconds = 0.0
-        self._start_line()
+        self._start_line(Counts())
 
-    def _start_line(self) -> None:
-        # The loss stays on its device and on its rank until a line is due: no wait in between.
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        self._line_tokens = self._processed_tokens = self._line_steps = 0
-        self._norm_sum = 0.0
+    def _start_line(self, counts: Counts) -> None:
+        self._tally = Tally(self._world.device, counts)
+        self._processed_tokens = 0
 
-    def add(
-        self, loss_sum: Tensor, n_targets: int, grad_norm: float, *, skipped: bool = False
-    ) -> None:
-        """One optimizer step.
-
-        Args:
-            loss_sum: over this rank's targets, a scalar.
-            n_targets: of all ranks.
-            grad_norm: global, before clipping.
-            skipped: whether the update was not applied.
-        """
+    def add(self, step: int, loss_sum: Tensor, n_targets: int, grad_norm: Tensor) -> None:
+        """One optimizer step; see :meth:`Tally.add`."""
         self._processed_tokens += n_targets
-        if skipped:
-            self._skipped_steps += 1
-            return
-        self._loss_sum += loss_sum.detach()
-        self._line_tokens += n_targets
-        self._line_steps += 1
-        self._norm_sum += grad_norm
+        self._tally.add(step, loss_sum, n_targets, grad_norm)
+
+    def counts(self) -> Counts:
+        """Of the steps since the last line, and the skipped ones so far; waits for the device."""
+        return self._tally.read()
 
     def leave_out_start(self) -> None:
         """Count what this line has so far, a first step that compiles, in no ``step_seconds``."""
@@ -151,12 +140,13 @@ class StepMetrics:
         skipped_steps (so far); those of Health.line; and, after an evaluation, val_loss,
         val_perplexity, val_bits_per_byte. A mean over no steps is NaN, a speed None.
         """
-        (loss_sum,) = self._world.sum(float(self._loss_sum))
+        counts = self.counts()
+        (loss_sum,) = self._world.sum(counts.loss_sum)
         seconds, waited = self.clock.lap()
-        loss = _ratio(loss_sum, self._line_tokens)
+        loss = _ratio(loss_sum, counts.targets)
         trained = self._processed_tokens > 0  # a resume may begin with an evaluation
         tokens_per_s = _ratio(self._processed_tokens, seconds)
-        self._tokens += self._line_tokens
+        self._tokens += counts.targets
         self._step_seconds += seconds - waited
         figures = {
             "step": step,
@@ -165,7 +155,7 @@ class StepMetrics:
             "perplexity": perplexity(loss),
             "bits_per_byte": loss / math.log(2) / self._bytes_per_token,
             "lr": lr,
-            "grad_norm": _ratio(self._norm_sum, self._line_steps),
+            "grad_norm": _ratio(counts.norm_sum, counts.steps),
             "tokens_per_s": tokens_per_s if trained else None,
             "mfu": tokens_per_s * self._flops_per_token / self._peak_flops if trained else None,
             "memory_bytes": peak_memory_bytes(self._world.device),
@@ -173,7 +163,7 @@ class StepMetrics:
             "seconds": self.clock.seconds,
             "time": time.time(),
             "step_seconds": self._step_seconds,
-            "skipped_steps": self._skipped_steps,
+            "skipped_steps": counts.skipped,
         }
         if self._health is not None:
             figures |= self._health.line(step, figures["data_wait"])
@@ -183,7 +173,7 @@ class StepMetrics:
                 "val_perplexity": validation.perplexity,
                 "val_bits_per_byte": validation.bits_per_byte,
             }
-        self._start_line()
+        self._start_line(replace(counts, loss_sum=0.0, targets=0, steps=0, norm_sum=0.0))
         return figures
 
     def state_dict(self) -> dict[str, Any]:
@@ -191,16 +181,17 @@ class StepMetrics:
 
         JSON-ready, and the same for any number of ranks.
         """
-        (loss_sum,) = self._world.sum(float(self._loss_sum))
+        counts = self.counts()
+        (loss_sum,) = self._world.sum(counts.loss_sum)
         seconds, waited = self.clock.so_far()
         return {
             "step_seconds": self._step_seconds + seconds - waited,
             "tokens": self._tokens,
-            "skipped_steps": self._skipped_steps,
+            "skipped_steps": counts.skipped,
             "loss_sum": loss_sum,
-            "line_tokens": self._line_tokens,
-            "line_steps": self._line_steps,
-            "norm_sum": self._norm_sum,
+            "line_tokens": counts.targets,
+            "line_steps": counts.steps,
+            "norm_sum": counts.norm_sum,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -215,13 +206,18 @@ class StepMetrics:
                     f"the checkpoint's state.json: metrics.{key} is {shown(state.get(key))}; "
                     "expected a number"
                 )
-        self._start_line()
-        self._tokens, self._skipped_steps = state["tokens"], state["skipped_steps"]
-        self._line_tokens, self._line_steps = state["line_tokens"], state["line_steps"]
-        self._norm_sum = state["norm_sum"]
+        self._tokens = state["tokens"]
         self._step_seconds = state.get("step_seconds", 0.0)  # older checkpoints do not know
-        if self._world.is_main:  # the sum is of all ranks: one of them carries it on
-            self._loss_sum += state["loss_sum"]
+        self._start_line(
+            Counts(
+                # The sum is of all ranks: one of them carries it on.
+                loss_sum=state["loss_sum"] if self._world.is_main else 0.0,
+                targets=state["line_tokens"],
+                steps=state["line_steps"],
+                norm_sum=state["norm_sum"],
+                skipped=state["skipped_steps"],
+            )
+        )
 
 
 def _ratio(total: float, count: float) -> float:

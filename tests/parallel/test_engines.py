@@ -81,7 +81,7 @@ def poisoned(world, sets, engines):
     for engine in engines:
         trial = Trial(world, sets, engine, BATCH)
         trial.step(0)
-        before = trial.weights()
+        before = trial.everything()
         backward = trial.strategy.backward
         factor = float("nan") if world.rank == 1 else 1.0
         trial.strategy.backward = lambda batch, scale, last, f=factor, b=backward: b(
@@ -89,7 +89,7 @@ def poisoned(world, sets, engines):
         )
         _, norm = trial.step(1)
         trial.strategy.backward = backward
-        unchanged = trial.weights() == before
+        unchanged = trial.everything() == before
         loss, next_norm = trial.step(2)
         results[engine] = [str(norm), unchanged, loss, next_norm]
     return results

@@ -38,7 +38,7 @@ def train_and_resume(world, offload, folder):
             float(strategy.backward(Batch(t[:, :-1], t[:, 1:], None), 1 / 64, last=last))
             for t, last in zip(tokens[i], (False, True), strict=True)
         ]
-        return [*losses, strategy.step(1e-3, 0.5)]
+        return [*losses, float(strategy.step(1e-3, 0.5))]
 
     step(0)
     saved = [replace(shard, data=shard.data.clone()) for shard in strategy.shards()]

@@ -11,6 +11,7 @@ from whole_runs import killed_after, train
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.errors import UserError
 from gam_scale.train.loop import Loop
+from gam_scale.train.tally import Counts
 
 
 def test_a_run_killed_before_its_summary_gets_it_from_the_same_command(tmp_path, tiny):
@@ -74,7 +75,7 @@ def test_the_end_of_a_run_does_not_fail(
     def meet(loop: Loop) -> None:
         steps.append(loop.state.step)
         if fault == "null first loss" and steps == [1]:
-            loop.metrics._start_line()  # as where the first step is skipped
+            loop.metrics._start_line(Counts())  # as where the first step is skipped
         if fault == "NaN weights" and loop.state.step == 5:
             poison(loop)
         if fault == "metrics.jsonl removed" and loop.state.step == 4:

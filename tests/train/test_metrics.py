@@ -39,8 +39,8 @@ def make(now: Clock, world: World = ALONE) -> StepMetrics:
 
 
 def test_a_line_is_the_token_weighted_mean_of_its_steps(metrics, now):
-    metrics.add(torch.tensor(30.0), 10, grad_norm=1.0)
-    metrics.add(torch.tensor(30.0), 30, grad_norm=2.0)
+    metrics.add(1, torch.tensor(30.0), 10, torch.tensor(1.0))
+    metrics.add(1, torch.tensor(30.0), 30, torch.tensor(2.0))
     now.time += 2
     line = metrics.line(step=2, lr=1e-3)
     assert line["loss"] == 1.5  # (30 + 30) / (10 + 30); the mean of the two means would be 2
@@ -53,10 +53,10 @@ def test_a_line_is_the_token_weighted_mean_of_its_steps(metrics, now):
 
 
 def test_a_line_starts_afresh_but_tokens_go_on(metrics, now):
-    metrics.add(torch.tensor(30.0), 10, grad_norm=1.0)
+    metrics.add(1, torch.tensor(30.0), 10, torch.tensor(1.0))
     now.time += 1
     metrics.line(1, 1e-3)
-    metrics.add(torch.tensor(8.0), 4, grad_norm=3.0)
+    metrics.add(1, torch.tensor(8.0), 4, torch.tensor(3.0))
     now.time += 2
     line = metrics.line(2, 1e-3)
     assert (line["loss"], line["tokens"], line["grad_norm"]) == (2.0, 14, 3.0)
@@ -64,8 +64,8 @@ def test_a_line_starts_afresh_but_tokens_go_on(metrics, now):
 
 
 def test_a_skipped_step_counts_in_speed_only(metrics, now):
-    metrics.add(torch.tensor(30.0), 10, grad_norm=1.0)
-    metrics.add(torch.tensor(math.nan), 10, grad_norm=math.inf, skipped=True)
+    metrics.add(1, torch.tensor(30.0), 10, torch.tensor(1.0))
+    metrics.add(2, torch.tensor(math.nan), 10, torch.tensor(math.inf))
     now.time += 1
     line = metrics.line(2, 1e-3)
     assert (line["loss"], line["grad_norm"], line["tokens"]) == (3.0, 1.0, 10)
@@ -76,7 +76,7 @@ def test_a_line_over_nothing_is_nan_and_a_diverged_one_infinite(metrics, now):
     empty = metrics.line(0, 0.0)  # not a single step, and no time
     assert all(math.isnan(empty[k]) for k in ("loss", "grad_norm", "data_wait"))
     assert empty["tokens_per_s"] is empty["mfu"] is None
-    metrics.add(torch.tensor(1e6), 10, grad_norm=1.0)
+    metrics.add(1, torch.tensor(1e6), 10, torch.tensor(1.0))
     assert metrics.line(1, 0.0)["perplexity"] == math.inf
 
 
@@ -89,7 +89,7 @@ def test_an_evaluation_joins_the_line(metrics):
 
 
 def test_pauses_are_left_out_of_speed_and_waits_are_not(metrics, now):
-    metrics.add(torch.tensor(1.0), 100, grad_norm=1.0)
+    metrics.add(1, torch.tensor(1.0), 100, torch.tensor(1.0))
     with metrics.clock.waiting():
         now.time += 1
     now.time += 3
@@ -104,24 +104,25 @@ def test_pauses_are_left_out_of_speed_and_waits_are_not(metrics, now):
 
 def test_a_resumed_run_logs_what_an_unbroken_one_does(metrics, now):
     steps = [
-        (torch.tensor(x / 7, dtype=torch.float32), 3 + i, x) for i, x in enumerate((5.0, 6, 7))
+        (i, torch.tensor(x / 7, dtype=torch.float32), 3 + i, torch.tensor(x))
+        for i, x in enumerate((5.0, 6, 7))
     ]
     other = make(now)
-    for loss, n, norm in steps:
-        other.add(loss, n, norm)
+    for step in steps:
+        other.add(*step)
     metrics.add(*steps[0])
     state = json.loads(json.dumps(metrics.state_dict()))
     resumed = make(now)
     resumed.load_state_dict(state)
-    for loss, n, norm in steps[1:]:
-        resumed.add(loss, n, norm)
+    for step in steps[1:]:
+        resumed.add(*step)
     keys = ("tokens", "loss", "grad_norm", "skipped_steps")
     ours, theirs = resumed.line(3, 0.0), other.line(3, 0.0)
     assert [ours[k] for k in keys] == [theirs[k] for k in keys]  # bit for bit
 
 
 def test_only_the_main_rank_carries_a_restored_sum(metrics, now):
-    metrics.add(torch.tensor(6.0), 3, grad_norm=1.0)
+    metrics.add(1, torch.tensor(6.0), 3, torch.tensor(1.0))
     second = make(now, World(1, 1, 1, 1, torch.device("cpu")))  # sees itself only
     second.load_state_dict(metrics.state_dict())
     assert second.state_dict()["loss_sum"] == 0 and second.state_dict()["line_tokens"] == 3

@@ -1,0 +1,58 @@
+"""Where the host would wait for a GPU, found on a CPU: operators whose result it must know."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+READ = {"_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave", "unique_dim"}
+"""Operators that give a number to the host, or a shape that depends on values."""
+INDEXED = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"}
+"""Operators that count what a mask selects, where they are given one."""
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts, in the thread that enters it, what would wait if every tensor were on a GPU.
+
+    Attributes:
+        found: names of the operators, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        masks = name in INDEXED and any(
+            isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1]
+        )
+        if name in READ or masks:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def host_waits() -> Iterator[HostWaits]:
+    """Count inside; a tensor's ``tolist`` and ``cpu``, which are no operators, as well."""
+    mode = HostWaits()
+
+    def counted(name: str) -> Callable[..., Any]:
+        original = getattr(Tensor, name)
+
+        def call(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+            mode.found.append(name)
+            return original(self, *args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch, mode:
+        for name in ("tolist", "cpu"):
+            patch.setattr(Tensor, name, counted(name))
+        yield mode
