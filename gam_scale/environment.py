@@ -1,5 +1,6 @@
 """What launchers and schedulers leave in the environment, read as numbers."""
 
+import re
 from collections.abc import Mapping
 
 from gam_scale.errors import UserError
@@ -23,3 +24,22 @@ def number(env: Mapping[str, str], name: str, default: int | None = None) -> int
     if not (value.isascii() and value.isdigit() and len(value) < 20):
         raise UserError(f"{name} is {shown(value)} in the environment; expected a number")
     return int(value)
+
+
+def tasks_here(env: Mapping[str, str]) -> int:
+    """This node's share of the tasks, which Slurm gives by node in the form ``4(x2),3``.
+
+    Raises:
+        UserError: Slurm's variables do not say.
+    """
+    text, node = env.get("SLURM_STEP_TASKS_PER_NODE", ""), number(env, "SLURM_NODEID")
+    for part in text.split(","):
+        if not (match := re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part, re.ASCII)):
+            break
+        node -= int(match[2] or 1)
+        if node < 0:
+            return int(match[1])
+    raise UserError(
+        f"SLURM_STEP_TASKS_PER_NODE is {shown(text)} and SLURM_NODEID {env['SLURM_NODEID']} in the "
+        "environment; expected tasks of each node, as srun sets them"
+    )

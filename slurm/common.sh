@@ -66,6 +66,13 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 unset MASTER_PORT
 export MASTER_ADDR PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"
 
+# --- what a hang leaves behind: the last collectives of each rank, in $job/flight_rank_N; and memory
+# of GPUs that grows in place, without gaps (as in parallel/flight.py)
+export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
+export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-$job/flight_rank_}
+export TORCH_NCCL_DUMP_ON_TIMEOUT=${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}
+export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}}
+
 clean_shm() {
     [ "$GAM_CLEAN_SHM" = 1 ] || return 0
     srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --overlap \

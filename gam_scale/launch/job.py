@@ -62,7 +62,12 @@ class RankJob:
             if self.gpus is not None:
                 os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
         # Imported on the rank only: who submits needs no engine.
+        from gam_scale.parallel.flight import settings
         from gam_scale.train.several import train_all
+
+        prefix = here.paths.folder / f"{here.paths.job_id}_flight_rank_"
+        for name, value in settings(str(prefix)).items():
+            os.environ.setdefault(name, value)
 
         on_slurm = here.cluster != "local"
         try:

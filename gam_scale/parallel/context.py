@@ -1,5 +1,6 @@
 """Sequences cut over ranks: what they exchange, and which part of a batch each one holds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +88,11 @@ class SequenceContext:
         return received
 
 
+def _collective(name: str, former: str) -> Callable[..., object]:
+    """A function of torch.distributed by its name, or by that which torch 2.11 has for it."""
+    return getattr(dist, name, None) or getattr(dist, former)
+
+
 _CONTEXTS: list[SequenceContext] = []
 """By number: an operator's arguments are tensors and numbers."""
 
@@ -97,7 +103,9 @@ _CONTEXTS: list[SequenceContext] = []
 def _gather(x: Tensor, number: int, size: int) -> Tensor:
     context = _CONTEXTS[number]
     out = x.new_empty((size, *x.shape))
-    dist.all_gather_single(out.view(-1), x.view(-1), group=context.group)
+    _collective("all_gather_single", "all_gather_into_tensor")(
+        out.view(-1), x.view(-1), group=context.group
+    )
     context.bytes_sent += x.nbytes * (size - 1)
     return out
 
@@ -107,7 +115,9 @@ def _scatter(grads: Tensor, number: int) -> Tensor:
     """The sum over ranks of what each has for this one: the gradient of :func:`_gather`."""
     context = _CONTEXTS[number]
     out = torch.empty_like(grads[0])
-    dist.reduce_scatter_single(out.view(-1), grads.view(-1), group=context.group)
+    _collective("reduce_scatter_single", "reduce_scatter_tensor")(
+        out.view(-1), grads.view(-1), group=context.group
+    )
     context.bytes_sent += out.nbytes * (context.size - 1)
     return out
 

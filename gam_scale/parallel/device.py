@@ -1,9 +1,11 @@
-"""Whether a run computes on GPUs: never on CPUs by mistake."""
+"""Whether a run computes on GPUs, never on CPUs by mistake, and which GPU is a rank's."""
 
+import socket
 from collections.abc import Mapping
 
 import torch
 
+from gam_scale.environment import number, tasks_here
 from gam_scale.errors import UserError, one_line
 
 GIVEN = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE", "CUDA_VISIBLE_DEVICES")
@@ -37,3 +39,43 @@ def gpus_given(env: Mapping[str, str]) -> str:
         if (value := env.get(name, "").strip()) not in none:
             return f"{name} is {one_line(value)}"
     return ""
+
+
+def gpu_of(local_rank: int, local_size: int, env: Mapping[str, str]) -> int:
+    """Which of the GPUs that torch sees here is this rank's.
+
+    The one of its number where every rank of the host sees all of theirs. Under Slurm's
+    ``--gpus-per-task`` and ``--gpu-bind`` a task may see its own GPU only, which is then number 0.
+
+    Args:
+        local_rank: of this rank among those of its host.
+        local_size: how many these are.
+        env: the environment, as Slurm set it.
+
+    Raises:
+        UserError: two ranks of this host would have to share a GPU.
+    """
+    visible, ranks = torch.cuda.device_count(), max(local_size, local_rank + 1)
+    if visible >= ranks:
+        return local_rank
+    if visible == 1 and _one_gpu_a_task(local_rank, ranks, env):
+        return 0
+    shown = env.get("CUDA_VISIBLE_DEVICES")
+    among = "" if shown is None else f" (CUDA_VISIBLE_DEVICES is {one_line(shown)})"
+    raise UserError(
+        f"{ranks} ranks run on {socket.gethostname()}, where torch sees {visible} GPUs{among}; "
+        "expected a GPU for each rank, all of them visible to every rank or one of its own to each "
+        "task of srun (--gpus-per-task=1)"
+    )
+
+
+def _one_gpu_a_task(local_rank: int, ranks: int, env: Mapping[str, str]) -> bool:
+    """Whether each rank is a task of srun that was given a GPU of its own.
+
+    Ranks that torchrun or deepspeed start inside one task are not.
+    """
+    if "SLURM_LOCALID" not in env or "SLURM_STEP_TASKS_PER_NODE" not in env:
+        return False
+    on_node = number(env, "SLURM_GPUS_ON_NODE", ranks)  # of the step; old versions do not say
+    mine = number(env, "SLURM_LOCALID") == local_rank
+    return mine and tasks_here(env) == ranks and on_node >= ranks

@@ -7,7 +7,6 @@ import os
 import re
 import threading
 import time
-from dataclasses import dataclass
 from types import TracebackType
 
 import torch.distributed as dist
@@ -15,6 +14,8 @@ import torch.distributed as dist
 from gam_scale import pulse
 from gam_scale.cli import EXIT_FAILED, EXIT_USER_ERROR
 from gam_scale.errors import EndedByOthers, MistakeElsewhere, Stopped, UserError
+from gam_scale.parallel.flight import write_record
+from gam_scale.parallel.signs import SILENCE_S, Sign, Signs
 from gam_scale.parallel.world import AGENT_STORE, World
 
 logger = logging.getLogger("gam_scale")
@@ -23,33 +24,14 @@ BEAT_S = 0.5
 """Between signs of life."""
 READ_S = 4 * BEAT_S
 """For the others to read why rank 0 ends, where the store ends with it."""
-SILENCE_S = 5.0
-"""Without a sign of life, after which a rank is gone if a collective has failed as well."""
 LOST_S = 60.0
-"""The same without any other evidence: an interpreter can be busy in one call for a while."""
+"""Without a sign of life, after which a rank is gone without any other evidence: an interpreter can
+be busy in one call for a while. Where a collective has failed as well, SILENCE_S is enough."""
 
 NO_STORE = "rank 0 or the launcher, which held the job's store, is gone"
 
 _ECHO = re.compile(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|remote process|peer")
 """How a collective's error reads when another rank is the cause."""
-
-
-@dataclass
-class _Sign:
-    """A rank's last sign of life."""
-
-    count: int
-    step: int
-    doing: str
-    beats: int
-    """Pieces of work done in all: progress within a long phase."""
-    heard: float
-    """When this rank first saw it, on its own clock: clocks of nodes differ."""
-    moved: float
-    """When it first saw a sign of life at that place and with so many beats, likewise."""
-
-    def __str__(self) -> str:
-        return f"step {self.step}, {self.doing}"
 
 
 class Watchdog:
@@ -64,9 +46,7 @@ class Watchdog:
 
     def __init__(self, world: World, timeout_s: float) -> None:
         self.world, self.timeout_s = world, timeout_s
-        self._place, self._count = (0, "starting"), 0
-        self._signs: dict[int, _Sign] = {}
-        self._began = time.monotonic()
+        self._place = (0, "starting")
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -78,9 +58,9 @@ class Watchdog:
     def __enter__(self) -> "Watchdog":
         if self.world.world_size > 1:
             # A connection of its own: the process group waits on the other one for minutes.
-            self._store = dist.PrefixStore(
-                "watchdog", dist.distributed_c10d._get_default_store().clone()
-            )
+            own = dist.distributed_c10d._get_default_store().clone()
+            store = dist.PrefixStore("watchdog", own)
+            self._signs = Signs(store, self.world.rank, self.world.world_size)
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()
         return self
@@ -104,13 +84,12 @@ class Watchdog:
             mistake = isinstance(error, UserError)
             if mistake or not _ECHO.search(str(error)):
                 self._publish(f"{type(error).__name__}: {error}", mistake=mistake)
-                if self.world.is_main and not _agent_keeps_store():
-                    time.sleep(READ_S)
+                self._let_others_read()
                 return None
             deadline = time.monotonic() + 2 * SILENCE_S
             while time.monotonic() < deadline:
-                self._beat()
-                if cause := self._failure() or self._silent(SILENCE_S):
+                if cause := self._beat(SILENCE_S):
+                    self._let_others_read()
                     return cause
                 time.sleep(BEAT_S)
         except RuntimeError:
@@ -120,11 +99,11 @@ class Watchdog:
     def _watch(self) -> None:
         try:
             while not self._stop.wait(BEAT_S):
-                self._beat()
-                cause = self._failure() or self._silent(LOST_S)
-                if cause is None and self._since_progress() > self.timeout_s:
+                cause = self._beat(LOST_S)
+                # Rank 0, which knows where all stand, says so first.
+                grace = 0.0 if self.world.is_main else SILENCE_S
+                if cause is None and self._signs.since_progress() > self.timeout_s + grace:
                     cause = EndedByOthers(self._stalled())
-                    faulthandler.dump_traceback(all_threads=True)
                     self._publish(str(cause))
                 if cause:
                     self._end(cause)
@@ -151,54 +130,39 @@ class Watchdog:
         if self._stop.is_set():  # the main thread is on its way out with an error of its own
             return
         logger.error("%s", cause)
+        if not isinstance(cause, MistakeElsewhere):
+            faulthandler.dump_traceback(all_threads=True)
+            if record := write_record(self.world.rank):
+                logger.error("what this rank's collectives had come to: %s", record)
         for handler in logging.getLogger().handlers + logger.handlers:
             handler.flush()
+        self._let_others_read()
+        if self._stop.is_set():
+            return
         # The main thread may be inside a collective that never returns.
         os._exit(EXIT_USER_ERROR if isinstance(cause, MistakeElsewhere) else EXIT_FAILED)
 
-    def _beat(self) -> None:
-        self._count += 1
-        sign = json.dumps([self._count, *self._place, pulse.beats()])
-        self._store.set(str(self.world.rank), sign)
-        for rank in range(self.world.world_size):
-            if not self._store.check([str(rank)]):
-                continue
-            count, step, doing, beats = json.loads(self._store.get(str(rank)))
-            known, now = self._signs.get(rank), time.monotonic()
-            if known is None or known.count != count:
-                still = known is not None and known.beats == beats
-                moved = known.moved if still else now
-                self._signs[rank] = _Sign(count, step, doing, beats, now, moved)
-
-    def _since_progress(self) -> float:
-        """Seconds since a rank has last been seen to make progress."""
-        return time.monotonic() - max(sign.moved for sign in self._signs.values())
+    def _beat(self, silence_s: float) -> EndedByOthers | None:
+        """Exchange signs of life; why the job ends, if another rank has failed or is gone."""
+        self._signs.beat(*self._place)
+        if self._signs.failure:
+            mistake, text = json.loads(self._signs.failure)
+            return (MistakeElsewhere if mistake else EndedByOthers)(text)
+        silence = self._signs.silent(silence_s)
+        return EndedByOthers(str(silence)) if silence else None
 
     def _publish(self, reason: str, *, mistake: bool = False) -> None:
         step, doing = self._place
         text = f"rank {self.world.rank} failed at step {step}, {doing}: {reason}"
-        # The first failure is the cause; later ones follow from it.
-        self._store.compare_set("failure", "", json.dumps([mistake, text]))
+        self._signs.fail(json.dumps([mistake, text]))
 
-    def _failure(self) -> EndedByOthers | None:
-        if not self._store.check(["failure"]):
-            return None
-        mistake, text = json.loads(self._store.get("failure"))
-        return (MistakeElsewhere if mistake else EndedByOthers)(text)
-
-    def _silent(self, seconds: float) -> EndedByOthers | None:
-        for rank in range(self.world.world_size):
-            sign = self._signs.get(rank)
-            since = time.monotonic() - (sign.heard if sign else self._began)
-            if rank != self.world.rank and since > seconds:
-                last = f"last at {sign}" if sign else "nor any before"
-                return EndedByOthers(
-                    f"rank {rank} is gone: no sign of life for {since:.0f} s, {last}"
-                )
-        return None
+    def _let_others_read(self) -> None:
+        """Before rank 0 ends, with whom the store ends where no launcher keeps it."""
+        if self.world.is_main and not _agent_keeps_store():
+            time.sleep(READ_S)
 
     def _stalled(self) -> str:
-        places = self._signs
+        places = self._signs.places()
         # Ranks that wait in a collective stand at the same place; the missing one elsewhere.
         behind = min(places, key=lambda r: (places[r].step, _times(places, r), r))
         where = "; ".join(f"rank {rank}: {sign}" for rank, sign in sorted(places.items()))
@@ -212,6 +176,6 @@ def _agent_keeps_store() -> bool:
     return os.environ.get(AGENT_STORE) == "True"
 
 
-def _times(places: dict[int, _Sign], rank: int) -> int:
+def _times(places: dict[int, Sign], rank: int) -> int:
     """How many ranks stand where this one does."""
     return sum(str(sign) == str(places[rank]) for sign in places.values())

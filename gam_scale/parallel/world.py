@@ -17,15 +17,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
-from gam_scale.environment import number
+from gam_scale.environment import number, tasks_here
 from gam_scale.errors import UserError
 from gam_scale.hardware import cpu_threads, keep_freed_memory
-from gam_scale.parallel.device import on_gpus
+from gam_scale.parallel.device import gpu_of, on_gpus
 from gam_scale.parallel.meeting import PORTS, meet
-from gam_scale.strict import shown
 
-_SET: set[str] = set()
-"""Environment variables that :func:`start` has set."""
+_BEFORE: dict[str, str | None] = {}
+"""Environment variables that :func:`start` has set, as they were."""
 _HELD: list[Callable[[], object]] = []
 """What gives back what engines hold beyond their run."""
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
@@ -89,20 +88,19 @@ def start(
         asked_to_stop: whether this process was, while it waits for them.
 
     Raises:
-        UserError: a GPU is asked for, or given to this job, and torch sees none.
+        UserError: a GPU is asked for, or given to this job, and torch sees none, or too few.
         EndedByOthers: a rank did not come.
         Stopped: a rank was asked to stop before all had come.
     """
     use_cuda = on_gpus(device, os.environ)
     place = launcher_environment(os.environ)
-    # Both torch's env:// rendezvous and DeepSpeed read it there; :func:`stop` takes it back.
-    _SET.update(place.keys() - os.environ.keys())
-    os.environ.update(place)
+    _announce(place)
     rank, world_size = int(place["RANK"]), int(place["WORLD_SIZE"])
     local_rank, local_size = int(place["LOCAL_RANK"]), int(place["LOCAL_WORLD_SIZE"])
     if use_cuda:
-        where = torch.device("cuda", local_rank % torch.cuda.device_count())
+        where = torch.device("cuda", gpu_of(local_rank, local_size, os.environ))
         torch.cuda.set_device(where)
+        _announce({"LOCAL_RANK": str(where.index)})  # DeepSpeed takes it for the GPU's number
     else:
         where = torch.device("cpu")
         # The same number of threads however a run is launched: additions keep their order.
@@ -119,8 +117,20 @@ def start(
             me = rank, world_size
             store = meet(*where_to, job, *me, timeout_s, asked_to_stop, kept=kept)
             store.set_timeout(c10d.default_pg_timeout)
-            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+            # With the device NCCL connects all ranks now, not in each group's first collective, and
+            # a barrier need not guess it.
+            options = {"device_id": where} if use_cuda else {}
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=world_size, **options
+            )
     return World(rank, world_size, local_rank, local_size, where)
+
+
+def _announce(place: Mapping[str, str]) -> None:
+    """Set environment variables, which torch and DeepSpeed read, until :func:`stop`."""
+    for name, value in place.items():
+        _BEFORE.setdefault(name, os.environ.get(name))
+        os.environ[name] = value
 
 
 def at_release(give_back: Callable[[], object]) -> None:
@@ -152,8 +162,11 @@ def stop() -> None:
     if dist.is_initialized():
         _destroy_group()
         _wait_for_threads(5.0)
-    while _SET:  # what this process starts later is another job
-        os.environ.pop(_SET.pop(), None)
+    while _BEFORE:  # what this process starts later is another job
+        name, value = _BEFORE.popitem()
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 def _destroy_group() -> None:
@@ -202,7 +215,7 @@ def launcher_environment(env: Mapping[str, str]) -> dict[str, str]:
     elif "SLURM_PROCID" in env and "SLURM_STEP_NUM_TASKS" in env:
         place = {"RANK": env["SLURM_PROCID"], "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"]}
         place["LOCAL_RANK"] = str(number(env, "SLURM_LOCALID"))
-        place["LOCAL_WORLD_SIZE"] = str(_tasks_here(env))
+        place["LOCAL_WORLD_SIZE"] = str(tasks_here(env))
     else:
         place = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     alone = place["WORLD_SIZE"] == "1"
@@ -216,21 +229,6 @@ def launcher_environment(env: Mapping[str, str]) -> dict[str, str]:
             f"MASTER_PORT is {place['MASTER_PORT']} in the environment; expected 1 to 65535"
         )
     return place
-
-
-def _tasks_here(env: Mapping[str, str]) -> int:
-    """This node's share of the tasks, which Slurm gives by node in the form ``4(x2),3``."""
-    text, node = env.get("SLURM_STEP_TASKS_PER_NODE", ""), number(env, "SLURM_NODEID")
-    for part in text.split(","):
-        if not (match := re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part, re.ASCII)):
-            break
-        node -= int(match[2] or 1)
-        if node < 0:
-            return int(match[1])
-    raise UserError(
-        f"SLURM_STEP_TASKS_PER_NODE is {shown(text)} and SLURM_NODEID {env['SLURM_NODEID']} in the "
-        "environment; expected tasks of each node, as srun sets them"
-    )
 
 
 def _first_host(env: Mapping[str, str], alone: bool) -> str:

@@ -43,6 +43,28 @@ def test_what_a_launcher_left_is_forgotten_by_both_ways_to_submit():
     assert {*unset, "MASTER_ADDR"} == {*job.ELSEWHERE}, "one forgets what the other does not"
 
 
+def test_what_both_ways_to_submit_record_of_a_hang_is_the_same(tmp_path):
+    flight = pytest.importorskip("gam_scale.parallel.flight", exc_type=ImportError)
+    script = (ROOT / "slurm" / "common.sh").read_text()
+    exports = re.findall(r"^export (?:TORCH_|PYTORCH_).*", script, re.MULTILINE)
+    assert len(exports) == 4
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TORCH_", "PYTORCH_"))}
+
+    def exported(**env):
+        shell = "\n".join([f"job={tmp_path}", *exports, "env"])
+        done = subprocess.run(
+            ["bash", "-c", shell], env=clean | env, text=True, capture_output=True
+        )
+        return dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+
+    ours = flight.settings(f"{tmp_path}/flight_rank_")
+    assert {name: exported()[name] for name in ours} == ours
+    mine = {name: "mine" for name in ours}
+    assert {name: exported(**mine)[name] for name in ours} == mine
+    former = exported(PYTORCH_CUDA_ALLOC_CONF="mine")
+    assert former["PYTORCH_ALLOC_CONF"] == "mine", "the older name of it"
+
+
 def test_without_slurm_it_says_so(tmp_path):
     for name in ("bash", "dirname", "basename"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")

@@ -17,6 +17,7 @@ from gam_scale.config import (
 from gam_scale.data.packing import Batch
 from gam_scale.hardware import can_compile
 from gam_scale.model.lm import build_model
+from gam_scale.parallel import context as exchange
 from gam_scale.parallel.context import SequenceContext, axes
 from gam_scale.strict import from_dict
 from gam_scale.train.pretrain import pretrain
@@ -155,3 +156,15 @@ def test_a_whole_run_over_two_ranks_is_that_of_one(tmp_path, tiny, curve):
         assert [two[k] is None for k in two] == [one[k] is None for k in one]
         found, expected = ({k: v for k, v in x.items() if v is not None} for x in (two, one))
         assert found == pytest.approx(expected, rel=1e-4), one["step"]  # 20 steps of fp32 apart
+
+
+@pytest.mark.parametrize(
+    ("name", "former"),
+    [
+        ("all_gather_single", "all_gather_into_tensor"),
+        ("reduce_scatter_single", "reduce_scatter_tensor"),
+    ],
+)
+def test_collectives_have_other_names_in_torch_2_11(monkeypatch, name, former):
+    monkeypatch.delattr(exchange.dist, name, raising=False)
+    assert exchange._collective(name, former) is getattr(exchange.dist, former)

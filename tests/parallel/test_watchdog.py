@@ -2,15 +2,18 @@
 
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import run_ranks
 
-from gam_scale.parallel import watchdog
+from gam_scale.parallel import flight, watchdog
+from gam_scale.parallel.signs import Signs
 from gam_scale.parallel.world import World
 from gam_scale.train.lock import RunLock
 
@@ -33,6 +36,8 @@ def watched(world, action, timeout_s=60.0):
         if world.rank == 1 and action == "raise":
             raise ValueError("the reason")
         if world.rank == 1 and action == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if world.rank == 0 and action == "die as the reader":
             os.kill(os.getpid(), signal.SIGKILL)
         if world.rank == 1 and action == "work":
             for _ in range(14):
@@ -144,11 +149,49 @@ def test_a_killed_rank_is_named_on_every_other(action, last):
         assert report.splitlines()[-1].count("EndedByOthers"), "a defect of another rank as its own"
 
 
-def test_a_collective_that_never_comes_names_the_missing_rank():
+def test_rank_0_who_reads_for_all_is_named_where_the_launcher_keeps_the_store():
+    zero, one, two = failure("die as the reader")
+    assert zero.startswith("-9")
+    for report in (one, two):
+        assert "rank 0 is gone" in report and "last at step 3, backward" in report
+
+
+def test_a_collective_that_never_comes_names_the_missing_rank(monkeypatch, tmp_path):
+    """Each rank also says where it stands, and leaves what its collectives have come to."""
+    monkeypatch.setenv("TORCH_FR_BUFFER_SIZE", "100")
+    monkeypatch.setenv(flight.FILE, f"{tmp_path}/flight_rank_")
     zero, one, two = failure("sleep", timeout_s=4.0)
-    for report in (zero, two):
+    for rank, report in enumerate((zero, one, two)):
         assert "rank 1 is missing" in report
         assert "rank 0: step 3, backward" in report and "rank 1: step 3, reading data" in report
+        assert "in watched" in report, "not where its main thread stands"
+        record = pickle.loads((tmp_path / f"flight_rank_{rank}").read_bytes())
+        barriers = [e for e in record["entries"] if e["profiling_name"] == "gloo:barrier"]
+        assert len(barriers) == (1 if rank == 1 else 2), "not what each rank waits in"
+
+
+class CountingStore:
+    """A real store that counts what is asked of it."""
+
+    def __init__(self):
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.requests = 0
+
+    def __getattr__(self, name):
+        self.requests += 1
+        return getattr(self.store, name)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 7])
+def test_requests_of_a_beat_do_not_grow_with_the_ranks(rank):
+    for world_size in (8, 512):
+        store = CountingStore()
+        ours = [Signs(store, other, world_size) for other in sorted({0, rank})]
+        for _ in range(3):
+            for signs in ours:
+                before = store.requests
+                signs.beat(3, "backward")
+                assert store.requests - before == 2, f"{world_size} ranks"
 
 
 def test_long_work_of_one_rank_is_no_hang_while_pieces_of_it_get_done():
