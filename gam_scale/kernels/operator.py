@@ -8,7 +8,12 @@ from torch._library.custom_ops import OPDEFS
 from torch.utils.flop_counter import register_flop_formula
 
 
-def operator(name: str, flops: Callable[..., int] | None = None, **options: Any) -> Callable:
+def operator(
+    name: str,
+    flops: Callable[..., int] | None = None,
+    flops_of_values: Callable[..., int] | None = None,
+    **options: Any,
+) -> Callable:
     """``torch.library.custom_op(name, mutates_args=())``, defined once in a process.
 
     transformers runs the modules of an exported model again where it is loaded again. Torch would
@@ -17,6 +22,7 @@ def operator(name: str, flops: Callable[..., int] | None = None, **options: Any)
     Args:
         name: ``library::operator``.
         flops: its FLOPs from the shapes of its arguments, for torch's FLOP counter.
+        flops_of_values: the same from the arguments themselves.
         options: as torch has them.
     """
 
@@ -25,8 +31,9 @@ def operator(name: str, flops: Callable[..., int] | None = None, **options: Any)
         if known is not None:
             return known
         new = torch.library.custom_op(name, function, mutates_args=(), **options)
-        if flops is not None:
-            register_flop_formula(new._opoverload.overloadpacket)(flops)
+        for formula, get_raw in ((flops, False), (flops_of_values, True)):
+            if formula is not None:
+                register_flop_formula(new._opoverload.overloadpacket, get_raw)(formula)
         return new
 
     return define

@@ -4,10 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gam_scale.kernels.lanes import draw_lanes
 from gam_scale.kernels.operator import operator
-
-LANES = 4
-"""16-bit numbers in one 64-bit draw."""
 
 
 class Dropout(nn.Module):
@@ -40,10 +38,7 @@ def _keep_mask(like: Tensor, dropped: int) -> Tensor:
     One opaque operator, so that a compiled block is one graph, in which a tagged draw is never
     recomputed: the backward pass needs the mask of the forward pass.
     """
-    draws = torch.empty(-(-like.numel() // LANES), dtype=torch.int64)
-    draws.random_(-(1 << 63), None)  # all 64 bits
-    lanes = draws.view(torch.int16)[: like.numel()].view(like.shape)
-    return lanes >= dropped - (1 << 15)
+    return draw_lanes(like.shape) >= dropped - (1 << 15)
 
 
 @_keep_mask.register_fake

@@ -1,0 +1,149 @@
+"""Attention in blocks of queries: any device, width and dropout, in memory that grows with T."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gam_scale.kernels.lanes import draw_lanes
+from gam_scale.kernels.pieces import Piece, hidden
+
+QUERIES = 64
+"""Queries of a block: fewer make products thin, more compute more that is masked away."""
+WEIGHTS = 1 << 20
+"""Weights of a block where one head has no more: 4 MiB, which a CPU's caches hold."""
+
+
+class WeightDropout(NamedTuple):
+    """Which weights are dropped: a function of the seed, so that the backward pass draws it again.
+
+    The probability is a multiple of 2**-16, as in :mod:`gam_scale.model.dropout`.
+    """
+
+    p: float
+    seed: int
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """That draws all blocks' masks, one after another."""
+        return torch.Generator(device).manual_seed(self.seed)
+
+    def mask(self, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """True where a weight is dropped."""
+        lanes = draw_lanes(weights.shape, weights.device, generator)
+        return lanes < round(self.p * (1 << 16)) - (1 << 15)
+
+    @property
+    def scale(self) -> float:
+        """What keeps the mean of those that stay."""
+        return (1 << 16) / ((1 << 16) - round(self.p * (1 << 16)))
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pieces: Iterable[Piece],
+    dropout: WeightDropout | None,
+    out: Tensor,
+) -> None:
+    """(B, H, T, K) queries, (B, H, S, K) keys and values, into ``out`` (B, H, T, K)."""
+    generator = dropout.generator(q.device) if dropout else None
+    for piece in pieces:
+        queries, keys, values = _of_piece(piece, q, k, v)
+        found = torch.empty_like(queries)
+        for at, seen, mask in _blocks(piece, queries, keys):
+            weights = _weights(queries[at], keys[seen], mask)
+            if dropout:
+                weights.masked_fill_(dropout.mask(weights, generator), 0.0)
+            torch.bmm(weights, values[seen], out=found[at])
+        if dropout:
+            found *= dropout.scale
+        _put(found, out[piece.rows, :, piece.queries])
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pieces: Iterable[Piece],
+    dropout: WeightDropout | None,
+    gradients: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Into ``gradients`` those of queries, keys and values; the weights are computed again."""
+    grad_q, grad_k, grad_v = gradients
+    grad_k.zero_(), grad_v.zero_()  # keys that no query sees are in no piece
+    generator = dropout.generator(q.device) if dropout else None
+    for piece in pieces:
+        queries, keys, values = _of_piece(piece, q, k, v)
+        grads = _flat(grad[piece.rows, :, piece.queries])
+        if dropout:
+            grads = grads * dropout.scale
+        of_queries = torch.empty_like(queries)
+        of_keys, of_values = torch.zeros_like(keys), torch.zeros_like(values)
+        for at, seen, mask in _blocks(piece, queries, keys):
+            weights = kept = _weights(queries[at], keys[seen], mask)
+            of_weights = torch.bmm(grads[at], values[seen].mT)
+            if dropout:
+                dropped = dropout.mask(weights, generator)
+                kept = weights.masked_fill(dropped, 0.0)
+                of_weights.masked_fill_(dropped, 0.0)
+            of_values[seen].baddbmm_(kept.mT, grads[at])
+            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_keys[seen].baddbmm_(of_scores.mT, queries[at])
+            torch.bmm(of_scores, keys[seen], out=of_queries[at])
+        _put(of_queries.mul_(_scale(q)), grad_q[piece.rows, :, piece.queries])
+        _put(of_keys, grad_k[piece.rows, :, piece.keys])
+        _put(of_values, grad_v[piece.rows, :, piece.keys])
+
+
+def empty_tokens(like: Tensor) -> Tensor:
+    """(B, H, T, K), laid out as (B, T, H, K): what follows takes the heads of a token together."""
+    b, h, t, k = like.shape
+    return like.new_empty(b, t, h, k).transpose(1, 2)
+
+
+def _blocks(
+    piece: Piece, queries: Tensor, keys: Tensor
+) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], Tensor]]:
+    """Of a piece's (N, n, K) queries and (N, m, K) keys: some queries, and all keys they may see.
+
+    The third tells which of the last of these keys, as many as queries, a query does not see.
+    """
+    heads, length, _ = queries.shape
+    is_run = len(piece.lengths) > 1  # of few tokens
+    size = length if is_run else min(length, QUERIES)
+    before = keys.shape[1] - length
+    some = max(1, WEIGHTS // (size * keys.shape[1]))
+    for first in range(0, length, size):
+        last = min(first + size, length)
+        mask = hidden(piece.lengths if is_run else (last - first,), queries.device)
+        for head in range(0, heads, some):
+            of = slice(head, head + some)
+            yield (of, slice(first, last)), (of, slice(0, before + last)), mask
+
+
+def _weights(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over keys, (N, n, m)."""
+    scores = torch.bmm(queries, keys.mT)
+    scores[..., -mask.shape[1] :].masked_fill_(mask, -torch.inf)
+    return torch.softmax(scores, -1, out=scores)
+
+
+def _of_piece(piece: Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled queries, keys, values, each (rows and heads, tokens, K), fp32 or fp64."""
+    queries = _flat(q[piece.rows, :, piece.queries]) * _scale(q)
+    return queries, *(_flat(x[piece.rows, :, piece.keys]) for x in (k, v))
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32)).flatten(0, 1).contiguous()
+
+
+def _put(x: Tensor, place: Tensor) -> None:
+    place.copy_(x.view(place.shape))
+
+
+def _scale(q: Tensor) -> float:
+    return q.shape[-1] ** -0.5

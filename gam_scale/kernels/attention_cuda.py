@@ -1,0 +1,156 @@
+"""Attention within stretches by torch's CUDA kernels for sequences of different lengths.
+
+Their signatures are the same in torch 2.11 and 2.13.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+_BOTTOM_RIGHT = 2
+"""Mask type of the efficient kernel in which the last query sees the last key."""
+_LSE_MULTIPLE = 32
+"""To a multiple of which the efficient kernel pads log-sum-exps."""
+
+
+class Stretches(NamedTuple):
+    """Where stretches end, and the longest; on the host the same is known without a wait."""
+
+    ends: Tensor  # (n + 1,) int32 of queries, on the device
+    key_ends: Tensor
+    longest: int
+    longest_keys: int
+
+    @classmethod
+    def of(
+        cls,
+        q: Tensor,
+        k: Tensor,
+        ends: Tensor | None,
+        key_ends: Tensor | None,
+        ends_host: Tensor | None,
+        key_ends_host: Tensor | None,
+    ) -> "Stretches":
+        """Of queries (B, H, T, K) and keys (B, H, S, K); ends as ``attend`` has them.
+
+        Without the stretches at the end that have neither: kernels reserve memory for each.
+        """
+        (rows, _, length, _), keys = q.shape, k.shape[2]
+        if ends is None:
+            row = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
+            return cls(row * length, row * keys, length, keys)
+        n = 1 + max(int((host < host[-1]).sum()) for host in (ends_host, key_ends_host))
+        longest, longest_keys = (int(h[:n].diff().max()) for h in (ends_host, key_ends_host))
+        return cls(ends[:n], key_ends[:n], longest, longest_keys)
+
+
+def kernel(q: Tensor, dropout: float) -> Literal["flash", "efficient", "blocks"]:
+    """The fastest that takes heads of this width and dtype."""
+    width, is_half = q.shape[-1], q.dtype in (torch.float16, torch.bfloat16)
+    is_recent = torch.cuda.get_device_capability(q.device) >= (8, 0)
+    if is_half and is_recent and width % 8 == 0 and width <= 256:
+        return "flash"
+    # Where the efficient kernel leaves its random state depends on torch's version.
+    fits = q.dtype in (torch.float16, torch.float32) and width % 8 == 0
+    return "efficient" if fits and not dropout else "blocks"
+
+
+def flash(
+    q: Tensor, k: Tensor, v: Tensor, s: Stretches, dropout: float, seed: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Result (B, H, T, K), log-sum-exps (H, B T), and the random state where there is dropout."""
+    with _seeded(q.device, seed):
+        out, lse, rng, _, _ = aten._flash_attention_forward(
+            *map(_packed, (q, k, v)), *s, dropout, True, False
+        )
+    rng = rng.view(torch.int64) if dropout else q.new_empty(0, dtype=torch.int64)
+    return _unpacked(out, q), lse, rng
+
+
+def flash_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    rng: Tensor,
+    s: Stretches,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values."""
+    unused = q.new_empty(0)
+    rng = rng.view(torch.uint64) if dropout else unused
+    grads = aten._flash_attention_backward(
+        *map(_packed, (grad, q, k, v, out)), lse, *s, dropout, True, rng, unused
+    )
+    return tuple(_unpacked(g, x) for g, x in zip(grads, (q, k, v), strict=True))
+
+
+def efficient(q: Tensor, k: Tensor, v: Tensor, s: Stretches) -> tuple[Tensor, Tensor]:
+    """Result (B, H, T, K) and log-sum-exps (H, B T)."""
+    out, lse, *_ = aten._efficient_attention_forward(
+        *(_packed(x)[None] for x in (q, k, v)), None, *s, 0.0, _BOTTOM_RIGHT, True
+    )
+    stretch, place = _places(q, s)
+    return _unpacked(out[0], q), lse[stretch, :, place].t().contiguous()
+
+
+def efficient_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, s: Stretches
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values."""
+    stretch, place = _places(q, s)
+    padded = -(-s.longest // _LSE_MULTIPLE) * _LSE_MULTIPLE
+    whole = lse.new_full((s.ends.shape[0] - 1, lse.shape[0], padded), torch.inf)
+    whole[stretch, :, place] = lse.t()
+    no_seed = torch.empty((), dtype=torch.int64, device=q.device)
+    *grads, _ = aten._efficient_attention_backward(
+        *(_packed(x)[None] for x in (grad, q, k, v)),
+        None,
+        _packed(out)[None],
+        *s,
+        whole,
+        0.0,
+        no_seed,
+        no_seed,
+        _BOTTOM_RIGHT,
+        False,
+    )
+    return tuple(_unpacked(g[0], x) for g, x in zip(grads, (q, k, v), strict=True))
+
+
+def _places(q: Tensor, s: Stretches) -> tuple[Tensor, Tensor]:
+    """Each query's stretch and its place in it, (B T,) int64."""
+    query = torch.arange(q.shape[0] * q.shape[2], dtype=torch.int32, device=q.device)
+    stretch = torch.searchsorted(s.ends[1:], query, right=True)
+    return stretch, query - s.ends[stretch]
+
+
+def _packed(x: Tensor) -> Tensor:
+    """(B, H, T, K) -> (B T, H, K)."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _unpacked(x: Tensor, like: Tensor) -> Tensor:
+    return x.contiguous().view(like.transpose(1, 2).shape).transpose(1, 2)
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: Tensor | None) -> Iterator[None]:
+    """With the device's generator at ``seed``, and where it was afterwards."""
+    if seed is None:
+        yield
+        return
+    generator = torch.cuda.default_generators[device.index or 0]
+    state = generator.get_state()
+    generator.manual_seed(int(seed))
+    try:
+        yield
+    finally:
+        generator.set_state(state)

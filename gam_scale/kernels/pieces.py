@@ -1,0 +1,86 @@
+"""Attention over stretches of tokens, cut into the dense calls that compute it on a CPU."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+RUN = 128
+"""Most tokens of short stretches that are computed together, pairs across two of them hidden.
+
+A call costs some 20 microseconds whatever its size: as much as the attention of 20 tokens.
+"""
+
+
+class Piece(NamedTuple):
+    """Queries and the keys that they see, the last query the last key: a stretch, or a run of some.
+
+    With more keys than queries, all queries see those that come before theirs.
+    """
+
+    rows: slice
+    queries: slice
+    keys: slice
+    lengths: tuple[int, ...]  # tokens of each stretch in it
+
+    def may_join(self, piece: "Piece") -> bool:
+        """Whether the stretch behind this one goes into the same run."""
+        follows = self.rows == piece.rows and self.queries.stop == piece.queries.start
+        n = piece.queries.stop - self.queries.start
+        return follows and n <= RUN and n == piece.keys.stop - self.keys.start
+
+    def joined(self, piece: "Piece") -> "Piece":
+        """With the stretch behind it."""
+        return Piece(
+            self.rows,
+            slice(self.queries.start, piece.queries.stop),
+            slice(self.keys.start, piece.keys.stop),
+            self.lengths + piece.lengths,
+        )
+
+
+def pieces(
+    rows: int, length: int, keys: int, ends: Tensor | None, key_ends: Tensor | None
+) -> Iterator[Piece]:
+    """Each query once, in order.
+
+    Args:
+        rows: B; without ``ends`` each is one stretch, and all are one piece.
+        length: queries of each row.
+        keys: keys of each row.
+        ends: (n + 1,) int32 on the CPU, cumulative numbers of queries of the stretches, rows laid
+            end to end; a stretch may have none.
+        key_ends: the same of keys.
+    """
+    if ends is None:
+        yield Piece(slice(0, rows), slice(0, length), slice(0, keys), (length,))
+        return
+    at, key_at = ends.tolist(), key_ends.tolist()
+    assert at[-1] == rows * length and key_at[-1] == rows * keys, (at[-1], key_at[-1])
+    last: Piece | None = None
+    for start, stop, key, key_stop in zip(at, at[1:], key_at, key_at[1:], strict=False):
+        if start == stop:
+            continue
+        row, first = divmod(start, length)
+        queries = slice(first, first + stop - start)
+        where = slice(key - row * keys, key_stop - row * keys)
+        piece = Piece(slice(row, row + 1), queries, where, (stop - start,))
+        if last is not None and last.may_join(piece):
+            last = last.joined(piece)
+            continue
+        if last is not None:
+            yield last
+        last = piece
+    if last is not None:
+        yield last
+
+
+def hidden(lengths: tuple[int, ...], device: torch.device | str) -> Tensor:
+    """What tokens of stretches of so many do not see of each other, (n, n) bool."""
+    n = sum(lengths)
+    later = torch.ones(n, n, dtype=torch.bool, device=device).triu_(1)
+    if len(lengths) == 1:
+        return later
+    number = torch.repeat_interleave(torch.tensor(lengths, device=device), output_size=n)
+    return later.logical_or_(number[:, None] != number)
