@@ -127,7 +127,10 @@ class TrainConfig:
         "fp32", "bf16: matmuls in bfloat16 by autocast, parameters and optimizer stay fp32"
     )
     compile: Literal["auto", "on", "off"] = option(
-        "auto", "torch.compile per block; auto: where a C++ (CPU) or Triton (GPU) toolchain is"
+        "auto",
+        "torch.compile per block, each whole in one graph; auto: where a C++ (CPU) or Triton (GPU) "
+        "toolchain is, and uncompiled, with the reason in the log, where a block does not compile; "
+        "on: that is an error",
     )
     recompute: Literal["none", "selective", "full"] = option(
         "selective",

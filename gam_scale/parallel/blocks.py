@@ -14,6 +14,7 @@ from gam_scale.model.carry import Carried
 from gam_scale.model.context import Context
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.lm import LanguageModel
+from gam_scale.parallel.compilation import Backend, Compilation
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -50,44 +51,54 @@ def prepare_blocks(
     recompute: Recompute,
     *,
     compiled: bool,
-    backend: str | Callable[..., Any] = "inductor",
+    may_fail: bool = False,
+    backend: Backend = "inductor",
     segment: int | None = None,
-) -> None:
+) -> Compilation:
     """Set what every block does when called; engines wrap it from outside, by module hooks.
 
     Args:
         model: its blocks are changed in place.
         recompute: see ``train.recompute``.
         compiled: each block is one graph, compiled once for the whole stack at its first call.
+        may_fail: see :class:`Compilation`.
         backend: what torch.compile compiles with.
         segment: tokens of a sequence at a time; None: :data:`SEGMENT` of the device.
+
+    Returns:
+        what is compiled.
     """
-    prepared = partial(_prepared, recompute=recompute, backend=backend if compiled else None)
+    compilation = Compilation(backend if compiled else None, may_fail=may_fail)
+    prepared = partial(_prepared, recompute=recompute, compilation=compilation)
     for block in model.blocks:
         forward = prepared(block.forward)
         if isinstance(block, GAMBlock):
             forward = partial(_in_segments, block, forward, prepared(block.extend), segment)
         block.forward = forward
+    return compilation
 
 
 def _prepared(
-    function: Callable[..., Any], recompute: Recompute, backend: str | Callable[..., Any] | None
+    function: Callable[..., Any], recompute: Recompute, compilation: Compilation
 ) -> Callable[..., Any]:
-    if recompute != "none":
-        if backend is None:
-            function = _casting_anew(function)
-        contexts = partial(create_selective_checkpoint_contexts, _SAVED[recompute])
-        function = partial(checkpoint, function, use_reentrant=False, context_fn=contexts)
-    if backend is not None:
-        # Else it warns of in-place operators in what is recomputed; there are none.
-        logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
-        # To dynamo every block is one function, whose graphs it counts together: for each kind of
-        # layer the whole sequence, its first segment, the others and the last, with gradients and
-        # without. Past its limit of 8 it would run the rest uncompiled.
-        torch._dynamo.config.recompile_limit = 128
-        # Shapes are fixed; another one (a ragged last batch) must not slow the others.
-        function = torch.compile(function, dynamic=False, backend=backend)
-    return function
+    recomputes = recompute != "none"
+    uncompiled = _recomputed(_casting_anew(function) if recomputes else function, recompute)
+    if not compilation.is_on:
+        return uncompiled
+    # Else it warns of in-place operators in what is recomputed; there are none.
+    logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
+    # To dynamo every block is one function, whose graphs it counts together: for each kind of
+    # layer the whole sequence, its first segment, the others and the last, with gradients and
+    # without. Past its limit of 8 it would compile no more.
+    torch._dynamo.config.recompile_limit = 128
+    return compilation(_recomputed(function, recompute), uncompiled)
+
+
+def _recomputed(function: Callable[..., Any], recompute: Recompute) -> Callable[..., Any]:
+    if recompute == "none":
+        return function
+    contexts = partial(create_selective_checkpoint_contexts, _SAVED[recompute])
+    return partial(checkpoint, function, use_reentrant=False, context_fn=contexts)
 
 
 def _casting_anew(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -43,14 +43,22 @@ def _engine(config: RunConfig, world: World, *, compiled: bool) -> Strategy:
 
         return DeepSpeedStrategy(config, world, compiled=compiled)
     model = outline(config.model)
-    prepare_blocks(model, config.train.recompute, compiled=compiled)
+    compilation = prepare_blocks(
+        model,
+        config.train.recompute,
+        compiled=compiled,
+        may_fail=config.train.compile == "auto",
+    )
     if config.parallel.engine == "fsdp":
         from gam_scale.parallel.fsdp import FSDPStrategy
 
-        return FSDPStrategy(model, world, config)
-    model.to_empty(device=world.device)
-    optimizer = build_optimizer(model, config)
-    return PlainStrategy(model, optimizer, world, config.train.precision)
+        strategy: Strategy = FSDPStrategy(model, world, config)
+    else:
+        model.to_empty(device=world.device)
+        optimizer = build_optimizer(model, config)
+        strategy = PlainStrategy(model, optimizer, world, config.train.precision)
+    strategy.compilation = compilation
+    return strategy
 
 
 def initialise(strategy: Strategy, config: RunConfig) -> None:

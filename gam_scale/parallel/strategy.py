@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gam_scale.checkpoint.shard import Shard
 from gam_scale.data.packing import Batch
+from gam_scale.parallel.compilation import Compilation
 from gam_scale.parallel.world import World
 
 
@@ -22,6 +23,7 @@ class Strategy(ABC):
     """
 
     module: nn.Module
+    compilation: Compilation  # of the blocks
     optimizer: torch.optim.Optimizer
     world: World
     precision: str

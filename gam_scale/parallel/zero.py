@@ -42,7 +42,12 @@ class DeepSpeedStrategy(Strategy):
             module = _sharded_model(deepspeed, config, options)
         else:
             module = outline(config.model).to_empty(device=world.device)
-        prepare_blocks(module, config.train.recompute, compiled=compiled)
+        self.compilation = prepare_blocks(
+            module,
+            config.train.recompute,
+            compiled=compiled,
+            may_fail=config.train.compile == "auto",
+        )
         self.module = module
         self.engine, zero, _, _ = deepspeed.initialize(
             model=module, optimizer=build_optimizer(module, config), config=options

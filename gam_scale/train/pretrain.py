@@ -123,16 +123,17 @@ def _pretrain(
         if world.is_main:
             retract(run)
             note_start(run, state.step, world.world_size)
-        _announce(config, world, data, compiled)
+        _announce(config, world, data)
         saver = Saver(run.checkpoints, world, config, data.tokenizer.model_bytes, run.check_lock)
-        outcome = _train(run, config, strategy, data, state, saver, stop, watchdog, compiled)
+        outcome = _train(run, config, strategy, data, state, saver, stop, watchdog)
     else:
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
         if world.is_main and not run.summary.exists():  # killed; wandb may lack the last lines
             MetricLog(run.path, config, True, config.train.steps, state.step).close()
     if outcome == "finished" and world.is_main:
         run.check_lock()
-        finish(run, world, [split.path for split in data.valid], compiled=compiled)
+        validated = [split.path for split in data.valid]
+        finish(run, world, validated, compiled=strategy.compilation.is_on)
         show_summary(run)
     world.barrier()
     return outcome == "finished"
@@ -155,11 +156,15 @@ def _train(
     saver: Saver,
     stop: StopRequest,
     watchdog: Watchdog,
-    compiled: bool,
 ) -> Outcome:
     """From ``state`` to the run's end or to a signal; what is due at its very end is not done."""
     world, steps = strategy.world, config.train.steps
-    note = partial(note_first_step, run) if world.is_main else lambda: None
+
+    def first_step_is_done() -> None:
+        logger.info("%s", strategy.compilation)
+        if world.is_main:
+            note_first_step(run)
+
     while True:
         metrics = _metrics(config, world, data.train, run)
         run.check_lock()  # a log drops the lines past its start
@@ -176,7 +181,7 @@ def _train(
                 stop,
                 watchdog,
                 state,
-                FirstStep(note, compiled),
+                FirstStep(first_step_is_done, strategy.compilation.is_on),
             )
             outcome = loop.run()
         if outcome == "stopped":
@@ -245,7 +250,7 @@ def _metrics(config: RunConfig, world: World, train: list[TokenSplit], run: RunD
     )
 
 
-def _announce(config: RunConfig, world: World, data: RunData, compiled: bool) -> None:
+def _announce(config: RunConfig, world: World, data: RunData) -> None:
     tokens = config.train.steps * config.train.global_batch_size * config.data.seq_len
     epochs = config.train.steps * config.train.global_batch_size / data.stream.epoch_sequences
     logger.info(
@@ -266,12 +271,11 @@ def _announce(config: RunConfig, world: World, data: RunData, compiled: bool) ->
             MANY_EPOCHS,
         )
     logger.info(
-        "engine %s, %d rank(s) on %s, %s, %s",
+        "engine %s, %d rank(s) on %s, %s",
         config.parallel.engine,
         world.world_size,
         world.device.type,
         config.train.precision,
-        "compiled blocks (the first step compiles)" if compiled else "eager",
     )
     validated = {split.path for split in data.valid}
     if unseen := [split.path for split in data.train if split.path not in validated]:

@@ -1,0 +1,85 @@
+"""Blocks through torch.compile: each whole, in one graph; and what came of it, to be said."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._dynamo.backends.registry import lookup_backend
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+from gam_scale.errors import UserError, one_line
+
+logger = logging.getLogger("gam_scale")
+
+Backend = str | Callable[..., Any]
+_FAILURES = (TorchDynamoException, FailOnRecompileLimitHit)
+"""How torch says that it could not compile something, whoever of its parts could not."""
+
+
+class Compilation:
+    """Compiles functions, none of which may be cut into several graphs.
+
+    A function that cannot be one graph would run in pieces or, where it is recomputed in the
+    backward pass, not compiled at all, and torch would say nothing.
+
+    Args:
+        backend: what torch.compile compiles with; None: nothing is compiled.
+        may_fail: a failure is logged and everything runs uncompiled from then on; else it is an
+            error.
+
+    Attributes:
+        graphs: compiled so far, those without gradients included.
+        failure: why nothing is compiled any more, in a phrase.
+    """
+
+    def __init__(self, backend: Backend | None = None, *, may_fail: bool = False) -> None:
+        self.backend, self.may_fail = backend, may_fail
+        self.graphs = 0
+        self.failure: str | None = None
+
+    def __call__(
+        self, function: Callable[..., Any], uncompiled: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """``function`` compiled at its first call; ``uncompiled`` does the same without that."""
+        # Shapes are fixed; another one (a ragged last batch) must not slow the others.
+        compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=self._counted)
+
+        def run(*args: Any) -> Any:
+            if self.failure is None:
+                try:
+                    return compiled(*args)
+                except _FAILURES as error:
+                    self._fail(error)
+            return uncompiled(*args)
+
+        return run
+
+    @property
+    def is_on(self) -> bool:
+        """Whether what is called runs compiled."""
+        return self.backend is not None and self.failure is None
+
+    def __str__(self) -> str:
+        if self.is_on:
+            return f"compiled blocks: {self.graphs} graphs, no breaks"
+        why = self.failure or "torch.compile is not used"
+        return f"blocks run uncompiled: {why}"
+
+    # One method for all functions: torch compiles functions that differ in their backend apart.
+    def _counted(self, *args: Any) -> Any:
+        self.graphs += 1
+        backend = self.backend
+        return (lookup_backend(backend) if isinstance(backend, str) else backend)(*args)
+
+    def _fail(self, error: Exception) -> None:
+        cause = getattr(error, "inner_exception", error)  # what a backend met
+        first, _, _ = str(cause).strip().partition("\n")
+        reason = one_line(first or type(cause).__name__, 200)
+        if not self.may_fail:
+            raise UserError(
+                f"a block cannot be compiled: {reason}; expected train.compile auto, which then "
+                "goes on uncompiled, or off"
+            ) from error
+        self.failure = reason
+        logger.warning("%s", self)

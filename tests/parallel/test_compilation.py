@@ -1,0 +1,83 @@
+"""Blocks compile whole or say why not: no run is called compiled that is not."""
+
+import logging
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from gam_scale.config import ModelConfig
+from gam_scale.errors import UserError
+from gam_scale.model.lm import build_model
+from gam_scale.parallel.blocks import prepare_blocks
+
+CONFIG = ModelConfig(d_model=16, n_layers=2, vocab_size=23, max_seq_len=16, dropout=0.0)
+
+
+def broken_backend(graph, inputs):
+    raise OSError("no such compiler\nand more")
+
+
+def loss(model):
+    tokens = torch.arange(17)[None]
+    return model(tokens[:, :-1], tokens[:, 1:].contiguous())
+
+
+@pytest.fixture
+def model():
+    torch._dynamo.reset()
+    return build_model(CONFIG, 0)
+
+
+def cut_in_two(model):
+    """As if the first block did what no graph can hold."""
+    inner = model.blocks[0].forward
+
+    def forward(*args):
+        torch._dynamo.graph_break()
+        return inner(*args)
+
+    model.blocks[0].forward = forward
+
+
+def test_what_is_compiled_is_counted(model):
+    compilation = prepare_blocks(model, "selective", compiled=True, backend=CompileCounter())
+    loss(model)
+    with torch.no_grad():
+        loss(model)
+    assert str(compilation) == "compiled blocks: 2 graphs, no breaks" and compilation.is_on
+
+
+def test_uncompiled_blocks_are_called_so(model):
+    compilation = prepare_blocks(model, "none", compiled=False)
+    loss(model)
+    assert str(compilation) == "blocks run uncompiled: torch.compile is not used"
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective"])
+@pytest.mark.parametrize("what", ["break", "backend"])
+def test_a_run_that_may_goes_on_uncompiled_and_says_why(
+    caplog, monkeypatch, model, what, recompute
+):
+    monkeypatch.setattr(logging.getLogger("gam_scale"), "propagate", True)
+    expected = loss(model)
+    backend = broken_backend if what == "backend" else CompileCounter()
+    if what == "break":
+        cut_in_two(model)
+    compilation = prepare_blocks(model, recompute, compiled=True, may_fail=True, backend=backend)
+    found = loss(model)
+    found.backward()
+    assert torch.equal(found, expected) and not compilation.is_on
+    said = "no such compiler" if what == "backend" else "graph_break"
+    assert caplog.text.count("blocks run uncompiled: ") == 1 and said in caplog.text
+    assert "and more" not in str(compilation)
+
+
+@pytest.mark.parametrize("what", ["break", "backend"])
+def test_else_it_ends_with_a_sentence(model, what):
+    if what == "break":
+        cut_in_two(model)
+    backend = broken_backend if what == "backend" else CompileCounter()
+    prepare_blocks(model, "selective", compiled=True, backend=backend)
+    with pytest.raises(UserError, match="cannot be compiled: .*; expected train.compile auto"):
+        loss(model)
