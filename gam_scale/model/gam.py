@@ -11,6 +11,7 @@ from gam_scale.model.feedforward import FeedForward
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import WrittenMemory
 from gam_scale.model.memory.build import build_memory
+from gam_scale.model.policy import Policy
 
 
 class GAMBlock(nn.Module):
@@ -39,7 +40,7 @@ class GAMBlock(nn.Module):
         n_paths = 2 if gam.paths == "both" else 1
         self.gate = Linear(d, n_paths * d) if gam.fusion == "gate" else None
         if self.gate is not None:
-            self.gate.decay = {"weight": "all"}
+            self.gate.policy = {"weight": Policy(decay="all")}
         self.norm2 = nn.LayerNorm(d)
         self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
-from gam_scale.model.decay import Decay
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.gate import Gate, exact
 from gam_scale.model.memory.recurrence import Fold, state_before
+from gam_scale.model.policy import Policy
 from gam_scale.model.selective_scan import selective_scan
 
 DT_RANGE = (1e-3, 1e-1)  # step sizes at initialisation
@@ -80,7 +80,10 @@ class MambaMixer(nn.Module):
     portable scan, as everything else does.
     """
 
-    decay: ClassVar[dict[str, Decay]] = {"A_log": "all"}  # rates, a matrix in shape only
+    policy: ClassVar[dict[str, Policy]] = {
+        "A_log": Policy(decay="all", precision="fp32"),  # rates, a matrix in shape only
+        "D": Policy(precision="fp32"),
+    }
 
     def __init__(self, d_model: int, d_state: int, d_conv: int, expand: int) -> None:
         super().__init__()
@@ -158,7 +161,10 @@ class StepSize(Gate):
     off.
     """
 
-    decay: ClassVar[dict[str, Decay]] = {"weight": "all", "bias": "all"}
+    policy: ClassVar[dict[str, Policy]] = {
+        "weight": Policy(decay="all", precision="fp32"),
+        "bias": Policy(decay="all", precision="fp32"),
+    }
 
     def init_parameter(self, name: str, generator: torch.Generator) -> bool:
         """Weights uniform within dt_rank^-1/2; biases such that softplus(bias) is log-uniform."""

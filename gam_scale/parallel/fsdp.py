@@ -19,6 +19,7 @@ from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
 from gam_scale.model.lm import LanguageModel
+from gam_scale.parallel.fsdp_precision import keep_fp32
 from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import set_steps
 from gam_scale.parallel.strategy import Strategy
@@ -95,7 +96,8 @@ def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> 
     bf16 = config.train.precision == "bf16"
     options = {
         "mesh": mesh,
-        # Gathered in bf16, reduced in fp32; autocast goes on deciding what is computed in which.
+        # Gathered in bf16 but for what keeps fp32, reduced in fp32; autocast goes on deciding what
+        # is computed in which.
         "mp_policy": MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if bf16 else None,
             reduce_dtype=torch.float32,
@@ -111,3 +113,6 @@ def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> 
     for block in module.blocks:
         fully_shard(block, **options)
     fully_shard(module, **options)
+    if bf16:
+        for unit in (*module.blocks, module):
+            keep_fp32(unit, torch.bfloat16)

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from gam_scale.config import RunConfig
-from gam_scale.model.decay import decays
 from gam_scale.model.lm import outline
+from gam_scale.model.policy import decays
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:

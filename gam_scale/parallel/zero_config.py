@@ -9,6 +9,7 @@ from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
 from gam_scale.hardware import can_compile
 from gam_scale.model.lm import outline
+from gam_scale.model.policy import keeps_fp32
 
 
 def engine_config(config: RunConfig, data_size: int) -> dict[str, Any]:
@@ -60,7 +61,8 @@ def low_precision_modules(options: dict[str, Any]) -> list[type]:
     """Modules whose gradients, and in stage 3 parameters, DeepSpeed sends in bf16.
 
     Raises:
-        UserError: one of those in ``options``, which :func:`engine_config` made, is not there.
+        UserError: one of those in ``options``, which :func:`engine_config` made, is not there, or
+            holds parameters that must keep fp32.
     """
     autocast = options["torch_autocast"]
     names = autocast["lower_precision_safe_modules"]
@@ -72,9 +74,14 @@ def low_precision_modules(options: dict[str, Any]) -> list[type]:
     for name in names:
         module, _, attribute = name.rpartition(".")
         try:
-            found.append(getattr(import_module(module), attribute))
+            kind = getattr(import_module(module), attribute)
         except (ImportError, AttributeError, ValueError):
             raise UserError(f"{where} has {name!r}, which is not there; {expected}") from None
+        if kept := keeps_fp32(kind):
+            raise UserError(
+                f"{where} has {name!r}, whose {', '.join(kept)} must keep fp32; {expected}"
+            )
+        found.append(kind)
     return found if autocast["enabled"] else []
 
 

@@ -109,7 +109,8 @@ def _fsdp(job: Job) -> Iterator[Collective]:
     ranks, times = job.shard_ranks, job.micro_batches
     padded = job.weights.row_shard(ranks) * ranks
     gathers = 2 if job.config.parallel.reshard_after_forward else 1
-    parameters = padded * job.compute_bytes
+    exact = job.weights.fp32_row_shard(ranks) * ranks
+    parameters = padded * job.compute_bytes + exact * (FP32 - job.compute_bytes)
     yield Collective("all_gather", "parameters", parameters * gathers * times, ranks)
     yield Collective("reduce_scatter", "gradients", padded * FP32 * times, ranks)
     replicas = job.world_size // ranks

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.lm import LanguageModel, outline
+from gam_scale.model.policy import keeps_fp32
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,17 @@ class Weights:
 
         With more ranks than rows the last ranks hold nothing of it, but all send padded rows.
         """
-        return sum(
-            math.ceil(p.shape[0] / ranks) * (p.numel() // p.shape[0])
-            for p in self.model.parameters()
+        return sum(_row_shard(p.shape, ranks) for p in self.model.parameters())
+
+    def fp32_row_shard(self, ranks: int) -> int:
+        """Of that, what is gathered in fp32 whatever the others are gathered in."""
+        shapes = (
+            module.get_parameter(name).shape
+            for module in self.model.modules()
+            for name in keeps_fp32(module)
         )
+        return sum(_row_shard(shape, ranks) for shape in shapes)
+
+
+def _row_shard(shape: Sequence[int], ranks: int) -> int:
+    return math.ceil(shape[0] / ranks) * math.prod(shape[1:])

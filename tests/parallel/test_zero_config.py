@@ -37,6 +37,11 @@ def test_raw_options_are_merged():
         (["Linear"], "has 'Linear', which is not there"),
         (None, "is None; expected a list of classes"),
         ([7], r"is \[7\]; expected a list of classes"),
+        (
+            ["gam_scale.model.memory.gate.Gate"],
+            "has 'gam_scale.model.memory.gate.Gate', whose weight, bias must keep fp32; expected",
+        ),
+        (["gam_scale.model.mamba.MambaMixer"], "has .*, whose A_log, D must keep fp32"),
     ],
 )
 def test_modules_sent_in_bf16_are_looked_up(modules, said):

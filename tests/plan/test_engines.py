@@ -49,7 +49,7 @@ ENGINES = {
 }
 # In this order: DeepSpeed never forgets that it once ran under autocast.
 CASES = [(engine, "fp32") for engine in ENGINES if not engine.endswith("in bf16")]
-CASES += [(engine, "bf16") for engine in ("zero1", "zero2", "zero3", "fsdp")]
+CASES += [(engine, "bf16") for engine in ("fsdp context", "zero1", "zero2", "zero3", "fsdp")]
 CASES += [(engine, "bf16") for engine in ENGINES if engine.endswith("in bf16")]
 # What engines call in torch.distributed.
 CALLS = {

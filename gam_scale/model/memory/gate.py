@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gam_scale.model.decay import Decay
 from gam_scale.model.linear import linear
+from gam_scale.model.policy import Policy
 
 _UNIT = math.log(math.e - 1)  # softplus of it is 1
 
@@ -16,12 +16,15 @@ _UNIT = math.log(math.e - 1)  # softplus of it is 1
 class Gate(nn.Linear):
     """Says of each token how much a memory keeps or takes: float32 whatever the parameters are."""
 
-    decay: ClassVar[dict[str, Decay]] = {"weight": "never", "bias": "never"}
+    policy: ClassVar[dict[str, Policy]] = {
+        "weight": Policy(decay="never", precision="fp32"),
+        "bias": Policy(decay="never", precision="fp32"),
+    }
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         with torch.autocast(h.device.type, enabled=False):
-            weight = exact(self.weight)  # an engine may have gathered it in bfloat16
+            weight = exact(self.weight)  # whatever an engine has made of it
             return linear(h.to(weight.dtype), weight, exact(self.bias))
 
 
@@ -40,7 +43,7 @@ class DecayGate(nn.Module):
         n_groups: groups of gates with the same horizons.
     """
 
-    decay: ClassVar[dict[str, Decay]] = {"log_rate": "never"}
+    policy: ClassVar[dict[str, Policy]] = {"log_rate": Policy(decay="never", precision="fp32")}
 
     def __init__(
         self, d_model: int, n_gates: int, horizons: tuple[float, float], n_groups: int = 1

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
-from gam_scale.model.decay import Decay
 from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.gate import DecayGate, exact
 from gam_scale.model.memory.kernels import slot_kernel
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
 from gam_scale.model.norm import unit_size
+from gam_scale.model.policy import Policy
 
 CHUNK = 64
 MIN_LOG_DECAY = -10.0
@@ -28,7 +28,7 @@ class SlotMemory(HeadMemory):
     others keep exactly what they hold.
     """
 
-    decay: ClassVar[dict[str, Decay]] = {"bank": "never"}
+    policy: ClassVar[dict[str, Policy]] = {"bank": Policy(decay="never")}
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__(model)

@@ -1,0 +1,57 @@
+"""Parameters that FSDP2 gathers as they are beside others that it gathers in bfloat16.
+
+FSDP2 has one policy for all that it gathers together. A group of their own for the few that keep
+fp32 would cost two more collectives a block and pass, each waited for, and its hooks would cut the
+block's graph in two. But one all-gather carries any mixture of dtypes as bytes; what is missing is
+that a parameter's own policy is asked, which is added here.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+
+from gam_scale.model.policy import policy_of
+
+
+def keep_fp32(unit: FSDPModule, gathered: torch.dtype) -> None:
+    """Have those parameters of ``unit`` that keep fp32 gathered in it.
+
+    Their gradients travel with the others: rounded once to ``gathered``, then summed over ranks and
+    micro-batches in float32.
+    """
+    group = unit._get_fsdp_state()._fsdp_param_group
+    for parameter in group.fsdp_params:
+        info = parameter._module_info
+        if policy_of(info.module, info.param_name).precision == "fp32":
+            _after(parameter, "init_dtype_attrs", _uncast)
+            _after(parameter, "accumulate_unsharded_grad_if_needed", _rounding(gathered))
+
+
+def _after(parameter: Any, name: str, then: Callable[[Any], None]) -> None:
+    """Have ``then`` follow a method: where another torch has none, that must be seen."""
+    method = getattr(parameter, name, None)
+    assert callable(method), f"FSDP's parameters have no {name} in torch {torch.__version__}"
+
+    @wraps(method)
+    def both(*args: Any) -> None:
+        method(*args)
+        then(parameter)
+
+    setattr(parameter, name, both)
+
+
+def _uncast(parameter: Any) -> None:
+    parameter.param_dtype = None
+
+
+def _rounding(gathered: torch.dtype) -> Callable[[Any], None]:
+    def rounded(parameter: Any) -> None:
+        gradient = parameter.unsharded_param.grad
+        if gradient is not None:
+            parameter.unsharded_accumulated_grad = gradient.to(gathered)
+            parameter.unsharded_param.grad = None
+
+    return rounded
