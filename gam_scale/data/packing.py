@@ -24,6 +24,16 @@ class Batch(NamedTuple):
         """The same batch on ``device``."""
         return Batch(*(None if x is None else x.to(device, non_blocking=True) for x in self))
 
+    def pin(self) -> "Batch":
+        """The same batch in page-locked memory, from where copies to a GPU need no host."""
+        return Batch(*(None if x is None else x.pin_memory() for x in self))
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory from being given away until ``stream`` has done what it was given."""
+        for x in self:
+            if x is not None:
+                x.record_stream(stream)
+
     @property
     def num_targets(self) -> int:
         """How many tokens are predicted. Ask before ``.to(device)``: this is of CPU memory only."""

@@ -56,14 +56,14 @@ def mean_loss(
         token_bytes: (vocab_size,) bytes that each id stands for.
         world: the ranks to sum over.
     """
-    nats, tokens, n_bytes = 0.0, 0, 0
+    nats, tokens, n_bytes = torch.zeros((), dtype=torch.float64, device=world.device), 0, 0
     for batch in batches:
         targets = batch.targets[batch.targets != IGNORE].numpy()
         tokens += targets.size
         n_bytes += int(token_bytes[targets].sum())
-        nats += float(loss_sum(_pad_rows(batch, rows).to(world.device)))
-    nats, tokens, n_bytes = world.sum(nats, tokens, n_bytes)
-    return LossResult(nats / max(1, tokens), int(tokens), int(n_bytes))
+        nats += loss_sum(_pad_rows(batch, rows).to(world.device))
+    total, tokens, n_bytes = world.sum(float(nats), tokens, n_bytes)
+    return LossResult(total / max(1, tokens), int(tokens), int(n_bytes))
 
 
 def _pad_rows(batch: Batch, rows: int) -> Batch:

@@ -17,6 +17,7 @@ from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import Batch
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import Prefetcher, TrainStream, micro_batches, valid_batches
+from gam_scale.data.transfer import Transfer
 from gam_scale.errors import Stopped
 from gam_scale.evaluate.loss import LossResult, mean_loss
 from gam_scale.parallel.context import axes
@@ -64,6 +65,7 @@ class Loop:
         self.last_loss: Tensor | float = math.nan
         self.world = strategy.world
         self.axes = axes(strategy.world, config.parallel.context)
+        self.transfer = Transfer(strategy.world.device)
         if state.metrics:
             metrics.load_state_dict(state.metrics)
         skipped = metrics.counts().skipped
@@ -97,7 +99,7 @@ class Loop:
         train = self.config.train
         first = self.state.first_sample
         batches = micro_batches(self.stream, number, train, axes.data_rank, axes.data_size, first)
-        return [axes.part(batch) for batch in batches]
+        return [self.transfer.prepare(axes.part(batch)) for batch in batches]
 
     def _step(self, batches: list[Batch]) -> Outcome | None:
         """One optimizer step, or what all ranks agree to do instead of it."""
@@ -125,9 +127,8 @@ class Loop:
         if carry is not None and self.stream.lanes.starts_at(before + state.step):
             carry.clear()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        for i, batch in enumerate(batches):
+        for i, batch in enumerate(self.transfer(batches)):
             last = i == len(batches) - 1
-            batch = batch.to(self.world.device)
             if carry is not None:
                 carry.place = i
             pulse.beat()

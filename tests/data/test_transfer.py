@@ -1,0 +1,86 @@
+"""Micro-batches reach a GPU ahead of their use, in the right order of streams and events."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from gam_scale.data.packing import Batch
+from gam_scale.data.transfer import Transfer
+
+
+def test_on_a_cpu_batches_stay_where_they_are():
+    batches = [Batch(torch.zeros(1, 2), torch.zeros(1, 2), None) for _ in range(3)]
+    transfer = Transfer(torch.device("cpu"))
+    assert [transfer.prepare(batch) for batch in batches] == batches
+    assert all(a is b for a, b in zip(transfer(batches), batches, strict=True))
+
+
+class GPU:
+    """Stands in for torch.cuda, which is not here: notes what it was given, in order."""
+
+    def __init__(self, monkeypatch):
+        self.log, self.stream = [], "computing"
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(self, "copying"))
+        monkeypatch.setattr(torch.cuda, "stream", self.use)
+        monkeypatch.setattr(torch.cuda, "device", self.on)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(self, self.stream))
+
+    @contextmanager
+    def use(self, stream):
+        before, self.stream = self.stream, stream.name
+        yield
+        self.stream = before
+
+    @contextmanager
+    def on(self, device):
+        self.log.append(f"on {device}")
+        yield
+
+
+class Stream:
+    def __init__(self, gpu, name):
+        self.gpu, self.name = gpu, name
+
+    def record_event(self):
+        self.gpu.log.append(f"event on {self.name}")
+        return f"event {sum(each.startswith('event on') for each in self.gpu.log)}"
+
+    def wait_event(self, event):
+        self.gpu.log.append(f"{self.name} waits for {event}")
+
+
+class Sent:
+    """A batch that tells the GPU where it is."""
+
+    def __init__(self, gpu, number):
+        self.gpu, self.number = gpu, number
+
+    def to(self, device):
+        self.gpu.log.append(f"{self.number} to {device} on {self.gpu.stream}")
+        return self
+
+    def pin(self):
+        self.gpu.log.append(f"{self.number} pinned")
+        return self
+
+    def record_stream(self, stream):
+        self.gpu.log.append(f"{self.number} held for {stream.name}")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_next_batch_is_sent_before_this_one_is_computed(monkeypatch, count):
+    gpu = GPU(monkeypatch)
+    transfer = Transfer(torch.device("cuda:1"))
+    batches = [transfer.prepare(Sent(gpu, i)) for i in range(1, count + 1)]
+    assert gpu.log == [x for i in range(1, count + 1) for x in ("on cuda:1", f"{i} pinned")]
+    gpu.log.clear()
+    for batch in transfer(batches):
+        gpu.log.append(f"compute {batch.number} on {gpu.stream}")
+    sent = [[f"{i} to cuda:1 on copying", "event on copying"] for i in range(1, count + 1)]
+    wanted = sent[0]
+    for i in range(1, count + 1):
+        wanted += sent[i] if i < count else []
+        wanted += [f"computing waits for event {i}", f"{i} held for computing"]
+        wanted += [f"compute {i} on computing"]
+    assert gpu.log == wanted
