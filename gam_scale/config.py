@@ -138,6 +138,14 @@ class TrainConfig:
         "all but matmuls, attention, scans and masks; full: all but its input and masks. At the "
         "paper's size a step takes 592 MB with selective, 447 MB and 11% more time with full",
     )
+    profile: list[int] = option(
+        [],
+        "the first and the last of some steps to profile, such as [20, 22]: the run directory's "
+        "logs/profile/ gets a chrome trace of each rank (ui.perfetto.dev shows it), and each "
+        "rank's log the ten kernels, on CPUs operators, that took longest. A GPU that runs out of "
+        "memory leaves a snapshot there anyway, and with this it says which line asked for what",
+        at_least=1,
+    )
     seed: int = option(0, "seeds weights, dropout and data order", at_least=0)
 
 

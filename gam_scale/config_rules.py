@@ -30,6 +30,11 @@ def check(config: "RunConfig") -> None:
             f"data.seq_len is {data.seq_len} but model.max_seq_len gives {model.max_seq_len} "
             "positions; expected data.seq_len at most that, or model.position none"
         )
+    if train.profile and (len(train.profile) != 2 or train.profile[0] > train.profile[1]):
+        raise UserError(
+            f"train.profile is {train.profile}; expected two steps, the first and the last, such "
+            "as [20, 22], or none"
+        )
     if data.carry_state:
         _check_carry_state(config)
     names = ("branch_of", "init_from", "continue_from")

@@ -141,6 +141,24 @@ def peak_memory_bytes(device: torch.device | str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kB
 
 
+def allocator_figures(device: torch.device | str) -> dict[str, int]:
+    """How torch's allocator is doing on a GPU; nothing for a CPU, which has none.
+
+    Keys: memory_reserved (most bytes taken from the GPU at once, for tensors now or later);
+    alloc_retries (how often it had to give back what it kept, and wait, to find room); ooms (how
+    often it found none).
+    """
+    if torch.device(device).type != "cuda":
+        return {}
+    stats = torch.cuda.memory_stats(device)
+    keys = {
+        "memory_reserved": "reserved_bytes.all.peak",
+        "alloc_retries": "num_alloc_retries",
+        "ooms": "num_ooms",
+    }
+    return {name: stats.get(key, 0) for name, key in keys.items()}
+
+
 def reset_peak_memory(device: torch.device | str) -> None:
     """Start :func:`peak_memory_bytes` anew; where the system does not allow that, do nothing."""
     device = torch.device(device)

@@ -203,6 +203,9 @@ def _tables(config: dict[str, Any], model: LanguageModel, summary: dict[str, Any
         ("Compute per token", known("flops_per_token", lambda v: f"{_large(v)}FLOP")),
         ("Share of the device’s peak (MFU)", known("mfu", "{:.0%}".format)),
         ("Peak memory of rank 0", known("peak_memory_bytes", lambda v: f"{v / 1e9:.2f} GB")),
+        ("Memory that rank 0 reserved", known("memory_reserved", lambda v: f"{v / 1e9:.2f} GB")),
+        ("Times its allocator made room", known("alloc_retries", lambda v: f"{v:,}" if v else "")),
+        ("Times it found none", known("ooms", lambda v: f"{v:,}" if v else "")),
         ("Peak memory of any rank", known("max_memory_bytes", lambda v: f"{v / 1e9:.2f} GB")),
         ("Peak memory of a host, in use", known("max_host_memory", "{:.0%}".format)),
     ]

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,7 +25,10 @@ from gam_scale.parallel.context import axes
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.train.first_step import FirstStep
+from gam_scale.train.garbage import Garbage
 from gam_scale.train.metrics import StepMetrics
+from gam_scale.train.out_of_memory import snapshot_when_out_of_memory
+from gam_scale.train.profile import StepProfile
 from gam_scale.train.saver import Saver
 from gam_scale.train.schedule import learning_rate
 from gam_scale.train.signals import StopRequest
@@ -76,16 +80,21 @@ class Loop:
         if self.state.to_evaluate and self._after_step() == "stopped":
             return "stopped"  # all that there is to save was read a moment ago
         still = self.state.step, self.config.train.steps
+        folder, profiled = (
+            Path(self.config.log.run_dir) / "logs" / "profile",
+            self.config.train.profile,
+        )
         with (
             self.first_step,
+            snapshot_when_out_of_memory(folder, self.world, trace=bool(profiled)),
+            StepProfile(profiled, folder, self.world, self.metrics.clock.paused) as profile,
+            Garbage() as garbage,
             Prefetcher(self._load, *still, lambda: self.stop.requested) as steps,
         ):
             while self.state.step < self.config.train.steps:
-                self.watchdog.at(self.state.step, "reading data")
-                with self.metrics.clock.waiting():
-                    batches = next(steps)
-                self.watchdog.at(self.state.step, "training")
-                outcome = self._step(batches) or self._after_step()
+                with profile.step(self.state.step + 1):
+                    outcome = self._turn(steps)
+                garbage.at(self.state.step)
                 if outcome == "stopped":
                     self._save(is_best=False)
                 if outcome is not None:
@@ -93,6 +102,13 @@ class Loop:
                     return outcome
         self.saver.finish()
         return "finished"
+
+    def _turn(self, steps: Prefetcher) -> Outcome | None:
+        self.watchdog.at(self.state.step, "reading data")
+        with self.metrics.clock.waiting():
+            batches = next(steps)
+        self.watchdog.at(self.state.step, "training")
+        return self._step(batches) or self._after_step()
 
     def _load(self, step: int) -> list[Batch]:
         axes, number = self.axes, step + self.state.left_out

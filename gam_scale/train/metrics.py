@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gam_scale.errors import UserError
 from gam_scale.evaluate.loss import LossResult, perplexity
-from gam_scale.hardware import peak_memory_bytes
+from gam_scale.hardware import allocator_figures, peak_memory_bytes
 from gam_scale.parallel.world import World
 from gam_scale.strict import shown
 from gam_scale.train.health import Health
@@ -134,11 +134,12 @@ class StepMetrics:
 
         Keys: step; tokens (targets trained on so far); loss (nats per target), perplexity,
         bits_per_byte; lr; grad_norm (mean, before clipping); tokens_per_s over all ranks; mfu;
-        memory_bytes (this rank's peak); data_wait (share of training time); seconds (of this
-        process, all included); time (of day, since 1970); step_seconds (of all steps so far that
-        the run goes on from, over all its starts, without waits for data and starts' first steps);
-        skipped_steps (so far); those of Health.line; and, after an evaluation, val_loss,
-        val_perplexity, val_bits_per_byte. A mean over no steps is NaN, a speed None.
+        memory_bytes (this rank's peak); on a GPU those of :func:`allocator_figures`; data_wait
+        (share of training time); seconds (of this process, all included); time (of day, since
+        1970); step_seconds (of all steps so far that the run goes on from, over all its starts,
+        without waits for data and starts' first steps); skipped_steps (so far); those of
+        Health.line; and, after an evaluation, val_loss, val_perplexity, val_bits_per_byte. A mean
+        over no steps is NaN, a speed None.
         """
         counts = self.counts()
         (loss_sum,) = self._world.sum(counts.loss_sum)
@@ -165,6 +166,7 @@ class StepMetrics:
             "step_seconds": self._step_seconds,
             "skipped_steps": counts.skipped,
         }
+        figures |= allocator_figures(self._world.device)
         if self._health is not None:
             figures |= self._health.line(step, figures["data_wait"])
         if validation is not None:

@@ -15,6 +15,7 @@ MAY_CHANGE = (
     "train.recompute",
     "train.spike_ratio",
     "train.max_skipped_steps",
+    "train.profile",
     "parallel",
     "checkpoint",
     "eval",

@@ -347,6 +347,7 @@ def format_line(line: Line, total_steps: int, brief: bool = False) -> str:
         memory = line.get("memory_bytes")
         parts += [
             ("mem {:.1f} GB", None if memory is None else memory / 1e9),
+            ("retries {}", line.get("alloc_retries") or None),
             ("wait {:.0%}", line.get("data_wait")),
             ("skipped {}", line.get("skipped_steps") or None),
             ("val loss {:.3f}", line.get("val_loss")),

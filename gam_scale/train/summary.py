@@ -27,7 +27,14 @@ logger = logging.getLogger("gam_scale")
 T = TypeVar("T")
 
 SAMPLE_TOKENS = 96
-WATERMARKS = ("max_memory_bytes", "max_rss_bytes", "max_host_memory")
+WATERMARKS = (
+    "max_memory_bytes",
+    "max_rss_bytes",
+    "max_host_memory",
+    "memory_reserved",
+    "alloc_retries",
+    "ooms",
+)
 """Of a line; over all ranks."""
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gam_scale.evaluate.loss import LossResult
+from gam_scale.hardware import allocator_figures
 from gam_scale.parallel.world import World
 from gam_scale.train.metrics import StepMetrics, Throughput
 
@@ -150,3 +151,11 @@ def test_step_seconds_leave_out_waits_pauses_and_first_steps(metrics, now):
     assert resumed.line(3, 0.0)["step_seconds"] == 6.0
     del state["step_seconds"]  # a checkpoint of an older version
     resumed.load_state_dict(state)
+
+
+def test_a_gpus_allocator_is_in_the_line_and_a_cpu_has_none(metrics, monkeypatch):
+    figures = {"memory_reserved", "alloc_retries", "ooms"}
+    assert not figures & metrics.line(1, 0.0).keys()
+    stats = {"reserved_bytes.all.peak": 5, "num_alloc_retries": 2, "num_ooms": 1, "other": 7}
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: stats)
+    assert allocator_figures("cuda:0") == {"memory_reserved": 5, "alloc_retries": 2, "ooms": 1}
