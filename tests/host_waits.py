@@ -1,5 +1,6 @@
 """Where the host would wait for a GPU, found on a CPU: operators whose result it must know."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,7 +41,10 @@ class HostWaits(TorchDispatchMode):
 
 @contextmanager
 def host_waits() -> Iterator[HostWaits]:
-    """Count inside; a tensor's ``tolist`` and ``cpu``, which are no operators, as well."""
+    """Count inside, and ``tolist``, ``cpu`` and ``synchronize`` too, which are no operators.
+
+    What DeepSpeed does on a GPU alone is not seen: see its ``resolves_data_dependency``.
+    """
     mode = HostWaits()
 
     def counted(name: str) -> Callable[..., Any]:
@@ -52,7 +56,14 @@ def host_waits() -> Iterator[HostWaits]:
 
         return call
 
+    def synchronize(*args: Any, **kwargs: Any) -> None:
+        mode.found.append("synchronize")
+
     with pytest.MonkeyPatch.context() as patch, mode:
         for name in ("tolist", "cpu"):
             patch.setattr(Tensor, name, counted(name))
+        patch.setattr(torch.cuda, "synchronize", synchronize)
+        if deepspeed := sys.modules.get("deepspeed"):
+            accelerator = deepspeed.accelerator.get_accelerator()
+            patch.setattr(type(accelerator), "synchronize", synchronize)
         yield mode
