@@ -3,8 +3,10 @@
 import hashlib
 import os
 import threading
+from dataclasses import replace
 
 import pytest
+import torch
 from ranks import run_ranks
 
 from gam_scale.errors import UserError
@@ -85,11 +87,13 @@ def test_a_nodes_share_of_sruns_tasks(node, tasks):
 
 
 def sums(world, offset):
-    return [*world.sum(world.rank + offset, 1.0), world.any(world.rank == 1), world.any(False)]
+    on_gpu = replace(world, device=torch.device("cuda"))  # numbers of hosts do not go there
+    figures = [*world.sum(world.rank + offset, 1.0), *on_gpu.sum(world.rank)]
+    return [*figures, world.any(world.rank == 1), on_gpu.any(False)]
 
 
 def test_collectives_give_every_rank_the_same():
-    assert run_ranks(sums, 3, offset=10) == [[33.0, 3.0, True, False]] * 3
+    assert run_ranks(sums, 3, offset=10) == [[33.0, 3.0, 3.0, True, False]] * 3
 
 
 def fails_on_rank_1(world):

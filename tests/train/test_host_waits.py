@@ -3,12 +3,14 @@
 import json
 import math
 from collections import Counter
+from typing import get_args
 
 import pytest
 import torch
 from host_waits import host_waits
 from whole_runs import assert_equal_runs, train
 
+from gam_scale.config import LayerKind
 from gam_scale.errors import UserError
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.train.loop import Loop
@@ -31,8 +33,9 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(Loop, "_is_computed", False)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_no_step_waits_for_the_device(tmp_path, tiny, monkeypatch, as_on_a_gpu, engine):
+@pytest.fixture
+def waits_of_steps(monkeypatch):
+    """What each step waited for, in the runs of a test."""
     found, original = [], Loop._step
 
     def step(self, batches):
@@ -42,9 +45,23 @@ def test_no_step_waits_for_the_device(tmp_path, tiny, monkeypatch, as_on_a_gpu, 
         return outcome
 
     monkeypatch.setattr(Loop, "_step", step)
+    return found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_engines_step_waits_for_the_device(tmp_path, tiny, as_on_a_gpu, waits_of_steps, engine):
     train(tiny(tmp_path / "run", train={"steps": 6}, parallel=ENGINES[engine]))
     # The first one also makes what the engine keeps.
-    assert found[1:] == [SEEN_BY_DEEPSPEED.get(engine, [])] * 5
+    assert waits_of_steps[1:] == [SEEN_BY_DEEPSPEED.get(engine, [])] * 5
+
+
+@pytest.mark.parametrize("kind", get_args(LayerKind))
+def test_no_kind_of_layer_waits_for_the_device(tmp_path, tiny, as_on_a_gpu, waits_of_steps, kind):
+    """In its portable form; an operator's inside is not looked at."""
+    model = {"layers": [kind], "memory": {"n_heads": 2, "n_slots": 8, "top_k": 2}}
+    model |= {"attention": {"n_heads": 2}, "mamba": {"d_state": 4, "expand": 2}}
+    train(tiny(tmp_path / "run", model=model, train={"steps": 3}))
+    assert waits_of_steps[1:] == [[], []]
 
 
 def test_waits_are_counted(tmp_path):
