@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gam_scale.data.packing import Batch
 from gam_scale.model.linear import linear
-from gam_scale.model.loss import CHUNK_ELEMENTS, IGNORE
+from gam_scale.model.loss import IGNORE, chunk_rows
 
 
 class Predictor(Protocol):
@@ -26,14 +26,14 @@ class Predictor(Protocol):
 def token_losses(model: Predictor, batch: Batch) -> Tensor:
     """Cross-entropy of each target in nats, (B, T) float32 on the CPU; 0 where there is no target.
 
-    Logits exist for a few tokens at a time (:data:`gam_scale.model.loss.CHUNK_ELEMENTS` numbers),
+    Logits exist for a few tokens at a time (:func:`gam_scale.model.loss.chunk_rows`),
     so the memory that a long text takes is the model's own.
     """
     weight = model.embedding.weight
     batch = batch.to(weight.device)
     there = batch.targets != IGNORE
     hidden, targets = model.hidden(batch.tokens, batch.positions)[there], batch.targets[there]
-    rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    rows = chunk_rows(len(targets), weight.shape[0], weight.device.type)
     losses = [
         F.cross_entropy(linear(h, weight).float(), t, reduction="none")
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)

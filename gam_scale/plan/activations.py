@@ -12,7 +12,7 @@ from torch import nn
 
 from gam_scale.config import LayerKind, ModelConfig, RunConfig
 from gam_scale.model.lm import LanguageModel
-from gam_scale.model.loss import CHUNK_ELEMENTS, chunk_rows
+from gam_scale.model.loss import chunk_rows
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 from gam_scale.plan.trace import BlockTrace, Work, trace_block, trace_loss
 
@@ -122,10 +122,9 @@ def loss(model: ModelConfig, run: Setting) -> float:
     See :mod:`gam_scale.model.loss`: chunk by chunk, so that two of them show the peak.
     """
     vocab, width = model.vocab_size, model.d_model
-    # Two chunks of more would be cut into three: the row that rounding may add is left out.
-    rows = min(chunk_rows(run.tokens, vocab), max(1, CHUNK_ELEMENTS // vocab))
+    rows = chunk_rows(run.tokens, vocab, "cpu" if run.on_cpu else "cuda")
     tokens = min(run.tokens, 2 * rows)
-    peak = trace_loss(tokens, vocab, width, bf16=run.compute != FP32)
+    peak = trace_loss(tokens, vocab, width, rows, bf16=run.compute != FP32)
     if run.compute != FP32:
         peak -= vocab * width * run.compute
         # The log-softmax of bf16 logits goes by way of an fp32 copy on a CPU only.

@@ -145,8 +145,11 @@ def trace_block(
 
 
 @cache
-def trace_loss(tokens: int, vocab: int, width: int, *, bf16: bool) -> float:
-    """Peak bytes of the loss, the gradients that it leaves behind included, its inputs not."""
+def trace_loss(tokens: int, vocab: int, width: int, rows: int, *, bf16: bool) -> float:
+    """Peak bytes of the loss, the gradients that it leaves behind included, its inputs not.
+
+    ``rows`` of the tokens are taken at a time.
+    """
     recorder = Recorder()
     with FakeTensorMode():
         hidden = torch.empty(tokens, width, requires_grad=True)
@@ -154,7 +157,7 @@ def trace_loss(tokens: int, vocab: int, width: int, *, bf16: bool) -> float:
         targets = torch.zeros(tokens, dtype=torch.int64)
         recorder.know([hidden, weight, targets])
         with recorder, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = linear_cross_entropy(hidden, weight, targets)
+            loss = linear_cross_entropy(hidden, weight, targets, rows)
             del loss
     return sum(recorder.peak({}, 0, []))
 

@@ -6,15 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from gam_scale.data.packing import make_batch
-from gam_scale.evaluate import token_loss
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
-from gam_scale.model.loss import IGNORE
+from gam_scale.model.loss import CHUNK_ELEMENTS, IGNORE
 
 
 @pytest.mark.parametrize("block", ["gam", "attention", "mamba"])
 @pytest.mark.parametrize("documents", ["reset", "concatenate"])
 def test_they_are_cross_entropies(small_model, monkeypatch, block, documents):
-    monkeypatch.setattr(token_loss, "CHUNK_ELEMENTS", 7 * 31)  # seven tokens at a time
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 7 * 31)  # seven tokens at a time
     rng = np.random.default_rng(0)
     rows = [rng.integers(1, 31, n) for n in (25, 25, 12)]  # the last one is padded
     rows[0][9] = 1

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gam_scale.model import loss as loss_module
-from gam_scale.model.loss import IGNORE, linear_cross_entropy
+from gam_scale.model.loss import CHUNK_ELEMENTS, IGNORE, chunk_rows, linear_cross_entropy
 
 
 def reference(hidden, weight, targets):
@@ -24,7 +24,7 @@ def problem(n, d=12, vocab=37, dtype=torch.float64, ignored=()):
 @pytest.mark.parametrize("n", [1, 5, 16, 17, 33])
 @pytest.mark.parametrize("ignored", [(), (0,), (-1, 0)])
 def test_loss_and_gradients_match_over_ragged_chunks(monkeypatch, n, ignored):
-    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 37 * 16)  # chunks of 16 tokens
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 37 * 16)  # chunks of 16 tokens
     hidden, weight, targets = problem(n, ignored=ignored if n > 1 else ())
     grads = []
     for function in (linear_cross_entropy, reference):
@@ -37,7 +37,7 @@ def test_loss_and_gradients_match_over_ragged_chunks(monkeypatch, n, ignored):
 
 
 def test_without_gradients_it_is_the_same_number(monkeypatch):
-    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 37 * 4)
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 37 * 4)
     hidden, weight, targets = problem(11, ignored=(3,))
     with torch.no_grad():
         value = linear_cross_entropy(hidden, weight, targets)
@@ -72,3 +72,34 @@ def test_autocast_computes_in_bf16_and_sums_in_fp32():
     assert value.dtype == torch.float32 and weight.grad.dtype == torch.float32
     # bf16 keeps 8 bits: logits of size ~6 are off by up to 0.02, the mean loss by far less.
     assert value.item() == pytest.approx(reference(hidden, weight, targets).item(), rel=1e-2)
+
+
+def test_chunks_by_device():
+    assert chunk_rows(8192, 32_768, "cpu") == 128
+    assert chunk_rows(8192, 32_768, "cuda") == 4096
+    assert chunk_rows(8192, 10_000, "cuda") == 8192
+    assert chunk_rows(1, 10**9, "cuda") == 1
+
+
+class Copies(TorchDispatchMode):
+    """Shapes of what is cast."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func == torch.ops.aten._to_copy.default:
+            self.shapes.append((tuple(out.shape), out.dtype))
+        return out
+
+
+@pytest.mark.parametrize("needs_grad", [True, False])
+def test_the_head_is_cast_once_for_all_chunks(needs_grad):
+    hidden, weight, targets = problem(64, d=32, vocab=101, dtype=torch.float32)
+    weight.requires_grad_(needs_grad)
+    with Copies() as copies, torch.autocast("cpu", torch.bfloat16):
+        linear_cross_entropy(hidden, weight, targets, rows=16)
+    assert copies.shapes.count(((101, 32), torch.bfloat16)) == 1
+    assert ((101, 32), torch.float32) not in copies.shapes

@@ -9,6 +9,7 @@ from benchmarks.train_step import peak_tensor_bytes
 from gam_scale.config import LayerKind, ModelConfig, RunConfig
 from gam_scale.hardware import can_compile
 from gam_scale.model.lm import build_model
+from gam_scale.model.loss import chunk_rows
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 from gam_scale.plan import activations
 from gam_scale.plan.job import Job
@@ -171,5 +172,6 @@ def test_two_chunks_of_the_loss_stand_for_all(tokens):
     vocab, width = 1000, 32
     run = activations.setting(make_config("gam", "none", **SMALL), 1)._replace(length=tokens)
     found = activations.loss(ModelConfig(vocab_size=vocab, d_model=width), run)
-    whole = trace_loss(tokens, vocab, width, bf16=False) - 4 * width * (tokens + vocab)
+    rows = chunk_rows(tokens, vocab, "cpu")
+    whole = trace_loss(tokens, vocab, width, rows, bf16=False) - 4 * width * (tokens + vocab)
     assert found == pytest.approx(whole, rel=1e-3)
