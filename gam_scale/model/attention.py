@@ -9,6 +9,7 @@ from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.feedforward import FeedForward
 from gam_scale.model.linear import Linear
+from gam_scale.model.norm import LayerNorm
 from gam_scale.model.rotary import Rotary
 
 _MIN_CAPACITY = 64
@@ -29,13 +30,13 @@ class AttentionBlock(nn.Module):
         super().__init__()
         d = model.d_model
         self.n_heads = model.attention.n_heads
-        self.norm1 = nn.LayerNorm(d)
+        self.norm1 = LayerNorm(d)
         self.qkv = Linear(d, 3 * d)
         self.out = Linear(d, d)
         self.out.is_residual_output = True
         self.rotary = Rotary(model.rotary_base) if model.position == "rotary" else None
         self.dropout = Dropout(model.dropout)
-        self.norm2 = nn.LayerNorm(d)
+        self.norm2 = LayerNorm(d)
         self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
 
     def forward(

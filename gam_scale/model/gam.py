@@ -11,6 +11,7 @@ from gam_scale.model.feedforward import FeedForward
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import WrittenMemory
 from gam_scale.model.memory.build import build_memory
+from gam_scale.model.norm import LayerNorm
 from gam_scale.model.policy import Policy
 
 
@@ -34,14 +35,14 @@ class GAMBlock(nn.Module):
     def __init__(self, model: ModelConfig, memory: MemoryKind) -> None:
         super().__init__()
         d, gam = model.d_model, model.gam
-        self.norm1 = nn.LayerNorm(d)
+        self.norm1 = LayerNorm(d)
         self.conv = CausalConv(d, gam.kernel_size) if gam.paths != "global" else None
         self.memory = build_memory(model, memory) if gam.paths != "local" else None
         n_paths = 2 if gam.paths == "both" else 1
         self.gate = Linear(d, n_paths * d) if gam.fusion == "gate" else None
         if self.gate is not None:
             self.gate.policy = {"weight": Policy(decay="all")}
-        self.norm2 = nn.LayerNorm(d)
+        self.norm2 = LayerNorm(d)
         self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
 
     def forward(

@@ -17,6 +17,7 @@ from gam_scale.model.init import initialise
 from gam_scale.model.linear import linear
 from gam_scale.model.loss import linear_cross_entropy
 from gam_scale.model.mamba import MambaBlock
+from gam_scale.model.norm import LayerNorm
 
 
 def build_block(config: ModelConfig, kind: LayerKind) -> nn.Module:
@@ -60,7 +61,7 @@ class LanguageModel(nn.Module):
             self.position.is_position = True
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(build_block(config, kind) for kind in config.layer_kinds())
-        self.norm = nn.LayerNorm(config.d_model)
+        self.norm = LayerNorm(config.d_model)
 
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None, positions: Tensor | None = None
@@ -82,8 +83,15 @@ class LanguageModel(nn.Module):
         return linear_cross_entropy(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
 
     def hidden(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Final hidden states (B, T, d_model), before the head."""
+        """Final hidden states (B, T, d_model), before the head.
+
+        The residual stream between the blocks is fp32 under autocast, whatever precision an engine
+        gathers the embedding in: a block's small addition to a large sum is lost in bf16
+        (docs/gpu.md has what it costs). Without autocast it has the weights' precision.
+        """
         x = self.embedding(tokens)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.float()
         if self.position is not None:
             where = positions
             if where is None:

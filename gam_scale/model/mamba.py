@@ -16,6 +16,7 @@ from gam_scale.model.dropout import Dropout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.gate import Gate, exact
 from gam_scale.model.memory.recurrence import Fold, state_before
+from gam_scale.model.norm import LayerNorm
 from gam_scale.model.policy import Policy
 from gam_scale.model.selective_scan import selective_scan
 
@@ -35,7 +36,7 @@ class MambaBlock(nn.Module):
         super().__init__()
         mamba = model.mamba
         self.is_residual = mamba.stack == "residual"
-        self.norm = nn.LayerNorm(model.d_model) if self.is_residual else nn.Identity()
+        self.norm = LayerNorm(model.d_model) if self.is_residual else nn.Identity()
         self.mixer = MambaMixer(model.d_model, mamba.d_state, mamba.d_conv, mamba.expand)
         self.mixer.out_proj.is_residual_output = self.is_residual
         self.dropout = Dropout(model.dropout)

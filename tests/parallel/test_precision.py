@@ -1,4 +1,4 @@
-"""Parameters that must keep fp32 are gathered in it by every engine that gathers others in bf16."""
+"""What stays fp32 in bf16 runs, under every engine: some parameters, and the residual stream."""
 
 import pytest
 import torch
@@ -76,14 +76,19 @@ def kept_names(model):
     }
 
 
-def watch(module, seen):
-    """Note what a block computes with: its parameters as they are while its forward runs."""
+def watch(module, seen, stream):
+    """Note what a block computes with: its parameters as they are while its forward runs.
+
+    And the dtypes of what it is given and of what it returns.
+    """
     for index, block in enumerate(module.blocks):
 
-        def forward(*args, _index=index, _block=block, _forward=block.forward):
+        def forward(x, *args, _index=index, _block=block, _forward=block.forward):
             for name, parameter in _block.named_parameters():
                 seen[f"blocks.{_index}.{name}"] = parameter.detach().clone()
-            return _forward(*args)
+            y = _forward(x, *args)
+            stream.update(str(t.dtype) for t in (x, y))
+            return y
 
         block.forward = forward
 
@@ -91,9 +96,9 @@ def watch(module, seen):
 def gathered(world, engine):
     """What differs between the values that were set and those that a step computes with."""
     config = make_config(PARALLEL[engine])
-    strategy, seen = build_strategy(config, world, compiled=False), {}
+    strategy, seen, stream = build_strategy(config, world, compiled=False), {}, set()
     initialise(strategy, config)
-    watch(strategy.module, seen)
+    watch(strategy.module, seen, stream)
     kept = kept_names(outline(config.model))
     generator = torch.Generator().manual_seed(world.rank)
     tokens = torch.randint(50, (2, 17), generator=generator)
@@ -111,7 +116,12 @@ def gathered(world, engine):
             if found.dtype != torch.float32 or not torch.equal(found, expected):
                 wrong.append(f"{name}: {found.dtype}, {found.flatten()[0]} for {value}")
     others = {str(p.dtype) for name, p in seen.items() if name not in kept}
-    return {"kept": sorted(kept), "wrong": wrong, "others": sorted(others)}
+    return {
+        "kept": sorted(kept),
+        "wrong": wrong,
+        "others": sorted(others),
+        "stream": sorted(stream),
+    }
 
 
 def named(config):
@@ -125,6 +135,7 @@ def test_what_keeps_fp32_is_gathered_as_it_is(engine):
     for result in run_ranks(gathered, 2, engine=engine):
         assert set(result["kept"]) == expected
         assert not result["wrong"], result["wrong"]
+        assert result["stream"] == ["torch.float32"]
         if engine.startswith("fsdp"):
             assert result["others"] == ["torch.bfloat16"], "gathers in twice the bytes"
 
