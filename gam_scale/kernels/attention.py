@@ -104,7 +104,7 @@ def _attention(
         stretches = cuda.Stretches.of(q, k, ends, key_ends, ends_host, key_ends_host)
         if form == "flash":
             return cuda.flash(q, k, v, stretches, dropout, seed)
-        return *cuda.efficient(q, k, v, stretches), rng
+        return *cuda.efficient(q, k, v, stretches, dropout, seed), rng
     parts = pieces(q.shape[0], q.shape[2], k.shape[2], ends_host, key_ends_host)
     if form == "blocks":
         blocks.forward(q, k, v, parts, _weight_dropout(dropout, seed), out)
@@ -148,7 +148,7 @@ def _attention_backward(
         stretches = cuda.Stretches.of(q, k, ends, key_ends, ends_host, key_ends_host)
         if form == "flash":
             return cuda.flash_backward(grad, q, k, v, out, lse, rng, stretches, dropout)
-        return cuda.efficient_backward(grad, q, k, v, out, lse, stretches)
+        return cuda.efficient_backward(grad, q, k, v, out, lse, stretches, dropout, seed)
     parts = pieces(q.shape[0], q.shape[2], k.shape[2], ends_host, key_ends_host)
     grads = tuple(blocks.empty_tokens(x) for x in (q, k, v))
     if form == "blocks":
@@ -188,7 +188,7 @@ _attention.register_autograd(_backward, setup_context=_setup)
 def _form(q: Tensor, k: Tensor, dropout: float) -> Literal["cpu", "flash", "efficient", "blocks"]:
     """Which kernel computes it: torch's of that name, or blocks of queries."""
     if q.is_cuda:
-        return cuda.kernel(q, dropout)
+        return cuda.kernel(q)
     return "blocks" if dropout or q.shape[2] != k.shape[2] else "cpu"
 
 
@@ -208,6 +208,14 @@ def _mask(piece: Piece, q: Tensor) -> dict:
     unseen = hidden(piece.lengths, q.device)
     mask = torch.zeros(unseen.shape, dtype=q.dtype).masked_fill_(unseen, -torch.inf)
     return {"is_causal": False, "attn_mask": mask}
+
+
+def workspace(q: Tensor, k: Tensor, dropout: float) -> tuple[float, float]:
+    """Bytes that the operator takes beside its inputs and results, and its backward pass."""
+    tokens = q[0].numel() + k[0].numel()  # of a row
+    if _form(q, k, dropout) == "blocks":
+        return blocks.workspace(q, k)
+    return float(q[0].nbytes), float(tokens * q.element_size())
 
 
 def _weight_dropout(p: float, seed: Tensor | None) -> blocks.WeightDropout | None:

@@ -98,6 +98,19 @@ def backward(
         _put(of_values, grad_v[piece.rows, :, piece.keys])
 
 
+def workspace(q: Tensor, k: Tensor) -> tuple[float, float]:
+    """Bytes that :func:`forward` and :func:`backward` take for the longest piece, a whole row."""
+    tokens, keys = q[0].numel(), k[0].numel()
+    weights = max(WEIGHTS, min(q.shape[2], QUERIES) * k.shape[2])
+    weights = min(weights, q.shape[1] * min(q.shape[2], QUERIES) * k.shape[2])
+    size = torch.promote_types(q.dtype, torch.float32).itemsize
+    # Queries, keys, values and the result; of these the gradients too. Weights and what is drawn
+    # for them; or kept weights, the gradients of weights and of scores.
+    return float(size * (2 * tokens + 2 * keys + 2 * weights)), float(
+        size * (3 * tokens + 4 * keys + 4 * weights)
+    )
+
+
 def empty_tokens(like: Tensor) -> Tensor:
     """(B, H, T, K), laid out as (B, T, H, K): what follows takes the heads of a token together."""
     b, h, t, k = like.shape

@@ -49,15 +49,14 @@ class Stretches(NamedTuple):
         return cls(ends[:n], key_ends[:n], longest, longest_keys)
 
 
-def kernel(q: Tensor, dropout: float) -> Literal["flash", "efficient", "blocks"]:
+def kernel(q: Tensor) -> Literal["flash", "efficient", "blocks"]:
     """The fastest that takes heads of this width and dtype."""
     width, is_half = q.shape[-1], q.dtype in (torch.float16, torch.bfloat16)
     is_recent = torch.cuda.get_device_capability(q.device) >= (8, 0)
     if is_half and is_recent and width % 8 == 0 and width <= 256:
         return "flash"
-    # Where the efficient kernel leaves its random state depends on torch's version.
     fits = q.dtype in (torch.float16, torch.float32) and width % 8 == 0
-    return "efficient" if fits and not dropout else "blocks"
+    return "efficient" if fits else "blocks"
 
 
 def flash(
@@ -92,33 +91,45 @@ def flash_backward(
     return tuple(_unpacked(g, x) for g, x in zip(grads, (q, k, v), strict=True))
 
 
-def efficient(q: Tensor, k: Tensor, v: Tensor, s: Stretches) -> tuple[Tensor, Tensor]:
+def efficient(
+    q: Tensor, k: Tensor, v: Tensor, s: Stretches, dropout: float, seed: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Result (B, H, T, K) and log-sum-exps (H, B T)."""
-    out, lse, *_ = aten._efficient_attention_forward(
-        *(_packed(x)[None] for x in (q, k, v)), None, *s, 0.0, _BOTTOM_RIGHT, True
-    )
+    with _seeded(q.device, seed):
+        out, lse, *_ = aten._efficient_attention_forward(
+            *(_packed(x)[None] for x in (q, k, v)), None, *s, dropout, _BOTTOM_RIGHT, True
+        )
     stretch, place = _places(q, s)
     return _unpacked(out[0], q), lse[stretch, :, place].t().contiguous()
 
 
 def efficient_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, s: Stretches
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    s: Stretches,
+    dropout: float,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values."""
     stretch, place = _places(q, s)
     padded = -(-s.longest // _LSE_MULTIPLE) * _LSE_MULTIPLE
     whole = lse.new_full((s.ends.shape[0] - 1, lse.shape[0], padded), torch.inf)
     whole[stretch, :, place] = lse.t()
-    no_seed = torch.empty((), dtype=torch.int64, device=q.device)
+    # Read on the host. A generator that was just given a seed is at offset 0.
+    start = torch.zeros((), dtype=torch.int64)
     *grads, _ = aten._efficient_attention_backward(
         *(_packed(x)[None] for x in (grad, q, k, v)),
         None,
         _packed(out)[None],
         *s,
         whole,
-        0.0,
-        no_seed,
-        no_seed,
+        dropout,
+        start if seed is None else seed,
+        start,
         _BOTTOM_RIGHT,
         False,
     )

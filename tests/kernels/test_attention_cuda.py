@@ -142,42 +142,65 @@ def test_calls_fit_torchs_signatures(dtype):
         grads = attention_cuda.flash_backward(grad, q, k, v, *found, s, 0.0)
         expected = attention._empty("flash", q, 0.0)
     else:
-        found = attention_cuda.efficient(q, k, v, s)
-        grads = attention_cuda.efficient_backward(grad, q, k, v, *found, s)
+        found = attention_cuda.efficient(q, k, v, s, 0.0, None)
+        grads = attention_cuda.efficient_backward(grad, q, k, v, *found, s, 0.0, None)
         expected = attention._empty("efficient", q, 0.0)[:2]
     for a, b in zip((*found, *grads), (*expected, q, k, v), strict=True):
         assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "width", "dropout", "capability", "expected"),
+    ("dtype", "width", "capability", "expected"),
     [
-        (torch.bfloat16, 64, 0.1, (9, 0), "flash"),
-        (torch.float16, 256, 0.0, (8, 0), "flash"),
-        (torch.bfloat16, 264, 0.0, (9, 0), "blocks"),
-        (torch.bfloat16, 12, 0.0, (9, 0), "blocks"),
-        (torch.float16, 64, 0.0, (7, 5), "efficient"),
-        (torch.float32, 64, 0.0, (9, 0), "efficient"),
-        (torch.float32, 64, 0.1, (9, 0), "blocks"),
-        (torch.float64, 64, 0.0, (9, 0), "blocks"),
+        (torch.bfloat16, 64, (9, 0), "flash"),
+        (torch.float16, 256, (8, 0), "flash"),
+        (torch.bfloat16, 264, (9, 0), "blocks"),
+        (torch.bfloat16, 12, (9, 0), "blocks"),
+        (torch.float16, 64, (7, 5), "efficient"),
+        (torch.float32, 64, (9, 0), "efficient"),
+        (torch.float64, 64, (9, 0), "blocks"),
     ],
 )
-def test_the_kernel_follows_from_the_heads(
-    monkeypatch, dtype, width, dropout, capability, expected
-):
+def test_the_kernel_follows_from_the_heads(monkeypatch, dtype, width, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     q = torch.empty(1, 2, 3, width, dtype=dtype)
-    assert attention_cuda.kernel(q, dropout) == expected
+    assert attention_cuda.kernel(q) == expected
 
 
-def test_a_kernels_dropout_comes_from_the_seed_and_leaves_the_generator_alone(monkeypatch):
-    generator = torch.Generator()
+@pytest.mark.parametrize("kernel", ["flash", "efficient"])
+def test_a_kernels_dropout_comes_from_the_seed(monkeypatch, kernel):
+    """Which the backward pass is given again; the device's generator is where it was."""
+    generator = torch.Generator().manual_seed(1)
     monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
-    draws = []
-    for _ in range(2):
-        before = generator.get_state()
-        with attention_cuda._seeded(torch.device("cuda:0"), torch.tensor(7)):
-            draws.append(torch.rand(3, generator=generator))
-        assert torch.equal(generator.get_state(), before)
-        generator.manual_seed(1)
-    assert torch.equal(*draws)
+    q = torch.randn(2, HEADS, 5, WIDTH)
+    s = attention_cuda.Stretches.of(q, q, None, None, None, None)
+    rng, calls = torch.tensor([9, 9], dtype=torch.uint64), []
+
+    def forward(*args):
+        calls.append((args, generator.initial_seed()))
+        x = args[0]
+        lse = torch.zeros((HEADS, 10) if kernel == "flash" else (2, HEADS, ALIGN))
+        return x, lse, rng, None, None, *[None] * (kernel == "efficient")
+
+    def backward(*args):
+        calls.append((args, None))
+        return *args[1:4], *[None] * (kernel == "efficient")
+
+    names = [f"_{kernel}_attention_{way}" for way in ("forward", "backward")]
+    stand_ins = dict(zip(names, (forward, backward), strict=True))
+    monkeypatch.setattr(attention_cuda, "aten", SimpleNamespace(**stand_ins))
+    before, seed = generator.get_state(), torch.tensor(7)
+    found = getattr(attention_cuda, kernel)(q, q, q, s, 0.25, seed)
+    assert torch.equal(generator.get_state(), before)
+    if kernel == "flash":
+        attention_cuda.flash_backward(q, q, q, q, *found, s, 0.25)
+    else:
+        attention_cuda.efficient_backward(q, q, q, q, *found, s, 0.25, seed)
+    (given, at), (given_back, _) = calls
+    assert at == 7
+    assert 0.25 in [x for x in given if isinstance(x, float)]
+    assert 0.25 in [x for x in given_back if isinstance(x, float)]
+    if kernel == "flash":
+        assert torch.equal(given_back[-2], rng)
+    else:
+        assert [int(x) for x in given_back[-4:-2]] == [7, 0]
