@@ -81,6 +81,9 @@ class MambaMixer(nn.Module):
     portable scan, as everything else does.
     """
 
+    fused = False
+    """Whether the portable scan is compiled in pieces, as it may where a block is compiled."""
+
     policy: ClassVar[dict[str, Policy]] = {
         "A_log": Policy(decay="all", precision="fp32"),  # rates, a matrix in shape only
         "D": Policy(precision="fp32"),
@@ -114,10 +117,10 @@ class MambaMixer(nn.Module):
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, E) each
         inputs = self._scan_inputs(F.silu(self.conv(x, positions, context)))
         if context is None:
-            y = _scan(*inputs, positions)
+            y = _scan(*inputs, positions, self.fused)
         else:
             initial = _state_before(*inputs, positions, context)
-            y = selective_scan(*inputs, positions, initial)[0]
+            y = selective_scan(*inputs, positions, initial, fused=self.fused)[0]
         return self.out_proj(y * F.silu(z))
 
     def init_state(
@@ -181,12 +184,19 @@ class StepSize(Gate):
 
 
 def _scan(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, positions: Tensor | None
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    positions: Tensor | None,
+    fused: bool,
 ) -> Tensor:
     """The scan's output (B, T, E), from the fastest implementation that can compute it."""
     if x.is_cuda and (kernel := _cuda_kernel()) is not None and not _has_resets(positions):
         return _run_kernel(kernel, x, dt, A, B, C, D)
-    return selective_scan(x, dt, A, B, C, D, positions)[0]
+    return selective_scan(x, dt, A, B, C, D, positions, fused=fused)[0]
 
 
 def _state_before(

@@ -1,11 +1,12 @@
 """Mamba's selective scan (arXiv 2312.00752) in portable PyTorch, with hand-derived gradients."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gam_scale.kernels.operator import operator
-
-_MIN_CHUNK = 16
+from gam_scale.model.memory.recurrence import linear_scan
+from gam_scale.model.selective_steps import STEPS, advance, compiled, pieces, retreat
 
 
 def selective_scan(
@@ -17,6 +18,9 @@ def selective_scan(
     D: Tensor,
     positions: Tensor | None = None,
     initial_state: Tensor | None = None,
+    *,
+    fused: bool = False,
+    group: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence over time, channel by channel:
 
@@ -37,6 +41,10 @@ def selective_scan(
         D: (E,) weight of the skip connection.
         positions: (batch, T) tokens since the document's start; None: one document per row.
         initial_state: (batch, E, N) state before the first token; None: zero.
+        fused: a compiler's toolchain is there: several tokens are one loop of its own.
+        group: tokens that follow one another; groups of them run side by side, twice: for what each
+            does to a state, then from its true one. None: all T on a CPU, near sqrt(T) elsewhere,
+            where each token of each group is a few launches.
 
     Returns:
         y (batch, T, E) in the dtype of ``x``, and the final state (batch, E, N).
@@ -48,18 +56,70 @@ def selective_scan(
     # Channels run innermost, (..., N, E): every elementwise step then walks long contiguous rows
     # and every sum over N is a small matrix product. Measured at batch 8, E 1536, N 16 on two
     # cores, against (..., E, N): the product with C takes 23 us, not 155.
-    y, h, _ = _scan(
-        *(v.contiguous() for v in (x, dt, A.mT, B, C, h.mT)),
-        positions == 0 if positions is not None else None,
-        chunk_size(x.shape[1]),
-    )
+    reset = positions == 0 if positions is not None else None
+    if group is None:
+        group = x.shape[1] if x.device.type == "cpu" else max(64, chunk_size(4 * x.shape[1]))
+    scan = _scan_groups if group < x.shape[1] else _scan_rows
+    y, h = scan(x, dt, A.mT.contiguous(), B, C, h.mT, reset, fused, group)
     return (y + D * x).to(out_dtype), h.mT
+
+
+def _scan_rows(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial: Tensor,
+    reset: Tensor | None,
+    fused: bool,
+    group: int,
+) -> tuple[Tensor, Tensor]:
+    """One token after another; arguments as the operator has them."""
+    x, dt, B, C, initial = (v.contiguous() for v in (x, dt, B, C, initial))
+    return _scan(x, dt, A, B, C, initial, reset, chunk_size(group), fused)[:2]
+
+
+def _scan_groups(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial: Tensor,
+    reset: Tensor | None,
+    fused: bool,
+    group: int,
+) -> tuple[Tensor, Tensor]:
+    """Groups of tokens as rows of their own, each a fold (see memory/recurrence) and then a scan.
+
+    Tokens that pad the last group have steps of 0: they neither decay a state nor write to it.
+    """
+    rows, length, _ = x.shape
+    missing = -length % group
+
+    def cut(v: Tensor) -> Tensor:
+        return F.pad(v, (0, 0, 0, missing)).unflatten(1, (-1, group)).flatten(0, 1)
+
+    x, dt, B, C = map(cut, (x, dt, B, C))
+    decay = torch.exp(dt.sum(1).unsqueeze(1) * A)
+    if reset is not None:  # after exp: an infinite time would give A a gradient of inf * 0
+        reset = cut(reset.unsqueeze(-1)).squeeze(-1)
+        decay = decay.masked_fill(reset.any(1).view(-1, 1, 1), 0.0)
+    nothing = torch.zeros_like(decay)
+    write = _scan_rows(x, dt, A, B, C, nothing, reset, fused, group)[1]
+    # One row of a state per number: (rows, 1, groups, N E, 1).
+    folds = (v.unflatten(0, (rows, 1, -1)).flatten(-2).unsqueeze(-1) for v in (decay, write))
+    states = linear_scan(*folds, initial.reshape(rows, 1, -1, 1))[:, 0, ..., 0]
+    starts = states[:, :-1].reshape(decay.shape)
+    y = _scan_rows(x, dt, A, B, C, starts, reset, fused, group)[0]
+    return y.unflatten(0, (rows, -1)).flatten(1, 2)[:, :length], states[:, -1].view_as(initial)
 
 
 def chunk_size(length: int) -> int:
     """Tokens between stored states: a power of two near sqrt(length)."""
-    chunk = _MIN_CHUNK
-    while chunk * chunk < length:  # comparisons only, so that a compiled caller may vary T
+    chunk = STEPS
+    while 4 * chunk * chunk < length:  # comparisons only, so that a compiled caller may vary T
         chunk *= 2
     return chunk
 
@@ -76,18 +136,52 @@ def _scan(
     initial: Tensor,  # (b, N, E)
     reset: Tensor | None,  # (b, T) bool
     chunk: int,
+    fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y without D (b, T, E), the final state (b, N, E), the state before each chunk."""
-    rows, length, width = x.shape
+    scan = _in_pieces if fused else _by_token
+    return scan(x, _decay_dt(dt, reset), A, dt * x, B, C, initial, chunk)
+
+
+def _by_token(
+    x: Tensor,
+    decay_dt: Tensor,
+    A: Tensor,
+    write: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    length = x.shape[1]
     y = torch.empty_like(x)
     starts = x.new_empty((-(-length // chunk), *initial.shape))
-    write, decay_dt = dt * x, _decay_dt(dt, reset)
     h, decay = initial.clone(), torch.empty_like(initial)
     for t in range(length):
         if t % chunk == 0:
             starts[t // chunk].copy_(h)
         _step(h, decay_dt[:, t], A, write[:, t], B[:, t], out=h, decay=decay)
         torch.bmm(C[:, t].unsqueeze(1), h, out=y[:, t : t + 1])
+    return y, h, starts
+
+
+def _in_pieces(
+    x: Tensor,
+    decay_dt: Tensor,
+    A: Tensor,
+    write: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, h = torch.empty_like(x), initial.clone()
+    starts = x.new_empty((-(-x.shape[1] // chunk), *initial.shape))
+    run = compiled(advance)
+    for at in pieces(x.shape[1]):
+        if at.start % chunk == 0:
+            starts[at.start // chunk].copy_(h)
+        y[:, at], h = run(h, decay_dt[:, at], A, write[:, at], B[:, at], C[:, at])
     return y, h, starts
 
 
@@ -103,25 +197,37 @@ def _scan_backward(
     reset: Tensor | None,
     starts: Tensor,
     chunk: int,
+    fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, dt, A, B, C and the initial state.
+    """Gradients of x, dt, A, B, C and the initial state: see :func:`retreat`."""
+    backward = _back_in_pieces if fused else _back_by_token
+    tokens = (dt, _decay_dt(dt, reset), A, dt * x, B, C)
+    g, grad_A, grad_write, grad_dt, grad_B, grad_C = backward(
+        grad_y, grad_final, *tokens, starts, chunk
+    )
+    grad_dt.addcmul_(grad_write, x)
+    return grad_write.mul_(dt), grad_dt, grad_A.sum(0), grad_B, grad_C, g
 
-    With a_t = exp(dt_t A), u_t = dt_t x_t and g_t = dL/dh_t, walking back from g_T = dL/dh_final:
 
-        g_t += C_t dL/dy_t      dC_t = h_t dL/dy_t      dB_t = g_t u_t      du_t = B_t g_t
-        e_t = g_t a_t h_{t-1}   (the gradient of dt_t A, elementwise)
-        ddt_t = sum_N A e_t     dA = sum_t dt_t e_t     g_{t-1} = g_t a_t
-
-    and dx = dt du, ddt += x du.
-    """
-    write, decay_dt = dt * x, _decay_dt(dt, reset)
-    grad_write, grad_dt, grad_B, grad_C = map(torch.empty_like, (x, dt, B, C))
+def _back_by_token(
+    grad_y: Tensor,
+    grad_final: Tensor,
+    dt: Tensor,
+    decay_dt: Tensor,
+    A: Tensor,
+    write: Tensor,
+    B: Tensor,
+    C: Tensor,
+    starts: Tensor,
+    chunk: int,
+) -> tuple[Tensor, ...]:
+    grad_write, grad_dt, grad_B, grad_C = map(torch.empty_like, (write, dt, B, C))
     g, grad_A = grad_final.clone(), torch.zeros_like(grad_final)  # grad_A: still per row, (b, N, E)
-    states = g.new_empty((min(chunk, x.shape[1]) + 1, *g.shape))
+    states = g.new_empty((min(chunk, dt.shape[1]) + 1, *g.shape))
     decays, exponent = torch.empty_like(states[1:]), torch.empty_like(g)
     ones = g.new_ones((g.shape[0], 1, A.shape[0]))
-    for first in reversed(range(0, x.shape[1], chunk)):
-        tokens = range(first, min(first + chunk, x.shape[1]))
+    for first in reversed(range(0, dt.shape[1], chunk)):
+        tokens = range(first, min(first + chunk, dt.shape[1]))
         states[0].copy_(starts[first // chunk])
         for i, t in enumerate(tokens):
             h, out, decay = states[i], states[i + 1], decays[i]
@@ -136,8 +242,37 @@ def _scan_backward(
             torch.mul(g, states[i], out=exponent)
             grad_A.addcmul_(exponent, dt[:, at])
             torch.bmm(ones, exponent.mul_(A), out=grad_dt[:, at])
-    grad_dt.addcmul_(grad_write, x)
-    return grad_write.mul_(dt), grad_dt, grad_A.sum(0), grad_B, grad_C, g
+    return g, grad_A, grad_write, grad_dt, grad_B, grad_C
+
+
+def _back_in_pieces(
+    grad_y: Tensor,
+    grad_final: Tensor,
+    dt: Tensor,
+    decay_dt: Tensor,
+    A: Tensor,
+    write: Tensor,
+    B: Tensor,
+    C: Tensor,
+    starts: Tensor,
+    chunk: int,
+) -> tuple[Tensor, ...]:
+    """The states before the pieces of a chunk are computed again, then it is walked back."""
+    results = tuple(map(torch.empty_like, (write, dt, B, C)))
+    g, grad_A = grad_final, torch.zeros_like(grad_final)
+    forward, backward = compiled(advance), compiled(retreat)
+    whole, per_chunk = pieces(dt.shape[1]), chunk // STEPS
+    for n in reversed(range(starts.shape[0])):
+        own, before = whole[n * per_chunk : (n + 1) * per_chunk], [starts[n]]
+        for at in own[:-1]:
+            tokens = (write[:, at], B[:, at], C[:, at])
+            before.append(forward(before[-1], decay_dt[:, at], A, *tokens)[1])
+        for at in reversed(own):
+            tokens = (decay_dt[:, at], A, write[:, at], B[:, at], C[:, at])
+            g, grad_A, *grads = backward(before.pop(), g, grad_A, grad_y[:, at], dt[:, at], *tokens)
+            for result, grad in zip(results, grads, strict=True):
+                result[:, at] = grad
+    return g, grad_A, *results
 
 
 def _decay_dt(dt: Tensor, reset: Tensor | None) -> Tensor:
@@ -154,18 +289,18 @@ def _step(
 
 
 @_scan.register_fake
-def _(x, dt, A, B, C, initial, reset, chunk):
+def _(x, dt, A, B, C, initial, reset, chunk, fused):
     starts = x.new_empty((-(-x.shape[1] // chunk), *initial.shape))
     return torch.empty_like(x), torch.empty_like(initial), starts
 
 
 @_scan_backward.register_fake
-def _(grad_y, grad_final, x, dt, A, B, C, reset, starts, chunk):
+def _(grad_y, grad_final, x, dt, A, B, C, reset, starts, chunk, fused):
     return tuple(torch.empty_like(v) for v in (x, dt, A, B, C, grad_final))
 
 
 def _save(ctx, inputs, output) -> None:
-    x, dt, A, B, C, _, reset, ctx.chunk = inputs
+    x, dt, A, B, C, _, reset, *ctx.how = inputs
     ctx.save_for_backward(x, dt, A, B, C, reset, output[2])
     ctx.mark_non_differentiable(output[2])
 
@@ -177,9 +312,9 @@ def _gradients(ctx, grad_y, grad_final, _):
     if grad_final is None:
         grad_final = torch.zeros_like(starts[0])
     grads = _scan_backward(
-        grad_y.contiguous(), grad_final.contiguous(), x, dt, A, B, C, reset, starts, ctx.chunk
+        grad_y.contiguous(), grad_final.contiguous(), x, dt, A, B, C, reset, starts, *ctx.how
     )
-    return *grads, None, None
+    return *grads, None, None, None
 
 
 _scan.register_autograd(_gradients, setup_context=_save)

@@ -14,6 +14,7 @@ from gam_scale.model.carry import Carried
 from gam_scale.model.context import Context
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.lm import LanguageModel
+from gam_scale.model.mamba import MambaMixer
 from gam_scale.parallel.compilation import Backend, Compilation
 
 Recompute = Literal["none", "selective", "full"]
@@ -75,6 +76,8 @@ def prepare_blocks(
         if isinstance(block, GAMBlock):
             forward = partial(_in_segments, block, forward, prepared(block.extend), segment)
         block.forward = forward
+    for mixer in (m for m in model.modules() if isinstance(m, MambaMixer)):
+        mixer.fused = compilation.is_on and backend == "inductor"
     return compilation
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 import gam_scale.model.memory.recurrence
 import gam_scale.model.selective_scan
 import gam_scale.parallel.context  # noqa: F401
+from gam_scale.model.selective_steps import STEPS
 
 
 class Exchanged(NamedTuple):
@@ -65,9 +66,9 @@ def _selective_scan_bytes(x: Tensor, *rest: Any) -> float:
 def _selective_scan_backward_bytes(
     grad_y: Tensor, grad_final: Tensor, x: Tensor, *rest: Any
 ) -> float:
-    """As forward, and the states and decays of one chunk."""
-    reset, chunk = rest[4], rest[6]
-    states = 2 * min(chunk, x.shape[1]) + 3
+    """As forward, and the states and decays of one chunk; fused, also gradients, of one piece."""
+    reset, chunk, fused = rest[4], rest[6], rest[7]
+    states = (4 * STEPS + chunk // STEPS if fused else 2 * min(chunk, x.shape[1])) + 3
     return x.nbytes * (2 if reset is not None else 1) + float(states * grad_final.nbytes)
 
 

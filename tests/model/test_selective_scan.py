@@ -1,10 +1,13 @@
 """The selective scan against the recurrence, one step at a time in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gam_scale.hardware import can_compile
 from gam_scale.model.selective_scan import _scan, selective_scan
 
 NAMES = ("x", "dt", "A", "B", "C", "D", "initial_state")
@@ -86,6 +89,38 @@ def test_longer_sequences_store_states_further_apart(length):
     got = outputs_and_gradients(selective_scan, inputs, positions)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("resets", ["none", "around a chunk edge", "every token"])
+@pytest.mark.parametrize("length", [17, 37, 64])
+def test_groups_side_by_side_are_one_sequence(length, resets):
+    """As on a GPU: groups of 16 tokens, the last one padded, a row of their own each."""
+    inputs, positions = make_inputs(length), make_positions(length, RESETS[resets])
+    expected = outputs_and_gradients(reference_selective_scan, inputs, positions)
+    got = outputs_and_gradients(partial(selective_scan, group=16), inputs, positions)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("resets", ["none", "around a chunk edge"])
+def test_compiled_pieces_are_the_recurrence(resets):
+    """300 tokens: chunks of two pieces of 8 each, and a last piece of 4, which is not compiled."""
+    if not can_compile(torch.device("cpu"))[0]:
+        pytest.skip("no compiler")
+    inputs, positions = make_inputs(300), make_positions(300, RESETS[resets])
+    expected = outputs_and_gradients(reference_selective_scan, inputs, positions)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = outputs_and_gradients(partial(selective_scan, fused=True), inputs, positions)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_groups_launch_no_more_than_two_of_them_would():
+    """A token's output is one product: 1,024 tokens in groups of 32, which run twice, take 64."""
+    inputs = {k: v.detach() for k, v in make_inputs(1024).items()}
+    with torch.profiler.profile() as profile:
+        selective_scan(**inputs, group=32)
+    assert sum(event.name == "aten::bmm" for event in profile.events()) == 64
 
 
 def test_positions_and_initial_state_are_optional():
@@ -188,7 +223,7 @@ def test_operator_is_what_it_tells_the_compiler():
     x, dt, A, B, C, _, h = (v.detach().float() for v in make_inputs(20).values())
     inputs = [v.contiguous().requires_grad_() for v in (x, dt, A.mT, B, C, h.mT)]
     for reset in (None, make_positions(20, [3]) == 0):
-        torch.library.opcheck(_scan, (*inputs, reset, 16))
+        torch.library.opcheck(_scan, (*inputs, reset, 16, False))
 
 
 def test_a_compiled_caller_has_one_graph():
