@@ -30,7 +30,7 @@ from benchmarks.memory import live_storages
 from benchmarks.train_step import synchronise
 from gam_scale import cli
 from gam_scale.config import RunConfig
-from gam_scale.data.packing import Batch
+from gam_scale.data.packing import Batch, plain_batch
 from gam_scale.hardware import can_compile, find_device, peak_memory_bytes
 from gam_scale.model.lm import build_model
 from gam_scale.parallel import world as ranks
@@ -195,7 +195,7 @@ def batch_of(config: RunConfig, world: World) -> Batch:
     generator = torch.Generator().manual_seed(world.rank)
     shape = (config.train.micro_batch_size, config.data.seq_len + 1)
     tokens = torch.randint(config.model.vocab_size, shape, generator=generator)
-    batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
+    batch = plain_batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
     return batch.to(world.device)
 
 

@@ -23,7 +23,7 @@ from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
 from gam_scale.evaluate.by_position import loss_by_position, octaves
 from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
-from gam_scale.evaluate.loss import LossResult, mean_loss
+from gam_scale.evaluate.loss import LossResult, mean_loss, pad_rows
 from gam_scale.evaluate.needle import NeedleResult, needle
 from gam_scale.evaluate.recall import KINDS, PRESETS, RecallResult, recall_config, train_recall
 from gam_scale.evaluate.report import write_comparison
@@ -178,9 +178,10 @@ def _loss(trained: Trained, read: Sequence[Batch], args: argparse.Namespace) -> 
 
     def loss_sum(batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            return trained.model(batch.tokens, batch.targets, batch.positions)
+            return trained.model(batch.tokens, batch.targets, batch.layout)
 
-    found = mean_loss(loss_sum, read, args.batch_size, trained.tokenizer.token_bytes(), world)
+    full = (pad_rows(batch, args.batch_size) for batch in read)
+    found = mean_loss(loss_sum, full, trained.tokenizer.token_bytes(), world)
     if not found.tokens:
         raise UserError(f"the text read for {trained.path} has no token to predict; expected more")
     return found

@@ -13,8 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from benchmarks.fake_cuda.eager import Counter
 from benchmarks.fake_cuda.graphs import Compiler, Graph, Kernel
 from gam_scale.config import RunConfig
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, outline
-from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.model.rotary import rotation_of
+from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 
 DEVICE = torch.device("cuda:0")
 
@@ -77,14 +79,23 @@ def _model(config: RunConfig, kind: str) -> LanguageModel:
 def _step(block: nn.Module, config: RunConfig, counter: AbstractContextManager[Any]) -> None:
     rows, length = config.train.micro_batch_size, config.data.seq_len
     x = torch.empty(rows, length, config.model.d_model, device=DEVICE, requires_grad=True)
-    positions = None
-    if config.data.documents == "reset":
-        positions = torch.empty(rows, length, dtype=torch.int64, device=DEVICE)
+    layout = _layout(config, rows, length).map(lambda y: torch.empty_like(y, device=DEVICE))
     bf16 = config.train.precision == "bf16"
     with counter:
         with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
-            y = block(x, positions)
+            y = block(x, layout)
         y.backward(torch.empty_like(y))
+
+
+def _layout(config: RunConfig, rows: int, length: int) -> Layout:
+    """As a batch brings it along, its segments made: nothing of it is the layer's work."""
+    with unset_fake_temporarily():
+        layout = Layout.stream(rows, length)
+        if config.data.documents == "reset":
+            layout = Layout.of(layout.positions.expand(rows, -1))
+        layout = layout.turned(rotation_of(config.model))
+        layout.segments(SEGMENT["cuda"])
+        return layout
 
 
 def by_name(trace: Trace) -> dict[str, tuple[int, float]]:

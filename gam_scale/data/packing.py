@@ -6,7 +6,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
+from gam_scale.model.layout import Layout
 from gam_scale.model.loss import IGNORE
+from gam_scale.model.rotary import Rotation
 
 PADDING = 0  # the token where there is none; its target is always IGNORE
 
@@ -14,25 +16,29 @@ Documents = Literal["reset", "concatenate"]
 
 
 class Batch(NamedTuple):
-    """Sequences of one forward pass, one per row; every tensor is (B, T) int64."""
+    """Sequences of one forward pass, one per row; tokens and targets are (B, T) int64."""
 
     tokens: torch.Tensor
     targets: torch.Tensor  # the next token; IGNORE where there is none
-    positions: torch.Tensor | None  # tokens since the start of the document; None: one long stream
+    layout: Layout  # where they stand and where documents begin
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on ``device``."""
-        return Batch(*(None if x is None else x.to(device, non_blocking=True) for x in self))
+        """The same batch on ``device``; the copies do not wait."""
+        tokens, targets = (x.to(device, non_blocking=True) for x in (self.tokens, self.targets))
+        return Batch(tokens, targets, self.layout.to(device))
 
     def pin(self) -> "Batch":
         """The same batch in page-locked memory, from where copies to a GPU need no host."""
-        return Batch(*(None if x is None else x.pin_memory() for x in self))
+        return Batch(self.tokens.pin_memory(), self.targets.pin_memory(), self.layout.pin())
+
+    def turned(self, rotation: Rotation | None) -> "Batch":
+        """The same batch with the rotary tables that a model asks for."""
+        return self._replace(layout=self.layout.turned(rotation))
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keep the memory from being given away until ``stream`` has done what it was given."""
-        for x in self:
-            if x is not None:
-                x.record_stream(stream)
+        for x in (self.tokens, self.targets, *self.layout.tensors()):
+            x.record_stream(stream)
 
     @property
     def num_targets(self) -> int:
@@ -63,7 +69,7 @@ def make_batch(
     A sequence of n + 1 ids has n targets, so one of a single id (or none) is a row that counts for
     nothing. With ``documents`` "reset", positions restart at 0 at every ``bos_id`` and keep
     counting over padding. With ``goes_on`` rows continue what was read before: positions count from
-    1 up to the first document's start, and are there for one long stream too.
+    1 up to the first document's start.
     """
     assert len(sequences) > 0
     tokens = np.full((len(sequences), seq_len), PADDING, np.int64)
@@ -74,11 +80,16 @@ def make_batch(
         if n > 0:
             tokens[row, :n] = ids[:-1]
             targets[row, :n] = ids[1:]
-    positions = None
-    if documents == "reset" or goes_on:
-        starts = tokens == bos_id if documents == "reset" else np.zeros_like(tokens, bool)
-        positions = torch.from_numpy(document_positions(starts, goes_on=goes_on))
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), positions)
+    if documents == "reset":
+        layout = Layout.of(document_positions(tokens == bos_id, goes_on=goes_on))
+    else:
+        layout = Layout.stream(*tokens.shape, first=int(goes_on))
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), layout)
+
+
+def plain_batch(tokens: torch.Tensor, targets: torch.Tensor) -> Batch:
+    """Rows of one text each, (B, T) tokens and targets, with no documents in them."""
+    return Batch(tokens, targets, Layout.stream(*tokens.shape))
 
 
 def document_positions(starts: np.ndarray, *, goes_on: bool) -> np.ndarray:

@@ -89,10 +89,7 @@ def _totals(losses: Tensor, batch: Batch, spans: list[Span]) -> tuple[np.ndarray
     """Nats and targets of each row in each span, (B, spans) float64 each."""
     nats = losses.double().numpy()
     there = (batch.targets != IGNORE).numpy()
-    if batch.positions is None:
-        context = np.broadcast_to(np.arange(1, nats.shape[1] + 1), nats.shape)
-    else:
-        context = batch.positions.numpy() + 1
+    context = batch.layout.positions.numpy() + 1
     masks = [there & (context >= first) & (context <= last) for first, last in spans]
     totals = [(nats * mask).sum(1) for mask in masks]
     return np.stack(totals, axis=1), np.stack([m.sum(1) for m in masks], axis=1).astype(np.float64)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gam_scale.data.packing import Batch
+from gam_scale.data.packing import Batch, plain_batch
 from gam_scale.evaluate.interval import METHOD, Interval, mean_interval
 from gam_scale.model.loss import IGNORE
 
@@ -111,7 +111,7 @@ def _batch(ids: Tensor, where: Sequence[int] | np.ndarray) -> Batch:
     """
     targets = torch.full_like(ids[:, 1:], IGNORE)
     targets[:, where] = ids[:, 1:][:, where]
-    return Batch(ids[:, :-1], targets, None)
+    return plain_batch(ids[:, :-1], targets)
 
 
 def windows_of(documents: Sequence[np.ndarray], length: int, limit: int) -> list[np.ndarray]:

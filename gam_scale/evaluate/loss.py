@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gam_scale.data.packing import IGNORE, Batch
+from gam_scale.model.layout import Layout
 from gam_scale.parallel.world import World
 
 
@@ -42,7 +43,6 @@ def perplexity(loss: float) -> float:
 def mean_loss(
     loss_sum: Callable[[Batch], Tensor],
     batches: Iterable[Batch],
-    rows: int,
     token_bytes: np.ndarray,
     world: World,
 ) -> LossResult:
@@ -51,8 +51,6 @@ def mean_loss(
     Args:
         loss_sum: maps a batch to its loss sum, a scalar.
         batches: this rank's share; ranks may have different numbers of them.
-        rows: batches with fewer sequences are padded to this many, so that every forward pass has
-            one shape (a compiled model would compile anew for another).
         token_bytes: (vocab_size,) bytes that each id stands for.
         world: the ranks to sum over.
     """
@@ -61,22 +59,28 @@ def mean_loss(
         targets = batch.targets[batch.targets != IGNORE].numpy()
         tokens += targets.size
         n_bytes += int(token_bytes[targets].sum())
-        nats += loss_sum(_pad_rows(batch, rows).to(world.device))
+        nats += loss_sum(batch.to(world.device))
     total, tokens, n_bytes = world.sum(float(nats), tokens, n_bytes)
     return LossResult(total / max(1, tokens), int(tokens), int(n_bytes))
 
 
-def _pad_rows(batch: Batch, rows: int) -> Batch:
+def pad_rows(batch: Batch, rows: int) -> Batch:
+    """A batch with fewer sequences brought to ``rows`` by such as count for nothing.
+
+    Every forward pass then has one shape: a compiled model would compile anew for another.
+    """
     missing = rows - batch.tokens.shape[0]
     if missing <= 0:
         return batch
     shape = (missing, batch.tokens.shape[1])
     targets = torch.full(shape, IGNORE, dtype=batch.targets.dtype)
-    positions = batch.positions
-    if positions is not None:
-        positions = torch.cat([positions, torch.arange(shape[1]).expand(shape)])
+    layout = batch.layout
+    if layout.documents is None:
+        more = Layout.stream(rows, shape[1], first=int(layout.positions[0, 0]))
+    else:
+        more = Layout.of(torch.cat([layout.positions, torch.arange(shape[1]).expand(shape)]))
     return Batch(
         torch.cat([batch.tokens, torch.zeros(shape, dtype=batch.tokens.dtype)]),
         torch.cat([batch.targets, targets]),
-        positions,
+        more.turned(layout.rotation),
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gam_scale.data.packing import Batch
+from gam_scale.data.packing import Batch, plain_batch
 from gam_scale.errors import UserError
 from gam_scale.model.loss import IGNORE
 
@@ -67,7 +67,7 @@ def recall_batch(task: Recall, n: int, seed: int, blank: bool = False) -> Batch:
     targets = np.full_like(tokens, IGNORE)
     np.put_along_axis(tokens, stated + 2 * gaps, keys, axis=1)
     np.put_along_axis(targets, stated + 2 * gaps, values, axis=1)
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), None)
+    return plain_batch(torch.from_numpy(tokens), torch.from_numpy(targets))
 
 
 def _distinct(rng: np.random.Generator, weights: np.ndarray, n: int, k: int) -> np.ndarray:

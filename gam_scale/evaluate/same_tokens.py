@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gam_scale.data.packing import Batch
+from gam_scale.data.packing import Batch, plain_batch
 from gam_scale.errors import UserError
 from gam_scale.evaluate.by_position import Span
 from gam_scale.evaluate.interval import METHOD, Interval, mean_interval
@@ -93,5 +93,5 @@ def _tail(
     for part in ids.split(max(1, tokens_per_batch // ids.shape[1])):
         targets = torch.full_like(part[:, 1:], IGNORE)
         targets[:, -wanted:] = part[:, -wanted:]
-        found.append(losses(Batch(part[:, :-1], targets, None))[:, -wanted:])
+        found.append(losses(plain_batch(part[:, :-1], targets))[:, -wanted:])
     return torch.cat(found).double()

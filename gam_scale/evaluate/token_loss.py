@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.data.packing import Batch
+from gam_scale.model.layout import Layout
 from gam_scale.model.linear import linear
 from gam_scale.model.loss import IGNORE, chunk_rows
 
@@ -14,12 +15,12 @@ from gam_scale.model.loss import IGNORE, chunk_rows
 class Predictor(Protocol):
     """What these measurements need of a model: hidden states, and the embedding that is its head.
 
-    ``hidden(tokens, positions)`` maps ids (B, T) to (B, T, d).
+    ``hidden(tokens, layout)`` maps ids (B, T) to (B, T, d).
     """
 
     embedding: nn.Embedding
 
-    def hidden(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor: ...
+    def hidden(self, tokens: Tensor, layout: Layout | None = None) -> Tensor: ...
 
 
 @torch.no_grad()
@@ -32,7 +33,7 @@ def token_losses(model: Predictor, batch: Batch) -> Tensor:
     weight = model.embedding.weight
     batch = batch.to(weight.device)
     there = batch.targets != IGNORE
-    hidden, targets = model.hidden(batch.tokens, batch.positions)[there], batch.targets[there]
+    hidden, targets = model.hidden(batch.tokens, batch.layout)[there], batch.targets[there]
     rows = chunk_rows(len(targets), weight.shape[0], weight.device.type)
     losses = [
         F.cross_entropy(linear(h, weight).float(), t, reduction="none")

@@ -8,9 +8,10 @@ from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.feedforward import FeedForward
+from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.norm import LayerNorm
-from gam_scale.model.rotary import Rotary
+from gam_scale.model.rotary import turn
 
 _MIN_CAPACITY = 64
 
@@ -34,25 +35,24 @@ class AttentionBlock(nn.Module):
         self.qkv = Linear(d, 3 * d)
         self.out = Linear(d, d)
         self.out.is_residual_output = True
-        self.rotary = Rotary(model.rotary_base) if model.position == "rotary" else None
+        self.is_rotary = model.position == "rotary"
         self.dropout = Dropout(model.dropout)
         self.norm2 = LayerNorm(d)
         self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
 
-    def forward(
-        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
-    ) -> Tensor:
-        """(B, T, d) -> (B, T, d); with ``positions`` (B, T) a token sees its own document only.
+    def forward(self, x: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
+        """(B, T, d) -> (B, T, d); a token sees its own document only.
 
         Ranks that share a sequence gather its keys and values: the one exchange that grows with T.
         """
-        q, k, v = self._heads(x, positions, context)
+        q, k, v = self._heads(x, layout)
         mask, first = None, 0
         if context is not None:
             # (ranks, 2, B, heads, T, K) -> (2, B, heads, ranks T, K)
             k, v = context.gather(torch.stack([k, v])).movedim(0, 3).flatten(3, 4)
             first = context.rank * x.shape[1]
-        if positions is not None or context is not None:
+        if layout.documents is not None or context is not None:
+            positions = layout.positions if layout.documents is not None else None
             mask = document_mask(positions, x.shape[1], first, k.shape[2], x.device)
         p = self.dropout.p if self.training else 0.0
         y = F.scaled_dot_product_attention(
@@ -72,14 +72,14 @@ class AttentionBlock(nn.Module):
         return {"k": k, "v": v, "length": torch.tensor(0, device="cpu")}
 
     def extend(
-        self, x: Tensor, state: dict[str, Tensor], positions: Tensor
+        self, x: Tensor, state: dict[str, Tensor], layout: Layout
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The next tokens (B, T, d) after ``state``; positions (1 or B, T).
+        """The next tokens (B, T, d) after ``state``.
 
         ``state`` is used up: its buffers are written in place and doubled when full, so a step
         copies O(1) tokens on average. Clone its tensors first to continue one text twice.
         """
-        q, k, v = self._heads(x, positions, None)
+        q, k, v = self._heads(x, layout)
         seen = int(state["length"])
         total = seen + x.shape[1]
         keys, values = (_append(state[name], new, seen) for name, new in (("k", k), ("v", v)))
@@ -92,13 +92,11 @@ class AttentionBlock(nn.Module):
         state = {"k": keys, "v": values, "length": torch.tensor(total, device="cpu")}
         return self._finish(x, y), state
 
-    def _heads(
-        self, x: Tensor, positions: Tensor | None, context: Context | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, heads, T, d / heads)."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
-        if self.rotary is not None:
-            q, k = self.rotary(positions, context, q, k)
+        if self.is_rotary:
+            q, k = (turn(y, *layout.turns[y.shape[-1]]) for y in (q, k))
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from gam_scale.model.layout import Layout
+
 
 class Carried:
     """One block's state before a sequence, and then after it.
@@ -50,18 +52,18 @@ class Carry:
         """The state of one block for the rows of this place."""
         return Carried(self._parts[self.place], block)
 
-    def positions(self, positions: Tensor) -> Tensor:
-        """(B, T) positions, up to each row's first document start counted on from the last one.
+    def layout(self, layout: Layout) -> Layout:
+        """``layout``, counted on from the last one up to each row's first document start.
 
         Args:
-            positions: counted from 1 up to the row's first document start, from 0 after one.
+            layout: counted from 1 up to the row's first document start, from 0 after one.
         """
         part = self._parts[self.place]
-        before_start = (positions == 0).cumsum(1) == 0
-        last = part["position"].unsqueeze(1) if "position" in part else -1
-        positions = positions + last * before_start
-        part["position"] = positions[:, -1].clone()
-        return positions
+        if "position" not in part:
+            part["position"] = layout.positions.new_full((layout.rows,), -1)
+        layout = layout.continued(part["position"])
+        part["position"] = layout.positions[:, -1].clone()
+        return layout
 
     def state_dict(self) -> dict[str, Tensor]:
         """All rows' states, one after another along dim 0; empty if there are none."""

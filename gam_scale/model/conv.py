@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.model.context import Context
+from gam_scale.model.layout import Layout
 
 
 class CausalConv(nn.Module):
@@ -28,37 +29,33 @@ class CausalConv(nn.Module):
         nn.init.uniform_(getattr(self, name), -bound, bound, generator=generator)
         return True
 
-    def forward(
-        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
-    ) -> Tensor:
-        """Convolve (B, T, d); with ``positions`` (B, T) no tap leaves its document."""
+    def forward(self, x: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
+        """Convolve (B, T, d); no tap leaves its document."""
         halo = self.kernel_size - 1
         if context is None or halo == 0:
             window = F.pad(x, (0, 0, halo, 0))  # (B, T + k - 1, d)
         else:
             window = torch.cat([context.shift(x[:, -halo:]), x], dim=1)
-        return self._convolve(window, x.shape[1], positions)
+        return self._convolve(window, layout)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The inputs before the first token: zeros (B, k - 1, d)."""
         shape = (batch_size, self.kernel_size - 1, self.weight.shape[0])
         return torch.zeros(shape, device=device, dtype=dtype)
 
-    def extend(
-        self, x: Tensor, state: Tensor, positions: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def extend(self, x: Tensor, state: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Convolve the next tokens (B, T, d) after ``state``, the k - 1 inputs before them."""
         window = torch.cat([state, x], dim=1)
-        return self._convolve(window, x.shape[1], positions), window[:, x.shape[1] :]
+        return self._convolve(window, layout), window[:, x.shape[1] :]
 
-    def _convolve(self, window: Tensor, length: int, positions: Tensor | None) -> Tensor:
+    def _convolve(self, window: Tensor, layout: Layout) -> Tensor:
         taps = self.weight[:, 0]  # (d, k); the last tap weighs the current token
-        last = self.kernel_size - 1
+        last, length = self.kernel_size - 1, layout.length
         y = self.bias + taps[:, last] * window[:, last : last + length]
         for back in range(1, self.kernel_size):
             term = taps[:, last - back] * window[:, last - back : last - back + length]
-            if positions is not None:
-                term = torch.where((positions >= back).unsqueeze(-1), term, 0.0)
+            if layout.documents is not None:
+                term = torch.where((layout.positions >= back).unsqueeze(-1), term, 0.0)
             y = y + term
         return y
 

@@ -8,6 +8,7 @@ from gam_scale.model.carry import Carried
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.feedforward import FeedForward
+from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import WrittenMemory
 from gam_scale.model.memory.build import build_memory
@@ -48,24 +49,24 @@ class GAMBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        positions: Tensor | None = None,
+        layout: Layout,
         context: Context | None = None,
         carried: Carried | None = None,
     ) -> Tensor:
-        """(B, T, d) -> (B, T, d); ``positions`` (B, T): tokens since the document's start.
+        """(B, T, d) -> (B, T, d); nothing crosses from one document to the next.
 
         With ``carried``, from the state it holds, which is then the one after these tokens.
         """
         if carried is not None:
             state = carried.state() or self.init_state(x.shape[0], x.device, x.dtype)
-            x, state = self.extend(x, state, positions)
+            x, state = self.extend(x, state, layout)
             carried.keep(state)
             return x
         h = self.norm1(x)
-        local = self.conv(h, positions, context) if self.conv is not None else None
+        local = self.conv(h, layout, context) if self.conv is not None else None
         found = None
         if self.memory is not None:
-            found = self.memory(self._memory_input(h, local), positions, context)
+            found = self.memory(self._memory_input(h, local), layout, context)
         return self._fuse(x, h, local, found)
 
     def init_state(
@@ -80,7 +81,7 @@ class GAMBlock(nn.Module):
         return state
 
     def extend(
-        self, x: Tensor, state: dict[str, Tensor], positions: Tensor
+        self, x: Tensor, state: dict[str, Tensor], layout: Layout
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The next tokens (B, T, d) after ``state``, at a cost that does not depend on the past.
 
@@ -88,9 +89,9 @@ class GAMBlock(nn.Module):
         """
         h, local, found, state = self.norm1(x), None, None, dict(state)
         if self.conv is not None:
-            local, state["conv"] = self.conv.extend(h, state["conv"], positions)
+            local, state["conv"] = self.conv.extend(h, state["conv"], layout)
         if self.memory is not None:
-            found, new = self.memory.extend(self._memory_input(h, local), state, positions)
+            found, new = self.memory.extend(self._memory_input(h, local), state, layout)
             state |= new
         return self._fuse(x, h, local, found), state
 

@@ -5,6 +5,7 @@ a device, and travels with it. No layer derives anything of it again.
 """
 
 from collections.abc import Callable
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,15 @@ class Spans(NamedTuple):
     keys: Tensor  # (n + 1,) int32, cumulative: of the rows' keys laid end to end
 
 
+class _Pieces(NamedTuple):
+    """The stretches by row, in numbers of the host that no tensor mode can get hold of."""
+
+    row: np.ndarray
+    begin: np.ndarray  # its first token within the row
+    end: np.ndarray  # behind its last one
+    fresh: np.ndarray
+
+
 class Layout:
     """Positions and documents of B rows of T tokens.
 
@@ -67,14 +77,13 @@ class Layout:
         positions: Tensor,
         documents: Tensor | None,
         starts: Tensor | None,
-        stretches_host: Stretches,
-        spans_host: Spans | None = None,
+        pieces: _Pieces,
     ) -> None:
         self.rows, self.length = shape
         self.positions, self.documents, self.starts = positions, documents, starts
-        self.stretches_host = stretches_host
-        self.spans_host = spans_host or Spans(stretches_host.ends, stretches_host.ends)
-        self.stretches, self.spans = self.stretches_host, self.spans_host
+        self._pieces = pieces
+        self.stretches = self.stretches_host = _stretches(pieces)
+        self.spans = self.spans_host = Spans(self.ends_host, self.ends_host)
         self.rotation: Rotation | None = None
         self.turns: dict[int, tuple[Tensor, Tensor]] = {}
         self._segments: dict[int, list[Layout]] = {}
@@ -89,21 +98,23 @@ class Layout:
         positions = torch.as_tensor(positions).long()
         assert positions.device.type == "cpu", "a layout is made on the CPU, then sent"
         starts = positions == 0
-        begins = starts.clone()
+        fresh = starts.numpy()
+        begins = fresh.copy()
         begins[:, 0] = True
-        first = begins.flatten().nonzero().squeeze(1).numpy()
-        ends = np.append(first, positions.numel())
-        stretches = _stretches(ends, first // positions.shape[1], starts.flatten().numpy()[first])
+        row, begin = begins.nonzero()
+        end = np.append(begin[1:], 0)
+        end[end == 0] = begins.shape[1]
+        pieces = _Pieces(row, begin, end, fresh[row, begin])
         documents = starts.cumsum(1, dtype=torch.int32)
-        return cls(tuple(positions.shape), positions, documents, starts, stretches)
+        return cls(tuple(positions.shape), positions, documents, starts, pieces)
 
     @classmethod
     def stream(cls, rows: int, length: int, first: int = 0) -> "Layout":
         """Rows of one stream each, which nothing resets; ``first`` is the first token's number."""
         positions = torch.arange(first, first + length, device="cpu")[None]
-        row = np.arange(rows)
-        ends = np.arange(rows + 1) * length
-        return cls((rows, length), positions, None, None, _stretches(ends, row, row < 0))
+        nothing = np.zeros(rows, np.int64)
+        pieces = _Pieces(np.arange(rows), nothing, nothing + length, nothing > 0)
+        return cls((rows, length), positions, None, None, pieces)
 
     @property
     def ends(self) -> Tensor:
@@ -120,21 +131,22 @@ class Layout:
 
         Segments that exist are mapped too.
         """
-        new = Layout(
-            (self.rows, self.length),
-            function(self.positions),
-            None if self.documents is None else function(self.documents),
-            None if self.starts is None else function(self.starts),
-            self.stretches_host,
-            self.spans_host,
-        )
+        new = copy(self)
+        new.positions = function(self.positions)
+        if self.documents is not None:
+            new.documents, new.starts = function(self.documents), function(self.starts)
         new.stretches = Stretches(*map(function, self.stretches))
-        same = self.spans.queries is self.stretches.ends
-        new.spans = Spans(*[new.ends] * 2) if same else Spans(*map(function, self.spans))
-        new.rotation = self.rotation
+        same = self.spans.queries is self.ends
+        new.spans = Spans(new.ends, new.ends) if same else Spans(*map(function, self.spans))
         new.turns = {k: (function(cos), function(sin)) for k, (cos, sin) in self.turns.items()}
         new._segments = {k: [s.map(function) for s in v] for k, v in self._segments.items()}
         return new
+
+    def tensors(self) -> list[Tensor]:
+        """All that :meth:`map` maps."""
+        found: list[Tensor] = []
+        self.map(lambda x: found.append(x) or x)
+        return found
 
     def to(self, device: torch.device | str) -> "Layout":
         """The same layout on ``device``; the copies do not wait."""
@@ -174,7 +186,7 @@ class Layout:
         """
         length = self.length // size
         part = self._cut(rank * length, (rank + 1) * length)
-        part.spans_host = _spans(self.stretches_host, self.length, rank * length, length)
+        part.spans_host = _spans(self._pieces, self.length, rank * length, length)
         part.spans = Spans(*(_send(x, self.positions.device) for x in part.spans_host))
         return part
 
@@ -195,11 +207,11 @@ class Layout:
             alone(self.positions[:, first:last]),
             None if self.documents is None else self._documents(first, last),
             None if self.starts is None else alone(self.starts[:, first:last]),
-            _cut_stretches(self.stretches_host, self.length, first, last),
+            _cut(self._pieces, first, last),
         )
         if device.type != "cpu":
             new.stretches = Stretches(*(_send(x, device) for x in new.stretches_host))
-            new.spans = Spans(*[new.ends] * 2)
+            new.spans = Spans(new.ends, new.ends)
         new.rotation = self.rotation
         new.turns = {
             k: (alone(cos[:, first:last]), alone(sin[:, first:last]))
@@ -214,15 +226,8 @@ class Layout:
 
     def _with(self, positions: Tensor) -> "Layout":
         """The same documents at other positions, without tables or segments."""
-        new = Layout(
-            (self.rows, self.length),
-            positions,
-            self.documents,
-            self.starts,
-            self.stretches_host,
-            self.spans_host,
-        )
-        new.stretches, new.spans = self.stretches, self.spans
+        new = copy(self)
+        new.positions, new.rotation, new.turns, new._segments = positions, None, {}, {}
         return new
 
 
@@ -238,59 +243,53 @@ def alone(part: Tensor) -> Tensor:
 def padded(ends: np.ndarray) -> np.ndarray:
     """Cumulative lengths, the last one repeated up to a power of two, 64 or more.
 
-    A compiled graph is made for one shape: so it serves whatever documents a batch has, and only
-    many more of them than tokens by the hundred ask for another.
+    A compiled graph is made for one shape: so it serves whatever documents a batch has, until one
+    has more than there is room for.
     """
     size = _MIN_ENDS
     while size < len(ends):
         size *= 2
-    return np.pad(ends, (0, size - len(ends)), mode="edge")
+    return np.pad(ends.astype(np.int32), (0, size - len(ends)), mode="edge")
 
 
-def _stretches(ends: np.ndarray, row: np.ndarray, fresh: np.ndarray) -> Stretches:
-    ends = padded(ends).astype(np.int32)
-    empty = len(ends) - 1 - len(row)
+def _stretches(pieces: _Pieces) -> Stretches:
+    ends = padded(np.append(0, (pieces.end - pieces.begin).cumsum()))
+    empty = len(ends) - 1 - len(pieces.row)
     return Stretches(
         torch.from_numpy(ends),
-        torch.from_numpy(np.pad(row.astype(np.int64), (0, empty), mode="edge")),
-        torch.from_numpy(np.pad(fresh, (0, empty))),
+        torch.from_numpy(np.pad(pieces.row, (0, empty), mode="edge")),
+        torch.from_numpy(np.pad(pieces.fresh, (0, empty))),
     )
 
 
-def _in_rows(stretches: Stretches, length: int) -> tuple[np.ndarray, ...]:
-    """Row, first token, end and freshness of each real stretch, tokens counted within its row."""
-    ends, row, fresh = (x.numpy() for x in stretches)
-    real = ends[1:] > ends[:-1]
-    row = row[real]
-    return row, ends[:-1][real] - row * length, ends[1:][real] - row * length, fresh[real]
+def _cut(pieces: _Pieces, first: int, last: int) -> _Pieces:
+    """Those of tokens ``first`` to before ``last`` of each row, counted from ``first``."""
+    here = (pieces.begin < last) & (pieces.end > first)
+    row, begin, end, fresh = (x[here] for x in pieces)
+    goes_on = begin < first
+    begin, end = np.maximum(begin, first), np.minimum(end, last)
+    return _Pieces(row, begin - first, end - first, fresh & ~goes_on)
 
 
-def _cut_stretches(stretches: Stretches, length: int, first: int, last: int) -> Stretches:
-    """Those of tokens ``first`` to before ``last`` of each row of ``length``."""
-    row, begin, end, fresh = _in_rows(stretches, length)
-    here = (begin < last) & (end > first)
-    sizes = np.minimum(end, last)[here] - np.maximum(begin, first)[here]
-    return _stretches(np.append(0, sizes.cumsum()), row[here], (fresh & (begin >= first))[here])
-
-
-def _spans(stretches: Stretches, length: int, first: int, queries: int) -> Spans:
+def _spans(pieces: _Pieces, length: int, first: int, queries: int) -> Spans:
     """Spans of the queries ``first`` and following of each row, over all of its keys.
 
     The keys of a stretch begin where it does, before ``first`` too. Those before the first one, and
     those behind the last query, are spans without queries.
     """
     last = first + queries
-    row, begin, end, _ = _in_rows(stretches, length)
+    here = (pieces.begin < last) & (pieces.end > first)
+    row, begin, end, _ = (x[here] for x in pieces)
+    end = np.minimum(end, last)
     sizes = []
     for i in range(row[-1] + 1):
-        here = (row == i) & (begin < last) & (end > first)
-        begins, ends = begin[here], np.minimum(end[here], last)
-        sizes.append((0, begins[0]))
-        sizes += zip(ends - np.maximum(begins, first), ends - begins, strict=True)
+        keys, ends = begin[row == i], end[row == i]
+        sizes.append((0, keys[0]))
+        sizes += zip(ends - np.maximum(keys, first), ends - keys, strict=True)
         sizes.append((0, length - last))
     counts = np.array([pair for pair in sizes if pair[1]]).cumsum(0)
-    counts = np.concatenate([np.zeros((1, 2), counts.dtype), counts]).astype(np.int32)
-    return Spans(*(torch.from_numpy(padded(column)) for column in counts.T))
+    columns = np.pad(counts, ((1, 0), (0, 0))).T
+    return Spans(*(torch.from_numpy(padded(column)) for column in columns))
 
 
 def _send(x: Tensor, device: torch.device) -> Tensor:

@@ -14,10 +14,12 @@ from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.init import initialise
+from gam_scale.model.layout import Layout
 from gam_scale.model.linear import linear
 from gam_scale.model.loss import linear_cross_entropy
 from gam_scale.model.mamba import MambaBlock
 from gam_scale.model.norm import LayerNorm
+from gam_scale.model.rotary import rotation_of
 
 
 def build_block(config: ModelConfig, kind: LayerKind) -> nn.Module:
@@ -41,8 +43,8 @@ def stack_name(kinds: Sequence[LayerKind]) -> str:
 class LanguageModel(nn.Module):
     """A causal language model over any stack of blocks; the head shares the token embedding.
 
-    A block maps (B, T, d_model) to the same shape with ``forward(x, positions, context)`` in
-    training and ``extend(x, state, positions)`` in generation, and counts its own
+    A block maps (B, T, d_model) to the same shape with ``forward(x, layout, context)`` in
+    training and ``extend(x, state, layout)`` in generation, and counts its own
     ``flops_per_token(seq_len)``. An engine that cuts sequences over ranks sets ``context``, and
     gives each rank its T tokens. With ``carry``, sequences go on from those before in training.
     """
@@ -64,50 +66,58 @@ class LanguageModel(nn.Module):
         self.norm = LayerNorm(config.d_model)
 
     def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, positions: Tensor | None = None
+        self, tokens: Tensor, targets: Tensor | None = None, layout: Layout | None = None
     ) -> Tensor:
         """Summed cross-entropy over valid targets (a scalar), or logits without targets.
 
         Args:
             tokens: (B, T) ids.
             targets: (B, T) next ids, -100 where there is none.
-            positions: (B, T) tokens since the document's start; None for a plain stream.
+            layout: of the tokens; None for a plain stream.
 
         Returns:
             A scalar loss *sum* (divide by the count of valid targets over the whole batch), or
             logits (B, T, vocab_size).
         """
-        hidden = self.hidden(tokens, positions)
+        hidden = self.hidden(tokens, layout)
         if targets is None:
             return linear(hidden, self.embedding.weight)
         return linear_cross_entropy(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
 
-    def hidden(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, layout: Layout | None = None) -> Tensor:
         """Final hidden states (B, T, d_model), before the head.
 
         The residual stream between the blocks is fp32 under autocast, whatever precision an engine
         gathers the embedding in: a block's small addition to a large sum is lost in bf16
         (docs/gpu.md has what it costs). Without autocast it has the weights' precision.
         """
+        layout = self._layout(tokens, layout)
         x = self.embedding(tokens)
         if torch.is_autocast_enabled(x.device.type):
             x = x.float()
         if self.position is not None:
-            where = positions
-            if where is None:
-                length = tokens.shape[1]
-                first = self.context.rank * length if self.context is not None else 0
-                where = torch.arange(first, first + length, device=tokens.device)
-            x = x + self.position(where)
+            x = x + self.position(layout.positions)
         x = self.dropout(x)
         if self.carry is not None and self.training:
-            positions = self.carry.positions(positions)
+            layout = self.carry.layout(layout)
             for i, block in enumerate(self.blocks):
-                x = block(x, positions, None, self.carry.of_block(i))
+                x = block(x, layout, None, self.carry.of_block(i))
         else:
             for block in self.blocks:
-                x = block(x, positions, self.context)
+                x = block(x, layout, self.context)
         return self.norm(x)
+
+    def _layout(self, tokens: Tensor, layout: Layout | None) -> Layout:
+        """``layout`` or that of a plain stream, with the tables that the layers turn by."""
+        if layout is None:
+            rows, length = tokens.shape
+            if self.context is None:
+                layout = Layout.stream(rows, length)
+            else:
+                whole = Layout.stream(rows, self.context.size * length)
+                layout = whole.part(self.context.rank, self.context.size)
+            layout = layout.to(tokens.device)
+        return layout.turned(rotation_of(self.config, self.embedding.weight.dtype))
 
     def init_state(self, batch_size: int = 1) -> dict[str, Any]:
         """The state before the first token of ``batch_size`` texts."""
@@ -122,12 +132,13 @@ class LanguageModel(nn.Module):
         at every training sequence; attention cannot (:attr:`context_limit`).
         """
         seen, x = state["seen"], self.embedding(tokens)
-        where = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
+        layout = Layout.stream(*tokens.shape, first=seen).to(tokens.device)
+        layout = layout.turned(rotation_of(self.config, x.dtype))
         if self.position is not None:
-            x = x + self.position(where % self.config.max_seq_len)
+            x = x + self.position(layout.positions % self.config.max_seq_len)
         states = []
         for block, block_state in zip(self.blocks, state["blocks"], strict=True):
-            x, block_state = block.extend(x, block_state, where[None])
+            x, block_state = block.extend(x, block_state, layout)
             states.append(block_state)
         logits = F.linear(self.norm(x[:, -1]), self.embedding.weight)
         return logits, {"seen": seen + tokens.shape[1], "blocks": states}

@@ -13,6 +13,7 @@ from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.dropout import Dropout
+from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.gate import Gate, exact
 from gam_scale.model.memory.recurrence import Fold, state_before
@@ -41,11 +42,9 @@ class MambaBlock(nn.Module):
         self.mixer.out_proj.is_residual_output = self.is_residual
         self.dropout = Dropout(model.dropout)
 
-    def forward(
-        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
-    ) -> Tensor:
-        """(B, T, d) -> (B, T, d); ``positions`` (B, T) are tokens since the document's start."""
-        return self._join(x, self.mixer(self.norm(x), positions, context))
+    def forward(self, x: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
+        """(B, T, d) -> (B, T, d); nothing crosses from one document to the next."""
+        return self._join(x, self.mixer(self.norm(x), layout, context))
 
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype
@@ -54,10 +53,10 @@ class MambaBlock(nn.Module):
         return self.mixer.init_state(batch_size, device, dtype)
 
     def extend(
-        self, x: Tensor, state: dict[str, Tensor], positions: Tensor
+        self, x: Tensor, state: dict[str, Tensor], layout: Layout
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The next tokens (B, T, d) after ``state``, at a cost that does not depend on the past."""
-        y, state = self.mixer.extend(self.norm(x), state)
+        y, state = self.mixer.extend(self.norm(x), state, layout)
         return self._join(x, y), state
 
     def _join(self, x: Tensor, y: Tensor) -> Tensor:
@@ -110,16 +109,15 @@ class MambaMixer(nn.Module):
             self.A_log.data.copy_(rates.log().expand_as(self.A_log))
         return True
 
-    def forward(
-        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """(B, T, d) -> (B, T, d); nothing crosses from one document to the next."""
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, E) each
-        inputs = self._scan_inputs(F.silu(self.conv(x, positions, context)))
+        inputs = self._scan_inputs(F.silu(self.conv(x, layout, context)))
+        positions = layout.positions if layout.documents is not None else None
         if context is None:
             y = _scan(*inputs, positions, self.fused)
         else:
-            initial = _state_before(*inputs, positions, context)
+            initial = _state_before(*inputs, layout, context)
             y = selective_scan(*inputs, positions, initial, fused=self.fused)[0]
         return self.out_proj(y * F.silu(z))
 
@@ -133,10 +131,12 @@ class MambaMixer(nn.Module):
             "h": torch.zeros((batch_size, *self.A_log.shape), device=device, dtype=h_dtype),
         }
 
-    def extend(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def extend(
+        self, x: Tensor, state: dict[str, Tensor], layout: Layout
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The next tokens (B, T, d) after ``state``."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        x, conv_state = self.conv.extend(x, state["conv"])
+        x, conv_state = self.conv.extend(x, state["conv"], layout)
         y, h = selective_scan(*self._scan_inputs(F.silu(x)), initial_state=state["h"])
         return self.out_proj(y * F.silu(z)), {"conv": conv_state, "h": h}
 
@@ -206,7 +206,7 @@ def _state_before(
     B: Tensor,
     C: Tensor,
     D: Tensor,
-    positions: Tensor | None,
+    layout: Layout,
     context: Context,
 ) -> Tensor:
     """The state that the ranks before this one leave behind, (B, E, N), from one fold of each.
@@ -214,10 +214,11 @@ def _state_before(
     A scan from zero gives this rank's write; its outputs are thrown away, so a sequence over
     several ranks scans twice: Mamba is a baseline here.
     """
+    positions = layout.positions if layout.documents is not None else None
     write = selective_scan(x, dt, A, B, C, D, positions)[1]
     decay = torch.exp(dt.to(write.dtype).sum(1).unsqueeze(-1) * A)
-    if positions is not None:  # after exp: an infinite time would give A a gradient of inf * 0
-        decay = decay.masked_fill((positions == 0).any(1).view(-1, 1, 1), 0.0)
+    if layout.starts is not None:  # after exp: an infinite time gives A a gradient of inf * 0
+        decay = decay.masked_fill(layout.starts.any(1).view(-1, 1, 1), 0.0)
     # One row of a state per number: (ranks, 2, B, E N, 1).
     folds = context.gather(torch.stack([decay, write]).flatten(-2).unsqueeze(-1))
     nothing = torch.zeros_like(folds[0, 0])

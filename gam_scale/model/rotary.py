@@ -3,10 +3,9 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gam_scale.config import ModelConfig
-from gam_scale.model.context import Context
 
 
 class Rotation(NamedTuple):
@@ -48,23 +47,3 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = (y.unsqueeze(2).to(x.dtype) for y in (cos, sin))
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
-
-
-class Rotary(nn.Module):
-    """Turns the pair (j, j + K/2) of a head's K channels by ``position * base ** (-2 j / K)``."""
-
-    def __init__(self, base: float) -> None:
-        super().__init__()
-        self.base = base
-
-    def forward(
-        self, positions: Tensor | None, context: Context | None, *vectors: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Each of ``vectors`` (B, T, H, K), turned; positions (B, T), None for 0, 1, 2, ..."""
-        length, width = vectors[0].shape[1], vectors[0].shape[-1]
-        if positions is None:
-            first = context.rank * length if context is not None else 0
-            device = vectors[0].device
-            positions = torch.arange(first, first + length, device=device)[None]
-        rotation = Rotation(self.base, (width,), torch.float64)
-        return tuple(turn(x, *tables(positions, rotation)[width]) for x in vectors)

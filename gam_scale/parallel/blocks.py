@@ -13,6 +13,7 @@ import gam_scale.parallel.context  # noqa: F401 (registers its operators)
 from gam_scale.model.carry import Carried
 from gam_scale.model.context import Context
 from gam_scale.model.gam import GAMBlock
+from gam_scale.model.layout import Layout, alone
 from gam_scale.model.lm import LanguageModel
 from gam_scale.model.mamba import MambaMixer
 from gam_scale.parallel.compilation import Backend, Compilation
@@ -119,22 +120,13 @@ def _casting_anew(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _alone(part: Tensor) -> Tensor:
-    """A segment (B, ...) laid out as if there were no others.
-
-    Its strides tell the length of the whole, and a graph would be compiled for each. Those of a
-    single row can be had without a copy.
-    """
-    return part.squeeze(0).unsqueeze(0) if part.shape[0] == 1 else part.contiguous()
-
-
 def _in_segments(
     block: GAMBlock,
     forward: Callable[..., Tensor],
     step: Callable[..., tuple[Tensor, dict[str, Tensor]]],
     segment: int | None,
     x: Tensor,
-    positions: Tensor | None = None,
+    layout: Layout,
     context: Context | None = None,
     carried: Carried | None = None,
 ) -> Tensor:
@@ -145,13 +137,11 @@ def _in_segments(
     """
     segment = segment or SEGMENT[x.device.type]
     if context is not None or (carried is None and x.shape[1] <= segment):
-        return forward(x, positions, context)
-    if positions is None:
-        positions = torch.arange(x.shape[1], device=x.device)[None]
+        return forward(x, layout, context)
     state = carried.state() if carried is not None else {}
     state, outputs = state or block.init_state(x.shape[0], x.device, x.dtype), []
-    for part, where in zip(x.split(segment, 1), positions.split(segment, 1), strict=True):
-        y, state = step(_alone(part), state, _alone(where))
+    for part, its in zip(x.split(segment, 1), layout.segments(segment), strict=True):
+        y, state = step(alone(part), state, its)
         # A state is often a view, which until the backward pass keeps all alive it is cut from.
         state = {name: value.clone() for name, value in state.items()}
         outputs.append(y)

@@ -28,7 +28,9 @@ class Axes:
             return batch
         length = batch.tokens.shape[1] // self.context_size
         tokens = slice(self.context_rank * length, (self.context_rank + 1) * length)
-        return Batch(*(None if x is None else x[:, tokens].contiguous() for x in batch))
+        tokens, targets = (x[:, tokens].contiguous() for x in (batch.tokens, batch.targets))
+        layout = batch.layout.part(self.context_rank, self.context_size)
+        return Batch(tokens, targets, layout)
 
 
 def axes(world: World, context_size: int) -> Axes:

@@ -33,7 +33,7 @@ class Strategy(ABC):
         was_training = self.module.training
         self.module.eval()
         with torch.no_grad(), self._autocast():
-            loss = self.module(batch.tokens, batch.targets, batch.positions)
+            loss = self.module(batch.tokens, batch.targets, batch.layout)
         self.module.train(was_training)
         return loss
 

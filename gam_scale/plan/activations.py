@@ -13,6 +13,7 @@ from torch import nn
 from gam_scale.config import LayerKind, ModelConfig, RunConfig
 from gam_scale.model.lm import LanguageModel
 from gam_scale.model.loss import chunk_rows
+from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 from gam_scale.plan.trace import BlockTrace, Work, trace_block, trace_loss
 
@@ -103,6 +104,7 @@ def _known(model: ModelConfig, run: Setting) -> BlockTrace:
             bf16=run.compute != FP32,
             documents=run.documents,
             context=run.context,
+            rotation=rotation_of(model),
         )
     return _KNOWN[key]
 

@@ -18,7 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from gam_scale.model.layout import Layout
 from gam_scale.model.loss import linear_cross_entropy
+from gam_scale.model.rotary import Rotation
 from gam_scale.plan.compiled import GraphMemory, compiler
 from gam_scale.plan.operators import EXCHANGES, FLOPS, WORKSPACE, Exchanged
 
@@ -105,6 +107,7 @@ def trace_block(
     bf16: bool,
     documents: bool,
     context: int,
+    rotation: Rotation | None,
 ) -> BlockTrace:
     """Run one block forward and backward.
 
@@ -112,23 +115,23 @@ def trace_block(
         build: makes the block, prepared as it trains; takes the backend for torch.compile.
         shape: (B, T, d) of its input, T being this rank's tokens.
         bf16: under autocast.
-        documents: give it positions.
+        documents: they restart within a sequence.
         context: ranks that share each sequence.
+        rotation: what it turns queries and keys by.
     """
+    layout = _layout(*shape[:2], documents, context).turned(rotation)
     torch._dynamo.reset()  # its cache of compiled code would run full after a few traces
     recorder = Recorder()
     with ExitStack() as stack:
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         block = build(compiler(recorder.run_graph))
-        positions = None
-        if documents:
-            positions = torch.zeros(shape[:2], dtype=torch.int64)
+        layout = layout.map(fake.from_tensor)
         leaf = torch.zeros((), requires_grad=True)
-        recorder.know(block.parameters(), [leaf], [] if positions is None else [positions])
+        recorder.know(block.parameters(), [leaf], layout.tensors())
         stack.enter_context(recorder)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             x = _Source.apply(leaf, shape)
-            y = block(x, positions, FakeContext(context) if context > 1 else None)
+            y = block(x, layout, FakeContext(context) if context > 1 else None)
             loss = _Sink.apply(y)
             del x, y
             forward = recorder.now()
@@ -142,6 +145,14 @@ def trace_block(
         recorder.peak(kept, start, gradients),
         recorder.work,
     )
+
+
+def _layout(rows: int, length: int, documents: bool, context: int) -> Layout:
+    """Of the first of ``context`` ranks with ``length`` tokens of each row."""
+    whole = Layout.stream(rows, context * length)
+    if documents:
+        whole = Layout.of(whole.positions.expand(rows, -1).contiguous())
+    return whole.part(0, context) if context > 1 else whole
 
 
 @cache

@@ -34,6 +34,7 @@ from gam_scale.model.attention import AttentionBlock
 from gam_scale.model.context import Context
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.init import initialise
+from gam_scale.model.layout import Layout
 from gam_scale.scaling.code_version import code_version
 from gam_scale.strict import read_json
 
@@ -51,12 +52,10 @@ class ScoresAttentionBlock(AttentionBlock):
     It computes what :class:`AttentionBlock` does, whose fused kernel keeps none of them.
     """
 
-    def forward(
-        self, x: Tensor, positions: Tensor | None = None, context: Context | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """(B, T, d) -> (B, T, d), on plain whole sequences only."""
-        assert positions is None and context is None, "a block of the benchmark only"
-        q, k, v = self._heads(x, None, None)
+        assert layout.documents is None and context is None, "a block of the benchmark only"
+        q, k, v = self._heads(x, layout)
         scores = (q @ k.mT) * q.shape[-1] ** -0.5
         seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
@@ -103,10 +102,11 @@ def _measure(block: nn.Module, batch: int, length: int, scale: float) -> dict[st
     parameters = list(block.parameters())
     device, width = parameters[0].device, block.norm1.weight.numel()
     x = torch.randn(batch, length, width, device=device)
+    layout = Layout.stream(batch, length).to(device)
 
     def step() -> None:
         with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-            total = block(x).sum()
+            total = block(x, layout).sum()
         total.backward()
         block.zero_grad(set_to_none=True)
         if device.type == "cuda":

@@ -20,7 +20,8 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import Prefetcher, TrainStream, micro_batches, valid_batches
 from gam_scale.data.transfer import Transfer
 from gam_scale.errors import Stopped
-from gam_scale.evaluate.loss import LossResult, mean_loss
+from gam_scale.evaluate.loss import LossResult, mean_loss, pad_rows
+from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.context import axes
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
@@ -115,7 +116,9 @@ class Loop:
         train = self.config.train
         first = self.state.first_sample
         batches = micro_batches(self.stream, number, train, axes.data_rank, axes.data_size, first)
-        return [self.transfer.prepare(axes.part(batch)) for batch in batches]
+        rotation = rotation_of(self.config.model)
+        parts = (axes.part(batch).turned(rotation) for batch in batches)
+        return [self.transfer.prepare(part) for part in parts]
 
     def _step(self, batches: list[Batch]) -> Outcome | None:
         """One optimizer step, or what all ranks agree to do instead of it."""
@@ -226,8 +229,9 @@ class Loop:
             self.axes.data_size,
             ev.max_tokens,
         )
-        parts = map(self.axes.part, self._while_nobody_stops(batches))
-        return mean_loss(self.strategy.evaluate, parts, ev.batch_size, self.token_bytes, world)
+        full = (pad_rows(batch, ev.batch_size) for batch in self._while_nobody_stops(batches))
+        parts = map(self.axes.part, full)
+        return mean_loss(self.strategy.evaluate, parts, self.token_bytes, world)
 
     def _while_nobody_stops(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """``batches``, of which all ranks have as many."""

@@ -47,9 +47,9 @@ def test_every_token_but_the_first_is_a_target_once(length: int, seq_len: int) -
 def test_shapes_and_types() -> None:
     ids = np.arange(2, 11).astype(np.uint16)
     batch = make_batch([ids, ids[:4]], 8, BOS, "reset")
-    for tensor in batch:
+    for tensor in (batch.tokens, batch.targets, batch.layout.positions):
         assert tensor.shape == (2, 8) and tensor.dtype == torch.int64
-    assert make_batch([ids], 8, BOS, "concatenate").positions is None
+    assert make_batch([ids], 8, BOS, "concatenate").layout.documents is None
 
 
 def test_large_ids_survive() -> None:
@@ -64,7 +64,7 @@ def test_a_row_without_targets(ids: list[int]) -> None:
     batch = make_batch([np.array(ids, np.uint16)], 3, BOS, "reset")
     assert batch.tokens.tolist() == [[PADDING] * 3]
     assert batch.targets.tolist() == [[IGNORE] * 3]
-    assert batch.positions.tolist() == [[0, 1, 2]]
+    assert batch.layout.positions.tolist() == [[0, 1, 2]]
     assert batch.num_targets == 0
 
 
@@ -81,7 +81,7 @@ def test_a_row_without_targets(ids: list[int]) -> None:
 )
 def test_positions_restart_at_documents(ids: list[int], positions: list[int]) -> None:
     batch = make_batch([np.array(ids, np.uint16)], 4, BOS, "reset")
-    assert batch.positions.tolist() == [positions]
+    assert batch.layout.positions.tolist() == [positions]
 
 
 def test_bos_is_a_target() -> None:
@@ -94,18 +94,18 @@ def test_positions_equal_the_loop(share_of_bos: float) -> None:
     rng = np.random.default_rng(0)
     ids = np.where(rng.random((6, 34)) < share_of_bos, BOS, rng.integers(2, 50, (6, 34)))
     batch = make_batch(list(ids), 33, BOS, "reset")
-    assert torch.equal(batch.positions, positions_by_loop(batch.tokens))
+    assert torch.equal(batch.layout.positions, positions_by_loop(batch.tokens))
 
 
 def test_to_moves_every_tensor() -> None:
-    batch = make_batch([np.arange(5)], 4, BOS, "reset").to("meta")
-    assert {tensor.device.type for tensor in batch} == {"meta"}
-    assert make_batch([np.arange(5)], 4, BOS, "concatenate").to("meta").positions is None
+    for documents in ("reset", "concatenate"):
+        tokens, targets, layout = make_batch([np.arange(5)], 4, BOS, documents).to("meta")
+        assert tokens.is_meta and targets.is_meta and layout.positions.is_meta
 
 
 def test_rows_that_go_on_count_from_one_up_to_a_document() -> None:
     ids = [np.array(row, np.uint16) for row in ([5, 6, BOS, 7, 8], [BOS, 5, 6, 7, 8])]
     batch = make_batch(ids, 4, BOS, "reset", goes_on=True)
-    assert batch.positions.tolist() == [[1, 2, 0, 1], [0, 1, 2, 3]]
+    assert batch.layout.positions.tolist() == [[1, 2, 0, 1], [0, 1, 2, 3]]
     batch = make_batch(ids, 4, BOS, "concatenate", goes_on=True)
-    assert batch.positions.tolist() == [[1, 2, 3, 4]] * 2
+    assert batch.layout.positions.tolist() == [[1, 2, 3, 4]]

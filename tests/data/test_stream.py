@@ -195,9 +195,9 @@ def test_documents_reach_the_batch(tmp_path: Path, make_set: MakeSet) -> None:
     (batch,) = micro_batches(stream_of(split, seq_len=4), 0, config, 0, 1)
     assert batch.tokens.tolist() == [[1, 5, 6, 1]]
     assert batch.targets.tolist() == [[5, 6, 1, 7]]
-    assert batch.positions.tolist() == [[0, 1, 2, 0]]
+    assert batch.layout.positions.tolist() == [[0, 1, 2, 0]]
     stream = stream_of(split, seq_len=4, documents="concatenate")
-    assert micro_batches(stream, 0, config, 0, 1)[0].positions is None
+    assert micro_batches(stream, 0, config, 0, 1)[0].layout.documents is None
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from gam_scale.data.packing import Batch
+from gam_scale.data.packing import plain_batch
 from gam_scale.data.transfer import Transfer
 
 
 def test_on_a_cpu_batches_stay_where_they_are():
-    batches = [Batch(torch.zeros(1, 2), torch.zeros(1, 2), None) for _ in range(3)]
+    batches = [plain_batch(torch.zeros(1, 2), torch.zeros(1, 2)) for _ in range(3)]
     transfer = Transfer(torch.device("cpu"))
     assert [transfer.prepare(batch) for batch in batches] == batches
     assert all(a is b for a, b in zip(transfer(batches), batches, strict=True))

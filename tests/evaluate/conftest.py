@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gam_scale.config import AttentionConfig, GAMConfig, ModelConfig
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 
 
@@ -39,7 +40,7 @@ class Table(nn.Module):
         self.embedding.weight.data = torch.eye(vocab_size)
         self.rule = rule
 
-    def hidden(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, layout: Layout | None = None) -> Tensor:
         return self.rule(tokens)
 
 

@@ -22,7 +22,7 @@ def test_every_token_is_read_with_a_context_of_each_span():
     seen = {}
 
     def losses(batch):
-        assert batch.positions is None
+        assert batch.layout.documents is None
         for row, targets in zip(batch.tokens, batch.targets, strict=True):
             for i in torch.nonzero(targets != IGNORE).flatten().tolist():
                 seen.setdefault(int(targets[i]), []).append(row[: i + 1].tolist())

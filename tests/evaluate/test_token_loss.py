@@ -21,11 +21,11 @@ def test_they_are_cross_entropies(small_model, monkeypatch, block, documents):
     model = small_model(block)
     losses = token_losses(model, batch)
     with torch.no_grad():
-        logits = model(batch.tokens, positions=batch.positions)
+        logits = model(batch.tokens, layout=batch.layout)
         expected = F.cross_entropy(
             logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE, reduction="none"
         )
-        total = model(batch.tokens, batch.targets, batch.positions)
+        total = model(batch.tokens, batch.targets, batch.layout)
     torch.testing.assert_close(losses, expected.view(3, 24), rtol=1e-5, atol=1e-5)
     assert (losses[batch.targets == IGNORE] == 0).all()
     assert float(losses.sum()) == pytest.approx(float(total), rel=1e-5)

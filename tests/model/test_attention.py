@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from layouts import plain
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gam_scale.config import AttentionConfig, ModelConfig
 from gam_scale.model.attention import AttentionBlock, document_mask
 from gam_scale.model.init import initialise
+from gam_scale.model.layout import Layout
 
 
 def make_block(dropout: float = 0.0, **changes) -> AttentionBlock:
@@ -51,7 +53,7 @@ def test_block_is_torchs_encoder_layer_with_a_causal_mask(length):
     block, x = make_block(), make_input(length).requires_grad_()
     mask = torch.ones(length, length, dtype=torch.bool).triu(1)  # True hides, there
     expected = torchs_own(block)(x, src_mask=mask)
-    y = block(x)
+    y = block(x, plain(x))
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
     (grad,) = torch.autograd.grad(y.square().sum(), x)
     (wanted,) = torch.autograd.grad(expected.square().sum(), x)
@@ -80,23 +82,25 @@ def test_packed_documents_are_as_if_alone():
     block, lengths = make_block(), (1, 5, 2, 5)
     x = make_input().requires_grad_()
     positions = torch.cat([torch.arange(n) for n in lengths]).expand(2, -1)
-    y = block(x, positions)
-    alone = torch.cat([block(part) for part in x.split(lengths, dim=1)], dim=1)
+    y = block(x, Layout.of(positions))
+    alone = torch.cat([block(part, plain(part)) for part in x.split(lengths, dim=1)], dim=1)
     torch.testing.assert_close(y, alone, rtol=1e-10, atol=1e-10)
     (grad,) = torch.autograd.grad(y[:, 6:8].square().sum(), x)  # the third document's outputs
     assert grad[:, 6:8].abs().sum() > 0
     assert grad[:, :6].abs().sum() == grad[:, 8:].abs().sum() == 0
     changed = x.detach().clone()
     changed[:, 6:8] += 1.0
-    difference = (block(changed, positions) - y).abs().sum(-1)
+    difference = (block(changed, Layout.of(positions)) - y).abs().sum(-1)
     assert difference[:, 6:8].min() > 0
     assert difference[:, :6].sum() == difference[:, 8:].sum() == 0
 
 
-def test_one_document_equals_no_positions():
+def test_one_document_equals_a_plain_stream():
     block, x = make_block(), make_input()
     positions = torch.arange(13).expand(2, -1)
-    torch.testing.assert_close(block(x, positions), block(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        block(x, Layout.of(positions)), block(x, plain(x)), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("chunks", [(150,), (1,) * 150, (5, 1, 1, 60, 3, 80), (63, 1, 1, 85)])
@@ -105,11 +109,12 @@ def test_extend_equals_forward_in_any_chunks(chunks):
     block, x = make_block(), make_input(150)
     state, outputs = block.init_state(2, x.device, x.dtype), []
     with torch.no_grad():
-        positions = torch.arange(150)[None]
-        for part, where in zip(x.split(chunks, 1), positions.split(chunks, 1), strict=True):
-            y, state = block.extend(part, state, where)
+        for part in x.split(chunks, 1):
+            y, state = block.extend(part, state, plain(part))
             outputs.append(y)
-        torch.testing.assert_close(torch.cat(outputs, 1), block(x), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            torch.cat(outputs, 1), block(x, plain(x)), rtol=1e-10, atol=1e-10
+        )
 
 
 def test_a_step_copies_the_cache_only_when_it_is_full():
@@ -118,7 +123,7 @@ def test_a_step_copies_the_cache_only_when_it_is_full():
     with torch.no_grad():
         for i, token in enumerate(x.split(1, dim=1)):
             before = state["k"].data_ptr()
-            _, state = block.extend(token, state, torch.tensor([[i]]))
+            _, state = block.extend(token, state, plain(token, i))
             if state["k"].data_ptr() != before:
                 moved.append(i)
     assert moved == [0, 64, 128, 256]
@@ -127,11 +132,11 @@ def test_a_step_copies_the_cache_only_when_it_is_full():
 def test_dropout_in_training_covers_attention_weights(monkeypatch):
     """The first token sees itself alone, so dropout makes its one weight 0 or 1 / (1 - p) = 2."""
     block, x = make_block(dropout=0.5), make_input(64)
-    assert torch.equal(block(x), make_block()(x))  # none in eval
+    assert torch.equal(block(x, plain(x)), make_block()(x, plain(x)))  # none in eval
     monkeypatch.setattr(block, "_finish", lambda x, y: y.detach())  # (B, heads, T, d / heads)
-    plain = block(x)[:, :, 0]
+    whole = block(x, plain(x))[:, :, 0]
     torch.manual_seed(0)
-    scales = [block.train()(x)[:, :, 0] / plain for _ in range(8)]  # 48 coins
+    scales = [block.train()(x, plain(x))[:, :, 0] / whole for _ in range(8)]  # 48 coins
     assert set(torch.stack(scales).flatten().round(decimals=9).tolist()) == {0.0, 2.0}
 
 
@@ -140,7 +145,7 @@ def test_dropout_in_training_covers_the_attention_branch():
     nn.init.zeros_(block.ffn.down.weight)
     nn.init.zeros_(block.ffn.down.bias)
     torch.manual_seed(0)
-    dropped = block.train()(x) == x  # only the attention branch writes, and half of it is dropped
+    dropped = block.train()(x, plain(x)) == x  # only the attention branch writes: half is dropped
     assert 0.4 < dropped.double().mean() < 0.6  # 1536 coins: 8 standard deviations
 
 
@@ -152,6 +157,6 @@ def test_flops_are_those_that_run():
         sdpa_kernel(SDPBackend.MATH),
         torch.no_grad(),
     ):
-        block(x)
+        block(x, plain(x))
     per_token, d, length = counter.get_total_flops() / (2 * 13), 12, 13
     assert per_token - 4 * d * length == block.flops_per_token(length) - 2 * d * (length + 1)

@@ -42,7 +42,7 @@ def test_two_sequences_are_one_of_twice_the_length(monkeypatch, kind, position, 
     rows = make_rows()
     whole = make_batch(list(rows), 2 * T, BOS, documents)
     model = make_model(kind, position)
-    expected = model(whole.tokens, whole.targets, whole.positions).item()
+    expected = model(whole.tokens, whole.targets, whole.layout).item()
     for segment in (None, 1 << 20, 8):  # the bare block, and blocks as they run
         model = make_model(kind, position)
         if segment:
@@ -55,7 +55,7 @@ def test_two_sequences_are_one_of_twice_the_length(monkeypatch, kind, position, 
                 model.carry.place = place
                 cut = list(some[:, first : first + T + 1])
                 batch = make_batch(cut, T, BOS, documents, goes_on=True)
-                losses.append(model(batch.tokens, batch.targets, batch.positions))
+                losses.append(model(batch.tokens, batch.targets, batch.layout))
                 losses[-1].backward()
         # float64; only the order of additions differs.
         assert sum(loss.item() for loss in losses) == pytest.approx(expected, rel=1e-12)
@@ -69,7 +69,7 @@ def test_states_matter_and_are_forgotten_when_told_or_not_training():
     model.carry = Carry([4])
 
     def loss():
-        return model(batch.tokens, batch.targets, batch.positions).item()
+        return model(batch.tokens, batch.targets, batch.layout).item()
 
     first, second = loss(), loss()
     assert abs(first - second) > 1e-6

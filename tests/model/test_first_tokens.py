@@ -18,6 +18,7 @@ from gam_scale.config import (
     MemoryConfig,
     ModelConfig,
 )
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 
 KINDS = get_args(LayerKind)
@@ -56,7 +57,7 @@ def gradients(model: torch.nn.Module, starts: list[int]) -> list[torch.Tensor]:
     for where in (first, first + 1):
         targets[:, where] = wanted[:, where]
     positions = torch.arange(T) - first[torch.bucketize(torch.arange(T), first, right=True) - 1]
-    model(tokens, targets, positions.expand(3, -1)).backward()
+    model(tokens, targets, Layout.of(positions.expand(3, -1))).backward()
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 

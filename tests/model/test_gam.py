@@ -3,10 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from layouts import plain
 
 from gam_scale.config import GAMConfig, ModelConfig
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.gam import GAMBlock
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 
 ABLATIONS = [(f, p) for f in ("gate", "sum") for p in ("both", "local", "global")]
@@ -37,14 +39,14 @@ def test_convolution_is_torchs_depthwise_convolution(kernel_size, length):
     x = inputs(t=length).float()
     padded = F.pad(x.transpose(1, 2), (kernel_size - 1, 0))
     expected = F.conv1d(padded, conv.weight, conv.bias, groups=8).transpose(1, 2)
-    torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-6)  # fp32 rounding
+    torch.testing.assert_close(conv(x, plain(x)), expected, rtol=1e-5, atol=1e-6)  # fp32 rounding
 
 
 def test_ablations_compute_what_their_names_say():
     x = inputs()
     full = block()
     h = full.norm1(x)
-    local, read = full.conv(h), full.memory(h)
+    local, read = full.conv(h, plain(h)), full.memory(h, plain(h))
     gate = torch.sigmoid(full.gate(h))
     mixed = {
         ("gate", "both"): gate[..., :8] * local + gate[..., 8:] * read,
@@ -57,13 +59,14 @@ def test_ablations_compute_what_their_names_say():
         other.load_state_dict(full.state_dict(), strict=False)  # it lacks what the ablation drops
         expected = x + mix
         expected = expected + full.ffn(full.norm2(expected))
-        torch.testing.assert_close(other(x), expected)
+        torch.testing.assert_close(other(x, plain(x)), expected)
 
 
 def test_an_ablated_block_has_no_dead_parameters():
     for fusion, paths in ABLATIONS:
         module = block(fusion, paths)
-        module(inputs()).sum().backward()
+        x = inputs()
+        module(x, plain(x)).sum().backward()
         for name, p in module.named_parameters():
             assert p.grad is not None, f"{fusion}/{paths}: {name} gets no gradient"
 
@@ -74,12 +77,11 @@ def test_extend_equals_forward_in_any_chunks(fusion, paths):
     state = module.init_state(2, x.device, x.dtype)
     outputs, start = [], 0
     for length in (4, 1, 1, 5):
-        y, state = module.extend(
-            x[:, start : start + length], state, torch.arange(start, start + length)[None]
-        )
+        part = x[:, start : start + length]
+        y, state = module.extend(part, state, plain(part, start))
         outputs.append(y)
         start += length
-    torch.testing.assert_close(torch.cat(outputs, 1), module(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.cat(outputs, 1), module(x, plain(x)), rtol=1e-12, atol=1e-12)
 
 
 def test_extend_with_chunks_shorter_than_the_kernel():
@@ -87,9 +89,9 @@ def test_extend_with_chunks_shorter_than_the_kernel():
     state = module.init_state(2, x.device, x.dtype)
     outputs = []
     for t in range(7):
-        y, state = module.extend(x[:, t : t + 1], state, torch.tensor([[t]]))
+        y, state = module.extend(x[:, t : t + 1], state, Layout.stream(2, 1, t))
         outputs.append(y)
-    torch.testing.assert_close(torch.cat(outputs, 1), module(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.cat(outputs, 1), module(x, plain(x)), rtol=1e-12, atol=1e-12)
 
 
 # One document a row: starts at the first token, at the last, everywhere, and at odd places.
@@ -100,11 +102,12 @@ POSITIONS = torch.tensor(
 
 def test_documents_in_a_row_equal_documents_alone():
     module, x = block(), inputs(b=4, t=6)
-    packed = module(x, POSITIONS)
+    packed = module(x, Layout.of(POSITIONS))
     for row, positions in enumerate(POSITIONS):
         starts = [*(positions == 0).nonzero().flatten().tolist(), 6]
         for a, b in zip(starts, starts[1:], strict=False):
-            alone = module(x[row : row + 1, a:b])
+            part = x[row : row + 1, a:b]
+            alone = module(part, plain(part))
             torch.testing.assert_close(packed[row : row + 1, a:b], alone, rtol=1e-12, atol=1e-12)
 
 
@@ -112,7 +115,7 @@ def test_no_gradient_crosses_a_document_start_or_the_future():
     module = block()
     x = inputs(b=4, t=6).requires_grad_()
     for t in range(6):
-        (grad,) = torch.autograd.grad(module(x, POSITIONS)[:, t].sum(), x)
+        (grad,) = torch.autograd.grad(module(x, Layout.of(POSITIONS))[:, t].sum(), x)
         reached = grad.abs().sum(-1) > 0  # (4, 6)
         for row in range(4):
             start = t - POSITIONS[row, t].item()

@@ -68,7 +68,7 @@ def test_packed_documents_reach_the_kernel_as_stretches(kind):
 def test_a_kernel_that_computes_something_else_is_noticed(kind):
     packed, stand_in, portable, inputs = KERNELS[kind]
 
-    def kernel(q, *rest, positions):
-        return packed(stand_in, 1.1 * q, *rest, positions=positions)
+    def kernel(q, *rest, layout):
+        return packed(stand_in, 1.1 * q, *rest, layout=layout)
 
     assert largest_difference(kernel, portable, inputs, CPU) > TOLERANCE

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from layouts import plain
 from torch.utils.flop_counter import FlopCounterMode
 
 from gam_scale.config import AttentionConfig, GAMConfig, MambaConfig, ModelConfig
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 
 BLOCKS = ["gam", "attention", "mamba"]
@@ -46,7 +48,7 @@ def test_the_papers_receptive_field_is_13_tokens():
     x = torch.randn(1, 40, 16, dtype=torch.float64, requires_grad=True)
     y = x
     for layer in model.blocks:
-        y = layer(y)
+        y = layer(y, plain(y))
     y[0, -1].sum().backward()
     assert int((x.grad[0].abs().sum(-1) > 0).sum()) == 13
 
@@ -69,7 +71,7 @@ def test_loss_of_packed_documents_is_the_loss_of_each_alone(block):
     model = build_model(small(block), seed=2).double().eval()
     tokens, targets = random_tokens(1, 12), random_tokens(1, 12).roll(3)
     positions = torch.tensor([[0, 1, 2, 0, 0, 1, 2, 3, 4, 5, 6, 0]])
-    together = model(tokens, targets, positions)
+    together = model(tokens, targets, Layout.of(positions))
     cuts = [0, 3, 4, 11, 12]
     alone = sum(
         model(tokens[:, a:b], targets[:, a:b]) for a, b in zip(cuts, cuts[1:], strict=False)

@@ -3,12 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from layouts import plain
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gam_scale.config import MambaConfig, ModelConfig
 from gam_scale.model import mamba
 from gam_scale.model.init import initialise
+from gam_scale.model.layout import Layout
 from gam_scale.model.mamba import MambaBlock, MambaMixer
 from gam_scale.model.selective_scan import selective_scan
 
@@ -56,8 +58,8 @@ def test_block_is_its_definition(stack):
         expected = reference_mixer(block.mixer, x)
     else:
         expected = x + reference_mixer(block.mixer, F.layer_norm(x, (20,)))
-    torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-10)
-    grads = torch.autograd.grad(block(x).square().sum(), list(block.mixer.parameters()))
+    torch.testing.assert_close(block(x, plain(x)), expected, rtol=1e-10, atol=1e-10)
+    grads = torch.autograd.grad(block(x, plain(x)).square().sum(), list(block.mixer.parameters()))
     wanted = torch.autograd.grad(expected.square().sum(), list(block.mixer.parameters()))
     for a, b in zip(grads, wanted, strict=True):
         assert b.abs().sum() > 0
@@ -99,18 +101,17 @@ def test_only_a_residual_stack_marks_its_output_for_depth_scaling():
 def test_extend_equals_forward_in_any_chunks(stack, chunks):
     block, x = make_block(stack), make_input()
     state, outputs = block.init_state(2, x.device, x.dtype), []
-    positions = torch.arange(13)[None]
-    for part, where in zip(x.split(chunks, 1), positions.split(chunks, 1), strict=True):
-        y, state = block.extend(part, state, where)
+    for part in x.split(chunks, 1):
+        y, state = block.extend(part, state, plain(part))
         outputs.append(y)
-    torch.testing.assert_close(torch.cat(outputs, 1), block(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(torch.cat(outputs, 1), block(x, plain(x)), rtol=1e-10, atol=1e-10)
     assert {k: v.shape for k, v in state.items()} == {"conv": (2, 2, 40), "h": (2, 40, 4)}
 
 
 def test_generation_state_stays_in_float32():
     block = make_block(dtype=torch.bfloat16)
     state = block.init_state(2, torch.device("cpu"), torch.bfloat16)
-    y, after = block.extend(make_input(dtype=torch.bfloat16), state, torch.arange(13)[None])
+    y, after = block.extend(make_input(dtype=torch.bfloat16), state, Layout.stream(2, 13))
     assert y.dtype == torch.bfloat16
     assert state["h"].dtype == after["h"].dtype == torch.float32
     assert {k: v.dtype for k, v in state.items()} == {k: v.dtype for k, v in after.items()}
@@ -121,8 +122,8 @@ def test_packed_documents_are_as_if_alone(stack):
     block, lengths = make_block(stack), (1, 5, 2, 5)
     x = make_input().requires_grad_()
     positions = torch.cat([torch.arange(n) for n in lengths]).expand(2, -1)
-    y = block(x, positions)
-    alone = torch.cat([block(part) for part in x.split(lengths, dim=1)], dim=1)
+    y = block(x, Layout.of(positions))
+    alone = torch.cat([block(part, plain(part)) for part in x.split(lengths, dim=1)], dim=1)
     torch.testing.assert_close(y, alone, rtol=1e-10, atol=1e-10)
     (grad,) = torch.autograd.grad(y[:, 6:8].square().sum(), x)  # the third document's outputs
     assert grad[:, 6:8].abs().sum() > 0
@@ -131,13 +132,15 @@ def test_packed_documents_are_as_if_alone(stack):
 
 def test_dropout_is_on_the_branch_in_training_only():
     block, x = make_block(dropout=0.5), make_input()
-    branch = block(x) - x
+    branch = block(x, plain(x)) - x
     torch.manual_seed(0)
-    dropped = block.train()(x) - x
+    dropped = block.train()(x, plain(x)) - x
     kept = dropped != 0
     assert 0.35 < kept.double().mean() < 0.65  # 520 coins: 7 standard deviations
     torch.testing.assert_close(dropped[kept], 2 * branch[kept])
-    assert torch.equal(make_block("paper", dropout=0.5).train()(x), make_block("paper")(x))
+    assert torch.equal(
+        make_block("paper", dropout=0.5).train()(x, plain(x)), make_block("paper")(x, plain(x))
+    )
 
 
 def test_step_sizes_keep_float32_under_autocast():
@@ -151,7 +154,7 @@ def test_step_sizes_keep_float32_under_autocast():
 def test_matmul_flops_are_those_that_run():
     block, x = make_block(), make_input()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        block(x)
+        block(x, plain(x))
     elementwise = 2 * 40 * 3 + 7 * 40 * 4 + 3 * 40  # convolution, scan; E 40, N 4, 3 taps
     per_token = counter.get_total_flops() / x[..., 0].numel()
     assert per_token == block.flops_per_token(13) - elementwise

@@ -5,8 +5,10 @@ import recurrences
 import torch
 import torch.nn.functional as F
 from closeness import is_alive, off
+from layouts import plain
 
 from gam_scale.config import MemoryConfig, ModelConfig
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.memory.build import build_memory
 from gam_scale.model.memory.delta import delta_memory
@@ -15,6 +17,7 @@ from gam_scale.model.memory.phase import phase_memory
 from gam_scale.model.memory.scan import scan_memory
 from gam_scale.model.memory.slot import MIN_LOG_DECAY, slot_memory
 from gam_scale.model.memory.static import StaticMemory
+from gam_scale.model.rotary import rotation_of
 
 CHUNKED = {
     "slot": (slot_memory, recurrences.slot),
@@ -70,10 +73,10 @@ def make_positions(length: int, starts: list[int], first: int) -> torch.Tensor:
     return rows
 
 
-def results(function, inputs, positions, dtype):
+def results(function, inputs, documents, dtype):
     """Output, final state, and the gradient of every input for fixed random cotangents."""
     inputs = [x.to(dtype).requires_grad_() for x in inputs]
-    y, state = function(*inputs, positions=positions)
+    y, state = function(*inputs, documents)
     g = torch.Generator().manual_seed(9)
     weights = [normal(g, *x.shape).to(dtype) for x in (y, state)]
     loss = (y * weights[0]).sum() + (state * weights[1]).sum()
@@ -100,7 +103,8 @@ def test_the_chunked_form_is_the_recurrence(kind, documents, dtype, tolerance):
     for length in [*LENGTHS, 300] if kind == "scan" else LENGTHS:
         inputs, positions = make_inputs(kind, length, seed=length), DOCUMENTS[documents](length)
         wanted = results(recurrence, inputs, positions, torch.float64)
-        found = results(chunked, inputs, positions, dtype)
+        layout = Layout.stream(B, length) if positions is None else Layout.of(positions)
+        found = results(chunked, inputs, layout, dtype)
         for i, (x, y) in enumerate(zip(found, wanted, strict=True)):
             if y is None:  # a bank that no document starts from
                 assert x is None or not x.any()
@@ -117,9 +121,9 @@ def test_a_slot_memory_that_never_forgets_is_the_papers():
     rows = h.unsqueeze(2)  # (B, T, 1, d)
     bank = torch.cat([static.bank, static.bank], dim=-1)[None]
     never = h.new_zeros(2, 70, 1, 16)
-    positions = make_positions(70, [0, 5, 64], 0)
-    y, state = slot_memory(rows, rows, rows, never, bank.expand(2, 1, -1, -1), bank, positions)
-    torch.testing.assert_close(y.squeeze(2), static(h), rtol=1e-12, atol=1e-12)
+    layout = Layout.of(make_positions(70, [0, 5, 64], 0))
+    y, state = slot_memory(rows, rows, rows, never, bank.expand(2, 1, -1, -1), bank, layout)
+    torch.testing.assert_close(y.squeeze(2), static(h, layout), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(state, bank.expand(2, 1, -1, -1), rtol=0, atol=0)
 
 
@@ -153,13 +157,14 @@ def test_generation_gives_the_logits_of_training(kind, position):
 def test_no_token_feels_another_document(kind):
     """Neither its output, when the other's embeddings change, nor its gradient."""
     model = make_model(kind)
-    positions = make_positions(80, [0, 1, 30, 64, 79], 0)[:1]
+    layout = Layout.of(make_positions(80, [0, 1, 30, 64, 79], 0)[:1])
+    layout = layout.turned(rotation_of(model.config, torch.float64))
     generator = torch.Generator().manual_seed(0)
     x = normal(generator, 1, 80, 16).requires_grad_()
 
     def run(x):
         for block in model.blocks:
-            x = block(x, positions)
+            x = block(x, layout)
         return x
 
     y = run(x)
@@ -185,9 +190,9 @@ def test_every_parameter_learns(kind):
 def test_context_reaches_past_the_papers_13_tokens(kind):
     model = make_model(kind)
     x = normal(torch.Generator().manual_seed(0), 1, 200, 16).requires_grad_()
-    y = x
+    y, layout = x, plain(x).turned(rotation_of(model.config))
     for block in model.blocks:
-        y = block(y, None)
+        y = block(y, layout)
     y[0, -1].square().sum().backward()
     assert is_alive(x.grad[0, 0])
 
@@ -237,8 +242,8 @@ def test_autocast_keeps_states_in_float32(kind):
         torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(0))
     h = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(1))
     state = memory.init_state(2, h.device, h.dtype)
-    exact, _ = memory.extend(h, state, torch.arange(9)[None])
+    exact, _ = memory.extend(h, state, plain(h).turned(rotation_of(config)))
     with torch.autocast("cpu", torch.bfloat16):
-        y, after = memory.extend(h, state, torch.arange(9)[None])
+        y, after = memory.extend(h, state, plain(h).turned(rotation_of(config)))
     assert all(x.dtype == torch.float32 for x in after.values())
     assert off(y, exact) < 0.03  # bfloat16 projections: 8 bits

@@ -6,6 +6,7 @@ from torch._dynamo.testing import CompileCounter
 
 from gam_scale.config import GAMConfig, MemoryConfig, ModelConfig
 from gam_scale.hardware import can_compile
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.parallel import blocks
 from gam_scale.parallel.blocks import prepare_blocks
@@ -54,8 +55,8 @@ def test_compiling_changes_nothing(recompute):
 def test_a_block_is_one_graph(block):
     torch._dynamo.reset()
     model, _ = model_and_tokens(block)
-    positions = torch.arange(16).expand(3, 16).contiguous()
-    explained = torch._dynamo.explain(model.blocks[0])(torch.randn(3, 16, 32), positions)
+    layout = Layout.of(torch.arange(16).expand(3, 16).contiguous())
+    explained = torch._dynamo.explain(model.blocks[0])(torch.randn(3, 16, 32), layout)
     assert explained.graph_break_count == 0
 
 
@@ -75,13 +76,13 @@ def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompu
     )
     tokens = torch.randint(23, (2, 151), generator=torch.Generator().manual_seed(0))
     starts = torch.tensor([max(s for s in (0, 39, 80, 100) if s <= t) for t in range(150)])
-    for positions in (None, (torch.arange(150) - starts).expand(2, -1)):
+    for layout in (None, Layout.of((torch.arange(150) - starts).expand(2, -1))):
         gradients = []
         for segment in (1 << 20, 40):
             monkeypatch.setitem(blocks.SEGMENT, "cpu", segment)
             model = build_model(config, 0).double()
             prepare_blocks(model, recompute, compiled=False)
-            loss = model(tokens[:, :-1], tokens[:, 1:], positions)
+            loss = model(tokens[:, :-1], tokens[:, 1:], layout)
             loss.backward()
             gradients.append([loss, *(p.grad for p in model.parameters())])
         torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
@@ -113,13 +114,13 @@ def test_what_a_segment_starts_from_keeps_nothing_else_alive(kind):
     block = model.blocks[0]
     extend, seen = block.extend, []
 
-    def see(x, state, positions):
+    def see(x, state, layout):
         seen.extend(state.values())
-        return extend(x, state, positions)
+        return extend(x, state, layout)
 
     block.extend = see
     prepare_blocks(model, "none", compiled=False, segment=8)
-    block(torch.randn(1, 64, 16, requires_grad=True))
+    block(torch.randn(1, 64, 16, requires_grad=True), Layout.stream(1, 64))
     assert len(seen) >= 8
     for tensor in seen:
         assert tensor.untyped_storage().nbytes() == tensor.nbytes

@@ -16,6 +16,7 @@ from gam_scale.config import (
 )
 from gam_scale.data.packing import Batch
 from gam_scale.hardware import can_compile
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.parallel import context as exchange
 from gam_scale.parallel.context import SequenceContext, axes
@@ -31,12 +32,12 @@ DOCUMENTS = [[0, 65, 67, 132, 250], [0, 66, 133, 198, 263], [0]]
 def make_batch(length: int, *, documents: bool) -> Batch:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(23, (3, length + 1), generator=generator)
-    positions = None
+    layout = Layout.stream(3, length)
     if documents:
         index = torch.arange(length)
         starts = [max(s for s in row if s <= t) for row in DOCUMENTS for t in range(length)]
-        positions = index - torch.tensor(starts).view(3, length)
-    return Batch(tokens[:, :-1], tokens[:, 1:], positions)
+        layout = Layout.of(index - torch.tensor(starts).view(3, length))
+    return Batch(tokens[:, :-1], tokens[:, 1:], layout)
 
 
 def make_model(kind: str, position: str) -> torch.nn.Module:
@@ -65,14 +66,14 @@ def largest_difference(world, kinds, compiled=False):
         for documents, position in ((True, "rotary"), (False, "learned")):
             batch = make_batch(LENGTH, documents=documents)
             whole, cut = make_model(kind, position), make_model(kind, position)
-            expected = whole(batch.tokens, batch.targets, batch.positions)
+            expected = whole(batch.tokens, batch.targets, batch.layout)
             expected.backward()
             cut.context = context
             if compiled:
                 for block in cut.blocks:
                     block.forward = torch.compile(block.forward, dynamic=False, fullgraph=True)
             part = place.part(batch)
-            loss = cut(part.tokens, part.targets, part.positions)
+            loss = cut(part.tokens, part.targets, part.layout)
             loss.backward()
             differences = [abs(world.sum(loss.item())[0] / expected.item() - 1)]
             for a, b in zip(cut.parameters(), whole.parameters(), strict=True):

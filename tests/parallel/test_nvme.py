@@ -24,7 +24,7 @@ def config_of(offload, folder, n_ranks):
 
 def train_and_resume(world, offload, folder):
     """Losses and norms of two steps, the same after going back, and the size of the files."""
-    from gam_scale.data.packing import Batch
+    from gam_scale.data.packing import plain_batch
     from gam_scale.parallel.build import build_strategy, initialise
 
     config = config_of(offload, folder, world.world_size)
@@ -35,7 +35,7 @@ def train_and_resume(world, offload, folder):
 
     def step(i):
         losses = [
-            float(strategy.backward(Batch(t[:, :-1], t[:, 1:], None), 1 / 64, last=last))
+            float(strategy.backward(plain_batch(t[:, :-1], t[:, 1:]), 1 / 64, last=last))
             for t, last in zip(tokens[i], (False, True), strict=True)
         ]
         return [*losses, float(strategy.step(1e-3, 0.5))]

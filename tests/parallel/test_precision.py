@@ -6,7 +6,7 @@ from closeness import worst
 from ranks import run_ranks
 
 from gam_scale.config import RunConfig
-from gam_scale.data.packing import Batch
+from gam_scale.data.packing import plain_batch
 from gam_scale.model.lm import outline
 from gam_scale.model.policy import policy_of
 from gam_scale.parallel.build import build_strategy, initialise
@@ -102,7 +102,7 @@ def gathered(world, engine):
     kept = kept_names(outline(config.model))
     generator = torch.Generator().manual_seed(world.rank)
     tokens = torch.randint(50, (2, 17), generator=generator)
-    batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
+    batch = plain_batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
     wrong = []
     for value in (RATE, RATE + UPDATE):
         values = {name: torch.full(p.shape, value) for name, p in named(config) if name in kept}
@@ -147,7 +147,7 @@ def trained(world, engine):
     initialise(strategy, config)
     tokens = torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(0))
     rows = tokens[2 * world.rank : 2 * world.rank + 2]
-    batch = Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), None)
+    batch = plain_batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
     losses = []
     for _ in range(3):
         loss = strategy.backward(batch, 1 / 64, last=True)

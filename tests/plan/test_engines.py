@@ -7,9 +7,10 @@ from ranks import run_ranks
 
 from benchmarks.memory import live_storages
 from gam_scale.config import RunConfig
-from gam_scale.data.packing import Batch
+from gam_scale.data.packing import plain_batch
 from gam_scale.hardware import allocated_at_most
 from gam_scale.parallel.build import build_strategy, initialise
+from gam_scale.parallel.context import axes
 from gam_scale.plan.communication import collectives
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import peak_memory
@@ -103,9 +104,9 @@ def measure_engine(config, world, sent):
     before = live_storages()
     strategy = build_strategy(config, world, compiled=False)
     initialise(strategy, config)
-    length = SEQ_LEN // config.parallel.context
-    tokens = torch.randint(config.model.vocab_size, (ROWS, length + 1))
-    batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None)
+    tokens = torch.randint(config.model.vocab_size, (ROWS, SEQ_LEN + 1))
+    whole = plain_batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    batch = axes(world, config.parallel.context).part(whole)
     scale = 1 / (tokens.numel() * MICRO_BATCHES * RANKS)
 
     def step():

@@ -8,8 +8,10 @@ import torch
 from benchmarks.train_step import peak_tensor_bytes
 from gam_scale.config import LayerKind, ModelConfig, RunConfig
 from gam_scale.hardware import can_compile
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.loss import chunk_rows
+from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 from gam_scale.plan import activations
 from gam_scale.plan.job import Job
@@ -75,13 +77,14 @@ def measure(config):
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     shape = (train.micro_batch_size, config.data.seq_len + 1)
     tokens = torch.randint(config.model.vocab_size, shape)
-    positions = None
+    layout = Layout.stream(shape[0], config.data.seq_len)
     if config.data.documents == "reset":
-        positions = (torch.arange(config.data.seq_len) % 70).expand(shape[0], -1).contiguous()
+        layout = Layout.of((layout.positions % 70).expand(shape[0], -1).contiguous())
+    layout = layout.turned(rotation_of(config.model))
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):
-            loss = model(tokens[:, :-1], tokens[:, 1:].contiguous(), positions)
+            loss = model(tokens[:, :-1], tokens[:, 1:].contiguous(), layout)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

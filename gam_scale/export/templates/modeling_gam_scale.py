@@ -10,6 +10,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from gam_scale.export.templates.configuration_gam_scale import GAMScaleConfig
 from gam_scale.model.init import initial_values
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel
 from gam_scale.model.loss import IGNORE, linear_cross_entropy
 
@@ -85,9 +86,9 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
         if past_key_values is not None or use_cache:
             output = self._extend(input_ids, attention_mask, past_key_values)
         else:
-            positions = _positions(attention_mask)
+            layout = _layout(attention_mask)
             self._check_length(input_ids.shape[1], self.config.max_position_embeddings)
-            hidden = self.model.hidden(input_ids, positions)
+            hidden = self.model.hidden(input_ids, layout)
             loss = None if labels is None else self._loss(hidden, labels, num_items_in_batch)
             logits = F.linear(hidden[:, -logits_to_keep:], self.model.embedding.weight)
             output = CausalLMOutputWithPast(loss=loss, logits=logits)
@@ -102,7 +103,7 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """What ``generate`` passes to :meth:`forward`: new tokens, or all of a padded batch."""
-        if _positions(attention_mask) is not None:
+        if _layout(attention_mask) is not None:
             next_sequence_length, kwargs["use_cache"] = None, False
         return super().prepare_inputs_for_generation(
             input_ids, next_sequence_length, attention_mask=attention_mask, **kwargs
@@ -136,7 +137,7 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
     def _extend(
         self, input_ids: Tensor, attention_mask: Tensor | None, past: GenerationState | None
     ) -> CausalLMOutputWithPast:
-        if _positions(attention_mask) is not None:
+        if _layout(attention_mask) is not None:
             raise ValueError("a state cannot hold padding; pass use_cache=False for padded batches")
         state = self.model.init_state(input_ids.shape[0]) if past is None else past.state
         self._check_length(state["seen"] + input_ids.shape[1], self.model.context_limit)
@@ -169,11 +170,12 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError(f"{length} tokens exceed the model's context of {limit}")
 
 
-def _positions(attention_mask: Tensor | None) -> Tensor | None:
-    """Tokens since each row's first real one, (B, T); None where nothing is padded.
+def _layout(attention_mask: Tensor | None) -> Layout | None:
+    """Each row's text, from its first real token on; None where nothing is padded.
 
     Padding on the left is a row of documents of one token each, which nothing leaves.
     """
     if attention_mask is None or bool(attention_mask.all()):
         return None
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    return Layout.of(positions.cpu()).to(attention_mask.device)

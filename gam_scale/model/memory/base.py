@@ -7,24 +7,22 @@ from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
+from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.norm import unit_size
-from gam_scale.model.rotary import Rotary
+from gam_scale.model.rotary import turn
 
 
 class Memory(nn.Module, ABC):
     """Maps (B, T, d) to what each token finds in the memory, (B, T, d)."""
 
     @abstractmethod
-    def forward(
-        self, h: Tensor, positions: Tensor | None = None, context: Context | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """Read the memory at every token of (B, T, d).
 
         Args:
             h: the block's normed input.
-            positions: (B, T) tokens since the document's start, where memories begin anew; None:
-                one long stream.
+            layout: of the tokens; memories begin anew where documents do.
             context: the ranks that the sequences are cut over.
         """
 
@@ -36,9 +34,9 @@ class Memory(nn.Module, ABC):
 
     @abstractmethod
     def extend(
-        self, h: Tensor, state: dict[str, Tensor], positions: Tensor
+        self, h: Tensor, state: dict[str, Tensor], layout: Layout
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The next tokens (B, T, d) after ``state``; positions (1 or B, T)."""
+        """The next tokens (B, T, d) after ``state``."""
 
     @abstractmethod
     def flops_per_token(self) -> float:
@@ -51,24 +49,22 @@ class WrittenMemory(Memory):
     The state is float32, or float64 in a float64 model, whatever autocast says.
     """
 
-    def forward(
-        self, h: Tensor, positions: Tensor | None = None, context: Context | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """See :meth:`Memory.forward`."""
         weight = next(self.parameters())
         state = self.init_state(h.shape[0], h.device, weight.dtype)["memory"]
-        return self.run(h, state, positions, context)[0]
+        return self.run(h, state, layout, context)[0]
 
     def extend(
-        self, h: Tensor, state: dict[str, Tensor], positions: Tensor
+        self, h: Tensor, state: dict[str, Tensor], layout: Layout
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :meth:`Memory.extend`."""
-        y, final = self.run(h, state["memory"], positions, None)
+        y, final = self.run(h, state["memory"], layout, None)
         return y, {"memory": final}
 
     @abstractmethod
     def run(
-        self, h: Tensor, state: Tensor, positions: Tensor | None, context: Context | None
+        self, h: Tensor, state: Tensor, layout: Layout, context: Context | None
     ) -> tuple[Tensor, Tensor]:
         """What the tokens read (B, T, d), and the state after them."""
 
@@ -86,21 +82,21 @@ class HeadMemory(WrittenMemory):
         self.n_heads = model.memory.n_heads
         self.head_size = d // self.n_heads
         self.qkv = Linear(d, 3 * d, bias=False)
-        self.rotary = Rotary(model.rotary_base) if model.position == "rotary" else None
+        self.is_rotary = model.position == "rotary"
         self.out = Linear(d, d, bias=False)
         self.out.is_residual_output = True
 
     def run(
-        self, h: Tensor, state: Tensor, positions: Tensor | None, context: Context | None
+        self, h: Tensor, state: Tensor, layout: Layout, context: Context | None
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`WrittenMemory.run`."""
         qkv = self.qkv(h)
         with torch.autocast(h.device.type, enabled=False):
             q, k, v = qkv.to(state.dtype).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
             q, k = self.normed(q), self.normed(k)
-            if self.rotary is not None:
-                q, k = self.rotary(positions, context, q, k)
-            y, final = self.associate(h, q, k, v, state, positions, context)
+            if self.is_rotary:
+                q, k = (turn(x, *layout.turns[self.head_size]) for x in (q, k))
+            y, final = self.associate(h, q, k, v, state, layout, context)
             y = unit_size(y).flatten(2)
         return self.out(y.to(qkv.dtype)), final
 
@@ -116,7 +112,7 @@ class HeadMemory(WrittenMemory):
         k: Tensor,
         v: Tensor,
         state: Tensor,
-        positions: Tensor | None,
+        layout: Layout,
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
         """Write and read: (B, T, H, V), and the final state."""

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
+from gam_scale.model.layout import Layout
 from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.gate import DecayGate, Gate
 from gam_scale.model.memory.kernels import delta_kernel
@@ -42,7 +43,7 @@ class DeltaMemory(HeadMemory):
         k: Tensor,
         v: Tensor,
         state: Tensor,
-        positions: Tensor | None,
+        layout: Layout,
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
@@ -50,8 +51,8 @@ class DeltaMemory(HeadMemory):
         beta = torch.sigmoid(self.beta(h))
         kernel = delta_kernel(h.device, delta_memory) if context is None else None
         if kernel is not None:
-            return kernel(q, k, v, log_decay, beta, state, positions)
-        return delta_memory(q, k, v, log_decay, beta, state, positions, context)
+            return kernel(q, k, v, log_decay, beta, state, layout)
+        return delta_memory(q, k, v, log_decay, beta, state, layout, context)
 
     def flops_per_token(self) -> float:
         """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
@@ -67,7 +68,7 @@ def delta_memory(
     log_decay: Tensor,
     beta: Tensor,
     initial: Tensor,
-    positions: Tensor | None = None,
+    layout: Layout,
     context: Context | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Read a matrix of associations per head, each token after writing to it.
@@ -89,14 +90,13 @@ def delta_memory(
         log_decay: (B, T, H), at most 0.
         beta: (B, T, H) writing strengths, from 0 to 1.
         initial: (B, H, K, V) state before the first token.
-        positions: (B, T) tokens since the document's start; a document starts from zero. None:
-            ``initial`` is never left.
+        layout: of the tokens; a document starts from zero.
         context: the ranks that the sequence is cut over.
 
     Returns:
         (B, T, H, V), and the state after the last token (B, H, K, V).
     """
-    chunks = Chunks(q.shape[1], CHUNK, positions, q.device)
+    chunks = Chunks(layout, CHUNK)
     q, k, v, log_decay, beta = map(chunks.cut, (q, k, v, log_decay, beta))
     left, since_start, to_end = pair_decays(log_decay, chunks)
     beta, since_start, to_end = (x.unsqueeze(-1) for x in (beta, since_start, to_end))

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gam_scale.model.layout import Layout
+
 logger = logging.getLogger("gam_scale")
 
 TOLERANCE = 1e-2
@@ -68,11 +70,12 @@ class Stretches(NamedTuple):
     last: Tensor  # (rows,), each row's last stretch
 
 
-def stretches(rows: int, length: int, positions: Tensor | None, device: torch.device) -> Stretches:
-    """What (rows, length) tokens at ``positions`` are made of."""
-    starts = torch.zeros(rows, length, dtype=torch.bool, device=device)
-    if positions is not None:
-        starts |= positions == 0
+def stretches(layout: Layout) -> Stretches:
+    """What the tokens of ``layout`` are made of."""
+    rows, length = layout.rows, layout.length
+    starts = torch.zeros(rows, length, dtype=torch.bool, device=layout.positions.device)
+    if layout.starts is not None:
+        starts |= layout.starts
     fresh = starts.clone()
     starts[:, 0] = True
     first = starts.flatten().nonzero().squeeze(1)  # waits for the device
@@ -88,10 +91,10 @@ def packed_delta(
     log_decay: Tensor,
     beta: Tensor,
     initial: Tensor,
-    positions: Tensor | None = None,
+    layout: Layout,
 ) -> tuple[Tensor, Tensor]:
     """Call ``chunk_gated_delta_rule``, which takes documents as stretches of one row."""
-    cut = stretches(*q.shape[:2], positions, q.device)
+    cut = stretches(layout)
     states = torch.where(cut.fresh.view(-1, 1, 1, 1), 0.0, initial[cut.row])
     flat = [x.flatten(0, 1).unsqueeze(0) for x in (q, k, v, log_decay, beta)]
     y, final = kernel(
@@ -108,10 +111,10 @@ def packed_slot(
     log_decay: Tensor,
     initial: Tensor,
     bank: Tensor,
-    positions: Tensor | None = None,
+    layout: Layout,
 ) -> tuple[Tensor, Tensor]:
     """Call ``chunk_gsa``, which wants the share that is written and two states, keys by column."""
-    cut, width = stretches(*q.shape[:2], positions, q.device), q.shape[-1]
+    cut, width = stretches(layout), q.shape[-1]
     rows = torch.where(cut.fresh.view(-1, 1, 1, 1), bank, initial[cut.row])  # (N, H, M, K + V)
     states = rows[..., :width].mT.contiguous(), rows[..., width:].contiguous()
     share = -torch.expm1(log_decay)
@@ -156,7 +159,7 @@ def largest_difference(
     results = []
     for function in (one, other):
         leaves = [x.to(device, copy=True).requires_grad_() for x in inputs]
-        outputs = function(*leaves, positions=positions.to(device))
+        outputs = function(*leaves, layout=Layout.of(positions).to(device))
         total = sum(output.square().sum() for output in outputs)
         results.append([x.detach() for x in (*outputs, *torch.autograd.grad(total, leaves))])
     differences = [(a - b).norm() / b.norm() for a, b in zip(*results, strict=True)]

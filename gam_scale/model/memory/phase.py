@@ -5,6 +5,7 @@ from torch import Tensor
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
+from gam_scale.model.layout import Layout
 from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.delta import pair_decays
 from gam_scale.model.memory.gate import DecayGate
@@ -44,11 +45,11 @@ class PhaseMemory(HeadMemory):
         k: Tensor,
         v: Tensor,
         state: Tensor,
-        positions: Tensor | None,
+        layout: Layout,
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
-        return phase_memory(q, k, v, self.gate(h).squeeze(-2), state, positions, context)
+        return phase_memory(q, k, v, self.gate(h).squeeze(-2), state, layout, context)
 
     def flops_per_token(self) -> float:
         """Projections; per real number of the state, a decay, a write (4) and a read (4)."""
@@ -63,7 +64,7 @@ def phase_memory(
     v: Tensor,
     log_decay: Tensor,
     initial: Tensor,
-    positions: Tensor | None = None,
+    layout: Layout,
     context: Context | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Read a complex matrix of associations per head, each token after writing to it.
@@ -80,14 +81,13 @@ def phase_memory(
         v: (B, T, H, 2 V) values.
         log_decay: (B, T, H), at most 0.
         initial: (B, H, K, 2 V) state before the first token.
-        positions: (B, T) tokens since the document's start; a document starts from zero. None:
-            ``initial`` is never left.
+        layout: of the tokens; a document starts from zero.
         context: the ranks that the sequence is cut over.
 
     Returns:
         (B, T, H, 2 V), and the state after the last token (B, H, K, 2 V).
     """
-    chunks = Chunks(q.shape[1], CHUNK, positions, q.device)
+    chunks = Chunks(layout, CHUNK)
     q, k, v, log_decay = map(chunks.cut, (q, k, v, log_decay))
     left, since_start, to_end = pair_decays(log_decay, chunks)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gam_scale.kernels.operator import operator
 from gam_scale.model.context import Context
+from gam_scale.model.layout import Layout
 
 
 class Fold(NamedTuple):
@@ -40,34 +41,33 @@ class Chunks:
     C is a power of two, and no more than T needs.
 
     Args:
-        length: T.
+        layout: of the tokens; what stood before a document's start is forgotten there.
         size: the largest C, a power of two.
-        positions: (B, T) tokens since the document's start: what stood before a position 0 is
-            forgotten there. None: no token starts a document.
-        device: where the masks are made.
 
     Attributes:
-        starts: (B, 1, N, C) bool, the first tokens of documents; None without positions.
+        starts: (B, 1, N, C) bool, the first tokens of documents; None where nothing resets.
         carried: (B, 1, N, C) bool, tokens whose document was there before their chunk.
         last: (B, 1, N, C) bool, tokens whose document is there at the end of their chunk.
         same: (B, 1, N, C, C) bool: ``same[t, s]`` if s is t or before it in the same document.
     """
 
-    def __init__(
-        self, length: int, size: int, positions: Tensor | None, device: torch.device
-    ) -> None:
+    def __init__(self, layout: Layout, size: int) -> None:
+        length = layout.length
         while size // 2 >= length:
             size //= 2
         self.length, self.size, self.count = length, size, -(-length // size)
+        device = layout.positions.device
         causal = torch.ones(size, size, dtype=torch.bool, device=device).tril()
-        if positions is None:
+        if layout.documents is None:
             self.starts = None
             self.carried = self.last = causal.new_ones(1, 1, 1, size)
             self.same = causal[None, None, None]
             return
-        self.starts = self.cut((positions == 0).unsqueeze(-1))
-        document = self.starts.cumsum(-1)  # counted within the chunk
-        self.carried, self.last = document == 0, document == document[..., -1:]
+        self.starts = self.cut(layout.starts.unsqueeze(-1))
+        padding = layout.documents[:, -1:].expand(-1, self.count * size - length)
+        document = torch.cat([layout.documents, padding], dim=1).view(-1, 1, self.count, size)
+        before = F.pad(document[:, :, :-1, -1:], (0, 0, 1, 0))  # of the token before the chunk
+        self.carried, self.last = document == before, document == document[..., -1:]
         self.same = (document.unsqueeze(-1) == document.unsqueeze(-2)) & causal
 
     def cut(self, x: Tensor) -> Tensor:

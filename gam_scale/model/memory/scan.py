@@ -6,6 +6,7 @@ from torch import Tensor
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
+from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import WrittenMemory
 from gam_scale.model.memory.gate import DecayGate
@@ -34,13 +35,13 @@ class ScanMemory(WrittenMemory):
         return {"memory": torch.zeros(batch_size, self.out.in_features, device=device, dtype=dtype)}
 
     def run(
-        self, h: Tensor, state: Tensor, positions: Tensor | None, context: Context | None
+        self, h: Tensor, state: Tensor, layout: Layout, context: Context | None
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`WrittenMemory.run`."""
         x, z = self.value(h).chunk(2, dim=-1)
         with torch.autocast(h.device.type, enabled=False):
             log_decay = self.gate(h).squeeze(-2)
-            y, final = scan_memory(x.to(state.dtype), log_decay, state, positions, context)
+            y, final = scan_memory(x.to(state.dtype), log_decay, state, layout, context)
         return self.out(y.to(z.dtype) * F.silu(z)), final
 
     def flops_per_token(self) -> float:
@@ -53,7 +54,7 @@ def scan_memory(
     x: Tensor,
     log_decay: Tensor,
     initial: Tensor,
-    positions: Tensor | None = None,
+    layout: Layout,
     context: Context | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Average each channel over the past:
@@ -67,14 +68,13 @@ def scan_memory(
         x: (B, T, D).
         log_decay: (B, T, D), at most 0.
         initial: (B, D) before the first token.
-        positions: (B, T) tokens since the document's start; a document starts from zero. None:
-            ``initial`` is never left.
+        layout: of the tokens; a document starts from zero.
         context: the ranks that the sequence is cut over.
 
     Returns:
         All h (B, T, D), and the last one (B, D).
     """
-    chunks = Chunks(x.shape[1], CHUNK, positions, x.device)
+    chunks = Chunks(layout, CHUNK)
     x, log_decay = (chunks.cut(y.unsqueeze(2)) for y in (x, log_decay))  # (B, 1, N, C, D)
     carried = chunks.carried.unsqueeze(-1)
     decay = torch.exp(log_decay)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
+from gam_scale.model.layout import Layout
 from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.gate import DecayGate, exact
 from gam_scale.model.memory.kernels import slot_kernel
@@ -59,12 +60,12 @@ class SlotMemory(HeadMemory):
         k: Tensor,
         v: Tensor,
         state: Tensor,
-        positions: Tensor | None,
+        layout: Layout,
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
         log_decay = self.gate(h, self.top_k).clamp(min=MIN_LOG_DECAY)
-        arguments = (q * self.head_size**-0.5, k, v, log_decay, state, exact(self.bank), positions)
+        arguments = (q * self.head_size**-0.5, k, v, log_decay, state, exact(self.bank), layout)
         kernel = slot_kernel(h.device, slot_memory) if context is None else None
         return kernel(*arguments) if kernel is not None else slot_memory(*arguments, context)
 
@@ -81,7 +82,7 @@ def slot_memory(
     log_decay: Tensor,
     initial: Tensor,
     bank: Tensor,
-    positions: Tensor | None = None,
+    layout: Layout,
     context: Context | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Read a bank of M key and value rows per head, each token after writing to it.
@@ -100,13 +101,13 @@ def slot_memory(
         log_decay: (B, T, H, M), from :data:`MIN_LOG_DECAY` to 0.
         initial: (B, H, M, K + V), rows of keys and values before the first token.
         bank: (H, M, K + V), those of a new document.
-        positions: (B, T) tokens since the document's start; None: ``initial`` is never left.
+        layout: of the tokens.
         context: the ranks that the sequence is cut over.
 
     Returns:
         (B, T, H, V), and the rows after the last token (B, H, M, K + V).
     """
-    chunks = Chunks(q.shape[1], CHUNK, positions, q.device)
+    chunks = Chunks(layout, CHUNK)
     width = q.shape[-1]
     q, k, v, log_decay = map(chunks.cut, (q, k, v, log_decay))
     total = chunks.totals(log_decay)  # (B, H, N, C, M)

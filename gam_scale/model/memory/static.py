@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.model.context import Context
+from gam_scale.model.layout import Layout
 from gam_scale.model.linear import linear
 from gam_scale.model.memory.base import Memory
 
@@ -25,9 +26,7 @@ class StaticMemory(Memory):
         nn.init.xavier_uniform_(self.bank, generator=generator)
         return True
 
-    def forward(
-        self, h: Tensor, positions: Tensor | None = None, context: Context | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """Read the bank: (B, T, d) -> (B, T, d)."""
         weights = F.softmax(linear(h, self.bank), dim=-1)  # (B, T, n_slots)
         return linear(weights, self.bank.t())
@@ -39,10 +38,10 @@ class StaticMemory(Memory):
         return {}
 
     def extend(
-        self, h: Tensor, state: dict[str, Tensor], positions: Tensor
+        self, h: Tensor, state: dict[str, Tensor], layout: Layout
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See :meth:`Memory.extend`."""
-        return self(h), state
+        return self(h, layout), state
 
     def flops_per_token(self) -> float:
         """Scores and read-out, one multiply-add per bank entry each."""
