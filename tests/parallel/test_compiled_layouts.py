@@ -1,0 +1,89 @@
+"""A compiled block serves every layout of a shape: other documents are no other graph."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from gam_scale.config import (
+    AttentionConfig,
+    GAMConfig,
+    LayerKind,
+    MambaConfig,
+    MemoryConfig,
+    ModelConfig,
+)
+from gam_scale.model.carry import Carry
+from gam_scale.model.layout import Layout
+from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.rotary import rotation_of
+from gam_scale.parallel.blocks import prepare_blocks
+
+KINDS = get_args(LayerKind)
+IN_SEGMENTS = ("static", "slot", "delta", "phase", "scan")
+B, T = 2, 24
+
+
+def make_model(kinds, segment, position="rotary") -> tuple[LanguageModel, CompileCounter]:
+    torch._dynamo.reset()
+    config = ModelConfig(
+        layers=list(kinds),
+        n_layers=len(kinds),
+        d_model=16,
+        vocab_size=23,
+        dropout=0.0,
+        position=position,
+        gam=GAMConfig(n_slots=6),
+        memory=MemoryConfig(n_heads=2, n_slots=6, top_k=2),
+        attention=AttentionConfig(n_heads=2),
+        mamba=MambaConfig(d_state=4, expand=2),
+    )
+    model, counter = build_model(config, 0), CompileCounter()
+    prepare_blocks(model, "selective", compiled=True, backend=counter, segment=segment)
+    return model, counter
+
+
+def layouts(*, goes_on: bool = False) -> list[Layout]:
+    """No start, a single one, ever more of them, and one at every token."""
+    rng, found = np.random.default_rng(0), []
+    for density in (0.0, 0.1, 0.5, 1.0):
+        starts = rng.random((B, T)) < density
+        starts[:, 0] = not goes_on
+        since = np.maximum.accumulate(np.where(starts, np.arange(T), -1), axis=1)
+        found.append(Layout.of(np.arange(T) - since))
+    return found
+
+
+def step(model: LanguageModel, layout: Layout) -> None:
+    tokens = torch.randint(23, (B, T + 1), generator=torch.Generator().manual_seed(0))
+    loss = model(tokens[:, :-1], tokens[:, 1:], layout.turned(rotation_of(model.config)))
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_make_no_other_graph(kind):
+    model, counter = make_model([kind], segment=1 << 20)
+    for layout in layouts():
+        step(model, layout)
+        assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("kind", IN_SEGMENTS)
+def test_nor_do_those_of_segments(kind):
+    """The first one starts from what needs no gradient: two graphs."""
+    model, counter = make_model([kind], segment=8)
+    for layout in layouts():
+        step(model, layout)
+        assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("kind", ("static", "delta"))
+def test_nor_do_rows_that_go_on(kind):
+    model, counter = make_model([kind], segment=1 << 20)
+    model.carry = Carry([B])
+    for layout in layouts(goes_on=True):
+        step(model, layout)
+    assert counter.frame_count == 1
