@@ -40,9 +40,9 @@ def _linear_scan_flops(decay: Tensor, write: Tensor, *_: Any) -> float:
     return 2.0 * write.numel() * decay.shape[-1]
 
 
-def _linear_scan_backward_flops(grads: Tensor, decay: Tensor, states: Tensor) -> float:
-    """The same for gradients, and the products that give those of the decays."""
-    return 2 * _linear_scan_flops(decay, states[:, 1:])
+def _linear_scan_backward_flops(grads: Tensor, decay: Tensor, *_: Any) -> float:
+    """The same, of gradients. Products that give those of the decays are operators of torch."""
+    return _linear_scan_flops(decay, grads[:, 1:])
 
 
 FLOPS: _Table = {
@@ -50,11 +50,6 @@ FLOPS: _Table = {
     _OPS.linear_scan_backward.default: _linear_scan_backward_flops,
 }
 """By operator and from its arguments."""
-
-
-def _linear_scan_backward_bytes(grads: Tensor, decay: Tensor, states: Tensor) -> float:
-    """Factors of rows: the product whose sum over a row is a factor's gradient."""
-    return float(states.nbytes) if decay.shape[-1] == 1 else 0.0
 
 
 def _selective_scan_bytes(x: Tensor, *rest: Any) -> float:
@@ -73,7 +68,6 @@ def _selective_scan_backward_bytes(
 
 
 WORKSPACE: _Table = {
-    _OPS.linear_scan_backward.default: _linear_scan_backward_bytes,
     _OPS.selective_scan.default: _selective_scan_bytes,
     _OPS.selective_scan_backward.default: _selective_scan_backward_bytes,
 }

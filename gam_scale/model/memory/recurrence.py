@@ -6,6 +6,7 @@ chunks gives each its starting state; and a sequence that is cut over ranks need
 rank, whatever its length. A decay multiplies the rows of a state, or is a matrix.
 """
 
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,11 @@ from torch import Tensor
 from gam_scale.kernels.operator import operator
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
+
+LARGEST_MATRIX = 256
+"""Of a decay that the kernel takes: accumulators of more rows would leave the registers."""
+
+_HAS_TRITON = find_spec("triton") is not None
 
 
 class Fold(NamedTuple):
@@ -123,25 +129,32 @@ def state_before(folds: Fold, state: Tensor, context: Context) -> Tensor:
     return state
 
 
-def linear_scan(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:
+def linear_scan(decay: Tensor, write: Tensor, initial: Tensor, precision: str = "ieee") -> Tensor:
     """All states of ``state_i = decay_i state_{i-1} + write_i``, the initial one first.
+
+    On CUDA one kernel walks all steps where Triton is installed (see kernels/chunk_scan).
 
     Args:
         decay: (B, H, N, M, 1), factors of rows, or (B, H, N, M, M), matrices.
         write: (B, H, N, M, D).
         initial: (B, H, M, D).
+        precision: that kernel's products with matrices, "ieee" or "tf32".
 
     Returns:
         (B, H, N + 1, M, D).
     """
     flat = (x.flatten(0, 1).contiguous() for x in (decay, write, initial))
-    return _linear_scan(*flat).unflatten(0, write.shape[:2])
+    return _linear_scan(*flat, precision).unflatten(0, write.shape[:2])
 
 
 # A custom operator, so that torch.compile puts the scan into its caller's graph as one node: no
 # graph break, and no loop to unroll.
 @operator("gam_scale::linear_scan")
-def _linear_scan(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:
+def _linear_scan(decay: Tensor, write: Tensor, initial: Tensor, precision: str) -> Tensor:
+    if _has_kernel(decay, write):
+        from gam_scale.kernels import chunk_scan
+
+        return chunk_scan.forward(decay, write, initial, precision)
     rows, steps, *state = write.shape
     states = write.new_empty((rows, steps + 1, *state))
     states[:, 0].copy_(initial)
@@ -152,45 +165,57 @@ def _linear_scan(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:
 
 
 @operator("gam_scale::linear_scan_backward")
-def _linear_scan_backward(
-    grad_states: Tensor, decay: Tensor, states: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of decay, write and the initial state.
+def _linear_scan_backward(grad_states: Tensor, decay: Tensor, precision: str) -> Tensor:
+    """Gradients of the initial state and of each write, as the states stand.
 
-    With g_i = dL/dstate_i through everything after it: dwrite_i = g_i, ddecay_i = g_i state_{i-1}ᵀ
-    (of which factors of rows keep the diagonal), g_{i-1} = dL/dstate_{i-1} + decay_iᵀ g_i.
+    With g_i = dL/dstate_i through everything after it: dwrite_i = g_i, g_{i-1} = dL/dstate_{i-1} +
+    decay_iᵀ g_i.
     """
+    if _has_kernel(decay, grad_states):
+        from gam_scale.kernels import chunk_scan
+
+        return chunk_scan.backward(grad_states, decay, precision)
     dense = decay.shape[-1] > 1
     add, transposed = (torch.baddbmm, decay.mT) if dense else (torch.addcmul, decay)
-    grad_write, grad_initial = torch.empty_like(states[:, 1:]), torch.empty_like(states[:, 0])
-    grad_write[:, -1].copy_(grad_states[:, -1])
+    grads = torch.empty_like(grad_states)
+    grads[:, -1].copy_(grad_states[:, -1])
     for i in reversed(range(decay.shape[1])):
-        out = grad_write[:, i - 1] if i else grad_initial
-        add(grad_states[:, i], transposed[:, i], grad_write[:, i], out=out)
-    if dense:
-        grad_decay = grad_write @ states[:, :-1].mT
-    else:
-        grad_decay = (grad_write * states[:, :-1]).sum(-1, keepdim=True)
-    return grad_decay, grad_write, grad_initial
+        add(grad_states[:, i], transposed[:, i], grads[:, i + 1], out=grads[:, i])
+    return grads
+
+
+def _has_kernel(decay: Tensor, states: Tensor) -> bool:
+    """Whether kernels/chunk_scan takes these; it needs Triton, and no float64."""
+    fits = states.dtype == torch.float32 and decay.shape[-1] <= LARGEST_MATRIX
+    return states.is_cuda and _HAS_TRITON and fits
 
 
 @_linear_scan.register_fake
-def _(decay: Tensor, write: Tensor, initial: Tensor) -> Tensor:
+def _(decay: Tensor, write: Tensor, initial: Tensor, precision: str) -> Tensor:
     rows, steps, *state = write.shape
     return write.new_empty((rows, steps + 1, *state))
 
 
 @_linear_scan_backward.register_fake
-def _(grad_states: Tensor, decay: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(decay), torch.empty_like(states[:, 1:]), torch.empty_like(states[:, 0])
+def _(grad_states: Tensor, decay: Tensor, precision: str) -> Tensor:
+    return torch.empty_like(grad_states)
 
 
 def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(inputs[0], output)
+    ctx.precision = inputs[3]
 
 
-def _gradients(ctx, grad_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _linear_scan_backward(grad_states.contiguous(), *ctx.saved_tensors)
+def _gradients(ctx, grad_states: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    """Of a decay, g_i state_{i-1}ᵀ, of which factors of rows keep the diagonal."""
+    decay, states = ctx.saved_tensors
+    grads = _linear_scan_backward(grad_states.contiguous(), decay, ctx.precision)
+    grad_write, before = grads[:, 1:], states[:, :-1]
+    if decay.shape[-1] > 1:
+        grad_decay = grad_write @ before.mT
+    else:
+        grad_decay = (grad_write * before).sum(-1, keepdim=True)
+    return grad_decay, grad_write, grads[:, 0], None
 
 
 _linear_scan.register_autograd(_gradients, setup_context=_save)
