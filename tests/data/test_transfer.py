@@ -2,11 +2,13 @@
 
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 
-from gam_scale.data.packing import plain_batch
+from gam_scale.data.packing import make_batch, plain_batch
 from gam_scale.data.transfer import Transfer
+from gam_scale.model.rotary import Rotation
 
 
 def test_on_a_cpu_batches_stay_where_they_are():
@@ -84,3 +86,20 @@ def test_the_next_batch_is_sent_before_this_one_is_computed(monkeypatch, count):
         wanted += [f"computing waits for event {i}", f"{i} held for computing"]
         wanted += [f"compute {i} on computing"]
     assert gpu.log == wanted
+
+
+@pytest.mark.parametrize("documents", ["reset", "concatenate"])
+def test_all_of_a_batch_is_pinned_and_held(monkeypatch, documents):
+    """A tensor left out would be copied with a wait, or overwritten while it is read."""
+    pinned, held = [], []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(id(x)) or x)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: held.append(id(x)))
+    batch = make_batch([np.arange(9), np.arange(5)], 8, 3, documents)
+    batch = batch.turned(Rotation(10_000.0, (4,)))
+    batch.pin()
+    batch.record_stream(None)
+    layout = batch.layout
+    wanted = [batch.tokens, batch.targets, layout.positions, *layout.stretches, *layout.spans]
+    wanted += [x for x in (layout.documents, layout.starts) if x is not None]
+    wanted += [x for pair in layout.turns.values() for x in pair]
+    assert layout.turns and set(pinned) == set(held) == set(map(id, wanted))

@@ -60,6 +60,7 @@ def test_no_kind_of_layer_waits_for_the_device(tmp_path, tiny, as_on_a_gpu, wait
     """In its portable form; an operator's inside is not looked at."""
     model = {"layers": [kind], "memory": {"n_heads": 2, "n_slots": 8, "top_k": 2}}
     model |= {"attention": {"n_heads": 2}, "mamba": {"d_state": 4, "expand": 2}}
+    model |= {"position": "none" if kind == "mamba" else "rotary"}
     train(tiny(tmp_path / "run", model=model, train={"steps": 3}))
     assert waits_of_steps[1:] == [[], []]
 
