@@ -1,0 +1,37 @@
+"""One check in this process, as gpu_accept.py starts it."""
+
+import faulthandler
+import importlib
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.accept.record import Check
+from gam_scale import cli
+from gam_scale.hardware import find_device
+
+
+def main() -> int:
+    """Run what is left of a check's parts."""
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("module", help="whose PARTS are run")
+    parser.add_argument("--record", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, required=True, help="until this process is ended")
+    parser.add_argument("--leave-out", default="", help="parts, with commas between them")
+    cli.add_device(parser)
+    args = parser.parse_args()
+    # Shortly before: what every thread is at, in the log.
+    faulthandler.dump_traceback_later(max(1.0, args.seconds - 1.0), file=sys.stderr)
+    device = find_device(args.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    check = Check(args.record, device, args.folder, time.monotonic() + args.seconds)
+    parts = importlib.import_module(args.module).PARTS
+    return check.run(parts, set(args.leave_out.split(",")))
+
+
+if __name__ == "__main__":
+    cli.run(main)

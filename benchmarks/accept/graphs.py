@@ -1,0 +1,34 @@
+"""Check 3: into how many graphs a block compiles, and what breaks one."""
+
+import time
+
+import torch
+from torch._dynamo.utils import counters
+
+from benchmarks.accept.one_block import OneBlock
+from benchmarks.accept.record import Check
+
+GRAPHS = {"gam_1b": 1, "ctx16k": 2}
+"""Of a block: ctx16k's sequence has a first segment, and others that go on from a state."""
+
+
+def graphs(check: Check, name: str) -> None:
+    """Compile one block by two steps on it, and count."""
+    counters.clear()
+    begun = time.monotonic()
+    block = OneBlock(check, name, compiled=True)
+    block.step()
+    block.step()
+    if check.device.type == "cuda":
+        torch.cuda.synchronize(check.device)
+    seconds = time.monotonic() - begun
+    breaks, expected = counters["graph_break"], GRAPHS[name]
+    found = counters["stats"]["unique_graphs"]
+    check.figure("graphs", found, at_least=expected, at_most=expected)
+    check.figure("breaks", sum(breaks.values()), at_most=0)
+    for reason, times in breaks.items():
+        check.note(f"break, {times} times", reason)
+    check.figure("first two steps, with compiling", seconds, "s")
+
+
+PARTS = {name: lambda check, name=name: graphs(check, name) for name in GRAPHS}

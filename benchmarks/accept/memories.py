@@ -1,0 +1,114 @@
+"""Check 1: every memory's outputs, final states and gradients against float64, on this device.
+
+The memories of gam blocks are compared with the recurrence, one token at a time, that their tests
+use; Mamba's scan with itself in float64 on the CPU, where the same tests hold it to a recurrence.
+Rows are packed with documents: one starts in the middle of a chunk, one at its edge, one is a
+single token, and the second row goes on from a state.
+"""
+
+from collections.abc import Callable
+
+import recurrences  # in tests/, which start.py puts on the path
+import torch
+import torch.nn.functional as F
+from closeness import off
+from torch import Tensor
+
+from benchmarks.accept.record import Check
+from gam_scale.model.memory.delta import delta_memory
+from gam_scale.model.memory.phase import phase_memory
+from gam_scale.model.memory.scan import scan_memory
+from gam_scale.model.memory.slot import MIN_LOG_DECAY, slot_memory
+from gam_scale.model.selective_scan import selective_scan
+
+ROWS, HEADS = 2, 2
+FP32 = 3e-5
+"""Relative, of a whole tensor: ten times the largest on a CPU at a GPU's sizes (3.3e-6), since sums
+come in another order. Products in TF32 by mistake would be off by about 1e-3."""
+
+Function = Callable[..., tuple[Tensor, Tensor]]
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def decays(*shape: int, lowest: float) -> Tensor:
+    """Logarithms of every size, a third of them exactly 0."""
+    log_decay = -torch.exp(8 * torch.rand(shape, dtype=torch.float64) - 5).clamp(max=-lowest)
+    return log_decay.masked_fill(torch.rand(shape) < 0.33, 0.0)
+
+
+def inputs(kind: str, length: int, width: int) -> list[Tensor]:
+    """Random arguments, float64: of ``width`` channels a head, and as many slots, states, ..."""
+    torch.manual_seed(0)
+    heads = (ROWS, length, HEADS, width)
+    if kind == "slot":
+        q, k, v = (normal(*heads) for _ in range(3))
+        bank = normal(HEADS, width, 2 * width)
+        decay = decays(*heads, lowest=MIN_LOG_DECAY)
+        return [q * width**-0.5, k, v, decay, normal(ROWS, *bank.shape), bank]
+    if kind == "delta":
+        q, k, v = (normal(*heads) for _ in range(3))
+        gates = decays(*heads[:3], lowest=-30.0), torch.rand(heads[:3], dtype=torch.float64)
+        return [q, F.normalize(k, dim=-1), v, *gates, normal(ROWS, HEADS, width, width)]
+    if kind == "phase":
+        q, k, v = (F.normalize(normal(*heads), dim=-1) for _ in range(3))
+        return [q, k, v, decays(*heads[:3], lowest=-30.0), normal(ROWS, HEADS, width // 2, width)]
+    if kind == "scan":
+        decay = decays(ROWS, length, width, lowest=-30.0)
+        return [normal(ROWS, length, width), decay, normal(ROWS, width)]
+    states = 16
+    x, dt = normal(ROWS, length, width), F.softplus(normal(ROWS, length, width) - 3)
+    A = -torch.exp(normal(width, states))
+    B, C = (normal(ROWS, length, states) for _ in range(2))
+    return [x, dt, A, B, C, normal(width), normal(ROWS, width, states)]
+
+
+def positions(length: int) -> Tensor:
+    """(rows, length) tokens since their document's start."""
+    first = torch.arange(length)
+    for start in (length // 3, min(length - 2, 64), length - 1):
+        first[start:] = torch.arange(length - start)
+    return torch.stack([first, torch.arange(length) + 7])
+
+
+def results(function: Function, given: list[Tensor], where: Tensor) -> list[Tensor]:
+    """Output, final state, and the gradient of each input for fixed random cotangents."""
+    leaves = [x.detach().clone().requires_grad_() for x in given]
+    outputs = function(*leaves, where)
+    torch.manual_seed(1)
+    loss = sum((y * normal(*y.shape).to(y)).sum() for y in outputs)
+    return [x.detach() for x in (*outputs, *torch.autograd.grad(loss, leaves))]
+
+
+def mamba(x, dt, A, B, C, D, state, where):
+    """selective_scan with its arguments in the order of the other memories."""
+    return selective_scan(x, dt, A, B, C, D, where, state)
+
+
+FUNCTIONS: dict[str, tuple[Function, Function]] = {
+    "delta": (delta_memory, recurrences.delta),
+    "slot": (slot_memory, recurrences.slot),
+    "phase": (phase_memory, recurrences.phase),
+    "scan": (scan_memory, recurrences.scan),
+    "mamba": (mamba, mamba),
+}
+
+
+def compare(check: Check, kind: str) -> None:
+    """One memory in float32 against float64."""
+    length, width = check.pick((300, 128), (70, 8))
+    given, where = inputs(kind, length, width), positions(length)
+    function, oracle = FUNCTIONS[kind]
+    there = torch.device("cpu") if kind == "mamba" else check.device
+    wanted = results(oracle, [x.to(there) for x in given], where.to(there))
+    single = [x.to(check.device, torch.float32) for x in given]
+    found = results(function, single, where.to(check.device))
+    wrong = [off(x.cpu(), y.cpu()) for x, y in zip(found, wanted, strict=True)]
+    check.figure("output", wrong[0], "relative", at_most=FP32)
+    check.figure("final state", wrong[1], "relative", at_most=FP32)
+    check.figure("largest of gradients", max(wrong[2:]), "relative", at_most=FP32)
+
+
+PARTS = {kind: lambda check, kind=kind: compare(check, kind) for kind in FUNCTIONS}

@@ -1,0 +1,51 @@
+"""One block of a shipped config, as a run has it: prepared, autocast, on packed documents."""
+
+import torch
+from torch import Tensor
+
+from benchmarks.accept.record import Check
+from benchmarks.accept.shapes import backend, shipped, sizes
+from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.parallel.blocks import prepare_blocks
+
+DOCUMENT = 1000
+"""Tokens of each document in a sequence but its last: neither chunks nor segments end with them."""
+
+
+class OneBlock:
+    """A block of ``configs/NAME.json`` on a batch of that config's shape, forward and backward."""
+
+    def __init__(self, check: Check, name: str, *, compiled: bool, recompute: str = "") -> None:
+        self.check = check
+        self.config = shipped(check, name, ["model.n_layers=1"])
+        self.config.model.n_layers = 1
+        rows, length, width = sizes(self.config)
+        self.model: LanguageModel = build_model(self.config.model, 0, check.device)
+        prepare_blocks(
+            self.model,
+            recompute or self.config.train.recompute,
+            compiled=compiled,
+            backend=backend(check.device),
+            segment=check.pick(None, length // 2 if name == "ctx16k" else None),
+        )
+        self.tokens = rows * length
+        self.x = torch.randn(rows, length, width, device=check.device, requires_grad=True)
+        self.grad = torch.randn_like(self.x)
+        self.positions = (torch.arange(length, device=check.device) % DOCUMENT).repeat(rows, 1)
+
+    def forward(self) -> Tensor:
+        """What training calls."""
+        bf16 = self.config.train.precision == "bf16"
+        with torch.autocast(self.check.device.type, torch.bfloat16, enabled=bf16):
+            return self.model.blocks[0](self.x, self.positions, None)
+
+    def step(self) -> None:
+        """Forward and backward; gradients are dropped before."""
+        self.x.grad = None
+        self.model.zero_grad(set_to_none=True)
+        self.forward().backward(self.grad)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Of the input and of every parameter, after a step."""
+        named = {name: p.grad for name, p in self.model.blocks[0].named_parameters()}
+        return {"x": self.x.grad, **named}
