@@ -1,12 +1,17 @@
 """One block of a shipped config, as a run has it: prepared, autocast, on packed documents."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from benchmarks.accept.record import Check
-from benchmarks.accept.shapes import backend, shipped, sizes
+from benchmarks.accept.shapes import shipped, sizes, usual_backend
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.parallel.blocks import prepare_blocks
+
+Backend = str | Callable[..., Any]
 
 DOCUMENT = 1000
 """Tokens of each document in a sequence but its last: neither chunks nor segments end with them."""
@@ -15,17 +20,21 @@ DOCUMENT = 1000
 class OneBlock:
     """A block of ``configs/NAME.json`` on a batch of that config's shape, forward and backward."""
 
-    def __init__(self, check: Check, name: str, *, compiled: bool, recompute: str = "") -> None:
+    def __init__(
+        self, check: Check, name: str, *settings: str, compiled: bool, backend: Backend = ""
+    ) -> None:
+        """With other ``settings`` than the config's, and not the usual backend if one is given."""
         self.check = check
-        self.config = shipped(check, name, ["model.n_layers=1"])
+        self.config = shipped(check, name, settings)
         self.config.model.n_layers = 1
         rows, length, width = sizes(self.config)
+        torch.manual_seed(0)
         self.model: LanguageModel = build_model(self.config.model, 0, check.device)
         prepare_blocks(
             self.model,
-            recompute or self.config.train.recompute,
+            self.config.train.recompute,
             compiled=compiled,
-            backend=backend(check.device),
+            backend=backend or usual_backend(check.device),
             segment=check.pick(None, length // 2 if name == "ctx16k" else None),
         )
         self.tokens = rows * length

@@ -18,8 +18,9 @@ CPU = (
 
 def shipped(check: Check, name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """``configs/NAME.json`` on one rank of this device, with some of its settings changed."""
-    changed = [f"parallel.device={check.device.type}", "parallel.shard_ranks=0", *overrides]
-    config = load_config(str(CONFIGS / f"{name}.json"), [*changed, *check.pick((), CPU)])
+    here = [f"parallel.device={check.device.type}", "parallel.shard_ranks=0"]
+    changed = [*here, *check.pick((), CPU), *overrides]
+    config = load_config(str(CONFIGS / f"{name}.json"), changed)
     config.model.vocab_size = config.model.vocab_size or 32_768
     # What a run puts there itself.
     config.model.memory.max_horizon = config.model.memory.max_horizon or float(config.data.seq_len)
@@ -31,7 +32,7 @@ def sizes(config: RunConfig) -> tuple[int, int, int]:
     return config.train.micro_batch_size, config.data.seq_len, config.model.d_model
 
 
-def backend(device: torch.device) -> str:
+def usual_backend(device: torch.device) -> str:
     """What blocks compile with: a CPU's own compiler takes a minute and shows nothing of a GPU.
 
     Decomposed as for a GPU: torch's own softplus_backward has other strides on a CPU than in a

@@ -4,11 +4,13 @@ from benchmarks.accept.record import Check
 from benchmarks.accept.shapes import shipped
 from benchmarks.accept.training import run_steps, tell
 
+ONE_MICRO_BATCH = ("train.global_batch_size=2",)
+
 
 def gam_1b(check: Check, engine: str) -> None:
     """Eight of its 28 layers, the shipped micro-batch, one micro-batch a step."""
-    overrides = [f"parallel.engine={engine}", "model.n_layers=8", "train.global_batch_size=2"]
-    config = shipped(check, "gam_1b", overrides)
+    layers = f"model.n_layers={check.pick(8, 2)}"
+    config = shipped(check, "gam_1b", [f"parallel.engine={engine}", layers, *ONE_MICRO_BATCH])
     tell(check, config, run_steps(check, config))
 
 

@@ -236,12 +236,13 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _gradients(ctx, grad, grad_final, *_):
-    q, v, initial = (ctx.saved_tensors[i] for i in (0, 2, 5))
+    saved = ctx.saved_tensors  # a checkpoint hands them out once
+    q, v, initial = (saved[i] for i in (0, 2, 5))
     if grad is None:
         grad = q.new_zeros((*q.shape[:3], v.shape[-1]))
     if grad_final is None:
         grad_final = torch.zeros_like(initial)
-    grads = _fla_slot_backward(grad, grad_final, *ctx.saved_tensors)
+    grads = _fla_slot_backward(grad, grad_final, *saved)
     return *grads, None, None, None
 
 

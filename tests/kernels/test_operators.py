@@ -6,6 +6,7 @@ import stand_ins
 import torch
 from closeness import off, worst
 from packed import packed_inputs, results
+from torch.utils.checkpoint import checkpoint
 
 from gam_scale.kernels.delta import fla_delta
 from gam_scale.kernels.slot import fla_slot
@@ -92,3 +93,17 @@ def test_a_loss_on_the_last_state_alone(kind):
         torch.autograd.grad(f(*xs, *rest)[1].square().sum(), xs[1:]) for f, xs, rest in pairs
     )
     assert worst(off(a, b) for a, b in zip(found, expected, strict=True)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_a_checkpoint_recomputes_it(kind):
+    operator = OPERATORS[kind][0]
+    inputs, where, _ = packed_inputs(kind)
+
+    def run(*leaves):
+        return operator(*leaves, *where)
+
+    expected = results(run, inputs)
+    found = results(lambda *leaves: checkpoint(run, *leaves, use_reentrant=False), inputs)
+    for name, value in found.items():
+        assert torch.equal(value, expected[name]), name
