@@ -23,6 +23,6 @@ CHECKS = (
     Entry("twelve steps of gam_1b, shortened", "benchmarks.accept.steps", 70),
     Entry("quickstart, killed and resumed", "benchmarks.accept.quickstart", 75),
     Entry("ctx16k, shortened", "benchmarks.accept.long_context", 65),
-    Entry("dtypes of a block", "benchmarks.accept.dtypes", 30),
+    Entry("dtypes of a block", "benchmarks.accept.precisions", 30),
     Entry("the largest micro-batch", "benchmarks.accept.allocator", 40),
 )

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from benchmarks.accept.record import Check
 from benchmarks.accept.shapes import shipped, sizes, usual_backend
+from gam_scale.config import ModelConfig
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.parallel.blocks import prepare_blocks
 
 Backend = str | Callable[..., Any]
+Build = Callable[[ModelConfig, int, torch.device], LanguageModel]
 
 DOCUMENT = 1000
 """Tokens of each document in a sequence but its last: neither chunks nor segments end with them."""
@@ -21,7 +23,13 @@ class OneBlock:
     """A block of ``configs/NAME.json`` on a batch of that config's shape, forward and backward."""
 
     def __init__(
-        self, check: Check, name: str, *settings: str, compiled: bool, backend: Backend = ""
+        self,
+        check: Check,
+        name: str,
+        *settings: str,
+        compiled: bool,
+        backend: Backend = "",
+        build: Build = build_model,
     ) -> None:
         """With other ``settings`` than the config's, and not the usual backend if one is given."""
         self.check = check
@@ -29,7 +37,7 @@ class OneBlock:
         self.config.model.n_layers = 1
         rows, length, width = sizes(self.config)
         torch.manual_seed(0)
-        self.model: LanguageModel = build_model(self.config.model, 0, check.device)
+        self.model = build(self.config.model, 0, check.device)
         prepare_blocks(
             self.model,
             self.config.train.recompute,

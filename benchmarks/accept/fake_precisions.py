@@ -1,0 +1,47 @@
+"""Remakes precisions.json on a fake H100: python -m benchmarks.accept.fake_precisions [FILE]"""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.fake_cuda import device
+
+if __name__ == "__main__":
+    device.activate()  # before anything else imports torch
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+
+from benchmarks.accept.precisions import EXPECTED, KINDS, places
+from benchmarks.accept.record import Check
+from benchmarks.fake_cuda.rows import without_kernels
+from gam_scale.config import ModelConfig
+from gam_scale.model.lm import LanguageModel, outline
+
+
+def main() -> None:
+    """Trace a block of each kind; write where it computes what in which precision."""
+    without_kernels()
+    check = Check(Path(os.devnull), torch.device("cuda:0"), Path(), math.inf)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        found = {kind: places(check, kind, without_numbers) for kind in KINDS}
+    kept = {"torch": torch.__version__.partition("+")[0], "places": found}
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else EXPECTED
+    file.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def without_numbers(config: ModelConfig, seed: int, device: torch.device) -> LanguageModel:
+    """build_model where there is no memory to draw them into."""
+    with unset_fake_temporarily():
+        model = outline(config)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device=device)))
+    return model
+
+
+if __name__ == "__main__":
+    main()

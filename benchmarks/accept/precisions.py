@@ -1,0 +1,79 @@
+"""Check 9: in which precision a block computes what, here and on the fake H100 of the tests."""
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import fx
+from torch._inductor import compile_fx
+
+from benchmarks.accept.one_block import Build, OneBlock
+from benchmarks.accept.record import Check
+from benchmarks.fake_cuda.dtypes import nodes
+from gam_scale.model.lm import build_model
+
+EXPECTED = Path(__file__).with_name("precisions.json")
+"""Made by ``python -m benchmarks.accept.fake_precisions``."""
+KINDS = ("static", "scan", "phase", "delta", "slot", "attention", "mamba")
+SHORT = ("data.seq_len=256", "model.max_seq_len=256")
+SHOWN = 8
+"""Of the differences, as many are written down."""
+
+Places = dict[str, list[str]]
+
+
+def places(check: Check, kind: str, build: Build = build_model) -> Places:
+    """By pass, module and operator: the dtypes that it takes and gives, every pair once.
+
+    Graphs are traced and decomposed as for inductor, then run as they are. ``build`` makes the
+    model.
+    """
+    graphs: list[fx.GraphModule] = []
+    layers = f'model.layers=["{kind}"]'
+    how = {"compiled": True, "backend": _noting(graphs), "build": build}
+    block = OneBlock(check, "gam_1b", *SHORT, layers, **how)
+    block.step()
+    found: Places = {}
+    for node in nodes(graphs):
+        place = " ".join(["backward" if node.backward else "forward", node.module, node.operator])
+        found.setdefault(place, []).append(f"{node.taken} -> {node.given}")
+    return {place: sorted(dtypes) for place, dtypes in sorted(found.items())}
+
+
+def _noting(graphs: list[fx.GraphModule]) -> Callable[..., Any]:
+    def inner(module: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> Any:
+        graph = copy.deepcopy(module)
+        graphs.append(graph)
+
+        def run(args: list[Any]) -> Any:
+            taken = list(args)
+            args.clear()
+            return fx.Interpreter(graph).run(*taken)
+
+        run._boxed_call = True
+        return run
+
+    return partial(compile_fx.compile_fx, inner_compile=inner)
+
+
+def compare(check: Check, kind: str) -> None:
+    """Places that are in both, and those of them that differ: none may, on a GPU.
+
+    A CPU's autocast is another one; another torch may decompose operators otherwise.
+    """
+    kept = json.loads(EXPECTED.read_text())
+    found, expected = places(check, kind), kept["places"][kind]
+    both = found.keys() & expected.keys()
+    other = sorted(place for place in both if found[place] != expected[place])
+    check.note("expected by torch", kept["torch"])
+    check.figure("places compared", len(both), at_least=5)
+    check.figure("places in one only", len(found.keys() ^ expected.keys()))
+    check.figure("places that differ", len(other), at_most=check.pick(0, None))
+    for place in other[: check.pick(SHOWN, 0)]:
+        check.note(place, f"{found[place]}, expected {expected[place]}")
+
+
+PARTS = {kind: partial(compare, kind=kind) for kind in KINDS}
