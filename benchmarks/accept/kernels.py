@@ -88,7 +88,7 @@ def compare(check: Check, kind: str, name: str) -> None:
             rounded = given | {key: given[key].to(dtype) for key in "qkv"}
             found = results(fused, rounded)
             exact = results(
-                lambda *leaves: portable(*leaves, where.positions),
+                lambda *leaves: portable(*leaves, where),
                 {key: x.double() for key, x in rounded.items()},
             )
             wrong = {key: off(found[key], exact[key]) for key in found}
@@ -108,7 +108,7 @@ def compare(check: Check, kind: str, name: str) -> None:
         check.figure("in a checkpoint, from that", value, "relative", at_most=AGAIN)
         for what, function in (
             ("kernel", lambda: results(fused, rounded)),
-            ("portable", lambda: results(lambda *x: portable(*x, where.positions), given)),
+            ("portable", lambda: results(lambda *x: portable(*x, where), given)),
         ):
             ms = milliseconds(function, check.device)
             check.figure(f"{what}, forward and backward", ms, "ms")

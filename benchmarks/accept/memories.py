@@ -7,6 +7,7 @@ single token, and the second row goes on from a state.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import recurrences  # in tests/, which start.py puts on the path
 import torch
@@ -15,6 +16,7 @@ from closeness import off
 from torch import Tensor
 
 from benchmarks.accept.record import Check
+from gam_scale.model.layout import Layout
 from gam_scale.model.memory.delta import delta_memory
 from gam_scale.model.memory.phase import phase_memory
 from gam_scale.model.memory.scan import scan_memory
@@ -65,15 +67,15 @@ def inputs(kind: str, length: int, width: int) -> list[Tensor]:
     return [x, dt, A, B, C, normal(width), normal(ROWS, width, states)]
 
 
-def positions(length: int) -> Tensor:
-    """(rows, length) tokens since their document's start."""
+def packed(length: int) -> Layout:
+    """Documents in the first row; the second one goes on."""
     first = torch.arange(length)
     for start in (length // 3, min(length - 2, 64), length - 1):
         first[start:] = torch.arange(length - start)
-    return torch.stack([first, torch.arange(length) + 7])
+    return Layout.of(torch.stack([first, torch.arange(length) + 7]))
 
 
-def results(function: Function, given: list[Tensor], where: Tensor) -> list[Tensor]:
+def results(function: Function, given: list[Tensor], where: Layout) -> list[Tensor]:
     """Output, final state, and the gradient of each input for fixed random cotangents."""
     leaves = [x.detach().clone().requires_grad_() for x in given]
     outputs = function(*leaves, where)
@@ -82,33 +84,41 @@ def results(function: Function, given: list[Tensor], where: Tensor) -> list[Tens
     return [x.detach() for x in (*outputs, *torch.autograd.grad(loss, leaves))]
 
 
-def mamba(x, dt, A, B, C, D, state, where):
+def mamba(*given: Tensor | Layout) -> tuple[Tensor, Tensor]:
     """selective_scan with its arguments in the order of the other memories."""
-    return selective_scan(x, dt, A, B, C, D, where, state)
+    *inputs, state, where = given
+    return selective_scan(*inputs, where.positions, state)
 
 
-FUNCTIONS: dict[str, tuple[Function, Function]] = {
-    "delta": (delta_memory, recurrences.delta),
-    "slot": (slot_memory, recurrences.slot),
-    "phase": (phase_memory, recurrences.phase),
-    "scan": (scan_memory, recurrences.scan),
-    "mamba": (mamba, mamba),
+FUNCTIONS: dict[str, Function] = {
+    "delta": delta_memory,
+    "slot": slot_memory,
+    "phase": phase_memory,
+    "scan": scan_memory,
+    "mamba": mamba,
 }
+
+
+def oracle(kind: str, *given: Tensor | Layout) -> tuple[Tensor, Tensor]:
+    """What the memory is to give."""
+    if kind == "mamba":
+        return mamba(*given)
+    *inputs, where = given
+    return getattr(recurrences, kind)(*inputs, where.positions)
 
 
 def compare(check: Check, kind: str) -> None:
     """One memory in float32 against float64."""
     length, width = check.pick((300, 128), (70, 8))
-    given, where = inputs(kind, length, width), positions(length)
-    function, oracle = FUNCTIONS[kind]
+    given, where = inputs(kind, length, width), packed(length)
     there = torch.device("cpu") if kind == "mamba" else check.device
-    wanted = results(oracle, [x.to(there) for x in given], where.to(there))
+    wanted = results(partial(oracle, kind), [x.to(there) for x in given], where.to(there))
     single = [x.to(check.device, torch.float32) for x in given]
-    found = results(function, single, where.to(check.device))
+    found = results(FUNCTIONS[kind], single, where.to(check.device))
     wrong = [off(x.cpu(), y.cpu()) for x, y in zip(found, wanted, strict=True)]
     check.figure("output", wrong[0], "relative", at_most=FP32)
     check.figure("final state", wrong[1], "relative", at_most=FP32)
     check.figure("largest of gradients", max(wrong[2:]), "relative", at_most=FP32)
 
 
-PARTS = {kind: lambda check, kind=kind: compare(check, kind) for kind in FUNCTIONS}
+PARTS = {kind: partial(compare, kind=kind) for kind in FUNCTIONS}

@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from benchmarks.accept.record import Check
 from benchmarks.accept.shapes import shipped, sizes, usual_backend
 from gam_scale.config import ModelConfig
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.blocks import prepare_blocks
 
 Backend = str | Callable[..., Any]
@@ -48,13 +51,16 @@ class OneBlock:
         self.tokens = rows * length
         self.x = torch.randn(rows, length, width, device=check.device, requires_grad=True)
         self.grad = torch.randn_like(self.x)
-        self.positions = (torch.arange(length, device=check.device) % DOCUMENT).repeat(rows, 1)
+        with unset_fake_temporarily():  # what a layout says is read, also for a fake device
+            positions = (torch.arange(length) % DOCUMENT).repeat(rows, 1)
+            layout = Layout.of(positions).turned(rotation_of(self.config.model))
+        self.layout = layout.to(check.device)
 
     def forward(self) -> Tensor:
         """What training calls."""
         bf16 = self.config.train.precision == "bf16"
         with torch.autocast(self.check.device.type, torch.bfloat16, enabled=bf16):
-            return self.model.blocks[0](self.x, self.positions, None)
+            return self.model.blocks[0](self.x, self.layout)
 
     def step(self) -> None:
         """Forward and backward; gradients are dropped before."""
