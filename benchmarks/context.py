@@ -32,10 +32,11 @@ from benchmarks.train_step import synchronise
 from gam_scale import cli
 from gam_scale.config import MemoryConfig, ModelConfig
 from gam_scale.hardware import allocated_at_most, can_compile, find_device, keep_freed_memory
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.blocks import prepare_blocks
-from gam_scale.parallel.context import SequenceContext, axes
+from gam_scale.parallel.context import SequenceContext
 
 KINDS = ("static", "slot", "delta", "phase", "scan", "mamba", "attention")
 LENGTHS = {
@@ -185,10 +186,10 @@ def block_step(args: argparse.Namespace, net: LanguageModel, length: int) -> Cal
     """Forward and backward of one block on one sequence, gradients dropped after each step."""
     device = torch.device(args.device)
     x = torch.randn(1, length, args.d_model, device=device, requires_grad=True)
-    grad = torch.randn_like(x)
+    grad, layout = torch.randn_like(x), Layout.stream(1, length).to(device)
 
     def step() -> None:
-        net.blocks[0](x, None, None).backward(grad)
+        net.blocks[0](x, layout).backward(grad)
         x.grad = None  # after, so that none is there before the next step's peak is taken
         net.zero_grad(set_to_none=True)
         synchronise(device)
@@ -258,19 +259,20 @@ def generate(args: argparse.Namespace) -> None:
 def generate_row(args: argparse.Namespace) -> dict:
     """One token after another, each the likeliest; times are the median of the 500 before."""
     net = make_model(args, args.row, args.n_layers).eval()
-    state = net.init_state()
-    token = torch.zeros(1, 1, dtype=torch.int64, device=args.device)
+    state, device = net.init_state(), torch.device(args.device)
+    token = torch.zeros(1, 1, dtype=torch.int64, device=device)
     times, ms, baseline = [], [], 0
     for n in range(1, args.lengths[-1] + 1):
         start = time.perf_counter()
         logits, state = net.extend(token, state)
         token = logits.argmax(-1, keepdim=True)
+        synchronise(device)
         times.append(time.perf_counter() - start)
         if n in args.lengths:
             ms.append(statistics.median(times[-500:]) * 1e3)
-            baseline = baseline or resident_bytes(torch.device(args.device))
+            baseline = baseline or resident_bytes(device)
     tensors = [v for b in state["blocks"] for v in b.values() if isinstance(v, Tensor)]
-    grows = resident_bytes(torch.device(args.device)) - baseline
+    grows = resident_bytes(device) - baseline
     return {"ms": ms, "state": sum(t.nbytes for t in tensors), "grows": grows}
 
 
@@ -307,10 +309,10 @@ def exchange_row(args: argparse.Namespace) -> dict:
     for length in args.lengths:
         net = make_model(args, args.row, 1)
         net.context = context = SequenceContext(world, world.world_size)
-        place = axes(world, world.world_size)
         if args.row != "attention" or length <= FITS:
-            x = torch.randn(1, length // place.context_size, args.d_model, requires_grad=True)
-            net.blocks[0](x, None, context).sum().backward()
+            part = Layout.stream(1, length).part(context.rank, context.size).to(world.device)
+            x = torch.randn(1, part.length, args.d_model, device=world.device, requires_grad=True)
+            net.blocks[0](x, part, context).sum().backward()
         sent.append(context.bytes_sent)
     world.barrier()
     ranks.stop()

@@ -1,6 +1,9 @@
 """The acceptance run of a GPU: nothing ends it, and on a CPU every check of it runs, shrunk."""
 
 import json
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +13,10 @@ from benchmarks import gpu_accept
 from benchmarks.accept.catalogue import CHECKS, Entry
 from benchmarks.accept.start import run_check
 from benchmarks.accept.table import table
+from benchmarks.fake_cuda import device
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPECTED = ROOT / "benchmarks/accept/precisions.json"
 
 
 def lines_of(out: Path) -> list[dict]:
@@ -66,3 +73,23 @@ def test_some_checks_are_run_where_some_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", [*typed, "--only", "11"])
     with pytest.raises(Exception, match="--only is 11; expected a whole number"):
         gpu_accept.main()
+
+
+def test_wheels_to_bring_are_of_the_versions_that_are_tested():
+    pins = (ROOT / "constraints.txt").read_text() + (ROOT / "setup.cfg").read_text()
+    pinned = dict(re.findall(r"^ *([\w.-]+)==(\S+)", pins, re.M))
+    for line in (ROOT / "benchmarks/accept/wheels.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        if name and not name.startswith("#"):
+            assert name in pinned or version, f"{name} has no version"
+            assert not version or pinned.get(name, version) == version, name
+
+
+@pytest.mark.skipif(device.missing() is not None, reason=device.missing() or "")
+def test_precisions_to_compare_with_are_those_of_the_code(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.accept.fake_precisions", tmp_path / "now.json"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+    now, kept = (json.loads(f.read_text()) for f in (tmp_path / "now.json", EXPECTED))
+    if now["torch"] != kept["torch"]:
+        pytest.skip(f"they are of torch {kept['torch']}")
+    assert now == kept, "remake them: python -m benchmarks.accept.fake_precisions"

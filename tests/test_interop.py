@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from layouts import plain
 from safetensors.torch import load_file
 
 from gam_scale.errors import UserError
@@ -44,7 +45,8 @@ def test_logits_loss_and_every_gradient(golden):
 
 def test_one_block(golden):
     model = load_official(part(golden, "init/")).eval()
-    assert_close(model.blocks[0](golden["block0_in"]), golden["block0_out"], "block 0")
+    x = golden["block0_in"]
+    assert_close(model.blocks[0](x, plain(x)), golden["block0_out"], "block 0")
 
 
 def test_twenty_training_steps(golden):

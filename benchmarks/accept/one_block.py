@@ -1,7 +1,7 @@
 """One block of a shipped config, as a run has it: prepared, autocast, on packed documents."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,16 @@ from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.blocks import prepare_blocks
 
 Backend = str | Callable[..., Any]
-Build = Callable[[ModelConfig, int, torch.device], LanguageModel]
+
+
+class Maker(NamedTuple):
+    """Where a block's tensors come from."""
+
+    model: Callable[[ModelConfig, int, torch.device], LanguageModel]  # config, seed, device
+    send: Callable[[Layout, torch.device], Layout]
+
+
+REAL = Maker(build_model, Layout.to)
 
 DOCUMENT = 1000
 """Tokens of each document in a sequence but its last: neither chunks nor segments end with them."""
@@ -32,7 +41,7 @@ class OneBlock:
         *settings: str,
         compiled: bool,
         backend: Backend = "",
-        build: Build = build_model,
+        maker: Maker = REAL,
     ) -> None:
         """With other ``settings`` than the config's, and not the usual backend if one is given."""
         self.check = check
@@ -40,7 +49,7 @@ class OneBlock:
         self.config.model.n_layers = 1
         rows, length, width = sizes(self.config)
         torch.manual_seed(0)
-        self.model = build(self.config.model, 0, check.device)
+        self.model = maker.model(self.config.model, 0, check.device)
         prepare_blocks(
             self.model,
             self.config.train.recompute,
@@ -54,7 +63,7 @@ class OneBlock:
         with unset_fake_temporarily():  # what a layout says is read, also for a fake device
             positions = (torch.arange(length) % DOCUMENT).repeat(rows, 1)
             layout = Layout.of(positions).turned(rotation_of(self.config.model))
-        self.layout = layout.to(check.device)
+        self.layout = maker.send(layout, check.device)
 
     def forward(self) -> Tensor:
         """What training calls."""

@@ -10,10 +10,9 @@ from typing import Any
 from torch import fx
 from torch._inductor import compile_fx
 
-from benchmarks.accept.one_block import Build, OneBlock
+from benchmarks.accept.one_block import REAL, Maker, OneBlock
 from benchmarks.accept.record import Check
 from benchmarks.fake_cuda.dtypes import nodes
-from gam_scale.model.lm import build_model
 
 EXPECTED = Path(__file__).with_name("precisions.json")
 """Made by ``python -m benchmarks.accept.fake_precisions``."""
@@ -25,15 +24,15 @@ SHOWN = 8
 Places = dict[str, list[str]]
 
 
-def places(check: Check, kind: str, build: Build = build_model) -> Places:
+def places(check: Check, kind: str, maker: Maker = REAL) -> Places:
     """By pass, module and operator: the dtypes that it takes and gives, every pair once.
 
-    Graphs are traced and decomposed as for inductor, then run as they are. ``build`` makes the
-    model.
+    Graphs are traced and decomposed as for inductor, then run as they are. ``maker`` is
+    what the block's tensors come from.
     """
     graphs: list[fx.GraphModule] = []
     layers = f'model.layers=["{kind}"]'
-    how = {"compiled": True, "backend": _noting(graphs), "build": build}
+    how = {"compiled": True, "backend": _noting(graphs), "maker": maker}
     block = OneBlock(check, "gam_1b", *SHORT, layers, **how)
     block.step()
     found: Places = {}
