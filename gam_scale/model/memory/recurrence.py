@@ -152,9 +152,9 @@ def linear_scan(decay: Tensor, write: Tensor, initial: Tensor, precision: str = 
 @operator("gam_scale::linear_scan")
 def _linear_scan(decay: Tensor, write: Tensor, initial: Tensor, precision: str) -> Tensor:
     if _has_kernel(decay, write):
-        from gam_scale.kernels import chunk_scan
+        from gam_scale.kernels.chunk_scan import forward
 
-        return chunk_scan.forward(decay, write, initial, precision)
+        return forward(decay, write, initial, precision)
     rows, steps, *state = write.shape
     states = write.new_empty((rows, steps + 1, *state))
     states[:, 0].copy_(initial)
@@ -172,9 +172,9 @@ def _linear_scan_backward(grad_states: Tensor, decay: Tensor, precision: str) ->
     decay_iᵀ g_i.
     """
     if _has_kernel(decay, grad_states):
-        from gam_scale.kernels import chunk_scan
+        from gam_scale.kernels.chunk_scan import backward
 
-        return chunk_scan.backward(grad_states, decay, precision)
+        return backward(grad_states, decay, precision)
     dense = decay.shape[-1] > 1
     add, transposed = (torch.baddbmm, decay.mT) if dense else (torch.addcmul, decay)
     grads = torch.empty_like(grad_states)
