@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch_config
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
@@ -15,6 +16,11 @@ logger = logging.getLogger("gam_scale")
 Backend = str | Callable[..., Any]
 _FAILURES = (TorchDynamoException, FailOnRecompileLimitHit)
 """How torch says that it could not compile something, whoever of its parts could not."""
+
+BACKWARD_AUTOCAST = "off"
+"""Autocast while a backward pass is traced, in torch's words: off, as where an uncompiled one
+runs. torch's default, "same_as_forward", casts anew what the forward pass computed in float32
+on purpose: the products of a memory's backward pass would be bfloat16 (docs/gpu.md, Precision)."""
 
 
 class Compilation:
@@ -70,7 +76,9 @@ class Compilation:
     def _counted(self, *args: Any) -> Any:
         self.graphs += 1
         backend = self.backend
-        return (lookup_backend(backend) if isinstance(backend, str) else backend)(*args)
+        compile_graph = lookup_backend(backend) if isinstance(backend, str) else backend
+        with functorch_config.patch(backward_pass_autocast=BACKWARD_AUTOCAST):
+            return compile_graph(*args)
 
     def _fail(self, error: Exception) -> None:
         cause = getattr(error, "inner_exception", error)  # what a backend met

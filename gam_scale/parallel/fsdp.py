@@ -1,6 +1,7 @@
 """PyTorch's FSDP2 (``fully_shard``): parameters, gradients and optimizer sharded by rows."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -91,7 +92,10 @@ def build_mesh(world: World, shard_ranks: int) -> DeviceMesh:
 
 
 def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> None:
-    """Make each block, and then what is left (embeddings, final norm), a unit of gathering."""
+    """Make each block, and then what is left (embeddings, final norm), a unit of gathering.
+
+    See docs/gpu.md for what that sends.
+    """
     parallel = config.parallel
     bf16 = config.train.precision == "bf16"
     options = {
@@ -108,11 +112,17 @@ def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> 
             if parallel.offload == "parameters"
             else OffloadPolicy()
         ),
-        "reshard_after_forward": parallel.reshard_after_forward,
     }
-    for block in module.blocks:
-        fully_shard(block, **options)
-    fully_shard(module, **options)
+    *others, last = module.blocks
+    for block in others:
+        fully_shard(block, **options, reshard_after_forward=parallel.reshard_after_forward)
+    # The backward pass begins with these, which freeing would only have gathered again.
+    fully_shard(last, **options, reshard_after_forward=False)
+    fully_shard(module, **options, reshard_after_forward=False)
+    # Each block's gathering is under way before the one before it is called, also where the host
+    # is late; in the backward pass FSDP does so by itself.
+    for before, after in pairwise((module, *module.blocks)):
+        before.set_modules_to_forward_prefetch([after])
     if bf16:
         for unit in (*module.blocks, module):
             keep_fp32(unit, torch.bfloat16)

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from torch import nn
+
 from gam_scale.config import ModelConfig
 from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.model.policy import keeps_fp32
+from gam_scale.plan.activations import FP32
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,27 @@ class Weights:
         """
         return sum(_row_shard(p.shape, ranks) for p in self.model.parameters())
 
-    def fp32_row_shard(self, ranks: int) -> int:
-        """Of that, what is gathered in fp32 whatever the others are gathered in."""
-        shapes = (
-            module.get_parameter(name).shape
-            for module in self.model.modules()
-            for name in keeps_fp32(module)
-        )
-        return sum(_row_shard(shape, ranks) for shape in shapes)
+    def gathered_bytes(self, ranks: int, compute: int) -> tuple[int, int]:
+        """Of what FSDP2 gathers of the whole model, and of its last block, embeddings and norm.
+
+        Args:
+            ranks: that gather.
+            compute: bytes of a number, where it need not be fp32.
+        """
+        *others, _ = self.model.blocks
+        middle = sum(_gathered(block, ranks, compute) for block in others)
+        whole = _gathered(self.model, ranks, compute)
+        return whole, whole - middle
+
+
+def _gathered(module: nn.Module, ranks: int, compute: int) -> int:
+    total = 0
+    for part in module.modules():
+        kept = keeps_fp32(part)
+        for name, parameter in part.named_parameters(recurse=False):
+            size = FP32 if name in kept else compute
+            total += ranks * _row_shard(parameter.shape, ranks) * size
+    return total
 
 
 def _row_shard(shape: Sequence[int], ranks: int) -> int:
