@@ -9,8 +9,10 @@
 ``block`` times forward and backward of one compiled block, everything but its input recomputed, on
 one sequence. ``vs first`` divides a length's time per token by that of the first length just before
 and just after, since a machine's speed drifts by more than they differ: the median of some such
-ratios. ``peak`` is the most that tensors take at once, parameters aside. Every kind runs in a
-process of its own. ``--lengths`` are the tokens at which any part measures.
+ratios. ``peak`` is the most that tensors take at once, parameters aside; in ``model`` they count,
+and the process's peak, with torch and its compiler, stands beside it. Every kind runs in a process
+of its own. ``--lengths`` are the tokens at which any part measures; with ``--documents``, block and
+model get sequences packed of documents of so many tokens.
 """
 
 import argparse
@@ -77,6 +79,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--d-model", type=cli.count(), default=512)
     parser.add_argument("--n-layers", type=cli.count(), default=6, help="not of block, exchange")
     parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
+    parser.add_argument(
+        "--documents", type=cli.count(0), default=0, help="tokens of each; 0: one stream"
+    )
+    parser.add_argument("--dropout", type=float, default=0.0, help="as model.dropout (0)")
     cli.add_device(parser)
     parser.add_argument(
         "--clock",
@@ -100,10 +106,18 @@ def make_model(args: argparse.Namespace, kind: str, n_layers: int) -> LanguageMo
         n_layers=n_layers,
         vocab_size=args.vocab_size,
         position="none",
-        dropout=0.0,
+        dropout=args.dropout,
         memory=MemoryConfig(n_heads=max(1, args.d_model // 64)),
     )
     return build_model(config, 0, args.device)
+
+
+def layout_of(args: argparse.Namespace, length: int) -> Layout:
+    """Of one sequence, as the command line asks for it."""
+    layout = Layout.stream(1, length)
+    if args.documents:
+        layout = Layout.of(torch.arange(length)[None] % args.documents)
+    return layout.to(args.device)
 
 
 def run(args: argparse.Namespace, row: str, length: int = 0) -> dict:
@@ -186,7 +200,7 @@ def block_step(args: argparse.Namespace, net: LanguageModel, length: int) -> Cal
     """Forward and backward of one block on one sequence, gradients dropped after each step."""
     device = torch.device(args.device)
     x = torch.randn(1, length, args.d_model, device=device, requires_grad=True)
-    grad, layout = torch.randn_like(x), Layout.stream(1, length).to(device)
+    grad, layout = torch.randn_like(x), layout_of(args, length)
 
     def step() -> None:
         net.blocks[0](x, layout).backward(grad)
@@ -200,13 +214,16 @@ def block_step(args: argparse.Namespace, net: LanguageModel, length: int) -> Cal
 def model(args: argparse.Namespace) -> None:
     """A training step: every kind at each length and at 1k, the plain eager model at 8k at most."""
     print(f"training step of {args.n_layers} layers, d_model {args.d_model}, one sequence, fp32")
-    print(f"| model | T | process peak | us/token | at {FEW:,} | ratio |")
-    print("|---|--:|--:|--:|--:|--:|")
-    kinds = [kind for kind in args.kinds if kind != "attention"]
+    print(f"| model | T | tensors | process peak | us/token | at {FEW:,} | ratio |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
     rows = [("plain", n) for n in sorted({min(PLAIN, n) for n in args.lengths})]
-    for kind, length in [*rows, *((kind, n) for kind in kinds for n in args.lengths)]:
+    rows += [(kind, n) for kind in args.kinds for n in args.lengths]
+    for kind, length in rows:
+        if kind == "attention" and length > FITS:
+            continue
         r = run(args, kind, length)
-        cells = [kind, f"{length:,}", f"{r['peak'] / 1e9:.2f} GB", f"{r['us']:.0f}"]
+        cells = [kind, f"{length:,}", f"{r['tensors'] / 1e9:.2f} GB", f"{r['peak'] / 1e9:.2f} GB"]
+        cells.append(f"{r['us']:.0f}")
         cells += [f"{r['few']:.0f}", f"{r['us'] / r['few']:.3f}"]
         print("| " + " | ".join(cells) + " |", flush=True)
 
@@ -228,9 +245,12 @@ def model_row(args: argparse.Namespace) -> dict:
         net = make_model(args, args.row, args.n_layers)
         prepare_blocks(net, "full", compiled=can_compile(device)[0])
 
+    layouts = {n: layout_of(args, n) for n in (FEW, 4 * FEW, args.length)}
+
     def step(length: int) -> None:
         net.zero_grad(set_to_none=True)
-        net(tokens[:, :length], tokens[:, 1 : length + 1]).backward()
+        given = () if args.row == "plain" else (layouts[length],)
+        net(tokens[:, :length], tokens[:, 1 : length + 1], *given).backward()
         synchronise(device)
 
     def per_token(length: int) -> float:
@@ -239,7 +259,11 @@ def model_row(args: argparse.Namespace) -> dict:
     for length in (FEW, 4 * FEW):  # the long one runs what this one compiles
         step(length)
     us, few = beside(per_token, args.length, FEW)
-    return {"peak": peak_bytes(device), "us": us * 1e6, "few": few * 1e6}
+    peak = peak_bytes(device)
+    net.zero_grad(set_to_none=True)
+    weights = sum(p.nbytes for p in net.parameters())
+    tensors = weights + most_bytes(partial(step, args.length), device)
+    return {"tensors": tensors, "peak": peak, "us": us * 1e6, "few": few * 1e6}
 
 
 def generate(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ are fewer than their keys there, unusual widths of heads) is computed in blocks 
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,12 +69,15 @@ def _(like: Tensor) -> Tensor:
 
 
 def _pairs(q: Tensor, k: Tensor, ends: Tensor | None, key_ends: Tensor | None) -> int:
-    """Queries and keys they see, times heads; as if rows were whole where ``ends`` has no data."""
+    """Queries and keys they see, times heads; as if rows were whole where ``ends`` has no data.
+
+    In numpy: numbers that torch computes while it traces have no values.
+    """
     rows, heads, length, _ = q.shape
     if type(ends) is Tensor and not ends.is_meta:
-        n, m = ends.diff().long(), key_ends.diff().long()
+        n, m = (np.diff(x.numpy()).astype(np.int64) for x in (ends, key_ends))
     else:
-        n, m = (torch.full((rows,), size) for size in (length, k.shape[2]))
+        n, m = (np.full(rows, size) for size in (length, k.shape[2]))
     return heads * int((n * m - n * (n - 1) // 2).sum())
 
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
+from gam_scale.kernels.attention import attend
 from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.feedforward import FeedForward
@@ -46,18 +47,16 @@ class AttentionBlock(nn.Module):
         Ranks that share a sequence gather its keys and values: the one exchange that grows with T.
         """
         q, k, v = self._heads(x, layout)
-        mask, first = None, 0
         if context is not None:
             # (ranks, 2, B, heads, T, K) -> (2, B, heads, ranks T, K)
             k, v = context.gather(torch.stack([k, v])).movedim(0, 3).flatten(3, 4)
-            first = context.rank * x.shape[1]
-        if layout.documents is not None or context is not None:
-            positions = layout.positions if layout.documents is not None else None
-            mask = document_mask(positions, x.shape[1], first, k.shape[2], x.device)
         p = self.dropout.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=p, is_causal=mask is None
-        )
+        if context is not None or layout.documents is not None:
+            y = attend(q, k, v, layout.spans, layout.spans_host, p)
+        elif p and x.device.type == "cpu":  # where torch's own holds all T x T weights
+            y = attend(q, k, v, dropout=p)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
         return self._finish(x, y)
 
     def init_state(
@@ -83,12 +82,11 @@ class AttentionBlock(nn.Module):
         seen = int(state["length"])
         total = seen + x.shape[1]
         keys, values = (_append(state[name], new, seen) for name, new in (("k", k), ("v", v)))
-        mask = None  # one token sees everything; the first tokens are plainly causal
+        keys_so_far, values_so_far = keys[:, :, :total], values[:, :, :total]
         if seen and x.shape[1] > 1:
-            mask = torch.ones(x.shape[1], total, dtype=torch.bool, device=x.device).tril(seen)
-        y = F.scaled_dot_product_attention(
-            q, keys[:, :, :total], values[:, :, :total], attn_mask=mask, is_causal=not seen
-        )
+            y = attend(q, keys_so_far, values_so_far)
+        else:  # one token sees everything; the first tokens are plainly causal
+            y = F.scaled_dot_product_attention(q, keys_so_far, values_so_far, is_causal=not seen)
         state = {"k": keys, "v": values, "length": torch.tensor(total, device="cpu")}
         return self._finish(x, y), state
 
@@ -113,26 +111,6 @@ class AttentionBlock(nn.Module):
         projections = 2.0 * (self.qkv.weight.numel() + self.out.weight.numel())
         attention = 2 * 2.0 * self.out.in_features * (seq_len + 1) / 2
         return projections + attention + self.ffn.flops_per_token()
-
-
-def document_mask(
-    positions: Tensor | None, length: int, first: int, keys: int, device: torch.device
-) -> Tensor:
-    """What a token may see, (B, 1, T, keys) bool: its document so far, up to itself.
-
-    Every block builds its own: three passes over B T^2 bytes, against 4 d B T^2 FLOPs of attention.
-
-    Args:
-        positions: (B, T) tokens since the document's start; None: everything before it.
-        length: T.
-        first: the first token's place among the keys.
-        keys: how many there are.
-        device: where the mask is made.
-    """
-    key = torch.arange(keys, device=device)
-    t = torch.arange(first, first + length, device=device)
-    start = torch.zeros_like(t)[None] if positions is None else t - positions  # (B, T)
-    return ((key >= start.unsqueeze(-1)) & (key <= t.unsqueeze(-1))).unsqueeze(1)
 
 
 def _append(buffer: Tensor, new: Tensor, seen: int) -> Tensor:

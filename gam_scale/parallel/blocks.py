@@ -37,6 +37,7 @@ _COSTLY = [
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.gam_scale.varlen_attention.default,
     torch.ops.gam_scale.selective_scan.default,
     torch.ops.gam_scale.linear_scan.default,
     torch.ops.gam_scale.solve_unit_lower.default,
@@ -44,7 +45,11 @@ _COSTLY = [
     torch.ops.gam_scale.context_shift.default,
 ]
 # Saved in every mode: a mask drawn again would be another mask.
-_RANDOM = [torch.ops.gam_scale.keep_mask.default, aten.native_dropout.default]
+_RANDOM = [
+    torch.ops.gam_scale.keep_mask.default,
+    torch.ops.gam_scale.attention_seed.default,
+    aten.native_dropout.default,
+]
 _SAVED = {"selective": _COSTLY + _RANDOM, "full": _RANDOM}
 
 

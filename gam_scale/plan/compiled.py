@@ -210,6 +210,8 @@ def _readers(node: fx.Node) -> list[fx.Node]:
 
 
 def _is_view(node: fx.Node) -> bool:
+    if node.op == "call_function" and _is_item(node):
+        return _is_view(node.all_input_nodes[0])  # one of several views, as of queries and keys
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return False
     returns = node.target._schema.returns

@@ -13,6 +13,7 @@ from torch import Tensor
 import gam_scale.model.memory.recurrence
 import gam_scale.model.selective_scan
 import gam_scale.parallel.context  # noqa: F401
+from gam_scale.kernels import attention
 from gam_scale.model.selective_steps import STEPS
 
 
@@ -67,7 +68,17 @@ def _selective_scan_backward_bytes(
     return x.nbytes * (2 if reset is not None else 1) + float(states * grad_final.nbytes)
 
 
+def _attention_bytes(q: Tensor, k: Tensor, *rest: Any) -> float:
+    return attention.workspace(q, k, rest[5])[0]
+
+
+def _attention_backward_bytes(grad: Tensor, out: Tensor, *rest: Any) -> float:
+    return attention.workspace(rest[2], rest[3], rest[9])[1]
+
+
 WORKSPACE: _Table = {
+    _OPS.varlen_attention.default: _attention_bytes,
+    _OPS.varlen_attention_backward.default: _attention_backward_bytes,
     _OPS.selective_scan.default: _selective_scan_bytes,
     _OPS.selective_scan_backward.default: _selective_scan_backward_bytes,
 }

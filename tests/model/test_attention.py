@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gam_scale.config import AttentionConfig, ModelConfig
-from gam_scale.model.attention import AttentionBlock, document_mask
+from gam_scale.model.attention import AttentionBlock
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
 
@@ -66,16 +66,13 @@ def test_parameters_at_the_papers_size():
     assert sum(p.numel() for p in block.parameters()) == 3_152_384
 
 
-def test_document_mask_by_hand():
-    mask = document_mask(
-        torch.tensor([[0, 1, 0, 1, 2], [3, 4, 5, 0, 0]]), 5, 0, 5, torch.device("cpu")
-    )
-    rows = [
-        ["1....", "11...", "..1..", "..11.", "..111"],
-        ["1....", "11...", "111..", "...1.", "....1"],  # began before this sequence
-    ]
-    expected = torch.tensor([[[c == "1" for c in line] for line in row] for row in rows])
-    assert torch.equal(mask, expected.unsqueeze(1))
+def test_a_row_that_goes_on_begins_with_a_document_of_its_own():
+    block, x = make_block(), make_input(5)
+    y = block(x, Layout.of(torch.tensor([[0, 1, 0, 1, 2], [3, 4, 5, 0, 0]])))
+    for row, lengths in enumerate([(2, 3), (3, 1, 1)]):
+        parts = x[row : row + 1].split(lengths, dim=1)
+        alone = torch.cat([block(part, plain(part)) for part in parts], dim=1)
+        torch.testing.assert_close(y[row : row + 1], alone, rtol=1e-10, atol=1e-10)
 
 
 def test_packed_documents_are_as_if_alone():

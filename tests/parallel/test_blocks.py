@@ -22,32 +22,47 @@ def model_and_tokens(block):
     return build_model(ModelConfig(block=block, **SHAPE), seed=0), tokens
 
 
-def loss_and_gradients(model, tokens):
+def loss_and_gradients(model, tokens, layout=None):
     torch.manual_seed(7)  # dropout
-    loss = model(tokens[:, :-1], tokens[:, 1:])
+    loss = model(tokens[:, :-1], tokens[:, 1:], layout)
     return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
 
 
+def packed():
+    """Three documents in each row."""
+    return Layout.of(torch.cat([torch.arange(n) for n in (5, 1, 10)]).expand(3, -1))
+
+
+@pytest.mark.parametrize("layout", [None, packed()], ids=["stream", "documents"])
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("recompute", ["selective", "full"])
-def test_recomputing_changes_nothing(block, recompute):
+def test_recomputing_changes_nothing(block, recompute, layout):
     """Dropout masks included: one drawn again would be another one."""
     model, tokens = model_and_tokens(block)
-    expected = loss_and_gradients(model, tokens)
+    expected = loss_and_gradients(model, tokens, layout)
     prepare_blocks(model, recompute, compiled=False)
-    for a, b in zip(loss_and_gradients(model, tokens), expected, strict=True):
+    for a, b in zip(loss_and_gradients(model, tokens, layout), expected, strict=True):
         assert torch.equal(a, b)
 
 
 @needs_compiler
-@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-def test_compiling_changes_nothing(recompute):
+@pytest.mark.parametrize(
+    ("block", "recompute", "layout"),
+    [
+        ("gam", "none", None),
+        ("gam", "selective", None),
+        ("gam", "full", None),
+        ("attention", "selective", packed()),
+        ("attention", "full", packed()),
+    ],
+)
+def test_compiling_changes_nothing(block, recompute, layout):
     torch._dynamo.reset()
-    model, tokens = model_and_tokens("gam")
-    expected = loss_and_gradients(model, tokens)
+    model, tokens = model_and_tokens(block)
+    expected = loss_and_gradients(model, tokens, layout)
     prepare_blocks(model, recompute, compiled=True)
     # Sums in another order: some hundred float32 roundings of numbers of the same size.
-    for a, b in zip(loss_and_gradients(model, tokens), expected, strict=True):
+    for a, b in zip(loss_and_gradients(model, tokens, layout), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 

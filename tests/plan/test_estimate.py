@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gam_scale.config import LayerKind, RunConfig
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.plan.communication import Collective
@@ -45,7 +46,9 @@ def counted_flops(config):
     tokens = torch.randint(config.model.vocab_size, (ROWS, SEQ_LEN + 1))
     with FlopCounterMode(display=False) as counter:
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(tokens[:, :-1], tokens[:, 1:].contiguous())
+            # Each row a document, as the planner has it.
+            layout = Layout.of(torch.arange(SEQ_LEN).expand(ROWS, -1))
+            loss = model(tokens[:, :-1], tokens[:, 1:].contiguous(), layout)
         loss.backward()
     return counter.get_total_flops()
 
@@ -82,7 +85,7 @@ def test_flops_of_the_model_are_three_times_its_forward_pass(kind):
 
 
 def test_flops_of_attention():
-    """Torch counts scores that are masked away, and a product that its backward pass repeats."""
+    """Torch counts a product that its backward pass repeats."""
     config = make_config(layers=["attention"])
     found = Estimate("", Job.of(config, 1, 1), H100, 0.4).flops
     assert found == pytest.approx(counted_flops(config), rel=0.15)
