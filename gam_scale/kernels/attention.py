@@ -11,8 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gam_scale.kernels import attention_blocks as blocks
-from gam_scale.kernels import attention_cuda as cuda
+from gam_scale.kernels.attention_blocks import (
+    WeightDropout,
+    block_bytes,
+    blockwise,
+    blockwise_backward,
+    empty_tokens,
+)
+from gam_scale.kernels.attention_cuda import (
+    Stretches,
+    efficient,
+    efficient_backward,
+    flash,
+    flash_backward,
+    kernel_for,
+)
 from gam_scale.kernels.operator import operator
 from gam_scale.kernels.pieces import Piece, hidden, pieces
 
@@ -105,13 +118,13 @@ def _attention(
     form = _form(q, k, dropout)
     out, lse, rng = _empty(form, q, dropout)
     if form in ("flash", "efficient"):
-        stretches = cuda.Stretches.of(q, k, ends, key_ends, ends_host, key_ends_host)
+        stretches = Stretches.of(q, k, ends, key_ends, ends_host, key_ends_host)
         if form == "flash":
-            return cuda.flash(q, k, v, stretches, dropout, seed)
-        return *cuda.efficient(q, k, v, stretches, dropout, seed), rng
+            return flash(q, k, v, stretches, dropout, seed)
+        return *efficient(q, k, v, stretches, dropout, seed), rng
     parts = pieces(q.shape[0], q.shape[2], k.shape[2], ends_host, key_ends_host)
     if form == "blocks":
-        blocks.forward(q, k, v, parts, _weight_dropout(dropout, seed), out)
+        blockwise(q, k, v, parts, _weight_dropout(dropout, seed), out)
         return out, lse, rng
     for piece in parts:
         assert piece.queries == piece.keys
@@ -149,14 +162,14 @@ def _attention_backward(
     """Gradients of queries, keys and values."""
     form = _form(q, k, dropout)
     if form in ("flash", "efficient"):
-        stretches = cuda.Stretches.of(q, k, ends, key_ends, ends_host, key_ends_host)
+        stretches = Stretches.of(q, k, ends, key_ends, ends_host, key_ends_host)
         if form == "flash":
-            return cuda.flash_backward(grad, q, k, v, out, lse, rng, stretches, dropout)
-        return cuda.efficient_backward(grad, q, k, v, out, lse, stretches, dropout, seed)
+            return flash_backward(grad, q, k, v, out, lse, rng, stretches, dropout)
+        return efficient_backward(grad, q, k, v, out, lse, stretches, dropout, seed)
     parts = pieces(q.shape[0], q.shape[2], k.shape[2], ends_host, key_ends_host)
-    grads = tuple(blocks.empty_tokens(x) for x in (q, k, v))
+    grads = tuple(empty_tokens(x) for x in (q, k, v))
     if form == "blocks":
-        blocks.backward(grad, q, k, v, parts, _weight_dropout(dropout, seed), grads)
+        blockwise_backward(grad, q, k, v, parts, _weight_dropout(dropout, seed), grads)
         return grads
     for piece in parts:
         at, options = (piece.rows, slice(None), piece.queries), _mask(piece, q)
@@ -169,7 +182,7 @@ def _attention_backward(
 
 @_attention_backward.register_fake
 def _(grad, out, lse, rng, q, k, v, *args):
-    return tuple(blocks.empty_tokens(x) for x in (q, k, v))
+    return tuple(empty_tokens(x) for x in (q, k, v))
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -192,7 +205,7 @@ _attention.register_autograd(_backward, setup_context=_setup)
 def _form(q: Tensor, k: Tensor, dropout: float) -> Literal["cpu", "flash", "efficient", "blocks"]:
     """Which kernel computes it: torch's of that name, or blocks of queries."""
     if q.is_cuda:
-        return cuda.kernel(q)
+        return kernel_for(q)
     return "blocks" if dropout or q.shape[2] != k.shape[2] else "cpu"
 
 
@@ -202,7 +215,7 @@ def _empty(form: str, q: Tensor, dropout: float) -> tuple[Tensor, Tensor, Tensor
     shape = {"cpu": (rows, heads, length), "blocks": (0,)}.get(form, (heads, rows * length))
     lse = q.new_empty(shape, dtype=torch.promote_types(q.dtype, torch.float32))
     rng = q.new_empty((2 if form == "flash" and dropout else 0,), dtype=torch.int64)
-    return blocks.empty_tokens(q), lse, rng
+    return empty_tokens(q), lse, rng
 
 
 def _mask(piece: Piece, q: Tensor) -> dict:
@@ -218,9 +231,9 @@ def workspace(q: Tensor, k: Tensor, dropout: float) -> tuple[float, float]:
     """Bytes that the operator takes beside its inputs and results, and its backward pass."""
     tokens = q[0].numel() + k[0].numel()  # of a row
     if _form(q, k, dropout) == "blocks":
-        return blocks.workspace(q, k)
+        return block_bytes(q, k)
     return float(q[0].nbytes), float(tokens * q.element_size())
 
 
-def _weight_dropout(p: float, seed: Tensor | None) -> blocks.WeightDropout | None:
-    return None if seed is None else blocks.WeightDropout(p, int(seed))
+def _weight_dropout(p: float, seed: Tensor | None) -> WeightDropout | None:
+    return None if seed is None else WeightDropout(p, int(seed))

@@ -39,7 +39,7 @@ class WeightDropout(NamedTuple):
         return (1 << 16) / ((1 << 16) - round(self.p * (1 << 16)))
 
 
-def forward(
+def blockwise(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -62,7 +62,7 @@ def forward(
         _put(found, out[piece.rows, :, piece.queries])
 
 
-def backward(
+def blockwise_backward(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -98,8 +98,8 @@ def backward(
         _put(of_values, grad_v[piece.rows, :, piece.keys])
 
 
-def workspace(q: Tensor, k: Tensor) -> tuple[float, float]:
-    """Bytes that :func:`forward` and :func:`backward` take for the longest piece, a whole row."""
+def block_bytes(q: Tensor, k: Tensor) -> tuple[float, float]:
+    """Bytes that the forward and the backward pass take for the longest piece, a whole row."""
     tokens, keys = q[0].numel(), k[0].numel()
     weights = max(WEIGHTS, min(q.shape[2], QUERIES) * k.shape[2])
     weights = min(weights, q.shape[1] * min(q.shape[2], QUERIES) * k.shape[2])

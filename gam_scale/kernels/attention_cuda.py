@@ -49,7 +49,7 @@ class Stretches(NamedTuple):
         return cls(ends[:n], key_ends[:n], longest, longest_keys)
 
 
-def kernel(q: Tensor) -> Literal["flash", "efficient", "blocks"]:
+def kernel_for(q: Tensor) -> Literal["flash", "efficient", "blocks"]:
     """The fastest that takes heads of this width and dtype."""
     width, is_half = q.shape[-1], q.dtype in (torch.float16, torch.bfloat16)
     is_recent = torch.cuda.get_device_capability(q.device) >= (8, 0)

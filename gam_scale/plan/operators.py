@@ -13,7 +13,7 @@ from torch import Tensor
 import gam_scale.model.memory.recurrence
 import gam_scale.model.selective_scan
 import gam_scale.parallel.context  # noqa: F401
-from gam_scale.kernels import attention
+from gam_scale.kernels.attention import workspace
 from gam_scale.model.selective_steps import STEPS
 
 
@@ -69,11 +69,11 @@ def _selective_scan_backward_bytes(
 
 
 def _attention_bytes(q: Tensor, k: Tensor, *rest: Any) -> float:
-    return attention.workspace(q, k, rest[5])[0]
+    return workspace(q, k, rest[5])[0]
 
 
 def _attention_backward_bytes(grad: Tensor, out: Tensor, *rest: Any) -> float:
-    return attention.workspace(rest[2], rest[3], rest[9])[1]
+    return workspace(rest[2], rest[3], rest[9])[1]
 
 
 WORKSPACE: _Table = {

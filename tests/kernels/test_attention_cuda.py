@@ -164,7 +164,7 @@ def test_calls_fit_torchs_signatures(dtype):
 def test_the_kernel_follows_from_the_heads(monkeypatch, dtype, width, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     q = torch.empty(1, 2, 3, width, dtype=dtype)
-    assert attention_cuda.kernel(q) == expected
+    assert attention_cuda.kernel_for(q) == expected
 
 
 @pytest.mark.parametrize("kernel", ["flash", "efficient"])
