@@ -126,6 +126,13 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = option(
         "fp32", "bf16: matmuls in bfloat16 by autocast, parameters and optimizer stay fp32"
     )
+    fp32_matmul: Literal["ieee", "tf32"] = option(
+        "ieee",
+        "the memories' own products of float32 matrices, on GPUs; ieee: exact float32; tf32: 10 "
+        "bits of each factor, float32 sums, several times as fast. Gates, scans' factors and all "
+        "other products stay as they are. In a bf16 run kernels of an installed package, where "
+        "they are used (docs/gpu.md), take queries, keys and values in bfloat16 whatever this says",
+    )
     compile: Literal["auto", "on", "off"] = option(
         "auto",
         "torch.compile per block, each whole in one graph; auto: where a C++ (CPU) or Triton (GPU) "

@@ -12,7 +12,7 @@ import recurrences
 import torch
 from torch import Tensor
 
-from gam_scale.kernels import delta, slot
+from gam_scale.kernels import delta, mamba, slot
 
 CALLS: list[str] = []
 """Names of the functions that were called."""
@@ -124,6 +124,36 @@ def slot_backward(
     return _gradients(lambda *x: _slot(cu_seqlens, *x), leaves, (do, *dht))
 
 
+def mamba_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+    """``selective_scan_cuda.fwd`` of mamba_ssm: time innermost, float32, states every 2,048."""
+    CALLS.append("mamba_forward")
+    assert D is z is delta_bias is None and not delta_softplus
+    assert all(x.is_contiguous() and x.dtype == torch.float32 for x in (u, delta, A, B, C))
+    rows, width, length = u.shape
+    assert B.shape == C.shape == (rows, 1, A.shape[1], length)
+    states = u.new_zeros((rows, width, -(-length // 2048), 2 * A.shape[1]))
+    return _mamba(*_double(u, delta, A, B, C)).float(), states
+
+
+def mamba_backward(
+    u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, recompute_out_z
+):
+    """``selective_scan_cuda.bwd`` of mamba_ssm."""
+    CALLS.append("mamba_backward")
+    assert dout.is_contiguous() and x.shape[-1] == 2 * A.shape[1]
+    grads = _gradients(lambda *leaves: (_mamba(*leaves),), (u, delta, A, B, C), (dout,))
+    return *grads, None, None
+
+
+def _mamba(u, delta, A, B, C) -> Tensor:
+    h, outputs = u.new_zeros((*u.shape[:2], A.shape[1])), []
+    for t in range(u.shape[2]):
+        decay = torch.exp(delta[:, :, t, None] * A)
+        h = decay * h + (delta[:, :, t] * u[:, :, t]).unsqueeze(2) * B[:, :, :, t]
+        outputs.append((h * C[:, :, :, t]).sum(-1))
+    return torch.stack(outputs, 2)
+
+
 def install(patch: pytest.MonkeyPatch) -> None:
     """Have the operators call these until the test is over."""
     CALLS.clear()
@@ -132,6 +162,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
         slot_forward, slot_backward, lambda g, **_: g, lambda cut: nullcontext()
     )
     patch.setattr(slot, "functions", lambda: functions)
+    patch.setattr(mamba, "functions", lambda: (mamba_forward, mamba_backward))
 
 
 def _check(ends: Tensor, chunks: Tensor, tensors: list[Tensor]) -> None:

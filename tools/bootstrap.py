@@ -50,7 +50,7 @@ def main() -> None:
     _install_torch(_requirement(config["options"]["install_requires"], "torch"), args.torch)
     target = f"{ROOT}[{','.join(sorted(wanted))}]" if wanted else str(ROOT)
     _pip("--no-build-isolation", "-c", str(ROOT / "constraints.txt"), "-e", target)
-    _pip("--no-deps", *config["gam_scale:no_deps"]["requirements"].split())
+    _pip("--no-deps", *_without_dependencies(config, wanted))
     STAMP.write_text(json.dumps({"of": _fingerprint(), "extras": sorted(wanted)}))
 
 
@@ -112,6 +112,15 @@ def _install_torch(requirement: str, wanted: str) -> None:
     index = [] if _index_has_cpu_build(requirement) else ["--index-url", CPU_INDEX]
     _pip(*index, requirement)
     _pip("-c", str(ROOT / "constraints.txt"), "numpy", "setuptools")
+
+
+def _without_dependencies(config: configparser.ConfigParser, extras: set[str]) -> list[str]:
+    """What is installed by itself: see setup.cfg."""
+    requirements = config["gam_scale:no_deps"]["requirements"].split()
+    has_triton = sys.platform == "linux"  # its wheels
+    if has_triton and extras & {"all", "gpu"} and _torch_build()[1] == "cpu":
+        requirements += config["gam_scale:no_deps_on_cpu"]["requirements"].split()
+    return requirements
 
 
 def _torch_build() -> tuple[str, str]:

@@ -1,6 +1,8 @@
 """tools/bootstrap.py chooses torch's build: by the machine, or as it is told."""
 
+import configparser
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,25 @@ def test_the_build_is_the_machines_or_the_one_asked_for(install, wanted, build, 
 def test_an_index_without_cuda_builds_is_said(install):
     with pytest.raises(SystemExit, match="error: the package index gave a torch without CUDA"):
         install("cuda", "", gpu=False, given="cpu")
+
+
+@pytest.mark.parametrize(
+    ("extras", "build", "platform", "triton"),
+    [
+        ({"all"}, "cpu", "linux", True),
+        ({"gpu", "hub"}, "cpu", "linux", True),
+        ({"all"}, "cuda", "linux", False),  # whose torch has brought its own
+        ({"hub"}, "cpu", "linux", False),
+        (set(), "cpu", "linux", False),
+        ({"all"}, "cpu", "darwin", False),
+    ],
+)
+def test_triton_comes_for_the_kernels_alone(monkeypatch, extras, build, platform, triton):
+    names = runpy.run_path(str(TOOL))["_without_dependencies"].__globals__
+    names["_torch_build"] = lambda: (VERSION, build)
+    monkeypatch.setattr(sys, "platform", platform)
+    config = configparser.ConfigParser()
+    config.read(TOOL.parents[1] / "setup.cfg")
+    found = names["_without_dependencies"](config, extras)
+    assert any(requirement.startswith("triton==") for requirement in found) == triton, found
+    assert any(requirement.startswith("mosaicml-streaming==") for requirement in found)

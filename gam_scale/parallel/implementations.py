@@ -1,0 +1,52 @@
+"""What each layer of a run's model computes with: one decision of all ranks, before it compiles."""
+
+import logging
+
+import torch
+
+from gam_scale.config import RunConfig
+from gam_scale.kernels.choice import PORTABLE, Choice, HasKernels, choose
+from gam_scale.model.lm import LanguageModel
+from gam_scale.parallel.world import World
+
+logger = logging.getLogger("gam_scale")
+
+
+def choose_implementations(model: LanguageModel, config: RunConfig, world: World) -> None:
+    """Give every layer its implementation, and the precision of its products.
+
+    Called by all ranks together, on a model with or without its parameters; on GPUs it takes
+    seconds, in which kernels are compiled. Which implementation, and why no better one, is logged.
+    """
+    for module in model.modules():
+        if hasattr(module, "fp32_matmul"):
+            module.fp32_matmul = config.train.fp32_matmul
+    if world.device.type != "cuda":
+        return  # all kernels are for GPUs
+    chosen: dict[type, Choice] = {}
+    for module in model.modules():
+        if not isinstance(module, HasKernels):
+            continue
+        kind = type(module)  # layers of one kind have the same sizes
+        if kind not in chosen:
+            chosen[kind] = _choice(module, config, world)
+            if world.is_main:
+                _log(kind, chosen[kind])
+        module.implementation = chosen[kind].implementation
+
+
+def _choice(layer: HasKernels, config: RunConfig, world: World) -> Choice:
+    return choose(
+        layer,
+        layer.trials(config.parallel.context),
+        world.device,
+        torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
+        config.train.fp32_matmul,
+        lambda here: not world.any(not here),
+    )
+
+
+def _log(kind: type, choice: Choice) -> None:
+    form = "its portable form" if choice.implementation == PORTABLE else choice.implementation
+    why = f" ({'; '.join(choice.reasons)})" if choice.reasons else ""
+    logger.info("%s runs in %s%s", kind.__name__, form, why)
