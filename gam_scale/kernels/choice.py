@@ -1,7 +1,7 @@
 """Which implementation a layer runs in: decided once, by trying those that may be there."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,14 @@ few products that stand one behind the other."""
 _LONGEST_REASON = 200
 
 
+Function = Callable[..., tuple[Tensor, ...]]
+
+
 class Trial(NamedTuple):
     """A layer's computation at a run's sizes, for random inputs."""
 
-    portable: Callable[..., tuple[Tensor, ...]]  # of the inputs, and of the layout
+    portable: Function  # of the inputs, and of the layout
+    kernels: dict[str, Function]  # likewise, by implementation, the best one first
     inputs: dict[str, Tensor]  # float32, on the CPU
     products: tuple[str, ...]  # those of them that come in the dtype of the products
     layout: Any  # with documents; goes to a device with ``to``
@@ -31,17 +35,18 @@ class HasKernels(nn.Module):
     """A layer whose computation has implementations beside the portable one.
 
     Attributes:
-        kernels: by name, the best one first; called as the portable form is.
         implementation: which of them it runs in. Set before anything is compiled: it is all that
             ``forward`` asks.
     """
 
-    kernels: ClassVar[dict[str, Callable[..., tuple[Tensor, ...]]]]
     implementation: str = PORTABLE
 
     def trials(self, context: int) -> list[Trial]:
-        """What an implementation must agree in, with sequences over ``context`` ranks."""
-        raise NotImplementedError
+        """What an implementation must agree in, with sequences over ``context`` ranks.
+
+        All have the same kernels; none where there is no kernel.
+        """
+        return []
 
 
 class Choice(NamedTuple):
@@ -52,8 +57,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    layer: HasKernels,
-    trials: Iterable[Trial],
+    trials: list[Trial],
     device: torch.device,
     dtype: torch.dtype,
     precision: Precision,
@@ -62,16 +66,15 @@ def choose(
     """The first implementation that runs here, and on every rank, as the portable one does.
 
     Args:
-        layer: says which there are.
-        trials: its :meth:`HasKernels.trials`.
+        trials: a layer's :meth:`HasKernels.trials`.
         device: of the run, as the next two.
         dtype: of products in bf16 or fp32.
         precision: of products in fp32.
         agree: whether all ranks say so; called by all alike.
     """
-    reasons, trials = [], list(trials)
-    for name, kernel in layer.kernels.items():
-        found = (_problem(kernel, trial, device, dtype, precision) for trial in trials)
+    reasons = []
+    for name in trials[0].kernels if trials else ():
+        found = (_problem(name, trial, device, dtype, precision) for trial in trials)
         reason = next(filter(None, found), "")
         if agree(not reason):
             return Choice(name, reasons)
@@ -80,7 +83,7 @@ def choose(
 
 
 def _problem(
-    kernel: Callable[..., tuple[Tensor, ...]],
+    name: str,
     trial: Trial,
     device: torch.device,
     dtype: torch.dtype,
@@ -90,25 +93,23 @@ def _problem(
     if trial.products and dtype == torch.float32 and precision == "ieee":
         return "its products of float32 are TF32 and train.fp32_matmul is ieee"
     rounded = {
-        name: x.to(device=device, dtype=dtype if name in trial.products else x.dtype)
-        for name, x in trial.inputs.items()
+        key: x.to(device=device, dtype=dtype if key in trial.products else x.dtype)
+        for key, x in trial.inputs.items()
     }
     try:
         expected = _results(trial.portable, {k: x.float() for k, x in rounded.items()}, trial)
-        found = _results(kernel, rounded, trial)
-        differences = {name: _off(found[name], expected[name]) for name in expected}
+        found = _results(trial.kernels[name], rounded, trial)
+        differences = {what: _off(found[what], expected[what]) for what in expected}
     except Exception as error:  # whatever it is, the portable form is there
         text = str(error).strip().splitlines()
         return one_line(f"{type(error).__name__}: {text[0] if text else ''}", _LONGEST_REASON)
-    for name, off in differences.items():
+    for what, off in differences.items():
         if not off <= TOLERANCE[dtype]:  # NaN is neither
-            return f"its {name} is off by {off:.1e}"
+            return f"its {what} is off by {off:.1e}"
     return ""
 
 
-def _results(
-    function: Callable[..., tuple[Tensor, ...]], inputs: dict[str, Tensor], trial: Trial
-) -> dict[str, Tensor]:
+def _results(function: Function, inputs: dict[str, Tensor], trial: Trial) -> dict[str, Tensor]:
     """Outputs, and gradients of their squares by the inputs' names."""
     leaves = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
     layout = trial.layout.to(next(iter(leaves.values())).device)

@@ -25,10 +25,12 @@ def product(a: Tensor, b: Tensor, precision: Precision) -> Tensor:
 
 
 @contextmanager
-def tf32() -> Iterator[None]:
-    """float32 products on GPUs are made in TF32 within it."""
+def products_in(precision: Precision) -> Iterator[None]:
+    """torch's float32 products on GPUs are made in TF32 within it, or as torch was told."""
     matmul = torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    before = matmul.fp32_precision
+    if precision == "tf32":
+        matmul.fp32_precision = "tf32"
     try:
         yield
     finally:
@@ -42,7 +44,7 @@ def _flops(a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
 
 @operator("gam_scale::product_tf32", flops=_flops)
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    with tf32():
+    with products_in("tf32"):
         return a @ b
 
 

@@ -1,15 +1,15 @@
 """The Mamba-1 block (arXiv 2312.00752)."""
 
-import functools
 import math
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
+from gam_scale.kernels.choice import HasKernels, Trial
+from gam_scale.kernels.mamba import mamba_ssm_scan
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.dropout import Dropout
@@ -20,6 +20,7 @@ from gam_scale.model.memory.recurrence import Fold, state_before
 from gam_scale.model.norm import LayerNorm
 from gam_scale.model.policy import Policy
 from gam_scale.model.selective_scan import selective_scan
+from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
 
 DT_RANGE = (1e-3, 1e-1)  # step sizes at initialisation
 
@@ -67,7 +68,7 @@ class MambaBlock(nn.Module):
         return self.mixer.flops_per_token()
 
 
-class MambaMixer(nn.Module):
+class MambaMixer(HasKernels):
     """Causal convolution, then a selective scan, both on E = expand * d_model gated channels.
 
         x, z     = Linear(input)                      d -> 2E
@@ -75,9 +76,8 @@ class MambaMixer(nn.Module):
         dt, B, C = Linear(x)                          E -> dt_rank + 2N, then dt = softplus(Linear)
         output   = Linear(scan(x, dt, B, C) * silu(z))
 
-    On CUDA the scan runs in mamba_ssm's kernel where that package is installed and no document
-    starts inside the sequences: the kernel cannot reset its state, so packed documents take the
-    portable scan, as everything else does.
+    The scan may run in mamba_ssm's kernel, which has no first state: sequences over several ranks
+    take the portable one.
     """
 
     fused = False
@@ -114,8 +114,10 @@ class MambaMixer(nn.Module):
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, E) each
         inputs = self._scan_inputs(F.silu(self.conv(x, layout, context)))
         positions = layout.positions if layout.documents is not None else None
-        if context is None:
-            y = _scan(*inputs, positions, self.fused)
+        if context is None and self.implementation == "mamba_ssm":
+            y = mamba_ssm_scan(*inputs, layout.starts)
+        elif context is None:
+            y = selective_scan(*inputs, positions, fused=self.fused)[0]
         else:
             initial = _state_before(*inputs, layout, context)
             y = selective_scan(*inputs, positions, initial, fused=self.fused)[0]
@@ -139,6 +141,22 @@ class MambaMixer(nn.Module):
         x, conv_state = self.conv.extend(x, state["conv"], layout)
         y, h = selective_scan(*self._scan_inputs(F.silu(x)), initial_state=state["h"])
         return self.out_proj(y * F.silu(z)), {"conv": conv_state, "h": h}
+
+    def trials(self, context: int) -> list[Trial]:
+        """See :meth:`HasKernels.trials`."""
+        if context > 1:
+            return []
+        draw, (width, states) = trial_numbers(), self.A_log.shape
+        inputs = {
+            "x": draw(ROWS, LENGTH, width),
+            "dt": F.softplus(draw(ROWS, LENGTH, width) - 3),
+            "A": -torch.exp(draw(width, states)),
+            "B": draw(ROWS, LENGTH, states),
+            "C": draw(ROWS, LENGTH, states),
+            "D": draw(width),
+        }
+        forms = {"mamba_ssm": lambda *leaves: (mamba_ssm_scan(*leaves[:-1], leaves[-1].starts),)}
+        return [Trial(_scanned, forms, inputs, (), trial_layout())]
 
     def _scan_inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """x, dt, A, B, C, D of :func:`selective_scan`."""
@@ -183,20 +201,10 @@ class StepSize(Gate):
         return True
 
 
-def _scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    positions: Tensor | None,
-    fused: bool,
-) -> Tensor:
-    """The scan's output (B, T, E), from the fastest implementation that can compute it."""
-    if x.is_cuda and (kernel := _cuda_kernel()) is not None and not _has_resets(positions):
-        return _run_kernel(kernel, x, dt, A, B, C, D)
-    return selective_scan(x, dt, A, B, C, D, positions, fused=fused)[0]
+def _scanned(*arguments: Any) -> tuple[Tensor]:
+    """The portable scan of x, dt, A, B, C and D, and a layout with documents."""
+    *inputs, layout = arguments
+    return selective_scan(*inputs, layout.positions)[:1]
 
 
 def _state_before(
@@ -223,25 +231,3 @@ def _state_before(
     folds = context.gather(torch.stack([decay, write]).flatten(-2).unsqueeze(-1))
     nothing = torch.zeros_like(folds[0, 0])
     return state_before(Fold(*folds.unbind(1)), nothing, context).view_as(write)
-
-
-def _has_resets(positions: Tensor | None) -> bool:
-    """Whether a document starts after a row's first token. (Waits for the device.)"""
-    return positions is not None and bool((positions[:, 1:] == 0).any())
-
-
-@functools.cache
-def _cuda_kernel() -> Callable[..., Tensor] | None:
-    try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except ImportError:
-        return None
-    return selective_scan_fn
-
-
-def _run_kernel(
-    kernel: Callable[..., Tensor], x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
-) -> Tensor:
-    """mamba_ssm wants time innermost, (B, E, T) and (B, N, T), and one dtype throughout."""
-    u, delta, b, c = (v.float().mT.contiguous() for v in (x, dt, B, C))
-    return kernel(u, delta, A.float(), b, c, D.float()).mT.to(x.dtype)

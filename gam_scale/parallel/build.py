@@ -8,6 +8,7 @@ from gam_scale.model.init import initial_values
 from gam_scale.model.lm import outline
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.context import SequenceContext
+from gam_scale.parallel.implementations import choose_implementations
 from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.parallel.strategy import Strategy
@@ -43,6 +44,7 @@ def _engine(config: RunConfig, world: World, *, compiled: bool) -> Strategy:
 
         return DeepSpeedStrategy(config, world, compiled=compiled)
     model = outline(config.model)
+    choose_implementations(model, config, world)
     compilation = prepare_blocks(
         model,
         config.train.recompute,

@@ -30,14 +30,13 @@ def choose_implementations(model: LanguageModel, config: RunConfig, world: World
         kind = type(module)  # layers of one kind have the same sizes
         if kind not in chosen:
             chosen[kind] = _choice(module, config, world)
-            if world.is_main:
+            if world.is_main and module.trials(config.parallel.context):
                 _log(kind, chosen[kind])
         module.implementation = chosen[kind].implementation
 
 
 def _choice(layer: HasKernels, config: RunConfig, world: World) -> Choice:
     return choose(
-        layer,
         layer.trials(config.parallel.context),
         world.device,
         torch.bfloat16 if config.train.precision == "bf16" else torch.float32,

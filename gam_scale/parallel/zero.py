@@ -16,6 +16,7 @@ from gam_scale.parallel import world as ranks
 from gam_scale.parallel import zero_lean, zero_shards
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.context import axes
+from gam_scale.parallel.implementations import choose_implementations
 from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import set_steps, whole_shards
 from gam_scale.parallel.strategy import Strategy
@@ -42,6 +43,7 @@ class DeepSpeedStrategy(Strategy):
             module = _sharded_model(deepspeed, config, options)
         else:
             module = outline(config.model).to_empty(device=world.device)
+        choose_implementations(module, config, world)
         self.compilation = prepare_blocks(
             module,
             config.train.recompute,

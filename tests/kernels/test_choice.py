@@ -37,24 +37,18 @@ def rounded(a, b, layout):
     return portable(a, b.bfloat16(), layout)
 
 
-def layer_of(**kernels):
-    layer = HasKernels()
-    layer.kernels = kernels
-    return layer
-
-
-def trial(products=("a",)) -> Trial:
+def trial(kernels, products=("a",)) -> Trial:
     a, b = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     layout = Layout.of(torch.tensor([[3, 4, 0, 1]]))
-    return Trial(portable, {"a": a, "b": b}, products, layout)
+    return Trial(portable, kernels, {"a": a, "b": b}, products, layout)
 
 
-def chosen(layer, dtype=torch.bfloat16, precision="ieee", agree=lambda here: here, **options):
-    return choose(layer, [trial(**options)], CPU, dtype, precision, agree)
+def chosen(kernels, dtype=torch.bfloat16, precision="ieee", agree=lambda here: here, **options):
+    return choose([trial(kernels, **options)], CPU, dtype, precision, agree)
 
 
 def test_the_first_that_agrees_is_taken():
-    choice = chosen(layer_of(first=rounded, second=raising))
+    choice = chosen(dict(first=rounded, second=raising))
     assert (choice.implementation, choice.reasons) == ("first", [])
 
 
@@ -68,38 +62,40 @@ def test_the_first_that_agrees_is_taken():
     ],
 )
 def test_any_other_is_passed_over_with_its_reason(kernel, reason):
-    choice = chosen(layer_of(bad=kernel, good=rounded))
+    choice = chosen(dict(bad=kernel, good=rounded))
     assert (choice.implementation, choice.reasons) == ("good", [reason])
-    choice = chosen(layer_of(bad=kernel))
+    choice = chosen(dict(bad=kernel))
     assert (choice.implementation, choice.reasons) == ("portable", [reason])
 
 
 def test_one_rank_without_it_means_that_none_uses_it():
     heard = []
-    choice = chosen(layer_of(first=rounded), agree=lambda here: heard.append(here))
+    choice = chosen(dict(first=rounded), agree=lambda here: heard.append(here))
     assert heard == [True]
     assert (choice.implementation, choice.reasons) == ("portable", ["first: not on every rank"])
 
 
 def test_every_rank_is_asked_about_the_same_ones():
     heard = []
-    chosen(layer_of(a=raising, b=wrong), agree=lambda here: heard.append(here))
+    chosen(dict(a=raising, b=wrong), agree=lambda here: heard.append(here))
     assert heard == [False, False]
 
 
 def test_float32_products_are_tf32_by_permission_only():
-    layer = layer_of(kernel=portable)
-    choice = chosen(layer, torch.float32)
+    kernels = {"kernel": portable}
+    choice = chosen(kernels, torch.float32)
     assert choice.implementation == "portable"
     assert "train.fp32_matmul is ieee" in choice.reasons[0]
-    assert chosen(layer, torch.float32, "tf32").implementation == "kernel"
-    assert chosen(layer, torch.float32, products=()).implementation == "kernel"
+    assert chosen(kernels, torch.float32, "tf32").implementation == "kernel"
+    assert chosen(kernels, torch.float32, products=()).implementation == "kernel"
 
 
 def test_it_is_tried_as_in_training_whatever_is_going_on():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert chosen(layer_of(first=rounded)).implementation == "first"
+        assert chosen(dict(first=rounded)).implementation == "first"
 
 
 def test_a_layer_runs_in_its_portable_form_until_it_is_told():
     assert isinstance(HasKernels(), nn.Module) and HasKernels().implementation == "portable"
+    choice = choose(HasKernels().trials(1), CPU, torch.float32, "tf32", bool)
+    assert (choice.implementation, choice.reasons) == ("portable", [])

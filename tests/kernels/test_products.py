@@ -5,7 +5,7 @@ import torch
 from closeness import off, worst
 
 from gam_scale.kernels import products
-from gam_scale.kernels.products import product, tf32
+from gam_scale.kernels.products import product, products_in
 
 SHAPES = {
     "alike": ((2, 3, 4, 5), (2, 3, 5, 6)),
@@ -32,10 +32,10 @@ def test_a_product_and_its_gradients(shapes):
 def test_torchs_own_setting_is_what_it_was():
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
-    with tf32():
+    with products_in("tf32"):
         assert matmul.fp32_precision == "tf32"
     assert matmul.fp32_precision == before
-    with pytest.raises(KeyError), tf32():
+    with pytest.raises(KeyError), products_in("tf32"):
         raise KeyError
     assert matmul.fp32_precision == before
     torch.get_float32_matmul_precision()  # raises where the old and the new settings disagree

@@ -8,11 +8,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gam_scale.config import MambaConfig, ModelConfig
-from gam_scale.model import mamba
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
 from gam_scale.model.mamba import MambaBlock, MambaMixer
-from gam_scale.model.selective_scan import selective_scan
 
 STACKS = ["residual", "paper"]
 
@@ -159,26 +157,3 @@ def test_matmul_flops_are_those_that_run():
     per_token = counter.get_total_flops() / x[..., 0].numel()
     assert per_token == block.flops_per_token(13) - elementwise
     assert block.flops_per_token(13) == block.flops_per_token(65_536)
-
-
-def test_cuda_kernel_gets_the_layout_it_documents():
-    """A stand-in with the signature and the shapes of mamba_ssm's selective_scan_fn."""
-
-    def kernel(u, delta, A, B, C, D):
-        assert u.shape == delta.shape == (2, 40, 13)
-        assert (A.shape, B.shape, C.shape, D.shape) == ((40, 4), (2, 4, 13), (2, 4, 13), (40,))
-        assert {v.dtype for v in (u, delta, A, B, C, D)} == {torch.float32}
-        assert u.stride(-1) == delta.stride(-1) == B.stride(-1) == C.stride(-1) == 1
-        return selective_scan(u.mT, delta.mT, A, B.mT, C.mT, D)[0].mT
-
-    mixer = make_block(dtype=torch.float32).mixer
-    inputs = mixer._scan_inputs(mixer.in_proj(make_input(dtype=torch.float32))[..., :40])
-    expected = selective_scan(*inputs)[0]
-    torch.testing.assert_close(mamba._run_kernel(kernel, *inputs), expected)
-
-
-def test_resets_are_what_keeps_a_batch_from_the_cuda_kernel():
-    whole = torch.arange(5).expand(2, -1)
-    assert not mamba._has_resets(None)
-    assert not mamba._has_resets(whole)
-    assert mamba._has_resets(torch.tensor([[0, 1, 2, 3, 4], [0, 1, 2, 0, 1]]))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
+from gam_scale.kernels.choice import PORTABLE, HasKernels
+from gam_scale.kernels.products import Precision
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
@@ -69,12 +71,15 @@ class WrittenMemory(Memory):
         """What the tokens read (B, T, d), and the state after them."""
 
 
-class HeadMemory(WrittenMemory):
+class HeadMemory(HasKernels, WrittenMemory):
     """Queries, keys and values per head, a head's read-out brought to unit size, an output layer.
 
     The size of what a state gives depends on how much was written to it; only its direction is
     used, as in RetNet (arXiv 2307.08621).
     """
+
+    fp32_matmul: Precision = "ieee"
+    """Of products that are this memory's own; a run sets it before anything is compiled."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
@@ -96,8 +101,10 @@ class HeadMemory(WrittenMemory):
             q, k = self.normed(q), self.normed(k)
             if self.is_rotary:
                 q, k = (turn(x, *layout.turns[self.head_size]) for x in (q, k))
+            if self.implementation != PORTABLE:  # products as all others of the run
+                q, k, v = (x.to(qkv.dtype) for x in (q, k, v))
             y, final = self.associate(h, q, k, v, state, layout, context)
-            y = unit_size(y).flatten(2)
+            y = unit_size(y.to(state.dtype)).flatten(2)
         return self.out(y.to(qkv.dtype)), final
 
     @abstractmethod

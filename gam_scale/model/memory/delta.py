@@ -1,17 +1,23 @@
 """A matrix of associations that the gated delta rule writes: a key's new value replaces its old."""
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gam_scale.config import ModelConfig
+from gam_scale.kernels.choice import Trial
+from gam_scale.kernels.delta import fla_delta
+from gam_scale.kernels.products import Precision, product
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
 from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.gate import DecayGate, Gate
-from gam_scale.model.memory.kernels import delta_kernel
-from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
+from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
 from gam_scale.model.memory.solve import solve_unit_lower
 from gam_scale.model.norm import unit_length
+from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
 
 CHUNK = 64
 
@@ -49,10 +55,28 @@ class DeltaMemory(HeadMemory):
         """See :meth:`HeadMemory.associate`."""
         log_decay = self.gate(h).squeeze(-2)
         beta = torch.sigmoid(self.beta(h))
-        kernel = delta_kernel(h.device, delta_memory) if context is None else None
-        if kernel is not None:
-            return kernel(q, k, v, log_decay, beta, state, layout)
-        return delta_memory(q, k, v, log_decay, beta, state, layout, context)
+        arguments = (q, k, v, log_decay, beta, state, layout, context)
+        if self.implementation == "fla":
+            return delta_in_kernels(*arguments)
+        return delta_memory(*arguments, self.fp32_matmul)
+
+    def trials(self, context: int) -> list[Trial]:
+        """See :meth:`HasKernels.trials`; values are wider where folds are made for other ranks."""
+        widths = [self.head_size] + [2 * self.head_size] * (context > 1)
+        return [self._trial(width) for width in widths]
+
+    def _trial(self, width: int) -> Trial:
+        draw, heads = trial_numbers(), (ROWS, LENGTH, self.n_heads)
+        inputs = {
+            "q": self.normed(draw(*heads, self.head_size)),
+            "k": self.normed(draw(*heads, self.head_size)),
+            "v": draw(*heads, width),
+            "log_decay": -draw(*heads).square(),
+            "beta": torch.sigmoid(draw(*heads)),
+            "initial": draw(ROWS, self.n_heads, self.head_size, width),
+        }
+        forms = {"fla": delta_in_kernels}
+        return Trial(delta_memory, forms, inputs, ("q", "k", "v"), trial_layout())
 
     def flops_per_token(self) -> float:
         """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
@@ -70,6 +94,7 @@ def delta_memory(
     initial: Tensor,
     layout: Layout,
     context: Context | None = None,
+    precision: Precision = "ieee",
 ) -> tuple[Tensor, Tensor]:
     """Read a matrix of associations per head, each token after writing to it.
 
@@ -92,16 +117,18 @@ def delta_memory(
         initial: (B, H, K, V) state before the first token.
         layout: of the tokens; a document starts from zero.
         context: the ranks that the sequence is cut over.
+        precision: of float32 products.
 
     Returns:
         (B, T, H, V), and the state after the last token (B, H, K, V).
     """
+    matmul = partial(product, precision=precision)
     chunks = Chunks(layout, CHUNK)
     q, k, v, log_decay, beta = map(chunks.cut, (q, k, v, log_decay, beta))
     left, since_start, to_end = pair_decays(log_decay, chunks)
     beta, since_start, to_end = (x.unsqueeze(-1) for x in (beta, since_start, to_end))
 
-    system = (beta * (k @ k.mT) * left).tril(-1)  # unit diagonal understood
+    system = (beta * matmul(k, k.mT) * left).tril(-1)  # unit diagonal understood
     right = torch.cat([beta * v, beta * since_start * k], dim=-1)
     # u is written - forgotten S.
     solved = solve_unit_lower(system, right)
@@ -109,10 +136,38 @@ def delta_memory(
 
     kept = (to_end * k).mT  # (B, H, N, K, C)
     unit = torch.eye(k.shape[-1], device=k.device, dtype=k.dtype)
-    folds = Fold(since_start[..., -1:, :] * unit - kept @ forgotten, kept @ written)
-    states, final = chunk_states(folds, initial, context)  # (B, H, N, K, V)
-    y = ((q @ k.mT) * left) @ (written - forgotten @ states) + (since_start * q) @ states
+    decay = since_start[..., -1:, :] * unit - matmul(kept, forgotten)
+    folds = Fold(decay, matmul(kept, written))
+    states, final = chunk_states(folds, initial, context, precision)  # (B, H, N, K, V)
+    values = written - matmul(forgotten, states)
+    y = matmul(matmul(q, k.mT) * left, values) + matmul(since_start * q, states)
     return chunks.join(y), final
+
+
+def delta_in_kernels(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    initial: Tensor,
+    layout: Layout,
+    context: Context | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`delta_memory` in flash-linear-attention's kernels; q, k, v in the products' dtype.
+
+    Over several ranks, a first pass from the unit matrix beside nothing, with values beside zeros,
+    ends in the fold of this rank's tokens.
+    """
+    gates, where = (log_decay, beta), (layout.stretches.fresh, layout.ends, layout.ends_host)
+    if context is not None:
+        width = k.shape[-1]
+        unit = torch.eye(width, device=k.device, dtype=initial.dtype)
+        unit = unit.expand(*initial.shape[:2], -1, -1)
+        nothing = torch.cat([unit, torch.zeros_like(initial)], dim=-1)
+        _, fold = fla_delta(k, k, F.pad(v, (width, 0)), *gates, nothing, *where)
+        initial = state_of_rank(fold, initial, context)
+    return fla_delta(q, k, v, *gates, initial, *where)
 
 
 def pair_decays(log_decay: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,12 @@
 """Phase-Associative Memory: a complex matrix of associations (arXiv 2604.05030)."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from gam_scale.config import ModelConfig
+from gam_scale.kernels.products import Precision, product
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
 from gam_scale.model.memory.base import HeadMemory
@@ -49,7 +52,9 @@ class PhaseMemory(HeadMemory):
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
-        return phase_memory(q, k, v, self.gate(h).squeeze(-2), state, layout, context)
+        return phase_memory(
+            q, k, v, self.gate(h).squeeze(-2), state, layout, context, self.fp32_matmul
+        )
 
     def flops_per_token(self) -> float:
         """Projections; per real number of the state, a decay, a write (4) and a read (4)."""
@@ -66,6 +71,7 @@ def phase_memory(
     initial: Tensor,
     layout: Layout,
     context: Context | None = None,
+    precision: Precision = "ieee",
 ) -> tuple[Tensor, Tensor]:
     """Read a complex matrix of associations per head, each token after writing to it.
 
@@ -83,10 +89,12 @@ def phase_memory(
         initial: (B, H, K, 2 V) state before the first token.
         layout: of the tokens; a document starts from zero.
         context: the ranks that the sequence is cut over.
+        precision: of float32 products.
 
     Returns:
         (B, T, H, 2 V), and the state after the last token (B, H, K, 2 V).
     """
+    matmul = partial(product, precision=precision)
     chunks = Chunks(layout, CHUNK)
     q, k, v, log_decay = map(chunks.cut, (q, k, v, log_decay))
     left, since_start, to_end = pair_decays(log_decay, chunks)
@@ -95,12 +103,13 @@ def phase_memory(
     values = torch.cat([v, _times_i(v, -1)], dim=-2)  # (B, H, N, 2 C, 2 V)
     kept = torch.cat([part * to_end.unsqueeze(-1) for part in k.chunk(2, dim=-1)], dim=-2)
     decay = since_start[..., -1:, None].expand(*kept.shape[:3], kept.shape[-1], 1)
-    states, final = chunk_states(Fold(decay, kept.mT @ values), initial, context)
+    states, final = chunk_states(Fold(decay, matmul(kept.mT, values)), initial, context)
 
     # k* q = (q k) + i (q (-i k)) with real products: what multiplies v and, sign turned, -i v.
-    scores = torch.cat([(q @ k.mT) * left, (q @ _times_i(k, 1).mT) * -left], dim=-1)
-    from_start = q @ torch.cat([states, _times_i(states, 1)], dim=-2)  # q S = Re q S + Im q i S
-    return chunks.join(scores @ values + since_start.unsqueeze(-1) * from_start), final
+    pairs = [matmul(q, k.mT) * left, matmul(q, _times_i(k, 1).mT) * -left]
+    from_here = matmul(torch.cat(pairs, dim=-1), values)
+    both = torch.cat([states, _times_i(states, 1)], dim=-2)  # q S = Re q S + Im q i S
+    return chunks.join(from_here + since_start.unsqueeze(-1) * matmul(q, both)), final
 
 
 def _times_i(x: Tensor, sign: int) -> Tensor:

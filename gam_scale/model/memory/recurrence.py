@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gam_scale.kernels.operator import operator
+from gam_scale.kernels.products import Precision, product, products_in
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
 
@@ -29,9 +30,11 @@ class Fold(NamedTuple):
     decay: Tensor  # (..., M, 1), a factor of each row, or (..., M, M), a matrix
     write: Tensor  # (..., M, D)
 
-    def __call__(self, state: Tensor) -> Tensor:
+    def __call__(self, state: Tensor, precision: Precision = "ieee") -> Tensor:
         """The state after the tokens, (..., M, D)."""
-        return _decayed(self.decay, state) + self.write
+        is_matrix = self.decay.shape[-1] > 1
+        left = product(self.decay, state, precision) if is_matrix else self.decay * state
+        return left + self.write
 
     def of_nothing(self) -> Tensor:
         """The fold of no tokens, its decay and write side by side."""
@@ -96,26 +99,41 @@ class Chunks:
         return x.movedim(1, 3).flatten(1, 2)[:, : self.length]
 
 
-def chunk_states(folds: Fold, initial: Tensor, context: Context | None) -> tuple[Tensor, Tensor]:
+def chunk_states(
+    folds: Fold, initial: Tensor, context: Context | None, precision: Precision = "ieee"
+) -> tuple[Tensor, Tensor]:
     """The state before each chunk, (B, H, N, M, D), and the one after the last, (B, H, M, D).
 
     Args:
         folds: of the chunks, (B, H, N, M, 1 or M) and (B, H, N, M, D).
         initial: (B, H, M, D) before the first token of the whole sequence.
         context: the ranks that the sequence is cut over: they exchange one fold each.
+        precision: of products with decays that are matrices.
     """
     if context is None:
-        states = linear_scan(folds.decay, folds.write, initial)
+        states = linear_scan(folds.decay, folds.write, initial, precision)
         return states[:, :, :-1], states[:, :, -1]
     # The fold of all tokens before each chunk on this rank, by a scan whose state is that fold.
     own = folds.decay.shape[-1]
     write = F.pad(folds.write, (own, 0))
     nothing = Fold(folds.decay[:, :, 0], folds.write[:, :, 0]).of_nothing()
-    so_far = linear_scan(folds.decay, write, nothing)
-    ranks = context.gather(so_far[:, :, -1])  # (ranks, B, H, M, own + D)
-    initial = state_before(Fold(ranks[..., :own], ranks[..., own:]), initial, context)
-    states = Fold(so_far[..., :own], so_far[..., own:])(initial.unsqueeze(2))
+    so_far = linear_scan(folds.decay, write, nothing, precision)
+    initial = state_of_rank(so_far[:, :, -1], initial, context)
+    states = Fold(so_far[..., :own], so_far[..., own:])(initial.unsqueeze(2), precision)
     return states[:, :, :-1], states[:, :, -1]
+
+
+def state_of_rank(fold: Tensor, initial: Tensor, context: Context) -> Tensor:
+    """The state (..., M, D) before this rank's tokens.
+
+    Args:
+        fold: what they do to a state, decay and write side by side, (..., M, 1 or M, + D).
+        initial: (..., M, D) before the first token of the whole sequence.
+        context: the ranks, which exchange their folds.
+    """
+    own = fold.shape[-1] - initial.shape[-1]
+    ranks = context.gather(fold)
+    return state_before(Fold(ranks[..., :own], ranks[..., own:]), initial, context)
 
 
 def state_before(folds: Fold, state: Tensor, context: Context) -> Tensor:
@@ -129,7 +147,9 @@ def state_before(folds: Fold, state: Tensor, context: Context) -> Tensor:
     return state
 
 
-def linear_scan(decay: Tensor, write: Tensor, initial: Tensor, precision: str = "ieee") -> Tensor:
+def linear_scan(
+    decay: Tensor, write: Tensor, initial: Tensor, precision: Precision = "ieee"
+) -> Tensor:
     """All states of ``state_i = decay_i state_{i-1} + write_i``, the initial one first.
 
     On CUDA one kernel walks all steps where Triton is installed (see kernels/chunk_scan).
@@ -138,7 +158,7 @@ def linear_scan(decay: Tensor, write: Tensor, initial: Tensor, precision: str = 
         decay: (B, H, N, M, 1), factors of rows, or (B, H, N, M, M), matrices.
         write: (B, H, N, M, D).
         initial: (B, H, M, D).
-        precision: that kernel's products with matrices, "ieee" or "tf32".
+        precision: of products with matrices, on CUDA.
 
     Returns:
         (B, H, N + 1, M, D).
@@ -159,8 +179,9 @@ def _linear_scan(decay: Tensor, write: Tensor, initial: Tensor, precision: str) 
     states = write.new_empty((rows, steps + 1, *state))
     states[:, 0].copy_(initial)
     add = torch.baddbmm if decay.shape[-1] > 1 else torch.addcmul
-    for i in range(steps):
-        add(write[:, i], decay[:, i], states[:, i], out=states[:, i + 1])
+    with products_in(precision):
+        for i in range(steps):
+            add(write[:, i], decay[:, i], states[:, i], out=states[:, i + 1])
     return states
 
 
@@ -179,8 +200,9 @@ def _linear_scan_backward(grad_states: Tensor, decay: Tensor, precision: str) ->
     add, transposed = (torch.baddbmm, decay.mT) if dense else (torch.addcmul, decay)
     grads = torch.empty_like(grad_states)
     grads[:, -1].copy_(grad_states[:, -1])
-    for i in reversed(range(decay.shape[1])):
-        add(grad_states[:, i], transposed[:, i], grads[:, i + 1], out=grads[:, i])
+    with products_in(precision):
+        for i in reversed(range(decay.shape[1])):
+            add(grad_states[:, i], transposed[:, i], grads[:, i + 1], out=grads[:, i])
     return grads
 
 
@@ -212,14 +234,10 @@ def _gradients(ctx, grad_states: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
     grads = _linear_scan_backward(grad_states.contiguous(), decay, ctx.precision)
     grad_write, before = grads[:, 1:], states[:, :-1]
     if decay.shape[-1] > 1:
-        grad_decay = grad_write @ before.mT
+        grad_decay = product(grad_write, before.mT, ctx.precision)
     else:
         grad_decay = (grad_write * before).sum(-1, keepdim=True)
     return grad_decay, grad_write, grads[:, 0], None
 
 
 _linear_scan.register_autograd(_gradients, setup_context=_save)
-
-
-def _decayed(decay: Tensor, state: Tensor) -> Tensor:
-    return decay @ state if decay.shape[-1] > 1 else decay * state

@@ -1,19 +1,23 @@
 """A bank of slots that the context writes: the paper's memory, made to change with the text."""
 
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gam_scale.config import ModelConfig
+from gam_scale.kernels.choice import Trial
+from gam_scale.kernels.products import Precision, product
+from gam_scale.kernels.slot import fla_slot
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
 from gam_scale.model.memory.base import HeadMemory
 from gam_scale.model.memory.gate import DecayGate, exact
-from gam_scale.model.memory.kernels import slot_kernel
-from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
+from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
 from gam_scale.model.norm import unit_size
 from gam_scale.model.policy import Policy
+from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
 
 CHUNK = 64
 MIN_LOG_DECAY = -10.0
@@ -65,9 +69,27 @@ class SlotMemory(HeadMemory):
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
         log_decay = self.gate(h, self.top_k).clamp(min=MIN_LOG_DECAY)
-        arguments = (q * self.head_size**-0.5, k, v, log_decay, state, exact(self.bank), layout)
-        kernel = slot_kernel(h.device, slot_memory) if context is None else None
-        return kernel(*arguments) if kernel is not None else slot_memory(*arguments, context)
+        q = q * self.head_size**-0.5
+        arguments = (q, k, v, log_decay, state, exact(self.bank), layout, context)
+        if self.implementation == "fla":
+            return slot_in_kernels(*arguments)
+        return slot_memory(*arguments, self.fp32_matmul)
+
+    def trials(self, context: int) -> list[Trial]:
+        """See :meth:`HasKernels.trials`; some slots are not written to."""
+        draw, heads = trial_numbers(), (ROWS, LENGTH, self.n_heads)
+        slots = self.bank.shape[1:]
+        decay = draw(*heads, slots[0])
+        inputs = {
+            "q": self.normed(draw(*heads, self.head_size)) * self.head_size**-0.5,
+            "k": self.normed(draw(*heads, self.head_size)),
+            "v": draw(*heads, self.head_size),
+            "log_decay": (-decay.square() * (decay > 0)).clamp(min=MIN_LOG_DECAY),
+            "initial": draw(ROWS, self.n_heads, *slots),
+            "bank": draw(self.n_heads, *slots),
+        }
+        forms = {"fla": slot_in_kernels}
+        return [Trial(slot_memory, forms, inputs, ("q", "k", "v"), trial_layout())]
 
     def flops_per_token(self) -> float:
         """Projections; per row and channel of the state, a decay, a write (3) and a read (2)."""
@@ -84,6 +106,7 @@ def slot_memory(
     bank: Tensor,
     layout: Layout,
     context: Context | None = None,
+    precision: Precision = "ieee",
 ) -> tuple[Tensor, Tensor]:
     """Read a bank of M key and value rows per head, each token after writing to it.
 
@@ -103,10 +126,12 @@ def slot_memory(
         bank: (H, M, K + V), those of a new document.
         layout: of the tokens.
         context: the ranks that the sequence is cut over.
+        precision: of float32 products.
 
     Returns:
         (B, T, H, V), and the rows after the last token (B, H, M, K + V).
     """
+    matmul = partial(product, precision=precision)
     chunks = Chunks(layout, CHUNK)
     width = q.shape[-1]
     q, k, v, log_decay = map(chunks.cut, (q, k, v, log_decay))
@@ -120,18 +145,43 @@ def slot_memory(
     shares_left = share * _decay(total, total[..., -1:, :]) * last
     rows = torch.cat([k, v], dim=-1)
     bank = bank[:, None]  # (H, 1, M, K + V)
-    folds = Fold(decay, shares_left.mT @ rows + bank_left * bank)
+    folds = Fold(decay, matmul(shares_left.mT, rows) + bank_left * bank)
     states, final = chunk_states(folds, initial, context)  # (B, H, N, M, K + V)
 
-    pairs = PairDecays(log_decay, total, share, chunks.same)
-    scores = pairs.sum((q @ k.mT) * chunks.same)
-    scores = scores + from_chunk * (q @ states[..., :width].mT)
-    scores = scores + from_bank * (q @ bank[..., :width].mT)
+    pairs = PairDecays(log_decay, total, share, chunks.same, precision)
+    scores = pairs.sum(matmul(q, k.mT) * chunks.same)
+    scores = scores + from_chunk * matmul(q, states[..., :width].mT)
+    scores = scores + from_bank * matmul(q, bank[..., :width].mT)
     weights = torch.softmax(scores, dim=-1)
-    y = (pairs.mix(weights) * chunks.same) @ v
-    y = y + (weights * from_chunk) @ states[..., width:]
-    y = y + (weights * from_bank) @ bank[..., width:]
+    y = matmul(pairs.mix(weights) * chunks.same, v)
+    y = y + matmul(weights * from_chunk, states[..., width:])
+    y = y + matmul(weights * from_bank, bank[..., width:])
     return chunks.join(y), final
+
+
+def slot_in_kernels(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    initial: Tensor,
+    bank: Tensor,
+    layout: Layout,
+    context: Context | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`slot_memory` in flash-linear-attention's kernels; q, k, v in the products' dtype.
+
+    Over several ranks, a first pass from nothing ends in what this rank's tokens write; what they
+    leave of a row is in its log decays.
+    """
+    where = (layout.stretches.fresh, layout.ends, layout.ends_host)
+    if context is not None:
+        _, write = fla_slot(k, k, v, log_decay, torch.zeros_like(initial), bank, *where)
+        left = log_decay.sum(1).exp().unsqueeze(-1)  # (B, H, M, 1)
+        if layout.documents is not None:
+            left = left * (layout.documents[:, -1] == 0).view(-1, 1, 1, 1)
+        initial = state_of_rank(torch.cat([left, write], dim=-1), initial, context)
+    return fla_slot(q, k, v, log_decay, initial, bank, *where)
 
 
 class PairDecays:
@@ -150,9 +200,18 @@ class PairDecays:
         total: (..., C, M), its sums within documents.
         share: (..., C, M).
         same: (..., C, C), see :class:`Chunks`.
+        precision: of products with what is summed.
     """
 
-    def __init__(self, log_decay: Tensor, total: Tensor, share: Tensor, same: Tensor) -> None:
+    def __init__(
+        self,
+        log_decay: Tensor,
+        total: Tensor,
+        share: Tensor,
+        same: Tensor,
+        precision: Precision = "ieee",
+    ) -> None:
+        self.matmul = partial(product, precision=precision)
         self.base = min(_BASE, total.shape[-2])
         within = _diagonal_blocks(same, self.base).to(total.dtype) @ _blocks(log_decay, self.base)
         within = within - self.base / 2 * MIN_LOG_DECAY
@@ -168,21 +227,24 @@ class PairDecays:
     def sum(self, pairs: Tensor) -> Tensor:
         """``sum_s pairs[t, s] left[t, s, m]``: (..., C, C), zero for s > t, -> (..., C, M)."""
         late, early = self.within
-        result = late * (_diagonal_blocks(pairs, self.base) @ early)  # (..., blocks, base, M)
+        blocks = _diagonal_blocks(pairs, self.base)
+        result = late * self.matmul(blocks, early)  # (..., blocks, base, M)
         for late, early in self.across:
             half = late.shape[-2]
             between = _diagonal_blocks(pairs, 2 * half)[..., half:, :half]
             first, second = result.unflatten(-3, (-1, 2)).unbind(-3)
-            result = torch.cat([first, second + late * (between @ early)], dim=-2)
+            result = torch.cat([first, second + late * self.matmul(between, early)], dim=-2)
         return result.squeeze(-3)
 
     def mix(self, weights: Tensor) -> Tensor:
         """``sum_m weights[t, m] left[t, s, m]``: (..., C, M) -> (..., C, C), rubbish for s > t."""
         late, early = self.within
-        result = (_blocks(weights, self.base) * late) @ early.mT  # (..., blocks, base, base)
+        blocks = _blocks(weights, self.base) * late
+        result = self.matmul(blocks, early.mT)  # (..., blocks, base, base)
         for late, early in self.across:
             half = late.shape[-2]
-            between = (_blocks(weights, 2 * half)[..., half:, :] * late) @ early.mT
+            second_half = _blocks(weights, 2 * half)[..., half:, :]
+            between = self.matmul(second_half * late, early.mT)
             first, second = result.unflatten(-3, (-1, 2)).unbind(-3)
             upper = torch.cat([first, torch.zeros_like(first)], dim=-1)
             result = torch.cat([upper, torch.cat([between, second], dim=-1)], dim=-2)
