@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gam_scale import __version__, pulse
 from gam_scale.checkpoint.store import TrainState
@@ -27,6 +26,7 @@ from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.train.first_step import FirstStep
 from gam_scale.train.garbage import Garbage
+from gam_scale.train.last_loss import LastLoss
 from gam_scale.train.metrics import StepMetrics
 from gam_scale.train.out_of_memory import snapshot_when_out_of_memory
 from gam_scale.train.profile import StepProfile
@@ -67,8 +67,8 @@ class Loop:
         self.first_step = first_step
         self.first_done = min(state.step + 1, config.train.steps)  # that step may be to evaluate
         self.spikes = SpikeDetector(config.train.spike_ratio)
-        self.last_loss: Tensor | float = math.nan
         self.world = strategy.world
+        self.last_loss = LastLoss(self.world.device)
         self.axes = axes(strategy.world, config.parallel.context)
         self.transfer = Transfer(strategy.world.device)
         if state.metrics:
@@ -124,20 +124,20 @@ class Loop:
         """One optimizer step, or what all ranks agree to do instead of it."""
         train, state = self.config.train, self.state
         local_targets = sum(batch.num_targets for batch in batches)
-        # Numbers of the hosts: the device computes the last step meanwhile, unless it is to say
-        # what loss that had.
-        n_targets, stops, saved, last_loss = self.world.sum(
+        recent = self.last_loss.get()
+        # Numbers of the hosts: the device computes the last step meanwhile.
+        n_targets, stops, saved, loss = self.world.sum(
             local_targets,
             float(self.stop.requested),
             float(self.saver.ready),
-            float(self.last_loss) if train.spike_ratio else math.nan,
+            recent.value,
         )
         if saved == self.world.world_size:
             self.saver.finish()
         if stops:
             return "stopped"
-        if self.spikes.is_spike(last_loss):
-            logger.warning("step %d has a loss of %.3f, a spike", state.step, last_loss)
+        if self.spikes.is_spike(loss):
+            logger.warning("step %d has a loss of %.3f, a spike", recent.step, loss)
             return "spiked"
         # Dropout masks follow from the step, so a resumed run draws the same ones.
         torch.manual_seed(derive_seed(train.seed, "dropout", state.step, self.world.rank))
@@ -156,7 +156,8 @@ class Loop:
         grad_norm = self.strategy.step(lr, train.grad_clip)
         if carry is not None and not grad_norm.isfinite():  # waits for the device
             carry.clear()  # what made the gradient infinite may be in the states
-        self.last_loss = loss_sum / n_targets
+        if train.spike_ratio:
+            self.last_loss.put(state.step + 1, loss_sum / n_targets)
         self.metrics.add(state.step + 1, loss_sum, int(n_targets), grad_norm)
         self.state = replace(
             state, step=state.step + 1, sequences=state.sequences + train.global_batch_size

@@ -1,0 +1,50 @@
+"""Losses of the last steps, as they come to the host."""
+
+import math
+
+import pytest
+import torch
+
+from gam_scale.train.last_loss import LastLoss
+
+
+class Event:
+    """Stands in for torch.cuda's, which is not here: notes what is waited for."""
+
+    waited: list[int]
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def record(self) -> None:
+        Event.recorded += 1
+        self.number = Event.recorded
+
+    def synchronize(self) -> None:
+        Event.waited.append(self.number)
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """Numbers of the copies, from 1, that the host waited for."""
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    Event.recorded, Event.waited = 0, []
+    return Event.waited
+
+
+def test_a_cpu_gives_the_last_steps():
+    losses = LastLoss(torch.device("cpu"))
+    assert math.isnan(losses.get().value)
+    for step in (5, 6, 7):
+        losses.put(step, torch.tensor(step / 2))
+        assert losses.get() == (step, step / 2)
+
+
+def test_a_gpu_gives_the_one_before_and_waits_for_no_other(waited):
+    losses = LastLoss(torch.device("cuda"))
+    for step in (5, 6, 7):
+        assert math.isnan(losses.get().value) == (step < 7)
+        losses.put(step, torch.tensor(step / 2, dtype=torch.float64))
+    assert losses.get() == (6, 3.0)
+    assert waited == [1, 2]
