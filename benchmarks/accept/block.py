@@ -1,19 +1,47 @@
-"""Check 4: how long a block takes, eager and compiled, and in which kernels."""
+"""Check 4: how long a block takes, eager, compiled, in TF32 and with fla, and in which kernels."""
+
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
+from benchmarks.accept.fla import FLA, installed
 from benchmarks.accept.one_block import OneBlock
 from benchmarks.accept.record import Check
 from benchmarks.accept.timing import longest, milliseconds
 from gam_scale.hardware import device_peak_flops
+from gam_scale.kernels.choice import PORTABLE
 
 KERNEL_NAME = 60
 """Characters of a kernel's name that a row has room for."""
 
 
-def times(check: Check, name: str, *, compiled: bool) -> None:
+class How(NamedTuple):
+    """In which a block may run."""
+
+    compiled: bool = True
+    implementation: str = PORTABLE
+    fp32_matmul: str = "ieee"
+
+
+WAYS = {
+    "eager": How(compiled=False),
+    "compiled": How(),
+    "TF32": How(fp32_matmul="tf32"),
+    "fla": How(implementation=FLA),
+}
+
+
+def times(check: Check, name: str, how: How) -> None:
     """Forward alone, and a step; a compiled one's ten longest kernels as well."""
-    block = OneBlock(check, name, compiled=compiled)
+    setting = f"train.fp32_matmul={how.fp32_matmul}"
+    options = {"compiled": how.compiled, "implementation": how.implementation}
+    block = OneBlock(check, name, setting, **options)
+    with installed(check):
+        _measure(check, block, compiled=how.compiled)
+
+
+def _measure(check: Check, block: OneBlock, *, compiled: bool) -> None:
     ms = milliseconds(block.step, check.device)
     check.figure("forward and backward", ms, "ms")
     check.figure("per token", ms * 1e6 / block.tokens, "ns")
@@ -30,9 +58,8 @@ def times(check: Check, name: str, *, compiled: bool) -> None:
 
 
 PARTS = {
-    f"{name} {how}": lambda check, name=name, how=how: times(
-        check, name, compiled=how == "compiled"
-    )
+    f"{name} {way}": partial(times, name=name, how=how)
     for name in ("gam_1b", "ctx16k")
-    for how in ("eager", "compiled")
+    for way, how in WAYS.items()
+    if name == "gam_1b" or way in ("compiled", "fla")
 }

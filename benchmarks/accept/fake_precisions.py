@@ -18,7 +18,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from benchmarks.accept.one_block import Maker
 from benchmarks.accept.precisions import EXPECTED, KINDS, places
 from benchmarks.accept.record import Check
-from benchmarks.fake_cuda.rows import without_kernels
 from gam_scale.config import ModelConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, outline
@@ -26,7 +25,6 @@ from gam_scale.model.lm import LanguageModel, outline
 
 def main() -> None:
     """Trace a block of each kind; write where it computes what in which precision."""
-    without_kernels()
     check = Check(Path(os.devnull), torch.device("cuda:0"), Path(), math.inf)
     with FakeTensorMode(allow_non_fake_inputs=True):
         found = {kind: places(check, kind, Maker(without_numbers, sent)) for kind in KINDS}

@@ -1,10 +1,12 @@
 """Check 3: into how many graphs a block compiles, and what breaks one."""
 
 import time
+from functools import partial
 
 import torch
 from torch._dynamo.utils import counters
 
+from benchmarks.accept.fla import IMPLEMENTATIONS, installed
 from benchmarks.accept.one_block import OneBlock
 from benchmarks.accept.record import Check
 
@@ -12,13 +14,15 @@ GRAPHS = {"gam_1b": 1, "ctx16k": 2}
 """Of a block: ctx16k's sequence has a first segment, and others that go on from a state."""
 
 
-def graphs(check: Check, name: str) -> None:
+def graphs(check: Check, name: str, implementation: str) -> None:
     """Compile one block by two steps on it, and count."""
+    torch._dynamo.reset()
     counters.clear()
     begun = time.monotonic()
-    block = OneBlock(check, name, compiled=True)
-    block.step()
-    block.step()
+    block = OneBlock(check, name, compiled=True, implementation=implementation)
+    with installed(check):
+        block.step()
+        block.step()
     if check.device.type == "cuda":
         torch.cuda.synchronize(check.device)
     seconds = time.monotonic() - begun
@@ -31,4 +35,8 @@ def graphs(check: Check, name: str) -> None:
     check.figure("first two steps, with compiling", seconds, "s")
 
 
-PARTS = {name: lambda check, name=name: graphs(check, name) for name in GRAPHS}
+PARTS = {
+    f"{name} {how}": partial(graphs, name=name, implementation=how)
+    for name in GRAPHS
+    for how in IMPLEMENTATIONS
+}

@@ -1,7 +1,6 @@
 """Check 2: flash-linear-attention's kernels behind our operators, at the shapes of the runs."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +9,7 @@ from packed import results
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.accept.fla import chosen, installed
 from benchmarks.accept.one_block import DOCUMENT
 from benchmarks.accept.record import Check
 from benchmarks.accept.shapes import shipped, sizes
@@ -58,20 +58,6 @@ def layout(config: RunConfig) -> Layout:
     return Layout.of(positions)
 
 
-@contextmanager
-def installed(check: Check) -> Iterator[None]:
-    """A CPU has no such kernels: there, those that the tests put in their place."""
-    if not check.small:
-        yield
-        return
-    import pytest
-    import stand_ins
-
-    with pytest.MonkeyPatch.context() as patch:
-        stand_ins.install(patch)
-        yield
-
-
 def compare(check: Check, kind: str, name: str) -> None:
     """Outputs, states and gradients; without gradients, and recomputed; times."""
     config = shipped(check, name)
@@ -114,7 +100,7 @@ def compare(check: Check, kind: str, name: str) -> None:
             check.figure(f"{what}, forward and backward", ms, "ms")
 
 
-PARTS = {
+PARTS = {"choice": chosen} | {
     f"{kind} {name}": lambda check, kind=kind, name=name: compare(check, kind, name)
     for kind, name in (("delta", "gam_1b"), ("slot", "gam_1b"), ("delta", "ctx16k"))
 }

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from benchmarks.accept.fla import run_in
 from benchmarks.accept.record import Check
 from benchmarks.accept.shapes import shipped, sizes, usual_backend
 from gam_scale.config import ModelConfig
+from gam_scale.kernels.choice import PORTABLE
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.model.rotary import rotation_of
@@ -41,6 +43,7 @@ class OneBlock:
         *settings: str,
         compiled: bool,
         backend: Backend = "",
+        implementation: str = PORTABLE,
         maker: Maker = REAL,
     ) -> None:
         """With other ``settings`` than the config's, and not the usual backend if one is given."""
@@ -50,6 +53,7 @@ class OneBlock:
         rows, length, width = sizes(self.config)
         torch.manual_seed(0)
         self.model = maker.model(self.config.model, 0, check.device)
+        run_in(self.model, implementation, self.config.train.fp32_matmul)
         prepare_blocks(
             self.model,
             self.config.train.recompute,

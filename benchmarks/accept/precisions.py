@@ -16,7 +16,7 @@ from benchmarks.fake_cuda.dtypes import nodes
 
 EXPECTED = Path(__file__).with_name("precisions.json")
 """Made by ``python -m benchmarks.accept.fake_precisions``."""
-KINDS = ("static", "scan", "phase", "attention")
+KINDS = ("static", "scan", "phase", "delta", "slot", "attention", "mamba")
 SHORT = ("data.seq_len=256", "model.max_seq_len=256")
 SHOWN = 8
 """Of the differences, as many are written down."""
