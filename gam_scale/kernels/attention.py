@@ -124,7 +124,8 @@ def _attention(
         return *efficient(q, k, v, stretches, dropout, seed), rng
     parts = pieces(q.shape[0], q.shape[2], k.shape[2], ends_host, key_ends_host)
     if form == "blocks":
-        blockwise(q, k, v, parts, _weight_dropout(dropout, seed), out)
+        with torch.autocast(q.device.type, enabled=False):  # a caller's reaches into operators
+            blockwise(q, k, v, parts, _weight_dropout(dropout, seed), out)
         return out, lse, rng
     for piece in parts:
         assert piece.queries == piece.keys
@@ -169,7 +170,8 @@ def _attention_backward(
     parts = pieces(q.shape[0], q.shape[2], k.shape[2], ends_host, key_ends_host)
     grads = tuple(empty_tokens(x) for x in (q, k, v))
     if form == "blocks":
-        blockwise_backward(grad, q, k, v, parts, _weight_dropout(dropout, seed), grads)
+        with torch.autocast(q.device.type, enabled=False):
+            blockwise_backward(grad, q, k, v, parts, _weight_dropout(dropout, seed), grads)
         return grads
     for piece in parts:
         at, options = (piece.rows, slice(None), piece.queries), _mask(piece, q)

@@ -156,6 +156,7 @@ def _save(ctx, inputs, output) -> None:
     _, _, total, solved = output
     ctx.save_for_backward(q, k, v, total, beta, solved, initial, fresh, ends, ends_host)
     ctx.mark_non_differentiable(total, solved)
+    ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, grad, grad_final, *_):

@@ -233,6 +233,7 @@ def _save(ctx, inputs, output) -> None:
     _, _, *saved = output
     ctx.save_for_backward(*leaves, *saved, fresh, ends, ends_host)
     ctx.mark_non_differentiable(*saved)
+    ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, grad, grad_final, *_):

@@ -81,7 +81,7 @@ def chunk_rows(tokens: int, vocab: int, device: str) -> int:
 
     Rounded up, so that they may be up to one row more than :data:`CHUNK_ELEMENTS`.
     """
-    chunks = max(1, -(-tokens * vocab // CHUNK_ELEMENTS[device]))
+    chunks = max(1, -(-tokens * vocab // CHUNK_ELEMENTS["cpu" if device == "cpu" else "cuda"]))
     return max(1, -(-tokens // chunks))
 
 

@@ -33,6 +33,7 @@ _COSTLY = [
     aten.addmm.default,
     aten.bmm.default,
     torch.ops.gam_scale.linear.default,
+    torch.ops.gam_scale.product_tf32.default,
     aten._scaled_dot_product_flash_attention.default,
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_efficient_attention.default,
@@ -87,6 +88,7 @@ def prepare_blocks(
         block.forward = forward
     for mixer in (m for m in model.modules() if isinstance(m, MambaMixer)):
         mixer.fused = compilation.is_on and backend == "inductor"
+        compilation.when_failed.append(partial(setattr, mixer, "fused", False))
     return compilation
 
 

@@ -37,12 +37,14 @@ class Compilation:
     Attributes:
         graphs: compiled so far, those without gradients included.
         failure: why nothing is compiled any more, in a phrase.
+        when_failed: called then.
     """
 
     def __init__(self, backend: Backend | None = None, *, may_fail: bool = False) -> None:
         self.backend, self.may_fail = backend, may_fail
         self.graphs = 0
         self.failure: str | None = None
+        self.when_failed: list[Callable[[], object]] = []
 
     def __call__(
         self, function: Callable[..., Any], uncompiled: Callable[..., Any]
@@ -77,7 +79,10 @@ class Compilation:
         self.graphs += 1
         backend = self.backend
         compile_graph = lookup_backend(backend) if isinstance(backend, str) else backend
-        with functorch_config.patch(backward_pass_autocast=BACKWARD_AUTOCAST):
+        # The backward pass is compiled with the forward pass, where a failure is ours to handle.
+        with functorch_config.patch(
+            backward_pass_autocast=BACKWARD_AUTOCAST, force_non_lazy_backward_lowering=True
+        ):
             return compile_graph(*args)
 
     def _fail(self, error: Exception) -> None:
@@ -90,4 +95,6 @@ class Compilation:
                 "goes on uncompiled, or off"
             ) from error
         self.failure = reason
+        for call in self.when_failed:
+            call()
         logger.warning("%s", self)

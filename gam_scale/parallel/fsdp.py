@@ -55,6 +55,9 @@ class FSDPStrategy(Strategy):
 
     def shards(self) -> list[Shard]:
         """See :meth:`Strategy.shards`."""
+        # What stays gathered until a backward pass still is, after a forward pass without one.
+        for unit in (*self.module.blocks, self.module):
+            unit.reshard()
         replica = self.mesh.get_local_rank("replicate")
         replicas = self.mesh.size(0)
         shards = []

@@ -80,7 +80,8 @@ class Signs:
                 self._take(*json.loads(summary))
             return
         self._failure, *_ = self._read_all()
-        self._silences = list(self._silent_here())[:NAMED]
+        longest_first = sorted(self._silent_here(), key=lambda s: s.seconds, reverse=True)
+        self._silences = longest_first[:NAMED]
         named = [[s.rank, s.seconds, s.last] for s in self._silences]
         self._store.set(SUMMARY, json.dumps([mine, self._progress, named]))
 

@@ -27,6 +27,8 @@ _BEFORE: dict[str, str | None] = {}
 """Environment variables that :func:`start` has set, as they were."""
 _HELD: list[Callable[[], object]] = []
 """What gives back what engines hold beyond their run."""
+_HAS_MET = False
+"""Whether this process has been in a group of several ranks."""
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """The variable by which torchrun says that its agent keeps the store where ranks meet."""
 PATIENCE = 10
@@ -118,8 +120,11 @@ def start(
             store = meet(*where_to, job, *me, timeout_s, asked_to_stop, kept=kept)
             store.set_timeout(c10d.default_pg_timeout)
             # With the device NCCL connects all ranks now, not in each group's first collective, and
-            # a barrier need not guess it.
-            options = {"device_id": where} if use_cuda else {}
+            # a barrier need not guess it. A mesh then splits the group, which in torch 2.13 ends a
+            # process with a segmentation fault where gloo's part is not the first of its kind.
+            global _HAS_MET
+            options = {"device_id": where} if use_cuda and not _HAS_MET else {}
+            _HAS_MET = True
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=world_size, **options
             )

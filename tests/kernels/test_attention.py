@@ -110,6 +110,23 @@ def test_dropout_zeroes_weights_and_keeps_their_mean():
         assert 0.61 < here.double().mean() < 0.64
 
 
+@pytest.mark.parametrize("keys", [150, 400])
+def test_a_callers_autocast_stays_outside(keys):
+    """Blocks of queries compute in float32 inside, under autocast too."""
+    inputs, grad = tensors(2, [150, keys], torch.bfloat16)
+    sees = torch.ones(150, keys, dtype=torch.bool).tril(keys - 150)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(0)
+        dropped = attend(*inputs, dropout=0.25)
+        whole = attend(*inputs)
+    compare(inputs, grad, whole, sees.expand(2, 1, -1, -1), DTYPES[torch.bfloat16])
+    torch.manual_seed(0)
+    assert torch.equal(dropped, attend(*inputs, dropout=0.25))
+    with torch.autocast("cpu", torch.bfloat16):
+        grads = torch.autograd.grad(dropped, inputs, grad)
+    assert all(torch.isfinite(g).all() for g in grads)
+
+
 @pytest.mark.parametrize("rows", [None, [[70, 3, 227], [300]]])
 def test_gradients_with_dropout_are_those_of_what_was_computed(rows):
     """In float64, a step along a direction changes the result as the gradients say."""

@@ -1,6 +1,7 @@
 """What tools/launch.py hands to submitit, without a Slurm."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -129,15 +130,15 @@ def test_no_slurm_is_said(monkeypatch):
         (MistakeElsewhere("rank 0 failed: UserError: another run is there"), False),
     ],
 )
-def test_what_another_start_would_not_mend_is_not_requeued(monkeypatch, error, requeued):
+def test_what_another_start_would_not_mend_is_not_requeued(monkeypatch, tmp_path, error, requeued):
     def fail(*args, **options):
         raise error
 
     asked = []
     monkeypatch.setattr(several, "train_all", fail)
     monkeypatch.setattr(job, "requeue", asked.append)
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    place = {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(tmp_path), "SLURM_JOB_ID": "5"}
+    monkeypatch.setattr(os, "environ", os.environ | place)  # a job sets some for itself, too
     with pytest.raises(type(error)):
         job.RankJob("config.json")()
     assert asked == ["5"] * requeued

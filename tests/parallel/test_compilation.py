@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
 
 from gam_scale.config import ModelConfig
@@ -71,6 +72,14 @@ def test_a_run_that_may_goes_on_uncompiled_and_says_why(
     said = "no such compiler" if what == "backend" else "graph_break"
     assert caplog.text.count("blocks run uncompiled: ") == 1 and said in caplog.text
     assert "and more" not in str(compilation)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective"])
+def test_a_backward_pass_that_cannot_be_compiled_is_found_in_time(model, recompute):
+    backend = aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=broken_backend)
+    compilation = prepare_blocks(model, recompute, compiled=True, may_fail=True, backend=backend)
+    loss(model).backward()
+    assert "no such compiler" in str(compilation) and not compilation.is_on
 
 
 @pytest.mark.parametrize("what", ["break", "backend"])

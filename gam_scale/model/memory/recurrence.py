@@ -6,6 +6,8 @@ chunks gives each its starting state; and a sequence that is cut over ranks need
 rank, whatever its length. A decay multiplies the rows of a state, or is a matrix.
 """
 
+import os
+import shutil
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -21,7 +23,10 @@ from gam_scale.model.layout import Layout
 LARGEST_MATRIX = 256
 """Of a decay that the kernel takes: accumulators of more rows would leave the registers."""
 
-_HAS_TRITON = find_spec("triton") is not None
+_HAS_TRITON = find_spec("triton") is not None and any(
+    shutil.which(compiler) for compiler in (os.environ.get("CC", "gcc"), "clang")
+)
+"""With a C compiler, with which it builds what launches a kernel."""
 
 
 class Fold(NamedTuple):
