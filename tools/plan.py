@@ -5,8 +5,8 @@ Memory, traffic, FLOPs and time of one training step under every engine, and the
 that fit: for every kind of layer, mixed stacks, long sequences and those cut over ranks
 (parallel.context). No GPU is needed, no data is read and no other rank started: one layer of each
 kind runs on tensors that have shapes only, and the rest is arithmetic. Memory is within 15% of what
-training steps on CPUs hold; times are data-sheet rates and an assumed share of them, not
-measurements.
+training steps on CPUs hold; times are data-sheet rates of products and of memory, an assumed share
+of them, and what a fake H100 was scheduled: not measurements.
 """
 
 import argparse
@@ -18,10 +18,11 @@ from gam_scale import cli
 from gam_scale.config import RunConfig, load_config
 from gam_scale.data.prepare import PrepareSpec
 from gam_scale.hardware import Precision
-from gam_scale.plan.estimate import MATMUL_SHARE, Estimate, cheapest, engines
+from gam_scale.plan.estimate import Estimate, cheapest, engines
 from gam_scale.plan.gpus import GIVEN, KNOWN, RESERVED, Gpu, find_gpu, given_gpu, this_cpu
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import CATEGORIES
+from gam_scale.plan.timing import LAUNCH_S, MATMUL_SHARE, MEMORY_SHARE, SCAN_SHARE
 
 GIB = 2**30
 COLUMNS = {"parameters": "params", "gradients": "grads", "activations": "activ."}
@@ -40,7 +41,7 @@ def main() -> None:
         args.vocabulary_is_assumed = True
         config.model.vocab_size = PrepareSpec.vocab_size
     job = Job.of(config, args.nodes, args.gpus_per_node)
-    rows, best = engines(job, gpu, args.mfu), cheapest(job, gpu, args.mfu)
+    rows, best = engines(job, gpu, args.matmul_share), cheapest(job, gpu, args.matmul_share)
     if args.json:
         print(json.dumps(as_json(job, gpu, rows, best, args), indent=1))
     else:
@@ -75,10 +76,10 @@ def parse() -> argparse.Namespace:
         help="Gb/s per GPU between nodes (the GPU's usual)",
     )
     parser.add_argument(
-        "--mfu",
+        "--matmul-share",
         type=cli.number(above=0, at_most=1),
         default=MATMUL_SHARE,
-        help=f"share of the peak rate that computing reaches (an assumption: {MATMUL_SHARE})",
+        help=f"share of the peak that matrix products reach (an assumption: {MATMUL_SHARE})",
     )
     parser.add_argument(
         "--price", type=cli.number(above=0), help="USD per GPU hour, for a line of costs"
@@ -107,10 +108,16 @@ def print_plan(
         f"{rows[0].flops:.3g} FLOPs"
     )
     print(
-        f"assumed: {args.mfu:.0%} of {teraflops(gpu, train.precision)}, "
+        f"assumed: {args.matmul_share:.0%} of {teraflops(gpu, train.precision)}, "
         f"{gpu.link_bytes / 1e9:.0f} GB/s in a node, {gpu.network_bits / 1e9:g} Gb/s per GPU "
         f"between, {gpu.usable_bytes / GIB:.1f} of {gpu.memory_bytes / GIB:.0f} GiB usable"
     )
+    if gpu.memory_rate is not None:
+        fp32 = teraflops(gpu, "fp32")
+        print(
+            f"assumed: {MEMORY_SHARE:.0%} of {gpu.memory_rate / 1e9:,.0f} GB/s to memory, "
+            f"{SCAN_SHARE:.0%} of {fp32} in scans, {LAUNCH_S * 1e6:.0f} us a launch"
+        )
     for note in notes(job, gpu, args):
         print(f"note: {note}")
     print(
@@ -180,7 +187,7 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
         )
     if job.data_size > config.train.global_batch_size:
         found.append("there are more ranks than sequences in a step, so some only wait")
-    estimate = Estimate("", job, gpu, args.mfu)
+    estimate = Estimate("", job, gpu, args.matmul_share)
     if estimate.fp32_flops:
         share = estimate.fp32_flops / (estimate.flops + estimate.extra_flops)
         found.append(
@@ -194,7 +201,7 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
             "flash-linear-attention's kernels"
         )
     if "mamba" in kinds:
-        found.append("time leaves out the kernel launches of Mamba's portable scan")
+        found.append("time leaves out what Mamba's portable scan moves and launches inside")
     if config.parallel.offload != "none":
         found.append("time leaves out what offloading copies and computes on the CPU")
     if config.parallel.device == "cpu":
@@ -242,7 +249,10 @@ def as_json(
         "micro_batches": job.micro_batches,
         "gpu": dataclasses.asdict(gpu),
         "assumptions": {
-            "share_of_peak": args.mfu,
+            "share_of_peak": args.matmul_share,
+            "share_of_memory_rate": MEMORY_SHARE,
+            "share_of_fp32_peak_in_scans": SCAN_SHARE,
+            "seconds_per_launch": LAUNCH_S,
             "peak_flops": gpu.peak_flops(job.config.train.precision),
             "reserved_share_of_memory": RESERVED,
         },
@@ -269,6 +279,7 @@ def estimate_as_json(e: Estimate, job: Job) -> dict[str, Any]:
         "extra_flops": e.extra_flops,
         "fp32_flops": e.fp32_flops,
         "compute_seconds": e.compute_seconds,
+        "computing": dataclasses.asdict(e.computing),
         "communication_seconds": e.communication_seconds,
         "step_seconds": e.step_seconds,
         "tokens_per_second": e.tokens_per_second,

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from benchmarks.fake_cuda.eager import Counter
@@ -15,6 +14,7 @@ from benchmarks.fake_cuda.graphs import Compiler, Graph, Kernel
 from gam_scale.config import RunConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, outline
+from gam_scale.model.policy import policy_of
 from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 
@@ -27,8 +27,9 @@ class Trace:
 
     tokens: int
     graphs: list[Graph]
-    breaks: dict[str, int]  # why dynamo gave up, and how often
+    failure: str | None  # why it is not compiled, where it should be
     kernels: list[Kernel]  # of the graphs, or of every operator where there is no graph
+    weights: set[torch.Size]  # their shapes
 
     @property
     def forward_graphs(self) -> int:
@@ -40,6 +41,17 @@ class Trace:
         """Read from memory and written to it."""
         return sum(kernel.read_and_written for kernel in self.kernels) / self.tokens
 
+    @property
+    def kept(self) -> float:
+        """Bytes per token that the forward pass keeps, its input aside."""
+        return sum(g.kept() for g in self.graphs if g.is_backward) / self.tokens
+
+    @property
+    def peak(self) -> float:
+        """Bytes per token at the fullest moment of the backward pass: activations but the input."""
+        peaks = [g.peak - g.returned(self.weights) for g in self.graphs if g.is_backward]
+        return max(peaks, default=0) / self.tokens
+
 
 def trace(config: RunConfig, kind: str, *, compiled: bool = True) -> Trace:
     """A layer of ``kind`` in a micro-batch of this run.
@@ -47,19 +59,19 @@ def trace(config: RunConfig, kind: str, *, compiled: bool = True) -> Trace:
     If it does not compile, its operators are counted one by one, as they would run.
     """
     torch._dynamo.reset()
-    counters.clear()
     compiler, counter = Compiler(), Counter()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _model(config, kind)
-        prepare_blocks(model, config.train.recompute, compiled=compiled, backend=compiler)
+        how = {"compiled": compiled, "may_fail": True, "backend": compiler}
+        compilation = prepare_blocks(model, config.train.recompute, **how)
         # Nothing compiles below a mode that sees every operator.
         _step(model.blocks[0], config, nullcontext() if compiled else counter)
-        breaks = {" ".join(why.split()): n for why, n in counters["graph_break"].items()}
-        if compiled and not compiler.graphs:
-            return replace(trace(config, kind, compiled=False), breaks=breaks)
+    if compilation.failure is not None:
+        return replace(trace(config, kind, compiled=False), failure=compilation.failure)
     kernels = [kernel for graph in compiler.graphs for kernel in graph.kernels]
     tokens = config.train.micro_batch_size * config.data.seq_len
-    return Trace(tokens, compiler.graphs, breaks, kernels or counter.kernels)
+    shapes = {weight.shape for weight in model.parameters()}
+    return Trace(tokens, compiler.graphs, None, kernels or counter.kernels, shapes)
 
 
 def _model(config: RunConfig, kind: str) -> LanguageModel:
@@ -70,7 +82,9 @@ def _model(config: RunConfig, kind: str) -> LanguageModel:
         model = outline(shape)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            dtype = torch.bfloat16 if gathered_in_bf16 else torch.float32
+            keeps_fp32 = policy_of(module, name).precision == "fp32"
+            is_bf16 = gathered_in_bf16 and not keeps_fp32
+            dtype = torch.bfloat16 if is_bf16 else torch.float32
             empty = torch.empty(parameter.shape, dtype=dtype, device=DEVICE)
             setattr(module, name, nn.Parameter(empty))
     return model

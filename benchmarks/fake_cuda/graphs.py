@@ -32,10 +32,21 @@ class Graph:
     kernels: list[Kernel]
     peak: int  # bytes at its fullest moment, inputs that it may free included
 
-    @property
-    def moved(self) -> int:
-        """Bytes that all its kernels read and write."""
-        return sum(kernel.read_and_written for kernel in self.kernels)
+    def kept(self) -> int:
+        """Bytes that a backward graph takes over from the forward graph, its inputs aside."""
+        nodes = self.module.graph.find_nodes(op="placeholder")
+        return sum(_bytes(n) for n in nodes if not n.name.startswith(("primals", "tangents")))
+
+    def returned(self, shapes: set[torch.Size]) -> int:
+        """Bytes of what it returns in one of these shapes."""
+        (output,) = self.module.graph.find_nodes(op="output")
+        nodes = {n for n in output.args[0] if isinstance(n, fx.Node)}
+        return sum(_bytes(n) for n in nodes if n.meta["val"].shape in shapes)
+
+
+def _bytes(node: fx.Node) -> int:
+    value = node.meta["val"]
+    return value.nbytes if isinstance(value, Tensor) else 0
 
 
 class Compiler:

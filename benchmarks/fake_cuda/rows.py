@@ -50,9 +50,11 @@ def figures(found: Trace) -> dict[str, Any]:
     """What the table has of a trace: bytes are per token."""
     return {
         "graphs": found.forward_graphs,
-        "breaks": sum(found.breaks.values()),
+        "failure": found.failure,
         "kernels": len(found.kernels),
         "bytes": round(found.bytes_per_token),
+        "kept": round(found.kept),
+        "peak": round(found.peak),
         "by_kernel": {name: [n, round(moved)] for name, (n, moved) in by_name(found).items()},
     }
 

@@ -16,6 +16,7 @@ from gam_scale.model.loss import chunk_rows
 from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 from gam_scale.plan.trace import BlockTrace, Work, trace_block, trace_loss
+from gam_scale.plan.traffic import peak_factor
 
 FP32 = 4
 
@@ -71,7 +72,7 @@ def layer(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
     traced = run._replace(rows=_ROWS)
     segment = _segment(run)
     most = _SEGMENTS * segment
-    if run.context > 1 or kind in ("attention", "mamba") or run.length <= most:
+    if segments(kind, run) <= _SEGMENTS:
         found = _traced(model, kind, traced)
     else:
         # Whole segments, then the same remainder as the whole length has.
@@ -105,6 +106,7 @@ def _known(model: ModelConfig, run: Setting) -> BlockTrace:
             documents=run.documents,
             context=run.context,
             rotation=rotation_of(model),
+            factor=peak_factor(model.layers[0], run.recompute),
         )
     return _KNOWN[key]
 
@@ -116,6 +118,13 @@ def _build(model: ModelConfig, run: Setting, backend: Callable[..., Any]) -> nn.
         whole, run.recompute, compiled=run.compiled, backend=backend, segment=_segment(run)
     )
     return whole.blocks[0]
+
+
+def segments(kind: LayerKind, run: Setting) -> int:
+    """Parts of a sequence that a layer takes one after another."""
+    if run.context > 1 or kind in ("attention", "mamba"):
+        return 1
+    return -(-run.length // _segment(run))
 
 
 def loss(model: ModelConfig, run: Setting) -> float:

@@ -7,14 +7,12 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.model.memory.base import WrittenMemory
+from gam_scale.plan import timing
 from gam_scale.plan.activations import setting, work
 from gam_scale.plan.communication import Collective, collectives, overlaps
 from gam_scale.plan.gpus import Gpu
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import Memory, peak_memory
-
-MATMUL_SHARE = 0.4
-"""Of the peak rate that a GPU is assumed to reach: a usual figure for dense language models."""
 
 _RECOMPUTE = ("none", "selective", "full")  # from the fastest to the smallest
 _Key = tuple[float, int, float, int]
@@ -27,7 +25,7 @@ class Estimate:
     label: str
     job: Job
     gpu: Gpu
-    share: float  # of the peak rate that is reached
+    share: float  # of the peak rate that matrix products reach
 
     @cached_property
     def memory(self) -> Memory:
@@ -82,14 +80,22 @@ class Estimate:
         work = self.job.work(config.train.global_batch_size)
         return work.fp32_flops * config.parallel.context
 
+    @cached_property
+    def computing(self) -> timing.Seconds:
+        """Of a step on the rank with most sequences."""
+        job, total = self.job, timing.Seconds()
+        model, run = job.config.model, setting(job.config, job.micro_rows)
+        for kind in set(model.layer_kinds()):
+            one = timing.layer(model, kind, run, self.gpu, self.share)
+            total = total.plus(one, model.layer_kinds().count(kind))
+        total = total.plus(timing.head(job.weights.head, model.d_model, run, self.gpu, self.share))
+        whole = timing.update(self.memory.optimizer, self.gpu)
+        return whole.plus(total, job.rows / job.micro_rows)
+
     @property
     def compute_seconds(self) -> float:
-        """On the rank with most sequences, at the assumed share of the peak rates."""
-        precision = self.job.config.train.precision
-        seconds = (self.flops + self.extra_flops - self.fp32_flops) / self.gpu.peak_flops(precision)
-        seconds += self.fp32_flops / self.gpu.peak_flops("fp32")
-        of_rank = self.job.rows / self.job.config.train.global_batch_size
-        return seconds * of_rank / self.job.config.parallel.context / self.share
+        """All of :attr:`computing`, one after another."""
+        return self.computing.total
 
     @property
     def communication_seconds(self) -> float:

@@ -20,6 +20,7 @@ class Gpu:
     memory_bytes: float
     link_bytes: float  # per second and direction, between the GPUs of one node
     network_bits: float  # per second and GPU, between nodes
+    memory_rate: float | None  # bytes per second to and from its memory; None: not counted
 
     def peak_flops(self, precision: Precision) -> float:
         """Dense matmul FLOP/s.
@@ -42,9 +43,10 @@ class Gpu:
 
 _GIB, _GB, _GBIT, _TFLOPS = 2.0**30, 1e9, 1e9, 1e12
 
-# GiB, GB/s between the GPUs of a node, Gb/s between nodes; rates are in gam_scale.hardware, by the
-# name that torch has for the GPU. Memory and links from NVIDIA's product data sheets ("HGX B200",
-# "H100 Tensor Core GPU", "H200", "A100", "L40S", "L4", "T4", "V100", "GeForce RTX 4090"). A sheet's
+# GiB, GB/s to its memory, GB/s between the GPUs of a node, Gb/s between nodes; rates are in
+# gam_scale.hardware, by the name that torch has for the GPU. Memory, its rate and links from
+# NVIDIA's product data sheets ("HGX B200", "H100 Tensor Core GPU", "H200", "A100", "L40S", "L4",
+# "T4", "V100", "GeForce RTX 4090"; of the last, the whitepaper "Ada" has the rate). A sheet's
 # GB of device memory are GiB; its link figure adds up both directions, of which a ring uses each
 # once, so it is halved here: B200 1,800 GB/s of NVLink, H100 and H200 900, A100 600, V100 SXM2 300.
 # L40S, L4 and RTX 4090 have PCIe 4.0 x16 (64 GB/s), T4 has PCIe 3.0 x16 (32 GB/s). Networks are
@@ -52,29 +54,30 @@ _GIB, _GB, _GBIT, _TFLOPS = 2.0**30, 1e9, 1e9, 1e12
 # and H200, HDR (200 Gb/s) beside A100, EDR (100 Gb/s) beside V100, where four adapters served
 # eight GPUs: 50 each; 100 Gb/s Ethernet for cards without NVLink, 25 beside the small L4 and T4.
 _GPUS = {
-    "b200": ("NVIDIA B200", 180, 900, 400),
-    "h200": ("NVIDIA H200", 141, 450, 400),
-    "h100": ("NVIDIA H100 80GB HBM3", 80, 450, 400),
-    "a100-80": ("NVIDIA A100-SXM4-80GB", 80, 300, 200),
-    "a100-40": ("NVIDIA A100-SXM4-40GB", 40, 300, 200),
-    "l40s": ("NVIDIA L40S", 48, 32, 100),
-    "rtx4090": ("NVIDIA GeForce RTX 4090", 24, 32, 100),
-    "l4": ("NVIDIA L4", 24, 32, 25),
-    "v100-32": ("Tesla V100-SXM2-32GB", 32, 150, 50),
-    "v100-16": ("Tesla V100-SXM2-16GB", 16, 150, 50),
-    "t4": ("Tesla T4", 16, 16, 25),
+    "b200": ("NVIDIA B200", 180, 8000, 900, 400),
+    "h200": ("NVIDIA H200", 141, 4800, 450, 400),
+    "h100": ("NVIDIA H100 80GB HBM3", 80, 3350, 450, 400),
+    "a100-80": ("NVIDIA A100-SXM4-80GB", 80, 2039, 300, 200),
+    "a100-40": ("NVIDIA A100-SXM4-40GB", 40, 1555, 300, 200),
+    "l40s": ("NVIDIA L40S", 48, 864, 32, 100),
+    "rtx4090": ("NVIDIA GeForce RTX 4090", 24, 1008, 32, 100),
+    "l4": ("NVIDIA L4", 24, 300, 32, 25),
+    "v100-32": ("Tesla V100-SXM2-32GB", 32, 900, 150, 50),
+    "v100-16": ("Tesla V100-SXM2-16GB", 16, 900, 150, 50),
+    "t4": ("Tesla T4", 16, 320, 16, 25),
 }
 KNOWN = ", ".join(_GPUS)
 
 # What may be given of a GPU that is not in the table: its unit, and whether it must be.
 _GIVEN = {
     "memory": (_GIB, True),
+    "bandwidth": (_GB, True),
     "bf16": (_TFLOPS, False),
     "fp32": (_TFLOPS, True),
     "link": (_GB, False),
     "network": (_GBIT, False),
 }
-GIVEN = "memory=GiB,bf16=TFLOP/s,fp32=TFLOP/s,link=GB/s,network=Gb/s"
+GIVEN = "memory=GiB,bandwidth=GB/s,bf16=TFLOP/s,fp32=TFLOP/s,link=GB/s,network=Gb/s"
 
 
 def find_gpu(name: str) -> Gpu:
@@ -88,14 +91,14 @@ def find_gpu(name: str) -> Gpu:
             f"--gpu is {one_line(name)}, which is not in the table; expected one of {KNOWN}, cpu, "
             f"or figures, {GIVEN}"
         )
-    device, memory, link, network = _GPUS[name.lower()]
+    device, memory, rate, link, network = _GPUS[name.lower()]
     peaks = {p: data_sheet_peak(device, p) for p in ("bf16", "fp32")}
     rates = {precision: peak.flops for precision, peak in peaks.items() if peak}
-    return Gpu(name.lower(), rates, memory * _GIB, link * _GB, network * _GBIT)
+    return Gpu(name.lower(), rates, memory * _GIB, link * _GB, network * _GBIT, rate * _GB)
 
 
 def given_gpu(text: str) -> Gpu:
-    """A GPU by its figures: ``memory=96,bf16=900,fp32=60,link=450,network=400``.
+    """A GPU by its figures: ``memory=96,bandwidth=3000,bf16=900,fp32=60,link=450,network=400``.
 
     A link that is not given is PCIe 4.0 x16's 32 GB/s, a network 100 Gb/s.
 
@@ -114,17 +117,18 @@ def given_gpu(text: str) -> Gpu:
     peaks = {
         precision: figures[precision] for precision in ("bf16", "fp32") if precision in figures
     }
-    return Gpu("GPUs", peaks, figures["memory"], figures["link"], figures["network"])
+    sizes = (figures[key] for key in ("memory", "link", "network", "bandwidth"))
+    return Gpu("GPUs", peaks, *sizes)
 
 
 def this_cpu(ranks: int, precision: Precision) -> Gpu:
     """This machine's CPU as one of ``ranks`` sees it: its share of cores and memory.
 
-    Rates are measured now; what ranks exchange goes through memory, at an assumed 2 GB/s, and
-    between machines at an assumed 10 Gb/s.
+    Rates of products are measured now; what its memory moves is not counted. What ranks exchange
+    goes through memory, at an assumed 2 GB/s, and between machines at an assumed 10 Gb/s.
     """
     peaks = {
         p: device_peak_flops("cpu", p).flops / ranks for p in dict.fromkeys((precision, "fp32"))
     }
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Gpu("this CPU", peaks, memory / ranks, 2 * _GB, 10 * _GBIT)
+    return Gpu("this CPU", peaks, memory / ranks, 2 * _GB, 10 * _GBIT, None)

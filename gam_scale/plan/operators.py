@@ -46,7 +46,14 @@ def _linear_scan_backward_flops(grads: Tensor, decay: Tensor, *_: Any) -> float:
     return _linear_scan_flops(decay, grads[:, 1:])
 
 
+def _solve_flops(lower: Tensor, right: Tensor, *_: Any) -> float:
+    """Half of a square matrix of factors, each multiplied and added to every column."""
+    return float(right.numel() * lower.shape[-1])
+
+
 FLOPS: _Table = {
+    _OPS.solve_unit_lower.default: _solve_flops,
+    _OPS.solve_unit_lower_transposed.default: _solve_flops,
     _OPS.linear_scan.default: _linear_scan_flops,
     _OPS.linear_scan_backward.default: _linear_scan_backward_flops,
 }

@@ -108,6 +108,7 @@ def trace_block(
     documents: bool,
     context: int,
     rotation: Rotation | None,
+    factor: float = 1.0,
 ) -> BlockTrace:
     """Run one block forward and backward.
 
@@ -118,13 +119,14 @@ def trace_block(
         documents: they restart within a sequence.
         context: ranks that share each sequence.
         rotation: what it turns queries and keys by.
+        factor: of a compiled block's peak, see :func:`gam_scale.plan.compiled.compiler`.
     """
     layout = _layout(*shape[:2], documents, context).turned(rotation)
     torch._dynamo.reset()  # its cache of compiled code would run full after a few traces
     recorder = Recorder()
     with ExitStack() as stack:
         fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        block = build(compiler(recorder.run_graph))
+        block = build(compiler(recorder.run_graph, recorder.is_shape_of_weights, factor))
         layout = layout.map(fake.from_tensor)
         leaf = torch.zeros((), requires_grad=True)
         recorder.know(block.parameters(), [leaf], layout.tensors())
@@ -249,6 +251,10 @@ class Recorder(TorchDispatchMode):
         address = _address(tensor)
         return address in self._weights or self._numbers.get(address) in self._copies
 
+    def is_shape_of_weights(self, shape: torch.Size) -> bool:
+        """Whether some weights have it."""
+        return shape in self._shapes
+
     def see(self, tensor: Tensor, *, is_copy: bool) -> None:
         """Note a tensor's storage if it is new."""
         storage = tensor.untyped_storage()
@@ -269,11 +275,10 @@ class Recorder(TorchDispatchMode):
     def run_graph(self, graph: GraphMemory, args: list[Tensor]) -> list[Any]:
         """Stand in for a compiled graph: its outputs, without data, and the peak while it runs."""
         self._is_on = False
-        is_weight = [isinstance(a, Tensor) and self.is_weight(a) for a in args]
-        peak, copies = graph.simulate(is_weight, self._shapes)
+        copies = graph.copies([isinstance(a, Tensor) and self.is_weight(a) for a in args])
         outputs = graph.outputs(args)
         self._is_on = True
-        self.events.append(Bytes(*peak))
+        self.events.append(Bytes(graph.activations, gradients=graph.gradients))
         for out, is_copy in zip(outputs, copies, strict=True):
             if isinstance(out, Tensor):
                 self.see(out, is_copy=is_copy)

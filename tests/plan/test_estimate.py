@@ -1,22 +1,27 @@
 """FLOPs against torch's own counter; time, fit and choice against figures worked out by hand."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gam_scale.config import LayerKind, RunConfig
+from gam_scale.config import LayerKind, RunConfig, load_config
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.plan import timing
+from gam_scale.plan.activations import Setting, setting, work
 from gam_scale.plan.communication import Collective
 from gam_scale.plan.estimate import Estimate, cheapest, engines
 from gam_scale.plan.gpus import find_gpu
 from gam_scale.plan.job import Job
+from gam_scale.plan.traffic import rows, traffic
 from gam_scale.strict import from_dict
 
 ROWS, SEQ_LEN = 4, 32
+KINDS = get_args(LayerKind)
 H100 = find_gpu("h100")
 
 
@@ -117,14 +122,47 @@ def test_only_groups_within_a_node_use_its_links():
 def test_time_is_compute_and_communication():
     job = Job.of(make_config(rows=16), 2, 8)
     plain, sharded = (Estimate("", job.running(e), H100, 0.5) for e in ("torch", "fsdp"))
-    compute = plain.flops / 16 / (0.5 * 989.4e12)
-    assert plain.compute_seconds == pytest.approx(compute)
+    spent = plain.computing
+    assert plain.compute_seconds == sum((spent.products, spent.memory, spent.scans, spent.launches))
     sent = 2 * 15 / 16 * 4 * job.weights.total
     assert plain.communication_seconds == pytest.approx(sent / 50e9)  # 400 Gb/s
     assert plain.step_seconds == plain.compute_seconds + plain.communication_seconds
     parts = sharded.compute_seconds, sharded.communication_seconds
     assert sharded.step_seconds == max(parts)
     assert plain.gpu_seconds_per_token == pytest.approx(16 * plain.step_seconds / (16 * SEQ_LEN))
+
+
+def test_a_layer_takes_as_long_as_what_it_multiplies_moves_and_launches():
+    shape = {"d_model": 1536, "memory": {"n_heads": 12}, "layers": ["delta"], "max_seq_len": 4096}
+    run = Setting(2, 4096, 2, "selective", True, False, False, 1)
+    model = make_config(**shape).model
+    spent = timing.layer(model, "delta", run, H100, 0.5)
+    done = work(model, "delta", run)
+    moved = traffic(model, "delta", "selective", compiled=True, precision="bf16")
+    in_fp32 = done.fp32_flops - done.scan_flops
+    products = ((done.flops - in_fp32) / 989.4e12 + in_fp32 / 67e12) / 0.5
+    assert spent.products == pytest.approx(products)
+    assert spent.products > moved.products * 8192 / (0.8 * 3.35e12), "bytes are what limits"
+    assert spent.memory == pytest.approx(moved.others * 8192 / (0.8 * 3.35e12))
+    assert spent.scans == pytest.approx(done.scan_flops / 6.7e12)
+    assert spent.launches == pytest.approx(3e-6 * moved.launches)
+
+
+def test_a_cpu_is_planned_by_its_products_alone():
+    cpu = replace(H100, memory_rate=None)
+    spent = timing.layer(make_config().model, "static", setting(make_config(), ROWS), cpu, 0.5)
+    assert spent.products > 0 == spent.memory + spent.launches
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_traffic_grows_with_the_width(kind, recompute):
+    """The layers of ctx16k, two thirds as wide, other heads, weights in fp32, were traced too."""
+    model = load_config("configs/ctx16k.json").model
+    found = traffic(model, kind, recompute, compiled=True, precision="bf16")
+    wanted = ("ctx16k", kind, recompute)
+    (row,) = [r for r in rows() if (r["config"], r["kind"], r["recompute"]) == wanted]
+    assert found.products + found.others == pytest.approx(row["bytes"], rel=0.15)
 
 
 def test_a_small_model_fits_under_every_engine_without_recomputing():

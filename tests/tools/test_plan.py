@@ -35,7 +35,7 @@ def plan(tool, tmp_path):
             ("--gpu", "abacus"),
             "--gpu is abacus, which is not in the table; expected one of b200, h200",
         ),
-        (("--gpu", "memory=80,bf16=900"), "--gpu memory=80,bf16=900 lacks fp32; expected"),
+        (("--gpu", "memory=80,bf16=900"), "--gpu memory=80,bf16=900 lacks bandwidth; expected"),
         (("--gpu", "memory=80,fp32=nan"), "--gpu has fp32=nan; expected figures above 0"),
         (("--gpu", "memory=80,fp32=60,speed=9"), "--gpu has speed=9; expected figures above 0"),
         (
@@ -57,7 +57,10 @@ def plan(tool, tmp_path):
             ),
             "parallel.deepspeed.zero_optimization.reduce_bucket_size is 'auto'; expected a number",
         ),
-        (("--mfu", "1.5"), "--mfu is 1.5; expected a finite number, more than 0, at most 1"),
+        (
+            ("--matmul-share", "1.5"),
+            "--matmul-share is 1.5; expected a finite number, more than 0, at most 1",
+        ),
         (("--price", "nan"), "--price is nan; expected a finite number, more than 0"),
         (("--network-gbps", "0"), "--network-gbps is 0; expected a finite number, more than 0"),
         (
@@ -77,7 +80,7 @@ def test_tables_fit_the_screen(plan):
     done = plan("--price", "2.5")
     assert done.status == 0, done
     assert max(map(len, done.out.splitlines())) <= 100
-    for part in ("torch", "zero stage 3", "fsdp kept", "fsdp/8", "assumed: 40%", "USD"):
+    for part in ("torch", "zero stage 3", "fsdp kept", "fsdp/8", "assumed: 65%", "USD"):
         assert part in done.out
 
 
@@ -97,7 +100,7 @@ def test_a_gpu_of_the_table_is_planned_for(plan, gpu):
 
 
 def test_a_gpu_by_its_figures_is_as_one_of_the_table(plan):
-    figures = "memory=80,bf16=989.4,fp32=67,link=450,network=400"
+    figures = "memory=80,bandwidth=3350,bf16=989.4,fp32=67,link=450,network=400"
     given, known = (json.loads(plan("--gpu", gpu, "--json").out) for gpu in (figures, "h100"))
     assert given["engines"] == known["engines"], "the same figures give another plan"
 

@@ -1,0 +1,70 @@
+"""What layers move through a GPU's memory and launch, from what a fake H100 was scheduled.
+
+gpu_blocks.json has the layers of gam_1b: `python -m benchmarks.fake_cuda` makes it. Other sizes
+follow from these: bytes per token grow with the width, whatever the heads are (within 6% for widths
+of 768 to 2,048 and heads of 64 and 128), and for slot memories with their slots.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gam_scale.config import LayerKind, ModelConfig
+
+_CONFIG, _WIDTH, _HEADS, _SLOTS = "gam_1b", 1536, 12, 64
+_PER_SLOT = 1.4
+"""Bytes that a slot of a head costs, over those of a channel of the width."""
+
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+_LOOPS = "fused loops"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Of one layer in one micro-batch, forward and backward, recomputation included."""
+
+    products: float  # bytes per token that matrix products read and write
+    others: float  # bytes per token of all else
+    launches: int  # for each segment of a sequence
+
+
+def traffic(
+    model: ModelConfig, kind: LayerKind, recompute: str, *, compiled: bool, precision: str
+) -> Traffic:
+    """Bytes and launches of a layer in the portable form, on a GPU."""
+    row = _row(kind, recompute if compiled else "selective", compiled, "bf16")
+    fp32 = _row(kind, "selective", True, "fp32")["bytes"] / _row(kind)["bytes"]
+    size = _size(kind, model.d_model, model.memory.n_heads * model.memory.n_slots)
+    scale = size / _size(kind, _WIDTH, _HEADS * _SLOTS) * (fp32 if precision == "fp32" else 1.0)
+    products = sum(row["by_kernel"].get(name, (0, 0))[1] for name in _PRODUCTS)
+    return Traffic(products * scale, (row["bytes"] - products) * scale, row["kernels"])
+
+
+def peak_factor(kind: LayerKind, recompute: str) -> float:
+    """See :func:`gam_scale.plan.compiled.compiler`."""
+    return _row(kind, recompute)["peak"] / _row(kind, "none")["kept"]
+
+
+def _size(kind: LayerKind, width: int, slots: int) -> float:
+    return width + (_PER_SLOT * slots if kind == "slot" else 0.0)
+
+
+def _row(
+    kind: LayerKind, recompute: str = "selective", compiled: bool = True, precision: str = "bf16"
+) -> dict[str, Any]:
+    wanted = (_CONFIG, kind, recompute, compiled, precision)
+    (row,) = (
+        row
+        for row in rows()
+        if (row["config"], row["kind"], row["recompute"], row["compiled"], row["precision"])
+        == wanted
+    )
+    return row
+
+
+@cache
+def rows() -> list[dict[str, Any]]:
+    """All that the file has."""
+    return json.loads(Path(__file__).with_name("gpu_blocks.json").read_text())["rows"]
