@@ -48,7 +48,9 @@ def pytest_configure() -> None:
         if frame.f_code.co_filename not in wanted:
             return None
         if event == "line":
-            ran.add((str(Path(frame.f_code.co_filename).relative_to(PACKAGE.parent)), frame.f_lineno))
+            ran.add(
+                (str(Path(frame.f_code.co_filename).relative_to(PACKAGE.parent)), frame.f_lineno)
+            )
         return watch
 
     threading.settrace(watch)

@@ -106,7 +106,7 @@ def _known(model: ModelConfig, run: Setting) -> BlockTrace:
             documents=run.documents,
             context=run.context,
             rotation=rotation_of(model),
-            factor=peak_factor(model.layers[0], run.recompute),
+            factor=peak_factor(model, model.layers[0], run.recompute),
         )
     return _KNOWN[key]
 

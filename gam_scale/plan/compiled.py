@@ -151,6 +151,10 @@ def _is_view(node: fx.Node) -> bool:
     )
 
 
+def _is_item(node: fx.Node) -> bool:
+    return getattr(node.target, "__name__", "") == "getitem"
+
+
 def _is_like(node: fx.Node, is_weight: Callable[[torch.Size], bool]) -> bool:
     """Whether a value has the shape of weights, maybe transposed."""
     value = node.meta["val"]

@@ -1,8 +1,9 @@
 """What layers move through a GPU's memory and launch, from what a fake H100 was scheduled.
 
-gpu_blocks.json has the layers of gam_1b: `python -m benchmarks.fake_cuda` makes it. Other sizes
-follow from these: bytes per token grow with the width, whatever the heads are (within 6% for widths
-of 768 to 2,048 and heads of 64 and 128), and for slot memories with their slots.
+gpu_blocks.json has the layers of gam_1b and ctx16k: `python -m benchmarks.fake_cuda` makes it.
+Other sizes follow from gam_1b's: bytes per token grow with the width, whatever the heads are
+(within 6% for widths of 768 to 2,048 and heads of 64 and 128), and for slot memories with their
+slots.
 """
 
 import json
@@ -42,9 +43,17 @@ def traffic(
     return Traffic(products * scale, (row["bytes"] - products) * scale, row["kernels"])
 
 
-def peak_factor(kind: LayerKind, recompute: str) -> float:
-    """See :func:`gam_scale.plan.compiled.compiler`."""
-    return _row(kind, recompute)["peak"] / _row(kind, "none")["kept"]
+def peak_factor(model: ModelConfig, kind: LayerKind, recompute: str) -> float:
+    """See :func:`gam_scale.plan.compiled.compiler`; of the config whose heads are most alike.
+
+    A head's matrices are square, what it reads and writes is not: at a width of 64 they are a
+    smaller part of what is kept than at 128.
+    """
+    heads = model.attention.n_heads if kind == "attention" else model.memory.n_heads
+    config = "ctx16k" if model.d_model / heads < 96 else _CONFIG
+    here, none = (_row(kind, mode, config=config) for mode in (recompute, "none"))
+    # Of one segment, of as many as there are graphs; what is kept is of all.
+    return here["graphs"] * here["peak"] / none["kept"]
 
 
 def _size(kind: LayerKind, width: int, slots: int) -> float:
@@ -52,9 +61,13 @@ def _size(kind: LayerKind, width: int, slots: int) -> float:
 
 
 def _row(
-    kind: LayerKind, recompute: str = "selective", compiled: bool = True, precision: str = "bf16"
+    kind: LayerKind,
+    recompute: str = "selective",
+    compiled: bool = True,
+    precision: str = "bf16",
+    config: str = _CONFIG,
 ) -> dict[str, Any]:
-    wanted = (_CONFIG, kind, recompute, compiled, precision)
+    wanted = (config, kind, recompute, compiled, precision)
     (row,) = (
         row
         for row in rows()
