@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent.parent / "gam_scale"
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "gam_scale"
 
 
 def lines_of(source: str) -> Iterator[tuple[str, int]]:
@@ -36,21 +37,19 @@ def all_lines() -> dict[str, set[int]]:
     found: dict[str, set[int]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for name, line in lines_of(path.read_text()):
-            found.setdefault(f"{path.relative_to(PACKAGE.parent)}:{name}", set()).add(line)
+            found.setdefault(f"{path.relative_to(ROOT)}:{name}", set()).add(line)
     return found
 
 
 def pytest_configure() -> None:
-    wanted = {str(PACKAGE.parent / key.partition(":")[0]) for key in all_lines()}
+    wanted = {str(ROOT / key.partition(":")[0]) for key in all_lines()}
     ran: set[tuple[str, int]] = set()
 
     def watch(frame, event, argument):
         if frame.f_code.co_filename not in wanted:
             return None
         if event == "line":
-            ran.add(
-                (str(Path(frame.f_code.co_filename).relative_to(PACKAGE.parent)), frame.f_lineno)
-            )
+            ran.add((str(Path(frame.f_code.co_filename).relative_to(ROOT)), frame.f_lineno))
         return watch
 
     threading.settrace(watch)

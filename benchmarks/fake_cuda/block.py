@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from benchmarks.fake_cuda.eager import Counter
 from benchmarks.fake_cuda.graphs import Compiler, Graph, Kernel
 from gam_scale.config import RunConfig
+from gam_scale.kernels.choice import PORTABLE, HasKernels
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.model.policy import policy_of
@@ -53,7 +54,9 @@ class Trace:
         return max(peaks, default=0) / self.tokens
 
 
-def trace(config: RunConfig, kind: str, *, compiled: bool = True) -> Trace:
+def trace(
+    config: RunConfig, kind: str, *, compiled: bool = True, implementation: str = PORTABLE
+) -> Trace:
     """A layer of ``kind`` in a micro-batch of this run.
 
     If it does not compile, its operators are counted one by one, as they would run.
@@ -62,12 +65,16 @@ def trace(config: RunConfig, kind: str, *, compiled: bool = True) -> Trace:
     compiler, counter = Compiler(), Counter()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _model(config, kind)
+        for module in model.modules():
+            if isinstance(module, HasKernels):
+                module.implementation = implementation
         how = {"compiled": compiled, "may_fail": True, "backend": compiler}
         compilation = prepare_blocks(model, config.train.recompute, **how)
         # Nothing compiles below a mode that sees every operator.
         _step(model.blocks[0], config, nullcontext() if compiled else counter)
     if compilation.failure is not None:
-        return replace(trace(config, kind, compiled=False), failure=compilation.failure)
+        found = trace(config, kind, compiled=False, implementation=implementation)
+        return replace(found, failure=compilation.failure)
     kernels = [kernel for graph in compiler.graphs for kernel in graph.kernels]
     tokens = config.train.micro_batch_size * config.data.seq_len
     shapes = {weight.shape for weight in model.parameters()}

@@ -39,17 +39,23 @@ def _table(config: str, kept: dict[str, Any]) -> str:
         "| layer | before: graphs, kernels, kB | graphs | kernels | kB | none: kB | full: kB |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    for kind in dict.fromkeys(row["kind"] for row in kept["rows"]):
-        found = {
-            row["recompute"]: row
-            for row in kept["rows"]
-            if (row["config"], row["kind"], row["precision"]) == (config, kind, "bf16")
-            and row["compiled"]
-        }
-        usual = found["selective"]
-        cells = [kind, _former(before[kind]), usual["graphs"], usual["kernels"]]
+    usual = [
+        row
+        for row in kept["rows"]
+        if row["config"] == config and row["compiled"] and row["precision"] == "bf16"
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in usual):
+        of_kind = [row for row in usual if row["kind"] == kind]
+        found = {r["recompute"]: r for r in of_kind if r["implementation"] == "portable"}
+        whole = found["selective"]
+        cells = [kind, _former(before[kind]), whole["graphs"], whole["kernels"]]
         cells += [f"{found[mode]['bytes'] / 1e3:,.0f}" for mode in ("selective", "none", "full")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+        for row in of_kind:
+            if row["implementation"] != "portable":
+                name = f"{kind}, {row['implementation']}"
+                figures = f"{row['graphs']} | {row['kernels']} | {row['bytes'] / 1e3:,.0f}"
+                lines.append(f"| {name} | | {figures} | | |")
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,8 @@ from gam_scale.config import RunConfig, load_config
 KINDS = ("static", "scan", "phase", "delta", "slot", "attention", "mamba")
 CONFIGS = ("gam_1b", "ctx16k")
 RECOMPUTE = ("none", "selective", "full")
+KERNELS = {"delta": "fla", "slot": "fla", "mamba": "mamba_ssm"}
+"""Implementations beside the portable one. Their packages need not be there to be scheduled."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Row:
     recompute: str
     compiled: bool = True
     precision: str = "bf16"
+    implementation: str = "portable"
 
     def settings(self) -> RunConfig:
         """The whole config."""
@@ -32,9 +35,15 @@ class Row:
 
 
 def rows(kinds: Sequence[str], configs: Sequence[str], modes: Sequence[str]) -> list[Row]:
-    """Those of the table: every combination, compiled; uncompiled and in fp32 one of each kind."""
+    """Those of the table: every combination, compiled; others of the usual way to recompute.
+
+    Those are kernels, of each config, and uncompiled and fp32 layers of the first.
+    """
     found = [Row(*parts) for parts in product(configs, kinds, modes)]
-    usual = [row for row in found if row.config == CONFIGS[0] and row.recompute == "selective"]
+    for row in [row for row in found if row.recompute == "selective" and row.kind in KERNELS]:
+        found.append(replace(row, implementation=KERNELS[row.kind]))
+    portable = [row for row in found if row.implementation == "portable"]
+    usual = [row for row in portable if row.config == CONFIGS[0] and row.recompute == "selective"]
     for row in usual:
         found += [replace(row, compiled=False), replace(row, precision="fp32")]
     return found
@@ -42,7 +51,8 @@ def rows(kinds: Sequence[str], configs: Sequence[str], modes: Sequence[str]) -> 
 
 def measured(row: Row) -> dict[str, Any]:
     """The row and its figures, as JSON has them."""
-    found = trace(row.settings(), row.kind, compiled=row.compiled)
+    config = row.settings()
+    found = trace(config, row.kind, compiled=row.compiled, implementation=row.implementation)
     return asdict(row) | figures(found)
 
 
@@ -60,5 +70,5 @@ def figures(found: Trace) -> dict[str, Any]:
 
 
 def without_kernels() -> None:
-    """As if flash-linear-attention and mamba_ssm were not installed."""
+    """As if flash-linear-attention and mamba_ssm were not installed, whoever traces where."""
     sys.modules["fla"] = sys.modules["mamba_ssm"] = None  # type: ignore[assignment]
