@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gam_scale import hardware
+from gam_scale.model.layout import Layout
 from gam_scale.parallel.world import World
 from gam_scale.reproduce import blocks
 from gam_scale.train import preflight
@@ -25,6 +26,7 @@ ELSEWHERE = (
     "tests/parallel/test_device.py",
     "tests/parallel/test_world.py",
     "tests/test_hardware.py",
+    "tests/train/test_last_loss.py",
     "tests/train/test_metrics.py",
     "tests/train/test_profile.py",
 )
@@ -52,6 +54,7 @@ def calls(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, answered)
     for name in ("randn", "ones", "full"):
         monkeypatch.setattr(torch, name, _on_the_cpu(getattr(torch, name)))
+    monkeypatch.setattr(Layout, "to", lambda self, device: self)
     return made
 
 
