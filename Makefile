@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NEXT := next: `. .venv/bin/activate`, then the commands of README.md, "Your own data" first
 
-.PHONY: help quickstart test test-slurm slurm browser test-matrix test-fake-cuda test-attack lint format install clean
+.PHONY: help quickstart test test-slurm slurm browser test-matrix test-gpu test-attack lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -40,9 +40,9 @@ test-matrix:     ## install, then resume every engine's checkpoint under every o
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(BIN)/python -m pytest -m matrix
 
-test-fake-cuda:  ## install, then schedule every kind of layer for a GPU that is not there (ten minutes)
+test-gpu:        ## install, then the longer tests of GPUs without one (minutes)
 	@$(PYTHON) tools/bootstrap.py --extras all
-	@$(BIN)/python -m pytest tests/test_fake_cuda.py -m "fake_cuda_full or not fake_cuda_full"
+	@$(BIN)/python -m pytest -m gpu_full
 
 lint:            ## style checks alone, in the .venv that `make install` or `make test` made
 	@$(BIN)/ruff format --check -q .

@@ -116,6 +116,7 @@ def test_a_block_is_timed_to_its_end(calls):
     assert found["bytes"] == 77 and calls.count("synchronize") > found["timed"]
 
 
+@pytest.mark.gpu_full
 def test_every_line_for_a_gpu_is_run_by_a_test(tmp_path):
     """In a process of its own, since only there every line is watched."""
     seen = tmp_path / "lines.json"

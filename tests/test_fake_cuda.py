@@ -11,7 +11,7 @@ from benchmarks.fake_cuda import device
 from gam_scale.plan.traffic import rows
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = ("static", "delta", "attention")
+KINDS = ("delta",)
 WITHIN = 0.05  # another version of a part of torch fuses a little otherwise
 
 lacks = device.missing()
@@ -50,7 +50,7 @@ def test_blocks_are_one_graph_and_cost_what_the_table_says():
     assert_as_known(traced(*chosen))
 
 
-@pytest.mark.fake_cuda_full
+@pytest.mark.gpu_full
 @pytest.mark.parametrize("config", ["gam_1b", "ctx16k"])
 def test_all_blocks_are_as_few_graphs_as_can_be_and_cost_what_the_table_says(config):
     assert_as_known(traced("--configs", config))
