@@ -82,7 +82,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--documents", type=cli.count(0), default=0, help="tokens of each; 0: one stream"
     )
-    parser.add_argument("--dropout", type=float, default=0.0, help="as model.dropout (0)")
+    parser.add_argument(
+        "--dropout", type=cli.number(at_least=0, below=1), default=0.0, help="as model.dropout (0)"
+    )
     cli.add_device(parser)
     parser.add_argument(
         "--clock",

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from gam_scale import cli
 from gam_scale.files import read_regular
-from gam_scale.plan.estimate import MATMUL_SHARE
 from gam_scale.scaling.analysis import TARGETS, Settings, analyse
 from gam_scale.scaling.bootstrap import RESAMPLES
 from gam_scale.scaling.compare import DRAWS
-from gam_scale.scaling.cost import GPUS, Cost
+from gam_scale.scaling.cost import GPUS, MFU, Cost
 from gam_scale.scaling.extras import read_extras
 from gam_scale.scaling.fit import DELTA, GRID, FitSettings
 from gam_scale.scaling.outputs import write_report
@@ -113,8 +112,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--mfu",
         type=cli.number(above=0, at_most=1),
-        default=MATMUL_SHARE,
-        help=f"share of their rate ({MATMUL_SHARE})",
+        default=MFU,
+        help=f"share of their rate ({MFU})",
     )
     return parser.parse_args()
 

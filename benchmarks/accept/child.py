@@ -19,7 +19,9 @@ def main() -> int:
     parser.add_argument("module", help="whose PARTS are run")
     parser.add_argument("--record", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, required=True, help="until this process is ended")
+    parser.add_argument(
+        "--seconds", type=cli.number(above=0), required=True, help="until this process is ended"
+    )
     parser.add_argument("--leave-out", default="", help="parts, with commas between them")
     cli.add_device(parser)
     args = parser.parse_args()

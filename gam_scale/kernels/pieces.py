@@ -57,7 +57,7 @@ def pieces(
         for row in range(rows):
             yield Piece(slice(row, row + 1), slice(0, length), slice(0, keys), (length,))
         return
-    at, key_at = ends.tolist(), key_ends.tolist()
+    at, key_at = ends.numpy().tolist(), key_ends.numpy().tolist()
     assert at[-1] == rows * length and key_at[-1] == rows * keys, (at[-1], key_at[-1])
     last: Piece | None = None
     for start, stop, key, key_stop in zip(at, at[1:], key_at, key_at[1:], strict=False):

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 from gam_scale.errors import UserError
-from gam_scale.plan.estimate import MATMUL_SHARE
 from gam_scale.plan.gpus import Gpu, find_gpu
 
 GPUS = ("h100", "h200", "a100-80", "l40s", "rtx4090")
+
+MFU = 0.4
+"""Share of a GPU's peak rate that a whole run's own FLOPs are assumed to reach: a usual figure for
+dense language models."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Cost:
     """GPU-hours at a share of each GPU's dense bf16 data-sheet rate."""
 
     gpus: tuple[Gpu, ...]
-    share: float = MATMUL_SHARE
+    share: float = MFU
 
     @classmethod
     def of(cls, names: list[str], share: float) -> "Cost":
