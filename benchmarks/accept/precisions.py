@@ -13,6 +13,7 @@ from torch._inductor import compile_fx
 from benchmarks.accept.one_block import REAL, Maker, OneBlock
 from benchmarks.accept.record import Check
 from benchmarks.fake_cuda.dtypes import nodes
+from benchmarks.fake_cuda.interpreted import interpreted
 
 EXPECTED = Path(__file__).with_name("precisions.json")
 """Made by ``python -m benchmarks.accept.fake_precisions``."""
@@ -46,14 +47,7 @@ def _noting(graphs: list[fx.GraphModule]) -> Callable[..., Any]:
     def inner(module: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> Any:
         graph = copy.deepcopy(module)
         graphs.append(graph)
-
-        def run(args: list[Any]) -> Any:
-            taken = list(args)
-            args.clear()
-            return fx.Interpreter(graph).run(*taken)
-
-        run._boxed_call = True
-        return run
+        return interpreted(graph)
 
     return partial(compile_fx.compile_fx, inner_compile=inner)
 

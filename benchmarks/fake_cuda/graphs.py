@@ -11,6 +11,8 @@ from torch._inductor import compile_fx, ir, memory, scheduler
 from torch._inductor.graph import GraphLowering
 from torch.utils._ordered_set import OrderedSet
 
+from benchmarks.fake_cuda.interpreted import interpreted
+
 FUSED = "fused loops"
 """Name of every kernel that inductor writes itself, in Triton."""
 
@@ -70,14 +72,7 @@ class Compiler:
         kernels, peak = _scheduled(module, inputs, options)
         is_backward = bool(options.get("is_backward", False))
         self.graphs.append(Graph(is_backward, before, kernels, peak))
-
-        def run(args: list[Any]) -> Any:
-            taken = list(args)
-            args.clear()
-            return fx.Interpreter(before).run(*taken)
-
-        run._boxed_call = True
-        return run
+        return interpreted(before)
 
 
 class _Scheduled(Exception):  # noqa: N818 (no error: the way out of inductor)
