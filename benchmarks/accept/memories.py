@@ -87,7 +87,7 @@ def results(function: Function, given: list[Tensor], where: Layout) -> list[Tens
 def mamba(*given: Tensor | Layout) -> tuple[Tensor, Tensor]:
     """selective_scan with its arguments in the order of the other memories."""
     *inputs, state, where = given
-    return selective_scan(*inputs, where.positions, state)
+    return selective_scan(*inputs, where.starts, state)
 
 
 FUNCTIONS: dict[str, Function] = {

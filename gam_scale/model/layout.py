@@ -25,7 +25,6 @@ class Stretches(NamedTuple):
     """
 
     ends: Tensor  # (n + 1,) int32: stretch i is the tokens from ends[i] to before ends[i + 1]
-    row: Tensor  # (n,) int64: the row that each is of
     fresh: Tensor  # (n,) bool: a document starts there, and forgets what was before
 
 
@@ -257,7 +256,6 @@ def _stretches(pieces: _Pieces) -> Stretches:
     empty = len(ends) - 1 - len(pieces.row)
     return Stretches(
         torch.from_numpy(ends),
-        torch.from_numpy(np.pad(pieces.row, (0, empty), mode="edge")),
         torch.from_numpy(np.pad(pieces.fresh, (0, empty))),
     )
 

@@ -113,14 +113,13 @@ class MambaMixer(HasKernels):
         """(B, T, d) -> (B, T, d); nothing crosses from one document to the next."""
         x, z = self.in_proj(x).chunk(2, dim=-1)  # (B, T, E) each
         inputs = self._scan_inputs(F.silu(self.conv(x, layout, context)))
-        positions = layout.positions if layout.documents is not None else None
         if context is None and self.implementation == "mamba_ssm":
             y = mamba_ssm_scan(*inputs, layout.starts)
         elif context is None:
-            y = selective_scan(*inputs, positions, fused=self.fused)[0]
+            y = selective_scan(*inputs, layout.starts, fused=self.fused)[0]
         else:
             initial = _state_before(*inputs, layout, context)
-            y = selective_scan(*inputs, positions, initial, fused=self.fused)[0]
+            y = selective_scan(*inputs, layout.starts, initial, fused=self.fused)[0]
         return self.out_proj(y * F.silu(z))
 
     def init_state(
@@ -204,7 +203,7 @@ class StepSize(Gate):
 def _scanned(*arguments: Any) -> tuple[Tensor]:
     """The portable scan of x, dt, A, B, C and D, and a layout with documents."""
     *inputs, layout = arguments
-    return selective_scan(*inputs, layout.positions)[:1]
+    return selective_scan(*inputs, layout.starts)[:1]
 
 
 def _state_before(
@@ -222,8 +221,7 @@ def _state_before(
     A scan from zero gives this rank's write; its outputs are thrown away, so a sequence over
     several ranks scans twice: Mamba is a baseline here.
     """
-    positions = layout.positions if layout.documents is not None else None
-    write = selective_scan(x, dt, A, B, C, D, positions)[1]
+    write = selective_scan(x, dt, A, B, C, D, layout.starts)[1]
     decay = torch.exp(dt.to(write.dtype).sum(1).unsqueeze(-1) * A)
     if layout.starts is not None:  # after exp: an infinite time gives A a gradient of inf * 0
         decay = decay.masked_fill(layout.starts.any(1).view(-1, 1, 1), 0.0)

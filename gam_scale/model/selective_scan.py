@@ -16,7 +16,7 @@ def selective_scan(
     B: Tensor,
     C: Tensor,
     D: Tensor,
-    positions: Tensor | None = None,
+    starts: Tensor | None = None,
     initial_state: Tensor | None = None,
     *,
     fused: bool = False,
@@ -26,7 +26,7 @@ def selective_scan(
 
         h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        y_t = C_t h_t + D x_t
 
-    A token at position 0 starts from a zero state, whatever came before it, ``initial_state``
+    A document's first token starts from a zero state, whatever came before it, ``initial_state``
     included. The state is kept in float32 (float64 for float64 inputs) whatever the input's dtype.
 
     Memory: the state is stored every ~sqrt(T) tokens, and ``backward`` recomputes the states of one
@@ -39,7 +39,7 @@ def selective_scan(
         B: (batch, T, N) what each token writes with.
         C: (batch, T, N) what each token reads with.
         D: (E,) weight of the skip connection.
-        positions: (batch, T) tokens since the document's start; None: one document per row.
+        starts: (batch, T) bool, the first tokens of documents; None: nothing resets.
         initial_state: (batch, E, N) state before the first token; None: zero.
         fused: a compiler's toolchain is there: several tokens are one loop of its own.
         group: tokens that follow one another; groups of them run side by side, twice: for what each
@@ -56,11 +56,10 @@ def selective_scan(
     # Channels run innermost, (..., N, E): every elementwise step then walks long contiguous rows
     # and every sum over N is a small matrix product. Measured at batch 8, E 1536, N 16 on two
     # cores, against (..., E, N): the product with C takes 23 us, not 155.
-    reset = positions == 0 if positions is not None else None
     if group is None:
         group = x.shape[1] if x.device.type == "cpu" else max(64, chunk_size(4 * x.shape[1]))
     scan = _scan_groups if group < x.shape[1] else _scan_rows
-    y, h = scan(x, dt, A.mT.contiguous(), B, C, h.mT, reset, fused, group)
+    y, h = scan(x, dt, A.mT.contiguous(), B, C, h.mT, starts, fused, group)
     return (y + D * x).to(out_dtype), h.mT
 
 

@@ -23,13 +23,13 @@ RESETS = {
 }
 
 
-def reference_selective_scan(x, dt, A, B, C, D, positions=None, initial_state=None):
+def reference_selective_scan(x, dt, A, B, C, D, starts=None, initial_state=None):
     """The definition, step by step; differentiated by autograd."""
     h = x.new_zeros(x.shape[0], *A.shape) if initial_state is None else initial_state
     outputs = []
     for t in range(x.shape[1]):
-        if positions is not None:
-            h = torch.where((positions[:, t] == 0)[:, None, None], 0.0, h)
+        if starts is not None:
+            h = torch.where(starts[:, t][:, None, None], 0.0, h)
         write = (dt[:, t] * x[:, t])[:, :, None] * B[:, t, None, :]
         h = torch.exp(dt[:, t, :, None] * A) * h + write
         outputs.append((h * C[:, t, None, :]).sum(-1) + D * x[:, t])
@@ -54,17 +54,15 @@ def make_inputs(length: int, seed: int = 0) -> dict[str, Tensor]:
     return {name: v.requires_grad_() for name, v in zip(NAMES, values, strict=True)}
 
 
-def make_positions(length: int, resets: list[int]) -> Tensor:
-    """Row 0 as asked for, row 1 one document that began 7 tokens before: rows may differ."""
-    positions = torch.arange(7, 7 + length).repeat(ROWS, 1)
-    starts = sorted(r % length for r in resets if -length <= r < length)
-    for start in starts:
-        positions[0, start:] = torch.arange(length - start)
-    return positions
+def make_starts(length: int, resets: list[int]) -> Tensor:
+    """Row 0 as asked for, row 1 one document that began before: rows may differ."""
+    starts = torch.zeros(ROWS, length, dtype=torch.bool)
+    starts[0, [r for r in resets if -length <= r < length]] = True
+    return starts
 
 
-def outputs_and_gradients(scan, inputs, positions) -> list[Tensor]:
-    outputs = scan(**inputs, positions=positions)
+def outputs_and_gradients(scan, inputs, starts) -> list[Tensor]:
+    outputs = scan(**inputs, starts=starts)
     generator = torch.Generator().manual_seed(9)
     weights = [torch.randn(o.shape, generator=generator, dtype=torch.float64) for o in outputs]
     loss = sum((o * w.to(o.dtype)).sum() for o, w in zip(outputs, weights, strict=True))
@@ -74,9 +72,9 @@ def outputs_and_gradients(scan, inputs, positions) -> list[Tensor]:
 @pytest.mark.parametrize("resets", RESETS)
 @pytest.mark.parametrize("length", [1, 2, 16, 37])
 def test_scan_is_the_recurrence(length, resets):
-    inputs, positions = make_inputs(length), make_positions(length, RESETS[resets])
-    expected = outputs_and_gradients(reference_selective_scan, inputs, positions)
-    got = outputs_and_gradients(selective_scan, inputs, positions)
+    inputs, starts = make_inputs(length), make_starts(length, RESETS[resets])
+    expected = outputs_and_gradients(reference_selective_scan, inputs, starts)
+    got = outputs_and_gradients(selective_scan, inputs, starts)
     for name, a, b in zip(("y", "final", *NAMES), got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -84,9 +82,9 @@ def test_scan_is_the_recurrence(length, resets):
 @pytest.mark.parametrize("length", [257, 300])
 def test_longer_sequences_store_states_further_apart(length):
     """Beyond 256 tokens a chunk is 32 of them; 257 leaves a last chunk of one token."""
-    inputs, positions = make_inputs(length), make_positions(length, [32, 63, 256])
-    expected = outputs_and_gradients(reference_selective_scan, inputs, positions)
-    got = outputs_and_gradients(selective_scan, inputs, positions)
+    inputs, starts = make_inputs(length), make_starts(length, [32, 63, 256])
+    expected = outputs_and_gradients(reference_selective_scan, inputs, starts)
+    got = outputs_and_gradients(selective_scan, inputs, starts)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
@@ -95,9 +93,9 @@ def test_longer_sequences_store_states_further_apart(length):
 @pytest.mark.parametrize("length", [17, 37, 64])
 def test_groups_side_by_side_are_one_sequence(length, resets):
     """As on a GPU: groups of 16 tokens, the last one padded, a row of their own each."""
-    inputs, positions = make_inputs(length), make_positions(length, RESETS[resets])
-    expected = outputs_and_gradients(reference_selective_scan, inputs, positions)
-    got = outputs_and_gradients(partial(selective_scan, group=16), inputs, positions)
+    inputs, starts = make_inputs(length), make_starts(length, RESETS[resets])
+    expected = outputs_and_gradients(reference_selective_scan, inputs, starts)
+    got = outputs_and_gradients(partial(selective_scan, group=16), inputs, starts)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
@@ -107,10 +105,10 @@ def test_compiled_pieces_are_the_recurrence(resets):
     """300 tokens: chunks of two pieces of 8 each, and a last piece of 4, which is not compiled."""
     if not can_compile(torch.device("cpu"))[0]:
         pytest.skip("no compiler")
-    inputs, positions = make_inputs(300), make_positions(300, RESETS[resets])
-    expected = outputs_and_gradients(reference_selective_scan, inputs, positions)
+    inputs, starts = make_inputs(300), make_starts(300, RESETS[resets])
+    expected = outputs_and_gradients(reference_selective_scan, inputs, starts)
     with torch.autocast("cpu", torch.bfloat16):
-        got = outputs_and_gradients(partial(selective_scan, fused=True), inputs, positions)
+        got = outputs_and_gradients(partial(selective_scan, fused=True), inputs, starts)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
@@ -123,7 +121,7 @@ def test_groups_launch_no_more_than_two_of_them_would():
     assert sum(event.name == "aten::bmm" for event in profile.events()) == 64
 
 
-def test_positions_and_initial_state_are_optional():
+def test_starts_and_initial_state_are_optional():
     inputs = make_inputs(21)
     del inputs["initial_state"]
     expected = outputs_and_gradients(reference_selective_scan, inputs, None)
@@ -142,22 +140,20 @@ def test_each_output_may_be_used_alone():
 
 
 def test_gradcheck():
-    inputs, positions = make_inputs(18), make_positions(18, [5, 16])
+    inputs, starts = make_inputs(18), make_starts(18, [5, 16])
 
     def scan(*values):
-        return selective_scan(*values[:6], positions, values[6])
+        return selective_scan(*values[:6], starts, values[6])
 
     assert torch.autograd.gradcheck(scan, tuple(inputs.values()), fast_mode=True)
 
 
 def test_float32_is_within_its_rounding():
     """1e-4 of each result's largest entry: float32 keeps 6e-8, over 100 tokens of state."""
-    exact, positions = make_inputs(100), make_positions(100, [40])
-    expected = outputs_and_gradients(reference_selective_scan, exact, positions)
+    exact, starts = make_inputs(100), make_starts(100, [40])
+    expected = outputs_and_gradients(reference_selective_scan, exact, starts)
     single = {k: v.detach().float().requires_grad_() for k, v in exact.items()}
-    for a, b in zip(
-        outputs_and_gradients(selective_scan, single, positions), expected, strict=True
-    ):
+    for a, b in zip(outputs_and_gradients(selective_scan, single, starts), expected, strict=True):
         assert a.dtype == torch.float32
         assert (a - b).abs().max() < 1e-4 * b.abs().max()
 
@@ -184,12 +180,12 @@ def test_autocast_does_not_reach_into_the_scan():
 def test_nothing_crosses_a_document_boundary():
     """Documents of 1, 15, 20 and 4 tokens: perturbing one changes no output of another, and the
     gradient of one's outputs with respect to another's inputs is exactly zero."""
-    length, starts = 40, [0, 1, 16, 36]
+    length, firsts = 40, [0, 1, 16, 36]
     inputs = make_inputs(length)
-    positions = make_positions(length, starts)
-    y, _ = selective_scan(**inputs, positions=positions)
+    starts = make_starts(length, firsts)
+    y, _ = selective_scan(**inputs, starts=starts)
     tokens = ("x", "dt", "B", "C")
-    for first, end in zip(starts, [*starts[1:], length], strict=True):
+    for first, end in zip(firsts, [*firsts[1:], length], strict=True):
         grads = torch.autograd.grad(
             y[0, first:end].square().sum(), [inputs[n] for n in tokens], retain_graph=True
         )
@@ -199,7 +195,7 @@ def test_nothing_crosses_a_document_boundary():
         changed = {k: v.detach().clone() for k, v in inputs.items()}
         for name in tokens:
             changed[name][0, first:end] *= 2.0
-        difference = (selective_scan(**changed, positions=positions)[0] - y)[0].abs().sum(-1)
+        difference = (selective_scan(**changed, starts=starts)[0] - y)[0].abs().sum(-1)
         assert difference[first:end].min() > 0
         assert difference[:first].sum() == difference[end:].sum() == 0
 
@@ -222,18 +218,18 @@ def test_operator_is_what_it_tells_the_compiler():
     """Schema, shapes and strides without data, and autograd registration, by torch's own check."""
     x, dt, A, B, C, _, h = (v.detach().float() for v in make_inputs(20).values())
     inputs = [v.contiguous().requires_grad_() for v in (x, dt, A.mT, B, C, h.mT)]
-    for reset in (None, make_positions(20, [3]) == 0):
+    for reset in (None, make_starts(20, [3])):
         torch.library.opcheck(_scan, (*inputs, reset, 16, False))
 
 
 def test_a_compiled_caller_has_one_graph():
-    inputs, positions = make_inputs(18), make_positions(18, [5])
+    inputs, starts = make_inputs(18), make_starts(18, [5])
 
-    def caller(positions, **values):
-        y, final = selective_scan(**values, positions=positions)
+    def caller(starts, **values):
+        y, final = selective_scan(**values, starts=starts)
         return torch.tanh(y), final
 
     compiled = torch.compile(caller, backend="aot_eager", fullgraph=True)
-    expected = outputs_and_gradients(caller, inputs, positions)
-    for a, b in zip(outputs_and_gradients(compiled, inputs, positions), expected, strict=True):
+    expected = outputs_and_gradients(caller, inputs, starts)
+    for a, b in zip(outputs_and_gradients(compiled, inputs, starts), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
