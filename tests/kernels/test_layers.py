@@ -7,8 +7,9 @@ import stand_ins
 import torch
 from closeness import is_alive, off, worst
 from ranks import run_ranks
+from small import small
 
-from gam_scale.config import GAMConfig, MambaConfig, MemoryConfig, ModelConfig, RunConfig
+from gam_scale.config import ModelConfig, RunConfig
 from gam_scale.kernels.choice import Choice, HasKernels, choose
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
@@ -27,18 +28,7 @@ def kernels(monkeypatch):
 
 
 def make_model(kind, implementation="portable"):
-    config = ModelConfig(
-        layers=[kind],
-        d_model=16,
-        n_layers=1,
-        vocab_size=23,
-        dropout=0.0,
-        position="rotary",
-        gam=GAMConfig(n_slots=6),
-        memory=MemoryConfig(n_heads=2, n_slots=6, top_k=2),
-        mamba=MambaConfig(d_state=4, expand=2),
-    )
-    model = build_model(config, seed=0)
+    model = build_model(small(kind, position="rotary"), seed=0)
     for module in model.modules():
         if isinstance(module, HasKernels):
             module.implementation = implementation

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from small import VOCAB, small
 
-from gam_scale.config import GAMConfig, MemoryConfig, ModelConfig
 from gam_scale.data.packing import make_batch
 from gam_scale.model.carry import Carry
 from gam_scale.model.lm import build_model
@@ -11,21 +11,11 @@ from gam_scale.parallel import blocks
 from gam_scale.parallel.blocks import prepare_blocks
 
 KINDS = ("static", "slot", "delta", "phase", "scan")
-T, BOS, VOCAB = 30, 1, 23
+T, BOS = 30, 1
 
 
 def make_model(kind, position):
-    config = ModelConfig(
-        layers=[kind],
-        d_model=16,
-        n_layers=2,
-        vocab_size=VOCAB,
-        dropout=0.0,
-        position=position,
-        gam=GAMConfig(n_slots=6),
-        memory=MemoryConfig(n_heads=2, n_slots=6, top_k=2),
-    )
-    return build_model(config, 0).double()
+    return build_model(small(kind, kind, position=position), 0).double()
 
 
 def make_rows():

@@ -9,15 +9,9 @@ from typing import get_args
 import pytest
 import torch
 from closeness import off, worst
+from small import small
 
-from gam_scale.config import (
-    AttentionConfig,
-    GAMConfig,
-    LayerKind,
-    MambaConfig,
-    MemoryConfig,
-    ModelConfig,
-)
+from gam_scale.config import GAMConfig, LayerKind, MemoryConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 
@@ -28,17 +22,11 @@ SILENT = 0
 
 
 def make_model(kind: str, paths: str, n_heads: int) -> torch.nn.Module:
-    config = ModelConfig(
-        layers=[kind],
-        d_model=16,
-        n_layers=1,
+    config = small(
+        kind,
         vocab_size=VOCAB,
-        dropout=0.0,
-        position="none",
         gam=GAMConfig(n_slots=6, paths=paths),
         memory=MemoryConfig(n_heads=n_heads, n_slots=6, top_k=2),
-        attention=AttentionConfig(n_heads=2),
-        mamba=MambaConfig(d_state=4, expand=2),
     )
     model = build_model(config, seed=0)
     with torch.no_grad():

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from closeness import off, worst
+from small import small
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import select_decomp_table
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gam_scale.config import GAMConfig, MemoryConfig, ModelConfig
 from gam_scale.model.lm import build_model
 from gam_scale.parallel.blocks import prepare_blocks
 
@@ -19,17 +19,7 @@ KINDS = ["slot", "delta", "phase"]
 
 
 def make_model(kind):
-    config = ModelConfig(
-        layers=[kind],
-        d_model=32,
-        n_layers=2,
-        vocab_size=23,
-        dropout=0.0,
-        position="none",
-        gam=GAMConfig(n_slots=6),
-        memory=MemoryConfig(n_heads=2, n_slots=6, top_k=2),
-    )
-    return build_model(config, 0)
+    return build_model(small(kind, kind, d_model=32), 0)
 
 
 def gradients(model, precision="bf16"):

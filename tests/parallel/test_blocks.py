@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from small import small
 from torch._dynamo.testing import CompileCounter
 
-from gam_scale.config import GAMConfig, MemoryConfig, ModelConfig
+from gam_scale.config import ModelConfig
 from gam_scale.hardware import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
@@ -79,16 +80,7 @@ def test_a_block_is_one_graph(block):
 @pytest.mark.parametrize("kind", ["static", "slot", "delta", "phase", "scan"])
 def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompute):
     """Documents start at a segment's first token, its last, and inside; the last one is short."""
-    config = ModelConfig(
-        layers=[kind],
-        d_model=16,
-        n_layers=2,
-        vocab_size=23,
-        dropout=0.0,
-        position="rotary",
-        gam=GAMConfig(n_slots=6),
-        memory=MemoryConfig(n_heads=2, n_slots=6, top_k=2),
-    )
+    config = small(kind, kind, position="rotary")
     tokens = torch.randint(23, (2, 151), generator=torch.Generator().manual_seed(0))
     starts = torch.tensor([max(s for s in (0, 39, 80, 100) if s <= t) for t in range(150)])
     for layout in (None, Layout.of((torch.arange(150) - starts).expand(2, -1))):
@@ -108,9 +100,7 @@ def test_lengths_share_their_segments_graphs(rows):
     """One graph for the first segment of each kind of layer, one for the others: none is eager."""
     torch._dynamo.reset()
     kinds = ["static", "slot", "delta", "phase", "scan"]
-    config = ModelConfig(
-        layers=kinds, n_layers=5, d_model=16, vocab_size=23, dropout=0.0, position="none"
-    )
+    config = small(*kinds, n_layers=5)
     model, counter = build_model(config, 0), CompileCounter()
     prepare_blocks(model, "selective", compiled=True, backend=counter, segment=8)
     for length in (24, 16, 40):
@@ -122,10 +112,7 @@ def test_lengths_share_their_segments_graphs(rows):
 @pytest.mark.parametrize("kind", ["static", "slot", "delta", "phase", "scan"])
 def test_what_a_segment_starts_from_keeps_nothing_else_alive(kind):
     """It stays until the backward pass; a view would keep all of what it is cut from."""
-    config = ModelConfig(
-        layers=[kind], n_layers=1, d_model=16, vocab_size=23, dropout=0.0, position="none"
-    )
-    model = build_model(config, 0)
+    model = build_model(small(kind), 0)
     block = model.blocks[0]
     extend, seen = block.extend, []
 

@@ -5,16 +5,10 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from small import small
 from torch._dynamo.testing import CompileCounter
 
-from gam_scale.config import (
-    AttentionConfig,
-    GAMConfig,
-    LayerKind,
-    MambaConfig,
-    MemoryConfig,
-    ModelConfig,
-)
+from gam_scale.config import LayerKind
 from gam_scale.model.carry import Carry
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
@@ -28,19 +22,7 @@ B, T = 2, 24
 
 def make_model(kinds, segment, position="rotary") -> tuple[LanguageModel, CompileCounter]:
     torch._dynamo.reset()
-    config = ModelConfig(
-        layers=list(kinds),
-        n_layers=len(kinds),
-        d_model=16,
-        vocab_size=23,
-        dropout=0.0,
-        position=position,
-        gam=GAMConfig(n_slots=6),
-        memory=MemoryConfig(n_heads=2, n_slots=6, top_k=2),
-        attention=AttentionConfig(n_heads=2),
-        mamba=MambaConfig(d_state=4, expand=2),
-    )
-    model, counter = build_model(config, 0), CompileCounter()
+    model, counter = build_model(small(*kinds, position=position), 0), CompileCounter()
     prepare_blocks(model, "selective", compiled=True, backend=counter, segment=segment)
     return model, counter
 
