@@ -1,5 +1,7 @@
 """Mamba's selective scan (arXiv 2312.00752) in portable PyTorch, with hand-derived gradients."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -123,6 +125,27 @@ def chunk_size(length: int) -> int:
     return chunk
 
 
+class _Tokens(NamedTuple):
+    """What the recurrence takes of T tokens, as the operator has them."""
+
+    decay_dt: Tensor  # (b, T, E) step sizes that decay the state
+    A: Tensor  # (N, E)
+    write: Tensor  # (b, T, E), dt x
+    B: Tensor  # (b, T, N)
+    C: Tensor  # (b, T, N)
+
+    def at(self, where: slice) -> "_Tokens":
+        """Of some of them."""
+        decay_dt, A, *others = self
+        return _Tokens(decay_dt[:, where], A, *(x[:, where] for x in others))
+
+    def step(self, t: int, h: Tensor, *, out: Tensor, decay: Tensor) -> None:
+        """decay = exp(dt A), out = decay h + write B, for token t of each row; out may be h."""
+        torch.mul(self.decay_dt[:, t].unsqueeze(1), self.A, out=decay).exp_()
+        write, B = self.write[:, t], self.B[:, t]
+        torch.mul(h, decay, out=out).addcmul_(write.unsqueeze(1), B.unsqueeze(-1))
+
+
 # Custom operators rather than an autograd.Function, so that torch.compile puts a scan into its
 # caller's graph as one node: no graph break, and no loop over time to unroll.
 @operator("gam_scale::selective_scan")
@@ -139,49 +162,34 @@ def _scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y without D (b, T, E), the final state (b, N, E), the state before each chunk."""
     scan = _in_pieces if fused else _by_token
-    return scan(x, _decay_dt(dt, reset), A, dt * x, B, C, initial, chunk)
+    return scan(_Tokens(_decay_dt(dt, reset), A, dt * x, B, C), initial, chunk)
 
 
-def _by_token(
-    x: Tensor,
-    decay_dt: Tensor,
-    A: Tensor,
-    write: Tensor,
-    B: Tensor,
-    C: Tensor,
-    initial: Tensor,
-    chunk: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    length = x.shape[1]
-    y = torch.empty_like(x)
-    starts = x.new_empty((-(-length // chunk), *initial.shape))
+def _by_token(tokens: _Tokens, initial: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+    y, starts = _results(tokens, initial, chunk)
     h, decay = initial.clone(), torch.empty_like(initial)
-    for t in range(length):
+    for t in range(y.shape[1]):
         if t % chunk == 0:
             starts[t // chunk].copy_(h)
-        _step(h, decay_dt[:, t], A, write[:, t], B[:, t], out=h, decay=decay)
-        torch.bmm(C[:, t].unsqueeze(1), h, out=y[:, t : t + 1])
+        tokens.step(t, h, out=h, decay=decay)
+        torch.bmm(tokens.C[:, t].unsqueeze(1), h, out=y[:, t : t + 1])
     return y, h, starts
 
 
-def _in_pieces(
-    x: Tensor,
-    decay_dt: Tensor,
-    A: Tensor,
-    write: Tensor,
-    B: Tensor,
-    C: Tensor,
-    initial: Tensor,
-    chunk: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    y, h = torch.empty_like(x), initial.clone()
-    starts = x.new_empty((-(-x.shape[1] // chunk), *initial.shape))
-    run = compiled(advance)
-    for at in pieces(x.shape[1]):
+def _in_pieces(tokens: _Tokens, initial: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+    y, starts = _results(tokens, initial, chunk)
+    h, run = initial.clone(), compiled(advance)
+    for at in pieces(y.shape[1]):
         if at.start % chunk == 0:
             starts[at.start // chunk].copy_(h)
-        y[:, at], h = run(h, decay_dt[:, at], A, write[:, at], B[:, at], C[:, at])
+        y[:, at], h = run(h, *tokens.at(at))
     return y, h, starts
+
+
+def _results(tokens: _Tokens, initial: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """Room for y, and for the state before each chunk."""
+    y = torch.empty_like(tokens.write)
+    return y, y.new_empty((-(-y.shape[1] // chunk), *initial.shape))
 
 
 @operator("gam_scale::selective_scan_backward")
@@ -200,38 +208,29 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, dt, A, B, C and the initial state: see :func:`retreat`."""
     backward = _back_in_pieces if fused else _back_by_token
-    tokens = (dt, _decay_dt(dt, reset), A, dt * x, B, C)
+    tokens = _Tokens(_decay_dt(dt, reset), A, dt * x, B, C)
     g, grad_A, grad_write, grad_dt, grad_B, grad_C = backward(
-        grad_y, grad_final, *tokens, starts, chunk
+        grad_y, grad_final, dt, tokens, starts, chunk
     )
     grad_dt.addcmul_(grad_write, x)
     return grad_write.mul_(dt), grad_dt, grad_A.sum(0), grad_B, grad_C, g
 
 
 def _back_by_token(
-    grad_y: Tensor,
-    grad_final: Tensor,
-    dt: Tensor,
-    decay_dt: Tensor,
-    A: Tensor,
-    write: Tensor,
-    B: Tensor,
-    C: Tensor,
-    starts: Tensor,
-    chunk: int,
+    grad_y: Tensor, grad_final: Tensor, dt: Tensor, tokens: _Tokens, starts: Tensor, chunk: int
 ) -> tuple[Tensor, ...]:
+    _, A, write, B, C = tokens
     grad_write, grad_dt, grad_B, grad_C = map(torch.empty_like, (write, dt, B, C))
     g, grad_A = grad_final.clone(), torch.zeros_like(grad_final)  # grad_A: still per row, (b, N, E)
     states = g.new_empty((min(chunk, dt.shape[1]) + 1, *g.shape))
     decays, exponent = torch.empty_like(states[1:]), torch.empty_like(g)
     ones = g.new_ones((g.shape[0], 1, A.shape[0]))
     for first in reversed(range(0, dt.shape[1], chunk)):
-        tokens = range(first, min(first + chunk, dt.shape[1]))
+        here = range(first, min(first + chunk, dt.shape[1]))
         states[0].copy_(starts[first // chunk])
-        for i, t in enumerate(tokens):
-            h, out, decay = states[i], states[i + 1], decays[i]
-            _step(h, decay_dt[:, t], A, write[:, t], B[:, t], out=out, decay=decay)
-        for t in reversed(tokens):
+        for i, t in enumerate(here):
+            tokens.step(t, states[i], out=states[i + 1], decay=decays[i])
+        for t in reversed(here):
             i, at = t - first, slice(t, t + 1)
             g.addcmul_(grad_y[:, at], C[:, at].mT)
             torch.bmm(grad_y[:, at], states[i + 1].mT, out=grad_C[:, at])
@@ -245,30 +244,20 @@ def _back_by_token(
 
 
 def _back_in_pieces(
-    grad_y: Tensor,
-    grad_final: Tensor,
-    dt: Tensor,
-    decay_dt: Tensor,
-    A: Tensor,
-    write: Tensor,
-    B: Tensor,
-    C: Tensor,
-    starts: Tensor,
-    chunk: int,
+    grad_y: Tensor, grad_final: Tensor, dt: Tensor, tokens: _Tokens, starts: Tensor, chunk: int
 ) -> tuple[Tensor, ...]:
     """The states before the pieces of a chunk are computed again, then it is walked back."""
-    results = tuple(map(torch.empty_like, (write, dt, B, C)))
+    results = tuple(map(torch.empty_like, (tokens.write, dt, tokens.B, tokens.C)))
     g, grad_A = grad_final, torch.zeros_like(grad_final)
     forward, backward = compiled(advance), compiled(retreat)
     whole, per_chunk = pieces(dt.shape[1]), chunk // STEPS
     for n in reversed(range(starts.shape[0])):
         own, before = whole[n * per_chunk : (n + 1) * per_chunk], [starts[n]]
         for at in own[:-1]:
-            tokens = (write[:, at], B[:, at], C[:, at])
-            before.append(forward(before[-1], decay_dt[:, at], A, *tokens)[1])
+            before.append(forward(before[-1], *tokens.at(at))[1])
         for at in reversed(own):
-            tokens = (decay_dt[:, at], A, write[:, at], B[:, at], C[:, at])
-            g, grad_A, *grads = backward(before.pop(), g, grad_A, grad_y[:, at], dt[:, at], *tokens)
+            here = (grad_y[:, at], dt[:, at], *tokens.at(at))
+            g, grad_A, *grads = backward(before.pop(), g, grad_A, *here)
             for result, grad in zip(results, grads, strict=True):
                 result[:, at] = grad
     return g, grad_A, *results
@@ -277,14 +266,6 @@ def _back_in_pieces(
 def _decay_dt(dt: Tensor, reset: Tensor | None) -> Tensor:
     """The step sizes that decay the state: infinite at a reset, where the decay is exactly 0."""
     return dt if reset is None else dt.masked_fill(reset.unsqueeze(-1), torch.inf)
-
-
-def _step(
-    h: Tensor, dt: Tensor, A: Tensor, write: Tensor, B: Tensor, *, out: Tensor, decay: Tensor
-) -> None:
-    """decay = exp(dt A), out = decay h + write B, for one token of each row; ``out`` may be h."""
-    torch.mul(dt.unsqueeze(1), A, out=decay).exp_()
-    torch.mul(h, decay, out=out).addcmul_(write.unsqueeze(1), B.unsqueeze(-1))
 
 
 @_scan.register_fake
