@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+from engines import ENGINES, EVERYWHERE
 from host_waits import host_waits
 from whole_runs import assert_equal_runs, train
 
@@ -15,14 +16,6 @@ from gam_scale.errors import UserError
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.train.loop import Loop
 
-ENGINES = {
-    "torch": {"engine": "torch"},
-    "fsdp": {"engine": "fsdp"},
-    "zero0": {"engine": "deepspeed", "zero_stage": 0},
-    "zero1": {"engine": "deepspeed", "zero_stage": 1},
-    "zero2": {"engine": "deepspeed", "zero_stage": 2},
-    "zero3": {"engine": "deepspeed", "zero_stage": 3},
-}
 SEEN_BY_DEEPSPEED = {"zero3": ["_local_scalar_dense"]}
 """It makes a tensor of the number it is shown for a norm, and looks at that; in CPU memory."""
 
@@ -48,7 +41,7 @@ def waits_of_steps(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERYWHERE)
 def test_no_engines_step_waits_for_the_device(tmp_path, tiny, as_on_a_gpu, waits_of_steps, engine):
     train(tiny(tmp_path / "run", train={"steps": 6}, parallel=ENGINES[engine]))
     # The first one also makes what the engine keeps.
