@@ -13,10 +13,10 @@ from gam_scale.config import RunConfig
 from gam_scale.files import write_bytes
 from gam_scale.model.lm import LanguageModel, outline, stack_name
 from gam_scale.model.memory.static import StaticMemory
+from gam_scale.run.directory import RunDir
+from gam_scale.run.figures import read_summary
+from gam_scale.run.goodput import goodput
 from gam_scale.strict import from_dict, read_json, shown
-from gam_scale.train.figures import read_summary
-from gam_scale.train.goodput import goodput
-from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import Line, read_metrics
 
 STYLE = """

@@ -10,7 +10,7 @@ from typing import TextIO
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular
 from gam_scale.launch.status import launch_note, slurm_states, status
-from gam_scale.train.lock import holder
+from gam_scale.run.lock import holder
 
 POLL_S = 0.5
 OVER = ("finished", "died", "stopped")

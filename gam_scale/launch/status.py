@@ -13,12 +13,12 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.launch.process import Process
+from gam_scale.run.directory import RunDir
+from gam_scale.run.goodput import Goodput, goodput
+from gam_scale.run.lock import holder, is_held
+from gam_scale.run.restarts import read_restarts
 from gam_scale.strict import read_json, read_record, shown
-from gam_scale.train.goodput import Goodput, goodput
 from gam_scale.train.health import read_ranks, slowdown
-from gam_scale.train.lock import holder, is_held
-from gam_scale.train.restarts import read_restarts
-from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import read_metrics
 
 

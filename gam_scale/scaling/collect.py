@@ -6,10 +6,10 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.files import csv_of_dicts, write_bytes
+from gam_scale.run.directory import RunDir
+from gam_scale.run.goodput import read_starts
 from gam_scale.scaling.extras import rate_sentence
 from gam_scale.scaling.sweep import Cell, result
-from gam_scale.train.goodput import read_starts
-from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import read_metrics
 
 Row = dict[str, Any]

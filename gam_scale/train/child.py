@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gam_scale.errors import one_line
 from gam_scale.files import append_regular, open_regular
-from gam_scale.train.lock import is_held
+from gam_scale.run.lock import is_held
 
 ROOT = Path(__file__).resolve().parents[2]
 REASON = re.compile(r"^(?:\[rank\d+\]: ?)*((?:error|[\w.]*(?:Error|Exception)): .+)$", re.MULTILINE)

@@ -22,16 +22,16 @@ from gam_scale.parallel.build import build_strategy
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
+from gam_scale.run.directory import RunDir
+from gam_scale.run.goodput import note_first_step, note_start
+from gam_scale.run.lock import RunLock
+from gam_scale.run.restarts import count_start
 from gam_scale.train.first_step import FirstStep
-from gam_scale.train.goodput import note_first_step, note_start
 from gam_scale.train.health import Health
-from gam_scale.train.lock import RunLock
 from gam_scale.train.loop import Loop, Outcome
 from gam_scale.train.metrics import StepMetrics, Throughput
 from gam_scale.train.preflight import preflight
 from gam_scale.train.reading import RunData, open_data
-from gam_scale.train.restarts import count_start
-from gam_scale.train.rundir import RunDir
 from gam_scale.train.saver import Saver
 from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog, setup_logging

@@ -20,10 +20,10 @@ from gam_scale.parallel.agreed import agreed
 from gam_scale.parallel.build import initialise
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
-from gam_scale.train.branch import branch_checkpoint
-from gam_scale.train.continuation import continuation, continued_checkpoint
+from gam_scale.run.branch import branch_checkpoint
+from gam_scale.run.continuation import continuation, continued_checkpoint
+from gam_scale.run.directory import RunDir
 from gam_scale.train.reading import RunData
-from gam_scale.train.rundir import RunDir
 
 logger = logging.getLogger("gam_scale")
 

@@ -12,8 +12,8 @@ from gam_scale.errors import UserError
 from gam_scale.launch.follow import cancel, follow, log_of
 from gam_scale.launch.process import Process
 from gam_scale.launch.status import find_runs, status, table
+from gam_scale.run.lock import RunLock, lock_path
 from gam_scale.train.health import RankHealth
-from gam_scale.train.lock import RunLock, lock_path
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ranks import run_ranks
 from gam_scale.parallel import flight, watchdog
 from gam_scale.parallel.signs import Signs
 from gam_scale.parallel.world import World
-from gam_scale.train.lock import RunLock
+from gam_scale.run.lock import RunLock
 
 
 def watched(world, action, timeout_s=60.0):

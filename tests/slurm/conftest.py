@@ -6,8 +6,8 @@ import pytest
 from slurm.cluster import Cluster, why_not
 from slurm.jobs import end_all, submit
 
-from gam_scale.train.goodput import Goodput, goodput
-from gam_scale.train.rundir import RunDir
+from gam_scale.run.directory import RunDir
+from gam_scale.run.goodput import Goodput, goodput
 
 DRILLS: dict[str, Goodput] = {}
 """What became of each test's run, for the table at the end."""

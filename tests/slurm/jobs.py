@@ -8,8 +8,8 @@ from pathlib import Path
 
 from slurm.cluster import Cluster, wait_until
 
-from gam_scale.train.goodput import Resume, goodput
-from gam_scale.train.rundir import RunDir
+from gam_scale.run.directory import RunDir
+from gam_scale.run.goodput import Resume, goodput
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gam_scale.checkpoint.store import CheckpointStore
-from gam_scale.train.lock import is_held
+from gam_scale.run.lock import is_held
 from gam_scale.train.sinks import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]

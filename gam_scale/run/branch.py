@@ -5,7 +5,7 @@ from pathlib import Path
 from gam_scale.checkpoint.store import load_config_of
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.train.rundir import RunDir
+from gam_scale.run.directory import RunDir
 from gam_scale.train.schedule import stable_steps
 
 

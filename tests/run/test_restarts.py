@@ -4,8 +4,8 @@ import pytest
 from whole_runs import train
 
 from gam_scale.errors import UserError
+from gam_scale.run.restarts import count_start, last_error, read_restarts, restart_number
 from gam_scale.train import pretrain as pretraining
-from gam_scale.train.restarts import count_start, last_error, read_restarts, restart_number
 
 
 @pytest.fixture

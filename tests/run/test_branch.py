@@ -6,9 +6,9 @@ from whole_runs import assert_equal_runs, killed_after, train
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import TrainConfig
 from gam_scale.errors import UserError
-from gam_scale.train.goodput import goodput, read_starts
+from gam_scale.run.directory import RunDir
+from gam_scale.run.goodput import goodput, read_starts
 from gam_scale.train.loop import Loop
-from gam_scale.train.rundir import RunDir
 from gam_scale.train.schedule import learning_rate, stable_steps
 
 SHORT = {"steps": 15, "schedule": "wsd", "decay_ratio": 0.2, "warmup_steps": 2}

@@ -14,11 +14,11 @@ from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.parallel.world import World
+from gam_scale.run.directory import RunDir
+from gam_scale.run.restarts import read_restarts, this_job
 from gam_scale.strict import from_dict
 from gam_scale.train.health import Health
 from gam_scale.train.preflight import look
-from gam_scale.train.restarts import read_restarts, this_job
-from gam_scale.train.rundir import RunDir
 
 CALLS = ("mkdir", "rename", "replace", "unlink", "rmdir")
 """Of the system; what is not one of them changes no directory."""

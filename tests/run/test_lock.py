@@ -12,13 +12,13 @@ import pytest
 from whole_runs import after_step, train
 
 from gam_scale.errors import UserError
-from gam_scale.train import lock
-from gam_scale.train.lock import RunLock, holder, is_held, lock_path
+from gam_scale.run import lock
+from gam_scale.run.lock import RunLock, holder, is_held, lock_path
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys
-from gam_scale.train.lock import RunLock
+from gam_scale.run.lock import RunLock
 RunLock(sys.argv[1]).acquire()
 print("held", flush=True)
 sys.stdin.read()
@@ -87,7 +87,7 @@ def test_a_beating_holder_on_another_host_is_alive(tmp_path, monkeypatch):
 def test_who_lost_it_ends(tmp_path):
     """A node that was frozen while its job started anew elsewhere must not write on."""
     code = (
-        "import sys; from gam_scale.train import lock; lock.BEAT_S = 0.01;"
+        "import sys; from gam_scale.run import lock; lock.BEAT_S = 0.01;"
         "lock.RunLock(sys.argv[1]).acquire(); print('held', flush=True);"
         "import threading; threading.Event().wait(60)"
     )
@@ -110,7 +110,7 @@ def test_who_lost_it_ends(tmp_path):
 
 LOSE = """
 import sys
-from gam_scale.train import lock
+from gam_scale.run import lock
 lock.BEAT_S = 1000.0  # only check() looks
 held = lock.RunLock(sys.argv[1])
 held.acquire()

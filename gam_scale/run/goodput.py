@@ -16,9 +16,9 @@ from typing import Any
 
 from gam_scale.files import write_json
 from gam_scale.launch.process import stat
+from gam_scale.run.directory import RunDir
+from gam_scale.run.restarts import restart_number
 from gam_scale.strict import read_record
-from gam_scale.train.restarts import restart_number
-from gam_scale.train.rundir import RunDir
 from gam_scale.train.sinks import read_metrics
 
 _BEGAN: list[float] = []

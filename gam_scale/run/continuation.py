@@ -16,9 +16,9 @@ from gam_scale.config import RunConfig
 from gam_scale.data.stream import TrainStream
 from gam_scale.errors import UserError
 from gam_scale.files import read_regular
+from gam_scale.run.figures import Origin
+from gam_scale.run.settings import MAY_CHANGE, differences
 from gam_scale.strict import read_json, read_record, shown
-from gam_scale.train.figures import Origin
-from gam_scale.train.settings import MAY_CHANGE, differences
 
 NO_SHAPE = (
     "model.dropout",
