@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gam_scale.config import RunConfig, load_config
-from gam_scale.config_rules import check
+from gam_scale.config.rules import check
 from gam_scale.errors import UserError
 from gam_scale.strict import describe, from_dict, to_dict
 

@@ -12,7 +12,7 @@ from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.shard import KINDS
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import RunConfig
-from gam_scale.config_rules import check
+from gam_scale.config.rules import check
 from gam_scale.files import CHECKSUMS, checksum, seal, write_json
 from gam_scale.strict import from_dict
 from gam_scale.train.loop import Loop, Outcome

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gam_scale.config import ModelConfig
-from gam_scale.config_rules import check_model
+from gam_scale.config.rules import check_model
 from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError

@@ -10,7 +10,7 @@ from gam_scale.checkpoint.canonical import write_shards
 from gam_scale.checkpoint.shard import Shard, check_tensors
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, saving
 from gam_scale.config import RunConfig
-from gam_scale.config_rules import check_model
+from gam_scale.config.rules import check_model
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.config import RunConfig, load_config
-from gam_scale.config_rules import check
+from gam_scale.config.rules import check
 from gam_scale.data.manifest import Manifest, read_manifest
 from gam_scale.errors import UserError
 from gam_scale.files import write_json

@@ -9,7 +9,7 @@ from functools import partial
 
 from gam_scale.checkpoint.store import TrainState
 from gam_scale.config import RunConfig
-from gam_scale.config_rules import check
+from gam_scale.config.rules import check
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream
 from gam_scale.data.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ from whole_runs import killed_after, train
 
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import DataSetConfig, RunConfig
-from gam_scale.config_rules import check
+from gam_scale.config.rules import check
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.errors import UserError
 from gam_scale.strict import from_dict

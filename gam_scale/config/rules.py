@@ -1,14 +1,11 @@
 """Which settings of a run go together."""
 
-from typing import TYPE_CHECKING
-
+from gam_scale.config.sections import ParallelConfig, RunConfig
+from gam_scale.config_model import ModelConfig
 from gam_scale.errors import UserError
 
-if TYPE_CHECKING:  # gam_scale.config checks what it reads with these rules
-    from gam_scale.config import ModelConfig, ParallelConfig, RunConfig
 
-
-def check(config: "RunConfig") -> None:
+def check(config: RunConfig) -> None:
     """Refuse combinations that cannot work; each message names the keys and what would do."""
     model, data, train = config.model, config.data, config.train
     _check_parallel(config.parallel)
@@ -62,7 +59,7 @@ def check(config: "RunConfig") -> None:
         )
 
 
-def _check_carry_state(config: "RunConfig") -> None:
+def _check_carry_state(config: RunConfig) -> None:
     kinds = set(config.model.layer_kinds()) & {"attention", "mamba"}
     refused = {
         f"{' and '.join(sorted(kinds))} layers": (bool(kinds), "gam blocks only"),
@@ -79,7 +76,7 @@ def _check_carry_state(config: "RunConfig") -> None:
             )
 
 
-def check_model(model: "ModelConfig") -> None:
+def check_model(model: ModelConfig) -> None:
     """Refuse a model that cannot be built, as :func:`check` does for the whole run."""
     if model.layers and model.n_layers % len(model.layers):
         raise UserError(
@@ -95,7 +92,7 @@ def check_model(model: "ModelConfig") -> None:
         )
 
 
-def _check_heads(model: "ModelConfig") -> None:
+def _check_heads(model: ModelConfig) -> None:
     kinds = set(model.layer_kinds())
     heads = {"model.attention.n_heads": model.attention.n_heads} if "attention" in kinds else {}
     if kinds & {"slot", "delta", "phase"}:
@@ -115,7 +112,7 @@ def _check_heads(model: "ModelConfig") -> None:
             )
 
 
-def _check_parallel(parallel: "ParallelConfig") -> None:
+def _check_parallel(parallel: ParallelConfig) -> None:
     engine, offload, stage = parallel.engine, parallel.offload, parallel.zero_stage
     if stage and engine != "deepspeed":
         raise UserError(

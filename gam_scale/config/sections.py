@@ -1,49 +1,15 @@
-"""The one place where a run is configured: typed, strict, every field documented here.
+"""Every setting of a run, typed, bounded and documented, in the sections that a config file has.
 
-A config file is JSON with the sections of :class:`RunConfig`; what it leaves out takes the
-defaults below, or in config_model.py. Which settings go together is in config_rules.py. ``python
-tools/pretrain.py --help-config`` prints every setting, its default and what it means.
+What a file leaves out takes the defaults below, or of the model's in config_model.py. Which
+settings go together is in rules.py. ``python tools/pretrain.py --help-config`` prints every
+setting, its default and what it means.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from gam_scale.config_model import (
-    LONGEST,
-    WIDEST,
-    AttentionConfig,
-    GAMConfig,
-    LayerKind,
-    MambaConfig,
-    MemoryConfig,
-    MemoryKind,
-    ModelConfig,
-)
-from gam_scale.config_rules import check
-from gam_scale.strict import apply_overrides, from_dict, option, read_json, section
-
-__all__ = [  # what others read from here
-    "LONGEST",
-    "WIDEST",
-    "AttentionConfig",
-    "CheckpointConfig",
-    "DataConfig",
-    "DataSetConfig",
-    "EvalConfig",
-    "GAMConfig",
-    "LayerKind",
-    "LogConfig",
-    "MambaConfig",
-    "MemoryConfig",
-    "MemoryKind",
-    "ModelConfig",
-    "ParallelConfig",
-    "RunConfig",
-    "TrainConfig",
-    "load_config",
-]
+from gam_scale.config_model import LONGEST, WIDEST, ModelConfig
+from gam_scale.strict import option, section
 
 
 @dataclass
@@ -295,14 +261,3 @@ class RunConfig:
     checkpoint: CheckpointConfig = section(CheckpointConfig, "checkpoints")
     eval: EvalConfig = section(EvalConfig, "validation")
     log: LogConfig = section(LogConfig, "run directory and metrics")
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a JSON config, apply ``section.key=value`` overrides, check it as a whole.
-
-    Raises:
-        UserError: in one sentence, before anything else is loaded.
-    """
-    config = from_dict(RunConfig, apply_overrides(read_json(path), overrides))
-    check(config)
-    return config
