@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from gam_scale.run import goodput as module
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import Start, goodput, note_first_step, note_start, read_starts
-from gam_scale.run import goodput as module
 
 
 @pytest.fixture
