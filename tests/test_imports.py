@@ -1,0 +1,132 @@
+"""Imports point one way: the order of rooms, no circle, nothing that runs back up.
+
+``python tests/test_imports.py`` lists what breaks the order, import by import.
+"""
+
+import ast
+from collections import Counter
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+ORDER = (
+    {"tools", "benchmarks"},
+    {"launch", "scaling", "reproduce", "plan", "export"},
+    {"train"},
+    {"run", "parallel", "checkpoint", "data", "evaluate", "generate", "interop"},
+    {"config", "former", "hardware"},
+    {"model", "config_model"},
+    {"kernels", "report", "charts", "cli", "environment", "strict", "files", "pulse", "errors"},
+    {"gam_scale"},
+)
+"""Rooms, from the top: each imports from its own row and from those below it."""
+
+BACK_UP = {
+    "charts -> train": 1,
+    "model -> config": 12,
+    "report -> config": 1,
+    "report -> model": 2,
+    "report -> run": 3,
+    "report -> train": 1,
+    "run -> launch": 1,
+    "run -> train": 4,
+    "train -> launch": 1,
+}
+"""Rooms that still import from above, and with how many imports; it must only shrink."""
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of the package, the tools and the benchmarks, parsed, by its dotted name."""
+    folders = ("gam_scale", "tools", "benchmarks")
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return {_name(path): ast.parse(path.read_text()) for path in paths}
+
+
+def imports(parsed: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """What each module imports of the others, inside functions and for type checkers too."""
+    return {name: _imported(tree, parsed) & parsed.keys() for name, tree in parsed.items()}
+
+
+def room(module: str) -> str:
+    """``gam_scale.data.rows`` is of ``data``, ``tools.plan`` of ``tools``."""
+    first, *rest = module.split(".")
+    return rest[0] if first == "gam_scale" and rest else first
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other in a ring; none where there is no ring."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def back_up(graph: Mapping[str, set[str]]) -> list[tuple[str, str]]:
+    """Imports from a room of a higher row."""
+    row = {name: i for i, names in enumerate(ORDER) for name in names}
+    pairs = [(module, each) for module, needed in graph.items() for each in sorted(needed)]
+    return [(a, b) for a, b in pairs if row[room(a)] > row[room(b)]]
+
+
+def rooms_of_one_row(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Which rooms import which others of their own row."""
+    row = {name: i for i, names in enumerate(ORDER) for name in names}
+    needed: dict[str, set[str]] = {name: set() for name in row}
+    for module, others in graph.items():
+        here = room(module)
+        needed[here] |= {room(o) for o in others if row[room(o)] == row[here]} - {here}
+    return needed
+
+
+def test_every_room_has_a_place_in_the_order():
+    assert {room(module) for module in modules()} == set().union(*ORDER)
+
+
+def test_no_circle_of_modules():
+    assert circle(imports(modules())) == []
+
+
+def test_no_circle_of_rooms():
+    assert circle(rooms_of_one_row(imports(modules()))) == []
+
+
+def test_nothing_runs_back_up_but_what_is_listed():
+    pairs = back_up(imports(modules()))
+    assert Counter(f"{room(a)} -> {room(b)}" for a, b in pairs) == BACK_UP
+
+
+def test_a_circle_and_an_import_from_above_are_seen():
+    text = "import gam_scale.train.loop\ndef f():\n    from gam_scale.data import rows"
+    parsed = {"gam_scale.data.rows": ast.parse(text), "gam_scale.train.loop": ast.parse("")}
+    graph = imports(parsed)
+    assert graph["gam_scale.data.rows"] == {"gam_scale.train.loop"}
+    assert back_up(graph) == [("gam_scale.data.rows", "gam_scale.train.loop")]
+    graph["gam_scale.train.loop"].add("gam_scale.data.rows")
+    assert set(circle(graph)) == set(parsed)
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported(tree: ast.Module, known: Mapping[str, ast.Module]) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= inner & known.keys() or {node.module}
+    return names
+
+
+if __name__ == "__main__":
+    found = imports(modules())
+    print("circle of modules:", circle(found) or "none")
+    print("circle of rooms:", circle(rooms_of_one_row(found)) or "none")
+    for importer, imported in back_up(found):
+        print(f"{importer} imports {imported}")
