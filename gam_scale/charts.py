@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-from gam_scale.train.sinks import Line
+from gam_scale.run.metrics_file import Line
 
 MAX_POINTS = 600  # a longer line is drawn as means of neighbours
 STEPS = [1, 2, 2.5, 5, 10]  # of axis ticks

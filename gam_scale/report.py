@@ -16,8 +16,8 @@ from gam_scale.model.memory.static import StaticMemory
 from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import read_summary
 from gam_scale.run.goodput import goodput
+from gam_scale.run.metrics_file import Line, read_metrics
 from gam_scale.strict import from_dict, read_json, shown
-from gam_scale.train.sinks import Line, read_metrics
 
 STYLE = """
 :root { color-scheme: light; --paper: #fff; --ink: #1c1f24; --quiet: #646b76; --rule: #e2e5e9;

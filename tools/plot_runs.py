@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 from gam_scale import cli
 from gam_scale.errors import UserError
-from gam_scale.train.sinks import read_metrics
+from gam_scale.run.metrics_file import read_metrics
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.accept.record import Check
-from gam_scale.launch.process import stat
-from gam_scale.train.sinks import read_metrics
+from gam_scale.process import stat
+from gam_scale.run.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "def "

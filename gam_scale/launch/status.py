@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
-from gam_scale.launch.process import Process
+from gam_scale.process import Process
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import Goodput, goodput
 from gam_scale.run.lock import holder, is_held
+from gam_scale.run.metrics_file import read_metrics
 from gam_scale.run.restarts import read_restarts
 from gam_scale.strict import read_json, read_record, shown
 from gam_scale.train.health import read_ranks, slowdown
-from gam_scale.train.sinks import read_metrics
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from gam_scale.config import load_config
 from gam_scale.errors import UserError
 from gam_scale.files import append_regular, write_json
 from gam_scale.launch.job import RankJob
-from gam_scale.launch.process import Process
 from gam_scale.launch.status import LaunchNote, ask_slurm
 from gam_scale.launch.words import in_one_line, sbatch_options, shell_lines
+from gam_scale.process import Process
 
 SIGNAL_DELAY_S = 300
 """Before the time limit a job is told to save: Slurm's signals come up to a minute off."""

@@ -26,10 +26,10 @@ from gam_scale.files import write_json
 from gam_scale.former import in_todays_terms
 from gam_scale.model.lm import outline
 from gam_scale.run.figures import read_summary
+from gam_scale.run.metrics_file import read_metrics
 from gam_scale.scaling.code_version import code_version
 from gam_scale.scaling.sweep import FORWARD_AND_BACKWARD
 from gam_scale.strict import apply_overrides, from_dict, read_json, to_dict
-from gam_scale.train.sinks import read_metrics
 
 HEAD_CHANNELS = 64
 LEAST_SCALE = 0.01

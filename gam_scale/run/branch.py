@@ -6,7 +6,7 @@ from gam_scale.checkpoint.store import load_config_of
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.run.directory import RunDir
-from gam_scale.train.schedule import stable_steps
+from gam_scale.schedule import stable_steps
 
 
 def branch_checkpoint(config: RunConfig, data: str) -> Path:

@@ -10,10 +10,10 @@ from gam_scale.checkpoint.store import CheckpointStore, load_config_of, load_sta
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import is_leftover, read_regular, remove_leftovers, write_bytes, write_json
+from gam_scale.run.metrics_file import JsonLines
 from gam_scale.run.restarts import begun_by_this_job, note_begin, restart_number
 from gam_scale.run.settings import MAY_CHANGE, differences, rewritten_past
 from gam_scale.strict import read_json, shown, to_dict
-from gam_scale.train.sinks import JsonLines
 
 logger = logging.getLogger("gam_scale")
 

@@ -15,11 +15,11 @@ from statistics import median
 from typing import Any
 
 from gam_scale.files import write_json
-from gam_scale.launch.process import stat
+from gam_scale.process import stat
 from gam_scale.run.directory import RunDir
+from gam_scale.run.metrics_file import read_metrics
 from gam_scale.run.restarts import restart_number
 from gam_scale.strict import read_record
-from gam_scale.train.sinks import read_metrics
 
 _BEGAN: list[float] = []
 """Of the runs that this process has started, one after the other."""

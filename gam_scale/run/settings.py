@@ -4,8 +4,8 @@ from typing import Any
 
 from gam_scale.config import RunConfig
 from gam_scale.former import in_todays_terms
+from gam_scale.schedule import learning_rate, stable_steps
 from gam_scale.strict import to_dict
-from gam_scale.train.schedule import learning_rate, stable_steps
 
 MAY_CHANGE = (
     "train.steps",

@@ -8,9 +8,9 @@ from gam_scale.errors import UserError
 from gam_scale.files import csv_of_dicts, write_bytes
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import read_starts
+from gam_scale.run.metrics_file import read_metrics
 from gam_scale.scaling.extras import rate_sentence
 from gam_scale.scaling.sweep import Cell, result
-from gam_scale.train.sinks import read_metrics
 
 Row = dict[str, Any]
 CURVE_POINTS = 60

@@ -35,8 +35,8 @@ from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.run.branch import newest_shared
 from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import read_summary
+from gam_scale.schedule import stable_steps
 from gam_scale.strict import from_dict, option, read_json, section, to_dict
-from gam_scale.train.schedule import stable_steps
 
 FORWARD_AND_BACKWARD = 3.0  # a training step over a forward pass
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from gam_scale.launch.process import stat
+from gam_scale.process import stat
 
 NAMES = {
     "deepspeed",

@@ -24,6 +24,7 @@ from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.context import axes
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
+from gam_scale.schedule import learning_rate
 from gam_scale.train.first_step import FirstStep
 from gam_scale.train.garbage import Garbage
 from gam_scale.train.last_loss import LastLoss
@@ -31,7 +32,6 @@ from gam_scale.train.metrics import StepMetrics
 from gam_scale.train.out_of_memory import snapshot_when_out_of_memory
 from gam_scale.train.profile import StepProfile
 from gam_scale.train.saver import Saver
-from gam_scale.train.schedule import learning_rate
 from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog
 from gam_scale.train.skips import Skips

@@ -19,8 +19,9 @@ from gam_scale.report import write_report
 from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import Origin, read_summary
 from gam_scale.run.goodput import goodput
+from gam_scale.run.metrics_file import Line, is_finite, read_metrics
 from gam_scale.strict import read_record
-from gam_scale.train.sinks import Line, first_line, is_finite, read_metrics
+from gam_scale.train.sinks import first_line
 
 logger = logging.getLogger("gam_scale")
 

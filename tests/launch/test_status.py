@@ -10,8 +10,8 @@ import pytest
 
 from gam_scale.errors import UserError
 from gam_scale.launch.follow import cancel, follow, log_of
-from gam_scale.launch.process import Process
 from gam_scale.launch.status import find_runs, status, table
+from gam_scale.process import Process
 from gam_scale.run.lock import RunLock, lock_path
 from gam_scale.train.health import RankHealth
 

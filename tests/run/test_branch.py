@@ -8,8 +8,8 @@ from gam_scale.config import TrainConfig
 from gam_scale.errors import UserError
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import goodput, read_starts
+from gam_scale.schedule import learning_rate, stable_steps
 from gam_scale.train.loop import Loop
-from gam_scale.train.schedule import learning_rate, stable_steps
 
 SHORT = {"steps": 15, "schedule": "wsd", "decay_ratio": 0.2, "warmup_steps": 2}
 LONG = SHORT | {"steps": 30}

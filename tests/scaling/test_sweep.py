@@ -17,7 +17,7 @@ from gam_scale.model.lm import outline
 from gam_scale.scaling.collect import best_multipliers, collect, finished
 from gam_scale.scaling.points import from_arrays
 from gam_scale.scaling.sweep import cells, jobs, read_sweep, result
-from gam_scale.train.schedule import stable_steps
+from gam_scale.schedule import stable_steps
 
 TOOL = Path(__file__).parents[2] / "tools" / "sweep.py"
 SPEC = {

@@ -14,7 +14,7 @@ import pytest
 
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.run.lock import is_held
-from gam_scale.train.sinks import read_metrics
+from gam_scale.run.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

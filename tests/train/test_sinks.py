@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from gam_scale.config import LogConfig, RunConfig
-from gam_scale.train.sinks import JsonLines, MetricLog, format_line, read_metrics, setup_logging
+from gam_scale.train.sinks import MetricLog, format_line, setup_logging
 
 
 @pytest.fixture(autouse=True)
@@ -41,74 +41,6 @@ def config(wandb: str = "off", tensorboard: bool = False) -> RunConfig:
 
 def steps(path) -> list[int]:
     return [json.loads(row)["step"] for row in path.read_text().splitlines()]
-
-
-def test_numbers_that_json_lacks_become_null(tmp_path):
-    sink = JsonLines(tmp_path / "m.jsonl")
-    sink.write(line(1, loss=math.nan, perplexity=math.inf, grad_norm=-math.inf))
-    row = (tmp_path / "m.jsonl").read_text()  # flushed: readable while the run goes on
-    assert json.loads(row) == line(1, loss=None, perplexity=None, grad_norm=None)
-    sink.close()
-
-
-@pytest.mark.parametrize(
-    ("resume", "kept"), [(0, []), (3, [1, 2, 3]), (4, [1, 2, 3, 4]), (9, [1, 2, 3, 4, 5])]
-)
-def test_a_resumed_run_drops_the_lines_past_its_checkpoint(tmp_path, resume, kept):
-    path = tmp_path / "m.jsonl"
-    path.write_text("".join(json.dumps(line(s)) + "\n" for s in range(1, 6)))
-    sink = JsonLines(path, resume)
-    assert steps(path) == kept
-    sink.write(line(resume + 1))
-    sink.close()
-    assert steps(path) == [*kept, resume + 1]
-    assert list(tmp_path.iterdir()) == [path]  # no temporary file stays
-
-
-@pytest.mark.parametrize("cut", ['{"step": 3, "lo', '{"step": 3', "12", "\x00\x00", "\n\n"])
-def test_a_line_cut_by_a_kill_is_mended(tmp_path, cut):
-    path = tmp_path / "m.jsonl"
-    path.write_text(f"{json.dumps(line(1))}\n{json.dumps(line(2))}\n{cut}")
-    assert [m["step"] for m in read_metrics(path)] == [1, 2]
-    JsonLines(path, 5).close()
-    assert steps(path) == [1, 2]
-
-
-UNREADABLE = (
-    *(b'{"step": 2, "loss": ', b"\x00\x00\x00", b'{"step": 2, "loss": "\xff"}', b"[1]", b"7"),
-    *(b'{"loss": 1.0}', b'{"step": "2"}', b'{"step": 2, "loss": "low"}', b'{"step": 2, "a": [1]}'),
-    *(b"9" * 5000, b"[" * 100_000, b'{"step": 2, "step": 3}'),
-)
-
-
-@pytest.mark.parametrize("row", UNREADABLE, ids=range(len(UNREADABLE)))
-def test_a_row_that_no_kill_left_is_kept_aside_and_said(tmp_path, row, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("gam_scale"), "propagate", True)
-    path = tmp_path / "m.jsonl"
-    rows = [json.dumps(line(1)).encode(), row, json.dumps(line(3)).encode(), b""]
-    path.write_bytes(b"\n".join(rows))
-    for start in range(2):
-        assert [m["step"] for m in read_metrics(path)] == [1, 3]
-        assert ("1 rows cannot be read" in caplog.text) or start, "metrics: nothing is said"
-        JsonLines(path, 5).close()
-        kept = (tmp_path / "m.unreadable").read_bytes()
-        assert kept == row + b"\n", "metrics: an unreadable row is dropped"
-    path.write_bytes(row + b"\n" + b"{]\n")  # the same once more, and another one
-    JsonLines(path, 5).close()
-    assert (tmp_path / "m.unreadable").read_bytes() == row + b"\n{]\n"
-
-
-def test_a_whole_last_line_without_its_newline_is_kept(tmp_path):
-    path = tmp_path / "m.jsonl"
-    path.write_text(json.dumps(line(1)))
-    sink = JsonLines(path, 1)
-    sink.write(line(2))
-    sink.close()
-    assert steps(path) == [1, 2]
-
-
-def test_no_metrics_yet(tmp_path):
-    assert read_metrics(tmp_path / "missing.jsonl") == []
 
 
 def test_other_ranks_write_nothing(tmp_path):

@@ -16,10 +16,10 @@ from whole_runs import assert_equal_runs, train
 from gam_scale.checkpoint.store import CheckpointStore, load_state
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.run.goodput import read_starts
+from gam_scale.run.metrics_file import read_metrics
 from gam_scale.train import loop
 from gam_scale.train import pretrain as pretraining
 from gam_scale.train.several import train_all
-from gam_scale.train.sinks import read_metrics
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 from closeness import rises
 
 from gam_scale.config import TrainConfig
-from gam_scale.train.schedule import learning_rate
+from gam_scale.schedule import learning_rate
 
 
 def rates(steps=100, **changes):
