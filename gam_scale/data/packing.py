@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
+from gam_scale.model.carry import CarriedRows
 from gam_scale.model.layout import Layout
 from gam_scale.model.loss import IGNORE
 from gam_scale.model.rotary import Rotation
@@ -16,20 +17,25 @@ Documents = Literal["reset", "concatenate"]
 
 
 class Batch(NamedTuple):
-    """Sequences of one forward pass, one per row; tokens and targets are (B, T) int64."""
+    """Sequences of one forward pass, one per row; tokens and targets are (B, T) int64.
+
+    In the order of what a model is called with.
+    """
 
     tokens: torch.Tensor
     targets: torch.Tensor  # the next token; IGNORE where there is none
     layout: Layout  # where they stand and where documents begin
+    carried: CarriedRows | None = None  # what the rows go on from; None: from nothing
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on ``device``; the copies do not wait."""
         tokens, targets = (x.to(device, non_blocking=True) for x in (self.tokens, self.targets))
-        return Batch(tokens, targets, self.layout.to(device))
+        return self._replace(tokens=tokens, targets=targets, layout=self.layout.to(device))
 
     def pin(self) -> "Batch":
         """The same batch in page-locked memory, from where copies to a GPU need no host."""
-        return Batch(self.tokens.pin_memory(), self.targets.pin_memory(), self.layout.pin())
+        tokens, targets = self.tokens.pin_memory(), self.targets.pin_memory()
+        return self._replace(tokens=tokens, targets=targets, layout=self.layout.pin())
 
     def turned(self, rotation: Rotation | None) -> "Batch":
         """The same batch with the rotary tables that a model asks for."""

@@ -29,28 +29,20 @@ class Carried:
             self._part[self._prefix + name] = value.detach().clone()
 
 
-class Carry:
-    """What the rows of a rank's batches left behind, for the rows that continue them.
+class CarriedRows:
+    """What the rows of one micro-batch left behind, for the rows that continue them.
 
-    A model that has one takes each training batch as the continuation of the last one in the same
-    place, :attr:`place`. Position 0 in a batch still forgets everything.
-
-    Args:
-        rows: sequences of each of a step's micro-batches.
+    A model that gets it with a batch goes on from it, and puts what the batch leaves in its place.
+    Position 0 in a batch still forgets everything.
     """
 
-    def __init__(self, rows: Sequence[int]) -> None:
-        self.rows = list(rows)
-        self.place = 0
-        self.clear()
-
-    def clear(self) -> None:
-        """Go on from nothing."""
-        self._parts: list[dict[str, Tensor]] = [{} for _ in self.rows]
+    def __init__(self, states: dict[str, Tensor] | None = None) -> None:
+        self.states = dict(states or {})
+        """Of all blocks, rows along dim 0; empty: nothing was before."""
 
     def of_block(self, block: int) -> Carried:
-        """The state of one block for the rows of this place."""
-        return Carried(self._parts[self.place], block)
+        """The state of one block."""
+        return Carried(self.states, block)
 
     def layout(self, layout: Layout) -> Layout:
         """``layout``, counted on from the last one up to each row's first document start.
@@ -58,22 +50,37 @@ class Carry:
         Args:
             layout: counted from 1 up to the row's first document start, from 0 after one.
         """
-        part = self._parts[self.place]
-        if "position" not in part:
-            part["position"] = layout.positions.new_full((layout.rows,), -1)
-        layout = layout.continued(part["position"])
-        part["position"] = layout.positions[:, -1].clone()
+        if "position" not in self.states:
+            self.states["position"] = layout.positions.new_full((layout.rows,), -1)
+        layout = layout.continued(self.states["position"])
+        self.states["position"] = layout.positions[:, -1].clone()
         return layout
+
+
+class Carry:
+    """All rows of a rank, micro-batch by micro-batch: each step's continue those of the last.
+
+    Args:
+        rows: sequences of each of a step's micro-batches.
+    """
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = list(rows)
+        self.clear()
+
+    def clear(self) -> None:
+        """Go on from nothing."""
+        self.parts = [CarriedRows() for _ in self.rows]
 
     def state_dict(self) -> dict[str, Tensor]:
         """All rows' states, one after another along dim 0; empty if there are none."""
-        first = self._parts[0]
-        return {key: torch.cat([part[key] for part in self._parts]) for key in first}
+        parts = [part.states for part in self.parts]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def load_state_dict(self, states: dict[str, Tensor]) -> None:
         """Go on from ``states`` of as many rows, on the device where they are."""
         ends = list(accumulate(self.rows))
-        self._parts = [
-            {key: value[end - n : end].clone() for key, value in states.items()}
+        self.parts = [
+            CarriedRows({key: value[end - n : end].clone() for key, value in states.items()})
             for n, end in zip(self.rows, ends, strict=True)
         ]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gam_scale.config import LayerKind, ModelConfig
 from gam_scale.model.attention import AttentionBlock
-from gam_scale.model.carry import Carry
+from gam_scale.model.carry import CarriedRows
 from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.gam import GAMBlock
@@ -46,11 +46,10 @@ class LanguageModel(nn.Module):
     A block maps (B, T, d_model) to the same shape with ``forward(x, layout, context)`` in
     training and ``extend(x, state, layout)`` in generation, and counts its own
     ``flops_per_token(seq_len)``. An engine that cuts sequences over ranks sets ``context``, and
-    gives each rank its T tokens. With ``carry``, sequences go on from those before in training.
+    gives each rank its T tokens.
     """
 
     context: Context | None = None
-    carry: Carry | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -66,7 +65,11 @@ class LanguageModel(nn.Module):
         self.norm = LayerNorm(config.d_model)
 
     def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, layout: Layout | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        layout: Layout | None = None,
+        carried: CarriedRows | None = None,
     ) -> Tensor:
         """Summed cross-entropy over valid targets (a scalar), or logits without targets.
 
@@ -74,17 +77,20 @@ class LanguageModel(nn.Module):
             tokens: (B, T) ids.
             targets: (B, T) next ids, -100 where there is none.
             layout: of the tokens; None for a plain stream.
+            carried: what the rows go on from; it then holds what they leave.
 
         Returns:
             A scalar loss *sum* (divide by the count of valid targets over the whole batch), or
             logits (B, T, vocab_size).
         """
-        hidden = self.hidden(tokens, layout)
+        hidden = self.hidden(tokens, layout, carried)
         if targets is None:
             return linear(hidden, self.embedding.weight)
         return linear_cross_entropy(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
 
-    def hidden(self, tokens: Tensor, layout: Layout | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, layout: Layout | None = None, carried: CarriedRows | None = None
+    ) -> Tensor:
         """Final hidden states (B, T, d_model), before the head.
 
         The residual stream between the blocks is fp32 under autocast, whatever precision an engine
@@ -98,10 +104,10 @@ class LanguageModel(nn.Module):
         if self.position is not None:
             x = x + self.position(layout.positions)
         x = self.dropout(x)
-        if self.carry is not None and self.training:
-            layout = self.carry.layout(layout)
+        if carried is not None:
+            layout = carried.layout(layout)
             for i, block in enumerate(self.blocks):
-                x = block(x, layout, None, self.carry.of_block(i))
+                x = block(x, layout, None, carried.of_block(i))
         else:
             for block in self.blocks:
                 x = block(x, layout, self.context)

@@ -34,7 +34,7 @@ def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strate
                 "data.carry_state"
             )
         rows = config.train.global_batch_size // world.world_size
-        strategy.module.carry = Carry(micro_batch_rows(rows, config.train, world.world_size))
+        strategy.carry = Carry(micro_batch_rows(rows, config.train, world.world_size))
     return strategy
 
 

@@ -30,7 +30,7 @@ class Axes:
         tokens = slice(self.context_rank * length, (self.context_rank + 1) * length)
         tokens, targets = (x[:, tokens].contiguous() for x in (batch.tokens, batch.targets))
         layout = batch.layout.part(self.context_rank, self.context_size)
-        return Batch(tokens, targets, layout)
+        return batch._replace(tokens=tokens, targets=targets, layout=layout)
 
 
 def axes(world: World, context_size: int) -> Axes:

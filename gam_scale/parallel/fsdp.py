@@ -44,7 +44,7 @@ class FSDPStrategy(Strategy):
         # Gradients are sharded after every micro-batch, and summed over replicas after the last.
         self.module.set_requires_all_reduce(last)
         with self._autocast():
-            loss = self.module(batch.tokens, batch.targets, batch.layout)
+            loss = self.module(*batch)
         # FSDP averages over ranks; our scale has the global count of tokens in it already.
         (loss * (scale * self.world.world_size)).backward()
         return loss.detach()

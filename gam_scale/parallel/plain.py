@@ -21,7 +21,7 @@ class PlainStrategy(Strategy):
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
         """See :meth:`Strategy.backward`."""
         with self._autocast():
-            loss = self.module(batch.tokens, batch.targets, batch.layout)
+            loss = self.module(*batch)
         (loss * scale).backward()
         if last:
             self._sum_gradients()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gam_scale.checkpoint.shard import Shard
 from gam_scale.data.packing import Batch
+from gam_scale.model.carry import Carry
 from gam_scale.parallel.compilation import Compilation
 from gam_scale.parallel.world import World
 
@@ -27,13 +28,15 @@ class Strategy(ABC):
     optimizer: torch.optim.Optimizer
     world: World
     precision: str
+    carry: Carry | None = None
+    """What its batches' rows left behind, where they go on; saved and read with its weights."""
 
     def evaluate(self, batch: Batch) -> Tensor:
         """The loss sum of a batch (a scalar), without dropout and without gradients."""
         was_training = self.module.training
         self.module.eval()
         with torch.no_grad(), self._autocast():
-            loss = self.module(batch.tokens, batch.targets, batch.layout)
+            loss = self.module(*batch)
         self.module.train(was_training)
         return loss
 

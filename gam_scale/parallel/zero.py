@@ -67,7 +67,7 @@ class DeepSpeedStrategy(Strategy):
 
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
         """See :meth:`Strategy.backward`."""
-        loss = self.engine(batch.tokens, batch.targets, batch.layout)
+        loss = self.engine(*batch)
         self.engine.backward(loss * (scale * self.undo_average), scale_wrt_gas=False)
         assert last == self.engine.is_gradient_accumulation_boundary()
         if not last:

@@ -141,15 +141,16 @@ class Loop:
             return "spiked"
         # Dropout masks follow from the step, so a resumed run draws the same ones.
         torch.manual_seed(derive_seed(train.seed, "dropout", state.step, self.world.rank))
-        carry = self.strategy.module.carry
+        carry = self.strategy.carry
         before = state.first_sample // train.global_batch_size
         if carry is not None and self.stream.lanes.starts_at(before + state.step):
             carry.clear()
+        if carry is not None:
+            pairs = zip(batches, carry.parts, strict=True)
+            batches = [batch._replace(carried=rows) for batch, rows in pairs]
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for i, batch in enumerate(self.transfer(batches)):
             last = i == len(batches) - 1
-            if carry is not None:
-                carry.place = i
             pulse.beat()
             loss_sum += self.strategy.backward(batch, 1.0 / n_targets, last=last)
         lr = learning_rate(train, state.step, train.steps)
@@ -255,6 +256,6 @@ class Loop:
             world_size=self.world.world_size,
             code_version=__version__,
         )
-        carry = self.strategy.module.carry
+        carry = self.strategy.carry
         carried = carry.state_dict() if carry is not None else {}
         self.saver.start(self.strategy.shards(), state, is_best=is_best, carried=carried)

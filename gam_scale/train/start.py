@@ -120,10 +120,10 @@ def _load(folder: Path, strategy: Strategy, state: TrainState, *, reads_on: bool
     shards = strategy.shards()
     CanonicalTensors(folder).load_into(shards)
     strategy.written(shards, state.optimizer_steps)
-    if strategy.module.carry is not None and reads_on:
-        world, rows = strategy.world, sum(strategy.module.carry.rows)
+    if strategy.carry is not None and reads_on:
+        world, rows = strategy.world, sum(strategy.carry.rows)
         carried = read_carried(folder, world.rank * rows, rows, world.device)
-        strategy.module.carry.load_state_dict(carried)
+        strategy.carry.load_state_dict(carried)
 
 
 def _continue(run: RunDir, config: RunConfig, strategy: Strategy, data: RunData) -> TrainState:

@@ -38,38 +38,34 @@ def test_two_sequences_are_one_of_twice_the_length(monkeypatch, kind, position, 
         if segment:
             monkeypatch.setitem(blocks.SEGMENT, "cpu", segment)
             prepare_blocks(model, "full", compiled=False)
-        model.carry = Carry([3, 1])
-        losses = []
+        carry, losses = Carry([3, 1]), []
         for first in (0, T):
-            for place, some in enumerate((rows[:3], rows[3:])):
-                model.carry.place = place
+            for carried, some in zip(carry.parts, (rows[:3], rows[3:]), strict=True):
                 cut = list(some[:, first : first + T + 1])
                 batch = make_batch(cut, T, BOS, documents, goes_on=True)
-                losses.append(model(batch.tokens, batch.targets, batch.layout))
+                losses.append(model(*batch._replace(carried=carried)))
                 losses[-1].backward()
         # float64; only the order of additions differs.
         assert sum(loss.item() for loss in losses) == pytest.approx(expected, rel=1e-12)
-        assert not any(state.requires_grad for state in model.carry.state_dict().values())
+        assert not any(state.requires_grad for state in carry.state_dict().values())
 
 
-def test_states_matter_and_are_forgotten_when_told_or_not_training():
+def test_states_matter_and_are_forgotten_when_told_or_not_given():
     rows = list(make_rows()[:, : T + 1])
     batch = make_batch(rows, T, BOS, "reset", goes_on=True)
-    model = make_model("delta", "none")
-    model.carry = Carry([4])
+    model, carry = make_model("delta", "none"), Carry([4])
 
     def loss():
-        return model(batch.tokens, batch.targets, batch.layout).item()
+        return model(*batch._replace(carried=carry.parts[0])).item()
 
     first, second = loss(), loss()
     assert abs(first - second) > 1e-6
-    kept = model.carry.state_dict()
-    model.eval()
-    assert loss() == pytest.approx(first, rel=1e-12)
-    assert all(torch.equal(kept[key], value) for key, value in model.carry.state_dict().items())
-    model.train().carry.clear()
+    kept = carry.state_dict()
+    assert model(*batch).item() == pytest.approx(first, rel=1e-12)
+    assert all(torch.equal(kept[key], value) for key, value in carry.state_dict().items())
+    carry.clear()
     assert loss() == first
-    model.carry.load_state_dict(kept)
+    carry.load_state_dict(kept)
     third = loss()
-    model.carry.load_state_dict(kept)
+    carry.load_state_dict(kept)
     assert loss() == third != second

@@ -9,7 +9,7 @@ from small import small
 from torch._dynamo.testing import CompileCounter
 
 from gam_scale.config import LayerKind
-from gam_scale.model.carry import Carry
+from gam_scale.model.carry import CarriedRows
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.model.rotary import rotation_of
@@ -38,9 +38,10 @@ def layouts(*, goes_on: bool = False) -> list[Layout]:
     return found
 
 
-def step(model: LanguageModel, layout: Layout) -> None:
+def step(model: LanguageModel, layout: Layout, carried: CarriedRows | None = None) -> None:
     tokens = torch.randint(23, (B, T + 1), generator=torch.Generator().manual_seed(0))
-    loss = model(tokens[:, :-1], tokens[:, 1:], layout.turned(rotation_of(model.config)))
+    layout = layout.turned(rotation_of(model.config))
+    loss = model(tokens[:, :-1], tokens[:, 1:], layout, carried)
     loss.backward()
     assert torch.isfinite(loss)
 
@@ -65,7 +66,7 @@ def test_nor_do_those_of_segments(kind):
 @pytest.mark.parametrize("kind", ("static", "delta"))
 def test_nor_do_rows_that_go_on(kind):
     model, counter = make_model([kind], segment=1 << 20)
-    model.carry = Carry([B])
+    carried = CarriedRows()
     for layout in layouts(goes_on=True):
-        step(model, layout)
+        step(model, layout, carried)
     assert counter.frame_count == 1
