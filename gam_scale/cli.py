@@ -40,11 +40,6 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         status = main() or 0
         sys.stdout.flush()
-    except UserError as error:
-        status = _fail(str(error))
-    except EndedByOthers as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = EXIT_USER_ERROR if isinstance(error, MistakeElsewhere) else EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED
@@ -52,20 +47,42 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         # The interpreter flushes stdout once more on its way out; let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_BROKEN_PIPE
-    except OSError as error:
-        where = f"{one_line(os.fsdecode(error.filename), 300)}: " if error.filename else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            status = _fail(f"{where}no space left on the disk; free some or write elsewhere")
-        elif error.errno in ABOUT_PATHS and error.filename:
-            reason = (error.strerror or "").lower()
-            status = _fail(f"{where}{reason}; expected a path that can be used so")
-        else:
+    except Exception as error:
+        if (known := ending(error)) is None:
             raise
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
-            raise
-        status = _fail("memory ran out on the CPU; expected smaller sizes, or more memory")
+        status, message = known
+        print(f"error: {message}", file=sys.stderr)
+        if not isinstance(error, EndedByOthers):
+            _tell_torchrun(f"error: {message}")
     sys.exit(status)
+
+
+def ending(error: Exception) -> tuple[int, str] | None:
+    """Exit status of a command that ends with ``error``, and its sentence; None for a defect."""
+    if isinstance(error, EndedByOthers):
+        mistake = isinstance(error, MistakeElsewhere)
+        return EXIT_USER_ERROR if mistake else EXIT_FAILED, str(error)
+    message = None
+    if isinstance(error, UserError):
+        message = str(error)
+    elif isinstance(error, OSError):
+        message = _about_a_path(error)
+    elif isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    ):
+        message = "memory ran out on the CPU; expected smaller sizes, or more memory"
+    return None if message is None else (EXIT_USER_ERROR, message)
+
+
+def _about_a_path(error: OSError) -> str | None:
+    """What the system says of a path or of its disk, where a user can mend that."""
+    where = f"{one_line(os.fsdecode(error.filename), 300)}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}no space left on the disk; free some or write elsewhere"
+    if error.errno in ABOUT_PATHS and error.filename:
+        reason = (error.strerror or "").lower()
+        return f"{where}{reason}; expected a path that can be used so"
+    return None
 
 
 class Parser(argparse.ArgumentParser):
@@ -169,12 +186,6 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a setting, e.g. train.lr=1e-3 (repeatable)",
     )
-
-
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    _tell_torchrun(f"error: {message}")
-    return EXIT_USER_ERROR
 
 
 def _tell_torchrun(message: str) -> None:

@@ -5,10 +5,7 @@
 #
 # GAM_ARGS are --set KEY=VALUE and --fresh of tools/pretrain.py, divided at spaces and line breaks.
 #
-# A job ends in one of four ways. Finished: status 0. Stopped by a signal (time limit, pre-emption)
-# with its state saved: it is requeued, once, unless Slurm is already ending or requeueing it. Wrong
-# in a way that a user can mend (status 2): it ends. Anything else, such as a killed rank: it is
-# requeued; checkpoint.max_restarts in a row without progress become status 2.
+# Whether a job starts again once its training has ended, gam_scale/launch/requeue.py says.
 set -uo pipefail
 
 STOPPED=75 # tools/pretrain.py's status after a signal
@@ -47,7 +44,7 @@ export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-${SLURM_CPUS_PER_TASK:-1}}
 python=("${container[@]}" "$GAM_PYTHON")
 
 # --- the run directory, with the code and the settings of this job
-run=$("${python[@]}" -m gam_scale.launch.rundir "${arguments[@]}") || exit $MENDABLE
+run=$("${python[@]}" -m gam_scale.launch.script_arguments "${arguments[@]}") || exit $MENDABLE
 case $run in /*) ;; *) run=$PWD/$run ;; esac
 job=$run/jobs/$SLURM_JOB_ID
 code=$job/code
@@ -99,15 +96,13 @@ while
 do :; done
 clean_shm
 
-state=$(squeue -h -j "$SLURM_JOB_ID" -o %T 2>/dev/null)
-echo "job $SLURM_JOB_ID: training ended with status $status, Slurm says ${state:-nothing}"
-case $status in
-    0) exit 0 ;;
-    $MENDABLE) grep -hm 3 'error:' "$job"/rank*.log | tail -n 3 >&2; exit $MENDABLE ;;
-esac
-# Cancelled, or requeued by Slurm already (then it is completing or pending): not ours to requeue.
-# The word `incomplete` has the controller refuse what was cancelled since squeue looked.
-if [ "$state" = RUNNING ]; then
-    scontrol requeue incomplete "$SLURM_JOB_ID"
+# --- does the job start again? By the code that it began with (-P: not this folder's), unless that
+# is older than the question.
+decide() { "${python[@]}" "$@" -m gam_scale.launch.requeue "$status"; }
+if next=$(decide -P 2>/dev/null || decide); then
+    eval "$next"
+else
+    echo "error: training ended with status $status, and what follows cannot be decided" >&2
 fi
+[ "$status" != $MENDABLE ] || grep -hm 3 'error:' "$job"/rank*.log | tail -n 3 >&2
 exit "$status"

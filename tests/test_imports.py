@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = (
     {"tools", "benchmarks"},
-    {"launch", "scaling", "reproduce", "plan", "export"},
+    {"scaling", "reproduce"},
+    {"experiment"},
+    {"launch", "plan", "export"},
     {"train"},
     {"run", "parallel", "checkpoint", "data", "evaluate", "generate", "interop"},
     {"config", "former", "hardware", "schedule"},
@@ -53,7 +55,7 @@ def modules() -> dict[str, ast.Module]:
 
 def imports(parsed: Mapping[str, ast.Module]) -> dict[str, set[str]]:
     """What each module imports of the others, inside functions and for type checkers too."""
-    return {name: _imported(tree, parsed) & parsed.keys() for name, tree in parsed.items()}
+    return {n: _imported(tree, parsed) & parsed.keys() - {n} for n, tree in parsed.items()}
 
 
 def room(module: str) -> str:

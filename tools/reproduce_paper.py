@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gam_scale import cli
 from gam_scale.errors import UserError
+from gam_scale.experiment.worker import train_in_worker, wait_until_free
 from gam_scale.hardware import find_device
 from gam_scale.reproduce import blocks
 from gam_scale.reproduce.blocks import LENGTHS
@@ -27,7 +28,6 @@ from gam_scale.reproduce.cells import (
 )
 from gam_scale.reproduce.page import claim, write_page
 from gam_scale.scaling.words import hours, scientific
-from gam_scale.train.child import train_in_child, wait_until_free
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -126,7 +126,7 @@ def train(missing: list[Cell], out: Path) -> int:
         print(f"[{i}/{len(missing)}] {cell.name}", flush=True)
         wait_until_free(Path(cell.config.log.run_dir))
         log = config.with_suffix(".log")
-        ended = train_in_child([config], log)
+        ended = train_in_worker([config], log)
         if result(cell, out) is None:
             failed.append(cell.name)
             print(f"  status {ended.status}, {ended.reason}\n  unfinished: {log}", flush=True)

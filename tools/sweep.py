@@ -13,12 +13,12 @@ from pathlib import Path
 
 from gam_scale import cli
 from gam_scale.errors import UserError
+from gam_scale.experiment.worker import train_in_worker, wait_until_free
 from gam_scale.launch.status import slurm_states
 from gam_scale.launch.status import status as run_status
 from gam_scale.scaling.collect import best_multipliers, collect, finished
 from gam_scale.scaling.sweep import Cell, cells, jobs, read_sweep, result, write_config
 from gam_scale.scaling.words import hours, large, scientific
-from gam_scale.train.child import train_in_child, wait_until_free
 
 BUSY = ("running", "queued", "starting", "completing")
 
@@ -120,7 +120,7 @@ def run(found: list[list[Cell]], args: argparse.Namespace) -> int:
             wait_until_free(Path(cell.config.log.run_dir))
         configs = [write_config(cell, args.out / "configs") for cell in job]
         log = configs[0].with_suffix(".log")
-        ended = train_in_child(configs, log)
+        ended = train_in_worker(configs, log)
         if unfinished := [cell.name for cell in job if result(cell) is None]:
             failed += unfinished
             names = ", ".join(unfinished)

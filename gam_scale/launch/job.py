@@ -1,13 +1,12 @@
 """One rank of a run that submitit started: what its pickled job calls."""
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass, field
 
 import submitit
 
-from gam_scale.errors import MistakeElsewhere, UserError
+from gam_scale.launch.requeue import STOPPED, end_job, exit_status
 from gam_scale.train.signals import StopRequest
 
 ELSEWHERE = (
@@ -16,8 +15,6 @@ ELSEWHERE = (
     *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_ERROR_FILE"),
 )
 """Variables that a launcher may have left where the job was submitted, as in slurm/common.sh."""
-STOPPED = 75
-"""Exit status of a rank that a signal stopped, as in slurm/common.sh."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class RankJob:
                 os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
         # Imported on the rank only: who submits needs no engine.
         from gam_scale.parallel.flight import settings
-        from gam_scale.train.several import train_all
+        from gam_scale.train.in_turn import train_in_turn
 
         prefix = here.paths.folder / f"{here.paths.job_id}_flight_rank_"
         for name, value in settings(str(prefix)).items():
@@ -72,18 +69,15 @@ class RankJob:
         on_slurm = here.cluster != "local"
         try:
             configs = [self.config, *self.then]
-            finished = train_all(configs, self.overrides, fresh=self.fresh)
-        except (UserError, MistakeElsewhere):
-            raise  # the same again would fail the same
-        except Exception:
-            # Another rank died, or this one met a defect; checkpoint.max_restarts ends a loop.
+            finished = train_in_turn(configs, self.overrides, fresh=self.fresh)
+        except Exception as error:
             if on_slurm:
-                requeue(os.environ["SLURM_JOB_ID"])
+                end_job(exit_status(error))
             raise
         if finished:
             return
         if on_slurm and here.global_rank == 0:
-            requeue(os.environ["SLURM_JOB_ID"])
+            end_job(STOPPED)
         sys.exit(STOPPED)
 
 
@@ -97,14 +91,3 @@ def local_place(here: submitit.JobEnvironment, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-
-
-def requeue(job_id: str) -> bool:
-    """Requeue a running job; one that Slurm is ending or requeueing already is left alone."""
-    state = subprocess.run(
-        ["squeue", "-h", "-j", job_id, "-o", "%T"], text=True, capture_output=True
-    ).stdout.strip()
-    if state != "RUNNING":
-        return False
-    # `incomplete`: the controller refuses what was cancelled since squeue looked.
-    return subprocess.run(["scontrol", "requeue", "incomplete", job_id]).returncode == 0

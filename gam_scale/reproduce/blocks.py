@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gam_scale.config import AttentionConfig, GAMConfig, ModelConfig
 from gam_scale.errors import UserError
+from gam_scale.experiment.code_version import code_version
 from gam_scale.files import write_json
 from gam_scale.hardware import (
     allocated_at_most,
@@ -35,7 +36,6 @@ from gam_scale.model.context import Context
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
-from gam_scale.scaling.code_version import code_version
 from gam_scale.strict import read_json
 
 KINDS = ("gam", "transformer", "fused")

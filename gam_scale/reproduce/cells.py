@@ -22,12 +22,12 @@ from gam_scale.config import RunConfig, load_config
 from gam_scale.config.rules import check
 from gam_scale.data.manifest import Manifest, read_manifest
 from gam_scale.errors import UserError
+from gam_scale.experiment.code_version import code_version
 from gam_scale.files import write_json
 from gam_scale.former import in_todays_terms
 from gam_scale.model.lm import outline
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
-from gam_scale.scaling.code_version import code_version
 from gam_scale.scaling.sweep import FORWARD_AND_BACKWARD
 from gam_scale.strict import apply_overrides, from_dict, read_json, to_dict
 

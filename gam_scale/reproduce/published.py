@@ -18,7 +18,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Cost:
+class BlockCost:
     """A row of table 2; None: the GPU's memory did not hold it."""
 
     ms: float | None
@@ -36,18 +36,18 @@ TABLE_1 = {
 """By data set and model. Mamba on TinyStories is not published, nor is any training loss."""
 
 TABLE_2 = {
-    ("gam", 256): Cost(8.97, 179.42),
-    ("gam", 512): Cost(13.09, 325.48),
-    ("gam", 1024): Cost(25.86, 617.60),
-    ("gam", 2048): Cost(51.94, 1201.85),
-    ("gam", 4096): Cost(105.03, 2370.35),
-    ("gam", 8192): Cost(217.30, 4707.35),
-    ("transformer", 256): Cost(8.90, 216.03),
-    ("transformer", 512): Cost(23.86, 552.98),
-    ("transformer", 1024): Cost(74.19, 1964.79),
-    ("transformer", 2048): Cost(279.37, 7483.92),
-    ("transformer", 4096): Cost(None, None),
-    ("transformer", 8192): Cost(None, None),
+    ("gam", 256): BlockCost(8.97, 179.42),
+    ("gam", 512): BlockCost(13.09, 325.48),
+    ("gam", 1024): BlockCost(25.86, 617.60),
+    ("gam", 2048): BlockCost(51.94, 1201.85),
+    ("gam", 4096): BlockCost(105.03, 2370.35),
+    ("gam", 8192): BlockCost(217.30, 4707.35),
+    ("transformer", 256): BlockCost(8.90, 216.03),
+    ("transformer", 512): BlockCost(23.86, 552.98),
+    ("transformer", 1024): BlockCost(74.19, 1964.79),
+    ("transformer", 2048): BlockCost(279.37, 7483.92),
+    ("transformer", 4096): BlockCost(None, None),
+    ("transformer", 8192): BlockCost(None, None),
 }
 """By block and T: forward and backward of one block, 16 sequences, fp16 autocast, a GPU that the
 paper's code does not name."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gam_scale.errors import UserError
+from gam_scale.experiment.code_version import code_version
 from gam_scale.files import csv_bytes, write_bytes, write_json
 from gam_scale.scaling.analysis import Analysis, as_dict
-from gam_scale.scaling.code_version import code_version
 from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.extras import Extras
 from gam_scale.scaling.page import Report, html, markdown

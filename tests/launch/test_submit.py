@@ -1,19 +1,16 @@
 """What tools/launch.py hands to submitit, without a Slurm."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 
 import pytest
 
-from gam_scale.errors import EndedByOthers, MistakeElsewhere, UserError
+from gam_scale.errors import UserError
 from gam_scale.launch.submit import Request, find_cluster, parameters, render, run_dirs
-from gam_scale.train import several
 
 pytest.importorskip("submitit")
-job = pytest.importorskip("gam_scale.launch.job")
 
 
 @pytest.fixture
@@ -119,26 +116,3 @@ def test_a_rank_has_its_cores_and_not_one(request_for):
 def test_no_slurm_is_said(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert find_cluster() == ("local", "no sbatch here")
-
-
-@pytest.mark.parametrize(
-    ("error", "requeued"),
-    [
-        (EndedByOthers("rank 1 is gone"), True),
-        (RuntimeError("a defect"), True),
-        (UserError("another run is there"), False),
-        (MistakeElsewhere("rank 0 failed: UserError: another run is there"), False),
-    ],
-)
-def test_what_another_start_would_not_mend_is_not_requeued(monkeypatch, tmp_path, error, requeued):
-    def fail(*args, **options):
-        raise error
-
-    asked = []
-    monkeypatch.setattr(several, "train_all", fail)
-    monkeypatch.setattr(job, "requeue", asked.append)
-    place = {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(tmp_path), "SLURM_JOB_ID": "5"}
-    monkeypatch.setattr(os, "environ", os.environ | place)  # a job sets some for itself, too
-    with pytest.raises(type(error)):
-        job.RankJob("config.json")()
-    assert asked == ["5"] * requeued

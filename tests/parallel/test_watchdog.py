@@ -86,7 +86,7 @@ def test_a_mistake_that_rank_0_alone_meets_is_one_on_all(tmp_path, tiny):
         probe.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
     place |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "gam_scale.train.several", config]
+    command = [sys.executable, "-m", "gam_scale.train.in_turn", config]
     with RunLock(tmp_path / "run"):
         ranks = [
             subprocess.Popen(command, env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank})

@@ -19,7 +19,7 @@ from gam_scale.run.goodput import read_starts
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.train import loop
 from gam_scale.train import pretrain as pretraining
-from gam_scale.train.several import train_all
+from gam_scale.train.in_turn import train_in_turn
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def test_a_signal_between_two_runs_of_a_process_counts(tmp_path, tiny, monkeypat
     monkeypatch.setattr(
         pretraining, "show_summary", lambda run: os.kill(os.getpid(), signal.SIGTERM)
     )
-    assert train_all(configs) is False
+    assert train_in_turn(configs) is False
     assert (tmp_path / "first" / "summary.json").exists()
     assert not CheckpointStore(tmp_path / "second" / "checkpoints").steps()
 

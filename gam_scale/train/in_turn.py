@@ -1,4 +1,4 @@
-"""``python -m gam_scale.train.several CONFIG...`` trains runs one after another in one process.
+"""``python -m gam_scale.train.in_turn CONFIG...`` trains runs one after another in one process.
 
 For runs so short that starting Python takes as long as training: those of a sweep.
 """
@@ -12,7 +12,7 @@ from gam_scale.train.pretrain import pretrain
 from gam_scale.train.signals import StopRequest
 
 
-def train_all(
+def train_in_turn(
     configs: Sequence[str], overrides: Sequence[str] = (), *, fresh: bool = False
 ) -> bool:
     """Train each to its end; false once a signal stopped one.
@@ -33,4 +33,4 @@ def train_all(
 
 
 if __name__ == "__main__":
-    cli.run(lambda: 0 if train_all(sys.argv[1:]) else 1)
+    cli.run(lambda: 0 if train_in_turn(sys.argv[1:]) else 1)

@@ -1,7 +1,8 @@
-"""``python -m gam_scale.launch.rundir --config FILE [--set ...]`` prints the run's directory.
+"""What a job script was given for its ranks, checked before they start.
 
-For job scripts, which keep a job's code and logs there. What a script is given for its ranks is
-checked here, config and all, so that a mistake ends a job before they start.
+``python -m gam_scale.launch.script_arguments --config FILE [--set ...]`` prints the directory of
+the run, in which the script keeps its code and logs; a mistake in the arguments or in the config
+ends the job there.
 """
 
 from gam_scale import cli
@@ -20,9 +21,9 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="of tools/pretrain.py")
     args, unknown = parser.parse_known_args()
     if unknown or len(args.config) > 1:
-        found = unknown[0] if unknown else f"--config {args.config[1]}"
+        wrong = unknown[0] if unknown else f"--config {args.config[1]}"
         raise UserError(
-            f"GAM_ARGS has {one_line(found)}; expected --set KEY=VALUE and --fresh, and the config "
+            f"GAM_ARGS has {one_line(wrong)}; expected --set KEY=VALUE and --fresh, and the config "
             "in CONFIG"
         )
     config = load_config(in_one_line(args.config[0], "CONFIG"), args.overrides)

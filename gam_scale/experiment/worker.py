@@ -37,14 +37,14 @@ def wait_until_free(run_dir: Path) -> None:
         time.sleep(0.5)
 
 
-def train_in_child(configs: Sequence[Path], log: Path) -> Ended:
+def train_in_worker(configs: Sequence[Path], log: Path) -> Ended:
     """Train runs one after another, resuming what is there.
 
     Args:
-        configs: of the runs, as :mod:`gam_scale.train.several` takes them.
+        configs: of the runs, as :mod:`gam_scale.train.in_turn` takes them.
         log: what the process says is added to this file.
     """
-    command = [sys.executable, "-m", "gam_scale.train.several", *map(str, configs)]
+    command = [sys.executable, "-m", "gam_scale.train.in_turn", *map(str, configs)]
     with append_regular(log) as file:
         before = file.tell()
         child = subprocess.Popen(

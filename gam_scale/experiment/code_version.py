@@ -10,7 +10,7 @@ def code_version() -> str:
     """The package's version and, in a git checkout, its commit."""
     here = Path(__file__).resolve().parent
     try:
-        told = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             cwd=here,
             capture_output=True,
@@ -20,4 +20,4 @@ def code_version() -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return __version__
-    return f"{__version__} ({told.stdout.strip()})"
+    return f"{__version__} ({described.stdout.strip()})"

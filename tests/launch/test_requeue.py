@@ -1,0 +1,144 @@
+"""Who starts again and who does not, in both ways to submit, with clients that only note calls."""
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gam_scale.errors import EndedByOthers, MistakeElsewhere, UserError
+from gam_scale.launch import requeue
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """``slurm(state, status)``: job 5 is in ``state``, and srun ends with ``status``.
+
+    Returns a function that gives the calls of scontrol requeue.
+    """
+    folder, calls = tmp_path / "bin", tmp_path / "requeued"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+
+    def write(state: str, status: int = 0):
+        scripts = {
+            "squeue": f"echo {state}",
+            "scontrol": f'[ "$1" = show ] && echo node1 || echo "$*" >>{calls}',
+            "srun": f"exit {status}",
+        }
+        for name, text in scripts.items():
+            (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / name).chmod(0o755)
+        return lambda: calls.read_text().splitlines() if calls.exists() else []
+
+    return write
+
+
+AGAIN = ["requeue incomplete 5"]
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "asked"),
+    [
+        (0, "RUNNING", []),
+        (2, "RUNNING", []),
+        (75, "RUNNING", AGAIN),
+        (1, "RUNNING", AGAIN),
+        (137, "RUNNING", AGAIN),
+        (75, "COMPLETING", []),
+        (1, "PENDING", []),
+        (1, "", []),
+    ],
+)
+def test_what_starts_again(slurm, status, state, asked, capfd):
+    requeued = slurm(state)
+    requeue.end_job(status)
+    assert requeued() == asked, f"status {status} of a job that is {state or 'unknown'}"
+    said = f"job 5: training ended with status {status}, Slurm says {state or 'nothing'}\n"
+    assert capfd.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (EndedByOthers("rank 1 is gone"), AGAIN),
+        (RuntimeError("a defect"), AGAIN),
+        (OSError(errno.EIO, "the network"), AGAIN),
+        (UserError("another run is there"), []),
+        (MistakeElsewhere("rank 0 failed: UserError: another run is there"), []),
+        (OSError(errno.ENOSPC, "full"), []),
+    ],
+)
+def test_a_rank_of_submitit_asks_the_same_policy(slurm, monkeypatch, tmp_path, error, asked):
+    job = pytest.importorskip("gam_scale.launch.job")
+    in_turn = pytest.importorskip("gam_scale.train.in_turn")
+
+    def fail(*args, **options):
+        raise error
+
+    requeued = slurm("RUNNING")
+    monkeypatch.setattr(in_turn, "train_in_turn", fail)
+    place = {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(tmp_path)}
+    monkeypatch.setattr(os, "environ", os.environ | place)  # a job sets some for itself, too
+    with pytest.raises(type(error)):
+        job.RankJob("config.json")()
+    assert requeued() == asked
+
+
+@pytest.mark.parametrize(
+    ("status", "asked"), [(0, []), (requeue.STOPPED, AGAIN), (2, []), (137, AGAIN)]
+)
+def test_a_job_script_asks_it_too(slurm, tmp_path, status, asked):
+    done = script(slurm("RUNNING", status), tmp_path)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert done.requeued == asked, done.stdout + done.stderr
+    said = f"job 5: training ended with status {status}, Slurm says RUNNING"
+    assert done.stdout.splitlines()[-1] == said, done.stdout + done.stderr
+
+
+def test_slurms_clients_are_not_looked_for_in_the_jobs_container(slurm, tmp_path):
+    container = tmp_path / "container"  # in which there is nothing but Python
+    container.write_text('#!/bin/sh\nPATH=/nowhere exec "$@"\n')
+    container.chmod(0o755)
+    done = script(slurm("RUNNING", 1), tmp_path, GAM_CONTAINER=str(container))
+    assert done.requeued == AGAIN, done.stdout + done.stderr
+
+
+def test_a_job_that_began_with_older_code_is_decided_by_todays(slurm, tmp_path):
+    older = tmp_path / "run" / "jobs" / "5" / "code"
+    (older / "gam_scale").mkdir(parents=True)
+    (older / "gam_scale" / "__init__.py").write_text("")
+    shutil.copy(ROOT / "configs" / "quickstart.json", older)
+    done = script(slurm("RUNNING", 75), tmp_path)
+    assert done.requeued == AGAIN, done.stdout + done.stderr
+
+
+def test_the_script_gives_training_the_policys_status():
+    text = (ROOT / "slurm" / "common.sh").read_text()
+    (stopped,) = re.findall(r"^STOPPED=(\d+)", text, re.MULTILINE)
+    assert int(stopped) == requeue.STOPPED and "--stopped-status $STOPPED" in text
+
+
+def script(requeued, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """slurm/gam_1b.sh as Slurm runs it, in ``folder``; what was requeued is noted on it."""
+    job = {
+        "GAM_ROOT": str(ROOT),
+        "GAM_PYTHON": sys.executable,
+        "GAM_ARGS": f"--set log.run_dir={folder / 'run'}",
+        "CONFIG": "configs/quickstart.json",
+        "SLURM_JOB_NODELIST": "node1",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
+    command = ["/bin/bash", "slurm/gam_1b.sh"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | job | env, text=True, capture_output=True
+    )
+    done.requeued = requeued()
+    return done
