@@ -40,6 +40,7 @@ from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
 from gam_scale.strict import from_dict
+from gam_scale.train.step import train_step
 
 ROWS: dict[str, dict] = {
     "raw": {"engine": "torch"},
@@ -206,17 +207,12 @@ def engine_step(config: RunConfig, world: World, compiled: bool) -> Callable[[],
     return step_of(strategy, config)
 
 
-def step_of(strategy: Strategy, config: RunConfig) -> Callable[[], None]:
+def step_of(strategy: Strategy, config: RunConfig) -> Callable[[], object]:
     """A step of a ready strategy on a batch of its own."""
     world = strategy.world
     batch = batch_of(config, world)
-    scale = 1.0 / (batch.targets.numel() * world.world_size)
-
-    def step() -> None:
-        strategy.backward(batch, scale, last=True)
-        strategy.step(3e-4, 1.0)
-
-    return step
+    n_targets = batch.targets.numel() * world.world_size
+    return lambda: train_step(strategy, [batch], 3e-4, n_targets=n_targets)
 
 
 def raw_step(config: RunConfig, world: World, compiled: bool) -> Callable[[], None]:

@@ -24,6 +24,7 @@ import torch
 from benchmarks.plain_gam import PlainGAM
 from gam_scale import cli
 from gam_scale.config import ModelConfig, TrainConfig
+from gam_scale.data.packing import plain_batch
 from gam_scale.hardware import (
     allocated_at_most,
     can_compile,
@@ -35,6 +36,9 @@ from gam_scale.hardware import (
 from gam_scale.model.linear import linear
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.plain import PlainStrategy
+from gam_scale.parallel.world import World
+from gam_scale.train.step import train_step
 
 ROWS = ("plain", "gam", "gam:full", "attention", "mamba")
 
@@ -165,10 +169,16 @@ def stepper(
     optimizer: torch.optim.Optimizer,
     tokens: torch.Tensor,
     args: argparse.Namespace,
-) -> Callable[[], None]:
-    """One whole training step as a function."""
+) -> Callable[[], object]:
+    """One whole training step as a function, of our models the one that runs take."""
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     bf16 = args.precision == "bf16"
+
+    if isinstance(model, LanguageModel):
+        world = World(0, 1, 0, 1, torch.device(args.device))
+        strategy = PlainStrategy(model, optimizer, world, args.precision)
+        batch = plain_batch(inputs, targets)
+        return lambda: train_step(strategy, [batch], 3e-4, n_targets=targets.numel())
 
     def step() -> None:
         with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
@@ -196,7 +206,7 @@ def matmul_rate(device: torch.device, precision: str, n: int = 2048) -> float:
 
 
 def peak_tensor_bytes(
-    step: Callable[[], None],
+    step: Callable[[], object],
     device: torch.device,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,

@@ -1,7 +1,6 @@
 """The engines as tests run them, each training the same tiny model on the same batches."""
 
 import numpy as np
-import torch
 
 from gam_scale.config import DataSetConfig, RunConfig
 from gam_scale.data.stream import TrainStream, micro_batches, open_split
@@ -9,6 +8,7 @@ from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.context import axes
 from gam_scale.parallel.world import World
 from gam_scale.strict import from_dict
+from gam_scale.train.step import train_step
 
 BATCH = 6
 SEQ_LEN = 48
@@ -91,12 +91,9 @@ class Trial:
             self.stream, number, self.config.train, place.data_rank, place.data_size
         )
         batches = [place.part(batch) for batch in batches]
-        (n_targets,) = world.sum(sum(b.num_targets for b in batches))
-        total = torch.zeros((), dtype=torch.float64)
-        for i, batch in enumerate(batches):
-            total += self.strategy.backward(batch, 1 / n_targets, last=i == len(batches) - 1)
-        (total,) = world.sum(float(total))
-        return total / n_targets, float(self.strategy.step(1e-2, 0.5))
+        loss_sum, n_targets, norm = train_step(self.strategy, batches, 1e-2, max_norm=0.5)
+        (total,) = world.sum(float(loss_sum))
+        return total / n_targets, float(norm)
 
     def everything(self) -> list[tuple[str, bytes]]:
         """This rank's parameters, moments and counts of steps, to the bit."""

@@ -1,8 +1,9 @@
 """Whole runs inside the tests' process: to train one, to kill one, to compare two."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,32 +15,77 @@ from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check
 from gam_scale.files import CHECKSUMS, checksum, seal, write_json
+from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.strict import from_dict
-from gam_scale.train.loop import Loop, Outcome
+from gam_scale.train.loop import Hook, Loop
 from gam_scale.train.pretrain import pretrain
 from gam_scale.train.saver import WRITER
+
+_HOOKS: list[Hook] = []
+"""Of the runs that are trained meanwhile."""
 
 
 def train(config: dict, *, fresh: bool = False) -> None:
     """As tools/pretrain.py does with ``config`` in a file."""
     parsed = from_dict(RunConfig, config)
     check(parsed)
-    pretrain(parsed, fresh=fresh)
+    pretrain(parsed, fresh=fresh, hooks=list(_HOOKS))
 
 
 @contextmanager
-def after_step(step: int, action: Callable[[], object]) -> Iterator[None]:
-    """Runs inside do ``action`` once ``step`` is done."""
-    original = Loop._after_step
+def hooked(*hooks: Hook) -> Iterator[None]:
+    """Runs inside have these hooks, too."""
+    before = len(_HOOKS)
+    _HOOKS.extend(hooks)
+    try:
+        yield
+    finally:
+        del _HOOKS[before:]
 
-    def act(self) -> Outcome | None:
-        outcome = original(self)
-        if self.state.step == step:
-            action()
-        return outcome
+
+class After(Hook):
+    """Does something once a step is over."""
+
+    def __init__(self, step: int, action: Callable[[], object]) -> None:
+        self._step, self._action = step, action
+
+    def over(self, loop: Loop) -> None:
+        if loop.state.step == self._step and loop.outcome is None:
+            self._action()
+
+
+class Setting(Hook):
+    """Sets attributes of the run's hook of one kind, before it starts."""
+
+    def __init__(self, kind: type[Hook], **values: object) -> None:
+        self._kind, self._values = kind, values
+
+    def start(self, loop: Loop) -> None:
+        (hook,) = (each for each in loop.hooks if isinstance(each, self._kind))
+        for name, value in self._values.items():
+            assert hasattr(hook, name)
+            setattr(hook, name, value)
+
+
+def after_step(step: int, action: Callable[[], object]) -> AbstractContextManager[None]:
+    """Runs inside do ``action`` once ``step`` is done."""
+    return hooked(After(step, action))
+
+
+@contextmanager
+def spoiled(*steps: int) -> Iterator[None]:
+    """The gradients of these steps, counted from 1 over all runs inside, are no numbers."""
+    done, original = [], PlainStrategy.backward
+
+    def backward(self, batch, scale, *, last):
+        loss = original(self, batch, scale, last=last)
+        done.extend([1] * last)
+        if last and len(done) in steps:
+            next(self.module.parameters()).grad.fill_(math.nan)
+        return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "_after_step", act)
+        patch.setattr(PlainStrategy, "backward", backward)
         yield
 
 

@@ -25,7 +25,7 @@ from gam_scale.evaluate.by_position import loss_by_position, octaves
 from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
 from gam_scale.evaluate.loss import LossResult, mean_loss, pad_rows
 from gam_scale.evaluate.needle import NeedleResult, needle
-from gam_scale.evaluate.recall import KINDS, PRESETS, RecallResult, recall_config, train_recall
+from gam_scale.evaluate.recall import KINDS, PRESETS, RecallResult, recall_config
 from gam_scale.evaluate.report import write_comparison
 from gam_scale.evaluate.same_tokens import compare_spans, parse_spans
 from gam_scale.evaluate.subject import Subject, subject, to_json
@@ -35,6 +35,7 @@ from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.files import write_bytes
 from gam_scale.hardware import find_device
 from gam_scale.parallel.world import World
+from gam_scale.train.recall import train_recall
 
 
 def main() -> None:

@@ -1,8 +1,6 @@
-"""Train one small model per memory on associative recall, and say how much each recalls."""
+"""Associative recall: its settings, its texts, and how much of them a model recalls."""
 
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,19 +10,16 @@ from torch import Tensor
 
 from gam_scale.config import ModelConfig
 from gam_scale.config.rules import check_model
-from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
-from gam_scale.evaluate.interval import Interval, proportion
+from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.mqar import Recall, recall_batch
-from gam_scale.evaluate.state_size import StateSize, state_size
-from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.evaluate.state_size import StateSize
+from gam_scale.model.lm import LanguageModel
 from gam_scale.model.loss import IGNORE
 from gam_scale.strict import apply_overrides, from_dict, option
 
 KINDS = ("static", "slot", "delta", "phase", "scan", "attention", "mamba")
-WARMUP = 0.1  # share of the steps
-CHECKED = 128  # texts of a look at the accuracy
 
 
 @dataclass
@@ -152,89 +147,22 @@ def recall_config(
     if unknown := sorted(data.keys() - {"recall", "model"}):
         raise UserError(f"--set {unknown[0]}... is no setting here; expected recall.* or model.*")
     recall = from_dict(RecallConfig, data["recall"], "recall")
-    longest = max(task.seq_len for task in _tasks(recall, recall.train + recall.test))
+    longest = max(task.seq_len for task in tasks_of(recall, recall.train + recall.test))
     data["model"] |= {"vocab_size": recall.vocab_size, "max_seq_len": longest}
     model = from_dict(ModelConfig, data["model"], "model")
     check_model(model)
     return recall, model
 
 
-def train_recall(
-    kind: str,
-    recall: RecallConfig,
-    model: ModelConfig,
-    device: str | torch.device = "cpu",
-    compiled: bool = False,
-    log: Callable[[str], None] = lambda line: None,
-) -> RecallResult:
-    """Train a model per learning rate on fresh texts; test the best of them.
-
-    The best is chosen on texts of its own, so the test texts choose nothing.
-    """
-    began = time.perf_counter()
-    runs = []
-    for lr in recall.lrs:
-        net = build_model(model, recall.seed, device)
-        if compiled:
-            for block in net.blocks:
-                block.compile()
-        curve = _fit(net, recall, lr, lambda line, lr=lr: log(f"{kind}, lr {lr:g}: {line}"))
-        runs.append((curve[-1][1], lr, net, curve))
-    _, lr, net, curve = max(runs, key=lambda run: run[0])
-    scores = []
-    for task in _tasks(recall, recall.test):
-        seed = derive_seed(recall.seed, "test", task.seq_len, task.pairs)
-        right = _right(net, recall, task, recall.test_texts, seed)
-        accuracy = proportion(right, np.full(len(right), task.pairs))
-        scores.append(RecallScore(task, accuracy, recall.test_texts))
-    seconds = time.perf_counter() - began
-    parameters, state = net.n_parameters(), state_size(model)
-    return RecallResult(kind, model, parameters, state, scores, lr, curve[-1][0], seconds, curve)
-
-
-def _fit(
-    net: LanguageModel, recall: RecallConfig, lr: float, log: Callable[[str], None]
-) -> list[tuple[int, float]]:
-    """AdamW with linear warm-up and a cosine to 0; no decay, as no text comes twice."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-    warmup = max(1, round(WARMUP * recall.steps))
-    tasks = _tasks(recall, recall.train)
-    hardest = max(tasks, key=lambda task: (task.pairs, task.seq_len))
-    draws = np.random.default_rng(derive_seed(recall.seed, "tasks"))
-    device, curve = net.embedding.weight.device, []
-    for step in range(recall.steps):
-        share = (step - warmup) / max(1, recall.steps - warmup)
-        scale = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * share))
-        for group in optimizer.param_groups:
-            group["lr"] = lr * scale
-        task = tasks[draws.integers(len(tasks))]
-        batch = _texts(recall, task, recall.batch_size, derive_seed(recall.seed, "train", step))
-        n = batch.num_targets
-        batch = batch.to(device)
-        loss = net.train()(batch.tokens, batch.targets) / n
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        done = step + 1
-        if done % recall.check_every == 0 or done == recall.steps:
-            seed = derive_seed(recall.seed, "check")
-            right = _right(net, recall, hardest, CHECKED, seed)
-            accuracy = float(right.sum()) / (CHECKED * hardest.pairs)
-            curve.append((done, accuracy))
-            log(f"step {done:,}, loss {loss.item():.3f}, accuracy {accuracy:.3f}")
-            if accuracy >= recall.stop_at:
-                break
-    return curve
-
-
 @torch.no_grad()
-def _right(net: LanguageModel, recall: RecallConfig, task: Recall, n: int, seed: int) -> np.ndarray:
+def right_answers(
+    net: LanguageModel, recall: RecallConfig, task: Recall, n: int, seed: int
+) -> np.ndarray:
     """Queries that each of ``n`` texts answers right, (n,) float64: its likeliest id is the value.
 
     Logits are computed at the queries only.
     """
-    batch, rows = _texts(recall, task, n, seed), recall.batch_size
+    batch, rows = texts_of(recall, task, n, seed), recall.batch_size
     weight = net.eval().embedding.weight
     right: list[Tensor] = []
     for tokens, targets in zip(batch.tokens.split(rows), batch.targets.split(rows), strict=True):
@@ -245,11 +173,13 @@ def _right(net: LanguageModel, recall: RecallConfig, task: Recall, n: int, seed:
     return torch.cat(right).double().numpy()
 
 
-def _texts(recall: RecallConfig, task: Recall, n: int, seed: int) -> Batch:
+def texts_of(recall: RecallConfig, task: Recall, n: int, seed: int) -> Batch:
+    """``n`` texts of the task."""
     return recall_batch(task, n, seed, blank=recall.filler == "blank")
 
 
-def _tasks(recall: RecallConfig, rows: Sequence[Sequence[int]]) -> list[Recall]:
+def tasks_of(recall: RecallConfig, rows: Sequence[Sequence[int]]) -> list[Recall]:
+    """The tasks that ``rows`` of [tokens, pairs] stand for."""
     if not rows or any(len(row) != 2 for row in rows):
         raise UserError(
             "recall.train and recall.test list [tokens, pairs]; expected such as [128,8]"

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from gam_scale.errors import UserError
-from gam_scale.evaluate.loss import LossResult, perplexity
+from gam_scale.evaluate.loss import perplexity
 from gam_scale.hardware import allocator_figures, peak_memory_bytes
 from gam_scale.parallel.world import World
 from gam_scale.strict import shown
-from gam_scale.train.health import Health
 from gam_scale.train.tally import Counts, Tally
 
 KEPT = ("tokens", "skipped_steps", "loss_sum", "line_tokens", "line_steps", "norm_sum")
@@ -91,7 +90,6 @@ class StepMetrics:
         flops_per_token: of a whole training step, forward and backward.
         peak_flops: of all ranks' devices together, in FLOP/s.
         bytes_per_token: UTF-8 bytes of text that one training token stands for, on average.
-        health: adds every rank's pace and memory to a line; None: left out.
     """
 
     def __init__(
@@ -102,9 +100,8 @@ class StepMetrics:
         flops_per_token: float,
         peak_flops: float,
         bytes_per_token: float,
-        health: Health | None = None,
     ) -> None:
-        self.clock, self._world, self._health = clock, world, health
+        self.clock, self._world = clock, world
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._bytes_per_token = bytes_per_token
         self._tokens = 0
@@ -129,7 +126,7 @@ class StepMetrics:
         seconds, waited = self.clock.so_far()
         self._step_seconds -= seconds - waited
 
-    def line(self, step: int, lr: float, validation: LossResult | None = None) -> dict[str, Any]:
+    def line(self, step: int, lr: float) -> dict[str, Any]:
         """The figures since the last line, as plain numbers; every rank must call this.
 
         Keys: step; tokens (targets trained on so far); loss (nats per target), perplexity,
@@ -137,9 +134,8 @@ class StepMetrics:
         memory_bytes (this rank's peak); on a GPU those of :func:`allocator_figures`; data_wait
         (share of training time); seconds (of this process, all included); time (of day, since
         1970); step_seconds (of all steps so far that the run goes on from, over all its starts,
-        without waits for data and starts' first steps); skipped_steps (so far); those of
-        Health.line; and, after an evaluation, val_loss, val_perplexity, val_bits_per_byte. A mean
-        over no steps is NaN, a speed None.
+        without waits for data and starts' first steps); skipped_steps (so far). Hooks add theirs. A
+        mean over no steps is NaN, a speed None.
         """
         counts = self.counts()
         (loss_sum,) = self._world.sum(counts.loss_sum)
@@ -167,14 +163,6 @@ class StepMetrics:
             "skipped_steps": counts.skipped,
         }
         figures |= allocator_figures(self._world.device)
-        if self._health is not None:
-            figures |= self._health.line(step, figures["data_wait"])
-        if validation is not None:
-            figures |= {
-                "val_loss": validation.loss,
-                "val_perplexity": validation.perplexity,
-                "val_bits_per_byte": validation.bits_per_byte,
-            }
         self._start_line(replace(counts, loss_sum=0.0, targets=0, steps=0, norm_sum=0.0))
         return figures
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -10,29 +11,27 @@ from functools import partial
 from gam_scale.checkpoint.store import TrainState
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check
-from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
-from gam_scale.hardware import can_compile, device_peak_flops
+from gam_scale.hardware import can_compile
 from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.agreed import agreed
 from gam_scale.parallel.build import build_strategy
-from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
 from gam_scale.run.directory import RunDir
-from gam_scale.run.goodput import note_first_step, note_start
+from gam_scale.run.goodput import note_start
 from gam_scale.run.lock import RunLock
 from gam_scale.run.restarts import count_start
-from gam_scale.train.first_step import FirstStep
-from gam_scale.train.health import Health
-from gam_scale.train.loop import Loop, Outcome
-from gam_scale.train.metrics import StepMetrics, Throughput
+from gam_scale.train.batches import Batches
+from gam_scale.train.hooks.standard import standard_hooks
+from gam_scale.train.loop import Hook, Loop, Outcome
 from gam_scale.train.preflight import preflight
 from gam_scale.train.reading import RunData, open_data
 from gam_scale.train.saver import Saver
+from gam_scale.train.session import Session
 from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog, setup_logging
 from gam_scale.train.start import check_start, start_or_resume
@@ -44,13 +43,14 @@ MANY_EPOCHS = 40
 """Repeating data more often than that is worth a warning."""
 
 
-def pretrain(config: RunConfig, *, fresh: bool) -> bool:
+def pretrain(config: RunConfig, *, fresh: bool, hooks: Sequence[Hook] = ()) -> bool:
     """Train ``config`` to its end, resuming what its run directory holds.
 
     Args:
         config: as read; resolved here against data and tokenizer.
         fresh: start over where the run directory holds an earlier run; a job that its scheduler
             restarts goes on with what it began itself.
+        hooks: of the caller, on top of those that every run has; see :class:`Hook`.
 
     Returns:
         Whether the run is finished; if not, a signal stopped it and its state is saved.
@@ -69,7 +69,7 @@ def pretrain(config: RunConfig, *, fresh: bool) -> bool:
             RunLock(config.log.run_dir) if world.is_main else nullcontext() as lock,
         ):
             try:
-                finished = _pretrain(config, world, stop, watchdog, lock, fresh=fresh)
+                finished = _pretrain(config, world, stop, watchdog, lock, fresh=fresh, hooks=hooks)
                 ranks.release()
                 return finished
             except Stopped:
@@ -98,6 +98,7 @@ def _pretrain(
     lock: RunLock | None,
     *,
     fresh: bool,
+    hooks: Sequence[Hook],
 ) -> bool:
     run = RunDir(config.log.run_dir, *([lock.check] if lock is not None else []))
     data = open_data(config, config.data.cache_dir or str(run.cache))
@@ -125,7 +126,8 @@ def _pretrain(
             note_start(run, state.step, world.world_size)
         _announce(config, world, data)
         saver = Saver(run.checkpoints, world, config, data.tokenizer.model_bytes, run.check_lock)
-        outcome = _train(run, config, strategy, data, state, saver, stop, watchdog)
+        session = Session(run, config, strategy, data, saver, stop, watchdog, hooks)
+        outcome = _train(session, state)
     else:
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
         if world.is_main and not run.summary.exists():  # killed; wandb may lack the last lines
@@ -147,55 +149,28 @@ def _open(run: RunDir, config: RunConfig, data: str, *, fresh: bool) -> None:
         count_start(run.restarts, newest, config.checkpoint.max_restarts, run.logs)
 
 
-def _train(
-    run: RunDir,
-    config: RunConfig,
-    strategy: Strategy,
-    data: RunData,
-    state: TrainState,
-    saver: Saver,
-    stop: StopRequest,
-    watchdog: Watchdog,
-) -> Outcome:
+def _train(session: Session, state: TrainState) -> Outcome:
     """From ``state`` to the run's end or to a signal; what is due at its very end is not done."""
-    world, steps = strategy.world, config.train.steps
-
-    def first_step_is_done() -> None:
-        logger.info("%s", strategy.compilation)
-        if world.is_main:
-            note_first_step(run)
-
+    run, config, strategy, stop = session.run, session.config, session.strategy, session.stop
     while True:
-        metrics = _metrics(config, world, data.train, run)
         run.check_lock()  # a log drops the lines past its start
-        with MetricLog(run.path, config, world.is_main, steps, state.logged_step) as log:
-            loop = Loop(
-                config,
-                saver,
-                strategy,
-                data.stream,
-                data.valid,
-                data.tokenizer.token_bytes(),
-                metrics,
-                log,
-                stop,
-                watchdog,
-                state,
-                FirstStep(first_step_is_done, strategy.compilation.is_on),
+        is_main, steps = strategy.world.is_main, config.train.steps
+        with MetricLog(run.path, config, is_main, steps, state.logged_step) as log:
+            batches = Batches(
+                config, session.data.stream, strategy.world, state, lambda: stop.requested
             )
+            loop = Loop(config, strategy, batches, state, standard_hooks(session, log))
             outcome = loop.run()
         if outcome == "stopped":
             logger.info("stopped by a signal at step %d; the same command resumes", loop.state.step)
         if outcome != "spiked":
             return outcome
-        state = _roll_back(run, config, strategy, data, loop.state)
+        state = _roll_back(session, loop.state)
 
 
-def _roll_back(
-    run: RunDir, config: RunConfig, strategy: Strategy, data: RunData, spiked: TrainState
-) -> TrainState:
+def _roll_back(session: Session, spiked: TrainState) -> TrainState:
     """The state of the last checkpoint, going on with the batch after the spike's."""
-    state = start_or_resume(run, config, strategy, data)
+    state = start_or_resume(session.run, session.config, session.strategy, session.data)
     left_out = spiked.left_out + spiked.step - state.step
     logger.warning("back to step %d, leaving out %d batches", state.step, spiked.step - state.step)
     return replace(state, left_out=left_out)
@@ -234,20 +209,6 @@ def _whether_to_compile(config: RunConfig, world: World) -> bool:
     if not possible:
         logger.info("running eager, without torch.compile: %s", reason)
     return possible
-
-
-def _metrics(config: RunConfig, world: World, train: list[TokenSplit], run: RunDir) -> StepMetrics:
-    peak = device_peak_flops(world.device, config.train.precision)
-    logger.info("peak %.0f GFLOP/s per rank (%s)", peak.flops / 1e9, peak.source)
-    text_bytes = sum(split.info.bytes for split in train)
-    return StepMetrics(
-        world,
-        Throughput(world.device),
-        flops_per_token=3.0 * outline(config.model).flops_per_token(config.data.seq_len),
-        peak_flops=peak.flops * world.world_size,
-        bytes_per_token=text_bytes / sum(split.tokens for split in train),
-        health=Health(world, run.ranks),
-    )
 
 
 def _announce(config: RunConfig, world: World, data: RunData) -> None:

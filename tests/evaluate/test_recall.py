@@ -4,9 +4,10 @@ import pytest
 
 from gam_scale.config import ModelConfig
 from gam_scale.errors import UserError
-from gam_scale.evaluate.recall import recall_config, train_recall
+from gam_scale.evaluate.recall import recall_config
 from gam_scale.evaluate.state_size import StateSize, state_size
 from gam_scale.model.lm import build_model
+from gam_scale.train.recall import train_recall
 
 TINY = ["recall.vocab_size=32", "recall.train=[[8,2]]", "recall.test=[[8,2],[16,2]]"]
 TINY += ["recall.test_texts=100", "recall.batch_size=32", "model.d_model=32"]

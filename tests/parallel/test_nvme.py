@@ -26,6 +26,7 @@ def train_and_resume(world, offload, folder):
     """Losses and norms of two steps, the same after going back, and the size of the files."""
     from gam_scale.data.packing import plain_batch
     from gam_scale.parallel.build import build_strategy, initialise
+    from gam_scale.train.step import train_step
 
     config = config_of(offload, folder, world.world_size)
     strategy = build_strategy(config, world, compiled=False)
@@ -34,11 +35,9 @@ def train_and_resume(world, offload, folder):
     tokens = torch.randint(320, (3, 2, 1, 33), generator=generator)
 
     def step(i):
-        losses = [
-            float(strategy.backward(plain_batch(t[:, :-1], t[:, 1:]), 1 / 64, last=last))
-            for t, last in zip(tokens[i], (False, True), strict=True)
-        ]
-        return [*losses, float(strategy.step(1e-3, 0.5))]
+        batches = [plain_batch(t[:, :-1], t[:, 1:]) for t in tokens[i]]
+        loss, _, norm = train_step(strategy, batches, 1e-3, max_norm=0.5, n_targets=64)
+        return [float(loss), float(norm)]
 
     step(0)
     saved = [replace(shard, data=shard.data.clone()) for shard in strategy.shards()]

@@ -11,6 +11,7 @@ from gam_scale.model.lm import outline
 from gam_scale.model.policy import policy_of
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.strict import from_dict
+from gam_scale.train.step import train_step
 
 RATE, UPDATE = -11.09, 4e-4
 LINEAR = {"torch_autocast": {"lower_precision_safe_modules": ["gam_scale.model.linear.Linear"]}}
@@ -107,8 +108,7 @@ def gathered(world, engine):
     for value in (RATE, RATE + UPDATE):
         values = {name: torch.full(p.shape, value) for name, p in named(config) if name in kept}
         strategy.fill(values.items())
-        loss = strategy.backward(batch, 1 / 64, last=True)
-        norm = strategy.step(0.0, 1.0)
+        loss, _, norm = train_step(strategy, [batch], 0.0, n_targets=64)
         if worst([float(loss), float(norm)]) == float("inf"):
             wrong.append("a loss or norm that is not finite")
         for name, expected in values.items():
@@ -150,8 +150,8 @@ def trained(world, engine):
     batch = plain_batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
     losses = []
     for _ in range(3):
-        loss = strategy.backward(batch, 1 / 64, last=True)
-        losses += [world.sum(float(loss))[0], float(strategy.step(1e-2, 1.0))]
+        loss, _, norm = train_step(strategy, [batch], 1e-2, n_targets=64)
+        losses += [world.sum(float(loss))[0], float(norm)]
     return losses
 
 

@@ -15,6 +15,7 @@ from gam_scale.plan.communication import collectives
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import peak_memory
 from gam_scale.strict import from_dict
+from gam_scale.train.step import train_step
 
 RANKS, ROWS, SEQ_LEN, MICRO_BATCHES, STEPS = 2, 4, 64, 2, 4
 BUCKET = {"reduce_bucket_size": 300_000}  # a step fills several, as with a model of any size
@@ -107,12 +108,10 @@ def measure_engine(config, world, sent):
     tokens = torch.randint(config.model.vocab_size, (ROWS, SEQ_LEN + 1))
     whole = plain_batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
     batch = axes(world, config.parallel.context).part(whole)
-    scale = 1 / (tokens.numel() * MICRO_BATCHES * RANKS)
+    n_targets = tokens.numel() * MICRO_BATCHES * RANKS
 
     def step():
-        for i in range(MICRO_BATCHES):
-            strategy.backward(batch, scale, last=i == MICRO_BATCHES - 1)
-        strategy.step(1e-3, 1.0)
+        train_step(strategy, [batch] * MICRO_BATCHES, 1e-3, n_targets=n_targets)
 
     step()
     step()  # stage 3 knows the order of its blocks from here on

@@ -1,7 +1,7 @@
 """A branch of a longer run is, bit for bit, the run of its own that it stands for."""
 
 import pytest
-from whole_runs import assert_equal_runs, killed_after, train
+from whole_runs import assert_equal_runs, hooked, killed_after, train
 
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import TrainConfig
@@ -9,7 +9,7 @@ from gam_scale.errors import UserError
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import goodput, read_starts
 from gam_scale.schedule import learning_rate, stable_steps
-from gam_scale.train.loop import Loop
+from gam_scale.train.loop import Hook
 
 SHORT = {"steps": 15, "schedule": "wsd", "decay_ratio": 0.2, "warmup_steps": 2}
 LONG = SHORT | {"steps": 30}
@@ -50,12 +50,12 @@ def test_a_branch_that_dies_goes_on(tmp_path, tiny, curve, trunk, step):
 def test_the_trunks_later_steps_are_not_its_own(tmp_path, tiny, trunk, monkeypatch):
     """A branch that dies before its first step has nothing to train again."""
 
-    def die(self):
-        raise RuntimeError
+    class Dies(Hook):
+        def start(self, loop):
+            raise RuntimeError
 
     config = branch(tiny, tmp_path / "branch", trunk)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(Loop, "run", die)
+    with hooked(Dies()), pytest.raises(RuntimeError):
         train(config)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     train(config)

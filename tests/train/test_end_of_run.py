@@ -6,12 +6,11 @@ import re
 
 import pytest
 import torch
-from whole_runs import killed_after, train
+from whole_runs import hooked, killed_after, spoiled, train
 
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.errors import UserError
-from gam_scale.train.loop import Loop
-from gam_scale.train.tally import Counts
+from gam_scale.train.loop import Hook, Loop
 
 
 def test_a_run_killed_before_its_summary_gets_it_from_the_same_command(tmp_path, tiny):
@@ -70,25 +69,21 @@ def test_the_end_of_a_run_does_not_fail(
 
     run = tmp_path / "run"
     train_settings = {"steps": 5, "warmup_steps": 1} | changes.pop("train", {})
-    after, steps = Loop._after_step, []
 
-    def meet(loop: Loop) -> None:
-        steps.append(loop.state.step)
-        if fault == "null first loss" and steps == [1]:
-            loop.metrics._start_line(Counts())  # as where the first step is skipped
-        if fault == "NaN weights" and loop.state.step == 5:
-            poison(loop)
-        if fault == "metrics.jsonl removed" and loop.state.step == 4:
-            (run / "metrics.jsonl").unlink()
-        after(loop)
+    class Meets(Hook):
+        def between(self, loop: Loop) -> None:
+            if fault == "NaN weights" and loop.state.step == 5:
+                poison(loop)
+            if fault == "metrics.jsonl removed" and loop.state.step == 4:
+                (run / "metrics.jsonl").unlink()
 
     def no_page(path):
         raise RuntimeError("no page\nat length")
 
-    monkeypatch.setattr(Loop, "_after_step", meet)
     if fault == "report":
         monkeypatch.setattr(end, "write_report", no_page)
-    train(tiny(run, train=train_settings, log={"every_steps": 1}, **changes))
+    with hooked(Meets()), spoiled(*[1] * (fault == "null first loss")):
+        train(tiny(run, train=train_settings, log={"every_steps": 1}, **changes))
     assert CheckpointStore(run / "checkpoints").steps()[-1] == 5
     text = (run / "summary.json").read_text()
     assert "NaN" not in text and "Infinity" not in text

@@ -4,13 +4,12 @@ import gc
 
 import pytest
 import torch
-from whole_runs import after_step, train
+from whole_runs import Setting, after_step, hooked, train
 
-from gam_scale.train import garbage
+from gam_scale.train.hooks.garbage import Garbage
 
 
-def test_it_runs_after_some_steps_only_and_is_given_back(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(garbage, "EVERY", 6)
+def test_it_runs_after_some_steps_only_and_is_given_back(tmp_path, tiny):
     runs, on = [], []
     note = lambda phase, info: runs.append(info["generation"]) if phase == "start" else None  # noqa: E731
 
@@ -19,7 +18,11 @@ def test_it_runs_after_some_steps_only_and_is_given_back(tmp_path, tiny, monkeyp
         gc.callbacks.append(note)
 
     try:
-        with after_step(1, look), after_step(13, lambda: gc.callbacks.remove(note)):
+        with (
+            hooked(Setting(Garbage, every=6)),
+            after_step(1, look),
+            after_step(13, lambda: gc.callbacks.remove(note)),
+        ):
             train(tiny(tmp_path / "run"))
     finally:
         gc.callbacks[:] = [each for each in gc.callbacks if each is not note]

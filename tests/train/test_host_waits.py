@@ -1,44 +1,69 @@
 """A step gives the device its work and goes on: nothing in it waits for a result."""
 
 import json
-import math
 from collections import Counter
+from contextlib import ExitStack
 from typing import get_args
 
 import pytest
 import torch
 from engines import ENGINES, EVERYWHERE
 from host_waits import host_waits
-from whole_runs import assert_equal_runs, train
+from whole_runs import Setting, assert_equal_runs, hooked, spoiled, train
 
 from gam_scale.config import LayerKind
 from gam_scale.errors import UserError
-from gam_scale.parallel.plain import PlainStrategy
-from gam_scale.train.loop import Loop
+from gam_scale.train.hooks.skips import CountedSkips
+from gam_scale.train.loop import Hook, Loop
 
 SEEN_BY_DEEPSPEED = {"zero3": ["_local_scalar_dense"]}
 """It makes a tensor of the number it is shown for a norm, and looks at that; in CPU memory."""
 
 
-@pytest.fixture
-def as_on_a_gpu(monkeypatch):
-    """The loop as it is where results come later than the host."""
-    monkeypatch.setattr(Loop, "_is_computed", False)
+class WaitsOfSteps(Hook):
+    """What each step waited for: from its ranks' sum on, all hooks included."""
+
+    def __init__(self) -> None:
+        self.found: list[list[str]] = []
+
+    def ballot(self, loop: Loop) -> float:
+        self.counting = ExitStack()
+        self.waits = self.counting.enter_context(host_waits())
+        return 0.0
+
+    def between(self, loop: Loop) -> None:
+        self.counting.close()
+        self.found.append(self.waits.found)
+
+
+class WaitsBetween(Hook):
+    """How often it was waited between steps, by step."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, int] = {}
+
+    def between(self, loop: Loop) -> None:
+        self.counting = ExitStack()
+        self.waits = self.counting.enter_context(host_waits())
+
+    def over(self, loop: Loop) -> None:
+        self.counting.close()
+        self.found[loop.state.step] = len(self.waits.found)
 
 
 @pytest.fixture
-def waits_of_steps(monkeypatch):
+def as_on_a_gpu():
+    """Runs as they are where results come later than the host."""
+    with hooked(Setting(CountedSkips, at_once=False)):
+        yield
+
+
+@pytest.fixture
+def waits_of_steps():
     """What each step waited for, in the runs of a test."""
-    found, original = [], Loop._step
-
-    def step(self, batches):
-        with host_waits() as waits:
-            outcome = original(self, batches)
-        found.append(waits.found)
-        return outcome
-
-    monkeypatch.setattr(Loop, "_step", step)
-    return found
+    hook = WaitsOfSteps()
+    with hooked(hook):
+        yield hook.found
 
 
 @pytest.mark.parametrize("engine", EVERYWHERE)
@@ -66,40 +91,19 @@ def test_waits_are_counted(tmp_path):
     assert waited == {"_local_scalar_dense": 2, "tolist": 1, "cpu": 1, "index": 1, "nonzero": 1}
 
 
-def test_between_lines_steps_wait_neither(tmp_path, tiny, monkeypatch, as_on_a_gpu):
+def test_between_lines_steps_wait_neither(tmp_path, tiny, as_on_a_gpu):
     """Between steps, too: metrics are read where a line is due, and nowhere else."""
-    found, after = {}, Loop._after_step
-
-    def after_step(self):
-        with host_waits() as waits:
-            outcome = after(self)
-        found[self.state.step] = len(waits.found)
-        return outcome
-
-    monkeypatch.setattr(Loop, "_after_step", after_step)
     quiet = {"eval": {"every_steps": 0}, "checkpoint": {"every_steps": 100}}
-    train(tiny(tmp_path / "run", train={"steps": 12}, **quiet))
-    assert {step for step, waits in found.items() if waits} == {1, 4, 8, 12}
+    hook = WaitsBetween()
+    with hooked(hook):
+        train(tiny(tmp_path / "run", train={"steps": 12}, **quiet))
+    assert {step for step, waits in hook.found.items() if waits} == {1, 4, 8, 12}
 
 
-def spoil(monkeypatch, *calls):
-    """The gradients of these steps, counted from 1, get a norm that is no number."""
-    done, original = [], PlainStrategy._clip
-
-    def clip(self, max_norm):
-        done.append(1)
-        norm = original(self, max_norm)
-        return norm * math.nan if len(done) in calls else norm
-
-    monkeypatch.setattr(PlainStrategy, "_clip", clip)
-
-
-def test_a_late_look_sees_the_same_run(tmp_path, tiny, monkeypatch, curve):
+def test_a_late_look_sees_the_same_run(tmp_path, tiny, curve):
     for name in ("at once", "late"):
-        with monkeypatch.context() as patch:
-            spoil(patch, 3, 6, 7, 13)
-            if name == "late":
-                patch.setattr(Loop, "_is_computed", False)
+        late = [Setting(CountedSkips, at_once=False)] * (name == "late")
+        with spoiled(3, 6, 7, 13), hooked(*late):
             train(tiny(tmp_path / name))
     assert_equal_runs(tmp_path / "at once", tmp_path / "late", curve)
     for name in ("at once", "late"):
@@ -109,12 +113,9 @@ def test_a_late_look_sees_the_same_run(tmp_path, tiny, monkeypatch, curve):
     assert "1 of the steps 2 to 4 skipped" in log
 
 
-def test_too_many_skipped_steps_end_the_run_at_the_next_line(
-    tmp_path, tiny, monkeypatch, as_on_a_gpu
-):
-    spoil(monkeypatch, *range(5, 8))
+def test_too_many_skipped_steps_end_the_run_at_the_next_line(tmp_path, tiny, as_on_a_gpu):
     said = "3 steps in a row, the last one 7, had no finite gradient"
-    with pytest.raises(UserError, match=said):
+    with spoiled(*range(5, 8)), pytest.raises(UserError, match=said):
         train(tiny(tmp_path / "run", train={"max_skipped_steps": 3}))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 4]

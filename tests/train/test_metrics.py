@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from gam_scale.evaluate.loss import LossResult
 from gam_scale.hardware import allocator_figures
 from gam_scale.parallel.world import World
 from gam_scale.train.metrics import StepMetrics, Throughput
@@ -79,14 +78,6 @@ def test_a_line_over_nothing_is_nan_and_a_diverged_one_infinite(metrics, now):
     assert empty["tokens_per_s"] is empty["mfu"] is None
     metrics.add(1, torch.tensor(1e6), 10, torch.tensor(1.0))
     assert metrics.line(1, 0.0)["perplexity"] == math.inf
-
-
-def test_an_evaluation_joins_the_line(metrics):
-    line = metrics.line(1, 0.0, LossResult(loss=2.0, tokens=100, bytes=400))
-    assert line["val_loss"] == 2.0
-    assert line["val_perplexity"] == pytest.approx(math.exp(2))
-    assert line["val_bits_per_byte"] == pytest.approx(2.0 * 100 / 400 / math.log(2))
-    assert "val_loss" not in metrics.line(2, 0.0)
 
 
 def test_pauses_are_left_out_of_speed_and_waits_are_not(metrics, now):

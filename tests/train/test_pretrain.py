@@ -10,12 +10,24 @@ import signal
 import pytest
 import torch
 from closeness import differ
-from whole_runs import after_step, assert_equal_runs, killed_after, last_tensors, train
+from whole_runs import (
+    Setting,
+    after_step,
+    assert_equal_runs,
+    hooked,
+    killed_after,
+    last_tensors,
+    spoiled,
+    train,
+)
 
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
 from gam_scale.errors import UserError
+from gam_scale.parallel.plain import PlainStrategy
+from gam_scale.train.hooks.spikes import Spikes
+from gam_scale.train.loop import Hook
 
 
 def stop_me() -> None:
@@ -195,20 +207,10 @@ def test_keeps_the_last_checkpoints_and_the_best(tmp_path, tiny):
     assert state["best_val_loss"] == best["val_loss"]
 
 
-def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tmp_path, tiny, monkeypatch):
-    from gam_scale.parallel.plain import PlainStrategy
-
-    calls = []
-    original = PlainStrategy._clip
-
-    def clip(self, max_norm):
-        calls.append(1)
-        norm = original(self, max_norm)
-        return norm * math.nan if len(calls) == 7 else norm
-
-    monkeypatch.setattr(PlainStrategy, "_clip", clip)
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tmp_path, tiny):
     run = tmp_path / "run"
-    train(tiny(run))
+    with spoiled(7):
+        train(tiny(run))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["skipped_steps"] for line in lines] == [0, 0, 1, 1, 1, 1, 1]
     state = json.loads((run / "checkpoints" / "step-00000020" / "state.json").read_text())
@@ -255,40 +257,28 @@ def test_epochs_become_steps(tmp_path, tiny):
     train(tiny(run, train={"steps": 0, "epochs": 0.25, "warmup_steps": 1}))
 
 
-def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, tiny, monkeypatch):
-    from gam_scale.parallel.plain import PlainStrategy
-
-    monkeypatch.setattr(PlainStrategy, "_clip", lambda self, max_norm: torch.tensor(math.nan))
-    with pytest.raises(UserError, match="3 steps in a row, the last one 3,.*max_skipped_steps"):
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, tiny):
+    said = "3 steps in a row, the last one 3,.*max_skipped_steps"
+    with spoiled(1, 2, 3), pytest.raises(UserError, match=said):
         train(tiny(tmp_path / "run", train={"max_skipped_steps": 3}))
 
 
 def test_a_loss_spike_goes_back_and_leaves_its_data_out(tmp_path, tiny, monkeypatch):
     """A spike in the batch of step 9, after the checkpoint of step 6."""
-    from gam_scale.parallel.plain import PlainStrategy
-    from gam_scale.train import loop, spikes
+    read, backward = [], PlainStrategy.backward
 
-    monkeypatch.setattr(spikes, "WINDOW", 4)
-    read, bad = [], []
-    original = loop.micro_batches
-
-    def micro_batches(stream, batch, *args):
-        read.append(batch)
-        batches = original(stream, batch, *args)
-        if batch == 8:
-            bad.append(batches[0].tokens)
-        return batches
-
-    backward = PlainStrategy.backward
+    class Read(Hook):
+        def before_step(self, loop, batches):
+            read.append(loop.state.step + loop.state.left_out)
+            return batches
 
     def spiking(self, batch, scale, *, last):
-        spike = any(batch.tokens is tokens for tokens in bad)
-        return backward(self, batch, scale, last=last) * (9 if spike else 1)
+        return backward(self, batch, scale, last=last) * (9 if read[-1] == 8 else 1)
 
-    monkeypatch.setattr(loop, "micro_batches", micro_batches)
     monkeypatch.setattr(PlainStrategy, "backward", spiking)
     run = tmp_path / "run"
-    train(tiny(run, train={"spike_ratio": 2.0}))
+    with hooked(Read(), Setting(Spikes, window=4)):
+        train(tiny(run, train={"spike_ratio": 2.0}))
     state = json.loads((run / "checkpoints" / "step-00000020" / "state.json").read_text())
     assert (state["step"], state["left_out"]) == (20, 3)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from whole_runs import assert_equal_runs, train
 
 from gam_scale.errors import UserError
 from gam_scale.parallel.world import World
-from gam_scale.train.out_of_memory import snapshot_when_out_of_memory
-from gam_scale.train.profile import LONGEST, longest
+from gam_scale.train.hooks.out_of_memory import OutOfMemory
+from gam_scale.train.hooks.profile import LONGEST, longest
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 GPU = World(3, 4, 3, 4, torch.device("cuda:3"))
@@ -94,22 +95,24 @@ def test_a_gpu_out_of_memory_leaves_a_snapshot(tmp_path, monkeypatch, caplog, tr
     record = lambda enabled, **how: calls.append((enabled, *how.values()))  # noqa: E731
     monkeypatch.setattr(memory, "_record_memory_history", record)
     monkeypatch.setattr(memory, "_dump_snapshot", calls.append)
-    monkeypatch.setattr("gam_scale.train.out_of_memory.logger.propagate", True)
-    with (
-        pytest.raises(torch.OutOfMemoryError, match="too much"),
-        snapshot_when_out_of_memory(tmp_path / "profile", GPU, trace=trace),
-    ):
-        raise torch.OutOfMemoryError("too much")
+    monkeypatch.setattr("gam_scale.train.hooks.out_of_memory.logger.propagate", True)
+    hook, loop = OutOfMemory(tmp_path / "profile"), loop_on(GPU, trace)
+    hook.start(loop)
+    hook.end(loop, torch.OutOfMemoryError("too much"))
     file = tmp_path / "profile" / "memory-rank3.pickle"
     history = [("state", "state", "python")] * trace, [(None,)] * trace
     assert calls == [*history[0], str(file), *history[1]]
     assert f"out of memory on cuda:3: {file} shows" in caplog.text
 
 
-def test_on_a_cpu_nothing_is_left(tmp_path):
-    with (
-        pytest.raises(MemoryError),
-        snapshot_when_out_of_memory(tmp_path / "profile", ALONE, trace=True),
-    ):
-        raise MemoryError
+@pytest.mark.parametrize("error", [None, torch.OutOfMemoryError("on a CPU"), MemoryError()])
+def test_on_a_cpu_nothing_is_left(tmp_path, error):
+    hook, loop = OutOfMemory(tmp_path / "profile"), loop_on(ALONE, True)
+    hook.start(loop)
+    hook.end(loop, error)
     assert not (tmp_path / "profile").exists()
+
+
+def loop_on(world, trace):
+    train = SimpleNamespace(profile=[1, 2] * trace)
+    return SimpleNamespace(world=world, config=SimpleNamespace(train=train))

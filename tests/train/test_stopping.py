@@ -14,10 +14,10 @@ from ranks import run_ranks
 from whole_runs import assert_equal_runs, train
 
 from gam_scale.checkpoint.store import CheckpointStore, load_state
+from gam_scale.data.stream import TrainStream
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.run.goodput import read_starts
 from gam_scale.run.metrics_file import read_metrics
-from gam_scale.train import loop
 from gam_scale.train import pretrain as pretraining
 from gam_scale.train.in_turn import train_in_turn
 
@@ -83,10 +83,10 @@ def test_a_signal_in_an_evaluation_is_seen_between_its_batches(tmp_path, tiny, c
 def test_a_signal_while_data_is_waited_for_is_seen_at_once(tmp_path, tiny, curve, monkeypatch):
     """The batches of step 9 do not come before the run has saved what it has."""
     train(tiny(tmp_path / "whole"))
-    original, store = loop.micro_batches, CheckpointStore(tmp_path / "run" / "checkpoints")
+    original, store = TrainStream.sequences, CheckpointStore(tmp_path / "run" / "checkpoints")
 
-    def micro_batches(stream, batch, *args):
-        if batch == 8:
+    def sequences(self, start, count):
+        if start == 8 * 4:
             while 7 not in lines():
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -94,12 +94,12 @@ def test_a_signal_while_data_is_waited_for_is_seen_at_once(tmp_path, tiny, curve
             while max(store.steps(), default=0) < 7:
                 assert time.monotonic() < deadline, "a signal is not seen while data is waited for"
                 time.sleep(0.01)
-        return original(stream, batch, *args)
+        return original(self, start, count)
 
     def lines() -> list[int]:
         return [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
 
-    monkeypatch.setattr(loop, "micro_batches", micro_batches)
+    monkeypatch.setattr(TrainStream, "sequences", sequences)
     train(tiny(tmp_path / "run", log={"every_steps": 7}))
     monkeypatch.undo()
     assert store.steps()[-1] in (7, 8)

@@ -1,8 +1,12 @@
 """Steps whose update was not applied: said in the log, and too many in a row end the run."""
 
 import logging
+from dataclasses import replace
 
 from gam_scale.errors import UserError
+from gam_scale.train.hooks.lines import Lines
+from gam_scale.train.loop import Hook, Loop
+from gam_scale.train.step import StepResult
 from gam_scale.train.tally import Counts
 
 logger = logging.getLogger("gam_scale")
@@ -41,3 +45,36 @@ class Skips:
                 "resume from an earlier checkpoint"
             )
         return done - skipped
+
+
+class CountedSkips(Hook):
+    """Counts the steps that were applied, in ``loop.state``, whenever the counts are looked at.
+
+    Args:
+        lines: has the counts.
+
+    Attributes:
+        at_once: look after each step; None: where the device has computed what it was given when
+            the host goes on, as a CPU has.
+    """
+
+    def __init__(self, lines: Lines, *, at_once: bool | None = None) -> None:
+        self._lines, self.at_once = lines, at_once
+
+    def start(self, loop: Loop) -> None:
+        """Go on from the checkpoint's count."""
+        if self.at_once is None:
+            self.at_once = loop.world.device.type == "cpu"
+        skipped = self._lines.counts().skipped
+        self._skips = Skips(loop.config.train.max_skipped_steps, loop.state.step, skipped)
+
+    def after_step(self, loop: Loop, result: StepResult) -> None:
+        """Look, where that is no wait."""
+        if self.at_once:
+            loop.look()
+
+    def look(self, loop: Loop) -> None:
+        """Take in which steps were applied."""
+        applied = self._skips.look(loop.state.step, self._lines.counts())
+        steps = loop.state.optimizer_steps + applied
+        loop.state = replace(loop.state, optimizer_steps=steps)

@@ -1,17 +1,15 @@
 """A few steps under torch's profiler: a trace of each rank, and what took longest in its log."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from gam_scale.parallel.world import World
+from gam_scale.train.loop import Hook, Loop
 
 logger = logging.getLogger("gam_scale")
 
@@ -21,66 +19,67 @@ NAME = 100
 """Most characters of a kernel's: templates have long ones."""
 
 
-class StepProfile:
-    """Profiles the steps that ``train.profile`` names; a context manager around a run.
+class StepProfile(Hook):
+    """Profiles the steps that ``train.profile`` names, with all that happens until they are over.
 
-    Args:
-        steps: the first and the last of them; empty: none.
-        folder: gets each rank's ``steps-A-B-rankN.json.gz``, a chrome trace.
-        paused: around what is no training.
+    Each rank's ``steps-A-B-rankN.json.gz``, a chrome trace, is in the folder that it is given.
     """
 
-    def __init__(
-        self,
-        steps: Sequence[int],
-        folder: Path,
-        world: World,
-        paused: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._first, self._last = steps or (0, -1)
-        self._folder, self._world, self._paused = folder, world, paused
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._profile: profile | None = None
+        self._step: record_function | None = None
 
-    def __enter__(self) -> Self:
-        return self
+    def start(self, loop: Loop) -> None:
+        """Know the steps."""
+        self._first, self._last = loop.config.train.profile or (0, -1)
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()  # a run may end before the last of the steps
-
-    @contextmanager
-    def step(self, number: int) -> Iterator[None]:
-        """Around all that a step does."""
+    def before_batch(self, loop: Loop) -> None:
+        """Begin, if the step is among them."""
+        number = loop.state.step + 1
         if not self._first <= number <= self._last:
-            yield
             return
         if self._profile is None:
-            self._begin(number)
-        with record_function(f"step {number}"):
-            yield
-        if number == self._last:
-            self._end()
+            self._begin(loop, number)
+        self._step = record_function(f"step {number}")
+        self._step.__enter__()
 
-    def _begin(self, number: int) -> None:
-        with self._paused():
+    def over(self, loop: Loop) -> None:
+        """The step ends; after the last one, write."""
+        if self._step is not None:
+            self._end_step()
+            if loop.state.step >= self._last:
+                self._end(loop)
+
+    def end(self, loop: Loop, error: BaseException | None) -> None:
+        """A run may end before the last of the steps."""
+        self._end_step()
+        self._end(loop)
+
+    def _end_step(self) -> None:
+        if self._step is not None:
+            self._step.__exit__(None, None, None)
+            self._step = None
+
+    def _begin(self, loop: Loop, number: int) -> None:
+        with loop.clock.paused():
             activities = [ProfilerActivity.CPU]
-            if self._world.device.type == "cuda":
+            if loop.world.device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)
             self._began = number
             self._profile = profile(activities=activities)
             self._profile.start()
 
-    def _end(self) -> None:
+    def _end(self, loop: Loop) -> None:
         if self._profile is None:
             return
-        with self._paused():
+        with loop.clock.paused():
             done, self._profile = self._profile, None
             done.stop()
             self._folder.mkdir(parents=True, exist_ok=True)
-            name = f"steps-{self._began}-{self._last}-rank{self._world.rank}.json.gz"
+            name = f"steps-{self._began}-{self._last}-rank{loop.world.rank}.json.gz"
             done.export_chrome_trace(str(self._folder / name))
-            rows = longest(done.key_averages(), self._world.device)
+            rows = longest(done.key_averages(), loop.world.device)
             logger.info("%s; what took longest:\n%s", self._folder / name, "\n".join(rows))
 
 

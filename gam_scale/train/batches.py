@@ -1,0 +1,51 @@
+"""What a run trains on, step by step, as one rank reads it."""
+
+from collections.abc import Callable
+
+from gam_scale.checkpoint.store import TrainState
+from gam_scale.config import RunConfig
+from gam_scale.data.packing import Batch
+from gam_scale.data.stream import TrainStream, micro_batches
+from gam_scale.data.transfer import Transfer
+from gam_scale.model.rotary import rotation_of
+from gam_scale.parallel.context import axes
+from gam_scale.parallel.world import World
+
+
+class Batches:
+    """The micro-batches of each optimizer step.
+
+    Args:
+        state: of a run that trains on; it says which batches are left out.
+        gives_up: whether one that is waited for is not worth it any more.
+
+    Attributes:
+        transfer: brings them to the device.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        stream: TrainStream,
+        world: World,
+        state: TrainState,
+        gives_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.stream, self.transfer, self.gives_up = stream, Transfer(world.device), gives_up
+        self._train, self._axes = config.train, axes(world, config.parallel.context)
+        self._left_out, self._first = state.left_out, state.first_sample
+        self._rotation = rotation_of(config.model)
+
+    def __call__(self, step: int) -> list[Batch]:
+        """Of the step after ``step`` of them, where :attr:`transfer` can fetch them."""
+        axes, number = self._axes, step + self._left_out
+        batches = micro_batches(
+            self.stream, number, self._train, axes.data_rank, axes.data_size, self._first
+        )
+        parts = (axes.part(batch).turned(self._rotation) for batch in batches)
+        return [self.transfer.prepare(part) for part in parts]
+
+    def begins_epoch(self, step: int) -> bool:
+        """Whether all rows of the step after ``step`` start anew, where rows go on."""
+        before = self._first // self._train.global_batch_size
+        return self.stream.lanes is not None and self.stream.lanes.starts_at(before + step)

@@ -1,0 +1,1 @@
+"""What happens beside the training itself, one hook a file; see :class:`Hook` in loop.py."""

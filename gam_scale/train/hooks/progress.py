@@ -1,0 +1,15 @@
+"""What this rank is at, for the watchdog of the job."""
+
+from gam_scale.parallel.watchdog import Watchdog
+from gam_scale.train.loop import Hook, Loop
+
+
+class Progress(Hook):
+    """Notes whatever the loop begins as progress."""
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+
+    def doing(self, loop: Loop, what: str) -> None:
+        """See :meth:`Watchdog.at`."""
+        self._watchdog.at(loop.state.step, what)

@@ -1,0 +1,69 @@
+"""The hooks that every run has, in the order in which each event reaches them."""
+
+import logging
+from functools import partial
+
+from gam_scale.hardware import device_peak_flops
+from gam_scale.model.lm import outline
+from gam_scale.train.hooks.carrying import Carrying
+from gam_scale.train.hooks.evaluation import Evaluation
+from gam_scale.train.hooks.first_step import FirstStep
+from gam_scale.train.hooks.garbage import Garbage
+from gam_scale.train.hooks.goodput import Goodput
+from gam_scale.train.hooks.health import RankPace
+from gam_scale.train.hooks.lines import Lines
+from gam_scale.train.hooks.out_of_memory import OutOfMemory
+from gam_scale.train.hooks.profile import StepProfile
+from gam_scale.train.hooks.progress import Progress
+from gam_scale.train.hooks.saving import Saving
+from gam_scale.train.hooks.skips import CountedSkips
+from gam_scale.train.hooks.spikes import Spikes
+from gam_scale.train.hooks.stopping import Stopping
+from gam_scale.train.loop import Hook
+from gam_scale.train.metrics import StepMetrics, Throughput
+from gam_scale.train.session import Session
+from gam_scale.train.sinks import MetricLog
+
+logger = logging.getLogger("gam_scale")
+
+
+def standard_hooks(session: Session, log: MetricLog) -> list[Hook]:
+    """Of one loop, whose lines go to ``log``.
+
+    Between steps the evaluation comes before the line that has its loss, and the line before the
+    checkpoint, which knows of it.
+    """
+    run, data, stop = session.run, session.data, session.stop
+    profile = run.logs / "profile"
+    lines = Lines(partial(_metrics, session), log, run.check_lock)
+    return [
+        *session.hooks,
+        Progress(session.watchdog),
+        OutOfMemory(profile),
+        StepProfile(profile),
+        Garbage(),
+        Stopping(stop),
+        Spikes(),
+        Carrying(),
+        FirstStep(lines),
+        Goodput(run),
+        RankPace(run.ranks),
+        Evaluation(data.valid, data.tokenizer.token_bytes(), stop),
+        lines,
+        CountedSkips(lines),
+        Saving(session.saver),
+    ]
+
+
+def _metrics(session: Session, clock: Throughput) -> StepMetrics:
+    config, world, train = session.config, session.strategy.world, session.data.train
+    peak = device_peak_flops(world.device, config.train.precision)
+    logger.info("peak %.0f GFLOP/s per rank (%s)", peak.flops / 1e9, peak.source)
+    text_bytes = sum(split.info.bytes for split in train)
+    return StepMetrics(
+        world,
+        clock,
+        flops_per_token=3.0 * outline(config.model).flops_per_token(config.data.seq_len),
+        peak_flops=peak.flops * world.world_size,
+        bytes_per_token=text_bytes / sum(split.tokens for split in train),
+    )

@@ -1,0 +1,29 @@
+"""What a start of a run has opened, for all that trains within it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gam_scale.config import RunConfig
+from gam_scale.parallel.strategy import Strategy
+from gam_scale.parallel.watchdog import Watchdog
+from gam_scale.run.directory import RunDir
+from gam_scale.train.loop import Hook
+from gam_scale.train.reading import RunData
+from gam_scale.train.saver import Saver
+from gam_scale.train.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class Session:
+    """One start, from its first step to its last; a rollback goes on within it."""
+
+    run: RunDir
+    config: RunConfig
+    """Resolved against the data."""
+    strategy: Strategy
+    data: RunData
+    saver: Saver
+    stop: StopRequest
+    watchdog: Watchdog
+    hooks: Sequence[Hook] = ()
+    """The caller's, which each event reaches before those of the run."""
