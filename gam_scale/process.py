@@ -46,8 +46,8 @@ class Process:
             return cls(pid, host)
         with contextlib.suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            found = stat(pid)
-            return found and cls(pid, host, boot, found.started)
+            running = stat(pid)
+            return running and cls(pid, host, boot, running.started)
         return None
 
     def is_alive(self) -> bool:

@@ -13,19 +13,12 @@ from pathlib import Path
 
 from gam_scale import cli
 from gam_scale.errors import UserError
-from gam_scale.experiment.worker import train_in_worker, wait_until_free
+from gam_scale.experiment.grid import Grid
+from gam_scale.experiment.training import train
 from gam_scale.hardware import find_device
 from gam_scale.reproduce import blocks
 from gam_scale.reproduce.blocks import LENGTHS
-from gam_scale.reproduce.cells import (
-    DATASETS,
-    LEAST_SCALE,
-    Cell,
-    DataSet,
-    cells,
-    result,
-    write_config,
-)
+from gam_scale.reproduce.cells import DATASETS, LEAST_SCALE, DataSet, PaperCell, paper_grid
 from gam_scale.reproduce.page import claim, write_page
 from gam_scale.scaling.words import hours, scientific
 
@@ -35,14 +28,15 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> int:
     """Plan, run what is missing, write the page."""
     args = parse()
-    found = planned(args)
+    grid = planned(args)
     claim(args.out, args.scale, args.overrides)
-    missing = [cell for cell in found if result(cell, args.out) is None]
-    if found:
-        print(f"{len(found) - len(missing)} of {len(found)} runs are done")
+    missing = grid.missing()
+    if grid:
+        print(f"{len(grid) - len(missing)} of {len(grid)} runs are done")
     status = 0
     if not args.page_only:
-        status = train(missing, args.out)
+        announce(missing)
+        status = 1 if train(missing) else 0
         if 2 in args.table:
             time_blocks(args)
     written = write_page(args.out, args.note)
@@ -88,7 +82,7 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def planned(args: argparse.Namespace) -> list[Cell]:
+def planned(args: argparse.Namespace) -> Grid[PaperCell]:
     """The runs of tables 1 and 3, each once."""
     wanted = {1: DATASETS, 2: (), 3: ("wikitext2",)}
     names = dict.fromkeys(name for table in args.table for name in wanted[table])
@@ -99,40 +93,26 @@ def planned(args: argparse.Namespace) -> list[Cell]:
                 "says under The models"
             )
     datasets = [DataSet.read(name, getattr(args, name)) for name in names]
-    configs, runs = ROOT / "configs" / "paper", args.out / "runs"
-    found = {}
-    for table in args.table:
-        if table != 2:
-            made = cells(table, datasets, args.seeds, args.scale, configs, runs, args.overrides)
-            found |= {cell.name: cell for cell in made}
-    found = {name: cell for name, cell in found.items() if args.only in name}
-    if args.only and not found:
+    tables, configs = [table for table in args.table if table != 2], ROOT / "configs" / "paper"
+    grid = Grid([])
+    if tables:
+        grid = paper_grid(
+            tables, datasets, args.seeds, args.scale, configs, args.out, args.overrides
+        )
+    grid = Grid([job for job in grid.jobs if args.only in job[0].name])
+    if args.only and not grid:
         raise UserError(
             f"--only {args.only} is in no run's name; expected part of one, such as gam"
         )
-    order = {seed: i for i, seed in enumerate(args.seeds)}
-    return sorted(found.values(), key=lambda cell: (order[cell.seed], cell.flops))
+    return grid
 
 
-def train(missing: list[Cell], out: Path) -> int:
-    """Train what is missing; a run that fails is named, and the others go on."""
+def announce(missing: Grid[PaperCell]) -> None:
+    """How much there is to train."""
     if missing:
-        flops = sum(cell.flops for cell in missing)
-        took = hours(flops / 1e11 / 3600)
-        print(f"{len(missing)} runs, {scientific(flops)} FLOPs: {took} hours at 100 GFLOP/s")
-    failed = []
-    for i, cell in enumerate(missing, 1):
-        config = write_config(cell, out / "configs")
-        print(f"[{i}/{len(missing)}] {cell.name}", flush=True)
-        wait_until_free(Path(cell.config.log.run_dir))
-        log = config.with_suffix(".log")
-        ended = train_in_worker([config], log)
-        if result(cell, out) is None:
-            failed.append(cell.name)
-            print(f"  status {ended.status}, {ended.reason}\n  unfinished: {log}", flush=True)
-    if failed:
-        print(f"{len(failed)} runs are unfinished; the same command goes on with them")
-    return 1 if failed else 0
+        took = hours(missing.flops / 1e11 / 3600)
+        flops = scientific(missing.flops)
+        print(f"{len(missing)} runs, {flops} FLOPs: {took} hours at 100 GFLOP/s")
 
 
 def time_blocks(args: argparse.Namespace) -> None:
@@ -141,8 +121,8 @@ def time_blocks(args: argparse.Namespace) -> None:
     for i, (kind, length) in enumerate(todo, 1):
         print(f"[{i}/{len(todo)}] {kind} block, {length:,} tokens", flush=True)
         made = blocks.measure_into(args.out, kind, length, args.scale, args.device)
-        told = "does not fit" if made["ms"] is None else f"{made['ms']:,.1f} ms"
-        print(f"  {told}", flush=True)
+        time = "does not fit" if made["ms"] is None else f"{made['ms']:,.1f} ms"
+        print(f"  {time}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,29 +13,29 @@ from pathlib import Path
 
 from gam_scale import cli
 from gam_scale.errors import UserError
-from gam_scale.experiment.worker import train_in_worker, wait_until_free
-from gam_scale.launch.status import slurm_states
-from gam_scale.launch.status import status as run_status
-from gam_scale.scaling.collect import best_multipliers, collect, finished
-from gam_scale.scaling.sweep import Cell, cells, jobs, read_sweep, result, write_config
+from gam_scale.experiment.grid import Grid
+from gam_scale.experiment.training import train
+from gam_scale.scaling.collect import best_multipliers, collect
+from gam_scale.scaling.sweep import read_sweep, sweep_grid
+from gam_scale.scaling.sweep_cell import SweepCell
 from gam_scale.scaling.words import hours, large, scientific
 
-BUSY = ("running", "queued", "starting", "completing")
+SHOWN = {"finished": "done", "training": "begun", "unfinished": "begun", "absent": "missing"}
+"""States of a cell, as the status table has them."""
 
 
 def main() -> int:
     """Parse, do the one thing."""
     args = parse()
-    spec = read_sweep(args.sweep)
-    found = cells(spec, args.out)
+    grid = sweep_grid(read_sweep(args.sweep), args.out)
     if args.action == "plan":
-        plan(found, args.gflops)
+        plan(grid, args.gflops)
     elif args.action == "run":
-        return run(jobs(spec, args.out), args)
+        return run(grid, args)
     elif args.action == "status":
-        status(found)
+        status(grid)
     else:
-        for path, rows in collect(found, args.out).items():
+        for path, rows in collect(grid, args.out).items():
             print(f"{rows} rows in {path}")
     return 0
 
@@ -68,43 +68,40 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def plan(found: list[Cell], gflops: float) -> None:
+def plan(grid: Grid[SweepCell], gflops: float) -> None:
     """Every run, the cheapest first, and the sum."""
     print(
         f"{'run':<44}{'params':>9}{'tokens':>9}{'FLOPs':>9}{'shared':>8}{'steps':>8}{'batch':>7}"
         f"{'lr':>9}"
     )
-    for cell in found:
-        train = cell.config.train
+    for cell in grid.cells:
+        settings = cell.config.train
         sizes = f"{large(cell.params):>9}{large(cell.tokens):>9}{scientific(cell.flops):>9}"
-        shared = f"{cell.shared_steps / train.steps:.0%}" if cell.branches else "-"
+        shared = f"{cell.shared_steps / settings.steps:.0%}" if cell.branches else "-"
         print(
-            f"{cell.name:<44}{sizes}{shared:>8}{train.steps:>8,}{train.global_batch_size:>7}"
-            f"{train.lr:>9.2g}"
+            f"{cell.name:<44}{sizes}{shared:>8}{settings.steps:>8,}{settings.global_batch_size:>7}"
+            f"{settings.lr:>9.2g}"
         )
-    cost(found, gflops)
+    cost(grid, gflops)
 
 
-def cost(found: list[Cell], gflops: float) -> None:
+def cost(grid: Grid[SweepCell], gflops: float) -> None:
     """What these runs take, and what branching off one another saves."""
-    own, alone = sum(cell.own_flops for cell in found), sum(cell.flops for cell in found)
+    own, alone = grid.own_flops, grid.flops
     took = hours(own / (gflops * 1e9) / 3600)
-    print(f"{len(found)} runs, {scientific(own)} FLOPs: {took} hours at {gflops:g} GFLOP/s")
+    print(f"{len(grid)} runs, {scientific(own)} FLOPs: {took} hours at {gflops:g} GFLOP/s")
     if own < alone:
-        branches = sum(cell.branches for cell in found)
+        branches = sum(cell.branches for cell in grid.cells)
         print(
             f"{branches} of them branch off a longer run, which saves {scientific(alone - own)} "
             f"FLOPs, {1 - own / alone:.0%} of what runs of their own would take"
         )
 
 
-def run(found: list[list[Cell]], args: argparse.Namespace) -> int:
-    """Train what is missing; a run that fails is named, and the others go on."""
-    todo = [[cell for cell in job if result(cell) is None] for job in found]
-    todo = [job for job in todo if job]
-    missing = [cell for job in todo for cell in job]
-    total = sum(map(len, found))
-    print(f"{total - len(missing)} of {total} runs are done")
+def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
+    """Train what is missing, here or on Slurm."""
+    missing = grid.missing()
+    print(f"{len(grid) - len(missing)} of {len(grid)} runs are done")
     if not missing:
         return 0
     cost(missing, args.gflops)
@@ -112,30 +109,15 @@ def run(found: list[list[Cell]], args: argparse.Namespace) -> int:
     if asks and input("Train them? [y/N] ").strip().lower() not in ("y", "yes"):
         return 1
     if args.submit:
-        return submit(todo, args)
-    failed = []
-    for i, job in enumerate(todo, 1):
-        print(f"[{i}/{len(todo)}] {', '.join(cell.name for cell in job)}", flush=True)
-        for cell in job:
-            wait_until_free(Path(cell.config.log.run_dir))
-        configs = [write_config(cell, args.out / "configs") for cell in job]
-        log = configs[0].with_suffix(".log")
-        ended = train_in_worker(configs, log)
-        if unfinished := [cell.name for cell in job if result(cell) is None]:
-            failed += unfinished
-            names = ", ".join(unfinished)
-            print(f"  status {ended.status}, {ended.reason}")
-            print(f"  unfinished: {names}; {log}", flush=True)
-    if failed:
-        print(f"{len(failed)} runs are unfinished; the same command goes on with them")
-    return 1 if failed else 0
+        return submit(missing, args)
+    return 1 if train(missing) else 0
 
 
-def submit(todo: list[list[Cell]], args: argparse.Namespace) -> int:
+def submit(missing: Grid[SweepCell], args: argparse.Namespace) -> int:
     """Hand in an array of jobs, but for those with a run that is under way already."""
     try:
+        from gam_scale.experiment.submission import as_request, not_under_way, submit_grid
         from gam_scale.launch.submit import Request, find_cluster, render
-        from gam_scale.launch.submit import submit as hand_in
     except ImportError:
         raise UserError("submitit is not installed; expected `make install` first") from None
     cluster, reason = ("slurm", "") if args.dry_run else find_cluster()
@@ -144,16 +126,13 @@ def submit(todo: list[list[Cell]], args: argparse.Namespace) -> int:
             f"--submit needs Slurm, but there is {reason}; expected `run` without it, which trains "
             "here, one run after another"
         )
-    states = slurm_states()
-    free = [job for job in todo if not any(_state(cell, states) in BUSY for cell in job)]
-    if len(free) < len(todo):
-        print(f"{len(todo) - len(free)} of {len(todo)} jobs are queued or running already")
+    free, total = not_under_way(missing), len(missing.jobs)
+    if len(free.jobs) < total:
+        print(f"{total - len(free.jobs)} of {total} jobs are queued or running already")
     if not free:
         return 0
-    configs = [[str(write_config(cell, args.out / "configs")) for cell in job] for job in free]
-    request = Request(
-        configs=[first for first, *_ in configs],
-        then=[rest for _, *rest in configs],
+    size = Request(
+        configs=[],
         overrides=[],
         nodes=args.nodes,
         gpus_per_node=args.gpus_per_node,
@@ -163,29 +142,23 @@ def submit(todo: list[list[Cell]], args: argparse.Namespace) -> int:
         partition=args.partition,
     )
     if args.dry_run:
-        print(render(request))
+        print(render(as_request(free, size)))
         return 0
-    for handed, job in zip(hand_in(request), free, strict=True):
-        print(f"job {handed.job_id}: {', '.join(cell.name for cell in job)}")
+    for number, job in zip(submit_grid(free, size), free.jobs, strict=True):
+        print(f"job {number}: {', '.join(cell.name for cell in job)}")
     return 0
 
 
-def _state(cell: Cell, states: dict[str, str] | None) -> str:
-    return run_status(Path(cell.config.log.run_dir), states).state
-
-
-def status(found: list[Cell]) -> None:
+def status(grid: Grid[SweepCell]) -> None:
     """Which runs are done, begun or missing, and what the learning rate does."""
-    states, done = {"done": 0, "begun": 0, "missing": 0}, finished(found)
+    counts, done = {"done": 0, "begun": 0, "missing": 0}, grid.finished()
     rows = {cell.name: row for cell, row in done}
-    for cell in found:
-        row = rows.get(cell.name)
-        begun = Path(cell.config.log.run_dir).exists()
-        state = "done" if row else "begun" if begun else "missing"
-        states[state] += 1
+    for cell in grid.cells:
+        row, state = rows.get(cell.name), SHOWN[cell.state()]
+        counts[state] += 1
         loss = "" if not row else "no loss" if row["loss"] is None else f"{row['loss']:.4f}"
         print(f"{cell.name:<44}{state:<9}{loss}")
-    print(", ".join(f"{count} {state}" for state, count in states.items()))
+    print(", ".join(f"{count} {state}" for state, count in counts.items()))
     for sentence in best_multipliers(done):
         print(sentence)
 

@@ -82,19 +82,18 @@ def find_runs(folders: Iterable[str | Path]) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    found: list[Path] = []
+    runs: list[Path] = []
     for folder in map(Path, folders):
         level = [folder]
         for _ in range(DEPTH):
-            runs = [path for path in level if _is_run(path)]
-            found += runs
-            level = [
-                below for path in level if path not in runs for below in sorted(path.glob("*"))
-            ]
-    if not found:
+            runs_here = [path for path in level if _is_run(path)]
+            runs += runs_here
+            others = [path for path in level if path not in runs_here]
+            level = [below for path in others for below in sorted(path.glob("*"))]
+    if not runs:
         names = ", ".join(map(str, folders)) or "nothing"
         raise UserError(f"{names}: no run here; expected run directories or a folder of them")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(runs))
 
 
 def _is_run(path: Path) -> bool:
@@ -190,9 +189,9 @@ def _slurm_job(run: RunDir, note: LaunchNote, restarted: str, states: dict[str, 
     begun = [folder for folder in run.path.glob("jobs/*/") if folder.name.isdigit()]
     newest = max(begun, key=lambda folder: folder.stat().st_mtime, default=Path(""))
     launched = note.job if note.cluster == "slurm" else ""
-    found = [job for job in (written, launched, newest.name, restarted) if job]
-    known = [job for job in found if job in (states or {})]
-    return next(iter([*known, *found]), "")
+    noted = [job for job in (written, launched, newest.name, restarted) if job]
+    known = [job for job in noted if job in (states or {})]
+    return next(iter([*known, *noted]), "")
 
 
 def _state(

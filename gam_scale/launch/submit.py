@@ -69,18 +69,18 @@ def run_dirs(request: Request) -> list[Path]:
     """
     if request.cluster == "local" and request.nodes > 1:
         raise UserError(f"--nodes is {request.nodes} without Slurm; expected 1 on this machine")
-    found: dict[Path, str] = {}
+    config_of: dict[Path, str] = {}
     for config in chain(*request.jobs()):
         in_one_line(config, "the config's name")
         folder = Path(load_config(config, request.overrides).log.run_dir).absolute()
         in_one_line(str(folder), "log.run_dir")
-        if folder in found:
+        if folder in config_of:
             raise UserError(
-                f"{config} and {found[folder]} both have log.run_dir {folder}; expected a run "
+                f"{config} and {config_of[folder]} both have log.run_dir {folder}; expected a run "
                 "directory of its own for each"
             )
-        found[folder] = config
-    return list(found)
+        config_of[folder] = config
+    return list(config_of)
 
 
 def parameters(request: Request, name: str) -> dict[str, object]:

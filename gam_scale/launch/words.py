@@ -25,7 +25,7 @@ def sbatch_options(text: str) -> dict[str, str | bool]:
     Raises:
         UserError: a word is no option.
     """
-    found: dict[str, str | bool] = {}
+    options: dict[str, str | bool] = {}
     for word in text.split():
         name, equals, value = word.removeprefix("--").partition("=")
         if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name):
@@ -33,10 +33,10 @@ def sbatch_options(text: str) -> dict[str, str | bool]:
                 f"GAM_SBATCH has {one_line(word)}; expected sbatch's long options, such as "
                 "exclusive mem=0"
             )
-        found[name.replace("-", "_")] = (
+        options[name.replace("-", "_")] = (
             in_one_line(value, f"GAM_SBATCH's {name}") if equals else True
         )
-    return found
+    return options
 
 
 def shell_lines(text: str, what: str) -> list[str]:

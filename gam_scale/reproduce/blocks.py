@@ -144,9 +144,9 @@ def measure_into(out: Path, kind: str, length: int, scale: float, device: str) -
     # torch's profiler talks on stderr, which is shown only if it matters.
     done = subprocess.run([*command, device], capture_output=True, text=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        *_, reason = (f"status {done.returncode}", *done.stderr.strip().splitlines())
         raise UserError(
-            f"the {kind} block of {length} tokens failed ({said[0]}); the same command tries it "
+            f"the {kind} block of {length} tokens failed ({reason}); the same command tries it "
             "again"
         )
     made = json.loads(done.stdout.splitlines()[-1]) | {"code_version": code_version()}
@@ -158,8 +158,8 @@ def measure_into(out: Path, kind: str, length: int, scale: float, device: str) -
 
 def measured(out: Path) -> list[dict[str, Any]]:
     """Everything that was measured, by kind and T."""
-    found = [read_json(path) for path in (out / "blocks").glob("*.json")]
-    return sorted(found, key=lambda made: (KINDS.index(made["kind"]), made["T"]))
+    measurements = [read_json(path) for path in (out / "blocks").glob("*.json")]
+    return sorted(measurements, key=lambda block: (KINDS.index(block["kind"]), block["T"]))
 
 
 def sequences(scale: float) -> int:

@@ -14,7 +14,6 @@ At scale 1 a run of the published set-up is configs/paper/'s file and nothing el
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,18 @@ from gam_scale.config import RunConfig, load_config
 from gam_scale.config.rules import check
 from gam_scale.data.manifest import Manifest, read_manifest
 from gam_scale.errors import UserError
+from gam_scale.experiment.cell import Cell, Row, changed_setting
 from gam_scale.experiment.code_version import code_version
+from gam_scale.experiment.grid import Grid
 from gam_scale.files import write_json
 from gam_scale.former import in_todays_terms
-from gam_scale.model.lm import outline
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
-from gam_scale.scaling.sweep import FORWARD_AND_BACKWARD
 from gam_scale.strict import apply_overrides, from_dict, read_json, to_dict
 
 HEAD_CHANNELS = 64
 LEAST_SCALE = 0.01
 LAST_SHARE = 0.1  # of the steps, whose mean loss is the training loss
-SPEED_ONLY = {"train": ("compile", "recompute", "micro_batch_size")}
-"""Settings that may differ between the cells of one page."""
 NEEDED = (
     *("parameters", "tokens", "flops_per_token", "tokens_per_s", "device"),
     *("val_loss", "val_perplexity", "val_bits_per_byte"),
@@ -95,34 +92,79 @@ class DataSet:
         return self.manifest.splits["train"].tokens
 
 
-@dataclass(frozen=True)
-class Cell:
+@dataclass(frozen=True, kw_only=True)
+class PaperCell(Cell):
     """One run: a model on a data set, in one set-up, from one seed."""
 
     dataset: str
-    model: str
+    model_name: str
     setup: str
-    seed: int
-    config: RunConfig
-    epoch_tokens: int
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.dataset}-{self.model}-{self.setup}-s{self.seed}"
+        return f"{self.dataset}-{self.model_name}-{self.setup}-s{self.seed}"
 
-    @property
-    def tokens(self) -> float:
-        """Trained on, to within a step."""
-        train = self.config.train
-        steps = train.steps * train.global_batch_size * self.config.data.seq_len
-        return steps or train.epochs * self.epoch_tokens
+    def write_config(self) -> Path:
+        """The config as a file for tools/pretrain.py, once.
 
-    @cached_property
-    def flops(self) -> float:
-        """Of training, counted from the model, head included."""
-        forward = outline(self.config.model).flops_per_token(self.config.data.seq_len)
-        return FORWARD_AND_BACKWARD * forward * self.tokens
+        Raises:
+            UserError: the folder has this cell with other settings.
+        """
+        path = self.config_path
+        if path.exists():
+            # A file older than a setting has its default.
+            saved = to_dict(from_dict(RunConfig, read_json(path)))
+            saved = in_todays_terms(saved, self.config)
+            if key := changed_setting(saved, self.config, ("model", "data", "train", "eval")):
+                raise UserError(
+                    f"{path} has another {key} than this command makes; expected the same scale "
+                    "and settings, or another --out"
+                )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, to_dict(self.config))
+        return path
+
+    def row(self) -> Row | None:
+        """Its row of runs.csv, kept in ``results``; None while it is not finished.
+
+        Raises:
+            UserError: it was made with other settings than the cell's.
+        """
+        kept = self.folder / "results" / f"{self.name}.json"
+        if not kept.exists() and not (self.run_dir / "summary.json").exists():
+            return None
+        self.write_config()
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, self._row(read_summary(self.run_dir / "summary.json", NEEDED)))
+        return read_json(kept)
+
+    def _row(self, summary: dict[str, Any]) -> Row:
+        config = self.config
+        tokens_a_step = config.train.global_batch_size * config.data.seq_len
+        return {
+            "dataset": self.dataset,
+            "model": self.model_name,
+            "setup": self.setup,
+            "seed": self.seed,
+            "params": summary["parameters"],
+            "tokens": summary["tokens"],
+            "train_loss": _train_loss(self.run_dir),
+            "val_loss": summary["val_loss"],
+            "val_perplexity": summary["val_perplexity"],
+            "val_bits_per_byte": summary["val_bits_per_byte"],
+            "tokens_per_s": summary["tokens_per_s"],
+            "epoch_tokens": self.epoch_tokens,
+            "device": summary["device"],
+            "width": config.model.d_model,
+            "steps": round(summary["tokens"] / tokens_a_step),
+            "batch": config.train.global_batch_size,
+            "lr": config.train.lr,
+            "warmup_steps": config.train.warmup_steps,
+            "flops": summary["flops_per_token"] * summary["tokens"],
+            "code_version": code_version(),
+        }
 
 
 def scaled(config: RunConfig, scale: float) -> RunConfig:
@@ -146,24 +188,24 @@ def scaled(config: RunConfig, scale: float) -> RunConfig:
     return config
 
 
-def cells(
-    table: int,
+def paper_grid(
+    tables: Sequence[int],
     datasets: Sequence[DataSet],
     seeds: Sequence[int],
     scale: float,
     configs: Path,
-    out: Path,
+    folder: Path,
     overrides: Sequence[str] = (),
-) -> list[Cell]:
-    """The runs of table 1 or 3: every seed once before any seed twice, cheap runs first.
+) -> Grid[PaperCell]:
+    """The runs of tables 1 and 3: every seed once before any seed twice, cheap runs first.
 
     Args:
-        table: 1 or 3.
+        tables: which of the two; a run of both is one.
         datasets: table 3 reads WikiText-2 alone.
         seeds: ``train.seed`` of repeated runs.
         scale: 1 is the paper's size; at least :data:`LEAST_SCALE`.
         configs: the folder configs/paper.
-        out: run directories go below it.
+        folder: of the experiment; run directories go to ``runs`` in it.
         overrides: further settings of every run, ``section.key=value``.
 
     Raises:
@@ -171,30 +213,33 @@ def cells(
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"--seeds is {list(seeds)}; expected different numbers from 0 on")
-    kinds = [
-        (data, model, setup, changes)
+    columns = {
+        (data.name, model, setup): (data, changes)
+        for table in tables
         for data in datasets
-        for model, setup, changes in _kinds(table)
+        for model, setup, changes in _columns(table)
         if table == 1 or data.name == "wikitext2"
-    ]
-    found = []
+    }
+    ordered: list[PaperCell] = []
     for seed in seeds:
-        mine = [
-            _cell(data, model, setup, seed, scale, configs, out, [*changes, *overrides])
-            for data, model, setup, changes in kinds
+        cells = [
+            _cell(data, model, setup, seed, scale, configs, folder, [*changes, *overrides])
+            for (_, model, setup), (data, changes) in columns.items()
         ]
-        found += sorted(mine, key=lambda cell: cell.flops)
-    return found
+        ordered += sorted(cells, key=lambda cell: cell.flops)
+    return Grid([[cell] for cell in ordered])
 
 
-def _kinds(table: int) -> list[tuple[str, str, tuple[str, ...]]]:
+def _columns(table: int) -> list[tuple[str, str, tuple[str, ...]]]:
     """Model, set-up and the settings that make it, of each column of a table."""
     if table == 1:
         return [(m, s, changes) for m, setups in _SETUPS.items() for s, changes in setups.items()]
-    found = [("gam", s, _SETUPS["gam"][s]) for s in ("paper", "scaled")]
-    for model, changes in _ABLATIONS.items():
-        found += [(model, s, (*_SETUPS["gam"][s], *changes)) for s in ("paper", "scaled")]
-    return found
+    ablations = {"gam": (), **_ABLATIONS}
+    return [
+        (model, setup, (*_SETUPS["gam"][setup], *changes))
+        for model, changes in ablations.items()
+        for setup in ("paper", "scaled")
+    ]
 
 
 def _cell(
@@ -204,9 +249,9 @@ def _cell(
     seed: int,
     scale: float,
     configs: Path,
-    out: Path,
+    folder: Path,
     changes: Sequence[str],
-) -> Cell:
+) -> PaperCell:
     block = BLOCKS[model.split("-")[0]]
     config = load_config(configs / f"{data.name}_{block}.json")
     # The rule reads the model; what it sets gives way to what was asked for.
@@ -220,85 +265,23 @@ def _cell(
     config.log.wandb, config.log.tensorboard = "off", False
     config = from_dict(RunConfig, apply_overrides(to_dict(config), changes))
     config.model.vocab_size = config.model.vocab_size or data.manifest.tokenizer.vocab_size
-    cell = Cell(data.name, model, setup, seed, config, data.tokens)
-    config.log.run_dir = str(out / cell.name)
+    cell = PaperCell(
+        seed=seed,
+        config=config,
+        folder=folder,
+        epoch_tokens=data.tokens,
+        dataset=data.name,
+        model_name=model,
+        setup=setup,
+    )
+    config.log.run_dir = str(folder / "runs" / cell.name)
     check(config)
     return cell
 
 
-def write_config(cell: Cell, folder: Path) -> Path:
-    """The cell's config as a file for tools/pretrain.py, once.
-
-    Raises:
-        UserError: the folder has this cell with other settings.
-    """
-    path, now = folder / f"{cell.name}.json", to_dict(cell.config)
-    if path.exists():
-        # A file older than a setting has its default.
-        before = to_dict(from_dict(RunConfig, read_json(path)))
-        _same(in_todays_terms(before, cell.config), now, path)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, now)
-    return path
-
-
-def _same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    for section in ("model", "data", "train", "eval"):
-        for key, value in now[section].items():
-            if key in SPEED_ONLY.get(section, ()) or before.get(section, {}).get(key) == value:
-                continue
-            raise UserError(
-                f"{path} has another {section}.{key} than this command makes; expected the same "
-                "scale and settings, or another --out"
-            )
-
-
-def result(cell: Cell, out: Path) -> dict[str, Any] | None:
-    """A finished cell's row of runs.csv, kept in ``out``/results; None while it is not finished.
-
-    Raises:
-        UserError: it was made with other settings than the cell's.
-    """
-    kept, folder = out / "results" / f"{cell.name}.json", Path(cell.config.log.run_dir)
-    if not kept.exists() and not (folder / "summary.json").exists():
-        return None
-    write_config(cell, out / "configs")
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        summary = read_summary(folder / "summary.json", NEEDED)
-        write_json(kept, _row(cell, summary))
-    return read_json(kept)
-
-
-def results(out: Path) -> list[dict[str, Any]]:
+def results(folder: Path) -> list[Row]:
     """Every finished cell's row."""
-    return [read_json(path) for path in sorted((out / "results").glob("*.json"))]
-
-
-def _row(cell: Cell, summary: dict[str, Any]) -> dict[str, Any]:
-    config = cell.config
-    return {
-        "dataset": cell.dataset,
-        "model": cell.model,
-        "setup": cell.setup,
-        "seed": cell.seed,
-        "params": summary["parameters"],
-        "tokens": summary["tokens"],
-        "train_loss": _train_loss(Path(config.log.run_dir)),
-        "val_loss": summary["val_loss"],
-        "val_perplexity": summary["val_perplexity"],
-        "val_bits_per_byte": summary["val_bits_per_byte"],
-        "tokens_per_s": summary["tokens_per_s"],
-        "epoch_tokens": cell.epoch_tokens,
-        "device": summary["device"],
-        "width": config.model.d_model,
-        "steps": round(summary["tokens"] / config.train.global_batch_size / config.data.seq_len),
-        "batch": config.train.global_batch_size,
-        "lr": config.train.lr,
-        "warmup_steps": config.train.warmup_steps,
-        "flops": summary["flops_per_token"] * summary["tokens"],
-        "code_version": code_version(),
-    }
+    return [read_json(path) for path in sorted((folder / "results").glob("*.json"))]
 
 
 def _train_loss(folder: Path) -> float:

@@ -27,8 +27,8 @@ class Spread:
 
     def text(self, form: str = "{:,.1f}") -> str:
         """``630.3 ± 12.1``, or the value of the only seed."""
-        told = form.format(self.mean)
-        return told if self.deviation is None else f"{told} ± {form.format(self.deviation)}"
+        mean = form.format(self.mean)
+        return mean if self.deviation is None else f"{mean} ± {form.format(self.deviation)}"
 
     def less(self, other: "Spread") -> tuple[float, float | None]:
         """The difference of the means and its standard error, sqrt(s1^2 / n1 + s2^2 / n2).
@@ -53,10 +53,10 @@ Key = tuple[str, str, str]
 
 def by_cell(rows: Iterable[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
     """Rows of runs.csv by data set, model and set-up: the seeds of each."""
-    found: dict[Key, list[dict[str, Any]]] = {}
+    cells: dict[Key, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault((row["dataset"], row["model"], row["setup"]), []).append(row)
-    return found
+        cells.setdefault((row["dataset"], row["model"], row["setup"]), []).append(row)
+    return cells
 
 
 class Results:

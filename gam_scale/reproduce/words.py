@@ -27,10 +27,10 @@ HANDICAPS = [
 
 def shows(results: Results, blocks: Sequence[dict[str, Any]]) -> list[str]:
     """The findings, from the figures alone."""
-    found = []
+    sentences = []
     for dataset in results.datasets():
-        found += [*_positions(results, dataset), *_leads(results, dataset)]
-    return found + _ablations(results) + _blocks(blocks)
+        sentences += [*_positions(results, dataset), *_leads(results, dataset)]
+    return sentences + _ablations(results) + _blocks(blocks)
 
 
 def _positions(results: Results, dataset: str) -> list[str]:
@@ -46,9 +46,9 @@ def _positions(results: Results, dataset: str) -> list[str]:
 
 
 def _leads(results: Results, dataset: str) -> list[str]:
-    found = []
+    sentences = []
     for other in MODELS_1[1:]:
-        told = TABLE_1.get((dataset, other))
+        published = TABLE_1.get((dataset, other))
         states = []
         for setup, where in (
             ("paper", "in the paper's set-up"),
@@ -58,9 +58,11 @@ def _leads(results: Results, dataset: str) -> list[str]:
             if (difference := lead(results, dataset, other, setup)) is not None:
                 states.append(f"{_order(*difference)} {where}")
         if states:
-            paper = "The paper has GAM ahead; here" if told else "Not in the paper; here"
-            found.append(f"{TITLES[dataset]}, GAM and {MODELS[other]}: {paper} {_list(states)}.")
-    return found
+            paper = "The paper has GAM ahead; here" if published else "Not in the paper; here"
+            sentences.append(
+                f"{TITLES[dataset]}, GAM and {MODELS[other]}: {paper} {_list(states)}."
+            )
+    return sentences
 
 
 def _order(difference: float, error: float | None) -> str:
@@ -72,7 +74,7 @@ def _order(difference: float, error: float | None) -> str:
 
 
 def _ablations(results: Results) -> list[str]:
-    found = []
+    sentences = []
     for setup, where in (
         ("paper", "In the paper's set-up"),
         ("scaled", "From the scaled initialisation"),
@@ -81,48 +83,48 @@ def _ablations(results: Results) -> list[str]:
         if all(cells.values()):
             order = sorted(cells, key=lambda model: cells[model].mean)
             names = [f"{MODELS[model]} ({cells[model].text()})" for model in order]
-            found.append(f"{where}, the ablations by perplexity: {_list(names)}.")
-    if found:
-        told = [MODELS[model] for model in sorted(TABLE_3, key=lambda m: TABLE_3[m].perplexity)]
-        found.append(f"The paper's order is {_list(told)}.")
-    return found
+            sentences.append(f"{where}, the ablations by perplexity: {_list(names)}.")
+    if sentences:
+        published = sorted(TABLE_3, key=lambda model: TABLE_3[model].perplexity)
+        sentences.append(f"The paper's order is {_list([MODELS[m] for m in published])}.")
+    return sentences
 
 
 def _blocks(blocks: Sequence[dict[str, Any]]) -> list[str]:
-    found = {(b["kind"], b["T"]): b for b in blocks if b["ms"] is not None}
-    said = []
+    measured = {(b["kind"], b["T"]): b for b in blocks if b["ms"] is not None}
+    sentences = []
     for other, name in (
         ("transformer", "without the fused kernel"),
         ("fused", "with the fused kernel"),
     ):
-        lengths = [T for kind, T in found if kind == other and ("gam", T) in found]
+        lengths = [T for kind, T in measured if kind == other and ("gam", T) in measured]
         if lengths:
             longest = max(lengths)
-            gam, theirs = found["gam", longest], found[other, longest]
-            said.append(
+            gam, theirs = measured["gam", longest], measured[other, longest]
+            sentences.append(
                 f"At {longest:,} tokens a Transformer block {name} takes "
                 f"{theirs['ms'] / gam['ms']:.2f} times as long as a GAM block, and "
                 f"{theirs['bytes'] / gam['bytes']:.2f} times the memory."
             )
-    return said
+    return sentences
 
 
 def does_not_show(results: Results, scale: float, notes: Sequence[str]) -> list[str]:
     """The limits of the figures."""
-    said = []
+    sentences = []
     if scale < 1:
-        said.append(
+        sentences.append(
             f"This is scale {scale:g}: small models, trained shortly. Figures here compare with "
             "one another, not with the published ones, and an order may change with size."
         )
         if any(model == "mamba" for _, model, _ in results.cells):
-            said.append(
+            sentences.append(
                 "Bare Mamba blocks keep the paper's learning rate, at which so few steps hardly "
                 "train them: their values overflow at the others' rate. Their two columns tell of "
                 "the stack and of this scale, not of Mamba."
             )
     if results.cells:
-        said += [
+        sentences += [
             "Perplexities are per token of our sentencepiece tokenizer (byte fallback, trained on "
             "the training split); the paper's splits at whitespace and punctuation and was trained "
             "on every split. Even at full size only comparisons within a column carry over.",
@@ -132,11 +134,13 @@ def does_not_show(results: Results, scale: float, notes: Sequence[str]) -> list[
             "900.84 in table 3, a difference as large as several between models.",
         ]
     if 0 < results.seeds() < 3:
-        said.append("Two seeds or fewer give a rough idea of the spread at best.")
+        sentences.append("Two seeds or fewer give a rough idea of the spread at best.")
     uneven = {len(rows) for rows in results.cells.values()}
     if len(uneven) > 1:
-        said.append(f"Cells have {min(uneven)} to {max(uneven)} seeds: some runs are not done.")
-    return [*said, *notes]
+        sentences.append(
+            f"Cells have {min(uneven)} to {max(uneven)} seeds: some runs are not done."
+        )
+    return [*sentences, *notes]
 
 
 def _list(parts: Sequence[str]) -> str:

@@ -23,15 +23,15 @@ def branch_checkpoint(config: RunConfig, data: str) -> Path:
         raise UserError(f"checkpoint.branch_of {trunk.path} is not a run directory")
     if differs := trunk.difference(config, data):
         raise UserError(f"checkpoint.branch_of: {differs}; expected the same but for train.steps")
-    found = newest_shared(trunk, config)
-    if found is None:
+    checkpoint = newest_shared(trunk, config)
+    if checkpoint is None:
         last = stable_steps(config.train, config.train.steps)
         raise UserError(
             f"checkpoint.branch_of {trunk.path} has no checkpoint of a step up to {last}, where "
             f"train.steps {config.train.steps} begins to matter; expected {last} among its "
             "checkpoint.keep_steps"
         )
-    return found
+    return checkpoint
 
 
 def newest_shared(trunk: RunDir, config: RunConfig) -> Path | None:

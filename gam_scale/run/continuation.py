@@ -65,8 +65,8 @@ def continuation(
     Raises:
         UserError: it is of another model or tokenizer.
     """
-    found = differences(read_json(folder / CONFIG), config)
-    changed = {k: list(v) for k, v in found.items() if not k.startswith(MAY_CHANGE)}
+    different = differences(read_json(folder / CONFIG), config)
+    changed = {k: list(v) for k, v in different.items() if not k.startswith(MAY_CHANGE)}
     for key, (before, now) in changed.items():
         if key.startswith("model.") and key not in NO_SHAPE:
             raise UserError(

@@ -162,12 +162,12 @@ class RunDir:
             data: fingerprint of the data stream of ``config``: where this run has trained on the
                 same, the sets are its sets wherever they lie now.
         """
-        found, newest = differences(read_json(self.config), config), self.checkpoints.latest()
+        different, newest = differences(read_json(self.config), config), self.checkpoints.latest()
         may_change: tuple[str, ...] = MAY_CHANGE
-        sets = data and newest and any(key.startswith("data.sets") for key in found)
+        sets = data and newest and any(key.startswith("data.sets") for key in different)
         if sets and load_state(newest).data_fingerprint == data:
             may_change += ("data.sets",)
-        for key, (before, now) in found.items():
+        for key, (before, now) in different.items():
             if not key.startswith(may_change):
                 return f"{key} is {shown(now)} but the run in {self.path} has {shown(before)}"
         return ""

@@ -1,9 +1,9 @@
 """Goodput: what share of a run's wall time went into steps that count, over all of its starts.
 
-A step counts where training went on from it: one that a crash took back, and was done again, counts
-once. The first step of each start, which compiles, is part of starting. Rank 0 notes each start in
-the run directory's ``starts.json``; when a step was logged, and the seconds of all steps up to it,
-stand in metrics.jsonl.
+A step that a crash took back was trained twice and counts once. The first step of each start, which
+compiles, counts as starting. Two files of the run directory tell: ``starts.json``, in which rank 0
+notes each start, and ``metrics.jsonl``, whose lines have the time of day and the seconds of all
+steps so far.
 """
 
 import os
@@ -22,7 +22,7 @@ from gam_scale.run.restarts import restart_number
 from gam_scale.strict import read_record
 
 _BEGAN: list[float] = []
-"""Of the runs that this process has started, one after the other."""
+"""When each run began that this process has trained, one after the other."""
 
 
 @dataclass
@@ -176,7 +176,7 @@ def _began() -> float:
 def _process_start() -> float:
     """When this process was created, to a second; now, where the system does not tell."""
     with suppress(OSError, ValueError, IndexError):
-        if found := stat("self"):
+        if me := stat("self"):
             uptime = float(Path("/proc/uptime").read_text().split()[0])
-            return time.time() - (uptime - found.started / os.sysconf("SC_CLK_TCK"))
+            return time.time() - (uptime - me.started / os.sysconf("SC_CLK_TCK"))
     return time.time()

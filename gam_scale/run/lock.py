@@ -240,12 +240,12 @@ def _read(file: int, path: Path) -> dict[str, Any] | None:
     content = os.pread(file, LENGTH, 0)
     if not content.strip(b"\0 \n"):  # a power failure may leave zeros
         return None
-    found = _parse(content)
-    if found is None and content.strip() != b"null":
+    last = _parse(content)
+    if last is None and content.strip() != b"null":
         raise UserError(
             f"{path} is not a lock of ours; expected no file of that name beside log.run_dir"
         )
-    return found
+    return last
 
 
 def _parse(content: bytes) -> dict[str, Any] | None:

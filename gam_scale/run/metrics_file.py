@@ -56,10 +56,10 @@ def _rows(path: Path) -> tuple[list[Line], list[bytes]]:
     if not path.exists():
         return [], []
     *whole, last = read_regular(path).split(b"\n")
-    found = [(row, _line(row)) for row in whole if row.strip()]
-    lines = [line for _, line in found if line is not None]
+    parsed = [(row, _line(row)) for row in whole if row.strip()]
+    lines = [line for _, line in parsed if line is not None]
     end = _line(last)
-    return [*lines, *([] if end is None else [end])], [row for row, line in found if line is None]
+    return [*lines, *([] if end is None else [end])], [row for row, line in parsed if line is None]
 
 
 def _line(row: bytes) -> Line | None:

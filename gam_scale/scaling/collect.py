@@ -2,27 +2,27 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gam_scale.errors import UserError
+from gam_scale.experiment.cell import Row
+from gam_scale.experiment.grid import Grid
 from gam_scale.files import csv_of_dicts, write_bytes
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import read_starts
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.scaling.extras import rate_sentence
-from gam_scale.scaling.sweep import Cell, result
+from gam_scale.scaling.sweep_cell import SweepCell
 
-Row = dict[str, Any]
 CURVE_POINTS = 60
 """Most rows of curves.csv for one run: what a figure can show."""
 
 
-def collect(found: Sequence[Cell], out: Path) -> dict[Path, int]:
+def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
     """Write the CSV files of a sweep's finished runs into ``out``.
 
     ``runs.csv`` has a row for every cell with a validation loss, ``curves.csv`` its training loss
     against tokens, and ``lr.csv``, where ``lr_multipliers`` asks for them, the loss at each
-    learning rate.
+    learning rate. Rows go from the cheapest cell to the dearest.
 
     Returns:
         Rows of each file written.
@@ -30,7 +30,7 @@ def collect(found: Sequence[Cell], out: Path) -> dict[Path, int]:
     Raises:
         UserError: no run has finished with a validation loss.
     """
-    done = [(cell, row) for cell, row in finished(found) if row["loss"] is not None]
+    done = [(cell, row) for cell, row in grid.finished() if row["loss"] is not None]
     if not done:
         raise UserError(
             f"{out} has no finished run of this sweep with a validation loss; expected "
@@ -53,12 +53,7 @@ def collect(found: Sequence[Cell], out: Path) -> dict[Path, int]:
     return written
 
 
-def finished(found: Sequence[Cell]) -> list[tuple[Cell, Row]]:
-    """The cells that are done, each with its row, whose loss is None where none was measured."""
-    return [(cell, row) for cell in found if (row := result(cell)) is not None]
-
-
-def sensitivity(done: Sequence[tuple[Cell, Row]]) -> list[Row]:
+def sensitivity(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
     """Finished runs of other learning rates, and those they compare with, by family and rate."""
     done = [(cell, row) for cell, row in done if row["loss"] is not None]
     varied = {_but_rate(cell) for cell, _ in done if cell.lr_multiplier != 1}
@@ -68,23 +63,21 @@ def sensitivity(done: Sequence[tuple[Cell, Row]]) -> list[Row]:
     return sorted(picked, key=lambda row: (order.index(row["family"]), row["lr_multiplier"]))
 
 
-def best_multipliers(done: Sequence[tuple[Cell, Row]]) -> list[str]:
+def best_multipliers(done: Sequence[tuple[SweepCell, Row]]) -> list[str]:
     """For each family, in a sentence, which learning rate was best at its smallest size."""
-    rows, said = sensitivity(done), []
+    rows, sentences = sensitivity(done), []
     for family in dict.fromkeys(row["family"] for row in rows):
-        mine = [row for row in rows if row["family"] == family]
-        sentence = rate_sentence(
-            family, [row["lr_multiplier"] for row in mine], [row["loss"] for row in mine]
-        )
-        said += [sentence] if sentence else []
-    return said
+        of_it = [row for row in rows if row["family"] == family]
+        multipliers, losses = ([row[key] for row in of_it] for key in ("lr_multiplier", "loss"))
+        sentences.append(rate_sentence(family, multipliers, losses))
+    return [sentence for sentence in sentences if sentence]
 
 
-def _but_rate(cell: Cell) -> tuple[object, ...]:
+def _but_rate(cell: SweepCell) -> tuple[object, ...]:
     return cell.family, cell.width, cell.tokens, cell.seed
 
 
-def _curve(cell: Cell, row: Row) -> list[Row]:
+def _curve(cell: SweepCell, row: Row) -> list[Row]:
     """A branch's curve begins where it left its trunk, whose lines its metrics begin with."""
     per_step = cell.tokens / cell.config.train.steps
     run = RunDir(cell.config.log.run_dir)

@@ -42,16 +42,16 @@ def coverage(
     settings = settings or FitSettings(grid=3)
     grid = np.meshgrid(np.geomspace(1e6, 1e9, sizes), np.geomspace(1e8, 2e10, budgets))
     n, d = (axis.ravel() for axis in grid)
-    told = {c: (lambda law, c=c: getattr(law, c)) for c in COEFFICIENTS}
-    told["a"] = of_optimum(FLOPS_PER_PAIR, "a")
-    told["loss at 7B"] = lambda law: float(law.loss(*FAR))
-    hits = dict.fromkeys(told, 0)
+    quantities = {c: (lambda law, c=c: getattr(law, c)) for c in COEFFICIENTS}
+    quantities["a"] = of_optimum(FLOPS_PER_PAIR, "a")
+    quantities["loss at 7B"] = lambda law: float(law.loss(*FAR))
+    hits = dict.fromkeys(quantities, 0)
     for i in range(sets):
         error = noise * np.random.default_rng(seed + i).standard_normal(len(n))
         points = from_arrays(n, d, LAW.loss(n, d) * np.exp(error))
         fitted = fit(points, settings)
         draws = bootstrap(fitted, settings.delta, points.run, resamples, seed + i)
-        for name, what in told.items():
+        for name, what in quantities.items():
             low, high = draws.interval(what) or (-math.inf, math.inf)
             hits[name] += low <= what(LAW) <= high
     return {name: count / sets for name, count in hits.items()}

@@ -5,9 +5,9 @@ One dial, the width d, sets a size by these rules:
 * depth: d / ``width_per_layer``, at least 2: width and depth grow together.
 * heads of ``head_channels`` channels; a static bank of d rows, written slots of d / 4, so that
   memories grow with the model.
-* learning rate: ``lr``, the family's own where it has one, at ``base_width``, times base_width / d
-  to the power ``lr_power`` (1 by arXiv 2203.03466, table 3: Adam's rate for hidden matrices goes
-  with 1 / width; where the embedding is most of the model, whose rate does not, less is better).
+* learning rate: lr * (base_width / d) ** lr_power, with the ``lr`` of the family where it has one.
+  A power of 1 is arXiv 2203.03466, table 3: Adam's rate for hidden matrices falls as 1 / width. The
+  embedding's rate does not, so a smaller power suits models that are mostly embedding.
 * batch: ``batch_size`` sequences, at every size and budget.
 
 The schedule is warmup-stable-decay, so that budgets share what they can (arXiv 2405.18392): the
@@ -20,25 +20,19 @@ of its own that it stands for.
 budget, once more at each multiple.
 """
 
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import chain
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from gam_scale.checkpoint.store import load_state
-from gam_scale.config import MemoryKind, RunConfig, load_config
+from gam_scale.config import MemoryKind, RunConfig
 from gam_scale.errors import UserError
-from gam_scale.files import write_json
-from gam_scale.former import in_todays_terms
-from gam_scale.model.lm import LanguageModel, outline
-from gam_scale.run.branch import newest_shared
-from gam_scale.run.directory import RunDir
-from gam_scale.run.figures import read_summary
+from gam_scale.experiment.cell import FORWARD_AND_BACKWARD
+from gam_scale.experiment.grid import Grid
+from gam_scale.model.lm import outline
+from gam_scale.scaling.sweep_cell import SweepCell
 from gam_scale.schedule import stable_steps
-from gam_scale.strict import from_dict, option, read_json, section, to_dict
-
-FORWARD_AND_BACKWARD = 3.0  # a training step over a forward pass
+from gam_scale.strict import from_dict, option, read_json, section
 
 
 @dataclass
@@ -95,61 +89,6 @@ class SweepSpec:
     set: dict[str, Any] = option({}, "further settings of every run, by section")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of a sweep."""
-
-    family: str
-    width: int
-    seed: int
-    config: RunConfig
-    count: str
-    lr_multiplier: float = 1.0
-
-    @property
-    def name(self) -> str:
-        """Of its folder: what differs between cells."""
-        name = f"{self.family}-d{self.width}-t{self.tokens}-s{self.seed}"
-        return name if self.lr_multiplier == 1 else f"{name}-lr{self.lr_multiplier:g}"
-
-    @property
-    def branches(self) -> bool:
-        """Whether it goes on from another run's checkpoint."""
-        return bool(self.config.checkpoint.branch_of)
-
-    @property
-    def shared_steps(self) -> int:
-        """Steps that its trunk has done for it."""
-        return stable_steps(self.config.train, self.config.train.steps) if self.branches else 0
-
-    @property
-    def own_flops(self) -> float:
-        """Of ``flops``, what is left to do once the trunk is there."""
-        return self.flops * (1 - self.shared_steps / self.config.train.steps)
-
-    @property
-    def tokens(self) -> int:
-        """Trained on, whole steps."""
-        train = self.config.train
-        return train.steps * train.global_batch_size * self.config.data.seq_len
-
-    @cached_property
-    def model(self) -> LanguageModel:
-        """Without weights."""
-        return outline(self.config.model)
-
-    @cached_property
-    def params(self) -> int:
-        """As ``count`` says."""
-        return _params(self.model, self.count)
-
-    @cached_property
-    def flops(self) -> float:
-        """Of training: three forward passes a token, counted from the model, head included."""
-        forward = self.model.flops_per_token(self.config.data.seq_len)
-        return FORWARD_AND_BACKWARD * forward * self.tokens
-
-
 def read_sweep(path: str | Path) -> SweepSpec:
     """Read and check a sweep file.
 
@@ -181,31 +120,33 @@ def read_sweep(path: str | Path) -> SweepSpec:
     return spec
 
 
-def cells(spec: SweepSpec, folder: Path) -> list[Cell]:
-    """Every run of the sweep, the cheapest first, with run directories below ``folder``."""
-    return sorted(chain(*jobs(spec, folder)), key=lambda cell: cell.flops)
-
-
-def jobs(spec: SweepSpec, folder: Path) -> list[list[Cell]]:
-    """The runs as they can be done: a trunk and then its branches; the cheapest job first."""
-    found = [
-        [_cell(spec, folder, family, width, budget, seed) for budget in sorted(spec.budgets)[::-1]]
-        for family in spec.families
-        for width in spec.widths
-        for seed in spec.seeds
+def sweep_grid(spec: SweepSpec, folder: Path) -> Grid[SweepCell]:
+    """The runs of the sweep, in ``folder``; a job is a trunk and its branches, cheap ones first."""
+    jobs = [
+        _trunk_and_branches(spec, folder, *axes)
+        for axes in product(spec.families, spec.widths, spec.seeds)
     ]
-    for trunk, *rest in found:
-        for cell in rest:
-            cell.config.checkpoint.branch_of = trunk.config.log.run_dir
-        # Its own too, for a larger budget that is added later.
-        train = trunk.config.train
-        steps = {cell.shared_steps for cell in rest} | {stable_steps(train, train.steps)}
-        trunk.config.checkpoint.keep_steps = sorted(steps)
-    for family in spec.families:
-        for factor in spec.lr_multipliers:
-            width, budget, seed = min(spec.widths), min(spec.budgets), spec.seeds[0]
-            found.append([_cell(spec, folder, family, width, budget, seed, factor)])
-    return sorted(found, key=lambda job: sum(cell.own_flops for cell in job))
+    width, budget, seed = min(spec.widths), min(spec.budgets), spec.seeds[0]
+    for family, factor in product(spec.families, spec.lr_multipliers):
+        jobs.append([_cell(spec, folder, family, width, budget, seed, factor)])
+    return Grid(sorted(jobs, key=lambda job: sum(cell.own_flops for cell in job)))
+
+
+def _trunk_and_branches(
+    spec: SweepSpec, folder: Path, family: FamilySpec, width: int, seed: int
+) -> list[SweepCell]:
+    """The runs of one size and seed: that of the largest budget, and those that leave it."""
+    budgets = sorted(spec.budgets, reverse=True)
+    trunk, *branches = job = [
+        _cell(spec, folder, family, width, budget, seed) for budget in budgets
+    ]
+    for cell in branches:
+        cell.config.checkpoint.branch_of = trunk.config.log.run_dir
+    # Its own too, for a larger budget that is added later.
+    train = trunk.config.train
+    kept = {cell.shared_steps for cell in branches} | {stable_steps(train, train.steps)}
+    trunk.config.checkpoint.keep_steps = sorted(kept)
+    return job
 
 
 def _cell(
@@ -216,7 +157,7 @@ def _cell(
     budget: float,
     seed: int,
     lr_multiplier: float = 1.0,
-) -> Cell:
+) -> SweepCell:
     dial = spec.dial
     heads = width // dial.head_channels
     model = {
@@ -255,86 +196,14 @@ def _cell(
     train.schedule, train.decay_ratio = "wsd", dial.decay_ratio
     train.warmup_steps = max(1, round(dial.warmup_ratio * min(spec.budgets) / per_step))
     shaped.eval.every_steps = shaped.eval.every_steps if "eval" in spec.set else 0
-    cell = Cell(family.name, width, seed, shaped, spec.count, lr_multiplier)
+    cell = SweepCell(
+        seed=seed,
+        config=shaped,
+        folder=folder,
+        family=family.name,
+        width=width,
+        count=spec.count,
+        lr_multiplier=lr_multiplier,
+    )
     shaped.log.run_dir = str(folder / cell.name)
     return cell
-
-
-def _params(model: LanguageModel, count: str) -> int:
-    total = model.n_parameters()
-    if model.position is not None:
-        total -= model.position.weight.numel()
-    return total - (model.embedding.weight.numel() if count == "blocks" else 0)
-
-
-def write_config(cell: Cell, folder: Path) -> Path:
-    """The cell's config as a file that tools/pretrain.py takes, checked as a whole.
-
-    It branches off the finished run of the same settings that shares most steps with it; where
-    there is none, off its trunk if that is still to come. So a budget that is added later goes on
-    from what is there, be it above or below the others.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path, checkpoint = folder / f"{cell.name}.json", cell.config.checkpoint
-    trunk = checkpoint.branch_of
-    if trunk and (Path(trunk) / "summary.json").exists():
-        trunk = ""
-    checkpoint = replace(checkpoint, branch_of=_finished_trunk(cell) or trunk)
-    config = replace(cell.config, checkpoint=checkpoint)
-    write_json(path, to_dict(config))
-    load_config(path)
-    return path
-
-
-def _finished_trunk(cell: Cell) -> str:
-    """The finished run of other steps that kept the newest state that ``cell`` shares."""
-    own = Path(cell.config.log.run_dir)
-    best, found = -1, ""
-    for folder in own.parent.glob(own.name.replace(f"-t{cell.tokens}-", "-t*-")):
-        run = RunDir(folder)
-        if folder == own or not run.summary.exists() or run.difference(cell.config):
-            continue
-        shared = newest_shared(run, cell.config)
-        if shared is not None and (step := load_state(shared).step) > best:
-            best, found = step, str(folder)
-    return found
-
-
-def result(cell: Cell) -> dict[str, Any] | None:
-    """A finished cell's row of the collected CSV; None while it is not finished.
-
-    Raises:
-        UserError: the run was made with other settings than the sweep's now.
-    """
-    folder = Path(cell.config.log.run_dir)
-    path = folder / "summary.json"
-    if not path.exists():
-        return None
-    made = in_todays_terms(read_json(folder / "config.json"), cell.config)
-    now = to_dict(cell.config)
-    for name in ("model", "train"):
-        for key, value in now[name].items():
-            if made.get(name, {}).get(key, value) != value:
-                raise UserError(
-                    f"{folder} was trained with another {name}.{key} than the sweep has now; "
-                    "expected the same settings, or another --out"
-                )
-    summary = read_summary(path)
-    return {
-        "params": cell.params,
-        "tokens": cell.tokens,
-        "loss": summary.get("val_loss"),
-        "flops": cell.flops,
-        "family": cell.family,
-        "seed": cell.seed,
-        # Budgets of one size and seed share weights, data and, as branches, most of their steps.
-        "run": f"{cell.family}-d{cell.width}-s{cell.seed}",
-        "all_params": cell.model.n_parameters(),
-        "width": cell.width,
-        "layers": cell.config.model.n_layers,
-        "lr": cell.config.train.lr,
-        "lr_multiplier": cell.lr_multiplier,
-        "batch": cell.config.train.global_batch_size,
-        "bits_per_byte": summary.get("val_bits_per_byte"),
-        "code_version": summary.get("code_version", ""),
-    }

@@ -9,7 +9,7 @@ from gam_scale.config import RunConfig, load_config
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.model.lm import outline
-from gam_scale.reproduce.cells import BLOCKS, Cell, DataSet, cells, result, write_config
+from gam_scale.reproduce.cells import BLOCKS, DataSet, PaperCell, paper_grid
 from gam_scale.reproduce.published import TABLE_1, TABLE_3
 from gam_scale.strict import to_dict
 
@@ -21,10 +21,10 @@ VOCABULARY = "model.vocab_size=10000"
 def made(prepared_set, tmp_path):
     """``made(table, scale)``: cells by name, of one generated set under both names."""
 
-    def make(table: int, scale: float, seeds=(0,), overrides=(VOCABULARY,)) -> dict[str, Cell]:
+    def make(table: int, scale: float, seeds=(0,), overrides=(VOCABULARY,)) -> dict[str, PaperCell]:
         sets = [DataSet.read(name, str(prepared_set)) for name in ("wikitext2", "tinystories")]
-        found = cells(table, sets, seeds, scale, CONFIGS, tmp_path / "runs", overrides)
-        return {cell.name: cell for cell in found}
+        grid = paper_grid([table], sets, seeds, scale, CONFIGS, tmp_path, overrides)
+        return {cell.name: cell for (cell,) in grid.jobs}
 
     return make
 
@@ -44,7 +44,7 @@ def test_at_scale_1_the_published_set_up_is_the_papers_file(made) -> None:
     published = [cell for cell in made(1, 1.0).values() if cell.setup == "paper"]
     assert len(published) == 6
     for cell in published:
-        theirs = load_config(CONFIGS / f"{cell.dataset}_{BLOCKS[cell.model]}.json")
+        theirs = load_config(CONFIGS / f"{cell.dataset}_{BLOCKS[cell.model_name]}.json")
         assert differences(cell.config, theirs) == {"data.sets", "model.vocab_size"}
 
 
@@ -52,10 +52,10 @@ def test_parameters_are_the_published_ones(made) -> None:
     told = {model: row.params for (_, model), row in TABLE_1.items()}
     told |= {model: row.params for model, row in TABLE_3.items()}
     ours = [cell for table in (1, 3) for cell in made(table, 1.0).values() if cell.setup == "paper"]
-    assert {cell.model for cell in ours} == set(told)
+    assert {cell.model_name for cell in ours} == set(told)
     for cell in ours:
         count = outline(cell.config.model).n_parameters()
-        assert round(count / 1e6, 1) == told[cell.model], cell.name
+        assert round(count / 1e6, 1) == told[cell.model_name], cell.name
 
 
 def test_set_ups_differ_by_what_they_say(made) -> None:
@@ -85,7 +85,7 @@ def test_the_rule_that_shrinks(made) -> None:
             # Steps: epochs times sequences over the batch, so F times those of 5 epochs of 32.
             assert train.epochs / batch == pytest.approx(scale * 5 / 32)
             assert train.warmup_steps == round(100 * scale)
-            bare = cell.model == "mamba" and cell.setup != "unhandicapped"
+            bare = cell.model_name == "mamba" and cell.setup != "unhandicapped"
             assert train.lr == pytest.approx(3e-4 if bare else 3e-4 / scale)
 
 
@@ -124,14 +124,12 @@ def test_mistakes_are_named(made, tmp_path) -> None:
 def test_a_folder_holds_one_set_up(made, tmp_path) -> None:
     name = "wikitext2-gam-paper-s0"
     cell = made(1, 0.125)[name]
-    write_config(cell, tmp_path / "configs")
-    assert result(cell, tmp_path) is None
-    write_config(
-        made(1, 0.125, overrides=(VOCABULARY, "train.compile=off"))[name], tmp_path / "configs"
-    )
+    cell.write_config()
+    assert cell.row() is None and cell.state() == "absent"
+    made(1, 0.125, overrides=(VOCABULARY, "train.compile=off"))[name].write_config()
     older = to_dict(cell.config)
     del older["data"]["shuffle_tokens"]  # as if written before there was that setting
     write_json(tmp_path / "configs" / f"{name}.json", older)
-    assert write_config(cell, tmp_path / "configs").name == f"{name}.json"
+    assert cell.write_config() == tmp_path / "configs" / f"{name}.json"
     with pytest.raises(UserError, match=r"another model\.d_model .* another --out"):
-        write_config(made(1, 0.25)[name], tmp_path / "configs")
+        made(1, 0.25)[name].write_config()

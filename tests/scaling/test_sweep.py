@@ -14,9 +14,9 @@ from closeness import rises
 
 from gam_scale.errors import UserError
 from gam_scale.model.lm import outline
-from gam_scale.scaling.collect import best_multipliers, collect, finished
+from gam_scale.scaling.collect import best_multipliers, collect
 from gam_scale.scaling.points import from_arrays
-from gam_scale.scaling.sweep import cells, jobs, read_sweep, result
+from gam_scale.scaling.sweep import read_sweep, sweep_grid
 from gam_scale.schedule import stable_steps
 
 TOOL = Path(__file__).parents[2] / "tools" / "sweep.py"
@@ -37,7 +37,7 @@ def write(folder: Path, **changes: object) -> Path:
 
 
 def test_the_dial_sets_every_size(tmp_path) -> None:
-    found = cells(read_sweep(write(tmp_path)), tmp_path)
+    found = sweep_grid(read_sweep(write(tmp_path)), tmp_path).cells
     assert len(found) == len({cell.name for cell in found}) == 8
     assert rises(cell.flops for cell in found)
     by_name = {(c.family, c.width, round(c.tokens, -6)): c for c in found}
@@ -51,8 +51,8 @@ def test_the_dial_sets_every_size(tmp_path) -> None:
 
 
 def test_flops_and_parameters_are_the_models(tmp_path) -> None:
-    with_head = cells(read_sweep(write(tmp_path)), tmp_path)[0]
-    blocks = cells(read_sweep(write(tmp_path, count="blocks")), tmp_path)[0]
+    with_head = sweep_grid(read_sweep(write(tmp_path)), tmp_path).cells[0]
+    blocks = sweep_grid(read_sweep(write(tmp_path, count="blocks")), tmp_path).cells[0]
     model = outline(with_head.config.model)
     assert with_head.flops == 3 * model.flops_per_token(48) * with_head.tokens
     assert with_head.params == model.n_parameters() - 48 * with_head.width
@@ -60,8 +60,8 @@ def test_flops_and_parameters_are_the_models(tmp_path) -> None:
 
 
 def test_isoflop_budgets_are_flops(tmp_path) -> None:
-    found = cells(read_sweep(write(tmp_path, kind="isoflop", budgets=[1e13, 1e14])), tmp_path)
-    for cell in found:
+    spec = read_sweep(write(tmp_path, kind="isoflop", budgets=[1e13, 1e14]))
+    for cell in sweep_grid(spec, tmp_path).cells:
         nearest = min((1e13, 1e14), key=lambda budget: abs(budget - cell.flops))
         assert cell.flops == pytest.approx(nearest, rel=0.05)
 
@@ -80,16 +80,14 @@ def test_isoflop_budgets_are_flops(tmp_path) -> None:
 )
 def test_mistakes_are_named(tmp_path, changes, message) -> None:
     with pytest.raises(UserError, match=message):
-        cells(read_sweep(write(tmp_path, **changes)), tmp_path)
+        sweep_grid(read_sweep(write(tmp_path, **changes)), tmp_path)
 
 
 def test_smaller_budgets_branch_off_the_largest(tmp_path) -> None:
     spec = read_sweep(write(tmp_path, budgets=[1e6, 2e6, 4e6], seeds=[0, 1]))
-    found = jobs(spec, tmp_path)
-    assert sorted(c.name for job in found for c in job) == sorted(
-        c.name for c in cells(spec, tmp_path)
-    )
-    for trunk, *branches in found:
+    grid = sweep_grid(spec, tmp_path)
+    assert len({cell.name for cell in grid.cells}) == len(grid) == 2 * 2 * 3 * 2
+    for trunk, *branches in grid.jobs:
         assert not trunk.branches and trunk.own_flops == trunk.flops
         tokens = [c.tokens for c in (trunk, *branches)]
         assert tokens == sorted(tokens, reverse=True)
@@ -107,7 +105,7 @@ def test_smaller_budgets_branch_off_the_largest(tmp_path) -> None:
 def test_learning_rates_vary_at_the_smallest_cell(tmp_path) -> None:
     families = [{"name": "gam", "lr": 1e-3}, {"name": "transformer", "block": "attention"}]
     changes = {"families": families, "lr_multipliers": [0.5, 2], "dial": {"lr": 2e-3}}
-    found = cells(read_sweep(write(tmp_path, **changes)), tmp_path)
+    found = sweep_grid(read_sweep(write(tmp_path, **changes)), tmp_path).cells
     varied = [cell for cell in found if cell.lr_multiplier != 1]
     assert len(varied) == 4 and {cell.width for cell in varied} == {64}
     assert {round(cell.tokens, -6) for cell in varied} == {1_000_000}
@@ -116,7 +114,7 @@ def test_learning_rates_vary_at_the_smallest_cell(tmp_path) -> None:
     assert rates["gam", 0.5] == pytest.approx(1e-3) and rates["gam", 1] == pytest.approx(2e-3)
     assert rates["transformer", 2] == pytest.approx(8e-3)
     flat = read_sweep(write(tmp_path, **changes | {"dial": {"lr": 2e-3, "lr_power": 0.5}}))
-    (cell,) = jobs(flat, tmp_path)[0]
+    (cell,) = sweep_grid(flat, tmp_path).jobs[0]
     assert cell.config.train.lr == pytest.approx(0.5 * 1e-3 * 2**0.5)
 
 
@@ -186,15 +184,15 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
     assert summary["val_loss"] == float(short["loss"])
 
     # A run that diverged, or whose data has no validation split, is left out.
-    found = cells(read_sweep(spec), out)
-    varied = next(cell for cell in found if cell.lr_multiplier != 1)
+    grid = sweep_grid(read_sweep(spec), out)
+    varied = next(cell for cell in grid.cells if cell.lr_multiplier != 1)
     path = Path(varied.config.log.run_dir) / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"val_loss": None}))
-    assert collect(found, out)[out / "runs.csv"] == 2 and best_multipliers(finished(found)) == []
+    assert collect(grid, out)[out / "runs.csv"] == 2 and best_multipliers(grid.finished()) == []
 
     changed = read_sweep(write(tmp_path, **changes | {"dial": {"batch_size": 2, "lr": 1}}))
     with pytest.raises(UserError, match="another train.lr"):
-        result(cells(changed, out)[0])
+        sweep_grid(changed, out).cells[0].row()
 
 
 def test_a_dry_run_trains_nothing(tmp_path, prepared_set) -> None:
@@ -283,7 +281,7 @@ def test_submission_is_an_array_of_trunks_with_their_branches(tmp_path, prepared
     assert "--partition=big" in script.read_text() and "--array=0-1" in script.read_text()
     pickles = sorted(out.glob("*/jobs/41_*_submitted.pkl"))
     held = [submitit.core.utils.DelayedSubmission.load(path).function for path in pickles]
-    for job, (trunk, *rest) in zip(held, jobs(read_sweep(spec), out), strict=True):
+    for job, (trunk, *rest) in zip(held, sweep_grid(read_sweep(spec), out).jobs, strict=True):
         assert Path(job.config).stem == trunk.name
         assert [Path(path).stem for path in job.then] == [cell.name for cell in rest]
     again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)

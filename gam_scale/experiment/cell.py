@@ -1,0 +1,128 @@
+"""A cell of an experiment: one run of its grid, what that costs, and what has become of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from gam_scale.config import RunConfig
+from gam_scale.model.lm import LanguageModel, outline
+from gam_scale.run.lock import is_held
+from gam_scale.schedule import stable_steps
+from gam_scale.strict import to_dict
+
+FORWARD_AND_BACKWARD = 3.0  # a training step over a forward pass
+SPEED_ONLY = {"train": ("compile", "recompute", "micro_batch_size")}
+"""Settings that change how fast a cell trains and not what it comes to."""
+
+Row = dict[str, Any]
+"""What a finished cell comes to, by the columns of the experiment's CSV."""
+State = Literal["absent", "training", "unfinished", "finished"]
+"""Not begun; trained now by a process that this host can see; begun, and killed, failed or queued;
+done. To train the cell again goes on with an unfinished one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(ABC):
+    """One run; an experiment adds the axes that tell its cells apart."""
+
+    seed: int
+    config: RunConfig
+    folder: Path
+    """Of the experiment, which keeps configs and logs of its cells in ``configs``."""
+    epoch_tokens: int = 0
+    """Of one epoch of its data, for a config that counts ``train.epochs``."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Of its files: where it stands on the axes."""
+
+    @abstractmethod
+    def write_config(self) -> Path:
+        """Write :attr:`config_path`, which tools/pretrain.py takes, and return it.
+
+        Raises:
+            UserError: the config cannot work, or the file there is of another experiment.
+        """
+
+    @abstractmethod
+    def row(self) -> Row | None:
+        """What it came to; None while it is not finished.
+
+        Raises:
+            UserError: what is there was trained with other settings.
+        """
+
+    @property
+    def config_path(self) -> Path:
+        """The config as a file; the log of its training stands beside it."""
+        return self.folder / "configs" / f"{self.name}.json"
+
+    @property
+    def run_dir(self) -> Path:
+        """Of its run."""
+        return Path(self.config.log.run_dir)
+
+    def state(self) -> State:
+        """What has become of it; see :meth:`row` for errors."""
+        if self.row() is not None:
+            return "finished"
+        if is_held(self.run_dir):
+            return "training"
+        return "unfinished" if self.run_dir.exists() else "absent"
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """Without weights."""
+        return outline(self.config.model)
+
+    @property
+    def tokens(self) -> float:
+        """Trained on: whole steps, or to within a step where the config counts epochs."""
+        train = self.config.train
+        tokens = train.steps * train.global_batch_size * self.config.data.seq_len
+        return tokens or train.epochs * self.epoch_tokens
+
+    @cached_property
+    def flops(self) -> float:
+        """Of training: three forward passes a token, counted from the model, head included."""
+        forward = self.model.flops_per_token(self.config.data.seq_len)
+        return FORWARD_AND_BACKWARD * forward * self.tokens
+
+    @property
+    def branches(self) -> bool:
+        """Whether it goes on from another run's checkpoint."""
+        return bool(self.config.checkpoint.branch_of)
+
+    @property
+    def shared_steps(self) -> int:
+        """Steps that its trunk has done for it."""
+        return stable_steps(self.config.train, self.config.train.steps) if self.branches else 0
+
+    @property
+    def own_flops(self) -> float:
+        """Of ``flops``, what is left to do once the trunk is there."""
+        shared = self.shared_steps / self.config.train.steps if self.branches else 0.0
+        return self.flops * (1 - shared)
+
+
+def changed_setting(
+    saved: Mapping[str, Any], config: RunConfig, sections: Sequence[str]
+) -> str | None:
+    """The first setting of ``sections``, by dotted key, that a saved config has otherwise.
+
+    Args:
+        saved: of a config's file; what it does not name had its default and counts as the same.
+        config: of today.
+        sections: those that decide what a run comes to; :data:`SPEED_ONLY` is left out.
+    """
+    now = to_dict(config)
+    for section in sections:
+        before, no_matter = saved.get(section, {}), SPEED_ONLY.get(section, ())
+        for key, value in now[section].items():
+            if key not in no_matter and before.get(key, value) != value:
+                return f"{section}.{key}"
+    return None

@@ -1,0 +1,45 @@
+"""An experiment: a grid of cells, in jobs that each train some of them one after the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Generic, TypeVar
+
+from gam_scale.experiment.cell import Cell, Row
+
+AnyCell = TypeVar("AnyCell", bound=Cell, covariant=True)
+
+
+@dataclass(frozen=True)
+class Grid(Generic[AnyCell]):
+    """The cells of an experiment."""
+
+    jobs: Sequence[Sequence[AnyCell]]
+    """In the order in which they are to be trained; the cells of one need what was before them."""
+
+    @property
+    def cells(self) -> list[AnyCell]:
+        """All of them, the cheapest first."""
+        return sorted(chain(*self.jobs), key=lambda cell: cell.flops)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.jobs))
+
+    def missing(self) -> "Grid[AnyCell]":
+        """The same grid without the cells that are finished."""
+        jobs = [[cell for cell in job if cell.row() is None] for job in self.jobs]
+        return Grid([job for job in jobs if job])
+
+    def finished(self) -> list[tuple[AnyCell, Row]]:
+        """The cells that are done, each with what it came to; the cheapest first."""
+        return [(cell, row) for cell in self.cells if (row := cell.row()) is not None]
+
+    @property
+    def flops(self) -> float:
+        """Of training every cell from its own beginning."""
+        return sum(cell.flops for cell in self.cells)
+
+    @property
+    def own_flops(self) -> float:
+        """The same where cells branch off one another's runs."""
+        return sum(cell.own_flops for cell in self.cells)
