@@ -31,13 +31,9 @@ from gam_scale import cli
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.store import CheckpointStore, TrainState
 from gam_scale.config import RunConfig
-from gam_scale.hardware import (
-    allocated_at_most,
-    can_compile,
-    find_device,
-    peak_memory_bytes,
-    reset_peak_memory,
-)
+from gam_scale.hardware.compiler import can_compile
+from gam_scale.hardware.memory import allocated_at_most, peak_memory_bytes, reset_peak_memory
+from gam_scale.hardware.processor import find_device
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.strategy import Strategy

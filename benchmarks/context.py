@@ -17,7 +17,6 @@ model get sequences packed of documents of so many tokens.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -33,7 +33,9 @@ from benchmarks.plain_gam import PlainGAM
 from benchmarks.train_step import synchronise
 from gam_scale import cli
 from gam_scale.config import MemoryConfig, ModelConfig
-from gam_scale.hardware import allocated_at_most, can_compile, find_device, keep_freed_memory
+from gam_scale.hardware.compiler import can_compile
+from gam_scale.hardware.memory import allocated_at_most, keep_freed_memory, peak_memory_bytes
+from gam_scale.hardware.processor import find_device
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.parallel import world as ranks
@@ -261,7 +263,7 @@ def model_row(args: argparse.Namespace) -> dict:
     for length in (FEW, 4 * FEW):  # the long one runs what this one compiles
         step(length)
     us, few = beside(per_token, args.length, FEW)
-    peak = peak_bytes(device)
+    peak = peak_memory_bytes(device)
     net.zero_grad(set_to_none=True)
     weights = sum(p.nbytes for p in net.parameters())
     tensors = weights + most_bytes(partial(step, args.length), device)
@@ -350,15 +352,7 @@ def resident_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most that the process, or the GPU's tensors, have held."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return psutil.Process().memory_info().rss
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ from benchmarks.train_step import synchronise
 from gam_scale import cli
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch, plain_batch
-from gam_scale.hardware import can_compile, find_device, peak_memory_bytes
+from gam_scale.hardware.compiler import can_compile
+from gam_scale.hardware.memory import peak_memory_bytes
+from gam_scale.hardware.processor import find_device
 from gam_scale.model.lm import build_model
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.blocks import prepare_blocks

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gam_scale import cli
 from gam_scale.config import LayerKind, MemoryConfig, ModelConfig
-from gam_scale.hardware import find_device
+from gam_scale.hardware.processor import find_device
 from gam_scale.model.lm import build_model
 from gam_scale.parallel import compilation
 from gam_scale.parallel.blocks import prepare_blocks

@@ -25,14 +25,14 @@ from benchmarks.plain_gam import PlainGAM
 from gam_scale import cli
 from gam_scale.config import ModelConfig, TrainConfig
 from gam_scale.data.packing import plain_batch
-from gam_scale.hardware import (
+from gam_scale.hardware.compiler import can_compile
+from gam_scale.hardware.memory import (
     allocated_at_most,
-    can_compile,
-    find_device,
     keep_freed_memory,
     peak_memory_bytes,
     reset_peak_memory,
 )
+from gam_scale.hardware.processor import find_device
 from gam_scale.model.linear import linear
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.parallel.blocks import prepare_blocks

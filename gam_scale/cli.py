@@ -166,7 +166,7 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 def add_device(parser: argparse.ArgumentParser, of: str = "") -> None:
-    """The ``--device`` option of what computes; gam_scale.hardware.find_device reads it."""
+    """The ``--device`` option of what computes, which hardware.processor.find_device reads."""
     parser.add_argument(
         "--device",
         type=one_of("auto", "cpu", "cuda"),

@@ -6,25 +6,6 @@ import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-
-class Stat(NamedTuple):
-    """What Linux tells of a process that runs."""
-
-    parent: int
-    started: int
-    """In ticks since the boot."""
-
-
-def stat(pid: int | str) -> Stat | None:
-    """Of the process that has this number here (``self``: this one); None where none runs."""
-    with contextlib.suppress(OSError):
-        # proc(5), from the third field on: the name before it, in brackets, may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        if fields and fields[0] not in "ZX":
-            return Stat(int(fields[1]), int(fields[19]))
-    return None
 
 
 @dataclass(frozen=True)
@@ -44,10 +25,13 @@ class Process:
         host = socket.gethostname()
         if not os.path.exists("/proc/self/stat"):
             return cls(pid, host)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it ends just now
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            running = stat(pid)
-            return running and cls(pid, host, boot, running.started)
+            # proc(5), from the third field on: the name before it, in brackets, may hold anything.
+            # psutil tells when it started by the clock, which somebody may set meanwhile.
+            text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+            state, *fields = text.rpartition(")")[2].split()
+            return cls(pid, host, boot, int(fields[18])) if state not in "ZX" else None
         return None
 
     def is_alive(self) -> bool:

@@ -11,7 +11,9 @@ import cuda_lines
 import pytest
 import torch
 
-from gam_scale import hardware
+from gam_scale.hardware.memory import peak_memory_bytes, reset_peak_memory
+from gam_scale.hardware.peak import _matmul_seconds
+from gam_scale.hardware.processor import find_device
 from gam_scale.model.layout import Layout
 from gam_scale.parallel.world import World
 from gam_scale.reproduce import blocks
@@ -22,10 +24,11 @@ from gam_scale.train.metrics import Throughput
 GPU = torch.device("cuda")
 ELSEWHERE = (
     "tests/data/test_transfer.py",
+    "tests/hardware/test_compiler.py",
+    "tests/hardware/test_peak.py",
     "tests/kernels/test_attention_cuda.py",
     "tests/parallel/test_device.py",
     "tests/parallel/test_world.py",
-    "tests/test_hardware.py",
     "tests/train/test_last_loss.py",
     "tests/train/test_metrics.py",
     "tests/train/test_profile.py",
@@ -63,18 +66,18 @@ def _on_the_cpu(create):
 
 
 def test_a_gpu_is_found_by_itself(calls):
-    assert hardware.find_device("auto") == hardware.find_device("cuda") == GPU
+    assert find_device("auto") == find_device("cuda") == GPU
     assert blocks.name("cuda").startswith("NVIDIA")
 
 
 def test_a_gpus_memory_is_what_its_allocator_says(calls):
-    hardware.reset_peak_memory("cuda")
-    assert hardware.peak_memory_bytes("cuda") == 77
+    reset_peak_memory("cuda")
+    assert peak_memory_bytes("cuda") == 77
     assert calls == ["reset_peak_memory_stats", "max_memory_allocated"]
 
 
 def test_products_are_timed_to_their_end(calls):
-    assert hardware._matmul_seconds(8, torch.float32, GPU) > 0
+    assert _matmul_seconds(8, torch.float32, GPU) > 0
     assert calls.count("synchronize") >= 2
 
 

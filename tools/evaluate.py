@@ -33,7 +33,7 @@ from gam_scale.evaluate.table import tables
 from gam_scale.evaluate.text import TextSource, batches, documents, read_of
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.files import write_bytes
-from gam_scale.hardware import find_device
+from gam_scale.hardware.processor import find_device
 from gam_scale.parallel.world import World
 from gam_scale.train.recall import train_recall
 

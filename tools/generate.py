@@ -11,7 +11,7 @@ from gam_scale import cli
 from gam_scale.checkpoint.load import load_trained
 from gam_scale.errors import UserError
 from gam_scale.generate import MAX_TOKENS, Sampling, generate
-from gam_scale.hardware import find_device
+from gam_scale.hardware.processor import find_device
 from gam_scale.strict import is_text
 
 

@@ -15,7 +15,7 @@ from gam_scale import cli
 from gam_scale.errors import UserError
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.training import train
-from gam_scale.hardware import find_device
+from gam_scale.hardware.processor import find_device
 from gam_scale.reproduce import blocks
 from gam_scale.reproduce.blocks import LENGTHS
 from gam_scale.reproduce.cells import DATASETS, LEAST_SCALE, DataSet, PaperCell, paper_grid

@@ -9,7 +9,7 @@ from benchmarks.accept.fla import FLA, installed
 from benchmarks.accept.one_block import OneBlock
 from benchmarks.accept.record import Check
 from benchmarks.accept.timing import longest, milliseconds
-from gam_scale.hardware import device_peak_flops
+from gam_scale.hardware.peak import device_peak_flops
 from gam_scale.kernels.choice import PORTABLE
 
 KERNEL_NAME = 60

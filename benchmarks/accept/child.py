@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.accept.record import Check
 from gam_scale import cli
-from gam_scale.hardware import find_device
+from gam_scale.hardware.processor import find_device
 
 
 def main() -> int:

@@ -9,7 +9,8 @@ import torch
 
 from benchmarks.accept.record import Check
 from benchmarks.accept.timing import milliseconds
-from gam_scale.hardware import can_compile, device_peak_flops
+from gam_scale.hardware.compiler import can_compile
+from gam_scale.hardware.peak import device_peak_flops
 
 PACKAGES = ("torch", "triton", "fla-core", "mamba-ssm", "deepspeed", "mosaicml-streaming", "numpy")
 CLOCKS = (

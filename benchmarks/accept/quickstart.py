@@ -1,9 +1,7 @@
 """Check 7: the quickstart's commands as users type them; training is killed and goes on."""
 
 import json
-import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -11,8 +9,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from benchmarks.accept.record import Check
-from gam_scale.process import stat
 from gam_scale.run.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +89,7 @@ def killed(check: Check) -> None:
     """SIGKILL to launcher and rank at once, in the middle of the run."""
     quick, begun = Quickstart(check), time.monotonic()
     shutil.rmtree(quick.run, ignore_errors=True)
-    process = subprocess.Popen(quick.command(), cwd=ROOT)
+    process = psutil.Popen(quick.command(), cwd=ROOT)
     try:
         while len(quick.lines()) < quick.killed:
             if process.poll() is not None:
@@ -98,9 +97,10 @@ def killed(check: Check) -> None:
             time.sleep(0.02)
         check.figure("to the step at which it is killed", time.monotonic() - begun, "s")
     finally:
-        for pid in [*descendants(process.pid), process.pid]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        started = process.children(recursive=True) if process.is_running() else []
+        for each in [*reversed(started), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         process.wait()
     check.figure("last step before", quick.lines()[-1]["step"], at_most=quick.steps - 1)
 
@@ -148,20 +148,6 @@ def generated(check: Check) -> None:
     check.note("text", texts[0])
     check.figure("characters", len(texts[0]), at_least=len(PROMPT) + 10)
     check.figure("the same twice", texts[0] == texts[1], at_least=1)
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes that ``pid`` started, and those that they did, the last ones first."""
-    parents = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        found = stat(place.name)
-        if found is not None:
-            parents[int(place.name)] = found.parent
-    own, new = [], [pid]
-    while new:
-        new = [child for child, parent in parents.items() if parent in new]
-        own = new + own
-    return own
 
 
 PARTS = {

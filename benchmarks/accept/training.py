@@ -9,7 +9,9 @@ import torch
 from benchmarks.accept.record import Check
 from benchmarks.engines import step_of
 from gam_scale.config import RunConfig
-from gam_scale.hardware import can_compile, device_peak_flops, peak_memory_bytes, reset_peak_memory
+from gam_scale.hardware.compiler import can_compile
+from gam_scale.hardware.memory import peak_memory_bytes, reset_peak_memory
+from gam_scale.hardware.peak import device_peak_flops
 from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.build import build_strategy, initialise

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 
 import gam_scale
 from gam_scale.data.encode import Encoded, encode_documents
@@ -341,12 +342,4 @@ def _leftover_prefix(out: Path) -> str:
 
 
 def _is_other_process(pid: int) -> bool:
-    if pid == os.getpid():  # a container's numbers come again
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return pid != os.getpid() and psutil.pid_exists(pid)  # a container's numbers come again

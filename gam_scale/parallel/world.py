@@ -19,7 +19,8 @@ from torch.distributed import distributed_c10d as c10d
 
 from gam_scale.environment import number, tasks_here
 from gam_scale.errors import UserError
-from gam_scale.hardware import cpu_threads, keep_freed_memory
+from gam_scale.hardware.memory import keep_freed_memory
+from gam_scale.hardware.processor import cpu_threads
 from gam_scale.parallel.device import gpu_of, on_gpus
 from gam_scale.parallel.meeting import PORTS, meet
 

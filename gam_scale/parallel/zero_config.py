@@ -7,7 +7,7 @@ from typing import Any
 from gam_scale.config import ModelConfig, RunConfig
 from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
-from gam_scale.hardware import can_compile
+from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.lm import outline
 from gam_scale.model.policy import keeps_fp32
 

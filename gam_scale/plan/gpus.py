@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from gam_scale.errors import UserError, one_line
-from gam_scale.hardware import Precision, data_sheet_peak, device_peak_flops
+from gam_scale.hardware.peak import Precision, data_sheet_peak, device_peak_flops
 
 RESERVED = 0.10
 """Share of the memory left to CUDA's context, NCCL's buffers and the allocator's gaps."""
@@ -44,7 +44,7 @@ class Gpu:
 _GIB, _GB, _GBIT, _TFLOPS = 2.0**30, 1e9, 1e9, 1e12
 
 # GiB, GB/s to its memory, GB/s between the GPUs of a node, Gb/s between nodes; rates are in
-# gam_scale.hardware, by the name that torch has for the GPU. Memory, its rate and links from
+# gam_scale.hardware.peak, by the name that torch has for the GPU. Memory, its rate and links from
 # NVIDIA's product data sheets ("HGX B200", "H100 Tensor Core GPU", "H200", "A100", "L40S", "L4",
 # "T4", "V100", "GeForce RTX 4090"; of the last, the whitepaper "Ada" has the rate). A sheet's
 # GB of device memory are GiB; its link figure adds up both directions, of which a ring uses each

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, fields
 
 from gam_scale.config import LayerKind, ModelConfig
-from gam_scale.hardware import Precision
+from gam_scale.hardware.peak import Precision
 from gam_scale.plan.activations import Setting, segments, work
 from gam_scale.plan.gpus import Gpu
 from gam_scale.plan.traffic import traffic

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from gam_scale.config import AttentionConfig, GAMConfig, ModelConfig
 from gam_scale.errors import UserError
 from gam_scale.experiment.code_version import code_version
 from gam_scale.files import write_json
-from gam_scale.hardware import (
+from gam_scale.hardware.memory import (
     allocated_at_most,
     keep_freed_memory,
     peak_memory_bytes,
@@ -174,12 +175,7 @@ def name(device: str) -> str:
 
 def available() -> float:
     """Bytes of memory that a block may take on this machine: 0.8 of what is free."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return float("inf")  # not Linux: let it try
-    line = next(line for line in text.splitlines() if line.startswith("MemAvailable"))
-    return 0.8 * 1024 * int(line.split()[1])
+    return 0.8 * psutil.virtual_memory().available
 
 
 def _needs(kind: str, batch: int, length: int) -> float:

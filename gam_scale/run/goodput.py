@@ -8,14 +8,14 @@ steps so far.
 
 import os
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
+
 from gam_scale.files import write_json
-from gam_scale.process import stat
 from gam_scale.run.directory import RunDir
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.run.restarts import restart_number
@@ -174,9 +174,5 @@ def _began() -> float:
 
 
 def _process_start() -> float:
-    """When this process was created, to a second; now, where the system does not tell."""
-    with suppress(OSError, ValueError, IndexError):
-        if me := stat("self"):
-            uptime = float(Path("/proc/uptime").read_text().split()[0])
-            return time.time() - (uptime - me.started / os.sysconf("SC_CLK_TCK"))
-    return time.time()
+    """When this process was created, to a second."""
+    return psutil.Process().create_time()

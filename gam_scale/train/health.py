@@ -19,7 +19,7 @@ from statistics import median, median_low
 import torch
 import torch.distributed as dist
 
-from gam_scale.hardware import peak_memory_bytes
+from gam_scale.hardware.memory import host_memory_in_use, peak_memory_bytes
 from gam_scale.parallel.world import World
 from gam_scale.strict import read_record
 
@@ -156,15 +156,6 @@ class Health:
 def slowdown(ranks: list[RankHealth]) -> float:
     """How many times as long the slowest rank takes as the median one, the lower of two."""
     return max(each.probe_s for each in ranks) / median_low(each.probe_s for each in ranks)
-
-
-def host_memory_in_use(meminfo: Path = Path("/proc/meminfo")) -> float:
-    """Share of this host's memory that is not available, 0 to 1; 0 where the system is silent."""
-    with suppress(OSError, KeyError, ValueError):
-        rows = meminfo.read_text().splitlines()
-        sizes = {name: int(rest.split()[0]) for name, _, rest in (r.partition(":") for r in rows)}
-        return 1 - sizes["MemAvailable"] / sizes["MemTotal"]
-    return 0.0
 
 
 def read_ranks(file: Path) -> list[RankHealth]:

@@ -4,11 +4,12 @@ A launcher that is killed outright passes nothing on, and neither does the ``dee
 whatever ends it: its ranks would go on, hold the run directory, and be known to nobody.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from gam_scale.process import stat
+import psutil
 
 NAMES = {
     "deepspeed",
@@ -24,7 +25,7 @@ LOOK_S = 1.0
 
 
 class LauncherWatch:
-    """Calls ``gone`` once a launcher above this process has ended; nothing outside Linux.
+    """Calls ``gone`` once a launcher above this process has ended.
 
     Args:
         gone: called in a thread of its own.
@@ -42,30 +43,29 @@ class LauncherWatch:
 
     def _look(self) -> None:
         while not self._over.wait(LOOK_S):
-            if any(_born(pid) != born for pid, born in self._launchers.items()):
+            if not all(map(_runs, self._launchers)):
                 self._gone()
                 return
 
 
-def _launchers() -> dict[int, int]:
-    """The parent and those above it, up to the first that is no launcher, and when each began."""
-    found: dict[int, int] = {}
-    below = stat("self")
-    while below and below.parent and _is_launcher(below.parent) and (above := stat(below.parent)):
-        found[below.parent] = above.started
-        below = above
-    return found
+def _launchers() -> list[psutil.Process]:
+    """The parent and those above it, up to the first that is no launcher."""
+    launchers: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):  # some systems hide what others' processes are
+        above = psutil.Process().parent()
+        while above is not None and _is_launcher(above):
+            launchers.append(above)
+            above = above.parent()
+    return launchers
 
 
-def _is_launcher(pid: int) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
-    except OSError:
-        return False
-    return not NAMES.isdisjoint(Path(word).name for word in words[:4])  # python -u -m module
+def _is_launcher(process: psutil.Process) -> bool:
+    words = process.cmdline()[:4]  # python -u -m module
+    return not NAMES.isdisjoint(Path(word).name for word in words)
 
 
-def _born(pid: int) -> int | None:
-    """When it began, by which it is told from a later one of its number; None once it ended."""
-    found = stat(pid)
-    return found and found.started
+def _runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; a zombie has, and so has one whose number is another's now."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gam_scale.errors import UserError
 from gam_scale.evaluate.loss import perplexity
-from gam_scale.hardware import allocator_figures, peak_memory_bytes
+from gam_scale.hardware.memory import allocator_figures, peak_memory_bytes
 from gam_scale.parallel.world import World
 from gam_scale.strict import shown
 from gam_scale.train.tally import Counts, Tally

@@ -14,7 +14,7 @@ from gam_scale.config.rules import check
 from gam_scale.data.stream import TrainStream
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
-from gam_scale.hardware import can_compile
+from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.agreed import agreed

@@ -22,7 +22,7 @@ from gam_scale.checkpoint.store import (
 )
 from gam_scale.checkpoint.verify import verify_checkpoint
 from gam_scale.errors import UserError
-from gam_scale.hardware import allocated_at_most
+from gam_scale.hardware.memory import allocated_at_most
 from gam_scale.parallel.plain import set_steps
 
 

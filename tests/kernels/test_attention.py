@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
 
-from gam_scale.hardware import allocated_at_most
+from gam_scale.hardware.memory import allocated_at_most
 from gam_scale.kernels import attention_blocks as blocks
 from gam_scale.kernels.attention import attend
 from gam_scale.kernels.pieces import RUN

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gam_scale.hardware import can_compile
+from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.selective_scan import _scan, selective_scan
 
 NAMES = ("x", "dt", "A", "B", "C", "D", "initial_state")

@@ -6,7 +6,7 @@ from small import small
 from torch._dynamo.testing import CompileCounter
 
 from gam_scale.config import ModelConfig
-from gam_scale.hardware import can_compile
+from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.parallel import blocks

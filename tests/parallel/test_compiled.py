@@ -5,7 +5,7 @@ import torch
 from engines import Trial
 from ranks import run_ranks
 
-from gam_scale.hardware import can_compile
+from gam_scale.hardware.compiler import can_compile
 
 ENGINES = ("zero2", "zero3", "fsdp")
 

@@ -15,7 +15,7 @@ from gam_scale.config import (
     RunConfig,
 )
 from gam_scale.data.packing import Batch
-from gam_scale.hardware import can_compile
+from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.parallel import context as exchange

@@ -8,7 +8,7 @@ from ranks import run_ranks
 from benchmarks.memory import live_storages
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import plain_batch
-from gam_scale.hardware import allocated_at_most
+from gam_scale.hardware.memory import allocated_at_most
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.context import axes
 from gam_scale.plan.communication import collectives

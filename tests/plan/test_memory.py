@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.train_step import peak_tensor_bytes
 from gam_scale.config import LayerKind, ModelConfig, RunConfig
-from gam_scale.hardware import can_compile
+from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.loss import chunk_rows

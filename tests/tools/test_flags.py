@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gam_scale.hardware import find_device
+from gam_scale.hardware.processor import find_device
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [

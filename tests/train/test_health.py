@@ -8,7 +8,7 @@ import torch
 from ranks import run_ranks
 
 from gam_scale.parallel.world import World
-from gam_scale.train.health import LASTS, Health, RankHealth, host_memory_in_use, read_ranks
+from gam_scale.train.health import LASTS, Health, RankHealth, read_ranks
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
@@ -27,13 +27,6 @@ def test_a_rank_alone_has_memory_and_no_stragglers(tmp_path):
 
 def test_no_file_no_ranks(tmp_path):
     assert read_ranks(tmp_path / "ranks.json") == []
-
-
-def test_memory_in_use_is_what_is_not_available(tmp_path):
-    file = tmp_path / "meminfo"
-    file.write_text("MemTotal: 8000 kB\nMemFree: 1000 kB\nMemAvailable: 6000 kB\nHugeTLB: 0\n")
-    assert host_memory_in_use(file) == 0.25
-    assert host_memory_in_use(tmp_path / "none") == 0.0
 
 
 def test_the_slowest_of_the_ranks_is_named(tmp_path):

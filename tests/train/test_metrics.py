@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from gam_scale.hardware import allocator_figures
+from gam_scale.hardware.memory import allocator_figures
 from gam_scale.parallel.world import World
 from gam_scale.train.metrics import StepMetrics, Throughput
 

@@ -3,7 +3,7 @@
 import logging
 from functools import partial
 
-from gam_scale.hardware import device_peak_flops
+from gam_scale.hardware.peak import device_peak_flops
 from gam_scale.model.lm import outline
 from gam_scale.train.hooks.carrying import Carrying
 from gam_scale.train.hooks.evaluation import Evaluation

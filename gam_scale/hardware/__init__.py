@@ -1,0 +1,1 @@
+"""What a machine can do: its processors, memory, peak rates and compilers."""

@@ -1,0 +1,48 @@
+"""Which processor computes, and how many of a CPU's cores are a rank's."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from gam_scale.errors import UserError
+
+
+def find_device(name: str) -> torch.device:
+    """The device that ``--device`` means: ``auto`` is a GPU where there is one.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise UserError("--device is cuda but torch sees no GPU; expected cpu or auto")
+    return torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
+
+
+def cpu_threads(local_world_size: int) -> int:
+    """Threads for this rank's matmuls: its share of the physical cores the process may use.
+
+    ``OMP_NUM_THREADS`` wins, except for the 1 that torchrun sets by itself for several ranks.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    by_torchrun = asked == "1" and local_world_size > 1 and "TORCHELASTIC_RUN_ID" in os.environ
+    if asked.isdigit() and int(asked) > 0 and not by_torchrun:
+        return int(asked)
+    return max(1, _physical_cores() // local_world_size)
+
+
+def _physical_cores() -> int:
+    """Cores among the CPUs this process is bound to; hyper-threads of one core count once.
+
+    psutil counts the machine's, whatever the process is bound to.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cpus = os.sched_getaffinity(0)
+    try:
+        topology = Path("/sys/devices/system/cpu")
+        siblings = "topology/thread_siblings_list"
+        return len({(topology / f"cpu{i}" / siblings).read_text() for i in cpus})
+    except OSError:
+        return len(cpus)
