@@ -107,6 +107,13 @@ def test_nothing_runs_back_up_but_what_is_listed():
     assert Counter(f"{room(a)} -> {room(b)}" for a, b in pairs) == BACK_UP
 
 
+def test_nothing_but_its_tool_imports_reproduce():
+    needs = imports(modules())
+    importers = {a for a, needed in needs.items() if any(room(b) == "reproduce" for b in needed)}
+    outside = {module for module in importers if room(module) != "reproduce"}
+    assert outside == {"tools.reproduce_paper"}
+
+
 def test_a_circle_and_an_import_from_above_are_seen():
     rows, loop, lm = "gam_scale.data.rows", "gam_scale.train.loop", "gam_scale.model.lm"
     text = f"import {loop}\ndef f():\n    from gam_scale.model import lm"

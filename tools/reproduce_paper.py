@@ -94,7 +94,7 @@ def planned(args: argparse.Namespace) -> Grid[PaperCell]:
             )
     datasets = [DataSet.read(name, getattr(args, name)) for name in names]
     tables, configs = [table for table in args.table if table != 2], ROOT / "configs" / "paper"
-    grid = Grid([])
+    grid: Grid[PaperCell] = Grid([])
     if tables:
         grid = paper_grid(
             tables, datasets, args.seeds, args.scale, configs, args.out, args.overrides

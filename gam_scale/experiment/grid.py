@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from gam_scale.experiment.cell import Cell, Row
 
-AnyCell = TypeVar("AnyCell", bound=Cell, covariant=True)
+AnyCell = TypeVar("AnyCell", bound=Cell)
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Grid(Generic[AnyCell]):
     """The cells of an experiment."""
 
     jobs: Sequence[Sequence[AnyCell]]
-    """In the order in which they are to be trained; the cells of one need what was before them."""
+    """In the order in which they are trained; a cell may go on from one before it in its job."""
 
     @property
     def cells(self) -> list[AnyCell]:

@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from gam_scale.experiment.cell import Cell
-from gam_scale.experiment.grid import Grid
+from gam_scale.experiment.grid import AnyCell, Grid
 from gam_scale.launch.status import slurm_states, status
 from gam_scale.launch.submit import Request, submit
 
@@ -11,7 +10,7 @@ UNDER_WAY = ("running", "queued", "starting", "completing")
 """States of a run, by :mod:`gam_scale.launch.status`, that somebody trains or is about to."""
 
 
-def not_under_way(grid: Grid[Cell]) -> Grid[Cell]:
+def not_under_way(grid: Grid[AnyCell]) -> Grid[AnyCell]:
     """The jobs of which no cell is queued or trained already."""
     states = slurm_states()
     return Grid(
@@ -23,7 +22,7 @@ def not_under_way(grid: Grid[Cell]) -> Grid[Cell]:
     )
 
 
-def as_request(grid: Grid[Cell], size: Request) -> Request:
+def as_request(grid: Grid[AnyCell], size: Request) -> Request:
     """``size`` with the grid's jobs, whose configs are written."""
     configs = [[str(cell.write_config()) for cell in job] for job in grid.jobs]
     return replace(
@@ -31,6 +30,6 @@ def as_request(grid: Grid[Cell], size: Request) -> Request:
     )
 
 
-def submit_grid(grid: Grid[Cell], size: Request) -> list[str]:
+def submit_grid(grid: Grid[AnyCell], size: Request) -> list[str]:
     """Hand the grid in, sized as ``size`` says; the number of each of its jobs."""
     return [job.job_id for job in submit(as_request(grid, size))]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from gam_scale.experiment.cell import Cell
-from gam_scale.experiment.grid import Grid
+from gam_scale.experiment.grid import AnyCell, Grid
 from gam_scale.experiment.worker import train_in_worker, wait_until_free
 
 
-def train(grid: Grid[Cell]) -> list[Cell]:
+def train(grid: Grid[AnyCell]) -> list[AnyCell]:
     """Train every cell, going on with what a killed command left of it.
 
     Each job is a process of its own; the console is told which one runs, and why it failed.
@@ -18,7 +18,7 @@ def train(grid: Grid[Cell]) -> list[Cell]:
     Raises:
         UserError: a config cannot work; the jobs before it are done.
     """
-    unfinished: list[Cell] = []
+    unfinished: list[AnyCell] = []
     for i, job in enumerate(grid.jobs, 1):
         print(f"[{i}/{len(grid.jobs)}] {_names(job)}", flush=True)
         for cell in job:

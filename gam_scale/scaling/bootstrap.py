@@ -25,7 +25,7 @@ class Bootstrap:
     objective: np.ndarray
     """(R,) of the refits."""
     spare: int
-    """Independent runs less fitted numbers: how far small samples can be trusted."""
+    """Degrees of freedom: independent runs minus fitted coefficients. Few widen the intervals."""
 
     def interval(
         self, what: Callable[[Law], float | np.ndarray], family: int = 0, level: float = LEVEL
@@ -94,8 +94,8 @@ def draw_weights(run: np.ndarray, family: np.ndarray, count: int, seed: int) -> 
     runs, of_row = np.unique(run, return_inverse=True)
     weights = rng.exponential(size=(count, len(runs)))[:, of_row]
     for f in np.unique(family):
-        mine = family == f
-        weights[:, mine] /= weights[:, mine].mean(axis=1, keepdims=True)
+        rows = family == f
+        weights[:, rows] /= weights[:, rows].mean(axis=1, keepdims=True)
     return weights
 
 
@@ -116,7 +116,7 @@ def of_optimum(flops_per_pair: float, what: str) -> Callable[[Law], float]:
     """A function of a law for :meth:`Bootstrap.interval`: a number of its optimum, or nan."""
 
     def value(law: Law) -> float:
-        found = Optimum(law, flops_per_pair)
-        return float(getattr(found, what)) if found.exists else float("nan")
+        optimum = Optimum(law, flops_per_pair)
+        return float(getattr(optimum, what)) if optimum.exists else float("nan")
 
     return value

@@ -53,12 +53,12 @@ def compare(
 def differences(first: Bootstrap, second: Bootstrap) -> dict[str, tuple[float, float] | None]:
     """Intervals of second less first: refits of the two are independent, as their runs are."""
     spare = min(first.spare, second.spare)
-    found: dict[str, tuple[float, float] | None] = {}
+    intervals: dict[str, tuple[float, float] | None] = {}
     for name in (*COEFFICIENTS, "a"):
         one, two = (np.array([_value(r[0], name) for r in b.laws]) for b in (first, second))
         both = Bootstrap(first.laws, first.objective, spare)
-        found[name] = both.between(two - one)
-    return found
+        intervals[name] = both.between(two - one)
+    return intervals
 
 
 def _value(law: Law, name: str) -> float:
@@ -106,8 +106,8 @@ def _test(
         start = fitted.design.phi(null.laws)
         end = descend(fitted.design, settings.delta, np.tile(start, (draws, 1)), log_loss=simulated)
         likelihoods.append(end.value * settings.delta)
-    found = _statistic(likelihoods[0], likelihoods[1], len(joint))
-    p = (1 + int((found >= statistic).sum())) / (draws + 1)
+    simulated_statistics = _statistic(likelihoods[0], likelihoods[1], len(joint))
+    p = (1 + int((simulated_statistics >= statistic).sum())) / (draws + 1)
     return Test(name, float(statistic), p, draws)
 
 

@@ -63,18 +63,19 @@ class Fit:
     @property
     def warnings(self) -> list[str]:
         """What makes the coefficients doubtful."""
-        found = []
+        warnings = []
         for f, law in enumerate(self.laws):
             lowest = self.design.loss[self.design.family == f].min()
             if law.E / lowest < 1e-3:
-                found.append("E is practically zero: the runs do not show where the loss ends")
+                warnings.append("E is practically zero: the runs do not show where the loss ends")
             for name, term in (("alpha", "size"), ("beta", "data")):
                 value = getattr(law, name)
                 if not 0.01 < value < 3:
-                    found.append(f"{name} is {value:.3g}: the runs do not show what {term} brings")
+                    unknown = f"the runs do not show what {term} brings"
+                    warnings.append(f"{name} is {value:.3g}: {unknown}")
         if self.met < 2 and self.starts > 1:
-            found.append("only one start reached the minimum: try a larger grid")
-        return found
+            warnings.append("only one start reached the minimum: try a larger grid")
+        return warnings
 
 
 def design(points: Points, settings: FitSettings, common: tuple[str, ...] = ()) -> Design:
@@ -150,19 +151,19 @@ def starts(made: Design, grid: int) -> np.ndarray:
     middle = [float(np.sqrt(np.prod(EXPONENTS)))]
     exponents = np.geomspace(*EXPONENTS, grid) if grid > 1 else np.array(middle)
     floors = np.linspace(*FLOOR, grid) if grid > 1 else np.array([np.mean(FLOOR)])
-    found = [
+    points = [
         made.phi([_start(made, f, e, a, b) for f in range(made.n_families)])
         for e in floors
         for a in exponents
         for b in exponents
         if not made.shared_exponent or a == b
     ]
-    return np.array(found)
+    return np.array(points)
 
 
 def _start(made: Design, family: int, floor: float, alpha: float, beta: float) -> Law:
-    mine = made.family == family
-    n, d, loss = made.params[mine], made.tokens[mine], made.loss[mine]
+    rows = made.family == family
+    n, d, loss = made.params[rows], made.tokens[rows], made.loss[rows]
     e = floor * float(loss.min())
     # At the centre both columns are about 1, so that least squares are well conditioned.
     x = np.exp(-alpha * (np.log(n) - made.centre[0]))

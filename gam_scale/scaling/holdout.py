@@ -64,7 +64,7 @@ def hold_out(points: Points, settings: FitSettings) -> tuple[HeldOut | None, str
             continue
         law = fit(rest, settings).law
         off = np.abs(law.loss(rest.params, rest.tokens) / rest.loss - 1).mean()
-        told = law.loss(largest.params, largest.tokens)
-        found = HeldOut(law, largest.params, largest.tokens, largest.loss, told, float(off))
-        return found, ""
+        predicted = law.loss(largest.params, largest.tokens)
+        measured = (largest.params, largest.tokens, largest.loss)
+        return HeldOut(law, *measured, predicted, float(off)), ""
     return None, reason

@@ -178,10 +178,10 @@ def check(points: Points, where: str = "the data") -> None:
             f"{SIZES + 1}, over which uncertainty can be measured"
         )
     for name, least in (("params", SIZES), ("tokens", BUDGETS)):
-        found = len(np.unique(getattr(points, name)))
-        if found < least:
+        values = len(np.unique(getattr(points, name)))
+        if values < least:
             raise UserError(
-                f"{where} has {found} distinct value{'s' * (found > 1)} of {name}; expected at "
+                f"{where} has {values} distinct value{'s' * (values > 1)} of {name}; expected at "
                 f"least {least}, without which its exponent is unknown"
             )
     n, d = np.log(points.params), np.log(points.tokens)
