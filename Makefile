@@ -14,7 +14,7 @@ quickstart:      ## install, then train a small GAM on the standard library's so
 	@$(BIN)/deepspeed --quiet --num_gpus 1 tools/pretrain.py --config configs/quickstart.json
 	@echo; echo '$(NEXT)'
 
-test:            ## install, then run the style checks and the tests
+test:            ## install, then check style and types and run the tests
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest -rs --durations=25
@@ -44,9 +44,10 @@ test-gpu:        ## install, then the longer tests of GPUs without one (minutes)
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(BIN)/python -m pytest -m gpu_full
 
-lint:            ## style checks alone, in the .venv that `make install` or `make test` made
+lint:            ## style and types alone, in the .venv that `make install` or `make test` made
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/ruff check -q .
+	@$(BIN)/mypy --no-error-summary
 
 format:          ## format the code, in that .venv too
 	@$(BIN)/ruff format -q .
@@ -57,4 +58,4 @@ install:         ## .venv with every extra
 	@echo '$(NEXT)'
 
 clean:           ## remove .venv and caches (never runs/ or data/)
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,7 +1,7 @@
 """Documents to token ids on all cores, in order and in bounded memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
 
 def encode_documents(
     documents: Iterable[tuple[str, str]], tokenizer: Tokenizer, workers: int
-) -> Iterator[Encoded]:
+) -> Generator[Encoded, None, None]:
     """Encode (split, text) pairs; each split's tokens come out in the order its texts came in.
 
     Args:

@@ -43,7 +43,8 @@ def choose(sizes: Sequence[int], fraction: float) -> HoldOut:
     held = sum(sizes[i] for i in below)
     if len(below) < len(sizes) and abs(held - asked) <= TOLERANCE * asked:
         return HoldOut(frozenset(below))
-    whole, left = set(), max(1, round(asked))
+    whole: set[int] = set()
+    left = max(1, round(asked))
     for i in _in_hash_order(sizes, left):
         if sizes[i] > left:
             return HoldOut(frozenset(whole), i, left)

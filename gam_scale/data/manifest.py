@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +28,8 @@ CHECKSUM = "checksum"  # the manifest's own
 READ_BYTES = 1 << 23
 
 
-def _at_least(bound: int) -> Any:
-    return dataclasses.field(metadata={"bounds": {"at_least": bound}})
+def _at_least(bound: int) -> dict[str, Any]:
+    return {"bounds": {"at_least": bound}}
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class TokenizerInfo:
     file: str
     sha256: str
     model_type: str
-    vocab_size: int = _at_least(SPECIAL_PIECES)
-    bos_id: int = _at_least(0)
+    vocab_size: int = field(metadata=_at_least(SPECIAL_PIECES))
+    bos_id: int = field(metadata=_at_least(0))
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class ShardInfo:
     """One MDS file: its size and its hash, and how many tokens are in it."""
 
     file: str
-    bytes: int = _at_least(0)
-    tokens: int = _at_least(1)
+    bytes: int = field(metadata=_at_least(0))
+    tokens: int = field(metadata=_at_least(1))
     xxh3_64: str
 
 
@@ -57,9 +57,9 @@ class ShardInfo:
 class SplitInfo:
     """One token stream. ``tokens`` counts the bos of each document, ``bytes`` the text's UTF-8."""
 
-    tokens: int = _at_least(0)
-    documents: int = _at_least(0)
-    bytes: int = _at_least(0)
+    tokens: int = field(metadata=_at_least(0))
+    documents: int = field(metadata=_at_least(0))
+    bytes: int = field(metadata=_at_least(0))
     index_sha256: str
     shards: list[ShardInfo]
 
@@ -70,7 +70,7 @@ class Manifest:
 
     tokenizer: TokenizerInfo
     dtype: Literal["uint16", "uint32"]
-    block_tokens: int = _at_least(1)
+    block_tokens: int = field(metadata=_at_least(1))
     splits: dict[str, SplitInfo]
     source: dict[str, Any]
     code_version: str

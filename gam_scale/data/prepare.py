@@ -72,7 +72,10 @@ class PrepareSpec:
     def describe(self) -> dict[str, Any]:
         """A JSON-ready account of the inputs; equal accounts give equal sets."""
         if self.tokenizer is None:
-            tokenizer = {"vocab_size": self.vocab_size, "model_type": self.model_type}
+            tokenizer: dict[str, Any] = {
+                "vocab_size": self.vocab_size,
+                "model_type": self.model_type,
+            }
             if self.character_coverage is not None:
                 tokenizer["character_coverage"] = self.character_coverage
         else:

@@ -2,22 +2,29 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts bytes of text; shown on stderr."""
+    """Counts bytes of text; shown on stderr.
+
+    Attributes:
+        redraw: shows the bytes read so far, where a bar does; None: lines of text now and then.
+    """
 
     def __init__(self, what: str, total: int | None):
         self.what, self.total, self.done = what, total, 0
         self.started = self.shown = time.monotonic()
+        self.redraw: Callable[[int], None] | None = None
 
     def advance(self, n_bytes: int) -> None:
         self.done += n_bytes
-        if time.monotonic() - self.shown >= SECONDS_BETWEEN_LINES:
+        if self.redraw is not None:
+            self.redraw(self.done)
+        elif time.monotonic() - self.shown >= SECONDS_BETWEEN_LINES:
             self.shown = time.monotonic()
             self.show()
 
@@ -56,10 +63,5 @@ def _bar(counter: Progress) -> Iterator[None]:
     columns = (TextColumn(counter.what), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=counter.total)
-
-        def advance(n_bytes: int) -> None:
-            counter.done += n_bytes
-            bar.update(task, completed=counter.done)
-
-        counter.advance = advance
+        counter.redraw = lambda done: bar.update(task, completed=done)
         yield

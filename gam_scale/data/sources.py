@@ -246,6 +246,7 @@ def cut_wikitext(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _documents(records: Iterable[str], separator: str | None) -> Iterator[str]:
+    texts: Iterable[str]
     if separator == WIKITEXT:
         texts = cut_wikitext(records)
     else:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import sentencepiece as spm
@@ -28,6 +28,8 @@ STRETCH_CHARS = 1 << 16
 # The model file records the number of threads and unigram's sums depend on it, so one number for
 # every machine: the same text gives the same bytes everywhere.
 TRAINER_THREADS = 16
+TokenDtype = Literal["uint16", "uint32"]
+"""What holds a token id."""
 CACHED_WORDS = 1 << 18  # about 60 MB
 CACHED_CHARS = 64  # longer ones hardly come again
 
@@ -60,7 +62,7 @@ class Tokenizer:
         self._model = spm.SentencePieceProcessor(model_proto=model_bytes)
         self.vocab_size: int = self._model.vocab_size()
         self.bos_id: int = BOS_ID
-        self.dtype: str = "uint16" if self.vocab_size <= 1 << 16 else "uint32"
+        self.dtype: TokenDtype = "uint16" if self.vocab_size <= 1 << 16 else "uint32"
         self._pieces = [self._model.id_to_piece(i) for i in range(self.vocab_size)]
         self._words = _WordCache(self._encode_word)
         self._check(name)
@@ -252,6 +254,8 @@ def _train(
     sample: Iterable[str], vocab_size: int, model_type: str, coverage: float | None
 ) -> bytes:
     buffer = io.BytesIO()
+    # The model file records what is given, so the default is not.
+    given: dict[str, Any] = {} if coverage is None else {"character_coverage": coverage}
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(sample),
         model_writer=buffer,
@@ -271,8 +275,7 @@ def _train(
         max_sentence_length=4 * SAMPLE_PIECE_CHARS,  # in bytes; longer ones are dropped
         num_threads=TRAINER_THREADS,
         minloglevel=2,
-        # The model file records what is given, so the default is not.
-        **({} if coverage is None else {"character_coverage": coverage}),
+        **given,
     )
     return buffer.getvalue()
 

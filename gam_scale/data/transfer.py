@@ -41,6 +41,7 @@ class Transfer:
             yield batch
 
     def _send(self, batch: Batch) -> tuple[Batch, torch.cuda.Event]:
+        assert self._stream is not None
         with torch.cuda.stream(self._stream):
             batch = batch.to(self._device)
             return batch, self._stream.record_event()

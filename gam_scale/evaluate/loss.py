@@ -60,8 +60,8 @@ def mean_loss(
         tokens += targets.size
         n_bytes += int(token_bytes[targets].sum())
         nats += loss_sum(batch.to(world.device))
-    total, tokens, n_bytes = world.sum(float(nats), tokens, n_bytes)
-    return LossResult(total / max(1, tokens), int(tokens), int(n_bytes))
+    total, all_tokens, all_bytes = world.sum(float(nats), tokens, n_bytes)
+    return LossResult(total / max(1, all_tokens), int(all_tokens), int(all_bytes))
 
 
 def pad_rows(batch: Batch, rows: int) -> Batch:

@@ -117,7 +117,7 @@ def _context_chart(subjects: Sequence[Subject]) -> str:
         assert s.effective_context is not None
         points = s.effective_context.cleared
         lines.append(_series(i, [c.context for c in points], [c.rise for c in points]))
-    tolerance = subjects[0].effective_context.tolerance
+        tolerance = s.effective_context.tolerance  # the same of all
     return _figure(
         "Effective context",
         f"rise of the loss, in nats per token, when the memory was cleared k tokens ago; dotted: "

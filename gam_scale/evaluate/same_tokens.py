@@ -81,8 +81,10 @@ def compare_spans(
     rows = ids[:, torch.from_numpy((starts - a)[:, None] + np.arange(b + 1))].flatten(0, 1)
     of_far = _tail(losses, ids, last - c + 1, tokens_per_batch)
     of_near = _tail(losses, rows, width, tokens_per_batch).view(of_far.shape)
-    means = [nats.mean(1).numpy() for nats in (of_near, of_far, of_far - of_near)]
-    return Difference(near, far, *(mean_interval(m, seed) for m in means), len(ids), of_far.numel())
+    loss_near, loss_far, difference = (
+        mean_interval(nats.mean(1).numpy(), seed) for nats in (of_near, of_far, of_far - of_near)
+    )
+    return Difference(near, far, loss_near, loss_far, difference, len(ids), of_far.numel())
 
 
 def _tail(

@@ -106,6 +106,7 @@ def _splits(trained: Trained, source: TextSource) -> list[TokenSplit]:
 
 
 def _file(trained: Trained, source: TextSource) -> np.ndarray:
+    assert source.text is not None
     try:
         text = read_regular(source.text).decode("utf-8")
     except UnicodeDecodeError as error:

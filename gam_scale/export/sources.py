@@ -43,15 +43,15 @@ def _read(module: str) -> str:
 
 def _imports(module: str, text: str) -> list[str]:
     """Modules of ours that ``text`` imports, all in the one form that can be rewritten."""
-    found = []
+    names: list[str] = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gam_scale"):
-            found.append(node.module)
+            names.append(node.module or "")
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-            assert not any(n.startswith("gam_scale") for n in names), f"{module}: {names}"
-    assert sorted(found) == sorted(m[2] for m in _IMPORT.finditer(text)), f"{module}: {found}"
-    return found
+            whole = [alias.name for alias in node.names]
+            assert not any(n.startswith("gam_scale") for n in whole), f"{module}: {whole}"
+    assert sorted(names) == sorted(m[2] for m in _IMPORT.finditer(text)), f"{module}: {names}"
+    return names
 
 
 def _rewritten(module: str, text: str) -> str:

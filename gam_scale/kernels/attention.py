@@ -87,7 +87,7 @@ def _pairs(q: Tensor, k: Tensor, ends: Tensor | None, key_ends: Tensor | None) -
     In numpy: numbers that torch computes while it traces have no values.
     """
     rows, heads, length, _ = q.shape
-    if type(ends) is Tensor and not ends.is_meta:
+    if type(ends) is Tensor and key_ends is not None and not ends.is_meta:
         n, m = (np.diff(x.numpy()).astype(np.int64) for x in (ends, key_ends))
     else:
         n, m = (np.full(rows, size) for size in (length, k.shape[2]))
@@ -168,7 +168,7 @@ def _attention_backward(
             return flash_backward(grad, q, k, v, out, lse, rng, stretches, dropout)
         return efficient_backward(grad, q, k, v, out, lse, stretches, dropout, seed)
     parts = pieces(q.shape[0], q.shape[2], k.shape[2], ends_host, key_ends_host)
-    grads = tuple(empty_tokens(x) for x in (q, k, v))
+    grads = empty_tokens(q), empty_tokens(k), empty_tokens(v)
     if form == "blocks":
         with torch.autocast(q.device.type, enabled=False):
             blockwise_backward(grad, q, k, v, parts, _weight_dropout(dropout, seed), grads)
@@ -176,8 +176,8 @@ def _attention_backward(
     for piece in parts:
         at, options = (piece.rows, slice(None), piece.queries), _mask(piece, q)
         tensors = (x[at] for x in (grad, q, k, v, out, lse))
-        found = _on_cpu_backward(*tensors, 0.0, options.pop("is_causal"), **options)
-        for whole, part in zip(grads, found, strict=True):
+        of_piece = _on_cpu_backward(*tensors, 0.0, options.pop("is_causal"), **options)
+        for whole, part in zip(grads, of_piece, strict=True):
             whole[at] = part
     return grads
 

@@ -28,8 +28,9 @@ class WeightDropout(NamedTuple):
         """That draws all blocks' masks, one after another."""
         return torch.Generator(device).manual_seed(self.seed)
 
-    def mask(self, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """True where a weight is dropped."""
+    def mask(self, weights: Tensor, generator: torch.Generator | None) -> Tensor:
+        """True where a weight is dropped; ``generator`` as :meth:`generator` made it."""
+        assert generator is not None
         lanes = draw_lanes(weights.shape, weights.device, generator)
         return lanes < round(self.p * (1 << 16)) - (1 << 15)
 
@@ -51,15 +52,15 @@ def blockwise(
     generator = dropout.generator(q.device) if dropout else None
     for piece in pieces:
         queries, keys, values = _of_piece(piece, q, k, v)
-        found = torch.empty_like(queries)
+        result = torch.empty_like(queries)
         for at, seen, mask in _blocks(piece, queries, keys):
             weights = _weights(queries[at], keys[seen], mask)
             if dropout:
                 weights.masked_fill_(dropout.mask(weights, generator), 0.0)
-            torch.bmm(weights, values[seen], out=found[at])
+            torch.bmm(weights, values[seen], out=result[at])
         if dropout:
-            found *= dropout.scale
-        _put(found, out[piece.rows, :, piece.queries])
+            result *= dropout.scale
+        _put(result, out[piece.rows, :, piece.queries])
 
 
 def blockwise_backward(
@@ -147,7 +148,7 @@ def _weights(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
 def _of_piece(piece: Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scaled queries, keys, values, each (rows and heads, tokens, K), fp32 or fp64."""
     queries = _flat(q[piece.rows, :, piece.queries]) * _scale(q)
-    return queries, *(_flat(x[piece.rows, :, piece.keys]) for x in (k, v))
+    return queries, _flat(k[piece.rows, :, piece.keys]), _flat(v[piece.rows, :, piece.keys])
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class Stretches(NamedTuple):
         if ends is None:
             row = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
             return cls(row * length, row * keys, length, keys)
+        assert key_ends is not None and ends_host is not None and key_ends_host is not None
         n = 1 + max(int((host < host[-1]).sum()) for host in (ends_host, key_ends_host))
         longest, longest_keys = (int(h[:n].diff().max()) for h in (ends_host, key_ends_host))
         return cls(ends[:n], key_ends[:n], longest, longest_keys)
@@ -85,10 +86,10 @@ def flash_backward(
     """Gradients of queries, keys and values."""
     unused = q.new_empty(0)
     rng = rng.view(torch.uint64) if dropout else unused
-    grads = aten._flash_attention_backward(
+    of_q, of_k, of_v = aten._flash_attention_backward(
         *map(_packed, (grad, q, k, v, out)), lse, *s, dropout, True, rng, unused
     )
-    return tuple(_unpacked(g, x) for g, x in zip(grads, (q, k, v), strict=True))
+    return _unpacked(of_q, q), _unpacked(of_k, k), _unpacked(of_v, v)
 
 
 def efficient(
@@ -121,7 +122,7 @@ def efficient_backward(
     whole[stretch, :, place] = lse.t()
     # Read on the host. A generator that was just given a seed is at offset 0.
     start = torch.zeros((), dtype=torch.int64)
-    *grads, _ = aten._efficient_attention_backward(
+    of_q, of_k, of_v, _ = aten._efficient_attention_backward(
         *(_packed(x)[None] for x in (grad, q, k, v)),
         None,
         _packed(out)[None],
@@ -133,7 +134,7 @@ def efficient_backward(
         _BOTTOM_RIGHT,
         False,
     )
-    return tuple(_unpacked(g[0], x) for g, x in zip(grads, (q, k, v), strict=True))
+    return _unpacked(of_q[0], q), _unpacked(of_k[0], k), _unpacked(of_v[0], v)
 
 
 def _places(q: Tensor, s: Stretches) -> tuple[Tensor, Tensor]:

@@ -72,10 +72,10 @@ def choose(
         precision: of products in fp32.
         agree: whether all ranks say so; called by all alike.
     """
-    reasons = []
+    reasons: list[str] = []
     for name in trials[0].kernels if trials else ():
-        found = (_problem(name, trial, device, dtype, precision) for trial in trials)
-        reason = next(filter(None, found), "")
+        problems = (_problem(name, trial, device, dtype, precision) for trial in trials)
+        reason = next(filter(None, problems), "")
         if agree(not reason):
             return Choice(name, reasons)
         reasons.append(f"{name}: {reason or 'not on every rank'}")
@@ -98,8 +98,8 @@ def _problem(
     }
     try:
         expected = _results(trial.portable, {k: x.float() for k, x in rounded.items()}, trial)
-        found = _results(trial.kernels[name], rounded, trial)
-        differences = {what: _off(found[what], expected[what]) for what in expected}
+        results = _results(trial.kernels[name], rounded, trial)
+        differences = {what: _off(results[what], expected[what]) for what in expected}
     except Exception as error:  # whatever it is, the portable form is there
         text = str(error).strip().splitlines()
         return one_line(f"{type(error).__name__}: {text[0] if text else ''}", _LONGEST_REASON)
@@ -117,12 +117,12 @@ def _results(function: Function, inputs: dict[str, Tensor], trial: Trial) -> dic
     device = layout.positions.device.type
     with torch.enable_grad(), torch.autocast(device, enabled=False):
         outputs = function(*leaves.values(), layout)
-        total = sum(output.float().square().sum() for output in outputs)
+        total = torch.stack([output.float().square().sum() for output in outputs]).sum()
         grads = torch.autograd.grad(total, list(leaves.values()))
     named = {f"output {i}": output.detach() for i, output in enumerate(outputs)}
     return named | {f"gradient of {name}": x for name, x in zip(leaves, grads, strict=True)}
 
 
-def _off(found: Tensor, expected: Tensor) -> float:
-    found, expected = found.double(), expected.double()
-    return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
+def _off(result: Tensor, expected: Tensor) -> float:
+    result, expected = result.double(), expected.double()
+    return float((result - expected).norm() / expected.norm().clamp(min=1e-30))

@@ -53,7 +53,8 @@ def pieces(
             end to end; a stretch may have none.
         key_ends: the same of keys.
     """
-    if ends is None:
+    if ends is None or key_ends is None:
+        assert ends is key_ends, "the stretches of queries are known, those of keys are not"
         for row in range(rows):
             yield Piece(slice(row, row + 1), slice(0, length), slice(0, keys), (length,))
         return

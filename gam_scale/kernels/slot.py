@@ -64,7 +64,7 @@ def functions() -> Functions:
 class _Counted(Tensor):
     """Numbers on a device, of which the last one is known here too."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     last: Tensor
 
     def __getitem__(self, index: Any) -> Tensor:

@@ -44,8 +44,8 @@ def collectives(job: Job) -> list[Collective]:
     Stages 1 and 2 reduce each part of a bucket to the rank that owns it, which sends what a
     reduce-scatter does; whole buckets to all ranks with ``use_multi_rank_bucket_allreduce``.
     """
-    found = [*_COLLECTIVES[job.engine](job), *_sequences(job)]
-    return [c for c in found if c.ranks > 1 and c.bytes]
+    exchanges = [*_COLLECTIVES[job.engine](job), *_sequences(job)]
+    return [c for c in exchanges if c.ranks > 1 and c.bytes]
 
 
 def _sequences(job: Job) -> Iterator[Collective]:
@@ -58,8 +58,9 @@ def _sequences(job: Job) -> Iterator[Collective]:
     if ranks == 1:
         return
     total = job.work(job.rows).exchanged
-    for op, size in total._asdict().items():
-        yield Collective(op, "sequences", size, ranks)
+    yield Collective("all_gather", "sequences", total.all_gather, ranks)
+    yield Collective("reduce_scatter", "sequences", total.reduce_scatter, ranks)
+    yield Collective("shift", "sequences", total.shift, ranks)
 
 
 def overlaps(job: Job) -> bool:
@@ -75,7 +76,7 @@ def _zero_1(job: Job) -> Iterator[Collective]:
     """Gradients once a step; stage 2 after every micro-batch. Updated parameters once."""
     times = job.micro_batches if job.engine == "zero2" else 1
     whole_buckets = job.zero_option("use_multi_rank_bucket_allreduce", True)
-    op = "all_reduce" if whole_buckets else "reduce_scatter"
+    op: Operation = "all_reduce" if whole_buckets else "reduce_scatter"
     yield Collective(op, "gradients", times * _gradients(job), job.world_size)
     yield Collective("all_gather", "parameters", job.weights.total * FP32, job.world_size)
 

@@ -55,7 +55,7 @@ def compiler(
             args.clear()  # as compiled code does: saved tensors go when they were read
             return run(graph, taken)
 
-        call._boxed_call = True
+        call._boxed_call = True  # type: ignore[attr-defined]  # so torch marks such a function
         return call
 
     return aot_autograd(
@@ -110,7 +110,7 @@ class GraphMemory:
             base, value = self.base[node], node.meta["val"]
             if base not in given and base not in made:
                 made[base] = _empty(base.meta["val"])
-            whole = given.get(base, made.get(base))
+            whole = given[base] if base in given else made[base]
             if node is not base:
                 whole = whole.detach().as_strided(
                     value.shape, value.stride(), value.storage_offset()

@@ -41,6 +41,7 @@ class Gpu:
         return self.memory_bytes * (1 - RESERVED)
 
 
+_PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 _GIB, _GB, _GBIT, _TFLOPS = 2.0**30, 1e9, 1e9, 1e12
 
 # GiB, GB/s to its memory, GB/s between the GPUs of a node, Gb/s between nodes; rates are in
@@ -92,7 +93,7 @@ def find_gpu(name: str) -> Gpu:
             f"or figures, {GIVEN}"
         )
     device, memory, rate, link, network = _GPUS[name.lower()]
-    peaks = {p: data_sheet_peak(device, p) for p in ("bf16", "fp32")}
+    peaks = {p: data_sheet_peak(device, p) for p in _PRECISIONS}
     rates = {precision: peak.flops for precision, peak in peaks.items() if peak}
     return Gpu(name.lower(), rates, memory * _GIB, link * _GB, network * _GBIT, rate * _GB)
 
@@ -114,9 +115,7 @@ def given_gpu(text: str) -> Gpu:
     missing = [key for key, (_, needed) in _GIVEN.items() if needed and key not in figures]
     if missing:
         raise UserError(f"--gpu {one_line(text)} lacks {missing[0]}; expected it among {GIVEN}")
-    peaks = {
-        precision: figures[precision] for precision in ("bf16", "fp32") if precision in figures
-    }
+    peaks = {precision: figures[precision] for precision in _PRECISIONS if precision in figures}
     sizes = (figures[key] for key in ("memory", "link", "network", "bandwidth"))
     return Gpu("GPUs", peaks, *sizes)
 
@@ -127,7 +126,7 @@ def this_cpu(ranks: int, precision: Precision) -> Gpu:
     Rates of products are measured now; what its memory moves is not counted. What ranks exchange
     goes through memory, at an assumed 2 GB/s, and between machines at an assumed 10 Gb/s.
     """
-    peaks = {
+    peaks: dict[Precision, float] = {
         p: device_peak_flops("cpu", p).flops / ranks for p in dict.fromkeys((precision, "fp32"))
     }
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -3,6 +3,7 @@
 import zlib
 from dataclasses import dataclass, field
 from itertools import combinations
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -128,12 +129,16 @@ class Analysis:
     @property
     def measured(self) -> list[tuple[str, Points]]:
         """Name and runs of every family, those without a law last."""
-        return [(f.name, f.points) for f in (*self.families, *self.left_out)]
+        return [(f.name, f.points) for f in self._all]
 
     @property
     def minima(self) -> list[tuple[str, Parabola]]:
         """Name of the family and isoFLOP minimum, of every one with a minimum."""
-        return [(f.name, p) for f in (*self.families, *self.left_out) for p in f.isoflop.minima]
+        return [(f.name, p) for f in self._all for p in f.isoflop.minima]
+
+    @property
+    def _all(self) -> "list[Family | LeftOut]":
+        return [*self.families, *self.left_out]
 
 
 def analyse(points: Points, settings: Settings) -> Analysis:
@@ -191,7 +196,7 @@ def _family(points: Points, settings: Settings) -> Family:
         )
     seed = _own_seed(name, settings)
     draws = bootstrap(best, settings.fit.delta, points.run, settings.resamples, seed)
-    intervals = {c: draws.interval(lambda law, c=c: getattr(law, c)) for c in COEFFICIENTS}
+    intervals = {c: draws.interval(attrgetter(c)) for c in COEFFICIENTS}
     intervals |= {w: draws.interval(of_optimum(k, w)) for w in ("a", "b", "G")}
     held_out, note = hold_out(points, settings.fit)
     return Family(

@@ -16,6 +16,10 @@ LEVEL = 0.95
 MOST_MISSING = 0.02  # share of refits without a value, above which there is no interval
 
 
+Quantity = Callable[[Law], float]
+"""A number that follows from a law; nan where the law has none."""
+
+
 @dataclass(frozen=True)
 class Bootstrap:
     """Laws refitted to R reweightings of the same runs."""
@@ -28,13 +32,20 @@ class Bootstrap:
     """Degrees of freedom: independent runs minus fitted coefficients. Few widen the intervals."""
 
     def interval(
-        self, what: Callable[[Law], float | np.ndarray], family: int = 0, level: float = LEVEL
+        self, quantity: Quantity, family: int = 0, level: float = LEVEL
     ) -> tuple[float, float] | None:
-        """Between which values ``what`` of a family's law lies; None where refits disagree on it.
+        """The interval of a quantity that follows from a family's law.
 
-        ``what`` gives nan where the law has no such value.
+        Args:
+            quantity: a function of the law: a coefficient, say, or the best size for a budget.
+            family: index of the family in each refit.
+            level: probability that the interval holds the true value.
+
+        Returns:
+            Its two ends; None where more than :data:`MOST_MISSING` of the refitted laws have no
+            such value, or the refits are fewer than 20.
         """
-        return self.between(np.array([float(what(r[family])) for r in self.laws]), level)
+        return self.between(np.array([float(quantity(r[family])) for r in self.laws]), level)
 
     def between(self, values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
         """The interval of values (R,), one for each refit; see :func:`interval_between`."""
@@ -112,8 +123,8 @@ def expanded_tail(tail: float, spare: int) -> float:
     return NormalDist().cdf(-t * np.sqrt((v + 1) / v))
 
 
-def of_optimum(flops_per_pair: float, what: str) -> Callable[[Law], float]:
-    """A function of a law for :meth:`Bootstrap.interval`: a number of its optimum, or nan."""
+def of_optimum(flops_per_pair: float, what: str) -> Quantity:
+    """An attribute ``what`` of the law's :class:`Optimum`; nan where the law has no optimum."""
 
     def value(law: Law) -> float:
         optimum = Optimum(law, flops_per_pair)

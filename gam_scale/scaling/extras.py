@@ -191,8 +191,8 @@ def _positions(one: dict[str, Any]) -> Positions:
 
 def _score(score: dict[str, Any]) -> tuple[str, tuple[float, float, float]]:
     task, accuracy = score["task"], score["accuracy"]
-    ends = tuple(_or_nan(accuracy[end]) for end in ("mean", "low", "high"))
-    return f"{task['pairs']} in {task['seq_len']}", ends
+    mean, low, high = (_or_nan(accuracy[end]) for end in ("mean", "low", "high"))
+    return f"{task['pairs']} in {task['seq_len']}", (mean, low, high)
 
 
 def _or_nan(value: float | None) -> float:

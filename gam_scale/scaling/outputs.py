@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from gam_scale.errors import UserError
 from gam_scale.experiment.code_version import code_version
 from gam_scale.files import csv_bytes, write_bytes, write_json
@@ -50,10 +52,11 @@ def write_report(
 
 def _runs(analysis: Analysis) -> tuple[list[str], list[Sequence[object]]]:
     rows: list[Sequence[object]] = []
+    columns: tuple[np.ndarray, ...]
     for family in analysis.families:
         p = family.points
-        told = family.fit.law.loss(p.params, p.tokens)
-        columns = (p.params, p.tokens, p.flops, p.loss, told, told / p.loss - 1)
+        fitted = family.fit.law.loss(p.params, p.tokens)
+        columns = (p.params, p.tokens, p.flops, p.loss, fitted, fitted / p.loss - 1)
         numbers = zip(*(c.tolist() for c in columns), strict=True)
         rows += [(family.name, *row) for row in numbers]
     for left in analysis.left_out:

@@ -65,7 +65,7 @@ class Plot:
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
 
-        settings = {"svg.hashsalt": self.name, "font.size": 11}
+        settings: dict[Any, Any] = {"svg.hashsalt": self.name, "font.size": 11}
         with matplotlib.rc_context(settings):
             figure = Figure((FILE[0] / 72, FILE[1] / 72), layout="constrained")
             axes = figure.add_subplot()
@@ -143,7 +143,7 @@ def _parabolas(points: Points, isoflop: IsoFlop, i: int, named: str, suffix: str
             if parabola.found:
                 axes.plot([parabola.params], [parabola.loss], "D", ms=6, mew=0, color=palette.ink)
             if j % -(-len(found) // MOST_LABELS) == 0:
-                label(axes, palette, n[-1], parabola.at(n[-1]), scientific(parabola.flops))
+                label(axes, palette, n[-1], float(parabola.at(n[-1])), scientific(parabola.flops))
         finish(axes, palette, narrow, "parameters", "loss, nats per token", large)
 
     caption = "runs of equal FLOPs (at the line's end) and a parabola through each; diamond: its "

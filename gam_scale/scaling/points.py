@@ -62,8 +62,15 @@ class Points:
         """The rows that a mask (n,) or indices choose."""
         index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         names = tuple(self.family[i] for i in index)
-        arrays = [a[index] for a in (self.params, self.tokens, self.loss, self.flops)]
-        return Points(*arrays, names, self.run[index], self.counted)
+        return Points(
+            self.params[index],
+            self.tokens[index],
+            self.loss[index],
+            self.flops[index],
+            names,
+            self.run[index],
+            self.counted,
+        )
 
     @property
     def flops_per_pair(self) -> float:
@@ -112,14 +119,16 @@ def read_csv(*paths: str | Path) -> Points:
         for name in (*REQUIRED, "flops")
         if name in names
     }
-    texts = {
+    texts: dict[str, list[str]] = {
         name: [read_text(path, line, name, row.get(name)) for path, line, row in rows]
         for name in ("family", "seed", "run")
         if name in names
     }
     _check_duplicates(rows, numbers, texts)
     points = from_arrays(
-        *(numbers[name] for name in REQUIRED),
+        numbers["params"],
+        numbers["tokens"],
+        numbers["loss"],
         numbers.get("flops"),
         texts.get("family"),
         texts.get("run"),

@@ -95,7 +95,7 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]  # the rest goes through kwargs
         self,
         input_ids: Tensor,
         next_sequence_length: int | None = None,
@@ -105,9 +105,8 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
         """What ``generate`` passes to :meth:`forward`: new tokens, or all of a padded batch."""
         if _layout(attention_mask) is not None:
             next_sequence_length, kwargs["use_cache"] = None, False
-        return super().prepare_inputs_for_generation(
-            input_ids, next_sequence_length, attention_mask=attention_mask, **kwargs
-        )
+        kwargs |= {"next_sequence_length": next_sequence_length, "attention_mask": attention_mask}
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
     def initialize_weights(self) -> None:
         """GAM Scale's own initial values for the weights that were not loaded."""
@@ -126,8 +125,9 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
         """The token embedding, which is the head's weight as well."""
         return self.model.embedding
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embedding, and with it the head."""
+        assert isinstance(value, nn.Embedding)
         self.model.embedding = value
 
     @classmethod
@@ -142,9 +142,8 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
         state = self.model.init_state(input_ids.shape[0]) if past is None else past.state
         self._check_length(state["seen"] + input_ids.shape[1], self.model.context_limit)
         logits, state = self.model.extend(input_ids, state)
-        return CausalLMOutputWithPast(
-            logits=logits.unsqueeze(1), past_key_values=GenerationState(state)
-        )
+        past = GenerationState(state)
+        return CausalLMOutputWithPast(logits=logits.unsqueeze(1), past_key_values=past)  # type: ignore[arg-type]
 
     def _loss(self, hidden: Tensor, labels: Tensor, n_items: int | Tensor | None) -> Tensor:
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()

@@ -46,7 +46,8 @@ class GAMScaleTokenizer(PreTrainedTokenizer):
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """The text of pieces; special tokens are spelled out."""
-        text, run = "", []
+        text = ""
+        run: list[int] = []
         for token in tokens:
             if token in self._added_tokens_encoder:
                 text, run = text + self.pieces.decode(run) + token, []
