@@ -106,7 +106,8 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
         if _layout(attention_mask) is not None:
             next_sequence_length, kwargs["use_cache"] = None, False
         kwargs |= {"next_sequence_length": next_sequence_length, "attention_mask": attention_mask}
-        return super().prepare_inputs_for_generation(input_ids, **kwargs)
+        # Declared of a mixin's self and of LongTensor, which a plain Tensor of ids is not.
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc, arg-type]
 
     def initialize_weights(self) -> None:
         """GAM Scale's own initial values for the weights that were not loaded."""
