@@ -53,9 +53,9 @@ class LaunchNote:
     logs: str = ""
     """File that its rank 0 writes to."""
     process: Process | None = None
-    """Of a local job, what started its ranks."""
+    """The process that started the ranks of a local job."""
     pid: int = 0
-    """The same in notes of older versions, which cannot tell it from a later one."""
+    """The number of that process, in notes of older versions: a later process may have it now."""
 
 
 SLURM_PATIENCE_S = 30.0

@@ -1,4 +1,4 @@
-"""A run that begins in the middle of another one, whose learning rates are its own until there."""
+"""A run that begins at a checkpoint of another one, up to which both would be the same run."""
 
 from pathlib import Path
 

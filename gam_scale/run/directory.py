@@ -25,9 +25,9 @@ class RunDir:
     """Paths of one run, and the check that a resumed run is the same run.
 
     Args:
-        path: of it.
-        check_lock: for who writes, to call before anything that others would see; ends a process
-            that may not write any more.
+        path: the directory.
+        check_lock: the writer's :meth:`RunLock.check`, called before each write that others would
+            see; it ends a process that has lost the lock.
     """
 
     def __init__(self, path: str | Path, check_lock: Callable[[], None] = lambda: None) -> None:
@@ -63,7 +63,10 @@ class RunDir:
             raise UserError(f"log.run_dir {self.path} cannot be written: {error}") from None
 
     def is_to_go(self) -> bool:
-        """Whether ``--fresh`` removes what is here: not what this job, restarted, has begun."""
+        """Whether ``--fresh`` is to remove what is here; not a run that this very job has begun.
+
+        A scheduler that restarts a job repeats its command, ``--fresh`` included.
+        """
         return not (restart_number() and begun_by_this_job(self.restarts))
 
     def _open(self, config: RunConfig, data: str, fresh: bool) -> None:

@@ -1,4 +1,4 @@
-"""Which settings make a run that run, and which changes of its length leave its past as it was."""
+"""Which settings a resumed run may change, and whether it may be made longer or shorter."""
 
 from typing import Any
 
@@ -26,14 +26,21 @@ MAY_CHANGE = (
 
 
 def differences(before: dict[str, Any], now: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Both values, by dotted key, of every setting that config.json ``before`` has otherwise."""
+    """Settings that differ, by dotted key: their value in config.json ``before`` and in ``now``."""
     # A run that is older than a setting has its default.
     old = in_todays_terms(_merged(to_dict(RunConfig()), before), now)
     return _differences(old, to_dict(now), "")
 
 
 def rewritten_past(saved: RunConfig, step: int, now: RunConfig) -> str:
-    """In words, how the rates of a run ``saved`` after ``step`` are not those of ``now``."""
+    """Why the steps that a run has done are no part of a run of ``now``; empty where they are.
+
+    Args:
+        saved: config of its newest checkpoint.
+        step: steps that it has done.
+        now: the config to go on with, of another ``train.steps``: the learning rates of the steps
+            done may depend on how many there are in all.
+    """
     before, after = saved.train, now.train
     shared = min(stable_steps(before, before.steps), stable_steps(after, after.steps))
     if after.steps == before.steps or step <= shared:
