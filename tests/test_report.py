@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gam_scale.charts import COLOURS, MAX_POINTS, _means, _smooth
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.report import write_report
+from gam_scale.report.figure import PLACEHOLDERS
+from gam_scale.report.lines import MAX_POINTS, _means, _running_mean
+from gam_scale.run.report import write_report
 from gam_scale.strict import from_dict, to_dict
 
 
@@ -109,7 +110,7 @@ def test_the_page_needs_nothing_else_and_its_parts_fit_together(tmp_path):
     parsed = Structure(text)
     assert len(parsed.ids) == len(set(parsed.ids)), "two plots share an id"
     assert parsed.references and parsed.references <= set(parsed.ids)
-    assert not any(placeholder in text for placeholder in COLOURS)
+    assert not any(placeholder in text for placeholder in PLACEHOLDERS)
     for variable in set(re.findall(r"var\((--\w+)\)", text)):
         assert text.count(f"{variable}:") == 2, f"{variable} lacks a light or a dark value"
 
@@ -230,9 +231,11 @@ def test_means_of_neighbours_leave_out_what_is_not_finite():
 
 def test_smoothing_keeps_a_straight_line_its_ends_and_its_gaps():
     y = np.arange(200.0)
-    np.testing.assert_allclose(_smooth(y), y, atol=1e-9)  # a one-sided mean would bend the ends
+    np.testing.assert_allclose(
+        _running_mean(y), y, atol=1e-9
+    )  # a one-sided mean would bend the ends
     y[50] = np.nan
-    smooth = _smooth(y)
+    smooth = _running_mean(y)
     assert np.isnan(smooth[50]) and np.isfinite(np.delete(smooth, 50)).all()
     noise = np.random.default_rng(0).normal(size=400)
-    assert _smooth(noise)[20:-20].std() < noise.std() / 3  # 21 values a mean: about 1/4.6
+    assert _running_mean(noise)[20:-20].std() < noise.std() / 3  # 21 values a mean: about 1/4.6

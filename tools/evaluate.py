@@ -29,7 +29,7 @@ from gam_scale.evaluate.recall import KINDS, PRESETS, RecallResult, recall_confi
 from gam_scale.evaluate.report import write_comparison
 from gam_scale.evaluate.same_tokens import compare_spans, parse_spans
 from gam_scale.evaluate.subject import Subject, subject, to_json
-from gam_scale.evaluate.table import tables
+from gam_scale.evaluate.tables import tables
 from gam_scale.evaluate.text import TextSource, batches, documents, read_of
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.files import write_bytes

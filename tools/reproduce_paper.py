@@ -16,11 +16,11 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.training import train
 from gam_scale.hardware.processor import find_device
+from gam_scale.report.numbers import hours, scientific
 from gam_scale.reproduce import blocks
 from gam_scale.reproduce.blocks import LENGTHS
 from gam_scale.reproduce.cells import DATASETS, LEAST_SCALE, DataSet, PaperCell, paper_grid
 from gam_scale.reproduce.page import claim, write_page
-from gam_scale.scaling.words import hours, scientific
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,10 +15,10 @@ from gam_scale import cli
 from gam_scale.errors import UserError
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.training import train
+from gam_scale.report.numbers import hours, large, scientific
 from gam_scale.scaling.collect import best_multipliers, collect
 from gam_scale.scaling.sweep import read_sweep, sweep_grid
 from gam_scale.scaling.sweep_cell import SweepCell
-from gam_scale.scaling.words import hours, large, scientific
 
 SHOWN = {"finished": "done", "training": "begun", "unfinished": "begun", "absent": "missing"}
 """States of a cell, as the status table has them."""

@@ -1,19 +1,19 @@
 """One self-contained page that sets checkpoints, or memories, side by side."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
-from gam_scale.charts import Series, heat_map, line_chart
 from gam_scale.errors import UserError
-from gam_scale.evaluate import page, table
+from gam_scale.evaluate import tables
 from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.recall import RecallResult
 from gam_scale.evaluate.subject import Subject
-from gam_scale.evaluate.table import Table
 from gam_scale.files import write_bytes
+from gam_scale.report.figure import Figure
+from gam_scale.report.lines import Series, heat_map, line_figure
+from gam_scale.report.page import Beside, Folded, Page, Part
 
-_WIDE, _NARROW = (912, 360), (430, 300)
+WIDE, SMALL = (912, 360), (430, 300)
 
 
 def write_comparison(
@@ -24,137 +24,127 @@ def write_comparison(
     Raises:
         UserError: the file cannot be written.
     """
-    parts = [*_checkpoints(subjects), *_recall(recalls)] if subjects else _recall(recalls)
     names = [s.name for s in subjects] or [r.kind for r in recalls]
-    text = page.document("Is the context used?", ", ".join(names), parts)
+    parts = [*_checkpoints(subjects), *_recall(recalls)]
+    page = Page("Is the context used?", ", ".join(names), parts)
     try:
-        write_bytes(path, text.encode())
+        write_bytes(path, page.html().encode())
     except OSError as error:
         raise UserError(f"--report {path} cannot be written: {error.strerror}") from None
     return Path(path)
 
 
-def _checkpoints(subjects: Sequence[Subject]) -> list[str]:
-    parts = [page.table(table.sizes(subjects))]
+def _checkpoints(subjects: Sequence[Subject]) -> list[Part]:
+    if not subjects:
+        return []
+    parts: list[Part] = [tables.sizes(subjects)]
     if placed := [s for s in subjects if s.by_position]:
-        parts.append(_position_chart(placed))
-        parts.append(page.table(table.positions(placed)))
+        parts += [_by_position(placed), tables.positions(placed)]
     if paired := [s for s in subjects if s.same_tokens]:
-        parts.append(page.table(table.differences(paired)))
+        parts.append(tables.differences(paired))
     if cleared := [s for s in subjects if s.effective_context]:
-        parts += [_context_chart(cleared), page.table(table.contexts(cleared))]
+        parts += [_effective_context(cleared), tables.contexts(cleared)]
     if hidden := [s for s in subjects if s.needle]:
-        maps = [_needle_map(i, s) for i, s in enumerate(hidden)]
-        parts.append(f'<div class="two">{"".join(maps)}</div>')
-        parts += [_details(table.needles(s)) for s in hidden]
+        parts.append(Beside([_needles(i, s) for i, s in enumerate(hidden)]))
+        shown = map(tables.needles, hidden)
+        parts += [Folded(f"{table.title}, in numbers", table) for table in shown]
     return parts
 
 
-def _recall(results: Sequence[RecallResult]) -> list[str]:
+def _recall(results: Sequence[RecallResult]) -> list[Part]:
     if not results:
         return []
+    figures = Beside([_by_pairs(results), _learning(results)])
+    return [tables.recall_sizes(results), figures, tables.recall_scores(results)]
+
+
+def _by_pairs(results: Sequence[RecallResult]) -> Figure:
     # One point for each number of pairs: the longest text that states so many.
     longest = {
         s.task.pairs: s.task for s in sorted(results[0].scores, key=lambda s: s.task.seq_len)
     }
-    by_pairs = sorted(longest)
+    pairs = sorted(longest)
     lines = []
     for i, r in enumerate(results):
-        found = {s.task: s.accuracy for s in r.scores}
-        lines.append(_series(i, by_pairs, [found[longest[n]] for n in by_pairs]))
-    guess = Series(by_pairs, [1 / n for n in by_pairs], colour=7)
-    learned = [
-        Series([float(a) for a, _ in r.curve], [b for _, b in r.curve], colour=i)
-        for i, r in enumerate(results)
-    ]
-    kinds = [r.kind for r in results]
-    charts = _figure(
-        "Recall by number of pairs",
+        accuracy = {s.task: s.accuracy for s in r.scores}
+        lines.append(_series(i, r.kind, pairs, [accuracy[longest[n]] for n in pairs]))
+    guess = Series("", pairs, [1 / n for n in pairs], colour=7)
+    caption = (
         "accuracy on the longest held-out texts of so many pairs, 95% band; grey: a guess among "
-        "the text's own values",
-        kinds,
-        line_chart(
-            [guess, *lines], _NARROW, name="recall", label="accuracy by pairs", y_range=(0, 1.02)
-        ),
-    ) + _figure(
-        "While learning",
-        "accuracy on the hardest texts trained on, by optimizer step",
-        kinds,
-        line_chart(
-            learned,
-            _NARROW,
-            name="learning",
-            label="accuracy by step",
-            y_range=(0, 1.02),
-            log_x=False,
-        ),
+        "the text's own values"
     )
-    return [
-        page.table(table.recall_sizes(results)),
-        f'<div class="two">{charts}</div>',
-        page.table(table.recall_scores(results)),
+    return line_figure(
+        "recall",
+        "Recall by number of pairs",
+        caption,
+        [guess, *lines],
+        SMALL,
+        y_range=(0, 1.02),
+        log_x=True,
+    )
+
+
+def _learning(results: Sequence[RecallResult]) -> Figure:
+    lines = [
+        Series(r.kind, [step for step, _ in r.curve], [score for _, score in r.curve])
+        for r in results
     ]
+    caption = "accuracy on the hardest texts trained on, by optimizer step"
+    return line_figure("learning", "While learning", caption, lines, SMALL, y_range=(0, 1.02))
 
 
-def _position_chart(subjects: Sequence[Subject]) -> str:
+def _by_position(subjects: Sequence[Subject]) -> Figure:
     lines = []
     for i, s in enumerate(subjects):
         assert s.by_position is not None
         bins = [b for b in s.by_position.bins if b.loss is not None]
         middle = [(b.first * b.last) ** 0.5 for b in bins]
-        lines.append(_series(i, middle, [b.loss for b in bins if b.loss is not None]))
-    return _figure(
-        "Loss by position",
-        "nats per token against tokens of context; the band is 95%, over sequences",
-        [s.name for s in subjects],
-        line_chart(lines, _WIDE, name="position", label="loss by tokens of context"),
+        lines.append(_series(i, s.name, middle, [b.loss for b in bins if b.loss is not None]))
+    caption = "nats per token against tokens of context; the band is 95%, over sequences"
+    return line_figure(
+        "position", "Loss by position", caption, lines, WIDE, narrow_size=SMALL, log_x=True
     )
 
 
-def _context_chart(subjects: Sequence[Subject]) -> str:
-    lines = []
+def _effective_context(subjects: Sequence[Subject]) -> Figure:
+    lines, tolerance = [], 0.0
     for i, s in enumerate(subjects):
         assert s.effective_context is not None
         points = s.effective_context.cleared
-        lines.append(_series(i, [c.context for c in points], [c.rise for c in points]))
+        lines.append(_series(i, s.name, [c.context for c in points], [c.rise for c in points]))
         tolerance = s.effective_context.tolerance  # the same of all
-    return _figure(
+    caption = (
+        "rise of the loss, in nats per token, when the memory was cleared k tokens ago; dotted: "
+        f"{tolerance:g}"
+    )
+    return line_figure(
+        "cleared",
         "Effective context",
-        f"rise of the loss, in nats per token, when the memory was cleared k tokens ago; dotted: "
-        f"{tolerance:g}",
-        [s.name for s in subjects],
-        line_chart(lines, _WIDE, name="cleared", label="rise of the loss by k", marks=[tolerance]),
+        caption,
+        lines,
+        WIDE,
+        narrow_size=SMALL,
+        log_x=True,
+        marks=[tolerance],
     )
 
 
-def _needle_map(i: int, s: Subject) -> str:
+def _needles(i: int, s: Subject) -> Figure:
     assert s.needle is not None
     lengths = sorted({c.length for c in s.needle.cells})
     depths = sorted({c.depth for c in s.needle.cells})
-    found = {(c.depth, c.length): c.accuracy.mean for c in s.needle.cells}
-    svg = heat_map(
-        [[found[depth, length] for length in lengths] for depth in depths],
+    accuracy = {(c.depth, c.length): c.accuracy.mean for c in s.needle.cells}
+    return heat_map(
+        f"needle{i}",
+        f"Needles: {s.name}",
+        f"share found, by tokens (across) and depth (down); chance {s.needle.chance:.3f}",
+        [[accuracy[depth, length] for length in lengths] for depth in depths],
         [f"{depth:.0%}" for depth in depths],
         [f"{length:,}" for length in lengths],
-        (430, 60 + 34 * len(depths)),
-        name=f"needle{i}",
-        label=f"needles found by {escape(s.name)}, by length and depth",
         colour=i,
     )
-    caption = f"share found, by tokens (across) and depth (down); chance {s.needle.chance:.3f}"
-    return _figure(f"Needles: {s.name}", caption, [], svg)
 
 
-def _series(i: int, x: Sequence[float], intervals: Sequence[Interval]) -> Series:
+def _series(i: int, name: str, x: Sequence[float], intervals: Sequence[Interval]) -> Series:
     y, low, high = zip(*((v.mean, v.low, v.high) for v in intervals), strict=True)
-    return Series(x, y, low, high, i)
-
-
-def _figure(title: str, caption: str, names: Sequence[str], svg: str) -> str:
-    return page.figure(title, caption, list(enumerate(names)), svg)
-
-
-def _details(t: Table) -> str:
-    inner = page.table(t).replace("<section>", "").replace("</section>", "")
-    summary = f"<summary>{escape(t.title)}, in numbers</summary>"
-    return f"<section><details>{summary}{inner}</details></section>"
+    return Series(name, x, y, low, high, colour=i)

@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
-from gam_scale.evaluate import page
-from gam_scale.evaluate.table import Table
 from gam_scale.files import csv_of_dicts, write_bytes, write_json
+from gam_scale.report.axes import ticks_x
+from gam_scale.report.figure import Figure, Palette
+from gam_scale.report.numbers import large
+from gam_scale.report.page import Page, Sentences
+from gam_scale.report.table import Table
 from gam_scale.reproduce import blocks, words
 from gam_scale.reproduce.cells import results as finished
 from gam_scale.reproduce.spread import Results
 from gam_scale.reproduce.tables import BLOCKS, TITLES, tables
-from gam_scale.scaling import document
-from gam_scale.scaling.plots import Palette, Plot, finish, ticks
-from gam_scale.scaling.words import large
+from gam_scale.scaling.figures import finish
 from gam_scale.strict import read_json
 
 TITLE = "The paper's tables, run again"
@@ -56,22 +57,15 @@ def write_page(out: Path, notes: Sequence[str] = ()) -> list[Path]:
     if not rows and not timed:
         return []
     setup, results = read_json(out / SETUP_FILE), Results(rows)
-    plots = [_plot(timed, *what) for what in _PLOTS] if timed else []
-    told = [
-        ("What the figures show", words.shows(results, timed)),
-        ("What they do not show", words.does_not_show(results, setup["scale"], notes)),
-        ("What the published set-up handicaps", words.HANDICAPS),
+    parts = [
+        Sentences("What the figures show", words.shows(results, timed)),
+        Sentences("What they do not show", words.does_not_show(results, setup["scale"], notes)),
+        Sentences("What the published set-up handicaps", words.HANDICAPS),
+        *tables(results, timed),
+        *(_figure(timed, *what) for what in _FIGURES if timed),
+        _settings(rows, timed, setup),
     ]
-    made, settings = tables(results, timed), _settings(rows, timed, setup)
-    subject = _subject(setup["scale"])
-    parts = [page.sentences(*t) for t in told] + [page.table(t) for t in made]
-    parts += [*map(document.figure, plots), page.table(settings, "list")]
-    text = [f"# {TITLE}", subject, *(document.markdown_sentences(*t) for t in told)]
-    text += [document.markdown_table(t) for t in made]
-    text += [*map(document.markdown_figure, plots), document.markdown_table(settings)]
-    files = {"report.html": page.document(TITLE, subject, parts).encode()}
-    files["report.md"] = ("\n\n".join(text) + "\n").encode()
-    files |= {f"{plot.name}.png": plot.file("png") for plot in plots}
+    files = Page(TITLE, _subject(setup["scale"]), parts).files("png")
     if rows:
         files["runs.csv"] = csv_of_dicts(rows)
     if timed:
@@ -92,12 +86,12 @@ def _settings(
     rows: Sequence[dict[str, Any]], timed: Sequence[dict[str, Any]], setup: dict[str, Any]
 ) -> Table:
     versions = {row["code_version"] for row in (*rows, *timed)}
-    found = [["scale", f"{setup['scale']:g}"], ["code version", ", ".join(sorted(versions))]]
+    settings = [["scale", f"{setup['scale']:g}"], ["code version", ", ".join(sorted(versions))]]
     if setup["scale"] < 1:
-        found.append(["rule", RULE])
+        settings.append(["rule", RULE])
     if rows:
         some = rows[0]
-        found += [
+        settings += [
             ["width", str(some["width"])],
             ["sequences a step", str(some["batch"])],
             ["learning rates", ", ".join(f"{lr:g}" for lr in sorted({r["lr"] for r in rows}))],
@@ -106,19 +100,19 @@ def _settings(
             ["trained on", ", ".join(sorted({r["device"] for r in rows}))],
         ]
     for dataset in Results(rows).datasets():
-        mine = [r for r in rows if r["dataset"] == dataset]
-        found.append(
+        some = next(r for r in rows if r["dataset"] == dataset)
+        settings.append(
             [
                 TITLES[dataset],
-                f"{large(mine[0]['epoch_tokens'])} training tokens; {mine[0]['steps']:,} steps, "
-                f"{large(mine[0]['tokens'])} tokens a run",
+                f"{large(some['epoch_tokens'])} training tokens; {some['steps']:,} steps, "
+                f"{large(some['tokens'])} tokens a run",
             ]
         )
     if timed:
-        found.append(["blocks timed on", ", ".join(sorted({b["device"] for b in timed}))])
+        settings.append(["blocks timed on", ", ".join(sorted({b["device"] for b in timed}))])
     if setup["set"]:
-        found.append(["--set", " ".join(setup["set"])])
-    return Table("Settings", ["setting", "value"], found)
+        settings.append(["--set", " ".join(setup["set"])])
+    return Table("Settings", ["setting", "value"], settings, in_words=True)
 
 
 RULE = (
@@ -127,13 +121,13 @@ RULE = (
     "whose values overflow at larger ones; 6 layers, T 256 and the rest as published"
 )
 
-_PLOTS = (
+_FIGURES = (
     ("block-time", "Time of a block", "forward and backward against T", "ms", 1, "milliseconds"),
     ("block-memory", "Memory of a block", "the most held, against T", "bytes", blocks.MIB, "MB"),
 )
 
 
-def _plot(
+def _figure(
     timed: Sequence[dict[str, Any]],
     name: str,
     title: str,
@@ -141,14 +135,14 @@ def _plot(
     column: str,
     unit: float,
     y_label: str,
-) -> Plot:
+) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for i, kind in enumerate(blocks.KINDS):
-            mine = [b for b in timed if b["kind"] == kind and b[column] is not None]
-            x, y = [b["T"] for b in mine], [b[column] / unit for b in mine]
+            points = [b for b in timed if b["kind"] == kind and b[column] is not None]
+            x, y = [b["T"] for b in points], [b[column] / unit for b in points]
             axes.plot(x, y, "o-", lw=2, ms=5, mew=0, color=palette.line(i))
         finish(axes, palette, narrow, "tokens", y_label, large, "{:,g}".format, log_y=True)
-        ticks(axes, sorted({b["T"] for b in timed}), "{:,.0f}".format)
+        ticks_x(axes, sorted({b["T"] for b in timed}))
 
     keys = tuple((i, BLOCKS[kind]) for i, kind in enumerate(blocks.KINDS))
-    return Plot(name, title, caption, keys, draw)
+    return Figure(name, title, caption, draw, keys)

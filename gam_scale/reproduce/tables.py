@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from gam_scale.evaluate.table import Table
+from gam_scale.report.table import Table
 from gam_scale.reproduce.blocks import KINDS, MIB
 from gam_scale.reproduce.cells import MODELS_1, MODELS_3
 from gam_scale.reproduce.published import TABLE_1, TABLE_2, TABLE_3

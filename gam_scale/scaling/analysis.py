@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gam_scale.errors import UserError
+from gam_scale.report.numbers import Range
 from gam_scale.scaling.bootstrap import (
     LEVEL,
     RESAMPLES,
@@ -30,8 +31,6 @@ TOKENS_PER_PARAMETER = 20.0
 """A customary ratio (arXiv 2203.15556, table 3), beside each family's own best one."""
 MOST_FLOPS = 1e60
 """A law by which a size to extrapolate to wants more says that size does not matter."""
-
-Range = tuple[float, float] | None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from gam_scale.files import csv_bytes, write_bytes, write_json
 from gam_scale.scaling.analysis import Analysis, as_dict
 from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.extras import Extras
-from gam_scale.scaling.page import Report, html, markdown
+from gam_scale.scaling.page import page
 
 
 def write_report(
@@ -30,12 +30,7 @@ def write_report(
         UserError: the folder cannot be written.
     """
     code = code_version()
-    report = Report.of(analysis, cost, code, source, extras)
-    files: dict[str, bytes] = {"report.html": html(report).encode()}
-    files["report.md"] = markdown(report).encode()
-    for plot in report.plots:
-        for form in ("png", "svg"):
-            files[f"{plot.name}.{form}"] = plot.file(form)
+    files = page(analysis, cost, code, source, extras or Extras()).files("png", "svg")
     files["runs.csv"] = csv_bytes(*_runs(analysis))
     files["frontier.csv"] = csv_bytes(*_frontier(analysis))
     files["extrapolation.csv"] = csv_bytes(*_extrapolations(analysis, cost))

@@ -1,83 +1,46 @@
-"""The report: one HTML page that needs nothing else, and the same as Markdown with its figures."""
+"""The page of a scaling report: sentences, tables and figures of an analysis."""
 
-from dataclasses import dataclass
-from html import escape
-
-from gam_scale.evaluate import page
-from gam_scale.evaluate.table import Table
-from gam_scale.scaling import document, tables
+from gam_scale.report.numbers import Form, Range, between, large
+from gam_scale.report.page import Folded, KeyFigures, Page, Part, Sentences
+from gam_scale.scaling import tables
 from gam_scale.scaling.analysis import Analysis
 from gam_scale.scaling.cost import Cost
-from gam_scale.scaling.extra_plots import extra_plots, extra_tables
+from gam_scale.scaling.extra_figures import extra_figures, extra_tables
 from gam_scale.scaling.extras import Extras
-from gam_scale.scaling.plots import Plot, plots
+from gam_scale.scaling.figures import figures
 from gam_scale.scaling.points import UNNAMED
-from gam_scale.scaling.words import does_not_show, large, ranged, shows
+from gam_scale.scaling.words import does_not_show, shows
 
-TITLE = "Scaling report"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What both forms say."""
-
-    analysis: Analysis
-    plots: list[Plot]
-    tables: list[Table]
-    settings: Table
-    extras: Extras
-
-    def does_not_show(self) -> list[str]:
-        """What the runs do not show."""
-        return [*does_not_show(self.analysis), *self.extras.sentences()]
-
-    @classmethod
-    def of(
-        cls, analysis: Analysis, cost: Cost, code: str, source: str, extras: Extras | None = None
-    ) -> "Report":
-        """Gather the parts."""
-        extras = extras or Extras()
-        names = [name for name, _ in analysis.measured]
-        return cls(
-            analysis,
-            [*plots(analysis), *extra_plots(extras, names)],
-            [*tables.tables(analysis, cost), *extra_tables(extras)],
-            tables.settings(analysis, cost, code, source),
-            extras,
-        )
+FIRST_TABLES = 4
+"""Law, best use of compute, extrapolation and its cost stand before the figures."""
 
 
-def html(report: Report) -> str:
-    """The page."""
-    analysis = report.analysis
-    parts = [
-        _key_figures(analysis),
-        page.sentences("What the runs show", shows(analysis)),
-        page.sentences("What the runs do not show", report.does_not_show()),
-        *[page.table(t) for t in report.tables[:4]],
-        *[document.figure(p) for p in report.plots],
-        *[page.table(t) for t in report.tables[4:]],
-        page.table(report.settings, "list"),
-        _sweep(report.extras.sweep),
+def page(analysis: Analysis, cost: Cost, code: str, source: str, extras: Extras) -> Page:
+    """All that is known, what is asked most first.
+
+    Args:
+        analysis: the results.
+        cost: GPUs of the table of costs.
+        code: the version that made them.
+        source: what the runs were read from.
+        extras: what else is known of the runs.
+    """
+    names = [name for name, _ in analysis.measured]
+    shown = [*tables.tables(analysis, cost), *extra_tables(extras)]
+    limits = [*does_not_show(analysis), *extras.sentences()]
+    parts: list[Part] = [
+        *_key_figures(analysis),
+        Sentences("What the runs show", shows(analysis)),
+        Sentences("What the runs do not show", limits),
+        *shown[:FIRST_TABLES],
+        *figures(analysis),
+        *extra_figures(extras, names),
+        *shown[FIRST_TABLES:],
+        tables.settings(analysis, cost, code, source),
     ]
-    return page.document(TITLE, _subject(analysis), parts)
-
-
-def markdown(report: Report) -> str:
-    """The same in Markdown; figures are the .png files beside it."""
-    analysis = report.analysis
-    parts = [
-        f"# {TITLE}",
-        _subject(analysis),
-        document.markdown_sentences("What the runs show", shows(analysis)),
-        document.markdown_sentences("What the runs do not show", report.does_not_show()),
-        *[document.markdown_table(t) for t in report.tables],
-        *[document.markdown_figure(p) for p in report.plots],
-        document.markdown_table(report.settings),
-    ]
-    if report.extras.sweep:
-        parts.append(f"## The sweep\n\n```\n{report.extras.sweep}\n```")
-    return "\n\n".join(parts) + "\n"
+    if extras.sweep:
+        parts.append(Folded("The sweep", extras.sweep))
+    return Page("Scaling report", _subject(analysis), parts)
 
 
 def _subject(analysis: Analysis) -> str:
@@ -89,28 +52,24 @@ def _subject(analysis: Analysis) -> str:
     return f"{rows} measured losses{what}, {large(low)} to {large(high)} parameters."
 
 
-def _key_figures(analysis: Analysis) -> str:
+def _key_figures(analysis: Analysis) -> list[Part]:
+    """Of a single family."""
     if len(analysis.families) > 1:
-        return ""
+        return []
     family = analysis.families[0]
     law, intervals = family.fit.law, family.intervals
-    items = [
-        ("alpha, by size", ranged(law.alpha, intervals["alpha"], "{:.2f}")),
-        ("beta, by data", ranged(law.beta, intervals["beta"], "{:.2f}")),
-        ("best size grows as C to the", ranged(family.optimum.a, intervals["a"], "{:.2f}")),
-        ("irreducible loss, nats", ranged(law.E, intervals["E"], "{:.2f}")),
+    form: Form = "{:.2f}".format
+
+    def figure(name: str, value: float, interval: Range) -> tuple[str, str, str]:
+        return name, form(value), between(interval, form)
+
+    return [
+        KeyFigures(
+            [
+                figure("alpha, by size", law.alpha, intervals["alpha"]),
+                figure("beta, by data", law.beta, intervals["beta"]),
+                figure("best size grows as C to the", family.optimum.a, intervals["a"]),
+                figure("irreducible loss, nats", law.E, intervals["E"]),
+            ]
+        )
     ]
-    cells = "".join(
-        f"<div><dt>{label}</dt><dd>{value.replace(' [', ' <small>[')}"
-        f"{'</small>' if '[' in value else ''}</dd></div>"
-        for label, value in items
-    )
-    return f'<dl class="key">{cells}</dl>'
-
-
-def _sweep(text: str) -> str:
-    """The sweep's file, folded."""
-    if not text:
-        return ""
-    opened = "<section><details><summary>The sweep</summary>"
-    return f"{opened}<pre>{escape(text)}</pre></details></section>"

@@ -1,36 +1,29 @@
 """Figures of an analysis as tables, for a page, for Markdown and for CSV."""
 
-from gam_scale.evaluate.table import Table
+from gam_scale.report.numbers import between, hours, large, ranged, scientific, times
+from gam_scale.report.table import Table
 from gam_scale.scaling.analysis import Analysis, Family
 from gam_scale.scaling.bootstrap import LEVEL
 from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.law import COEFFICIENTS
-from gam_scale.scaling.words import (
-    hours,
-    large,
-    ranged,
-    ranged_large,
-    scientific,
-    times,
-)
 
 
 def tables(analysis: Analysis, cost: Cost) -> list[Table]:
     """Every table that the analysis has data for."""
-    found = [coefficients(analysis), optimum(analysis), extrapolations(analysis)]
-    found += [costs(analysis, cost), quality(analysis)]
+    made = [coefficients(analysis), optimum(analysis), extrapolations(analysis)]
+    made += [costs(analysis, cost), quality(analysis)]
     if any(f.held_out for f in analysis.families):
-        found.append(held_out(analysis))
+        made.append(held_out(analysis))
     if analysis.minima:
-        found.append(minima(analysis))
-    return found + ([comparisons(analysis), differences(analysis)] if analysis.pairs else [])
+        made.append(minima(analysis))
+    return made + ([comparisons(analysis), differences(analysis)] if analysis.pairs else [])
 
 
 def coefficients(analysis: Analysis) -> Table:
     """E, A, B, alpha, beta of each family."""
-    form = {"E": "{:.3f}", "alpha": "{:.3f}", "beta": "{:.3f}", "A": "{:.3g}", "B": "{:.3g}"}
+    forms = {c: ("{:.3g}" if c in "AB" else "{:.3f}").format for c in COEFFICIENTS}
     rows = [
-        [f.name] + [ranged(getattr(f.fit.law, c), f.intervals[c], form[c]) for c in COEFFICIENTS]
+        [f.name] + [ranged(getattr(f.fit.law, c), f.intervals[c], forms[c]) for c in COEFFICIENTS]
         for f in analysis.families
     ]
     note = (
@@ -86,7 +79,7 @@ def extrapolations(analysis: Analysis) -> Table:
             f.name,
             large(e.params),
             e.rule,
-            ranged_large(e.tokens, e.tokens_interval),
+            ranged(e.tokens, e.tokens_interval, large),
             scientific(e.flops),
             ranged(e.loss, e.loss_interval),
             _beyond(e.params / float(f.points.params.max())),
@@ -116,9 +109,7 @@ def costs(analysis: Analysis, cost: Cost) -> Table:
     for f in analysis.families:
         for e in f.extrapolations:
             cells = [hours(cost.hours(e.flops, gpu)) for gpu in cost.gpus]
-            flops = scientific(e.flops)
-            if e.flops_interval is not None:
-                flops += " [{}, {}]".format(*map(scientific, e.flops_interval))
+            flops = ranged(e.flops, e.flops_interval, scientific)
             rows.append([f.name, large(e.params), e.rule, flops, *cells])
     header = ["family", "parameters", "tokens by", "FLOPs", *(gpu.name for gpu in cost.gpus)]
     note = (
@@ -182,10 +173,7 @@ def differences(analysis: Analysis) -> Table:
     """Intervals of second less first."""
     rows = [
         [f"{pair.second} less {pair.first}"]
-        + [
-            "" if r is None else f"[{r[0]:+.3g}, {r[1]:+.3g}]"
-            for r in (pair.differences.get(c) for c in (*COEFFICIENTS, "a"))
-        ]
+        + [between(pair.differences.get(c), "{:+.3g}".format) for c in (*COEFFICIENTS, "a")]
         for pair in analysis.pairs
     ]
     return Table(
@@ -212,7 +200,7 @@ def settings(analysis: Analysis, cost: Cost, code: str, source: str) -> Table:
         ["seed", str(s.seed)],
         ["share of the GPUs' rate", f"{cost.share:g}"],
     ]
-    return Table("Settings", ["setting", "value"], rows)
+    return Table("Settings", ["setting", "value"], rows, in_words=True)
 
 
 def _beyond(ratio: float) -> str:

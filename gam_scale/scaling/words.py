@@ -1,58 +1,11 @@
-"""Numbers as people write them, and what a set of runs shows, in sentences."""
+"""What a set of runs shows and does not show, in sentences."""
 
-import math
-
-from gam_scale.scaling.analysis import Analysis, Extrapolation, Family, Pair, Range
+from gam_scale.report.numbers import large, ranged, scientific, times
+from gam_scale.scaling.analysis import Analysis, Extrapolation, Family, Pair
 from gam_scale.scaling.points import UNNAMED
 
 SIGNIFICANT = 0.05
 UNKNOWN = 1e4  # an interval wider than this factor says nothing
-
-
-def large(value: float) -> str:
-    """``1.3B`` for 1.3e9, up to trillions."""
-    for scale, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * scale:
-            return f"{value / scale:.3g}{unit}" if value < 1e15 else scientific(value)
-    return f"{value:.3g}"
-
-
-def scientific(value: float) -> str:
-    """``3.1e20``."""
-    if not math.isfinite(value) or value == 0:
-        return f"{value:g}"
-    digits, exponent = f"{value:.1e}".split("e")
-    return f"{digits.removesuffix('.0')}e{int(exponent)}"
-
-
-def hours(value: float) -> str:
-    """GPU-hours, to two or three digits."""
-    if value >= 1e9:
-        return scientific(value)
-    if value >= 1e6:
-        return f"{value / 1e6:,.3g} million"
-    if value >= 100:
-        return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:.2g}" if value >= 0.01 else "< 0.01"
-
-
-def ranged(value: float, interval: Range, form: str = "{:.3f}") -> str:
-    """``0.340 [0.310, 0.372]``, or the value alone."""
-    if interval is None:
-        return form.format(value)
-    return f"{form.format(value)} [{form.format(interval[0])}, {form.format(interval[1])}]"
-
-
-def ranged_large(value: float, interval: Range) -> str:
-    """:func:`ranged` with :func:`large` numbers."""
-    if interval is None:
-        return large(value)
-    return f"{large(value)} [{large(interval[0])}, {large(interval[1])}]"
-
-
-def times(ratio: float) -> str:
-    """``3,250 times``, to three digits."""
-    return f"{float(f'{ratio:.3g}'):,.0f} times" if ratio >= 1000 else f"{ratio:.3g} times"
 
 
 def _determined(e: Extrapolation) -> bool:
@@ -62,17 +15,17 @@ def _determined(e: Extrapolation) -> bool:
 
 def shows(analysis: Analysis) -> list[str]:
     """What the runs show, in plain sentences."""
-    found = [_largest(analysis)] if len(analysis.measured) > 1 else []
+    sentences = [_largest(analysis)] if len(analysis.measured) > 1 else []
     for family in analysis.families:
-        found += [_law(family), _optimum(family)]
+        sentences += [_law(family), _optimum(family)]
         if family.held_out is not None:
-            found.append(_held_out(family))
-        found += [
+            sentences.append(_held_out(family))
+        sentences += [
             _extrapolation(family, e)
             for e in family.extrapolations
             if e.rule == "optimal" and _determined(e)
         ]
-    return found + [_pair(pair) for pair in analysis.pairs]
+    return sentences + [_pair(pair) for pair in analysis.pairs]
 
 
 def does_not_show(analysis: Analysis) -> list[str]:
@@ -80,55 +33,55 @@ def does_not_show(analysis: Analysis) -> list[str]:
     families = analysis.families
     biggest = max(float(points.params.max()) for _, points in analysis.measured)
     far = [t for t in analysis.settings.targets if t > biggest]
-    found = []
+    sentences = []
     if far:
         reach = ", ".join(f"{large(t)} is {times(t / biggest)} that" for t in far)
-        found.append(
+        sentences.append(
             f"No model of more than {large(biggest)} parameters was trained; {reach}. Figures "
             "beyond the runs hold only if the same law does."
         )
-    found.append(
+    sentences.append(
         "The intervals say how much the noise between runs moves the fit. They do not cover a law "
         "of the wrong form, learning rates or schedules that suit one size better than another, "
         "other data, or another tokenizer."
     )
     for left in analysis.left_out:
-        found.append(f"{left.name} is measured but has no law here. {_sentence(left.reason)}.")
+        sentences.append(f"{left.name} is measured but has no law here. {_sentence(left.reason)}.")
         if left.isoflop.note:
-            found.append(f"{left.name}: {left.isoflop.note}")
+            sentences.append(f"{left.name}: {left.isoflop.note}")
     for family in families:
         name = _named(family, families)
-        found += [f"{name}{_upper(warning, name)}." for warning in family.fit.warnings]
+        sentences += [f"{name}{_upper(warning, name)}." for warning in family.fit.warnings]
         if family.held_out is None:
-            found.append(
+            sentences.append(
                 f"{name}{_upper('prediction of larger models was not tested', name)}: "
                 f"{family.held_out_note}."
             )
         lost = [e for e in family.extrapolations if e.rule == "optimal" and not _determined(e)]
         if lost:
             sizes = " and ".join(large(e.params) for e in lost)
-            found.append(
+            sentences.append(
                 f"{name}{_upper('how many tokens a model of', name)} {sizes} parameters would want "
                 f"is unknown: the interval spans more than a factor of {scientific(UNKNOWN)}."
             )
         if family.isoflop.note:
-            found.append(f"{name}{_upper(family.isoflop.note, name)}")
+            sentences.append(f"{name}{_upper(family.isoflop.note, name)}")
         if analysis.settings.resamples and family.intervals["a"] is None:
-            found.append(
+            sentences.append(
                 f"{name}{_upper('refits to reweighted runs often have no optimum', name)}, so its "
                 "exponents have no interval."
             )
     if not analysis.settings.resamples:
-        found.append("Intervals were not asked for, so nothing says how sure the figures are.")
+        sentences.append("Intervals were not asked for, so nothing says how sure the figures are.")
     if not families[0].points.counted:
-        found.append("FLOPs were not given and are taken as 6 N D, which leaves out attention.")
-    found += [
+        sentences.append("FLOPs were not given and are taken as 6 N D, which leaves out attention.")
+    sentences += [
         "Every token is taken to be new to the model; repeated data is worth less.",
         "GPU-hours assume a share of the data sheet's rate; failures, evaluation, tuning and "
         "whether the model fits on the GPU are left out.",
         "A lower loss is not a measured ability: recall, context and use need tests of their own.",
     ]
-    return found
+    return sentences
 
 
 def _who(family: Family) -> str:
@@ -198,7 +151,7 @@ def _extrapolation(family: Family, e: Extrapolation) -> str:
     who = _who(family)
     return (
         f"{who[0].upper() if who == 'a model' else who[0]}{who[1:]} of {large(e.params)} "
-        f"parameters would want {ranged_large(e.tokens, e.tokens_interval)} tokens and "
+        f"parameters would want {ranged(e.tokens, e.tokens_interval, large)} tokens and "
         f"{scientific(e.flops)} FLOPs, and reach {ranged(e.loss, e.loss_interval)} nats per token."
     )
 

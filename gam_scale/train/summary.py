@@ -15,11 +15,11 @@ from gam_scale.files import write_json
 from gam_scale.generate import Sampling, generate
 from gam_scale.model.lm import outline
 from gam_scale.parallel.world import World
-from gam_scale.report import write_report
 from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import Origin, read_summary
 from gam_scale.run.goodput import goodput
 from gam_scale.run.metrics_file import Line, is_finite, read_metrics
+from gam_scale.run.report import write_report
 from gam_scale.strict import read_record
 from gam_scale.train.sinks import first_line
 

@@ -1,11 +1,10 @@
 """The page that sets models side by side: whole, escaped, and of what was measured."""
 
 import re
-from html import escape
 
 import pytest
+from markupsafe import escape
 
-from gam_scale.charts import Series, heat_map, line_chart
 from gam_scale.config import ModelConfig
 from gam_scale.errors import UserError
 from gam_scale.evaluate.interval import Interval
@@ -15,8 +14,9 @@ from gam_scale.evaluate.recall import RecallResult, RecallScore
 from gam_scale.evaluate.report import write_comparison
 from gam_scale.evaluate.state_size import StateSize
 from gam_scale.evaluate.subject import Subject, to_json
-from gam_scale.evaluate.table import equality, sizes, tables
+from gam_scale.evaluate.tables import equality, sizes, tables
 from gam_scale.evaluate.text import Read
+from gam_scale.report.lines import Series, heat_map, line_figure
 
 SURE = Interval(0.5, 0.25, 0.75)
 
@@ -92,10 +92,10 @@ def test_json_has_properties_and_no_infinities():
     }
 
 
-def test_charts_leave_out_what_is_not_finite():
+def test_figures_leave_out_what_is_not_finite():
     nan = float("nan")
-    line = Series([1, 2, 4, 8], [1.0, nan, 3.0, 4.0], [0.5, nan, nan, 3.0], [2, nan, nan, 5])
-    svg = line_chart([line], (300, 200), name="n", label="what is drawn")
-    assert 'aria-label="what is drawn"' in svg and "var(--line0)" in svg and "nan" not in svg
-    shares = heat_map([[0.0, 1.0]], ["row"], ["a", "b"], (200, 90), name="m", label="shares")
+    line = Series("a", [1, 2, 4, 8], [1.0, nan, 3.0, 4.0], [0.5, nan, nan, 3.0], [2, nan, nan, 5])
+    svg = line_figure("n", "What is drawn", "in words", [line], (300, 200), log_x=True).svg()
+    assert 'aria-label="What is drawn"' in svg and "var(--line0)" in svg and "nan" not in svg
+    shares = heat_map("m", "Shares", "of 1", [[0.0, 1.0]], ["row"], ["a", "b"]).svg()
     assert all(f">{text}<" in shares for text in ("row", "a", "b", "0.00", "1.00"))

@@ -12,8 +12,8 @@ import pytest
 from scaling.synthetic import isoflop_runs, runs
 
 from gam_scale.errors import UserError
+from gam_scale.report.numbers import hours, large, ranged, scientific
 from gam_scale.scaling.extras import read_extras
-from gam_scale.scaling.words import hours, large, ranged, scientific
 
 TOOL = Path(__file__).parents[2] / "tools" / "scaling_report.py"
 FAST = ("--grid", "2", "--bootstrap", "100", "--test-draws", "20")
@@ -116,7 +116,7 @@ def test_what_else_is_known_is_shown(folder) -> None:
     for told in (page, text):
         assert [words for words in wanted if words not in told] == []
     assert "a&lt;b&gt;: no other learning rate tried is better" in page
-    assert "&quot;widths&quot;: [" in page and '"widths": [' in text
+    assert "&#34;widths&#34;: [" in page and '"widths": [' in text
 
 
 @pytest.mark.parametrize(
@@ -247,5 +247,5 @@ def test_numbers_read_well() -> None:
         "12,300",
         "4.2 million",
     ]
-    assert ranged(0.5, (0.4, 0.6), "{:.1f}") == "0.5 [0.4, 0.6]"
-    assert ranged(0.5, None, "{:.1f}") == "0.5"
+    assert ranged(0.5, (0.4, 0.6), "{:.1f}".format) == "0.5 [0.4, 0.6]"
+    assert ranged(0.5, None, "{:.1f}".format) == "0.5"

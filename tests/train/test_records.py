@@ -9,10 +9,10 @@ from whole_runs import train
 
 from gam_scale.errors import UserError
 from gam_scale.parallel.world import World
-from gam_scale.report import write_report
 from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import read_summary
 from gam_scale.run.goodput import goodput, read_starts
+from gam_scale.run.report import write_report
 from gam_scale.run.restarts import read_restarts
 from gam_scale.train.health import read_ranks
 from gam_scale.train.summary import finish, show_summary

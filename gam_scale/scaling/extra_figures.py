@@ -5,47 +5,48 @@ from typing import Any
 
 import numpy as np
 
-from gam_scale.evaluate.table import Table
+from gam_scale.report.axes import label, ticks_x
+from gam_scale.report.figure import Figure, Palette, shades
+from gam_scale.report.numbers import large, ranged, span
+from gam_scale.report.table import Table
 from gam_scale.scaling.extras import Curve, Extras
-from gam_scale.scaling.plots import Palette, Plot, finish, label, ticks
-from gam_scale.scaling.words import large
+from gam_scale.scaling.figures import finish
 
 
-def extra_plots(extras: Extras, families: list[str]) -> list[Plot]:
+def extra_figures(extras: Extras, families: list[str]) -> list[Figure]:
     """Every figure that there is data for; families in the order of their colours."""
-    found = []
+    drawn = []
     for i, name in enumerate(families):
-        mine = [curve for curve in extras.curves if curve.family == name]
-        if mine:
+        curves = [curve for curve in extras.curves if curve.family == name]
+        if curves:
             named, suffix = (f": {name}", f"-{i}") if len(families) > 1 else ("", "")
-            found.append(_training(mine, i, named, suffix))
+            drawn.append(_training(curves, i, named, suffix))
     if extras.rates:
-        found.append(_rates(extras, families))
+        drawn.append(_rates(extras, families))
     if extras.positions:
-        found.append(_positions(extras, families))
-    return found
+        drawn.append(_positions(extras, families))
+    return drawn
 
 
 def extra_tables(extras: Extras) -> list[Table]:
     """Every table that there is data for."""
-    found = []
+    tables = []
     if extras.rates:
-        found.append(_rate_table(extras))
+        tables.append(_rate_table(extras))
     if extras.positions:
-        found.append(_position_table(extras))
+        tables.append(_position_table(extras))
     if extras.recall:
-        found.append(_recall_table(extras))
-    return found
+        tables.append(_recall_table(extras))
+    return tables
 
 
-def _training(curves: list[Curve], i: int, named: str, suffix: str) -> Plot:
+def _training(curves: list[Curve], i: int, named: str, suffix: str) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         sizes = sorted({curve.params for curve in curves})
-        for j, n in enumerate(sizes):
-            style = {"color": palette.line(i), "alpha": 0.35 + 0.65 * (j + 1) / len(sizes)}
-            mine = [curve for curve in curves if curve.params == n]
-            for curve in mine:
-                axes.plot(curve.tokens, curve.loss, lw=1.4, **style)
+        opacity = dict(zip(sizes, shades(len(sizes)), strict=True))
+        for curve in curves:
+            style = {"color": palette.line(i), "alpha": opacity[curve.params], "lw": 1.4}
+            axes.plot(curve.tokens, curve.loss, **style)
         last = math.inf
         ends = [
             max((c for c in curves if c.params == n), key=lambda c: c.tokens[-1]) for n in sizes
@@ -59,10 +60,10 @@ def _training(curves: list[Curve], i: int, named: str, suffix: str) -> Plot:
 
     caption = "loss while training, one line for each number of parameters; smaller budgets branch "
     caption += "off the longest run where their learning rate decays"
-    return Plot(f"training{suffix}", f"Training curves{named}", caption, (), draw)
+    return Figure(f"training{suffix}", f"Training curves{named}", caption, draw)
 
 
-def _rates(extras: Extras, families: list[str]) -> Plot:
+def _rates(extras: Extras, families: list[str]) -> Figure:
     # Colours are the families'; one that has no law takes the next.
     names = [*families, *(r.family for r in extras.rates if r.family not in families)]
     ordered = sorted(extras.rates, key=lambda r: names.index(r.family))
@@ -74,13 +75,15 @@ def _rates(extras: Extras, families: list[str]) -> Plot:
             axes.plot(rates.multipliers, rates.losses, "o-", **style)
         x_label, form = "times the learning rate of the sweep", "{:g}".format
         finish(axes, palette, narrow, x_label, "loss, nats per token", form)
-        ticks(axes, sorted({m for rates in extras.rates for m in rates.multipliers}), "{:g}".format)
+        ticks_x(
+            axes, sorted({m for rates in extras.rates for m in rates.multipliers}), "{:g}".format
+        )
 
     caption = "loss of each family's smallest model on the smallest budget; 1 is the sweep's rate"
-    return Plot("learning-rate", "Sensitivity to the learning rate", caption, keys, draw)
+    return Figure("learning-rate", "Sensitivity to the learning rate", caption, draw, keys)
 
 
-def _positions(extras: Extras, families: list[str]) -> Plot:
+def _positions(extras: Extras, families: list[str]) -> Figure:
     # A run of tools/sweep.py begins with its family's name and has that colour.
     own = [
         next((i for i, name in enumerate(families) if p.name.startswith(f"{name}-d")), -1)
@@ -98,10 +101,10 @@ def _positions(extras: Extras, families: list[str]) -> Plot:
             axes.fill_between(x, p.low, p.high, color=palette.line(i), alpha=0.16, lw=0)
             ends |= set(p.last)
         finish(axes, palette, narrow, "tokens of context", "loss, nats per token", large)
-        ticks(axes, sorted(ends)[:: 2 if narrow else 1], "{:,.0f}".format)
+        ticks_x(axes, sorted(ends)[:: 2 if narrow else 1])
 
     caption = "held-out loss by the number of tokens that the prediction sees; band: 95%"
-    return Plot("by-position", "Loss by position", caption, keys, draw)
+    return Figure("by-position", "Loss by position", caption, draw, keys)
 
 
 def _rate_table(extras: Extras) -> Table:
@@ -121,30 +124,24 @@ def _rate_table(extras: Extras) -> Table:
 
 
 def _position_table(extras: Extras) -> Table:
-    spans = dict.fromkeys(
-        span for p in extras.positions for span in zip(p.first, p.last, strict=True)
-    )
+    spans = {ends for p in extras.positions for ends in zip(p.first, p.last, strict=True)}
     rows = []
     for first, last in sorted(spans):
         cells = []
         for p in extras.positions:
-            found = dict(zip(zip(p.first, p.last, strict=True), p.mean, strict=True))
-            cells.append(f"{found[first, last]:.3f}" if (first, last) in found else "")
-        rows.append([f"{first:,}" if first == last else f"{first:,}-{last:,}", *cells])
+            means = dict(zip(zip(p.first, p.last, strict=True), p.mean, strict=True))
+            cells.append(f"{means[first, last]:.3f}" if (first, last) in means else "")
+        rows.append([span(first, last), *cells])
     header = ["tokens of context", *(p.name for p in extras.positions)]
     return Table("Loss by position", header, rows, "Nats per token of held-out text.")
 
 
 def _recall_table(extras: Extras) -> Table:
     tasks = list(dict.fromkeys(task for r in extras.recall for task in r.scores))
-    rows = [
-        [r.name]
-        + [
-            "{:.3f} [{:.3f}, {:.3f}]".format(*r.scores[task]) if task in r.scores else ""
-            for task in tasks
-        ]
-        for r in extras.recall
-    ]
+    rows = []
+    for r in extras.recall:
+        scores = (r.scores.get(task) for task in tasks)
+        rows.append([r.name, *(ranged(s[0], s[1:]) if s else "" for s in scores)])
     note = (
         "Accuracy of models trained on multi-query associative recall alone, not of the sweep's; "
         "pairs in tokens of text, 95% intervals."

@@ -1,48 +1,27 @@
-"""Results as tables: for the terminal, and the same cells for the page."""
+"""Measurements as tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gam_scale.evaluate.by_position import ByPosition
 from gam_scale.evaluate.effective_context import EffectiveContext
 from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.recall import RecallResult
 from gam_scale.evaluate.subject import Subject
-
-
-@dataclass(frozen=True)
-class Table:
-    """A title, a header and rows of cells; ``note`` says what the numbers are."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    note: str = ""
-
-    def __str__(self) -> str:
-        cells = [self.header, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in cells
-        ]
-        return "\n".join(filter(None, [self.title, *lines, self.note]))
+from gam_scale.report.numbers import ranged, span
+from gam_scale.report.table import Table
 
 
 def tables(subjects: Sequence[Subject], recalls: Sequence[RecallResult]) -> list[Table]:
     """All that was measured."""
-    found = [sizes(subjects)] if subjects else []
+    made = [sizes(subjects)] if subjects else []
     if any(s.by_position for s in subjects):
-        found.append(positions(subjects))
+        made.append(positions(subjects))
     if any(s.same_tokens for s in subjects):
-        found.append(differences(subjects))
+        made.append(differences(subjects))
     if any(s.effective_context for s in subjects):
-        found.append(contexts(subjects))
-    found += [needles(s) for s in subjects if s.needle]
-    return found + ([recall_sizes(recalls), recall_scores(recalls)] if recalls else [])
+        made.append(contexts(subjects))
+    made += [needles(s) for s in subjects if s.needle]
+    return made + ([recall_sizes(recalls), recall_scores(recalls)] if recalls else [])
 
 
 def sizes(subjects: Sequence[Subject]) -> Table:
@@ -68,19 +47,20 @@ def sizes(subjects: Sequence[Subject]) -> Table:
     header += ["loss", "perplexity", "bits per byte", "text", "tokenizer"]
     counts = [s.parameters for s in subjects], [s.state.at(s.seq_len) for s in subjects]
     notes = [equality(*counts), *unlike.values()]
-    return _without_empty(Table("Models", header, rows, " ".join(filter(None, notes))))
+    note = " ".join(filter(None, notes))
+    return Table("Models", header, rows, note).without_empty_columns()
 
 
 def differences_in_reading(subjects: Sequence[Subject]) -> dict[str, str]:
     """What of the text differs between rows, ``text`` or ``tokenizer``, and a sentence on it."""
-    read, found = [s.read for s in subjects if s.read], {}
+    read, differences = [s.read for s in subjects if s.read], {}
     if len({r.text_hash for r in read}) > 1:
-        found["text"] = "The rows read different texts: their figures do not compare."
+        differences["text"] = "The rows read different texts: their figures do not compare."
     if len({r.tokenizer for r in read}) > 1:
-        found["tokenizer"] = (
+        differences["tokenizer"] = (
             "Tokenizers differ: no figure per token compares, bits per byte do on one text."
         )
-    return found
+    return differences
 
 
 def recall_sizes(results: Sequence[RecallResult]) -> Table:
@@ -111,19 +91,20 @@ def recall_scores(results: Sequence[RecallResult]) -> Table:
 
 def positions(subjects: Sequence[Subject]) -> Table:
     """Loss by tokens of context, one column a checkpoint."""
-    found = [(s.name, s.by_position) for s in subjects if s.by_position]
-    spans = [(b.first, b.last) for b in max((p.bins for _, p in found), key=len)]
-    rows = [[span(*s), *(_at(p, i) for _, p in found)] for i, s in enumerate(spans)]
-    note = f"Nats per token and 95% interval: {found[0][1].method} of the text."
-    return Table("Loss by position", ["tokens of context", *(n for n, _ in found)], rows, note)
+    names = [s.name for s in subjects if s.by_position]
+    losses = [s.by_position for s in subjects if s.by_position]
+    spans = [(b.first, b.last) for b in max((p.bins for p in losses), key=len)]
+    rows = [[span(*s), *(_loss_at(p, i) for p in losses)] for i, s in enumerate(spans)]
+    note = f"Nats per token and 95% interval: {losses[0].method} of the text."
+    return Table("Loss by position", ["tokens of context", *names], rows, note)
 
 
 def differences(subjects: Sequence[Subject]) -> Table:
     """The same tokens with context in one span and in another."""
-    found = [(s.name, s.same_tokens) for s in subjects if s.same_tokens]
-    first = found[0][1]
+    measured = [(s.name, s.same_tokens) for s in subjects if s.same_tokens]
+    first = measured[0][1]
     names = [f"{span(*first.near)} before", f"{span(*first.far)} before", "change, nats"]
-    rows = [[n, str(d.near_loss), str(d.far_loss), signed(d.change)] for n, d in found]
+    rows = [[n, str(d.near_loss), str(d.far_loss), signed(d.change)] for n, d in measured]
     note = (
         f"The same {first.tokens:,} tokens of {first.sequences:,} sequences, once with so much "
         f"text before them and once with so little; {first.method}. Below 0: the longer context "
@@ -134,19 +115,19 @@ def differences(subjects: Sequence[Subject]) -> Table:
 
 def contexts(subjects: Sequence[Subject]) -> Table:
     """What clearing the memory k tokens ago costs, one column a checkpoint."""
-    found = [(s.name, s.effective_context) for s in subjects if s.effective_context]
-    ks = sorted({c.context for _, e in found for c in e.cleared})
-    rows = [[f"{k:,}", *(_rise(e, k) for _, e in found)] for k in ks]
-    tolerance = found[0][1].tolerance
-    rows.append([f"within {tolerance:g} from", *(_from(e.context, ks) for _, e in found)])
-    rows.append(["shown (95%) from", *(_from(e.sure_context, ks) for _, e in found)])
-    first = found[0][1]
+    names = [s.name for s in subjects if s.effective_context]
+    measured = [s.effective_context for s in subjects if s.effective_context]
+    first = measured[0]
+    ks = sorted({c.context for e in measured for c in e.cleared})
+    rows = [[f"{k:,}", *(_rise(e, k) for e in measured)] for k in ks]
+    rows.append([f"within {first.tolerance:g} from", *(_from(e.context, ks) for e in measured)])
+    rows.append(["shown (95%) from", *(_from(e.sure_context, ks) for e in measured)])
     note = (
         f"Rise in nats per token of the same {first.targets} targets in {first.sequences:,} "
         f"sequences when the memory is cleared k tokens ago; {first.method}. Full context is "
         f"{first.least_context:,} tokens or more."
     )
-    return Table("Effective context", ["k", *(n for n, _ in found)], rows, note)
+    return Table("Effective context", ["k", *names], rows, note)
 
 
 def needles(subject: Subject) -> Table:
@@ -177,35 +158,24 @@ def pattern(layers: Sequence[str]) -> str:
     return f"{layers[0]} x {len(layers)}" if len(set(layers)) == 1 else " ".join(layers)
 
 
-def span(first: int, last: int) -> str:
-    """``128-255``, or one number."""
-    return f"{first:,}" if first == last else f"{first:,}-{last:,}"
-
-
 def share(interval: Interval) -> str:
     """An accuracy and its interval."""
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return ranged(interval.mean, (interval.low, interval.high))
 
 
 def signed(interval: Interval) -> str:
     """A difference and its interval."""
-    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+    return ranged(interval.mean, (interval.low, interval.high), "{:+.4f}".format)
 
 
-def _at(found: ByPosition, i: int) -> str:
-    interval = found.bins[i].loss if i < len(found.bins) else None
+def _loss_at(measured: ByPosition, i: int) -> str:
+    interval = measured.bins[i].loss if i < len(measured.bins) else None
     return "" if interval is None else str(interval)
 
 
-def _rise(found: EffectiveContext, k: int) -> str:
-    return next((signed(c.rise) for c in found.cleared if c.context == k), "")
+def _rise(measured: EffectiveContext, k: int) -> str:
+    return next((signed(c.rise) for c in measured.cleared if c.context == k), "")
 
 
 def _from(k: int | None, ks: Sequence[int]) -> str:
     return f"{k:,}" if k is not None else f"over {max(ks):,}"
-
-
-def _without_empty(table: Table) -> Table:
-    keep = [i for i in range(len(table.header)) if any(row[i] for row in table.rows)]
-    rows = [[row[i] for i in keep] for row in table.rows]
-    return Table(table.title, [table.header[i] for i in keep], rows, table.note)

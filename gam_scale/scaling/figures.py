@@ -1,120 +1,56 @@
-"""Figures of an analysis: drawn once, for pages in their colours and for files in fixed ones."""
+"""Figures of an analysis: runs, the laws fitted to them, and what those say beyond the runs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from html import escape
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 
-from gam_scale import charts
-from gam_scale.evaluate.page import LIGHT
+from gam_scale.report.axes import label, log_x, name_axes, quieten, ticks_y
+from gam_scale.report.figure import Figure, Palette, shades
+from gam_scale.report.numbers import Form, large, scientific
 from gam_scale.scaling.analysis import Analysis, Family
 from gam_scale.scaling.isoflop import IsoFlop
 from gam_scale.scaling.law import Law
 from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import Points
-from gam_scale.scaling.words import large, scientific
 
-WIDE, NARROW, FILE = (912, 400), (430, 340), (820, 440)
 MOST_LABELS = 8
 BANDS = 300  # refits that a band is drawn from
 
 
-@dataclass(frozen=True)
-class Palette:
-    """Colours of a figure."""
-
-    ink: str
-    quiet: str
-    rule: str
-    lines: tuple[str, ...]
-
-    def line(self, i: int) -> str:
-        return self.lines[i % len(self.lines)]
-
-
-PAGE = Palette(charts.INK, charts.QUIET, charts.RULE, tuple(charts.LINES))
-FIXED = Palette("#1c1f24", "#646b76", "#e2e5e9", LIGHT)
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One figure."""
-
-    name: str
-    """Its file's, and on a page its class."""
-    title: str
-    caption: str
-    keys: tuple[tuple[int, str], ...]
-    """Number and name of each line colour that needs explaining."""
-    draw: Callable[[Any, Palette, bool], None]
-    """Onto axes, in colours; whether there is little room."""
-
-    def svg(self, narrow: bool = False) -> str:
-        """As an element of a page."""
-        name = f"{self.name}-narrow" if narrow else self.name
-        size = NARROW if narrow else WIDE
-        title = escape(self.title)
-        return charts.drawing(lambda axes: self.draw(axes, PAGE, narrow), size, name, title)
-
-    def file(self, form: str) -> bytes:
-        """As a file: ``png`` or ``svg``, on white, with its keys."""
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-
-        settings: dict[Any, Any] = {"svg.hashsalt": self.name, "font.size": 11}
-        with matplotlib.rc_context(settings):
-            figure = Figure((FILE[0] / 72, FILE[1] / 72), layout="constrained")
-            axes = figure.add_subplot()
-            self.draw(axes, FIXED, False)
-            axes.set_title(self.title, loc="left", fontsize=12, fontweight="bold")
-            if len(self.keys) > 1:
-                handles = [Line2D([], [], color=FIXED.line(i), lw=2) for i, _ in self.keys]
-                names = [name for _, name in self.keys]
-                axes.legend(handles, names, frameon=False, labelcolor=FIXED.ink)
-            out = BytesIO()
-            metadata = {"Date": None} if form == "svg" else None
-            figure.savefig(out, format=form, dpi=144, facecolor="white", metadata=metadata)
-        return out.getvalue()
-
-
-def plots(analysis: Analysis) -> list[Plot]:
+def figures(analysis: Analysis) -> list[Figure]:
     """Every figure that the analysis has data for."""
     families = analysis.families
-    keys = tuple((i, f.name) for i, f in enumerate(families))
-    found, several = [], len(analysis.measured) > 1
+    several = len(analysis.measured) > 1
+    keys = tuple((i, f.name) for i, f in enumerate(families)) if several else ()
+    drawn = []
     for i, family in enumerate(families):
         named = f": {family.name}" if several else ""
         suffix = f"-{i}" if several else ""
         sizes = np.unique(family.points.params)
         if len(family.points) >= 2 * len(sizes):  # else a size has one budget, and no curve
-            found.append(_curves(family.points, family.fit.law, i, named, suffix))
+            drawn.append(_curves(family.points, family.fit.law, i, named, suffix))
         if family.isoflop.parabolas:
-            found.append(_parabolas(family.points, family.isoflop, i, named, suffix))
-        found.append(_surface(family, i, named, suffix))
+            drawn.append(_parabolas(family.points, family.isoflop, i, named, suffix))
+        drawn.append(_surface(family, i, named, suffix))
     for i, left in enumerate(analysis.left_out, len(families)):
-        found.append(_curves(left.points, None, i, f": {left.name}", f"-{i}"))
+        drawn.append(_curves(left.points, None, i, f": {left.name}", f"-{i}"))
         if left.isoflop.parabolas:
-            found.append(_parabolas(left.points, left.isoflop, i, f": {left.name}", f"-{i}"))
-    found += [_frontier(families, analysis, keys), _losses(families, analysis, keys)]
+            drawn.append(_parabolas(left.points, left.isoflop, i, f": {left.name}", f"-{i}"))
+    drawn += [_frontier(families, analysis, keys), _losses(families, analysis, keys)]
     if any(f.held_out for f in families):
-        found.append(_held_out(families, keys))
-    return found
+        drawn.append(_held_out(families, keys))
+    return drawn
 
 
-def _curves(points: Points, law: Law | None, i: int, named: str, suffix: str) -> Plot:
+def _curves(points: Points, law: Law | None, i: int, named: str, suffix: str) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         sizes = np.unique(points.params)
         span, last = np.ptp(points.loss), np.inf
-        for j, n in enumerate(sizes):
-            shade = 0.35 + 0.65 * (j + 1) / len(sizes)
+        for n, shade in zip(sizes, shades(len(sizes)), strict=True):
             style = {"color": palette.line(i), "alpha": shade}
-            mine = np.flatnonzero(points.params == n)
-            mine = mine[np.argsort(points.tokens[mine])]
-            d, loss = points.tokens[mine], points.loss[mine]
+            rows = np.flatnonzero(points.params == n)
+            rows = rows[np.argsort(points.tokens[rows])]
+            d, loss = points.tokens[rows], points.loss[rows]
             axes.plot(d, loss, "o", ms=4.5, mew=0, **style)
             if law is not None:
                 d = np.geomspace(d.min() / 1.3, d.max() * 1.3, 100)
@@ -127,14 +63,13 @@ def _curves(points: Points, law: Law | None, i: int, named: str, suffix: str) ->
 
     lines = "the fitted law" if law is not None else "from run to run; no law fits"
     caption = f"dots: runs; lines: {lines}, one for each number of parameters"
-    return Plot(f"curves{suffix}", f"Loss against tokens{named}", caption, (), draw)
+    return Figure(f"curves{suffix}", f"Loss against tokens{named}", caption, draw)
 
 
-def _parabolas(points: Points, isoflop: IsoFlop, i: int, named: str, suffix: str) -> Plot:
+def _parabolas(points: Points, isoflop: IsoFlop, i: int, named: str, suffix: str) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
-        found = isoflop.parabolas
-        for j, parabola in enumerate(found):
-            shade = 0.35 + 0.65 * (j + 1) / len(found)
+        parabolas = isoflop.parabolas
+        for j, (parabola, shade) in enumerate(zip(parabolas, shades(len(parabolas)), strict=True)):
             style = {"color": palette.line(i), "alpha": shade}
             n = np.geomspace(parabola.low / 1.15, parabola.high * 1.15, 80)
             rows = parabola.rows
@@ -142,16 +77,16 @@ def _parabolas(points: Points, isoflop: IsoFlop, i: int, named: str, suffix: str
             axes.plot(points.params[rows], points.loss[rows], "o", ms=4.5, mew=0, **style)
             if parabola.found:
                 axes.plot([parabola.params], [parabola.loss], "D", ms=6, mew=0, color=palette.ink)
-            if j % -(-len(found) // MOST_LABELS) == 0:
+            if j % -(-len(parabolas) // MOST_LABELS) == 0:
                 label(axes, palette, n[-1], float(parabola.at(n[-1])), scientific(parabola.flops))
         finish(axes, palette, narrow, "parameters", "loss, nats per token", large)
 
     caption = "runs of equal FLOPs (at the line's end) and a parabola through each; diamond: its "
     caption += "minimum, where that lies between sizes that were trained"
-    return Plot(f"isoflop{suffix}", f"Best size for a budget{named}", caption, (), draw)
+    return Figure(f"isoflop{suffix}", f"Best size for a budget{named}", caption, draw)
 
 
-def _surface(family: Family, i: int, named: str, suffix: str) -> Plot:
+def _surface(family: Family, i: int, named: str, suffix: str) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         points, optimum = family.points, family.optimum
         n = np.geomspace(points.params.min() / 3, points.params.max() * 10, 90)
@@ -175,10 +110,10 @@ def _surface(family: Family, i: int, named: str, suffix: str) -> Plot:
 
     caption = "contours: fitted loss in nats per token; dots: runs; line: the best size and data "
     caption += "for each amount of compute"
-    return Plot(f"surface{suffix}", f"Fitted surface{named}", caption, (), draw)
+    return Figure(f"surface{suffix}", f"Fitted surface{named}", caption, draw)
 
 
-def _frontier(families: list[Family], analysis: Analysis, keys: Any) -> Plot:
+def _frontier(families: list[Family], analysis: Analysis, keys: Any) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for i, family in enumerate(families):
             c = _budgets(family, analysis)
@@ -195,10 +130,10 @@ def _frontier(families: list[Family], analysis: Analysis, keys: Any) -> Plot:
 
     caption = "parameters that are best for a budget; solid where runs were, dashed beyond; band: "
     caption += "95%; diamonds: isoFLOP minima"
-    return Plot("frontier", "Best size against compute", caption, keys, draw)
+    return Figure("frontier", "Best size against compute", caption, draw, keys)
 
 
-def _losses(families: list[Family], analysis: Analysis, keys: Any) -> Plot:
+def _losses(families: list[Family], analysis: Analysis, keys: Any) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for i, family in enumerate(families):
             c = _budgets(family, analysis)
@@ -217,10 +152,10 @@ def _losses(families: list[Family], analysis: Analysis, keys: Any) -> Plot:
 
     caption = "line: the best loss of a budget, dashed beyond the runs; band: 95%; dots: runs; "
     caption += "squares: models that were not trained"
-    return Plot("loss-compute", "Loss against compute", caption, keys, draw)
+    return Figure("loss-compute", "Loss against compute", caption, draw, keys)
 
 
-def _held_out(families: list[Family], keys: Any) -> Plot:
+def _held_out(families: list[Family], keys: Any) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for i, family in enumerate(families):
             held = family.held_out
@@ -237,7 +172,7 @@ def _held_out(families: list[Family], keys: Any) -> Plot:
 
     caption = "error of a law fitted without the largest models; faint: runs it was fitted to; "
     caption += "full: runs it had not seen"
-    return Plot("held-out", "Predicting the largest models", caption, keys, draw)
+    return Figure("held-out", "Predicting the largest models", caption, draw, keys)
 
 
 def _budgets(family: Family, analysis: Analysis) -> np.ndarray:
@@ -265,59 +200,18 @@ def _band(axes: Any, family: Family, c: np.ndarray, what: Any, colour: str) -> N
         axes.fill_between(c, low, high, color=colour, alpha=0.16, lw=0)
 
 
-def label(axes: Any, palette: Palette, x: float, y: float, text: str, above: bool = False) -> None:
-    """A small note at a point."""
-    axes.annotate(
-        text,
-        (x, y),
-        xytext=(2, 5) if above else (5, 0),
-        textcoords="offset points",
-        color=palette.quiet,
-        fontsize=9,
-        va="bottom" if above else "center",
-        annotation_clip=False,
-    )
-
-
 def finish(
     axes: Any,
     palette: Palette,
     narrow: bool,
-    x_label: str,
-    y_label: str,
-    x_form: Callable[[float], str],
-    y_form: Callable[[float], str] = "{:.3g}".format,
+    x: str,
+    y: str,
+    x_form: Form,
+    y_form: Form = "{:.3g}".format,
     log_y: bool = False,
 ) -> None:
-    """A logarithmic x axis, few ticks, horizontal rules, no box."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    # Less than two decades need ticks between their powers of ten.
-    subs = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=5 if narrow else 9))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: x_form(x)))
-    if log_y:
-        axes.set_yscale("log")
-    axes.yaxis.set_major_locator(
-        LogLocator(numticks=7) if log_y else MaxNLocator(6, steps=[1, 2, 5, 10])
-    )
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: y_form(y)))
-    axes.set_xlabel(x_label, color=palette.quiet)
-    axes.set_ylabel(y_label, color=palette.quiet)
-    axes.grid(axis="y", color=palette.rule, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelcolor=palette.quiet, pad=6)
-    for side, spine in axes.spines.items():
-        spine.set(visible=side == "bottom", color=palette.rule)
-
-
-def ticks(axes: Any, at: Sequence[float], form: Callable[[float], str]) -> None:
-    """The x axis' ticks, after :func:`finish`, where values are few and known."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter
-
-    axes.xaxis.set_major_locator(FixedLocator(at))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
+    """Name the axes; x is logarithmic, and y if ``log_y``."""
+    log_x(axes, x_form, narrow=narrow)
+    ticks_y(axes, y_form, log=log_y)
+    name_axes(axes, palette, x, y)
+    quieten(axes, palette)

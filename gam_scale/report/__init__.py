@@ -1,0 +1,1 @@
+"""How results are shown: pages, tables, figures and numbers, whatever they are results of."""

@@ -1,0 +1,81 @@
+"""The one style of axes: few ticks, horizontal rules, no box."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gam_scale.report.figure import Palette
+from gam_scale.report.numbers import Form
+
+STEPS = [1, 2, 2.5, 5, 10]  # of ticks
+
+whole = "{:,.0f}".format
+
+
+def quieten(axes: Any, palette: Palette) -> None:
+    """Rules and labels that stay behind what is drawn."""
+    axes.grid(axis="y", color=palette.rule, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=palette.quiet, pad=6)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side == "bottom", color=palette.rule)
+
+
+def log_x(axes: Any, form: Form, *, narrow: bool) -> None:
+    """A logarithmic x axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    # Less than two decades need ticks between their powers of ten.
+    subs = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=5 if narrow else 9))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
+
+
+def steps_x(axes: Any, count: int) -> None:
+    """At most ``count`` whole numbers along the x axis."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(count, steps=STEPS, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: whole(x)))
+
+
+def ticks_x(axes: Any, at: Sequence[float], form: Form = whole) -> None:
+    """Ticks along the x axis where values are few and known."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.xaxis.set_major_locator(FixedLocator(at))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
+
+
+def ticks_y(axes: Any, form: Form = "{:.3g}".format, *, log: bool = False) -> None:
+    """Few ticks along the y axis, which is logarithmic if ``log``."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    if log:
+        axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(numticks=7) if log else MaxNLocator(6, steps=STEPS))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: form(y)))
+
+
+def name_axes(axes: Any, palette: Palette, x: str, y: str) -> None:
+    """What each axis shows."""
+    axes.set_xlabel(x, color=palette.quiet)
+    axes.set_ylabel(y, color=palette.quiet)
+
+
+def label(axes: Any, palette: Palette, x: float, y: float, text: str, above: bool = False) -> None:
+    """A small note at a point."""
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(2, 5) if above else (5, 0),
+        textcoords="offset points",
+        color=palette.quiet,
+        fontsize=9,
+        va="bottom" if above else "center",
+        annotation_clip=False,
+    )

@@ -1,0 +1,175 @@
+"""Figures of named series and of shares in a grid."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gam_scale.report.axes import quieten, steps_x, ticks_x, ticks_y
+from gam_scale.report.figure import Figure, Palette
+from gam_scale.report.numbers import Form
+
+MAX_POINTS = 600  # a longer line is drawn as means of neighbours
+LONG = 120  # points from which a line is drawn faint, with its running mean over it
+FEW = 30  # points up to which each has a marker
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line, with a band where ``low`` and ``high`` are given; it breaks at what is NaN."""
+
+    name: str
+    """Among the figure's keys; empty for none."""
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    colour: int | None = None
+    """Which of the page's; None for that of its place among the series."""
+    opacity: float = 1.0
+    smooth: bool = True
+    """Whether a long line is drawn faint under its running mean."""
+
+
+def line_figure(
+    name: str,
+    title: str,
+    caption: str,
+    series: Sequence[Series],
+    size: tuple[int, int],
+    *,
+    narrow_size: tuple[int, int] | None = None,
+    form: Form = "{:g}".format,
+    y_range: tuple[float, float] | None = None,
+    from_zero: bool = False,
+    may_log: bool = False,
+    log_x: bool = False,
+    marks: Sequence[float] = (),
+) -> Figure:
+    """Lines over steps, or over powers of two.
+
+    Args:
+        name: of the figure's file, unique on a page.
+        title: of the figure.
+        caption: what is drawn, with units.
+        series: the lines.
+        size: in pixels of a page.
+        narrow_size: the size on phones, where ``size`` does not fit.
+        form: how values are written.
+        y_range: the ends of the y axis.
+        from_zero: the y axis starts at 0.
+        may_log: the y axis is logarithmic where values span more than a factor of 100.
+        log_x: the x axis has powers of two.
+        marks: heights of dotted rules.
+    """
+    colours = [i if line.colour is None else line.colour for i, line in enumerate(series)]
+    y = np.concatenate([np.asarray(line.y, float) for line in series])
+    y = y[np.isfinite(y)]
+    log = bool(may_log and y.size and y.min() > 0 and y.max() > 100 * y.min())
+
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        width = narrow_size[0] if narrow and narrow_size else size[0]
+        for line, colour in zip(series, colours, strict=True):
+            _draw(axes, line, palette.line(colour))
+        for height in marks:
+            axes.axhline(height, color=palette.quiet, linewidth=1, linestyle=(0, (1, 3)))
+        ticks_y(axes, form, log=log)
+        if log_x:
+            _powers_of_two(axes, series, most=width // 70)
+        else:
+            _steps(axes, series, most=width // 110)
+        if y_range is not None:
+            axes.set_ylim(*y_range)
+        elif from_zero and not log:
+            axes.set_ylim(0, 1.1 * y.max(initial=0.0) or 1)
+        quieten(axes, palette)
+
+    keys = tuple((i, line.name) for i, line in zip(colours, series, strict=True) if line.name)
+    return Figure(name, title, caption, draw if y.size else None, keys, size, narrow_size)
+
+
+def heat_map(
+    name: str,
+    title: str,
+    caption: str,
+    cells: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    colour: int = 0,
+) -> Figure:
+    """Shares from 0 to 1, ``cells[row][column]``, written into boxes that they fill with colour."""
+
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        from matplotlib.patches import Rectangle
+
+        for i, row in enumerate(cells):
+            for j, value in enumerate(row):
+                # Never so full that the number, in the page's ink, is hard to read.
+                box = {"facecolor": palette.line(colour), "alpha": 0.75 * value, "linewidth": 0}
+                axes.add_patch(Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, **box))
+                text = {"ha": "center", "va": "center", "color": palette.ink, "fontsize": 11}
+                axes.text(j, i, f"{value:.2f}", **text)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(length=0, labelcolor=palette.quiet, pad=6)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+
+    return Figure(name, title, caption, draw, size=(430, 60 + 34 * len(rows)), narrow=None)
+
+
+def _draw(axes: Any, line: Series, colour: str) -> None:
+    x, y = np.asarray(line.x, float), np.asarray(line.y, float)
+    if line.low is not None and line.high is not None:
+        low, high = np.asarray(line.low, float), np.asarray(line.high, float)
+        known = np.isfinite(y) & np.isfinite(low) & np.isfinite(high)
+        axes.fill_between(x[known], low[known], high[known], color=colour, alpha=0.18, lw=0)
+    dots = {"marker": "o", "markersize": 4, "markeredgewidth": 0} if len(y) <= FEW else {}
+    smooth = line.smooth and len(y) >= LONG
+    width = math.ceil(len(y) / MAX_POINTS)
+    x, y = _means(x, width), _means(y, width)
+    style = {"color": colour, "alpha": line.opacity, "linewidth": 1.8}
+    faint = {"alpha": 0.4 * line.opacity, "linewidth": 1} if smooth else {}
+    axes.plot(x, y, **style | faint, **dots)
+    if smooth:
+        axes.plot(x, _running_mean(y), **style)
+
+
+def _steps(axes: Any, lines: Sequence[Series], most: int) -> None:
+    first = min((line.x[0] for line in lines if len(line.x)), default=0)
+    last = max((line.x[-1] for line in lines if len(line.x)), default=0)
+    margin = 0.01 * (last - first) or 1
+    axes.set_xlim(first - margin, last + margin)
+    steps_x(axes, max(3, most))
+
+
+def _powers_of_two(axes: Any, lines: Sequence[Series], most: int) -> None:
+    axes.set_xscale("log", base=2)
+    points = [x for line in lines for x, y in zip(line.x, line.y, strict=True) if np.isfinite(y)]
+    powers = sorted({2 ** round(math.log2(x)) for x in points})
+    ticks_x(axes, powers[:: math.ceil(len(powers) / max(2, most)) or 1])
+
+
+def _means(y: np.ndarray, width: int) -> np.ndarray:
+    """Means over runs of ``width`` neighbours, of what is finite in each."""
+    if width <= 1:
+        return y
+    starts = np.arange(0, len(y), width)
+    count = np.add.reduceat(np.isfinite(y).astype(float), starts)
+    total = np.add.reduceat(np.nan_to_num(y), starts)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _running_mean(y: np.ndarray) -> np.ndarray:
+    """Centred mean over a twentieth of the line, narrower towards its ends; gaps stay gaps."""
+    total = np.concatenate([[0], np.cumsum(np.nan_to_num(y))])
+    count = np.concatenate([[0], np.cumsum(np.isfinite(y))])
+    i = np.arange(len(y))
+    reach = np.minimum(len(y) // 40, np.minimum(i, len(y) - 1 - i))  # even-handed: no end drags
+    n = count[i + reach + 1] - count[i - reach]
+    mean = (total[i + reach + 1] - total[i - reach]) / np.maximum(n, 1)
+    return np.where(np.isfinite(y), mean, np.nan)

@@ -1,0 +1,264 @@
+"""report.html: one self-contained page on a run, for a browser, a phone or a printer."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gam_scale.config import RunConfig
+from gam_scale.files import write_bytes
+from gam_scale.model.lm import LanguageModel, outline, stack_name
+from gam_scale.model.memory.static import StaticMemory
+from gam_scale.report.figure import Figure
+from gam_scale.report.lines import Series, line_figure
+from gam_scale.report.numbers import Form, duration, gigabytes, large, metric, scientific
+from gam_scale.report.page import Beside, Folded, KeyFigures, Note, Page, Part, Quotes
+from gam_scale.report.table import Table
+from gam_scale.run.directory import RunDir
+from gam_scale.run.figures import read_summary
+from gam_scale.run.goodput import goodput
+from gam_scale.run.metrics_file import Line, read_metrics
+from gam_scale.strict import from_dict, read_json, shown
+
+WIDE, NARROW, SMALL = (912, 340), (350, 260), (310, 205)
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write ``report.html`` of a run from its config.json, metrics.jsonl and summary.json.
+
+    Everything is inside the one file. A run that goes on, or was killed, has a page too: what is
+    not known yet is left out.
+
+    Raises:
+        UserError: there is no readable config.json.
+    """
+    run_dir = Path(run_dir)
+    config = read_json(run_dir / "config.json")
+    model = _model(config)
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    finished = (run_dir / "summary.json").exists()
+    summary = _of_lines(lines)
+    summary |= time_spent.figures() if (time_spent := goodput(RunDir(run_dir))) else {}
+    summary |= read_summary(run_dir / "summary.json") if finished else {}
+    parts: list[Part] = [] if finished else [_progress(config, lines)]
+    parts += [*_key_figures(summary), *_remarks(summary)]
+    parts += [*_figures(lines, summary), *_samples({"": summary.get("sample")})]
+    parts.append(Beside([_training(summary), _setup(config, model, summary)]))
+    parts += [*_explanations(model, summary), Folded("Every setting", json.dumps(config, indent=2))]
+    page = Page(run_dir.resolve().name, _in_words(model, summary), parts)
+    path = run_dir / "report.html"
+    write_bytes(path, page.html().encode())
+    return path
+
+
+def column(lines: Sequence[Line], key: str) -> list[float]:
+    """The values of one key, without lines that lack it or have null."""
+    return [line[key] for line in lines if line.get(key) is not None]
+
+
+def by_step(lines: Sequence[Line], key: str, name: str = "", *, joined: bool = False) -> Series:
+    """A key of the metrics over optimizer steps.
+
+    Args:
+        lines: of metrics.jsonl.
+        key: of the values.
+        name: as a figure is to give it.
+        joined: draw through lines that lack the key, as of a loss that is measured now and then;
+            otherwise it breaks there.
+    """
+    if joined:
+        lines = [line for line in lines if line.get(key) is not None]
+    values = [line.get(key) for line in lines]
+    y = [math.nan if value is None else value for value in values]
+    return Series(name, [line["step"] for line in lines], y)
+
+
+def _of_lines(lines: Sequence[Line]) -> dict[str, Any]:
+    """What the metrics alone tell; a finished run's summary has the last word."""
+    speed, losses = column(lines, "tokens_per_s"), column(lines, "loss")
+    last = ("val_loss", "val_perplexity", "val_bits_per_byte", "tokens")
+    known = {key: column(lines, key)[-1:] for key in last}
+    known |= {"first_loss": losses[:1], "last_loss": losses[-1:]}
+    known["tokens_per_s"] = [median(speed)] if speed else []
+    # The clock starts anew in every process that resumes the run.
+    clock = column(lines, "seconds")
+    ends = [a for a, b in zip(clock, [*clock[1:], 0.0], strict=False) if b < a]
+    known["seconds"] = [sum(ends)] if ends else []
+    return {key: values[0] for key, values in known.items() if values}
+
+
+def _model(config: dict[str, Any]) -> LanguageModel:
+    """What the run trains, without weights: whatever is said of it is asked of it."""
+    model = from_dict(RunConfig, config).model
+    return outline(replace(model, vocab_size=model.vocab_size or 1))
+
+
+def _in_words(model: LanguageModel, summary: dict[str, Any]) -> str:
+    kinds, width = model.config.layer_kinds(), model.config.d_model
+    words = [stack_name(kinds)]
+    if "parameters" in summary:
+        words.append(f" of {large(summary['parameters'])} parameters")
+    words.append(f", {len(kinds)} layers of width {width}")
+    if "tokens" in summary:
+        words.append(f"; trained on {large(summary['tokens'])} tokens")
+    if "seconds" in summary:
+        words.append(f" in {duration(summary['seconds'])}")
+    return "".join(words) + "."
+
+
+def _progress(config: dict[str, Any], lines: Sequence[Line]) -> Note:
+    if not lines:
+        return Note("This run is not finished; nothing has been logged yet.")
+    total = config.get("train", {}).get("steps")
+    of = f" of {total:,}" if total else ""
+    step = lines[-1]["step"]
+    return Note(f"This run is not finished: this page shows it up to step {step:,}{of}.")
+
+
+def _key_figures(summary: dict[str, Any]) -> list[Part]:
+    names = [
+        ("validation perplexity", "val_perplexity", "{:,.2f}"),
+        ("validation loss, nats per token", "val_loss", "{:.3f}"),
+        ("validation bits per byte", "val_bits_per_byte", "{:.3f}"),
+        ("tokens per second", "tokens_per_s", "{:,.0f}"),
+    ]
+    figures = [
+        (name, form.format(summary[key]), "")
+        for name, key, form in names
+        if summary.get(key) is not None
+    ]
+    return [KeyFigures(figures)] if figures else []
+
+
+def _remarks(summary: dict[str, Any]) -> list[Part]:
+    """What was not validated, and what the run took over from another and does otherwise."""
+    remarks: list[Part] = []
+    if summary.get("validated") == []:
+        remarks.append(
+            Note("Nothing was validated: no data set of this run has a validation split.")
+        )
+    if origin := summary.get("continued"):
+        changed = [
+            f"{k} {shown(old)} → {shown(new)}" for k, (old, new) in origin["changed"].items()
+        ]
+        words = "changed: " + ", ".join(changed) if changed else "every setting is the same"
+        kept = ", ".join(origin["kept"])
+        remarks.append(Note(f"Continues {origin['run']} with its {kept}; {words}."))
+    return remarks
+
+
+def _figures(lines: Sequence[Line], summary: dict[str, Any]) -> list[Part]:
+    """The loss, and beside one another what is small."""
+    if not lines:
+        return []
+    if find_spec("matplotlib") is None:
+        return [Note("Plots of the run need matplotlib, which is not installed.")]
+    mfu = f"; MFU {summary['mfu']:.0%}" if summary.get("mfu") else ""
+    rate, norm = by_step(lines, "lr"), by_step(lines, "grad_norm")
+    small = [
+        _small("lr", "Learning rate", "per optimizer step", replace(rate, smooth=False), _rate),
+        _small(
+            "speed", "Throughput", f"tokens per second{mfu}", by_step(lines, "tokens_per_s"), large
+        ),
+        _small("norm", "Gradient norm", "before clipping", norm, may_log=True),
+    ]
+    return [_loss(lines), Beside(small, "three")]
+
+
+def _loss(lines: Sequence[Line]) -> Figure:
+    caption = "nats per token; lower is better"
+    if lost := len(lines) - len(column(lines, "loss")):
+        caption += f"; broken where it was not a finite number ({lost} of {len(lines)} lines)"
+    series = [by_step(lines, "loss", "training")]
+    if column(lines, "val_loss"):
+        validation = by_step(lines, "val_loss", "validation", joined=True)
+        series.append(replace(validation, smooth=False))
+    return line_figure("loss", "Loss", caption, series, WIDE, narrow_size=NARROW)
+
+
+def _small(
+    name: str, title: str, caption: str, series: Series, form: Form = "{:g}".format, **axis: bool
+) -> Figure:
+    return line_figure(name, title, caption, [series], SMALL, form=form, from_zero=True, **axis)
+
+
+def _rate(value: float) -> str:
+    return "0" if value == 0 else scientific(value, 3)
+
+
+def _samples(texts: Mapping[str, Any]) -> list[Part]:
+    """What the model writes, by what is said of each text; an empty caption says nothing."""
+    passages = [(caption, str(text).strip()) for caption, text in texts.items() if text]
+    passages = [(caption, text) for caption, text in passages if text]
+    return [Quotes("What the model writes", passages)] if passages else []
+
+
+def _facts(
+    title: str, summary: dict[str, Any], names: Sequence[tuple[str, str, Callable[[Any], str]]]
+) -> Table:
+    """Figures of the summary as rows: what each is called, its key, and how it is written."""
+    rows = [[name, form(summary[key])] for name, key, form in names if summary.get(key) is not None]
+    return Table(title, [], [row for row in rows if row[1]])
+
+
+def _training(summary: dict[str, Any]) -> Table:
+    def unless_none(count: int) -> str:
+        return f"{count:,}" if count else ""
+
+    names = [
+        ("Training loss at the start", "first_loss", "{:.4f}".format),
+        ("Training loss at the end", "last_loss", "{:.4f}".format),
+        ("Tokens trained on", "tokens", "{:,.0f}".format),
+        ("Time, evaluations included", "seconds", duration),
+        ("Time, all starts included", "wall_seconds", duration),
+        ("Goodput: steps that count, of that time", "goodput", "{:.0%}".format),
+        ("Starts", "starts", str),
+        ("Time to resume", "resume_seconds", lambda each: ", ".join(map(duration, each))),
+        ("Steps trained again", "steps_again", unless_none),
+        ("Compute per token", "flops_per_token", lambda flops: metric(flops, "FLOP")),
+        ("Share of the device’s peak (MFU)", "mfu", "{:.0%}".format),
+        ("Peak memory of rank 0", "peak_memory_bytes", gigabytes),
+        ("Memory that rank 0 reserved", "memory_reserved", gigabytes),
+        ("Times its allocator made room", "alloc_retries", unless_none),
+        ("Times it found none", "ooms", unless_none),
+        ("Peak memory of any rank", "max_memory_bytes", gigabytes),
+        ("Peak memory of a host, in use", "max_host_memory", "{:.0%}".format),
+    ]
+    return _facts("Training", summary, names)
+
+
+def _setup(config: dict[str, Any], model: LanguageModel, summary: dict[str, Any]) -> Table:
+    known = {"context": config.get("data", {}).get("seq_len"), "reach": model.reach}
+    names = [
+        ("Parameters", "parameters", "{:,}".format),
+        ("Tokens of context", "context", str),
+        ("Tokens that reach a prediction", "reach", str),
+        ("Engine", "engine", str),
+        ("Device", "device", str),
+        ("Ranks", "ranks", str),
+        ("Compiled blocks", "compiled", lambda value: {True: "yes", False: "no"}.get(value, value)),
+        ("Code version", "code_version", str),
+    ]
+    return _facts("Setup", summary | known, names)
+
+
+def _explanations(model: LanguageModel, summary: dict[str, Any]) -> list[Part]:
+    """Why no more than ``model.reach`` tokens reach a prediction, and what an odd MFU means."""
+    words = []
+    if model.reach is not None:
+        if any(isinstance(module, StaticMemory) for module in model.modules()):
+            words.append(
+                "The memory of a GAM block is a fixed bank, which maps each token by itself."
+            )
+        words.append(
+            "Nothing mixes tokens, so no other token reaches a prediction."
+            if model.reach == 1
+            else "Only the convolutions mix tokens, so nothing further back reaches a prediction."
+        )
+    if (summary.get("mfu") or 0) > 1:
+        words.append("An MFU above 100% means that the device was busy when its peak was measured.")
+    return [Note(" ".join(words))] if words else []
