@@ -86,6 +86,7 @@ def report(args: argparse.Namespace) -> None:
     """Measure one row as one of its ranks; the slowest or largest rank's figures count."""
     world = ranks.start(args.device)
     config = run_config(args, world, ROWS[args.engine])
+    world = world.arranged(config.parallel)
     store = CheckpointStore(Path(args.folder) / "checkpoints")
     compiled = can_compile(world.device)[0]
     strategy = build_strategy(config, world, compiled=compiled)

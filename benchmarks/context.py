@@ -32,7 +32,7 @@ from benchmarks.engines import launch
 from benchmarks.plain_gam import PlainGAM
 from benchmarks.train_step import synchronise
 from gam_scale import cli
-from gam_scale.config import MemoryConfig, ModelConfig
+from gam_scale.config import MemoryConfig, ModelConfig, ParallelConfig
 from gam_scale.hardware.compiler import can_compile
 from gam_scale.hardware.memory import allocated_at_most, keep_freed_memory, peak_memory_bytes
 from gam_scale.hardware.processor import find_device
@@ -333,10 +333,11 @@ def comparison_bytes(length: int, width: int, size: int, tensors: int, name: str
 def exchange_row(args: argparse.Namespace) -> dict:
     """Counted by the operators that send."""
     world = ranks.start(args.device)
+    world = world.arranged(ParallelConfig(context=world.world_size))
     sent = []
     for length in args.lengths:
         net = make_model(args, args.row, 1)
-        net.context = context = SequenceContext(world, world.world_size)
+        net.context = context = SequenceContext(world)
         if args.row != "attention" or length <= FITS:
             part = Layout.stream(1, length).part(context.rank, context.size).to(world.device)
             x = torch.randn(1, part.length, args.d_model, device=world.device, requires_grad=True)

@@ -204,7 +204,7 @@ def batch_of(config: RunConfig, world: World) -> Batch:
 
 def engine_step(config: RunConfig, world: World, compiled: bool) -> Callable[[], None]:
     """A step through the seam, as the training loop calls it."""
-    strategy = build_strategy(config, world, compiled=compiled)
+    strategy = build_strategy(config, world.arranged(config.parallel), compiled=compiled)
     initialise(strategy, config)
     return step_of(strategy, config)
 

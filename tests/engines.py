@@ -5,7 +5,7 @@ import numpy as np
 from gam_scale.config import DataSetConfig, RunConfig
 from gam_scale.data.stream import TrainStream, micro_batches, open_split
 from gam_scale.parallel.build import build_strategy, initialise
-from gam_scale.parallel.context import axes
+from gam_scale.parallel.context import part
 from gam_scale.parallel.world import World
 from gam_scale.strict import from_dict
 from gam_scale.train.step import train_step
@@ -56,7 +56,6 @@ class Trial:
         model: dict[str, object] | None = None,
         **train: object,
     ) -> None:
-        self.world = world
         self.config = from_dict(
             RunConfig,
             {
@@ -81,16 +80,16 @@ class Trial:
             },
         )
         self.stream = open_stream(sets)
-        self.strategy = build_strategy(self.config, world, compiled=compiled)
+        self.world = world.arranged(self.config.parallel)
+        self.strategy = build_strategy(self.config, self.world, compiled=compiled)
         initialise(self.strategy, self.config)
 
     def step(self, number: int) -> tuple[float, float]:
         """Global mean loss and gradient norm of one step."""
-        world, place = self.world, axes(self.world, self.config.parallel.context)
-        batches = micro_batches(
-            self.stream, number, self.config.train, place.data_rank, place.data_size
-        )
-        batches = [place.part(batch) for batch in batches]
+        world = self.world
+        share = world.reader, world.axes.readers
+        batches = micro_batches(self.stream, number, self.config.train, *share)
+        batches = [part(batch, world) for batch in batches]
         loss_sum, n_targets, norm = train_step(self.strategy, batches, 1e-2, max_norm=0.5)
         (total,) = world.sum(float(loss_sum))
         return total / n_targets, float(norm)

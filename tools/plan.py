@@ -185,7 +185,7 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
             f"model.vocab_size is the tokenizer's; {config.model.vocab_size:,} is assumed, "
             "prepare_data's default"
         )
-    if job.data_size > config.train.global_batch_size:
+    if job.axes.readers > config.train.global_batch_size:
         found.append("there are more ranks than sequences in a step, so some only wait")
     estimate = Estimate("", job, gpu, args.matmul_share)
     if estimate.fp32_flops:

@@ -38,7 +38,7 @@ def run_steps(check: Check, config: RunConfig) -> Steps:
     world = ranks.start(check.device.type)
     try:
         compiled = check.device.type == "cuda" and can_compile(check.device)[0]
-        strategy = build_strategy(config, world, compiled=compiled)
+        strategy = build_strategy(config, world.arranged(config.parallel), compiled=compiled)
         initialise(strategy, config)
         step = step_of(strategy, config)
         times = []

@@ -1,5 +1,6 @@
 """Which settings of a run go together."""
 
+from gam_scale.config.axes import Axes
 from gam_scale.config.sections import ParallelConfig, RunConfig
 from gam_scale.config_model import ModelConfig
 from gam_scale.errors import UserError
@@ -56,6 +57,20 @@ def check(config: RunConfig) -> None:
         raise UserError(
             f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps "
             f"{train.steps}"
+        )
+
+
+def check_ranks(config: RunConfig, world_size: int) -> None:
+    """Refuse what cannot be divided over ``world_size`` ranks.
+
+    Raises:
+        UserError: see also :meth:`Axes.of`.
+    """
+    readers, rows = Axes.of(config.parallel, world_size).readers, config.train.global_batch_size
+    if config.data.carry_state and rows % readers:
+        raise UserError(
+            f"train.global_batch_size is {rows}, which the {readers} ranks do not divide; expected "
+            "a multiple of them with data.carry_state"
         )
 
 

@@ -1,8 +1,8 @@
 """From a config to a ready strategy, in one fixed order."""
 
 from gam_scale.config import RunConfig
+from gam_scale.config.axes import Axes
 from gam_scale.data.stream import micro_batch_rows
-from gam_scale.errors import UserError
 from gam_scale.model.carry import Carry
 from gam_scale.model.init import initial_values
 from gam_scale.model.lm import outline
@@ -20,21 +20,17 @@ def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strate
 
     Args:
         config: complete; ``model.vocab_size`` resolved.
-        world: the job's ranks.
+        world: the job's ranks, arranged by ``config.parallel``.
         compiled: run each block through torch.compile.
     """
+    axes = world.axes
+    assert axes == Axes.of(config.parallel, world.world_size), "World.arranged comes first"
     strategy = _engine(config, world, compiled=compiled)
-    if config.parallel.context > 1:
-        strategy.module.context = SequenceContext(world, config.parallel.context)
+    if axes.context > 1:
+        strategy.module.context = SequenceContext(world)
     if config.data.carry_state:
-        if config.train.global_batch_size % world.world_size:
-            raise UserError(
-                f"train.global_batch_size is {config.train.global_batch_size}, which the "
-                f"{world.world_size} ranks do not divide; expected a multiple of them with "
-                "data.carry_state"
-            )
-        rows = config.train.global_batch_size // world.world_size
-        strategy.carry = Carry(micro_batch_rows(rows, config.train, world.world_size))
+        rows = config.train.global_batch_size // axes.readers
+        strategy.carry = Carry(micro_batch_rows(rows, config.train, axes.readers))
     return strategy
 
 

@@ -1,68 +1,40 @@
 """Sequences cut over ranks: what they exchange, and which part of a batch each one holds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gam_scale.data.packing import Batch
-from gam_scale.errors import UserError
 from gam_scale.kernels.operator import operator
 from gam_scale.parallel.world import World
 
 
-@dataclass(frozen=True)
-class Axes:
-    """A job's ranks as a grid of (data, context); neighbours share sequences."""
-
-    data_rank: int
-    data_size: int
-    context_rank: int
-    context_size: int
-
-    def part(self, batch: Batch) -> Batch:
-        """This rank's tokens of each of its sequences."""
-        if self.context_size == 1:
-            return batch
-        length = batch.tokens.shape[1] // self.context_size
-        tokens = slice(self.context_rank * length, (self.context_rank + 1) * length)
-        tokens, targets = (x[:, tokens].contiguous() for x in (batch.tokens, batch.targets))
-        layout = batch.layout.part(self.context_rank, self.context_size)
-        return batch._replace(tokens=tokens, targets=targets, layout=layout)
-
-
-def axes(world: World, context_size: int) -> Axes:
-    """Where this rank is, with sequences cut into ``context_size`` parts.
-
-    Raises:
-        UserError: ``context_size`` does not divide the ranks.
-    """
-    if world.world_size % context_size:
-        raise UserError(
-            f"parallel.context is {context_size}, which does not divide the {world.world_size} "
-            "ranks of this job; expected a divisor"
-        )
-    data_rank, context_rank = divmod(world.rank, context_size)
-    return Axes(data_rank, world.world_size // context_size, context_rank, context_size)
+def part(batch: Batch, world: World) -> Batch:
+    """This rank's tokens, T / context of each sequence of ``batch``."""
+    rank, size = world.place.context, world.axes.context
+    if size == 1:
+        return batch
+    length = batch.tokens.shape[1] // size
+    here = slice(rank * length, (rank + 1) * length)
+    tokens, targets = (x[:, here].contiguous() for x in (batch.tokens, batch.targets))
+    layout = batch.layout.part(rank, size)
+    return batch._replace(tokens=tokens, targets=targets, layout=layout)
 
 
 class SequenceContext:
-    """The ranks of one sequence; see :class:`gam_scale.model.context.Context`.
+    """The ranks along the mesh's context axis; see :class:`gam_scale.model.context.Context`.
 
     Attributes:
         bytes_sent: by this rank so far, forward and backward, as algorithms count them: to each
             other rank its own copy.
     """
 
-    def __init__(self, world: World, size: int) -> None:
+    def __init__(self, world: World) -> None:
         """Called by all ranks of the job together."""
-        self.size, self.rank = size, world.rank % size
-        self.first = world.rank - self.rank
-        firsts = range(0, world.world_size, size)
-        groups = {first: dist.new_group(range(first, first + size)) for first in firsts}
-        self.group = groups[self.first]
+        self.rank, self.size = world.place.context, world.axes.context
+        self.group = world.mesh.get_group("context")
         self.bytes_sent = 0
         self._number = len(_CONTEXTS)
         _CONTEXTS.append(self)
@@ -81,10 +53,10 @@ class SequenceContext:
         to, source = self.rank + step, self.rank - step
         calls = []
         if 0 <= to < self.size:
-            calls.append(dist.P2POp(dist.isend, x, self.first + to, self.group))
+            calls.append(dist.P2POp(dist.isend, x, group=self.group, group_peer=to))
             self.bytes_sent += x.nbytes
         if 0 <= source < self.size:
-            calls.append(dist.P2POp(dist.irecv, received, self.first + source, self.group))
+            calls.append(dist.P2POp(dist.irecv, received, group=self.group, group_peer=source))
         for work in dist.batch_isend_irecv(calls):
             work.wait()
         return received

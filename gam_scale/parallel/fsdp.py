@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     MixedPrecisionPolicy,
@@ -18,7 +18,6 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from gam_scale.checkpoint.shard import KINDS, Shard, moments_of
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
-from gam_scale.errors import UserError
 from gam_scale.model.lm import LanguageModel
 from gam_scale.parallel.fsdp_precision import keep_fp32
 from gam_scale.parallel.optimizer import build_optimizer
@@ -28,12 +27,12 @@ from gam_scale.parallel.world import World
 
 
 class FSDPStrategy(Strategy):
-    """Sharded over ``parallel.shard_ranks`` ranks and replicated over groups of them."""
+    """Sharded over the shard and context axes together, replicated along the replicate axis."""
 
     def __init__(self, module: LanguageModel, world: World, config: RunConfig) -> None:
         """``module`` is on the meta device: no rank ever holds all of it."""
         self.module, self.world, self.precision = module, world, config.train.precision
-        self.mesh = build_mesh(world, config.parallel.shard_ranks)
+        self.mesh = world.sharding_mesh
         shard_module(module, self.mesh, config)
         offloads = config.parallel.offload == "parameters"
         module.to_empty(device="cpu" if offloads else world.device)
@@ -76,22 +75,6 @@ class FSDPStrategy(Strategy):
     def written(self, shards: list[Shard], optimizer_steps: int) -> None:
         """See :meth:`Strategy.written`."""
         set_steps(self.optimizer, optimizer_steps)
-
-
-def build_mesh(world: World, shard_ranks: int) -> DeviceMesh:
-    """A mesh of axes (replicate, shard), neighbouring ranks in one shard group.
-
-    Raises:
-        UserError: ``shard_ranks`` does not divide the ranks.
-    """
-    width = shard_ranks or world.world_size
-    if world.world_size % width:
-        raise UserError(
-            f"parallel.shard_ranks is {shard_ranks}, which does not divide the {world.world_size} "
-            "ranks of this job; expected a divisor, or 0 for all ranks"
-        )
-    sizes = (world.world_size // width, width)
-    return init_device_mesh(world.device.type, sizes, mesh_dim_names=("replicate", "shard"))
 
 
 def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> None:

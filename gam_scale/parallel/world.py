@@ -1,4 +1,4 @@
-"""Who this process is among the ranks of a job, whichever launcher started it."""
+"""Who this process is among the ranks of a job, whichever launcher started it; their mesh."""
 
 import os
 import re
@@ -8,15 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from gam_scale.config import ParallelConfig
+from gam_scale.config.axes import AXES, Axes, Place
 from gam_scale.environment import number, tasks_here
 from gam_scale.errors import UserError
 from gam_scale.hardware.memory import keep_freed_memory
@@ -39,13 +43,66 @@ ranks that are missing from it make progress elsewhere, comes first."""
 
 @dataclass(frozen=True)
 class World:
-    """This process's place in the job, and the device it computes on."""
+    """This process's place in the job, and the device it computes on.
+
+    Attributes:
+        arranged_as: the axes of :meth:`arranged`; None before that.
+    """
 
     rank: int
     world_size: int
     local_rank: int
     local_world_size: int
     device: torch.device
+    arranged_as: Axes | None = None
+
+    def arranged(self, parallel: ParallelConfig) -> "World":
+        """The same ranks as the grid that a run's engine and its cut sequences need.
+
+        Raises:
+            UserError: see :meth:`Axes.of`.
+        """
+        return replace(self, arranged_as=Axes.of(parallel, self.world_size))
+
+    @property
+    def axes(self) -> Axes:
+        """The grid of all ranks; replicas alone until they are arranged."""
+        return self.arranged_as or Axes(replicate=self.world_size)
+
+    @property
+    def place(self) -> Place:
+        """This rank's coordinates in it."""
+        return self.axes.place(self.rank)
+
+    @property
+    def reader(self) -> int:
+        """Which of the ``axes.readers`` shares of each batch this rank reads, or a part of."""
+        return self.axes.reader(self.rank)
+
+    @cached_property
+    def mesh(self) -> DeviceMesh:
+        """The ranks as torch knows them, with a group along each of :data:`AXES`.
+
+        All ranks ask for it together the first time, when its groups are made.
+        """
+        return init_device_mesh(self.device.type, self.axes.sizes, mesh_dim_names=AXES)
+
+    @cached_property
+    def sharding_mesh(self) -> DeviceMesh:
+        """The mesh that an engine shards over: (replicate, holders), see :attr:`Axes.holders`.
+
+        Like :attr:`mesh`, asked for by all ranks together the first time.
+        """
+        axes, names = self.axes, ("replicate", "shard")
+        if axes.context == 1:
+            return self.mesh[names]
+        holders, _ = dist.new_subgroups_by_enumeration(axes.groups("shard", "context"))
+        return DeviceMesh.from_group(
+            [self.mesh.get_group("replicate"), holders],
+            self.device.type,
+            mesh=torch.arange(axes.world_size).view(axes.replicate, axes.holders),
+            mesh_dim_names=names,
+        )
 
     @property
     def is_main(self) -> bool:
@@ -53,7 +110,7 @@ class World:
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over all ranks, in float64."""
+        """Each value summed over all ranks, along every axis, in float64."""
         if self.world_size == 1:
             return list(values)
         # In CPU memory, where gloo adds them also in a job on GPUs: a GPU is not waited for.

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from gam_scale.checkpoint.shard import Shard
@@ -15,7 +16,6 @@ from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel import zero_lean, zero_shards
 from gam_scale.parallel.blocks import prepare_blocks
-from gam_scale.parallel.context import axes
 from gam_scale.parallel.implementations import choose_implementations
 from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import set_steps, whole_shards
@@ -36,7 +36,7 @@ class DeepSpeedStrategy(Strategy):
         )
         self.world, self.precision = world, config.train.precision
         self.stage = config.parallel.zero_stage
-        options = engine_config(config, axes(world, config.parallel.context).data_size)
+        options = engine_config(config, world.axes.readers)
         if config.parallel.offload_dir:
             check_offload_dir(config.parallel.offload_dir)
         if self.stage == 3:
@@ -58,6 +58,8 @@ class DeepSpeedStrategy(Strategy):
         # With a stage, the torch optimizer steps this rank's flat partition, inside ZeRO's own.
         self.zero = zero if self.stage else None
         self.optimizer = zero.optimizer if self.stage else zero
+        if self.stage:
+            assert world.axes.holders == dist.get_world_size(zero.dp_process_group)
         self.clipping: zero_lean.Clipping | None = None
         if config.parallel.offload == "none":
             self._trim()

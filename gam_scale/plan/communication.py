@@ -107,14 +107,14 @@ def _gradients(job: Job) -> float:
 
 def _fsdp(job: Job) -> Iterator[Collective]:
     """Rows are padded to a multiple of the group, which counts when ranks outnumber them."""
-    ranks, times = job.shard_ranks, job.micro_batches
+    ranks, times = job.axes.holders, job.micro_batches
     padded = job.weights.row_shard(ranks) * ranks
     # The last block, the embeddings and the norm stay from the forward pass to the backward pass.
     whole, once = job.weights.gathered_bytes(ranks, job.compute_bytes)
     parameters = 2 * whole - once if job.config.parallel.reshard_after_forward else whole
     yield Collective("all_gather", "parameters", parameters * times, ranks)
     yield Collective("reduce_scatter", "gradients", padded * FP32 * times, ranks)
-    replicas = job.world_size // ranks
+    replicas = job.axes.replicate
     yield Collective("all_reduce", "gradients", padded * FP32 / ranks, replicas, stride=ranks)
 
 

@@ -6,6 +6,8 @@ from itertools import accumulate
 from typing import Any
 
 from gam_scale.config import ParallelConfig, RunConfig
+from gam_scale.config.axes import Axes
+from gam_scale.config.rules import check_ranks
 from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
 from gam_scale.parallel.zero_config import engine_config, low_precision_modules
@@ -41,17 +43,7 @@ class Job:
         return cls(config, nodes, gpus_per_node, Weights.of(config.model))
 
     def __post_init__(self) -> None:
-        context = self.config.parallel.context
-        if self.world_size % context:
-            raise UserError(
-                f"parallel.context is {context}, which does not divide the {self.world_size} "
-                "ranks of this job; expected a divisor"
-            )
-        if self.world_size % self.shard_ranks:
-            raise UserError(
-                f"parallel.shard_ranks is {self.shard_ranks}, which does not divide the "
-                f"{self.world_size} ranks of this job; expected a divisor, or 0 for all ranks"
-            )
+        check_ranks(self.config, self.world_size)
 
     @property
     def world_size(self) -> int:
@@ -64,25 +56,19 @@ class Job:
         return f"zero{parallel.zero_stage}" if parallel.engine == "deepspeed" else parallel.engine
 
     @property
-    def shard_ranks(self) -> int:
-        """Ranks over which FSDP2 shards one copy of the model; other engines know one group."""
-        parallel = self.config.parallel
-        return (parallel.engine == "fsdp" and parallel.shard_ranks) or self.world_size
-
-    @property
-    def data_size(self) -> int:
-        """Groups of ranks that share their sequences; without parallel.context, ranks."""
-        return self.world_size // self.config.parallel.context
+    def axes(self) -> Axes:
+        """The grid of its ranks."""
+        return Axes.of(self.config.parallel, self.world_size)
 
     @property
     def rows(self) -> int:
         """Sequences a step on the rank that has most, or its part of them."""
-        return -(-self.config.train.global_batch_size // self.data_size)
+        return -(-self.config.train.global_batch_size // self.axes.readers)
 
     @property
     def micro_batches(self) -> int:
         """Forward passes a step."""
-        return n_micro_batches(self.config.train, self.data_size)
+        return n_micro_batches(self.config.train, self.axes.readers)
 
     @property
     def micro_rows(self) -> int:
@@ -100,7 +86,7 @@ class Job:
         # One block of each kind instead of all spares building a deep model's outline again.
         model = self.config.model
         model = replace(model, n_layers=min(model.n_layers, max(1, len(model.layers))))
-        return engine_config(replace(self.config, model=model), self.data_size)
+        return engine_config(replace(self.config, model=model), self.axes.readers)
 
     def zero_option(self, name: str, default: int) -> int:
         """An option of DeepSpeed's zero_optimization section, or what DeepSpeed takes for it."""

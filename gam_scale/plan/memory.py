@@ -201,7 +201,7 @@ def _offloaded(job: Job, size: float) -> float:
 def _fsdp(job: Job) -> _Holding:
     """Everything sharded by rows; two blocks gathered at once, or all if they are not resharded."""
     weights = job.weights
-    shard = weights.row_shard(job.shard_ranks) * FP32
+    shard = weights.row_shard(job.axes.holders) * FP32
     offloads = job.config.parallel.offload == "parameters"
     blocks = 2 if job.config.parallel.reshard_after_forward else len(weights.blocks)
     # One is being copied out of its flat buffer.
@@ -212,7 +212,7 @@ def _fsdp(job: Job) -> _Holding:
     each = job.compute_bytes + FP32  # a gradient as it is computed, and flat in fp32
     bucket = weights.adjacent(1) * each
     accumulated = shard if job.micro_batches > 1 and not offloads else 0
-    left = 0 if accumulated or offloads else 1 / job.shard_ranks
+    left = 0 if accumulated or offloads else 1 / job.axes.holders
     exchange = Memory(
         gradients=0 if offloads else shard,
         buffers=weights.outside * (job.compute_bytes + each),

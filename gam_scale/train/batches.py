@@ -8,7 +8,7 @@ from gam_scale.data.packing import Batch
 from gam_scale.data.stream import TrainStream, micro_batches
 from gam_scale.data.transfer import Transfer
 from gam_scale.model.rotary import rotation_of
-from gam_scale.parallel.context import axes
+from gam_scale.parallel.context import part
 from gam_scale.parallel.world import World
 
 
@@ -32,18 +32,17 @@ class Batches:
         gives_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self.stream, self.transfer, self.gives_up = stream, Transfer(world.device), gives_up
-        self._train, self._axes = config.train, axes(world, config.parallel.context)
+        self._train, self._world = config.train, world
         self._left_out, self._first = state.left_out, state.first_sample
         self._rotation = rotation_of(config.model)
 
     def __call__(self, step: int) -> list[Batch]:
         """Of the step after ``step`` of them, where :attr:`transfer` can fetch them."""
-        axes, number = self._axes, step + self._left_out
-        batches = micro_batches(
-            self.stream, number, self._train, axes.data_rank, axes.data_size, self._first
-        )
-        parts = (axes.part(batch).turned(self._rotation) for batch in batches)
-        return [self.transfer.prepare(part) for part in parts]
+        world, number = self._world, step + self._left_out
+        share = world.reader, world.axes.readers
+        batches = micro_batches(self.stream, number, self._train, *share, self._first)
+        parts = (part(batch, world).turned(self._rotation) for batch in batches)
+        return [self.transfer.prepare(each) for each in parts]
 
     def begins_epoch(self, step: int) -> bool:
         """Whether all rows of the step after ``step`` start anew, where rows go on."""

@@ -10,7 +10,7 @@ from functools import partial
 
 from gam_scale.checkpoint.store import TrainState
 from gam_scale.config import RunConfig
-from gam_scale.config.rules import check
+from gam_scale.config.rules import check, check_ranks
 from gam_scale.data.stream import TrainStream
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
@@ -64,6 +64,8 @@ def pretrain(config: RunConfig, *, fresh: bool, hooks: Sequence[Hook] = ()) -> b
         # Two clones may both train runs/quickstart at one port.
         job = f"{os.environ.get('SLURM_JOB_ID', '')} {os.path.realpath(config.log.run_dir)}"
         world = ranks.start(config.parallel.device, job, timeout_s, lambda: stop.requested)
+        check_ranks(config, world.world_size)
+        world = world.arranged(config.parallel)
         with (
             Watchdog(world, timeout_s) as watchdog,
             RunLock(config.log.run_dir) if world.is_main else nullcontext() as lock,

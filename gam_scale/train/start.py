@@ -122,7 +122,7 @@ def _load(folder: Path, strategy: Strategy, state: TrainState, *, reads_on: bool
     strategy.written(shards, state.optimizer_steps)
     if strategy.carry is not None and reads_on:
         world, rows = strategy.world, sum(strategy.carry.rows)
-        carried = read_carried(folder, world.rank * rows, rows, world.device)
+        carried = read_carried(folder, world.reader * rows, rows, world.device)
         strategy.carry.load_state_dict(carried)
 
 

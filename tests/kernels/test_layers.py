@@ -9,7 +9,7 @@ from closeness import is_alive, off, worst
 from ranks import run_ranks
 from small import small
 
-from gam_scale.config import ModelConfig, RunConfig
+from gam_scale.config import ModelConfig, ParallelConfig, RunConfig
 from gam_scale.kernels.choice import Choice, HasKernels, choose
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
@@ -174,7 +174,8 @@ def differences_over_ranks(world):
     """Of losses and gradients of two ranks that share sequences from those of one."""
     patch = pytest.MonkeyPatch()
     stand_ins.install(patch)
-    context, found = SequenceContext(world, world.world_size), {}
+    world = world.arranged(ParallelConfig(context=world.world_size))
+    context, found = SequenceContext(world), {}
     for kind in ("delta", "slot"):
         for documents in (True, False):
             whole, cut = make_model(kind), make_model(kind, "fla")

@@ -12,6 +12,7 @@ from gam_scale.config import (
     MambaConfig,
     MemoryConfig,
     ModelConfig,
+    ParallelConfig,
     RunConfig,
 )
 from gam_scale.data.packing import Batch
@@ -19,7 +20,7 @@ from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.parallel import context as exchange
-from gam_scale.parallel.context import SequenceContext, axes
+from gam_scale.parallel.context import SequenceContext, part
 from gam_scale.strict import from_dict
 from gam_scale.train.pretrain import pretrain
 
@@ -59,9 +60,8 @@ def make_model(kind: str, position: str) -> torch.nn.Module:
 
 def largest_difference(world, kinds, compiled=False):
     """Of loss and gradients, relative, from those of one rank; per kind and kind of batch."""
-    context = SequenceContext(world, world.world_size)
-    place = axes(world, world.world_size)
-    found = {}
+    world = world.arranged(ParallelConfig(context=world.world_size))
+    context, found = SequenceContext(world), {}
     for kind in kinds:
         for documents, position in ((True, "rotary"), (False, "learned")):
             batch = make_batch(LENGTH, documents=documents)
@@ -72,8 +72,8 @@ def largest_difference(world, kinds, compiled=False):
             if compiled:
                 for block in cut.blocks:
                     block.forward = torch.compile(block.forward, dynamic=False, fullgraph=True)
-            part = place.part(batch)
-            loss = cut(part.tokens, part.targets, part.layout)
+            here = part(batch, world)
+            loss = cut(here.tokens, here.targets, here.layout)
             loss.backward()
             differences = [abs(world.sum(loss.item())[0] / expected.item() - 1)]
             for a, b in zip(cut.parameters(), whole.parameters(), strict=True):
@@ -100,13 +100,13 @@ def test_a_compiled_block_is_one_graph_with_its_exchanges_in_it():
 
 def bytes_per_length(world, kinds):
     """What this rank sends for a forward and backward pass, by kind and tokens."""
-    sent = {}
+    world, sent = world.arranged(ParallelConfig(context=world.world_size)), {}
     for kind in kinds:
         for length in (64, 128):
             model, batch = make_model(kind, "none"), make_batch(length, documents=False)
-            model.context = context = SequenceContext(world, world.world_size)
-            part = axes(world, world.world_size).part(batch)
-            model(part.tokens, part.targets).backward()
+            model.context = context = SequenceContext(world)
+            here = part(batch, world)
+            model(here.tokens, here.targets).backward()
             sent.setdefault(kind, []).append(context.bytes_sent)
     return sent
 

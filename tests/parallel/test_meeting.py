@@ -142,12 +142,11 @@ def time_outs(world):
     """Of every group there is, whoever has made it."""
     import torch
     from torch.distributed import distributed_c10d as c10d
-    from torch.distributed.device_mesh import init_device_mesh
 
-    from gam_scale.parallel.context import SequenceContext
+    from gam_scale.config import ParallelConfig
 
-    SequenceContext(world, 2)
-    init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicate", "shard"))
+    for parallel in (ParallelConfig(context=2), ParallelConfig(engine="fsdp")):
+        assert world.arranged(parallel).sharding_mesh.ndim == 2
     groups = [group._get_backend(torch.device("cpu")) for group in c10d._world.pg_map]
     return [group.options._timeout.total_seconds() for group in groups]
 

@@ -29,7 +29,7 @@ def train_and_resume(world, offload, folder):
     from gam_scale.train.step import train_step
 
     config = config_of(offload, folder, world.world_size)
-    strategy = build_strategy(config, world, compiled=False)
+    strategy = build_strategy(config, world.arranged(config.parallel), compiled=False)
     initialise(strategy, config)
     generator = torch.Generator().manual_seed(world.rank)
     tokens = torch.randint(320, (3, 2, 1, 33), generator=generator)

@@ -97,6 +97,7 @@ def watch(module, seen, stream):
 def gathered(world, engine):
     """What differs between the values that were set and those that a step computes with."""
     config = make_config(PARALLEL[engine])
+    world = world.arranged(config.parallel)
     strategy, seen, stream = build_strategy(config, world, compiled=False), {}, set()
     initialise(strategy, config)
     watch(strategy.module, seen, stream)
@@ -143,7 +144,7 @@ def test_what_keeps_fp32_is_gathered_as_it_is(engine):
 def trained(world, engine):
     """Norms and losses of steps, and where the rates went."""
     config = make_config(PARALLEL[engine])
-    strategy = build_strategy(config, world, compiled=False)
+    strategy = build_strategy(config, world.arranged(config.parallel), compiled=False)
     initialise(strategy, config)
     tokens = torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(0))
     rows = tokens[2 * world.rank : 2 * world.rank + 2]

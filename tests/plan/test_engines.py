@@ -10,7 +10,7 @@ from gam_scale.config import RunConfig
 from gam_scale.data.packing import plain_batch
 from gam_scale.hardware.memory import allocated_at_most
 from gam_scale.parallel.build import build_strategy, initialise
-from gam_scale.parallel.context import axes
+from gam_scale.parallel.context import part
 from gam_scale.plan.communication import collectives
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import peak_memory
@@ -102,12 +102,12 @@ def measure(world):
 
 
 def measure_engine(config, world, sent):
-    before = live_storages()
+    before, world = live_storages(), world.arranged(config.parallel)
     strategy = build_strategy(config, world, compiled=False)
     initialise(strategy, config)
     tokens = torch.randint(config.model.vocab_size, (ROWS, SEQ_LEN + 1))
     whole = plain_batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-    batch = axes(world, config.parallel.context).part(whole)
+    batch = part(whole, world)
     n_targets = tokens.numel() * MICRO_BATCHES * RANKS
 
     def step():

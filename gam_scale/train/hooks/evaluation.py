@@ -12,7 +12,7 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import valid_batches
 from gam_scale.errors import Stopped
 from gam_scale.evaluate.loss import LossResult, mean_loss, pad_rows
-from gam_scale.parallel.context import axes
+from gam_scale.parallel.context import part
 from gam_scale.train.loop import Hook, Loop
 from gam_scale.train.signals import StopRequest
 
@@ -66,20 +66,19 @@ class Evaluation(Hook):
         Raises:
             Stopped: on all ranks alike, between two batches: a signal asks to stop.
         """
-        data, ev = loop.config.data, loop.config.eval
-        place = axes(loop.world, loop.config.parallel.context)
+        data, ev, world = loop.config.data, loop.config.eval, loop.world
         batches = valid_batches(
             self._valid,
             data.seq_len,
             data.documents,
             ev.batch_size,
-            place.data_rank,
-            place.data_size,
+            world.reader,
+            world.axes.readers,
             ev.max_tokens,
         )
         full = (pad_rows(batch, ev.batch_size) for batch in self._watched(loop, batches))
-        parts = map(place.part, full)
-        return mean_loss(loop.strategy.evaluate, parts, self._token_bytes, loop.world)
+        parts = (part(batch, world) for batch in full)
+        return mean_loss(loop.strategy.evaluate, parts, self._token_bytes, world)
 
     def _watched(self, loop: Loop, batches: Iterator[Batch]) -> Iterator[Batch]:
         """``batches``, of which all ranks have as many, while nobody is asked to stop."""
