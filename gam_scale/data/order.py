@@ -101,13 +101,16 @@ class Shuffle:
 
 
 class Lanes:
-    """An order that goes on: a set's n sequences as ``rows`` stretches, read side by side.
+    """The order for ``data.carry_state``: each row of a batch reads a stretch of the set in order.
 
-    Each epoch begins at another of the sequences that would be left over, and gives the stretches
-    to the rows in another order.
+    A set's n sequences are cut into ``rows`` equally long stretches, the lanes. In step s every row
+    reads the s-th sequence of its lane, so that its state can be carried from one step to the next.
+    An epoch ends with the lanes. The next one assigns the lanes to the rows anew, and shifts where
+    the first lane begins: the n % rows sequences that no lane has room for are then other ones.
 
     Attributes:
-        length: sequences of a lane, and so steps of an epoch.
+        length: sequences in a lane, and so steps in an epoch.
+        left_over: sequences that an epoch does not read.
     """
 
     def __init__(self, n: int, rows: int, seed: int) -> None:
@@ -129,7 +132,7 @@ class Lanes:
         return out
 
     def starts_at(self, step: int) -> bool:
-        """Whether the rows of ``step`` go on from nothing."""
+        """Whether an epoch starts at ``step``, so that its rows continue no earlier sequence."""
         return step % self.length == 0
 
 

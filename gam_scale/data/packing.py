@@ -72,10 +72,17 @@ def make_batch(
 ) -> Batch:
     """Stack sequences of up to ``seq_len + 1`` token ids; shorter ones are padded at the end.
 
-    A sequence of n + 1 ids has n targets, so one of a single id (or none) is a row that counts for
-    nothing. With ``documents`` "reset", positions restart at 0 at every ``bos_id`` and keep
-    counting over padding. With ``goes_on`` rows continue what was read before: positions count from
-    1 up to the first document's start.
+    A sequence of n + 1 ids has n inputs and n targets. One of a single id, or of none, becomes a
+    row of padding, which has no target and adds nothing to the loss.
+
+    Args:
+        sequences: one for each row of the batch.
+        seq_len: T, the columns of the batch.
+        bos_id: the id that starts every document.
+        documents: with "reset", positions restart at 0 at every ``bos_id`` and count on over
+            padding; with "concatenate", a row is one stream.
+        goes_on: whether rows continue sequences that were read before. Their positions then count
+            from 1 up to the first start of a document, since 0 would be such a start.
     """
     assert len(sequences) > 0
     tokens = np.full((len(sequences), seq_len), PADDING, np.int64)
@@ -99,9 +106,10 @@ def plain_batch(tokens: torch.Tensor, targets: torch.Tensor) -> Batch:
 
 
 def document_positions(starts: np.ndarray, *, goes_on: bool) -> np.ndarray:
-    """Tokens since the last start, (B, T) bool -> (B, T) int64, or since the start of the row.
+    """Tokens since the document's start, (B, T) int64, from a mask of starts (B, T).
 
-    Where rows go on, its first token is number 1.
+    Tokens before a row's first start are counted from the row's beginning: from 0, or from 1 where
+    rows continue earlier ones.
     """
     index = np.arange(starts.shape[1])
     start = np.maximum.accumulate(np.where(starts, index, -1 if goes_on else 0), axis=1)

@@ -156,8 +156,8 @@ def no_column(where: str | Path, column: str, names: Iterable[str] | None) -> Us
             f"{where}: no column {column!r}, which rows before it have; expected it in every row, "
             "or --skip-bad, which leaves such rows out and counts them"
         )
-    found = ", ".join(map(repr, names)) or "none"
-    return UserError(f"{where}: no column {column!r}; expected --text-column as one of: {found}")
+    columns = ", ".join(map(repr, names)) or "none"
+    return UserError(f"{where}: no column {column!r}; expected --text-column as one of: {columns}")
 
 
 def import_for(where: str | Path, module: str) -> ModuleType:

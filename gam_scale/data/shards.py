@@ -159,11 +159,11 @@ class TokenSplit:
         # All but the last shard consist of full blocks, which is what makes offsets computable.
         block_tokens = self.manifest.block_tokens
         expected = [(s.file, -(-s.tokens // block_tokens)) for s in self.info.shards]
-        found = [(reader.raw_data.basename, reader.samples) for reader in readers]
+        indexed = [(reader.raw_data.basename, reader.samples) for reader in readers]
         full = all(s.tokens % block_tokens == 0 for s in self.info.shards[:-1])
         columns = (["tokens"], [f"ndarray:{self.manifest.dtype}"], None)
         plain = all((r.column_names, r.column_encodings, r.compression) == columns for r in readers)
-        if not (found == expected and full and plain):
+        if not (indexed == expected and full and plain):
             raise UserError(
                 f"{index}: does not describe the blocks of tokens that {MANIFEST_FILE} lists; "
                 "prepare the data again"

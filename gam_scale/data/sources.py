@@ -206,13 +206,13 @@ class StdlibSource:
     @staticmethod
     def files() -> list[Path]:
         root = sysconfig.get_path("stdlib")
-        found = []
+        scripts = []
         for folder, below, names in os.walk(root):
             below[:] = [name for name in below if name not in STDLIB_LEFT_OUT]
-            found += [os.path.join(folder, name) for name in names if name.endswith(".py")]
-        if not found:
+            scripts += [os.path.join(folder, name) for name in names if name.endswith(".py")]
+        if not scripts:
             raise UserError(f"python-stdlib: no .py file below {root}; expected Python's sources")
-        return [Path(path) for path in sorted(found, key=lambda path: path.split(os.sep))]
+        return [Path(path) for path in sorted(scripts, key=lambda path: path.split(os.sep))]
 
 
 def cut_at_lines(lines: Iterable[str], separator: str) -> Iterator[str]:
@@ -258,16 +258,16 @@ def _find_files(spec: str, role: str) -> tuple[Path, ...]:
     if os.path.isdir(spec):
         return _files_of_folder(Path(spec), role)
     if os.path.exists(spec):  # before glob, for names with brackets in them
-        found = [Path(spec)]
+        paths = [Path(spec)]
     else:
-        found = [Path(path) for path in glob.glob(spec, recursive=True) if os.path.isfile(path)]
-    if not found:
+        paths = [Path(path) for path in glob.glob(spec, recursive=True) if os.path.isfile(path)]
+    if not paths:
         raise _no_file(spec)
-    for path in found:
+    for path in paths:
         if format_of(path) is None:
             raise UserError(f"{path}: unknown kind of file; expected {EXPECTED_FILES}")
         open_regular(path).close()  # says now what it would say at the first pass
-    return tuple(sorted(found))
+    return tuple(sorted(paths))
 
 
 def _files_of_folder(folder: Path, role: str) -> tuple[Path, ...]:
@@ -276,16 +276,16 @@ def _files_of_folder(folder: Path, role: str) -> tuple[Path, ...]:
     if (folder / SAVED_DATASET).exists():
         return _saved_files(folder)
     files = [path for path in folder.rglob("*") if not path.is_dir()]
-    found = sorted(path for path in files if path.is_file() and format_of(path))
-    if not found:
+    readable = sorted(path for path in files if path.is_file() and format_of(path))
+    if not readable:
         raise _no_file(str(folder))
-    if ignored := Counter(path.suffix or "no suffix" for path in set(files) - set(found)):
+    if ignored := Counter(path.suffix or "no suffix" for path in set(files) - set(readable)):
         kinds = ", ".join(f"{number} {kind}" for kind, number in ignored.most_common(5))
         print(
             f"{folder}: {ignored.total():,} files are not read ({kinds}); {EXPECTED_FILES} are",
             file=sys.stderr,
         )
-    return tuple(found)
+    return tuple(readable)
 
 
 def _no_file(spec: str) -> UserError:

@@ -78,11 +78,11 @@ def loss_by_position(
         raise UserError("the text to evaluate holds no sequence; expected at least two tokens")
     total, count = np.concatenate(sums), np.concatenate(counts)
     intervals = bootstrap(total, count, seed)
-    found = [
+    position_bins = [
         PositionBin(*span, interval, int(count[:, i].sum()), int((count[:, i] > 0).sum()))
         for i, (span, interval) in enumerate(zip(bins, intervals, strict=True))
     ]
-    return ByPosition(found, len(total))
+    return ByPosition(position_bins, len(total))
 
 
 def _totals(losses: Tensor, batch: Batch, spans: list[Span]) -> tuple[np.ndarray, np.ndarray]:

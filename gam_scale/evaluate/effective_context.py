@@ -50,12 +50,12 @@ class EffectiveContext:
         return self._smallest(lambda c: c.rise.high)
 
     def _smallest(self, rise: Callable[[Cleared], float]) -> int | None:
-        found = None
+        context = None
         for point in sorted(self.cleared, key=lambda c: -c.context):
             if rise(point) > self.tolerance:
                 break
-            found = point.context
-        return found
+            context = point.context
+        return context
 
 
 def contexts(seq_len: int) -> list[int]:
@@ -116,11 +116,11 @@ def _batch(ids: Tensor, where: Sequence[int] | np.ndarray) -> Batch:
 
 def windows_of(documents: Sequence[np.ndarray], length: int, limit: int) -> list[np.ndarray]:
     """Up to ``limit`` stretches of ``length + 1`` ids, none across documents, evenly spread."""
-    found = [
+    windows = [
         document[start : start + length + 1]
         for document in documents
         for start in range(0, len(document) - length, length)
     ]
-    if len(found) <= limit:
-        return found
-    return [found[i] for i in np.linspace(0, len(found) - 1, limit).round().astype(int)]
+    if len(windows) <= limit:
+        return windows
+    return [windows[i] for i in np.linspace(0, len(windows) - 1, limit).round().astype(int)]

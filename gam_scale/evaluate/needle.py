@@ -47,12 +47,12 @@ class NeedleResult:
 
 def words(tokenizer: Tokenizer) -> list[int]:
     """Ids that are a whole word with the space before it, and that the tokenizer itself gives."""
-    found = []
+    words = []
     for token in range(tokenizer.vocab_size):
         piece = tokenizer.id_to_bytes(token)
         if _WORD.fullmatch(piece) and list(tokenizer.encode(piece.decode())) == [token]:
-            found.append(token)
-    return found
+            words.append(token)
+    return words
 
 
 def needle(
@@ -104,13 +104,13 @@ def needle(
         )
     cells = []
     for length in lengths:
-        found = []
+        log_probs = []
         for trial in range(trials):
             rng = np.random.default_rng(derive_seed(seed, length, trial))
             rows, choices = ask.rows(rng, documents, length, depths)
             parts = rows.split(max(1, TOKENS_PER_PASS // length))
-            found.append(torch.cat([last_log_probs(part)[:, choices] for part in parts]))
-        scores = torch.stack(found).double().numpy()  # (trials, depths + 1, candidates)
+            log_probs.append(torch.cat([last_log_probs(part)[:, choices] for part in parts]))
+        scores = torch.stack(log_probs).double().numpy()  # (trials, depths + 1, candidates)
         cells += [_cell(scores, i, length, depth) for i, depth in enumerate(depths)]
     return NeedleResult(cells, candidates, 1.0 / candidates)
 

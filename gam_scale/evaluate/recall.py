@@ -189,13 +189,13 @@ def tasks_of(recall: RecallConfig, rows: Sequence[Sequence[int]]) -> list[Recall
 
 def _for_kind(kind: str, overrides: Sequence[str]) -> list[str]:
     """The overrides that hold for this kind, their prefix taken off."""
-    mine = []
+    own = []
     for item in overrides:
         prefix, colon, _ = item.partition("=")[0].partition(":")
         if not colon:
-            mine.append(item)
+            own.append(item)
         elif prefix not in KINDS:
             raise UserError(f"--set {item!r} is for {prefix!r}; expected one of {', '.join(KINDS)}")
         elif prefix == kind:
-            mine.append(item[len(prefix) + 1 :])
-    return mine
+            own.append(item[len(prefix) + 1 :])
+    return own

@@ -91,9 +91,9 @@ def _tail(
     losses: Callable[[Batch], Tensor], ids: Tensor, wanted: int, tokens_per_batch: int
 ) -> Tensor:
     """Nats of the last ``wanted`` tokens of each row of ids (n, T + 1), as (n, wanted) float64."""
-    found = []
+    parts = []
     for part in ids.split(max(1, tokens_per_batch // ids.shape[1])):
         targets = torch.full_like(part[:, 1:], IGNORE)
         targets[:, -wanted:] = part[:, -wanted:]
-        found.append(losses(plain_batch(part[:, :-1], targets))[:, -wanted:])
-    return torch.cat(found).double()
+        parts.append(losses(plain_batch(part[:, :-1], targets))[:, -wanted:])
+    return torch.cat(parts).double()

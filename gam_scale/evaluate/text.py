@@ -81,8 +81,8 @@ def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.nd
         lengths = read_of_each([split.tokens for split in splits], source.max_tokens)
         streams = [s.read(0, n).astype(np.int64) for s, n in zip(splits, lengths, strict=True)]
     bos = trained.tokenizer.bos_id
-    found = [d for ids in streams for d in np.split(ids, np.flatnonzero(ids == bos)) if len(d)]
-    longest = max(map(len, found), default=0)
+    documents = [d for ids in streams for d in np.split(ids, np.flatnonzero(ids == bos)) if len(d)]
+    longest = max(map(len, documents), default=0)
     if longest < at_least:
         what = source.text or f"the {source.split} split"
         raise UserError(
@@ -90,7 +90,7 @@ def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.nd
             "expected a longer text (--text, --data), or fewer tokens (--seq-len, --compare, "
             "--needle-lengths)"
         )
-    return [document for document in found if len(document) >= at_least]
+    return [document for document in documents if len(document) >= at_least]
 
 
 def _splits(trained: Trained, source: TextSource) -> list[TokenSplit]:

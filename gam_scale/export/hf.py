@@ -81,10 +81,10 @@ def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
     """
     path = folder / "config.json"
     config = read_json(path)
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if found != MODEL_TYPE or not isinstance(config.get("model"), dict):
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != MODEL_TYPE or not isinstance(config.get("model"), dict):
         raise UserError(
-            f"{path} describes a model of type {found}; expected {MODEL_TYPE}, as "
+            f"{path} describes a model of type {model_type}; expected {MODEL_TYPE}, as "
             "tools/convert_checkpoint.py export --to hf writes it"
         )
     # transformers changes only its own vocab_size when it resizes the embedding.

@@ -78,5 +78,5 @@ def _check_tensors(imported: Imported) -> None:
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     check_weights(source, imported.tensors)
-    found = {key: tensor.shape for key, tensor in imported.tensors.items()}
-    check_tensors(source, found, {name: p.shape for name, p in outline(model).named_parameters()})
+    shapes = {key: tensor.shape for key, tensor in imported.tensors.items()}
+    check_tensors(source, shapes, {name: p.shape for name, p in outline(model).named_parameters()})

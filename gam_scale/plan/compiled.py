@@ -120,13 +120,13 @@ class GraphMemory:
 
     def copies(self, is_weight: Sequence[bool]) -> list[bool]:
         """For each output, whether it is computed from weights alone: from inputs that are."""
-        found = {n for n, w in zip(self.inputs, is_weight, strict=True) if w}
+        derived = {n for n, w in zip(self.inputs, is_weight, strict=True) if w}
         for node in self.nodes:
             inputs = node.all_input_nodes
             weights = sum(_bytes(self.base[n]) for n in inputs)
-            if inputs and all(n in found for n in inputs) and _bytes(self.base[node]) <= weights:
-                found.add(node)
-        return [isinstance(n, fx.Node) and self.base[n] in found for n in self.returned]
+            if inputs and all(n in derived for n in inputs) and _bytes(self.base[node]) <= weights:
+                derived.add(node)
+        return [isinstance(n, fx.Node) and self.base[n] in derived for n in self.returned]
 
 
 def _inputs(module: fx.GraphModule) -> list[fx.Node]:

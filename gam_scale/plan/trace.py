@@ -308,15 +308,15 @@ class Recorder(TorchDispatchMode):
         return {self._numbers[_address(g)] for g in gradients if _address(g) in self._numbers}
 
     def _sum(self, sizes: dict[int, float], gradients: set[int]) -> Bytes:
-        found = Bytes()
+        total = Bytes()
         for number, size in sizes.items():
             if number in gradients:
-                found = found.plus(Bytes(gradients=size))
+                total = total.plus(Bytes(gradients=size))
             elif number in self._copies:
-                found = found.plus(Bytes(copies=size))
+                total = total.plus(Bytes(copies=size))
             else:
-                found = found.plus(Bytes(size))
-        return found
+                total = total.plus(Bytes(size))
+        return total
 
 
 def _work(func: Any, args: Any, kwargs: Any, out: Any) -> Work:

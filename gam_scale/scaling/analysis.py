@@ -30,7 +30,8 @@ TARGETS = (1e9, 7e9)
 TOKENS_PER_PARAMETER = 20.0
 """A customary ratio (arXiv 2203.15556, table 3), beside each family's own best one."""
 MOST_FLOPS = 1e60
-"""A law by which a size to extrapolate to wants more says that size does not matter."""
+"""Upper bound on the compute at which a target size may be the best one. A law that asks for more
+says that size has stopped to matter: its family is reported as one without a law."""
 
 
 @dataclass(frozen=True)
@@ -227,16 +228,14 @@ def _own_seed(name: str, settings: Settings) -> int:
 
 
 def _extrapolate(params: float, optimum: Optimum, draws: Bootstrap) -> list[Extrapolation]:
-    k, found = (
-        optimum.flops_per_pair,
-        [Optimum(laws[0], optimum.flops_per_pair) for laws in draws.laws],
-    )
+    k = optimum.flops_per_pair
+    optima = [Optimum(laws[0], k) for laws in draws.laws]
     fixed = TOKENS_PER_PARAMETER * params
-    losses = np.array([float(o.law.loss(params, fixed)) for o in found])
+    losses = np.array([float(o.law.loss(params, fixed)) for o in optima])
     flops = float(optimum.flops(params))
     tokens = flops / (k * params)
-    budgets = np.array([float(o.flops(params)) if o.exists else np.nan for o in found])
-    at_best = np.array([float(o.law.loss(params, tokens)) for o in found])
+    budgets = np.array([float(o.flops(params)) if o.exists else np.nan for o in optima])
+    at_best = np.array([float(o.law.loss(params, tokens)) for o in optima])
     return [
         Extrapolation(
             "optimal",
@@ -330,8 +329,8 @@ def _family_dict(family: Family) -> dict[str, Any]:
             "error_on_fitted": held.fitted_error,
             "law": held.law.as_dict(),
             "rows": [
-                {"params": n, "tokens": d, "loss": y, "predicted": told}
-                for n, d, y, told in zip(
+                {"params": n, "tokens": d, "loss": y, "predicted": predicted}
+                for n, d, y, predicted in zip(
                     *(a.tolist() for a in (held.params, held.tokens, held.loss, held.predicted)),
                     strict=True,
                 )
@@ -342,11 +341,11 @@ def _family_dict(family: Family) -> dict[str, Any]:
     }
 
 
-def _isoflop_dict(found: IsoFlop) -> dict[str, Any]:
+def _isoflop_dict(fits: IsoFlop) -> dict[str, Any]:
     return {
-        "a": found.a,
-        "b": found.b,
-        "a_interval": found.a_interval,
-        "note": found.note,
-        "minima": [{"flops": p.flops, "params": p.params, "loss": p.loss} for p in found.minima],
+        "a": fits.a,
+        "b": fits.b,
+        "a_interval": fits.a_interval,
+        "note": fits.note,
+        "minima": [{"flops": p.flops, "params": p.params, "loss": p.loss} for p in fits.minima],
     }

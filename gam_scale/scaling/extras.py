@@ -75,8 +75,8 @@ class Extras:
 
     def sentences(self) -> list[str]:
         """What else the runs do not show."""
-        told = [rate_sentence(r.family, r.multipliers, r.losses) for r in self.rates]
-        return [*self.limits, *(f"{sentence}." for sentence in told if sentence)]
+        sentences = [rate_sentence(r.family, r.multipliers, r.losses) for r in self.rates]
+        return [*self.limits, *(f"{sentence}." for sentence in sentences if sentence)]
 
 
 ENOUGH = 0.01  # nats below which another learning rate is no better
@@ -116,24 +116,26 @@ def read_extras(
     Raises:
         UserError: naming the file, and what in it cannot be read.
     """
-    found = Extras(
+    extras = Extras(
         [curve for path in curves for curve in _curves(path)],
         _rates(rates) if rates is not None else [],
         sweep=json.dumps(read_json(sweep), indent=2) if sweep is not None else "",
         limits=tuple(limits),
     )
     for path in evaluations:
-        _evaluation(path, found)
-    return found
+        _evaluation(path, extras)
+    return extras
 
 
 def _curves(path: Path) -> list[Curve]:
     rows = _rows(path, CURVE_COLUMNS, numbers=("params", "tokens", "loss"))
     return [
         Curve(
-            family, params, *map(list, zip(*((r["tokens"], r["loss"]) for r in mine), strict=True))
+            family,
+            params,
+            *map(list, zip(*((r["tokens"], r["loss"]) for r in points), strict=True)),
         )
-        for (family, params, _), mine in groupby(
+        for (family, params, _), points in groupby(
             rows, key=lambda row: (row["family"], row["params"], row["run"])
         )
     ]
@@ -167,14 +169,14 @@ def _rows(path: Path, wanted: Iterable[str], numbers: Iterable[str]) -> list[dic
     ]
 
 
-def _evaluation(path: Path, found: Extras) -> None:
+def _evaluation(path: Path, extras: Extras) -> None:
     data = read_json(path)
     try:
         for one in data["checkpoints"]:
             if one.get("by_position"):
-                found.positions.append(_positions(one))
+                extras.positions.append(_positions(one))
         for one in data["recall"]:
-            found.recall.append(Recalled(one["kind"], dict(map(_score, one["scores"]))))
+            extras.recall.append(Recalled(one["kind"], dict(map(_score, one["scores"]))))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path} is not what tools/evaluate.py writes; expected the file of its --json with "

@@ -63,13 +63,13 @@ class Design:
     @cached_property
     def places(self) -> np.ndarray:
         """(families, 5): where in phi each family's coefficients are."""
-        found: dict[tuple[str, int], int] = {}
+        numbers: dict[tuple[str, int], int] = {}
         places = np.zeros((self.n_families, 5), int)
         for f in range(self.n_families):
             for i, name in enumerate(COEFFICIENTS):
                 name = "alpha" if self.shared_exponent and name == "beta" else name
                 key = (name, 0 if name in self.common else f)
-                places[f, i] = found.setdefault(key, len(found))
+                places[f, i] = numbers.setdefault(key, len(numbers))
         return places
 
     @cached_property

@@ -99,8 +99,8 @@ def test_positions_equal_the_loop(share_of_bos: float) -> None:
 
 def test_to_moves_every_tensor() -> None:
     for documents in ("reset", "concatenate"):
-        tokens, targets, layout = make_batch([np.arange(5)], 4, BOS, documents).to("meta")
-        assert tokens.is_meta and targets.is_meta and layout.positions.is_meta
+        batch = make_batch([np.arange(5)], 4, BOS, documents).to("meta")
+        assert batch.tokens.is_meta and batch.targets.is_meta and batch.layout.positions.is_meta
 
 
 def test_rows_that_go_on_count_from_one_up_to_a_document() -> None:
