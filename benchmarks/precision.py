@@ -12,15 +12,15 @@ backward pass: with the forward pass's autocast.
 import argparse
 import statistics
 from collections.abc import Iterable
-from typing import get_args
 
 import torch
 from torch import Tensor
 
 from gam_scale import cli
-from gam_scale.config import LayerKind, MemoryConfig, ModelConfig
+from gam_scale.config import MemoryConfig, ModelConfig
 from gam_scale.hardware.processor import find_device
 from gam_scale.model.lm import build_model
+from gam_scale.model.parts import MIXERS
 from gam_scale.parallel import compilation
 from gam_scale.parallel.blocks import prepare_blocks
 
@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backend", default=backend, help=f"of torch.compile ({backend})")
     lengths = cli.several(cli.count())
     parser.add_argument("--lengths", type=lengths, default=[1024, 16384], help="tokens each")
-    layers = cli.several(cli.one_of(*get_args(LayerKind)))
+    layers = cli.several(cli.one_of(*MIXERS))
     parser.add_argument("--layers", type=layers, default=["delta"] * 4, help="kinds, one a layer")
     parser.add_argument("--d-model", type=cli.count(), default=256)
     parser.add_argument("--n-heads", type=cli.count(), default=4)

@@ -31,10 +31,18 @@ def option(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    read: Callable[[Any, str], Any] | None = None,
+    type_name: str = "",
 ) -> Any:
-    """A dataclass field with its documentation and its accepted range."""
+    """A dataclass field with its documentation and its accepted range.
+
+    ``read`` makes the value of what is in the JSON and its dotted path, where its type does not
+    say how; ``type_name`` is then what the value is called.
+    """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     meta = {"doc": doc, "bounds": {k: v for k, v in bounds.items() if v is not None}}
+    if read is not None:
+        meta |= {"read": read, "type_name": type_name}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=default.copy, metadata=meta)
     return dataclasses.field(default=default, metadata=meta)
@@ -62,11 +70,7 @@ def from_dict(cls: type, data: Any, where: str = "") -> Any:
     for key, field in fields.items():
         if key not in data and _is_required(field):
             raise UserError(f"{_join(where, key)} is missing; expected {_type_name(hints[key])}")
-    values = {
-        key: _convert(hints[key], value, _join(where, key), fields[key].metadata.get("bounds", {}))
-        for key, value in data.items()
-    }
-    return cls(**values)
+    return cls(**{k: _value(fields[k], hints[k], v, _join(where, k)) for k, v in data.items()})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -169,7 +173,8 @@ def describe(cls: type, where: str = "") -> list[tuple[str, str, str, str]]:
             default = (
                 field.default_factory() if field.default is dataclasses.MISSING else field.default
             )
-            rows.append((key, _type_name(hint), json.dumps(default), field.metadata["doc"]))
+            kind = field.metadata.get("type_name") or _type_name(hint)
+            rows.append((key, kind, json.dumps(default), field.metadata["doc"]))
     return rows
 
 
@@ -198,6 +203,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise _UnfitJson(f"the key {shown(twice)} stands twice in one object; expected it once")
     return made
+
+
+def _value(field: dataclasses.Field, hint: Any, value: Any, where: str) -> Any:
+    if read := field.metadata.get("read"):
+        return read(value, where)
+    return _convert(hint, value, where, field.metadata.get("bounds", {}))
 
 
 def _is_required(field: dataclasses.Field) -> bool:

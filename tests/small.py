@@ -5,7 +5,6 @@ from typing import Any
 from gam_scale.config import (
     AttentionConfig,
     GAMConfig,
-    LayerKind,
     MambaConfig,
     MemoryConfig,
     ModelConfig,
@@ -14,7 +13,7 @@ from gam_scale.config import (
 VOCAB = 23
 
 
-def small(*kinds: LayerKind, **settings: Any) -> ModelConfig:
+def small(*kinds: str, **settings: Any) -> ModelConfig:
     """A model of layers of these kinds; ``settings`` beside or instead of those here."""
     usual = {
         "layers": list(kinds),

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from benchmarks.accept.record import Check
 from gam_scale.model.layout import Layout
-from gam_scale.model.memory.delta import delta_memory
-from gam_scale.model.memory.phase import phase_memory
-from gam_scale.model.memory.scan import scan_memory
-from gam_scale.model.memory.slot import MIN_LOG_DECAY, slot_memory
+from gam_scale.model.mixers.delta import delta_memory
+from gam_scale.model.mixers.phase import phase_memory
+from gam_scale.model.mixers.scan import scan_memory
+from gam_scale.model.mixers.slot import MIN_LOG_DECAY, slot_memory
 from gam_scale.model.selective_scan import selective_scan
 
 ROWS, HEADS = 2, 2

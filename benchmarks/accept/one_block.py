@@ -14,7 +14,6 @@ from gam_scale.config import ModelConfig
 from gam_scale.kernels.choice import PORTABLE
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
-from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.blocks import prepare_blocks
 
 Backend = str | Callable[..., Any]
@@ -66,7 +65,7 @@ class OneBlock:
         self.grad = torch.randn_like(self.x)
         with unset_fake_temporarily():  # what a layout says is read, also for a fake device
             positions = (torch.arange(length) % DOCUMENT).repeat(rows, 1)
-            layout = Layout.of(positions).turned(rotation_of(self.config.model))
+            layout = Layout.of(positions).turned(self.config.model.rotation())
         self.layout = maker.send(layout, check.device)
 
     def forward(self) -> Tensor:

@@ -16,7 +16,6 @@ from gam_scale.kernels.choice import PORTABLE, HasKernels
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.model.policy import policy_of
-from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 
 DEVICE = torch.device("cuda:0")
@@ -114,7 +113,7 @@ def _layout(config: RunConfig, rows: int, length: int) -> Layout:
         layout = Layout.stream(rows, length)
         if config.data.documents == "reset":
             layout = Layout.of(layout.positions.expand(rows, -1))
-        layout = layout.turned(rotation_of(config.model))
+        layout = layout.turned(config.model.rotation())
         layout.segments(SEGMENT["cuda"])
         return layout
 

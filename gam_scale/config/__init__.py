@@ -14,32 +14,19 @@ from gam_scale.config.sections import (
     RunConfig,
     TrainConfig,
 )
-from gam_scale.config_model import (
-    LONGEST,
-    WIDEST,
-    AttentionConfig,
-    GAMConfig,
-    LayerKind,
-    MambaConfig,
-    MemoryConfig,
-    MemoryKind,
-    ModelConfig,
-)
+from gam_scale.model.config import ModelConfig
+from gam_scale.model.short_form import AttentionConfig, GAMConfig, MambaConfig, MemoryConfig
 
 __all__ = [  # what others read from here
-    "LONGEST",
-    "WIDEST",
     "AttentionConfig",
     "CheckpointConfig",
     "DataConfig",
     "DataSetConfig",
     "EvalConfig",
     "GAMConfig",
-    "LayerKind",
     "LogConfig",
     "MambaConfig",
     "MemoryConfig",
-    "MemoryKind",
     "ModelConfig",
     "ParallelConfig",
     "RunConfig",

@@ -2,7 +2,6 @@
 
 from gam_scale.config.axes import Axes
 from gam_scale.config.sections import ParallelConfig, RunConfig
-from gam_scale.config_model import ModelConfig
 from gam_scale.errors import UserError
 
 
@@ -10,19 +9,15 @@ def check(config: RunConfig) -> None:
     """Refuse combinations that cannot work; each message names the keys and what would do."""
     model, data, train = config.model, config.data, config.train
     _check_parallel(config.parallel)
-    check_model(model)
+    model.check()
     if data.seq_len % config.parallel.context:
         raise UserError(
             f"parallel.context is {config.parallel.context}, which does not divide data.seq_len "
             f"{data.seq_len}; expected a divisor"
         )
-    if data.seq_len // config.parallel.context < model.gam.kernel_size:
-        shared = f", cut over parallel.context {config.parallel.context} ranks,"
-        raise UserError(
-            f"data.seq_len is {data.seq_len}{shared * (config.parallel.context > 1)} and "
-            f"model.gam.kernel_size {model.gam.kernel_size}; expected at least that many tokens on "
-            "a rank"
-        )
+    shared = f", cut over parallel.context {config.parallel.context} ranks,"
+    cut = f"data.seq_len is {data.seq_len}{shared * (config.parallel.context > 1)}"
+    model.check_length(data.seq_len // config.parallel.context, cut)
     if model.position == "learned" and data.seq_len > model.max_seq_len:
         raise UserError(
             f"data.seq_len is {data.seq_len} but model.max_seq_len gives {model.max_seq_len} "
@@ -75,7 +70,7 @@ def check_ranks(config: RunConfig, world_size: int) -> None:
 
 
 def _check_carry_state(config: RunConfig) -> None:
-    kinds = set(config.model.layer_kinds()) & {"attention", "mamba"}
+    kinds = {layer.kind for layer in config.model.stack() if not layer.by_pieces}
     refused = {
         f"{' and '.join(sorted(kinds))} layers": (bool(kinds), "gam blocks only"),
         "model.position learned": (config.model.position == "learned", "none or rotary"),
@@ -88,42 +83,6 @@ def _check_carry_state(config: RunConfig) -> None:
             raise UserError(
                 f"data.carry_state does not go with {what}; expected {expected}, or carry_state "
                 "false"
-            )
-
-
-def check_model(model: ModelConfig) -> None:
-    """Refuse a model that cannot be built, as :func:`check` does for the whole run."""
-    if model.layers and model.n_layers % len(model.layers):
-        raise UserError(
-            f"model.n_layers is {model.n_layers}, which is no multiple of the {len(model.layers)} "
-            f"kinds in model.layers; expected a multiple of {len(model.layers)}, since the pattern "
-            "is repeated whole"
-        )
-    _check_heads(model)
-    if 0 < model.memory.max_horizon < model.memory.min_horizon:
-        raise UserError(
-            f"model.memory.min_horizon is {model.memory.min_horizon:g}, above max_horizon "
-            f"{model.memory.max_horizon:g}; expected at most that, or max_horizon 0"
-        )
-
-
-def _check_heads(model: ModelConfig) -> None:
-    kinds = set(model.layer_kinds())
-    heads = {"model.attention.n_heads": model.attention.n_heads} if "attention" in kinds else {}
-    if kinds & {"slot", "delta", "phase"}:
-        heads["model.memory.n_heads"] = model.memory.n_heads
-    for key, n_heads in heads.items():
-        if model.d_model % n_heads:
-            raise UserError(
-                f"{key} is {n_heads}, which does not divide model.d_model {model.d_model}; "
-                "expected a divisor"
-            )
-    pairs = "phase" in kinds or (model.position == "rotary" and heads)
-    for key, n_heads in heads.items():
-        if pairs and model.d_model // n_heads % 2:
-            raise UserError(
-                f"{key} is {n_heads}, which gives heads of {model.d_model // n_heads} channels; "
-                "expected an even number of them for phase memories and rotary positions"
             )
 
 

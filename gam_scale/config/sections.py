@@ -1,6 +1,6 @@
 """Every setting of a run, typed, bounded and documented, in the sections that a config file has.
 
-What a file leaves out takes the defaults below, or of the model's in config_model.py. Which
+What a file leaves out takes the defaults below, or of the model's in model/config.py. Which
 settings go together is in rules.py. ``python tools/pretrain.py --help-config`` prints every
 setting, its default and what it means.
 """
@@ -8,7 +8,8 @@ setting, its default and what it means.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gam_scale.config_model import LONGEST, WIDEST, ModelConfig
+from gam_scale.model.config import ModelConfig
+from gam_scale.model.shape import LONGEST, WIDEST
 from gam_scale.strict import option, section
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from gam_scale.config import ModelConfig
-from gam_scale.config.rules import check_model
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
 from gam_scale.evaluate.interval import Interval
@@ -17,9 +16,10 @@ from gam_scale.evaluate.mqar import Recall, recall_batch
 from gam_scale.evaluate.state_size import StateSize
 from gam_scale.model.lm import LanguageModel
 from gam_scale.model.loss import IGNORE
+from gam_scale.model.parts import MIXERS
 from gam_scale.strict import apply_overrides, from_dict, option
 
-KINDS = ("static", "slot", "delta", "phase", "scan", "attention", "mamba")
+KINDS = tuple(MIXERS)
 
 
 @dataclass
@@ -150,7 +150,7 @@ def recall_config(
     longest = max(task.seq_len for task in tasks_of(recall, recall.train + recall.test))
     data["model"] |= {"vocab_size": recall.vocab_size, "max_seq_len": longest}
     model = from_dict(ModelConfig, data["model"], "model")
-    check_model(model)
+    model.check()
     return recall, model
 
 

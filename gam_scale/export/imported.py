@@ -10,7 +10,6 @@ from gam_scale.checkpoint.canonical import write_shards
 from gam_scale.checkpoint.shard import Shard, check_tensors
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, saving
 from gam_scale.config import RunConfig
-from gam_scale.config.rules import check_model
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
@@ -74,7 +73,7 @@ def _check_tensors(imported: Imported) -> None:
     if model.vocab_size < 1:
         raise UserError(f"{source}: model.vocab_size is {model.vocab_size}; expected at least 1")
     try:
-        check_model(model)
+        model.check()
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     check_weights(source, imported.tensors)

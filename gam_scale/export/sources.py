@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
+
 TEMPLATES = "gam_scale.export.templates"
+EVERY_PART = "gam_scale.model.every_part"
 _IMPORT = re.compile(r"^(\s*from )(gam_scale[.\w]*)(?= import )", re.MULTILINE)
 _OPERATORS = '"gam_scale::'  # the library that custom operators are registered in
 
@@ -37,6 +40,9 @@ def flat_sources(templates: Iterable[str]) -> dict[str, str]:
 def _read(module: str) -> str:
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None, module
+    if module == EVERY_PART:  # searches packages, of which a flat folder has none
+        parts = sorted(r.where(kind) for r in (NORMS, FEED_FORWARDS, MIXERS) for kind in r)
+        return "".join(f"from {where} import {name}  # noqa: F401\n" for where, name in parts)
     return Path(spec.origin).read_text(encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ def fla_slot(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """What ``gam_scale.model.memory.slot.slot_memory`` computes; flash-linear-attention 0.6.0.
+    """What ``gam_scale.model.mixers.slot.slot_memory`` computes; flash-linear-attention 0.6.0.
 
     Args:
         q: (B, T, H, K) queries, scaled, in the dtype of the products: bfloat16 or float32, whose

@@ -1,6 +1,7 @@
 """The causal depthwise convolution that mixes neighbouring tokens."""
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,13 @@ from torch import Tensor, nn
 
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
+from gam_scale.model.policy import Draw, Policy
+
+
+def _torchs_conv1d(module: "CausalConv", value: Tensor, draw: Draw) -> None:
+    """Torch's own Conv1d default: uniform within 1 / sqrt(fan_in), fan_in = kernel_size."""
+    bound = 1.0 / math.sqrt(module.kernel_size)
+    value.uniform_(-bound, bound, generator=draw.generator)
 
 
 class CausalConv(nn.Module):
@@ -17,17 +25,16 @@ class CausalConv(nn.Module):
     layout and fuses with its neighbours under torch.compile.
     """
 
-    def __init__(self, d_model: int, kernel_size: int) -> None:
+    policy: ClassVar[dict[str, Policy]] = {
+        "weight": Policy(_torchs_conv1d, "vector", "always"),
+        "bias": Policy(_torchs_conv1d, "vector", "all"),
+    }
+
+    def __init__(self, d_model: int, kernel_size: int, bias: bool = True) -> None:
         super().__init__()
         self.kernel_size = kernel_size
         self.weight = nn.Parameter(torch.empty(d_model, 1, kernel_size))  # nn.Conv1d's layout
-        self.bias = nn.Parameter(torch.empty(d_model))
-
-    def init_parameter(self, name: str, generator: torch.Generator) -> bool:
-        """Torch's own Conv1d default: uniform within 1 / sqrt(fan_in), fan_in = kernel_size."""
-        bound = 1.0 / math.sqrt(self.kernel_size)
-        nn.init.uniform_(getattr(self, name), -bound, bound, generator=generator)
-        return True
+        self.bias = nn.Parameter(torch.empty(d_model)) if bias else None
 
     def forward(self, x: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """Convolve (B, T, d); no tap leaves its document."""
@@ -51,7 +58,9 @@ class CausalConv(nn.Module):
     def _convolve(self, window: Tensor, layout: Layout) -> Tensor:
         taps = self.weight[:, 0]  # (d, k); the last tap weighs the current token
         last, length = self.kernel_size - 1, layout.length
-        y = self.bias + taps[:, last] * window[:, last : last + length]
+        y = taps[:, last] * window[:, last : last + length]
+        if self.bias is not None:
+            y = self.bias + y
         for back in range(1, self.kernel_size):
             term = taps[:, last - back] * window[:, last - back : last - back + length]
             if layout.documents is not None:

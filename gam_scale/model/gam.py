@@ -1,22 +1,133 @@
-"""The Gated Associative Memory block (arXiv 2509.00605)."""
+"""The Gated Associative Memory layer (arXiv 2509.00605), around a memory of any kind."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gam_scale.config import MemoryKind, ModelConfig
-from gam_scale.model.carry import Carried
+from gam_scale.errors import UserError
+from gam_scale.model.block import Block, State
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
-from gam_scale.model.feedforward import FeedForward
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
-from gam_scale.model.memory.base import WrittenMemory
-from gam_scale.model.memory.build import build_memory
-from gam_scale.model.norm import LayerNorm
-from gam_scale.model.policy import Policy
+from gam_scale.model.memory.base import Memory, WrittenMemory
+from gam_scale.model.parts import MixerConfig, Naming, check_divides
+from gam_scale.model.policy import MATRIX
+from gam_scale.model.shape import WIDEST, Shape
+from gam_scale.strict import option
 
 
-class GAMBlock(nn.Module):
+@dataclass(frozen=True)
+class GAMLayer(MixerConfig):
+    """What gam layers have in common; a kind adds its memory's settings and builds it."""
+
+    kernel_size: int = option(
+        3, "taps of the causal depthwise convolution", at_least=1, at_most=WIDEST
+    )
+    fusion: Literal["gate", "sum"] = option(
+        "gate", "how local and global paths join: learned sigmoid gates, or a plain sum"
+    )
+    paths: Literal["both", "local", "global"] = option(
+        "both", "ablation: keep both paths, only the convolution, or only the memory"
+    )
+
+    sections: ClassVar[tuple[str, ...]] = ("gam", "memory")
+    by_pieces: ClassVar[bool] = True
+    is_written: ClassVar[bool] = True
+    """Whether the context writes the memory, which then reads the convolution's result too."""
+
+    @property
+    def title(self) -> str:
+        """See :attr:`MixerConfig.title`."""
+        return f"Gated associative memory written by the context ({self.kind})"
+
+    @abstractmethod
+    def build_memory(self, shape: Shape) -> Memory:
+        """The memory's module."""
+
+    def build(self, shape: Shape) -> Block:
+        """See :meth:`MixerConfig.build`."""
+        return GAMBlock(self, shape)
+
+    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_length`."""
+        if tokens < self.kernel_size:
+            raise UserError(
+                f"{cut} and {name('kernel_size')} {self.kernel_size}; expected at least that many "
+                "tokens on a rank"
+            )
+
+
+@dataclass(frozen=True)
+class WrittenLayer(GAMLayer):
+    """A gam layer whose memory the context writes, through gates that forget."""
+
+    in_chunks: ClassVar[bool] = True
+
+    min_horizon: float = option(
+        16.0, "tokens over which the fastest gate forgets at initialisation", above=1
+    )
+    max_horizon: float = option(
+        0.0,
+        "the slowest one; those between are spread evenly in the logarithm, and a head alone has "
+        "the middle; 0: data.seq_len",
+        at_least=0,
+    )
+
+    def horizons(self, shape: Shape) -> tuple[float, float]:
+        """The fastest and the slowest gate's at initialisation."""
+        return horizons(self.min_horizon, self.max_horizon, shape.context)
+
+    def at_length(self, seq_len: int) -> "WrittenLayer":
+        """See :meth:`MixerConfig.at_length`."""
+        _, longest = horizons(self.min_horizon, self.max_horizon, seq_len)
+        return replace(self, max_horizon=longest)
+
+    def check(self, shape: Shape, name: Naming) -> None:
+        """See :meth:`Part.check`."""
+        if 0 < self.max_horizon < self.min_horizon:
+            raise UserError(
+                f"{name('min_horizon')} is {self.min_horizon:g}, above max_horizon "
+                f"{self.max_horizon:g}; expected at most that, or max_horizon 0"
+            )
+
+
+@dataclass(frozen=True)
+class HeadLayer(WrittenLayer):
+    """A gam layer whose memory has heads with queries and keys."""
+
+    n_heads: int = option(
+        4, "heads, each with a state of its own; divides d_model", at_least=1, at_most=WIDEST
+    )
+
+    small: ClassVar[dict[str, object]] = {"n_heads": 2}
+    of_pairs: ClassVar[bool] = False
+    """Whether channels are pairs, of complex numbers."""
+
+    def check(self, shape: Shape, name: Naming) -> None:
+        """See :meth:`Part.check`."""
+        even = self.of_pairs or shape.rotary == "all"
+        check_divides(name("n_heads"), self.n_heads, shape, even=even)
+        super().check(shape, name)
+
+    def head_width(self, shape: Shape) -> float:
+        """See :meth:`MixerConfig.head_width`."""
+        return shape.d_model / self.n_heads
+
+    def turned_widths(self, shape: Shape) -> tuple[int, ...]:
+        """See :meth:`MixerConfig.turned_widths`."""
+        return (shape.d_model // self.n_heads,) if shape.rotary == "all" else ()
+
+
+def horizons(shortest: float, longest: float, context: int) -> tuple[float, float]:
+    """In tokens; a longest one of 0 is the context's length."""
+    return shortest, longest or max(shortest, float(context))
+
+
+class GAMBlock(Block):
     """Local convolution and global memory, fused by gates, then a feed-forward network.
 
         h = LayerNorm(x)
@@ -27,52 +138,47 @@ class GAMBlock(nn.Module):
     under its own key. On recall (128 tokens, 8 pairs, width 64, 2 layers, 420 steps) the delta rule
     answers 97% so, and 13% from h alone.
 
-    ``reach`` is how many tokens back the block sees; None: as many as there are.
-
     Ablations: ``fusion = "sum"`` leaves out the gates; ``paths`` keeps one path only, with its own
     gate if fusion is by gate.
     """
 
-    def __init__(self, model: ModelConfig, memory: MemoryKind) -> None:
-        super().__init__()
-        d, gam = model.d_model, model.gam
-        self.norm1 = LayerNorm(d)
-        self.conv = CausalConv(d, gam.kernel_size) if gam.paths != "global" else None
-        self.memory = build_memory(model, memory) if gam.paths != "local" else None
-        n_paths = 2 if gam.paths == "both" else 1
-        self.gate = Linear(d, n_paths * d) if gam.fusion == "gate" else None
-        if self.gate is not None:
-            self.gate.policy = {"weight": Policy(decay="all")}
-        self.norm2 = LayerNorm(d)
-        self.ffn = FeedForward(d, model.ffn_mult, model.dropout)
+    layer: GAMLayer
 
-    def forward(
-        self,
-        x: Tensor,
-        layout: Layout,
-        context: Context | None = None,
-        carried: Carried | None = None,
-    ) -> Tensor:
-        """(B, T, d) -> (B, T, d); nothing crosses from one document to the next.
+    def make(self, shape: Shape) -> None:
+        """See :meth:`Block.make`."""
+        d, layer = shape.d_model, self.layer
+        has_conv, has_memory = layer.paths != "global", layer.paths != "local"
+        self.conv = CausalConv(d, layer.kernel_size, shape.biases) if has_conv else None
+        self.memory = layer.build_memory(shape) if has_memory else None
+        gates = (has_conv + has_memory) * d
+        self.gate = None
+        if layer.fusion == "gate":
+            weight = replace(MATRIX, decay="all")
+            self.gate = Linear(d, gates, bias=shape.biases, weight=weight)
 
-        With ``carried``, from the state it holds, which is then the one after these tokens.
-        """
-        if carried is not None:
-            state = carried.state() or self.init_state(x.shape[0], x.device, x.dtype)
-            x, state = self.extend(x, state, layout)
-            carried.keep(state)
-            return x
-        h = self.norm1(x)
+    def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
+        """See :meth:`Block.mix`."""
         local = self.conv(h, layout, context) if self.conv is not None else None
         found = None
         if self.memory is not None:
             found = self.memory(self._memory_input(h, local), layout, context)
-        return self._fuse(x, h, local, found)
+        return self._gated(h, local, found)
 
-    def init_state(
-        self, batch_size: int, device: torch.device, dtype: torch.dtype
-    ) -> dict[str, Tensor]:
-        """What the block remembers between tokens: the convolution's last inputs, the memory."""
+    def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
+        """See :meth:`Block.mix_next`; at a cost that does not depend on the past.
+
+        Differentiable, documents included: a long sequence may be trained on piece by piece.
+        """
+        local, found, state = None, None, dict(state)
+        if self.conv is not None:
+            local, state["conv"] = self.conv.extend(h, state["conv"], layout)
+        if self.memory is not None:
+            found, new = self.memory.extend(self._memory_input(h, local), state, layout)
+            state |= new
+        return self._gated(h, local, found), state
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """The convolution's last inputs, and what the memory holds."""
         state = {}
         if self.conv is not None:
             state["conv"] = self.conv.init_state(batch_size, device, dtype)
@@ -80,33 +186,15 @@ class GAMBlock(nn.Module):
             state |= self.memory.init_state(batch_size, device, dtype)
         return state
 
-    def extend(
-        self, x: Tensor, state: dict[str, Tensor], layout: Layout
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The next tokens (B, T, d) after ``state``, at a cost that does not depend on the past.
-
-        Differentiable, documents included: a long sequence may be trained on piece by piece.
-        """
-        h, local, found, state = self.norm1(x), None, None, dict(state)
-        if self.conv is not None:
-            local, state["conv"] = self.conv.extend(h, state["conv"], layout)
-        if self.memory is not None:
-            found, new = self.memory.extend(self._memory_input(h, local), state, layout)
-            state |= new
-        return self._fuse(x, h, local, found), state
-
     def _memory_input(self, h: Tensor, local: Tensor | None) -> Tensor:
-        is_written = isinstance(self.memory, WrittenMemory)
-        return h + local if is_written and local is not None else h
+        return h + local if self.layer.is_written and local is not None else h
 
-    def _fuse(self, x: Tensor, h: Tensor, local: Tensor | None, found: Tensor | None) -> Tensor:
+    def _gated(self, h: Tensor, local: Tensor | None, found: Tensor | None) -> list[Tensor]:
         paths = [path for path in (local, found) if path is not None]
         if self.gate is not None:
             gates = torch.sigmoid(self.gate(h)).chunk(len(paths), dim=-1)
             paths = [g * p for g, p in zip(gates, paths, strict=True)]
-        for path in paths:
-            x = x + path
-        return x + self.ffn(self.norm2(x))
+        return paths
 
     @property
     def reach(self) -> int | None:
@@ -115,8 +203,7 @@ class GAMBlock(nn.Module):
             return None
         return self.conv.kernel_size - 1 if self.conv is not None else 0
 
-    def flops_per_token(self, seq_len: int) -> float:
-        """Forward FLOPs per token, the same at any sequence length."""
-        parts = [self.conv, self.memory, self.ffn]
-        total = sum(p.flops_per_token() for p in parts if p is not None)
+    def mixer_flops(self, seq_len: int) -> float:
+        """See :meth:`Block.mixer_flops`: the same at any sequence length."""
+        total = sum(p.flops_per_token() for p in (self.conv, self.memory) if p is not None)
         return total + (2.0 * self.gate.weight.numel() if self.gate is not None else 0.0)

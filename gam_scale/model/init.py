@@ -1,16 +1,14 @@
 """Initial weights: every parameter drawn from its own seed, so that shards can be drawn alone."""
 
 import hashlib
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from gam_scale.config import ModelConfig
+from gam_scale.model.config import ModelConfig
+from gam_scale.model.policy import Draw, policy_of
 from gam_scale.pulse import beat
-
-EMBEDDING_STD = 0.02
 
 
 def initial_values(
@@ -18,8 +16,8 @@ def initial_values(
 ) -> Iterator[tuple[str, Tensor]]:
     """Name and initial value of every parameter, one at a time, on the CPU.
 
-    ``model`` gives names and shapes only and may be on the meta device. Each draw depends on
-    (seed, parameter name) alone, so a rank that holds a shard of the model gets the same numbers
+    ``model`` gives names, shapes and policies only and may be on the meta device. Each draw depends
+    on (seed, parameter name) alone, so a rank that holds a shard of the model gets the same numbers
     as one that holds all of it, at the memory of one parameter.
 
     ``paper`` is what the official code does: torch's defaults for linear and convolution layers,
@@ -31,17 +29,11 @@ def initial_values(
     for prefix, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             beat()
-            value = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype))
+            value = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
             generator = torch.Generator().manual_seed(_seed_of(seed, f"{prefix}.{name}"))
-            module._parameters[name] = value  # modules with a rule of their own fill what they hold
-            try:
-                with torch.no_grad():
-                    own = getattr(module, "init_parameter", None)
-                    if own is None or not own(name, generator):
-                        _generic(module, name, value, config, generator)
-            finally:
-                module._parameters[name] = parameter
-            yield f"{prefix}.{name}".removeprefix("."), value.detach()
+            draw = Draw(generator, config.init, config.n_layers)
+            policy_of(module, name).init(module, value, draw)
+            yield f"{prefix}.{name}".removeprefix("."), value
 
 
 def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
@@ -49,46 +41,6 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     parameters = dict(model.named_parameters())
     for name, value in initial_values(model, config, seed):
         parameters[name].data.copy_(value)
-
-
-def _generic(
-    module: nn.Module, name: str, parameter: Tensor, config: ModelConfig, generator: torch.Generator
-) -> None:
-    if isinstance(module, nn.LayerNorm):
-        parameter.fill_(1.0 if name == "weight" else 0.0)
-    elif isinstance(module, nn.Embedding):
-        _embedding(module, parameter, config, generator)
-    elif isinstance(module, nn.Linear) and config.init == "paper":
-        bound = 1.0 / math.sqrt(module.in_features)
-        parameter.uniform_(-bound, bound, generator=generator)
-    elif isinstance(module, nn.Linear):
-        _scaled_linear(module, name, parameter, config, generator)
-    else:
-        raise AssertionError(f"no initialisation rule for {type(module).__name__}.{name}")
-
-
-def _embedding(
-    module: nn.Module, parameter: Tensor, config: ModelConfig, generator: torch.Generator
-) -> None:
-    if config.init == "scaled":
-        parameter.normal_(0.0, EMBEDDING_STD, generator=generator)
-    elif getattr(module, "is_position", False):
-        parameter.normal_(0.0, 1.0, generator=generator)
-    else:
-        bound = 1.0 / math.sqrt(config.d_model)
-        parameter.uniform_(-bound, bound, generator=generator)
-
-
-def _scaled_linear(
-    module: nn.Linear, name: str, parameter: Tensor, config: ModelConfig, generator: torch.Generator
-) -> None:
-    if name == "bias":
-        parameter.zero_()
-        return
-    std = 1.0 / math.sqrt(3.0 * module.in_features)  # the variance of torch's default uniform
-    if getattr(module, "is_residual_output", False):
-        std /= math.sqrt(2.0 * config.n_layers)
-    parameter.normal_(0.0, std, generator=generator)
 
 
 def _seed_of(seed: int, name: str) -> int:

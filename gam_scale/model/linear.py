@@ -1,19 +1,37 @@
 """Products with weights, in the faster of the two libraries that torch has for them on a CPU."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.kernels.operator import operator
+from gam_scale.model.policy import BIAS, MATRIX, Policy
 
 _WORTH_CALLING = 1 << 22
 """Multiply-adds from which on the faster library makes up for calling an operator of our own."""
 
 
 class Linear(nn.Linear):
-    """As ``nn.Linear``, computed by :func:`linear`."""
+    """As ``nn.Linear``, computed by :func:`linear`.
+
+    Args:
+        in_features: width of the input.
+        out_features: width of the output.
+        bias: whether there is one.
+        weight: the weight's policy.
+    """
+
+    policy: ClassVar[dict[str, Policy]] = {"weight": MATRIX, "bias": BIAS}
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, weight: Policy = MATRIX
+    ) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        if weight is not MATRIX:
+            self.policy = {"weight": weight, "bias": BIAS}
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""

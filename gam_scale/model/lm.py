@@ -7,37 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gam_scale.config import LayerKind, ModelConfig
-from gam_scale.model.attention import AttentionBlock
 from gam_scale.model.carry import CarriedRows
+from gam_scale.model.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
-from gam_scale.model.gam import GAMBlock
+from gam_scale.model.embedding import PositionEmbedding, TokenEmbedding
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import linear
 from gam_scale.model.loss import linear_cross_entropy
-from gam_scale.model.mamba import MambaBlock
-from gam_scale.model.norm import LayerNorm
-from gam_scale.model.rotary import rotation_of
+from gam_scale.model.parts import MixerConfig
 
 
-def build_block(config: ModelConfig, kind: LayerKind) -> nn.Module:
-    """One layer; see ``model.layers``."""
-    if kind == "attention":
-        return AttentionBlock(config)
-    if kind == "mamba":
-        return MambaBlock(config)
-    return GAMBlock(config, kind)
-
-
-def stack_name(kinds: Sequence[LayerKind]) -> str:
+def stack_name(layers: Sequence[MixerConfig]) -> str:
     """What a stack of such layers is called."""
-    *first, last = dict.fromkeys(kinds)
+    *first, last = dict.fromkeys(layer.kind for layer in layers)
     if first:
         return f"Language model of {', '.join(first)} and {last} layers"
-    names = {"static": "Gated associative memory", "attention": "Transformer", "mamba": "Mamba"}
-    return names.get(last, f"Gated associative memory written by the context ({last})")
+    return layers[0].title
 
 
 class LanguageModel(nn.Module):
@@ -55,14 +42,13 @@ class LanguageModel(nn.Module):
         super().__init__()
         assert config.vocab_size > 0, "resolve model.vocab_size from the tokenizer first"
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.position: nn.Embedding | None = None
+        self.embedding = TokenEmbedding(config.vocab_size, config.d_model)
+        self.position: PositionEmbedding | None = None
         if config.position == "learned":
-            self.position = nn.Embedding(config.max_seq_len, config.d_model)
-            self.position.is_position = True
+            self.position = PositionEmbedding(config.max_seq_len, config.d_model)
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(build_block(config, kind) for kind in config.layer_kinds())
-        self.norm = LayerNorm(config.d_model)
+        self.blocks = nn.ModuleList(layer.build(config.shape) for layer in config.stack())
+        self.norm = config.final_norm().build(config.shape)
 
     def forward(
         self,
@@ -123,7 +109,7 @@ class LanguageModel(nn.Module):
                 whole = Layout.stream(rows, self.context.size * length)
                 layout = whole.part(self.context.rank, self.context.size)
             layout = layout.to(tokens.device)
-        return layout.turned(rotation_of(self.config, self.embedding.weight.dtype))
+        return layout.turned(self.config.rotation(self.embedding.weight.dtype))
 
     def init_state(self, batch_size: int = 1) -> dict[str, Any]:
         """The state before the first token of ``batch_size`` texts."""
@@ -139,7 +125,7 @@ class LanguageModel(nn.Module):
         """
         seen, x = state["seen"], self.embedding(tokens)
         layout = Layout.stream(*tokens.shape, first=seen).to(tokens.device)
-        layout = layout.turned(rotation_of(self.config, x.dtype))
+        layout = layout.turned(self.config.rotation(x.dtype))
         if self.position is not None:
             x = x + self.position(layout.positions % self.config.max_seq_len)
         states = []
@@ -152,8 +138,8 @@ class LanguageModel(nn.Module):
     @property
     def context_limit(self) -> int | None:
         """Most tokens one text may have in generation; None where there is no limit."""
-        limited = "attention" in self.config.layer_kinds() and self.position is not None
-        return self.config.max_seq_len if limited else None
+        limited = any(block.layer.is_limited for block in self.blocks)
+        return self.config.max_seq_len if limited and self.position is not None else None
 
     @property
     def reach(self) -> int | None:

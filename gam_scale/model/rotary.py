@@ -5,8 +5,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gam_scale.config import ModelConfig
-
 
 class Rotation(NamedTuple):
     """What rotary tables are made for."""
@@ -14,18 +12,6 @@ class Rotation(NamedTuple):
     base: float
     widths: tuple[int, ...]  # of the heads
     dtype: torch.dtype = torch.float32
-
-
-def rotation_of(model: ModelConfig, dtype: torch.dtype = torch.float32) -> Rotation | None:
-    """What the layers turn by; None if none does. Tables are float32, or float64 for float64."""
-    kinds = set(model.layer_kinds())
-    heads = {model.attention.n_heads} if "attention" in kinds else set()
-    if kinds & {"slot", "delta", "phase"}:
-        heads.add(model.memory.n_heads)
-    if model.position != "rotary" or not heads:
-        return None
-    widths = tuple(sorted(model.d_model // n for n in heads))
-    return Rotation(model.rotary_base, widths, torch.promote_types(dtype, torch.float32))
 
 
 def tables(positions: Tensor, rotation: Rotation) -> dict[int, tuple[Tensor, Tensor]]:

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import gam_scale.parallel.context  # noqa: F401 (registers its operators)
+from gam_scale.model.block import Block, State
 from gam_scale.model.carry import Carried
 from gam_scale.model.context import Context
-from gam_scale.model.gam import GAMBlock
 from gam_scale.model.layout import Layout, alone
 from gam_scale.model.lm import LanguageModel
-from gam_scale.model.mamba import MambaMixer
+from gam_scale.model.mixers.mamba import MambaMixer
 from gam_scale.parallel.compilation import Backend, Compilation
 
 Recompute = Literal["none", "selective", "full"]
@@ -83,7 +83,7 @@ def prepare_blocks(
     prepared = partial(_prepared, recompute=recompute, compilation=compilation)
     for block in model.blocks:
         forward = prepared(block.forward)
-        if isinstance(block, GAMBlock):
+        if block.layer.by_pieces:
             forward = partial(_in_segments, block, forward, prepared(block.extend), segment)
         block.forward = forward
     for mixer in (m for m in model.modules() if isinstance(m, MambaMixer)):
@@ -131,9 +131,9 @@ def _casting_anew(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _in_segments(
-    block: GAMBlock,
+    block: Block,
     forward: Callable[..., Tensor],
-    step: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+    step: Callable[..., tuple[Tensor, State]],
     segment: int | None,
     x: Tensor,
     layout: Layout,

@@ -5,25 +5,33 @@ from torch import nn
 
 from gam_scale.config import RunConfig
 from gam_scale.model.lm import outline
-from gam_scale.model.policy import decays
+from gam_scale.model.policy import policies
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW in its fused form, with weight decay on the parameters that ``train.decay`` says."""
+    """AdamW in its fused form: a group for each weight decay and learning rate of the policies.
+
+    A group's ``lr_multiplier`` is of the run's learning rate.
+    """
     train = config.train
-    parameters = list(model.parameters())
-    # From the outline, which knows their shapes: an engine may have flattened the parameters.
+    # From the outline, which knows their policies: an engine may have flattened the parameters.
+    of_names = [policy for _, policy in policies(outline(config.model))]
     decaying = {"matrices": {"always"}, "all": {"always", "all"}}[train.decay]
-    does = [decay in decaying for _, decay in decays(outline(config.model))]
-    groups = [
-        {
-            "params": [p for p, d in zip(parameters, does, strict=True) if d == decay],
-            "weight_decay": train.weight_decay if decay else 0.0,
-        }
-        for decay in (True, False)
-    ]
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for parameter, policy in zip(model.parameters(), of_names, strict=True):
+        groups.setdefault((policy.decay in decaying, policy.lr), []).append(parameter)
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
+        [
+            {
+                "params": parameters,
+                "weight_decay": train.weight_decay if decays else 0.0,
+                "lr": train.lr * multiplier,
+                "lr_multiplier": multiplier,
+            }
+            for (decays, multiplier), parameters in sorted(
+                groups.items(), key=lambda group: (not group[0][0], group[0][1])
+            )
+        ],
         lr=train.lr,
         betas=(train.beta1, train.beta2),
         eps=train.eps,

@@ -51,7 +51,7 @@ class Strategy(ABC):
         """Clip the gradients, apply them at learning rate ``lr``, clear them; returns their norm.
 
         Args:
-            lr: for every parameter.
+            lr: of the run; each group has it times its own ``lr_multiplier``.
             max_norm: largest global L2 norm; 0: no clipping.
 
         Returns:
@@ -103,7 +103,7 @@ class Strategy(ABC):
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_multiplier"]
 
 
 def skip_unless_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:

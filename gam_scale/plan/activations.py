@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from gam_scale.config import LayerKind, ModelConfig, RunConfig
+from gam_scale.config import ModelConfig, RunConfig
 from gam_scale.model.lm import LanguageModel
 from gam_scale.model.loss import chunk_rows
-from gam_scale.model.rotary import rotation_of
+from gam_scale.model.parts import MixerConfig
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 from gam_scale.plan.trace import BlockTrace, Work, trace_block, trace_loss
 from gam_scale.plan.traffic import peak_factor
@@ -59,12 +59,12 @@ def setting(config: RunConfig, rows: int) -> Setting:
     )
 
 
-def work(model: ModelConfig, kind: LayerKind, run: Setting) -> Work:
+def work(model: ModelConfig, one: MixerConfig, run: Setting) -> Work:
     """What one layer computes and exchanges in a micro-batch; compiled, that is the same."""
-    return layer(model, kind, run._replace(compiled=False)).work
+    return layer(model, one, run._replace(compiled=False)).work
 
 
-def layer(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
+def layer(model: ModelConfig, one: MixerConfig, run: Setting) -> BlockTrace:
     """One layer's figures for a micro-batch, whatever else is in memory.
 
     What a compiled one computes and exchanges is not in them: see :func:`work`.
@@ -72,13 +72,13 @@ def layer(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
     traced = run._replace(rows=_ROWS)
     segment = _segment(run)
     most = _SEGMENTS * segment
-    if segments(kind, run) <= _SEGMENTS:
-        found = _traced(model, kind, traced)
+    if segments(one, run) <= _SEGMENTS:
+        found = _traced(model, one, traced)
     else:
         # Whole segments, then the same remainder as the whole length has.
         length = most + run.length % segment
-        longer = _traced(model, kind, traced._replace(length=length))
-        shorter = _traced(model, kind, traced._replace(length=length - segment))
+        longer = _traced(model, one, traced._replace(length=length))
+        shorter = _traced(model, one, traced._replace(length=length - segment))
         found = longer.and_more(shorter, (run.length - length) / segment)
     return found.scaled(run.rows / traced.rows)
 
@@ -86,10 +86,10 @@ def layer(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
 _KNOWN: dict[tuple[str, Setting, int], BlockTrace] = {}
 
 
-def _traced(model: ModelConfig, kind: LayerKind, run: Setting) -> BlockTrace:
-    model = replace(model, layers=[kind], n_layers=1, vocab_size=1, max_seq_len=1)
+def _traced(model: ModelConfig, one: MixerConfig, run: Setting) -> BlockTrace:
+    model = replace(model, layers=[one], n_layers=1, vocab_size=1, max_seq_len=1)
     masks = 0.0
-    if kind == "attention" and not run.on_cpu:
+    if one.drops_weights and not run.on_cpu:
         # CPU kernels that never hold the weights know no dropout; a GPU's do.
         masks = 2.0 * run.tokens * model.d_model if model.dropout else 0.0
         model = replace(model, dropout=0.0)
@@ -105,7 +105,7 @@ def _known(model: ModelConfig, run: Setting) -> BlockTrace:
             bf16=run.compute != FP32,
             documents=run.documents,
             context=run.context,
-            rotation=rotation_of(model),
+            rotation=model.rotation(),
             factor=peak_factor(model, model.layers[0], run.recompute),
         )
     return _KNOWN[key]
@@ -120,9 +120,9 @@ def _build(model: ModelConfig, run: Setting, backend: Callable[..., Any]) -> nn.
     return whole.blocks[0]
 
 
-def segments(kind: LayerKind, run: Setting) -> int:
+def segments(one: MixerConfig, run: Setting) -> int:
     """Parts of a sequence that a layer takes one after another."""
-    if run.context > 1 or kind in ("attention", "mamba"):
+    if run.context > 1 or not one.by_pieces:
         return 1
     return -(-run.length // _segment(run))
 

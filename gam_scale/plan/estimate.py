@@ -1,12 +1,12 @@
 """FLOPs, time and cost of a step, and the cheapest settings that fit."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from gam_scale.errors import UserError
-from gam_scale.model.memory.base import WrittenMemory
 from gam_scale.plan import timing
 from gam_scale.plan.activations import setting, work
 from gam_scale.plan.communication import Collective, collectives, overlaps
@@ -59,13 +59,13 @@ class Estimate:
         model, length = self.job.config.model, self.job.config.data.seq_len
         run = setting(self.job.config, self.job.config.train.global_batch_size)
         blocks, extra = self.job.weights.model.blocks, 0.0
-        for kind, block in zip(model.layer_kinds(), blocks, strict=True):
-            done = work(model, kind, run)
-            if isinstance(getattr(block, "memory", None), WrittenMemory):
+        for block in blocks:
+            done = work(model, block.layer, run)
+            if block.layer.in_chunks:
                 counted = 3 * block.flops_per_token(length) * run.tokens
                 extra += max(0.0, done.flops + done.scan_flops - counted)
             else:
-                extra += done.flops - work(model, kind, run._replace(recompute="none")).flops
+                extra += done.flops - work(model, block.layer, run._replace(recompute="none")).flops
         return extra * self.job.config.parallel.context  # each rank has a part of the tokens
 
     @cached_property
@@ -85,9 +85,9 @@ class Estimate:
         """Of a step on the rank with most sequences."""
         job, total = self.job, timing.Seconds()
         model, run = job.config.model, setting(job.config, job.micro_rows)
-        for kind in set(model.layer_kinds()):
-            one = timing.layer(model, kind, run, self.gpu, self.share)
-            total = total.plus(one, model.layer_kinds().count(kind))
+        for layer, n in Counter(model.stack()).items():
+            one = timing.layer(model, layer, run, self.gpu, self.share)
+            total = total.plus(one, n)
         total = total.plus(timing.head(job.weights.head, model.d_model, run, self.gpu, self.share))
         whole = timing.update(self.memory.optimizer, self.gpu)
         return whole.plus(total, job.rows / job.micro_rows)

@@ -85,7 +85,7 @@ class Job:
         """DeepSpeed's own configuration of this run."""
         # One block of each kind instead of all spares building a deep model's outline again.
         model = self.config.model
-        model = replace(model, n_layers=min(model.n_layers, max(1, len(model.layers))))
+        model = replace(model, n_layers=min(model.n_layers, len(model.pattern)))
         return engine_config(replace(self.config, model=model), self.axes.readers)
 
     def zero_option(self, name: str, default: int) -> int:
@@ -116,15 +116,15 @@ class Job:
     def layers(self, rows: int) -> list[BlockTrace]:
         """What each layer holds for ``rows`` sequences on each rank."""
         model, run = self.config.model, setting(self.config, rows)
-        by_kind = {kind: layer(model, kind, run) for kind in set(model.layer_kinds())}
-        return [by_kind[kind] for kind in model.layer_kinds()]
+        traces = {one: layer(model, one, run) for one in set(model.stack())}
+        return [traces[one] for one in model.stack()]
 
     def work(self, rows: int) -> Work:
         """What all layers compute and exchange for ``rows`` sequences, on each rank."""
         model, run = self.config.model, setting(self.config, rows)
         total = Work()
-        for kind in model.layer_kinds():
-            total = total.plus(work(model, kind, run))
+        for one in model.stack():
+            total = total.plus(work(model, one, run))
         return total
 
     def having(self, **sections: Any) -> "Job":

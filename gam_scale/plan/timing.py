@@ -6,8 +6,9 @@ All shares and times below are assumptions about GPUs: none was measured on one.
 import math
 from dataclasses import dataclass, fields
 
-from gam_scale.config import LayerKind, ModelConfig
+from gam_scale.config import ModelConfig
 from gam_scale.hardware.peak import Precision
+from gam_scale.model.parts import MixerConfig
 from gam_scale.plan.activations import Setting, segments, work
 from gam_scale.plan.gpus import Gpu
 from gam_scale.plan.traffic import traffic
@@ -48,30 +49,30 @@ class Seconds:
         )
 
 
-def layer(model: ModelConfig, kind: LayerKind, run: Setting, gpu: Gpu, share: float) -> Seconds:
+def layer(model: ModelConfig, one: MixerConfig, run: Setting, gpu: Gpu, share: float) -> Seconds:
     """One layer's forward and backward pass over a micro-batch.
 
     Args:
         model: its sizes.
-        kind: of the layer, in the portable form.
+        one: the layer, in the portable form.
         run: how layers run.
         gpu: with a ``memory_rate`` of None, FLOPs alone count.
         share: see :data:`MATMUL_SHARE`.
     """
-    done, precision = work(model, kind, run), _precision(run)
+    done, precision = work(model, one, run), _precision(run)
     in_fp32 = done.flops if precision == "fp32" else done.fp32_flops - done.scan_flops
     seconds = (done.flops - in_fp32) / gpu.peak_flops(precision)
     seconds = (seconds + in_fp32 / gpu.peak_flops("fp32")) / share
     scans = done.scan_flops / gpu.peak_flops("fp32")
     if gpu.memory_rate is None:
         return Seconds(products=seconds, scans=scans / share)
-    moved = traffic(model, kind, run.recompute, compiled=run.compiled, precision=precision)
+    moved = traffic(model, one, run.recompute, compiled=run.compiled, precision=precision)
     rate = gpu.memory_rate * MEMORY_SHARE
     return Seconds(
         products=max(seconds, moved.products * run.tokens / rate),
         memory=moved.others * run.tokens / rate,
         scans=scans / SCAN_SHARE,
-        launches=moved.launches * segments(kind, run) * LAUNCH_S,
+        launches=moved.launches * segments(one, run) * LAUNCH_S,
     )
 
 

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gam_scale.config import LayerKind, ModelConfig
+from gam_scale.config import ModelConfig
+from gam_scale.model.parts import MixerConfig
 
 _CONFIG, _WIDTH, _HEADS, _SLOTS = "gam_1b", 1536, 12, 64
 _PER_SLOT = 1.4
@@ -32,36 +33,40 @@ class Traffic:
 
 
 def traffic(
-    model: ModelConfig, kind: LayerKind, recompute: str, *, compiled: bool, precision: str
+    model: ModelConfig, one: MixerConfig, recompute: str, *, compiled: bool, precision: str
 ) -> Traffic:
     """Bytes and launches of a layer in the portable form, on a GPU."""
+    kind = one.measured_as
     row = _row(kind, recompute if compiled else "selective", compiled, "bf16")
     fp32 = _row(kind, "selective", True, "fp32")["bytes"] / _row(kind)["bytes"]
-    size = _size(kind, model.d_model, model.memory.n_heads * model.memory.n_slots)
-    scale = size / _size(kind, _WIDTH, _HEADS * _SLOTS) * (fp32 if precision == "fp32" else 1.0)
+    size = _size(model.d_model, one.state_rows)
+    scale = (
+        size
+        / _size(_WIDTH, _HEADS * _SLOTS * (one.state_rows > 0))
+        * (fp32 if precision == "fp32" else 1.0)
+    )
     products = sum(row["by_kernel"].get(name, (0, 0))[1] for name in _PRODUCTS)
     return Traffic(products * scale, (row["bytes"] - products) * scale, row["kernels"])
 
 
-def peak_factor(model: ModelConfig, kind: LayerKind, recompute: str) -> float:
+def peak_factor(model: ModelConfig, one: MixerConfig, recompute: str) -> float:
     """See :func:`gam_scale.plan.compiled.compiler`; of the config whose heads are most alike.
 
     A head's matrices are square, what it reads and writes is not: at a width of 64 they are a
     smaller part of what is kept than at 128.
     """
-    heads = model.attention.n_heads if kind == "attention" else model.memory.n_heads
-    config = "ctx16k" if model.d_model / heads < 96 else _CONFIG
-    here, none = (_row(kind, mode, config=config) for mode in (recompute, "none"))
+    config = "ctx16k" if one.head_width(model.shape) < 96 else _CONFIG
+    here, none = (_row(one.measured_as, mode, config=config) for mode in (recompute, "none"))
     # Of one segment, of as many as there are graphs; what is kept is of all.
     return here["graphs"] * here["peak"] / none["kept"]
 
 
-def _size(kind: LayerKind, width: int, slots: int) -> float:
-    return width + (_PER_SLOT * slots if kind == "slot" else 0.0)
+def _size(width: int, rows: int) -> float:
+    return width + _PER_SLOT * rows
 
 
 def _row(
-    kind: LayerKind,
+    kind: str,
     recompute: str = "selective",
     compiled: bool = True,
     precision: str = "bf16",

@@ -32,11 +32,10 @@ from gam_scale.hardware.memory import (
     peak_memory_bytes,
     reset_peak_memory,
 )
-from gam_scale.model.attention import AttentionBlock
 from gam_scale.model.context import Context
-from gam_scale.model.gam import GAMBlock
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
+from gam_scale.model.mixers.attention import AttentionBlock
 from gam_scale.strict import read_json
 
 KINDS = ("gam", "transformer", "fused")
@@ -53,19 +52,20 @@ class ScoresAttentionBlock(AttentionBlock):
     It computes what :class:`AttentionBlock` does, whose fused kernel keeps none of them.
     """
 
-    def forward(self, x: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
-        """(B, T, d) -> (B, T, d), on plain whole sequences only."""
+    def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
+        """See :meth:`Block.mix`; on plain whole sequences only."""
         assert layout.documents is None and context is None, "a block of the benchmark only"
-        q, k, v = self._heads(x, layout)
+        q, k, v = self._heads(h, layout)
         scores = (q @ k.mT) * q.shape[-1] ** -0.5
-        seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+        seen = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).tril()
         weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), dim=-1)
-        return self._finish(x, self.dropout(weights) @ v)
+        return [self._out(self.dropout(weights) @ v)]
 
 
 def build(kind: str, width: int = 512, heads: int = 8, dropout: float = 0.1) -> nn.Module:
     """One block with its initial weights: ``gam``, ``transformer`` as published, or ``fused``."""
     config = ModelConfig(
+        layers=["static" if kind == "gam" else "attention"],
         d_model=width,
         vocab_size=1,
         dropout=dropout,
@@ -73,8 +73,9 @@ def build(kind: str, width: int = 512, heads: int = 8, dropout: float = 0.1) -> 
         gam=GAMConfig(n_slots=width),
         attention=AttentionConfig(heads),
     )
-    classes = {"transformer": ScoresAttentionBlock, "fused": AttentionBlock}
-    block = classes[kind](config) if kind in classes else GAMBlock(config, "static")
+    layer = config.stack()[0]
+    published = kind == "transformer"
+    block = ScoresAttentionBlock(layer, config.shape) if published else layer.build(config.shape)
     initialise(block, config, seed=0)
     return block
 

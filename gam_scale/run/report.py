@@ -12,7 +12,7 @@ from typing import Any
 from gam_scale.config import RunConfig
 from gam_scale.files import write_bytes
 from gam_scale.model.lm import LanguageModel, outline, stack_name
-from gam_scale.model.memory.static import StaticMemory
+from gam_scale.model.mixers.static import StaticMemory
 from gam_scale.report.figure import Figure
 from gam_scale.report.lines import Series, line_figure
 from gam_scale.report.numbers import Form, duration, gigabytes, large, metric, scientific
@@ -98,11 +98,11 @@ def _model(config: dict[str, Any]) -> LanguageModel:
 
 
 def _in_words(model: LanguageModel, summary: dict[str, Any]) -> str:
-    kinds, width = model.config.layer_kinds(), model.config.d_model
-    words = [stack_name(kinds)]
+    layers, width = model.config.stack(), model.config.d_model
+    words = [stack_name(layers)]
     if "parameters" in summary:
         words.append(f" of {large(summary['parameters'])} parameters")
-    words.append(f", {len(kinds)} layers of width {width}")
+    words.append(f", {len(layers)} layers of width {width}")
     if "tokens" in summary:
         words.append(f"; trained on {large(summary['tokens'])} tokens")
     if "seconds" in summary:

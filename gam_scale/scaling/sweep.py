@@ -25,11 +25,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from gam_scale.config import MemoryKind, RunConfig
+from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import FORWARD_AND_BACKWARD
 from gam_scale.experiment.grid import Grid
 from gam_scale.model.lm import outline
+from gam_scale.model.short_form import block_option, memory_option
 from gam_scale.scaling.sweep_cell import SweepCell
 from gam_scale.schedule import stable_steps
 from gam_scale.strict import from_dict, option, read_json, section
@@ -40,8 +41,8 @@ class FamilySpec:
     """One kind of model."""
 
     name: str = option("", "the family column of the collected CSV, and a folder's name")
-    block: Literal["gam", "attention", "mamba"] = option("gam", "model.block")
-    memory: MemoryKind = option("static", "model.memory.kind, of gam blocks")
+    block: str = block_option("model.block")
+    memory: str = memory_option("model.memory.kind, of gam blocks")
     lr: float = option(0.0, "peak learning rate at dial.base_width; 0: dial.lr", at_least=0)
 
 

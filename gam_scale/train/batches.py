@@ -7,7 +7,6 @@ from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
 from gam_scale.data.stream import TrainStream, micro_batches
 from gam_scale.data.transfer import Transfer
-from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel.context import part
 from gam_scale.parallel.world import World
 
@@ -34,7 +33,7 @@ class Batches:
         self.stream, self.transfer, self.gives_up = stream, Transfer(world.device), gives_up
         self._train, self._world = config.train, world
         self._left_out, self._first = state.left_out, state.first_sample
-        self._rotation = rotation_of(config.model)
+        self._rotation = config.model.rotation()
 
     def __call__(self, step: int) -> list[Batch]:
         """Of the step after ``step`` of them, where :attr:`transfer` can fetch them."""

@@ -194,9 +194,7 @@ def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> Run
     if train.epochs:
         steps = math.ceil(train.epochs * stream.epoch_sequences / train.global_batch_size)
         train = replace(train, steps=steps, epochs=0.0)
-    _, longest = config.model.memory.horizons(config.data.seq_len)
-    memory = replace(config.model.memory, max_horizon=longest)
-    model = replace(config.model, vocab_size=vocab_size, memory=memory)
+    model = replace(config.model.at_length(config.data.seq_len), vocab_size=vocab_size)
     config = replace(config, model=model, train=train)
     check(config)
     return config

@@ -53,9 +53,9 @@ def test_settings_reach_all_kinds_or_one():
 @pytest.mark.parametrize(
     ("kind", "override", "message"),
     [
-        ("gru", "recall.steps=1", "--memories names 'gru'; expected some of static, slot"),
+        ("gru", "recall.steps=1", "--memories names 'gru'; expected some of attention, delta"),
         ("slot", "recall.stpes=1", "recall.stpes is not a setting; did you mean steps"),
-        ("slot", "gru:recall.steps=1", "is for 'gru'; expected one of static"),
+        ("slot", "gru:recall.steps=1", "is for 'gru'; expected one of attention"),
         ("slot", "train.lr=1", "expected recall.\\* or model.\\*"),
         ("slot", "recall.train=[[8]]", "list \\[tokens, pairs\\]"),
         ("slot", "recall.test=[[8,4]]", "recall of 4 pairs in 8 tokens is impossible"),

@@ -4,18 +4,17 @@ Both put themselves around the calls of modules, so a weight that is used withou
 fetched, by halves: what is merged then is another model than what was trained.
 """
 
-from typing import get_args
-
 import pytest
 import torch
 from closeness import is_alive, off
 from torch import Tensor, nn
 
-from gam_scale.config import AttentionConfig, LayerKind, MambaConfig, MemoryConfig, ModelConfig
+from gam_scale.config import AttentionConfig, MambaConfig, MemoryConfig, ModelConfig
 from gam_scale.model.lm import build_model
+from gam_scale.model.parts import MIXERS
 from gam_scale.strict import to_dict
 
-KINDS = get_args(LayerKind)
+KINDS = list(MIXERS)
 TOKENS = torch.randint(31, (2, 12), generator=torch.Generator().manual_seed(0))
 
 

@@ -13,7 +13,6 @@ from gam_scale.config import ModelConfig, ParallelConfig, RunConfig
 from gam_scale.kernels.choice import Choice, HasKernels, choose
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
-from gam_scale.model.rotary import rotation_of
 from gam_scale.parallel import implementations
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.context import SequenceContext
@@ -45,7 +44,7 @@ def make_batch(model, length=LENGTH, documents=True):
         layout = Layout.of(positions)
     else:
         layout = Layout.stream(2, length)
-    return tokens[:, :-1], tokens[:, 1:], layout.turned(rotation_of(model.config))
+    return tokens[:, :-1], tokens[:, 1:], layout.turned(model.config.rotation())
 
 
 def loss_and_gradients(model, batch, bf16=False):

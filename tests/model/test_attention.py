@@ -8,15 +8,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gam_scale.config import AttentionConfig, ModelConfig
-from gam_scale.model.attention import AttentionBlock
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
+from gam_scale.model.mixers.attention import AttentionBlock
 
 
 def make_block(dropout: float = 0.0, **changes) -> AttentionBlock:
     values = {"block": "attention", "d_model": 12, "n_layers": 2, "dropout": dropout}
     model = ModelConfig(**(values | changes), attention=AttentionConfig(n_heads=3))
-    block = AttentionBlock(model)
+    block = model.stack()[0].build(model.shape)
     initialise(block, model, seed=0)
     for bias in (block.qkv.bias, block.out.bias):
         nn.init.normal_(bias, generator=torch.Generator().manual_seed(2))  # they start at zero
@@ -62,7 +62,8 @@ def test_block_is_torchs_encoder_layer_with_a_causal_mask(length):
 
 def test_parameters_at_the_papers_size():
     with torch.device("meta"):
-        block = AttentionBlock(ModelConfig(block="attention"))  # d_model 512
+        model = ModelConfig(block="attention")  # d_model 512
+        block = model.stack()[0].build(model.shape)
     assert sum(p.numel() for p in block.parameters()) == 3_152_384
 
 

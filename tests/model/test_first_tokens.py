@@ -4,18 +4,17 @@ A norm without a floor turns what is next to nothing into its sign: its gradient
 rounding decides it.
 """
 
-from typing import get_args
-
 import pytest
 import torch
 from closeness import off, worst
 from small import small
 
-from gam_scale.config import GAMConfig, LayerKind, MemoryConfig
+from gam_scale.config import GAMConfig, MemoryConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
+from gam_scale.model.parts import MIXERS
 
-KINDS = get_args(LayerKind)
+KINDS = list(MIXERS)
 T, VOCAB = 24, 11
 SILENT = 0
 """A token whose embedding is a row of zeros, as a padded vocabulary has."""

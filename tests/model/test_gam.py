@@ -10,6 +10,7 @@ from gam_scale.model.conv import CausalConv
 from gam_scale.model.gam import GAMBlock
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
+from gam_scale.model.policy import Draw, policy_of
 
 ABLATIONS = [(f, p) for f in ("gate", "sum") for p in ("both", "local", "global")]
 
@@ -34,8 +35,8 @@ def inputs(b=2, t=11, d=8, seed=1):
 def test_convolution_is_torchs_depthwise_convolution(kernel_size, length):
     conv = CausalConv(8, kernel_size)
     generator = torch.Generator().manual_seed(0)
-    conv.init_parameter("weight", generator)
-    conv.init_parameter("bias", generator)
+    for name, value in conv.named_parameters():
+        policy_of(conv, name).init(conv, value.data, Draw(generator, "scaled", 1))
     x = inputs(t=length).float()
     padded = F.pad(x.transpose(1, 2), (kernel_size - 1, 0))
     expected = F.conv1d(padded, conv.weight, conv.bias, groups=8).transpose(1, 2)

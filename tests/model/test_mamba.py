@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from gam_scale.config import MambaConfig, ModelConfig
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
-from gam_scale.model.mamba import MambaBlock, MambaMixer
+from gam_scale.model.mixers.mamba import MambaBlock, MambaMixer
+from gam_scale.model.policy import MATRIX, TO_RESIDUAL, policy_of
 
 STACKS = ["residual", "paper"]
 
@@ -22,8 +23,12 @@ def config(stack: str = "residual", init: str = "scaled", **changes) -> ModelCon
     )
 
 
+def build(model: ModelConfig) -> MambaBlock:
+    return model.stack()[0].build(model.shape)
+
+
 def make_block(stack: str = "residual", dtype=torch.float64, **changes) -> MambaBlock:
-    block = MambaBlock(config(stack, **changes))
+    block = build(config(stack, **changes))
     initialise(block, config(stack, **changes), seed=0)
     return block.to(dtype).eval()
 
@@ -67,7 +72,7 @@ def test_block_is_its_definition(stack):
 def test_parameters_at_the_papers_size():
     model = ModelConfig(block="mamba")  # the defaults: d_model 512, d_state 16, d_conv 4, expand 3
     with torch.device("meta"):
-        block = MambaBlock(model)
+        block = build(model)
     assert sum(p.numel() for p in block.mixer.parameters()) == 2_542_080
     assert sum(p.numel() for p in block.norm.parameters()) == 2 * 512
 
@@ -75,7 +80,7 @@ def test_parameters_at_the_papers_size():
 @pytest.mark.parametrize("init", ["scaled", "paper"])
 def test_initial_values(init):
     model = ModelConfig(block="mamba", d_model=64, init=init)
-    block = MambaBlock(model)
+    block = build(model)
     initialise(block, model, seed=0)
     mixer = block.mixer
     steps = F.softplus(mixer.dt_proj.bias.double())  # 192 draws, log-uniform in [0.001, 0.1]
@@ -90,8 +95,8 @@ def test_initial_values(init):
 
 
 def test_only_a_residual_stack_marks_its_output_for_depth_scaling():
-    assert make_block("residual").mixer.out_proj.is_residual_output
-    assert not make_block("paper").mixer.out_proj.is_residual_output
+    assert policy_of(make_block("residual").mixer.out_proj, "weight") == TO_RESIDUAL
+    assert policy_of(make_block("paper").mixer.out_proj, "weight") == MATRIX
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -10,14 +10,14 @@ from layouts import plain
 from gam_scale.config import MemoryConfig, ModelConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
-from gam_scale.model.memory.build import build_memory
-from gam_scale.model.memory.delta import delta_memory
 from gam_scale.model.memory.gate import DecayGate
-from gam_scale.model.memory.phase import phase_memory
-from gam_scale.model.memory.scan import scan_memory
-from gam_scale.model.memory.slot import MIN_LOG_DECAY, slot_memory
-from gam_scale.model.memory.static import StaticMemory
-from gam_scale.model.rotary import rotation_of
+from gam_scale.model.mixers.delta import delta_memory
+from gam_scale.model.mixers.phase import phase_memory
+from gam_scale.model.mixers.scan import scan_memory
+from gam_scale.model.mixers.slot import MIN_LOG_DECAY, slot_memory
+from gam_scale.model.mixers.static import StaticMemory
+from gam_scale.model.policy import Draw, policy_of
+from gam_scale.model.short_form import layer_of
 
 CHUNKED = {
     "slot": (slot_memory, recurrences.slot),
@@ -27,6 +27,12 @@ CHUNKED = {
 }
 WRITTEN = list(CHUNKED)
 B, H, K, V, M, D = 2, 2, 4, 3, 5, 6
+
+
+def draw(module: torch.nn.Module, name: str) -> None:
+    """Give a parameter its initial value."""
+    rule, generator = policy_of(module, name).init, torch.Generator().manual_seed(0)
+    rule(module, getattr(module, name).data, Draw(generator, "scaled", 1))
 
 
 def normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
@@ -116,7 +122,7 @@ def test_the_chunked_form_is_the_recurrence(kind, documents, dtype, tolerance):
 def test_a_slot_memory_that_never_forgets_is_the_papers():
     """alpha = 1, one head, queries h, and the bank as keys and values: softmax(h Mᵀ) M."""
     static = StaticMemory(8, 16).double()
-    static.init_parameter("bank", torch.Generator().manual_seed(0))
+    draw(static, "bank")
     h = normal(torch.Generator().manual_seed(1), 2, 70, 8)
     rows = h.unsqueeze(2)  # (B, T, 1, d)
     bank = torch.cat([static.bank, static.bank], dim=-1)[None]
@@ -158,7 +164,7 @@ def test_no_token_feels_another_document(kind):
     """Neither its output, when the other's embeddings change, nor its gradient."""
     model = make_model(kind)
     layout = Layout.of(make_positions(80, [0, 1, 30, 64, 79], 0)[:1])
-    layout = layout.turned(rotation_of(model.config, torch.float64))
+    layout = layout.turned(model.config.rotation(torch.float64))
     generator = torch.Generator().manual_seed(0)
     x = normal(generator, 1, 80, 16).requires_grad_()
 
@@ -190,7 +196,7 @@ def test_every_parameter_learns(kind):
 def test_context_reaches_past_the_papers_13_tokens(kind):
     model = make_model(kind)
     x = normal(torch.Generator().manual_seed(0), 1, 200, 16).requires_grad_()
-    y, layout = x, plain(x).turned(rotation_of(model.config))
+    y, layout = x, plain(x).turned(model.config.rotation())
     for block in model.blocks:
         y = block(y, layout)
     y[0, -1].square().sum().backward()
@@ -202,7 +208,7 @@ def horizons(n_gates: int, shortest: float, longest: float) -> torch.Tensor:
     gate = DecayGate(32, n_gates, (shortest, longest))
     for parameter in gate.strength.parameters():
         torch.nn.init.zeros_(parameter)
-    gate.init_parameter("log_rate", torch.Generator())
+    draw(gate, "log_rate")
     found = -1 / gate(torch.zeros(1, 1, 32)).flatten()
     assert found.max().item() == pytest.approx(gate.longest_horizon, rel=1e-4)
     return found
@@ -219,7 +225,7 @@ def test_horizons_are_spread_and_one_head_has_the_middle():
 
 def test_horizons_follow_the_context_unless_they_are_set():
     for context, longest in ((4096, 4096.0), (256, 256.0), (8, 16.0)):  # never below the shortest
-        assert ModelConfig(max_seq_len=context).horizons() == (16.0, longest)
+        assert MemoryConfig().horizons(context) == (16.0, longest)
     assert MemoryConfig(max_horizon=65_536.0).horizons(256) == (16.0, 65_536.0)
 
 
@@ -227,7 +233,7 @@ def test_a_routed_token_leaves_other_slots_exactly_as_they_are():
     gate = DecayGate(8, 6, (16.0, 65_536.0), n_groups=3)
     for name in ("weight", "bias"):
         torch.nn.init.normal_(getattr(gate.strength, name), generator=torch.Generator())
-    gate.init_parameter("log_rate", torch.Generator())
+    draw(gate, "log_rate")
     h = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
     decays = gate(h, top_k=2)
     assert ((decays != 0).sum(-1) == 2).all()
@@ -237,13 +243,13 @@ def test_a_routed_token_leaves_other_slots_exactly_as_they_are():
 @pytest.mark.parametrize("kind", ["static", *WRITTEN])
 def test_autocast_keeps_states_in_float32(kind):
     config = ModelConfig(d_model=16, memory=MemoryConfig(n_heads=2, n_slots=6))
-    memory = build_memory(config, kind)
+    memory = layer_of(kind, {"gam": config.gam, "memory": config.memory}).build_memory(config.shape)
     for p in memory.parameters():
         torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(0))
     h = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(1))
     state = memory.init_state(2, h.device, h.dtype)
-    exact, _ = memory.extend(h, state, plain(h).turned(rotation_of(config)))
+    exact, _ = memory.extend(h, state, plain(h).turned(config.rotation()))
     with torch.autocast("cpu", torch.bfloat16):
-        y, after = memory.extend(h, state, plain(h).turned(rotation_of(config)))
+        y, after = memory.extend(h, state, plain(h).turned(config.rotation()))
     assert all(x.dtype == torch.float32 for x in after.values())
     assert off(y, exact) < 0.03  # bfloat16 projections: 8 bits

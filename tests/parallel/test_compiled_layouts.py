@@ -1,21 +1,18 @@
 """A compiled block serves every layout of a shape: other documents are no other graph."""
 
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
 from small import small
 from torch._dynamo.testing import CompileCounter
 
-from gam_scale.config import LayerKind
 from gam_scale.model.carry import CarriedRows
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
-from gam_scale.model.rotary import rotation_of
+from gam_scale.model.parts import MIXERS
 from gam_scale.parallel.blocks import prepare_blocks
 
-KINDS = get_args(LayerKind)
+KINDS = list(MIXERS)
 IN_SEGMENTS = ("static", "slot", "delta", "phase", "scan")
 B, T = 2, 24
 
@@ -40,7 +37,7 @@ def layouts(*, goes_on: bool = False) -> list[Layout]:
 
 def step(model: LanguageModel, layout: Layout, carried: CarriedRows | None = None) -> None:
     tokens = torch.randint(23, (B, T + 1), generator=torch.Generator().manual_seed(0))
-    layout = layout.turned(rotation_of(model.config))
+    layout = layout.turned(model.config.rotation())
     loss = model(tokens[:, :-1], tokens[:, 1:], layout, carried)
     loss.backward()
     assert torch.isfinite(loss)

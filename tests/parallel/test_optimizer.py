@@ -1,13 +1,13 @@
 """Which parameters decay: all of every kind of layer, listed, and what decay leaves alone."""
 
 from collections.abc import Iterator
-from typing import get_args
 
 import pytest
 import torch
 
-from gam_scale.config import LayerKind, RunConfig
+from gam_scale.config import RunConfig
 from gam_scale.model.lm import build_model, outline
+from gam_scale.model.parts import MIXERS
 from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.strict import from_dict
 
@@ -67,7 +67,7 @@ def decaying(config: RunConfig) -> dict[str, bool]:
     return {name: decays[id(p)] for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("kind", get_args(LayerKind))
+@pytest.mark.parametrize("kind", list(MIXERS))
 def test_the_group_of_every_parameter(kind):
     listed = set(names(kind, "always", "all", "never"))
     for decay, those in (("matrices", ["always"]), ("all", ["always", "all"])):

@@ -41,7 +41,7 @@ def test_raw_options_are_merged():
             ["gam_scale.model.memory.gate.Gate"],
             "has 'gam_scale.model.memory.gate.Gate', whose weight, bias must keep fp32; expected",
         ),
-        (["gam_scale.model.mamba.MambaMixer"], "has .*, whose A_log, D must keep fp32"),
+        (["gam_scale.model.mixers.mamba.MambaMixer"], "has .*, whose A_log, D must keep fp32"),
     ],
 )
 def test_modules_sent_in_bf16_are_looked_up(modules, said):

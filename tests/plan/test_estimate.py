@@ -1,15 +1,15 @@
 """FLOPs against torch's own counter; time, fit and choice against figures worked out by hand."""
 
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gam_scale.config import LayerKind, RunConfig, load_config
+from gam_scale.config import RunConfig, load_config
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
+from gam_scale.model.parts import MIXERS
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.plan import timing
 from gam_scale.plan.activations import Setting, setting, work
@@ -21,7 +21,7 @@ from gam_scale.plan.traffic import rows, traffic
 from gam_scale.strict import from_dict
 
 ROWS, SEQ_LEN = 4, 32
-KINDS = get_args(LayerKind)
+KINDS = list(MIXERS)
 H100 = find_gpu("h100")
 
 
@@ -66,7 +66,7 @@ def flops_of_matmuls(config):
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-@pytest.mark.parametrize("kind", get_args(LayerKind))
+@pytest.mark.parametrize("kind", list(MIXERS))
 def test_flops_are_those_that_torch_counts(kind, recompute):
     config = make_config(recompute, layers=[kind], memory={"n_heads": 2, "n_slots": 8, "top_k": 4})
     assert flops_of_matmuls(config) == counted_flops(config)

@@ -1,17 +1,15 @@
 """Predicted peaks against the tensors that training steps on one rank hold at once."""
 
-from typing import get_args
-
 import pytest
 import torch
 
 from benchmarks.train_step import peak_tensor_bytes
-from gam_scale.config import LayerKind, ModelConfig, RunConfig
+from gam_scale.config import ModelConfig, RunConfig
 from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.loss import chunk_rows
-from gam_scale.model.rotary import rotation_of
+from gam_scale.model.parts import MIXERS
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 from gam_scale.plan import activations
 from gam_scale.plan.job import Job
@@ -19,7 +17,7 @@ from gam_scale.plan.memory import CATEGORIES, peak_memory
 from gam_scale.plan.trace import trace_loss
 from gam_scale.strict import from_dict
 
-KINDS = get_args(LayerKind)
+KINDS = list(MIXERS)
 RECOMPUTE = ("none", "selective", "full")
 WITHIN = 0.15
 # Small weights and many tokens: shapes in which activations are most of the memory.
@@ -80,7 +78,7 @@ def measure(config):
     layout = Layout.stream(shape[0], config.data.seq_len)
     if config.data.documents == "reset":
         layout = Layout.of((layout.positions % 70).expand(shape[0], -1).contiguous())
-    layout = layout.turned(rotation_of(config.model))
+    layout = layout.turned(config.model.rotation())
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bf16"):

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from contextlib import ExitStack
-from typing import get_args
 
 import pytest
 import torch
@@ -11,8 +10,8 @@ from engines import ENGINES, EVERYWHERE
 from host_waits import host_waits
 from whole_runs import Setting, assert_equal_runs, hooked, spoiled, train
 
-from gam_scale.config import LayerKind
 from gam_scale.errors import UserError
+from gam_scale.model.parts import MIXERS
 from gam_scale.train.hooks.skips import CountedSkips
 from gam_scale.train.loop import Hook, Loop
 
@@ -73,7 +72,7 @@ def test_no_engines_step_waits_for_the_device(tmp_path, tiny, as_on_a_gpu, waits
     assert waits_of_steps[1:] == [SEEN_BY_DEEPSPEED.get(engine, [])] * 5
 
 
-@pytest.mark.parametrize("kind", get_args(LayerKind))
+@pytest.mark.parametrize("kind", list(MIXERS))
 def test_no_kind_of_layer_waits_for_the_device(tmp_path, tiny, as_on_a_gpu, waits_of_steps, kind):
     """In its portable form; an operator's inside is not looked at."""
     model = {"layers": [kind], "memory": {"n_heads": 2, "n_slots": 8, "top_k": 2}}

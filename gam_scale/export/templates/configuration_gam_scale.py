@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from gam_scale.config import ModelConfig
+from gam_scale.model.config import ModelConfig
 from gam_scale.strict import from_dict, to_dict
 
 

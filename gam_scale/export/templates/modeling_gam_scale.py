@@ -48,11 +48,11 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
     base_model_prefix = "model"
     accepts_loss_kwargs = True
     _is_stateful = True  # a state cannot go back, which assisted generation would ask of it
-    _no_split_modules = ["GAMBlock", "AttentionBlock", "MambaBlock"]
 
     def __init__(self, config: GAMScaleConfig) -> None:
         super().__init__(config)
         self.model = LanguageModel(config.model_config())
+        self._no_split_modules = sorted({type(block).__name__ for block in self.model.blocks})
         self.post_init()
 
     def forward(

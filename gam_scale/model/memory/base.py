@@ -5,14 +5,15 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from gam_scale.config import ModelConfig
 from gam_scale.kernels.choice import PORTABLE, HasKernels
 from gam_scale.kernels.products import Precision
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.norm import unit_size
+from gam_scale.model.policy import TO_RESIDUAL
 from gam_scale.model.rotary import turn
+from gam_scale.model.shape import Shape
 
 
 class Memory(nn.Module, ABC):
@@ -81,15 +82,14 @@ class HeadMemory(HasKernels, WrittenMemory):
     fp32_matmul: Precision = "ieee"
     """Of products that are this memory's own; a run sets it before anything is compiled."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, n_heads: int, shape: Shape) -> None:
         super().__init__()
-        d = model.d_model
-        self.n_heads = model.memory.n_heads
+        d = shape.d_model
+        self.n_heads = n_heads
         self.head_size = d // self.n_heads
         self.qkv = Linear(d, 3 * d, bias=False)
-        self.is_rotary = model.position == "rotary"
-        self.out = Linear(d, d, bias=False)
-        self.out.is_residual_output = True
+        self.is_rotary = shape.rotary == "all"
+        self.out = Linear(d, d, bias=False, weight=TO_RESIDUAL)
 
     def run(
         self, h: Tensor, state: Tensor, layout: Layout, context: Context | None

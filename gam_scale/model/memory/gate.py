@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.model.linear import linear
-from gam_scale.model.policy import Policy
+from gam_scale.model.policy import Draw, Policy, linear_bias, linear_weight
 
 _UNIT = math.log(math.e - 1)  # softplus of it is 1
 
@@ -17,8 +17,8 @@ class Gate(nn.Linear):
     """Says of each token how much a memory keeps or takes: float32 whatever the parameters are."""
 
     policy: ClassVar[dict[str, Policy]] = {
-        "weight": Policy(decay="never", precision="fp32"),
-        "bias": Policy(decay="never", precision="fp32"),
+        "weight": Policy(linear_weight, "matrix", "never", "fp32"),
+        "bias": Policy(linear_bias, "vector", "never", "fp32"),
     }
 
     def forward(self, h: Tensor) -> Tensor:
@@ -26,6 +26,11 @@ class Gate(nn.Linear):
         with torch.autocast(h.device.type, enabled=False):
             weight = exact(self.weight)  # whatever an engine has made of it
             return linear(h.to(weight.dtype), weight, exact(self.bias))
+
+
+def _rates(module: "DecayGate", value: Tensor, draw: Draw) -> None:
+    """Horizons spread evenly in the logarithm, in each group of gates."""
+    value.copy_(-torch.linspace(*module.log_horizons, value.shape[1]))
 
 
 class DecayGate(nn.Module):
@@ -43,7 +48,7 @@ class DecayGate(nn.Module):
         n_groups: groups of gates with the same horizons.
     """
 
-    policy: ClassVar[dict[str, Policy]] = {"log_rate": Policy(decay="never", precision="fp32")}
+    policy: ClassVar[dict[str, Policy]] = {"log_rate": Policy(_rates, "vector", "never", "fp32")}
 
     def __init__(
         self, d_model: int, n_gates: int, horizons: tuple[float, float], n_groups: int = 1
@@ -58,11 +63,6 @@ class DecayGate(nn.Module):
     def longest_horizon(self) -> float:
         """At initialisation, in tokens."""
         return math.exp(self.log_horizons[1])
-
-    def init_parameter(self, name: str, generator: torch.Generator) -> bool:
-        """The rates; ``strength`` is drawn like every linear layer."""
-        self.log_rate.data.copy_(-torch.linspace(*self.log_horizons, self.log_rate.shape[1]))
-        return True
 
     def forward(self, h: Tensor, top_k: int | None = None) -> Tensor:
         """(B, T, d) -> (B, T, groups, gates) log decays, float32 whatever the parameters are.

@@ -1,34 +1,54 @@
 """A matrix of associations that the gated delta rule writes: a key's new value replaces its old."""
 
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gam_scale.config import ModelConfig
 from gam_scale.kernels.choice import Trial
 from gam_scale.kernels.delta import fla_delta
 from gam_scale.kernels.products import Precision, product
 from gam_scale.model.context import Context
+from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
-from gam_scale.model.memory.base import HeadMemory
+from gam_scale.model.memory.base import HeadMemory, Memory
 from gam_scale.model.memory.gate import DecayGate, Gate
+from gam_scale.model.memory.pairs import pair_decays
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
 from gam_scale.model.memory.solve import solve_unit_lower
 from gam_scale.model.norm import unit_length
+from gam_scale.model.parts import MIXERS
+from gam_scale.model.shape import Shape
 from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
 
 CHUNK = 64
 
 
+@MIXERS.register
+@dataclass(frozen=True)
+class DeltaLayer(HeadLayer):
+    """The gated delta rule."""
+
+    kind: Literal["delta"] = "delta"
+
+    measured_as: ClassVar[str] = "delta"
+    kernel: ClassVar[str] = "fla"
+
+    def build_memory(self, shape: Shape) -> Memory:
+        """See :meth:`GAMLayer.build_memory`."""
+        return DeltaMemory(self, shape)
+
+
 class DeltaMemory(HeadMemory):
     """A matrix of associations per head, corrected by each token; see :func:`delta_memory`."""
 
-    def __init__(self, model: ModelConfig) -> None:
-        super().__init__(model)
-        self.gate = DecayGate(model.d_model, self.n_heads, model.horizons())
-        self.beta = Gate(model.d_model, self.n_heads)
+    def __init__(self, layer: DeltaLayer, shape: Shape) -> None:
+        super().__init__(layer.n_heads, shape)
+        self.gate = DecayGate(shape.d_model, self.n_heads, layer.horizons(shape))
+        self.beta = Gate(shape.d_model, self.n_heads)
 
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype
@@ -168,18 +188,3 @@ def delta_in_kernels(
         _, fold = fla_delta(k, k, F.pad(v, (width, 0)), *gates, nothing, *where)
         initial = state_of_rank(fold, initial, context)
     return fla_delta(q, k, v, *gates, initial, *where)
-
-
-def pair_decays(log_decay: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
-    """One decay per head and token, (B, H, N, C), between the tokens of a chunk.
-
-    Returns:
-        what is left at token t of what s wrote (B, H, N, C, C), 0 for s > t and across documents;
-        at t of what the chunk began with (B, H, N, C); at its end of what s wrote (B, H, N, C).
-    """
-    total = chunks.totals(log_decay.unsqueeze(-1)).squeeze(-1)
-    between = total.unsqueeze(-1) - total.unsqueeze(-2)
-    # Masked before exp: what lies above the diagonal would overflow there.
-    left = between.masked_fill(~chunks.same, -torch.inf).exp()
-    since_start = total.masked_fill(~chunks.carried, -torch.inf).exp()
-    return left, since_start, left[..., -1, :]

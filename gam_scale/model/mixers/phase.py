@@ -1,21 +1,40 @@
 """Phase-Associative Memory: a complex matrix of associations (arXiv 2604.05030)."""
 
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from gam_scale.config import ModelConfig
 from gam_scale.kernels.products import Precision, product
 from gam_scale.model.context import Context
+from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
-from gam_scale.model.memory.base import HeadMemory
-from gam_scale.model.memory.delta import pair_decays
+from gam_scale.model.memory.base import HeadMemory, Memory
 from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.pairs import pair_decays
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
 from gam_scale.model.norm import unit_length
+from gam_scale.model.parts import MIXERS
+from gam_scale.model.shape import Shape
 
 CHUNK = 64
+
+
+@MIXERS.register
+@dataclass(frozen=True)
+class PhaseLayer(HeadLayer):
+    """A complex matrix of associations."""
+
+    kind: Literal["phase"] = "phase"
+
+    measured_as: ClassVar[str] = "phase"
+    of_pairs: ClassVar[bool] = True
+
+    def build_memory(self, shape: Shape) -> Memory:
+        """See :meth:`GAMLayer.build_memory`."""
+        return PhaseMemory(self, shape)
 
 
 class PhaseMemory(HeadMemory):
@@ -25,9 +44,9 @@ class PhaseMemory(HeadMemory):
     positions turn exactly these pairs, so they multiply a complex number by a phase.
     """
 
-    def __init__(self, model: ModelConfig) -> None:
-        super().__init__(model)
-        self.gate = DecayGate(model.d_model, self.n_heads, model.horizons())
+    def __init__(self, layer: PhaseLayer, shape: Shape) -> None:
+        super().__init__(layer.n_heads, shape)
+        self.gate = DecayGate(shape.d_model, self.n_heads, layer.horizons(shape))
 
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype

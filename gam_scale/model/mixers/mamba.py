@@ -1,15 +1,17 @@
 """The Mamba-1 block (arXiv 2312.00752)."""
 
 import math
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gam_scale.config import ModelConfig
+from gam_scale.errors import UserError
 from gam_scale.kernels.choice import HasKernels, Trial
 from gam_scale.kernels.mamba import mamba_ssm_scan
+from gam_scale.model.block import Block, State
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.dropout import Dropout
@@ -17,55 +19,97 @@ from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.gate import Gate, exact
 from gam_scale.model.memory.recurrence import Fold, state_before
-from gam_scale.model.norm import LayerNorm
-from gam_scale.model.policy import Policy
+from gam_scale.model.parts import FEED_FORWARDS, MIXERS, MixerConfig, Naming, part
+from gam_scale.model.policy import MATRIX, TO_RESIDUAL, Draw, Policy, ones
 from gam_scale.model.selective_scan import selective_scan
+from gam_scale.model.shape import WIDEST, Shape
 from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
+from gam_scale.strict import option
 
 DT_RANGE = (1e-3, 1e-1)  # step sizes at initialisation
 
 
-class MambaBlock(nn.Module):
-    """One mixer, and around it what ``model.mamba.stack`` says.
+@MIXERS.register
+@dataclass(frozen=True)
+class MambaLayer(MixerConfig):
+    """Mamba-1."""
+
+    kind: Literal["mamba"] = "mamba"
+    ffn: Any = part(FEED_FORWARDS, "none", "the feed-forward network; null: model.ffn")
+    d_state: int = option(16, "state size per channel", at_least=1, at_most=WIDEST)
+    d_conv: int = option(4, "taps of the causal depthwise convolution", at_least=1, at_most=WIDEST)
+    expand: int = option(3, "inner width as a multiple of d_model", at_least=1, at_most=1000)
+    stack: Literal["residual", "paper"] = option(
+        "residual",
+        "residual: pre-norm residual blocks, as Mamba is used; paper: the bare blocks that the "
+        "GAM paper's published baseline stacks, with neither residual connection nor norm",
+    )
+
+    measured_as: ClassVar[str] = "mamba"
+    sections: ClassVar[tuple[str, ...]] = ("mamba",)
+    kernel: ClassVar[str] = "mamba_ssm"
+    small: ClassVar[dict[str, Any]] = {"d_state": 4, "expand": 2}
+
+    @property
+    def title(self) -> str:
+        """See :attr:`MixerConfig.title`."""
+        return "Mamba"
+
+    @property
+    def is_residual(self) -> bool:
+        """See :attr:`MixerConfig.is_residual`."""
+        return self.stack == "residual"
+
+    def build(self, shape: Shape) -> nn.Module:
+        """See :meth:`MixerConfig.build`."""
+        return MambaBlock(self, shape)
+
+    def check(self, shape: Shape, name: Naming) -> None:
+        """See :meth:`Part.check`."""
+        ffn = FEED_FORWARDS.of(self.ffn or "none").kind
+        if not self.is_residual and ffn != "none":
+            raise UserError(
+                f"{name('stack')} is paper, a bare block, with a feed-forward network of kind "
+                f"{ffn}; expected ffn none, or stack residual"
+            )
+
+
+class MambaBlock(Block):
+    """One mixer, and around it what ``stack`` says.
 
     residual: x + dropout(mixer(LayerNorm(x))), as Mamba is used; paper: the bare mixer, with
     neither norm, residual connection nor dropout.
     """
 
-    reach = None  # see GAMBlock
+    layer: MambaLayer
 
-    def __init__(self, model: ModelConfig) -> None:
-        super().__init__()
-        mamba = model.mamba
-        self.is_residual = mamba.stack == "residual"
-        self.norm = LayerNorm(model.d_model) if self.is_residual else nn.Identity()
-        self.mixer = MambaMixer(model.d_model, mamba.d_state, mamba.d_conv, mamba.expand)
-        self.mixer.out_proj.is_residual_output = self.is_residual
-        self.dropout = Dropout(model.dropout)
+    def make(self, shape: Shape) -> None:
+        """See :meth:`Block.make`."""
+        self.mixer = MambaMixer(self.layer, shape)
+        self.dropout = Dropout(shape.dropout if self.layer.is_residual else 0.0)
 
-    def forward(self, x: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
-        """(B, T, d) -> (B, T, d); nothing crosses from one document to the next."""
-        return self._join(x, self.mixer(self.norm(x), layout, context))
+    def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
+        """See :meth:`Block.mix`."""
+        return [self.dropout(self.mixer(h, layout, context))]
 
-    def init_state(
-        self, batch_size: int, device: torch.device, dtype: torch.dtype
-    ) -> dict[str, Tensor]:
+    def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
+        """See :meth:`Block.mix_next`; at a cost that does not depend on the past."""
+        y, state = self.mixer.extend(h, state, layout)
+        return [self.dropout(y)], state
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """The mixer's state before the first token."""
         return self.mixer.init_state(batch_size, device, dtype)
 
-    def extend(
-        self, x: Tensor, state: dict[str, Tensor], layout: Layout
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The next tokens (B, T, d) after ``state``, at a cost that does not depend on the past."""
-        y, state = self.mixer.extend(self.norm(x), state, layout)
-        return self._join(x, y), state
-
-    def _join(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + self.dropout(y) if self.is_residual else y
-
-    def flops_per_token(self, seq_len: int) -> float:
-        """Forward FLOPs per token, the same at any sequence length."""
+    def mixer_flops(self, seq_len: int) -> float:
+        """See :meth:`Block.mixer_flops`: the same at any sequence length."""
         return self.mixer.flops_per_token()
+
+
+def _minus_real_rates(module: "MambaMixer", value: Tensor, draw: Draw) -> None:
+    """The real S4D initialisation, A = -(1, 2, ..., N) in every channel."""
+    rates = torch.arange(1, value.shape[1] + 1, dtype=torch.float64)
+    value.copy_(rates.log().expand_as(value))
 
 
 class MambaMixer(HasKernels):
@@ -84,30 +128,24 @@ class MambaMixer(HasKernels):
     """Whether the portable scan is compiled in pieces, as it may where a block is compiled."""
 
     policy: ClassVar[dict[str, Policy]] = {
-        "A_log": Policy(decay="all", precision="fp32"),  # rates, a matrix in shape only
-        "D": Policy(precision="fp32"),
+        # Rates, a matrix in shape only.
+        "A_log": Policy(_minus_real_rates, "vector", "all", "fp32"),
+        "D": Policy(ones, "vector", "all", "fp32"),
     }
 
-    def __init__(self, d_model: int, d_state: int, d_conv: int, expand: int) -> None:
+    def __init__(self, layer: MambaLayer, shape: Shape) -> None:
         super().__init__()
-        inner, dt_rank = expand * d_model, math.ceil(d_model / 16)
+        d_model, d_state = shape.d_model, layer.d_state
+        inner, dt_rank = layer.expand * d_model, math.ceil(d_model / 16)
         self.splits = (dt_rank, d_state, d_state)
         self.in_proj = Linear(d_model, 2 * inner, bias=False)
-        self.conv = CausalConv(inner, d_conv)
+        self.conv = CausalConv(inner, layer.d_conv, shape.biases)
         self.x_proj = Linear(inner, sum(self.splits), bias=False)
         self.dt_proj = StepSize(dt_rank, inner)
         self.A_log = nn.Parameter(torch.empty(inner, d_state))  # A = -exp(A_log)
         self.D = nn.Parameter(torch.empty(inner))
-        self.out_proj = Linear(inner, d_model, bias=False)
-
-    def init_parameter(self, name: str, generator: torch.Generator) -> bool:
-        """The real S4D initialisation, A = -(1, 2, ..., N) in every channel, and D = 1."""
-        if name == "D":
-            nn.init.ones_(self.D)
-        else:
-            rates = torch.arange(1, self.A_log.shape[1] + 1, dtype=torch.float64)
-            self.A_log.data.copy_(rates.log().expand_as(self.A_log))
-        return True
+        weight = TO_RESIDUAL if layer.is_residual else MATRIX
+        self.out_proj = Linear(inner, d_model, bias=False, weight=weight)
 
     def forward(self, x: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """(B, T, d) -> (B, T, d); nothing crosses from one document to the next."""
@@ -175,6 +213,20 @@ class MambaMixer(HasKernels):
         return matmuls + self.conv.flops_per_token() + scan
 
 
+def _small_weight(module: "StepSize", value: Tensor, draw: Draw) -> None:
+    """Uniform within dt_rank^-1/2."""
+    bound = module.in_features**-0.5
+    nn.init.uniform_(value, -bound, bound, generator=draw.generator)
+
+
+def _log_uniform_steps(module: "StepSize", value: Tensor, draw: Draw) -> None:
+    """Biases such that softplus(bias) is log-uniform in :data:`DT_RANGE`."""
+    low, high = map(math.log, DT_RANGE)
+    nn.init.uniform_(value, low, high, generator=draw.generator)
+    dt = value.exp()
+    value.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus, inverted
+
+
 class StepSize(Gate):
     """What softplus makes step sizes of, (..., dt_rank) -> (..., E).
 
@@ -183,21 +235,9 @@ class StepSize(Gate):
     """
 
     policy: ClassVar[dict[str, Policy]] = {
-        "weight": Policy(decay="all", precision="fp32"),
-        "bias": Policy(decay="all", precision="fp32"),
+        "weight": Policy(_small_weight, "matrix", "all", "fp32"),
+        "bias": Policy(_log_uniform_steps, "vector", "all", "fp32"),
     }
-
-    def init_parameter(self, name: str, generator: torch.Generator) -> bool:
-        """Weights uniform within dt_rank^-1/2; biases such that softplus(bias) is log-uniform."""
-        if name == "weight":
-            bound = self.in_features**-0.5
-            nn.init.uniform_(self.weight, -bound, bound, generator=generator)
-        else:
-            low, high = map(math.log, DT_RANGE)
-            nn.init.uniform_(self.bias, low, high, generator=generator)
-            dt = self.bias.data.exp()
-            self.bias.data.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus, inverted
-        return True
 
 
 def _scanned(*arguments: Any) -> tuple[Tensor]:

@@ -1,29 +1,66 @@
 """A bank of slots that the context writes: the paper's memory, made to change with the text."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gam_scale.config import ModelConfig
 from gam_scale.kernels.choice import Trial
 from gam_scale.kernels.products import Precision, product
 from gam_scale.kernels.slot import fla_slot
 from gam_scale.model.context import Context
+from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
-from gam_scale.model.memory.base import HeadMemory
+from gam_scale.model.memory.base import HeadMemory, Memory
 from gam_scale.model.memory.gate import DecayGate, exact
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
 from gam_scale.model.norm import unit_size
-from gam_scale.model.policy import Policy
+from gam_scale.model.parts import MIXERS
+from gam_scale.model.policy import Draw, Policy
+from gam_scale.model.shape import LONGEST, Shape
 from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
+from gam_scale.strict import option
 
 CHUNK = 64
 MIN_LOG_DECAY = -10.0
 """A token forgets at most 99.995% of a row: the bound that keeps :class:`PairDecays` in range."""
 
 _BASE = 8  # tokens in a block whose factors span exp(+-_BASE / 2 * 10), within float32
+
+
+@MIXERS.register
+@dataclass(frozen=True)
+class SlotLayer(HeadLayer):
+    """A gated bank of key and value rows."""
+
+    kind: Literal["slot"] = "slot"
+    n_slots: int = option(64, "rows of each head's state", at_least=1, at_most=LONGEST)
+    gate: Literal["routed", "plain"] = option(
+        "routed",
+        "which rows a token writes; routed: the top_k that a router chooses, the others keep what "
+        "they hold; plain: all of them (Gated Slot Attention)",
+    )
+    top_k: int = option(16, "rows a token writes with gate routed", at_least=1, at_most=LONGEST)
+
+    measured_as: ClassVar[str] = "slot"
+    kernel: ClassVar[str] = "fla"
+    small: ClassVar[dict[str, Any]] = {"n_heads": 2, "n_slots": 6, "top_k": 2}
+
+    @property
+    def state_rows(self) -> int:
+        """See :attr:`MixerConfig.state_rows`."""
+        return self.n_heads * self.n_slots
+
+    def build_memory(self, shape: Shape) -> Memory:
+        """See :meth:`GAMLayer.build_memory`."""
+        return SlotMemory(self, shape)
+
+
+def _unit_rows(module: "SlotMemory", value: Tensor, draw: Draw) -> None:
+    """A bank of rows about as long as the keys and values that will replace them."""
+    nn.init.normal_(value, generator=draw.generator)
 
 
 class SlotMemory(HeadMemory):
@@ -33,19 +70,13 @@ class SlotMemory(HeadMemory):
     others keep exactly what they hold.
     """
 
-    policy: ClassVar[dict[str, Policy]] = {"bank": Policy(decay="never")}
+    policy: ClassVar[dict[str, Policy]] = {"bank": Policy(_unit_rows, "embedding", "never")}
 
-    def __init__(self, model: ModelConfig) -> None:
-        super().__init__(model)
-        memory = model.memory
-        self.top_k = memory.top_k if memory.gate == "routed" else None
-        self.gate = DecayGate(model.d_model, memory.n_slots, model.horizons(), self.n_heads)
-        self.bank = nn.Parameter(torch.empty(self.n_heads, memory.n_slots, 2 * self.head_size))
-
-    def init_parameter(self, name: str, generator: torch.Generator) -> bool:
-        """A bank of rows about as long as the keys and values that will replace them."""
-        nn.init.normal_(self.bank, generator=generator)
-        return True
+    def __init__(self, layer: SlotLayer, shape: Shape) -> None:
+        super().__init__(layer.n_heads, shape)
+        self.top_k = layer.top_k if layer.gate == "routed" else None
+        self.gate = DecayGate(shape.d_model, layer.n_slots, layer.horizons(shape), self.n_heads)
+        self.bank = nn.Parameter(torch.empty(self.n_heads, layer.n_slots, 2 * self.head_size))
 
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype

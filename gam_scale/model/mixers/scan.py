@@ -1,31 +1,50 @@
 """A gated average per channel: GSPN-2's row-stochastic propagation in one dimension."""
 
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gam_scale.config import ModelConfig
 from gam_scale.model.context import Context
+from gam_scale.model.gam import WrittenLayer
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
-from gam_scale.model.memory.base import WrittenMemory
+from gam_scale.model.memory.base import Memory, WrittenMemory
 from gam_scale.model.memory.gate import DecayGate
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, linear_scan
+from gam_scale.model.parts import MIXERS
+from gam_scale.model.policy import TO_RESIDUAL
+from gam_scale.model.shape import Shape
 
 CHUNK = 256
 """Near the root of a long sequence's length: the two scans, of C and T / C steps, then balance."""
 
 
+@MIXERS.register
+@dataclass(frozen=True)
+class ScanLayer(WrittenLayer):
+    """A gated average per channel."""
+
+    kind: Literal["scan"] = "scan"
+
+    measured_as: ClassVar[str] = "scan"
+
+    def build_memory(self, shape: Shape) -> Memory:
+        """See :meth:`GAMLayer.build_memory`."""
+        return ScanMemory(self, shape)
+
+
 class ScanMemory(WrittenMemory):
     """A gated average of each channel, and a gate on what is read; see :func:`scan_memory`."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, layer: ScanLayer, shape: Shape) -> None:
         super().__init__()
-        d = model.d_model
+        d = shape.d_model
         self.value = Linear(d, 2 * d, bias=False)  # what is averaged, and the gate on reading
-        self.gate = DecayGate(d, d, model.horizons())
-        self.out = Linear(d, d, bias=False)
-        self.out.is_residual_output = True
+        self.gate = DecayGate(d, d, layer.horizons(shape))
+        self.out = Linear(d, d, bias=False, weight=TO_RESIDUAL)
 
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype

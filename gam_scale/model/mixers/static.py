@@ -1,13 +1,49 @@
 """The paper's memory: a learned constant bank that every token reads for itself."""
 
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.model.context import Context
+from gam_scale.model.gam import GAMLayer
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import linear
 from gam_scale.model.memory.base import Memory
+from gam_scale.model.parts import MIXERS
+from gam_scale.model.policy import Draw, Policy
+from gam_scale.model.shape import LONGEST, Shape
+from gam_scale.strict import option
+
+
+@MIXERS.register
+@dataclass(frozen=True)
+class StaticLayer(GAMLayer):
+    """The paper's layer: a constant bank."""
+
+    kind: Literal["static"] = "static"
+    n_slots: int = option(512, "rows of each layer's memory bank", at_least=1, at_most=LONGEST)
+
+    measured_as: ClassVar[str] = "static"
+    sections: ClassVar[tuple[str, ...]] = ("gam",)
+    is_written: ClassVar[bool] = False
+    small: ClassVar[dict[str, Any]] = {"n_slots": 6}
+
+    @property
+    def title(self) -> str:
+        """See :attr:`MixerConfig.title`."""
+        return "Gated associative memory"
+
+    def build_memory(self, shape: Shape) -> Memory:
+        """See :meth:`GAMLayer.build_memory`."""
+        return StaticMemory(shape.d_model, self.n_slots)
+
+
+def _xavier(module: "StaticMemory", value: Tensor, draw: Draw) -> None:
+    """Xavier-uniform, as the paper has it, in either initialisation scheme."""
+    nn.init.xavier_uniform_(value, generator=draw.generator)
 
 
 class StaticMemory(Memory):
@@ -17,14 +53,11 @@ class StaticMemory(Memory):
     has a receptive field of n_layers * (kernel_size - 1) + 1 tokens whatever the sequence length.
     """
 
+    policy: ClassVar[dict[str, Policy]] = {"bank": Policy(_xavier, "matrix", "always")}
+
     def __init__(self, d_model: int, n_slots: int) -> None:
         super().__init__()
         self.bank = nn.Parameter(torch.empty(n_slots, d_model))
-
-    def init_parameter(self, name: str, generator: torch.Generator) -> bool:
-        """Xavier-uniform, as the paper has it, in either initialisation scheme."""
-        nn.init.xavier_uniform_(self.bank, generator=generator)
-        return True
 
     def forward(self, h: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """Read the bank: (B, T, d) -> (B, T, d)."""

@@ -1,0 +1,110 @@
+"""A layer: a norm, a mixer, and a norm and a feed-forward network behind them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from gam_scale.model.carry import Carried
+from gam_scale.model.context import Context
+from gam_scale.model.layout import Layout
+from gam_scale.model.parts import MixerConfig
+from gam_scale.model.shape import Shape
+
+State = dict[str, Tensor]
+"""What a layer remembers between tokens."""
+
+
+class Block(nn.Module, ABC):
+    """One layer of the stack, pre-norm and residual.
+
+        x = x + mixer(norm1(x))
+        x = x + ffn(norm2(x))
+
+    A kind of layer is a subclass that makes its own parameters in :meth:`make` and says what they
+    do to normed tokens. Without a feed-forward network the first norm, then called ``norm``, is the
+    only one; a layer that is not residual is its mixer alone.
+    """
+
+    def __init__(self, layer: MixerConfig, shape: Shape) -> None:
+        super().__init__()
+        self.layer = layer
+        ffn = layer.ffn.build(shape)
+        norm = layer.norm.build(shape) if layer.is_residual else nn.Identity()
+        self.add_module("norm" if ffn is None else "norm1", norm)
+        self.make(shape)
+        if ffn is not None:
+            self.norm2 = layer.norm.build(shape)
+        self.ffn = ffn
+
+    @abstractmethod
+    def make(self, shape: Shape) -> None:
+        """The mixer's own parameters, as attributes."""
+
+    @abstractmethod
+    def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
+        """What is added to the residual stream, one after another: (B, T, d) each.
+
+        Args:
+            h: the normed input (B, T, d).
+            layout: of the tokens; nothing crosses from one document to the next.
+            context: the ranks that the sequences are cut over.
+        """
+
+    @abstractmethod
+    def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
+        """As :meth:`mix`, of the next tokens after ``state``; and the state after them."""
+
+    @abstractmethod
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """What the layer remembers before the first token."""
+
+    @abstractmethod
+    def mixer_flops(self, seq_len: int) -> float:
+        """Forward FLOPs per token of the mixer, in documents of ``seq_len`` tokens."""
+
+    @property
+    def reach(self) -> int | None:
+        """How many tokens back the layer sees; None: as many as there are."""
+        return None
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout,
+        context: Context | None = None,
+        carried: Carried | None = None,
+    ) -> Tensor:
+        """(B, T, d) -> (B, T, d); nothing crosses from one document to the next.
+
+        With ``carried``, from the state it holds, which is then the one after these tokens.
+        """
+        if carried is not None:
+            state = carried.state() or self.init_state(x.shape[0], x.device, x.dtype)
+            x, state = self.extend(x, state, layout)
+            carried.keep(state)
+            return x
+        return self._joined(x, self.mix(self._normed(x), layout, context))
+
+    def extend(self, x: Tensor, state: State, layout: Layout) -> tuple[Tensor, State]:
+        """The next tokens (B, T, d) after ``state``, and the state after them."""
+        added, state = self.mix_next(self._normed(x), state, layout)
+        return self._joined(x, added), state
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Forward FLOPs per token, in documents of ``seq_len`` tokens."""
+        ffn = self.ffn.flops_per_token() if self.ffn is not None else 0.0
+        return self.mixer_flops(seq_len) + ffn
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return self.norm(x) if self.ffn is None else self.norm1(x)
+
+    def _joined(self, x: Tensor, added: list[Tensor]) -> Tensor:
+        if not self.layer.is_residual:
+            (x,) = added
+            return x
+        for branch in added:
+            x = x + branch
+        return x if self.ffn is None else x + self.ffn(self.norm2(x))

@@ -1,0 +1,19 @@
+"""Tables of rows: token and position embeddings."""
+
+from typing import ClassVar
+
+from torch import nn
+
+from gam_scale.model.policy import Policy, position_rows, token_rows
+
+
+class TokenEmbedding(nn.Embedding):
+    """A row for each id; the head's weight too where they are tied."""
+
+    policy: ClassVar[dict[str, Policy]] = {"weight": Policy(token_rows, "embedding", "always")}
+
+
+class PositionEmbedding(nn.Embedding):
+    """A row for each position in a document."""
+
+    policy: ClassVar[dict[str, Policy]] = {"weight": Policy(position_rows, "embedding", "always")}

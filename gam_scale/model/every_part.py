@@ -1,0 +1,13 @@
+"""Imports every part, so that it registers: a new one is a new file, and no list of files.
+
+An export, which has no packages to search, has imports one by one in the place of this module.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from gam_scale.model import feedforwards, mixers, norms
+
+for _package in (norms, feedforwards, mixers):
+    for _found in iter_modules(_package.__path__, f"{_package.__name__}."):
+        import_module(_found.name)

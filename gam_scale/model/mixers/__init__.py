@@ -1,0 +1,1 @@
+"""Mixers, one kind a file: what a layer does across tokens."""

@@ -1,0 +1,1 @@
+"""Norms, one kind a file."""

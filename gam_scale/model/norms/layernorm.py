@@ -1,0 +1,44 @@
+"""LayerNorm, the paper's: mean and variance of each token's channels."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.model.parts import NORMS, NormConfig
+from gam_scale.model.policy import Policy, ones, zeros
+from gam_scale.model.shape import Shape
+
+
+@NORMS.register
+@dataclass(frozen=True)
+class LayerNormConfig(NormConfig):
+    """LayerNorm, with a bias where the model has biases."""
+
+    kind: Literal["layernorm"] = "layernorm"
+
+    def build(self, shape: Shape) -> nn.Module:
+        """See :meth:`NormConfig.build`."""
+        return LayerNorm(shape.d_model, bias=shape.biases)
+
+
+class LayerNorm(nn.LayerNorm):
+    """As ``nn.LayerNorm``, also of fp32 numbers with weights that an engine gathered in bf16.
+
+    CUDA's autocast casts these; a CPU's kernel refuses them.
+    """
+
+    policy: ClassVar[dict[str, Policy]] = {
+        "weight": Policy(ones, "vector", "all"),
+        "bias": Policy(zeros, "vector", "all"),
+    }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
+        wide = torch.promote_types(x.dtype, self.weight.dtype)
+        weight, bias = self.weight.to(wide), self.bias
+        if bias is not None:
+            bias = bias.to(wide)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)

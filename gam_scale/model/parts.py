@@ -1,0 +1,228 @@
+"""The registry of parts: a layer is a mixer, a feed-forward network and a norm, each of some kind.
+
+A part is one file in mixers/, feedforwards/ or norms/. Its configuration registers under its kind,
+holds its settings with their documentation, says what it refuses and builds its module; what
+else others want to know of a kind they ask of the configuration too. Nobody lists kinds.
+"""
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from torch import nn
+
+from gam_scale.errors import UserError
+from gam_scale.model.shape import Shape
+from gam_scale.strict import from_dict, option, shown
+
+Naming = Callable[[str], str]
+"""The full key, as the user wrote it, of a part's own setting."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The configuration of a part; a kind's own one gives ``kind`` its only value."""
+
+    kind: str = option("", "which one")
+
+    def check(self, shape: Shape, name: Naming) -> None:
+        """Refuse settings that do not go with each other or with the model's.
+
+        Raises:
+            UserError: naming the key, what is there and what would be accepted.
+        """
+
+
+@dataclass(frozen=True)
+class NormConfig(Part):
+    """Of a norm of the residual stream."""
+
+    @abstractmethod
+    def build(self, shape: Shape) -> nn.Module:
+        """A module from (..., d_model) to the same."""
+
+
+@dataclass(frozen=True)
+class FeedForwardConfig(Part):
+    """Of what a layer computes of each token alone."""
+
+    @abstractmethod
+    def build(self, shape: Shape) -> nn.Module | None:
+        """A module from (..., d_model) to the same, with ``flops_per_token()``; None: nothing."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+class Registry(Generic[P]):
+    """The kinds of one family of parts, by name."""
+
+    def __init__(self, noun: str) -> None:
+        self.noun = noun
+        self._kinds: dict[str, type[P]] = {}
+
+    def register(self, config: type[P]) -> type[P]:
+        """Add a kind: the decorator of its configuration."""
+        kind = config.kind
+        assert kind and kind not in self._kinds, f"{config.__name__} has the kind {kind!r}"
+        self._kinds[kind] = config
+        return config
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._all()))
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._all()
+
+    def __getitem__(self, kind: str) -> type[P]:
+        return self._all()[kind]
+
+    def where(self, kind: str) -> tuple[str, str]:
+        """The module that a kind's configuration is in, and its name there."""
+        return self[kind].__module__, self[kind].__name__
+
+    def read(self, value: Any, where: str) -> str | P:
+        """What a config file says of a part: its kind alone, or an object with settings of it.
+
+        Raises:
+            UserError: no such kind, or a setting that this kind does not have.
+        """
+        if isinstance(value, Part):
+            return value
+        kind = value.get("kind") if isinstance(value, dict) else value
+        if not isinstance(kind, str) or kind not in self:
+            missing = isinstance(value, dict) and "kind" not in value
+            said = f"{where} has no kind" if missing else f"{where} is {shown(value)}"
+            raise UserError(f"{said}; expected one of {self.named()}, or an object with that kind")
+        if isinstance(value, str):
+            return value
+        known = [f.name for f in dataclasses.fields(self[kind])]
+        for key in value:
+            if key not in known:
+                settings = ", ".join(known[1:]) or "no settings"
+                raise UserError(
+                    f"{where}.{key} is {shown(value[key])}, but a {self.noun} of kind {kind} has "
+                    f"no such setting; expected some of {settings}"
+                )
+        return from_dict(self[kind], value, where)
+
+    def read_optional(self, value: Any, where: str) -> str | P | None:
+        """As :meth:`read`; None where nothing is said."""
+        return None if value is None else self.read(value, where)
+
+    def of(self, value: str | P) -> P:
+        """The configuration that a kind, or a configuration itself, stands for."""
+        return self[value]() if isinstance(value, str) else value
+
+    def named(self) -> str:
+        """All kinds, quoted, for a message."""
+        return ", ".join(f'"{kind}"' for kind in self)
+
+    def _all(self) -> dict[str, type[P]]:
+        from gam_scale.model.every_part import __doc__ as _  # noqa: F401 (each registers)
+
+        return self._kinds
+
+
+NORMS: Registry[NormConfig] = Registry("norm")
+FEED_FORWARDS: Registry[FeedForwardConfig] = Registry("feed-forward network")
+
+
+def part(registry: Registry, default: Any, doc: str) -> Any:
+    """A setting that is a part: its kind, or an object with settings of it."""
+    return option(default, doc, read=registry.read_optional, type_name="a kind, or an object")
+
+
+@dataclass(frozen=True)
+class MixerConfig(Part):
+    """Of a layer: its mixer's own settings, and which feed-forward network and norm go with it."""
+
+    ffn: Any = part(FEED_FORWARDS, None, "the feed-forward network; null: model.ffn")
+    norm: Any = part(NORMS, None, "the norms; null: model.norm")
+
+    sections: ClassVar[tuple[str, ...]] = ()
+    """Sections of the model from which a layer named by its kind alone takes settings that have
+    their names, the last one first."""
+    by_pieces: ClassVar[bool] = False
+    """Whether ``extend`` knows documents and is differentiable, so that a long sequence can be
+    trained on segment by segment, and states be carried from one sequence to the next."""
+    drops_weights: ClassVar[bool] = False
+    """Whether it has attention weights, and drops them out: a CPU then takes another kernel."""
+    in_chunks: ClassVar[bool] = False
+    """Whether it computes more than the recurrence whose FLOPs it counts."""
+    measured_as: ClassVar[str] = "delta"
+    """The kind of plan/gpu_blocks.json whose bytes and launches stand for it."""
+    kernel: ClassVar[str] = ""
+    """The package whose kernels it can run in on a GPU."""
+    small: ClassVar[dict[str, Any]] = {}
+    """Settings for a width of 16 or 32, where benchmarks and tests try it."""
+
+    @property
+    def title(self) -> str:
+        """What a stack of such layers is called."""
+        return f"Language model of {self.kind} layers"
+
+    def resolved(self, ffn: FeedForwardConfig, norm: NormConfig) -> Self:
+        """This layer, with the model's feed-forward network and norm where it names none."""
+        own = FEED_FORWARDS.of(ffn if self.ffn is None else self.ffn)
+        return replace(self, ffn=own, norm=NORMS.of(norm if self.norm is None else self.norm))
+
+    @abstractmethod
+    def build(self, shape: Shape) -> nn.Module:
+        """The layer's module, a :class:`~gam_scale.model.block.Block`, once it is resolved."""
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether what it computes is added to its input, of which it reads a norm."""
+        return True
+
+    def at_length(self, seq_len: int) -> Self:
+        """This layer in a run on sequences of ``seq_len`` tokens."""
+        return self
+
+    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+        """Refuse sequences that are too short, of which a rank has ``tokens``.
+
+        Args:
+            tokens: of a sequence on a rank.
+            cut: how the sequence comes to be so short, for the message.
+            name: see :data:`Naming`.
+        """
+
+    def turned_widths(self, shape: Shape) -> tuple[int, ...]:
+        """Widths of the heads for which rotary tables are needed."""
+        return ()
+
+    def head_width(self, shape: Shape) -> float:
+        """Channels of a head, as far as the planner's figures depend on it."""
+        return shape.d_model / 4
+
+    @property
+    def state_rows(self) -> int:
+        """Rows of its state that tokens are compared with, beside the channels of the width."""
+        return 0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether learned positions limit what it can read in generation: it goes on past them
+        with positions that start over, as a recurrent layer can."""
+        return False
+
+
+MIXERS: Registry[MixerConfig] = Registry("layer")
+
+
+def check_divides(key: str, n_heads: int, shape: Shape, *, even: bool) -> None:
+    """Refuse heads that do not divide the width, or of odd widths where pairs are turned."""
+    if shape.d_model % n_heads:
+        raise UserError(
+            f"{key} is {n_heads}, which does not divide model.d_model {shape.d_model}; "
+            "expected a divisor"
+        )
+    if even and shape.d_model // n_heads % 2:
+        raise UserError(
+            f"{key} is {n_heads}, which gives heads of {shape.d_model // n_heads} channels; "
+            "expected an even number of them for phase memories and rotary positions"
+        )
