@@ -163,7 +163,7 @@ def right_answers(
     Logits are computed at the queries only.
     """
     batch, rows = texts_of(recall, task, n, seed), recall.batch_size
-    weight = net.eval().embedding.weight
+    weight = net.eval().head_weight
     right: list[Tensor] = []
     for tokens, targets in zip(batch.tokens.split(rows), batch.targets.split(rows), strict=True):
         asked = targets != IGNORE

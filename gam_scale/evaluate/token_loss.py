@@ -30,7 +30,7 @@ def token_losses(model: Predictor, batch: Batch) -> Tensor:
     Logits exist for a few tokens at a time (:func:`gam_scale.model.loss.chunk_rows`),
     so the memory that a long text takes is the model's own.
     """
-    weight = model.embedding.weight
+    weight = model.head_weight
     batch = batch.to(weight.device)
     there = batch.targets != IGNORE
     hidden, targets = model.hidden(batch.tokens, batch.layout)[there], batch.targets[there]
@@ -47,6 +47,6 @@ def token_losses(model: Predictor, batch: Batch) -> Tensor:
 @torch.no_grad()
 def last_log_probs(model: Predictor, tokens: Tensor) -> Tensor:
     """Log-probabilities of the token after each row, (B, T) ids -> (B, vocab_size) on the CPU."""
-    weight = model.embedding.weight
+    weight = model.head_weight
     hidden = model.hidden(tokens.to(weight.device))[:, -1]
     return torch.log_softmax(F.linear(hidden, weight).float(), dim=-1).cpu()

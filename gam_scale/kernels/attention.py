@@ -48,11 +48,13 @@ def attend(
     spans: Spans | None = None,
     spans_host: Spans | None = None,
     dropout: float = 0.0,
+    window: int = 0,
 ) -> Tensor:
-    """Softmax attention of queries (B, H, T, K) to keys and values (B, H, S, K) -> (B, H, T, K).
+    """Softmax attention of queries (B, H, T, K) to keys and values (B, G, S, K) -> (B, H, T, K).
 
     The last query of a stretch sees all keys of that stretch, the one before it all but the last.
-    Keys that are more than the queries come before these.
+    Keys that are more than the queries come before these. Each of the G heads of keys serves the
+    H / G heads of queries beside each other (grouped queries, arXiv 2305.13245).
 
     Args:
         q: queries.
@@ -61,10 +63,11 @@ def attend(
         spans: the stretches, on the device; None: each row is one.
         spans_host: the same on the CPU, where they are read without waiting for a device.
         dropout: probability that a weight is zeroed.
+        window: keys that a query sees at most, its own being the last; 0: no limit.
     """
     seed = _seed(q) if dropout else None
     where = (*(spans or (None, None)), *(spans_host or (None, None)))
-    return _attention(q, k, v, *where, dropout, seed)[0]
+    return _attention(q, k, v, *where, dropout, seed, window)[0]
 
 
 @operator("gam_scale::attention_seed", tags=torch.Tag.nondeterministic_seeded)
@@ -81,7 +84,9 @@ def _(like: Tensor) -> Tensor:
     return torch.empty((), dtype=torch.int64, device="cpu")
 
 
-def _pairs(q: Tensor, k: Tensor, ends: Tensor | None, key_ends: Tensor | None) -> int:
+def _pairs(
+    q: Tensor, k: Tensor, ends: Tensor | None, key_ends: Tensor | None, window: int = 0
+) -> int:
     """Queries and keys they see, times heads; as if rows were whole where ``ends`` has no data.
 
     In numpy: numbers that torch computes while it traces have no values.
@@ -91,12 +96,17 @@ def _pairs(q: Tensor, k: Tensor, ends: Tensor | None, key_ends: Tensor | None) -
         n, m = (np.diff(x.numpy()).astype(np.int64) for x in (ends, key_ends))
     else:
         n, m = (np.full(rows, size) for size in (length, k.shape[2]))
-    return heads * int((n * m - n * (n - 1) // 2).sum())
+    seen = n * m - n * (n - 1) // 2
+    if window:  # the last queries would see up to m keys: so many of them too many
+        beyond = np.minimum(n, np.maximum(0, m - window))
+        seen = seen - beyond * (m - window) + beyond * (beyond - 1) // 2
+    return heads * int(seen.sum())
 
 
 def _flops(q, k, v, ends, key_ends, ends_host, key_ends_host, *args, **kwargs) -> int:
     """Two products over all pairs that are seen; what is computed and hidden does not count."""
-    return 2 * 2 * q.shape[-1] * _pairs(q, k, ends_host, key_ends_host)
+    window = args[2] if len(args) > 2 else 0
+    return 2 * 2 * q.shape[-1] * _pairs(q, k, ends_host, key_ends_host, window)
 
 
 @operator("gam_scale::varlen_attention", flops_of_values=_flops)
@@ -110,22 +120,25 @@ def _attention(
     key_ends_host: Tensor | None,
     dropout: float,
     seed: Tensor | None,
+    window: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result, and what the backward pass wants of a kernel: log-sum-exp, its random state.
 
     The last two are empty where there is nothing of the kind.
     """
-    form = _form(q, k, dropout)
+    form = _form(q, k, dropout, window)
     out, lse, rng = _empty(form, q, dropout)
-    if form in ("flash", "efficient"):
+    if form == "flash":
         stretches = Stretches.of(q, k, ends, key_ends, ends_host, key_ends_host)
-        if form == "flash":
-            return flash(q, k, v, stretches, dropout, seed)
+        return flash(q, k, v, stretches, dropout, seed, window)
+    k, v = (_for_each_head(x, q) for x in (k, v))
+    if form == "efficient":
+        stretches = Stretches.of(q, k, ends, key_ends, ends_host, key_ends_host)
         return *efficient(q, k, v, stretches, dropout, seed), rng
     parts = pieces(q.shape[0], q.shape[2], k.shape[2], ends_host, key_ends_host)
     if form == "blocks":
         with torch.autocast(q.device.type, enabled=False):  # a caller's reaches into operators
-            blockwise(q, k, v, parts, _weight_dropout(dropout, seed), out)
+            blockwise(q, k, v, parts, _weight_dropout(dropout, seed), out, window)
         return out, lse, rng
     for piece in parts:
         assert piece.queries == piece.keys
@@ -135,8 +148,8 @@ def _attention(
 
 
 @_attention.register_fake
-def _(q, k, v, ends, key_ends, ends_host, key_ends_host, dropout, seed):
-    return _empty(_form(q, k, dropout), q, dropout)
+def _(q, k, v, ends, key_ends, ends_host, key_ends_host, dropout, seed, window=0):
+    return _empty(_form(q, k, dropout, window), q, dropout)
 
 
 def _flops_backward(grad, out, lse, rng, *inputs, **kwargs) -> int:
@@ -159,27 +172,32 @@ def _attention_backward(
     key_ends_host: Tensor | None,
     dropout: float,
     seed: Tensor | None,
+    window: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values."""
-    form = _form(q, k, dropout)
-    if form in ("flash", "efficient"):
+    form, heads = _form(q, k, dropout, window), k.shape[1]
+    if form == "flash":
         stretches = Stretches.of(q, k, ends, key_ends, ends_host, key_ends_host)
-        if form == "flash":
-            return flash_backward(grad, q, k, v, out, lse, rng, stretches, dropout)
-        return efficient_backward(grad, q, k, v, out, lse, stretches, dropout, seed)
+        return flash_backward(grad, q, k, v, out, lse, rng, stretches, dropout, window)
+    k, v = (_for_each_head(x, q) for x in (k, v))
+    if form == "efficient":
+        stretches = Stretches.of(q, k, ends, key_ends, ends_host, key_ends_host)
+        grads = efficient_backward(grad, q, k, v, out, lse, stretches, dropout, seed)
+        return _shared(grads, heads)
     parts = pieces(q.shape[0], q.shape[2], k.shape[2], ends_host, key_ends_host)
     grads = empty_tokens(q), empty_tokens(k), empty_tokens(v)
     if form == "blocks":
         with torch.autocast(q.device.type, enabled=False):
-            blockwise_backward(grad, q, k, v, parts, _weight_dropout(dropout, seed), grads)
-        return grads
+            dropped = _weight_dropout(dropout, seed)
+            blockwise_backward(grad, q, k, v, parts, dropped, grads, window)
+        return _shared(grads, heads)
     for piece in parts:
         at, options = (piece.rows, slice(None), piece.queries), _mask(piece, q)
         tensors = (x[at] for x in (grad, q, k, v, out, lse))
         of_piece = _on_cpu_backward(*tensors, 0.0, options.pop("is_causal"), **options)
         for whole, part in zip(grads, of_piece, strict=True):
             whole[at] = part
-    return grads
+    return _shared(grads, heads)
 
 
 @_attention_backward.register_fake
@@ -188,27 +206,51 @@ def _(grad, out, lse, rng, q, k, v, *args):
 
 
 def _setup(ctx, inputs, output) -> None:
-    *tensors, dropout, seed = inputs
+    *tensors, dropout, seed, window = inputs
     ctx.save_for_backward(*output, *tensors, seed)
-    ctx.dropout = dropout
+    ctx.dropout, ctx.window = dropout, window
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     *tensors, seed = ctx.saved_tensors
     if grad is None:
-        return (None,) * 9
-    return *_attention_backward(grad, *tensors, ctx.dropout, seed), *(None,) * 6
+        return (None,) * 10
+    grads = _attention_backward(grad, *tensors, ctx.dropout, seed, ctx.window)
+    return *grads, *(None,) * 7
 
 
 _attention.register_autograd(_backward, setup_context=_setup)
 
 
-def _form(q: Tensor, k: Tensor, dropout: float) -> Literal["cpu", "flash", "efficient", "blocks"]:
+def _form(
+    q: Tensor, k: Tensor, dropout: float, window: int
+) -> Literal["cpu", "flash", "efficient", "blocks"]:
     """Which kernel computes it: torch's of that name, or blocks of queries."""
     if q.is_cuda:
-        return kernel_for(q)
-    return "blocks" if dropout or q.shape[2] != k.shape[2] else "cpu"
+        form = kernel_for(q)
+        return "blocks" if form == "efficient" and window else form
+    return "blocks" if dropout or window or q.shape[2] != k.shape[2] else "cpu"
+
+
+def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
+    """Keys or values (B, G, S, K) once for each head of the queries (B, H, T, K)."""
+    heads, queries = x.shape[1], q.shape[1]
+    return x if heads == queries else x.repeat_interleave(queries // heads, dim=1)
+
+
+def _shared(grads: tuple[Tensor, ...], heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients, those of keys and values summed over the heads of queries that they served."""
+    of_queries, *others = grads
+    if of_queries.shape[1] == heads:
+        return grads
+    summed = (x.unflatten(1, (heads, -1)).sum(2) for x in others)
+    return of_queries, *(_as_tokens(x) for x in summed)
+
+
+def _as_tokens(x: Tensor) -> Tensor:
+    """In the layout that the operator's outputs are declared with."""
+    return empty_tokens(x).copy_(x)
 
 
 def _empty(form: str, q: Tensor, dropout: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,11 +271,13 @@ def _mask(piece: Piece, q: Tensor) -> dict:
     return {"is_causal": False, "attn_mask": mask}
 
 
-def workspace(q: Tensor, k: Tensor, dropout: float) -> tuple[float, float]:
+def workspace(q: Tensor, k: Tensor, dropout: float, window: int = 0) -> tuple[float, float]:
     """Bytes that the operator takes beside its inputs and results, and its backward pass."""
     tokens = q[0].numel() + k[0].numel()  # of a row
-    if _form(q, k, dropout) == "blocks":
-        return block_bytes(q, k)
+    if _form(q, k, dropout, window) == "blocks":
+        repeated = 2.0 * (q.shape[1] // k.shape[1] * k.nbytes) if k.shape[1] < q.shape[1] else 0.0
+        forward, backward = block_bytes(q, _for_each_head(k[:1], q), window)
+        return forward + repeated, backward + 2.0 * repeated
     return float(q[0].nbytes), float(tokens * q.element_size())
 
 

@@ -47,13 +47,17 @@ def blockwise(
     pieces: Iterable[Piece],
     dropout: WeightDropout | None,
     out: Tensor,
+    window: int = 0,
 ) -> None:
-    """(B, H, T, K) queries, (B, H, S, K) keys and values, into ``out`` (B, H, T, K)."""
+    """(B, H, T, K) queries, (B, H, S, K) keys and values, into ``out`` (B, H, T, K).
+
+    With a ``window`` a query sees that many keys at most.
+    """
     generator = dropout.generator(q.device) if dropout else None
     for piece in pieces:
         queries, keys, values = _of_piece(piece, q, k, v)
         result = torch.empty_like(queries)
-        for at, seen, mask in _blocks(piece, queries, keys):
+        for at, seen, mask in _blocks(piece, queries, keys, window):
             weights = _weights(queries[at], keys[seen], mask)
             if dropout:
                 weights.masked_fill_(dropout.mask(weights, generator), 0.0)
@@ -71,6 +75,7 @@ def blockwise_backward(
     pieces: Iterable[Piece],
     dropout: WeightDropout | None,
     gradients: tuple[Tensor, Tensor, Tensor],
+    window: int = 0,
 ) -> None:
     """Into ``gradients`` those of queries, keys and values; the weights are computed again."""
     grad_q, grad_k, grad_v = gradients
@@ -83,7 +88,7 @@ def blockwise_backward(
             grads = grads * dropout.scale
         of_queries = torch.empty_like(queries)
         of_keys, of_values = torch.zeros_like(keys), torch.zeros_like(values)
-        for at, seen, mask in _blocks(piece, queries, keys):
+        for at, seen, mask in _blocks(piece, queries, keys, window):
             weights = kept = _weights(queries[at], keys[seen], mask)
             of_weights = torch.bmm(grads[at], values[seen].mT)
             if dropout:
@@ -99,11 +104,13 @@ def blockwise_backward(
         _put(of_values, grad_v[piece.rows, :, piece.keys])
 
 
-def block_bytes(q: Tensor, k: Tensor) -> tuple[float, float]:
+def block_bytes(q: Tensor, k: Tensor, window: int = 0) -> tuple[float, float]:
     """Bytes that the forward and the backward pass take for the longest piece, a whole row."""
     tokens, keys = q[0].numel(), k[0].numel()
-    weights = max(WEIGHTS, min(q.shape[2], QUERIES) * k.shape[2])
-    weights = min(weights, q.shape[1] * min(q.shape[2], QUERIES) * k.shape[2])
+    block = min(q.shape[2], QUERIES)
+    seen = min(k.shape[2], block + window - 1) if window else k.shape[2]
+    weights = max(WEIGHTS, block * seen)
+    weights = min(weights, q.shape[1] * block * seen)
     size = torch.promote_types(q.dtype, torch.float32).itemsize
     # Queries, keys, values and the result; of these the gradients too. Weights and what is drawn
     # for them; or kept weights, the gradients of weights and of scores.
@@ -119,23 +126,36 @@ def empty_tokens(like: Tensor) -> Tensor:
 
 
 def _blocks(
-    piece: Piece, queries: Tensor, keys: Tensor
+    piece: Piece, queries: Tensor, keys: Tensor, window: int
 ) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], Tensor]]:
     """Of a piece's (N, n, K) queries and (N, m, K) keys: some queries, and all keys they may see.
 
-    The third tells which of the last of these keys, as many as queries, a query does not see.
+    The third tells which of the last of these keys, as many as queries, a query does not see; with
+    a window, which of all of them.
     """
     heads, length, _ = queries.shape
     is_run = len(piece.lengths) > 1  # of few tokens
     size = length if is_run else min(length, QUERIES)
     before = keys.shape[1] - length
-    some = max(1, WEIGHTS // (size * keys.shape[1]))
+    most = min(keys.shape[1], size + window - 1) if window else keys.shape[1]
+    some = max(1, WEIGHTS // (size * most))
     for first in range(0, length, size):
         last = min(first + size, length)
+        start = max(0, before + first - window + 1) if window else 0
         mask = hidden(piece.lengths if is_run else (last - first,), queries.device)
+        if window:
+            mask = _with_window(mask, before + last - start, window)
         for head in range(0, heads, some):
             of = slice(head, head + some)
-            yield (of, slice(first, last)), (of, slice(0, before + last)), mask
+            yield (of, slice(first, last)), (of, slice(start, before + last)), mask
+
+
+def _with_window(mask: Tensor, keys: int, window: int) -> Tensor:
+    """``mask`` (n, n) of the last n keys, and of all ``keys`` what lies before a query's window."""
+    n = mask.shape[0]
+    whole = torch.ones(n, keys, dtype=torch.bool, device=mask.device).tril_(keys - n - window)
+    whole[:, keys - n :].logical_or_(mask)
+    return whole
 
 
 def _weights(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:

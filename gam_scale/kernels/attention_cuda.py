@@ -61,12 +61,18 @@ def kernel_for(q: Tensor) -> Literal["flash", "efficient", "blocks"]:
 
 
 def flash(
-    q: Tensor, k: Tensor, v: Tensor, s: Stretches, dropout: float, seed: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    s: Stretches,
+    dropout: float,
+    seed: Tensor | None,
+    window: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Result (B, H, T, K), log-sum-exps (H, B T), and the random state where there is dropout."""
     with _seeded(q.device, seed):
         out, lse, rng, _, _ = aten._flash_attention_forward(
-            *map(_packed, (q, k, v)), *s, dropout, True, False
+            *map(_packed, (q, k, v)), *s, dropout, True, False, **_reach(window)
         )
     rng = rng.view(torch.int64) if dropout else q.new_empty(0, dtype=torch.int64)
     return _unpacked(out, q), lse, rng
@@ -82,12 +88,13 @@ def flash_backward(
     rng: Tensor,
     s: Stretches,
     dropout: float,
+    window: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values."""
     unused = q.new_empty(0)
     rng = rng.view(torch.uint64) if dropout else unused
     of_q, of_k, of_v = aten._flash_attention_backward(
-        *map(_packed, (grad, q, k, v, out)), lse, *s, dropout, True, rng, unused
+        *map(_packed, (grad, q, k, v, out)), lse, *s, dropout, True, rng, unused, **_reach(window)
     )
     return _unpacked(of_q, q), _unpacked(of_k, k), _unpacked(of_v, v)
 
@@ -135,6 +142,11 @@ def efficient_backward(
         False,
     )
     return _unpacked(of_q[0], q), _unpacked(of_k[0], k), _unpacked(of_v[0], v)
+
+
+def _reach(window: int) -> dict[str, int]:
+    """How far the flash kernel's queries look back: a window's own token is not counted there."""
+    return {"window_size_left": window - 1, "window_size_right": 0} if window else {}
 
 
 def _places(q: Tensor, s: Stretches) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,12 @@ def _read_layers(value: Any, where: str) -> list[Any]:
     return [MIXERS.read(each, f"{where}[{i}]") for i, each in enumerate(value)]
 
 
+_ROTARY: dict[str, Literal["all", "attention"]] = {
+    "rotary": "all",
+    "rotary_attention": "attention",
+}
+
+
 @dataclass
 class ModelConfig:
     """The language model: embeddings, a stack of layers, a final norm, a head."""
@@ -64,10 +70,11 @@ class ModelConfig:
     max_seq_len: int = option(
         256, "rows of the learned position embedding", at_least=1, at_most=LONGEST
     )
-    position: Literal["learned", "none", "rotary"] = option(
+    position: Literal["learned", "none", "rotary", "rotary_attention"] = option(
         "learned",
-        "learned absolute position embeddings (the paper's); none; or rotary, in attention and in "
-        "memories with queries and keys (arXiv 2104.09864). Only learned ones limit the context",
+        "learned absolute position embeddings (the paper's); none; rotary, in attention and in "
+        "memories with queries and keys (arXiv 2104.09864); or rotary_attention, in attention "
+        "alone. Only learned ones limit the context",
     )
     rotary_base: float = option(
         10_000.0,
@@ -82,6 +89,25 @@ class ModelConfig:
         "scaled: N(0, 0.02) embeddings, residual outputs shrunk with depth; paper: torch's "
         "defaults with N(0, 1) position embeddings, which drown the token embeddings",
     )
+    ffn: Any = option(
+        "mlp",
+        "the feed-forward network of layers that name none: a kind, as wide as ffn_mult says, or "
+        'an object such as {"kind": "swiglu", "mult": 4}',
+        read=FEED_FORWARDS.read,
+        type_name=" | ".join(f'"{kind}"' for kind in FEED_FORWARDS) + " or an object",
+    )
+    norm: Any = option(
+        "layernorm",
+        "the norm before the head, and of layers that name none: a kind, or an object",
+        read=NORMS.read,
+        type_name=" | ".join(f'"{kind}"' for kind in NORMS) + " or an object",
+    )
+    biases: bool = option(
+        True, "biases in linear layers, convolutions and LayerNorms; gates of memories keep theirs"
+    )
+    tied_head: bool = option(
+        True, "the head's weight is the token embedding's; false: it has one of its own"
+    )
     gam: GAMConfig = section(GAMConfig, "settings of gam blocks")
     memory: MemoryConfig = section(MemoryConfig, "the memory of gam blocks")
     attention: AttentionConfig = section(AttentionConfig, "settings of attention blocks")
@@ -93,9 +119,9 @@ class ModelConfig:
         return Shape(
             d_model=self.d_model,
             dropout=self.dropout,
-            rotary="all" if self.position == "rotary" else "none",
+            rotary=_ROTARY.get(self.position, "none"),
             context=self.max_seq_len,
-            biases=True,
+            biases=self.biases,
         )
 
     @property
@@ -114,11 +140,13 @@ class ModelConfig:
 
     def final_norm(self) -> NormConfig:
         """The norm before the head, and of layers that name none."""
-        return NORMS.of("layernorm")
+        return NORMS.of(self.norm)
 
     def feed_forward(self) -> FeedForwardConfig:
         """The feed-forward network of layers that name none."""
-        return replace(FEED_FORWARDS.of("mlp"), mult=self.ffn_mult)
+        ffn = FEED_FORWARDS.of(self.ffn)
+        takes_mult = isinstance(self.ffn, str) and hasattr(ffn, "mult")
+        return replace(ffn, mult=self.ffn_mult) if takes_mult else ffn
 
     def rotation(self, dtype: torch.dtype = torch.float32) -> Rotation | None:
         """What the layers turn by; None if none does. Tables are of float32 or, for it, float64."""

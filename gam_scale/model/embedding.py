@@ -1,4 +1,4 @@
-"""Tables of rows: token and position embeddings."""
+"""Tables of rows: token and position embeddings, and a head of its own."""
 
 from typing import ClassVar
 
@@ -17,3 +17,12 @@ class PositionEmbedding(nn.Embedding):
     """A row for each position in a document."""
 
     policy: ClassVar[dict[str, Policy]] = {"weight": Policy(position_rows, "embedding", "always")}
+
+
+class Head(nn.Linear):
+    """A row for each id, to be multiplied with hidden states; the language model does that."""
+
+    policy: ClassVar[dict[str, Policy]] = {"weight": Policy(token_rows, "head", "always")}
+
+    def __init__(self, d_model: int, vocab_size: int) -> None:
+        super().__init__(d_model, vocab_size, bias=False)

@@ -11,7 +11,7 @@ from gam_scale.model.carry import CarriedRows
 from gam_scale.model.config import ModelConfig
 from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
-from gam_scale.model.embedding import PositionEmbedding, TokenEmbedding
+from gam_scale.model.embedding import Head, PositionEmbedding, TokenEmbedding
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import linear
@@ -49,6 +49,7 @@ class LanguageModel(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(layer.build(config.shape) for layer in config.stack())
         self.norm = config.final_norm().build(config.shape)
+        self.head = None if config.tied_head else Head(config.d_model, config.vocab_size)
 
     def forward(
         self,
@@ -71,8 +72,8 @@ class LanguageModel(nn.Module):
         """
         hidden = self.hidden(tokens, layout, carried)
         if targets is None:
-            return linear(hidden, self.embedding.weight)
-        return linear_cross_entropy(hidden.flatten(0, 1), self.embedding.weight, targets.flatten())
+            return linear(hidden, self.head_weight)
+        return linear_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten())
 
     def hidden(
         self, tokens: Tensor, layout: Layout | None = None, carried: CarriedRows | None = None
@@ -132,8 +133,13 @@ class LanguageModel(nn.Module):
         for block, block_state in zip(self.blocks, state["blocks"], strict=True):
             x, block_state = block.extend(x, block_state, layout)
             states.append(block_state)
-        logits = F.linear(self.norm(x[:, -1]), self.embedding.weight)
+        logits = F.linear(self.norm(x[:, -1]), self.head_weight)
         return logits, {"seen": seen + tokens.shape[1], "blocks": states}
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(vocab_size, d_model), whose products with hidden states are logits."""
+        return (self.embedding if self.head is None else self.head).weight
 
     @property
     def context_limit(self) -> int | None:
@@ -149,7 +155,7 @@ class LanguageModel(nn.Module):
 
     def flops_per_token(self, seq_len: int) -> float:
         """Forward FLOPs per token; a training step costs three times this."""
-        head = 2.0 * self.embedding.weight.numel()
+        head = 2.0 * self.head_weight.numel()
         return head + sum(block.flops_per_token(seq_len) for block in self.blocks)
 
     def n_parameters(self) -> int:

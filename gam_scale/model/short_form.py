@@ -102,6 +102,19 @@ class AttentionConfig:
     """Of attention layers named by their kind, the paper's Transformer baseline."""
 
     n_heads: int = option(8, "attention heads; divides model.d_model", at_least=1, at_most=WIDEST)
+    n_kv_heads: int = option(
+        0,
+        "heads of keys and values, each for as many heads of queries (grouped queries); divides "
+        "n_heads; 0: n_heads",
+        at_least=0,
+        at_most=WIDEST,
+    )
+    window: int = option(
+        0, "tokens that a token sees, itself included; 0: all of its document", at_least=0
+    )
+    qk_norm: bool = option(
+        False, "bring each head's queries and keys to unit size, with weights, before they meet"
+    )
 
 
 @dataclass

@@ -136,6 +136,6 @@ def _sharded_model(deepspeed: Any, config: RunConfig, options: dict[str, Any]) -
         model = LanguageModel(config.model)
     # A block is gathered and freed as one; what it computes inside may then be one graph.
     deepspeed.utils.set_z3_leaf_modules(model, list({type(block) for block in model.blocks}))
-    # The head reads the embedding's weight outside that module.
-    deepspeed.zero.register_external_parameter(model, model.embedding.weight)
+    # The head's weight, the embedding's or its own, is read outside its module.
+    deepspeed.zero.register_external_parameter(model, model.head_weight)
     return model

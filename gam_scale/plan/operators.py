@@ -76,11 +76,11 @@ def _selective_scan_backward_bytes(
 
 
 def _attention_bytes(q: Tensor, k: Tensor, *rest: Any) -> float:
-    return workspace(q, k, rest[5])[0]
+    return workspace(q, k, rest[5], *rest[7:8])[0]
 
 
 def _attention_backward_bytes(grad: Tensor, out: Tensor, *rest: Any) -> float:
-    return workspace(rest[2], rest[3], rest[9])[1]
+    return workspace(rest[2], rest[3], rest[9], *rest[11:12])[1]
 
 
 WORKSPACE: _Table = {

@@ -40,12 +40,12 @@ class Weights:
 
     @property
     def outside(self) -> int:
-        """Embeddings and the final norm, which the head's tie keeps together."""
+        """Embeddings, the final norm and the head, which are gathered together."""
         return self.total - sum(self.blocks)
 
     @property
     def head(self) -> int:
-        return self.model.embedding.weight.numel()
+        return self.model.head_weight.numel()
 
     def of_modules(self, classes: Sequence[type], above: int = 0) -> int:
         """Those that modules of exactly these classes hold, in parameters of more elements."""

@@ -34,10 +34,12 @@ class SweepCell(Cell):
     @property
     def params(self) -> int:
         """As ``count`` says."""
-        total = self.model.n_parameters()
-        if self.model.position is not None:
-            total -= self.model.position.weight.numel()
-        return total - (self.model.embedding.weight.numel() if self.count == "blocks" else 0)
+        model, total = self.model, self.model.n_parameters()
+        if model.position is not None:
+            total -= model.position.weight.numel()
+        if model.head is not None:  # the embedding is looked up, at no FLOPs
+            total -= model.embedding.weight.numel()
+        return total - (self.model.head_weight.numel() if self.count == "blocks" else 0)
 
     def write_config(self) -> Path:
         """The config as a file that tools/pretrain.py takes, checked as a whole.

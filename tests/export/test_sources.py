@@ -43,7 +43,7 @@ def test_the_copy_computes_the_same_bits(flat, block):
     config = ModelConfig(block=block, d_model=16, n_layers=2, vocab_size=31, max_seq_len=8)
     ours = build_model(config, seed=3).eval()
     module = flat("gam_scale_model_lm")
-    strict, configs = flat("gam_scale_strict"), flat("gam_scale_config")
+    strict, configs = flat("gam_scale_strict"), flat("gam_scale_model_config")
     copied = module.LanguageModel(strict.from_dict(configs.ModelConfig, to_dict(config))).eval()
     assert type(copied.blocks[0]).__module__.startswith("flat_gam.")
     copied.load_state_dict(ours.state_dict())

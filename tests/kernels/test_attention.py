@@ -77,6 +77,44 @@ def test_queries_of_one_rank_among_the_keys_of_all():
     compare(inputs, grad, found, same_stretch(rows)[:, :, 10:20], 1e-12)
 
 
+WINDOWS = (1, 2, 63, 64, 65, 200, 1000)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_a_window_hides_what_lies_before_it(rows, window):
+    inputs, grad = tensors(len(rows), [sum(rows[0])] * 2)
+    spans, length = spans_of(rows), sum(rows[0])
+    near = torch.ones(length, length, dtype=torch.bool).triu(1 - window)
+    found = attend(*inputs, spans, spans, window=window)
+    compare(inputs, grad, found, same_stretch(rows) & near, 1e-12)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("keys", [150, 151, 400])
+def test_a_window_over_more_keys_than_queries(keys, window):
+    inputs, grad = tensors(2, [150, keys])
+    sees = torch.ones(150, keys, dtype=torch.bool).tril(keys - 150).triu(keys - 149 - window)
+    compare(inputs, grad, attend(*inputs, window=window), sees.expand(2, 1, -1, -1), 1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 20}, {"dropout": 0.2}], ids=str)
+@pytest.mark.parametrize("keys", [90, 130])
+def test_heads_of_keys_serve_several_of_queries(keys, options):
+    """As if each were there once for every head of queries; gradients are their sums."""
+    (q, k, v), grad = tensors(2, [90, keys])
+    q, k, v = (x.detach().clone().requires_grad_() for x in (q, k[:, :1], v[:, :1]))
+    repeated = [x.repeat_interleave(HEADS, 1) for x in (k, v)]
+    torch.manual_seed(0)
+    expected = attend(q, *repeated, **options)
+    wanted = torch.autograd.grad(expected, (q, k, v), grad)
+    torch.manual_seed(0)
+    found = attend(q, k, v, **options)
+    assert off(found, expected) < 1e-12
+    for a, b in zip(torch.autograd.grad(found, (q, k, v), grad), wanted, strict=True):
+        assert off(a, b) < 1e-12
+
+
 def weights_of(inputs, **options) -> Tensor:
     """The weights themselves, (B, H, T, S): each key's value is a direction of its own."""
     q, k, _ = inputs
@@ -158,12 +196,12 @@ def test_the_generator_alone_decides_what_is_dropped():
 def test_operators_are_what_their_fakes_say():
     """Shapes, strides and dtypes; gradients are registered; nothing is changed in place."""
     ends, seed = spans_of([[30, 7], [37]])[0], torch.tensor(5)
-    for keys, dropout in ((37, 0.0), (37, 0.1), (50, 0.0)):
+    for keys, dropout, window in ((37, 0.0, 0), (37, 0.1, 0), (50, 0.0, 0), (37, 0.0, 9)):
         for dtype in (torch.float64, torch.bfloat16):
             inputs, grad = tensors(2, [37, keys], dtype)
             key_ends = torch.tensor([0, 30, 50, 100, *[100] * 5]).int() if keys == 50 else ends
             rest = [ends, key_ends] * 2
-            arguments = (*inputs, *rest, dropout, seed if dropout else None)
+            arguments = (*inputs, *rest, dropout, seed if dropout else None, window)
             torch.library.opcheck(torch.ops.gam_scale.varlen_attention.default, arguments)
             found = torch.ops.gam_scale.varlen_attention(*arguments)
             backward = torch.ops.gam_scale.varlen_attention_backward.default
@@ -184,6 +222,12 @@ def test_flops_are_those_of_pairs_that_are_seen():
     with FlopCounterMode(display=False) as counter:
         found.backward(grad)
     assert counter.get_total_flops() == 10 * WIDTH * pairs
+    for window in (1, 8, 29, 99):
+        near = torch.ones(37, 37, dtype=torch.bool).triu(1 - window)
+        pairs = HEADS * int((same_stretch(rows) & near).sum())
+        with FlopCounterMode(display=False) as counter:
+            attend(*inputs, spans, spans, window=window)
+        assert counter.get_total_flops() == 4 * WIDTH * pairs
 
 
 def test_other_stretches_compile_nothing_anew():

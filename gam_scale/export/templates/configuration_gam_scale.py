@@ -30,6 +30,7 @@ class GAMScaleConfig(PretrainedConfig):
         self.model = to_dict(from_dict(ModelConfig, model or {}, "model"))
         self.vocab_size = self.model["vocab_size"] if vocab_size is None else vocab_size
         self.training = training or {}
+        kwargs["tie_word_embeddings"] = self.model["tied_head"]
         super().__init__(**kwargs)
 
     def model_config(self) -> ModelConfig:

@@ -37,7 +37,7 @@ class GenerationState:
 
 
 class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
-    """The model with its tied head.
+    """The model with its head, tied to the token embedding or of its own.
 
     ``generate`` feeds one token at a time to the blocks' state, at a cost per token that does not
     grow with the text (attention blocks apart). Padding has no place in that state, so batches with
@@ -90,7 +90,7 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
             self._check_length(input_ids.shape[1], self.config.max_position_embeddings)
             hidden = self.model.hidden(input_ids, layout)
             loss = None if labels is None else self._loss(hidden, labels, num_items_in_batch)
-            logits = F.linear(hidden[:, -logits_to_keep:], self.model.embedding.weight)
+            logits = F.linear(hidden[:, -logits_to_keep:], self.model.head_weight)
             output = CausalLMOutputWithPast(loss=loss, logits=logits)
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
@@ -131,6 +131,14 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
         assert isinstance(value, nn.Embedding)
         self.model.embedding = value
 
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The head, where it has a weight of its own."""
+        return self.model.head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace the head."""
+        self.model.head = value
+
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # forward makes its own state
@@ -148,15 +156,20 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _loss(self, hidden: Tensor, labels: Tensor, n_items: int | Tensor | None) -> Tensor:
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
-        total = linear_cross_entropy(hidden.flatten(0, 1), self.model.embedding.weight, targets)
+        total = linear_cross_entropy(hidden.flatten(0, 1), self.model.head_weight, targets)
         return total / ((targets != IGNORE).sum().clamp(min=1) if n_items is None else n_items)
 
     def _check_weights(self, input_ids: Tensor) -> None:
         """Refuse what puts its hands on calls of modules only: not every weight is used in one."""
-        if hasattr(self.model.embedding, "base_layer"):
+        if self.model.head is None and hasattr(self.model.embedding, "base_layer"):
             raise ValueError(
                 "the token embedding has an adapter, which the head would leave out though its "
                 "weight is the embedding's; expected adapters on linear layers only"
+            )
+        if hasattr(self.model.head, "base_layer"):
+            raise ValueError(
+                "the head has an adapter, which would be left out, since its weight is read "
+                "outside of it; expected adapters on linear layers of the blocks only"
             )
         if not input_ids.is_meta and any(p.is_meta for p in self.parameters()):
             raise ValueError(

@@ -7,12 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gam_scale.errors import UserError
 from gam_scale.kernels.attention import attend
 from gam_scale.model.block import Block, State
 from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
+from gam_scale.model.norm import SIZE_FLOOR
+from gam_scale.model.norms.rmsnorm import RMSNorm
 from gam_scale.model.parts import MIXERS, MixerConfig, Naming, check_divides
 from gam_scale.model.policy import TO_RESIDUAL
 from gam_scale.model.rotary import turn
@@ -29,6 +32,22 @@ class AttentionLayer(MixerConfig):
 
     kind: Literal["attention"] = "attention"
     n_heads: int = option(8, "attention heads; divides d_model", at_least=1, at_most=WIDEST)
+    n_kv_heads: int = option(
+        0,
+        "heads of keys and values, each for as many heads of queries (grouped queries, arXiv "
+        "2305.13245); divides n_heads; 0: n_heads",
+        at_least=0,
+        at_most=WIDEST,
+    )
+    window: int = option(
+        0, "tokens that a token sees, itself included; 0: all of its document", at_least=0
+    )
+    qk_norm: bool = option(
+        False, "bring each head's queries and keys to unit size, with weights, before they meet"
+    )
+    positions: Literal["model", "none", "rotary"] = option(
+        "model", "whether queries and keys are turned by rotary positions; model: as model.position"
+    )
 
     measured_as: ClassVar[str] = "attention"
     drops_weights: ClassVar[bool] = True
@@ -51,7 +70,23 @@ class AttentionLayer(MixerConfig):
 
     def check(self, shape: Shape, name: Naming) -> None:
         """See :meth:`Part.check`."""
-        check_divides(name("n_heads"), self.n_heads, shape, even=shape.rotary != "none")
+        check_divides(name("n_heads"), self.n_heads, shape, even=self.is_rotary(shape))
+        if self.n_kv_heads and self.n_heads % self.n_kv_heads:
+            raise UserError(
+                f"{name('n_kv_heads')} is {self.n_kv_heads}, which does not divide n_heads "
+                f"{self.n_heads}; expected a divisor, or 0 for as many"
+            )
+        if self.window == 1:
+            raise UserError(
+                f"{name('window')} is 1, in which a token sees itself alone; expected at least 2, "
+                "or 0 for no window"
+            )
+
+    def is_rotary(self, shape: Shape) -> bool:
+        """Whether queries and keys are turned."""
+        if self.positions == "model":
+            return shape.rotary != "none"
+        return self.positions == "rotary"
 
     def head_width(self, shape: Shape) -> float:
         """See :meth:`MixerConfig.head_width`."""
@@ -59,7 +94,7 @@ class AttentionLayer(MixerConfig):
 
     def turned_widths(self, shape: Shape) -> tuple[int, ...]:
         """See :meth:`MixerConfig.turned_widths`."""
-        return (shape.d_model // self.n_heads,) if shape.rotary != "none" else ()
+        return (shape.d_model // self.n_heads,) if self.is_rotary(shape) else ()
 
 
 class AttentionBlock(Block):
@@ -75,11 +110,16 @@ class AttentionBlock(Block):
 
     def make(self, shape: Shape) -> None:
         """See :meth:`Block.make`."""
-        d = shape.d_model
-        self.n_heads = self.layer.n_heads
-        self.qkv = Linear(d, 3 * d, bias=shape.biases)
+        d, layer = shape.d_model, self.layer
+        self.n_heads, self.window = layer.n_heads, layer.window
+        self.n_kv_heads = layer.n_kv_heads or layer.n_heads
+        self.width = d // layer.n_heads  # of a head
+        heads = self.n_heads + 2 * self.n_kv_heads
+        self.qkv = Linear(d, heads * self.width, bias=shape.biases)
+        self.q_norm = RMSNorm(self.width, SIZE_FLOOR) if layer.qk_norm else None
+        self.k_norm = RMSNorm(self.width, SIZE_FLOOR) if layer.qk_norm else None
         self.out = Linear(d, d, bias=shape.biases, weight=TO_RESIDUAL)
-        self.is_rotary = shape.rotary != "none"
+        self.is_rotary = layer.is_rotary(shape)
         self.dropout = Dropout(shape.dropout)
 
     def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
@@ -93,9 +133,10 @@ class AttentionBlock(Block):
             k, v = context.gather(torch.stack([k, v])).movedim(0, 3).flatten(3, 4)
         p = self.dropout.p if self.training else 0.0
         if context is not None or layout.documents is not None:
-            y = attend(q, k, v, layout.spans, layout.spans_host, p)
-        elif p and h.device.type == "cpu":  # where torch's own holds all T x T weights
-            y = attend(q, k, v, dropout=p)
+            y = attend(q, k, v, layout.spans, layout.spans_host, p, self.window)
+        elif not self.is_plain or (p and h.device.type == "cpu"):
+            # Torch's own repeats keys, and on a CPU holds all T x T weights to drop some.
+            y = attend(q, k, v, dropout=p, window=self.window)
         else:
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
         return [self._out(y)]
@@ -103,9 +144,13 @@ class AttentionBlock(Block):
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """An empty cache: keys and values (B, heads, capacity, d / heads), and how many are filled.
 
-        ``length`` stays on the CPU, where it is read without waiting for a GPU.
+        With a window its capacity is that of the tokens before the next one, of which the last
+        ``length`` were there. That stays on the CPU, where it is read without waiting for a GPU.
         """
-        shape = (batch_size, self.n_heads, 0, self.out.in_features // self.n_heads)
+        shape = (batch_size, self.n_kv_heads, max(0, self.window - 1), self.width)
+        if self.window:
+            k, v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+            return {"k": k, "v": v, "length": torch.tensor(0, device="cpu")}
         k, v = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
         return {"k": k, "v": v, "length": torch.tensor(0, device="cpu")}
 
@@ -117,19 +162,51 @@ class AttentionBlock(Block):
         """
         q, k, v = self._heads(h, layout)
         seen = int(state["length"])
+        if self.window:
+            return self._next_in_window(q, k, v, state, seen)
         total = seen + h.shape[1]
         keys, values = (_append(state[name], new, seen) for name, new in (("k", k), ("v", v)))
         keys_so_far, values_so_far = keys[:, :, :total], values[:, :, :total]
         if seen and h.shape[1] > 1:
             y = attend(q, keys_so_far, values_so_far)
+        elif not self.is_plain and not seen:
+            y = attend(q, k, v)
         else:  # one token sees everything; the first tokens are plainly causal
-            y = F.scaled_dot_product_attention(q, keys_so_far, values_so_far, is_causal=not seen)
+            shared = not self.is_plain
+            y = F.scaled_dot_product_attention(
+                q, keys_so_far, values_so_far, is_causal=not seen, enable_gqa=shared
+            )
         state = {"k": keys, "v": values, "length": torch.tensor(total, device="cpu")}
         return [self._out(y)], state
 
+    def _next_in_window(
+        self, q: Tensor, k: Tensor, v: Tensor, state: State, seen: int
+    ) -> tuple[list[Tensor], State]:
+        """As :meth:`mix_next`: the cache holds the last ``window - 1`` tokens, however long ago."""
+        room = self.window - 1
+        keys, values = (torch.cat([state[n], new], 2) for n, new in (("k", k), ("v", v)))
+        there = slice(room - seen, None)
+        y = attend(q, keys[:, :, there], values[:, :, there], window=self.window)
+        length = torch.tensor(min(room, seen + k.shape[2]), device="cpu")
+        kept = {"k": keys[:, :, -room:].clone(), "v": values[:, :, -room:].clone()}
+        return [self._out(y)], kept | {"length": length}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether torch's own attention computes it: no window, and no groups of heads."""
+        return not self.window and self.n_kv_heads == self.n_heads
+
+    @property
+    def reach(self) -> int | None:
+        """See :attr:`Block.reach`."""
+        return self.window - 1 if self.window else None
+
     def _heads(self, h: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, heads, T, d / heads)."""
-        q, k, v = self.qkv(h).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
+        sizes = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
+        q, k, v = self.qkv(h).unflatten(-1, (-1, self.width)).split(sizes, 2)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if self.is_rotary:
             q, k = (turn(y, *layout.turns[y.shape[-1]]) for y in (q, k))
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -140,13 +217,15 @@ class AttentionBlock(Block):
     def mixer_flops(self, seq_len: int) -> float:
         """See :meth:`Block.mixer_flops`: projections, and attention.
 
-        It counts q k and the weighted sum of v over the (seq_len + 1) / 2 tokens that a
-        token sees on average in one document of seq_len tokens; what a kernel computes and masks
-        away does not count.
+        It counts q k and the weighted sum of v over the (seq_len + 1) / 2 tokens that a token sees
+        on average in one document of seq_len tokens, fewer with a window; what a kernel computes
+        and masks away does not count.
         """
         projections = 2.0 * (self.qkv.weight.numel() + self.out.weight.numel())
-        attention = 2 * 2.0 * self.out.in_features * (seq_len + 1) / 2
-        return projections + attention
+        seen = (seq_len + 1) / 2
+        if beyond := max(0, seq_len - self.window) if self.window else 0:
+            seen -= beyond * (beyond + 1) / 2 / seq_len
+        return projections + 2 * 2.0 * self.out.in_features * seen
 
 
 def _append(buffer: Tensor, new: Tensor, seen: int) -> Tensor:

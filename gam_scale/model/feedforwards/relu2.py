@@ -1,0 +1,33 @@
+"""Squared ReLU between the matrices (arXiv 2109.08668)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.model.feedforwards.mlp import MLP
+from gam_scale.model.parts import FEED_FORWARDS, FeedForwardConfig
+from gam_scale.model.shape import Shape
+from gam_scale.strict import option
+
+
+@FEED_FORWARDS.register
+@dataclass(frozen=True)
+class ReLU2Config(FeedForwardConfig):
+    """Linear d -> mult d, max(x, 0)^2, Linear back."""
+
+    kind: Literal["relu2"] = "relu2"
+    mult: int = option(4, "width as a multiple of d_model", at_least=1, at_most=1000)
+
+    def build(self, shape: Shape) -> nn.Module:
+        """See :meth:`FeedForwardConfig.build`."""
+        return ReLU2(self.mult, shape)
+
+
+class ReLU2(MLP):
+    """Linear d -> mult*d, squared ReLU, Linear back, dropout."""
+
+    def activation(self, x: Tensor) -> Tensor:
+        """See :meth:`MLP.activation`."""
+        return F.relu(x).square()

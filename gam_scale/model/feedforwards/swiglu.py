@@ -1,0 +1,56 @@
+"""SwiGLU (arXiv 2002.05202): one half of the channels gates the other."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.model.dropout import Dropout
+from gam_scale.model.linear import Linear
+from gam_scale.model.parts import FEED_FORWARDS, FeedForwardConfig
+from gam_scale.model.policy import TO_RESIDUAL
+from gam_scale.model.shape import Shape
+from gam_scale.strict import option
+
+_MULTIPLE = 8  # of the width, which is then a size that kernels are fast at
+
+
+@FEED_FORWARDS.register
+@dataclass(frozen=True)
+class SwiGLUConfig(FeedForwardConfig):
+    """SiLU(x A) * (x B), then a matrix back: three matrices in the place of two."""
+
+    kind: Literal["swiglu"] = "swiglu"
+    mult: int = option(
+        4,
+        "its parameters are those of two matrices of that multiple of d_model: it is 2/3 as wide, "
+        "rounded up to a multiple of 8",
+        at_least=1,
+        at_most=1000,
+    )
+
+    def build(self, shape: Shape) -> nn.Module:
+        """See :meth:`FeedForwardConfig.build`."""
+        return SwiGLU(self.mult, shape)
+
+
+class SwiGLU(nn.Module):
+    """``(SiLU(g) * u) W`` with ``(g, u) = Linear(x)``, dropout."""
+
+    def __init__(self, mult: int, shape: Shape) -> None:
+        super().__init__()
+        d = shape.d_model
+        width = -(-2 * mult * d // (3 * _MULTIPLE)) * _MULTIPLE
+        self.up = Linear(d, 2 * width, bias=shape.biases)  # gates, then what they gate
+        self.down = Linear(width, d, bias=shape.biases, weight=TO_RESIDUAL)
+        self.dropout = Dropout(shape.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
+        gate, up = self.up(x).chunk(2, dim=-1)
+        return self.dropout(self.down(F.silu(gate) * up))
+
+    def flops_per_token(self) -> float:
+        """The matmuls, a multiply-add counted as two."""
+        return 2.0 * (self.up.weight.numel() + self.down.weight.numel())

@@ -1,0 +1,285 @@
+"""Every part: one row each, and what holds of all of them.
+
+A new kind of layer, feed-forward network or norm has a row here and is otherwise one file.
+"""
+
+import importlib
+import math
+import sys
+
+import pytest
+import torch
+from closeness import is_alive, off
+from ranks import run_ranks
+from torch import Tensor
+
+from gam_scale.data.packing import Batch
+from gam_scale.errors import UserError
+from gam_scale.evaluate.state_size import state_size
+from gam_scale.export.sources import flat_sources
+from gam_scale.model.config import ModelConfig
+from gam_scale.model.layout import Layout
+from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
+from gam_scale.model.policy import policies
+from gam_scale.parallel.context import SequenceContext, axes
+from gam_scale.strict import from_dict, to_dict
+
+ROWS = {
+    "static": {"layers": [{"kind": "static", "n_slots": 6}]},
+    "slot": {"layers": [{"kind": "slot", "n_heads": 2, "n_slots": 6, "top_k": 2}]},
+    "delta": {"layers": [{"kind": "delta", "n_heads": 2}], "position": "rotary"},
+    "phase": {"layers": [{"kind": "phase", "n_heads": 2}]},
+    "scan": {"layers": [{"kind": "scan"}]},
+    "attention": {"layers": [{"kind": "attention", "n_heads": 2}]},
+    "mamba": {"layers": [{"kind": "mamba", "d_state": 4, "expand": 2}]},
+    "grouped queries": {"layers": [{"kind": "attention", "n_heads": 4, "n_kv_heads": 2}]},
+    "window": {"layers": [{"kind": "attention", "n_heads": 2, "window": 7}]},
+    "qk norm": {
+        "layers": [
+            {"kind": "attention", "n_heads": 4, "n_kv_heads": 1, "window": 5, "qk_norm": True}
+        ],
+        "position": "rotary",
+    },
+    "rotary in attention": {
+        "layers": [{"kind": "delta", "n_heads": 2}, {"kind": "attention", "n_heads": 2}],
+        "position": "rotary_attention",
+    },
+    "rotary in a layer": {
+        "layers": [
+            {"kind": "attention", "n_heads": 2, "positions": "rotary"},
+            {"kind": "attention", "n_heads": 2, "positions": "none"},
+        ]
+    },
+    "mlp": {"layers": [{"kind": "mamba", "d_state": 4, "expand": 2, "ffn": "mlp"}]},
+    "swiglu": {"layers": [{"kind": "delta", "n_heads": 2}], "ffn": "swiglu"},
+    "relu2": {
+        "layers": [{"kind": "delta", "n_heads": 2, "ffn": {"kind": "relu2", "mult": 3}}],
+    },
+    "none": {"layers": [{"kind": "attention", "n_heads": 2, "ffn": "none"}]},
+    "layernorm": {"layers": ["static"], "norm": "layernorm"},
+    "rmsnorm": {"layers": ["static"], "norm": {"kind": "rmsnorm", "eps": 1e-6}},
+    "no biases": {
+        "layers": ["static", {"kind": "attention", "n_heads": 2}, "mamba"],
+        "biases": False,
+    },
+    "untied head": {"layers": ["static"], "tied_head": False},
+}
+"""Settings of a model that has the part."""
+
+T, VOCAB = 24, 23
+
+
+def config_of(name: str, **changes) -> ModelConfig:
+    row = ROWS[name] | changes
+    usual = {"d_model": 16, "vocab_size": VOCAB, "max_seq_len": T, "dropout": 0.0}
+    usual |= {"n_layers": 2 * len(row["layers"]) if len(row["layers"]) < 2 else len(row["layers"])}
+    config = from_dict(ModelConfig, usual | row, "model")
+    config.check()
+    return config
+
+
+def model_of(name: str) -> LanguageModel:
+    """In float64, where two ways to the same numbers differ by rounding of 1e-16 alone."""
+    return build_model(config_of(name), seed=0).double().eval()
+
+
+def tokens(rows: int = 2, length: int = T) -> Tensor:
+    return torch.randint(VOCAB, (rows, length), generator=torch.Generator().manual_seed(0))
+
+
+def test_every_kind_has_a_row():
+    parts = [
+        part
+        for name in ROWS
+        for layer in config_of(name).stack()
+        for part in (layer.kind, layer.ffn.kind, layer.norm.kind)
+    ]
+    assert {*MIXERS, *FEED_FORWARDS, *NORMS} == set(parts)
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("chunks", [[1] * T, [9, 1, 1, 10, 3]])
+def test_decoding_gives_the_logits_of_training(name, chunks):
+    model = model_of(name)
+    with torch.no_grad():
+        expected, state, seen = model(tokens()), model.init_state(2), 0
+        for part in tokens().split(chunks, 1):
+            logits, state = model.extend(part, state)
+            seen += part.shape[1]
+            assert off(logits, expected[:, seen - 1]) < 1e-12, f"after {seen} tokens"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_nothing_crosses_from_document_to_document(name):
+    model = model_of(name)
+    starts = [[0, 1, 9, 20], [0, 13]]
+    positions = torch.tensor(
+        [[t - max(s for s in row if s <= t) for t in range(T)] for row in starts]
+    )
+    found = model(tokens(), layout=Layout.of(positions))
+    for row, (text, begins) in enumerate(zip(tokens(), starts, strict=True)):
+        for begin, end in zip(begins, [*begins[1:], T], strict=True):
+            assert off(found[row, begin:end], model(text[None, begin:end])[0]) < 1e-12
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_everything_learns_and_has_a_policy(name):
+    model = model_of(name)
+    model(tokens(), tokens().roll(-1, 1)).backward()
+    known = dict(policies(model))
+    for parameter, p in model.named_parameters():
+        assert is_alive(p.grad), f"{parameter} does not learn"
+        assert (known[parameter].role == "vector") or p.dim() >= 2
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_state_is_as_large_as_it_is_said_to_be(name):
+    model, length = model_of(name), 70  # more than a cache has room for at first
+    model.config.position = "none" if model.position is None else "learned"
+    _, state = model.extend(tokens(1, length), model.init_state(1))
+    size = state_size(model.config)
+    held = 0
+    for block, kept in zip(model.blocks, state["blocks"], strict=True):
+        for tensor in kept.values():
+            grows = "length" in kept and tensor.dim() == 4 and not block.layer.window
+            if tensor.is_floating_point():
+                held += tensor[:, :, :length].numel() if grows else tensor.numel()
+    assert held == size.at(length)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_flops_are_counted(name):
+    model = model_of(name)
+    weights = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2)
+    embedded = sum(p.numel() for n, p in model.named_parameters() if n.startswith("position"))
+    if model.head is not None:
+        embedded += model.embedding.weight.numel()
+    matrices = weights - embedded
+    assert 1.5 * matrices < model.flops_per_token(T) < 6 * matrices
+    assert math.isfinite(model.flops_per_token(1))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_settings_come_back_from_a_saved_config(name):
+    config = config_of(name)
+    saved = to_dict(config)
+    assert to_dict(from_dict(ModelConfig, saved)) == saved
+    assert from_dict(ModelConfig, saved).stack() == config.stack()
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory):
+    """Import a module of the flat folder that an export writes."""
+    root = tmp_path_factory.mktemp("export")
+    (root / "flat_parts").mkdir()
+    for name, text in flat_sources(("modeling_gam_scale",)).items():
+        (root / "flat_parts" / name).write_text(text)
+    sys.path.insert(0, str(root))
+    yield lambda name: importlib.import_module(f"flat_parts.{name}")
+    sys.path.remove(str(root))
+    for name in [n for n in sys.modules if n.startswith("flat_parts")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_an_export_has_the_part(flat, name):
+    model = model_of(name)
+    strict, configs = flat("gam_scale_strict"), flat("gam_scale_model_config")
+    config = strict.from_dict(configs.ModelConfig, to_dict(model.config))
+    copied = flat("gam_scale_model_lm").LanguageModel(config).double().eval()
+    copied.load_state_dict(model.state_dict())
+    assert type(copied.blocks[0]).__module__.startswith("flat_parts.")
+    assert torch.equal(copied(tokens()), model(tokens()))
+
+
+LENGTH = 60
+DOCUMENTS = [[0, 29, 31, 58], [0, 30]]
+
+
+def cut_over_ranks(world, names):
+    """Largest relative difference of loss and gradients, by part, from those of one rank."""
+    context, place = SequenceContext(world, world.world_size), axes(world, world.world_size)
+    places = [[t - max(s for s in row if s <= t) for t in range(LENGTH)] for row in DOCUMENTS]
+    text = tokens(2, LENGTH + 1)
+    batch = Batch(text[:, :-1], text[:, 1:], Layout.of(torch.tensor(places)))
+    found = {}
+    for name in names:
+        config = config_of(name, max_seq_len=LENGTH)
+        whole, cut = (build_model(config, seed=0).double() for _ in range(2))
+        expected = whole(batch.tokens, batch.targets, batch.layout)
+        expected.backward()
+        cut.context = context
+        part = place.part(batch)
+        loss = cut(part.tokens, part.targets, part.layout)
+        loss.backward()
+        differences = [abs(world.sum(loss.item())[0] / expected.item() - 1)]
+        for a, b in zip(cut.parameters(), whole.parameters(), strict=True):
+            world.all_reduce(a.grad)
+            differences.append(off(a.grad, b.grad))
+        found[name] = max(differences, key=lambda d: d if d == d else math.inf)
+    return found
+
+
+def test_sequences_may_be_cut_over_ranks():
+    for name, difference in run_ranks(cut_over_ranks, 2, names=list(ROWS))[0].items():
+        assert difference < 1e-10, f"{name}: {difference:.1e}"  # sums in another order
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": ["gru"]}, r'model.layers\[0\] is "gru"; expected one of "attention", "delta"'),
+        ({"layers": [{"n_heads": 2}]}, r"model.layers\[0\] has no kind; expected one of"),
+        (
+            {"layers": ["static", {"kind": "delta", "window": 9}]},
+            r"model.layers\[1\].window is 9, but a layer of kind delta has no such setting; "
+            "expected some of ffn, norm, kernel_size",
+        ),
+        (
+            {"layers": [{"kind": "delta", "n_heads": 3}]},
+            r"model.layers\[0\].n_heads is 3, which does not divide model.d_model 512",
+        ),
+        (
+            {"layers": [{"kind": "attention", "n_kv_heads": 3}]},
+            r"layers\[0\].n_kv_heads is 3, which does not divide n_heads 8; expected a divisor",
+        ),
+        ({"block": "attention", "attention": {"window": 1}}, "model.attention.window is 1, in"),
+        (
+            {"layers": [{"kind": "mamba", "stack": "paper", "ffn": "mlp"}]},
+            r"layers\[0\].stack is paper, a bare block, with a feed-forward network of kind mlp",
+        ),
+        ({"ffn": "glu"}, 'model.ffn is "glu"; expected one of "mlp", "none", "relu2", "swiglu"'),
+        (
+            {"ffn": {"kind": "swiglu", "mult": 0}},
+            "model.ffn.mult is 0; expected at least 1 and at most 1000",
+        ),
+        ({"norm": {"kind": "layernorm", "eps": 1}}, "kind layernorm has no such setting"),
+        ({"layers": "delta"}, 'model.layers is "delta"; expected a list of kinds or objects'),
+    ],
+)
+def test_what_a_part_refuses(settings, message):
+    with pytest.raises(UserError, match=message):
+        from_dict(ModelConfig, settings | {"n_layers": 2}, "model").check()
+
+
+def test_a_layer_named_by_its_kind_has_the_sections_settings():
+    config = from_dict(
+        ModelConfig,
+        {
+            "layers": ["delta", {"kind": "delta"}, "static"],
+            "memory": {"n_heads": 2, "n_slots": 7},
+            "gam": {"n_slots": 9, "kernel_size": 5},
+            "ffn_mult": 2,
+        },
+    )
+    named, own, static = config.stack()[:3]
+    assert (named.n_heads, named.kernel_size, named.ffn.mult) == (2, 5, 2)
+    assert (own.n_heads, own.kernel_size, own.ffn.mult) == (4, 3, 2)
+    assert static.n_slots == 9
+
+
+def test_horizons_of_every_layer_follow_the_length():
+    layers = ["delta", {"kind": "slot"}, {"kind": "scan", "max_horizon": 99.0}]
+    config = from_dict(ModelConfig, {"layers": layers, "n_layers": 3}).at_length(4096)
+    assert [layer.max_horizon for layer in config.stack()] == [4096.0, 4096.0, 99.0]
