@@ -38,11 +38,12 @@ from gam_scale.hardware.memory import allocated_at_most, keep_freed_memory, peak
 from gam_scale.hardware.processor import find_device
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.parts import MIXERS
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.context import SequenceContext
 
-KINDS = ("static", "slot", "delta", "phase", "scan", "mamba", "attention")
+KINDS = tuple(MIXERS)
 LENGTHS = {
     "block": [1 << 10, 1 << 13, 1 << 16, 1 << 17],
     "model": [1 << 16],

@@ -1,9 +1,13 @@
 """Configs that were saved when a setting had another default, to be compared with today's."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from gam_scale.config import RunConfig
+from gam_scale.errors import UserError
+from gam_scale.model.parts import MIXERS
+from gam_scale.strict import to_dict
 
 MAX_HORIZON = 65_536.0
 """What model.memory.max_horizon was before it followed data.seq_len."""
@@ -15,6 +19,7 @@ def in_todays_terms(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     It decides initial values alone, so a run that began with the former one goes on; its
     config.json then has today's.
     """
+    saved = _with_layers(saved, config)
     memory = config.model.memory
     _, followed = replace(memory, max_horizon=0.0).horizons(config.data.seq_len)
     try:
@@ -25,3 +30,21 @@ def in_todays_terms(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
         return saved
     today = saved["model"]["memory"] | {"max_horizon": memory.max_horizon}
     return saved | {"model": saved["model"] | {"memory": today}}
+
+
+def _with_layers(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """``saved``, with those layers of ``config`` that are its own in a run of that length.
+
+    A setting that a kind did not have has its default, a horizon that nobody set follows the text.
+    """
+    layers, length = config.model.layers, config.data.seq_len
+    try:
+        before = list(saved["model"]["layers"])
+    except (KeyError, TypeError):  # as below
+        return saved
+    for i, (was, now) in enumerate(zip(before, layers, strict=False)):
+        if isinstance(was, dict) and not isinstance(now, str):
+            with suppress(UserError):  # another kind's, or damaged: for the comparison to say
+                if MIXERS.read(was, "").at_length(length) == now.at_length(length):
+                    before[i] = to_dict(now)
+    return saved | {"model": saved["model"] | {"layers": before}}

@@ -167,6 +167,8 @@ def describe(cls: type, where: str = "") -> list[tuple[str, str, str, str]]:
     rows = []
     for field in dataclasses.fields(cls):
         hint, key = hints[field.name], _join(where, field.name)
+        if "doc" not in field.metadata:
+            continue  # a part's kind, which is no choice of its own
         if dataclasses.is_dataclass(hint):
             rows += describe(hint, key)
         else:

@@ -179,7 +179,7 @@ def print_choice(best: Estimate, job: Job, args: argparse.Namespace) -> None:
 def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
     """What these figures assume or leave out, where it matters for this config."""
     config, found = job.config, []
-    kinds = set(config.model.layer_kinds())
+    layers = dict.fromkeys(config.model.stack())
     if args.vocabulary_is_assumed:
         found.append(
             f"model.vocab_size is the tokenizer's; {config.model.vocab_size:,} is assumed, "
@@ -194,14 +194,14 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
             f"{share:.1%} of the FLOPs are products that stay in fp32, taken at "
             f"{teraflops(gpu, 'fp32')}"
         )
-    with_kernels = [kind for kind in ("delta", "slot") if kind in kinds]
+    with_kernels = dict.fromkeys(layer.kind for layer in layers if layer.kernel)
     if with_kernels and config.parallel.context == 1:
+        packages = dict.fromkeys(layer.kernel for layer in layers if layer.kernel)
         found.append(
-            f"{' and '.join(with_kernels)} layers are in their portable form, not in "
-            "flash-linear-attention's kernels"
+            f"{' and '.join(with_kernels)} layers are in their portable form, not in kernels of "
+            f"{' and '.join(packages)}"
         )
-    if "mamba" in kinds:
-        found.append("time leaves out what Mamba's portable scan moves and launches inside")
+    found += dict.fromkeys(layer.plan_note for layer in layers if layer.plan_note)
     if config.parallel.offload != "none":
         found.append("time leaves out what offloading copies and computes on the CPU")
     if config.parallel.device == "cpu":

@@ -9,8 +9,20 @@ import argparse
 from gam_scale import cli
 from gam_scale.config import RunConfig, load_config
 from gam_scale.errors import UserError
+from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
 from gam_scale.strict import describe
 from gam_scale.train.signals import StopRequest
+
+
+def print_settings() -> None:
+    """Every setting of a run, then those of each kind of layer and of its parts."""
+    rows = describe(RunConfig)
+    for registry in (MIXERS, FEED_FORWARDS, NORMS):
+        for kind in registry:
+            own = describe(registry[kind])
+            rows += [(f"{registry.noun} {kind}: {key}", *rest) for key, *rest in own]
+    for key, type_name, default, doc in rows:
+        print(f"{key} ({type_name}, default {default})\n    {doc}")
 
 
 def main() -> int:
@@ -31,8 +43,7 @@ def main() -> int:
     parser.add_argument("--local_rank", type=cli.count(-1), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.help_config:
-        for key, kind, default, doc in describe(RunConfig):
-            print(f"{key} ({kind}, default {default})\n    {doc}")
+        print_settings()
         return 0
     if args.config is None:
         raise UserError("--config is missing; expected a JSON file such as configs/quickstart.json")

@@ -14,10 +14,11 @@ from benchmarks.accept.one_block import REAL, Maker, OneBlock
 from benchmarks.accept.record import Check
 from benchmarks.fake_cuda.dtypes import nodes
 from benchmarks.fake_cuda.interpreted import interpreted
+from gam_scale.model.parts import MIXERS
 
 EXPECTED = Path(__file__).with_name("precisions.json")
 """Made by ``python -m benchmarks.accept.fake_precisions``."""
-KINDS = ("static", "scan", "phase", "delta", "slot", "attention", "mamba")
+KINDS = tuple(MIXERS)
 SHORT = ("data.seq_len=256", "model.max_seq_len=256")
 SHOWN = 8
 """Of the differences, as many are written down."""

@@ -8,11 +8,12 @@ from typing import Any
 
 from benchmarks.fake_cuda.block import Trace, by_name, trace
 from gam_scale.config import RunConfig, load_config
+from gam_scale.model.parts import MIXERS
 
-KINDS = ("static", "scan", "phase", "delta", "slot", "attention", "mamba")
+KINDS = tuple(MIXERS)
 CONFIGS = ("gam_1b", "ctx16k")
 RECOMPUTE = ("none", "selective", "full")
-KERNELS = {"delta": "fla", "slot": "fla", "mamba": "mamba_ssm"}
+KERNELS = {kind: MIXERS[kind].kernel for kind in MIXERS if MIXERS[kind].kernel}
 """Implementations beside the portable one. Their packages need not be there to be scheduled."""
 
 

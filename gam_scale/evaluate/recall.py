@@ -65,13 +65,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {
         "recall": {},
         "model": _SMALL,
-        # A slot's gate sets how much it takes in as well as how long it keeps it: with horizons of
-        # up to 65,536 tokens, texts of 64 leave no trace (0.13 of 8 pairs answered, 0.71 so).
-        "sets": [
-            "slot:model.memory.min_horizon=1.5",
-            "slot:model.memory.max_horizon=100",
-            "slot:model.memory.top_k=4",
-        ],
     },
     # zoology/experiments/arxiv24_based_figure2/configs.py: lengths, pairs, their shares (100,000
     # texts of 4 pairs to 20,000 of each other kind), 32 epochs at batch 256, learning rates.
@@ -89,7 +82,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "model": _SMALL
         | {"d_model": 128, "gam": {"n_slots": 128}, "memory": {"n_heads": 1, "n_slots": 64}},
-        "sets": ["mamba:model.mamba.d_state=32"],
     },
 }
 
@@ -133,17 +125,9 @@ def recall_config(
     if kind not in KINDS:
         raise UserError(f"--memories names {kind!r}; expected some of {', '.join(KINDS)}")
     data = {"recall": dict(PRESETS[preset]["recall"]), "model": dict(PRESETS[preset]["model"])}
-    if kind == "mamba":
-        data["model"]["block"] = kind
-    elif kind == "attention":
-        # Zoology's order: a convolution, here a static gam layer's, ties a value to its key before
-        # attention takes both. Two layers of attention alone still guess after 1,200 steps, with
-        # rotary or learned positions, where this order recalls after 300.
-        data["model"]["layers"] = ["static", kind]
-    else:
-        data["model"]["layers"] = [kind]
-    sets = [*PRESETS[preset]["sets"], *overrides]
-    data = apply_overrides(data, _for_kind(kind, sets))
+    data["model"]["layers"] = [*MIXERS[kind].recall_after, kind]
+    sets = [*MIXERS[kind].recall.get(preset, ()), *_for_kind(kind, overrides)]
+    data = apply_overrides(data, sets)
     if unknown := sorted(data.keys() - {"recall", "model"}):
         raise UserError(f"--set {unknown[0]}... is no setting here; expected recall.* or model.*")
     recall = from_dict(RecallConfig, data["recall"], "recall")

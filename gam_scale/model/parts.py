@@ -154,8 +154,14 @@ class MixerConfig(Part):
     """Whether it computes more than the recurrence whose FLOPs it counts."""
     measured_as: ClassVar[str] = "delta"
     """The kind of plan/gpu_blocks.json whose bytes and launches stand for it."""
+    plan_note: ClassVar[str] = ""
+    """What a plan says of a model that has such layers."""
     kernel: ClassVar[str] = ""
     """The package whose kernels it can run in on a GPU."""
+    recall_after: ClassVar[tuple[str, ...]] = ()
+    """Kinds that stand before it in a model that learns associative recall."""
+    recall: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """By preset of that task, ``KEY=VALUE`` settings of its own."""
     small: ClassVar[dict[str, Any]] = {}
     """Settings for a width of 16 or 32, where benchmarks and tests try it."""
 

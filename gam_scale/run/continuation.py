@@ -20,14 +20,9 @@ from gam_scale.run.figures import Origin
 from gam_scale.run.settings import MAY_CHANGE, differences
 from gam_scale.strict import read_json, read_record, shown
 
-NO_SHAPE = (
-    "model.dropout",
-    "model.init",
-    "model.max_seq_len",
-    "model.memory.min_horizon",
-    "model.memory.max_horizon",
-)
-"""Settings of the model that its weights do not depend on, but for shapes that are checked."""
+NO_SHAPE = ("dropout", "init", "max_seq_len", "min_horizon", "max_horizon")
+"""Settings of the model, its memories and its layers, that its weights do not depend on, but for
+shapes that are checked."""
 
 
 def continued_checkpoint(continue_from: str, note: Path) -> Path:
@@ -68,7 +63,7 @@ def continuation(
     different = differences(read_json(folder / CONFIG), config)
     changed = {k: list(v) for k, v in different.items() if not k.startswith(MAY_CHANGE)}
     for key, (before, now) in changed.items():
-        if key.startswith("model.") and key not in NO_SHAPE:
+        if key.startswith("model.") and key.rpartition(".")[2] not in NO_SHAPE:
             raise UserError(
                 f"checkpoint.continue_from: {key} is {shown(now)} but {folder} has "
                 f"{shown(before)}; expected the same model"

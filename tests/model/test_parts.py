@@ -136,7 +136,6 @@ def test_everything_learns_and_has_a_policy(name):
 @pytest.mark.parametrize("name", ROWS)
 def test_a_state_is_as_large_as_it_is_said_to_be(name):
     model, length = model_of(name), 70  # more than a cache has room for at first
-    model.config.position = "none" if model.position is None else "learned"
     _, state = model.extend(tokens(1, length), model.init_state(1))
     size = state_size(model.config)
     held = 0

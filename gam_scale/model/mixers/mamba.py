@@ -47,7 +47,11 @@ class MambaLayer(MixerConfig):
 
     measured_as: ClassVar[str] = "mamba"
     sections: ClassVar[tuple[str, ...]] = ("mamba",)
+    plan_note: ClassVar[str] = (
+        "time leaves out what Mamba's portable scan moves and launches inside"
+    )
     kernel: ClassVar[str] = "mamba_ssm"
+    recall: ClassVar[dict[str, tuple[str, ...]]] = {"zoology": ("model.mamba.d_state=32",)}
     small: ClassVar[dict[str, Any]] = {"d_state": 4, "expand": 2}
 
     @property

@@ -46,6 +46,15 @@ class SlotLayer(HeadLayer):
 
     measured_as: ClassVar[str] = "slot"
     kernel: ClassVar[str] = "fla"
+    # A slot's gate sets how much it takes in as well as how long it keeps it: with horizons of
+    # up to 65,536 tokens, texts of 64 leave no trace (0.13 of 8 pairs answered, 0.71 so).
+    recall: ClassVar[dict[str, tuple[str, ...]]] = {
+        "cpu": (
+            "model.memory.min_horizon=1.5",
+            "model.memory.max_horizon=100",
+            "model.memory.top_k=4",
+        )
+    }
     small: ClassVar[dict[str, Any]] = {"n_heads": 2, "n_slots": 6, "top_k": 2}
 
     @property
