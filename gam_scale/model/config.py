@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from gam_scale.errors import UserError
+from gam_scale.model.gam import check_horizons
 from gam_scale.model.parts import (
     FEED_FORWARDS,
     MIXERS,
@@ -177,6 +178,8 @@ class ModelConfig:
             )
         for layer, name in self._named():
             layer.check(self.shape, name)
+        memory = self.memory
+        check_horizons(memory.min_horizon, memory.max_horizon, "model.memory.min_horizon")
 
     def check_length(self, tokens: int, cut: str) -> None:
         """Refuse sequences too short for a layer; see :meth:`MixerConfig.check_length`."""

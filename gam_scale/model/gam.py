@@ -88,11 +88,7 @@ class WrittenLayer(GAMLayer):
 
     def check(self, shape: Shape, name: Naming) -> None:
         """See :meth:`Part.check`."""
-        if 0 < self.max_horizon < self.min_horizon:
-            raise UserError(
-                f"{name('min_horizon')} is {self.min_horizon:g}, above max_horizon "
-                f"{self.max_horizon:g}; expected at most that, or max_horizon 0"
-            )
+        check_horizons(self.min_horizon, self.max_horizon, name("min_horizon"))
 
 
 @dataclass(frozen=True)
@@ -125,6 +121,15 @@ class HeadLayer(WrittenLayer):
 def horizons(shortest: float, longest: float, context: int) -> tuple[float, float]:
     """In tokens; a longest one of 0 is the context's length."""
     return shortest, longest or max(shortest, float(context))
+
+
+def check_horizons(shortest: float, longest: float, key: str) -> None:
+    """Refuse a shortest one, of the setting ``key``, above the longest."""
+    if 0 < longest < shortest:
+        raise UserError(
+            f"{key} is {shortest:g}, above max_horizon {longest:g}; expected at most that, or "
+            "max_horizon 0"
+        )
 
 
 class GAMBlock(Block):

@@ -13,6 +13,7 @@ from closeness import is_alive, off
 from ranks import run_ranks
 from torch import Tensor
 
+from gam_scale.config import ParallelConfig
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
 from gam_scale.evaluate.state_size import state_size
@@ -22,7 +23,7 @@ from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
 from gam_scale.model.policy import policies
-from gam_scale.parallel.context import SequenceContext, axes
+from gam_scale.parallel.context import SequenceContext, part
 from gam_scale.strict import from_dict, to_dict
 
 ROWS = {
@@ -89,13 +90,9 @@ def tokens(rows: int = 2, length: int = T) -> Tensor:
 
 
 def test_every_kind_has_a_row():
-    parts = [
-        part
-        for name in ROWS
-        for layer in config_of(name).stack()
-        for part in (layer.kind, layer.ffn.kind, layer.norm.kind)
-    ]
-    assert {*MIXERS, *FEED_FORWARDS, *NORMS} == set(parts)
+    layers = [layer for name in ROWS for layer in config_of(name).stack()]
+    kinds = {kind for x in layers for kind in (x.kind, x.ffn.kind, x.norm.kind)}
+    assert kinds == {*MIXERS, *FEED_FORWARDS, *NORMS}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -104,9 +101,9 @@ def test_decoding_gives_the_logits_of_training(name, chunks):
     model = model_of(name)
     with torch.no_grad():
         expected, state, seen = model(tokens()), model.init_state(2), 0
-        for part in tokens().split(chunks, 1):
-            logits, state = model.extend(part, state)
-            seen += part.shape[1]
+        for text in tokens().split(chunks, 1):
+            logits, state = model.extend(text, state)
+            seen += text.shape[1]
             assert off(logits, expected[:, seen - 1]) < 1e-12, f"after {seen} tokens"
 
 
@@ -198,7 +195,8 @@ DOCUMENTS = [[0, 29, 31, 58], [0, 30]]
 
 def cut_over_ranks(world, names):
     """Largest relative difference of loss and gradients, by part, from those of one rank."""
-    context, place = SequenceContext(world, world.world_size), axes(world, world.world_size)
+    world = world.arranged(ParallelConfig(context=world.world_size))
+    context = SequenceContext(world)
     places = [[t - max(s for s in row if s <= t) for t in range(LENGTH)] for row in DOCUMENTS]
     text = tokens(2, LENGTH + 1)
     batch = Batch(text[:, :-1], text[:, 1:], Layout.of(torch.tensor(places)))
@@ -209,8 +207,8 @@ def cut_over_ranks(world, names):
         expected = whole(batch.tokens, batch.targets, batch.layout)
         expected.backward()
         cut.context = context
-        part = place.part(batch)
-        loss = cut(part.tokens, part.targets, part.layout)
+        here = part(batch, world)
+        loss = cut(here.tokens, here.targets, here.layout)
         loss.backward()
         differences = [abs(world.sum(loss.item())[0] / expected.item() - 1)]
         for a, b in zip(cut.parameters(), whole.parameters(), strict=True):
