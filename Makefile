@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NEXT := next: `. .venv/bin/activate`, then the commands of README.md, "Your own data" first
 
-.PHONY: help quickstart test test-slurm slurm browser test-matrix test-gpu test-attack lint format install clean
+.PHONY: help quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-attack lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,6 +18,9 @@ test:            ## install, then check style and types and run the tests
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest -rs --durations=25
+
+test-fast:       ## a part of the tests that covers every package, in under three minutes
+	@$(BIN)/python -m pytest $$(grep '^tests/' tests/fast.txt)
 
 test-slurm: slurm ## install Slurm too (as root, Debian or Ubuntu), then run the tests that need it
 	@$(PYTHON) tools/bootstrap.py --extras all

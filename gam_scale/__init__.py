@@ -1,3 +1,33 @@
-"""GAM Scale: train Gated Associative Memory language models (arXiv 2509.00605) at scale."""
+"""GAM Scale: train Gated Associative Memory language models (arXiv 2509.00605) at scale.
+
+``from gam_scale import Layer`` for a layer in a model of one's own: docs/layer.md.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Loaded when they are asked for: a launcher that needs the version alone does not wait for torch.
+_PUBLIC = {
+    "FEED_FORWARDS": "model.parts",
+    "LanguageModel": "model.lm",
+    "Layer": "model.layer",
+    "Layout": "model.layout",
+    "MIXERS": "model.parts",
+    "ModelConfig": "model.config",
+    "NORMS": "model.parts",
+    "UserError": "errors",
+    "build_model": "model.lm",
+}
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,91 @@
+"""One layer for a model of your own: ``from gam_scale import Layer`` (docs/layer.md)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gam_scale.model.block import State
+from gam_scale.model.config import ModelConfig
+from gam_scale.model.init import initialise
+from gam_scale.model.layout import Layout
+from gam_scale.strict import from_dict
+
+
+class Layer(nn.Module):
+    """A whole layer of the stack, residual: norm, mixer, norm, feed-forward network.
+
+    In training it maps all tokens of a sequence at once; in generation :meth:`step` takes the next
+    ones and a state. Both compute the same.
+
+    Args:
+        kind: of the mixer, a key of ``gam_scale.MIXERS``: ``"delta"``, ``"attention"``, ...
+        d_model: width of the residual stream.
+        n_layers: of your stack. Initial weights that write to the residual stream shrink with it.
+        context: tokens of a text; up to it reach the horizons of gates that forget.
+        rotary: turn queries and keys by rotary positions.
+        dropout: probability, after each branch.
+        seed: of the initial weights.
+        **settings: of the kind, as in ``model.layers`` of a config file, ``ffn`` and ``norm``
+            among them.
+
+    Raises:
+        UserError: no such kind, a setting that it does not have, or values that do not go together.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        d_model: int,
+        *,
+        n_layers: int = 1,
+        context: int = 2048,
+        rotary: bool = False,
+        dropout: float = 0.0,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        values = {
+            "layers": [{"kind": kind, **settings}],
+            "d_model": d_model,
+            "n_layers": n_layers,
+            "max_seq_len": context,
+            "position": "rotary" if rotary else "none",
+            "dropout": dropout,
+        }
+        self.config = from_dict(ModelConfig, values, "model")
+        self.config.check()
+        self.block = self.config.stack()[0].build(self.config.shape)
+        initialise(self.block, self.config, seed)
+
+    def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
+        """(B, T, d_model) -> the same; token t sees tokens up to t.
+
+        Args:
+            x: the residual stream.
+            layout: where documents begin, for rows that hold several; None: one text a row.
+        """
+        layout = Layout.stream(*x.shape[:2]) if layout is None else layout
+        return self.block(x, self._turned(layout, x))
+
+    def init_state(self, batch_size: int = 1) -> State:
+        """The state before the first token of ``batch_size`` texts."""
+        weight = next(self.parameters())
+        state = self.block.init_state(batch_size, weight.device, weight.dtype)
+        return state | {"seen": torch.zeros((), dtype=torch.int64)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The next tokens (B, T, d_model), one or more of them, and the state behind them.
+
+        The state given stays as it is. Without attention neither it nor the cost of a token grows
+        with the text.
+        """
+        seen = int(state["seen"])
+        layout = Layout.stream(*x.shape[:2], first=seen)
+        own = {name: value for name, value in state.items() if name != "seen"}
+        y, own = self.block.extend(x, own, self._turned(layout, x))
+        return y, own | {"seen": torch.tensor(seen + x.shape[1])}
+
+    def _turned(self, layout: Layout, x: Tensor) -> Layout:
+        return layout.to(x.device).turned(self.config.rotation(x.dtype))

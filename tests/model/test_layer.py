@@ -1,0 +1,53 @@
+"""The layer for a model of one's own, and the page that documents it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from closeness import off
+
+import gam_scale
+from gam_scale import MIXERS, Layer, Layout, UserError
+
+PAGE = Path(__file__).parents[2] / "docs" / "layer.md"
+
+
+def test_the_pages_examples_run():
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(block, names)
+    assert names["losses"][-1] < 0.5 < 4.0 < names["losses"][0]
+    assert names["written"] == b"the cat sat on the mat. the cat sat"
+    alone = names["model"].layers[0](names["x"][:, 3:])
+    assert off(names["y"][:, 3:], alone) < 1e-6  # float32
+
+
+@pytest.mark.parametrize("kind", list(MIXERS))
+@pytest.mark.parametrize("rotary", [False, True])
+def test_steps_equal_the_whole_sequence(kind, rotary):
+    layer = Layer(kind, 32, rotary=rotary, **MIXERS[kind].small).double()
+    x = torch.randn(2, 9, 32, dtype=torch.float64)
+    state, pieces = layer.init_state(2), []
+    for part in (x[:, :4], *x[:, 4:].split(1, dim=1)):
+        y, state = layer.step(part, state)
+        pieces.append(y)
+    assert off(torch.cat(pieces, dim=1), layer(x)) < 1e-12
+
+
+def test_what_a_kind_does_not_have_is_refused():
+    with pytest.raises(UserError, match="no such setting"):
+        Layer("scan", 32, n_heads=2)
+    with pytest.raises(UserError, match="does not divide"):
+        Layer("delta", 32, n_heads=5)
+
+
+def test_every_public_name_is_there_and_the_package_alone_loads_nothing():
+    assert set(gam_scale.__all__) <= set(dir(gam_scale))
+    assert Layout is gam_scale.Layout
+    program = "import sys, gam_scale; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="Lair"):
+        gam_scale.Lair  # noqa: B018
