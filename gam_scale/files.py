@@ -101,8 +101,14 @@ def read_regular(path: str | Path, most: int | None = None) -> bytes:
     return content
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | Path, data: bytes, *, synced: bool = True) -> None:
     """Write a file so that no reader, and no crash, ever finds half of it at ``path``.
+
+    Args:
+        path: of the file, which may exist.
+        data: all of it.
+        synced: whether a failure of power leaves the earlier file or this one, for which the disk
+            is waited for; if not, the kill of a process does.
 
     Raises:
         UserError: a folder, a pipe or a device is there, which a file would take the place of.
@@ -112,14 +118,30 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         raise _no_file(path, path.stat().st_mode)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.write_bytes(data)
+        put_in_place(partial, path, synced=synced)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def put_in_place(partial: Path, final: Path, *, synced: bool = True) -> None:
+    """Make a file or a folder, which lies beside ``final`` and is whole, ``final`` in one rename.
+
+    A file takes the place of one that is there; a folder that of an empty folder only.
+
+    Args:
+        partial: where it lies.
+        final: where it is to be.
+        synced: whether to wait until all of it is on the disk, and then until its name is.
+    """
+    if synced:
+        for path in partial.rglob("*"):
+            sync(path)
+        sync(partial)
+    os.replace(partial, final)
+    if synced and final.is_dir():
+        sync(final.parent)
 
 
 def is_leftover(path: Path) -> bool:
@@ -167,9 +189,7 @@ def partial_path(final: Path) -> Path:
 
 
 def publish(final: Path, checksums: dict[str, str]) -> None:
-    """Make the filled partial folder ``final`` in one rename.
-
-    Every file is synced to disk and its checksum recorded before that.
+    """Make the filled partial folder ``final`` in one rename, with a checksum of every file.
 
     Args:
         final: must not exist.
@@ -179,12 +199,9 @@ def publish(final: Path, checksums: dict[str, str]) -> None:
     for file in sorted(partial.iterdir()):
         if file.name not in checksums:
             checksums = checksums | {file.name: checksum(file)}
-            sync(file)
     sealed = {"format": 2, "files": checksums, "seal": seal(checksums)}
     write_json(partial / CHECKSUMS, sealed)
-    sync(partial)
-    os.rename(partial, final)  # refused by the system where `final` exists already
-    sync(final.parent)
+    put_in_place(partial, final)
 
 
 def seal(checksums: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ from gam_scale.evaluate.subject import Subject, subject, to_json
 from gam_scale.evaluate.tables import tables
 from gam_scale.evaluate.text import TextSource, batches, documents, read_of
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
-from gam_scale.files import write_bytes
+from gam_scale.files import write_json
 from gam_scale.hardware.processor import find_device
 from gam_scale.parallel.world import World
 from gam_scale.train.recall import train_recall
@@ -222,7 +222,7 @@ def _print(figures: dict[str, str | int | float]) -> None:
 
 def _write_json(path: str, figures: dict) -> None:
     try:
-        write_bytes(path, (json.dumps(figures, indent=2) + "\n").encode())
+        write_json(path, figures)
     except OSError as error:
         raise UserError(f"--json {path} cannot be written: {error.strerror}") from None
 

@@ -38,7 +38,7 @@ from gam_scale.data.progress import progress
 from gam_scale.data.sources import Source
 from gam_scale.data.tokenizer import Tokenizer, train_tokenizer
 from gam_scale.errors import UserError
-from gam_scale.files import write_bytes
+from gam_scale.files import put_in_place, write_bytes
 
 TOKENIZER_FILE = "tokenizer.model"
 BLOCK_TOKENS = 16384
@@ -297,15 +297,11 @@ def _work_folder(out: Path) -> Iterator[Path]:
 
 def _put_in_place(work: Path, out: Path, overwrite: bool) -> None:
     """Rename ``work`` to ``out``; what was there is gone only once the new set is in place."""
-    for path in (*work.rglob("*"), work):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
     old = work.with_name(work.name + OLD_SUFFIX)
     if overwrite and out.exists():
         os.rename(out, old)
     try:
-        os.rename(work, out)  # onto nothing, or onto an empty folder
+        put_in_place(work, out)  # onto nothing, or onto an empty folder
     except OSError as error:
         if old.exists():
             os.rename(old, out)

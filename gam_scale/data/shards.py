@@ -29,6 +29,7 @@ from gam_scale.data.manifest import (
 from gam_scale.data.mds import import_streaming
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
+from gam_scale.files import partial_folder, put_in_place
 from gam_scale.strict import read_json
 
 RETRY_SECONDS = (1.0, 5.0, 25.0)  # waits between attempts to download a file
@@ -246,16 +247,12 @@ def _download_once(url: str, target: Path, check: Callable[[Path, str], None] | 
             return
         # A folder, because some downloaders put temporary files beside their target; whatever is
         # in it was left by a process that was killed.
-        folder = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        folder = partial_folder(target)
         try:
             _download(url, folder / target.name)
             if check is not None:
                 check(folder / target.name, url)
-            with open(folder / target.name, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(folder / target.name, target)
+            put_in_place(folder / target.name, target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,13 +1,12 @@
 """Output folders that are new, and whole or absent."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gam_scale.errors import UserError
-from gam_scale.files import partial_folder, sync
+from gam_scale.files import partial_folder, put_in_place
 
 
 def check_is_new(out: Path) -> None:
@@ -37,10 +36,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"--out {out} cannot be written ({error.strerror})") from None
     try:
         yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                sync(path)
-        os.rename(partial, out)
+        put_in_place(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

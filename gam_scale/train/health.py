@@ -8,7 +8,6 @@ waits for nobody, and how long it waited for its data.
 import json
 import logging
 import math
-import os
 import socket
 import time
 from contextlib import suppress
@@ -19,6 +18,8 @@ from statistics import median, median_low
 import torch
 import torch.distributed as dist
 
+from gam_scale.errors import UserError
+from gam_scale.files import write_bytes
 from gam_scale.hardware.memory import host_memory_in_use, peak_memory_bytes
 from gam_scale.parallel.world import World
 from gam_scale.strict import read_record
@@ -168,8 +169,6 @@ def read_ranks(file: Path) -> list[RankHealth]:
 
 
 def _write(file: Path, step: int, ranks: list[RankHealth]) -> None:
-    # Whole or absent, but not worth a wait for the disk at every line.
-    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with suppress(OSError):  # a full disk is for a checkpoint to report
-        partial.write_text(json.dumps(asdict(_Ranks(step, ranks))) + "\n")
-        partial.replace(file)
+    text = json.dumps(asdict(_Ranks(step, ranks))) + "\n"
+    with suppress(OSError, UserError):  # a full disk is for a checkpoint to report
+        write_bytes(file, text.encode(), synced=False)  # not worth a wait at every line
