@@ -6,6 +6,7 @@ Supported types: bool, int, float, str, ``Literal``, ``T | None``, ``list[T]``, 
 ``dict[str, T]``, nested dataclasses, and ``Any`` for what another package checks.
 """
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -102,18 +103,28 @@ def read_record(cls: type, path: str | Path) -> Any:
         raise UserError(f"{path}: {error}") from None
 
 
-def parse_json(text: str, where: str) -> Any:
-    """Parse JSON that may be anybody's; ``where`` it stands opens the message.
+def parse_json(text: str, where: str, row: int | None = None) -> Any:
+    """Parse JSON that may be anybody's.
 
     Refused is also what Python would take, or fail on later: a key given twice, nesting without
     end, numbers of thousands of digits, halves of surrogate pairs.
+
+    Args:
+        text: one value.
+        where: it stands, which opens the message.
+        row: of a corpus, by number. What other programs wrote there is taken as they meant it: of
+            a key given twice the last value, and halves of surrogate pairs, for the reader to mend.
+
+    Raises:
+        UserError: with the line.
     """
     try:
-        return _parse(text)
+        return _parse(text) if row is None else _parse_row(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: line {error.lineno} is not valid JSON ({error.msg})") from None
+        line, wanted = (row, "; expected one object a line") if row else (error.lineno, "")
+        raise UserError(f"{where}: line {line} is not valid JSON ({error.msg}){wanted}") from None
     except _UnfitJson as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{where}: {f'line {row}: ' if row else ''}{error}") from None
 
 
 def is_text(value: str) -> bool:
@@ -129,7 +140,7 @@ def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
     """A copy of ``data`` with ``section.key=value`` overrides; values are JSON or bare words."""
     if overrides and not isinstance(data, dict):
         raise UserError(f"the config is {shown(data)}; expected an object")
-    data = json.loads(json.dumps(data))
+    data = copy.deepcopy(data)
     for item in overrides:
         path, equals, text = item.partition("=")
         keys = path.split(".")
@@ -185,17 +196,21 @@ class _UnfitJson(Exception):
 
 
 def _parse(text: str) -> Any:
+    value = _parse_row(text, _unique)
+    if "\\u" in text and not is_text(json.dumps(value, ensure_ascii=False)):
+        raise _UnfitJson("has half of a surrogate pair (\\ud800 to \\udfff); expected text")
+    return value
+
+
+def _parse_row(text: str, make: Callable[[list[tuple[str, Any]]], dict] | None = None) -> Any:
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=make)
     except json.JSONDecodeError:
         raise
     except RecursionError:
         raise _UnfitJson("nested too deeply; expected a few levels") from None
     except ValueError:  # Python's own limit, since longer ones take quadratic time
         raise _UnfitJson("has a number of thousands of digits; expected shorter ones") from None
-    if "\\u" in text and not is_text(json.dumps(value, ensure_ascii=False)):
-        raise _UnfitJson("has half of a surrogate pair (\\ud800 to \\udfff); expected text")
-    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Check 9: in which precision a block computes what, here and on the fake H100 of the tests."""
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from benchmarks.accept.record import Check
 from benchmarks.fake_cuda.dtypes import nodes
 from benchmarks.fake_cuda.interpreted import interpreted
 from gam_scale.model.parts import MIXERS
+from gam_scale.strict import read_json
 
 EXPECTED = Path(__file__).with_name("precisions.json")
 """Made by ``python -m benchmarks.accept.fake_precisions``."""
@@ -58,7 +58,7 @@ def compare(check: Check, kind: str) -> None:
 
     A CPU's autocast is another one; another torch may decompose operators otherwise.
     """
-    kept = json.loads(EXPECTED.read_text())
+    kept = read_json(EXPECTED)
     found, expected = places(check, kind), kept["places"][kind]
     both = found.keys() & expected.keys()
     other = sorted(place for place in both if found[place] != expected[place])

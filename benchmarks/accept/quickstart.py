@@ -13,6 +13,7 @@ import psutil
 
 from benchmarks.accept.record import Check
 from gam_scale.run.metrics_file import read_metrics
+from gam_scale.strict import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "def "
@@ -132,7 +133,7 @@ def evaluated(check: Check) -> None:
     found = check.folder / "evaluated.json"
     command = [sys.executable, "tools/evaluate.py", quick.run, "--device", check.device.type]
     call(check, *command, "--max-tokens", 8192, "--json", found)
-    loss, at_end = json.loads(found.read_text())["loss"], quick.lines()[-1]["val_loss"]
+    loss, at_end = read_json(found)["loss"], quick.lines()[-1]["val_loss"]
     check.figure("validation loss", loss, "nats")
     # The same tokens in other batches, which a GPU may multiply in another order.
     check.figure("off the run's own", abs(loss - at_end), "nats", at_most=1e-3)

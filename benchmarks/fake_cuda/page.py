@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from gam_scale.strict import read_json
+
 FIGURES = Path("gam_scale/plan/gpu_blocks.json")
 DOCS = Path("docs/gpu.md")
 BEGIN, END = "<!-- python -m benchmarks.fake_cuda -->", "<!-- end -->"
@@ -16,7 +18,7 @@ Rows = Sequence[dict[str, Any]]
 
 def write(rows: Rows) -> None:
     """Put all rows into both files; what stands there of former versions stays."""
-    kept = json.loads(FIGURES.read_text())
+    kept = read_json(FIGURES)
     kept |= {"torch": torch.__version__.partition("+")[0], "rows": list(rows)}
     FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
     text = DOCS.read_text()

@@ -5,7 +5,6 @@ import gzip
 import importlib
 import io
 import itertools
-import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import IO, Any
 
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular
+from gam_scale.strict import parse_json
 
 FORMATS = (".txt", ".jsonl", ".parquet", ".arrow")
 COMPRESSIONS = (".gz", ".zst")
@@ -217,13 +217,9 @@ def _json_rows(path: Path, lines: Iterable[str], column: str) -> Iterator[Row]:
             yield _undecoded(where, path)
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # and numbers of thousands of digits
-            reason = getattr(error, "msg", "no number or nesting that can be read")
-            yield UserError(
-                f"{where} is not JSON ({reason}); expected one object a line, or --skip-bad, which "
-                "leaves others out"
-            )
+            row = parse_json(line, str(path), number)
+        except UserError as error:
+            yield UserError(f"{error}, or --skip-bad, which leaves others out")
             continue
         text = text_of(row, column, where, is_first=is_first)
         is_first = is_first and isinstance(text, UserError)

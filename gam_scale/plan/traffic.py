@@ -6,7 +6,6 @@ Other sizes follow from gam_1b's: bytes per token grow with the width, whatever 
 slots.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from gam_scale.config import ModelConfig
 from gam_scale.model.parts import MixerConfig
+from gam_scale.strict import read_json
 
 _CONFIG, _WIDTH, _HEADS, _SLOTS = "gam_1b", 1536, 12, 64
 _PER_SLOT = 1.4
@@ -81,4 +81,4 @@ def _row(
 @cache
 def rows() -> list[dict[str, Any]]:
     """All that the file has."""
-    return json.loads(Path(__file__).with_name("gpu_blocks.json").read_text())["rows"]
+    return read_json(Path(__file__).with_name("gpu_blocks.json"))["rows"]

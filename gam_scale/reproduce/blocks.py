@@ -36,7 +36,7 @@ from gam_scale.model.context import Context
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
 from gam_scale.model.mixers.attention import AttentionBlock
-from gam_scale.strict import read_json
+from gam_scale.strict import parse_json, read_json
 
 KINDS = ("gam", "transformer", "fused")
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
@@ -151,7 +151,8 @@ def measure_into(out: Path, kind: str, length: int, scale: float, device: str) -
             f"the {kind} block of {length} tokens failed ({reason}); the same command tries it "
             "again"
         )
-    made = json.loads(done.stdout.splitlines()[-1]) | {"code_version": code_version()}
+    made = parse_json(done.stdout.splitlines()[-1], "what the block's process printed")
+    made["code_version"] = code_version()
     path = _path(out, kind, length)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, made)

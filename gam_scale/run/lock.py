@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
+from gam_scale.strict import parse_json
 
 logger = logging.getLogger("gam_scale")
 
@@ -250,8 +251,8 @@ def _read(file: int, path: Path) -> dict[str, Any] | None:
 
 def _parse(content: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
+        value = parse_json(content.decode(), "a lock")
+    except (UserError, UnicodeDecodeError):
         return None
     return value if isinstance(value, dict) and isinstance(value.get("token"), str) else None
 

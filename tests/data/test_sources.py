@@ -147,7 +147,11 @@ def test_size_is_known_for_plain_text(tmp_path):
     [
         ("a.jsonl", jsonl(["x"], "body"), "line 1: no column 'text'.*'id', 'body'"),
         ("a.jsonl", b'{"text": 3}\n', "line 1: column 'text' holds int"),
-        ("a.jsonl", b'{"text": "x"}\n{"tex', "line 2 is not JSON"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"tex',
+            "line 2 is not valid JSON.*one object a line, or --skip-bad",
+        ),
         ("a.jsonl", b'["text"]\n', "line 1: no column"),
         ("a.jsonl", b'{"text": "\xff"}\n', "cannot be read as .jsonl"),
         ("a.txt", b"abc\xff", "cannot be read as .txt"),
