@@ -193,6 +193,6 @@ def _tell_torchrun(message: str) -> None:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         extra = {"timestamp": str(int(time.time())), "py_callstack": message}
-        told = {"message": message, "errorCode": EXIT_USER_ERROR, "extraInfo": extra}
+        failure = {"message": message, "errorCode": EXIT_USER_ERROR, "extraInfo": extra}
         with contextlib.suppress(OSError):
-            Path(path).write_text(json.dumps({"message": told}), encoding="utf-8")
+            Path(path).write_text(json.dumps({"message": failure}), encoding="utf-8")

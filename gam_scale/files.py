@@ -1,4 +1,4 @@
-"""Files: reading ordinary ones only, writing whole or not at all, folders made by one rename."""
+"""Files: only ordinary ones are read; files and folders are written whole, or are not there."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ _KINDS = (
 
 
 class _Reading(io.FileIO):
-    """An open file whose failures to be read, of a disk or a server, are sentences that name it."""
+    """An open file; where a disk or a server fails while it is read, a sentence names it."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(_open(path, os.O_RDONLY, "read"))
@@ -107,8 +107,8 @@ def write_bytes(path: str | Path, data: bytes, *, synced: bool = True) -> None:
     Args:
         path: of the file, which may exist.
         data: all of it.
-        synced: whether a failure of power leaves the earlier file or this one, for which the disk
-            is waited for; if not, the kill of a process does.
+        synced: wait for the disk, so that a power failure too leaves the earlier file or this one,
+            and not only the kill of this process.
 
     Raises:
         UserError: a folder, a pipe or a device is there, which a file would take the place of.
@@ -126,14 +126,14 @@ def write_bytes(path: str | Path, data: bytes, *, synced: bool = True) -> None:
 
 
 def put_in_place(partial: Path, final: Path, *, synced: bool = True) -> None:
-    """Make a file or a folder, which lies beside ``final`` and is whole, ``final`` in one rename.
+    """Make a whole file or folder ``final``, in one rename.
 
     A file takes the place of one that is there; a folder that of an empty folder only.
 
     Args:
-        partial: where it lies.
+        partial: where it was written, on the same disk.
         final: where it is to be.
-        synced: whether to wait until all of it is on the disk, and then until its name is.
+        synced: wait until its content is on the disk before that, and the name of a folder after.
     """
     if synced:
         for path in partial.rglob("*"):
@@ -150,7 +150,7 @@ def is_leftover(path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed :func:`write_bytes` left; for who alone writes to ``folder``."""
+    """Remove what killed :func:`write_bytes` left in a folder that only this process writes to."""
     for path in filter(is_leftover, folder.glob(".*.tmp")):
         path.unlink(missing_ok=True)
 

@@ -44,7 +44,7 @@ class Process:
             handle = os.pidfd_open(self.pid) if self.is_alive() else None
             if handle is not None:
                 try:
-                    if self.is_alive():  # so the handle is its, not that of one with its number
+                    if self.is_alive():  # so the handle is not that of a later one with its number
                         signal.pidfd_send_signal(handle, number)
                         return True
                 finally:

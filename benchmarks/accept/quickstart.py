@@ -56,8 +56,8 @@ class Quickstart:
 def launcher() -> list[str]:
     """The deepspeed command of this Python."""
     beside = Path(sys.executable).parent / "deepspeed"
-    found = str(beside) if beside.exists() else shutil.which("deepspeed")
-    return [found] if found else [sys.executable, "-m", "deepspeed.launcher.runner"]
+    launcher = str(beside) if beside.exists() else shutil.which("deepspeed")
+    return [launcher] if launcher else [sys.executable, "-m", "deepspeed.launcher.runner"]
 
 
 def call(check: Check, *words: object) -> str:
@@ -130,10 +130,10 @@ def resumed(check: Check) -> None:
 def evaluated(check: Check) -> None:
     """The loss that tools/evaluate.py finds is that of the run's end."""
     quick = Quickstart(check)
-    found = check.folder / "evaluated.json"
+    report = check.folder / "evaluated.json"
     command = [sys.executable, "tools/evaluate.py", quick.run, "--device", check.device.type]
-    call(check, *command, "--max-tokens", 8192, "--json", found)
-    loss, at_end = read_json(found)["loss"], quick.lines()[-1]["val_loss"]
+    call(check, *command, "--max-tokens", 8192, "--json", report)
+    loss, at_end = read_json(report)["loss"], quick.lines()[-1]["val_loss"]
     check.figure("validation loss", loss, "nats")
     # The same tokens in other batches, which a GPU may multiply in another order.
     check.figure("off the run's own", abs(loss - at_end), "nats", at_most=1e-3)

@@ -109,7 +109,7 @@ class Health:
 
     def _gather(self, data_wait: float) -> list[RankHealth]:
         world = self._world
-        mine = [
+        figures = [  # as RankHealth has them, after its rank and host
             self._probe() if world.world_size > 1 else 1.0,
             0.0 if math.isnan(data_wait) else data_wait,  # no time has passed
             float(peak_memory_bytes(world.device)),
@@ -117,8 +117,10 @@ class Health:
             host_memory_in_use(),
         ]
         # One sum of a table that has zeros in the others' rows: the one collective of any backend.
-        table = torch.zeros(world.world_size, len(mine), dtype=torch.float64, device=world.device)
-        table[world.rank] = torch.tensor(mine, dtype=torch.float64)
+        table = torch.zeros(
+            world.world_size, len(figures), dtype=torch.float64, device=world.device
+        )
+        table[world.rank] = torch.tensor(figures, dtype=torch.float64)
         world.all_reduce(table)
         return [
             RankHealth(rank, host, *row)
