@@ -257,7 +257,7 @@ def test_what_is_written_for_a_moment_is_named_as_a_leftover(tmp_path, config, m
     before = set(run.path.rglob("*"))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda *_, **__: None)
-        patch.setattr(Path, "replace", lambda *_: None)
+        patch.setattr(os, "replace", lambda *_: None)
         look(alone, run.checkpoints.folder, 0)
         Health(alone, run.ranks).line(1, 0.0)
     left = set(run.path.rglob("*")) - before
