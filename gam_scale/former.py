@@ -45,6 +45,7 @@ def _with_layers(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     for i, (was, now) in enumerate(zip(before, layers, strict=False)):
         if isinstance(was, dict) and not isinstance(now, str):
             with suppress(UserError):  # another kind's, or damaged: for the comparison to say
-                if MIXERS.read(was, "").at_length(length) == now.at_length(length):
+                then = MIXERS.of(MIXERS.read(was, ""))
+                if then.at_length(length) == now.at_length(length):
                     before[i] = to_dict(now)
     return saved | {"model": saved["model"] | {"layers": before}}

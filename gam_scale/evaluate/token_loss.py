@@ -4,7 +4,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gam_scale.data.packing import Batch
 from gam_scale.model.layout import Layout
@@ -13,12 +13,14 @@ from gam_scale.model.loss import IGNORE, chunk_rows
 
 
 class Predictor(Protocol):
-    """What these measurements need of a model: hidden states, and the embedding that is its head.
+    """What these measurements need of a model: hidden states, and what makes logits of them.
 
     ``hidden(tokens, layout)`` maps ids (B, T) to (B, T, d).
     """
 
-    embedding: nn.Embedding
+    @property
+    def head_weight(self) -> Tensor:
+        """(vocab_size, d)."""
 
     def hidden(self, tokens: Tensor, layout: Layout | None = None) -> Tensor: ...
 

@@ -239,13 +239,13 @@ def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
     return x if heads == queries else x.repeat_interleave(queries // heads, dim=1)
 
 
-def _shared(grads: tuple[Tensor, ...], heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def _shared(grads: tuple[Tensor, Tensor, Tensor], heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients, those of keys and values summed over the heads of queries that they served."""
-    of_queries, *others = grads
+    of_queries, of_keys, of_values = grads
     if of_queries.shape[1] == heads:
         return grads
-    summed = (x.unflatten(1, (heads, -1)).sum(2) for x in others)
-    return of_queries, *(_as_tokens(x) for x in summed)
+    of_keys, of_values = (x.unflatten(1, (heads, -1)).sum(2) for x in (of_keys, of_values))
+    return of_queries, _as_tokens(of_keys), _as_tokens(of_values)
 
 
 def _as_tokens(x: Tensor) -> Tensor:

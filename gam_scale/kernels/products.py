@@ -25,7 +25,7 @@ def product(a: Tensor, b: Tensor, precision: Precision) -> Tensor:
 
 
 @contextmanager
-def products_in(precision: Precision) -> Iterator[None]:
+def products_in(precision: str) -> Iterator[None]:
     """torch's float32 products on GPUs are made in TF32 within it, or as torch was told."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision

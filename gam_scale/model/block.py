@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,12 @@ class Block(nn.Module, ABC):
     do to normed tokens. Without a feed-forward network the first norm, then called ``norm``, is the
     only one; a layer that is not residual is its mixer alone.
     """
+
+    norm: nn.Module
+    norm1: nn.Module
+    norm2: nn.Module
+    ffn: Any
+    """A module with ``flops_per_token()``, or None."""
 
     def __init__(self, layer: MixerConfig, shape: Shape) -> None:
         super().__init__()

@@ -145,7 +145,7 @@ class ModelConfig:
 
     def feed_forward(self) -> FeedForwardConfig:
         """The feed-forward network of layers that name none."""
-        ffn = FEED_FORWARDS.of(self.ffn)
+        ffn: Any = FEED_FORWARDS.of(self.ffn)
         takes_mult = isinstance(self.ffn, str) and hasattr(ffn, "mult")
         return replace(ffn, mult=self.ffn_mult) if takes_mult else ffn
 

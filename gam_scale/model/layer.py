@@ -81,11 +81,11 @@ class Layer(nn.Module):
         The state given stays as it is. Without attention neither it nor the cost of a token grows
         with the text.
         """
-        seen = int(state["seen"])
-        layout = Layout.stream(*x.shape[:2], first=seen)
+        seen, (rows, length, _) = int(state["seen"]), x.shape
+        layout = Layout.stream(rows, length, first=seen)
         own = {name: value for name, value in state.items() if name != "seen"}
         y, own = self.block.extend(x, own, self._turned(layout, x))
-        return y, own | {"seen": torch.tensor(seen + x.shape[1])}
+        return y, own | {"seen": torch.tensor(seen + length)}
 
     def _turned(self, layout: Layout, x: Tensor) -> Layout:
         return layout.to(x.device).turned(self.config.rotation(x.dtype))

@@ -105,7 +105,8 @@ class Layout:
         end[end == 0] = begins.shape[1]
         pieces = _Pieces(row, begin, end, fresh[row, begin])
         documents = starts.cumsum(1, dtype=torch.int32)
-        return cls(tuple(positions.shape), positions, documents, starts, pieces)
+        rows, length = positions.shape
+        return cls((rows, length), positions, documents, starts, pieces)
 
     @classmethod
     def stream(cls, rows: int, length: int, first: int = 0) -> "Layout":
@@ -132,7 +133,7 @@ class Layout:
         """
         new = copy(self)
         new.positions = function(self.positions)
-        if self.documents is not None:
+        if self.documents is not None and self.starts is not None:
             new.documents, new.starts = function(self.documents), function(self.starts)
         new.stretches = Stretches(*map(function, self.stretches))
         same = self.spans.queries is self.ends
@@ -143,9 +144,14 @@ class Layout:
 
     def tensors(self) -> list[Tensor]:
         """All that :meth:`map` maps."""
-        found: list[Tensor] = []
-        self.map(lambda x: found.append(x) or x)
-        return found
+        tensors: list[Tensor] = []
+
+        def note(x: Tensor) -> Tensor:
+            tensors.append(x)
+            return x
+
+        self.map(note)
+        return tensors
 
     def to(self, device: torch.device | str) -> "Layout":
         """The same layout on ``device``; the copies do not wait."""
@@ -220,6 +226,7 @@ class Layout:
 
     def _documents(self, first: int, last: int) -> Tensor:
         """Counted from 0 for what goes on from before token ``first``."""
+        assert self.documents is not None
         here = self.documents[:, first:last]
         return here - self.documents[:, first - 1 : first] if first else alone(here)
 

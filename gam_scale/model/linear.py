@@ -1,7 +1,6 @@
 """Products with weights, in the faster of the two libraries that torch has for them on a CPU."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ class Linear(nn.Linear):
         weight: the weight's policy.
     """
 
-    policy: ClassVar[dict[str, Policy]] = {"weight": MATRIX, "bias": BIAS}
+    policy: dict[str, Policy] = {"weight": MATRIX, "bias": BIAS}
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, weight: Policy = MATRIX

@@ -1,12 +1,13 @@
 """The language model: embeddings, a stack of blocks, a final norm, a tied head."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gam_scale.model.block import Block
 from gam_scale.model.carry import CarriedRows
 from gam_scale.model.config import ModelConfig
 from gam_scale.model.context import Context
@@ -37,6 +38,8 @@ class LanguageModel(nn.Module):
     """
 
     context: Context | None = None
+    blocks: Sequence[Block]
+    """An ``nn.ModuleList``, whose type does not say of what."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -47,7 +50,8 @@ class LanguageModel(nn.Module):
         if config.position == "learned":
             self.position = PositionEmbedding(config.max_seq_len, config.d_model)
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(layer.build(config.shape) for layer in config.stack())
+        blocks = nn.ModuleList(layer.build(config.shape) for layer in config.stack())
+        self.blocks = cast(Sequence[Block], blocks)
         self.norm = config.final_norm().build(config.shape)
         self.head = None if config.tied_head else Head(config.d_model, config.vocab_size)
 
@@ -125,7 +129,8 @@ class LanguageModel(nn.Module):
         at every training sequence; attention cannot (:attr:`context_limit`).
         """
         seen, x = state["seen"], self.embedding(tokens)
-        layout = Layout.stream(*tokens.shape, first=seen).to(tokens.device)
+        rows, length = tokens.shape
+        layout = Layout.stream(rows, length, first=seen).to(tokens.device)
         layout = layout.turned(self.config.rotation(x.dtype))
         if self.position is not None:
             x = x + self.position(layout.positions % self.config.max_seq_len)
@@ -151,7 +156,8 @@ class LanguageModel(nn.Module):
     def reach(self) -> int | None:
         """Tokens that a prediction can depend on; None: all of the text so far."""
         reaches = [block.reach for block in self.blocks]
-        return None if None in reaches else 1 + sum(reaches)
+        known = [reach for reach in reaches if reach is not None]
+        return 1 + sum(known) if len(known) == len(reaches) else None
 
     def flops_per_token(self, seq_len: int) -> float:
         """Forward FLOPs per token; a training step costs three times this."""

@@ -9,7 +9,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from torch import nn
 
@@ -90,7 +90,7 @@ class Registry(Generic[P]):
             UserError: no such kind, or a setting that this kind does not have.
         """
         if isinstance(value, Part):
-            return value
+            return cast(P, value)
         kind = value.get("kind") if isinstance(value, dict) else value
         if not isinstance(kind, str) or kind not in self:
             missing = isinstance(value, dict) and "kind" not in value

@@ -7,7 +7,7 @@ instance that differs.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ class Draw(NamedTuple):
     n_layers: int
 
 
-Rule = Callable[[nn.Module, Tensor, Draw], None]
-"""Fills a parameter of a module with its initial value, in place."""
+Rule = Callable[[Any, Tensor, Draw], None]
+"""Fills a parameter with its initial value, in place: of its module, the parameter, a draw."""
 
 
 @dataclass(frozen=True)

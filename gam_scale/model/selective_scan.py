@@ -110,8 +110,10 @@ def _scan_groups(
     nothing = torch.zeros_like(decay)
     write = _scan_rows(x, dt, A, B, C, nothing, reset, fused, group)[1]
     # One row of a state per number: (rows, 1, groups, N E, 1).
-    folds = (v.unflatten(0, (rows, 1, -1)).flatten(-2).unsqueeze(-1) for v in (decay, write))
-    states = linear_scan(*folds, initial.reshape(rows, 1, -1, 1))[:, 0, ..., 0]
+    decays, writes = (
+        v.unflatten(0, (rows, 1, -1)).flatten(-2).unsqueeze(-1) for v in (decay, write)
+    )
+    states = linear_scan(decays, writes, initial.reshape(rows, 1, -1, 1))[:, 0, ..., 0]
     starts = states[:, :-1].reshape(decay.shape)
     y = _scan_rows(x, dt, A, B, C, starts, reset, fused, group)[0]
     return y.unflatten(0, (rows, -1)).flatten(1, 2)[:, :length], states[:, -1].view_as(initial)

@@ -105,7 +105,8 @@ def retreat(
         exponent = g * states[t]
         grad_A = torch.addcmul(grad_A, exponent, dt[:, t, None])
         grads.append((grad_write, _weighted_sum(ones, exponent * A), grad_B, grad_C))
-    return g, grad_A, *(torch.stack(each[::-1], 1) for each in zip(*grads, strict=True))
+    write, dt, B, C = (torch.stack(each[::-1], 1) for each in zip(*grads, strict=True))
+    return g, grad_A, write, dt, B, C
 
 
 def _states(

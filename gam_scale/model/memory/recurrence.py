@@ -72,7 +72,7 @@ class Chunks:
         self.length, self.size, self.count = length, size, -(-length // size)
         device = layout.positions.device
         causal = torch.ones(size, size, dtype=torch.bool, device=device).tril()
-        if layout.documents is None:
+        if layout.documents is None or layout.starts is None:
             self.starts = None
             self.carried = self.last = causal.new_ones(1, 1, 1, size)
             self.same = causal[None, None, None]

@@ -209,7 +209,7 @@ class AttentionBlock(Block):
         """Queries, keys and values, each (B, heads, T, d / heads)."""
         sizes = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
         q, k, v = self.qkv(h).unflatten(-1, (-1, self.width)).split(sizes, 2)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if self.is_rotary:
             q, k = (turn(y, *layout.turns[y.shape[-1]]) for y in (q, k))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gam_scale.kernels.choice import Trial
+from gam_scale.kernels.choice import Function, Trial
 from gam_scale.kernels.delta import fla_delta
 from gam_scale.kernels.products import Precision, product
 from gam_scale.model.context import Context
@@ -95,7 +95,7 @@ class DeltaMemory(HeadMemory):
             "beta": torch.sigmoid(draw(*heads)),
             "initial": draw(ROWS, self.n_heads, self.head_size, width),
         }
-        forms = {"fla": delta_in_kernels}
+        forms: dict[str, Function] = {"fla": delta_in_kernels}
         return Trial(delta_memory, forms, inputs, ("q", "k", "v"), trial_layout())
 
     def flops_per_token(self) -> float:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.errors import UserError
-from gam_scale.kernels.choice import HasKernels, Trial
+from gam_scale.kernels.choice import Function, HasKernels, Trial
 from gam_scale.kernels.mamba import mamba_ssm_scan
 from gam_scale.model.block import Block, State
 from gam_scale.model.context import Context
@@ -27,6 +27,8 @@ from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
 from gam_scale.strict import option
 
 DT_RANGE = (1e-3, 1e-1)  # step sizes at initialisation
+
+_ScanInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @MIXERS.register
@@ -180,7 +182,7 @@ class MambaMixer(HasKernels):
         """The next tokens (B, T, d) after ``state``."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x, conv_state = self.conv.extend(x, state["conv"], layout)
-        y, h = selective_scan(*self._scan_inputs(F.silu(x)), initial_state=state["h"])
+        y, h = selective_scan(*self._scan_inputs(F.silu(x)), None, state["h"])
         return self.out_proj(y * F.silu(z)), {"conv": conv_state, "h": h}
 
     def trials(self, context: int) -> list[Trial]:
@@ -196,10 +198,10 @@ class MambaMixer(HasKernels):
             "C": draw(ROWS, LENGTH, states),
             "D": draw(width),
         }
-        forms = {"mamba_ssm": lambda *leaves: (mamba_ssm_scan(*leaves[:-1], leaves[-1].starts),)}
+        forms: dict[str, Function] = {"mamba_ssm": _scanned_in_kernel}
         return [Trial(_scanned, forms, inputs, (), trial_layout())]
 
-    def _scan_inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _scan_inputs(self, x: Tensor) -> _ScanInputs:
         """x, dt, A, B, C, D of :func:`selective_scan`."""
         dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
         dt = F.softplus(self.dt_proj(dt))
@@ -246,8 +248,14 @@ class StepSize(Gate):
 
 def _scanned(*arguments: Any) -> tuple[Tensor]:
     """The portable scan of x, dt, A, B, C and D, and a layout with documents."""
-    *inputs, layout = arguments
-    return selective_scan(*inputs, layout.starts)[:1]
+    x, dt, A, B, C, D, layout = arguments
+    return (selective_scan(x, dt, A, B, C, D, layout.starts)[0],)
+
+
+def _scanned_in_kernel(*arguments: Any) -> tuple[Tensor]:
+    """The same in mamba_ssm's kernel."""
+    x, dt, A, B, C, D, layout = arguments
+    return (mamba_ssm_scan(x, dt, A, B, C, D, layout.starts),)
 
 
 def _state_before(

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gam_scale.kernels.choice import Trial
+from gam_scale.kernels.choice import Function, Trial
 from gam_scale.kernels.products import Precision, product
 from gam_scale.kernels.slot import fla_slot
 from gam_scale.model.context import Context
@@ -128,7 +128,7 @@ class SlotMemory(HeadMemory):
             "initial": draw(ROWS, self.n_heads, *slots),
             "bank": draw(self.n_heads, *slots),
         }
-        forms = {"fla": slot_in_kernels}
+        forms: dict[str, Function] = {"fla": slot_in_kernels}
         return [Trial(slot_memory, forms, inputs, ("q", "k", "v"), trial_layout())]
 
     def flops_per_token(self) -> float:

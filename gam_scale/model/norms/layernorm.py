@@ -38,7 +38,5 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
         wide = torch.promote_types(x.dtype, self.weight.dtype)
-        weight, bias = self.weight.to(wide), self.bias
-        if bias is not None:
-            bias = bias.to(wide)
-        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+        bias = None if self.bias is None else self.bias.to(wide)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(wide), bias, self.eps)
