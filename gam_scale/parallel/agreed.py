@@ -1,7 +1,7 @@
-"""What one rank looks up for all: each for itself might find another thing.
+"""What the main rank looks up for all ranks: each by itself might see something else.
 
 Another run's directory may change between two looks, and a network file system may show each host
-another state of it.
+a different state of it.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ def agreed(world: World, find: Callable[[], T]) -> T:
     """
     if world.world_size == 1:
         return find()
-    found: list[T | UserError | None] = [None]
+    outcome: list[T | UserError | None] = [None]
     if world.is_main:
         try:
-            found[0] = find()
+            outcome[0] = find()
         except UserError as error:
-            found[0] = error
-    dist.broadcast_object_list(found)
-    if isinstance(found[0], UserError):
-        raise found[0]
-    return found[0]  # type: ignore[return-value]
+            outcome[0] = error
+    dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], UserError):
+        raise outcome[0]
+    return outcome[0]  # type: ignore[return-value]

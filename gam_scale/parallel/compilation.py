@@ -1,4 +1,4 @@
-"""Blocks through torch.compile: each whole, in one graph; and what came of it, to be said."""
+"""Blocks compiled by torch.compile, each into one graph; what was compiled, or why not, to log."""
 
 import logging
 from collections.abc import Callable
@@ -15,7 +15,7 @@ logger = logging.getLogger("gam_scale")
 
 Backend = str | Callable[..., Any]
 _FAILURES = (TorchDynamoException, FailOnRecompileLimitHit)
-"""How torch says that it could not compile something, whoever of its parts could not."""
+"""What torch raises where one of its parts could not compile something."""
 
 BACKWARD_AUTOCAST = "off"
 """Autocast while a backward pass is traced, in torch's words: off, as where an uncompiled one

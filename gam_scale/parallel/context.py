@@ -1,4 +1,4 @@
-"""Sequences cut over ranks: what they exchange, and which part of a batch each one holds."""
+"""Sequences cut over ranks: what the ranks exchange, and which tokens of a batch each one holds."""
 
 from collections.abc import Callable
 
@@ -27,8 +27,8 @@ class SequenceContext:
     """The ranks along the mesh's context axis; see :class:`gam_scale.model.context.Context`.
 
     Attributes:
-        bytes_sent: by this rank so far, forward and backward, as algorithms count them: to each
-            other rank its own copy.
+        bytes_sent: by this rank so far, forward and backward, counting one copy for each rank that
+            receives.
     """
 
     def __init__(self, world: World) -> None:

@@ -1,4 +1,7 @@
-"""Whether a run computes on GPUs, never on CPUs by mistake, and which GPU is a rank's."""
+"""Whether a run computes on GPUs, and on which of them this rank does.
+
+A run that asks for GPUs, or was given some, never computes on CPUs by mistake.
+"""
 
 import socket
 from collections.abc import Mapping
@@ -44,7 +47,7 @@ def gpus_given(env: Mapping[str, str]) -> str:
 def gpu_of(local_rank: int, local_size: int, env: Mapping[str, str]) -> int:
     """Which of the GPUs that torch sees here is this rank's.
 
-    The one of its number where every rank of the host sees all of theirs. Under Slurm's
+    Number ``local_rank`` where every rank of the host sees the GPUs of all. Under Slurm's
     ``--gpus-per-task`` and ``--gpu-bind`` a task may see its own GPU only, which is then number 0.
 
     Args:
@@ -77,5 +80,5 @@ def _one_gpu_a_task(local_rank: int, ranks: int, env: Mapping[str, str]) -> bool
     if "SLURM_LOCALID" not in env or "SLURM_STEP_TASKS_PER_NODE" not in env:
         return False
     on_node = number(env, "SLURM_GPUS_ON_NODE", ranks)  # of the step; old versions do not say
-    mine = number(env, "SLURM_LOCALID") == local_rank
-    return mine and tasks_here(env) == ranks and on_node >= ranks
+    is_a_task = number(env, "SLURM_LOCALID") == local_rank
+    return is_a_task and tasks_here(env) == ranks and on_node >= ranks

@@ -1,8 +1,8 @@
 """The flight recorder: which collectives each rank has begun and ended, written where one hangs.
 
 torch keeps the last :data:`ENTRIES` of them in memory and writes them to a file when NCCL's own
-time-out is over. Ours comes first (see :data:`gam_scale.parallel.world.PATIENCE`), and ends the
-process: so the watchdog has them written before.
+time-out is over. The watchdog ends the process earlier than that (see
+:data:`gam_scale.parallel.world.PATIENCE`), and has them written first.
 """
 
 import faulthandler
@@ -16,7 +16,7 @@ ENTRIES = 2000
 FILE = "TORCH_FR_DUMP_TEMP_FILE"
 """The variable that says where torch writes them: a path, to which it adds the rank."""
 WRITING_S = 20.0
-"""For writing: a rank that waits for a broken GPU or disk ends without."""
+"""Seconds for writing: a rank that waits for a broken GPU or disk ends without a record."""
 
 
 def settings(prefix: str) -> dict[str, str]:

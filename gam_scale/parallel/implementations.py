@@ -1,4 +1,4 @@
-"""What each layer of a run's model computes with: one decision of all ranks, before it compiles."""
+"""Which implementation each layer computes with: decided by all ranks, before they compile."""
 
 import logging
 

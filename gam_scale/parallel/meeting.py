@@ -28,13 +28,13 @@ PORTS = 16
 """Ports that are tried, the given one and those after it."""
 POLL_S = 0.02
 KNOCK_S = 0.1
-"""Between attempts to connect."""
+"""Seconds between attempts to connect."""
 CONNECT_S = 2.0
-"""For a host to accept a connection."""
+"""Seconds for a host to accept a connection."""
 ANSWER_S = 5.0
-"""For what listens at a port to answer as a store does."""
+"""Seconds for what listens at a port to answer as a store does."""
 READ_S = 1.0
-"""For the others to read that rank 0 stops, whose store ends with it."""
+"""Seconds for the others to read that rank 0 stops: the store ends with rank 0."""
 STOPPED = "stopped"
 
 

@@ -1,9 +1,9 @@
-"""Signs of life of a job's ranks, through its store, by two requests a rank and beat.
+"""Signs of life of a job's ranks, exchanged through its store: two requests a rank and beat.
 
 Each rank writes its own sign. Rank 0 alone reads them all, in one request, and writes a summary of
-a few numbers that the others read: when it last knew of progress, and who is silent. So the store
-answers a number of requests that grows with the ranks, not with their square, and no answer but
-rank 0's grows at all. What becomes of rank 0 the others see by its summary.
+a few numbers that the others read: when it last knew of progress, and who is silent. The number of
+requests thus grows with the ranks, not with their square, and only the answer to rank 0 grows in
+size. The others know that rank 0 lives by its summary.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from gam_scale import pulse
 
 SILENCE_S = 5.0
-"""Without a sign of life, after which the summary names a rank."""
+"""Seconds without a sign of life after which the summary names a rank."""
 NAMED = 8
 """Silent ranks that a summary names at most."""
 
@@ -35,7 +35,7 @@ class Sign:
     heard: float
     """When this rank first saw it, on its own clock: clocks of nodes differ."""
     moved: float
-    """When it first saw a sign of life at that place and with so many beats, likewise."""
+    """When this rank first saw it at this place with this many beats, likewise."""
 
     def __str__(self) -> str:
         return f"step {self.step}, {self.doing}"
@@ -71,10 +71,10 @@ class Signs:
     def beat(self, step: int, doing: str) -> None:
         """Say that this rank lives, and where it stands; take in what the others have said."""
         self._count += 1
-        mine = [self._count, step, doing, pulse.beats()]
-        self._see(self._rank, *mine)
+        own = [self._count, step, doing, pulse.beats()]
+        self._see(self._rank, *own)
         if self._rank:
-            self._store.set(str(self._rank), json.dumps(mine))
+            self._store.set(str(self._rank), json.dumps(own))
             self._failure, summary = self._read([FAILURE, SUMMARY])
             if summary:
                 self._take(*json.loads(summary))
@@ -83,7 +83,7 @@ class Signs:
         longest_first = sorted(self._silent_here(), key=lambda s: s.seconds, reverse=True)
         self._silences = longest_first[:NAMED]
         named = [[s.rank, s.seconds, s.last] for s in self._silences]
-        self._store.set(SUMMARY, json.dumps([mine, self._progress, named]))
+        self._store.set(SUMMARY, json.dumps([own, self._progress, named]))
 
     @property
     def failure(self) -> str:
@@ -95,7 +95,7 @@ class Signs:
         self._store.compare_set(FAILURE, "", text)
 
     def silent(self, seconds: float) -> Silence | None:
-        """A rank without a sign of life for so long, :data:`SILENCE_S` at least."""
+        """A rank without a sign of life for ``seconds``, which are :data:`SILENCE_S` or more."""
         silences = self._silences if not self._rank else [*self._silent_here(), *self._silences]
         return next((silence for silence in silences if silence.seconds > seconds), None)
 
@@ -140,7 +140,7 @@ class Signs:
         self._signs[rank] = Sign(count, step, doing, beats, now, when)
 
     def _silent_here(self) -> Iterator[Silence]:
-        """Those of whom this rank itself would hear: of all on rank 0, of rank 0 elsewhere."""
+        """The silent ones of whose signs this rank reads itself: all on rank 0, else rank 0's."""
         for rank in range(1, self._world_size) if not self._rank else (0,):
             sign = self._signs.get(rank)
             since = time.monotonic() - (sign.heard if sign else self._began)

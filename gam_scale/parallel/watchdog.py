@@ -1,4 +1,4 @@
-"""Who failed, and who is missing: said on every rank's log, in seconds, instead of a hang."""
+"""Names the rank that failed or is missing, in every rank's log, within seconds: no job hangs."""
 
 import faulthandler
 import json
@@ -21,12 +21,12 @@ from gam_scale.parallel.world import AGENT_STORE, World
 logger = logging.getLogger("gam_scale")
 
 BEAT_S = 0.5
-"""Between signs of life."""
+"""Seconds between signs of life."""
 READ_S = 4 * BEAT_S
-"""For the others to read why rank 0 ends, where the store ends with it."""
+"""Seconds for the other ranks to read why rank 0 ends, where the store ends with rank 0."""
 LOST_S = 60.0
-"""Without a sign of life, after which a rank is gone without any other evidence: an interpreter can
-be busy in one call for a while. Where a collective has failed as well, SILENCE_S is enough."""
+"""Seconds without a sign of life after which a rank counts as gone. So many, since an interpreter
+can be busy in one call for a while; where a collective has failed as well, SILENCE_S is enough."""
 
 NO_STORE = "rank 0 or the launcher, which held the job's store, is gone"
 
@@ -35,13 +35,13 @@ _ECHO = re.compile(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|re
 
 
 class Watchdog:
-    """Publishes what this rank does in the job's store and reads what the others do.
+    """Writes into the job's store what this rank does, and reads there what the others do.
 
     As a context manager around a run: an error that leaves it is made known to all ranks, which
     end with it and the rank's number (:class:`~gam_scale.errors.EndedByOthers`). :meth:`at` and
-    :func:`gam_scale.pulse.beat` mark progress. When no rank has made any for ``timeout_s``, it is
-    logged where each one stands and which one is behind, and the job ends: a rank at long work of
-    its own keeps the others waiting.
+    :func:`gam_scale.pulse.beat` mark progress. When no rank has made any for ``timeout_s``, the log
+    says where each one stands and which one is behind, and the job ends. While one rank is at long
+    work of its own and marks progress, the others may wait for it.
     """
 
     def __init__(self, world: World, timeout_s: float) -> None:
@@ -51,7 +51,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def at(self, step: int, doing: str) -> None:
-        """Note progress: ``doing`` what, in or after which optimizer step."""
+        """Note progress: this rank is at ``doing``, in or after optimizer step ``step``."""
         self._place = (step, doing)
         pulse.beat()
 
@@ -177,5 +177,5 @@ def _agent_keeps_store() -> bool:
 
 
 def _times(places: dict[int, Sign], rank: int) -> int:
-    """How many ranks stand where this one does."""
+    """How many ranks stand where ``rank`` does."""
     return sum(str(sign) == str(places[rank]) for sign in places.values())

@@ -31,14 +31,14 @@ from gam_scale.parallel.meeting import PORTS, meet
 _BEFORE: dict[str, str | None] = {}
 """Environment variables that :func:`start` has set, as they were."""
 _HELD: list[Callable[[], object]] = []
-"""What gives back what engines hold beyond their run."""
+"""Functions that give back what engines hold beyond their run."""
 _HAS_MET = False
 """Whether this process has been in a group of several ranks."""
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """The variable by which torchrun says that its agent keeps the store where ranks meet."""
 PATIENCE = 10
-"""How many times the watchdog's time-out a collective waits: the watchdog, which knows whether the
-ranks that are missing from it make progress elsewhere, comes first."""
+"""A collective waits this many times as long as the watchdog, which thus ends a job first: the
+watchdog knows whether the ranks that are missing make progress elsewhere."""
 
 
 @dataclass(frozen=True)

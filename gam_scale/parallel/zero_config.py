@@ -12,8 +12,8 @@ from gam_scale.model.lm import outline
 from gam_scale.model.policy import keeps_fp32
 
 
-def engine_config(config: RunConfig, data_size: int) -> dict[str, Any]:
-    """The configuration for ``deepspeed.initialize``, for batches cut over ``data_size`` ranks.
+def engine_config(config: RunConfig, readers: int) -> dict[str, Any]:
+    """The configuration for ``deepspeed.initialize``, for batches cut over ``readers`` shares.
 
     Raises:
         UserError: ``parallel.deepspeed`` sets what the rest of the config decides otherwise, or
@@ -22,7 +22,7 @@ def engine_config(config: RunConfig, data_size: int) -> dict[str, Any]:
     train, stage = config.train, config.parallel.zero_stage
     options: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": n_micro_batches(train, data_size),
+        "gradient_accumulation_steps": n_micro_batches(train, readers),
         # Stage 0 in fp32 would neither clip nor report a norm: there both are ours.
         "gradient_clipping": 0.0 if stage == 0 else train.grad_clip,
         "zero_optimization": {"stage": stage},
@@ -70,7 +70,7 @@ def low_precision_modules(options: dict[str, Any]) -> list[type]:
     expected = 'expected a list of classes, such as ["gam_scale.model.linear.Linear"]'
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{where} is {names!r}; {expected}")
-    found = []
+    modules = []
     for name in names:
         module, _, attribute = name.rpartition(".")
         try:
@@ -81,8 +81,8 @@ def low_precision_modules(options: dict[str, Any]) -> list[type]:
             raise UserError(
                 f"{where} has {name!r}, whose {', '.join(kept)} must keep fp32; {expected}"
             )
-        found.append(kind)
-    return found if autocast["enabled"] else []
+        modules.append(kind)
+    return modules if autocast["enabled"] else []
 
 
 def check_offload_dir(folder: str) -> None:

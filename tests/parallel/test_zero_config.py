@@ -16,14 +16,14 @@ def config(stage=3, **deepspeed):
 
 
 def test_batches_follow_from_the_train_section():
-    options = engine_config(config(), data_size=2)
+    options = engine_config(config(), readers=2)
     assert options["train_micro_batch_size_per_gpu"] == 2
     assert options["gradient_accumulation_steps"] == 2
 
 
 def test_raw_options_are_merged():
     raw = {"zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 77}}
-    options = engine_config(config(**raw, wall_clock_breakdown=True), data_size=1)
+    options = engine_config(config(**raw, wall_clock_breakdown=True), readers=1)
     zero = options["zero_optimization"]
     assert (zero["stage"], zero["overlap_comm"], zero["reduce_bucket_size"]) == (3, True, 77)
     assert options["wall_clock_breakdown"] is True
@@ -47,7 +47,7 @@ def test_raw_options_are_merged():
 def test_modules_sent_in_bf16_are_looked_up(modules, said):
     raw = {"torch_autocast": {"lower_precision_safe_modules": modules}}
     with pytest.raises(UserError, match=f"lower_precision_safe_modules {said}"):
-        engine_config(config(**raw), data_size=1)
+        engine_config(config(**raw), readers=1)
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_modules_sent_in_bf16_are_looked_up(modules, said):
 )
 def test_contradictions_are_refused(raw, said):
     with pytest.raises(UserError, match=said):
-        engine_config(config(**raw), data_size=1)
+        engine_config(config(**raw), readers=1)
