@@ -16,10 +16,10 @@ from gam_scale.scaling.analysis import TARGETS, Settings, analyse
 from gam_scale.scaling.bootstrap import RESAMPLES
 from gam_scale.scaling.compare import DRAWS
 from gam_scale.scaling.cost import GPUS, MFU, Cost
-from gam_scale.scaling.extras import read_extras
 from gam_scale.scaling.fit import DELTA, GRID, FitSettings
 from gam_scale.scaling.outputs import write_report
 from gam_scale.scaling.points import COLUMNS, REQUIRED, read_csv
+from gam_scale.scaling.supplement import read_supplement
 from gam_scale.scaling.words import does_not_show, shows
 
 
@@ -30,17 +30,17 @@ def main() -> None:
     settings = Settings(fitting, args.bootstrap, args.test_draws, args.seed, tuple(args.targets))
     cost = Cost.of(args.gpus, args.mfu)
     points = read_csv(*args.csv)
-    extras = read_extras(args.curves, args.lr, args.evaluation, args.sweep, args.limit)
+    supplement = read_supplement(args.curves, args.lr, args.evaluation, args.sweep, args.limit)
     analysis = analyse(points, settings)
     source = ", ".join(
         f"{path.name} (sha256 {hashlib.sha256(read_regular(path)).hexdigest()[:16]})"
         for path in args.csv
     )
-    written = write_report(analysis, cost, source, args.out, extras)
+    written = write_report(analysis, cost, source, args.out, supplement)
     for sentence in shows(analysis):
         print(sentence)
     print("\nWhat the runs do not show:")
-    for sentence in [*does_not_show(analysis), *extras.sentences()]:
+    for sentence in [*does_not_show(analysis), *supplement.sentences()]:
         print(f"  {sentence}")
     print(f"\n{written[1]} and {len(written) - 1} more files, fit.json among them")
 

@@ -10,7 +10,7 @@ from gam_scale.files import csv_of_dicts, write_bytes
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import read_starts
 from gam_scale.run.metrics_file import read_metrics
-from gam_scale.scaling.extras import rate_sentence
+from gam_scale.scaling.supplement import rate_sentence
 from gam_scale.scaling.sweep_cell import SweepCell
 
 CURVE_POINTS = 60

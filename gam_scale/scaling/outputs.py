@@ -10,12 +10,16 @@ from gam_scale.experiment.code_version import code_version
 from gam_scale.files import csv_bytes, write_bytes, write_json
 from gam_scale.scaling.analysis import Analysis, as_dict
 from gam_scale.scaling.cost import Cost
-from gam_scale.scaling.extras import Extras
 from gam_scale.scaling.page import page
+from gam_scale.scaling.supplement import Supplement
 
 
 def write_report(
-    analysis: Analysis, cost: Cost, source: str, out: str | Path, extras: Extras | None = None
+    analysis: Analysis,
+    cost: Cost,
+    source: str,
+    out: str | Path,
+    supplement: Supplement | None = None,
 ) -> list[Path]:
     """Write fit.json, report.html, report.md, each figure as PNG and SVG, and three CSVs.
 
@@ -24,13 +28,13 @@ def write_report(
         cost: GPUs of the table of costs.
         source: what the runs were read from, as the report is to name it.
         out: the folder; files of an earlier report in it are replaced.
-        extras: what else is known of the runs.
+        supplement: what else is known of the runs.
 
     Raises:
         UserError: the folder cannot be written.
     """
     code = code_version()
-    files = page(analysis, cost, code, source, extras or Extras()).files("png", "svg")
+    files = page(analysis, cost, code, source, supplement or Supplement()).files("png", "svg")
     files["runs.csv"] = csv_bytes(*_runs(analysis))
     files["frontier.csv"] = csv_bytes(*_frontier(analysis))
     files["extrapolation.csv"] = csv_bytes(*_extrapolations(analysis, cost))

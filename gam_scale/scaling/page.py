@@ -5,17 +5,17 @@ from gam_scale.report.page import Folded, KeyFigures, Page, Part, Sentences
 from gam_scale.scaling import tables
 from gam_scale.scaling.analysis import Analysis
 from gam_scale.scaling.cost import Cost
-from gam_scale.scaling.extra_figures import extra_figures, extra_tables
-from gam_scale.scaling.extras import Extras
 from gam_scale.scaling.figures import figures
 from gam_scale.scaling.points import UNNAMED
+from gam_scale.scaling.supplement import Supplement
+from gam_scale.scaling.supplement_figures import supplement_figures, supplement_tables
 from gam_scale.scaling.words import does_not_show, shows
 
 FIRST_TABLES = 4
 """Law, best use of compute, extrapolation and its cost stand before the figures."""
 
 
-def page(analysis: Analysis, cost: Cost, code: str, source: str, extras: Extras) -> Page:
+def page(analysis: Analysis, cost: Cost, code: str, source: str, supplement: Supplement) -> Page:
     """All that is known, what is asked most first.
 
     Args:
@@ -23,23 +23,23 @@ def page(analysis: Analysis, cost: Cost, code: str, source: str, extras: Extras)
         cost: GPUs of the table of costs.
         code: the version that made them.
         source: what the runs were read from.
-        extras: what else is known of the runs.
+        supplement: what else is known of the runs.
     """
     names = [name for name, _ in analysis.measured]
-    shown = [*tables.tables(analysis, cost), *extra_tables(extras)]
-    limits = [*does_not_show(analysis), *extras.sentences()]
+    shown = [*tables.tables(analysis, cost), *supplement_tables(supplement)]
+    limits = [*does_not_show(analysis), *supplement.sentences()]
     parts: list[Part] = [
         *_key_figures(analysis),
         Sentences("What the runs show", shows(analysis)),
         Sentences("What the runs do not show", limits),
         *shown[:FIRST_TABLES],
         *figures(analysis),
-        *extra_figures(extras, names),
+        *supplement_figures(supplement, names),
         *shown[FIRST_TABLES:],
         tables.settings(analysis, cost, code, source),
     ]
-    if extras.sweep:
-        parts.append(Folded("The sweep", extras.sweep))
+    if supplement.sweep:
+        parts.append(Folded("The sweep", supplement.sweep))
     return Page("Scaling report", _subject(analysis), parts)
 
 

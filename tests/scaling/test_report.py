@@ -13,7 +13,7 @@ from scaling.synthetic import isoflop_runs, runs
 
 from gam_scale.errors import UserError
 from gam_scale.report.numbers import hours, large, ranged, scientific
-from gam_scale.scaling.extras import read_extras
+from gam_scale.scaling.supplement import read_supplement
 
 TOOL = Path(__file__).parents[2] / "tools" / "scaling_report.py"
 FAST = ("--grid", "2", "--bootstrap", "100", "--test-draws", "20")
@@ -24,7 +24,7 @@ def run_tool(*args: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=TOOL.parents[1], timeout=120)
 
 
-def extras(path: Path) -> list[object]:
+def supplement(path: Path) -> list[object]:
     """Options that name a file of every kind that a report can take beside the runs."""
     curves = [
         f"{family},{n},{family}-{n},{1000 * step},{9 / step**0.2 - i / 5}"
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n, d, loss in zip(points.params, points.tokens, points.loss, strict=True)
     ]
     (path / "runs.csv").write_text("\n".join(["params,tokens,loss,family", *rows]))
-    done = run_tool("--csv", path / "runs.csv", "--out", path / "out", *extras(path), *FAST)
+    done = run_tool("--csv", path / "runs.csv", "--out", path / "out", *supplement(path), *FAST)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "What the runs do not show" in done.stdout
@@ -129,22 +129,22 @@ def test_what_else_is_known_is_shown(folder) -> None:
         ("--evaluation", "{", "line 1 is not valid JSON"),
     ],
 )
-def test_mistakes_in_extras_are_named(tmp_path, option, text, message) -> None:
+def test_mistakes_in_the_supplement_are_named(tmp_path, option, text, message) -> None:
     (tmp_path / "extra").write_text(text)
     given = {"--curves": "curves", "--lr": "rates", "--evaluation": "evaluations"}
     value = tmp_path / "extra" if option == "--lr" else [tmp_path / "extra"]
     with pytest.raises(UserError, match=re.escape(message)):
-        read_extras(**{given[option]: value})
+        read_supplement(**{given[option]: value})
 
 
-def test_extras_are_read_as_runs_are(tmp_path) -> None:
+def test_the_supplement_is_read_as_runs_are(tmp_path) -> None:
     """Spaces, capitals and a byte order mark, as a spreadsheet leaves them."""
     path = tmp_path / "lr.csv"
     path.write_text("\ufeffFamily, lr_multiplier, lr, Loss\ngam, 2, 2e-3, 4.5\n", "utf-8")
-    (rates,) = read_extras(rates=path).rates
+    (rates,) = read_supplement(rates=path).rates
     assert (rates.family, rates.lrs, rates.losses) == ("gam", [2e-3], [4.5])
     with pytest.raises(UserError, match="no such file"):
-        read_extras(curves=[tmp_path / "none.csv"])
+        read_supplement(curves=[tmp_path / "none.csv"])
 
 
 def test_markdown_names_figures_that_are_there(folder) -> None:

@@ -1,4 +1,4 @@
-"""Figures and tables of a report's extras, beside those of the laws."""
+"""Figures and tables of a report's supplement, beside those of the laws."""
 
 import math
 from typing import Any
@@ -9,34 +9,34 @@ from gam_scale.report.axes import label, ticks_x
 from gam_scale.report.figure import Figure, Palette, shades
 from gam_scale.report.numbers import large, ranged, span
 from gam_scale.report.table import Table
-from gam_scale.scaling.extras import Curve, Extras
 from gam_scale.scaling.figures import finish
+from gam_scale.scaling.supplement import Curve, Supplement
 
 
-def extra_figures(extras: Extras, families: list[str]) -> list[Figure]:
+def supplement_figures(supplement: Supplement, families: list[str]) -> list[Figure]:
     """Every figure that there is data for; families in the order of their colours."""
     drawn = []
     for i, name in enumerate(families):
-        curves = [curve for curve in extras.curves if curve.family == name]
+        curves = [curve for curve in supplement.curves if curve.family == name]
         if curves:
             named, suffix = (f": {name}", f"-{i}") if len(families) > 1 else ("", "")
             drawn.append(_training(curves, i, named, suffix))
-    if extras.rates:
-        drawn.append(_rates(extras, families))
-    if extras.positions:
-        drawn.append(_positions(extras, families))
+    if supplement.rates:
+        drawn.append(_rates(supplement, families))
+    if supplement.positions:
+        drawn.append(_positions(supplement, families))
     return drawn
 
 
-def extra_tables(extras: Extras) -> list[Table]:
+def supplement_tables(supplement: Supplement) -> list[Table]:
     """Every table that there is data for."""
     tables = []
-    if extras.rates:
-        tables.append(_rate_table(extras))
-    if extras.positions:
-        tables.append(_position_table(extras))
-    if extras.recall:
-        tables.append(_recall_table(extras))
+    if supplement.rates:
+        tables.append(_rate_table(supplement))
+    if supplement.positions:
+        tables.append(_position_table(supplement))
+    if supplement.recall:
+        tables.append(_recall_table(supplement))
     return tables
 
 
@@ -63,10 +63,10 @@ def _training(curves: list[Curve], i: int, named: str, suffix: str) -> Figure:
     return Figure(f"training{suffix}", f"Training curves{named}", caption, draw)
 
 
-def _rates(extras: Extras, families: list[str]) -> Figure:
+def _rates(supplement: Supplement, families: list[str]) -> Figure:
     # Colours are the families'; one that has no law takes the next.
-    names = [*families, *(r.family for r in extras.rates if r.family not in families)]
-    ordered = sorted(extras.rates, key=lambda r: names.index(r.family))
+    names = [*families, *(r.family for r in supplement.rates if r.family not in families)]
+    ordered = sorted(supplement.rates, key=lambda r: names.index(r.family))
     keys = tuple((names.index(r.family), r.family) for r in ordered)
 
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
@@ -76,25 +76,27 @@ def _rates(extras: Extras, families: list[str]) -> Figure:
         x_label, form = "times the learning rate of the sweep", "{:g}".format
         finish(axes, palette, narrow, x_label, "loss, nats per token", form)
         ticks_x(
-            axes, sorted({m for rates in extras.rates for m in rates.multipliers}), "{:g}".format
+            axes,
+            sorted({m for rates in supplement.rates for m in rates.multipliers}),
+            "{:g}".format,
         )
 
     caption = "loss of each family's smallest model on the smallest budget; 1 is the sweep's rate"
     return Figure("learning-rate", "Sensitivity to the learning rate", caption, draw, keys)
 
 
-def _positions(extras: Extras, families: list[str]) -> Figure:
+def _positions(supplement: Supplement, families: list[str]) -> Figure:
     # A run of tools/sweep.py begins with its family's name and has that colour.
     own = [
         next((i for i, name in enumerate(families) if p.name.startswith(f"{name}-d")), -1)
-        for p in extras.positions
+        for p in supplement.positions
     ]
     colours = own if len(set(own) - {-1}) == len(own) else range(len(own))
-    keys = tuple((i, p.name) for i, p in zip(colours, extras.positions, strict=True))
+    keys = tuple((i, p.name) for i, p in zip(colours, supplement.positions, strict=True))
 
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         ends: set[int] = set()
-        for i, p in zip(colours, extras.positions, strict=True):
+        for i, p in zip(colours, supplement.positions, strict=True):
             # A bin stands where its middle is on a logarithmic axis.
             x = [math.sqrt(a * b) for a, b in zip(p.first, p.last, strict=True)]
             axes.plot(x, p.mean, "o-", color=palette.line(i), lw=1.8, ms=4, mew=0)
@@ -107,10 +109,10 @@ def _positions(extras: Extras, families: list[str]) -> Figure:
     return Figure("by-position", "Loss by position", caption, draw, keys)
 
 
-def _rate_table(extras: Extras) -> Table:
-    columns = sorted({m for rates in extras.rates for m in rates.multipliers})
+def _rate_table(supplement: Supplement) -> Table:
+    columns = sorted({m for rates in supplement.rates for m in rates.multipliers})
     rows = []
-    for rates in extras.rates:
+    for rates in supplement.rates:
         known = dict(zip(rates.multipliers, rates.losses, strict=True))
         base = dict(zip(rates.multipliers, rates.lrs, strict=True)).get(1.0)
         cells = [f"{known[m]:.3f}" if m in known else "" for m in columns]
@@ -123,23 +125,23 @@ def _rate_table(extras: Extras) -> Table:
     return Table("Sensitivity to the learning rate", header, rows, note)
 
 
-def _position_table(extras: Extras) -> Table:
-    spans = {ends for p in extras.positions for ends in zip(p.first, p.last, strict=True)}
+def _position_table(supplement: Supplement) -> Table:
+    spans = {ends for p in supplement.positions for ends in zip(p.first, p.last, strict=True)}
     rows = []
     for first, last in sorted(spans):
         cells = []
-        for p in extras.positions:
+        for p in supplement.positions:
             means = dict(zip(zip(p.first, p.last, strict=True), p.mean, strict=True))
             cells.append(f"{means[first, last]:.3f}" if (first, last) in means else "")
         rows.append([span(first, last), *cells])
-    header = ["tokens of context", *(p.name for p in extras.positions)]
+    header = ["tokens of context", *(p.name for p in supplement.positions)]
     return Table("Loss by position", header, rows, "Nats per token of held-out text.")
 
 
-def _recall_table(extras: Extras) -> Table:
-    tasks = list(dict.fromkeys(task for r in extras.recall for task in r.scores))
+def _recall_table(supplement: Supplement) -> Table:
+    tasks = list(dict.fromkeys(task for r in supplement.recall for task in r.scores))
     rows = []
-    for r in extras.recall:
+    for r in supplement.recall:
         scores = (r.scores.get(task) for task in tasks)
         rows.append([r.name, *(ranged(s[0], s[1:]) if s else "" for s in scores)])
     note = (

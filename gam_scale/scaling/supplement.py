@@ -1,6 +1,6 @@
-"""What a report shows beside the laws: training curves, learning rates, use of the context.
+"""The supplement of a report on laws: training curves, learning rates, use of the context.
 
-All of it is optional, and read from files: ``curves.csv`` and ``lr.csv`` of tools/sweep.py collect,
+Each part is optional and read from a file: ``curves.csv`` and ``lr.csv`` of tools/sweep.py collect,
 and what ``tools/evaluate.py --json`` writes.
 """
 
@@ -61,8 +61,8 @@ class Recalled:
 
 
 @dataclass(frozen=True)
-class Extras:
-    """All of it; empty lists where there is none."""
+class Supplement:
+    """What was given of it; empty where nothing was."""
 
     curves: list[Curve] = field(default_factory=list)
     rates: list[Rates] = field(default_factory=list)
@@ -75,8 +75,8 @@ class Extras:
 
     def sentences(self) -> list[str]:
         """What else the runs do not show."""
-        sentences = [rate_sentence(r.family, r.multipliers, r.losses) for r in self.rates]
-        return [*self.limits, *(f"{sentence}." for sentence in sentences if sentence)]
+        on_rates = [rate_sentence(r.family, r.multipliers, r.losses) for r in self.rates]
+        return [*self.limits, *(f"{sentence}." for sentence in on_rates if sentence)]
 
 
 ENOUGH = 0.01  # nats below which another learning rate is no better
@@ -97,13 +97,13 @@ def rate_sentence(family: str, multipliers: list[float], losses: list[float]) ->
     )
 
 
-def read_extras(
+def read_supplement(
     curves: Iterable[Path] = (),
     rates: Path | None = None,
     evaluations: Iterable[Path] = (),
     sweep: Path | None = None,
     limits: Iterable[str] = (),
-) -> Extras:
+) -> Supplement:
     """Read what there is.
 
     Args:
@@ -116,29 +116,27 @@ def read_extras(
     Raises:
         UserError: naming the file, and what in it cannot be read.
     """
-    extras = Extras(
+    supplement = Supplement(
         [curve for path in curves for curve in _curves(path)],
         _rates(rates) if rates is not None else [],
         sweep=json.dumps(read_json(sweep), indent=2) if sweep is not None else "",
         limits=tuple(limits),
     )
     for path in evaluations:
-        _evaluation(path, extras)
-    return extras
+        _add_evaluation(path, supplement)
+    return supplement
 
 
 def _curves(path: Path) -> list[Curve]:
     rows = _rows(path, CURVE_COLUMNS, numbers=("params", "tokens", "loss"))
-    return [
-        Curve(
-            family,
-            params,
-            *map(list, zip(*((r["tokens"], r["loss"]) for r in points), strict=True)),
-        )
-        for (family, params, _), points in groupby(
-            rows, key=lambda row: (row["family"], row["params"], row["run"])
-        )
-    ]
+    curves = []
+    for (family, params, _), of_run in groupby(
+        rows, key=lambda row: (row["family"], row["params"], row["run"])
+    ):
+        points = list(of_run)
+        tokens, losses = ([point[name] for point in points] for name in ("tokens", "loss"))
+        curves.append(Curve(family, params, tokens, losses))
+    return curves
 
 
 def _rates(path: Path) -> list[Rates]:
@@ -169,14 +167,14 @@ def _rows(path: Path, wanted: Iterable[str], numbers: Iterable[str]) -> list[dic
     ]
 
 
-def _evaluation(path: Path, extras: Extras) -> None:
+def _add_evaluation(path: Path, supplement: Supplement) -> None:
     data = read_json(path)
     try:
         for one in data["checkpoints"]:
             if one.get("by_position"):
-                extras.positions.append(_positions(one))
+                supplement.positions.append(_positions(one))
         for one in data["recall"]:
-            extras.recall.append(Recalled(one["kind"], dict(map(_score, one["scores"]))))
+            supplement.recall.append(Recalled(one["kind"], dict(map(_score, one["scores"]))))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path} is not what tools/evaluate.py writes; expected the file of its --json with "
