@@ -31,15 +31,15 @@ PARTS = {
 
 def tables(results: Results, blocks: Sequence[dict[str, Any]]) -> list[Table]:
     """Every table that something was measured for."""
-    found = []
+    of_runs = []
     for dataset in results.datasets():
-        found += [perplexities(results, dataset), details(results, dataset)]
-    found = [table for table in [*found, leads(results)] if table.rows]
+        of_runs += [perplexities(results, dataset), details(results, dataset)]
+    made = [table for table in [*of_runs, leads(results)] if table.rows]
     if blocks:
-        found += [block_times(blocks), block_memory(blocks)]
+        made += [block_times(blocks), block_memory(blocks)]
     if any((("wikitext2", model, "paper") in results.cells) for model in MODELS_3[1:]):
-        found.append(ablations(results))
-    return found
+        made.append(ablations(results))
+    return made
 
 
 def perplexities(results: Results, dataset: str) -> Table:
@@ -51,15 +51,15 @@ def perplexities(results: Results, dataset: str) -> Table:
         }
         if not any(cells.values()):
             continue
-        told = TABLE_1.get((dataset, model))
+        published = TABLE_1.get((dataset, model))
         best = cells["unhandicapped"] or cells["scaled"]
         rows.append(
             [
                 MODELS[model],
                 _params(results, dataset, model, "paper"),
-                f"{told.perplexity:,.2f}" if told else "not published",
-                *(_told(cells[s]) for s in ("paper", "scaled")),
-                _told(cells["unhandicapped"]) if model in REMOVED else "the same",
+                f"{published.perplexity:,.2f}" if published else "not published",
+                *(_shown(cells[s]) for s in ("paper", "scaled")),
+                _shown(cells["unhandicapped"]) if model in REMOVED else "the same",
                 _change(best, cells["paper"]),
             ]
         )
@@ -81,18 +81,18 @@ def details(results: Results, dataset: str) -> Table:
             key = (dataset, model, setup)
             if (row := results.first(key)) is None:
                 continue
-            told = TABLE_1.get((dataset, model)) if setup == "paper" else None
+            published = TABLE_1.get((dataset, model)) if setup == "paper" else None
             seconds = [r["epoch_tokens"] / r["tokens_per_s"] for r in results.cells[key]]
             rows.append(
                 [
                     f"{MODELS[model]}, {_setup(model, setup)}",
                     f"{row['params']:,}",
-                    _told(results.spread(key, "train_loss"), "{:.3f}"),
-                    _told(results.spread(key, "val_loss"), "{:.3f}"),
-                    f"{told.loss:.4f}" if told else "",
-                    _told(results.spread(key, "val_bits_per_byte"), "{:.3f}"),
-                    _told(Spread.of(seconds), "{:,.0f}"),
-                    f"{told.epoch_seconds:,.1f}" if told else "",
+                    _shown(results.spread(key, "train_loss"), "{:.3f}"),
+                    _shown(results.spread(key, "val_loss"), "{:.3f}"),
+                    f"{published.loss:.4f}" if published else "",
+                    _shown(results.spread(key, "val_bits_per_byte"), "{:.3f}"),
+                    _shown(Spread.of(seconds), "{:,.0f}"),
+                    f"{published.epoch_seconds:,.1f}" if published else "",
                     str(len(results.cells[key])),
                 ]
             )
@@ -114,8 +114,8 @@ def leads(results: Results) -> Table:
             ours, theirs = TABLE_1[dataset, "gam"].loss, TABLE_1.get((dataset, other))
             cells = [lead(results, dataset, other, setup) for setup in SETUPS]
             if any(cells):
-                told = f"{ours - theirs.loss:+.3f}" if theirs else "not published"
-                rows.append([f"{TITLES[dataset]}: GAM less {MODELS[other]}", told])
+                published = f"{ours - theirs.loss:+.3f}" if theirs else "not published"
+                rows.append([f"{TITLES[dataset]}: GAM less {MODELS[other]}", published])
                 rows[-1] += [_difference(cell) for cell in cells]
     note = (
         "Difference of the validation losses in nats; below 0, GAM is better. ± is its standard "
@@ -153,24 +153,33 @@ def block_memory(blocks: Sequence[dict[str, Any]]) -> Table:
 
 
 def _blocks(title: str, blocks: Sequence[dict[str, Any]], column: str, note: str) -> Table:
-    found = {(b["kind"], b["T"]): b for b in blocks}
+    measured = {(b["kind"], b["T"]): b for b in blocks}
     rows = []
     for length in sorted({b["T"] for b in blocks}):
         row = [f"{length:,}"]
         for kind in ("gam", "transformer"):
-            told = TABLE_2.get((kind, length))
-            value = getattr(told, column) if told else None
-            row.append("" if told is None else "did not fit" if value is None else f"{value:,.1f}")
+            published = TABLE_2.get((kind, length))
+            row.append(_figure(published, published and getattr(published, column), "did not fit"))
         for kind in KINDS:
-            made = found.get((kind, length))
-            value = made and (made["ms"] if column == "ms" else made["bytes"])
-            scale = 1 if column == "ms" else MIB
-            row.append(
-                "" if made is None else "does not fit" if value is None else f"{value / scale:,.1f}"
-            )
+            block = measured.get((kind, length))
+            row.append(_figure(block, block and _in_units(block, column), "does not fit"))
         rows.append(row)
     header = ["T", "GAM, published", "Transformer, published", *(BLOCKS[kind] for kind in KINDS)]
     return Table(title, header, rows, note)
+
+
+def _in_units(block: dict[str, Any], column: str) -> float | None:
+    """Milliseconds, or megabytes of 1024 * 1024 bytes."""
+    if column == "ms":
+        return block["ms"]
+    return None if block["bytes"] is None else block["bytes"] / MIB
+
+
+def _figure(measurement: object, value: float | None, too_large: str) -> str:
+    """A cell of table 2: empty where nothing was measured."""
+    if measurement is None:
+        return ""
+    return too_large if value is None else f"{value:,.1f}"
 
 
 def _block_note(blocks: Sequence[dict[str, Any]]) -> str:
@@ -189,13 +198,14 @@ def ablations(results: Results) -> Table:
     """Table 3, with each row's perplexity over the full model's."""
     rows, full = [], ("wikitext2", "gam")
     for model in MODELS_3:
-        told, base = TABLE_3[model], TABLE_3["gam"]
+        published, base = TABLE_3[model], TABLE_3["gam"]
         row = [MODELS[model], *PARTS[model], _params(results, "wikitext2", model, "paper")]
-        row += [f"{told.perplexity:,.2f}", _percent(told.perplexity / base.perplexity - 1)]
+        over_full = _percent(published.perplexity / base.perplexity - 1)
+        row += [f"{published.perplexity:,.2f}", over_full]
         for setup in ("paper", "scaled"):
-            mine = results.spread(("wikitext2", model, setup), "val_perplexity")
+            ours = results.spread(("wikitext2", model, setup), "val_perplexity")
             whole = results.spread((*full, setup), "val_perplexity")
-            row += [_told(mine), _change(mine, whole)]
+            row += [_shown(ours), _change(ours, whole)]
         rows.append(row)
     header = ["model", "fusion", "paths", "parameters", "published", "over full"]
     header += [SETUPS["paper"], "over full", SETUPS["scaled"], "over full"]
@@ -215,7 +225,7 @@ def _params(results: Results, dataset: str, model: str, setup: str) -> str:
     return f"{row['params']:,}" if row else ""
 
 
-def _told(spread: Spread | None, form: str = "{:,.1f}") -> str:
+def _shown(spread: Spread | None, form: str = "{:,.1f}") -> str:
     return spread.text(form) if spread else ""
 
 
@@ -227,10 +237,10 @@ def _percent(value: float) -> str:
     return f"{value:+.1%}"
 
 
-def _difference(found: tuple[float, float | None] | None) -> str:
-    if found is None:
+def _difference(pair: tuple[float, float | None] | None) -> str:
+    if pair is None:
         return ""
-    difference, error = found
+    difference, error = pair
     return f"{difference:+.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
 
