@@ -173,8 +173,8 @@ def _own_streams(folder: Path) -> Iterator[None]:
     kept = [os.dup(number) for number in (0, 1, 2)]
     try:
         with open(os.devnull) as nothing, append_regular(folder / "controller.log") as file:
-            for number, stream in zip((0, 1, 2), (nothing, file, file), strict=True):
-                os.dup2(stream.fileno(), number)
+            for number, stream in enumerate((nothing.fileno(), file.fileno(), file.fileno())):
+                os.dup2(stream, number)
         yield
     finally:
         for number, was in zip((0, 1, 2), kept, strict=True):

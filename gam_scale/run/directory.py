@@ -146,8 +146,9 @@ class RunDir:
                 f"train.steps is {steps} but the run in {self.path} has done {done}; expected at "
                 "least that many, another log.run_dir, or --fresh to start over"
             )
-        longer = newest and "train.steps" in differences(read_json(self.config), config)
-        if longer and (differs := rewritten_past(load_config_of(newest), done, config)):
+        if newest is None or "train.steps" not in differences(read_json(self.config), config):
+            return
+        if differs := rewritten_past(load_config_of(newest), done, config):
             raise UserError(
                 f"{differs}; expected the same train.steps, or a new log.run_dir with "
                 f"checkpoint.continue_from {self.path}, whose schedule is its own"
@@ -167,8 +168,8 @@ class RunDir:
         """
         different, newest = differences(read_json(self.config), config), self.checkpoints.latest()
         may_change: tuple[str, ...] = MAY_CHANGE
-        sets = data and newest and any(key.startswith("data.sets") for key in different)
-        if sets and load_state(newest).data_fingerprint == data:
+        other_sets = data and any(key.startswith("data.sets") for key in different)
+        if other_sets and newest and load_state(newest).data_fingerprint == data:
             may_change += ("data.sets",)
         for key, (before, now) in different.items():
             if not key.startswith(may_change):

@@ -69,14 +69,13 @@ class RunLock:
         """
         locked = self._open()
         try:
-            before = _read(self._file, self.path)
-            elsewhere = before is not None and before.get("host") != self._me["host"]
-            if elsewhere:
+            before = _read(self._descriptor, self.path)
+            if before is not None and before.get("host") != self._me["host"]:
                 self._watch(before, WATCH_S if locked else FROZEN_S)
             elif not locked:  # on one host flock is exact
                 self._refuse(before)
         except UserError:
-            os.close(self._file)
+            os.close(self._descriptor)
             self._file = None
             raise
         self._write({**self._me, "beat": 0})
@@ -107,6 +106,12 @@ class RunLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    @property
+    def _descriptor(self) -> int:
+        """Of the open lock file."""
+        assert self._file is not None, "the lock file is not open"
+        return self._file
+
     def _open(self) -> bool:
         """Open the file at the lock's path, made if need be; whether its flock is ours."""
         try:
@@ -122,7 +127,7 @@ class RunLock:
 
     def _flock(self) -> bool:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
@@ -155,7 +160,7 @@ class RunLock:
 
     def _mine(self) -> bool:
         try:
-            current = _parse(os.pread(self._file, LENGTH, 0)) if self._in_place() else None
+            current = _parse(os.pread(self._descriptor, LENGTH, 0)) if self._in_place() else None
         except OSError as error:
             # A file system that fails for a moment is no reason to end a run. Over NFS, the open
             # file of a lock that was removed or replaced elsewhere is stale.
@@ -165,7 +170,7 @@ class RunLock:
     def _in_place(self) -> bool:
         """Whether the open file is still the one at the path."""
         try:
-            return os.path.samestat(os.lstat(self.path), os.fstat(self._file))
+            return os.path.samestat(os.lstat(self.path), os.fstat(self._descriptor))
         except FileNotFoundError:
             return False
 
@@ -173,7 +178,7 @@ class RunLock:
         # One write of a fixed length: a reader never finds half of it.
         text = json.dumps(content).ljust(LENGTH - 1) + "\n"
         assert len(text) == LENGTH, text
-        os.pwrite(self._file, text.encode(), 0)
+        os.pwrite(self._descriptor, text.encode(), 0)
 
 
 def lock_path(run_dir: str | Path) -> Path:
