@@ -1,7 +1,7 @@
 """A cell of an experiment: one run of its grid, what that costs, and what has become of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import Any, Literal
 from gam_scale.config import RunConfig
 from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.run.lock import is_held
+from gam_scale.run.settings import differences
 from gam_scale.schedule import stable_steps
-from gam_scale.strict import to_dict
 
 FORWARD_AND_BACKWARD = 3.0  # a training step over a forward pass
-SPEED_ONLY = {"train": ("compile", "recompute", "micro_batch_size")}
+SPEED_ONLY = ("train.compile", "train.recompute", "train.micro_batch_size")
 """Settings that change how fast a cell trains and not what it comes to."""
 
 Row = dict[str, Any]
@@ -110,19 +110,18 @@ class Cell(ABC):
 
 
 def changed_setting(
-    saved: Mapping[str, Any], config: RunConfig, sections: Sequence[str]
+    saved: dict[str, Any], config: RunConfig, sections: Sequence[str]
 ) -> str | None:
-    """The first setting of ``sections``, by dotted key, that a saved config has otherwise.
+    """A setting of ``sections``, by dotted key, that a saved config has otherwise, if any.
 
     Args:
-        saved: of a config's file; what it does not name had its default and counts as the same.
+        saved: of a config's file; a setting that is younger has its default there.
         config: of today.
         sections: those that decide what a run comes to; :data:`SPEED_ONLY` is left out.
     """
-    now = to_dict(config)
-    for section in sections:
-        before, no_matter = saved.get(section, {}), SPEED_ONLY.get(section, ())
-        for key, value in now[section].items():
-            if key not in no_matter and before.get(key, value) != value:
-                return f"{section}.{key}"
-    return None
+    changed = [
+        key
+        for key in differences(saved, config)
+        if key.partition(".")[0] in sections and key not in SPEED_ONLY
+    ]
+    return min(changed, key=lambda key: key.count("."), default=None)  # width before its heads

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
@@ -101,8 +101,8 @@ def measure(kind: str, length: int, scale: float, device: str) -> dict[str, Any]
 
 
 def _measure(block: nn.Module, batch: int, length: int, scale: float) -> dict[str, Any]:
-    parameters = list(block.parameters())
-    device, width = parameters[0].device, block.norm1.weight.numel()
+    parameters, norm = list(block.parameters()), cast(nn.LayerNorm, block.norm1)
+    device, width = parameters[0].device, norm.weight.numel()
     x = torch.randn(batch, length, width, device=device)
     layout = Layout.stream(batch, length).to(device)
 

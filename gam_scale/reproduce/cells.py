@@ -25,7 +25,6 @@ from gam_scale.experiment.cell import Cell, Row, changed_setting
 from gam_scale.experiment.code_version import code_version
 from gam_scale.experiment.grid import Grid
 from gam_scale.files import write_json
-from gam_scale.former import in_todays_terms
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.strict import apply_overrides, from_dict, read_json, to_dict
@@ -113,9 +112,7 @@ class PaperCell(Cell):
         """
         path = self.config_path
         if path.exists():
-            # A file older than a setting has its default.
             saved = to_dict(from_dict(RunConfig, read_json(path)))
-            saved = in_todays_terms(saved, self.config)
             if key := changed_setting(saved, self.config, ("model", "data", "train", "eval")):
                 raise UserError(
                     f"{path} has another {key} than this command makes; expected the same scale "

@@ -9,7 +9,7 @@ from gam_scale.files import csv_of_dicts, write_bytes, write_json
 from gam_scale.report.axes import ticks_x
 from gam_scale.report.figure import Figure, Palette
 from gam_scale.report.numbers import large
-from gam_scale.report.page import Page, Sentences
+from gam_scale.report.page import Page, Part, Sentences
 from gam_scale.report.table import Table
 from gam_scale.reproduce import blocks, words
 from gam_scale.reproduce.cells import results as finished
@@ -57,7 +57,7 @@ def write_page(out: Path, notes: Sequence[str] = ()) -> list[Path]:
     if not rows and not timed:
         return []
     setup, results = read_json(out / SETUP_FILE), Results(rows)
-    parts = [
+    parts: list[Part] = [
         Sentences("What the figures show", words.shows(results, timed)),
         Sentences("What they do not show", words.does_not_show(results, setup["scale"], notes)),
         Sentences("What the published set-up handicaps", words.HANDICAPS),

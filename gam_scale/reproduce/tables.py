@@ -111,11 +111,10 @@ def leads(results: Results) -> Table:
     rows = []
     for dataset in results.datasets():
         for other in MODELS_1[1:]:
-            ours, theirs = TABLE_1[dataset, "gam"].loss, TABLE_1.get((dataset, other))
             cells = [lead(results, dataset, other, setup) for setup in SETUPS]
             if any(cells):
-                published = f"{ours - theirs.loss:+.3f}" if theirs else "not published"
-                rows.append([f"{TITLES[dataset]}: GAM less {MODELS[other]}", published])
+                name = f"{TITLES[dataset]}: GAM less {MODELS[other]}"
+                rows.append([name, _published_lead(dataset, other)])
                 rows[-1] += [_difference(cell) for cell in cells]
     note = (
         "Difference of the validation losses in nats; below 0, GAM is better. ± is its standard "
@@ -123,6 +122,13 @@ def leads(results: Results) -> Table:
         "scaled initialisation and against the residual Mamba."
     )
     return Table("Is GAM ahead?", ["models", "published", *SETUPS.values()], rows, note)
+
+
+def _published_lead(dataset: str, other: str) -> str:
+    gam, theirs = TABLE_1[dataset, "gam"], TABLE_1.get((dataset, other))
+    if theirs is None or gam.loss is None or theirs.loss is None:
+        return "not published"
+    return f"{gam.loss - theirs.loss:+.3f}"
 
 
 def lead(
@@ -159,10 +165,12 @@ def _blocks(title: str, blocks: Sequence[dict[str, Any]], column: str, note: str
         row = [f"{length:,}"]
         for kind in ("gam", "transformer"):
             published = TABLE_2.get((kind, length))
-            row.append(_figure(published, published and getattr(published, column), "did not fit"))
+            value = getattr(published, column) if published else None
+            row.append(_figure(published, value, "did not fit"))
         for kind in KINDS:
             block = measured.get((kind, length))
-            row.append(_figure(block, block and _in_units(block, column), "does not fit"))
+            value = _in_units(block, column) if block else None
+            row.append(_figure(block, value, "does not fit"))
         rows.append(row)
     header = ["T", "GAM, published", "Transformer, published", *(BLOCKS[kind] for kind in KINDS)]
     return Table(title, header, rows, note)

@@ -79,8 +79,12 @@ def _ablations(results: Results) -> list[str]:
         ("paper", "In the paper's set-up"),
         ("scaled", "From the scaled initialisation"),
     ):
-        cells = {m: results.spread(("wikitext2", m, setup), "val_perplexity") for m in TABLE_3}
-        if all(cells.values()):
+        cells = {
+            model: spread
+            for model in TABLE_3
+            if (spread := results.spread(("wikitext2", model, setup), "val_perplexity"))
+        }
+        if len(cells) == len(TABLE_3):
             order = sorted(cells, key=lambda model: cells[model].mean)
             names = [f"{MODELS[model]} ({cells[model].text()})" for model in order]
             sentences.append(f"{where}, the ablations by perplexity: {_list(names)}.")

@@ -8,7 +8,6 @@ from gam_scale.config import load_config
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, changed_setting
 from gam_scale.files import write_json
-from gam_scale.former import in_todays_terms
 from gam_scale.run.branch import newest_shared
 from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import read_summary
@@ -80,8 +79,7 @@ class SweepCell(Cell):
         run = RunDir(self.run_dir)
         if not run.summary.exists():
             return None
-        saved = in_todays_terms(read_json(run.config), self.config)
-        if key := changed_setting(saved, self.config, ("model", "train")):
+        if key := changed_setting(read_json(run.config), self.config, ("model", "train")):
             raise UserError(
                 f"{run.path} was trained with another {key} than the sweep has now; expected the "
                 "same settings, or another --out"

@@ -97,6 +97,12 @@ def test_a_setting_of_another_experiment_is_named(cell):
     saved["train"]["compile"] = "on"  # makes it faster, and no other run
     del saved["train"]["grad_clip"]  # older than the setting
     assert changed_setting(saved, config, ("model", "train")) is None
-    saved["data"]["seq_len"] = 7
+    del saved["model"]["attention"]["n_kv_heads"]
     assert changed_setting(saved, config, ("model", "train")) is None
+    saved["model"]["attention"]["n_heads"] = 3
+    assert changed_setting(saved, config, ("model",)) == "model.attention.n_heads"
+    saved["model"]["d_model"] = 8
+    assert changed_setting(saved, config, ("model",)) == "model.d_model"
+    saved["data"]["seq_len"] = 7
+    assert changed_setting(saved, config, ("train",)) is None
     assert changed_setting(saved, config, ("data",)) == "data.seq_len"
