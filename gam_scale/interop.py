@@ -1,12 +1,16 @@
 """To and from the weights of the official GAM code, published with arXiv 2509.00605."""
 
 import re
+from dataclasses import replace
 
 from torch import Tensor
 
 from gam_scale.config import ModelConfig
 from gam_scale.errors import UserError, one_line
+from gam_scale.model.feedforwards.mlp import MLPConfig
 from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.mixers.static import StaticLayer
+from gam_scale.model.norms.layernorm import LayerNormConfig
 from gam_scale.strict import from_dict
 
 _OURS_TO_OFFICIAL = {
@@ -64,12 +68,17 @@ def dump_official(model: LanguageModel) -> dict[str, Tensor]:
         UserError: the model has no counterpart there (another block, an ablation, no positions).
     """
     config = model.config
-    static = set(config.layer_kinds()) == {"static"}
-    plain = static and config.gam.fusion == "gate" and config.gam.paths == "both"
-    if not plain or config.position != "learned" or config.ffn_mult != 4:
+    theirs = StaticLayer(ffn=MLPConfig(), norm=LayerNormConfig())
+    free = ("n_slots", "kernel_size")  # sizes
+    plain = all(
+        isinstance(layer, StaticLayer)
+        and replace(layer, **{name: getattr(theirs, name) for name in free}) == theirs
+        for layer in config.stack()
+    )
+    if not plain or config.position != "learned" or not config.biases or not config.tied_head:
         raise UserError(
             "the official code has no counterpart of this model; expected static memories, fusion "
-            "gate, both paths, learned positions and ffn_mult 4"
+            "gate, both paths, learned positions, ffn_mult 4, and defaults of all else"
         )
     state = {official_name(n): p.detach().clone() for n, p in model.named_parameters()}
     state["head.weight"] = state["token_embedding.weight"]

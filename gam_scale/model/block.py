@@ -38,6 +38,7 @@ class Block(nn.Module, ABC):
     def __init__(self, layer: MixerConfig, shape: Shape) -> None:
         super().__init__()
         self.layer = layer
+        self.is_residual = layer.is_residual
         ffn = layer.ffn.build(shape)
         norm = layer.norm.build(shape) if layer.is_residual else nn.Identity()
         self.add_module("norm" if ffn is None else "norm1", norm)
@@ -109,7 +110,7 @@ class Block(nn.Module, ABC):
         return self.norm(x) if self.ffn is None else self.norm1(x)
 
     def _joined(self, x: Tensor, added: list[Tensor]) -> Tensor:
-        if not self.layer.is_residual:
+        if not self.is_residual:
             (x,) = added
             return x
         for branch in added:

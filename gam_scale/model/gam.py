@@ -152,6 +152,7 @@ class GAMBlock(Block):
     def make(self, shape: Shape) -> None:
         """See :meth:`Block.make`."""
         d, layer = shape.d_model, self.layer
+        self.is_written = layer.is_written
         has_conv, has_memory = layer.paths != "global", layer.paths != "local"
         self.conv = CausalConv(d, layer.kernel_size, shape.biases) if has_conv else None
         self.memory = layer.build_memory(shape) if has_memory else None
@@ -192,7 +193,7 @@ class GAMBlock(Block):
         return state
 
     def _memory_input(self, h: Tensor, local: Tensor | None) -> Tensor:
-        return h + local if self.layer.is_written and local is not None else h
+        return h + local if self.is_written and local is not None else h
 
     def _gated(self, h: Tensor, local: Tensor | None, found: Tensor | None) -> list[Tensor]:
         paths = [path for path in (local, found) if path is not None]

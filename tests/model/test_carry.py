@@ -7,10 +7,11 @@ from small import VOCAB, small
 from gam_scale.data.packing import make_batch
 from gam_scale.model.carry import Carry
 from gam_scale.model.lm import build_model
+from gam_scale.model.parts import MIXERS
 from gam_scale.parallel import blocks
 from gam_scale.parallel.blocks import prepare_blocks
 
-KINDS = ("static", "slot", "delta", "phase", "scan")
+KINDS = [kind for kind in MIXERS if MIXERS[kind].by_pieces]
 T, BOS = 30, 1
 
 

@@ -9,11 +9,13 @@ from gam_scale.config import ModelConfig
 from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
+from gam_scale.model.parts import MIXERS
 from gam_scale.parallel import blocks
 from gam_scale.parallel.blocks import prepare_blocks
 
 SHAPE = {"d_model": 32, "n_layers": 2, "vocab_size": 61, "max_seq_len": 16, "dropout": 0.3}
 BLOCKS = ("gam", "attention", "mamba")
+IN_SEGMENTS = [kind for kind in MIXERS if MIXERS[kind].by_pieces]
 
 needs_compiler = pytest.mark.skipif(not can_compile("cpu")[0], reason=can_compile("cpu")[1])
 
@@ -77,7 +79,7 @@ def test_a_block_is_one_graph(block):
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-@pytest.mark.parametrize("kind", ["static", "slot", "delta", "phase", "scan"])
+@pytest.mark.parametrize("kind", IN_SEGMENTS)
 def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompute):
     """Documents start at a segment's first token, its last, and inside; the last one is short."""
     config = small(kind, kind, position="rotary")
@@ -99,8 +101,8 @@ def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompu
 def test_lengths_share_their_segments_graphs(rows):
     """One graph for the first segment of each kind of layer, one for the others: none is eager."""
     torch._dynamo.reset()
-    kinds = ["static", "slot", "delta", "phase", "scan"]
-    config = small(*kinds, n_layers=5)
+    kinds = IN_SEGMENTS
+    config = small(*kinds)
     model, counter = build_model(config, 0), CompileCounter()
     prepare_blocks(model, "selective", compiled=True, backend=counter, segment=8)
     for length in (24, 16, 40):
@@ -109,7 +111,7 @@ def test_lengths_share_their_segments_graphs(rows):
         assert counter.frame_count == 2 * len(kinds)
 
 
-@pytest.mark.parametrize("kind", ["static", "slot", "delta", "phase", "scan"])
+@pytest.mark.parametrize("kind", IN_SEGMENTS)
 def test_what_a_segment_starts_from_keeps_nothing_else_alive(kind):
     """It stays until the backward pass; a view would keep all of what it is cut from."""
     model = build_model(small(kind), 0)

@@ -13,7 +13,7 @@ from gam_scale.model.parts import MIXERS
 from gam_scale.parallel.blocks import prepare_blocks
 
 KINDS = list(MIXERS)
-IN_SEGMENTS = ("static", "slot", "delta", "phase", "scan")
+IN_SEGMENTS = [kind for kind in MIXERS if MIXERS[kind].by_pieces]
 B, T = 2, 24
 
 

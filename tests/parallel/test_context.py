@@ -19,12 +19,13 @@ from gam_scale.data.packing import Batch
 from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
+from gam_scale.model.parts import MIXERS
 from gam_scale.parallel import context as exchange
 from gam_scale.parallel.context import SequenceContext, part
 from gam_scale.strict import from_dict
 from gam_scale.train.pretrain import pretrain
 
-KINDS = ["static", "slot", "delta", "phase", "scan", "attention", "mamba"]
+KINDS = list(MIXERS)
 LENGTH = 264
 # Borders of 2 ranks at 132, of 4 at 66: documents start at them, beside them, and go across.
 DOCUMENTS = [[0, 65, 67, 132, 250], [0, 66, 133, 198, 263], [0]]

@@ -8,6 +8,7 @@ from ranks import run_ranks
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import plain_batch
 from gam_scale.model.lm import outline
+from gam_scale.model.parts import MIXERS
 from gam_scale.model.policy import policy_of
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.strict import from_dict
@@ -27,7 +28,7 @@ PARALLEL = {
         "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}, **LINEAR},
     },
 }
-KINDS = ["static", "slot", "delta", "phase", "scan", "attention", "mamba"]
+KINDS = list(MIXERS)
 KEPT = {
     "static": set(),
     "attention": set(),
