@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from closeness import off
 from layouts import plain
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,6 +12,7 @@ from gam_scale.config import AttentionConfig, ModelConfig
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
 from gam_scale.model.mixers.attention import AttentionBlock
+from gam_scale.strict import from_dict
 
 
 def make_block(dropout: float = 0.0, **changes) -> AttentionBlock:
@@ -131,10 +133,12 @@ def test_dropout_in_training_covers_attention_weights(monkeypatch):
     """The first token sees itself alone, so dropout makes its one weight 0 or 1 / (1 - p) = 2."""
     block, x = make_block(dropout=0.5), make_input(64)
     assert torch.equal(block(x, plain(x)), make_block()(x, plain(x)))  # none in eval
-    monkeypatch.setattr(block, "_finish", lambda x, y: y.detach())  # (B, heads, T, d / heads)
-    whole = block(x, plain(x))[:, :, 0]
+    monkeypatch.setattr(block, "_out", lambda y: y.detach())  # (B, heads, T, d / heads)
+    first = lambda: block.mix(block.norm1(x), plain(x), None)[0][:, :, 0]  # noqa: E731
+    whole = first()
+    block.train()
     torch.manual_seed(0)
-    scales = [block.train()(x, plain(x))[:, :, 0] / whole for _ in range(8)]  # 48 coins
+    scales = [first() / whole for _ in range(8)]  # 48 coins
     assert set(torch.stack(scales).flatten().round(decimals=9).tolist()) == {0.0, 2.0}
 
 
@@ -158,3 +162,82 @@ def test_flops_are_those_that_run():
         block(x, plain(x))
     per_token, d, length = counter.get_total_flops() / (2 * 13), 12, 13
     assert per_token - 4 * d * length == block.flops_per_token(length) - 2 * d * (length + 1)
+
+
+def plain_attention(block: AttentionBlock, h: Tensor) -> Tensor:
+    """Grouped heads, norms, rotary positions and windows, spelled out head by head."""
+    layer, size = block.layer, block.width
+    groups, length = layer.n_kv_heads or layer.n_heads, h.shape[1]
+    heads = (h @ block.qkv.weight.T + block.qkv.bias).split(size, -1)
+    q, k, v = (
+        heads[: layer.n_heads],
+        heads[layer.n_heads : layer.n_heads + groups],
+        heads[-groups:],
+    )
+    if layer.qk_norm:
+        q, k = ([unit(x) * m.weight for x in y] for y, m in ((q, block.q_norm), (k, block.k_norm)))
+    if layer.positions == "rotary":
+        q, k = ([turned(x) for x in y] for y in (q, k))
+    seen = torch.ones(length, length, dtype=torch.bool).tril()
+    if layer.window:
+        seen = seen.triu(1 - layer.window)
+    outputs = []
+    for i, query in enumerate(q):
+        served = i // (layer.n_heads // groups)
+        scores = (query @ k[served].mT / size**0.5).masked_fill(~seen, -torch.inf)
+        outputs.append(scores.softmax(-1) @ v[served])
+    return torch.cat(outputs, -1) @ block.out.weight.T + block.out.bias
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+
+
+def turned(x: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    speed = 10_000.0 ** -(torch.arange(half, dtype=torch.float64) / half)
+    turn = torch.exp(1j * torch.arange(x.shape[1])[:, None] * speed)
+    y = torch.complex(x[..., :half], x[..., half:]) * turn
+    return torch.cat([y.real, y.imag], -1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_kv_heads": 3},
+        {"n_kv_heads": 1, "window": 4},
+        {"window": 2},
+        {"window": 99, "qk_norm": True},
+        {"n_kv_heads": 2, "qk_norm": True, "positions": "rotary", "window": 9},
+    ],
+    ids=str,
+)
+def test_grouped_heads_windows_norms_and_positions(settings):
+    own = {"kind": "attention", "n_heads": 6, **settings}
+    model = from_dict(ModelConfig, {"layers": [own], "d_model": 24, "dropout": 0.0})
+    block = model.stack()[0].build(model.shape)
+    initialise(block, model, seed=0)
+    block = block.double().eval()
+    for i, p in enumerate(block.parameters()):  # biases, and norms' weights, that matter
+        p.data += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+    h = torch.randn(2, 17, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    layout = plain(h).turned(model.rotation(torch.float64))
+    (found,), expected = block.mix(h, layout, None), plain_attention(block, h)
+    leaves = [p for name, p in block.named_parameters() if name.split(".")[0] in MIXERS_OWN]
+    assert off(found, expected) < 1e-12
+    grads = (torch.autograd.grad(y.square().sum(), leaves) for y in (found, expected))
+    for a, b in zip(*grads, strict=True):
+        assert off(a, b) < 1e-11
+
+
+MIXERS_OWN = ("qkv", "q_norm", "k_norm", "out")
+
+
+@pytest.mark.parametrize("window", [2, 9, 17, 40])
+def test_flops_of_a_window_are_those_of_pairs_that_are_seen(window):
+    own = {"kind": "attention", "n_heads": 2, "window": window, "ffn": "none"}
+    model = from_dict(ModelConfig, {"layers": [own], "d_model": 16, "dropout": 0.0})
+    block, x = model.stack()[0].build(model.shape), torch.randn(2, 17, 16)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        block(x, plain(x))
+    assert block.flops_per_token(17) == pytest.approx(counter.get_total_flops() / 34, rel=1e-12)
