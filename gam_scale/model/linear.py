@@ -56,7 +56,7 @@ def _onednn_is_faster() -> bool:
     """
     if not torch.backends.mkldnn.is_available():
         return False
-    try:
+    try:  # psutil does not tell a processor's maker
         is_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False

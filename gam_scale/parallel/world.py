@@ -256,6 +256,7 @@ def _wait_for_threads(timeout_s: float) -> None:
 def _running_threads() -> bool:
     """Whether a thread but this one runs, or could if it had a core; not known outside Linux."""
     own = str(threading.get_native_id())
+    # psutil knows the times of threads, but not their states.
     for thread in Path("/proc/self/task").glob("*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             state = thread.read_text().rpartition(")")[2].split()[0]

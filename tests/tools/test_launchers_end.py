@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gam_scale.checkpoint.store import CheckpointStore
@@ -70,16 +71,13 @@ def steps(run: Path) -> int:
 
 def rank_processes(config: Path) -> list[int]:
     """The processes that train ``config``, launchers left out."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        launchers = ("torchrun", "deepspeed")
-        if str(config) in words and not any(n in " ".join(words[:4]) for n in launchers):
-            found.append(int(process.name))
-    return sorted(found)
+    launchers = ("torchrun", "deepspeed")
+    commands = {each.pid: each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])}
+    return sorted(
+        pid
+        for pid, words in commands.items()
+        if str(config) in words and not any(name in " ".join(words[:4]) for name in launchers)
+    )
 
 
 def saved_and_over(folder: Path) -> None:
