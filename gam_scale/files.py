@@ -41,7 +41,7 @@ class _Reading(io.FileIO):
         except OSError as error:
             raise self._failed(error) from None
 
-    def readall(self) -> bytes | None:
+    def readall(self) -> bytes:
         try:
             return super().readall()
         except OSError as error:

@@ -13,6 +13,7 @@ import json
 import math
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,10 @@ def option(
     say how; ``type_name`` is then what the value is called.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    meta = {"doc": doc, "bounds": {k: v for k, v in bounds.items() if v is not None}}
+    meta: dict[str, Any] = {
+        "doc": doc,
+        "bounds": {k: v for k, v in bounds.items() if v is not None},
+    }
     if read is not None:
         meta |= {"read": read, "type_name": type_name}
     if isinstance(default, list | dict):
@@ -181,11 +185,11 @@ def describe(cls: type, where: str = "") -> list[tuple[str, str, str, str]]:
         if "doc" not in field.metadata:
             continue  # a part's kind, which is no choice of its own
         if dataclasses.is_dataclass(hint):
-            rows += describe(hint, key)
+            rows += describe(typing.cast(type, hint), key)
         else:
-            default = (
-                field.default_factory() if field.default is dataclasses.MISSING else field.default
-            )
+            make, default = field.default_factory, field.default
+            if make is not dataclasses.MISSING:
+                default = make()
             kind = field.metadata.get("type_name") or _type_name(hint)
             rows.append((key, kind, json.dumps(default), field.metadata["doc"]))
     return rows
@@ -216,8 +220,8 @@ def _parse_row(text: str, make: Callable[[list[tuple[str, Any]]], dict] | None =
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise _UnfitJson(f"the key {shown(twice)} stands twice in one object; expected it once")
     return made
 
@@ -236,7 +240,7 @@ def _convert(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)
+        return from_dict(typing.cast(type, hint), value, where)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return _literal(hint, value, where)
@@ -285,7 +289,7 @@ def _literal(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _scalar(hint: type, value: Any, where: str, bounds: dict[str, float]) -> Any:
+def _scalar(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any:
     if hint is float and type(value) is int and abs(value) < LARGEST_INT:
         value = float(value)
     if hint is int and type(value) is float and value.is_integer():

@@ -85,7 +85,7 @@ def prepare_blocks(
         forward = prepared(block.forward)
         if block.layer.by_pieces:
             forward = partial(_in_segments, block, forward, prepared(block.extend), segment)
-        block.forward = forward
+        setattr(block, "forward", forward)  # noqa: B010 (a method, to the type checker)
     for mixer in (m for m in model.modules() if isinstance(m, MambaMixer)):
         mixer.fused = compilation.is_on and backend == "inductor"
         compilation.when_failed.append(partial(setattr, mixer, "fused", False))

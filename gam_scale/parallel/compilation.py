@@ -79,6 +79,7 @@ class Compilation:
         self.graphs += 1
         backend = self.backend
         compile_graph = lookup_backend(backend) if isinstance(backend, str) else backend
+        assert compile_graph is not None
         # The backward pass is compiled with the forward pass, where a failure is ours to handle.
         with functorch_config.patch(
             backward_pass_autocast=BACKWARD_AUTOCAST, force_non_lazy_backward_lowering=True

@@ -23,6 +23,7 @@ def keep_fp32(unit: FSDPModule, gathered: torch.dtype) -> None:
     micro-batches in float32.
     """
     group = unit._get_fsdp_state()._fsdp_param_group
+    assert group is not None
     for parameter in group.fsdp_params:
         info = parameter._module_info
         if policy_of(info.module, info.param_name).precision == "fp32":

@@ -13,7 +13,11 @@ class PlainStrategy(Strategy):
     """Every rank holds the whole model; the oracle that other engines are measured against."""
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, world: World, precision: str
+        self,
+        module: LanguageModel,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        precision: str,
     ) -> None:
         self.module, self.optimizer, self.world = module, optimizer, world
         self.precision = precision

@@ -71,7 +71,7 @@ class Signs:
     def beat(self, step: int, doing: str) -> None:
         """Say that this rank lives, and where it stands; take in what the others have said."""
         self._count += 1
-        own = [self._count, step, doing, pulse.beats()]
+        own = self._count, step, doing, pulse.beats()
         self._see(self._rank, *own)
         if self._rank:
             self._store.set(str(self._rank), json.dumps(own))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gam_scale.checkpoint.shard import Shard
 from gam_scale.data.packing import Batch
 from gam_scale.model.carry import Carry
+from gam_scale.model.lm import LanguageModel
 from gam_scale.parallel.compilation import Compilation
 from gam_scale.parallel.world import World
 
@@ -23,7 +24,7 @@ class Strategy(ABC):
     micro-batches.
     """
 
-    module: nn.Module
+    module: LanguageModel
     compilation: Compilation  # of the blocks
     optimizer: torch.optim.Optimizer
     world: World
@@ -112,4 +113,4 @@ def skip_unless_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
     Fused optimizers have a switch for it, meant for loss scaling: their kernels leave parameters
     and moments alone, and the count of steps takes back its 1.
     """
-    optimizer.found_inf = norm.isfinite().logical_not_().float()
+    optimizer.found_inf = norm.isfinite().logical_not_().float()  # type: ignore[attr-defined]

@@ -58,7 +58,7 @@ class Watchdog:
     def __enter__(self) -> "Watchdog":
         if self.world.world_size > 1:
             # A connection of its own: the process group waits on the other one for minutes.
-            own = dist.distributed_c10d._get_default_store().clone()
+            own = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
             store = dist.PrefixStore("watchdog", own)
             self._signs = Signs(store, self.world.rank, self.world.world_size)
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)

@@ -181,10 +181,10 @@ def start(
             # a barrier need not guess it. A mesh then splits the group, which in torch 2.13 ends a
             # process with a segmentation fault where gloo's part is not the first of its kind.
             global _HAS_MET
-            options = {"device_id": where} if use_cuda and not _HAS_MET else {}
+            known = where if use_cuda and not _HAS_MET else None
             _HAS_MET = True
             dist.init_process_group(
-                backend, store=store, rank=rank, world_size=world_size, **options
+                backend, store=store, rank=rank, world_size=world_size, device_id=known
             )
     return World(rank, world_size, local_rank, local_size, where)
 
@@ -235,8 +235,10 @@ def stop() -> None:
 def _destroy_group() -> None:
     """By DeepSpeed where it has joined, which otherwise keeps groups of it for the next run."""
     deepspeed = sys.modules.get("deepspeed")
-    joined = deepspeed is not None and deepspeed.comm.is_initialized()
-    (deepspeed.comm if joined else dist).destroy_process_group()
+    if deepspeed is not None and deepspeed.comm.is_initialized():
+        deepspeed.comm.destroy_process_group()
+    else:
+        dist.destroy_process_group()
 
 
 def _wait_for_threads(timeout_s: float) -> None:
@@ -301,6 +303,7 @@ def _first_host(env: Mapping[str, str], alone: bool) -> str:
         return "127.0.0.1"
     # `node[03-05,9]-a,other` -> `node03-a`: the first host is where rank 0 runs.
     match = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\])?([^\[,]*)", nodes)
+    assert match is not None, nodes
     return "".join(part or "" for part in match.groups())
 
 

@@ -45,7 +45,7 @@ class LastLoss:
 
     def get(self) -> Loss:
         """The newest that is there; NaN, of step 0, before there is one."""
-        if len(self._copies) < self._copies.maxlen:
+        if len(self._copies) < (self._copies.maxlen or 0):
             return Loss(0, math.nan)
         step, value, arrived = self._copies[0]
         if arrived is not None:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def train_recall(
         if compiled:
             for block in net.blocks:
                 block.compile()
-        curve = _fit(net, recall, lr, lambda line, lr=lr: log(f"{kind}, lr {lr:g}: {line}"))
+        curve = _fit(net, recall, lr, partial(_log_of, f"{kind}, lr {lr:g}", log))
         runs.append((curve[-1][1], lr, net, curve))
     _, lr, net, curve = max(runs, key=lambda run: run[0])
     scores = []
@@ -61,12 +62,17 @@ def train_recall(
     return RecallResult(kind, model, parameters, state, scores, lr, curve[-1][0], seconds, curve)
 
 
+def _log_of(run: str, log: Callable[[str], None], line: str) -> None:
+    log(f"{run}: {line}")
+
+
 def _fit(
     net: LanguageModel, recall: RecallConfig, lr: float, log: Callable[[str], None]
 ) -> list[tuple[int, float]]:
     """AdamW with linear warm-up and a cosine to 0; no decay, as no text comes twice."""
     betas = (0.9, 0.95)
-    optimizer = torch.optim.AdamW(net.parameters(), lr, betas, weight_decay=0.0, fused=True)
+    group = {"params": list(net.parameters()), "lr_multiplier": 1.0}
+    optimizer = torch.optim.AdamW([group], lr, betas, weight_decay=0.0, fused=True)
     device, curve = net.embedding.weight.device, []
     strategy = PlainStrategy(net, optimizer, World(0, 1, 0, 1, device), "fp32")
     warmup = max(1, round(WARMUP * recall.steps))

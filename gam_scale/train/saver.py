@@ -138,6 +138,7 @@ class Saver:
                 if carried:
                     write_carried(partial_path(final), world.rank, carried)
         except Exception as error:  # whatever it is, this rank's part is not whole
+            assert self._pending is not None
             self._pending.error = error
 
 
