@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from gam_scale.checkpoint.shard import KINDS, Shard, moments_of
 from gam_scale.data.packing import Batch
+from gam_scale.model.lm import LanguageModel
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
 
