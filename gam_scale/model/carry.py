@@ -30,10 +30,11 @@ class Carried:
 
 
 class CarriedRows:
-    """What the rows of one micro-batch left behind, for the rows that continue them.
+    """The states that the rows of a micro-batch ended in, from which their continuations start.
 
-    A model that gets it with a batch goes on from it, and puts what the batch leaves in its place.
-    Position 0 in a batch still forgets everything.
+    A model that is called with a batch and these states starts each row from its state, and writes
+    the state after the row's last token in its place. A document's start, position 0, resets a row
+    all the same.
     """
 
     def __init__(self, states: dict[str, Tensor] | None = None) -> None:

@@ -31,10 +31,12 @@ def stack_name(layers: Sequence[MixerConfig]) -> str:
 class LanguageModel(nn.Module):
     """A causal language model over any stack of blocks; the head shares the token embedding.
 
-    A block maps (B, T, d_model) to the same shape with ``forward(x, layout, context)`` in
-    training and ``extend(x, state, layout)`` in generation, and counts its own
-    ``flops_per_token(seq_len)``. An engine that cuts sequences over ranks sets ``context``, and
-    gives each rank its T tokens.
+    Each block (:class:`~gam_scale.model.block.Block`) maps the residual stream (B, T, d_model) to
+    the same shape: with ``forward`` in training, with ``extend`` and a state in generation.
+
+    Attributes:
+        context: the ranks that share each sequence, of which this one holds T tokens. Set by an
+            engine that cuts sequences over ranks; None: every rank holds whole sequences.
     """
 
     context: Context | None = None

@@ -73,14 +73,14 @@ def layer(model: ModelConfig, one: MixerConfig, run: Setting) -> BlockTrace:
     segment = _segment(run)
     most = _SEGMENTS * segment
     if segments(one, run) <= _SEGMENTS:
-        found = _traced(model, one, traced)
+        block = _traced(model, one, traced)
     else:
         # Whole segments, then the same remainder as the whole length has.
         length = most + run.length % segment
         longer = _traced(model, one, traced._replace(length=length))
         shorter = _traced(model, one, traced._replace(length=length - segment))
-        found = longer.and_more(shorter, (run.length - length) / segment)
-    return found.scaled(run.rows / traced.rows)
+        block = longer.extrapolated(shorter, (run.length - length) / segment)
+    return block.scaled(run.rows / traced.rows)
 
 
 _KNOWN: dict[tuple[str, Setting, int], BlockTrace] = {}

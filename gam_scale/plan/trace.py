@@ -69,9 +69,14 @@ class BlockTrace(NamedTuple):
             _combined(lambda x: rows * x, self.work),
         )
 
-    def and_more(self, before: "BlockTrace", times: float) -> "BlockTrace":
-        """With ``times`` as much on top as this has on top of ``before``."""
-        return _combined(lambda a, b: a + times * (a - b), self, before)
+    def extrapolated(self, shorter: "BlockTrace", times: float) -> "BlockTrace":
+        """The trace of a longer sequence: every figure grows linearly from segment to segment.
+
+        Args:
+            shorter: the trace of a sequence that is one segment shorter than this one's.
+            times: segments by which the sequence asked for is longer than this one's.
+        """
+        return _combined(lambda a, b: a + times * (a - b), self, shorter)
 
     def keeping(self, more: float) -> "BlockTrace":
         """With so many bytes more from the forward to the backward pass."""

@@ -1,8 +1,8 @@
 """How each rank is doing, gathered when a line is logged: its pace, its waits, its memory.
 
-Ranks that train one model end every step together, so the length of a step says nothing about who
-held it up. What each rank times by itself is a fixed matrix product on its own device, which
-waits for nobody, and how long it waited for its data.
+Ranks that train one model finish every step together, so the duration of a step does not show
+which rank was slow. Two things do, which each rank measures without the others: the time of a
+fixed matrix product on its own device, and the time that it waited for its data.
 """
 
 import json

@@ -57,9 +57,9 @@ def measure_links(world: World, hosts: list[str]) -> list[Link]:
     rates = torch.zeros(world.world_size, dtype=torch.float64, device=world.device)
     for pairs in _rounds(world.world_size):
         world.barrier()
-        mine = next((pair for pair in pairs if world.rank in pair), None)
-        if mine is not None:
-            rates[mine[0]] += _pair_rate(world, mine) / 2  # both ends add their half
+        own = next((pair for pair in pairs if world.rank in pair), None)
+        if own is not None:
+            rates[own[0]] += _pair_rate(world, own) / 2  # both ends add their half
     world.all_reduce(rates)
     return [
         Link((a, b), (hosts[a], hosts[b]), float(rates[a]))

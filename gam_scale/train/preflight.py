@@ -44,8 +44,8 @@ ADAM_BYTES = 12
 
 
 @dataclass
-class Found:
-    """What one rank found on its machine."""
+class RankCheck:
+    """What one rank learnt about its own machine."""
 
     rank: int
     host: str
@@ -73,21 +73,21 @@ def preflight(
     """
     start = time.monotonic()
     world.barrier()  # clocks are read at about the same time
-    found = _exchange(world, look(world, checkpoints, n_parameters * ADAM_BYTES, splits))
-    problems = [f"rank {f.rank} on {f.host} {text}" for f in found for text in f.problems]
-    problems += differing_versions(found) + skewed_clocks(found)
+    checks = _exchange(world, look(world, checkpoints, n_parameters * ADAM_BYTES, splits))
+    problems = [f"rank {f.rank} on {f.host} {text}" for f in checks for text in f.problems]
+    problems += differing_versions(checks) + skewed_clocks(checks)
     if problems:
         shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" * (len(problems) > 4))
         raise UserError(f"{shown} (parallel.preflight checks this)")
-    rate, links = all_reduce_rate(world), measure_links(world, [f.host for f in found])
+    rate, links = all_reduce_rate(world), measure_links(world, [f.host for f in checks])
     logger.info(
         "preflight of %d rank(s) on %d host(s) in %.1f s: %d shard(s) hashed by each, "
         "checkpoints at %.0f MB/s%s%s",
         world.world_size,
-        len({f.host for f in found}),
+        len({f.host for f in checks}),
         time.monotonic() - start,
-        min(f.hashed for f in found),
-        min(f.write_bytes_per_s for f in found) / MB,
+        min(f.hashed for f in checks),
+        min(f.write_bytes_per_s for f in checks) / MB,
         f", all-reduce at {rate / MB:.0f} MB/s" if rate else "",
         f", the slowest link: {min(links, key=lambda link: link.bytes_per_s)}" if links else "",
     )
@@ -97,9 +97,9 @@ def preflight(
 
 def look(
     world: World, checkpoints: Path, checkpoint_bytes: int, splits: Sequence[TokenSplit] = ()
-) -> Found:
+) -> RankCheck:
     """What this rank finds on its own machine."""
-    here = Found(world.rank, socket.gethostname(), versions(), time.time())
+    here = RankCheck(world.rank, socket.gethostname(), versions(), time.time())
     here.problems += _device(world.device) + _shared_memory(world)
     problems, here.write_bytes_per_s = _disk(checkpoints, world, checkpoint_bytes)
     here.problems += problems
@@ -122,27 +122,27 @@ def versions() -> dict[str, str]:
     }
 
 
-def differing_versions(found: list[Found]) -> list[str]:
-    """Sentences on the ranks that have another version of something than most have."""
+def differing_versions(checks: list[RankCheck]) -> list[str]:
+    """One sentence for each rank and package whose version differs from most ranks' version."""
     problems = []
-    for name in found[0].versions:
-        common = Counter(f.versions[name] for f in found).most_common(1)[0][0]
+    for name in checks[0].versions:
+        common = Counter(f.versions[name] for f in checks).most_common(1)[0][0]
         problems += [
             f"rank {f.rank} on {f.host} has {name} {f.versions[name]}; expected {common} as on "
             "the other ranks"
-            for f in found
+            for f in checks
             if f.versions[name] != common
         ]
     return problems
 
 
-def skewed_clocks(found: list[Found]) -> list[str]:
-    """Sentences on the ranks whose clock is far from the median rank's."""
-    median = sorted(f.clock for f in found)[len(found) // 2]
+def skewed_clocks(checks: list[RankCheck]) -> list[str]:
+    """One sentence for each rank whose clock differs from the median by over :data:`MAX_SKEW_S`."""
+    median = sorted(f.clock for f in checks)[len(checks) // 2]
     return [
         f"rank {f.rank} on {f.host} has a clock {f.clock - median:+.0f} s off; expected at most "
         f"{MAX_SKEW_S:.0f} s"
-        for f in found
+        for f in checks
         if abs(f.clock - median) > MAX_SKEW_S
     ]
 
@@ -216,9 +216,9 @@ def _shards(splits: Sequence[TokenSplit], world: World) -> tuple[list[str], int]
     return [], hashed
 
 
-def _exchange(world: World, mine: Found) -> list[Found]:
+def _exchange(world: World, own: RankCheck) -> list[RankCheck]:
     if world.world_size == 1:
-        return [mine]
-    found: list[Found | None] = [None] * world.world_size
-    dist.all_gather_object(found, mine)
-    return [each for each in found if each is not None]
+        return [own]
+    checks: list[RankCheck | None] = [None] * world.world_size
+    dist.all_gather_object(checks, own)
+    return [each for each in checks if each is not None]

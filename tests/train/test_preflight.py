@@ -11,7 +11,7 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
 from gam_scale.parallel import world as ranks
 from gam_scale.train import preflight as module
-from gam_scale.train.preflight import Found, differing_versions, look, preflight, skewed_clocks
+from gam_scale.train.preflight import RankCheck, differing_versions, look, preflight, skewed_clocks
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def world():
 
 
 def found(rank, clock=100.0, **versions):
-    return Found(rank, f"host{rank}", {"torch": "2", "python": "3"} | versions, clock)
+    return RankCheck(rank, f"host{rank}", {"torch": "2", "python": "3"} | versions, clock)
 
 
 def test_a_sound_machine_passes_and_leaves_nothing(tmp_path, world):

@@ -36,10 +36,11 @@ def _rates(module: "DecayGate", value: Tensor, draw: Draw) -> None:
 class DecayGate(nn.Module):
     """Log decays, ``-rate softplus(Linear(h) + c)``, where softplus(c) = 1 (as Mamba-2's).
 
-    At initialisation gate i forgets over about 1 / rate_i tokens. These horizons are spread evenly
-    in the logarithm over a range, of which a lone gate gets the middle: a plain sigmoid would give
-    every gate the same few tokens, and learning to keep something for longer needs something kept.
-    Weight decay would bring every rate to one token, so rates do not decay.
+    At initialisation gate i forgets over a horizon of about 1 / rate_i tokens. The horizons are
+    spread evenly in the logarithm over a range; a single gate gets its middle. A plain sigmoid
+    would give every gate a horizon of the same few tokens, and no gradient would teach it a longer
+    one: what it has forgotten does not change the loss. Weight decay would shorten every horizon to
+    one token, so rates do not decay.
 
     Args:
         d_model: width of the input.

@@ -142,9 +142,15 @@ def state_of_rank(fold: Tensor, initial: Tensor, context: Context) -> Tensor:
 
 
 def state_before(folds: Fold, state: Tensor, context: Context) -> Tensor:
-    """``state`` after the folds (ranks, ...) of the ranks before this one.
+    """The state before this rank's first token: ``state``, after the tokens of the ranks before.
 
-    Later ranks' folds are taken and left out, so that every rank has gradients to exchange.
+    Every rank computes with the folds of all ranks and discards the result for later ones: the
+    exchange of gradients in the backward pass then has a part of every rank.
+
+    Args:
+        folds: of each rank's tokens, (ranks, ...).
+        state: before the sequence's first token.
+        context: the ranks.
     """
     before = torch.arange(context.size, device=state.device) < context.rank
     for rank, (decay, write) in enumerate(zip(*folds, strict=True)):
