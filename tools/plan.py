@@ -23,6 +23,7 @@ from gam_scale.plan.gpus import GIVEN, KNOWN, RESERVED, Gpu, find_gpu, given_gpu
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import CATEGORIES
 from gam_scale.plan.timing import LAUNCH_S, MATMUL_SHARE, MEMORY_SHARE, SCAN_SHARE
+from gam_scale.report.table import Table
 
 GIB = 2**30
 COLUMNS = {"parameters": "params", "gradients": "grads", "activations": "activ."}
@@ -135,12 +136,13 @@ def print_plan(
 def print_memory(rows: list[Estimate], job: Job) -> None:
     """One line an engine, one column a category."""
     names = [COLUMNS.get(name, name) for name in CATEGORIES]
-    print(f"{'':<15}" + "".join(f"{n:>10}" for n in [*names, "total"]) + "  fits")
+    lines = []
     for e in rows:
         mark = "*" if e.job.config.parallel == job.config.parallel else " "
         sizes = [getattr(e.memory, name) for name in [*CATEGORIES, "total"]]
-        cells = "".join(f"{size / GIB:>10.2f}" for size in sizes)
-        print(f"{mark}{e.label:<14}{cells}  {'yes' if e.fits else 'no'}")
+        cells = [f"{size / GIB:.2f}" for size in sizes]
+        lines.append([f"{mark}{e.label}", *cells, "yes" if e.fits else "no"])
+    print(Table("", ["", *names, "total", "fits"], lines))
 
 
 def print_time(rows: list[Estimate]) -> None:
@@ -148,16 +150,15 @@ def print_time(rows: list[Estimate]) -> None:
     operations = {"all_reduce": "reduce", "all_gather": "gather", "reduce_scatter": "scatter"}
     is_shared = any(c.what == "sequences" for e in rows for c in e.collectives)
     columns = [*operations.values(), *(["sequences"] if is_shared else [])]
-    heads = [*columns, "computing", "sending", "step"]
-    print(f"{'':<15}" + "".join(f"{head:>10}" for head in heads) + f"{'tokens/s':>15}")
+    lines = []
     for e in rows:
         sent = dict.fromkeys(columns, 0.0)
         for c in e.collectives:
             sent["sequences" if c.what == "sequences" else operations[c.op]] += c.sent / 1e9
         seconds = [e.compute_seconds, e.communication_seconds, e.step_seconds]
         cells = [f"{gb:.4g}" for gb in sent.values()] + [f"{s * 1e3:,.2f}" for s in seconds]
-        figures = "".join(f"{cell:>10}" for cell in cells)
-        print(f" {e.label:<14}{figures}{e.tokens_per_second:>15,.0f}")
+        lines.append([f" {e.label}", *cells, f"{e.tokens_per_second:,.0f}"])
+    print(Table("", ["", *columns, "computing", "sending", "step", "tokens/s"], lines))
 
 
 def print_choice(best: Estimate, job: Job, args: argparse.Namespace) -> None:

@@ -5,16 +5,16 @@ Lines are training loss, dots validation loss, both in nats per token, against t
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from typing import Any
 
 from gam_scale import cli
 from gam_scale.errors import UserError
-from gam_scale.run.metrics_file import read_metrics
+from gam_scale.report.axes import quieten, ticks_y
+from gam_scale.report.figure import Figure, Palette
+from gam_scale.report.numbers import large
+from gam_scale.run.metrics_file import Line, read_metrics
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -28,35 +28,49 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.suffix not in SUFFIXES or args.out.is_dir():
         raise UserError(f"--out is {args.out}; expected a file that ends in {', '.join(SUFFIXES)}")
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    plotted = [run for run in args.runs if _plot(axes, run)]
-    if not plotted:
+    curves = [(run.name, lines) for run in args.runs if (lines := losses(run))]
+    if not curves:
         raise UserError("no RUN holds a metrics.jsonl with a loss; expected run directories")
-    axes.set(xlabel="tokens", ylabel="loss (nats per token)", title=args.title)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
     try:
-        figure.savefig(args.out, dpi=150)
-    except (OSError, ValueError) as error:
+        args.out.write_bytes(figure(curves, args.title).file(args.out.suffix[1:]))
+    except OSError as error:
         raise UserError(f"--out {args.out} cannot be written: {error}") from None
 
 
-def _plot(axes: plt.Axes, run: Path) -> bool:
-    """Draw a run; what is none, as `runs/*` may name, is said and left out."""
-    metrics = run / "metrics.jsonl"
-    found = read_metrics(metrics) if run.is_dir() else []
-    lines = [line for line in found if line.get("loss") is not None]
+def losses(run: Path) -> list[Line]:
+    """Lines with a loss; what is no run, as `runs/*` may name, is said and left out."""
+    lines = read_metrics(run / "metrics.jsonl") if run.is_dir() else []
+    lines = [line for line in lines if line.get("loss") is not None]
     if not lines:
         print(f"leaving out {run}: it holds no metrics.jsonl with a loss", file=sys.stderr)
-        return False
-    (curve,) = axes.plot([m["tokens"] for m in lines], [m["loss"] for m in lines], lw=1.2)
-    valid = [m for m in lines if m.get("val_loss") is not None]
-    label = f"{run.name}: {valid[-1]['val_loss']:.3f} on validation" if valid else run.name
-    curve.set_label(label)
-    axes.plot(
-        [m["tokens"] for m in valid], [m["val_loss"] for m in valid], "o", color=curve.get_color()
+    return lines
+
+
+def figure(curves: Sequence[tuple[str, list[Line]]], title: str) -> Figure:
+    """Of lines with a loss, by the names of their runs."""
+    validated = [[line for line in lines if line.get("val_loss")] for _, lines in curves]
+    keys = tuple(
+        (i, f"{name}: {valid[-1]['val_loss']:.3f} on validation" if valid else name)
+        for i, ((name, _), valid) in enumerate(zip(curves, validated, strict=True))
     )
-    return True
+
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        for i, ((_, lines), valid) in enumerate(zip(curves, validated, strict=True)):
+            colour = palette.line(i)
+            axes.plot(*columns(lines, "loss"), lw=1.2, color=colour)
+            axes.plot(*columns(valid, "val_loss"), "o", color=colour)
+        axes.xaxis.set_major_formatter(lambda tokens, _: large(tokens))
+        ticks_y(axes)
+        axes.set_xlabel("tokens", color=palette.quiet)
+        axes.set_ylabel("loss, nats per token", color=palette.quiet)
+        quieten(axes, palette)
+
+    return Figure("loss", title, "", draw, keys)
+
+
+def columns(lines: Sequence[Line], key: str) -> tuple[list[float], list[float]]:
+    """Tokens trained on, and what was measured after them."""
+    return [line["tokens"] for line in lines], [line[key] for line in lines]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.rows import Reading
 from gam_scale.data.sources import parse_source
 from gam_scale.errors import UserError
+from gam_scale.report.table import Table
 
 EPILOG = """\
 a SOURCE is one of
@@ -73,14 +74,7 @@ def table(manifest: Manifest) -> str:
         rows[0] += ["asked", "held out"]
         for row in rows[1:]:
             row += map(percent, shares) if row[0] == "valid" else ("", "")
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return str(Table("", rows[0], rows[1:]))
 
 
 def held_out(manifest: Manifest) -> tuple[float, float] | None:

@@ -16,6 +16,7 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.training import train
 from gam_scale.report.numbers import hours, large, scientific
+from gam_scale.report.table import Table
 from gam_scale.scaling.collect import best_multipliers, collect
 from gam_scale.scaling.sweep import read_sweep, sweep_grid
 from gam_scale.scaling.sweep_cell import SweepCell
@@ -70,18 +71,15 @@ def parse() -> argparse.Namespace:
 
 def plan(grid: Grid[SweepCell], gflops: float) -> None:
     """Every run, the cheapest first, and the sum."""
-    print(
-        f"{'run':<44}{'params':>9}{'tokens':>9}{'FLOPs':>9}{'shared':>8}{'steps':>8}{'batch':>7}"
-        f"{'lr':>9}"
-    )
+    rows = []
     for cell in grid.cells:
         settings = cell.config.train
-        sizes = f"{large(cell.params):>9}{large(cell.tokens):>9}{scientific(cell.flops):>9}"
+        sizes = [large(cell.params), large(cell.tokens), scientific(cell.flops)]
         shared = f"{cell.shared_steps / settings.steps:.0%}" if cell.branches else "-"
-        print(
-            f"{cell.name:<44}{sizes}{shared:>8}{settings.steps:>8,}{settings.global_batch_size:>7}"
-            f"{settings.lr:>9.2g}"
-        )
+        batch, lr = str(settings.global_batch_size), f"{settings.lr:.2g}"
+        rows.append([cell.name, *sizes, shared, f"{settings.steps:,}", batch, lr])
+    header = ["run", "params", "tokens", "FLOPs", "shared", "steps", "batch", "lr"]
+    print(Table("", header, rows))
     cost(grid, gflops)
 
 
@@ -153,11 +151,13 @@ def status(grid: Grid[SweepCell]) -> None:
     """Which runs are done, begun or missing, and what the learning rate does."""
     counts, done = {"done": 0, "begun": 0, "missing": 0}, grid.finished()
     rows = {cell.name: row for cell, row in done}
+    lines = []
     for cell in grid.cells:
         row, state = rows.get(cell.name), SHOWN[cell.state()]
         counts[state] += 1
         loss = "" if not row else "no loss" if row["loss"] is None else f"{row['loss']:.4f}"
-        print(f"{cell.name:<44}{state:<9}{loss}")
+        lines.append([cell.name, state, loss])
+    print(Table("", ["run", "state", "loss"], lines))
     print(", ".join(f"{count} {state}" for state, count in counts.items()))
     for sentence in best_multipliers(done):
         print(sentence)

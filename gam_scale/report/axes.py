@@ -20,9 +20,38 @@ def quieten(axes: Any, palette: Palette) -> None:
         spine.set(visible=side == "bottom", color=palette.rule)
 
 
-def log_x(axes: Any, form: Form, *, narrow: bool) -> None:
-    """A logarithmic x axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def ticks_x(axes: Any, at: Sequence[float], form: Form = whole) -> None:
+    """Ticks along the x axis where values are few and known."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.xaxis.set_major_locator(FixedLocator(at))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda x, _: form(x))
+
+
+def ticks_y(axes: Any, form: Form = "{:.3g}".format, *, log: bool = False) -> None:
+    """Few ticks along the y axis, which is logarithmic if ``log``."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    if log:
+        axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(numticks=7) if log else MaxNLocator(6, steps=STEPS))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda y, _: form(y))
+
+
+def finish(
+    axes: Any,
+    palette: Palette,
+    narrow: bool,
+    x: str,
+    y: str,
+    x_form: Form,
+    y_form: Form = "{:.3g}".format,
+    log_y: bool = False,
+) -> None:
+    """Name the axes; x is logarithmic, and y if ``log_y``."""
+    from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set_xscale("log")
     low, high = axes.get_xlim()
@@ -30,41 +59,11 @@ def log_x(axes: Any, form: Form, *, narrow: bool) -> None:
     subs = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=5 if narrow else 9))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
-
-
-def steps_x(axes: Any, count: int) -> None:
-    """At most ``count`` whole numbers along the x axis."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(count, steps=STEPS, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: whole(x)))
-
-
-def ticks_x(axes: Any, at: Sequence[float], form: Form = whole) -> None:
-    """Ticks along the x axis where values are few and known."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    axes.xaxis.set_major_locator(FixedLocator(at))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
-
-
-def ticks_y(axes: Any, form: Form = "{:.3g}".format, *, log: bool = False) -> None:
-    """Few ticks along the y axis, which is logarithmic if ``log``."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    if log:
-        axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=7) if log else MaxNLocator(6, steps=STEPS))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: form(y)))
-
-
-def name_axes(axes: Any, palette: Palette, x: str, y: str) -> None:
-    """What each axis shows."""
+    axes.xaxis.set_major_formatter(lambda value, _: x_form(value))
+    ticks_y(axes, y_form, log=log_y)
     axes.set_xlabel(x, color=palette.quiet)
     axes.set_ylabel(y, color=palette.quiet)
+    quieten(axes, palette)
 
 
 def label(axes: Any, palette: Palette, x: float, y: float, text: str, above: bool = False) -> None:

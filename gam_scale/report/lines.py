@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gam_scale.report.axes import quieten, steps_x, ticks_x, ticks_y
+from gam_scale.report.axes import STEPS, quieten, ticks_x, ticks_y, whole
 from gam_scale.report.figure import Figure, Palette
 from gam_scale.report.numbers import Form
 
@@ -140,11 +140,14 @@ def _draw(axes: Any, line: Series, colour: str) -> None:
 
 
 def _steps(axes: Any, lines: Sequence[Series], most: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     first = min((line.x[0] for line in lines if len(line.x)), default=0)
     last = max((line.x[-1] for line in lines if len(line.x)), default=0)
     margin = 0.01 * (last - first) or 1
     axes.set_xlim(first - margin, last + margin)
-    steps_x(axes, max(3, most))
+    axes.xaxis.set_major_locator(MaxNLocator(max(3, most), steps=STEPS, integer=True))
+    axes.xaxis.set_major_formatter(lambda step, _: whole(step))
 
 
 def _powers_of_two(axes: Any, lines: Sequence[Series], most: int) -> None:

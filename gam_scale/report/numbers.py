@@ -82,4 +82,4 @@ def ranged(value: float, interval: Range, form: Form = "{:.3f}".format) -> str:
 
 def plus_minus(value: float, deviation: float | None, form: Form = "{:,.1f}".format) -> str:
     """``630.3 ± 12.1``, or the value alone."""
-    return form(value) if deviation is None else f"{form(value)} ± {form(abs(deviation))}"
+    return form(value) if deviation is None else f"{form(value)} ± {form(deviation).lstrip('+')}"

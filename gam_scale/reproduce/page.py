@@ -6,7 +6,7 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.files import csv_of_dicts, write_bytes, write_json
-from gam_scale.report.axes import ticks_x
+from gam_scale.report.axes import finish, ticks_x
 from gam_scale.report.figure import Figure, Palette
 from gam_scale.report.numbers import large
 from gam_scale.report.page import Page, Part, Sentences
@@ -15,7 +15,6 @@ from gam_scale.reproduce import blocks, words
 from gam_scale.reproduce.cells import results as finished
 from gam_scale.reproduce.spread import Results
 from gam_scale.reproduce.tables import BLOCKS, TITLES, tables
-from gam_scale.scaling.figures import finish
 from gam_scale.strict import read_json
 
 TITLE = "The paper's tables, run again"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from gam_scale.report.numbers import Form, plus_minus
 from gam_scale.reproduce.cells import DATASETS
 
 
@@ -25,10 +26,9 @@ class Spread:
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation, len(values))
 
-    def text(self, form: str = "{:,.1f}") -> str:
+    def text(self, form: Form = "{:,.1f}".format) -> str:
         """``630.3 ± 12.1``, or the value of the only seed."""
-        mean = form.format(self.mean)
-        return mean if self.deviation is None else f"{mean} ± {form.format(self.deviation)}"
+        return plus_minus(self.mean, self.deviation, form)
 
     def less(self, other: "Spread") -> tuple[float, float | None]:
         """The difference of the means and its standard error, sqrt(s1^2 / n1 + s2^2 / n2).

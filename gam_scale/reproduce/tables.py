@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gam_scale.report.numbers import Form, plus_minus
 from gam_scale.report.table import Table
 from gam_scale.reproduce.blocks import KINDS, MIB
 from gam_scale.reproduce.cells import MODELS_1, MODELS_3
@@ -87,11 +88,11 @@ def details(results: Results, dataset: str) -> Table:
                 [
                     f"{MODELS[model]}, {_setup(model, setup)}",
                     f"{row['params']:,}",
-                    _shown(results.spread(key, "train_loss"), "{:.3f}"),
-                    _shown(results.spread(key, "val_loss"), "{:.3f}"),
+                    _shown(results.spread(key, "train_loss"), "{:.3f}".format),
+                    _shown(results.spread(key, "val_loss"), "{:.3f}".format),
                     f"{published.loss:.4f}" if published else "",
-                    _shown(results.spread(key, "val_bits_per_byte"), "{:.3f}"),
-                    _shown(Spread.of(seconds), "{:,.0f}"),
+                    _shown(results.spread(key, "val_bits_per_byte"), "{:.3f}".format),
+                    _shown(Spread.of(seconds), "{:,.0f}".format),
                     f"{published.epoch_seconds:,.1f}" if published else "",
                     str(len(results.cells[key])),
                 ]
@@ -233,7 +234,7 @@ def _params(results: Results, dataset: str, model: str, setup: str) -> str:
     return f"{row['params']:,}" if row else ""
 
 
-def _shown(spread: Spread | None, form: str = "{:,.1f}") -> str:
+def _shown(spread: Spread | None, form: Form = "{:,.1f}".format) -> str:
     return spread.text(form) if spread else ""
 
 
@@ -246,10 +247,7 @@ def _percent(value: float) -> str:
 
 
 def _difference(pair: tuple[float, float | None] | None) -> str:
-    if pair is None:
-        return ""
-    difference, error = pair
-    return f"{difference:+.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    return plus_minus(*pair, "{:+.3f}".format) if pair else ""
 
 
 def _count(seeds: int) -> str:

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from gam_scale.report.axes import label, log_x, name_axes, quieten, ticks_y
+from gam_scale.report.axes import finish, label
 from gam_scale.report.figure import Figure, Palette, shades
-from gam_scale.report.numbers import Form, large, scientific
+from gam_scale.report.numbers import large, scientific
 from gam_scale.scaling.analysis import Analysis, Family
 from gam_scale.scaling.isoflop import IsoFlop
 from gam_scale.scaling.law import Law
@@ -198,20 +198,3 @@ def _band(axes: Any, family: Family, c: np.ndarray, what: Any, colour: str) -> N
     if all(ends):
         low, high = np.array(ends).T
         axes.fill_between(c, low, high, color=colour, alpha=0.16, lw=0)
-
-
-def finish(
-    axes: Any,
-    palette: Palette,
-    narrow: bool,
-    x: str,
-    y: str,
-    x_form: Form,
-    y_form: Form = "{:.3g}".format,
-    log_y: bool = False,
-) -> None:
-    """Name the axes; x is logarithmic, and y if ``log_y``."""
-    log_x(axes, x_form, narrow=narrow)
-    ticks_y(axes, y_form, log=log_y)
-    name_axes(axes, palette, x, y)
-    quieten(axes, palette)

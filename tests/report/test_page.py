@@ -104,3 +104,4 @@ def test_numbers() -> None:
     assert [duration(s) for s in (40, 720, 9000)] == ["40\u00a0s", "12\u00a0min", "2.5\u00a0h"]
     assert [span(1, 1), span(1024, 2047)] == ["1", "1,024-2,047"]
     assert [plus_minus(1.5, 0.7), plus_minus(3, None)] == ["1.5 ± 0.7", "3.0"]
+    assert plus_minus(0.5, 0.25, "{:+.2f}".format) == "+0.50 ± 0.25"

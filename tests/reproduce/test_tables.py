@@ -64,7 +64,7 @@ def test_spread_is_numpys(n) -> None:
 def test_one_seed_has_no_spread() -> None:
     one, two = Spread.of([3.0]), Spread.of([1.0, 2.0])
     assert one.deviation is None and one.text() == "3.0" and one.seeds == 1
-    assert two.text("{:.2f}") == "1.50 ± 0.71"
+    assert two.text("{:.2f}".format) == "1.50 ± 0.71"
     assert one.less(two) == (1.5, None) and two.less(one) == (-1.5, None)
 
 
