@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from html import escape
 from io import BytesIO
 from typing import Any, ClassVar
@@ -72,11 +71,15 @@ class Figure:
     def svg(self, narrow: bool = False) -> str:
         """One element of a page, in its colours."""
         name, size = (f"{self.name}-narrow", self.narrow) if narrow else (self.name, self.size)
-        assert size is not None and self.draw is not None
+        drawing = self.draw
+        assert size is not None and drawing is not None
+
+        def draw(axes: Any) -> None:
+            drawing(axes, PAGE, narrow)
+
         settings = {"svg.fonttype": "none", "font.size": 12}
-        draw = partial(self.draw, palette=PAGE, narrow=narrow)
-        text = _drawn(draw, size, name, settings, format="svg", transparent=True).decode()
-        return _element(text, name, f'class="{name}" role="img" aria-label="{escape(self.title)}"')
+        svg = _drawn(draw, size, name, settings, format="svg", transparent=True).decode()
+        return _element(svg, name, f'class="{name}" role="img" aria-label="{escape(self.title)}"')
 
     def file(self, form: str) -> bytes:
         """As a file: ``png``, ``svg`` or ``pdf``, on white, with its keys."""
@@ -123,7 +126,8 @@ def _drawn(
     from matplotlib.figure import Figure as Canvas
 
     # Names of runs and families are no formulas, whatever dollars they hold.
-    with matplotlib.rc_context({"svg.hashsalt": salt, "text.parse_math": False} | settings):
+    every: dict[Any, Any] = {"svg.hashsalt": salt, "text.parse_math": False}
+    with matplotlib.rc_context(every | settings):
         canvas = Canvas((size[0] / 72, size[1] / 72), layout="constrained")  # 72 units an inch
         draw(canvas.add_subplot())
         out = BytesIO()

@@ -107,8 +107,9 @@ def heat_map(
         for i, row in enumerate(cells):
             for j, value in enumerate(row):
                 # Never so full that the number, in the page's ink, is hard to read.
-                box = {"facecolor": palette.line(colour), "alpha": 0.75 * value, "linewidth": 0}
-                axes.add_patch(Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, **box))
+                box = Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, linewidth=0)
+                box.set(facecolor=palette.line(colour), alpha=0.75 * value)
+                axes.add_patch(box)
                 text = {"ha": "center", "va": "center", "color": palette.ink, "fontsize": 11}
                 axes.text(j, i, f"{value:.2f}", **text)
         axes.set_xlim(-0.5, len(columns) - 0.5)
