@@ -136,9 +136,10 @@ def test_a_layer_takes_as_long_as_what_it_multiplies_moves_and_launches():
     shape = {"d_model": 1536, "memory": {"n_heads": 12}, "layers": ["delta"], "max_seq_len": 4096}
     run = Setting(2, 4096, 2, "selective", True, False, False, 1)
     model = make_config(**shape).model
-    spent = timing.layer(model, "delta", run, H100, 0.5)
-    done = work(model, "delta", run)
-    moved = traffic(model, "delta", "selective", compiled=True, precision="bf16")
+    (delta,) = set(model.stack())
+    spent = timing.layer(model, delta, run, H100, 0.5)
+    done = work(model, delta, run)
+    moved = traffic(model, delta, "selective", compiled=True, precision="bf16")
     in_fp32 = done.fp32_flops - done.scan_flops
     products = ((done.flops - in_fp32) / 989.4e12 + in_fp32 / 67e12) / 0.5
     assert spent.products == pytest.approx(products)
@@ -150,7 +151,9 @@ def test_a_layer_takes_as_long_as_what_it_multiplies_moves_and_launches():
 
 def test_a_cpu_is_planned_by_its_products_alone():
     cpu = replace(H100, memory_rate=None)
-    spent = timing.layer(make_config().model, "static", setting(make_config(), ROWS), cpu, 0.5)
+    config = make_config()
+    (static,) = set(config.model.stack())
+    spent = timing.layer(config.model, static, setting(config, ROWS), cpu, 0.5)
     assert spent.products > 0 == spent.memory + spent.launches
 
 
@@ -158,8 +161,8 @@ def test_a_cpu_is_planned_by_its_products_alone():
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 def test_traffic_grows_with_the_width(kind, recompute):
     """The layers of ctx16k, two thirds as wide, other heads, weights in fp32, were traced too."""
-    model = load_config("configs/ctx16k.json").model
-    found = traffic(model, kind, recompute, compiled=True, precision="bf16")
+    model = replace(load_config("configs/ctx16k.json").model, layers=[kind])
+    found = traffic(model, model.stack()[0], recompute, compiled=True, precision="bf16")
     wanted = ("ctx16k", kind, recompute, "portable")
     keys = ("config", "kind", "recompute", "implementation")
     (row,) = [row for row in rows() if tuple(row[key] for key in keys) == wanted]
