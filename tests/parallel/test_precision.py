@@ -8,7 +8,6 @@ from ranks import run_ranks
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import plain_batch
 from gam_scale.model.lm import outline
-from gam_scale.model.parts import MIXERS
 from gam_scale.model.policy import policy_of
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.strict import from_dict
@@ -28,7 +27,15 @@ PARALLEL = {
         "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}, **LINEAR},
     },
 }
-KINDS = list(MIXERS)
+KINDS = [
+    "static",
+    "slot",
+    "delta",
+    "phase",
+    "scan",
+    "attention",
+    "mamba",
+]  # in this order, of one model
 KEPT = {
     "static": set(),
     "attention": set(),
