@@ -244,6 +244,19 @@ class LogConfig:
 
     run_dir: str = option("runs/default", "the run directory; the same one resumes")
     every_steps: int = option(10, "steps between lines of metrics.jsonl", at_least=1)
+    sample_every: int = option(
+        0,
+        "steps between texts that the model writes, into samples.jsonl, logs and report; 0: none "
+        "before the run's end",
+        at_least=0,
+    )
+    sample_prompt: str = option("", "what these texts continue; empty: a document's start")
+    layers_every: int = option(
+        0,
+        "steps between statistics of every layer, into layers.jsonl: quantiles of horizons, gates, "
+        "activations and gradients; 0: none",
+        at_least=0,
+    )
     tensorboard: bool = option(True, "write TensorBoard events under logs/ where it is installed")
     wandb: Literal["auto", "offline", "off"] = option(
         "auto", "auto: online with WANDB_API_KEY set, else offline; never a prompt"

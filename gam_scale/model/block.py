@@ -101,6 +101,19 @@ class Block(nn.Module, ABC):
         added, state = self.mix_next(self._normed(x), state, layout)
         return self._joined(x, added), state
 
+    def statistics(self, x: Tensor, layout: Layout) -> dict[str, Tensor]:
+        """What is worth watching while it trains, by name, as (values, heads).
+
+        Args:
+            x: what the layer is given, (B, T, d).
+            layout: of these tokens; none before them is known.
+        """
+        return self.mixer_statistics(self._normed(x), layout)
+
+    def mixer_statistics(self, h: Tensor, layout: Layout) -> dict[str, Tensor]:
+        """As :meth:`statistics`, of the normed input; of most mixers nothing."""
+        return {}
+
     def flops_per_token(self, seq_len: int) -> float:
         """Forward FLOPs per token, in documents of ``seq_len`` tokens."""
         ffn = self.ffn.flops_per_token() if self.ffn is not None else 0.0

@@ -192,6 +192,19 @@ class GAMBlock(Block):
             state |= self.memory.init_state(batch_size, device, dtype)
         return state
 
+    def mixer_statistics(self, h: Tensor, layout: Layout) -> dict[str, Tensor]:
+        """See :meth:`Block.mixer_statistics`: how far its gates open, and its memory's."""
+        local = self.conv(h, layout, None) if self.conv is not None else None
+        found: dict[str, Tensor] = {}
+        if self.gate is not None:
+            parts = {"conv_gate": self.conv, "memory_gate": self.memory}
+            names = [name for name, part in parts.items() if part is not None]
+            gates = torch.sigmoid(self.gate(h)).chunk(len(names), dim=-1)
+            found = {name: gate.reshape(-1, 1) for name, gate in zip(names, gates, strict=True)}
+        if self.memory is not None:
+            found |= self.memory.statistics(self._memory_input(h, local))
+        return found
+
     def _memory_input(self, h: Tensor, local: Tensor | None) -> Tensor:
         return h + local if self.is_written and local is not None else h
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gam_scale.checkpoint.shard import Shard
 from gam_scale.data.packing import Batch
 from gam_scale.model.carry import Carry
+from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel
 from gam_scale.parallel.compilation import Compilation
 from gam_scale.parallel.world import World
@@ -34,12 +35,19 @@ class Strategy(ABC):
 
     def evaluate(self, batch: Batch) -> Tensor:
         """The loss sum of a batch (a scalar), without dropout and without gradients."""
+        return self._forward(batch.tokens, batch.targets, batch.layout)
+
+    def logits(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """(B, T, vocab_size) of tokens (B, T), likewise; called by all ranks together."""
+        return self._forward(tokens, None, layout)
+
+    def _forward(self, *inputs: Tensor | Layout | None) -> Tensor:
         was_training = self.module.training
         self.module.eval()
         with torch.no_grad(), self._autocast():
-            loss = self.module(*batch)
+            output = self.module(*inputs)
         self.module.train(was_training)
-        return loss
+        return output
 
     @abstractmethod
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:

@@ -21,10 +21,13 @@ from gam_scale.report.table import Table
 from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import read_summary
 from gam_scale.run.goodput import goodput
+from gam_scale.run.layer_figures import layer_figures
 from gam_scale.run.metrics_file import Line, read_metrics
+from gam_scale.run.records import LAYERS, SAMPLES, read_records, text_of
 from gam_scale.strict import from_dict, read_json, shown
 
 WIDE, NARROW, SMALL = (912, 340), (350, 260), (310, 205)
+SAMPLES_SHOWN = 5
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -46,7 +49,8 @@ def write_report(run_dir: str | Path) -> Path:
     summary |= read_summary(run_dir / "summary.json") if finished else {}
     parts: list[Part] = [] if finished else [_progress(config, lines)]
     parts += [*_key_figures(summary), *_remarks(summary)]
-    parts += [*_figures(lines, summary), *_samples({"": summary.get("sample")})]
+    parts += [*_figures(lines, summary), *_layers(run_dir)]
+    parts += _samples(_written(run_dir) | {"": summary.get("sample")})
     parts.append(Beside([_training(summary), _setup(config, model, summary)]))
     parts += [*_explanations(model, summary), Folded("Every setting", json.dumps(config, indent=2))]
     page = Page(run_dir.resolve().name, _in_words(model, summary), parts)
@@ -188,6 +192,22 @@ def _small(
 
 def _rate(value: float) -> str:
     return "0" if value == 0 else scientific(value, 3)
+
+
+def _layers(run_dir: Path) -> list[Part]:
+    """What layers did, where it was noted and can be drawn."""
+    if find_spec("matplotlib") is None:
+        return []
+    figures = layer_figures(read_records(run_dir / LAYERS))
+    return [Beside(figures)] if figures else []
+
+
+def _written(run_dir: Path) -> dict[str, str]:
+    """Texts of the run by the step after which the model wrote them: the first, the last, few."""
+    records = read_records(run_dir / SAMPLES)
+    few = {round(i * (len(records) - 1) / (SAMPLES_SHOWN - 1)) for i in range(SAMPLES_SHOWN)}
+    shown = [records[i] for i in sorted(few) if records]
+    return {f"after step {record['step']:,}": text_of(record) for record in shown}
 
 
 def _samples(texts: Mapping[str, Any]) -> list[Part]:

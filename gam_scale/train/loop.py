@@ -160,8 +160,8 @@ class Loop:
         """Train until done, or until a hook ends it."""
         with ExitStack() as stack:
             for hook in self.hooks:
-                stack.push(partial(_end, hook, self))
                 hook.start(self)
+                stack.push(partial(_end, hook, self))
             if self.state.to_evaluate:
                 self._between()
             still = self.state.step, self.config.train.steps

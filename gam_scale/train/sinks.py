@@ -1,27 +1,23 @@
-"""Where metrics go: metrics.jsonl, TensorBoard, wandb, the console and a log file per rank."""
+"""Where a run's figures and texts go: files, boards, the console and a log file per rank."""
 
 import logging
 import math
-import os
-import re
-import secrets
-import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gam_scale.config import RunConfig
-from gam_scale.files import append_regular, read_regular, write_bytes
-from gam_scale.run.metrics_file import JsonLines, Line, is_finite, read_metrics
-from gam_scale.strict import to_dict
+from gam_scale.files import append_regular
+from gam_scale.run.metrics_file import JsonLines, Line
+from gam_scale.run.records import LAYERS, SAMPLES, LayerRecord, Records, medians
+from gam_scale.train.boards import Guarded, TensorBoard, Wandb
 
 logger = logging.getLogger("gam_scale")
 
@@ -35,7 +31,7 @@ class Sink(Protocol):
 
 
 class MetricLog:
-    """Hands every line to all sinks; on ranks other than the main one there are none.
+    """Hands what is logged to all sinks; on ranks other than the main one there are none.
 
     Args:
         run_dir: holds metrics.jsonl and logs/.
@@ -53,23 +49,43 @@ class MetricLog:
         resume_step: int = 0,
     ) -> None:
         self._sinks: list[Sink] = []
+        self._boards: list[Guarded] = []
+        self._records: dict[str, Records] = {}
         if not is_main:
             return
         run_dir = Path(run_dir)
         logs = run_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self._sinks.append(JsonLines(run_dir / "metrics.jsonl", resume_step))
+        for name in (SAMPLES, LAYERS):
+            self._records[name] = Records(run_dir / name, resume_step)
         if config.log.tensorboard:
             make = partial(TensorBoard, logs / "tensorboard", resume_step)
-            self._sinks.append(Guarded("TensorBoard", make))
+            self._boards.append(Guarded("TensorBoard", make))
         if config.log.wandb != "off":
-            self._sinks.append(Guarded("wandb", partial(Wandb, run_dir, config)))
-        self._sinks.append(ConsoleLines(total_steps, resume_step))
+            self._boards.append(Guarded("wandb", partial(Wandb, run_dir, config)))
+        self._sinks += [*self._boards, ConsoleLines(total_steps, resume_step)]
 
     def log(self, line: Line) -> None:
         """Write one line; its values are plain numbers, its ``step`` is past that of the last."""
         for sink in self._sinks:
             sink.write(line)
+
+    def layers(self, step: int, layers: Sequence[LayerRecord]) -> None:
+        """Keep the statistics of all layers after a step, and draw their medians."""
+        if LAYERS in self._records:
+            self._records[LAYERS].write({"step": step, "layers": list(layers)})
+        for board in self._boards:
+            board.scalars(step, medians(layers))
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Keep and show what the model writes after a step."""
+        if SAMPLES in self._records:
+            self._records[SAMPLES].write({"step": step, "prompt": prompt, "text": text})
+            said = " ".join((prompt + text).split())
+            logger.info("step %d, a sample: %s", step, said, extra={"on_bar": True})
+        for board in self._boards:
+            board.text(step, prompt + text)
 
     def close(self) -> None:
         """Flush and release everything; nothing can be logged afterwards."""
@@ -81,140 +97,6 @@ class MetricLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class Guarded:
-    """A sink that must never stop a run: its first exception, or its absence, turns it off."""
-
-    def __init__(self, name: str, make: Callable[[], Sink]) -> None:
-        self._name = name
-        self._sink: Sink | None = None
-        self._sink = self._guard(make)
-
-    def write(self, line: Line) -> None:
-        if sink := self._sink:
-            self._guard(lambda: sink.write(line))
-
-    def close(self) -> None:
-        if sink := self._sink:
-            self._guard(sink.close)
-
-    def _guard(self, call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except ImportError as error:
-            logger.info("%s off: %s", self._name, error)
-        except Exception as error:  # whatever a third party's service may raise
-            logger.warning("%s off: %s", self._name, first_line(error))
-        self._sink = None
-        return None
-
-
-def first_line(error: Exception) -> str:
-    """What a third party's exception says, shortened to a line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _tags(line: Line) -> dict[str, float]:
-    """``{"train/loss": .., "val/loss": ..}`` for the sinks that group by prefix."""
-    names = {k: f"val/{k[4:]}" if k.startswith("val_") else f"train/{k}" for k in line}
-    return {names[k]: v for k, v in line.items() if k not in ("step", "time") and is_finite(v)}
-
-
-class TensorBoard:
-    """Event files; what a killed run wrote past ``resume_step`` is hidden by TensorBoard.
-
-    Each line is written at once: what a kill takes along would be missing for good.
-    """
-
-    def __init__(self, folder: Path, resume_step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ImportError("the tensorboard package is not installed") from None
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
-
-    def write(self, line: Line) -> None:
-        for tag, value in _tags(line).items():
-            self._writer.add_scalar(tag, value, line["step"])
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class Wandb:
-    """Online where WANDB_API_KEY is set and works, else a folder that ``wandb sync`` uploads.
-
-    wandb's step is the training step. A resumed run first hands over what it kept in metrics.jsonl
-    and wandb lacks, so that each step is there once, whatever a kill took along or did twice:
-    offline the new folder holds all of them and takes the place of earlier ones; online, what was
-    uploaded stands.
-    """
-
-    def __init__(self, run_dir: Path, config: RunConfig) -> None:
-        os.environ.setdefault("WANDB_SILENT", "true")
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # wandb's own crash reports
-        try:
-            import wandb
-        except ImportError:
-            raise ImportError("the wandb package is not installed") from None
-        online = config.log.wandb == "auto" and bool(os.environ.get("WANDB_API_KEY"))
-        run_id = _wandb_id(run_dir)
-        init = partial(
-            wandb.init,
-            project=config.log.wandb_project,
-            name=run_dir.resolve().name,
-            id=run_id,
-            dir=str(run_dir / "logs"),
-            config=to_dict(config),
-            settings=wandb.Settings(
-                silent=True, console="off", init_timeout=15, finish_timeout=60, disable_git=True
-            ),
-        )
-        _remove_earlier(run_dir / "logs" / "wandb", run_id)
-        self._run = (online and _online(wandb, init)) or init(mode="offline")
-        self._run.define_metric("*", step_metric="step")
-        self._next_step = self._run.step
-        for line in read_metrics(run_dir / "metrics.jsonl"):
-            self.write(line)
-
-    def write(self, line: Line) -> None:
-        step = line["step"]
-        if step >= self._next_step:
-            self._run.log({"step": step, **_tags(line)}, step=step, commit=True)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-def _remove_earlier(folder: Path, run_id: str) -> None:
-    """Remove what earlier starts wrote offline, which this one writes whole."""
-    if not folder.is_dir():
-        return
-    age = time.time() - folder.stat().st_mtime
-    for earlier in folder.glob(f"offline-run-*-{run_id}"):
-        shutil.rmtree(earlier, ignore_errors=True)
-    # wandb names folders by the second, and its service may still write to one of this second.
-    time.sleep(min(1.1, max(0.0, 1.1 - age)))
-
-
-def _online(wandb: ModuleType, init: Callable[..., Any]) -> Any:
-    try:
-        return init(mode="online", resume="allow")
-    except Exception as error:  # no network, a wrong key, ...
-        logger.warning("wandb logs offline: %s", first_line(error))
-        wandb.teardown()  # its service holds the run's id until then
-        return None
-
-
-def _wandb_id(run_dir: Path) -> str:
-    """The id that makes a resumed run the same wandb run: made once, kept in the run directory."""
-    path = run_dir / "logs" / "wandb_id"
-    if not path.exists():
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", run_dir.resolve().name)[:40]
-        write_bytes(path, f"{name}-{secrets.token_hex(4)}\n".encode())
-    return read_regular(path).decode(errors="replace").strip()
 
 
 class ConsoleLines:

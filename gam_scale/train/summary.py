@@ -21,7 +21,7 @@ from gam_scale.run.goodput import goodput
 from gam_scale.run.metrics_file import Line, is_finite, read_metrics
 from gam_scale.run.report import write_report
 from gam_scale.strict import read_record
-from gam_scale.train.sinks import first_line
+from gam_scale.train.boards import first_line
 
 logger = logging.getLogger("gam_scale")
 

@@ -203,6 +203,43 @@ def test_a_kill_takes_no_line_from_tensorboard(tmp_path):
     log.close()
 
 
+LAYERS = [{"beta": {"all": [0.1, 0.5, 0.9]}}, {"beta": {"all": [0.2, None, 0.8]}}]
+
+
+def test_tensorboard_has_samples_and_layers(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with MetricLog(tmp_path, config(tensorboard=True), True, 10) as log:
+        log.layers(5, LAYERS)
+        log.sample(5, "the ", "cat")
+        log.log(line(5))
+    events = reader.EventAccumulator(str(tmp_path / "logs/tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("layers.beta/00")] == [(5, 0.5)]
+    assert "layers.beta/01" not in events.Tags()["scalars"], "a number that is none is drawn"
+    (text,) = events.Tensors("sample/text_summary")
+    assert list(text.tensor_proto.string_val) == [b"the cat"]
+
+
+def test_wandb_has_samples_and_layers_in_their_steps(tmp_path, monkeypatch):
+    """What a start hands over, too: a row of each step, in order."""
+    rows = []
+    run = fake_run(log=lambda row, step, commit: rows.append((step, commit, sorted(row))))
+    fake = SimpleNamespace(init=lambda **kwargs: run, Settings=dict, Html=str)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with MetricLog(tmp_path, config("offline"), True, 9) as log:
+        log.layers(3, LAYERS)
+        log.sample(5, "the ", "cat")
+        log.layers(5, LAYERS)
+        log.log(line(5))
+    first, again = list(rows), rows
+    again.clear()
+    with MetricLog(tmp_path, config("offline"), True, 9, 5):
+        pass
+    kinds = [(step, commit) for step, commit, _ in first]
+    assert kinds == [(3, False), (5, False), (5, False), (5, True)]
+    assert first[0][2] == ["layers.beta/00", "step"] and first[1][2] == ["sample", "step"]
+    assert again == first
+
+
 def fake_run(**parts) -> SimpleNamespace:
     """What wandb.init returns, as far as the sink uses it."""
     nothing = {"step": 0, "finish": int, "log": lambda *a, **k: None}

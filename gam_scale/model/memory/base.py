@@ -10,6 +10,7 @@ from gam_scale.kernels.products import Precision
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
+from gam_scale.model.memory.gate import DecayGate
 from gam_scale.model.norm import unit_size
 from gam_scale.model.policy import TO_RESIDUAL
 from gam_scale.model.rotary import turn
@@ -45,12 +46,20 @@ class Memory(nn.Module, ABC):
     def flops_per_token(self) -> float:
         """Forward FLOPs per token, a written memory's as its recurrence has them."""
 
+    def statistics(self, h: Tensor) -> dict[str, Tensor]:
+        """What the memory decides of tokens (B, T, d), by name: (values, heads), to be watched."""
+        return {}
+
 
 class WrittenMemory(Memory):
     """A memory whose state the context writes: one form for training, prefill and generation.
 
-    The state is float32, or float64 in a float64 model, whatever autocast says.
+    The state is float32, or float64 in a float64 model, whatever autocast says. ``gate`` says how
+    fast it forgets.
     """
+
+    gate: DecayGate
+    n_heads = 1
 
     def forward(self, h: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """See :meth:`Memory.forward`."""
@@ -70,6 +79,11 @@ class WrittenMemory(Memory):
         self, h: Tensor, state: Tensor, layout: Layout, context: Context | None
     ) -> tuple[Tensor, Tensor]:
         """What the tokens read (B, T, d), and the state after them."""
+
+    def statistics(self, h: Tensor) -> dict[str, Tensor]:
+        """``horizon``: the tokens over which a gate would forget, if all were as this one."""
+        log_decay = self.gate(h).flatten(2).unflatten(2, (self.n_heads, -1)).flatten(0, 1)
+        return {"horizon": -1 / log_decay.clamp(max=-1e-9).movedim(1, -1).flatten(0, 1)}
 
 
 class HeadMemory(HasKernels, WrittenMemory):

@@ -98,6 +98,11 @@ class DeltaMemory(HeadMemory):
         forms: dict[str, Function] = {"fla": delta_in_kernels}
         return Trial(delta_memory, forms, inputs, ("q", "k", "v"), trial_layout())
 
+    def statistics(self, h: Tensor) -> dict[str, Tensor]:
+        """See :meth:`Memory.statistics`; ``beta`` is how much of a value a token replaces."""
+        beta = torch.sigmoid(self.beta(h)).flatten(0, 1)
+        return super().statistics(h) | {"beta": beta}
+
     def flops_per_token(self) -> float:
         """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
         linears = (self.qkv, self.out, self.gate.strength, self.beta)

@@ -11,10 +11,12 @@ from gam_scale.train.hooks.first_step import FirstStep
 from gam_scale.train.hooks.garbage import Garbage
 from gam_scale.train.hooks.goodput import Goodput
 from gam_scale.train.hooks.health import RankPace
+from gam_scale.train.hooks.layers import LayerStatistics
 from gam_scale.train.hooks.lines import Lines
 from gam_scale.train.hooks.out_of_memory import OutOfMemory
 from gam_scale.train.hooks.profile import StepProfile
 from gam_scale.train.hooks.progress import Progress
+from gam_scale.train.hooks.sampling import Samples
 from gam_scale.train.hooks.saving import Saving
 from gam_scale.train.hooks.skips import CountedSkips
 from gam_scale.train.hooks.spikes import Spikes
@@ -48,6 +50,8 @@ def standard_hooks(session: Session, log: MetricLog) -> list[Hook]:
         FirstStep(lines),
         Goodput(run),
         RankPace(run.ranks),
+        LayerStatistics(log),
+        Samples(data.tokenizer, log),
         Evaluation(data.valid, data.tokenizer.token_bytes(), stop),
         lines,
         CountedSkips(lines),

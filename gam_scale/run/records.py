@@ -1,0 +1,88 @@
+"""samples.jsonl and layers.jsonl: a JSON object a line, of what numbers alone do not hold."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from gam_scale.errors import UserError
+from gam_scale.files import read_regular, write_bytes
+from gam_scale.strict import parse_json
+
+Record = dict[str, Any]
+
+SAMPLES, LAYERS = "samples.jsonl", "layers.jsonl"
+"""Texts that the model wrote, ``prompt`` and ``text``; statistics of its ``layers``."""
+
+LayerRecord = dict[str, dict[str, list[Any]]]
+"""Of one layer, by name: ``all``, the :data:`QUANTILES`, and ``heads``, those of each head."""
+
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+class Records:
+    """Appends records; what a killed run wrote past the step that it resumes from is dropped."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        kept = [record for record in read_records(path) if record["step"] <= resume_step]
+        if path.exists():
+            write_bytes(path, "".join(map(_line, kept)).encode())
+        self._path = path
+
+    def write(self, record: Record) -> None:
+        """Add one, of finite numbers, text, lists and the like; its ``step`` is past the last."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(_line(record))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Those of a file, none where it is missing, without what a kill cut short or is damaged."""
+    if not path.exists():
+        return []
+    found = map(_record, read_regular(path).splitlines())
+    return [record for record in found if record is not None]
+
+
+def text_of(sample: Record) -> str:
+    """A sample with its prompt."""
+    return f"{sample['prompt']}{sample['text']}"
+
+
+def medians(layers: Sequence[LayerRecord]) -> dict[str, float]:
+    """Of each layer's statistics, by names that group them: ``layers.horizon/03``."""
+    return {
+        f"layers.{name}/{i:02d}": values["all"][1]
+        for i, layer in enumerate(layers)
+        for name, values in layer.items()
+        if values["all"][1] is not None
+    }
+
+
+def _record(row: bytes) -> Record | None:
+    try:
+        record = parse_json(row.decode("utf-8"), "a row")
+    except (UserError, UnicodeDecodeError):
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    layers, texts = record.get("layers"), [record.get("prompt"), record.get("text")]
+    whole = _are_layers(layers) if "layers" in record else all(type(t) is str for t in texts)
+    return record if whole else None
+
+
+def _are_layers(layers: Any) -> bool:
+    if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
+        return False
+    found = [values for layer in layers for values in layer.values()]
+    return all(
+        isinstance(values, dict)
+        and isinstance(values.get("all"), list)
+        and len(values["all"]) == len(QUANTILES)
+        and all(type(number) in (int, float, NoneType) for number in values["all"])
+        for values in found
+    )
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"

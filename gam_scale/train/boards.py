@@ -1,0 +1,207 @@
+"""TensorBoard and wandb: where a run's figures are drawn, if they are installed."""
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from html import escape
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from gam_scale.config import RunConfig
+from gam_scale.files import read_regular, write_bytes
+from gam_scale.run.metrics_file import Line, is_finite, read_metrics
+from gam_scale.run.records import LAYERS, SAMPLES, medians, read_records, text_of
+from gam_scale.strict import to_dict
+
+logger = logging.getLogger("gam_scale")
+
+
+class Board(Protocol):
+    """Takes lines, other values and samples of text, in the order of their steps."""
+
+    def write(self, line: Line) -> None: ...
+
+    def scalars(self, step: int, values: dict[str, float]) -> None: ...
+
+    def text(self, step: int, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Guarded:
+    """A board that must never stop a run: its first exception, or its absence, turns it off."""
+
+    def __init__(self, name: str, make: Callable[[], Board]) -> None:
+        self._name = name
+        self._board: Board | None = None
+        self._board = self._guard(make)
+
+    def write(self, line: Line) -> None:
+        if board := self._board:
+            self._guard(lambda: board.write(line))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        if board := self._board:
+            self._guard(lambda: board.scalars(step, values))
+
+    def text(self, step: int, text: str) -> None:
+        if board := self._board:
+            self._guard(lambda: board.text(step, text))
+
+    def close(self) -> None:
+        if board := self._board:
+            self._guard(board.close)
+
+    def _guard(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except ImportError as error:
+            logger.info("%s off: %s", self._name, error)
+        except Exception as error:  # whatever a third party's service may raise
+            logger.warning("%s off: %s", self._name, first_line(error))
+        self._board = None
+        return None
+
+
+def first_line(error: Exception) -> str:
+    """What a third party's exception says, shortened to a line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _tags(line: Line) -> dict[str, float]:
+    """``{"train/loss": .., "val/loss": ..}`` for the sinks that group by prefix."""
+    names = {k: f"val/{k[4:]}" if k.startswith("val_") else f"train/{k}" for k in line}
+    return {names[k]: v for k, v in line.items() if k not in ("step", "time") and is_finite(v)}
+
+
+class TensorBoard:
+    """Event files; what a killed run wrote past ``resume_step`` is hidden by TensorBoard.
+
+    Each line is written at once: what a kill takes along would be missing for good.
+    """
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ImportError("the tensorboard package is not installed") from None
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
+
+    def write(self, line: Line) -> None:
+        for tag, value in _tags(line).items():
+            self._writer.add_scalar(tag, value, line["step"])
+        self._writer.flush()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+        self._writer.flush()
+
+    def text(self, step: int, text: str) -> None:
+        self._writer.add_text("sample", text, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """Online where WANDB_API_KEY is set and works, else a folder that ``wandb sync`` uploads.
+
+    wandb's step is the training step. A resumed run first hands over what it kept in metrics.jsonl
+    and wandb lacks, so that each step is there once, whatever a kill took along or did twice:
+    offline the new folder holds all of them and takes the place of earlier ones; online, what was
+    uploaded stands.
+    """
+
+    def __init__(self, run_dir: Path, config: RunConfig) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # wandb's own crash reports
+        try:
+            import wandb
+        except ImportError:
+            raise ImportError("the wandb package is not installed") from None
+        online = config.log.wandb == "auto" and bool(os.environ.get("WANDB_API_KEY"))
+        run_id = _wandb_id(run_dir)
+        init = partial(
+            wandb.init,
+            project=config.log.wandb_project,
+            name=run_dir.resolve().name,
+            id=run_id,
+            dir=str(run_dir / "logs"),
+            config=to_dict(config),
+            settings=wandb.Settings(
+                silent=True, console="off", init_timeout=15, finish_timeout=60, disable_git=True
+            ),
+        )
+        _remove_earlier(run_dir / "logs" / "wandb", run_id)
+        self._run = (online and _online(wandb, init)) or init(mode="offline")
+        self._run.define_metric("*", step_metric="step")
+        self._next_step = self._run.step
+        for _, hand_over in sorted(self._kept(run_dir), key=lambda kept: kept[0]):
+            hand_over()
+
+    def write(self, line: Line) -> None:
+        step = line["step"]
+        if step >= self._next_step:
+            self._run.log({"step": step, **_tags(line)}, step=step, commit=True)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self._add(step, values)
+
+    def text(self, step: int, text: str) -> None:
+        from wandb import Html
+
+        self._add(step, {"sample": Html(f"<pre>{escape(text)}</pre>")})
+
+    def _add(self, step: int, values: dict[str, Any]) -> None:
+        """To the row of this step, which a line of it, or the next step, ends."""
+        if values and step >= self._next_step:
+            self._run.log({"step": step, **values}, step=step, commit=False)
+
+    def _kept(self, run_dir: Path) -> Iterator[tuple[int, Callable[[], None]]]:
+        """What the run directory has, by step; a step's line is the last of it."""
+        for record in read_records(run_dir / SAMPLES):
+            yield record["step"], partial(self.text, record["step"], text_of(record))
+        for record in read_records(run_dir / LAYERS):
+            yield record["step"], partial(self.scalars, record["step"], medians(record["layers"]))
+        for line in read_metrics(run_dir / "metrics.jsonl"):
+            yield line["step"], partial(self.write, line)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _remove_earlier(folder: Path, run_id: str) -> None:
+    """Remove what earlier starts wrote offline, which this one writes whole."""
+    if not folder.is_dir():
+        return
+    age = time.time() - folder.stat().st_mtime
+    for earlier in folder.glob(f"offline-run-*-{run_id}"):
+        shutil.rmtree(earlier, ignore_errors=True)
+    # wandb names folders by the second, and its service may still write to one of this second.
+    time.sleep(min(1.1, max(0.0, 1.1 - age)))
+
+
+def _online(wandb: ModuleType, init: Callable[..., Any]) -> Any:
+    try:
+        return init(mode="online", resume="allow")
+    except Exception as error:  # no network, a wrong key, ...
+        logger.warning("wandb logs offline: %s", first_line(error))
+        wandb.teardown()  # its service holds the run's id until then
+        return None
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """The id that makes a resumed run the same wandb run: made once, kept in the run directory."""
+    path = run_dir / "logs" / "wandb_id"
+    if not path.exists():
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", run_dir.resolve().name)[:40]
+        write_bytes(path, f"{name}-{secrets.token_hex(4)}\n".encode())
+    return read_regular(path).decode(errors="replace").strip()

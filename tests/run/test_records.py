@@ -1,0 +1,56 @@
+"""samples.jsonl and layers.jsonl, and what a report shows of them."""
+
+import json
+
+from whole_runs import train
+
+from gam_scale.run.layer_figures import MOST, layer_figures
+from gam_scale.run.records import LAYERS, SAMPLES, Records, medians, read_records, text_of
+from gam_scale.run.report import write_report
+
+LAYER = {"horizon": {"all": [1.0, 2.0, None], "heads": [[1.0, 2.0, 3.0]] * 2}}
+
+
+def test_records_past_the_resumed_step_and_damaged_rows_are_dropped(tmp_path):
+    path = tmp_path / LAYERS
+    records = Records(path, 0)
+    assert not path.exists(), "an empty file"
+    for step in (2, 4, 6):
+        records.write({"step": step, "layers": [LAYER]})
+    damaged = [b"\xff", b"[]", b'{"step": "3"}', b'{"step": 3, "layers": {}}', b'{"step": 3']
+    damaged += [b'{"step": 3, "layers": [{"horizon": {"all": [1, 2]}}]}', b'{"step": 3, "text": 5}']
+    path.write_bytes(path.read_bytes() + b"\n".join(damaged))
+    assert [record["step"] for record in read_records(path)] == [2, 4, 6]
+    Records(path, 4).write({"step": 5, "layers": [LAYER]})
+    assert [record["step"] for record in read_records(path)] == [2, 4, 5]
+    assert medians([LAYER, {}]) == {"layers.horizon/00": 2.0}
+
+
+def test_of_many_layers_some_are_drawn_from_the_first_to_the_last():
+    records = [{"step": step, "layers": [LAYER] * 30} for step in (10, 20)]
+    (figure,) = layer_figures(records)
+    names = [name for _, name in figure.keys]
+    assert len(names) == MOST and (names[0], names[-1]) == ("layer 1", "layer 30")
+    assert layer_figures([]) == []
+
+
+def test_a_report_shows_samples_and_layers(tmp_path, tiny):
+    run = tmp_path / "run"
+    model = {"layers": ["delta", "static"], "memory": {"n_heads": 2}}
+    log = {"layers_every": 2, "sample_every": 2, "sample_prompt": "the <cat>"}
+    train(tiny(run, model=model, train={"steps": 6}, log=log))
+    page = (run / "report.html").read_text()
+    for words in ("Horizons", "Writing strength", "Memory gates", "Gradients", "layer 2"):
+        assert words in page, words
+    assert page.count("the &lt;cat&gt;") == 3 + 1  # samples, and the setting
+    assert "after step 4" in page and "after step 6" in page
+    # Of another length and kind of model before, and without a step between.
+    records = read_records(run / LAYERS)
+    odd = [
+        {"step": 1, "layers": []},
+        *records,
+        {"step": 9, "layers": [{"new_one": LAYER["horizon"]}]},
+    ]
+    (run / LAYERS).write_text("".join(json.dumps(record) + "\n" for record in odd))
+    assert "new one" in write_report(run).read_text()
+    assert text_of(read_records(run / SAMPLES)[0]).startswith("the <cat>")
