@@ -60,7 +60,7 @@ class Strategy(ABC):
         """Clip the gradients, apply them at learning rate ``lr``, clear them; returns their norm.
 
         Args:
-            lr: of the run; each group has it times its own ``lr_multiplier``.
+            lr: of the run; a group that has an ``lr_multiplier`` has it times that.
             max_norm: largest global L2 norm; 0: no clipping.
 
         Returns:
@@ -112,7 +112,7 @@ class Strategy(ABC):
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["lr_multiplier"]
+            group["lr"] = lr * group.get("lr_multiplier", 1.0)
 
 
 def skip_unless_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:

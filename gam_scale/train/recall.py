@@ -71,8 +71,7 @@ def _fit(
 ) -> list[tuple[int, float]]:
     """AdamW with linear warm-up and a cosine to 0; no decay, as no text comes twice."""
     betas = (0.9, 0.95)
-    group = {"params": list(net.parameters()), "lr_multiplier": 1.0}
-    optimizer = torch.optim.AdamW([group], lr, betas, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr, betas, weight_decay=0.0, fused=True)
     device, curve = net.embedding.weight.device, []
     strategy = PlainStrategy(net, optimizer, World(0, 1, 0, 1, device), "fp32")
     warmup = max(1, round(WARMUP * recall.steps))
