@@ -139,7 +139,8 @@ class ParallelConfig:
     )
     shard_ranks: int = option(
         0,
-        "fsdp: ranks that share one copy of the model, which is replicated over the others; 0: all",
+        "fsdp: ranks that share one copy of the model, which is replicated over the others, a "
+        "multiple of parallel.context; 0: all",
         at_least=0,
         at_most=WIDEST,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import submitit
 
 from gam_scale.config import load_config
+from gam_scale.config.rules import check_ranks
 from gam_scale.errors import UserError
 from gam_scale.files import append_regular, write_json
 from gam_scale.launch.job import RankJob
@@ -64,15 +65,17 @@ def run_dirs(request: Request) -> list[Path]:
     """The run directory of each config, those of ``then`` too, checked as training will check it.
 
     Raises:
-        UserError: a config is wrong, or its name in a job script; two share a directory, or there
-            are too many nodes.
+        UserError: a config is wrong, for that many ranks too, or its name in a job script; two
+            share a directory, or there are too many nodes.
     """
     if request.cluster == "local" and request.nodes > 1:
         raise UserError(f"--nodes is {request.nodes} without Slurm; expected 1 on this machine")
     config_of: dict[Path, str] = {}
     for config in chain(*request.jobs()):
         in_one_line(config, "the config's name")
-        folder = Path(load_config(config, request.overrides).log.run_dir).absolute()
+        settings = load_config(config, request.overrides)
+        check_ranks(settings, request.nodes * request.gpus_per_node)
+        folder = Path(settings.log.run_dir).absolute()
         in_one_line(str(folder), "log.run_dir")
         if folder in config_of:
             raise UserError(

@@ -61,6 +61,12 @@ def test_one_directory_per_run(request_for, tmp_path):
         run_dirs(request_for(2, overrides=same))
 
 
+def test_ranks_that_a_config_cannot_be_divided_over_are_not_handed_in(request_for):
+    request = request_for(nodes=1, gpus_per_node=3, overrides=["parallel.context=2"])
+    with pytest.raises(UserError, match="context is 2, which does not divide the 3 ranks"):
+        run_dirs(request)
+
+
 def test_one_machine_is_one_node(request_for):
     with pytest.raises(UserError, match="--nodes is 2 without Slurm"):
         run_dirs(request_for(nodes=2, cluster="local"))
