@@ -82,7 +82,8 @@ class DeepSpeedStrategy(Strategy):
         elif self.stage:
             self.clipping = zero_lean.trim_stages_1_and_2(self.zero, self.world)
         elif self.world.world_size == 1:
-            self.engine.enable_backward_allreduce = False  # copies through a bucket, to no end
+            # Else gradients are copied into a bucket and back, to no end.
+            self.engine.enable_backward_allreduce = False
 
     def step(self, lr: float, max_norm: float) -> Tensor:
         """See :meth:`Strategy.step`."""

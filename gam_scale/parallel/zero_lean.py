@@ -1,9 +1,13 @@
-"""Copies that DeepSpeed makes for low precision and for several ranks, left out where needless.
-And its looks at the norm, for which the host would wait.
+"""Methods of DeepSpeed's that are replaced: needless copies, and waits for the gradient's norm.
 
-Our parameters and gradients are fp32 in every precision (autocast computes in bf16), so a master
-copy of the parameters and conversions of the gradients would repeat what is there. With these left
-out, a step on one rank passes over the gradients about as often as a plain loop.
+Parameters and gradients are fp32 in every precision (autocast computes in bf16), so a master copy
+of the parameters and conversions of the gradients would repeat what is there. On one rank gradients
+are neither exchanged nor averaged.
+
+Each replacement has its gain beside it. Shares are of a step's processor time at the paper's size
+(21.6M parameters, 8 sequences of 256, one rank, one thread), with it and without alternating in one
+process. tests/parallel/test_internals.py fails where DeepSpeed's methods are no longer those that
+were read here.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +27,9 @@ class Clipping:
 
     DeepSpeed's own asks the device whether the norm is finite, to step or not to step. It is shown
     the number 1 instead, and the optimizer's kernels decide: see
-    :func:`gam_scale.parallel.strategy.skip_unless_finite`.
+    :func:`gam_scale.parallel.strategy.skip_unless_finite`. So a step never waits for the device,
+    where DeepSpeed's waits 5 times in stages 1 and 2 and 3 times in stage 3, and the norm is taken
+    in float32, not of a copy in float64.
 
     Attributes:
         norm: of the last step, before clipping.
@@ -50,6 +56,7 @@ class Clipping:
 
 def trim_stages_1_and_2(zero: Any, world: World) -> Clipping:
     """For ZeRO's optimizer of stage 1 or 2, without offloading: call it once, before any step."""
+    # Gain: 4 bytes for each parameter that a rank updates.
     for master, parts in zip(
         zero.single_partition_of_fp32_groups, zero.parallel_partitioned_bit16_groups, strict=True
     ):
@@ -59,7 +66,8 @@ def trim_stages_1_and_2(zero: Any, world: World) -> Clipping:
     clipping = Clipping(zero)
     _replace(zero, "scaled_global_norm", clipping.measure)
     _replace(zero, "unscale_and_clip_grads", lambda gradients, norm: clipping.clip(gradients))
-    if world.world_size == 1:  # gradients stay where autograd left them
+    # Gradients stay where autograd left them. Gain: 1.6%, and a bucket (43 of 392 MB).
+    if world.world_size == 1:
         reduce = "reduce_independent_p_g_buckets_and_remove_grads"
         _replace(zero, reduce, lambda parameter, group: None)
     return clipping
@@ -67,18 +75,21 @@ def trim_stages_1_and_2(zero: Any, world: World) -> Clipping:
 
 def trim_stage_3(zero: Any, world: World) -> Clipping:
     """For ZeRO's optimizer of stage 3, without offloading: call it once, before any step."""
-    # DeepSpeed means to do this by itself, but compares a device with its name.
+    # DeepSpeed means to do this by itself, but compares a device with its name. Gain: 4 bytes for
+    # each parameter of this rank's part.
     for master, parts in zip(
         zero.fp32_partitioned_groups_flat, zero.fp16_partitioned_groups_flat, strict=True
     ):
         master.data = parts
+    # Gain: 0.7%, a quarter of what follows the backward pass, and a copy of the rank's gradients.
     _replace(zero, "flatten", joined)
     clipping, groups = Clipping(zero), zero.fp32_partitioned_groups_flat
     _replace(zero, "_get_norm_groups", lambda: [clipping.measure()])
     _replace(
         zero, "unscale_and_clip_grads", lambda group, norm: clipping.clip([groups[group].grad])
     )
-    if world.world_size == 1:  # else they would be joined, divided by 1, and taken apart again
+    # Else they would be joined, divided by 1, and taken apart again. Gain: 3.4%.
+    if world.world_size == 1:
         _replace(zero, "_DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads", _whole_gradients)
     return clipping
 
