@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from gam_scale.report.figure import Figure
@@ -58,8 +59,8 @@ def _series(name: str, layer: int, records: Sequence[Record], *, band: bool) -> 
     rows = [_quantiles(record["layers"], layer, name) for record in records]
     low, middle, high = zip(*rows, strict=True)
     steps = [record["step"] for record in records]
-    sides = {"low": low, "high": high} if band else {}
-    return Series(f"layer {layer + 1}", steps, middle, **sides, smooth=False)
+    series = Series(f"layer {layer + 1}", steps, middle, smooth=False)
+    return replace(series, low=low, high=high) if band else series
 
 
 def _quantiles(layers: Sequence[Any], layer: int, name: str) -> list[float]:

@@ -185,7 +185,7 @@ def _loss(lines: Sequence[Line]) -> Figure:
 
 
 def _small(
-    name: str, title: str, caption: str, series: Series, form: Form = "{:g}".format, **axis: bool
+    name: str, title: str, caption: str, series: Series, form: Form = "{:g}".format, **axis: Any
 ) -> Figure:
     return line_figure(name, title, caption, [series], SMALL, form=form, from_zero=True, **axis)
 
@@ -229,7 +229,7 @@ def _training(summary: dict[str, Any]) -> Table:
     def unless_none(count: int) -> str:
         return f"{count:,}" if count else ""
 
-    names = [
+    names: list[tuple[str, str, Callable[[Any], str]]] = [
         ("Training loss at the start", "first_loss", "{:.4f}".format),
         ("Training loss at the end", "last_loss", "{:.4f}".format),
         ("Tokens trained on", "tokens", "{:,.0f}".format),
@@ -253,7 +253,7 @@ def _training(summary: dict[str, Any]) -> Table:
 
 def _setup(config: dict[str, Any], model: LanguageModel, summary: dict[str, Any]) -> Table:
     known = {"context": config.get("data", {}).get("seq_len"), "reach": model.reach}
-    names = [
+    names: list[tuple[str, str, Callable[[Any], str]]] = [
         ("Parameters", "parameters", "{:,}".format),
         ("Tokens of context", "context", str),
         ("Tokens that reach a prediction", "reach", str),

@@ -120,6 +120,7 @@ class _Listener:
 
     def _gradient(self, gradient: Tensor) -> None:
         lengths = gradient.detach().float().norm(dim=-1).reshape(-1, 1)
+        assert self._loss.scale is not None
         self.found["gradient"] = quantiles(lengths / self._loss.scale.float())
 
 
