@@ -62,7 +62,6 @@ def trim_stages_1_and_2(zero: Any, world: World) -> Clipping:
     ):
         master.data = parts[world.rank]
     zero._link_all_hp_params()  # views of each parameter's part in the masters
-    _replace(zero, "flatten", joined)
     clipping = Clipping(zero)
     _replace(zero, "scaled_global_norm", clipping.measure)
     _replace(zero, "unscale_and_clip_grads", lambda gradients, norm: clipping.clip(gradients))
