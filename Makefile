@@ -17,7 +17,7 @@ quickstart:      ## install, then train a small GAM on the standard library's so
 test:            ## install, then check style and types and run the tests
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest -rs --durations=25
+	@$(BIN)/python tests/all.py -rs --durations=25
 
 test-fast:       ## a part of the tests that covers every package, in under three minutes
 	@$(BIN)/python -m pytest $$(grep '^tests/' tests/fast.txt)
