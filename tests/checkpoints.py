@@ -6,8 +6,10 @@ import torch
 
 from gam_scale.checkpoint.canonical import write_shards
 from gam_scale.checkpoint.store import CheckpointStore, TrainState
-from gam_scale.config import GAMConfig, ModelConfig, RunConfig
+from gam_scale.config import GAMConfig, ModelConfig, RunConfig, TrainConfig
 from gam_scale.model.lm import build_model
+from gam_scale.parallel.algorithm import ADAMW
+from gam_scale.parallel.optimizer import GroupedOptimizer
 from gam_scale.parallel.plain import whole_shards
 from gam_scale.parallel.world import World
 
@@ -24,9 +26,16 @@ def small_model(d_model: int = 8):
     return build_model(config, seed=0)
 
 
+def adamw(model) -> GroupedOptimizer:
+    group = {"params": list(model.parameters()), "algorithm": ADAMW, "lr_multiplier": 1.0}
+    group["names"] = [name for name, _ in model.named_parameters()]
+    group["shapes"] = [tuple(p.shape) for p in model.parameters()]
+    return GroupedOptimizer([group], TrainConfig(lr=1e-2))
+
+
 def trained(d_model: int = 8):
     model = small_model(d_model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    optimizer = adamw(model)
     tokens = torch.randint(11, (2, 6), generator=torch.Generator().manual_seed(0))
     for _ in range(3):
         model(tokens, tokens).backward()

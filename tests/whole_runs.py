@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
-from gam_scale.checkpoint.shard import KINDS
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check
@@ -107,13 +106,9 @@ def killed_after(step: int) -> Iterator[None]:
 
 
 def last_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
-    """Parameters and moments of a run's newest checkpoint, by kind and name."""
+    """Parameters and states of a run's newest checkpoint, by kind and name."""
     tensors = CanonicalTensors(CheckpointStore(run_dir / "checkpoints").latest())
-    return {
-        f"{kind}.{name}": tensors.whole(kind, name)
-        for kind in KINDS
-        for name in tensors.keys("param")
-    }
+    return {key: tensors.whole(*key.split(".", 1)) for key in tensors.tensors}
 
 
 def assert_equal_runs(one: Path, other: Path, curve: Callable[[Path], list[dict]]) -> None:

@@ -1,13 +1,13 @@
 """The canonical tensors of a checkpoint: written in shards by any engine, read in any others.
 
-A folder holds one safetensors file per rank that saved it, whose tensors are flat parts of the
-model's (see :class:`~gam_scale.checkpoint.shard.Shard`), and ``index.json``, which says where each
-part of each tensor is. Readers take any range of any tensor, whatever it was cut into.
+A folder holds one safetensors file per rank that saved it, whose tensors are parts of the model's
+and the optimizer's (see :class:`~gam_scale.checkpoint.shard.Shard`), and ``index.json``, which says
+where each part of each tensor is. Readers take any part of any tensor, whatever it was cut into.
 """
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,11 +17,30 @@ import xxhash
 from torch import Tensor
 
 from gam_scale import pulse
-from gam_scale.checkpoint.index import BYTES, INDEX, Entry, Index, open_tensors, read_index
-from gam_scale.checkpoint.shard import Shard, check_tensors
+from gam_scale.checkpoint.cuts import fault, runs, shared
+from gam_scale.checkpoint.index import (
+    DTYPES,
+    INDEX,
+    Entry,
+    Index,
+    open_tensors,
+    read_index,
+)
+from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.strict import read_record
+
+
+@dataclass
+class _Place:
+    """What of a tensor is in a rank's file."""
+
+    dtype: str
+    shape: list[int]
+    """Of the whole tensor."""
+    offset: list[int]
+    extent: list[int]
 
 
 @dataclass
@@ -30,8 +49,7 @@ class _Note:
 
     file: str
     checksum: str
-    places: dict[str, tuple[list[int], int, int]]
-    """Shape of the whole tensor, and the elements that are here: from, and up to."""
+    places: dict[str, _Place]
 
 
 def write_shards(folder: Path, rank: int, n_ranks: int, shards: Iterable[Shard]) -> None:
@@ -39,12 +57,15 @@ def write_shards(folder: Path, rank: int, n_ranks: int, shards: Iterable[Shard])
 
     Args:
         folder: the same for all ranks.
-        shards: fp32 on the CPU, no element of a tensor in two of them.
+        shards: on the CPU, no element of a tensor in two of them.
     """
     name = f"shard-{rank:05d}-of-{n_ranks:05d}.safetensors"
     parts = [shard for shard in shards if shard.data.numel()]
     checksum = _write_safetensors(folder / name, {s.key: s.data for s in parts})
-    places = {s.key: (list(s.shape), s.start, s.start + s.data.numel()) for s in parts}
+    places = {
+        s.key: _Place(_dtype(s.data), list(s.shape), list(s.offset), list(s.data.shape))
+        for s in parts
+    }
     write_json(_note(folder, rank), asdict(_Note(name, checksum, places)))
 
 
@@ -59,16 +80,14 @@ def write_index(folder: Path, n_ranks: int) -> dict[str, str]:
     for rank in range(n_ranks):
         note: _Note = read_record(_Note, _note(folder, rank))
         checksums[note.file] = note.checksum
-        for key, (shape, start, stop) in note.places.items():
-            tensors.setdefault(key, Entry(shape, [])).parts.append((note.file, start, stop))
-    for key, tensor in tensors.items():
-        tensor.parts.sort(key=lambda part: part[1])
-        covered = 0
-        for _, start, stop in tensor.parts:
-            assert start == covered, f"{key}: elements {covered} to {start} are in no shard"
-            covered = stop
-        assert covered == torch.Size(tensor.shape).numel(), f"{key} ends at {covered}"
-    write_json(folder / INDEX, asdict(Index(1, tensors)))
+        for key, place in note.places.items():
+            entry = tensors.setdefault(key, Entry(place.dtype, place.shape, []))
+            entry.parts.append((note.file, place.offset, place.extent))
+    for key, entry in tensors.items():
+        entry.parts.sort(key=lambda part: part[1])
+        wrong = fault(entry.grid, entry.boxes)
+        assert not wrong, f"{key} {wrong}"
+    write_json(folder / INDEX, asdict(Index(2, tensors)))
     for rank in range(n_ranks):
         _note(folder, rank).unlink()
     return checksums
@@ -88,47 +107,49 @@ class CanonicalTensors:
         prefix = f"{kind}."
         return [key.removeprefix(prefix) for key in self.tensors if key.startswith(prefix)]
 
+    def content(self) -> dict[str, tuple[list[int], torch.dtype]]:
+        """Shape and dtype of every tensor, by ``KIND.NAME``."""
+        return {key: (entry.shape, DTYPES[entry.dtype]) for key, entry in self.tensors.items()}
+
+    @property
+    def has_states(self) -> bool:
+        """Whether anything is there of an optimizer."""
+        return any(not key.startswith(f"{PARAM}.") for key in self.tensors)
+
     def shape(self, kind: str, name: str) -> tuple[int, ...]:
         """The whole tensor's shape."""
         return tuple(self.tensors[f"{kind}.{name}"].shape)
 
     def whole(self, kind: str, name: str) -> Tensor:
-        """One tensor in its own shape, fp32 on the CPU."""
+        """One tensor in its own shape and dtype, on the CPU."""
         shape = self.shape(kind, name)
-        return self.read(kind, name, 0, torch.Size(shape).numel()).view(shape)
+        return self.read(kind, name, (0,) * len(shape), shape)
 
-    def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:
-        """Elements ``start`` to ``stop`` of the flattened tensor; nothing else is read."""
+    def read(self, kind: str, name: str, offset: Sequence[int], extent: Sequence[int]) -> Tensor:
+        """A box of the tensor, or, by one number each, a range of it; nothing else is read."""
         key = f"{kind}.{name}"
-        whole = torch.empty(stop - start)
-        target = whole.view(torch.uint8).numpy()
-        for name, first, last in self.tensors[key].parts:
-            a, b = max(start, first), min(stop, last)
-            if a < b:
+        entry = self.tensors[key]
+        part = torch.empty(tuple(extent), dtype=DTYPES[entry.dtype])
+        size = part.element_size()
+        target = part.view(-1).view(torch.uint8).numpy()
+        for file_name, its_offset, its_extent in entry.parts:
+            ours = runs(entry.shape, offset, extent)
+            theirs = runs(entry.shape, its_offset, its_extent)
+            for to, start, count in shared(ours, theirs):
                 # Not the library's mapping: its pages stay in memory until the file is closed.
-                file, offsets = self._file(name)
-                file.seek(offsets[key] + BYTES * (a - first))
-                part = target[BYTES * (a - start) : BYTES * (b - start)]
-                if file.readinto(part) != part.size:
-                    raise UserError(f"{self.folder / name} was cut short while it was read")
+                file, begins = self._file(file_name)
+                file.seek(begins[key] + size * start)
+                piece = target[size * to : size * (to + count)]
+                if file.readinto(piece) != piece.size:
+                    raise UserError(f"{self.folder / file_name} was cut short while it was read")
                 pulse.beat()
-        return whole
+        return part
 
-    def load_into(self, shards: Iterable[Shard], *, moments: bool = True) -> None:
-        """Fill shards, one at a time; moments that were never saved, or not asked for, become zero.
-
-        Raises:
-            UserError: a parameter is missing, unknown or of another shape; a file is damaged.
-        """
-        shards = list(shards)
-        found = {key: tensor.shape for key, tensor in self.tensors.items()}
-        check_tensors(self.folder, found, {shard.name: shard.shape for shard in shards})
+    def load_into(self, shards: Iterable[Shard]) -> None:
+        """Fill shards, whose tensors are all there, one at a time."""
         for shard in shards:
-            if shard.key in self.tensors and (moments or shard.kind == "param"):
-                stop = shard.start + shard.data.numel()
-                shard.data.copy_(self.read(shard.kind, shard.name, shard.start, stop))
-            else:
-                shard.data.zero_()
+            place = shard.offset, shard.data.shape
+            shard.data.copy_(self.read(shard.kind, shard.name, *place))  # and forgotten
 
     def _file(self, name: str) -> tuple[BinaryIO, dict[str, int]]:
         """A safetensors file, and where in it the bytes of each tensor begin."""
@@ -141,17 +162,22 @@ def _note(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank:05d}.json"
 
 
+def _dtype(tensor: Tensor) -> str:
+    """Its name in safetensors files."""
+    return next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
+
+
 def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write flat fp32 tensors as they lie in memory; returns the file's xxh3_128 in hex.
+    """Write tensors as they lie in memory; returns the file's xxh3_128 in hex.
 
     The library's own writer copies every tensor into bytes first and cannot hash on the way.
     """
     header: dict[str, Any] = {}
     end = 0
     for key, tensor in tensors.items():
-        assert tensor.dtype == torch.float32 and tensor.is_contiguous(), key
+        assert tensor.is_contiguous(), key
         header[key] = {
-            "dtype": "F32",
+            "dtype": _dtype(tensor),
             "shape": list(tensor.shape),
             "data_offsets": [end, end + tensor.nbytes],
         }
@@ -171,4 +197,4 @@ def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> str:
 
 def _buffers(tensors: Iterable[Tensor]) -> Iterable[memoryview]:
     for tensor in tensors:
-        yield memoryview(tensor.numpy()).cast("B")
+        yield memoryview(tensor.view(-1).view(torch.uint8).numpy())

@@ -12,52 +12,106 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from gam_scale.checkpoint.shard import KINDS
+import torch
+
+from gam_scale.checkpoint.cuts import Box, fault, grid_of
+from gam_scale.checkpoint.shard import PARAM
 from gam_scale.errors import UserError, one_line
 from gam_scale.files import open_regular
-from gam_scale.strict import from_dict, parse_json, read_record
+from gam_scale.strict import from_dict, parse_json, read_json, shown
 
 INDEX = "index.json"
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a file in a checkpoint: no path, and nothing hidden."""
-BYTES = 4
-"""Of an fp32 number."""
+KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""Of a tensor, before its parameter's name."""
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""By their names in safetensors files."""
 LARGEST_HEADER = 100 << 20
 """Bytes, as the safetensors library has it."""
+Content = dict[str, tuple[str, tuple[int, ...]]]
+"""Of a safetensors file: dtype and shape of each tensor."""
 
 
 @dataclass
 class Entry:
     """One whole tensor."""
 
+    dtype: str
     shape: list[int]
-    parts: list[tuple[str, int, int]]
-    """File, and the elements of the flattened tensor that it holds: from, and up to."""
+    parts: list[tuple[str, list[int], list[int]]]
+    """File, and offset and extent of what it holds of the tensor, or, by one number each, of the
+    flattened tensor."""
+
+    @property
+    def boxes(self) -> list[Box]:
+        """Offset and extent of each part."""
+        return [(offset, extent) for _, offset, extent in self.parts]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The shape that is cut, as the first part is."""
+        return grid_of(self.shape, self.parts[0][1] if self.parts else self.shape)
 
 
 @dataclass
 class Index:
     """The content of ``index.json``."""
 
-    format: Literal[1]
+    format: Literal[2]
     tensors: dict[str, Entry]
     """By ``KIND.NAME``."""
 
-    def files(self) -> dict[str, dict[str, int]]:
-        """How many elements of which tensors each safetensors file holds."""
-        found: dict[str, dict[str, int]] = {}
+    def files(self) -> dict[str, Content]:
+        """What each safetensors file holds."""
+        found: dict[str, Content] = {}
         for key, entry in self.tensors.items():
-            for name, start, stop in entry.parts:
-                found.setdefault(name, {})[key] = stop - start
+            for name, _, extent in entry.parts:
+                found.setdefault(name, {})[key] = entry.dtype, tuple(extent)
         return found
+
+
+@dataclass
+class _FormerEntry:
+    shape: list[int]
+    parts: list[tuple[str, int, int]]
+    """File, and the elements of the flattened tensor that it holds: from, and up to."""
+
+
+@dataclass
+class _FormerIndex:
+    """Format 1: float32 throughout, and ranges alone."""
+
+    format: Literal[1]
+    tensors: dict[str, _FormerEntry]
+
+    def today(self) -> Index:
+        """The same in today's format."""
+        return Index(2, {key: self._entry(entry) for key, entry in self.tensors.items()})
+
+    @staticmethod
+    def _entry(entry: _FormerEntry) -> Entry:
+        parts = [(file, [start], [stop - start]) for file, start, stop in entry.parts]
+        return Entry("F32", entry.shape, parts)
 
 
 @dataclass
 class _Part:
     """An entry of a safetensors file's header."""
 
-    dtype: Literal["F32"]
-    shape: tuple[int]
+    dtype: str
+    shape: list[int]
     data_offsets: tuple[int, int]
 
 
@@ -68,42 +122,50 @@ def read_index(folder: Path) -> Index:
         UserError: naming the file, and the tensor that is not what it should be.
     """
     path = folder / INDEX
-    index: Index = read_record(Index, path)
+    index = _read(path)
     for key, entry in index.tensors.items():
         if problem := _problem(index, key, entry):
             raise UserError(f"{path}: {one_line(key)} {problem}; the checkpoint cannot be loaded")
     return index
 
 
+def _read(path: Path) -> Index:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is {shown(data)}; expected an object")
+    try:
+        if data.get("format") == 1:
+            return from_dict(_FormerIndex, data).today()
+        return from_dict(Index, data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def _problem(index: Index, key: str, entry: Entry) -> str:
     kind, _, name = key.partition(".")
-    if kind not in KINDS or not name:
-        return f"is no tensor of a model; expected a name and before it one of {', '.join(KINDS)}"
-    parameter = index.tensors.get(f"param.{name}")
-    if parameter is None or parameter.shape != entry.shape:
-        return "has no parameter of its name and shape"
+    if not KIND.fullmatch(kind) or not name:
+        return f"is no tensor of a model; expected {PARAM} or an optimizer's state, and a name"
+    if f"{PARAM}.{name}" not in index.tensors:
+        return "has no parameter of its name"
+    if entry.dtype not in DTYPES or (kind == PARAM and entry.dtype != "F32"):
+        expected = "F32" if kind == PARAM else f"one of {', '.join(DTYPES)}"
+        return f"has the dtype {shown(entry.dtype)}; expected {expected}"
     if any(size < 1 for size in entry.shape):
         return f"has the shape {one_line(str(entry.shape))}"
-    covered = 0
-    for file, start, stop in entry.parts:
+    for file, _, _ in entry.parts:
         if not FILE_NAME.fullmatch(file):
             return f"lies in {one_line(file)}, which is no name of a file in a checkpoint"
-        if start != covered or stop <= start:
-            return f"has elements {start} to {stop} where {covered} should be next"
-        covered = stop
-    if covered != math.prod(entry.shape):
-        return f"ends at element {covered} of {math.prod(entry.shape)}"
     if len({file for file, _, _ in entry.parts}) < len(entry.parts):
         return "has several parts in one file"
-    return ""
+    return fault(entry.grid, entry.boxes)
 
 
-def open_tensors(path: Path, expected: dict[str, int]) -> tuple[BinaryIO, dict[str, int]]:
+def open_tensors(path: Path, expected: Content) -> tuple[BinaryIO, dict[str, int]]:
     """Open a safetensors file whose header agrees with the index.
 
     Args:
         path: of the file.
-        expected: elements of each tensor that it should hold, flat and in fp32.
+        expected: dtype and shape of each tensor that it should hold.
 
     Returns:
         The file, and where in it the bytes of each tensor begin.
@@ -119,7 +181,7 @@ def open_tensors(path: Path, expected: dict[str, int]) -> tuple[BinaryIO, dict[s
         raise UserError(f"{error}; the checkpoint cannot be loaded") from None
 
 
-def _offsets(file: BinaryIO, path: Path, expected: dict[str, int]) -> dict[str, int]:
+def _offsets(file: BinaryIO, path: Path, expected: Content) -> dict[str, int]:
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if not 0 < length <= min(size - 8, LARGEST_HEADER):
@@ -132,8 +194,12 @@ def _offsets(file: BinaryIO, path: Path, expected: dict[str, int]) -> dict[str, 
     }
     end = 0
     for key, part in sorted(parts.items(), key=lambda item: item[1].data_offsets):
-        (elements,), (start, stop) = part.shape, part.data_offsets
-        if elements != expected[key] or start != end or stop - start != BYTES * elements:
+        (dtype, shape), (start, stop) = expected[key], part.data_offsets
+        if part.dtype != dtype or tuple(part.shape) != shape:
+            raise UserError(
+                f"{path}: {one_line(key)} is no {dtype} of {list(shape)}, as {INDEX} says"
+            )
+        if start != end or stop - start != DTYPES[dtype].itemsize * math.prod(shape):
             raise UserError(f"{path}: {one_line(key)} is not where, or as large as, {INDEX} says")
         end = stop
     if 8 + length + end != size:

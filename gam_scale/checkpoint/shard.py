@@ -1,37 +1,59 @@
-"""What every engine's memory comes down to: contiguous parts of flattened tensors."""
+"""What every engine's memory comes down to: parts of whole tensors."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from gam_scale.errors import UserError
+from gam_scale.checkpoint.cuts import grid_of
 
-KINDS = ("param", "exp_avg", "exp_avg_sq")
-"""Per parameter: its value and both of Adam's moments, all fp32."""
+PARAM = "param"
+"""The kind of a parameter's own value; all other kinds are names of an optimizer's states."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A tensor that an optimizer keeps of a parameter."""
+
+    shape: tuple[int, ...]
+    """Often the parameter's; () of a count."""
+    dtype: torch.dtype = torch.float32
+    initial: float = 0.0
+    """What every element is before the first step."""
+
+    def made(self, device: torch.device) -> Tensor:
+        """As it is before the first step."""
+        return torch.full(self.shape, self.initial, dtype=self.dtype, device=device)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Elements ``start`` to ``start + len(data)`` of one tensor, in row-major order.
+    """A part of one tensor: a box of it, or a range of its elements in row-major order.
 
-    ZeRO cuts a flat concatenation of parameters at arbitrary elements and FSDP2 cuts each
-    parameter between rows: both are contiguous here, and so is a whole tensor.
+    FSDP2 cuts each parameter between rows, and a mesh of more axes cuts columns too: boxes. ZeRO
+    cuts a flat concatenation of parameters at arbitrary elements: a range, which is kept as such,
+    as a box of the flattened tensor. Cut into boxes of the tensor it would be up to 2n - 1 of them
+    in n dimensions, and the index of a checkpoint three times as long.
     """
 
     kind: str
-    """One of :data:`KINDS`."""
+    """:data:`PARAM`, or the state's name in the optimizer."""
     name: str
     """The parameter's."""
     shape: tuple[int, ...]
     """Of the whole tensor."""
-    start: int
+    offset: tuple[int, ...]
+    """The first element in each dimension; of a range its first element, one number."""
     data: Tensor
-    """A flat view of the engine's own memory."""
+    """A view of the engine's own memory, of the box's or the range's shape."""
     copy: int = 0
     """Which of ``n_copies`` identical ones on as many ranks this is."""
     n_copies: int = 1
+
+    @classmethod
+    def whole(cls, kind: str, name: str, data: Tensor, copy: int = 0, n_copies: int = 1) -> "Shard":
+        """All of a tensor."""
+        return cls(kind, name, tuple(data.shape), (0,) * data.dim(), data, copy, n_copies)
 
     @property
     def key(self) -> str:
@@ -39,49 +61,16 @@ class Shard:
         return f"{self.kind}.{self.name}"
 
     def write_from(self, whole: Tensor) -> None:
-        """Copy this part out of the whole tensor, flattened."""
-        self.data.copy_(whole[self.start : self.start + self.data.numel()])
+        """Copy this part out of the whole tensor."""
+        grid = whole.reshape(grid_of(self.shape, self.offset))
+        extent = zip(self.offset, self.data.shape, strict=True)
+        self.data.copy_(grid[tuple(slice(first, first + size) for first, size in extent)])
 
     def own_part(self) -> "Shard":
-        """The share of it that this rank saves where others hold the same."""
-        n = self.data.numel()
+        """The share of it that this rank saves where others hold the same: some of the rows."""
+        if not self.offset:
+            return replace(self, data=self.data if self.copy == 0 else self.data.new_empty(0))
+        n = len(self.data)
         first, last = n * self.copy // self.n_copies, n * (self.copy + 1) // self.n_copies
-        return Shard(self.kind, self.name, self.shape, self.start + first, self.data[first:last])
-
-
-def check_tensors(
-    where: object, found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
-) -> None:
-    """Check tensors from elsewhere against a model's parameters.
-
-    Args:
-        where: named in the messages.
-        found: shapes by ``KIND.NAME``; every parameter must be there, moments may be missing.
-        expected: shapes by parameter name.
-
-    Raises:
-        UserError: naming a parameter that is missing, unknown or of another shape.
-    """
-    for key, shape in found.items():
-        _, name = key.split(".", 1)
-        if name not in expected:
-            raise UserError(f"{where}: {name} is not a parameter of this model")
-        if tuple(shape) != tuple(expected[name]):
-            raise UserError(
-                f"{where}: {key} has shape {tuple(shape)}; expected {tuple(expected[name])}, as "
-                "the model's config has it"
-            )
-    for name in expected:
-        if f"param.{name}" not in found:
-            raise UserError(f"{where} has no parameter {name}, which this model needs")
-
-
-def moments_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """Adam's state of a parameter, made here (zeros) if no step has made it yet."""
-    state = optimizer.state[parameter]
-    if not state:
-        # Fused AdamW keeps its step count on the device of the parameter.
-        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        state["exp_avg"] = torch.zeros_like(parameter, requires_grad=False)
-        state["exp_avg_sq"] = torch.zeros_like(parameter, requires_grad=False)
-    return state
+        offset = (self.offset[0] + first, *self.offset[1:])
+        return Shard(self.kind, self.name, self.shape, offset, self.data[first:last])

@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from gam_scale.checkpoint.canonical import CanonicalTensors, write_index
-from gam_scale.checkpoint.shard import Shard
+from gam_scale.checkpoint.fit import check_parameters
+from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.checkpoint.verify import CONFIG, STATE, TOKENIZER
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
@@ -201,10 +202,10 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
     Raises:
         UserError: a parameter is missing, unknown or of another shape.
     """
-    CanonicalTensors(checkpoint).load_into(
-        Shard("param", name, tuple(p.shape), 0, p.detach().view(-1))
-        for name, p in model.named_parameters()
-    )
+    tensors, parameters = CanonicalTensors(checkpoint), dict(model.named_parameters())
+    shapes = {key: shape for key, (shape, _) in tensors.content().items()}
+    check_parameters(checkpoint, shapes, {name: p.shape for name, p in parameters.items()})
+    tensors.load_into(Shard.whole(PARAM, name, p.detach()) for name, p in parameters.items())
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class TrainConfig:
     micro_batch_size: int = option(
         8, "most sequences per rank and forward pass", at_least=1, at_most=WIDEST
     )
+    optimizer: str = option("adamw", "what updates parameters; there is adamw")
     lr: float = option(3e-4, "peak learning rate", above=0)
     min_lr_ratio: float = option(0.0, "last learning rate over lr", at_least=0, at_most=1)
     schedule: Literal["cosine", "wsd", "constant"] = option(

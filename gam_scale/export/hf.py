@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gam_scale.checkpoint.load import Trained, load_trained
-from gam_scale.checkpoint.shard import KINDS
+from gam_scale.checkpoint.shard import PARAM
 from gam_scale.checkpoint.store import CONFIG, TOKENIZER, TrainState
 from gam_scale.config import DataConfig, ModelConfig, RunConfig
 from gam_scale.errors import UserError
@@ -96,7 +96,7 @@ def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
         source=folder,
         config=RunConfig(model, data),
         tensors={
-            f"{KINDS[0]}.{name.removeprefix(PREFIX)}": tensor
+            f"{PARAM}.{name.removeprefix(PREFIX)}": tensor
             for name, tensor in _read_weights(folder).items()
         },
         state=TrainState(step=training.step),

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from gam_scale.checkpoint.canonical import write_shards
-from gam_scale.checkpoint.shard import Shard, check_tensors
+from gam_scale.checkpoint.fit import check_parameters, check_states
+from gam_scale.checkpoint.shard import Shard
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, saving
 from gam_scale.config import RunConfig
 from gam_scale.data.tokenizer import Tokenizer
@@ -15,6 +16,7 @@ from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
 from gam_scale.export.weights import check_weights
 from gam_scale.model.lm import outline
+from gam_scale.parallel.optimizer import parameter_groups, states_of
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Imported:
     """Named when something does not fit."""
     config: RunConfig
     tensors: dict[str, Tensor]
-    """By ``KIND.NAME`` (see :data:`~gam_scale.checkpoint.shard.KINDS`)."""
+    """By ``KIND.NAME``, as :class:`~gam_scale.checkpoint.shard.Shard` has them."""
     state: TrainState
     tokenizer: Path
 
@@ -33,7 +35,7 @@ class Imported:
 def write_checkpoint(imported: Imported, out: Path) -> Path:
     """Write a new run directory ``out`` with one checkpoint in our own format.
 
-    Moments that were not found are left out; our readers take them as zero.
+    States that were not found are left out; our readers take those of a new run.
 
     Returns:
         The checkpoint's folder.
@@ -63,8 +65,7 @@ def _shards(tensors: dict[str, Tensor]) -> list[Shard]:
     shards = []
     for key, tensor in tensors.items():
         kind, name = key.split(".", 1)
-        flat = tensor.detach().to(torch.float32).reshape(-1)
-        shards.append(Shard(kind, name, tuple(tensor.shape), 0, flat))
+        shards.append(Shard.whole(kind, name, tensor.detach().to(torch.float32).contiguous()))
     return shards
 
 
@@ -78,4 +79,7 @@ def _check_tensors(imported: Imported) -> None:
         raise UserError(f"{source}: {error}") from None
     check_weights(source, imported.tensors)
     shapes = {key: tensor.shape for key, tensor in imported.tensors.items()}
-    check_tensors(source, shapes, {name: p.shape for name, p in outline(model).named_parameters()})
+    expected = {name: p.shape for name, p in outline(model).named_parameters()}
+    check_parameters(source, shapes, expected)
+    written = {key: (shape, torch.float32) for key, shape in shapes.items()}
+    check_states(source, written, states_of(parameter_groups(outline(model), imported.config)))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gam_scale.checkpoint.shard import KINDS
+from gam_scale.checkpoint.shard import PARAM
 from gam_scale.checkpoint.store import TrainState
 from gam_scale.config import DataConfig, RunConfig
 from gam_scale.errors import UserError
@@ -30,7 +30,7 @@ def read_official(path: Path, tokenizer: Path) -> Imported:
     return Imported(
         source=path,
         config=RunConfig(model.config, data),
-        tensors={f"{KINDS[0]}.{name}": p.detach() for name, p in model.named_parameters()},
+        tensors={f"{PARAM}.{name}": p.detach() for name, p in model.named_parameters()},
         state=TrainState(),
         tokenizer=tokenizer,
     )

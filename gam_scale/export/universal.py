@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gam_scale.checkpoint.shard import KINDS
+from gam_scale.checkpoint.shard import PARAM
 from gam_scale.checkpoint.store import TrainState
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
@@ -17,7 +17,7 @@ from gam_scale.export.weights import load_pickled
 from gam_scale.model.lm import outline
 from gam_scale.strict import LARGEST_INT
 
-_FILES = dict(zip(KINDS, ("fp32", "exp_avg", "exp_avg_sq"), strict=True))
+_FILES = {PARAM: "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
 _EMBEDDING = "embedding.weight"
 
 
@@ -43,7 +43,7 @@ def read_universal(folder: Path, config: RunConfig, tokenizer: Path) -> Imported
     for name in names:
         for kind, file in _FILES.items():
             path = folder / "zero" / name / f"{file}.pt"
-            if kind == KINDS[0] or path.is_file():
+            if kind == PARAM or path.is_file():
                 tensors[f"{kind}.{name}"] = _read(path, shapes.get(name))
     steps, applied = _steps(folder, names)
     return Imported(

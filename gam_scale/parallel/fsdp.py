@@ -1,6 +1,7 @@
 """PyTorch's FSDP2 (``fully_shard``): parameters, gradients and optimizer sharded by rows."""
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -15,14 +16,14 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from gam_scale.checkpoint.shard import KINDS, Shard, moments_of
+from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
 from gam_scale.model.lm import LanguageModel
 from gam_scale.parallel.fsdp_precision import keep_fp32
 from gam_scale.parallel.optimizer import build_optimizer
-from gam_scale.parallel.plain import set_steps
 from gam_scale.parallel.strategy import Strategy
+from gam_scale.parallel.whole import Piece
 from gam_scale.parallel.world import World
 
 
@@ -37,6 +38,7 @@ class FSDPStrategy(Strategy):
         offloads = config.parallel.offload == "parameters"
         module.to_empty(device="cpu" if offloads else world.device)
         self.optimizer = build_optimizer(module, config)
+        self.optimizer.cut(self._pieces(), self.mesh.get_group("shard"))
 
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
         """See :meth:`Strategy.backward`."""
@@ -58,23 +60,34 @@ class FSDPStrategy(Strategy):
         for unit in (*self.module.blocks, self.module):
             unit.reshard()
         replica = self.mesh.get_local_rank("replicate")
-        replicas = self.mesh.size(0)
+        replicas = replica, self.mesh.size(0)
+        everywhere = self.world.rank, self.world.world_size
+        algorithms = self.optimizer.algorithms()
         shards = []
         for name, parameter in self.module.named_parameters():
-            shape = tuple(parameter.shape)
-            _, offsets = compute_local_shape_and_global_offset(
-                parameter.shape, parameter.device_mesh, parameter.placements
-            )
-            start = offsets[0] * math.prod(shape[1:])
-            tensors = {**moments_of(self.optimizer, parameter), "param": parameter.detach()}
-            for kind in KINDS:
-                flat = tensors[kind].to_local().view(-1)
-                shards.append(Shard(kind, name, shape, start, flat, replica, replicas))
+            kept = self.optimizer.kept(parameter, algorithms[name])
+            for kind, tensor in {PARAM: parameter.detach(), **kept}.items():
+                if isinstance(tensor, DTensor):
+                    place = tuple(tensor.shape), _offset(parameter), tensor.to_local()
+                    shards.append(Shard(kind, name, *place, *replicas))
+                else:
+                    shards.append(Shard.whole(kind, name, tensor, *everywhere))
+        for name, kept in self.optimizer.owned().items():
+            shards += [Shard.whole(kind, name, tensor, *replicas) for kind, tensor in kept.items()]
         return shards
 
-    def written(self, shards: list[Shard], optimizer_steps: int) -> None:
-        """See :meth:`Strategy.written`."""
-        set_steps(self.optimizer, optimizer_steps)
+    def _pieces(self) -> Iterator[Piece]:
+        """The rows that this rank has of each parameter."""
+        for name, parameter in self.module.named_parameters():
+            shape, rows = tuple(parameter.shape), parameter.to_local()
+            first = _offset(parameter)[0] * math.prod(shape[1:]) if rows.numel() else 0
+            yield Piece(name, shape, parameter, 0, first, rows.numel())
+
+
+def _offset(parameter: DTensor) -> tuple[int, ...]:
+    """Of this rank's part."""
+    place = parameter.shape, parameter.device_mesh, parameter.placements
+    return tuple(compute_local_shape_and_global_offset(*place)[1])
 
 
 def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> None:

@@ -1,39 +1,168 @@
-"""AdamW with decay groups."""
+"""One optimizer for all parameters, in groups that have an algorithm and settings of their own."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from gam_scale.config import RunConfig
+from gam_scale.checkpoint.shard import State
+from gam_scale.config import RunConfig, TrainConfig
+from gam_scale.errors import UserError
 from gam_scale.model.lm import outline
-from gam_scale.model.policy import policies
+from gam_scale.model.policy import Policy, policies
+from gam_scale.parallel.algorithm import ADAMW, Algorithm, Group
+from gam_scale.parallel.whole import Piece, WholeStepper
 
 
-def build_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW in its fused form: a group for each weight decay and learning rate of the policies.
+class GroupedOptimizer(torch.optim.Optimizer):
+    """Steps each group of parameters by the group's own algorithm.
 
-    A group's ``lr_multiplier`` is of the run's learning rate.
+    Each group has beside what torch knows: its ``algorithm``; ``names`` and whole ``shapes`` of its
+    parameters in the model; ``lr_multiplier``, of the run's learning rate.
+
+    Attributes:
+        found_inf: not 0 where the next step is to change nothing; a scalar on the device.
     """
-    train = config.train
-    # From the outline, which knows their policies: an engine may have flattened the parameters.
-    of_names = [policy for _, policy in policies(outline(config.model))]
-    decaying = {"matrices": {"always"}, "all": {"always", "all"}}[train.decay]
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for parameter, policy in zip(model.parameters(), of_names, strict=True):
-        groups.setdefault((policy.decay in decaying, policy.lr), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "weight_decay": train.weight_decay if decays else 0.0,
-                "lr": train.lr * multiplier,
-                "lr_multiplier": multiplier,
-            }
-            for (decays, multiplier), parameters in sorted(
-                groups.items(), key=lambda group: (not group[0][0], group[0][1])
+
+    found_inf: Tensor | None = None
+
+    def __init__(self, groups: list[Group], train: TrainConfig) -> None:
+        super().__init__(groups, {"lr": train.lr})
+        for number, group in enumerate(self.param_groups):
+            group["number"] = number
+        self._train = train
+        self._whole: dict[int, WholeStepper] = {}
+        self._steppers = [group["algorithm"].make([group], train) for group in self.param_groups]
+        for stepper in self._steppers:
+            stepper.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Apply the gradients; engines may show some of the groups at a time."""
+        for group in self.param_groups:
+            number = group["number"]
+            stepper = self._steppers[number]
+            if stepper.defaults.get("fused"):
+                # Its kernels leave everything as it was where this is not 0: no host waits.
+                stepper.found_inf = self.found_inf
+            elif self.found_inf is not None and bool(self.found_inf):
+                continue
+            if number in self._whole:
+                self._whole[number].step(group)
+            else:
+                stepper.param_groups = [group]
+                stepper.step()
+
+    def cut(self, pieces: Iterable[Piece], ranks: dist.ProcessGroup) -> None:
+        """Say that an engine has cut the parameters; called by all ranks that share them.
+
+        Args:
+            pieces: of all parameters, this rank's.
+            ranks: those that have the others.
+        """
+        its = {piece.name: piece for piece in pieces}
+        for group in self.param_groups:
+            if not group["algorithm"].elementwise:
+                of_group = [its[name] for name in group["names"]]
+                stepper = WholeStepper(group, of_group, ranks, self._train)
+                self._whole[group["number"]] = stepper
+
+    def algorithms(self) -> dict[str, Algorithm]:
+        """By a parameter's name."""
+        return {n: group["algorithm"] for group in self.param_groups for n in group["names"]}
+
+    def owned(self) -> dict[str, dict[str, Tensor]]:
+        """By name, what is kept of those parameters that this rank steps whole for others too."""
+        return {name: kept for each in self._whole.values() for name, kept in each.kept()}
+
+    def kept(self, parameter: Tensor, algorithm: Algorithm) -> dict[str, Tensor]:
+        """What is kept of a parameter as the engine has it, made here if no step has made it yet.
+
+        Nothing where it is kept elsewhere: see :meth:`owned`.
+        """
+        if self._whole and not algorithm.elementwise:
+            return {}
+        state = self.state[parameter]
+        if not state:
+            for kind, made in algorithm.states(parameter.shape).items():
+                state[kind] = _initial(parameter, made)
+        return state
+
+
+def _initial(parameter: Tensor, state: State) -> Tensor:
+    if isinstance(parameter, DTensor) and state.shape == tuple(parameter.shape):
+        return torch.full_like(parameter, state.initial, dtype=state.dtype, requires_grad=False)
+    # Where the parameter is: fused AdamW keeps its count of steps on the device.
+    return state.made(parameter.device)
+
+
+OPTIMIZERS: dict[str, Callable[[Policy], Algorithm]] = {"adamw": lambda policy: ADAMW}
+"""By ``train.optimizer``, what steps a parameter of this policy."""
+
+
+def build_optimizer(model: nn.Module, config: RunConfig) -> GroupedOptimizer:
+    """The optimizer of a model, whose parameters an engine may have cut."""
+    whole = outline(config.model)  # an engine may have flattened the parameters
+    names = [name for name, _ in whole.named_parameters()]
+    parameters = dict(zip(names, model.parameters(), strict=True))
+    groups = parameter_groups(whole, config)
+    for group in groups:
+        group["params"] = [parameters[name] for name in group["names"]]
+    return GroupedOptimizer(groups, config.train)
+
+
+def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
+    """The groups of a model's optimizer, whose ``params`` are still to come.
+
+    Args:
+        model: its outline, whose parameters have their shapes.
+        config: of the run.
+
+    Raises:
+        UserError: there is no such optimizer, or it cannot be offloaded.
+    """
+    kind = config.train.optimizer
+    if kind not in OPTIMIZERS:
+        raise UserError(f"train.optimizer is {kind!r}; expected one of {', '.join(OPTIMIZERS)}")
+    groups: dict[tuple[Any, ...], Group] = {}
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    decaying = {"matrices": {"always"}, "all": {"always", "all"}}[config.train.decay]
+    for name, policy in policies(model):
+        algorithm, decays = OPTIMIZERS[kind](policy), policy.decay in decaying
+        if not algorithm.elementwise and config.parallel.offload != "none":
+            raise UserError(
+                f"parallel.offload is {config.parallel.offload}, but train.optimizer {kind} needs "
+                "whole parameters; expected none, or adamw"
             )
-        ],
-        lr=train.lr,
-        betas=(train.beta1, train.beta2),
-        eps=train.eps,
-        fused=True,
-    )
+        empty = {
+            "names": [],
+            "shapes": [],
+            "algorithm": algorithm,
+            "weight_decay": config.train.weight_decay if decays else 0.0,
+            "lr": config.train.lr * policy.lr,
+            "lr_multiplier": policy.lr,
+        }
+        group = groups.setdefault((not decays, policy.lr, algorithm), empty)
+        group["names"].append(name)
+        group["shapes"].append(shapes[name])
+    return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
+
+
+def states_of(groups: Iterable[Group]) -> dict[str, State]:
+    """By key, all that is kept of any parameter, on whichever rank."""
+    return {
+        f"{kind}.{name}": state
+        for group in groups
+        for name, shape in zip(group["names"], group["shapes"], strict=True)
+        for kind, state in group["algorithm"].states(shape).items()
+    }
+
+
+def state_bytes(groups: Iterable[Group]) -> int:
+    """Bytes of all that is kept; of the numbers that are kept once for a parameter none."""
+    states = states_of(groups).values()
+    return sum(math.prod(s.shape) * s.dtype.itemsize for s in states if s.shape)

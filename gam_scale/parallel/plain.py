@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from gam_scale.checkpoint.shard import KINDS, Shard, moments_of
+from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.data.packing import Batch
 from gam_scale.model.lm import LanguageModel
+from gam_scale.parallel.optimizer import GroupedOptimizer
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
 
@@ -14,11 +15,7 @@ class PlainStrategy(Strategy):
     """Every rank holds the whole model; the oracle that other engines are measured against."""
 
     def __init__(
-        self,
-        module: LanguageModel,
-        optimizer: torch.optim.Optimizer,
-        world: World,
-        precision: str,
+        self, module: LanguageModel, optimizer: torch.optim.Optimizer, world: World, precision: str
     ) -> None:
         self.module, self.optimizer, self.world = module, optimizer, world
         self.precision = precision
@@ -43,26 +40,16 @@ class PlainStrategy(Strategy):
 
     def shards(self) -> list[Shard]:
         """See :meth:`Strategy.shards`."""
+        assert isinstance(self.optimizer, GroupedOptimizer), "whose parameters have no names"
         return whole_shards(self.module, self.optimizer, self.world)
 
-    def written(self, shards: list[Shard], optimizer_steps: int) -> None:
-        """See :meth:`Strategy.written`."""
-        set_steps(self.optimizer, optimizer_steps)
 
-
-def whole_shards(module: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> list[Shard]:
+def whole_shards(module: nn.Module, optimizer: GroupedOptimizer, world: World) -> list[Shard]:
     """Shards of engines that keep everything on every rank."""
+    algorithms = optimizer.algorithms()
     shards = []
     for name, parameter in module.named_parameters():
-        tensors = {**moments_of(optimizer, parameter), "param": parameter.detach()}
-        for kind in KINDS:
-            flat = tensors[kind].view(-1)
-            shape = tuple(parameter.shape)
-            shards.append(Shard(kind, name, shape, 0, flat, world.rank, world.world_size))
+        tensors = {PARAM: parameter.detach(), **optimizer.kept(parameter, algorithms[name])}
+        for kind, tensor in tensors.items():
+            shards.append(Shard.whole(kind, name, tensor, world.rank, world.world_size))
     return shards
-
-
-def set_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Set Adam's step count of every parameter."""
-    for state in optimizer.state.values():
-        state["step"].fill_(float(steps))

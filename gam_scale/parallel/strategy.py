@@ -7,12 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gam_scale.checkpoint.shard import Shard
+from gam_scale.checkpoint.shard import PARAM, Shard, State
 from gam_scale.data.packing import Batch
 from gam_scale.model.carry import Carry
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel
 from gam_scale.parallel.compilation import Compilation
+from gam_scale.parallel.optimizer import states_of
 from gam_scale.parallel.world import World
 
 
@@ -27,7 +28,7 @@ class Strategy(ABC):
 
     module: LanguageModel
     compilation: Compilation  # of the blocks
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer  # from :func:`build_optimizer` where it is to be saved
     world: World
     precision: str
     carry: Carry | None = None
@@ -75,33 +76,39 @@ class Strategy(ABC):
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    @property
+    def states(self) -> dict[str, State]:
+        """By key, all that the optimizer keeps, on whichever rank."""
+        return states_of(self.optimizer.param_groups)
+
     @abstractmethod
     def shards(self) -> list[Shard]:
-        """This rank's part of parameters and Adam moments, to be read or written.
+        """This rank's part of the parameters and the optimizer's states, to be read or written.
 
-        Views of the engine's memory, or copies of what it keeps on a disk.
+        Views of the engine's memory, or copies of what it keeps on a disk or for several at once.
         """
 
-    @abstractmethod
-    def written(self, shards: list[Shard], optimizer_steps: int) -> None:
+    def written(self, shards: list[Shard]) -> None:  # noqa: B027 (mostly nothing is to do)
         """To be called by all ranks after what :meth:`shards` returned was written to.
 
         Args:
             shards: as returned.
-            optimizer_steps: Adam's step count that belongs to the written moments.
         """
 
     def fill(self, values: Iterable[tuple[str, Tensor]]) -> None:
-        """Set the parameters from whole values, of which this rank keeps its part; moments to 0."""
-        shards = self.shards()
-        parameters = {shard.name: shard for shard in shards if shard.kind == "param"}
+        """Set the parameters from whole values, of which this rank keeps its part.
+
+        The optimizer's states become those of a new run.
+        """
+        shards, states = self.shards(), self.states
+        parameters = {shard.name: shard for shard in shards if shard.kind == PARAM}
         for name, value in values:
             if name in parameters:
-                parameters[name].write_from(value.flatten())
+                parameters[name].write_from(value)
         for shard in shards:
-            if shard.kind != "param":
-                shard.data.zero_()
-        self.written(shards, optimizer_steps=0)
+            if shard.kind != PARAM:
+                shard.data.fill_(states[shard.key].initial)
+        self.written(shards)
 
     def _clip(self, max_norm: float) -> Tensor:
         return nn.utils.clip_grad_norm_(self.module.parameters(), max_norm)
@@ -119,6 +126,6 @@ def skip_unless_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
     """Have the next ``step`` change nothing if ``norm`` is not finite, as found on its device.
 
     Fused optimizers have a switch for it, meant for loss scaling: their kernels leave parameters
-    and moments alone, and the count of steps takes back its 1.
+    and moments alone, and the count of steps takes back its 1. Others wait for the device.
     """
     optimizer.found_inf = norm.isfinite().logical_not_().float()  # type: ignore[attr-defined]

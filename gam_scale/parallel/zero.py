@@ -18,7 +18,7 @@ from gam_scale.parallel import zero_lean, zero_shards
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.implementations import choose_implementations
 from gam_scale.parallel.optimizer import build_optimizer
-from gam_scale.parallel.plain import set_steps, whole_shards
+from gam_scale.parallel.plain import whole_shards
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
 from gam_scale.parallel.zero_config import check_offload_dir, engine_config
@@ -60,6 +60,9 @@ class DeepSpeedStrategy(Strategy):
         self.optimizer = zero.optimizer if self.stage else zero
         if self.stage:
             assert world.axes.holders == dist.get_world_size(zero.dp_process_group)
+            parts = zero_shards.flats(module, zero, self.stage, world.rank)
+            pieces = [piece for _, pieces in parts for piece in pieces]
+            self.optimizer.cut(pieces, zero.dp_process_group)
         self.clipping: zero_lean.Clipping | None = None
         if config.parallel.offload == "none":
             self._trim()
@@ -103,16 +106,15 @@ class DeepSpeedStrategy(Strategy):
         if self.stage == 0:
             return whole_shards(self.module, self.optimizer, self.world)
         if self.stage == 3:
-            return zero_shards.of_stage_3(self.module, self.zero, self.world.rank)
+            return zero_shards.of_stage_3(self.module, self.zero, self.world)
         return zero_shards.of_stages_1_and_2(self.module, self.zero, self.world)
 
-    def written(self, shards: list[Shard], optimizer_steps: int) -> None:
+    def written(self, shards: list[Shard]) -> None:
         """See :meth:`Strategy.written`."""
-        set_steps(self.optimizer, optimizer_steps)
         if self.stage == 3:
-            zero_shards.refresh_stage_3(self.module, self.zero, self.world.rank, shards)
+            zero_shards.refresh_stage_3(self.module, self.zero, self.world, shards)
         elif self.stage:
-            zero_shards.refresh_stages_1_and_2(self.module)
+            zero_shards.refresh_stages_1_and_2(self.module, self.zero, self.world, shards)
 
 
 def import_deepspeed(device: torch.device) -> Any:

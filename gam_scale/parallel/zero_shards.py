@@ -1,85 +1,153 @@
 """Where ZeRO keeps each parameter's part and moments: all that is read of DeepSpeed's inside."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gam_scale.checkpoint.shard import KINDS, Shard, moments_of
+from gam_scale.checkpoint.shard import PARAM, Shard
+from gam_scale.errors import UserError
+from gam_scale.parallel.optimizer import GroupedOptimizer
+from gam_scale.parallel.whole import Piece
 from gam_scale.parallel.world import World
+
+Flat = tuple[Tensor, list[Piece]]
+"""What ZeRO has its optimizer step as one parameter, and its pieces of parameters."""
+
+
+def flats(module: nn.Module, zero: Any, stage: int, rank: int) -> Iterator[Flat]:
+    """What this rank's optimizer steps, and what of the parameters lies in it.
+
+    Every rank has a piece of every parameter, if only an empty one.
+    """
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    if stage == 3:
+        for flat, group in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
+            yield flat, [_piece_of_stage_3(zero, flat, p, names[id(p)], rank) for p in group]
+        return
+    for flat, group in zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True):
+        yield flat, [_piece_of_stages_1_and_2(flat, p, names[id(p)]) for p in group]
+
+
+def _piece_of_stages_1_and_2(flat: Tensor, parameter: nn.Parameter, name: str) -> Piece:
+    part, shape = parameter._hp_mapping, tuple(parameter.shape)
+    if part is None:  # another rank's
+        return Piece(name, shape, flat, 0, 0, 0)
+    where = part.hp_fragment_address
+    return Piece(name, shape, flat, where.start, part.lp_fragment_address.start, where.numel)
+
+
+def _piece_of_stage_3(
+    zero: Any, flat: Tensor, parameter: nn.Parameter, name: str, rank: int
+) -> Piece:
+    _, offset, size = zero.grad_position[zero.get_param_id(parameter)]
+    start = min(rank * size, parameter.ds_numel)
+    length = min(size, parameter.ds_numel - start)  # padded to the same size on every rank
+    return Piece(name, tuple(parameter.ds_shape), flat, offset, start, length)
 
 
 def of_stages_1_and_2(module: nn.Module, zero: Any, world: World) -> list[Shard]:
-    """Whole parameters on every rank; moments for this rank's part of a flat concatenation."""
-    for flat in zero.single_partition_of_fp32_groups:
-        moments_of(zero.optimizer, flat)
-    zero._lazy_init_hp_params_optimizer_state()  # views of each parameter's part in the flat state
-    shards = []
-    for name, parameter in module.named_parameters():
-        shape, whole = tuple(parameter.shape), parameter.detach().view(-1)
-        shards.append(Shard("param", name, shape, 0, whole, world.rank, world.world_size))
-        part = parameter._hp_mapping
-        if part is None:  # another rank's
-            continue
-        start = part.lp_fragment_address.start
-        for kind in KINDS[1:]:
-            shards.append(Shard(kind, name, shape, start, part.get_optim_state_fragment(kind)))
-    return shards
+    """Whole parameters on every rank; states of this rank's part of a flat concatenation."""
+    shards = [
+        Shard.whole(PARAM, name, parameter.detach(), world.rank, world.world_size)
+        for name, parameter in module.named_parameters()
+    ]
+    for flat, pieces in flats(module, zero, 1, world.rank):
+        shards += _parts(_kept(zero.optimizer, flat, pieces), pieces, world)
+    return shards + _owned(zero.optimizer)
 
 
-def refresh_stages_1_and_2(module: nn.Module) -> None:
+def refresh_stages_1_and_2(module: nn.Module, zero: Any, world: World, shards: list[Shard]) -> None:
     """Copy the written parameters into the fp32 partition that the optimizer steps."""
     for parameter in module.parameters():
         if parameter._hp_mapping is not None:
             parameter._hp_mapping.update_hp()
+    _set_counts(zero.optimizer, flats(module, zero, 1, world.rank), shards)
 
 
-def of_stage_3(module: nn.Module, zero: Any, rank: int) -> list[Shard]:
+def of_stage_3(module: nn.Module, zero: Any, world: World) -> list[Shard]:
     """One part of every parameter on every rank, the last ones short or empty."""
     shards = []
-    for group, parts in _groups_of_stage_3(module, zero, rank):
+    for group, parts in _groups_of_stage_3(module, zero, world):
         if zero._swappable_optimizer_subgroup(group):
             parts = [replace(part, data=part.data.clone()) for part in parts]
         shards += parts
-    return shards
+    return shards + _owned(zero.optimizer)
 
 
-def refresh_stage_3(module: nn.Module, zero: Any, rank: int, shards: list[Shard]) -> None:
+def refresh_stage_3(module: nn.Module, zero: Any, world: World, shards: list[Shard]) -> None:
     """Bring the written fp32 parts to disk, where they live there, and into those gathered."""
     written = {shard.key: shard.data for shard in shards}
     with torch.no_grad():
-        for group, parts in _groups_of_stage_3(module, zero, rank):
+        for group, parts in _groups_of_stage_3(module, zero, world):
             if zero._swappable_optimizer_subgroup(group):
                 for part in parts:
                     part.data.copy_(written[part.key])
             zero._reassign_or_swap_out_partitioned_parameters(group)
     if zero.persistent_parameters:
         zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+    _set_counts(zero.optimizer, flats(module, zero, 3, world.rank), shards)
 
 
 def _groups_of_stage_3(
-    module: nn.Module, zero: Any, rank: int
+    module: nn.Module, zero: Any, world: World
 ) -> Iterator[tuple[int, list[Shard]]]:
     """Views of one group of parameters after another; if on disk, in memory until the next one."""
     zero._partition_all_parameters()
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    for group, flat in enumerate(zero.fp32_partitioned_groups_flat):
+    for group, (flat, pieces) in enumerate(flats(module, zero, 3, world.rank)):
         on_disk = zero._swappable_optimizer_subgroup(group)
         if on_disk:
             zero._optimizer_states_and_gradient_swap_in(group)
-        tensors = {**moments_of(zero.optimizer, flat), "param": flat.detach()}
-        parts = []
-        for parameter in zero.fp16_groups[group]:
-            _, offset, size = zero.grad_position[zero.get_param_id(parameter)]
-            # Padded to the same size on every rank.
-            start = min(rank * size, parameter.ds_numel)
-            length = min(size, parameter.ds_numel - start)
-            name, shape = names[id(parameter)], tuple(parameter.ds_shape)
-            for kind in KINDS:
-                part = tensors[kind][offset : offset + length]
-                parts.append(Shard(kind, name, shape, start, part))
-        yield group, parts
+        tensors = {PARAM: flat.detach(), **_kept(zero.optimizer, flat, pieces)}
+        yield group, _parts(tensors, pieces, world)
         if on_disk:
             zero._optimizer_states_and_gradient_swap_out(group)
+
+
+def _kept(optimizer: GroupedOptimizer, flat: Tensor, pieces: list[Piece]) -> dict[str, Tensor]:
+    """All of a flat's parameters are of one group, and so of one algorithm."""
+    return optimizer.kept(flat, optimizer.algorithms()[pieces[0].name])
+
+
+def _parts(tensors: dict[str, Tensor], pieces: list[Piece], world: World) -> list[Shard]:
+    """Pieces of what is of a flat's shape; of its counts a copy for each parameter."""
+    shards = []
+    for piece in pieces:
+        for kind, tensor in tensors.items():
+            if tensor.dim():
+                data = tensor[piece.first : piece.first + piece.length]
+                shards.append(Shard(kind, piece.name, piece.shape, (piece.start,), data))
+            else:
+                place = world.rank, world.world_size
+                shards.append(Shard.whole(kind, piece.name, tensor.clone(), *place))
+    return shards
+
+
+def _owned(optimizer: GroupedOptimizer) -> list[Shard]:
+    return [
+        Shard.whole(kind, name, tensor)
+        for name, kept in optimizer.owned().items()
+        for kind, tensor in kept.items()
+    ]
+
+
+def _set_counts(optimizer: GroupedOptimizer, parts: Iterable[Flat], shards: list[Shard]) -> None:
+    """Take counts back, if the parameters of each flat agree in them.
+
+    Raises:
+        UserError: they do not.
+    """
+    written = {shard.key: shard.data for shard in shards if not shard.shape}
+    for flat, pieces in parts:
+        for kind, value in optimizer.state[flat].items():
+            if value.dim():
+                continue
+            first, *others = [written[f"{kind}.{piece.name}"] for piece in pieces]
+            if not all(torch.equal(first, other) for other in others):
+                raise UserError(
+                    f"parameters have different values of {kind}, which ZeRO keeps once for all of "
+                    "a group; expected parallel.engine fsdp or torch, or zero_stage 0"
+                )
+            value.copy_(first)

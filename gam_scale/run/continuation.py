@@ -73,7 +73,7 @@ def continuation(
             f"checkpoint.continue_from: the tokenizer of {folder} is not that of data.sets; "
             "expected sets that were prepared with it"
         )
-    saved, optimizer = load_state(folder), CanonicalTensors(folder).keys("exp_avg")
+    saved, optimizer = load_state(folder), CanonicalTensors(folder).has_states
     state = TrainState(optimizer_steps=saved.optimizer_steps)
     kept = ["weights", *(["optimizer"] if optimizer else [])]
     if saved.data_fingerprint == stream.fingerprint():

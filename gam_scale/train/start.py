@@ -6,8 +6,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.carried import read_carried
+from gam_scale.checkpoint.restore import restore
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_config_of, load_state
 from gam_scale.checkpoint.store import resolve as find_checkpoint
 from gam_scale.checkpoint.verify import verify_checkpoint
@@ -96,7 +96,7 @@ def start_or_resume(
             f"the data of {run.path} has changed since step {state.step} was saved; expected the "
             "same prepared sets, another log.run_dir, or --fresh to start over"
         )
-    _load(newest, strategy, state, reads_on=True)
+    _load(newest, strategy, reads_on=True)
     logger.info("resuming from %s", newest)
     return state
 
@@ -115,11 +115,9 @@ def _say_what_is_ignored(newest: Path, config: RunConfig) -> None:
             )
 
 
-def _load(folder: Path, strategy: Strategy, state: TrainState, *, reads_on: bool) -> None:
-    """Weights, moments and, where its rows read on in the text, the states that they carry."""
-    shards = strategy.shards()
-    CanonicalTensors(folder).load_into(shards)
-    strategy.written(shards, state.optimizer_steps)
+def _load(folder: Path, strategy: Strategy, *, reads_on: bool) -> None:
+    """Weights, optimizer and, where its rows read on in the text, the states that they carry."""
+    restore(strategy, folder)
     if strategy.carry is not None and reads_on:
         world, rows = strategy.world, sum(strategy.carry.rows)
         carried = read_carried(folder, world.reader * rows, rows, world.device)
@@ -132,7 +130,7 @@ def _continue(run: RunDir, config: RunConfig, strategy: Strategy, data: RunData)
     folder = agreed(world, partial(continued_checkpoint, source, run.continued))
     verify_checkpoint(folder, world.rank, world.world_size)
     state, origin = continuation(folder, config, data.stream, data.tokenizer.model_bytes)
-    _load(folder, strategy, state, reads_on=state.first_sample > 0)
+    _load(folder, strategy, reads_on=state.first_sample > 0)
     if world.is_main:
         run.check_lock()
         write_json(run.continued, asdict(origin))
@@ -155,11 +153,10 @@ def _warn_of_horizons(config: RunConfig) -> None:
 
 def _start_from(path: str, strategy: Strategy) -> None:
     """The weights of another run's checkpoint, as a start."""
-    world, shards = strategy.world, strategy.shards()
+    world = strategy.world
     folder = agreed(world, partial(find_checkpoint, path))
     verify_checkpoint(folder, world.rank, world.world_size)
-    CanonicalTensors(folder).load_into(shards, moments=False)
-    strategy.written(shards, optimizer_steps=0)
+    restore(strategy, folder, optimizer=False)
     logger.info("starting from the weights of %s", folder)
 
 

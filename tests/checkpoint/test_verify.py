@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import save, shards_of, small_model, trained
+from checkpoints import adamw, save, shards_of, small_model, trained
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from whole_runs import reseal
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.carried import read_carried, write_carried
+from gam_scale.checkpoint.restore import restore
 from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_model, load_state
 from gam_scale.checkpoint.verify import read_checksums, verify_checkpoint
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
+from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.parallel.world import World
 from gam_scale.train.saver import Saver
 from gam_scale.train.start import newest_sound
@@ -78,14 +80,22 @@ FORGED = {
     "a list": lambda index: [1],
     "no tensors": lambda index: {"format": 1},
     "an unknown key": lambda index: index | {"more": 1},
-    "another format": lambda index: index | {"format": 2},
+    "another format": lambda index: index | {"format": 3},
+    "the format before": lambda index: index | {"format": 1},
+    "another dtype": lambda index: index["tensors"][KEY].update(dtype="F64"),
+    "an unknown dtype": lambda index: index["tensors"][OTHER].update(dtype="F31"),
     "a part is missing": parts(lambda p: p[:1]),
     "no parts": parts(lambda p: []),
-    "a gap": parts(lambda p: [p[0], [p[1][0], p[1][1] + 1, p[1][2]]]),
-    "an overlap": parts(lambda p: [p[0], [p[1][0], p[1][1] - 1, p[1][2]]]),
-    "a negative part": parts(lambda p: [[p[0][0], 0, -4], *p]),
-    "parts in another order": parts(lambda p: p[::-1]),
-    "too long": parts(lambda p: [p[0], [p[1][0], p[1][1], p[1][2] + 8]]),
+    "a gap": parts(lambda p: [p[0], [p[1][0], [6, 0], [5, 8]]]),
+    "a part too far down": parts(lambda p: [p[0], [p[1][0], [6, 0], [6, 8]]]),
+    "an overlap": parts(lambda p: [p[0], [p[1][0], [4, 0], [6, 8]]]),
+    "a negative part": parts(lambda p: [["x", [0, 0], [-1, 8]], *p]),
+    "a negative place": parts(lambda p: [p[0], [p[1][0], [5, -1], [6, 8]]]),
+    "a part that is a range beside one that is a box": parts(
+        lambda p: [p[0], [p[1][0], [40], [48]]]
+    ),
+    "a place of three dimensions": parts(lambda p: [p[0], [p[1][0], [5, 0, 0], [6, 8, 1]]]),
+    "too long": parts(lambda p: [p[0], [p[1][0], [5, 0], [7, 8]]]),
     "a huge shape": shape([2**62, 2**62]),
     "a negative shape": shape([-11, -8]),
     "a shape of words": shape(["11", 8]),
@@ -136,10 +146,10 @@ FORGED_HEADERS = {
     "another type": entry(dtype="F64"),
     "a type of half the size": entry(dtype="F16"),
     "an unknown type": entry(dtype="X"),
-    "another shape": entry(shape=[43]),
-    "two dimensions": entry(shape=[2, 22]),
-    "offsets past the end": entry(data_offsets=[1 << 40, (1 << 40) + 176]),
-    "negative offsets": entry(data_offsets=[-176, 0]),
+    "another shape": entry(shape=[5, 7]),
+    "one dimension": entry(shape=[40]),
+    "offsets past the end": entry(data_offsets=[1 << 40, (1 << 40) + 160]),
+    "negative offsets": entry(data_offsets=[-160, 0]),
     "offsets of another tensor": lambda content: content[KEY].update(
         data_offsets=content[OTHER]["data_offsets"]
     ),
@@ -196,6 +206,65 @@ def test_checkpoints_of_format_1_stay_readable(path):
     load(path)
     (path / SHARDS[0]).write_bytes(b"x" + (path / SHARDS[0]).read_bytes()[1:])
     assert "differs from what was saved" in refused(path, "a damaged shard of format 1")
+
+
+@pytest.fixture
+def former(path) -> Path:
+    """The same checkpoint as the first format had it: ranges alone, and one count of steps."""
+    tensors = {}
+    for file in sorted(path.glob("*.safetensors")):
+        kept = {k: v.flatten() for k, v in load_file(file).items() if not k.startswith("step.")}
+        save_file(kept, file)
+        for key, value in kept.items():
+            shape = list(CanonicalTensors(path).shape(*key.split(".", 1)))
+            tensor = tensors.setdefault(key, {"shape": shape, "parts": []})
+            start = tensor["parts"][-1][2] if tensor["parts"] else 0
+            tensor["parts"].append([file.name, start, start + len(value)])
+    (path / "index.json").write_text(json.dumps({"format": 1, "tensors": tensors}))
+    reseal(path)
+    return path
+
+
+def test_tensors_of_format_1_stay_readable(sound, former):
+    load(former)
+    today = CanonicalTensors(sound)
+    for key in CanonicalTensors(former).tensors:
+        kind, name = key.split(".", 1)
+        assert torch.equal(CanonicalTensors(former).whole(kind, name), today.whole(kind, name)), key
+        box = (1,) * len(today.shape(kind, name)), (2,) * len(today.shape(kind, name))
+        if min(today.shape(kind, name)) > 2:
+            ours, theirs = (CanonicalTensors(p).read(kind, name, *box) for p in (former, sound))
+            assert torch.equal(ours, theirs), key
+
+
+def test_an_optimizer_goes_on_from_format_1(sound, former):
+    """Its count of steps was one for all, in the train state."""
+    alone, results = World(0, 1, 0, 1, torch.device("cpu")), []
+    for checkpoint in (sound, former):
+        model = small_model()
+        strategy = PlainStrategy(model, adamw(model), alone, "fp32")
+        restore(strategy, checkpoint)
+        results.append({s.key: s.data.clone() for s in strategy.shards()})
+    assert results[0].keys() == results[1].keys()
+    for key, value in results[0].items():
+        assert torch.equal(value, results[1][key]), key
+    assert results[1]["step.norm.bias"] == 3
+
+
+FORGED_FORMER = {
+    "a gap": parts(lambda p: [p[0], [p[1][0], p[1][1] + 1, p[1][2]]]),
+    "an overlap": parts(lambda p: [p[0], [p[1][0], p[1][1] - 1, p[1][2]]]),
+    "a negative part": parts(lambda p: [["x", 0, -4], *p]),
+    "too long": parts(lambda p: [p[0], [p[1][0], p[1][1], p[1][2] + 8]]),
+    "today's": lambda index: index | {"format": 2},
+}
+
+
+@pytest.mark.parametrize("kind", FORGED_FORMER)
+def test_a_forged_index_of_format_1_is_refused(former, kind):
+    rewrite(former / "index.json", FORGED_FORMER[kind])
+    reseal(former)
+    refused(former, f"index.json: {kind}")
 
 
 def test_a_state_of_another_step_is_refused(path):
@@ -275,9 +344,8 @@ def test_carried_states_that_do_not_fit_are_refused(path, kind):
 
 def test_any_range_of_a_sound_checkpoint_is_still_read(path):
     whole = CanonicalTensors(path).whole("param", "embedding.weight")
-    assert torch.equal(
-        CanonicalTensors(path).read("param", "embedding.weight", 40, 50), whole.flatten()[40:50]
-    )
+    part = CanonicalTensors(path).read("param", "embedding.weight", (40,), (10,))
+    assert torch.equal(part, whole.flatten()[40:50])
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def checkpoint(tokenizer_file: Path, tmp_path: Path) -> Callable[[str], Path]:
         shards = []
         for name, p in model.named_parameters():
             p.data += 0.3 * torch.randn(p.shape, generator=generator)
-            shards.append(Shard("param", name, tuple(p.shape), 0, p.detach().view(-1)))
+            shards.append(Shard.whole("param", name, p.detach()))
         store = CheckpointStore(tmp_path / f"run-{block}" / "checkpoints")
         write_shards(store.begin(5), 0, 1, shards)
         return store.commit(1, TrainState(step=5), config, tokenizer_file.read_bytes())

@@ -34,18 +34,16 @@ def save_all(world, sets, folder, engines):
 
 def load_all(world, sets, folder, pairs):
     """Per (source, engine): the losses after resuming the source's checkpoint under the engine."""
-    from gam_scale.checkpoint.canonical import CanonicalTensors
+    from gam_scale.checkpoint.restore import restore
     from gam_scale.checkpoint.store import CheckpointStore, load_state
 
     results = []
     for source, engine in pairs:
         path = CheckpointStore(Path(folder) / source).latest()
         trial = Trial(world, sets, engine, micro_batch_size=2, seed=1)  # other initial weights
-        shards = trial.strategy.shards()
-        CanonicalTensors(path).load_into(shards)
-        state = load_state(path)
-        trial.strategy.written(shards, state.optimizer_steps)
-        results.append([trial.step(state.step + s)[0] for s in range(AFTER)])
+        restore(trial.strategy, path)
+        step = load_state(path).step
+        results.append([trial.step(step + s)[0] for s in range(AFTER)])
     return results
 
 

@@ -1,0 +1,68 @@
+"""Whether tensors from elsewhere are those of a model and of an optimizer."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from gam_scale.checkpoint.shard import PARAM, State
+from gam_scale.errors import UserError
+
+
+def check_parameters(
+    where: object, found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
+) -> None:
+    """Check tensors from elsewhere against a model's parameters.
+
+    Args:
+        where: named in the messages.
+        found: shapes by ``KIND.NAME``; every parameter must be there, states may be missing.
+        expected: shapes by parameter name.
+
+    Raises:
+        UserError: naming a parameter that is missing, unknown or of another shape.
+    """
+    for key, shape in found.items():
+        kind, name = key.split(".", 1)
+        if name not in expected:
+            raise UserError(f"{where}: {name} is not a parameter of this model")
+        if kind == PARAM and tuple(shape) != tuple(expected[name]):
+            raise UserError(
+                f"{where}: {key} has shape {tuple(shape)}; expected {tuple(expected[name])}, as "
+                "the model's config has it"
+            )
+    for name in expected:
+        if f"{PARAM}.{name}" not in found:
+            raise UserError(f"{where} has no parameter {name}, which this model needs")
+
+
+def check_states(
+    where: object,
+    found: Mapping[str, tuple[Sequence[int], torch.dtype]],
+    expected: Mapping[str, State],
+) -> None:
+    """Check tensors from elsewhere against what an optimizer keeps.
+
+    Args:
+        where: named in the messages.
+        found: shapes and dtypes by ``KIND.NAME``, of parameters too, which are passed over; states
+            may be missing.
+        expected: by ``KIND.NAME``.
+
+    Raises:
+        UserError: naming a state that is unknown, or of another shape or dtype.
+    """
+    for key, (shape, dtype) in found.items():
+        if key.startswith(f"{PARAM}."):
+            continue
+        state = expected.get(key)
+        if state is None:
+            kinds = sorted({key.partition(".")[0] for key in expected})
+            raise UserError(
+                f"{where} has {key}, which train.optimizer does not keep; expected states of "
+                f"{', '.join(kinds)}, or checkpoint.init_from, which takes weights alone"
+            )
+        if (tuple(shape), dtype) != (state.shape, state.dtype):
+            raise UserError(
+                f"{where}: {key} is {dtype} of shape {tuple(shape)}; expected {state.dtype} of "
+                f"shape {state.shape}, as train.optimizer keeps it"
+            )

@@ -1,0 +1,55 @@
+"""Weights and optimizer state of a checkpoint, into an engine on any number of ranks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from gam_scale.checkpoint.canonical import CanonicalTensors
+from gam_scale.checkpoint.fit import check_parameters, check_states
+from gam_scale.checkpoint.shard import PARAM, Shard, State
+from gam_scale.checkpoint.store import load_state
+
+STEP = "step"
+"""torch's name of a parameter's count of applied steps."""
+
+
+class Restorable(Protocol):
+    """What a :class:`~gam_scale.parallel.strategy.Strategy` has of a checkpoint's content."""
+
+    @property
+    def states(self) -> Mapping[str, State]:
+        """By key, all that the optimizer keeps, on whichever rank."""
+
+    def shards(self) -> list[Shard]:
+        """This rank's parts."""
+
+    def written(self, shards: list[Shard]) -> None:
+        """Take in what was written to ``shards``."""
+
+
+def restore(strategy: Restorable, checkpoint: Path, *, optimizer: bool = True) -> None:
+    """Bring ``strategy`` to what a checkpoint holds; called by all ranks alike.
+
+    Args:
+        strategy: on any number of ranks, of any engine.
+        checkpoint: its folder, verified.
+        optimizer: also its state; else that of a new run. A state that the checkpoint does not
+            have, as one that was imported from weights, is that of a new run too.
+
+    Raises:
+        UserError: tensors of another model or optimizer, or a damaged file.
+    """
+    tensors, shards, states = CanonicalTensors(checkpoint), strategy.shards(), strategy.states
+    shapes = {shard.name: shard.shape for shard in shards if shard.kind == PARAM}
+    saved = tensors.content()
+    check_parameters(checkpoint, {key: shape for key, (shape, _) in saved.items()}, shapes)
+    if optimizer:
+        check_states(checkpoint, saved, states)
+    # Format 1 and imports have one count for all, in the train state.
+    steps = load_state(checkpoint).optimizer_steps if optimizer else 0
+    for shard in shards:
+        if shard.kind == PARAM or (optimizer and shard.key in saved):
+            tensors.load_into([shard])
+        else:
+            shard.data.fill_(steps if shard.kind == STEP else states[shard.key].initial)
+    strategy.written(shards)

@@ -1,0 +1,42 @@
+"""How parameters are stepped, and what is kept of each meanwhile."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gam_scale.checkpoint.shard import State
+from gam_scale.config import TrainConfig
+
+Group = dict[str, Any]
+"""A group of parameters as torch's optimizers take it: ``params``, and settings of its own."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One of torch's optimizers, or one like them, and what must be known of it beforehand."""
+
+    make: Callable[[list[Group], TrainConfig], torch.optim.Optimizer]
+    """What steps some groups of parameters. It must take a state that stands in its ``state``
+    already, made as :attr:`states` says, for its own first one."""
+    states: Callable[[Sequence[int]], dict[str, State]]
+    """By its own name, each tensor that it keeps of a parameter of this shape."""
+    elementwise: bool
+    """Whether elements are stepped each by itself, so that an engine may show it any part of a
+    parameter: every state then has the parameter's shape, or is one number that is the same for all
+    parameters that were stepped as often. Others are shown whole parameters."""
+
+
+def _adamw(groups: list[Group], train: TrainConfig) -> torch.optim.Optimizer:
+    betas = (train.beta1, train.beta2)
+    return torch.optim.AdamW(groups, lr=train.lr, betas=betas, eps=train.eps, fused=True)
+
+
+def _moments(shape: Sequence[int]) -> dict[str, State]:
+    whole = tuple(shape)
+    return {"step": State(()), "exp_avg": State(whole), "exp_avg_sq": State(whole)}
+
+
+ADAMW = Algorithm(_adamw, _moments, elementwise=True)
+"""Decoupled weight decay, arXiv 1711.05101, in torch's fused form."""

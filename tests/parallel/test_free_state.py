@@ -1,0 +1,112 @@
+"""Whatever an optimizer keeps, of whatever shape, goes through every engine and number of ranks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from engines import EVERYWHERE, Trial, first_step
+from ranks import run_ranks
+
+BEFORE, AFTER = 2, 2
+WORLDS = (1, 2, 4)
+ORACLE = "torch-1"
+SHAPES = {"count": 0, "row": 1, "averages": 3, "momentum": 1, "exp_avg": 2}
+"""Dimensions of the states of a matrix, or, of the third toy, a vector."""
+
+
+def engines_of(world_size):
+    return (*EVERYWHERE, "hybrid") if world_size == 4 else EVERYWHERE
+
+
+def trial_of(world, sets, engine, **train):
+    import toy_optimizers  # noqa: F401 (registers them)
+
+    return Trial(world, sets, engine, micro_batch_size=2, optimizer="toys", **train)
+
+
+def save_all(world, sets, folder):
+    """Train, save, train on; per engine all losses."""
+    from gam_scale.checkpoint.store import CheckpointStore, TrainState
+    from gam_scale.train.saver import Saver
+
+    results = {}
+    for engine in engines_of(world.world_size):
+        trial = trial_of(world, sets, engine)
+        first = first_step(trial.stream)
+        losses = [trial.step(first + s)[0] for s in range(BEFORE)]
+        store = CheckpointStore(Path(folder) / f"{engine}-{world.world_size}")
+        saver = Saver(store, world, trial.config, b"tokenizer")
+        state = TrainState(step=first + BEFORE, optimizer_steps=BEFORE)
+        saver.start(trial.strategy.shards(), state, is_best=True)
+        # The next steps change the engine's memory while the shards are being written.
+        losses += [trial.step(first + BEFORE + s)[0] for s in range(AFTER)]
+        saver.finish()
+        results[engine] = losses
+    return results
+
+
+def load_all(world, sets, folder, pairs):
+    """Per (source, engine): the losses after resuming the source's checkpoint under the engine."""
+    from gam_scale.checkpoint.restore import restore
+    from gam_scale.checkpoint.store import CheckpointStore, load_state
+
+    results = []
+    for source, engine in pairs:
+        path = CheckpointStore(Path(folder) / source).latest()
+        trial = trial_of(world, sets, engine, seed=1)  # other initial weights
+        restore(trial.strategy, path)
+        step = load_state(path).step
+        results.append([trial.step(step + s)[0] for s in range(AFTER)])
+    return results
+
+
+@pytest.fixture(scope="module")
+def saved(prepared_set, tmp_path_factory):
+    """A folder of checkpoints, and per source the losses of the run that went on."""
+    folder, losses = tmp_path_factory.mktemp("checkpoints"), {}
+    for n in WORLDS:
+        results = run_ranks(save_all, n, sets=str(prepared_set), folder=str(folder))
+        losses |= {f"{engine}-{n}": results[0][engine] for engine in engines_of(n)}
+    return folder, losses
+
+
+def test_all_compute_what_one_process_does(saved):
+    folder, losses = saved
+    assert len(set(losses[ORACLE])) == BEFORE + AFTER
+    for source, its in losses.items():
+        # fp32, and only the order of additions differs.
+        assert its == pytest.approx(losses[ORACLE], rel=1e-5), source
+
+
+def test_all_save_the_same_states(saved):
+    from gam_scale.checkpoint.canonical import CanonicalTensors
+    from gam_scale.checkpoint.store import CheckpointStore
+
+    folder, losses = saved
+    oracle = CanonicalTensors(CheckpointStore(folder / ORACLE).latest())
+    for kind, dims in SHAPES.items():
+        names = oracle.keys(kind)
+        assert names and len(oracle.shape(kind, names[0])) >= min(dims, 1), kind
+    for source in losses:
+        tensors = CanonicalTensors(CheckpointStore(folder / source).latest())
+        assert tensors.content() == oracle.content(), source
+        for key in oracle.tensors:
+            ours, theirs = (t.whole(*key.split(".", 1)) for t in (tensors, oracle))
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5, msg=f"{source}: {key}")
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_any_resumes_what_any_saved(saved, prepared_set, world_size):
+    """Each engine its own checkpoint, and that of another engine on another number of ranks."""
+    folder, losses = saved
+    engines = engines_of(world_size)
+    others = ["zero3-4", "hybrid-4", "zero1-2", "torch-1", "fsdp-4", "zero2-4", "zero0-2"]
+    pairs = [(f"{engine}-{world_size}", engine) for engine in engines]
+    pairs += list(zip(others[world_size:] + others[:world_size], engines, strict=False))
+    results = run_ranks(
+        load_all, world_size, sets=str(prepared_set), folder=str(folder), pairs=pairs
+    )[0]
+    for (source, engine), resumed in zip(pairs, results, strict=True):
+        if source == f"{engine}-{world_size}":
+            assert resumed == losses[source][BEFORE:], f"{source} is not resumed bit for bit"
+        assert resumed == pytest.approx(losses[ORACLE][BEFORE:], rel=1e-5), (source, engine)

@@ -1,0 +1,81 @@
+"""Optimizers whose states have odd shapes and dtypes, to be had as ``train.optimizer``."""
+
+import torch
+
+from gam_scale.checkpoint.shard import State
+from gam_scale.parallel.algorithm import ADAMW, Algorithm
+from gam_scale.parallel.optimizer import OPTIMIZERS
+
+
+class Rowwise(torch.optim.Optimizer):
+    """Needs whole matrices: of each it keeps a number per row, two averages and a count."""
+
+    def __init__(self, groups: list[dict]) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, self.state[p] or self._made(p), group)
+
+    def _made(self, p):
+        made = {kind: state.made(p.device) for kind, state in _rowwise(p.shape).items()}
+        self.state[p].update(made)
+        return self.state[p]
+
+    def _update(self, p, state, group):
+        state["count"] += 1
+        state["row"].lerp_(p.grad.square().flatten(1).mean(1), 0.1)
+        fast, slow = state["averages"]
+        fast.lerp_(p.grad, 0.5)
+        slow.lerp_(p.grad, 0.05)
+        update = (fast + slow) / (state["row"].view(-1, *[1] * (p.dim() - 1)).sqrt() + 1e-8)
+        update /= update.norm() * state["count"].sqrt()  # of the whole matrix
+        p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
+
+
+def _rowwise(shape):
+    whole = tuple(shape)
+    return {
+        "count": State((), torch.int64),
+        "row": State((whole[0],), initial=1.0),
+        "averages": State((2, *whole)),
+    }
+
+
+class Signs(torch.optim.Optimizer):
+    """Elementwise: a momentum in float64 and a count, an int."""
+
+    def __init__(self, groups: list[dict]) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state["count"] = torch.zeros((), dtype=torch.int64, device=p.device)
+                    state["momentum"] = torch.zeros_like(p, dtype=torch.float64)
+                state["count"] += 1
+                state["momentum"].lerp_(p.grad.double(), 0.2)
+                rate = group["lr"] / state["count"].item()
+                p.sub_(rate * torch.tanh(10 * state["momentum"]).float())
+
+
+ROWWISE = Algorithm(lambda groups, train: Rowwise(groups), _rowwise, elementwise=False)
+SIGNS = Algorithm(
+    lambda groups, train: Signs(groups),
+    lambda shape: {"count": State((), torch.int64), "momentum": State(shape, torch.float64)},
+    elementwise=True,
+)
+
+
+def toys(policy):
+    """All three at once, as recipes with an algorithm of their own for matrices have it."""
+    return {"matrix": ROWWISE, "vector": SIGNS}.get(policy.role, ADAMW)
+
+
+OPTIMIZERS["toys"] = toys
