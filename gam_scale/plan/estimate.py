@@ -89,7 +89,7 @@ class Estimate:
             one = timing.layer(model, layer, run, self.gpu, self.share)
             total = total.plus(one, n)
         total = total.plus(timing.head(job.weights.head, model.d_model, run, self.gpu, self.share))
-        whole = timing.update(self.memory.optimizer, self.gpu)
+        whole = timing.update(self.memory.optimizer, self.job.kept, self.gpu)
         return whole.plus(total, job.rows / job.micro_rows)
 
     @property

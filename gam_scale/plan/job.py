@@ -10,8 +10,9 @@ from gam_scale.config.axes import Axes
 from gam_scale.config.rules import check_ranks
 from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
+from gam_scale.parallel.optimizer import parameter_groups, state_bytes
 from gam_scale.parallel.zero_config import engine_config, low_precision_modules
-from gam_scale.plan.activations import layer, setting, work
+from gam_scale.plan.activations import FP32, layer, setting, work
 from gam_scale.plan.trace import BlockTrace, Work
 from gam_scale.plan.weights import Weights
 
@@ -54,6 +55,12 @@ class Job:
         """A short name: torch, zero0 to zero3, fsdp."""
         parallel = self.config.parallel
         return f"zero{parallel.zero_stage}" if parallel.engine == "deepspeed" else parallel.engine
+
+    @cached_property
+    def kept(self) -> float:
+        """Bytes that the optimizer keeps, over the parameters' own: AdamW 2."""
+        groups = parameter_groups(self.weights.model, self.config)
+        return state_bytes(groups) / (self.weights.total * FP32)
 
     @property
     def axes(self) -> Axes:

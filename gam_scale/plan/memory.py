@@ -14,7 +14,7 @@ class Memory:
 
     parameters: float = 0  # what the rank stores, not what it gathers
     gradients: float = 0
-    optimizer: float = 0  # Adam's moments, and ZeRO's own copy of the parameters
+    optimizer: float = 0  # what it keeps, such as Adam's moments
     activations: float = 0  # kept tensors and the working space of one block's backward pass
     logits: float = 0  # of the loss's chunks of tokens, and what comes from them
     buffers: float = 0  # gathered parameters, bf16 copies, buckets of collectives
@@ -131,7 +131,7 @@ def _plain(job: Job) -> _Holding:
     accumulated = whole if job.micro_batches > 1 else 0
     left = 0 if accumulated else 1
     exchange = Memory(gradients=whole, buffers=flat)
-    return _Holding(whole, 2 * whole, accumulated, left, 0, 0, exchange)
+    return _Holding(whole, job.kept * whole, accumulated, left, 0, 0, exchange)
 
 
 _DEFAULT_BUCKET = 500_000_000
@@ -146,7 +146,9 @@ def _zero_1(job: Job) -> _Holding:
     copies = flat + shard if job.low_precision_modules else max(flat, shard)
     accumulated, left = (whole, 0) if job.micro_batches > 1 else (0, 1)
     exchange = Memory(gradients=whole, buffers=bucket + copies)
-    return _Holding(whole, _offloaded(job, 2 * shard), accumulated, left, 0, bucket, exchange)
+    return _Holding(
+        whole, _offloaded(job, job.kept * shard), accumulated, left, 0, bucket, exchange
+    )
 
 
 def _zero_2(job: Job) -> _Holding:
@@ -157,7 +159,9 @@ def _zero_2(job: Job) -> _Holding:
     gradients = accumulated + shard + max(shard, job.weights.head * FP32)
     exchange = Memory(gradients=gradients, buffers=bucket + flat)
     left = 1 / job.world_size
-    return _Holding(whole, _offloaded(job, 2 * shard), accumulated, left, 0, bucket, exchange)
+    return _Holding(
+        whole, _offloaded(job, job.kept * shard), accumulated, left, 0, bucket, exchange
+    )
 
 
 def _buckets(job: Job) -> tuple[float, float]:
@@ -191,7 +195,7 @@ def _zero_3(job: Job) -> _Holding:
     parameters = 0 if job.config.parallel.offload == "parameters" else shard
     gradients = _offloaded(job, shard)  # a flat buffer of the rank's share, there all the time
     exchange = Memory(gradients=gradients, buffers=held + flat)
-    return _Holding(parameters, _offloaded(job, 2 * shard), gradients, 0, held, 0, exchange)
+    return _Holding(parameters, _offloaded(job, job.kept * shard), gradients, 0, held, 0, exchange)
 
 
 def _offloaded(job: Job, size: float) -> float:
@@ -218,7 +222,9 @@ def _fsdp(job: Job) -> _Holding:
         buffers=weights.outside * (job.compute_bytes + each),
     )
     parameters = 0 if offloads else shard
-    return _Holding(parameters, 2 * parameters, accumulated, left, gathered, bucket, exchange)
+    return _Holding(
+        parameters, job.kept * parameters, accumulated, left, gathered, bucket, exchange
+    )
 
 
 _HOLDINGS = {

@@ -92,14 +92,16 @@ def head(parameters: int, width: int, run: Setting, gpu: Gpu, share: float) -> S
     return Seconds(products=max(seconds, moved / gpu.memory_rate / MEMORY_SHARE))
 
 
-def update(optimizer_bytes: float, gpu: Gpu) -> Seconds:
-    """AdamW: parameters and two moments read and written, gradients read; all of them fp32.
+def update(optimizer_bytes: float, kept: float, gpu: Gpu) -> Seconds:
+    """Parameters and what the optimizer keeps of them read and written, gradients read.
 
     Args:
-        optimizer_bytes: two moments of what this rank updates.
+        optimizer_bytes: kept of what this rank updates.
+        kept: over the bytes of those parameters.
         gpu: as above.
     """
-    return Seconds(memory=3.5 * optimizer_bytes / ((gpu.memory_rate or math.inf) * MEMORY_SHARE))
+    moved = (3 / kept + 2) * optimizer_bytes if kept else 0.0
+    return Seconds(memory=moved / ((gpu.memory_rate or math.inf) * MEMORY_SHARE))
 
 
 def _precision(run: Setting) -> Precision:

@@ -39,8 +39,6 @@ FREE_GPU_SHARE = 0.8
 """Less of a GPU's memory free at the start means that another process is on it."""
 MAX_SKEW_S = 30.0
 """Between clocks: more confuses schedulers' and file systems' times."""
-ADAM_BYTES = 12
-"""A parameter and its two moments in a checkpoint, fp32."""
 
 
 @dataclass
@@ -59,13 +57,13 @@ class RankCheck:
 
 
 def preflight(
-    world: World, checkpoints: Path, n_parameters: int, splits: Sequence[TokenSplit] = ()
+    world: World, checkpoints: Path, checkpoint_bytes: int, splits: Sequence[TokenSplit] = ()
 ) -> None:
     """Check all ranks; called by all of them.
 
     Args:
         checkpoints: the folder that will take the checkpoints.
-        n_parameters: of the model.
+        checkpoint_bytes: of one of them, from all ranks.
         splits: of the data, of whose shards each rank hashes a few.
 
     Raises:
@@ -73,7 +71,7 @@ def preflight(
     """
     start = time.monotonic()
     world.barrier()  # clocks are read at about the same time
-    checks = _exchange(world, look(world, checkpoints, n_parameters * ADAM_BYTES, splits))
+    checks = _exchange(world, look(world, checkpoints, checkpoint_bytes, splits))
     problems = [f"rank {f.rank} on {f.host} {text}" for f in checks for text in f.problems]
     problems += differing_versions(checks) + skewed_clocks(checks)
     if problems:

@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
+import torch
+
 from gam_scale.checkpoint.store import TrainState
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check, check_ranks
@@ -19,6 +21,7 @@ from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.agreed import agreed
 from gam_scale.parallel.build import build_strategy
+from gam_scale.parallel.optimizer import parameter_groups, state_bytes
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
 from gam_scale.run.directory import RunDir
@@ -112,8 +115,8 @@ def _pretrain(
     setup_logging(run.path, world.rank)
     if config.parallel.preflight:
         watchdog.at(0, "checking the ranks")
-        n_parameters = outline(config.model).n_parameters()
-        preflight(world, run.checkpoints.folder, n_parameters, [*data.train, *data.valid])
+        size = _checkpoint_bytes(config)
+        preflight(world, run.checkpoints.folder, size, [*data.train, *data.valid])
     stop.check(world)
     compiled = _whether_to_compile(config, world)
     strategy = build_strategy(config, world, compiled=compiled)
@@ -141,6 +144,12 @@ def _pretrain(
         show_summary(run)
     world.barrier()
     return outcome == "finished"
+
+
+def _checkpoint_bytes(config: RunConfig) -> int:
+    model = outline(config.model)
+    parameters = model.n_parameters() * torch.float32.itemsize
+    return parameters + state_bytes(parameter_groups(model, config))
 
 
 def _open(run: RunDir, config: RunConfig, data: str, *, fresh: bool) -> None:
