@@ -10,8 +10,7 @@ from ranks import run_ranks
 BEFORE, AFTER = 2, 2
 WORLDS = (1, 2, 4)
 ORACLE = "torch-1"
-SHAPES = {"count": 0, "row": 1, "averages": 3, "momentum": 1, "exp_avg": 2}
-"""Dimensions of the states of a matrix, or, of the third toy, a vector."""
+MATRIX = "blocks.0.ffn.up.weight"
 
 
 def engines_of(world_size):
@@ -84,9 +83,12 @@ def test_all_save_the_same_states(saved):
 
     folder, losses = saved
     oracle = CanonicalTensors(CheckpointStore(folder / ORACLE).latest())
-    for kind, dims in SHAPES.items():
-        names = oracle.keys(kind)
-        assert names and len(oracle.shape(kind, names[0])) >= min(dims, 1), kind
+    content, (rows, columns) = oracle.content(), oracle.shape("param", MATRIX)
+    assert content[f"row.{MATRIX}"] == ([rows], torch.float32)
+    assert content[f"averages.{MATRIX}"] == ([2, rows, columns], torch.float32)
+    assert content[f"count.{MATRIX}"] == ([], torch.int64)
+    assert content["momentum.norm.bias"] == ([32], torch.float64)
+    assert content["exp_avg.embedding.weight"] == ([320, 32], torch.float32)
     for source in losses:
         tensors = CanonicalTensors(CheckpointStore(folder / source).latest())
         assert tensors.content() == oracle.content(), source
