@@ -1,6 +1,7 @@
 """All tests: those on a Slurm of several nodes beside the others, since they mostly wait.
 
-``python tests/all.py [OPTIONS OF PYTEST]``, options alone: what the Slurm's tests say comes last, in one piece.
+``python tests/all.py [OPTIONS OF PYTEST]``, options alone: what the Slurm's tests say comes last,
+in one piece.
 """
 
 import subprocess
