@@ -1,8 +1,8 @@
 """How many numbers a model remembers of a text: what memories are compared at."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,30 +13,48 @@ from gam_scale.model.lm import LanguageModel
 
 @dataclass(frozen=True)
 class StateSize:
-    """Numbers held for one text of T tokens: ``constant + per_token * T``."""
+    """Numbers held for one text of T tokens: ``constant + per_token * T``, and what windows hold.
+
+    Of ``windows`` each (numbers, tokens) adds ``numbers * min(T, tokens)``.
+    """
 
     constant: int
     per_token: int
+    windows: tuple[tuple[int, int], ...] = ()
 
     def at(self, tokens: int) -> int:
         """Numbers held after ``tokens`` tokens."""
-        return self.constant + self.per_token * tokens
+        within = sum(numbers * min(tokens, most) for numbers, most in self.windows)
+        return self.constant + self.per_token * tokens + within
 
     def __str__(self) -> str:
-        parts = [f"{self.constant:,}"] if self.constant or not self.per_token else []
-        return " + ".join(parts + ([f"{self.per_token:,} T"] if self.per_token else []))
+        grows = bool(self.per_token or self.windows)
+        parts = [f"{self.constant:,}"] if self.constant or not grows else []
+        parts += [f"{self.per_token:,} T"] if self.per_token else []
+        parts += [f"{numbers:,} min(T, {most:,})" for numbers, most in self.windows]
+        return " + ".join(parts)
 
 
 def state_size(config: ModelConfig) -> StateSize:
     """Count the tensors of ``init_state`` for one text; a complex number counts twice.
 
     A cache starts without tokens: a tensor with a dimension of 0 grows by what its other
-    dimensions hold with every token.
+    dimensions hold with every token, as far back as its layer sees.
     """
     with torch.device("meta"):
-        state = LanguageModel(config).init_state(1)
-    sizes = [_numbers(tensor) for tensor in _tensors(state["blocks"])]
-    return StateSize(sum(a for a, _ in sizes), sum(b for _, b in sizes))
+        model = LanguageModel(config)
+        states = model.init_state(1)["blocks"]
+    constant, per_token, windows = 0, 0, Counter[int]()
+    for block, state in zip(model.blocks, states, strict=True):
+        sizes = [_numbers(tensor) for tensor in state.values()]
+        constant += sum(a for a, _ in sizes)
+        grows = sum(b for _, b in sizes)
+        if block.reach is None:
+            per_token += grows
+        elif grows:
+            windows[block.reach] += grows
+    within = tuple((numbers, most) for most, numbers in sorted(windows.items()))
+    return StateSize(constant, per_token, within)
 
 
 def _numbers(tensor: Tensor) -> tuple[int, int]:
@@ -46,10 +64,3 @@ def _numbers(tensor: Tensor) -> tuple[int, int]:
     if tensor.numel() == 0:
         return 0, each * math.prod(n for n in tensor.shape if n)
     return each * tensor.numel(), 0
-
-
-def _tensors(state: Any) -> list[Tensor]:
-    if isinstance(state, Tensor):
-        return [state]
-    values = state.values() if isinstance(state, dict) else state
-    return [tensor for value in values for tensor in _tensors(value)] if values else []

@@ -63,7 +63,10 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
-        """As :meth:`mix`, of the next tokens after ``state``; and the state after them."""
+        """As :meth:`mix`, of the next tokens after ``state``; and the state after them.
+
+        It may use up the state that it is given.
+        """
 
     @abstractmethod
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:

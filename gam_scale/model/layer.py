@@ -78,8 +78,9 @@ class Layer(nn.Module):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The next tokens (B, T, d_model), one or more of them, and the state behind them.
 
-        The state given stays as it is. Without attention neither it nor the cost of a token grows
-        with the text.
+        The state given is used up: attention writes into its buffers. Clone its tensors first to
+        continue one text twice. Without attention, or with a window, neither the state nor the cost
+        of a token grows with the text.
         """
         seen, (rows, length, _) = int(state["seen"]), x.shape
         layout = Layout.stream(rows, length, first=seen)

@@ -110,7 +110,10 @@ class AttentionConfig:
         at_most=WIDEST,
     )
     window: int = option(
-        0, "tokens that a token sees, itself included; 0: all of its document", at_least=0
+        0,
+        "tokens that a token sees, itself included; 0: all of its document",
+        at_least=0,
+        at_most=LONGEST,
     )
     qk_norm: bool = option(
         False, "bring each head's queries and keys to unit size, with weights, before they meet"

@@ -7,6 +7,7 @@ from gam_scale.errors import UserError
 from gam_scale.evaluate.recall import recall_config
 from gam_scale.evaluate.state_size import StateSize, state_size
 from gam_scale.model.lm import build_model
+from gam_scale.strict import from_dict
 from gam_scale.train.recall import train_recall
 
 TINY = ["recall.vocab_size=32", "recall.train=[[8,2]]", "recall.test=[[8,2],[16,2]]"]
@@ -77,6 +78,16 @@ def test_state_sizes():
     inner = 3 * 64
     assert size("mamba") == StateSize(3 * (3 * inner + 16 * inner), 0)
     assert size("attention").at(100) == 38_400 and str(size("attention")) == "384 T"
+
+
+def test_the_state_of_a_window_grows_up_to_it():
+    own = {"kind": "attention", "n_heads": 4}
+    layers = [own | {"window": w} for w in (9, 0, 4096)] + ["static"]
+    values = {"layers": layers, "d_model": 64, "n_layers": 4, "vocab_size": 9}
+    size = state_size(from_dict(ModelConfig, values))
+    assert size == StateSize(128, 128, ((128, 8), (128, 4095)))
+    assert size.at(64) == 128 + 128 * (64 + 8 + 64)
+    assert str(size) == "128 + 128 T + 128 min(T, 8) + 128 min(T, 4,095)"
 
 
 def test_an_attention_cache_holds_what_its_size_says():

@@ -241,3 +241,23 @@ def test_flops_of_a_window_are_those_of_pairs_that_are_seen(window):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         block(x, plain(x))
     assert block.flops_per_token(17) == pytest.approx(counter.get_total_flops() / 34, rel=1e-12)
+
+
+@pytest.mark.parametrize("window", [2, 50, 90, 16_384])
+def test_the_cache_of_a_window_makes_room(window):
+    """Decoded far past buffers that are full; they never hold more than twice what is seen."""
+    own = {"kind": "attention", "n_heads": 2, "n_kv_heads": 1, "window": window, "ffn": "none"}
+    model = from_dict(ModelConfig, {"layers": [own], "d_model": 8, "dropout": 0.0})
+    block = model.stack()[0].build(model.shape)
+    initialise(block, model, seed=0)
+    block, length = block.double().eval(), 400
+    x = torch.randn(2, length, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        expected, seen = block(x, plain(x)), 0
+        state = block.init_state(2, x.device, x.dtype)
+        assert state["k"].numel() == 0
+        for text in x.split([3, *[1] * 150, 40, *[1] * 100, 100, *[1] * 7], 1):
+            found, state = block.extend(text, state, plain(text))
+            seen += text.shape[1]
+            assert off(found, expected[:, seen - text.shape[1] : seen]) < 1e-12
+            assert state["k"].shape[2] <= max(64, 2 * min(seen, window) + text.shape[1])

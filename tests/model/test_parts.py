@@ -138,9 +138,10 @@ def test_a_state_is_as_large_as_it_is_said_to_be(name):
     held = 0
     for block, kept in zip(model.blocks, state["blocks"], strict=True):
         for tensor in kept.values():
-            grows = "length" in kept and tensor.dim() == 4 and not block.layer.window
             if tensor.is_floating_point():
-                held += tensor[:, :, :length].numel() if grows else tensor.numel()
+                grows = "length" in kept  # in a buffer with room to spare
+                seen = length if block.reach is None else min(block.reach, length)
+                held += tensor[:, :, :seen].numel() if grows else tensor.numel()
     assert held == size.at(length)
 
 
@@ -252,6 +253,10 @@ def test_sequences_may_be_cut_over_ranks():
             "model.ffn.mult is 0; expected at least 1 and at most 1000",
         ),
         ({"norm": {"kind": "layernorm", "eps": 1}}, "kind layernorm has no such setting"),
+        (
+            {"layers": [{"kind": "attention", "window": 10**9}]},
+            r"layers\[0\].window is 1000000000; expected at least 0 and at most 1e\+08",
+        ),
         ({"layers": "delta"}, 'model.layers is "delta"; expected a list of kinds or objects'),
     ],
 )

@@ -19,7 +19,7 @@ from gam_scale.model.norms.rmsnorm import RMSNorm
 from gam_scale.model.parts import MIXERS, MixerConfig, Naming, check_divides
 from gam_scale.model.policy import TO_RESIDUAL
 from gam_scale.model.rotary import turn
-from gam_scale.model.shape import WIDEST, Shape
+from gam_scale.model.shape import LONGEST, WIDEST, Shape
 from gam_scale.strict import option
 
 _MIN_CAPACITY = 64
@@ -40,7 +40,10 @@ class AttentionLayer(MixerConfig):
         at_most=WIDEST,
     )
     window: int = option(
-        0, "tokens that a token sees, itself included; 0: all of its document", at_least=0
+        0,
+        "tokens that a token sees, itself included; 0: all of its document",
+        at_least=0,
+        at_most=LONGEST,
     )
     qk_norm: bool = option(
         False, "bring each head's queries and keys to unit size, with weights, before they meet"
@@ -148,52 +151,32 @@ class AttentionBlock(Block):
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """An empty cache: keys and values (B, heads, capacity, d / heads), and how many are filled.
 
-        With a window its capacity is that of the tokens before the next one, of which the last
-        ``length`` were there. That stays on the CPU, where it is read without waiting for a GPU.
+        The number stays on the CPU, where it is read without waiting for a GPU.
         """
-        shape = (batch_size, self.n_kv_heads, max(0, self.window - 1), self.width)
-        if self.window:
-            k, v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-            return {"k": k, "v": v, "length": torch.tensor(0, device="cpu")}
+        shape = (batch_size, self.n_kv_heads, 0, self.width)
         k, v = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
         return {"k": k, "v": v, "length": torch.tensor(0, device="cpu")}
 
     def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
         """See :meth:`Block.mix_next`.
 
-        ``state`` is used up: its buffers are written in place and doubled when full, so a step
+        ``state`` is used up: its buffers are written in place and made anew when full, so a step
         copies O(1) tokens on average. Clone its tensors first to continue one text twice.
         """
         q, k, v = self._heads(h, layout)
-        seen = int(state["length"])
-        if self.window:
-            return self._next_in_window(q, k, v, state, seen)
-        total = seen + h.shape[1]
-        keys, values = (_append(state[name], new, seen) for name, new in (("k", k), ("v", v)))
-        keys_so_far, values_so_far = keys[:, :, :total], values[:, :, :total]
-        if seen and h.shape[1] > 1:
-            y = attend(q, keys_so_far, values_so_far)
-        elif not self.is_plain and not seen:
-            y = attend(q, k, v)
+        length, new = int(state["length"]), h.shape[1]
+        seen = length if self.reach is None else min(length, self.reach)
+        keys, end = _append(state["k"], k, length, seen)
+        values, _ = _append(state["v"], v, length, seen)
+        now = slice(end - seen - new, end)
+        k, v = keys[:, :, now], values[:, :, now]
+        if (seen and new > 1) or not (seen or self.is_plain):
+            y = attend(q, k, v, window=self.window)
         else:  # one token sees everything; the first tokens are plainly causal
             shared = not self.is_plain
-            y = F.scaled_dot_product_attention(
-                q, keys_so_far, values_so_far, is_causal=not seen, enable_gqa=shared
-            )
-        state = {"k": keys, "v": values, "length": torch.tensor(total, device="cpu")}
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=not seen, enable_gqa=shared)
+        state = {"k": keys, "v": values, "length": torch.tensor(end, device="cpu")}
         return [self._out(y)], state
-
-    def _next_in_window(
-        self, q: Tensor, k: Tensor, v: Tensor, state: State, seen: int
-    ) -> tuple[list[Tensor], State]:
-        """As :meth:`mix_next`: the cache holds the last ``window - 1`` tokens, however long ago."""
-        room = self.window - 1
-        keys, values = (torch.cat([state[n], new], 2) for n, new in (("k", k), ("v", v)))
-        there = slice(room - seen, None)
-        y = attend(q, keys[:, :, there], values[:, :, there], window=self.window)
-        length = torch.tensor(min(room, seen + k.shape[2]), device="cpu")
-        kept = {"k": keys[:, :, -room:].clone(), "v": values[:, :, -room:].clone()}
-        return [self._out(y)], kept | {"length": length}
 
     @property
     def is_plain(self) -> bool:
@@ -232,13 +215,19 @@ class AttentionBlock(Block):
         return projections + 2 * 2.0 * self.out.in_features * seen
 
 
-def _append(buffer: Tensor, new: Tensor, seen: int) -> Tensor:
-    """Write ``new`` (B, heads, T, d / heads) behind ``seen`` tokens of a buffer that grows."""
-    total = seen + new.shape[2]
-    if total > buffer.shape[2]:
-        capacity = max(_MIN_CAPACITY, total, 2 * buffer.shape[2])
+def _append(buffer: Tensor, new: Tensor, length: int, seen: int) -> tuple[Tensor, int]:
+    """Write ``new`` (B, heads, T, d / heads) behind the ``length`` tokens of a buffer.
+
+    A full one makes room: the last ``seen`` of its tokens go to another, with as much room again.
+
+    Returns:
+        the buffer, and where its last token ends.
+    """
+    if length + new.shape[2] > buffer.shape[2]:
+        capacity = max(_MIN_CAPACITY, seen + new.shape[2], 2 * seen)
         grown = buffer.new_empty((*buffer.shape[:2], capacity, buffer.shape[3]))
-        grown[:, :, :seen] = buffer[:, :, :seen]
-        buffer = grown
-    buffer[:, :, seen:total] = new
-    return buffer
+        grown[:, :, :seen] = buffer[:, :, length - seen : length]
+        buffer, length = grown, seen
+    end = length + new.shape[2]
+    buffer[:, :, length:end] = new
+    return buffer, end
