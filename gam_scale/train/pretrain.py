@@ -29,6 +29,7 @@ from gam_scale.run.goodput import note_start
 from gam_scale.run.lock import RunLock
 from gam_scale.run.restarts import count_start
 from gam_scale.train.batches import Batches
+from gam_scale.train.hooks.sampling import check_prompt
 from gam_scale.train.hooks.standard import standard_hooks
 from gam_scale.train.loop import Hook, Loop, Outcome
 from gam_scale.train.preflight import preflight
@@ -191,7 +192,7 @@ def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> Run
     """Fill in what only the data knows: vocabulary size, horizons and, from epochs, steps.
 
     Raises:
-        UserError: the vocabulary does not hold the tokenizer's.
+        UserError: the vocabulary does not hold the tokenizer's, or a sequence the sample's prompt.
     """
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     if vocab_size < tokenizer.vocab_size:
@@ -206,6 +207,7 @@ def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> Run
     model = replace(config.model.at_length(config.data.seq_len), vocab_size=vocab_size)
     config = replace(config, model=model, train=train)
     check(config)
+    check_prompt(config, tokenizer)
     return config
 
 

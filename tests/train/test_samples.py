@@ -77,5 +77,9 @@ def test_a_killed_run_has_each_step_once(tmp_path, tiny):
 
 def test_a_prompt_that_a_sequence_cannot_hold_is_refused(tmp_path, tiny):
     log = {"sample_every": 4, "sample_prompt": 40 * "a cat "}
+    with killed_after(3):
+        train(tiny(tmp_path / "run"))
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"log.sample_prompt has \d+ tokens.*data.seq_len 48"):
-        train(tiny(tmp_path / "run", log=log))
+        train(tiny(tmp_path / "run", log=log), fresh=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before, "the earlier run is gone"

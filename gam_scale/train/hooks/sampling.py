@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gam_scale import pulse
+from gam_scale.config import RunConfig
 from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import plain_batch
 from gam_scale.data.tokenizer import Tokenizer
@@ -36,19 +37,10 @@ class Samples(Hook):
         self._tokenizer, self._log = tokenizer, log
 
     def start(self, loop: Loop) -> None:
-        """Know the prompt.
-
-        Raises:
-            UserError: a sequence cannot hold it and something new.
-        """
+        """Know the prompt."""
         self._prompt = loop.config.log.sample_prompt
-        self._ids = [self._tokenizer.bos_id, *self._tokenizer.encode(self._prompt)]
+        self._ids = prompt_ids(self._prompt, self._tokenizer)
         longest = loop.config.data.seq_len
-        if loop.config.log.sample_every and len(self._ids) >= longest:
-            raise UserError(
-                f"log.sample_prompt has {len(self._ids)} tokens, the one that opens a text "
-                f"included; expected fewer than data.seq_len {longest}"
-            )
         cuts = loop.world.axes.context
         each = max(LEAST, math.ceil((len(self._ids) + NEW_TOKENS) / cuts))
         self._length = min(longest, cuts * each)
@@ -89,6 +81,27 @@ class Samples(Hook):
             chosen = float(_choose(logits[0, last, : self._tokenizer.vocab_size], generator))
         (token,) = world.sum(chosen)
         return None if math.isnan(token) else int(token)
+
+
+def prompt_ids(prompt: str, tokenizer: Tokenizer) -> list[int]:
+    """A prompt's tokens, after the one that opens a text."""
+    return [tokenizer.bos_id, *tokenizer.encode(prompt)]
+
+
+def check_prompt(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a prompt where a sequence cannot hold it and something new.
+
+    Raises:
+        UserError: the run is to write samples, and it is so long.
+    """
+    if not config.log.sample_every:
+        return
+    tokens, longest = len(prompt_ids(config.log.sample_prompt, tokenizer)), config.data.seq_len
+    if tokens >= longest:
+        raise UserError(
+            f"log.sample_prompt has {tokens} tokens, the one that opens a text included; expected "
+            f"fewer than data.seq_len {longest}"
+        )
 
 
 def draw(seed: int, place: int, device: torch.device) -> torch.Generator:
