@@ -57,7 +57,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(status)
 
 
-def ending(error: Exception) -> tuple[int, str] | None:
+def exit_status(error: BaseException) -> int:
+    """Of a command that ends with ``error``."""
+    known = ending(error)
+    return known[0] if known else EXIT_FAILED
+
+
+def ending(error: BaseException) -> tuple[int, str] | None:
     """Exit status of a command that ends with ``error``, and its sentence; None for a defect."""
     if isinstance(error, EndedByOthers):
         mistake = isinstance(error, MistakeElsewhere)

@@ -23,7 +23,7 @@ class EndedByOthers(Exception):
 
 
 class MistakeElsewhere(EndedByOthers):
-    """The same where the other rank met a mistake of the user's: to start again would not help.
+    """The same where the other rank met what a user can mend: to start again would not help.
 
     Command lines exit with status 2.
     """

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import submitit
 
-from gam_scale.launch.requeue import STOPPED, end_job, exit_status
+from gam_scale.cli import exit_status
+from gam_scale.launch.requeue import STOPPED, end_job
 from gam_scale.train.signals import StopRequest
 
 ELSEWHERE = (

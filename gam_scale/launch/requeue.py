@@ -58,12 +58,6 @@ def end_job(status: int) -> None:
     subprocess.run(["sh", "-c", commands(status)])
 
 
-def exit_status(error: Exception) -> int:
-    """Of a command that ends with ``error``."""
-    ending = cli.ending(error)
-    return ending[0] if ending else cli.EXIT_FAILED
-
-
 def main() -> None:
     """Print the commands."""
     parser = cli.Parser(description=__doc__.splitlines()[0])

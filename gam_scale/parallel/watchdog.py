@@ -12,8 +12,8 @@ from types import TracebackType
 import torch.distributed as dist
 
 from gam_scale import pulse
-from gam_scale.cli import EXIT_FAILED, EXIT_USER_ERROR
-from gam_scale.errors import EndedByOthers, MistakeElsewhere, Stopped, UserError
+from gam_scale.cli import EXIT_FAILED, EXIT_USER_ERROR, exit_status
+from gam_scale.errors import EndedByOthers, MistakeElsewhere, Stopped
 from gam_scale.parallel.flight import write_record
 from gam_scale.parallel.signs import SILENCE_S, Sign, Signs
 from gam_scale.parallel.world import AGENT_STORE, World
@@ -81,7 +81,7 @@ class Watchdog:
     def _explain(self, error: BaseException) -> EndedByOthers | None:
         """Publish this rank's error, or, where it only echoes another rank's, say whose."""
         try:
-            mistake = isinstance(error, UserError)
+            mistake = exit_status(error) == EXIT_USER_ERROR
             if mistake or not _ECHO.search(str(error)):
                 self._publish(f"{type(error).__name__}: {error}", mistake=mistake)
                 self._let_others_read()

@@ -50,18 +50,22 @@ def watched(world, action, timeout_s=60.0):
     return "done"
 
 
-def mistaken(world):
-    """Rank 1 finds a user's mistake whose words are those of a connection's end; then all stop."""
+def mistaken(world, is_full):
+    """Rank 1 finds what a user can mend, in the words of a connection's end; then all stop."""
+    import errno
+
     from gam_scale.errors import MistakeElsewhere, Stopped, UserError
     from gam_scale.parallel.watchdog import Watchdog
 
     try:
         with Watchdog(world, 60.0) as dog:
             if world.rank == 1:
+                if is_full:
+                    raise OSError(errno.ENOSPC, "No space left", "runs/peer-review/metrics.jsonl")
                 raise UserError("runs/peer-review is no run")
             dog._stop.set()  # else the thread may end this process before it can tell
             raise RuntimeError("Connection closed by peer")
-    except (UserError, MistakeElsewhere) as error:
+    except (UserError, OSError, MistakeElsewhere) as error:
         said = f"{type(error).__name__}: {error}"
     world.barrier()
     try:
@@ -72,9 +76,16 @@ def mistaken(world):
         return said
 
 
-def test_a_mistake_is_told_as_one_and_a_stop_is_no_failure():
-    zero, one = run_ranks(mistaken, 2)
-    assert one == "UserError: runs/peer-review is no run"
+@pytest.mark.parametrize(
+    ("is_full", "said"),
+    [
+        (False, "UserError: runs/peer-review is no run"),
+        (True, "OSError: [Errno 28] No space left: 'runs/peer-review/metrics.jsonl'"),
+    ],
+)
+def test_a_mistake_is_told_as_one_and_a_stop_is_no_failure(is_full, said):
+    zero, one = run_ranks(mistaken, 2, is_full=is_full)
+    assert one == said
     assert zero == f"MistakeElsewhere: rank 1 failed at step 0, starting: {one}"
 
 
