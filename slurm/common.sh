@@ -97,12 +97,17 @@ do :; done
 clean_shm
 
 # --- does the job start again? By the code that it began with (-P: not this folder's), unless that
-# is older than the question.
+# is older than the question. A Python that cannot start any more, on a node that fails, leaves the
+# policy to this shell.
 decide() { "${python[@]}" "$@" -m gam_scale.launch.requeue "$status"; }
 if next=$(decide -P 2>/dev/null || decide); then
     eval "$next"
 else
-    echo "error: training ended with status $status, and what follows cannot be decided" >&2
+    echo "error: training ended with status $status, and Python cannot start to say what follows" >&2
+    if [ "$status" != 0 ] && [ "$status" != $MENDABLE ] &&
+        [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T 2>/dev/null)" = RUNNING ]; then
+        scontrol requeue incomplete "$SLURM_JOB_ID"
+    fi
 fi
 [ "$status" != $MENDABLE ] || grep -hm 3 'error:' "$job"/rank*.log | tail -n 3 >&2
 exit "$status"

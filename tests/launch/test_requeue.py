@@ -120,6 +120,28 @@ def test_a_job_that_began_with_older_code_is_decided_by_todays(slurm, tmp_path):
     assert done.requeued == AGAIN, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("status", "state", "asked"),
+    [
+        (0, "RUNNING", []),
+        (2, "RUNNING", []),
+        (137, "RUNNING", AGAIN),
+        (requeue.STOPPED, "RUNNING", AGAIN),
+        (137, "COMPLETING", []),
+    ],
+)
+def test_where_python_cannot_start_any_more_the_shell_decides(
+    slurm, tmp_path, status, state, asked
+):
+    python = tmp_path / "python"
+    lost = 'case "$*" in *launch.requeue*) exit 127 ;; esac'
+    python.write_text(f'#!/bin/sh\n{lost}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    done = script(slurm(state, status), tmp_path, GAM_PYTHON=str(python))
+    assert done.returncode == status and "Python cannot start" in done.stderr, done.stderr
+    assert done.requeued == asked, done.stdout + done.stderr
+
+
 def test_the_script_gives_training_the_policys_status():
     text = (ROOT / "slurm" / "common.sh").read_text()
     (stopped,) = re.findall(r"^STOPPED=(\d+)", text, re.MULTILINE)
