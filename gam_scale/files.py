@@ -51,7 +51,7 @@ class _Reading(io.FileIO):
         return UserError(f"{self.path} cannot be read: {error.strerror}")
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """Open an ordinary file to read its bytes; never waits, as opening a named pipe would.
 
     Raises:

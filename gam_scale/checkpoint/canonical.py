@@ -7,10 +7,11 @@ where each part of each tensor is. Readers take any part of any tensor, whatever
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import xxhash
@@ -100,7 +101,7 @@ class CanonicalTensors:
         self.folder = folder
         index = read_index(folder)
         self.tensors, self._files = index.tensors, index.files()
-        self._open: dict[str, tuple[BinaryIO, dict[str, int]]] = {}
+        self._open: dict[str, tuple[BufferedReader, dict[str, int]]] = {}
 
     def keys(self, kind: str) -> list[str]:
         """Names of the parameters that have a tensor of this kind."""
@@ -140,7 +141,7 @@ class CanonicalTensors:
                 file, begins = self._file(file_name)
                 file.seek(begins[key] + size * start)
                 piece = target[size * to : size * (to + count)]
-                if file.readinto(piece) != piece.size:
+                if file.readinto(piece.data) != piece.size:
                     raise UserError(f"{self.folder / file_name} was cut short while it was read")
                 pulse.beat()
         return part
@@ -151,7 +152,7 @@ class CanonicalTensors:
             place = shard.offset, shard.data.shape
             shard.data.copy_(self.read(shard.kind, shard.name, *place))  # and forgotten
 
-    def _file(self, name: str) -> tuple[BinaryIO, dict[str, int]]:
+    def _file(self, name: str) -> tuple[BufferedReader, dict[str, int]]:
         """A safetensors file, and where in it the bytes of each tensor begin."""
         if name not in self._open:
             self._open[name] = open_tensors(self.folder / name, self._files[name])
@@ -186,7 +187,8 @@ def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> str:
     text += b" " * (-len(text) % 8)  # the data starts aligned
     digest = xxhash.xxh3_128()
     with open(path, "wb") as file:
-        for block in (len(text).to_bytes(8, "little"), text, *_buffers(tensors.values())):
+        blocks: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
+        for block in blocks + list(_buffers(tensors.values())):
             file.write(block)
             digest.update(block)
             pulse.beat()
@@ -195,6 +197,6 @@ def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _buffers(tensors: Iterable[Tensor]) -> Iterable[memoryview]:
+def _buffers(tensors: Iterable[Tensor]) -> Iterator[memoryview]:
     for tensor in tensors:
-        yield memoryview(tensor.view(-1).view(torch.uint8).numpy())
+        yield tensor.view(-1).view(torch.uint8).numpy().data

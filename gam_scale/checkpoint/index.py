@@ -9,8 +9,9 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import torch
 
@@ -160,7 +161,7 @@ def _problem(index: Index, key: str, entry: Entry) -> str:
     return fault(entry.grid, entry.boxes)
 
 
-def open_tensors(path: Path, expected: Content) -> tuple[BinaryIO, dict[str, int]]:
+def open_tensors(path: Path, expected: Content) -> tuple[BufferedReader, dict[str, int]]:
     """Open a safetensors file whose header agrees with the index.
 
     Args:
@@ -181,7 +182,7 @@ def open_tensors(path: Path, expected: Content) -> tuple[BinaryIO, dict[str, int
         raise UserError(f"{error}; the checkpoint cannot be loaded") from None
 
 
-def _offsets(file: BinaryIO, path: Path, expected: Content) -> dict[str, int]:
+def _offsets(file: BufferedReader, path: Path, expected: Content) -> dict[str, int]:
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if not 0 < length <= min(size - 8, LARGEST_HEADER):

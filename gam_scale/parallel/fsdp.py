@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
+    FSDPModule,
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
@@ -21,7 +23,7 @@ from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
 from gam_scale.model.lm import LanguageModel
 from gam_scale.parallel.fsdp_precision import keep_fp32
-from gam_scale.parallel.optimizer import build_optimizer
+from gam_scale.parallel.optimizer import GroupedOptimizer, build_optimizer
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.whole import Piece
 from gam_scale.parallel.world import World
@@ -29,6 +31,8 @@ from gam_scale.parallel.world import World
 
 class FSDPStrategy(Strategy):
     """Sharded over the shard and context axes together, replicated along the replicate axis."""
+
+    optimizer: GroupedOptimizer
 
     def __init__(self, module: LanguageModel, world: World, config: RunConfig) -> None:
         """``module`` is on the meta device: no rank ever holds all of it."""
@@ -43,7 +47,8 @@ class FSDPStrategy(Strategy):
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
         """See :meth:`Strategy.backward`."""
         # Gradients are sharded after every micro-batch, and summed over replicas after the last.
-        self.module.set_requires_all_reduce(last)
+        whole, *_ = _units(self.module)
+        whole.set_requires_all_reduce(last)
         with self._autocast():
             loss = self.module(*batch)
         # FSDP averages over ranks; our scale has the global count of tokens in it already.
@@ -57,7 +62,7 @@ class FSDPStrategy(Strategy):
     def shards(self) -> list[Shard]:
         """See :meth:`Strategy.shards`."""
         # What stays gathered until a backward pass still is, after a forward pass without one.
-        for unit in (*self.module.blocks, self.module):
+        for unit in _units(self.module):
             unit.reshard()
         replica = self.mesh.get_local_rank("replicate")
         replicas = replica, self.mesh.size(0)
@@ -79,13 +84,15 @@ class FSDPStrategy(Strategy):
     def _pieces(self) -> Iterator[Piece]:
         """The rows that this rank has of each parameter."""
         for name, parameter in self.module.named_parameters():
+            assert isinstance(parameter, DTensor)
             shape, rows = tuple(parameter.shape), parameter.to_local()
             first = _offset(parameter)[0] * math.prod(shape[1:]) if rows.numel() else 0
             yield Piece(name, shape, parameter, 0, first, rows.numel())
 
 
-def _offset(parameter: DTensor) -> tuple[int, ...]:
+def _offset(parameter: Tensor) -> tuple[int, ...]:
     """Of this rank's part."""
+    assert isinstance(parameter, DTensor)
     place = parameter.shape, parameter.device_mesh, parameter.placements
     return tuple(compute_local_shape_and_global_offset(*place)[1])
 
@@ -97,7 +104,7 @@ def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> 
     """
     parallel = config.parallel
     bf16 = config.train.precision == "bf16"
-    options = {
+    options: dict[str, Any] = {
         "mesh": mesh,
         # Gathered in bf16 but for what keeps fp32, reduced in fp32; autocast goes on deciding what
         # is computed in which.
@@ -120,8 +127,14 @@ def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> 
     fully_shard(module, **options, reshard_after_forward=False)
     # Each block's gathering is under way before the one before it is called, also where the host
     # is late; in the backward pass FSDP does so by itself.
-    for before, after in pairwise((module, *module.blocks)):
+    units = _units(module)
+    for before, after in pairwise(units):
         before.set_modules_to_forward_prefetch([after])
     if bf16:
-        for unit in (*module.blocks, module):
+        for unit in units:
             keep_fp32(unit, torch.bfloat16)
+
+
+def _units(module: LanguageModel) -> list[FSDPModule]:
+    """The whole, then its blocks: what :func:`shard_module` has made units of."""
+    return cast(list[FSDPModule], [module, *module.blocks])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from gam_scale.checkpoint.shard import Shard
 from gam_scale.config import RunConfig
@@ -17,7 +17,7 @@ from gam_scale.parallel import world as ranks
 from gam_scale.parallel import zero_lean, zero_shards
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.implementations import choose_implementations
-from gam_scale.parallel.optimizer import build_optimizer
+from gam_scale.parallel.optimizer import GroupedOptimizer, build_optimizer
 from gam_scale.parallel.plain import whole_shards
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
@@ -26,6 +26,8 @@ from gam_scale.parallel.zero_config import check_offload_dir, engine_config
 
 class DeepSpeedStrategy(Strategy):
     """Runs the step through ``deepspeed.initialize``'s engine, with a torch optimizer."""
+
+    optimizer: GroupedOptimizer
 
     def __init__(self, config: RunConfig, world: World, *, compiled: bool) -> None:
         deepspeed = import_deepspeed(world.device)
@@ -133,7 +135,7 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def _sharded_model(deepspeed: Any, config: RunConfig, options: dict[str, Any]) -> nn.Module:
+def _sharded_model(deepspeed: Any, config: RunConfig, options: dict[str, Any]) -> LanguageModel:
     """Built under ``zero.Init``: each module's parameters are sharded as soon as they exist."""
     with deepspeed.zero.Init(config_dict_or_path=options):
         model = LanguageModel(config.model)

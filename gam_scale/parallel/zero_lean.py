@@ -11,7 +11,7 @@ were read here.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -129,4 +129,4 @@ def _norm(zero: Any) -> Tensor:
 def _whole_gradients(
     parameters: Sequence[Tensor], communication_dtype: torch.dtype
 ) -> list[Tensor]:
-    return [parameter.grad.view(-1) for parameter in parameters]
+    return [cast(Tensor, parameter.grad).view(-1) for parameter in parameters]

@@ -31,7 +31,7 @@ def flats(module: nn.Module, zero: Any, stage: int, rank: int) -> Iterator[Flat]
         yield flat, [_piece_of_stages_1_and_2(flat, p, names[id(p)]) for p in group]
 
 
-def _piece_of_stages_1_and_2(flat: Tensor, parameter: nn.Parameter, name: str) -> Piece:
+def _piece_of_stages_1_and_2(flat: Tensor, parameter: Any, name: str) -> Piece:
     part, shape = parameter._hp_mapping, tuple(parameter.shape)
     if part is None:  # another rank's
         return Piece(name, shape, flat, 0, 0, 0)
@@ -39,9 +39,7 @@ def _piece_of_stages_1_and_2(flat: Tensor, parameter: nn.Parameter, name: str) -
     return Piece(name, shape, flat, where.start, part.lp_fragment_address.start, where.numel)
 
 
-def _piece_of_stage_3(
-    zero: Any, flat: Tensor, parameter: nn.Parameter, name: str, rank: int
-) -> Piece:
+def _piece_of_stage_3(zero: Any, flat: Tensor, parameter: Any, name: str, rank: int) -> Piece:
     _, offset, size = zero.grad_position[zero.get_param_id(parameter)]
     start = min(rank * size, parameter.ds_numel)
     length = min(size, parameter.ds_numel - start)  # padded to the same size on every rank
@@ -61,7 +59,8 @@ def of_stages_1_and_2(module: nn.Module, zero: Any, world: World) -> list[Shard]
 
 def refresh_stages_1_and_2(module: nn.Module, zero: Any, world: World, shards: list[Shard]) -> None:
     """Copy the written parameters into the fp32 partition that the optimizer steps."""
-    for parameter in module.parameters():
+    parameters: Iterable[Any] = module.parameters()
+    for parameter in parameters:
         if parameter._hp_mapping is not None:
             parameter._hp_mapping.update_hp()
     _set_counts(zero.optimizer, flats(module, zero, 1, world.rank), shards)
