@@ -38,6 +38,7 @@ def _read_layers(value: Any, where: str) -> list[Any]:
     return [MIXERS.read(each, f"{where}[{i}]") for i, each in enumerate(value)]
 
 
+_MULT = 4
 _ROTARY: dict[str, Literal["all", "attention"]] = {
     "rotary": "all",
     "rotary_attention": "attention",
@@ -60,7 +61,10 @@ class ModelConfig:
     d_model: int = option(512, "width of the residual stream", at_least=1, at_most=WIDEST)
     n_layers: int = option(6, "blocks", at_least=1, at_most=10_000)
     ffn_mult: int = option(
-        4, "feed-forward width as a multiple of d_model", at_least=1, at_most=1000
+        _MULT,
+        "feed-forward width as a multiple of d_model, of networks that are named by their kind",
+        at_least=1,
+        at_most=1000,
     )
     vocab_size: int = option(
         0,
@@ -92,8 +96,9 @@ class ModelConfig:
     )
     ffn: Any = option(
         "mlp",
-        "the feed-forward network of layers that name none: a kind, as wide as ffn_mult says, or "
-        'an object such as {"kind": "swiglu", "mult": 4}',
+        "the feed-forward network of layers whose own ffn says nothing: a kind, as wide as "
+        'ffn_mult says, or an object such as {"kind": "swiglu", "mult": 4}. A mamba layer has one '
+        "only where its own ffn says so",
         read=FEED_FORWARDS.read,
         type_name=" | ".join(f'"{kind}"' for kind in FEED_FORWARDS) + " or an object",
     )
@@ -145,9 +150,7 @@ class ModelConfig:
 
     def feed_forward(self) -> FeedForwardConfig:
         """The feed-forward network of layers that name none."""
-        ffn: Any = FEED_FORWARDS.of(self.ffn)
-        takes_mult = isinstance(self.ffn, str) and hasattr(ffn, "mult")
-        return replace(ffn, mult=self.ffn_mult) if takes_mult else ffn
+        return self._as_wide(self.ffn)
 
     def rotation(self, dtype: torch.dtype = torch.float32) -> Rotation | None:
         """What the layers turn by; None if none does. Tables are of float32 or, for it, float64."""
@@ -176,8 +179,16 @@ class ModelConfig:
                 f"{len(self.pattern)} kinds in model.layers; expected a multiple of "
                 f"{len(self.pattern)}, since the pattern is repeated whole"
             )
-        for layer, name in self._named():
+        self._check_mult()
+        for entry, (layer, name) in zip(self.pattern, self._named(), strict=True):
             layer.check(self.shape, name)
+            if not isinstance(entry, str):
+                entry.check_own(name)
+            for key in ("ffn", "norm"):
+                is_own = not isinstance(entry, str) and getattr(entry, key) is not None
+                where = name(key) if is_own else f"model.{key}"
+                getattr(layer, key).check(self.shape, f"{where}.{{}}".format)
+        self.final_norm().check(self.shape, "model.norm.{}".format)
         memory = self.memory
         check_horizons(memory.min_horizon, memory.max_horizon, "model.memory.min_horizon")
 
@@ -188,7 +199,29 @@ class ModelConfig:
 
     def _layer(self, entry: str | MixerConfig) -> MixerConfig:
         layer = layer_of(entry, self._sections) if isinstance(entry, str) else entry
-        return layer.resolved(self.feed_forward(), self.final_norm())
+        ffn, norm = (
+            getattr(self if getattr(layer, key) is None else layer, key) for key in ("ffn", "norm")
+        )
+        return replace(layer, ffn=self._as_wide(ffn), norm=NORMS.of(norm))
+
+    def _as_wide(self, value: str | FeedForwardConfig) -> FeedForwardConfig:
+        """The feed-forward network; one named by its kind is as wide as ffn_mult says."""
+        ffn: Any = FEED_FORWARDS.of(value)
+        takes_mult = isinstance(value, str) and hasattr(ffn, "mult")
+        return replace(ffn, mult=self.ffn_mult) if takes_mult else ffn
+
+    def _check_mult(self) -> None:
+        """Refuse a width that feed-forward networks with settings of their own do not take."""
+        if self.ffn_mult == _MULT:
+            return
+        where = "" if isinstance(self.ffn, str) else "model.ffn"
+        if not any(isinstance(e, str) or isinstance(e.ffn, str | None) for e in self.pattern):
+            where = "every ffn in model.layers"
+        if where:
+            raise UserError(
+                f"model.ffn_mult is {self.ffn_mult} beside {where}, with settings of its own; "
+                f"expected its mult there, or ffn_mult {_MULT}"
+            )
 
     def _named(self) -> list[tuple[MixerConfig, Callable[[str], str]]]:
         """The pattern's layers, each with what its settings are called in the config."""

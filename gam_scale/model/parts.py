@@ -8,7 +8,7 @@ else others want to know of a kind they ask of the configuration too. Nobody lis
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from torch import nn
@@ -59,8 +59,8 @@ P = TypeVar("P", bound=Part)
 class Registry(Generic[P]):
     """The kinds of one family of parts, by name."""
 
-    def __init__(self, noun: str) -> None:
-        self.noun = noun
+    def __init__(self, noun: str, family: type) -> None:
+        self.noun, self.family = noun, family
         self._kinds: dict[str, type[P]] = {}
 
     def register(self, config: type[P]) -> type[P]:
@@ -89,11 +89,12 @@ class Registry(Generic[P]):
         Raises:
             UserError: no such kind, or a setting that this kind does not have.
         """
-        if isinstance(value, Part):
+        if isinstance(value, self.family):
             return cast(P, value)
         kind = value.get("kind") if isinstance(value, dict) else value
         if not isinstance(kind, str) or kind not in self:
             missing = isinstance(value, dict) and "kind" not in value
+            value = value.kind if isinstance(value, Part) else value  # of another family
             said = f"{where} has no kind" if missing else f"{where} is {shown(value)}"
             raise UserError(f"{said}; expected one of {self.named()}, or an object with that kind")
         if isinstance(value, str):
@@ -114,6 +115,7 @@ class Registry(Generic[P]):
 
     def of(self, value: str | P) -> P:
         """The configuration that a kind, or a configuration itself, stands for."""
+        assert isinstance(value, str | self.family), f"{value} is no {self.noun}"
         return self[value]() if isinstance(value, str) else value
 
     def named(self) -> str:
@@ -126,8 +128,8 @@ class Registry(Generic[P]):
         return self._kinds
 
 
-NORMS: Registry[NormConfig] = Registry("norm")
-FEED_FORWARDS: Registry[FeedForwardConfig] = Registry("feed-forward network")
+NORMS: Registry[NormConfig] = Registry("norm", NormConfig)
+FEED_FORWARDS: Registry[FeedForwardConfig] = Registry("feed-forward network", FeedForwardConfig)
 
 
 def part(registry: Registry, default: Any, doc: str) -> Any:
@@ -170,14 +172,15 @@ class MixerConfig(Part):
         """What a stack of such layers is called."""
         return f"Language model of {self.kind} layers"
 
-    def resolved(self, ffn: FeedForwardConfig, norm: NormConfig) -> Self:
-        """This layer, with the model's feed-forward network and norm where it names none."""
-        own = FEED_FORWARDS.of(ffn if self.ffn is None else self.ffn)
-        return replace(self, ffn=own, norm=NORMS.of(norm if self.norm is None else self.norm))
+    def check_own(self, name: Naming) -> None:
+        """Refuse what decides nothing in a layer with settings of its own, as the user wrote it.
+
+        Layers named by their kind take settings from sections that other kinds share.
+        """
 
     @abstractmethod
     def build(self, shape: Shape) -> nn.Module:
-        """The layer's module, a :class:`~gam_scale.model.block.Block`, once it is resolved."""
+        """The layer's module, a :class:`~gam_scale.model.block.Block`, once it names its parts."""
 
     @property
     def is_residual(self) -> bool:
@@ -217,7 +220,7 @@ class MixerConfig(Part):
         return False
 
 
-MIXERS: Registry[MixerConfig] = Registry("layer")
+MIXERS: Registry[MixerConfig] = Registry("layer", MixerConfig)
 
 
 def check_divides(key: str, n_heads: int, shape: Shape, *, even: bool) -> None:

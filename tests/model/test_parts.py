@@ -5,6 +5,7 @@ A new kind of layer, feed-forward network or norm has a row here and is otherwis
 
 import importlib
 import math
+import re
 import sys
 
 import pytest
@@ -19,8 +20,11 @@ from gam_scale.errors import UserError
 from gam_scale.evaluate.state_size import state_size
 from gam_scale.export.sources import flat_sources
 from gam_scale.model.config import ModelConfig
+from gam_scale.model.feedforwards.relu2 import ReLU2Config
+from gam_scale.model.feedforwards.swiglu import SwiGLUConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.norms.rmsnorm import RMSNormConfig
 from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
 from gam_scale.model.policy import policies
 from gam_scale.parallel.context import SequenceContext, part
@@ -257,6 +261,27 @@ def test_sequences_may_be_cut_over_ranks():
             {"layers": [{"kind": "attention", "window": 10**9}]},
             r"layers\[0\].window is 1000000000; expected at least 0 and at most 1e\+08",
         ),
+        (
+            {"ffn": {"kind": "swiglu"}, "ffn_mult": 8},
+            "model.ffn_mult is 8 beside model.ffn, with settings of its own; expected its mult",
+        ),
+        (
+            {"layers": [{"kind": "delta", "ffn": {"kind": "mlp"}}], "ffn_mult": 8},
+            "model.ffn_mult is 8 beside every ffn in model.layers",
+        ),
+        (
+            {"layers": [{"kind": "mamba", "stack": "paper", "norm": "rmsnorm"}]},
+            r"layers\[0\].norm is given with stack paper, a bare block without norms",
+        ),
+        (
+            {"layers": [{"kind": "slot", "gate": "plain", "top_k": 3}]},
+            r"layers\[0\].top_k is 3 with gate plain, where a token writes all rows",
+        ),
+        ({"norm": SwiGLUConfig()}, 'model.norm is "swiglu"; expected one of "layernorm"'),
+        (
+            {"layers": [{"kind": "delta", "ffn": RMSNormConfig()}]},
+            r'layers\[0\].ffn is "rmsnorm"; expected one of "mlp", "none"',
+        ),
         ({"layers": "delta"}, 'model.layers is "delta"; expected a list of kinds or objects'),
     ],
 )
@@ -275,10 +300,54 @@ def test_a_layer_named_by_its_kind_has_the_sections_settings():
             "ffn_mult": 2,
         },
     )
+    config.check()
     named, own, static = config.stack()[:3]
     assert (named.n_heads, named.kernel_size, named.ffn.mult) == (2, 5, 2)
     assert (own.n_heads, own.kernel_size, own.ffn.mult) == (4, 3, 2)
     assert static.n_slots == 9
+
+
+def test_a_network_named_in_a_layer_is_as_wide_as_the_model_says():
+    ffns = ["swiglu", {"kind": "mlp", "mult": 3}, None]
+    layers = [{"kind": "delta", "ffn": ffn} for ffn in ffns]
+    config = from_dict(ModelConfig, {"layers": layers, "n_layers": 3, "ffn_mult": 8})
+    config.check()
+    assert [layer.ffn.mult for layer in config.stack()] == [8, 3, 8]
+
+
+def test_what_the_short_form_of_old_runs_leaves_unused_is_no_mistake():
+    memory = {"kind": "slot", "gate": "plain", "top_k": 3}
+    from_dict(ModelConfig, {"memory": memory, "ffn_mult": 8}).check()
+    mamba = {"block": "mamba", "mamba": {"stack": "paper"}, "norm": "rmsnorm", "ffn_mult": 8}
+    from_dict(ModelConfig, mamba).check()
+
+
+class Refusal(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"ffn": {"kind": "relu2"}}, "model.ffn.mult"),
+        ({"layers": ["delta", {"kind": "delta", "ffn": "relu2"}]}, "model.layers[1].ffn.mult"),
+        ({"norm": {"kind": "rmsnorm"}}, "model.norm.mult"),
+        ({"layers": [{"kind": "delta", "norm": "rmsnorm"}]}, "model.layers[0].norm.mult"),
+        (
+            {"norm": "rmsnorm", "layers": [{"kind": "delta", "norm": "layernorm"}]},
+            "model.norm.mult",
+        ),
+    ],
+    ids=str,
+)
+def test_norms_and_feed_forward_networks_may_refuse(settings, wanted, monkeypatch):
+    def check(self, shape, name):
+        raise Refusal(name("mult"))
+
+    for config in (RMSNormConfig, ReLU2Config):
+        monkeypatch.setattr(config, "check", check)
+    with pytest.raises(Refusal, match=re.escape(wanted)):
+        from_dict(ModelConfig, settings, "model").check()
 
 
 def test_horizons_of_every_layer_follow_the_length():

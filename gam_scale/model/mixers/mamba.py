@@ -72,11 +72,18 @@ class MambaLayer(MixerConfig):
 
     def check(self, shape: Shape, name: Naming) -> None:
         """See :meth:`Part.check`."""
-        ffn = FEED_FORWARDS.of(self.ffn or "none").kind
-        if not self.is_residual and ffn != "none":
+        if not self.is_residual and self.ffn.kind != "none":
             raise UserError(
                 f"{name('stack')} is paper, a bare block, with a feed-forward network of kind "
-                f"{ffn}; expected ffn none, or stack residual"
+                f"{self.ffn.kind}; expected ffn none, or stack residual"
+            )
+
+    def check_own(self, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_own`."""
+        if not self.is_residual and self.norm is not None:
+            raise UserError(
+                f"{name('norm')} is given with stack paper, a bare block without norms; expected "
+                "norm null, or stack residual"
             )
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from gam_scale.errors import UserError
 from gam_scale.kernels.choice import Function, Trial
 from gam_scale.kernels.products import Precision, product
 from gam_scale.kernels.slot import fla_slot
@@ -17,7 +18,7 @@ from gam_scale.model.memory.base import HeadMemory, Memory
 from gam_scale.model.memory.gate import DecayGate, exact
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
 from gam_scale.model.norm import unit_size
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import MIXERS, Naming
 from gam_scale.model.policy import Draw, Policy
 from gam_scale.model.shape import LONGEST, Shape
 from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
@@ -27,6 +28,7 @@ CHUNK = 64
 MIN_LOG_DECAY = -10.0
 """A token forgets at most 99.995% of a row: the bound that keeps :class:`PairDecays` in range."""
 
+_TOP_K = 16
 _BASE = 8  # tokens in a block whose factors span exp(+-_BASE / 2 * 10), within float32
 
 
@@ -42,7 +44,7 @@ class SlotLayer(HeadLayer):
         "which rows a token writes; routed: the top_k that a router chooses, the others keep what "
         "they hold; plain: all of them (Gated Slot Attention)",
     )
-    top_k: int = option(16, "rows a token writes with gate routed", at_least=1, at_most=LONGEST)
+    top_k: int = option(_TOP_K, "rows a token writes with gate routed", at_least=1, at_most=LONGEST)
 
     measured_as: ClassVar[str] = "slot"
     kernel: ClassVar[str] = "fla"
@@ -61,6 +63,14 @@ class SlotLayer(HeadLayer):
     def state_rows(self) -> int:
         """See :attr:`MixerConfig.state_rows`."""
         return self.n_heads * self.n_slots
+
+    def check_own(self, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_own`."""
+        if self.gate == "plain" and self.top_k != _TOP_K:
+            raise UserError(
+                f"{name('top_k')} is {self.top_k} with gate plain, where a token writes all rows; "
+                "expected gate routed, or no top_k"
+            )
 
     def build_memory(self, shape: Shape) -> Memory:
         """See :meth:`GAMLayer.build_memory`."""
