@@ -75,7 +75,9 @@ def dump_official(model: LanguageModel) -> dict[str, Tensor]:
         and replace(layer, **{name: getattr(theirs, name) for name in free}) == theirs
         for layer in config.stack()
     )
-    if not plain or config.position != "learned" or not config.biases or not config.tied_head:
+    is_all_plain = plain and config.final_norm() == theirs.norm
+    is_all_plain &= config.position == "learned" and config.biases and config.tied_head
+    if not is_all_plain:
         raise UserError(
             "the official code has no counterpart of this model; expected static memories, fusion "
             "gate, both paths, learned positions, ffn_mult 4, and defaults of all else"

@@ -7,8 +7,11 @@ import torch
 from layouts import plain
 from safetensors.torch import load_file
 
+from gam_scale.config import ModelConfig
 from gam_scale.errors import UserError
 from gam_scale.interop import dump_official, load_official, official_name
+from gam_scale.model.lm import build_model
+from gam_scale.strict import from_dict
 
 GOLDEN = Path(__file__).parent / "golden" / "gam_official.safetensors"
 TOLERANCE = 1e-9  # relative, float64: only the order of additions differs
@@ -77,6 +80,24 @@ def test_round_trip_is_exact_and_keeps_the_dtype(golden, dtype):
     for name, tensor in state.items():
         assert back[name].dtype == dtype
         assert torch.equal(back[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"norm": "rmsnorm"},
+        {"norm": "rmsnorm", "layers": [{"kind": "static", "norm": "layernorm"}]},
+        {"tied_head": False},
+        {"position": "none"},
+        {"ffn": "relu2"},
+    ],
+    ids=str,
+)
+def test_what_the_official_code_does_not_have_is_not_written_for_it(settings):
+    small = {"d_model": 16, "n_layers": 2, "vocab_size": 9, "gam": {"n_slots": 4}}
+    dump_official(build_model(from_dict(ModelConfig, small), 0))
+    with pytest.raises(UserError, match="the official code has no counterpart"):
+        dump_official(build_model(from_dict(ModelConfig, small | settings), 0))
 
 
 def test_a_state_dict_that_does_not_fit_is_refused_by_name(golden):

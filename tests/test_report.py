@@ -14,6 +14,7 @@ from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.report.figure import PLACEHOLDERS
 from gam_scale.report.lines import MAX_POINTS, _means, _running_mean
+from gam_scale.report.table import Table
 from gam_scale.run.report import write_report
 from gam_scale.strict import from_dict, to_dict
 
@@ -176,6 +177,30 @@ def test_says_how_far_a_gam_stack_sees(tmp_path, changes, reach):
     text = write_report(tmp_path).read_text()
     assert f"Tokens that reach a prediction</th><td>{reach}</td>" in text
     assert text.count("is a fixed bank") == ("local" not in changes.values())
+
+
+@pytest.mark.parametrize(
+    ("layers", "mixing"),
+    [
+        (["attention"], "the windows of attention"),
+        (["static", "attention"], "the convolutions and the windows of attention"),
+        (["static"], "the convolutions"),
+    ],
+)
+def test_says_what_mixes_tokens(tmp_path, layers, mixing):
+    changes = {"layers": layers, "attention": {"window": 5}}
+    config = to_dict(from_dict(RunConfig, {"model": changes}))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    text = Structure(write_report(tmp_path).read_text()).text
+    assert f"Only {mixing} mix tokens, so" in text
+    assert ("is a fixed bank" in text) == ("static" in layers)
+
+
+def test_a_run_that_has_logged_nothing_has_no_figures_of_training(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(RunConfig())))
+    text = write_report(tmp_path).read_text()
+    assert ">Setup<" in text and ">Training<" not in text
+    assert Table("Nothing", [], []).markdown().startswith("## Nothing")
 
 
 @pytest.mark.parametrize(

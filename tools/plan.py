@@ -203,6 +203,8 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
             f"{' and '.join(packages)}"
         )
     found += dict.fromkeys(layer.plan_note for layer in layers if layer.plan_note)
+    slow = [layer.slow_on_gpu(config.train.precision) for layer in layers]
+    found += dict.fromkeys(filter(None, slow if config.parallel.device != "cpu" else []))
     if config.parallel.offload != "none":
         found.append("time leaves out what offloading copies and computes on the CPU")
     if config.parallel.device == "cpu":

@@ -81,6 +81,11 @@ class Block(nn.Module, ABC):
         """How many tokens back the layer sees; None: as many as there are."""
         return None
 
+    @property
+    def mixes_by(self) -> str:
+        """Where it has a :attr:`reach`: what of it, in the plural, mixes tokens; empty: nothing."""
+        return ""
+
     def forward(
         self,
         x: Tensor,

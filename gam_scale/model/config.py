@@ -144,6 +144,10 @@ class ModelConfig:
         """What each of the ``n_layers`` layers is."""
         return [layer.kind for layer in self.stack()]
 
+    def key(self, layer: int, setting: str) -> str:
+        """What a setting of a layer, by its number from 0, is called in the config."""
+        return self._named()[layer % len(self.pattern)][1](setting)
+
     def final_norm(self) -> NormConfig:
         """The norm before the head, and of layers that name none."""
         return NORMS.of(self.norm)

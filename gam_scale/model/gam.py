@@ -222,6 +222,11 @@ class GAMBlock(Block):
             return None
         return self.conv.kernel_size - 1 if self.conv is not None else 0
 
+    @property
+    def mixes_by(self) -> str:
+        """See :attr:`Block.mixes_by`."""
+        return "the convolutions" if self.reach else ""
+
     def mixer_flops(self, seq_len: int) -> float:
         """See :meth:`Block.mixer_flops`: the same at any sequence length."""
         total = sum(p.flops_per_token() for p in (self.conv, self.memory) if p is not None)

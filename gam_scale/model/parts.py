@@ -123,7 +123,8 @@ class Registry(Generic[P]):
         return ", ".join(f'"{kind}"' for kind in self)
 
     def _all(self) -> dict[str, type[P]]:
-        from gam_scale.model.every_part import __doc__ as _  # noqa: F401 (each registers)
+        # For what the import does: each part registers. An export rewrites imports of this form.
+        from gam_scale.model.every_part import __doc__ as _  # noqa: F401
 
         return self._kinds
 
@@ -154,8 +155,8 @@ class MixerConfig(Part):
     """Whether it has attention weights, and drops them out: a CPU then takes another kernel."""
     in_chunks: ClassVar[bool] = False
     """Whether it computes more than the recurrence whose FLOPs it counts."""
-    measured_as: ClassVar[str] = "delta"
-    """The kind of plan/gpu_blocks.json whose bytes and launches stand for it."""
+    measured_as: ClassVar[str]
+    """The kind of plan/gpu_blocks.json whose bytes and launches stand for it; each kind says it."""
     plan_note: ClassVar[str] = ""
     """What a plan says of a model that has such layers."""
     kernel: ClassVar[str] = ""
@@ -166,6 +167,10 @@ class MixerConfig(Part):
     """By preset of that task, ``KEY=VALUE`` settings of its own."""
     small: ClassVar[dict[str, Any]] = {}
     """Settings for a width of 16 or 32, where benchmarks and tests try it."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        assert not cls.kind or hasattr(cls, "measured_as"), f"{cls.__name__}: measured_as is what?"
 
     @property
     def title(self) -> str:
@@ -199,6 +204,10 @@ class MixerConfig(Part):
             cut: how the sequence comes to be so short, for the message.
             name: see :data:`Naming`.
         """
+
+    def slow_on_gpu(self, precision: str) -> str:
+        """What of it no kernel for GPUs computes in a run's ``train.precision``; or nothing."""
+        return ""
 
     def turned_widths(self, shape: Shape) -> tuple[int, ...]:
         """Widths of the heads for which rotary tables are needed."""

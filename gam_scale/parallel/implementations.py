@@ -24,6 +24,9 @@ def choose_implementations(model: LanguageModel, config: RunConfig, world: World
             module.fp32_matmul = config.train.fp32_matmul
     if world.device.type != "cuda":
         return  # all kernels are for GPUs
+    slow = [layer.slow_on_gpu(config.train.precision) for layer in config.model.stack()]
+    for note in dict.fromkeys(filter(None, slow if world.is_main else [])):
+        logger.warning(note)
     chosen: dict[type, Choice] = {}
     for module in model.modules():
         if not isinstance(module, HasKernels):

@@ -33,7 +33,7 @@ class Table:
 
     def markdown(self) -> str:
         """A section."""
-        header = self.header or [""] * len(self.rows[0])
+        header = self.header or [""] * max(map(len, self.rows), default=1)
         lines = [header, ["---", *["--:"] * (len(header) - 1)]]
         if self.in_words:
             lines[1] = ["---"] * len(header)

@@ -51,7 +51,8 @@ def write_report(run_dir: str | Path) -> Path:
     parts += [*_key_figures(summary), *_remarks(summary)]
     parts += [*_figures(lines, summary), *_layers(run_dir)]
     parts += _samples(_written(run_dir) | {"": summary.get("sample")})
-    parts.append(Beside([_training(summary), _setup(config, model, summary)]))
+    facts = [_training(summary), _setup(config, model, summary)]
+    parts.append(Beside([table for table in facts if table.rows]))
     parts += [*_explanations(model, summary), Folded("Every setting", json.dumps(config, indent=2))]
     page = Page(run_dir.resolve().name, _in_words(model, summary), parts)
     path = run_dir / "report.html"
@@ -274,10 +275,11 @@ def _explanations(model: LanguageModel, summary: dict[str, Any]) -> list[Part]:
             words.append(
                 "The memory of a GAM block is a fixed bank, which maps each token by itself."
             )
+        mixing = " and ".join(sorted({block.mixes_by for block in model.blocks} - {""}))
         words.append(
             "Nothing mixes tokens, so no other token reaches a prediction."
             if model.reach == 1
-            else "Only the convolutions mix tokens, so nothing further back reaches a prediction."
+            else f"Only {mixing} mix tokens, so nothing further back reaches a prediction."
         )
     if (summary.get("mfu") or 0) > 1:
         words.append("An MFU above 100% means that the device was busy when its peak was measured.")

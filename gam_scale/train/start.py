@@ -14,6 +14,7 @@ from gam_scale.checkpoint.verify import verify_checkpoint
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
+from gam_scale.model.gam import WrittenLayer
 from gam_scale.model.lm import outline
 from gam_scale.model.memory.gate import DecayGate
 from gam_scale.parallel.agreed import agreed
@@ -139,14 +140,19 @@ def _continue(run: RunDir, config: RunConfig, strategy: Strategy, data: RunData)
 
 
 def _warn_of_horizons(config: RunConfig) -> None:
-    gates = [m for m in outline(config.model).modules() if isinstance(m, DecayGate)]
-    longest = max((gate.longest_horizon for gate in gates), default=0.0)
-    length = config.data.seq_len
-    if longest > FAR_HORIZON * length and not config.data.carry_state:
+    """Warn of gates that forget nothing within a sequence, by the settings that say so."""
+    length, far = config.data.seq_len, {}
+    for i, block in enumerate(outline(config.model).blocks):
+        gates = [m for m in block.modules() if isinstance(m, DecayGate)]
+        longest = max((gate.longest_horizon for gate in gates), default=0.0)
+        if longest > FAR_HORIZON * length and isinstance(block.layer, WrittenLayer):
+            far[config.model.key(i, "max_horizon")] = block.layer.max_horizon
+    for key, horizon in far.items() if not config.data.carry_state else ():
         logger.warning(
-            "model.memory.max_horizon is %s tokens, far beyond data.seq_len %s: the slowest gates "
-            "forget nothing within a sequence, so hardly learn to; 0 takes data.seq_len",
-            f"{config.model.memory.max_horizon:,.0f}",
+            "%s is %s tokens, far beyond data.seq_len %s: the slowest gates forget nothing within "
+            "a sequence, so hardly learn to; 0 takes data.seq_len",
+            key,
+            f"{horizon:,.0f}",
             f"{length:,}",
         )
 

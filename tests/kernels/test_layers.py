@@ -16,6 +16,7 @@ from gam_scale.model.lm import build_model
 from gam_scale.parallel import implementations
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.context import SequenceContext
+from gam_scale.strict import from_dict
 
 IMPLEMENTATIONS = {"delta": "fla", "slot": "fla", "mamba": "mamba_ssm"}
 LENGTH = 24
@@ -167,6 +168,16 @@ def test_every_layer_is_told_once_for_each_kind(monkeypatch, caplog, device):
             "DeltaMemory runs in fla",
             "MambaMixer runs in its portable form (fla: no)",
         ]
+
+
+@pytest.mark.parametrize(("precision", "says"), [("fp32", True), ("bf16", False)])
+def test_windows_without_a_kernel_are_said_to_be_slow(caplog, precision, says):
+    config, window = RunConfig(), {"kind": "attention", "window": 9}
+    config.train.precision = precision
+    config.model = from_dict(ModelConfig, {"layers": [window], "vocab_size": 31})
+    world = SimpleNamespace(device=torch.device("cuda"), is_main=True, any=bool)
+    implementations.choose_implementations(build_model(config.model, 0), config, world)
+    assert ["windows of attention in fp32" in text for text in caplog.messages] == [True] * says
 
 
 def differences_over_ranks(world):

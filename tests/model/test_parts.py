@@ -25,7 +25,7 @@ from gam_scale.model.feedforwards.swiglu import SwiGLUConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.model.norms.rmsnorm import RMSNormConfig
-from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
+from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS, MixerConfig
 from gam_scale.model.policy import policies
 from gam_scale.parallel.context import SequenceContext, part
 from gam_scale.strict import from_dict, to_dict
@@ -320,6 +320,13 @@ def test_what_the_short_form_of_old_runs_leaves_unused_is_no_mistake():
     from_dict(ModelConfig, {"memory": memory, "ffn_mult": 8}).check()
     mamba = {"block": "mamba", "mamba": {"stack": "paper"}, "norm": "rmsnorm", "ffn_mult": 8}
     from_dict(ModelConfig, mamba).check()
+
+
+def test_a_kind_that_does_not_say_what_it_is_measured_as_is_none():
+    with pytest.raises(AssertionError, match="Nameless: measured_as is what"):
+
+        class Nameless(MixerConfig):
+            kind = "nameless"
 
 
 class Refusal(Exception):

@@ -1,6 +1,7 @@
 """The horizons that a run's memories begin with: its context's, or what is set, with a word."""
 
 import json
+import re
 
 import pytest
 from whole_runs import killed_after, train
@@ -17,7 +18,8 @@ def max_horizon(run) -> float:
 
 def warned(capsys) -> bool:
     found = [line for line in capsys.readouterr().err.splitlines() if "max_horizon" in line]
-    assert all("65,536 tokens, far beyond data.seq_len 48" in line for line in found)
+    key = r"model\.(memory|layers\[0\])\.max_horizon"
+    assert all(re.search(f"{key} is 65,536 tokens, far beyond data.seq_len 48", x) for x in found)
     return bool(found)
 
 
@@ -30,6 +32,7 @@ def warned(capsys) -> bool:
         ({"memory": FAR["memory"] | {"n_heads": 1}}, 65_536.0, True),
         ({"memory": FAR["memory"] | {"kind": "static"}}, 65_536.0, False),
         (FAR | {"layers": ["attention"]}, 65_536.0, False),
+        ({"layers": [{"kind": "delta", "n_heads": 2, "max_horizon": 65_536.0}]}, 48.0, True),
     ],
 )
 def test_a_horizon_far_beyond_the_sequence_is_warned_of(

@@ -123,11 +123,11 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
                     missing[name].data.copy_(value)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The token embedding, which is the head's weight as well."""
+        """The token embedding, where the head is tied the head's weight as well."""
         return self.model.embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embedding, and with it the head."""
+        """Replace the token embedding, and with it a head that is tied to it."""
         assert isinstance(value, nn.Embedding)
         self.model.embedding = value
 

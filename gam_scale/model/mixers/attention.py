@@ -89,6 +89,15 @@ class AttentionLayer(MixerConfig):
                 "or 0 for no window"
             )
 
+    def slow_on_gpu(self, precision: str) -> str:
+        """See :meth:`MixerConfig.slow_on_gpu`: torch's kernels with windows are for half floats."""
+        if not self.window or precision != "fp32":
+            return ""
+        return (
+            "windows of attention in fp32 are computed on a GPU a few queries after the others, "
+            "without a kernel; train.precision bf16 has one"
+        )
+
     def is_rotary(self, shape: Shape) -> bool:
         """Whether queries and keys are turned."""
         if self.positions == "model":
@@ -187,6 +196,11 @@ class AttentionBlock(Block):
     def reach(self) -> int | None:
         """See :attr:`Block.reach`."""
         return self.window - 1 if self.window else None
+
+    @property
+    def mixes_by(self) -> str:
+        """See :attr:`Block.mixes_by`."""
+        return "the windows of attention" if self.window else ""
 
     def _heads(self, h: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, heads, T, d / heads)."""
