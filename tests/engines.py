@@ -95,10 +95,8 @@ class Trial:
         return total / n_targets, float(norm)
 
     def everything(self) -> list[tuple[str, bytes]]:
-        """This rank's parameters, moments and counts of steps, to the bit."""
-        parts = [(s.key, s.own_part().data.numpy().tobytes()) for s in self.strategy.shards()]
-        states = self.strategy.optimizer.state.values()
-        return parts + [("step", state["step"].numpy().tobytes()) for state in states]
+        """This rank's part of the parameters and of all that the optimizer keeps, to the bit."""
+        return [(s.key, s.data.numpy().tobytes()) for s in self.strategy.shards()]
 
     def weights(self) -> float:
         """The sum of absolute values of all parameters."""

@@ -1,5 +1,8 @@
 """Optimizers whose states have odd shapes and dtypes, to be had as ``train.optimizer``."""
 
+import math
+from dataclasses import replace
+
 import torch
 
 from gam_scale.checkpoint.shard import State
@@ -8,7 +11,7 @@ from gam_scale.parallel.optimizer import OPTIMIZERS
 
 
 class Rowwise(torch.optim.Optimizer):
-    """Needs whole matrices: of each it keeps a number per row, two averages and a count."""
+    """Needs whole matrices: it keeps a number per row, two averages, a gradient and a count."""
 
     def __init__(self, groups: list[dict]) -> None:
         super().__init__(groups, {})
@@ -31,7 +34,11 @@ class Rowwise(torch.optim.Optimizer):
         fast, slow = state["averages"]
         fast.lerp_(p.grad, 0.5)
         slow.lerp_(p.grad, 0.05)
-        update = (fast + slow) / (state["row"].view(-1, *[1] * (p.dim() - 1)).sqrt() + 1e-8)
+        # As decompositions return theirs, one column after another.
+        state["columns"] = p.grad.flatten(1).t().contiguous().t()
+        update = (fast + slow + 0.1 * state["columns"].reshape(p.shape)) / (
+            state["row"].view(-1, *[1] * (p.dim() - 1)).sqrt() + 1e-8
+        )
         update /= update.norm() * state["count"].sqrt()  # of the whole matrix
         p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
 
@@ -42,6 +49,7 @@ def _rowwise(shape):
         "count": State((), torch.int64),
         "row": State((whole[0],), initial=1.0),
         "averages": State((2, *whole)),
+        "columns": State((whole[0], math.prod(whole[1:]))),
     }
 
 
@@ -79,3 +87,4 @@ def toys(policy):
 
 
 OPTIMIZERS["toys"] = toys
+OPTIMIZERS["whole_adamw"] = lambda policy: replace(ADAMW, elementwise=False)

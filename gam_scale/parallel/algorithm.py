@@ -1,12 +1,14 @@
 """How parameters are stepped, and what is kept of each meanwhile."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from gam_scale.checkpoint.shard import State
+from gam_scale.checkpoint.index import DTYPES, KIND
+from gam_scale.checkpoint.shard import PARAM, State
 from gam_scale.config import TrainConfig
 
 Group = dict[str, Any]
@@ -26,6 +28,21 @@ class Algorithm:
     """Whether elements are stepped each by itself, so that an engine may show it any part of a
     parameter: every state then has the parameter's shape, or is one number that is the same for all
     parameters that were stepped as often. Others are shown whole parameters."""
+
+    def check(self, shape: Sequence[int]) -> None:
+        """What it declares of a parameter of this shape can be cut and saved."""
+        for kind, state in self.states(shape).items():
+            assert KIND.fullmatch(kind) and kind != PARAM, f"{kind!r} is no name of a state"
+            assert state.dtype in DTYPES.values(), f"{kind} is {state.dtype}, which is not saved"
+            fits = not self.elementwise or state.shape in ((), tuple(shape))
+            assert fits, f"{kind} of shape {state.shape} cannot be cut as a {tuple(shape)} is"
+
+
+def check_kept(kept: Mapping[str, Tensor], declared: Mapping[str, State]) -> None:
+    """What is kept of a parameter is what was declared: else no checkpoint of it would load."""
+    found = {kind: (tuple(tensor.shape), tensor.dtype) for kind, tensor in kept.items()}
+    expected = {kind: (state.shape, state.dtype) for kind, state in declared.items()}
+    assert found == expected, f"an optimizer keeps {found}, but declares {expected}"
 
 
 def _adamw(groups: list[Group], train: TrainConfig) -> torch.optim.Optimizer:

@@ -14,8 +14,8 @@ from gam_scale.config import RunConfig, TrainConfig
 from gam_scale.errors import UserError
 from gam_scale.model.lm import outline
 from gam_scale.model.policy import Policy, policies
-from gam_scale.parallel.algorithm import ADAMW, Algorithm, Group
-from gam_scale.parallel.whole import Piece, WholeStepper
+from gam_scale.parallel.algorithm import ADAMW, Algorithm, Group, check_kept
+from gam_scale.parallel.whole import Piece, WholeStepper, owners_of
 
 
 class GroupedOptimizer(torch.optim.Optimizer):
@@ -42,18 +42,21 @@ class GroupedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Apply the gradients; engines may show some of the groups at a time."""
+        """Apply the gradients; engines may show some of the groups at a time, the others empty."""
         for group in self.param_groups:
-            number = group["number"]
-            stepper = self._steppers[number]
-            if stepper.defaults.get("fused"):
-                # Its kernels leave everything as it was where this is not 0: no host waits.
-                stepper.found_inf = self.found_inf
-            elif self.found_inf is not None and bool(self.found_inf):
+            if not group["params"]:
                 continue
+            number = group["number"]
+            stepper, found_inf = self._steppers[number], self.found_inf
+            # Fused kernels leave everything as it was where this is not 0: no host waits.
+            if not stepper.defaults.get("fused") and found_inf is not None:
+                if bool(found_inf):
+                    continue
+                found_inf = None
             if number in self._whole:
-                self._whole[number].step(group)
+                self._whole[number].step(group, found_inf)
             else:
+                stepper.found_inf = found_inf  # type: ignore[attr-defined]
                 stepper.param_groups = [group]
                 stepper.step()
 
@@ -65,11 +68,12 @@ class GroupedOptimizer(torch.optim.Optimizer):
             ranks: those that have the others.
         """
         its = {piece.name: piece for piece in pieces}
-        for group in self.param_groups:
-            if not group["algorithm"].elementwise:
-                of_group = [its[name] for name in group["names"]]
-                stepper = WholeStepper(group, of_group, ranks, self._train)
-                self._whole[group["number"]] = stepper
+        groups = [group for group in self.param_groups if not group["algorithm"].elementwise]
+        parts = [[its[name] for name in group["names"]] for group in groups]
+        # Over all groups: many small ones would else all begin with the first rank.
+        owners = owners_of((piece for part in parts for piece in part), ranks.size())
+        for group, part in zip(groups, parts, strict=True):
+            self._whole[group["number"]] = WholeStepper(group, part, owners, ranks, self._train)
 
     def algorithms(self) -> dict[str, Algorithm]:
         """By a parameter's name."""
@@ -86,10 +90,11 @@ class GroupedOptimizer(torch.optim.Optimizer):
         """
         if self._whole and not algorithm.elementwise:
             return {}
-        state = self.state[parameter]
+        state, declared = self.state[parameter], algorithm.states(parameter.shape)
         if not state:
-            for kind, made in algorithm.states(parameter.shape).items():
+            for kind, made in declared.items():
                 state[kind] = _initial(parameter, made)
+        check_kept(state, declared)
         return state
 
 
@@ -133,6 +138,7 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
     decaying = {"matrices": {"always"}, "all": {"always", "all"}}[config.train.decay]
     for name, policy in policies(model):
         algorithm, decays = OPTIMIZERS[kind](policy), policy.decay in decaying
+        algorithm.check(shapes[name])
         if not algorithm.elementwise and config.parallel.offload != "none":
             raise UserError(
                 f"parallel.offload is {config.parallel.offload}, but train.optimizer {kind} needs "

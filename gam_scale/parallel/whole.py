@@ -8,7 +8,7 @@ parameters, whole, and computes what one process would.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from gam_scale.config import TrainConfig
-from gam_scale.parallel.algorithm import Group
+from gam_scale.parallel.algorithm import Group, check_kept
 
 
 @dataclass(frozen=True)
@@ -59,52 +59,63 @@ class WholeStepper:
     Args:
         group: of the optimizer.
         pieces: of all the group's parameters, in the same order on all ranks.
+        owners: by a parameter's name; see :func:`owners_of`.
         ranks: the process group of those that share the parameters.
         train: settings.
     """
 
     def __init__(
-        self, group: Group, pieces: list[Piece], ranks: dist.ProcessGroup, train: TrainConfig
+        self,
+        group: Group,
+        pieces: list[Piece],
+        owners: Mapping[str, int],
+        ranks: dist.ProcessGroup,
+        train: TrainConfig,
     ) -> None:
-        self.pieces, self.algorithm, self.ranks = pieces, group["algorithm"], ranks
+        self.algorithm, self.ranks = group["algorithm"], ranks
         self.device = pieces[0].tensor.device
         spans: list[Any] = [None] * ranks.size()
         dist.all_gather_object(spans, [(p.start, p.length) for p in pieces], group=ranks)
         self.lengths = {p.name: _lengths(p, [s[i] for s in spans]) for i, p in enumerate(pieces)}
-        self.owners = _owners(pieces, ranks.size())
-        self.own = {
-            p.name: nn.Parameter(self._nothing(p))
-            for p in pieces
-            if self.owners[p.name] == ranks.rank()
-        }
+        self.by_owner = [[p for p in pieces if owners[p.name] == rank] for rank in self._all]
+        self.own = {p.name: nn.Parameter(self._nothing(p)) for p in self.by_owner[ranks.rank()]}
         its = group | {"params": list(self.own.values())}
         self.stepper = self.algorithm.make([its], train) if self.own else None
 
-    def step(self, group: Group) -> None:
-        """Apply the gradients of those parameters that lie in what ``group`` has now."""
+    def step(self, group: Group, found_inf: Tensor | None) -> None:
+        """Apply the gradients of those parameters that lie in what ``group`` has now.
+
+        Args:
+            group: with the settings of this step.
+            found_inf: see :class:`~gam_scale.parallel.optimizer.GroupedOptimizer`; None: step.
+        """
         shown = {id(tensor) for tensor in group["params"]}
-        pieces = [piece for piece in self.pieces if id(piece.tensor) in shown]
-        own = [piece for piece in pieces if piece.name in self.own]
-        self._gather(pieces, own)
+        by_owner = [[p for p in of_one if id(p.tensor) in shown] for of_one in self.by_owner]
+        own = by_owner[self.ranks.rank()]
+        self._gather(by_owner, own)
         if self.stepper is not None:
-            self.stepper.param_groups[0]["lr"] = group["lr"]
+            settings = {key: value for key, value in group.items() if key != "params"}
+            self.stepper.param_groups[0].update(settings)
+            self.stepper.found_inf = found_inf  # type: ignore[attr-defined]
             self.stepper.step()
-        self._scatter(pieces, own)
+        self._scatter(by_owner, own)
 
     def kept(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Names of the parameters that this rank owns, and what is kept of each."""
-        for piece in self.pieces:
-            if self.stepper is not None and piece.name in self.own:
-                state = self.stepper.state[self.own[piece.name]]
-                if not state:
-                    made = self.algorithm.states(piece.shape)
-                    state |= {kind: each.made(self.device) for kind, each in made.items()}
-                yield piece.name, state
+        if self.stepper is None:
+            return
+        for piece in self.by_owner[self.ranks.rank()]:
+            state = self.stepper.state[self.own[piece.name]]
+            declared = self.algorithm.states(piece.shape)
+            if not state:
+                state |= {kind: each.made(self.device) for kind, each in declared.items()}
+            check_kept(state, declared)
+            yield piece.name, state
 
-    def _gather(self, pieces: list[Piece], own: list[Piece]) -> None:
+    def _gather(self, by_owner: list[list[Piece]], own: list[Piece]) -> None:
         """Give the parameters owned here their values and gradients."""
         for attribute in ("value", "gradient"):
-            sent = [[getattr(p, attribute) for p in of_one] for of_one in self._by_owner(pieces)]
+            sent = [[getattr(p, attribute) for p in of_one] for of_one in by_owner]
             parts = self._exchange(
                 sent, [[self.lengths[p.name][r] for p in own] for r in self._all]
             )
@@ -115,13 +126,12 @@ class WholeStepper:
                 else:
                     self.own[piece.name].grad = whole
 
-    def _scatter(self, pieces: list[Piece], own: list[Piece]) -> None:
+    def _scatter(self, by_owner: list[list[Piece]], own: list[Piece]) -> None:
         """Bring back what the owned parameters have become."""
         cut = [self.own[p.name].detach().view(-1).split(self.lengths[p.name]) for p in own]
-        its = self._by_owner(pieces)
         sent = [[parts[rank] for parts in cut] for rank in self._all]
-        received = self._exchange(sent, [[p.length for p in of_one] for of_one in its])
-        for of_one, parts in zip(its, received, strict=True):
+        received = self._exchange(sent, [[p.length for p in of_one] for of_one in by_owner])
+        for of_one, parts in zip(by_owner, received, strict=True):
             for piece, part in zip(of_one, parts, strict=True):
                 piece.value.copy_(part)
         for piece in own:
@@ -138,9 +148,6 @@ class WholeStepper:
         parts = zip(received.split(totals), sizes, strict=True)
         return [list(part.split(each)) if each else [] for part, each in parts]
 
-    def _by_owner(self, pieces: list[Piece]) -> list[list[Piece]]:
-        return [[p for p in pieces if self.owners[p.name] == rank] for rank in self._all]
-
     @property
     def _all(self) -> range:
         return range(self.ranks.size())
@@ -150,7 +157,7 @@ class WholeStepper:
         return torch.empty(1, device=self.device).expand(piece.shape)
 
 
-def _owners(pieces: Iterable[Piece], n_ranks: int) -> dict[str, int]:
+def owners_of(pieces: Iterable[Piece], n_ranks: int) -> dict[str, int]:
     """A rank for each parameter, the largest ones first, so that all have about as much."""
     owners, loads = {}, [0] * n_ranks
     for piece in sorted(pieces, key=lambda piece: -math.prod(piece.shape)):

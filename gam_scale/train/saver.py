@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from gam_scale.checkpoint.canonical import write_shards
@@ -143,4 +144,5 @@ class Saver:
 
 
 def _to_cpu(part: Shard) -> Tensor:
-    return part.data.detach().to("cpu", copy=True)
+    # Row by row, as files have it: what a decomposition returns lies column by column.
+    return part.data.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -75,11 +75,13 @@ def test_bf16_stays_near_fp32(prepared_set, reference):
         assert result[engine]["losses"] == pytest.approx(reference["losses"], rel=5e-3), engine
 
 
-def poisoned(world, sets, engines):
+def poisoned(world, sets, engines, optimizer):
     """Losses after a step whose gradient is NaN on one rank only, and that step's norm."""
+    import toy_optimizers  # noqa: F401 (registers them)
+
     results = {}
     for engine in engines:
-        trial = Trial(world, sets, engine, BATCH)
+        trial = Trial(world, sets, engine, BATCH, optimizer=optimizer)
         trial.step(0)
         before = trial.everything()
         backward = trial.strategy.backward
@@ -95,8 +97,10 @@ def poisoned(world, sets, engines):
     return results
 
 
-def test_a_gradient_that_is_not_finite_anywhere_skips_the_step_everywhere(prepared_set):
-    results = run_ranks(poisoned, 2, sets=str(prepared_set), engines=EVERYWHERE)
+@pytest.mark.parametrize("optimizer", ["adamw", "toys", "whole_adamw"])
+def test_a_gradient_that_is_not_finite_anywhere_skips_the_step_everywhere(prepared_set, optimizer):
+    sets = str(prepared_set)
+    results = run_ranks(poisoned, 2, sets=sets, engines=EVERYWHERE, optimizer=optimizer)
     assert results[0] == results[1]
     expected = results[0]["torch"]
     for engine, (norm, unchanged, loss, next_norm) in results[0].items():

@@ -1,14 +1,19 @@
 """Which parameters decay: all of every kind of layer, listed, and what decay leaves alone."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
+from gam_scale.checkpoint.shard import State as StateSpec
 from gam_scale.config import RunConfig
 from gam_scale.model.lm import build_model, outline
 from gam_scale.model.parts import MIXERS
-from gam_scale.parallel.optimizer import build_optimizer
+from gam_scale.parallel.algorithm import ADAMW, Algorithm
+from gam_scale.parallel.optimizer import OPTIMIZERS, build_optimizer
+from gam_scale.parallel.plain import whole_shards
+from gam_scale.parallel.world import World
 from gam_scale.strict import from_dict
 
 # always; with train.decay all, as the paper has it; never.
@@ -76,6 +81,42 @@ def test_the_group_of_every_parameter(kind):
         assert {n for n, d in found.items() if d} == set(names(kind, *those)), (
             f"decays with {decay}"
         )
+
+
+def declaring(elementwise: bool, **states: StateSpec) -> Algorithm:
+    return Algorithm(ADAMW.make, lambda shape: states, elementwise)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        declaring(False, param=StateSpec((3, 2))),
+        declaring(False, **{"a.b": StateSpec(())}),
+        declaring(False, angle=StateSpec((3, 2), torch.complex64)),
+        declaring(True, row=StateSpec((3,))),
+    ],
+)
+def test_states_that_cannot_be_cut_or_saved_are_refused(algorithm):
+    ADAMW.check((3, 2))
+    with pytest.raises(AssertionError):
+        algorithm.check((3, 2))
+
+
+def test_what_is_kept_is_what_was_declared(monkeypatch):
+    """amsgrad keeps one average more."""
+
+    def make(groups, train):
+        return torch.optim.AdamW(groups, amsgrad=True)
+
+    monkeypatch.setitem(OPTIMIZERS, "odd", lambda policy: replace(ADAMW, make=make))
+    config = make_config("static", optimizer="odd")
+    model = build_model(config.model, seed=0)
+    optimizer = build_optimizer(model, config)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    with pytest.raises(AssertionError, match="max_exp_avg_sq.*but declares"):
+        whole_shards(model, optimizer, World(0, 1, 0, 1, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("decay", ["matrices", "all"])
