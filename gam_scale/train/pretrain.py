@@ -167,7 +167,7 @@ def _train(session: Session, state: TrainState) -> Outcome:
     while True:
         run.check_lock()  # a log drops the lines past its start
         is_main, steps = strategy.world.is_main, config.train.steps
-        with MetricLog(run.path, config, is_main, steps, state.logged_step) as log:
+        with MetricLog(run.path, config, is_main, steps, state.logged_step, state.step) as log:
             batches = Batches(
                 config, session.data.stream, strategy.world, state, lambda: stop.requested
             )

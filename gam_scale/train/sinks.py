@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from gam_scale.config import RunConfig
 from gam_scale.files import append_regular
 from gam_scale.run.metrics_file import JsonLines, Line
-from gam_scale.run.records import LAYERS, SAMPLES, LayerRecord, Records, medians
+from gam_scale.run.records import LAYERS, SAMPLES, LayerRecord, Records, medians, read_records
 from gam_scale.train.boards import Guarded, TensorBoard, Wandb
 
 logger = logging.getLogger("gam_scale")
@@ -38,6 +38,8 @@ class MetricLog:
         total_steps: of the whole run, for the progress display.
         resume_step: the step of the checkpoint that training goes on from; lines past it, which a
             killed run wrote, are dropped. 0: the run starts over and so does the file.
+        layers_step: the same of layers.jsonl, which has a step before its evaluation, and thereby
+            its line, is done; None: ``resume_step``.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class MetricLog:
         is_main: bool,
         total_steps: int,
         resume_step: int = 0,
+        layers_step: int | None = None,
     ) -> None:
         self._sinks: list[Sink] = []
         self._boards: list[Guarded] = []
@@ -57,13 +60,16 @@ class MetricLog:
         logs = run_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self._sinks.append(JsonLines(run_dir / "metrics.jsonl", resume_step))
-        for name in (SAMPLES, LAYERS):
-            self._records[name] = Records(run_dir / name, resume_step)
+        layers_step = resume_step if layers_step is None else layers_step
+        for name, last in ((SAMPLES, resume_step), (LAYERS, layers_step)):
+            self._records[name] = Records(run_dir / name, last)
         if config.log.tensorboard:
             make = partial(TensorBoard, logs / "tensorboard", resume_step)
             self._boards.append(Guarded("TensorBoard", make))
         if config.log.wandb != "off":
             self._boards.append(Guarded("wandb", partial(Wandb, run_dir, config)))
+        if layers_step > resume_step:  # a board hides what it had past the last line
+            self._draw(run_dir, resume_step)
         self._sinks += [*self._boards, ConsoleLines(total_steps, resume_step)]
 
     def log(self, line: Line) -> None:
@@ -77,6 +83,13 @@ class MetricLog:
             self._records[LAYERS].write({"step": step, "layers": list(layers)})
         for board in self._boards:
             board.scalars(step, medians(layers))
+
+    def _draw(self, run_dir: Path, after: int) -> None:
+        """The medians of what layers.jsonl has past a step."""
+        for record in read_records(run_dir / LAYERS):
+            if record["step"] > after:
+                for board in self._boards:
+                    board.scalars(record["step"], medians(record["layers"]))
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Keep and show what the model writes after a step."""

@@ -18,6 +18,7 @@ from gam_scale.data.stream import TrainStream
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.run.goodput import read_starts
 from gam_scale.run.metrics_file import read_metrics
+from gam_scale.run.records import LAYERS, SAMPLES, read_records
 from gam_scale.train import pretrain as pretraining
 from gam_scale.train.in_turn import train_in_turn
 
@@ -78,6 +79,30 @@ def test_a_signal_in_an_evaluation_is_seen_between_its_batches(tmp_path, tiny, c
     with stopped_in_evaluation(0) as evaluated:
         train(tiny(run))
     assert not evaluated, "a finished run is not evaluated again"
+
+
+def test_what_was_written_before_an_evaluation_gave_way_is_there_once(tmp_path, tiny):
+    """Statistics of layers, which the resumed run cannot make again, and samples, which it does."""
+    short = {"eval": {"every_steps": 4}, "train": {"steps": 6}}
+    log = {"layers_every": 2, "sample_every": 2, "tensorboard": True}
+    runs = {name: tmp_path / name for name in ("whole", "run")}
+    train(tiny(runs["whole"], log=log, **short))
+    with stopped_in_evaluation(1):
+        train(tiny(runs["run"], log=log, **short))
+    assert load_state(CheckpointStore(runs["run"] / "checkpoints").latest()).to_evaluate
+    train(tiny(runs["run"], log=log, **short))
+    for name in LAYERS, SAMPLES:
+        one, other = (read_records(run / name) for run in runs.values())
+        assert [record["step"] for record in other] == [2, 4, 6], name
+        assert other == one, name
+    assert drawn(runs["run"]) == drawn(runs["whole"])
+
+
+def drawn(run: Path) -> list[int]:
+    """Steps at which TensorBoard has a layer's median."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = reader.EventAccumulator(str(run / "logs/tensorboard")).Reload()
+    return [event.step for event in events.Scalars("layers.memory_gate/00")]
 
 
 def test_a_signal_while_data_is_waited_for_is_seen_at_once(tmp_path, tiny, curve, monkeypatch):
