@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -25,9 +26,8 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
-        lines, unreadable = _rows(path)
-        if unreadable:
-            _keep_aside(path.with_suffix(".unreadable"), unreadable)
+        lines, unreadable = rows_of(path, _line)
+        keep_aside(path, unreadable)
         kept = [line for line in lines if 0 < line["step"] <= resume_step]
         write_bytes(path, "".join(map(_json_line, kept)).encode())
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
@@ -42,23 +42,23 @@ class JsonLines:
 
 def read_metrics(path: str | Path) -> list[Line]:
     """The lines of a metrics.jsonl: none if it is missing, and none that a kill cut short."""
-    lines, unreadable = _rows(Path(path))
+    lines, unreadable = rows_of(Path(path), _line)
     if unreadable:
         _warn_of_unreadable(path, len(unreadable))
     return lines
 
 
-def _rows(path: Path) -> tuple[list[Line], list[bytes]]:
-    """The lines of a metrics.jsonl, and the rows that are none.
+def rows_of(path: Path, read: Callable[[bytes], Line | None]) -> tuple[list[Line], list[bytes]]:
+    """What ``read`` makes of a file's rows, none where it is missing, and those it makes none of.
 
     A kill, or a power failure, cuts the last row short; that one is neither.
     """
     if not path.exists():
         return [], []
     *whole, last = read_regular(path).split(b"\n")
-    parsed = [(row, _line(row)) for row in whole if row.strip()]
+    parsed = [(row, read(row)) for row in whole if row.strip()]
     lines = [line for _, line in parsed if line is not None]
-    end = _line(last)
+    end = read(last)
     return [*lines, *([] if end is None else [end])], [row for row, line in parsed if line is None]
 
 
@@ -72,10 +72,15 @@ def _line(row: bytes) -> Line | None:
     return line if all(type(v) in (int, float, NoneType) for v in line.values()) else None
 
 
-def _keep_aside(path: Path, rows: list[bytes]) -> None:
+def keep_aside(file: Path, rows: list[bytes]) -> None:
+    """Add rows that cannot be read to what is kept of them beside ``file``."""
+    if not rows:
+        return
+    path = file.with_suffix(".unreadable")
     before = read_regular(path).splitlines() if path.exists() else []
     write_bytes(path, b"".join(row + b"\n" for row in dict.fromkeys([*before, *rows])))
-    logger.warning("%d rows of the metrics cannot be read and are kept in %s", len(rows), path)
+    said = "%d rows of %s cannot be read and are kept in %s"
+    logger.warning(said, len(rows), file.name, path)
 
 
 @cache

@@ -7,7 +7,8 @@ from types import NoneType
 from typing import Any
 
 from gam_scale.errors import UserError
-from gam_scale.files import read_regular, write_bytes
+from gam_scale.files import write_bytes
+from gam_scale.run.metrics_file import keep_aside, rows_of
 from gam_scale.strict import parse_json
 
 Record = dict[str, Any]
@@ -22,10 +23,15 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 
 class Records:
-    """Appends records; what a killed run wrote past the step that it resumes from is dropped."""
+    """Appends records; what a killed run wrote past the step that it resumes from is dropped.
+
+    Rows that are none are kept aside, as those of the metrics.
+    """
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        kept = [record for record in read_records(path) if record["step"] <= resume_step]
+        records, unreadable = rows_of(path, _record)
+        keep_aside(path, unreadable)
+        kept = [record for record in records if record["step"] <= resume_step]
         if path.exists():
             write_bytes(path, "".join(map(_line, kept)).encode())
         self._path = path
@@ -38,10 +44,7 @@ class Records:
 
 def read_records(path: Path) -> list[Record]:
     """Those of a file, none where it is missing, without what a kill cut short or is damaged."""
-    if not path.exists():
-        return []
-    found = map(_record, read_regular(path).splitlines())
-    return [record for record in found if record is not None]
+    return rows_of(path, _record)[0]
 
 
 def text_of(sample: Record) -> str:

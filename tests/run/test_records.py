@@ -5,13 +5,14 @@ import json
 from whole_runs import train
 
 from gam_scale.run.layer_figures import MOST, layer_figures
+from gam_scale.run.lock import RunLock
 from gam_scale.run.records import LAYERS, SAMPLES, Records, medians, read_records, text_of
 from gam_scale.run.report import write_report
 
 LAYER = {"horizon": {"all": [1.0, 2.0, None], "heads": [[1.0, 2.0, 3.0]] * 2}}
 
 
-def test_records_past_the_resumed_step_and_damaged_rows_are_dropped(tmp_path):
+def test_records_past_the_resumed_step_are_dropped_and_damaged_rows_kept_aside(tmp_path):
     path = tmp_path / LAYERS
     records = Records(path, 0)
     assert not path.exists(), "an empty file"
@@ -23,7 +24,25 @@ def test_records_past_the_resumed_step_and_damaged_rows_are_dropped(tmp_path):
     assert [record["step"] for record in read_records(path)] == [2, 4, 6]
     Records(path, 4).write({"step": 5, "layers": [LAYER]})
     assert [record["step"] for record in read_records(path)] == [2, 4, 5]
+    aside = path.with_suffix(".unreadable")
+    assert aside.read_bytes().split(b"\n") == [*damaged[:-1], b""]  # the last one was cut short
     assert medians([LAYER, {}]) == {"layers.horizon/00": 2.0}
+
+
+def test_who_has_lost_the_run_writes_no_record(tmp_path, tiny, monkeypatch):
+    """The lock is looked at right before each, for another process may write there by now."""
+    events, write = [], Records.write
+
+    def noted(self, record):
+        events.append("write")
+        write(self, record)
+
+    monkeypatch.setattr(RunLock, "check", lambda self: events.append("check"))
+    monkeypatch.setattr(Records, "write", noted)
+    log = {"layers_every": 1, "sample_every": 1}
+    train(tiny(tmp_path / "run", train={"steps": 4, "warmup_steps": 1}, log=log))
+    writes = [i for i, event in enumerate(events) if event == "write"]
+    assert len(writes) == 2 * 4 and all(events[i - 1] == "check" for i in writes)
 
 
 def test_of_many_layers_some_are_drawn_from_the_first_to_the_last():

@@ -76,7 +76,8 @@ def test_compiled_blocks_stay_as_they_are():
     loop, found = SimpleNamespace(clock=Throughput()), []
     loop.config = SimpleNamespace(log=SimpleNamespace(layers_every=2))
     loop.world, loop.strategy = SimpleNamespace(is_main=True), SimpleNamespace(module=model)
-    hook = LayerStatistics(SimpleNamespace(layers=lambda step, layers: found.append(layers)))
+    log = SimpleNamespace(layers=lambda step, layers: found.append(layers))
+    hook = LayerStatistics(log, lambda: None)
     gradients = []
     for step in range(4):
         loop.state = SimpleNamespace(step=step)

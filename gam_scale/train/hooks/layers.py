@@ -1,7 +1,7 @@
 """Statistics of every layer: what its gates decide, how large its activations and gradients are."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -33,10 +33,13 @@ class LayerStatistics(Hook):
     or sharded: what an engine gathers for it is there. The run's numbers stay as they are, and the
     host waits for the device after those steps only, to read the figures.
 
+    Args:
+        log: where they go.
+        check_lock: as that of :class:`~gam_scale.train.hooks.lines.Lines`.
     """
 
-    def __init__(self, log: MetricLog) -> None:
-        self._log = log
+    def __init__(self, log: MetricLog, check_lock: Callable[[], None]) -> None:
+        self._log, self._check_lock = log, check_lock
         self._listeners: list[_Listener] = []
         self._handles: list[RemovableHandle] = []
 
@@ -65,6 +68,7 @@ class LayerStatistics(Hook):
         heard = [listener.found for listener in self._listeners]
         self._listeners = []
         with loop.clock.paused():
+            self._check_lock()
             self._log.layers(loop.state.step, [_read(found) for found in heard])
 
     def end(self, loop: Loop, error: BaseException | None) -> None:

@@ -2,7 +2,7 @@
 
 import codecs
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -31,10 +31,16 @@ class Samples(Hook):
     it: so it works under every engine, where parameters are sharded and where a sequence is. The
     draws follow from the seed and the place in the text: the same at every step, on any rank.
 
+    Args:
+        tokenizer: of the run.
+        log: where texts go.
+        check_lock: as that of :class:`~gam_scale.train.hooks.lines.Lines`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, log: MetricLog) -> None:
-        self._tokenizer, self._log = tokenizer, log
+    def __init__(
+        self, tokenizer: Tokenizer, log: MetricLog, check_lock: Callable[[], None]
+    ) -> None:
+        self._tokenizer, self._log, self._check_lock = tokenizer, log, check_lock
 
     def start(self, loop: Loop) -> None:
         """Know the prompt."""
@@ -53,6 +59,7 @@ class Samples(Hook):
         loop.doing("sampling")
         with loop.clock.paused():
             text = "".join(self._text(loop))
+        self._check_lock()
         self._log.sample(step, self._prompt, text)
 
     def _text(self, loop: Loop) -> Iterator[str]:
