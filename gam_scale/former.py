@@ -6,7 +6,7 @@ from typing import Any
 
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS, Registry
 from gam_scale.strict import to_dict
 
 MAX_HORIZON = 65_536.0
@@ -19,7 +19,7 @@ def in_todays_terms(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     It decides initial values alone, so a run that began with the former one goes on; its
     config.json then has today's.
     """
-    saved = _with_layers(saved, config)
+    saved = _with_parts(_with_layers(saved, config), config)
     memory = config.model.memory
     _, followed = replace(memory, max_horizon=0.0).horizons(config.data.seq_len)
     try:
@@ -30,6 +30,24 @@ def in_todays_terms(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
         return saved
     today = saved["model"]["memory"] | {"max_horizon": memory.max_horizon}
     return saved | {"model": saved["model"] | {"memory": today}}
+
+
+def _with_parts(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """``saved``, with those of the model's norm and feed-forward network that are ``config``'s own.
+
+    A setting that a kind did not have has its default.
+    """
+    registries: tuple[tuple[str, Registry], ...] = (("norm", NORMS), ("ffn", FEED_FORWARDS))
+    model = saved.get("model")
+    if not isinstance(model, dict):  # damaged: for the comparison to say
+        return saved
+    for key, registry in registries:
+        was, now = model.get(key), getattr(config.model, key)
+        if isinstance(was, dict) and not isinstance(now, str):
+            with suppress(UserError):
+                if registry.read(was, "") == now:
+                    model = model | {key: to_dict(now)}
+    return saved | {"model": model}
 
 
 def _with_layers(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:

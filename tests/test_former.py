@@ -23,5 +23,19 @@ def test_a_horizon_that_was_set_stays(saved, now):
     assert in_todays_terms(to_dict(config(saved)), config(now)) == to_dict(config(saved))
 
 
+@pytest.mark.parametrize(
+    ("key", "part", "later"),
+    [("norm", {"kind": "rmsnorm"}, "eps"), ("ffn", {"kind": "swiglu"}, "mult")],
+)
+def test_a_part_of_before_it_had_a_setting_is_todays(key, part, later):
+    now = from_dict(RunConfig, {"model": {key: part}})
+    saved = to_dict(now)
+    assert later in saved["model"][key]
+    del saved["model"][key][later]
+    assert in_todays_terms(saved, now) == to_dict(now)
+    saved["model"][key][later] = 7
+    assert in_todays_terms(saved, now)["model"][key] == saved["model"][key], "another part"
+
+
 def test_a_config_from_before_there_were_memories_stays():
     assert in_todays_terms({"model": {}}, config(0.0)) == {"model": {}}
