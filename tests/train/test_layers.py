@@ -130,6 +130,21 @@ def test_a_killed_run_has_each_step_once(tmp_path, tiny):
     assert layers_of(tmp_path / "run") == layers_of(tmp_path / "whole")
 
 
+def test_the_horizon_of_a_routed_slot_counts_what_is_written_to_it():
+    """Of two slots that every token writes to, and of others that none does."""
+    model = build_model(small("slot", position="none"), 0)
+    memory = model.blocks[0].memory
+    chosen = torch.zeros(memory.n_heads, memory.bank.shape[1])
+    chosen[:, : memory.top_k] = 1.0
+    torch.nn.init.zeros_(memory.gate.strength.weight)
+    memory.gate.strength.bias.data = chosen.flatten()
+    batch = make_batch([torch.randint(2, 20, (17,)).numpy()], 16, 1, "reset")
+    horizon = model.blocks[0].statistics(torch.randn(1, 16, 16), batch.layout)["horizon"]
+    every = memory.gate(torch.randn(1, 1, 16))[0, 0].T  # as if all were written to
+    torch.testing.assert_close(horizon[: memory.top_k], -1 / every[: memory.top_k])
+    assert horizon[memory.top_k :].min() > 1e8, "a slot that keeps what it holds seems to forget"
+
+
 def test_horizons_at_the_start_are_those_that_were_asked_for():
     """Exactly, where the gate's input is zero: what is left are its rates."""
     config = small("delta", "slot", "phase", "scan", position="none")

@@ -125,6 +125,16 @@ class SlotMemory(HeadMemory):
             return slot_in_kernels(*arguments)
         return slot_memory(*arguments, self.fp32_matmul)
 
+    def statistics(self, h: Tensor) -> dict[str, Tensor]:
+        """See :meth:`Memory.statistics`; routed, ``horizon`` is of a slot's mean decay per token.
+
+        A token leaves most slots as they are, so no token alone says how fast one forgets.
+        """
+        if self.top_k is None:
+            return super().statistics(h)
+        log_decay = self.gate(h, self.top_k).clamp(min=MIN_LOG_DECAY).mean(1)  # (B, H, M)
+        return {"horizon": -1 / log_decay.clamp(max=-1e-9).movedim(1, -1).flatten(0, 1)}
+
     def trials(self, context: int) -> list[Trial]:
         """See :meth:`HasKernels.trials`; some slots are not written to."""
         draw, heads = trial_numbers(), (ROWS, LENGTH, self.n_heads)
