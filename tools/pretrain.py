@@ -7,15 +7,16 @@ Start it with deepspeed, torchrun, srun or plain python; the same command again 
 import argparse
 
 from gam_scale import cli
-from gam_scale.config import RunConfig, load_config
 from gam_scale.errors import UserError
-from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
-from gam_scale.strict import describe
 from gam_scale.train.signals import StopRequest
 
 
 def print_settings() -> None:
     """Every setting of a run, then those of each kind of layer and of its parts."""
+    from gam_scale.config import RunConfig
+    from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
+    from gam_scale.strict import describe
+
     rows = describe(RunConfig)
     for registry in (MIXERS, FEED_FORWARDS, NORMS):
         for kind in registry:
@@ -47,8 +48,9 @@ def main() -> int:
         return 0
     if args.config is None:
         raise UserError("--config is missing; expected a JSON file such as configs/quickstart.json")
-    stop = StopRequest()  # in the seconds, too, in which the engine is imported
+    stop = StopRequest()  # in the seconds, too, in which torch and the engine are imported
     try:
+        from gam_scale.config import load_config
         from gam_scale.train.pretrain import pretrain
 
         finished = pretrain(load_config(args.config, args.overrides), fresh=args.fresh)

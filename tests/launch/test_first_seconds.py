@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.launch.submit import Request, submit
 
 pytest.importorskip("submitit")
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_signal_before_training_stands_is_no_failure(tiny, tmp_path):
@@ -31,6 +35,30 @@ def test_a_signal_before_training_stands_is_no_failure(tiny, tmp_path):
     assert "not checkpointable" not in log and "Traceback" not in log, log
     assert "stopped by a signal before training began" in log or "Requeued job" in log, log
     assert not job.paths.result_pickle.exists(), "submitit takes the job for one that is over"
+    assert not CheckpointStore(tmp_path / "run" / "checkpoints").steps()
+
+
+def test_a_command_heeds_signals_before_it_imports_torch(tiny, tmp_path):
+    """Which takes seconds: a SIGTERM that comes right then leaves a run to start."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tiny(tmp_path / "run", train={"steps": 2, "warmup_steps": 1})))
+    finder = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Finder())
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    tool = str(ROOT / "tools" / "pretrain.py")
+    code = f"import sys; sys.argv = sys.argv[1:]\n{finder}"
+    command = [sys.executable, "-c", code, tool, "--config", str(config)]
+    done = subprocess.run(
+        [*command, "--stopped-status", "75"], env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 75
     assert not CheckpointStore(tmp_path / "run" / "checkpoints").steps()
 
 
