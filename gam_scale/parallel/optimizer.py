@@ -56,7 +56,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
             if number in self._whole:
                 self._whole[number].step(group, found_inf)
             else:
-                stepper.found_inf = found_inf  # type: ignore[attr-defined]
+                stepper.found_inf = found_inf
                 stepper.param_groups = [group]
                 stepper.step()
 

@@ -96,7 +96,7 @@ class WholeStepper:
         if self.stepper is not None:
             settings = {key: value for key, value in group.items() if key != "params"}
             self.stepper.param_groups[0].update(settings)
-            self.stepper.found_inf = found_inf  # type: ignore[attr-defined]
+            self.stepper.found_inf = found_inf
             self.stepper.step()
         self._scatter(by_owner, own)
 
