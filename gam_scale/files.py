@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -125,7 +125,9 @@ def write_bytes(path: str | Path, data: bytes, *, synced: bool = True) -> None:
         raise
 
 
-def put_in_place(partial: Path, final: Path, *, synced: bool = True) -> None:
+def put_in_place(
+    partial: Path, final: Path, *, synced: bool = True, on_disk: Collection[str] = ()
+) -> None:
     """Make a whole file or folder ``final``, in one rename.
 
     A file takes the place of one that is there; a folder that of an empty folder only.
@@ -134,10 +136,12 @@ def put_in_place(partial: Path, final: Path, *, synced: bool = True) -> None:
         partial: where it was written, on the same disk.
         final: where it is to be.
         synced: wait until its content is on the disk before that, and the name of a folder after.
+        on_disk: names of those of its files that are there already.
     """
     if synced:
         for path in partial.rglob("*"):
-            sync(path)
+            if path.name not in on_disk:
+                sync(path)
         sync(partial)
     os.replace(partial, final)
     if synced and final.is_dir():
@@ -193,15 +197,16 @@ def publish(final: Path, checksums: dict[str, str]) -> None:
 
     Args:
         final: must not exist.
-        checksums: of files whose writer knows them already.
+        checksums: of files whose writer knows them already, and has synced them to the disk: the
+            largest ones, perhaps of many hosts.
     """
-    partial = partial_path(final)
+    partial, on_disk = partial_path(final), checksums.keys()
     for file in sorted(partial.iterdir()):
         if file.name not in checksums:
             checksums = checksums | {file.name: checksum(file)}
     sealed = {"format": 2, "files": checksums, "seal": seal(checksums)}
     write_json(partial / CHECKSUMS, sealed)
-    put_in_place(partial, final)
+    put_in_place(partial, final, on_disk=on_disk)
 
 
 def seal(checksums: Mapping[str, str]) -> str:
