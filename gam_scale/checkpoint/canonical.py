@@ -18,7 +18,7 @@ import xxhash
 from torch import Tensor
 
 from gam_scale import pulse
-from gam_scale.checkpoint.cuts import fault, runs, shared
+from gam_scale.checkpoint.cuts import Common, fault, runs, shared
 from gam_scale.checkpoint.index import (
     DTYPES,
     INDEX,
@@ -28,6 +28,7 @@ from gam_scale.checkpoint.index import (
     read_index,
 )
 from gam_scale.checkpoint.shard import PARAM, Shard
+from gam_scale.checkpoint.state import load_state
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.strict import read_record
@@ -75,6 +76,9 @@ def write_index(folder: Path, n_ranks: int) -> dict[str, str]:
 
     Returns:
         The checksum of every shard file, as its writer computed it.
+
+    Raises:
+        UserError: ranks disagree on a tensor, or do not have all of it.
     """
     tensors: dict[str, Entry] = {}
     checksums = {}
@@ -83,11 +87,16 @@ def write_index(folder: Path, n_ranks: int) -> dict[str, str]:
         checksums[note.file] = note.checksum
         for key, place in note.places.items():
             entry = tensors.setdefault(key, Entry(place.dtype, place.shape, []))
+            if (place.dtype, place.shape) != (entry.dtype, entry.shape):
+                raise UserError(
+                    f"{folder}: {key} is {place.dtype} of {place.shape} in {note.file}, but "
+                    f"{entry.dtype} of {entry.shape} in {entry.parts[0][0]}"
+                )
             entry.parts.append((note.file, place.offset, place.extent))
     for key, entry in tensors.items():
         entry.parts.sort(key=lambda part: part[1])
-        wrong = fault(entry.grid, entry.boxes)
-        assert not wrong, f"{key} {wrong}"
+        if wrong := fault(entry.grid, entry.boxes):
+            raise UserError(f"{folder}: {key} {wrong}, in what the ranks have saved")
     write_json(folder / INDEX, asdict(Index(2, tensors)))
     for rank in range(n_ranks):
         _note(folder, rank).unlink()
@@ -101,6 +110,7 @@ class CanonicalTensors:
         self.folder = folder
         index = read_index(folder)
         self.tensors, self._files = index.tensors, index.files()
+        self._counts = _counts(folder, index) if index.format == 1 else {}
         self._open: dict[str, tuple[BufferedReader, dict[str, int]]] = {}
 
     def keys(self, kind: str) -> list[str]:
@@ -110,7 +120,8 @@ class CanonicalTensors:
 
     def content(self) -> dict[str, tuple[list[int], torch.dtype]]:
         """Shape and dtype of every tensor, by ``KIND.NAME``."""
-        return {key: (entry.shape, DTYPES[entry.dtype]) for key, entry in self.tensors.items()}
+        content = {key: (e.shape, DTYPES[e.dtype]) for key, e in self.tensors.items()}
+        return content | {key: ([], count.dtype) for key, count in self._counts.items()}
 
     @property
     def has_states(self) -> bool:
@@ -129,16 +140,26 @@ class CanonicalTensors:
     def read(self, kind: str, name: str, offset: Sequence[int], extent: Sequence[int]) -> Tensor:
         """A box of the tensor, or, by one number each, a range of it; nothing else is read."""
         key = f"{kind}.{name}"
+        if key in self._counts:
+            return self._counts[key].clone()
         entry = self.tensors[key]
+
+        def common(its_offset: Sequence[int], its_extent: Sequence[int]) -> Iterator[Common]:
+            ours = runs(entry.shape, offset, extent)
+            return shared(ours, runs(entry.shape, its_offset, its_extent))
+
+        # Opened, and so checked, before memory is taken.
+        needed = [
+            (file_name, *self._file(file_name), place)
+            for file_name, *place in entry.parts
+            if next(common(*place), None)
+        ]
         part = torch.empty(tuple(extent), dtype=DTYPES[entry.dtype])
         size = part.element_size()
         target = part.view(-1).view(torch.uint8).numpy()
-        for file_name, its_offset, its_extent in entry.parts:
-            ours = runs(entry.shape, offset, extent)
-            theirs = runs(entry.shape, its_offset, its_extent)
-            for to, start, count in shared(ours, theirs):
+        for file_name, file, begins, place in needed:
+            for to, start, count in common(*place):
                 # Not the library's mapping: its pages stay in memory until the file is closed.
-                file, begins = self._file(file_name)
                 file.seek(begins[key] + size * start)
                 piece = target[size * to : size * (to + count)]
                 if file.readinto(piece.data) != piece.size:
@@ -159,13 +180,23 @@ class CanonicalTensors:
         return self._open[name]
 
 
+def _counts(folder: Path, index: Index) -> dict[str, Tensor]:
+    """Of format 1: the count of applied steps was one for all parameters, in the run's state."""
+    count = torch.tensor(float(load_state(folder).optimizer_steps))
+    kinds_and_names = (key.split(".", 1) for key in index.tensors)
+    names = {name for kind, name in kinds_and_names if kind != PARAM}
+    return {f"step.{name}": count for name in names}
+
+
 def _note(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank:05d}.json"
 
 
 def _dtype(tensor: Tensor) -> str:
     """Its name in safetensors files."""
-    return next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    assert tensor.dtype in names, f"{tensor.dtype} is not saved"
+    return names[tensor.dtype]
 
 
 def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> str:

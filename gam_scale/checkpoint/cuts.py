@@ -10,6 +10,8 @@ from itertools import product
 
 Box = tuple[Sequence[int], Sequence[int]]
 """Offset and extent."""
+Common = tuple[int, int, int]
+"""Of two parts: an element of the one's data, one of the other's, and how many from there on."""
 
 
 def grid_of(shape: Sequence[int], offset: Sequence[int]) -> tuple[int, ...]:
@@ -33,10 +35,8 @@ def runs(
         yield first, first + length
 
 
-def shared(
-    ours: Iterable[tuple[int, int]], theirs: Iterable[tuple[int, int]]
-) -> Iterator[tuple[int, int, int]]:
-    """What two parts have in common: (element of our data, of theirs, how many from there on).
+def shared(ours: Iterable[tuple[int, int]], theirs: Iterable[tuple[int, int]]) -> Iterator[Common]:
+    """What two parts have in common.
 
     Args:
         ours, theirs: their runs.

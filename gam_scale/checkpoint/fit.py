@@ -44,13 +44,14 @@ def check_states(
 
     Args:
         where: named in the messages.
-        found: shapes and dtypes by ``KIND.NAME``, of parameters too, which are passed over; states
-            may be missing.
+        found: shapes and dtypes by ``KIND.NAME``, of parameters too, which are passed over; of any
+            parameter all states, or none.
         expected: by ``KIND.NAME``.
 
     Raises:
-        UserError: naming a state that is unknown, or of another shape or dtype.
+        UserError: naming a state that is unknown, missing, or of another shape or dtype.
     """
+    stepped = {name for kind, name in (key.split(".", 1) for key in found) if kind != PARAM}
     for key, (shape, dtype) in found.items():
         if key.startswith(f"{PARAM}."):
             continue
@@ -65,4 +66,11 @@ def check_states(
             raise UserError(
                 f"{where}: {key} is {dtype} of shape {tuple(shape)}; expected {state.dtype} of "
                 f"shape {state.shape}, as train.optimizer keeps it"
+            )
+    for key in expected:
+        kind, name = key.split(".", 1)
+        if name in stepped and key not in found:
+            raise UserError(
+                f"{where} has no {kind} of {name}, but other states of it; expected all that "
+                "train.optimizer keeps of a parameter, or none"
             )

@@ -70,7 +70,8 @@ class Entry:
 class Index:
     """The content of ``index.json``."""
 
-    format: Literal[2]
+    format: Literal[1, 2]
+    """In which it was written."""
     tensors: dict[str, Entry]
     """By ``KIND.NAME``."""
 
@@ -92,14 +93,14 @@ class _FormerEntry:
 
 @dataclass
 class _FormerIndex:
-    """Format 1: float32 throughout, and ranges alone."""
+    """Format 1: float32 throughout, and ranges alone; of Adam's states the moments."""
 
     format: Literal[1]
     tensors: dict[str, _FormerEntry]
 
     def today(self) -> Index:
         """The same in today's format."""
-        return Index(2, {key: self._entry(entry) for key, entry in self.tensors.items()})
+        return Index(1, {key: self._entry(entry) for key, entry in self.tensors.items()})
 
     @staticmethod
     def _entry(entry: _FormerEntry) -> Entry:

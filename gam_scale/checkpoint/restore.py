@@ -7,10 +7,6 @@ from typing import Protocol
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.fit import check_parameters, check_states
 from gam_scale.checkpoint.shard import PARAM, Shard, State
-from gam_scale.checkpoint.store import load_state
-
-STEP = "step"
-"""torch's name of a parameter's count of applied steps."""
 
 
 class Restorable(Protocol):
@@ -33,8 +29,8 @@ def restore(strategy: Restorable, checkpoint: Path, *, optimizer: bool = True) -
     Args:
         strategy: on any number of ranks, of any engine.
         checkpoint: its folder, verified.
-        optimizer: also its state; else that of a new run. A state that the checkpoint does not
-            have, as one that was imported from weights, is that of a new run too.
+        optimizer: also its state; else that of a new run. A parameter of which the checkpoint has
+            no states, as one that was imported from weights, has those of a new run too.
 
     Raises:
         UserError: tensors of another model or optimizer, or a damaged file.
@@ -45,11 +41,9 @@ def restore(strategy: Restorable, checkpoint: Path, *, optimizer: bool = True) -
     check_parameters(checkpoint, {key: shape for key, (shape, _) in saved.items()}, shapes)
     if optimizer:
         check_states(checkpoint, saved, states)
-    # Format 1 and imports have one count for all, in the train state.
-    steps = load_state(checkpoint).optimizer_steps if optimizer else 0
     for shard in shards:
         if shard.kind == PARAM or (optimizer and shard.key in saved):
             tensors.load_into([shard])
         else:
-            shard.data.fill_(steps if shard.kind == STEP else states[shard.key].initial)
+            shard.data.fill_(states[shard.key].initial)
     strategy.written(shards)

@@ -46,6 +46,8 @@ def read_universal(folder: Path, config: RunConfig, tokenizer: Path) -> Imported
             if kind == PARAM or path.is_file():
                 tensors[f"{kind}.{name}"] = _read(path, shapes.get(name))
     steps, applied = _steps(folder, names)
+    stepped = {name for kind, name in (key.split(".", 1) for key in tensors) if kind != PARAM}
+    tensors |= {f"step.{name}": torch.tensor(float(applied)) for name in stepped}
     return Imported(
         source=folder,
         config=config,

@@ -107,14 +107,14 @@ class Saver:
         pending.thread.join()
         self._pending = None
         self._agree(pending.error)
-        error = None
+        error: Exception | None = None
         if self.world.is_main:
             try:
                 self._commit(pending)
-            except UserError as said:
-                error = said
             except OSError as said:
                 error = UserError(f"{self.store.folder} cannot be written: {said}")
+            except Exception as said:  # whatever it is, the others wait for this rank
+                error = said
         self._agree(error)
 
     def _commit(self, pending: _Pending) -> None:

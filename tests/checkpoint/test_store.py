@@ -11,7 +11,8 @@ from checkpoints import adamw, save, shards_of, small_model, trained
 from safetensors.torch import load_file
 
 from gam_scale import files
-from gam_scale.checkpoint.canonical import CanonicalTensors
+from gam_scale.checkpoint.canonical import CanonicalTensors, write_index, write_shards
+from gam_scale.checkpoint.shard import Shard
 from gam_scale.checkpoint.store import (
     CheckpointStore,
     TrainState,
@@ -173,6 +174,27 @@ def test_a_full_disk_is_said_and_leaves_the_last_good_one(tmp_path, monkeypatch)
         save(tmp_path, 2)
     assert store.steps() == [1]
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_commit_waits_for_no_shard_again(tmp_path, monkeypatch):
+    """Their writers have, each for its own."""
+    synced, sync = [], files.sync
+    monkeypatch.setattr(files, "sync", lambda path: (synced.append(path.name), sync(path)))
+    save(tmp_path, 1, n_ranks=2)
+    assert any(name.startswith(".state.json") for name in synced)
+    assert not [name for name in synced if name.endswith(".safetensors")]
+
+
+def test_ranks_that_differ_in_a_tensor_are_refused(tmp_path):
+    weight = torch.zeros(4, 2)
+    for other in (
+        Shard("row", "w", (4, 2), (2, 0), weight[2:].double()),
+        Shard("row", "w", (4, 3), (2, 0), weight[2:]),
+    ):
+        write_shards(tmp_path, 0, 2, [Shard("row", "w", (4, 2), (0, 0), weight[:2])])
+        write_shards(tmp_path, 1, 2, [other])
+        with pytest.raises(UserError, match="row.w is .* in shard-00001.* in shard-00000"):
+            write_index(tmp_path, 2)
 
 
 def test_resolve_takes_a_run_a_folder_or_a_checkpoint(tmp_path):

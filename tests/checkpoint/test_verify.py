@@ -316,6 +316,22 @@ def test_a_rank_that_cannot_write_its_part_spoils_the_checkpoint(tmp_path, monke
         assert store.steps() == [], "saving: a checkpoint without a part of it was committed"
 
 
+def test_whatever_keeps_the_main_rank_from_committing_is_told_to_all(tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("a defect")
+
+    told = []
+    monkeypatch.setattr(World, "any", lambda world, flag: told.append(flag) or flag)
+    monkeypatch.setattr(CheckpointStore, "commit", fail)
+    alone = World(0, 1, 0, 1, torch.device("cpu"))
+    saver = Saver(CheckpointStore(tmp_path), alone, RunConfig(), b"tok")
+    saver.start(shards_of(*trained()), TrainState(step=3), is_best=False)
+    told.clear()
+    with pytest.raises(RuntimeError, match="a defect"):
+        saver.finish()
+    assert told == [False, True], "the others wait for the main rank"
+
+
 def test_carried_states_come_from_listed_files_alone(path):
     carried(path)
     (path / "carried-00000 (copy).safetensors").write_bytes(b"x")

@@ -45,6 +45,8 @@ def test_parameters_moments_and_steps(universal, config, tokenizer_file, tmp_pat
     imported = read_universal(folder, config, tokenizer_file)
     path = write_checkpoint(imported, tmp_path / "run")
     written = CanonicalTensors(path)
+    names = [key.removeprefix("param.") for key in tensors if key.startswith("param.")]
+    tensors |= {f"step.{name}": torch.tensor(9.0 if flat else 7.0) for name in names}
     assert set(written.tensors) == set(tensors)
     for key, tensor in tensors.items():
         assert torch.equal(written.whole(*key.split(".", 1)), tensor), key
@@ -52,6 +54,20 @@ def test_parameters_moments_and_steps(universal, config, tokenizer_file, tmp_pat
     # Stages 1 and 2 say how many steps Adam applied, stage 3 how many there were.
     assert (state.step, state.optimizer_steps) == ((9, 9) if flat else (9, 7))
     assert state.sequences == 9 * config.train.global_batch_size
+
+
+def test_moments_are_there_whole_or_not_at_all(universal, config, tokenizer_file, tmp_path):
+    folder, _ = universal(flat=True)
+    (folder / "zero" / "norm.bias" / "exp_avg.pt").unlink()
+    imported = read_universal(folder, config, tokenizer_file)
+    with pytest.raises(UserError, match="no exp_avg of norm.bias, but other states"):
+        write_checkpoint(imported, tmp_path / "run")
+    for path in folder.glob("zero/*/exp_avg*.pt"):
+        path.unlink()
+    path = write_checkpoint(read_universal(folder, config, tokenizer_file), tmp_path / "run")
+    # Without moments Adam begins anew, its count of steps too.
+    assert all(key.startswith("param.") for key in CanonicalTensors(path).content())
+    assert load_state(path).optimizer_steps == 9
 
 
 def test_an_engine_file_that_cannot_be_loaded_safely(universal, config, tokenizer_file):
