@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gam_scale.model.config import ModelConfig
+from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
+from gam_scale.strict import from_dict
+
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUTS = re.compile(r"(?:--out|--report|log\.run_dir)[ =](\S+)")
 
@@ -74,3 +78,19 @@ def test_the_install_says_what_comes_next(tmp_path):
     command = ["make", "install", "PYTHON=true"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ". .venv/bin/activate" in done.stdout, f"no next step after the install: {done.stdout}"
+
+
+def test_the_example_of_other_parts_is_a_model():
+    (text,) = re.findall(
+        r"^ {4}(\"layers\": .*?)\n\n", (ROOT / "README.md").read_text(), re.M | re.S
+    )
+    model = from_dict(ModelConfig, json.loads(f"{{{text}}}"))
+    model.check()
+    assert not model.tied_head and model.stack()[1].window == 1024
+
+
+def test_help_lists_kinds_without_settings():
+    command = [sys.executable, "tools/pretrain.py", "--help-config"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for kind in [f"{r.noun} {k}" for r in (MIXERS, FEED_FORWARDS, NORMS) for k in r]:
+        assert re.search(rf"^{kind}(:|$)", said, re.M), kind

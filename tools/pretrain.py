@@ -22,8 +22,11 @@ def print_settings() -> None:
         for kind in registry:
             own = describe(registry[kind])
             rows += [(f"{registry.noun} {kind}: {key}", *rest) for key, *rest in own]
+            if not own:
+                rows.append((f"{registry.noun} {kind}", "", "", "no settings"))
     for key, type_name, default, doc in rows:
-        print(f"{key} ({type_name}, default {default})\n    {doc}")
+        said = f" ({type_name}, default {default})" if type_name else ""
+        print(f"{key}{said}\n    {doc}")
 
 
 def main() -> int:
