@@ -70,7 +70,7 @@ def attend(
     return _attention(q, k, v, *where, dropout, seed, window)[0]
 
 
-@operator("gam_scale::attention_seed", tags=torch.Tag.nondeterministic_seeded)
+@operator("gam_scale::attention_seed", keep="always", tags=torch.Tag.nondeterministic_seeded)
 def _seed(like: Tensor) -> Tensor:
     """Where dropout's masks come from: () int64, drawn from the CPU's generator and left there.
 
@@ -109,7 +109,7 @@ def _flops(q, k, v, ends, key_ends, ends_host, key_ends_host, *args, **kwargs) -
     return 2 * 2 * q.shape[-1] * _pairs(q, k, ends_host, key_ends_host, window)
 
 
-@operator("gam_scale::varlen_attention", flops_of_values=_flops)
+@operator("gam_scale::varlen_attention", keep="dear", flops_of_values=_flops)
 def _attention(
     q: Tensor,
     k: Tensor,

@@ -37,9 +37,12 @@ class HasKernels(nn.Module):
     Attributes:
         implementation: which of them it runs in. Set before anything is compiled: it is all that
             ``forward`` asks.
+        fused: whether the portable one may count on inductor to fuse its pieces: the block that it
+            is in is compiled.
     """
 
     implementation: str = PORTABLE
+    fused: bool = False
 
     def trials(self, context: int) -> list[Trial]:
         """What an implementation must agree in, with sequences over ``context`` ranks.

@@ -73,7 +73,7 @@ def _backward_flops(
     return 2 * rows * length * heads * (inside + 8 * key * value)
 
 
-@operator("gam_scale::fla_delta", flops=_flops)
+@operator("gam_scale::fla_delta", keep="dear", flops=_flops)
 def _fla_delta(
     q: Tensor,
     k: Tensor,

@@ -84,7 +84,7 @@ def _backward_flops(grad: torch.Size, *shapes: Any, **options: Any) -> int:
 
 # Both take and give time as the last but one dimension, as the portable scan does; what the kernel
 # wants, time innermost and a group of B and C, is made inside.
-@operator("gam_scale::mamba_ssm_scan", flops=_flops)
+@operator("gam_scale::mamba_ssm_scan", keep="dear", flops=_flops)
 def _scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """y without D (batch, T, E), and the kernel's states (batch, E, chunks, 2 N)."""
     forward, _ = functions()

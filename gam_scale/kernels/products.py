@@ -42,7 +42,7 @@ def _flops(a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
     return 2 * leading.numel() * a[-2] * a[-1] * b[-1]
 
 
-@operator("gam_scale::product_tf32", flops=_flops)
+@operator("gam_scale::product_tf32", keep="dear", flops=_flops)
 def _product(a: Tensor, b: Tensor) -> Tensor:
     with products_in("tf32"):
         return a @ b

@@ -115,7 +115,7 @@ def _backward_flops(
     return 2 * rows * length * heads * (CHUNK * (2 * width + 5 * slots) + 5 * slots * width)
 
 
-@operator("gam_scale::fla_slot", flops=_flops)
+@operator("gam_scale::fla_slot", keep="dear", flops=_flops)
 def _fla_slot(
     q: Tensor,
     k: Tensor,

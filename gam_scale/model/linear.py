@@ -76,7 +76,7 @@ def _flops(x: torch.Size, weight: torch.Size, *args, **kwargs) -> int:
     return 2 * x[0] * x[1] * weight[0]
 
 
-@operator("gam_scale::linear", flops=_flops)
+@operator("gam_scale::linear", keep="dear", flops=_flops)
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """2-D; either matrix may be a transposed view."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

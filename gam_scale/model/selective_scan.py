@@ -150,7 +150,7 @@ class _Tokens(NamedTuple):
 
 # Custom operators rather than an autograd.Function, so that torch.compile puts a scan into its
 # caller's graph as one node: no graph break, and no loop over time to unroll.
-@operator("gam_scale::selective_scan")
+@operator("gam_scale::selective_scan", keep="dear")
 def _scan(
     x: Tensor,  # (b, T, E), as everything below contiguous and of the state's dtype
     dt: Tensor,  # (b, T, E)

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import gam_scale.parallel.context  # noqa: F401 (registers its operators)
+from gam_scale.kernels.choice import HasKernels
+from gam_scale.kernels.operator import kept
 from gam_scale.model.block import Block, State
 from gam_scale.model.carry import Carried
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout, alone
 from gam_scale.model.lm import LanguageModel
-from gam_scale.model.mixers.mamba import MambaMixer
 from gam_scale.parallel.compilation import Backend, Compilation
 
 Recompute = Literal["none", "selective", "full"]
@@ -28,33 +29,16 @@ as at 1,024, in segments of 1,024 (docs/memories.md); all at once it took 1.8 ti
 """
 
 aten = torch.ops.aten
-_COSTLY = [
+_DEAR = [
     aten.mm.default,
     aten.addmm.default,
     aten.bmm.default,
-    torch.ops.gam_scale.linear.default,
-    torch.ops.gam_scale.product_tf32.default,
     aten._scaled_dot_product_flash_attention.default,
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
-    torch.ops.gam_scale.varlen_attention.default,
-    torch.ops.gam_scale.fla_delta.default,
-    torch.ops.gam_scale.fla_slot.default,
-    torch.ops.gam_scale.mamba_ssm_scan.default,
-    torch.ops.gam_scale.selective_scan.default,
-    torch.ops.gam_scale.linear_scan.default,
-    torch.ops.gam_scale.solve_unit_lower.default,
-    torch.ops.gam_scale.context_gather.default,
-    torch.ops.gam_scale.context_shift.default,
 ]
-# Saved in every mode: a mask drawn again would be another mask.
-_RANDOM = [
-    torch.ops.gam_scale.keep_mask.default,
-    torch.ops.gam_scale.attention_seed.default,
-    aten.native_dropout.default,
-]
-_SAVED = {"selective": _COSTLY + _RANDOM, "full": _RANDOM}
+"""Of torch's own operators, those that ``selective`` saves; ours say it of themselves."""
 
 
 def prepare_blocks(
@@ -86,7 +70,7 @@ def prepare_blocks(
         if block.layer.by_pieces:
             forward = partial(_in_segments, block, forward, prepared(block.extend), segment)
         setattr(block, "forward", forward)  # noqa: B010 (a method, to the type checker)
-    for mixer in (m for m in model.modules() if isinstance(m, MambaMixer)):
+    for mixer in (m for m in model.modules() if isinstance(m, HasKernels)):
         mixer.fused = compilation.is_on and backend == "inductor"
         compilation.when_failed.append(partial(setattr, mixer, "fused", False))
     return compilation
@@ -111,7 +95,11 @@ def _prepared(
 def _recomputed(function: Callable[..., Any], recompute: Recompute) -> Callable[..., Any]:
     if recompute == "none":
         return function
-    contexts = partial(create_selective_checkpoint_contexts, _SAVED[recompute])
+    # In every mode: a mask drawn again would be another mask.
+    saved = [aten.native_dropout.default, *kept("always")]
+    if recompute == "selective":
+        saved += [*_DEAR, *kept("dear")]
+    contexts = partial(create_selective_checkpoint_contexts, saved)
     return partial(checkpoint, function, use_reentrant=False, context_fn=contexts)
 
 

@@ -73,7 +73,7 @@ _CONTEXTS: list[SequenceContext] = []
 
 # Custom operators, so that a compiled block stays one graph, and recomputation can keep what they
 # give instead of sending it again.
-@operator("gam_scale::context_gather")
+@operator("gam_scale::context_gather", keep="dear")
 def _gather(x: Tensor, number: int, size: int) -> Tensor:
     context = _CONTEXTS[number]
     out = x.new_empty((size, *x.shape))
@@ -96,7 +96,7 @@ def _scatter(grads: Tensor, number: int) -> Tensor:
     return out
 
 
-@operator("gam_scale::context_shift")
+@operator("gam_scale::context_shift", keep="dear")
 def _shift(x: Tensor, number: int, step: int) -> Tensor:
     return _CONTEXTS[number]._exchange(x, step)
 

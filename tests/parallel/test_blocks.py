@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from closeness import off
 from small import small
 from torch._dynamo.testing import CompileCounter
 
 from gam_scale.config import ModelConfig
 from gam_scale.hardware.compiler import can_compile
+from gam_scale.kernels.operator import operator
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.parts import MIXERS
 from gam_scale.parallel import blocks
-from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.blocks import _recomputed, prepare_blocks
 
 SHAPE = {"d_model": 32, "n_layers": 2, "vocab_size": 61, "max_seq_len": 16, "dropout": 0.3}
 BLOCKS = ("gam", "attention", "mamba")
@@ -146,3 +148,21 @@ def test_segments_in_bf16_can_be_recomputed(monkeypatch, recompute):
         gradients.append([loss, *(p.grad for p in model.parameters())])
     for a, b in zip(*gradients, strict=True):
         assert (a - b).norm() < 1e-2 * a.norm()  # sums over segments in fp32, not in bf16
+
+
+@pytest.mark.parametrize(("keep", "again"), [(None, (1, 1)), ("dear", (0, 1)), ("always", (0, 0))])
+def test_an_operator_says_whether_it_is_computed_again(keep, again):
+    calls = []
+
+    @operator(f"gam_scale_tests::thrice_{keep}".lower(), keep=keep)
+    def thrice(x: torch.Tensor) -> torch.Tensor:
+        calls.append(x.shape)
+        return 3 * x
+
+    thrice.register_autograd(lambda ctx, grad: 3 * grad)
+    for recompute, more in zip(("selective", "full"), again, strict=True):
+        calls.clear()
+        x = torch.ones(2, requires_grad=True)
+        _recomputed(lambda x: thrice(x).sin(), recompute)(x).sum().backward()
+        assert off(x.grad, 3 * torch.cos(3 * torch.ones(2))) < 1e-6
+        assert len(calls) == 1 + more, recompute

@@ -180,7 +180,7 @@ def linear_scan(
 
 # A custom operator, so that torch.compile puts the scan into its caller's graph as one node: no
 # graph break, and no loop to unroll.
-@operator("gam_scale::linear_scan")
+@operator("gam_scale::linear_scan", keep="dear")
 def _linear_scan(decay: Tensor, write: Tensor, initial: Tensor, precision: str) -> Tensor:
     if _has_kernel(decay, write):
         from gam_scale.kernels.chunk_scan import forward

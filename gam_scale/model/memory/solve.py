@@ -22,7 +22,7 @@ def solve_unit_lower(system: Tensor, right: Tensor) -> Tensor:
 
 
 # A custom operator, so that the compiler leaves the layout alone.
-@operator("gam_scale::solve_unit_lower")
+@operator("gam_scale::solve_unit_lower", keep="dear")
 def _solve(system: Tensor, right: Tensor) -> Tensor:
     return _from_right(system.contiguous().mT, right, upper=True)
 

@@ -137,9 +137,6 @@ class MambaMixer(HasKernels):
     take the portable one.
     """
 
-    fused = False
-    """Whether the portable scan is compiled in pieces, as it may where a block is compiled."""
-
     policy: ClassVar[dict[str, Policy]] = {
         # Rates, a matrix in shape only.
         "A_log": Policy(_minus_real_rates, "vector", "all", "fp32"),
