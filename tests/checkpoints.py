@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from gam_scale.checkpoint.canonical import write_shards
+from gam_scale.checkpoint.canonical import CanonicalTensors, write_shards
 from gam_scale.checkpoint.store import CheckpointStore, TrainState
 from gam_scale.config import GAMConfig, ModelConfig, RunConfig, TrainConfig
 from gam_scale.model.lm import build_model
@@ -58,3 +58,10 @@ def save(folder: Path, step: int, model_and_optimizer=None, n_ranks: int = 1) ->
         write_shards(partial, rank, n_ranks, parts)
     store.commit(n_ranks, TrainState(step=step, optimizer_steps=3), RunConfig(), b"tok")
     return store
+
+
+def whole(tensors: CanonicalTensors, key: str) -> torch.Tensor:
+    """One tensor of a checkpoint, in its own shape."""
+    kind, name = key.split(".", 1)
+    shape, _ = tensors.content()[key]
+    return tensors.read(kind, name, [0] * len(shape), shape)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from gam_scale.checkpoint.shard import State
+from gam_scale.checkpoint.shard import StateSpec
 from gam_scale.parallel.algorithm import ADAMW, Algorithm
 from gam_scale.parallel.optimizer import OPTIMIZERS
 
@@ -46,10 +46,10 @@ class Rowwise(torch.optim.Optimizer):
 def _rowwise(shape):
     whole = tuple(shape)
     return {
-        "count": State((), torch.int64),
-        "row": State((whole[0],), initial=1.0),
-        "averages": State((2, *whole)),
-        "columns": State((whole[0], math.prod(whole[1:]))),
+        "count": StateSpec((), torch.int64),
+        "row": StateSpec((whole[0],), initial=1.0),
+        "averages": StateSpec((2, *whole)),
+        "columns": StateSpec((whole[0], math.prod(whole[1:]))),
     }
 
 
@@ -76,7 +76,10 @@ class Signs(torch.optim.Optimizer):
 ROWWISE = Algorithm(lambda groups, train: Rowwise(groups), _rowwise, elementwise=False)
 SIGNS = Algorithm(
     lambda groups, train: Signs(groups),
-    lambda shape: {"count": State((), torch.int64), "momentum": State(shape, torch.float64)},
+    lambda shape: {
+        "count": StateSpec((), torch.int64),
+        "momentum": StateSpec(shape, torch.float64),
+    },
     elementwise=True,
 )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import whole
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.store import CheckpointStore
@@ -108,7 +109,7 @@ def killed_after(step: int) -> Iterator[None]:
 def last_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
     """Parameters and states of a run's newest checkpoint, by kind and name."""
     tensors = CanonicalTensors(CheckpointStore(run_dir / "checkpoints").latest())
-    return {key: tensors.whole(*key.split(".", 1)) for key in tensors.tensors}
+    return {key: whole(tensors, key) for key in tensors.tensors}
 
 
 def assert_equal_runs(one: Path, other: Path, curve: Callable[[Path], list[dict]]) -> None:

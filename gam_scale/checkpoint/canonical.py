@@ -113,11 +113,6 @@ class CanonicalTensors:
         self._counts = _counts(folder, index) if index.format == 1 else {}
         self._open: dict[str, tuple[BufferedReader, dict[str, int]]] = {}
 
-    def keys(self, kind: str) -> list[str]:
-        """Names of the parameters that have a tensor of this kind."""
-        prefix = f"{kind}."
-        return [key.removeprefix(prefix) for key in self.tensors if key.startswith(prefix)]
-
     def content(self) -> dict[str, tuple[list[int], torch.dtype]]:
         """Shape and dtype of every tensor, by ``KIND.NAME``."""
         content = {key: (e.shape, DTYPES[e.dtype]) for key, e in self.tensors.items()}
@@ -127,15 +122,6 @@ class CanonicalTensors:
     def has_states(self) -> bool:
         """Whether anything is there of an optimizer."""
         return any(not key.startswith(f"{PARAM}.") for key in self.tensors)
-
-    def shape(self, kind: str, name: str) -> tuple[int, ...]:
-        """The whole tensor's shape."""
-        return tuple(self.tensors[f"{kind}.{name}"].shape)
-
-    def whole(self, kind: str, name: str) -> Tensor:
-        """One tensor in its own shape and dtype, on the CPU."""
-        shape = self.shape(kind, name)
-        return self.read(kind, name, (0,) * len(shape), shape)
 
     def read(self, kind: str, name: str, offset: Sequence[int], extent: Sequence[int]) -> Tensor:
         """A box of the tensor, or, by one number each, a range of it; nothing else is read."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from gam_scale.checkpoint.shard import PARAM, State
+from gam_scale.checkpoint.shard import PARAM, StateSpec
 from gam_scale.errors import UserError
 
 
@@ -38,7 +38,7 @@ def check_parameters(
 def check_states(
     where: object,
     found: Mapping[str, tuple[Sequence[int], torch.dtype]],
-    expected: Mapping[str, State],
+    expected: Mapping[str, StateSpec],
 ) -> None:
     """Check tensors from elsewhere against what an optimizer keeps.
 

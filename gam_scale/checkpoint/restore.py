@@ -6,14 +6,14 @@ from typing import Protocol
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.fit import check_parameters, check_states
-from gam_scale.checkpoint.shard import PARAM, Shard, State
+from gam_scale.checkpoint.shard import PARAM, Shard, StateSpec
 
 
 class Restorable(Protocol):
     """What a :class:`~gam_scale.parallel.strategy.Strategy` has of a checkpoint's content."""
 
     @property
-    def states(self) -> Mapping[str, State]:
+    def states(self) -> Mapping[str, StateSpec]:
         """By key, all that the optimizer keeps, on whichever rank."""
 
     def shards(self) -> list[Shard]:

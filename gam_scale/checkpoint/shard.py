@@ -12,7 +12,7 @@ PARAM = "param"
 
 
 @dataclass(frozen=True)
-class State:
+class StateSpec:
     """A tensor that an optimizer keeps of a parameter."""
 
     shape: tuple[int, ...]

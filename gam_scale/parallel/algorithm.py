@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gam_scale.checkpoint.index import DTYPES, KIND
-from gam_scale.checkpoint.shard import PARAM, State
+from gam_scale.checkpoint.shard import PARAM, StateSpec
 from gam_scale.config import TrainConfig
 
 Group = dict[str, Any]
@@ -22,7 +22,7 @@ class Algorithm:
     make: Callable[[list[Group], TrainConfig], torch.optim.Optimizer]
     """What steps some groups of parameters. It must take a state that stands in its ``state``
     already, made as :attr:`states` says, for its own first one."""
-    states: Callable[[Sequence[int]], dict[str, State]]
+    states: Callable[[Sequence[int]], dict[str, StateSpec]]
     """By its own name, each tensor that it keeps of a parameter of this shape."""
     elementwise: bool
     """Whether elements are stepped each by itself, so that an engine may show it any part of a
@@ -38,7 +38,7 @@ class Algorithm:
             assert fits, f"{kind} of shape {state.shape} cannot be cut as a {tuple(shape)} is"
 
 
-def check_kept(kept: Mapping[str, Tensor], declared: Mapping[str, State]) -> None:
+def check_kept(kept: Mapping[str, Tensor], declared: Mapping[str, StateSpec]) -> None:
     """What is kept of a parameter is what was declared: else no checkpoint of it would load."""
     found = {kind: (tuple(tensor.shape), tensor.dtype) for kind, tensor in kept.items()}
     expected = {kind: (state.shape, state.dtype) for kind, state in declared.items()}
@@ -50,9 +50,9 @@ def _adamw(groups: list[Group], train: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=train.lr, betas=betas, eps=train.eps, fused=True)
 
 
-def _moments(shape: Sequence[int]) -> dict[str, State]:
+def _moments(shape: Sequence[int]) -> dict[str, StateSpec]:
     whole = tuple(shape)
-    return {"step": State(()), "exp_avg": State(whole), "exp_avg_sq": State(whole)}
+    return {"step": StateSpec(()), "exp_avg": StateSpec(whole), "exp_avg_sq": StateSpec(whole)}
 
 
 ADAMW = Algorithm(_adamw, _moments, elementwise=True)

@@ -23,7 +23,7 @@ from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
 from gam_scale.model.lm import LanguageModel
 from gam_scale.parallel.fsdp_precision import keep_fp32
-from gam_scale.parallel.optimizer import GroupedOptimizer, build_optimizer
+from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.whole import Piece
 from gam_scale.parallel.world import World
@@ -31,8 +31,6 @@ from gam_scale.parallel.world import World
 
 class FSDPStrategy(Strategy):
     """Sharded over the shard and context axes together, replicated along the replicate axis."""
-
-    optimizer: GroupedOptimizer
 
     def __init__(self, module: LanguageModel, world: World, config: RunConfig) -> None:
         """``module`` is on the meta device: no rank ever holds all of it."""

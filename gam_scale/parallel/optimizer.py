@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from gam_scale.checkpoint.shard import State
+from gam_scale.checkpoint.shard import StateSpec
 from gam_scale.config import RunConfig, TrainConfig
 from gam_scale.errors import UserError
 from gam_scale.model.lm import outline
@@ -98,7 +98,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
         return state
 
 
-def _initial(parameter: Tensor, state: State) -> Tensor:
+def _initial(parameter: Tensor, state: StateSpec) -> Tensor:
     if isinstance(parameter, DTensor) and state.shape == tuple(parameter.shape):
         return torch.full_like(parameter, state.initial, dtype=state.dtype, requires_grad=False)
     # Where the parameter is: fused AdamW keeps its count of steps on the device.
@@ -158,7 +158,7 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
     return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
 
 
-def states_of(groups: Iterable[Group]) -> dict[str, State]:
+def states_of(groups: Iterable[Group]) -> dict[str, StateSpec]:
     """By key, all that is kept of any parameter, on whichever rank."""
     return {
         f"{kind}.{name}": state

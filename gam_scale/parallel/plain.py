@@ -15,7 +15,7 @@ class PlainStrategy(Strategy):
     """Every rank holds the whole model; the oracle that other engines are measured against."""
 
     def __init__(
-        self, module: LanguageModel, optimizer: torch.optim.Optimizer, world: World, precision: str
+        self, module: LanguageModel, optimizer: GroupedOptimizer, world: World, precision: str
     ) -> None:
         self.module, self.optimizer, self.world = module, optimizer, world
         self.precision = precision
@@ -40,7 +40,6 @@ class PlainStrategy(Strategy):
 
     def shards(self) -> list[Shard]:
         """See :meth:`Strategy.shards`."""
-        assert isinstance(self.optimizer, GroupedOptimizer), "whose parameters have no names"
         return whole_shards(self.module, self.optimizer, self.world)
 
 

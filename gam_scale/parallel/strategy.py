@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gam_scale.checkpoint.shard import PARAM, Shard, State
+from gam_scale.checkpoint.shard import PARAM, Shard, StateSpec
 from gam_scale.data.packing import Batch
 from gam_scale.model.carry import Carry
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel
 from gam_scale.parallel.compilation import Compilation
-from gam_scale.parallel.optimizer import states_of
+from gam_scale.parallel.optimizer import GroupedOptimizer, states_of
 from gam_scale.parallel.world import World
 
 
@@ -28,7 +28,7 @@ class Strategy(ABC):
 
     module: LanguageModel
     compilation: Compilation  # of the blocks
-    optimizer: torch.optim.Optimizer  # from :func:`build_optimizer` where it is to be saved
+    optimizer: GroupedOptimizer
     world: World
     precision: str
     carry: Carry | None = None
@@ -61,7 +61,7 @@ class Strategy(ABC):
         """Clip the gradients, apply them at learning rate ``lr``, clear them; returns their norm.
 
         Args:
-            lr: of the run; a group that has an ``lr_multiplier`` has it times that.
+            lr: of the run; each group has it times its ``lr_multiplier``.
             max_norm: largest global L2 norm; 0: no clipping.
 
         Returns:
@@ -77,7 +77,7 @@ class Strategy(ABC):
         return norm
 
     @property
-    def states(self) -> dict[str, State]:
+    def states(self) -> dict[str, StateSpec]:
         """By key, all that the optimizer keeps, on whichever rank."""
         return states_of(self.optimizer.param_groups)
 
@@ -119,13 +119,13 @@ class Strategy(ABC):
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_multiplier", 1.0)
+            group["lr"] = lr * group["lr_multiplier"]
 
 
-def skip_unless_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+def skip_unless_finite(optimizer: GroupedOptimizer, norm: Tensor) -> None:
     """Have the next ``step`` change nothing if ``norm`` is not finite, as found on its device.
 
     Fused optimizers have a switch for it, meant for loss scaling: their kernels leave parameters
     and moments alone, and the count of steps takes back its 1. Others wait for the device.
     """
-    optimizer.found_inf = norm.isfinite().logical_not_().float()  # type: ignore[attr-defined]
+    optimizer.found_inf = norm.isfinite().logical_not_().float()

@@ -17,7 +17,7 @@ from gam_scale.parallel import world as ranks
 from gam_scale.parallel import zero_lean, zero_shards
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.implementations import choose_implementations
-from gam_scale.parallel.optimizer import GroupedOptimizer, build_optimizer
+from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import whole_shards
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
@@ -26,8 +26,6 @@ from gam_scale.parallel.zero_config import check_offload_dir, engine_config
 
 class DeepSpeedStrategy(Strategy):
     """Runs the step through ``deepspeed.initialize``'s engine, with a torch optimizer."""
-
-    optimizer: GroupedOptimizer
 
     def __init__(self, config: RunConfig, world: World, *, compiled: bool) -> None:
         deepspeed = import_deepspeed(world.device)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from gam_scale.config import ModelConfig
+from gam_scale.config import ModelConfig, RunConfig, TrainConfig
 from gam_scale.data.order import derive_seed
 from gam_scale.evaluate.interval import proportion
 from gam_scale.evaluate.recall import (
@@ -21,6 +21,7 @@ from gam_scale.evaluate.recall import (
 )
 from gam_scale.evaluate.state_size import state_size
 from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.parallel.world import World
 from gam_scale.train.step import train_step
@@ -70,8 +71,8 @@ def _fit(
     net: LanguageModel, recall: RecallConfig, lr: float, log: Callable[[str], None]
 ) -> list[tuple[int, float]]:
     """AdamW with linear warm-up and a cosine to 0; no decay, as no text comes twice."""
-    betas = (0.9, 0.95)
-    optimizer = torch.optim.AdamW(net.parameters(), lr, betas, weight_decay=0.0, fused=True)
+    config = RunConfig(net.config, train=TrainConfig(lr=lr, weight_decay=0.0))
+    optimizer = build_optimizer(net, config)
     device, curve = net.embedding.weight.device, []
     strategy = PlainStrategy(net, optimizer, World(0, 1, 0, 1, device), "fp32")
     warmup = max(1, round(WARMUP * recall.steps))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gam_scale.checkpoint.shard import State as StateSpec
+from gam_scale.checkpoint.shard import StateSpec
 from gam_scale.config import RunConfig
 from gam_scale.model.lm import build_model, outline
 from gam_scale.model.parts import MIXERS
