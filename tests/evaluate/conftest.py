@@ -40,6 +40,10 @@ class Table(nn.Module):
         self.embedding.weight.data = torch.eye(vocab_size)
         self.rule = rule
 
+    @property
+    def head_weight(self) -> nn.Parameter:
+        return self.embedding.weight
+
     def hidden(self, tokens: Tensor, layout: Layout | None = None) -> Tensor:
         return self.rule(tokens)
 

@@ -79,9 +79,10 @@ def test_scancel_saves_and_does_not_requeue(slurm, start, undisturbed):
 
 
 def test_two_jobs_never_write_one_run(start):
-    first = start()
-    first.wait_for_step(10)
-    second = start("--output=/dev/null")
+    longer = "train.steps=400"  # than it takes another job to start
+    first = start(settings=longer)
+    first.wait_for_step(1)
+    second = start("--output=/dev/null", settings=longer)
     assert second.finish() == "FAILED", second.said()
     said = (first.run / "jobs" / second.id / "rank0.log").read_text()
     assert "is being written by process" in said and f"job {first.id}" in said
