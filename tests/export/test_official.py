@@ -37,7 +37,7 @@ def test_a_state_dict_becomes_a_checkpoint(state, tokenizer_file, tmp_path, suff
     out = write_checkpoint(read_official(path, tokenizer_file), tmp_path / "run")
     trained = load_trained(tmp_path / "run")
     assert out.name == "step-00000000" and trained.config.data.seq_len == 24
-    assert CanonicalTensors(out).keys("exp_avg") == []
+    assert all(key.startswith("param.") for key in CanonicalTensors(out).tensors)
     for name, tensor in dump_official(trained.model).items():
         assert torch.equal(tensor, state[name]), name
 
