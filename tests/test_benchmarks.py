@@ -28,5 +28,5 @@ def test_generation_is_timed_at_the_lengths_asked_for(monkeypatch, capsys):
 
 def test_an_unknown_kind_is_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["context", "block", "--kinds", "delta,gru"])
-    with pytest.raises(UserError, match="--kinds is gru; expected one of static"):
+    with pytest.raises(UserError, match="--kinds is gru; expected one of attention, delta"):
         context.parse()
