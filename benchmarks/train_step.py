@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.plain_gam import PlainGAM
 from gam_scale import cli
-from gam_scale.config import ModelConfig, TrainConfig
+from gam_scale.config import ModelConfig, RunConfig, TrainConfig
 from gam_scale.data.packing import plain_batch
 from gam_scale.hardware.compiler import can_compile
 from gam_scale.hardware.memory import (
@@ -36,11 +36,13 @@ from gam_scale.hardware.processor import find_device
 from gam_scale.model.linear import linear
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.optimizer import GroupedOptimizer, build_optimizer
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.parallel.world import World
 from gam_scale.train.step import train_step
 
 ROWS = ("plain", "gam", "gam:full", "attention", "mamba")
+LR = 3e-4
 
 
 def main() -> None:
@@ -119,8 +121,7 @@ def measure(args: argparse.Namespace) -> dict:
     compiled = ours and not args.eager and can_compile(device)[0]
     if ours:
         prepare_blocks(model, recompute or TrainConfig.recompute, compiled=compiled)
-    # The plain row has what torch.optim.AdamW does by default, ours its fused form.
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True if ours else None)
+    optimizer = optimizer_of(model)
     tokens = torch.randint(config.vocab_size, (args.batch, args.seq_len + 1), device=device)
     step = stepper(model, optimizer, tokens, args)
     for _ in range(3):
@@ -164,9 +165,17 @@ def counted_as(config: ModelConfig) -> LanguageModel:
         return LanguageModel(config)
 
 
+def optimizer_of(model: LanguageModel | PlainGAM) -> GroupedOptimizer | torch.optim.AdamW:
+    """What runs step our models with; of the plain row what torch.optim.AdamW does by default."""
+    if isinstance(model, PlainGAM):
+        return torch.optim.AdamW(model.parameters(), lr=LR)
+    config = RunConfig(model=model.config, train=TrainConfig(lr=LR))
+    return build_optimizer(model, config)
+
+
 def stepper(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    model: LanguageModel | PlainGAM,
+    optimizer: GroupedOptimizer | torch.optim.AdamW,
     tokens: torch.Tensor,
     args: argparse.Namespace,
 ) -> Callable[[], object]:
@@ -174,11 +183,12 @@ def stepper(
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     bf16 = args.precision == "bf16"
 
-    if isinstance(model, LanguageModel):
+    if isinstance(optimizer, GroupedOptimizer):
+        assert isinstance(model, LanguageModel)
         world = World(0, 1, 0, 1, torch.device(args.device))
         strategy = PlainStrategy(model, optimizer, world, args.precision)
         batch = plain_batch(inputs, targets)
-        return lambda: train_step(strategy, [batch], 3e-4, n_targets=targets.numel())
+        return lambda: train_step(strategy, [batch], LR, n_targets=targets.numel())
 
     def step() -> None:
         with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
@@ -208,7 +218,7 @@ def matmul_rate(device: torch.device, precision: str, n: int = 2048) -> float:
 def peak_tensor_bytes(
     step: Callable[[], object],
     device: torch.device,
-    model: torch.nn.Module,
+    model: LanguageModel | PlainGAM,
     optimizer: torch.optim.Optimizer,
 ) -> int:
     """Most bytes held in tensors during a step: what stays between steps plus the step's peak."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import context
+from benchmarks import context, train_step
 from gam_scale.errors import UserError
 
 SMALL = ["--d-model", "16", "--n-layers", "1", "--vocab-size", "50", "--device", "cpu"]
@@ -30,3 +30,12 @@ def test_an_unknown_kind_is_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["context", "block", "--kinds", "delta,gru"])
     with pytest.raises(UserError, match="--kinds is gru; expected one of attention, delta"):
         context.parse()
+
+
+@pytest.mark.parametrize("row", ["plain", "gam", "gam:full"])
+def test_a_row_of_the_step_benchmark_is_measured(monkeypatch, row):
+    size = [*SMALL, "--batch", "1", "--seq-len", "8", "--steps", "1", "--eager"]
+    monkeypatch.setattr("sys.argv", ["train_step", *size, "--row", row])
+    found = train_step.measure(train_step.parse())
+    assert found["mode"] == "eager" and found["tensor_bytes"] > 0
+    assert found["ms"] > 0 and 0 < found["of_matmul"] < 2
