@@ -9,14 +9,23 @@ from gam_scale.config import (
     MemoryConfig,
     ModelConfig,
 )
+from gam_scale.model.parts import MIXERS
 
 VOCAB = 23
+WHOLE = {
+    "kind": "delta",
+    "n_heads": 2,
+    "conv_size": 4,
+    "activation": "silu",
+    "output_gate": "silu",
+}
+"""A memory with all of the recipe around it."""
 
 
-def small(*kinds: str, **settings: Any) -> ModelConfig:
-    """A model of layers of these kinds; ``settings`` beside or instead of those here."""
+def small(*kinds: str | dict[str, Any], **settings: Any) -> ModelConfig:
+    """A model of layers of these kinds or objects; ``settings`` beside or instead of those here."""
     usual = {
-        "layers": list(kinds),
+        "layers": [MIXERS.read(kind, "layers") for kind in kinds],
         "n_layers": len(kinds),
         "d_model": 16,
         "vocab_size": VOCAB,

@@ -8,12 +8,12 @@ from typing import Any
 
 from benchmarks.fake_cuda.block import Trace, by_name, trace
 from gam_scale.config import RunConfig, load_config
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import MIXERS, implementations
 
-KINDS = tuple(MIXERS)
+KINDS = tuple(implementations())
 CONFIGS = ("gam_1b", "ctx16k")
 RECOMPUTE = ("none", "selective", "full")
-KERNELS = {kind: MIXERS[kind].kernel for kind in MIXERS if MIXERS[kind].kernel}
+KERNELS = {kind: MIXERS[kind].kernel for kind in KINDS if MIXERS[kind].kernel}
 """Implementations beside the portable one. Their packages need not be there to be scheduled."""
 
 

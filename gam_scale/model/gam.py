@@ -14,8 +14,9 @@ from gam_scale.model.conv import CausalConv
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import Memory, WrittenMemory
+from gam_scale.model.memory.heads import Activation, GateChoice, Heads
 from gam_scale.model.parts import MixerConfig, Naming, check_divides
-from gam_scale.model.policy import MATRIX
+from gam_scale.model.policy import GATE_MATRIX
 from gam_scale.model.shape import WIDEST, Shape
 from gam_scale.strict import option
 
@@ -27,8 +28,10 @@ class GAMLayer(MixerConfig):
     kernel_size: int = option(
         3, "taps of the causal depthwise convolution", at_least=1, at_most=WIDEST
     )
-    fusion: Literal["gate", "sum"] = option(
-        "gate", "how local and global paths join: learned sigmoid gates, or a plain sum"
+    fusion: Literal["gate", "local", "sum"] = option(
+        "gate",
+        "how local and global paths join; gate: a learned sigmoid gate each; local: one on the "
+        "local path, where the memory has an output gate of its own; sum: none",
     )
     paths: Literal["both", "local", "global"] = option(
         "both", "ablation: keep both paths, only the convolution, or only the memory"
@@ -36,13 +39,16 @@ class GAMLayer(MixerConfig):
 
     sections: ClassVar[tuple[str, ...]] = ("gam", "memory")
     by_pieces: ClassVar[bool] = True
-    is_written: ClassVar[bool] = True
-    """Whether the context writes the memory, which then reads the convolution's result too."""
 
     @property
     def title(self) -> str:
         """See :attr:`MixerConfig.title`."""
         return f"Gated associative memory written by the context ({self.kind})"
+
+    @property
+    def reads_local(self) -> bool:
+        """Whether the memory reads what the convolution gives, too."""
+        return False
 
     @abstractmethod
     def build_memory(self, shape: Shape) -> Memory:
@@ -52,13 +58,17 @@ class GAMLayer(MixerConfig):
         """See :meth:`MixerConfig.build`."""
         return GAMBlock(self, shape)
 
+    def check(self, shape: Shape, name: Naming) -> None:
+        """See :meth:`Part.check`."""
+        if self.fusion == "local" and self.paths == "global":
+            raise UserError(
+                f"{name('fusion')} is local, a gate on the local path, with paths global, which "
+                "leaves that out; expected fusion sum, or paths both"
+            )
+
     def check_length(self, tokens: int, cut: str, name: Naming) -> None:
         """See :meth:`MixerConfig.check_length`."""
-        if tokens < self.kernel_size:
-            raise UserError(
-                f"{cut} and {name('kernel_size')} {self.kernel_size}; expected at least that many "
-                "tokens on a rank"
-            )
+        check_taps(self.kernel_size, name("kernel_size"), tokens, cut)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,17 @@ class WrittenLayer(GAMLayer):
         at_least=0,
     )
 
+    memory_input: Literal["mixed", "plain"] = option(
+        "mixed",
+        "what the memory reads: mixed, the tokens and what the convolution beside it gives for "
+        "them, h + conv(h); plain, h alone",
+    )
+
+    @property
+    def reads_local(self) -> bool:
+        """See :attr:`GAMLayer.reads_local`."""
+        return self.memory_input == "mixed"
+
     def horizons(self, shape: Shape) -> tuple[float, float]:
         """The fastest and the slowest gate's at initialisation."""
         return horizons(self.min_horizon, self.max_horizon, shape.context)
@@ -88,6 +109,12 @@ class WrittenLayer(GAMLayer):
 
     def check(self, shape: Shape, name: Naming) -> None:
         """See :meth:`Part.check`."""
+        super().check(shape, name)
+        if self.memory_input == "plain" and self.paths != "both":
+            raise UserError(
+                f"{name('memory_input')} is plain with paths {self.paths}, where a memory has no "
+                "convolution beside it; expected mixed, or paths both"
+            )
         check_horizons(self.min_horizon, self.max_horizon, name("min_horizon"))
 
 
@@ -97,6 +124,19 @@ class HeadLayer(WrittenLayer):
 
     n_heads: int = option(
         4, "heads, each with a state of its own; divides d_model", at_least=1, at_most=WIDEST
+    )
+    conv_size: int = option(
+        0,
+        "taps of causal depthwise convolutions on queries, keys and values, behind their "
+        "projections; 0: none",
+        at_least=0,
+        at_most=WIDEST,
+    )
+    activation: Activation = option("none", "of queries, keys and values, behind all that")
+    output_gate: GateChoice = option(
+        "none",
+        "what multiplies the heads' read-out before the output layer, of a projection of the "
+        "tokens; the norm of each head then has a weight",
     )
 
     small: ClassVar[dict[str, object]] = {"n_heads": 2}
@@ -109,13 +149,30 @@ class HeadLayer(WrittenLayer):
         check_divides(name("n_heads"), self.n_heads, shape, even=even)
         super().check(shape, name)
 
+    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_length`."""
+        super().check_length(tokens, cut, name)
+        check_taps(self.conv_size, name("conv_size"), tokens, cut)
+
+    def heads(self, shape: Shape) -> Heads:
+        """Their sizes, and what stands around them."""
+        width = shape.d_model // self.n_heads
+        around = (self.conv_size, self.activation, self.output_gate)
+        return Heads(self.n_heads, width, width, self.n_heads, *around)
+
     def head_width(self, shape: Shape) -> float:
         """See :meth:`MixerConfig.head_width`."""
-        return shape.d_model / self.n_heads
+        return float(self.heads(shape).key)
 
     def turned_widths(self, shape: Shape) -> tuple[int, ...]:
         """See :meth:`MixerConfig.turned_widths`."""
-        return (shape.d_model // self.n_heads,) if shape.rotary == "all" else ()
+        return (self.heads(shape).key,) if shape.rotary == "all" else ()
+
+
+def check_taps(taps: int, key: str, tokens: int, cut: str) -> None:
+    """Refuse a convolution, of the setting ``key``, that reaches past the rank before."""
+    if tokens < taps:
+        raise UserError(f"{cut} and {key} {taps}; expected at least that many tokens on a rank")
 
 
 def horizons(shortest: float, longest: float, context: int) -> tuple[float, float]:
@@ -144,7 +201,7 @@ class GAMBlock(Block):
     answers 97% so, and 13% from h alone.
 
     Ablations: ``fusion = "sum"`` leaves out the gates; ``paths`` keeps one path only, with its own
-    gate if fusion is by gate.
+    gate if fusion is by gate. ``fusion = "local"`` leaves out g_g.
     """
 
     layer: GAMLayer
@@ -152,15 +209,16 @@ class GAMBlock(Block):
     def make(self, shape: Shape) -> None:
         """See :meth:`Block.make`."""
         d, layer = shape.d_model, self.layer
-        self.is_written = layer.is_written
+        self.reads_local = layer.reads_local
         has_conv, has_memory = layer.paths != "global", layer.paths != "local"
         self.conv = CausalConv(d, layer.kernel_size, shape.biases) if has_conv else None
         self.memory = layer.build_memory(shape) if has_memory else None
-        gates = (has_conv + has_memory) * d
+        paths = {"conv": has_conv, "memory": has_memory and layer.fusion == "gate"}
+        self.gated = [name for name, is_there in paths.items() if is_there]
         self.gate = None
-        if layer.fusion == "gate":
-            weight = replace(MATRIX, decay="all")
-            self.gate = Linear(d, gates, bias=shape.biases, weight=weight)
+        if layer.fusion != "sum":
+            gates = len(self.gated) * d
+            self.gate = Linear(d, gates, bias=shape.biases, weight=GATE_MATRIX)
 
     def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
         """See :meth:`Block.mix`."""
@@ -196,24 +254,26 @@ class GAMBlock(Block):
         """See :meth:`Block.mixer_statistics`: how far its gates open, and its memory's."""
         local = self.conv(h, layout, None) if self.conv is not None else None
         found: dict[str, Tensor] = {}
-        if self.gate is not None:
-            parts = {"conv_gate": self.conv, "memory_gate": self.memory}
-            names = [name for name, part in parts.items() if part is not None]
-            gates = torch.sigmoid(self.gate(h)).chunk(len(names), dim=-1)
-            found = {name: gate.reshape(-1, 1) for name, gate in zip(names, gates, strict=True)}
+        for name, gate in self._gates(h).items():
+            found[f"{name}_gate"] = gate.reshape(-1, 1)
         if self.memory is not None:
             found |= self.memory.statistics(self._memory_input(h, local))
         return found
 
     def _memory_input(self, h: Tensor, local: Tensor | None) -> Tensor:
-        return h + local if self.is_written and local is not None else h
+        return h + local if self.reads_local and local is not None else h
 
     def _gated(self, h: Tensor, local: Tensor | None, found: Tensor | None) -> list[Tensor]:
-        paths = [path for path in (local, found) if path is not None]
-        if self.gate is not None:
-            gates = torch.sigmoid(self.gate(h)).chunk(len(paths), dim=-1)
-            paths = [g * p for g, p in zip(gates, paths, strict=True)]
-        return paths
+        gates, paths = self._gates(h), {"conv": local, "memory": found}
+        there = {name: path for name, path in paths.items() if path is not None}
+        return [gates[name] * path if name in gates else path for name, path in there.items()]
+
+    def _gates(self, h: Tensor) -> dict[str, Tensor]:
+        """From 0 to 1, of those paths that have one: (B, T, d)."""
+        if self.gate is None:
+            return {}
+        gates = torch.sigmoid(self.gate(h)).chunk(len(self.gated), dim=-1)
+        return dict(zip(self.gated, gates, strict=True))
 
     @property
     def reach(self) -> int | None:

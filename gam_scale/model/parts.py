@@ -159,6 +159,9 @@ class MixerConfig(Part):
     """The kind of plan/gpu_blocks.json whose bytes and launches stand for it; each kind says it."""
     plan_note: ClassVar[str] = ""
     """What a plan says of a model that has such layers."""
+    preset_of: ClassVar[str] = ""
+    """The kind of which it is other defaults and nothing else: what holds of that one holds here.
+    """
     kernel: ClassVar[str] = ""
     """The package whose kernels it can run in on a GPU."""
     recall_after: ClassVar[tuple[str, ...]] = ()
@@ -230,6 +233,11 @@ class MixerConfig(Part):
 
 
 MIXERS: Registry[MixerConfig] = Registry("layer", MixerConfig)
+
+
+def implementations() -> list[str]:
+    """Kinds of layers that are no presets of another."""
+    return [kind for kind in MIXERS if not MIXERS[kind].preset_of]
 
 
 def check_divides(key: str, n_heads: int, shape: Shape, *, even: bool) -> None:

@@ -101,6 +101,7 @@ def position_rows(module: nn.Module, value: Tensor, draw: Draw) -> None:
 
 
 MATRIX = Policy(linear_weight, "matrix", "always")
+GATE_MATRIX = replace(MATRIX, decay="all")
 TO_RESIDUAL = replace(MATRIX, init=residual_weight)
 BIAS = Policy(linear_bias, "vector", "all")
 

@@ -50,8 +50,10 @@ class GAMConfig:
     kernel_size: int = option(
         3, "taps of the causal depthwise convolution", at_least=1, at_most=WIDEST
     )
-    fusion: Literal["gate", "sum"] = option(
-        "gate", "how local and global paths join: learned sigmoid gates, or a plain sum"
+    fusion: Literal["gate", "local", "sum"] = option(
+        "gate",
+        "how local and global paths join; gate: a learned sigmoid gate each; local: one on the "
+        "local path, where the memory has an output gate of its own; sum: none",
     )
     paths: Literal["both", "local", "global"] = option(
         "both", "ablation: keep both paths, only the convolution, or only the memory"

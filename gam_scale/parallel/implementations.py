@@ -7,7 +7,7 @@ import torch
 from gam_scale.config import RunConfig
 from gam_scale.kernels.choice import PORTABLE, Choice, HasKernels, choose
 from gam_scale.model.lm import LanguageModel
-from gam_scale.model.memory.base import HeadMemory
+from gam_scale.model.memory.heads import HeadMemory
 from gam_scale.parallel.world import World
 
 logger = logging.getLogger("gam_scale")

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from gam_scale.config import AttentionConfig, MambaConfig, MemoryConfig, ModelConfig
 from gam_scale.model.lm import build_model
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import implementations
 from gam_scale.strict import to_dict
 
-KINDS = list(MIXERS)
+KINDS = implementations()
 TOKENS = torch.randint(31, (2, 12), generator=torch.Generator().manual_seed(0))
 
 

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from small import VOCAB, small
+from small import VOCAB, WHOLE, small
 
 from gam_scale.data.packing import make_batch
 from gam_scale.model.carry import Carry
 from gam_scale.model.lm import build_model
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import MIXERS, implementations
 from gam_scale.parallel import blocks
 from gam_scale.parallel.blocks import prepare_blocks
 
-KINDS = [kind for kind in MIXERS if MIXERS[kind].by_pieces]
+KINDS = [kind for kind in implementations() if MIXERS[kind].by_pieces]
 T, BOS = 30, 1
 
 
@@ -28,7 +28,7 @@ def make_rows():
 
 @pytest.mark.parametrize("documents", ["reset", "concatenate"])
 @pytest.mark.parametrize("position", ["none", "rotary"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, pytest.param(WHOLE, id="whole")])
 def test_two_sequences_are_one_of_twice_the_length(monkeypatch, kind, position, documents):
     rows = make_rows()
     whole = make_batch(list(rows), 2 * T, BOS, documents)

@@ -7,20 +7,22 @@ rounding decides it.
 import pytest
 import torch
 from closeness import off, worst
-from small import small
+from small import WHOLE, small
 
 from gam_scale.config import GAMConfig, MemoryConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import implementations
 
-KINDS = list(MIXERS)
+KINDS = [*implementations(), pytest.param(WHOLE, id="whole")]
 T, VOCAB = 24, 11
 SILENT = 0
 """A token whose embedding is a row of zeros, as a padded vocabulary has."""
 
 
-def make_model(kind: str, paths: str, n_heads: int) -> torch.nn.Module:
+def make_model(kind: str | dict, paths: str, n_heads: int) -> torch.nn.Module:
+    if isinstance(kind, dict):
+        kind = kind | {"paths": paths, "n_heads": n_heads}
     config = small(
         kind,
         vocab_size=VOCAB,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from closeness import is_alive, off
 from ranks import run_ranks
+from small import WHOLE
 from torch import Tensor
 
 from gam_scale.config import ParallelConfig
@@ -25,7 +26,7 @@ from gam_scale.model.feedforwards.swiglu import SwiGLUConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.model.norms.rmsnorm import RMSNormConfig
-from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS, MixerConfig
+from gam_scale.model.parts import FEED_FORWARDS, NORMS, MixerConfig, implementations
 from gam_scale.model.policy import policies
 from gam_scale.parallel.context import SequenceContext, part
 from gam_scale.strict import from_dict, to_dict
@@ -34,6 +35,7 @@ ROWS = {
     "static": {"layers": [{"kind": "static", "n_slots": 6}]},
     "slot": {"layers": [{"kind": "slot", "n_heads": 2, "n_slots": 6, "top_k": 2}]},
     "delta": {"layers": [{"kind": "delta", "n_heads": 2}], "position": "rotary"},
+    "recipe": {"layers": [WHOLE | {"fusion": "local"}], "position": "rotary"},
     "phase": {"layers": [{"kind": "phase", "n_heads": 2}]},
     "scan": {"layers": [{"kind": "scan"}]},
     "attention": {"layers": [{"kind": "attention", "n_heads": 2}]},
@@ -96,7 +98,7 @@ def tokens(rows: int = 2, length: int = T) -> Tensor:
 def test_every_kind_has_a_row():
     layers = [layer for name in ROWS for layer in config_of(name).stack()]
     kinds = {kind for x in layers for kind in (x.kind, x.ffn.kind, x.norm.kind)}
-    assert kinds == {*MIXERS, *FEED_FORWARDS, *NORMS}
+    assert kinds >= {*implementations(), *FEED_FORWARDS, *NORMS}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -250,6 +252,14 @@ def test_sequences_may_be_cut_over_ranks():
         (
             {"layers": [{"kind": "mamba", "stack": "paper", "ffn": "mlp"}]},
             r"layers\[0\].stack is paper, a bare block, with a feed-forward network of kind mlp",
+        ),
+        (
+            {"layers": [{"kind": "delta", "paths": "global", "fusion": "local"}]},
+            r"layers\[0\].fusion is local, a gate on the local path, with paths global",
+        ),
+        (
+            {"layers": [{"kind": "delta", "paths": "global", "memory_input": "plain"}]},
+            r"layers\[0\].memory_input is plain with paths global, where a memory has no",
         ),
         ({"ffn": "glu"}, 'model.ffn is "glu"; expected one of "mlp", "none", "relu2", "swiglu"'),
         (

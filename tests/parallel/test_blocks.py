@@ -11,13 +11,13 @@ from gam_scale.hardware.compiler import can_compile
 from gam_scale.kernels.operator import operator
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import MIXERS, implementations
 from gam_scale.parallel import blocks
 from gam_scale.parallel.blocks import _recomputed, prepare_blocks
 
 SHAPE = {"d_model": 32, "n_layers": 2, "vocab_size": 61, "max_seq_len": 16, "dropout": 0.3}
 BLOCKS = ("gam", "attention", "mamba")
-IN_SEGMENTS = [kind for kind in MIXERS if MIXERS[kind].by_pieces]
+IN_SEGMENTS = [kind for kind in implementations() if MIXERS[kind].by_pieces]
 
 needs_compiler = pytest.mark.skipif(not can_compile("cpu")[0], reason=can_compile("cpu")[1])
 

@@ -9,11 +9,11 @@ from torch._dynamo.testing import CompileCounter
 from gam_scale.model.carry import CarriedRows
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import MIXERS, implementations
 from gam_scale.parallel.blocks import prepare_blocks
 
-KINDS = list(MIXERS)
-IN_SEGMENTS = [kind for kind in MIXERS if MIXERS[kind].by_pieces]
+KINDS = implementations()
+IN_SEGMENTS = [kind for kind in KINDS if MIXERS[kind].by_pieces]
 B, T = 2, 24
 
 

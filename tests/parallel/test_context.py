@@ -5,6 +5,7 @@ import torch
 from closeness import off, worst
 from engines import BATCH, Trial
 from ranks import run_ranks
+from small import WHOLE
 
 from gam_scale.config import (
     AttentionConfig,
@@ -19,13 +20,13 @@ from gam_scale.data.packing import Batch
 from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import MIXERS, implementations
 from gam_scale.parallel import context as exchange
 from gam_scale.parallel.context import SequenceContext, part
 from gam_scale.strict import from_dict
 from gam_scale.train.pretrain import pretrain
 
-KINDS = list(MIXERS)
+KINDS = [*implementations(), WHOLE]
 LENGTH = 264
 # Borders of 2 ranks at 132, of 4 at 66: documents start at them, beside them, and go across.
 DOCUMENTS = [[0, 65, 67, 132, 250], [0, 66, 133, 198, 263], [0]]
@@ -42,9 +43,9 @@ def make_batch(length: int, *, documents: bool) -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:], layout)
 
 
-def make_model(kind: str, position: str) -> torch.nn.Module:
+def make_model(kind: str | dict, position: str) -> torch.nn.Module:
     config = ModelConfig(
-        layers=[kind],
+        layers=[MIXERS.read(kind, "layers")],
         d_model=16,
         n_layers=2,
         vocab_size=23,
@@ -108,7 +109,7 @@ def bytes_per_length(world, kinds):
             model.context = context = SequenceContext(world)
             here = part(batch, world)
             model(here.tokens, here.targets).backward()
-            sent.setdefault(kind, []).append(context.bytes_sent)
+            sent.setdefault(str(kind), []).append(context.bytes_sent)
     return sent
 
 

@@ -9,7 +9,7 @@ import torch
 from gam_scale.checkpoint.shard import StateSpec
 from gam_scale.config import RunConfig
 from gam_scale.model.lm import build_model, outline
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import implementations
 from gam_scale.parallel.algorithm import ADAMW, Algorithm
 from gam_scale.parallel.optimizer import OPTIMIZERS, build_optimizer
 from gam_scale.parallel.plain import whole_shards
@@ -72,7 +72,7 @@ def decaying(config: RunConfig) -> dict[str, bool]:
     return {name: decays[id(p)] for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("kind", list(MIXERS))
+@pytest.mark.parametrize("kind", implementations())
 def test_the_group_of_every_parameter(kind):
     listed = set(names(kind, "always", "all", "never"))
     for decay, those in (("matrices", ["always"]), ("all", ["always", "all"])):

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gam_scale.config import RunConfig, load_config
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import MIXERS, implementations
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.plan import timing
 from gam_scale.plan.activations import Setting, setting, work
@@ -21,7 +21,7 @@ from gam_scale.plan.traffic import rows, traffic
 from gam_scale.strict import from_dict
 
 ROWS, SEQ_LEN = 4, 32
-KINDS = list(MIXERS)
+KINDS = implementations()
 H100 = find_gpu("h100")
 
 
@@ -66,7 +66,7 @@ def flops_of_matmuls(config):
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-@pytest.mark.parametrize("kind", list(MIXERS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_flops_are_those_that_torch_counts(kind, recompute):
     config = make_config(recompute, layers=[kind], memory={"n_heads": 2, "n_slots": 8, "top_k": 4})
     assert flops_of_matmuls(config) == counted_flops(config)
@@ -96,7 +96,7 @@ def test_flops_of_attention():
     assert found == pytest.approx(counted_flops(config), rel=0.15)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MIXERS if MIXERS[kind].in_chunks])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if MIXERS[kind].in_chunks])
 def test_a_chunked_memory_computes_more_than_its_recurrence(kind):
     memory = {"n_heads": 2, "n_slots": 8, "top_k": 4}
     job = Job.of(make_config(layers=[kind] * 2, memory=memory), 1, 1)

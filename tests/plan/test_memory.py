@@ -9,7 +9,7 @@ from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.loss import chunk_rows
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import implementations
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 from gam_scale.plan import activations
 from gam_scale.plan.job import Job
@@ -17,7 +17,7 @@ from gam_scale.plan.memory import CATEGORIES, peak_memory
 from gam_scale.plan.trace import trace_loss
 from gam_scale.strict import from_dict
 
-KINDS = list(MIXERS)
+KINDS = implementations()
 RECOMPUTE = ("none", "selective", "full")
 WITHIN = 0.15
 # Small weights and many tokens: shapes in which activations are most of the memory.

@@ -11,7 +11,7 @@ from host_waits import host_waits
 from whole_runs import Setting, assert_equal_runs, hooked, spoiled, train
 
 from gam_scale.errors import UserError
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import implementations
 from gam_scale.train.hooks.skips import CountedSkips
 from gam_scale.train.loop import Hook, Loop
 
@@ -72,7 +72,7 @@ def test_no_engines_step_waits_for_the_device(tmp_path, tiny, as_on_a_gpu, waits
     assert waits_of_steps[1:] == [SEEN_BY_DEEPSPEED.get(engine, [])] * 5
 
 
-@pytest.mark.parametrize("kind", list(MIXERS))
+@pytest.mark.parametrize("kind", implementations())
 def test_no_kind_of_layer_waits_for_the_device(tmp_path, tiny, as_on_a_gpu, waits_of_steps, kind):
     """In its portable form; an operator's inside is not looked at."""
     model = {"layers": [kind], "memory": {"n_heads": 2, "n_slots": 8, "top_k": 2}}

@@ -14,8 +14,9 @@ from gam_scale.kernels.products import Precision, product
 from gam_scale.model.context import Context
 from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
-from gam_scale.model.memory.base import HeadMemory, Memory
+from gam_scale.model.memory.base import Memory
 from gam_scale.model.memory.gate import DecayGate, Gate
+from gam_scale.model.memory.heads import HeadMemory
 from gam_scale.model.memory.pairs import pair_decays
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
 from gam_scale.model.memory.solve import solve_unit_lower
@@ -46,17 +47,14 @@ class DeltaMemory(HeadMemory):
     """A matrix of associations per head, corrected by each token; see :func:`delta_memory`."""
 
     def __init__(self, layer: DeltaLayer, shape: Shape) -> None:
-        super().__init__(layer.n_heads, shape)
+        super().__init__(layer.heads(shape), shape)
         self.gate = DecayGate(shape.d_model, self.n_heads, layer.horizons(shape))
         self.beta = Gate(shape.d_model, self.n_heads)
 
-    def init_state(
-        self, batch_size: int, device: torch.device, dtype: torch.dtype
-    ) -> dict[str, Tensor]:
+    def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Nothing: zeros (B, H, K, V), K = V = d / H."""
-        dtype = torch.promote_types(dtype, torch.float32)
         shape = (batch_size, self.n_heads, self.head_size, self.head_size)
-        return {"memory": torch.zeros(shape, device=device, dtype=dtype)}
+        return torch.zeros(shape, device=device, dtype=dtype)
 
     def normed(self, x: Tensor) -> Tensor:
         """Of length 1: a stronger key would overshoot where it is written twice."""
@@ -105,9 +103,9 @@ class DeltaMemory(HeadMemory):
 
     def flops_per_token(self) -> float:
         """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
-        linears = (self.qkv, self.out, self.gate.strength, self.beta)
+        gates = 2.0 * (self.gate.strength.weight.numel() + self.beta.weight.numel())
         state = self.n_heads * self.head_size**2
-        return sum(2.0 * p.weight.numel() for p in linears) + 7.0 * state
+        return self.around_flops() + gates + 7.0 * state
 
 
 def delta_memory(

@@ -11,8 +11,9 @@ from gam_scale.kernels.products import Precision, product
 from gam_scale.model.context import Context
 from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
-from gam_scale.model.memory.base import HeadMemory, Memory
+from gam_scale.model.memory.base import Memory
 from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.heads import HeadMemory
 from gam_scale.model.memory.pairs import pair_decays
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
 from gam_scale.model.norm import unit_length
@@ -45,16 +46,13 @@ class PhaseMemory(HeadMemory):
     """
 
     def __init__(self, layer: PhaseLayer, shape: Shape) -> None:
-        super().__init__(layer.n_heads, shape)
+        super().__init__(layer.heads(shape), shape)
         self.gate = DecayGate(shape.d_model, self.n_heads, layer.horizons(shape))
 
-    def init_state(
-        self, batch_size: int, device: torch.device, dtype: torch.dtype
-    ) -> dict[str, Tensor]:
+    def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Nothing: zeros (B, H, d / 2H, d / H)."""
-        dtype = torch.promote_types(dtype, torch.float32)
         shape = (batch_size, self.n_heads, self.head_size // 2, self.head_size)
-        return {"memory": torch.zeros(shape, device=device, dtype=dtype)}
+        return torch.zeros(shape, device=device, dtype=dtype)
 
     def normed(self, x: Tensor) -> Tensor:
         """Of length 1; the read-out is brought to unit size anyway."""
@@ -77,9 +75,9 @@ class PhaseMemory(HeadMemory):
 
     def flops_per_token(self) -> float:
         """Projections; per real number of the state, a decay, a write (4) and a read (4)."""
-        linears = (self.qkv, self.out, self.gate.strength)
+        gates = 2.0 * self.gate.strength.weight.numel()
         state = self.n_heads * self.head_size**2 / 2
-        return sum(2.0 * p.weight.numel() for p in linears) + 9.0 * state
+        return self.around_flops() + gates + 9.0 * state
 
 
 def phase_memory(

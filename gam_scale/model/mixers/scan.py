@@ -11,7 +11,7 @@ from gam_scale.model.context import Context
 from gam_scale.model.gam import WrittenLayer
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
-from gam_scale.model.memory.base import Memory, WrittenMemory
+from gam_scale.model.memory.base import Memory, State, WrittenMemory
 from gam_scale.model.memory.gate import DecayGate
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, linear_scan
 from gam_scale.model.parts import MIXERS
@@ -46,22 +46,21 @@ class ScanMemory(WrittenMemory):
         self.gate = DecayGate(d, d, layer.horizons(shape))
         self.out = Linear(d, d, bias=False, weight=TO_RESIDUAL)
 
-    def init_state(
-        self, batch_size: int, device: torch.device, dtype: torch.dtype
-    ) -> dict[str, Tensor]:
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """Nothing: zeros (B, d)."""
         dtype = torch.promote_types(dtype, torch.float32)
         return {"memory": torch.zeros(batch_size, self.out.in_features, device=device, dtype=dtype)}
 
     def run(
-        self, h: Tensor, state: Tensor, layout: Layout, context: Context | None
-    ) -> tuple[Tensor, Tensor]:
+        self, h: Tensor, state: State, layout: Layout, context: Context | None
+    ) -> tuple[Tensor, State]:
         """See :meth:`WrittenMemory.run`."""
+        before = state["memory"]
         x, z = self.value(h).chunk(2, dim=-1)
         with torch.autocast(h.device.type, enabled=False):
             log_decay = self.gate(h).squeeze(-2)
-            y, final = scan_memory(x.to(state.dtype), log_decay, state, layout, context)
-        return self.out(y.to(z.dtype) * F.silu(z)), final
+            y, final = scan_memory(x.to(before.dtype), log_decay, before, layout, context)
+        return self.out(y.to(z.dtype) * F.silu(z)), {"memory": final}
 
     def flops_per_token(self) -> float:
         """Projections; per channel, a decay, a share, a write (2) and the gate."""

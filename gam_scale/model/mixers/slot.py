@@ -14,8 +14,9 @@ from gam_scale.kernels.slot import fla_slot
 from gam_scale.model.context import Context
 from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
-from gam_scale.model.memory.base import HeadMemory, Memory
+from gam_scale.model.memory.base import Memory
 from gam_scale.model.memory.gate import DecayGate, exact
+from gam_scale.model.memory.heads import HeadMemory
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
 from gam_scale.model.norm import unit_size
 from gam_scale.model.parts import MIXERS, Naming
@@ -92,16 +93,14 @@ class SlotMemory(HeadMemory):
     policy: ClassVar[dict[str, Policy]] = {"bank": Policy(_unit_rows, "embedding", "never")}
 
     def __init__(self, layer: SlotLayer, shape: Shape) -> None:
-        super().__init__(layer.n_heads, shape)
+        super().__init__(layer.heads(shape), shape)
         self.top_k = layer.top_k if layer.gate == "routed" else None
         self.gate = DecayGate(shape.d_model, layer.n_slots, layer.horizons(shape), self.n_heads)
         self.bank = nn.Parameter(torch.empty(self.n_heads, layer.n_slots, 2 * self.head_size))
 
-    def init_state(
-        self, batch_size: int, device: torch.device, dtype: torch.dtype
-    ) -> dict[str, Tensor]:
+    def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The learned bank, (B, H, n_slots, 2 d / H)."""
-        return {"memory": exact(self.bank).expand(batch_size, -1, -1, -1)}
+        return exact(self.bank).expand(batch_size, -1, -1, -1)
 
     def normed(self, x: Tensor) -> Tensor:
         """Of unit mean square, so that scores, over sqrt(K) below, start near unit size too."""
@@ -133,7 +132,8 @@ class SlotMemory(HeadMemory):
         if self.top_k is None:
             return super().statistics(h)
         log_decay = self.gate(h, self.top_k).clamp(min=MIN_LOG_DECAY).mean(1)  # (B, H, M)
-        return {"horizon": -1 / log_decay.clamp(max=-1e-9).movedim(1, -1).flatten(0, 1)}
+        horizon = -1 / log_decay.clamp(max=-1e-9).movedim(1, -1).flatten(0, 1)
+        return {"horizon": horizon} | self.output_statistics(h)
 
     def trials(self, context: int) -> list[Trial]:
         """See :meth:`HasKernels.trials`; some slots are not written to."""
@@ -153,8 +153,8 @@ class SlotMemory(HeadMemory):
 
     def flops_per_token(self) -> float:
         """Projections; per row and channel of the state, a decay, a write (3) and a read (2)."""
-        linears = (self.qkv, self.out, self.gate.strength)
-        return sum(2.0 * p.weight.numel() for p in linears) + 5.0 * self.bank.numel()
+        gates = 2.0 * self.gate.strength.weight.numel()
+        return self.around_flops() + gates + 5.0 * self.bank.numel()
 
 
 def slot_memory(

@@ -28,7 +28,6 @@ class StaticLayer(GAMLayer):
 
     measured_as: ClassVar[str] = "static"
     sections: ClassVar[tuple[str, ...]] = ("gam",)
-    is_written: ClassVar[bool] = False
     small: ClassVar[dict[str, Any]] = {"n_slots": 6}
 
     @property

@@ -1,0 +1,167 @@
+"""Memories with heads: queries, keys and values, and the recipe around what the heads do."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gam_scale.kernels.choice import PORTABLE, HasKernels
+from gam_scale.kernels.products import Precision
+from gam_scale.model.context import Context
+from gam_scale.model.conv import CausalConv
+from gam_scale.model.layout import Layout
+from gam_scale.model.linear import Linear
+from gam_scale.model.memory.base import State, WrittenMemory
+from gam_scale.model.memory.output_gate import OutputGate
+from gam_scale.model.norm import unit_size
+from gam_scale.model.policy import TO_RESIDUAL
+from gam_scale.model.rotary import turn
+from gam_scale.model.shape import Shape
+
+Activation = Literal["none", "silu"]
+GateChoice = Literal["none", "silu", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Sizes of a memory's heads, and what of the recipe stands around them.
+
+    Attributes:
+        count: heads of queries and keys.
+        key: channels of each.
+        value: channels of a head's values.
+        values: heads of values, each with a state: a multiple of ``count``.
+        conv_size: taps of the convolutions behind the projections; 0: none.
+        activation: of queries, keys and values.
+        output_gate: what stands before the output layer.
+    """
+
+    count: int
+    key: int
+    value: int
+    values: int
+    conv_size: int = 0
+    activation: Activation = "none"
+    output_gate: GateChoice = "none"
+
+    @property
+    def projected(self) -> list[int]:
+        """Channels of all queries, all keys, all values."""
+        return [self.count * self.key, self.count * self.key, self.values * self.value]
+
+
+class HeadMemory(HasKernels, WrittenMemory):
+    """Queries, keys and values per head, an output layer, and what stands between them.
+
+        q, k, v = act(conv(W_q h)), act(conv(W_k h)), act(conv(W_v h))
+        y       = W_o (norm(read) * gate(W_g h))
+
+    The convolutions, causal and depthwise, the activation and the gate are settings. The size of
+    what a state gives depends on how much was written to it; only its direction is used, as in
+    RetNet (arXiv 2307.08621): without an output gate, whose norm has a weight, each head's read-out
+    is brought to unit size.
+    """
+
+    fp32_matmul: Precision = "ieee"
+    """Of products that are this memory's own; a run sets it before anything is compiled."""
+
+    def __init__(self, heads: Heads, shape: Shape) -> None:
+        super().__init__()
+        d, (*_, value) = shape.d_model, heads.projected
+        self.heads = heads
+        self.n_heads, self.head_size = heads.values, heads.key
+        self.qkv = Linear(d, sum(heads.projected), bias=False)
+        self.is_rotary = shape.rotary == "all"
+        self.out = Linear(value, d, bias=False, weight=TO_RESIDUAL)
+        # One convolution of all channels is one of queries, one of keys and one of values.
+        self.conv = None
+        if heads.conv_size:
+            self.conv = CausalConv(sum(heads.projected), heads.conv_size, bias=False)
+        self.output_gate = None
+        if heads.output_gate != "none":
+            self.output_gate = OutputGate(d, heads.values, heads.value, heads.output_gate)
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """The convolutions' last inputs, and what :meth:`initial` gives."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        state = {"memory": self.initial(batch_size, device, dtype)}
+        if self.conv is not None:
+            state["qkv"] = self.conv.init_state(batch_size, device, dtype)
+        return state
+
+    def run(
+        self, h: Tensor, state: State, layout: Layout, context: Context | None
+    ) -> tuple[Tensor, State]:
+        """See :meth:`WrittenMemory.run`."""
+        qkv, heads, after = self.qkv(h), self.heads, {}
+        dtype, exact = qkv.dtype, state["memory"].dtype
+        with torch.autocast(h.device.type, enabled=False):
+            qkv = qkv.to(exact)
+            if self.conv is not None:
+                qkv, after["qkv"] = self._convolved(self.conv, qkv, state["qkv"], layout, context)
+            if heads.activation == "silu":
+                qkv = F.silu(qkv)
+            q, k, v = qkv.split(heads.projected, dim=-1)
+            q, k = (self.normed(x.unflatten(-1, (heads.count, -1))) for x in (q, k))
+            v = v.unflatten(-1, (heads.values, -1))
+            if self.is_rotary:
+                q, k = (turn(x, *layout.turns[heads.key]) for x in (q, k))
+            if self.implementation != PORTABLE:  # products as all others of the run
+                q, k, v = (x.to(dtype) for x in (q, k, v))
+            y, after["memory"] = self.associate(h, q, k, v, state["memory"], layout, context)
+            y = y.to(exact)
+            if self.output_gate is None:
+                y = unit_size(y)
+        if self.output_gate is not None:
+            y = self.output_gate(y, h)
+        return self.out(y.flatten(2).to(dtype)), after
+
+    @staticmethod
+    def _convolved(
+        conv: CausalConv, x: Tensor, state: Tensor, layout: Layout, context: Context | None
+    ) -> tuple[Tensor, Tensor]:
+        """After ``state``, or after the tokens of the rank before; and its last inputs."""
+        if context is None:
+            return conv.extend(x, state, layout)
+        return conv(x, layout, context), x[:, x.shape[1] - conv.kernel_size + 1 :]
+
+    @abstractmethod
+    def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """What the heads hold before the first token, (B, H, ...) in float32 or float64."""
+
+    @abstractmethod
+    def normed(self, x: Tensor) -> Tensor:
+        """Queries or keys (B, T, H, K), brought to the size that the memory wants."""
+
+    @abstractmethod
+    def associate(
+        self,
+        h: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor,
+        layout: Layout,
+        context: Context | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Write and read: (B, T, H, V), and the final state."""
+
+    def statistics(self, h: Tensor) -> dict[str, Tensor]:
+        """See :meth:`Memory.statistics`; ``output_gate`` is what the read-out is multiplied by."""
+        return super().statistics(h) | self.output_statistics(h)
+
+    def output_statistics(self, h: Tensor) -> dict[str, Tensor]:
+        """How far the output gate opens, by head; nothing where there is none."""
+        if self.output_gate is None:
+            return {}
+        opened = self.output_gate.opened(h)  # (B, T, H, V)
+        return {"output_gate": opened.movedim(2, -1).flatten(0, 2)}
+
+    def around_flops(self) -> float:
+        """Per token, of all but what the heads do: projections, convolutions, output gate."""
+        linears = 2.0 * (self.qkv.weight.numel() + self.out.weight.numel())
+        rest = (part for part in (self.conv, self.output_gate) if part is not None)
+        return linears + sum(part.flops_per_token() for part in rest)

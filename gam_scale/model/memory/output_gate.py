@@ -1,0 +1,46 @@
+"""The gate between what a memory's heads read and its output layer."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.model.linear import Linear
+from gam_scale.model.norm import SIZE_FLOOR
+from gam_scale.model.norms.rmsnorm import RMSNorm
+from gam_scale.model.policy import GATE_MATRIX
+
+GateKind = Literal["silu", "sigmoid"]
+
+
+class OutputGate(nn.Module):
+    """``RMSNorm(read; weight) * gate(W h)`` per head, as in gated delta nets (arXiv 2412.06464).
+
+    The norm's weight is one of a head's width, the same for all heads, and its floor 1e-5.
+
+    Args:
+        d_model: width of what the gate is computed from.
+        n_heads: heads of the memory.
+        width: channels that a head reads.
+        kind: what makes a gate of W h: SiLU, or a sigmoid.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, width: int, kind: GateKind) -> None:
+        super().__init__()
+        self.kind, self.width = kind, width
+        self.norm = RMSNorm(width, SIZE_FLOOR)
+        self.linear = Linear(d_model, n_heads * width, bias=False, weight=GATE_MATRIX)
+
+    def forward(self, read: Tensor, h: Tensor) -> Tensor:
+        """(B, T, H, V) that heads read of tokens (B, T, d_model) -> (B, T, H, V)."""
+        return self.norm(read) * self.opened(h)
+
+    def opened(self, h: Tensor) -> Tensor:
+        """What it multiplies by, (B, T, H, V)."""
+        z = self.linear(h).unflatten(-1, (-1, self.width))
+        return F.silu(z) if self.kind == "silu" else torch.sigmoid(z)
+
+    def flops_per_token(self) -> float:
+        """Of its matrix, a multiply-add counted as two."""
+        return 2.0 * self.linear.weight.numel()
