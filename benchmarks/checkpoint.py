@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -120,7 +121,8 @@ def save(
         usual = statistics.median(_timed(step, world) for _ in range(n_steps))
         state = TrainState(step=first + n)
         begin = time.perf_counter()
-        blocked = _timed(lambda s=state: saver.start(strategy.shards(), s, is_best=False), world)
+        start = partial(_start, saver, strategy, state)
+        blocked = _timed(start, world)
         slower = 0.0
         # As in the training loop, all ranks agree that all have written.
         while world.any(saver._pending is not None and not saver.ready):
@@ -130,7 +132,7 @@ def save(
         saves.append((usual, blocked, slower, blocked + slower, on_disk))
     names = ("step", "blocked", "slower", "stall", "on_disk")
     figures = dict(zip(names, map(statistics.median, zip(*saves, strict=True)), strict=True))
-    files = saver.store.latest().glob("*")
+    files = _latest(saver.store).glob("*")
     return figures | {"bytes": sum(file.stat().st_size for file in files)}
 
 
@@ -143,13 +145,24 @@ def load(strategy: Strategy, store: CheckpointStore) -> dict[str, float]:
     own = sum(shard.data.nbytes for shard in shards)
     reset_peak_memory(device)
     before, begin = peak_memory_bytes(device), time.perf_counter()
-    CanonicalTensors(store.latest()).load_into(shards)
+    CanonicalTensors(_latest(store)).load_into(shards)
     seconds = time.perf_counter() - begin
     process = peak_memory_bytes(device) - before
-    adds = allocated_at_most(lambda: CanonicalTensors(store.latest()).load_into(shards))
+    adds = allocated_at_most(lambda: CanonicalTensors(_latest(store)).load_into(shards))
     largest = max(shard.data.nbytes for shard in shards)
     figures = {"own": own, "parameter": largest, "torch": adds, "process": process}
     return figures | {"seconds": seconds}
+
+
+def _start(saver: Saver, strategy: Strategy, state: TrainState) -> None:
+    """What the training loop does when a save is due."""
+    saver.start(strategy.shards(), state, is_best=False)
+
+
+def _latest(store: CheckpointStore) -> Path:
+    found = store.latest()
+    assert found is not None, "nothing was saved"
+    return found
 
 
 def _timed(function: Callable[[], object], world: World) -> float:

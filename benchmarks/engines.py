@@ -162,7 +162,7 @@ def report(args: argparse.Namespace) -> None:
     ranks.stop()
 
 
-def seconds(step: Callable[[], None], world: World) -> float:
+def seconds(step: Callable[[], object], world: World) -> float:
     """Of one step, from when all ranks are ready."""
     world.barrier()
     start = time.perf_counter()
@@ -202,7 +202,7 @@ def batch_of(config: RunConfig, world: World) -> Batch:
     return batch.to(world.device)
 
 
-def engine_step(config: RunConfig, world: World, compiled: bool) -> Callable[[], None]:
+def engine_step(config: RunConfig, world: World, compiled: bool) -> Callable[[], object]:
     """A step through the seam, as the training loop calls it."""
     strategy = build_strategy(config, world.arranged(config.parallel), compiled=compiled)
     initialise(strategy, config)

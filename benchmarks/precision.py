@@ -79,7 +79,7 @@ def gradients(
     with torch.autocast(args.device, torch.bfloat16, enabled=precision == "bf16"):
         loss = model(tokens[:, :-1], tokens[:, 1:])
     (loss / length).backward()
-    return {name: p.grad.double() for name, p in model.named_parameters()}
+    return {n: p.grad.double() for n, p in model.named_parameters() if p.grad is not None}
 
 
 def off(found: Gradients, exact: Gradients, names: Iterable[str]) -> float:

@@ -119,7 +119,7 @@ def measure(args: argparse.Namespace) -> dict:
         keep_freed_memory()  # as every CPU run of ours does
     model = build_model(config, 0, device) if ours else PlainGAM(config).to(device)
     compiled = ours and not args.eager and can_compile(device)[0]
-    if ours:
+    if isinstance(model, LanguageModel):
         prepare_blocks(model, recompute or TrainConfig.recompute, compiled=compiled)
     optimizer = optimizer_of(model)
     tokens = torch.randint(config.vocab_size, (args.batch, args.seq_len + 1), device=device)
@@ -226,7 +226,7 @@ def peak_tensor_bytes(
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated()
-    held = [*model.parameters()]
+    held: list[torch.Tensor] = [*model.parameters()]
     held += [t for s in optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
     return allocated_at_most(step) + sum(t.numel() * t.element_size() for t in held)
 

@@ -148,7 +148,7 @@ def _index_has_cpu_build(requirement: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         plan = ["--dry-run", "--no-deps", "--ignore-installed", "--report", str(report)]
-        command = [PYTHON, "-m", "pip", "install", "-qq", *plan, requirement]
+        command = [str(PYTHON), "-m", "pip", "install", "-qq", *plan, requirement]
         if subprocess.run(command, capture_output=True).returncode:
             return False
         needs = json.loads(report.read_text())["install"][0]["metadata"].get("requires_dist", [])
@@ -162,7 +162,8 @@ def _requirement(text: str, name: str) -> str:
 
 def _pip(*arguments: str) -> None:
     print("pip install " + " ".join(arguments), flush=True)
-    command = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
+    command = [str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    command += arguments
     if subprocess.run(command).returncode:
         sys.exit("error: pip failed; its message is above")
 

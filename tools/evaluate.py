@@ -11,7 +11,7 @@ associative recall, and needs none.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -174,7 +174,7 @@ def _length(trained: Trained, length: int, flag: str) -> int:
     return length
 
 
-def _loss(trained: Trained, read: Sequence[Batch], args: argparse.Namespace) -> LossResult:
+def _loss(trained: Trained, read: Iterable[Batch], args: argparse.Namespace) -> LossResult:
     world = World(0, 1, 0, 1, args.device)
 
     def loss_sum(batch: Batch) -> torch.Tensor:
@@ -209,7 +209,7 @@ def _recall(args: argparse.Namespace) -> list[RecallResult]:
 
 
 def _figures(found: Subject) -> dict[str, str | int | float]:
-    head = {"checkpoint": found.checkpoint, "step": found.step}
+    head: dict[str, str | int | float] = {"checkpoint": found.checkpoint, "step": found.step}
     names = ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")
     return head | {name: getattr(found.loss, name) for name in names}
 

@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.set_defaults(vocabulary_is_assumed=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's JSON config")
     parser.add_argument("--nodes", type=cli.count(), default=1, help="machines (1)")
-    ranks = {"type": cli.count(), "default": 1}
+    ranks: dict[str, Any] = {"type": cli.count(), "default": 1}
     parser.add_argument("--gpus-per-node", **ranks, help="GPUs, and ranks, in each (1)")
     parser.add_argument(
         "--gpu",

@@ -21,9 +21,10 @@ def print_settings() -> None:
     for registry in (MIXERS, FEED_FORWARDS, NORMS):
         for kind in registry:
             own = describe(registry[kind])
-            rows += [(f"{registry.noun} {kind}: {key}", *rest) for key, *rest in own]
+            noun = f"{registry.noun} {kind}"
+            rows += [(f"{noun}: {key}", form, default, doc) for key, form, default, doc in own]
             if not own:
-                rows.append((f"{registry.noun} {kind}", "", "", "no settings"))
+                rows.append((noun, "", "", "no settings"))
     for key, type_name, default, doc in rows:
         said = f" ({type_name}, default {default})" if type_name else ""
         print(f"{key}{said}\n    {doc}")

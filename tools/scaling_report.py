@@ -9,6 +9,7 @@ PNG and SVG, and CSVs of the fit to each run, the frontier and the extrapolation
 import argparse
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from gam_scale import cli
 from gam_scale.files import read_regular
@@ -60,7 +61,7 @@ def parse() -> argparse.Namespace:
         "--csv", type=Path, required=True, nargs="+", metavar="FILE", help="the runs"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report")
-    add_files = {"type": Path, "action": "append", "default": [], "metavar": "FILE"}
+    add_files: dict[str, Any] = {"type": Path, "action": "append", "default": [], "metavar": "FILE"}
     parser.add_argument("--curves", **add_files, help="training losses: curves.csv (repeatable)")
     parser.add_argument("--lr", type=Path, metavar="FILE", help="learning rates: lr.csv")
     parser.add_argument(

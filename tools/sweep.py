@@ -10,6 +10,7 @@ tools/scaling_report.py reads.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from gam_scale import cli
 from gam_scale.errors import UserError
@@ -60,7 +61,7 @@ def parse() -> argparse.Namespace:
     slurm.add_argument("--nodes", type=cli.count(), default=1, help="of each job (1)")
     slurm.add_argument("--gpus-per-node", type=cli.count(), default=1, help="ranks on each (1)")
     slurm.add_argument("--cpus-per-task", type=cli.count(), default=8, help="cores of a rank (8)")
-    minutes = {"type": cli.count(), "default": 1440}
+    minutes: dict[str, Any] = {"type": cli.count(), "default": 1440}
     slurm.add_argument("--minutes", **minutes, help="time limit of each job (1440)")
     slurm.add_argument("--dry-run", action="store_true", help="print a job's script, submit none")
     args = parser.parse_args()

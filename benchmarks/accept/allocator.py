@@ -35,9 +35,9 @@ def largest_micro_batch(check: Check) -> None:
         tell(check, config, run_steps(check, config))
         return
     free, whole = torch.cuda.mem_get_info(check.device)
-    free = min(free, whole * (1 - RESERVED))
-    rows = largest(config, free)
-    check.figure("free memory", free / GIB, "GiB")
+    usable = min(free, whole * (1 - RESERVED))
+    rows = largest(config, usable)
+    check.figure("free memory", usable / GIB, "GiB")
     check.figure("largest micro-batch, planned", rows)
     while True:
         try:

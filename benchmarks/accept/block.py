@@ -35,8 +35,7 @@ WAYS = {
 def times(check: Check, name: str, how: How) -> None:
     """Forward alone, and a step; a compiled one's ten longest kernels as well."""
     setting = f"train.fp32_matmul={how.fp32_matmul}"
-    options = {"compiled": how.compiled, "implementation": how.implementation}
-    block = OneBlock(check, name, setting, **options)
+    block = OneBlock(check, name, setting, compiled=how.compiled, implementation=how.implementation)
     with installed(check):
         _measure(check, block, compiled=how.compiled)
 

@@ -23,7 +23,7 @@ def run_in(model: nn.Module, implementation: str, fp32_matmul: str) -> None:
         if isinstance(module, HasKernels):
             module.implementation = implementation
         if hasattr(module, "fp32_matmul"):
-            module.fp32_matmul = fp32_matmul
+            module.fp32_matmul = fp32_matmul  # type: ignore[assignment]  # no tensor
 
 
 @contextmanager

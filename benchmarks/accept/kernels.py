@@ -81,7 +81,7 @@ def compare(check: Check, kind: str, name: str) -> None:
             called = str(dtype).removeprefix("torch.")
             for part in ("y", "final"):
                 check.figure(f"{part}, {called}", wrong.pop(part), "relative", at_most=bound)
-            check.note(f"worst gradient, {called}", max(wrong, key=wrong.get))
+            check.note(f"worst gradient, {called}", max(wrong, key=lambda key: wrong[key]))
             value = worst(wrong.values())
             check.figure(f"that gradient, {called}", value, "relative", at_most=bound)
         rounded = given | {key: given[key].bfloat16() for key in "qkv"}

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
+from functools import partial
 
 import torch
 
@@ -67,7 +68,7 @@ def products(check: Check) -> None:
         a, b = (torch.randn(n, n, device=check.device).to(dtype) for _ in range(2))
         torch.backends.cuda.matmul.allow_tf32 = tf32
         try:
-            rate = flops / milliseconds(lambda a=a, b=b: a @ b, check.device) * 1e3
+            rate = flops / milliseconds(partial(torch.matmul, a, b), check.device) * 1e3
         finally:
             torch.backends.cuda.matmul.allow_tf32 = False
         check.figure(f"{name} product of {n}", rate / 1e12, "TFLOP/s")
@@ -86,7 +87,7 @@ def copies(check: Check) -> None:
     for pinned in check.pick((True, False), (False,)):
         host = torch.ones(size // 16, pin_memory=pinned)
         there = target[: size // 16]
-        ms = milliseconds(lambda h=host, t=there: t.copy_(h, non_blocking=True), check.device)
+        ms = milliseconds(partial(there.copy_, host, non_blocking=True), check.device)
         name = "pinned" if pinned else "pageable"
         check.figure(f"copy to the device, {name}", host.nbytes / ms / 1e6, "GB/s")
 

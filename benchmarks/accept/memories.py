@@ -8,6 +8,7 @@ single token, and the second row goes on from a state.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import recurrences  # in tests/, which start.py puts on the path
 import torch
@@ -80,14 +81,14 @@ def results(function: Function, given: list[Tensor], where: Layout) -> list[Tens
     leaves = [x.detach().clone().requires_grad_() for x in given]
     outputs = function(*leaves, where)
     torch.manual_seed(1)
-    loss = sum((y * normal(*y.shape).to(y)).sum() for y in outputs)
+    loss: Any = sum((y * normal(*y.shape).to(y)).sum() for y in outputs)
     return [x.detach() for x in (*outputs, *torch.autograd.grad(loss, leaves))]
 
 
-def mamba(*given: Tensor | Layout) -> tuple[Tensor, Tensor]:
+def mamba(*given: Any) -> tuple[Tensor, Tensor]:
     """selective_scan with its arguments in the order of the other memories."""
-    *inputs, state, where = given
-    return selective_scan(*inputs, where.starts, state)
+    x, dt, A, B, C, D, state, where = given
+    return selective_scan(x, dt, A, B, C, D, where.starts, state)
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -99,7 +100,7 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 
-def oracle(kind: str, *given: Tensor | Layout) -> tuple[Tensor, Tensor]:
+def oracle(kind: str, *given: Any) -> tuple[Tensor, Tensor]:
     """What the memory is to give."""
     if kind == "mamba":
         return mamba(*given)

@@ -82,5 +82,7 @@ class OneBlock:
 
     def gradients(self) -> dict[str, Tensor]:
         """Of the input and of every parameter, after a step."""
-        named = {name: p.grad for name, p in self.model.blocks[0].named_parameters()}
-        return {"x": self.x.grad, **named}
+        leaves = {"x": self.x, **dict(self.model.blocks[0].named_parameters())}
+        found = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        assert len(found) == len(leaves), "a parameter without a gradient"
+        return found

@@ -34,8 +34,8 @@ def places(check: Check, kind: str, maker: Maker = REAL) -> Places:
     """
     graphs: list[fx.GraphModule] = []
     layers = f'model.layers=["{kind}"]'
-    how = {"compiled": True, "backend": _noting(graphs), "maker": maker}
-    block = OneBlock(check, "gam_1b", *SHORT, layers, **how)
+    backend = _noting(graphs)
+    block = OneBlock(check, "gam_1b", *SHORT, layers, compiled=True, backend=backend, maker=maker)
     block.step()
     found: Places = {}
     for node in nodes(graphs):

@@ -67,8 +67,9 @@ def trace(
         for module in model.modules():
             if isinstance(module, HasKernels):
                 module.implementation = implementation
-        how = {"compiled": compiled, "may_fail": True, "backend": compiler}
-        compilation = prepare_blocks(model, config.train.recompute, **how)
+        compilation = prepare_blocks(
+            model, config.train.recompute, compiled=compiled, may_fail=True, backend=compiler
+        )
         # Nothing compiles below a mode that sees every operator.
         _step(model.blocks[0], config, nullcontext() if compiled else counter)
     if compilation.failure is not None:

@@ -122,9 +122,9 @@ def _answer_queries() -> None:
     torch.cuda.random.get_rng_state = answers["get_rng_state"]
     torch.cuda.random.set_rng_state = answers["set_rng_state"]
     torch.version.cuda = "13.0"
-    fake_tensor.init_gpu_context = lambda *args, **kwargs: None
+    fake_tensor.init_gpu_context = lambda *args, **kwargs: None  # type: ignore[assignment]
     for module in (torch.cuda.amp.common, torch.amp.autocast_mode):
-        module.amp_definitely_not_available = lambda: False
+        module.amp_definitely_not_available = lambda: False  # type: ignore[attr-defined]
 
 
 def _answer_dynamo() -> None:
@@ -191,4 +191,5 @@ def _keep_inductor_from_measuring() -> None:
     config.compile_threads = 1
     config.shape_padding = config.force_shape_pad = False
     config.joint_graph_constant_folding = False
-    fuse_attention._sfdp_init = pad_mm._pad_mm_init = lambda *args, **kwargs: None
+    nothing: Any = lambda *args, **kwargs: None  # noqa: E731
+    fuse_attention._sfdp_init = pad_mm._pad_mm_init = nothing

@@ -47,6 +47,11 @@ def _only_moves(operator: torch._ops.OpOverload) -> bool:
     return is_view or operator is torch.ops.prims.convert_element_type.default
 
 
+def _operator(node: fx.Node) -> torch._ops.OpOverload:
+    assert isinstance(node.target, torch._ops.OpOverload), node
+    return node.target
+
+
 def _described(node: fx.Node) -> Node:
     backward = "fwd_nn_module_stack" in node.meta
     stack = node.meta.get("fwd_nn_module_stack") or node.meta.get("nn_module_stack") or {}
@@ -54,7 +59,7 @@ def _described(node: fx.Node) -> Node:
     return Node(
         backward,
         paths[-1].rpartition("__self__")[2].strip(".") if paths else "",
-        str(node.target.overloadpacket).removeprefix("aten."),
+        str(_operator(node).overloadpacket).removeprefix("aten."),
         _dtypes([n.meta.get("val") for n in node.all_input_nodes]),
         _dtypes([node.meta.get("val")]),
     )

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
@@ -63,11 +64,10 @@ class Compiler:
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
         """See ``backend`` of torch.compile."""
-        return compile_fx.compile_fx(module, inputs, inner_compile=self._inner)
+        compiled: Any = compile_fx.compile_fx(module, inputs, inner_compile=self._inner)
+        return compiled
 
-    def _inner(
-        self, module: fx.GraphModule, inputs: Sequence[Any], **options: Any
-    ) -> Callable[[list[Any]], Any]:
+    def _inner(self, module: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> Any:
         before = copy.deepcopy(module)  # inductor rewrites it
         kernels, peak = _scheduled(module, inputs, options)
         is_backward = bool(options.get("is_backward", False))
@@ -92,9 +92,9 @@ def _scheduled(
     module: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]
 ) -> tuple[list[Kernel], int]:
     """What inductor would run for this graph, and its peak in bytes."""
-    compile_to_module, GraphLowering.compile_to_module = GraphLowering.compile_to_module, _stop
     try:
-        compile_fx.compile_fx_inner(module, inputs, **options)
+        with patch.object(GraphLowering, "compile_to_module", _stop):
+            compile_fx.compile_fx_inner(module, inputs, **options)
     except Exception as error:
         found: BaseException | None = error
         while found is not None and not isinstance(found, _Scheduled):
@@ -102,8 +102,6 @@ def _scheduled(
         if found is None:
             raise
         return found.kernels, found.peak
-    finally:
-        GraphLowering.compile_to_module = compile_to_module
     raise AssertionError("inductor was not to finish")
 
 

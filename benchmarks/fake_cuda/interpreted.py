@@ -14,5 +14,5 @@ def interpreted(graph: fx.GraphModule) -> Callable[[list[Any]], Any]:
         args.clear()
         return fx.Interpreter(graph).run(*taken)
 
-    run._boxed_call = True
+    run._boxed_call = True  # type: ignore[attr-defined]  # what torch looks for
     return run

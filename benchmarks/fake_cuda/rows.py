@@ -8,11 +8,13 @@ from typing import Any
 
 from benchmarks.fake_cuda.block import Trace, by_name, trace
 from gam_scale.config import RunConfig, load_config
+from gam_scale.hardware.peak import Precision
 from gam_scale.model.parts import MIXERS, implementations
+from gam_scale.parallel.blocks import Recompute
 
 KINDS = tuple(implementations())
 CONFIGS = ("gam_1b", "ctx16k")
-RECOMPUTE = ("none", "selective", "full")
+RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 KERNELS = {kind: MIXERS[kind].kernel for kind in KINDS if MIXERS[kind].kernel}
 """Implementations beside the portable one. Their packages need not be there to be scheduled."""
 
@@ -23,9 +25,9 @@ class Row:
 
     config: str  # of configs/, all of whose settings hold but the following
     kind: str
-    recompute: str
+    recompute: Recompute
     compiled: bool = True
-    precision: str = "bf16"
+    precision: Precision = "bf16"
     implementation: str = "portable"
 
     def settings(self) -> RunConfig:
@@ -35,7 +37,7 @@ class Row:
         return replace(config, train=train)
 
 
-def rows(kinds: Sequence[str], configs: Sequence[str], modes: Sequence[str]) -> list[Row]:
+def rows(kinds: Sequence[str], configs: Sequence[str], modes: Sequence[Recompute]) -> list[Row]:
     """Those of the table: every combination, compiled; others of the usual way to recompute.
 
     Those are kernels, of each config, and uncompiled and fp32 layers of the first.

@@ -55,7 +55,7 @@ def reset_peak_memory(device: torch.device | str) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # 5: reset the peak RSS, see proc(5)
 
 
-def allocated_at_most(function: Callable[[], None]) -> int:
+def allocated_at_most(function: Callable[[], object]) -> int:
     """Most bytes that the CPU allocator has given out at once since the call began."""
     with torch.profiler.profile(profile_memory=True) as profile:
         function()
