@@ -37,6 +37,18 @@ def delta(q, k, v, log_decay, beta, state, positions=None):
     return torch.stack(ys, 1), state
 
 
+def erasing_delta(q, k, v, log_decay, gates, state, positions=None):
+    """S (B, H, K, V), with decays (B, T, H, K), and erase and write gates (B, T, H, K + V)."""
+    erase, write = gates.split([k.shape[-1], v.shape[-1]], -1)
+    ys = []
+    for t in range(q.shape[1]):
+        state = _at_start(state, 0.0, positions, t) * log_decay[:, t].exp().unsqueeze(-1)
+        old = torch.einsum("bhkv,bhk->bhv", state, erase[:, t] * k[:, t])
+        state = state + torch.einsum("bhk,bhv->bhkv", k[:, t], write[:, t] * v[:, t] - old)
+        ys.append(torch.einsum("bhkv,bhk->bhv", state, q[:, t]))
+    return torch.stack(ys, 1), state
+
+
 def phase(q, k, v, log_decay, state, positions=None):
     """S (B, H, V, K) in complex numbers, transposed at both ends; vectors as [Re, Im]."""
     q, k, v, state = map(_to_complex, (q, k, v, state))

@@ -15,6 +15,10 @@ VOCAB = 23
 WHOLE = {
     "kind": "delta",
     "n_heads": 2,
+    "n_value_heads": 4,
+    "expand_v": 2.0,
+    "max_beta": 2,
+    "decay_start": "published",
     "conv_size": 4,
     "activation": "silu",
     "output_gate": "silu",

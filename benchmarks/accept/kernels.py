@@ -18,7 +18,7 @@ from gam_scale.config import RunConfig
 from gam_scale.kernels.delta import fla_delta
 from gam_scale.kernels.slot import fla_slot
 from gam_scale.model.layout import Layout
-from gam_scale.model.mixers.delta import delta_memory
+from gam_scale.model.memory.delta_rule import delta_memory
 from gam_scale.model.mixers.slot import slot_memory
 
 BOUNDS = {torch.bfloat16: 2e-2, torch.float32: 5e-3}

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from benchmarks.accept.record import Check
 from gam_scale.model.layout import Layout
-from gam_scale.model.mixers.delta import delta_memory
+from gam_scale.model.memory.delta_rule import delta_memory
+from gam_scale.model.memory.pairs import MIN_LOG_DECAY
 from gam_scale.model.mixers.phase import phase_memory
 from gam_scale.model.mixers.scan import scan_memory
-from gam_scale.model.mixers.slot import MIN_LOG_DECAY, slot_memory
+from gam_scale.model.mixers.slot import slot_memory
 from gam_scale.model.selective_scan import selective_scan
 
 ROWS, HEADS = 2, 2

@@ -21,7 +21,7 @@ def fla_delta(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """What ``gam_scale.model.mixers.delta.delta_memory`` computes; flash-linear-attention 0.6.0.
+    """What ``gam_scale.model.memory.delta_rule.delta_memory`` computes, in fla 0.6.0.
 
     Args:
         q: (B, T, H, K) queries, scaled, in the dtype of the products: bfloat16 or float32, whose

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -102,7 +102,7 @@ class WrittenLayer(GAMLayer):
         """The fastest and the slowest gate's at initialisation."""
         return horizons(self.min_horizon, self.max_horizon, shape.context)
 
-    def at_length(self, seq_len: int) -> "WrittenLayer":
+    def at_length(self, seq_len: int) -> Self:
         """See :meth:`MixerConfig.at_length`."""
         _, longest = horizons(self.min_horizon, self.max_horizon, seq_len)
         return replace(self, max_horizon=longest)
@@ -145,9 +145,13 @@ class HeadLayer(WrittenLayer):
 
     def check(self, shape: Shape, name: Naming) -> None:
         """See :meth:`Part.check`."""
+        self.check_widths(shape, name)
+        super().check(shape, name)
+
+    def check_widths(self, shape: Shape, name: Naming) -> None:
+        """Refuse heads that do not divide the width, or whose own does not do."""
         even = self.of_pairs or shape.rotary == "all"
         check_divides(name("n_heads"), self.n_heads, shape, even=even)
-        super().check(shape, name)
 
     def check_length(self, tokens: int, cut: str, name: Naming) -> None:
         """See :meth:`MixerConfig.check_length`."""

@@ -27,15 +27,16 @@ def choose_implementations(model: LanguageModel, config: RunConfig, world: World
     slow = [layer.slow_on_gpu(config.train.precision) for layer in config.model.stack()]
     for note in dict.fromkeys(filter(None, slow if world.is_main else [])):
         logger.warning(note)
-    chosen: dict[type, Choice] = {}
+    chosen: dict[tuple[type, object], Choice] = {}
     for module in model.modules():
         if not isinstance(module, HasKernels):
             continue
-        kind = type(module)  # layers of one kind have the same sizes
+        # Layers of one kind and the same sizes are alike.
+        kind = type(module), getattr(module, "heads", None)
         if kind not in chosen:
             chosen[kind] = _choice(module, config, world)
             if world.is_main and module.trials(config.parallel.context):
-                _log(kind, chosen[kind])
+                _log(type(module), chosen[kind])
         module.implementation = chosen[kind].implementation
 
 

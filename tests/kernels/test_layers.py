@@ -7,7 +7,7 @@ import stand_ins
 import torch
 from closeness import is_alive, off, worst
 from ranks import run_ranks
-from small import small
+from small import WHOLE, small
 
 from gam_scale.config import ModelConfig, ParallelConfig, RunConfig
 from gam_scale.kernels.choice import Choice, HasKernels, choose
@@ -65,6 +65,15 @@ def test_a_kernel_stands_for_the_portable_form(kind, documents):
     batch = make_batch(model, documents=documents)
     expected, found = (loss_and_gradients(m, batch) for m in (plain, model))
     assert [f"{kind}_forward", f"{kind}_backward"] == stand_ins.CALLS
+    assert largest_difference(found, expected) < 1e-4  # float32 outside of it, in both
+
+
+def test_the_kernel_takes_the_whole_recipe():
+    """Values of their own width and number of heads, and strengths up to 2."""
+    plain, model = make_model(WHOLE), make_model(WHOLE, "fla")
+    batch = make_batch(model)
+    expected, found = (loss_and_gradients(m, batch) for m in (plain, model))
+    assert stand_ins.CALLS == ["delta_forward", "delta_backward"]
     assert largest_difference(found, expected) < 1e-4  # float32 outside of it, in both
 
 
@@ -186,7 +195,7 @@ def differences_over_ranks(world):
     stand_ins.install(patch)
     world = world.arranged(ParallelConfig(context=world.world_size))
     context, found = SequenceContext(world), {}
-    for kind in ("delta", "slot"):
+    for kind in ("delta", "slot", WHOLE):
         for documents in (True, False):
             whole, cut = make_model(kind), make_model(kind, "fla")
             tokens, targets, layout = make_batch(whole, length=48, documents=documents)

@@ -22,7 +22,7 @@ SILENT = 0
 
 def make_model(kind: str | dict, paths: str, n_heads: int) -> torch.nn.Module:
     if isinstance(kind, dict):
-        kind = kind | {"paths": paths, "n_heads": n_heads}
+        kind = kind | {"paths": paths, "n_heads": n_heads, "n_value_heads": 2 * n_heads}
     config = small(
         kind,
         vocab_size=VOCAB,

@@ -261,6 +261,22 @@ def test_sequences_may_be_cut_over_ranks():
             {"layers": [{"kind": "delta", "paths": "global", "memory_input": "plain"}]},
             r"layers\[0\].memory_input is plain with paths global, where a memory has no",
         ),
+        (
+            {"layers": [{"kind": "delta", "n_heads": 2, "n_value_heads": 3}]},
+            r"layers\[0\].n_value_heads is 3, which is no multiple of n_heads 2; expected a",
+        ),
+        (
+            {"layers": [{"kind": "gdn", "head_dim": 5, "expand_v": 1.5}]},
+            r"layers\[0\].expand_v is 1.5 with keys of 5 channels; expected a multiple",
+        ),
+        (
+            {"layers": [{"kind": "delta", "head_dim": 5}], "position": "rotary"},
+            r"layers\[0\].head_dim is 5; expected an even number for rotary",
+        ),
+        (
+            {"layers": [{"kind": "gdn", "max_horizon": 99.0}]},
+            r"layers\[0\].max_horizon is 99 with decay_start published, which decides",
+        ),
         ({"ffn": "glu"}, 'model.ffn is "glu"; expected one of "mlp", "none", "relu2", "swiglu"'),
         (
             {"ffn": {"kind": "swiglu", "mult": 0}},

@@ -30,6 +30,18 @@ LAYERS = {
     "static": [GAM, {"always": "memory.bank"}],
     "slot": [GAM, HEADS, {"never": "memory.bank"}],
     "delta": [GAM, HEADS, {"never": "memory.beta.weight memory.beta.bias"}],
+    "gdn": [
+        {
+            name: " ".join(n for n in GAM[name].split() if n.split(".")[0] in "norm1 norm2 ffn")
+            for name in GAM
+        },
+        HEADS,
+        {
+            "always": "memory.conv.weight",
+            "all": "memory.output_gate.norm.weight memory.output_gate.linear.weight",
+            "never": "memory.beta.weight memory.beta.bias",
+        },
+    ],
     "phase": [GAM, HEADS],
     "scan": [GAM, {"always": "memory.value.weight memory.out.weight", "never": WRITTEN}],
     "attention": [
@@ -72,7 +84,7 @@ def decaying(config: RunConfig) -> dict[str, bool]:
     return {name: decays[id(p)] for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("kind", implementations())
+@pytest.mark.parametrize("kind", [*implementations(), "gdn"])
 def test_the_group_of_every_parameter(kind):
     listed = set(names(kind, "always", "all", "never"))
     for decay, those in (("matrices", ["always"]), ("all", ["always", "all"])):

@@ -12,11 +12,16 @@ from gam_scale.model.policy import Draw, Policy, linear_bias, linear_weight
 
 _UNIT = math.log(math.e - 1)  # softplus of it is 1
 
+STEPS = (1e-3, 1e-1)
+"""Step sizes with which Mamba's and gated delta nets' decays begin."""
+MOST_RATE = 16.0
+"""That those steps are multiplied by, at most."""
+
 
 class Gate(nn.Linear):
     """Says of each token how much a memory keeps or takes: float32 whatever the parameters are."""
 
-    policy: ClassVar[dict[str, Policy]] = {
+    policy: dict[str, Policy] = {
         "weight": Policy(linear_weight, "matrix", "never", "fp32"),
         "bias": Policy(linear_bias, "vector", "never", "fp32"),
     }
@@ -28,9 +33,26 @@ class Gate(nn.Linear):
             return linear(h.to(weight.dtype), weight, exact(self.bias))
 
 
+def step_biases(value: Tensor, draw: Draw) -> None:
+    """Fill it such that softplus of it is log-uniform in :data:`STEPS` (arXiv 2312.00752)."""
+    low, high = map(math.log, STEPS)
+    nn.init.uniform_(value, low, high, generator=draw.generator)
+    dt = value.exp()
+    value.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus, inverted
+
+
 def _rates(module: "DecayGate", value: Tensor, draw: Draw) -> None:
-    """Horizons spread evenly in the logarithm, in each group of gates."""
-    value.copy_(-torch.linspace(*module.log_horizons, value.shape[1]))
+    """Horizons spread evenly in the logarithm, in each group of gates; or published rates."""
+    if module.least_rate is None:
+        value.copy_(-torch.linspace(*module.log_horizons, value.shape[1]))
+    else:
+        value.uniform_(module.least_rate, MOST_RATE, generator=draw.generator)
+        value.clamp_(min=1e-6).log_()
+
+
+def _published_biases(module: Gate, value: Tensor, draw: Draw) -> None:
+    step_biases(value, draw)
+    value.sub_(_UNIT)
 
 
 class DecayGate(nn.Module):
@@ -59,6 +81,21 @@ class DecayGate(nn.Module):
         self.log_horizons = (low, high) if n_gates > 1 else ((low + high) / 2,) * 2
         self.strength = Gate(d_model, n_groups * n_gates)
         self.log_rate = nn.Parameter(torch.empty(n_groups, n_gates))
+        self.least_rate: float | None = None
+
+    def begin_as_published(self, least_rate: float) -> None:
+        """Begin as gated delta nets do (arXiv 2412.06464), whatever the context's length.
+
+        Rates are uniform up to 16, and multiply steps that are log-uniform in :data:`STEPS`:
+        horizons of 0.6 to some thousand tokens, of which most are some tens.
+
+        Args:
+            least_rate: 0; or 1, as Mamba-2 has it.
+        """
+        middle = math.log(2 / MOST_RATE / math.sqrt(STEPS[0] * STEPS[1]))
+        self.least_rate, self.log_horizons = least_rate, (middle, middle)
+        bias = Policy(_published_biases, "vector", "never", "fp32")
+        self.strength.policy = Gate.policy | {"bias": bias}  # of this instance
 
     @property
     def longest_horizon(self) -> float:

@@ -1,39 +1,58 @@
 """A matrix of associations that the gated delta rule writes: a key's new value replaces its old."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from gam_scale.errors import UserError
 from gam_scale.kernels.choice import Function, Trial
-from gam_scale.kernels.delta import fla_delta
-from gam_scale.kernels.products import Precision, product
 from gam_scale.model.context import Context
 from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
 from gam_scale.model.memory.base import Memory
+from gam_scale.model.memory.delta_rule import delta_in_kernels, delta_memory
 from gam_scale.model.memory.gate import DecayGate, Gate
-from gam_scale.model.memory.heads import HeadMemory
-from gam_scale.model.memory.pairs import pair_decays
-from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
-from gam_scale.model.memory.solve import solve_unit_lower
+from gam_scale.model.memory.heads import HeadMemory, Heads
 from gam_scale.model.norm import unit_length
-from gam_scale.model.parts import MIXERS
-from gam_scale.model.shape import Shape
+from gam_scale.model.parts import MIXERS, Naming
+from gam_scale.model.shape import WIDEST, Shape
 from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
+from gam_scale.strict import option
 
-CHUNK = 64
 
-
-@MIXERS.register
 @dataclass(frozen=True)
-class DeltaLayer(HeadLayer):
-    """The gated delta rule."""
+class DeltaRuleLayer(HeadLayer):
+    """The settings of all kinds that are the gated delta rule."""
 
-    kind: Literal["delta"] = "delta"
+    head_dim: int = option(
+        0,
+        "channels of a head's queries and keys; 0: d_model / n_heads",
+        at_least=0,
+        at_most=WIDEST,
+    )
+    expand_v: float = option(
+        1.0, "channels of a head's values, as a multiple of its keys'", above=0, at_most=100
+    )
+    n_value_heads: int = option(
+        0,
+        "heads of values, each with a state of its own, which share the queries and keys of "
+        "n_heads, whose multiple it is; 0: n_heads",
+        at_least=0,
+        at_most=WIDEST,
+    )
+    max_beta: Literal[1, 2] = option(
+        1,
+        "the most that a token writes of its value; with 2 it may turn round what it finds under "
+        "its key, which counting and tracking of states need (arXiv 2411.12537)",
+    )
+    decay_start: Literal["horizons", "published"] = option(
+        "horizons",
+        "how fast gates forget at initialisation; horizons: as min_horizon and max_horizon say; "
+        "published: rates uniform from 0 to 16 times steps log-uniform from 0.001 to 0.1, as gated "
+        "delta nets begin",
+    )
 
     measured_as: ClassVar[str] = "delta"
     kernel: ClassVar[str] = "fla"
@@ -42,18 +61,76 @@ class DeltaLayer(HeadLayer):
         """See :meth:`GAMLayer.build_memory`."""
         return DeltaMemory(self, shape)
 
+    def heads(self, shape: Shape) -> Heads:
+        """See :meth:`HeadLayer.heads`."""
+        key = self.head_dim or shape.d_model // self.n_heads
+        values = self.n_value_heads or self.n_heads
+        around = (self.conv_size, self.activation, self.output_gate)
+        return Heads(self.n_heads, key, round(key * self.expand_v), values, *around)
+
+    def at_length(self, seq_len: int) -> Self:
+        """See :meth:`MixerConfig.at_length`."""
+        return super().at_length(seq_len) if self.decay_start == "horizons" else self
+
+    def check_widths(self, shape: Shape, name: Naming) -> None:
+        """See :meth:`HeadLayer.check_widths`."""
+        if not self.head_dim:
+            super().check_widths(shape, name)
+        elif shape.rotary == "all" and self.head_dim % 2:
+            raise UserError(
+                f"{name('head_dim')} is {self.head_dim}; expected an even number for rotary "
+                "positions"
+            )
+        heads = self.heads(shape)
+        if heads.values % self.n_heads:
+            raise UserError(
+                f"{name('n_value_heads')} is {self.n_value_heads}, which is no multiple of n_heads "
+                f"{self.n_heads}; expected a multiple, or 0 for as many"
+            )
+        if heads.value != heads.key * self.expand_v:
+            raise UserError(
+                f"{name('expand_v')} is {self.expand_v:g} with keys of {heads.key} channels; "
+                "expected a multiple that gives a whole number of channels"
+            )
+
+    def check_own(self, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_own`."""
+        fields = ("min_horizon", "max_horizon")
+        usual = {field: getattr(DeltaRuleLayer, field) for field in fields}
+        for field, value in usual.items():
+            if self.decay_start == "published" and getattr(self, field) != value:
+                raise UserError(
+                    f"{name(field)} is {getattr(self, field):g} with decay_start published, which "
+                    f"decides over all horizons; expected decay_start horizons, or no {field}"
+                )
+
+
+@MIXERS.register
+@dataclass(frozen=True)
+class DeltaLayer(DeltaRuleLayer):
+    """The gated delta rule."""
+
+    kind: Literal["delta"] = "delta"
+
 
 class DeltaMemory(HeadMemory):
-    """A matrix of associations per head, corrected by each token; see :func:`delta_memory`."""
+    """A matrix of associations per head, corrected by each token; see :func:`delta_memory`.
 
-    def __init__(self, layer: DeltaLayer, shape: Shape) -> None:
+    In front of an output gate, whose norm has a floor that is worth a thought, queries are scaled
+    by K^-1/2, as in published layers; else they have length 1, and the norm undoes any scale.
+    """
+
+    def __init__(self, layer: DeltaRuleLayer, shape: Shape) -> None:
         super().__init__(layer.heads(shape), shape)
         self.gate = DecayGate(shape.d_model, self.n_heads, layer.horizons(shape))
+        if layer.decay_start == "published":
+            self.gate.begin_as_published(least_rate=0.0)
         self.beta = Gate(shape.d_model, self.n_heads)
+        self.max_beta = layer.max_beta
 
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Nothing: zeros (B, H, K, V), K = V = d / H."""
-        shape = (batch_size, self.n_heads, self.head_size, self.head_size)
+        """Nothing: zeros (B, H, K, V)."""
+        shape = (batch_size, self.n_heads, self.heads.key, self.heads.value)
         return torch.zeros(shape, device=device, dtype=dtype)
 
     def normed(self, x: Tensor) -> Tensor:
@@ -71,123 +148,49 @@ class DeltaMemory(HeadMemory):
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
+        if self.output_gate is not None:
+            q = q * self.heads.key**-0.5
+        q, k = self._shared(q), self._shared(k)
         log_decay = self.gate(h).squeeze(-2)
-        beta = torch.sigmoid(self.beta(h))
-        arguments = (q, k, v, log_decay, beta, state, layout, context)
+        arguments = (q, k, v, log_decay, self._strengths(h), state, layout, context)
         if self.implementation == "fla":
             return delta_in_kernels(*arguments)
         return delta_memory(*arguments, self.fp32_matmul)
 
+    def _shared(self, x: Tensor) -> Tensor:
+        """Queries or keys (B, T, n_heads, K), for each head of values."""
+        each = self.n_heads // self.heads.count
+        return x if each == 1 else x.repeat_interleave(each, dim=2)
+
+    def _strengths(self, h: Tensor) -> Tensor:
+        """How much of its value a token writes, (B, T, H)."""
+        strengths = torch.sigmoid(self.beta(h))
+        return strengths if self.max_beta == 1 else self.max_beta * strengths
+
     def trials(self, context: int) -> list[Trial]:
         """See :meth:`HasKernels.trials`; values are wider where folds are made for other ranks."""
-        widths = [self.head_size] + [2 * self.head_size] * (context > 1)
+        widths = [self.heads.value] + [self.heads.key + self.heads.value] * (context > 1)
         return [self._trial(width) for width in widths]
 
     def _trial(self, width: int) -> Trial:
         draw, heads = trial_numbers(), (ROWS, LENGTH, self.n_heads)
         inputs = {
-            "q": self.normed(draw(*heads, self.head_size)),
-            "k": self.normed(draw(*heads, self.head_size)),
+            "q": self.normed(draw(*heads, self.heads.key)),
+            "k": self.normed(draw(*heads, self.heads.key)),
             "v": draw(*heads, width),
             "log_decay": -draw(*heads).square(),
-            "beta": torch.sigmoid(draw(*heads)),
-            "initial": draw(ROWS, self.n_heads, self.head_size, width),
+            "beta": self.max_beta * torch.sigmoid(draw(*heads)),
+            "initial": draw(ROWS, self.n_heads, self.heads.key, width),
         }
         forms: dict[str, Function] = {"fla": delta_in_kernels}
         return Trial(delta_memory, forms, inputs, ("q", "k", "v"), trial_layout())
 
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
         """See :meth:`Memory.statistics`; ``beta`` is how much of a value a token replaces."""
-        beta = torch.sigmoid(self.beta(h)).flatten(0, 1)
-        return super().statistics(h) | {"beta": beta}
+        return super().statistics(h) | {"beta": self._strengths(h).flatten(0, 1)}
 
     def flops_per_token(self) -> float:
         """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
         gates = 2.0 * (self.gate.strength.weight.numel() + self.beta.weight.numel())
-        state = self.n_heads * self.head_size**2
+        state = self.n_heads * self.heads.key * self.heads.value
         return self.around_flops() + gates + 7.0 * state
-
-
-def delta_memory(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor,
-    beta: Tensor,
-    initial: Tensor,
-    layout: Layout,
-    context: Context | None = None,
-    precision: Precision = "ieee",
-) -> tuple[Tensor, Tensor]:
-    """Read a matrix of associations per head, each token after writing to it.
-
-        S_t = a_t (I - b_t k_t k_tᵀ) S_{t-1} + b_t k_t v_tᵀ        y_t = S_tᵀ q_t
-
-    with a_t = exp(log_decay_t) (arXiv 2412.06464). Within a chunk, with c_t the decay since its
-    start and S its state, S_t = c_t S + sum_s (c_t / c_s) k_s u_sᵀ, where the values u that are
-    really written solve a triangular system (the WY form of arXiv 2406.06484):
-
-        u_t + b_t sum_{s<t} (c_t / c_s) (k_t k_s) u_s = b_t (v_t - c_t Sᵀ k_t)
-
-    Its solution is affine in S, so a chunk is a fold whose decay is a matrix.
-
-    Args:
-        q: (B, T, H, K) queries, scaled.
-        k: (B, T, H, K) keys of length 1 at most.
-        v: (B, T, H, V) values.
-        log_decay: (B, T, H), at most 0.
-        beta: (B, T, H) writing strengths, from 0 to 1.
-        initial: (B, H, K, V) state before the first token.
-        layout: of the tokens; a document starts from zero.
-        context: the ranks that the sequence is cut over.
-        precision: of float32 products.
-
-    Returns:
-        (B, T, H, V), and the state after the last token (B, H, K, V).
-    """
-    matmul = partial(product, precision=precision)
-    chunks = Chunks(layout, CHUNK)
-    q, k, v, log_decay, beta = map(chunks.cut, (q, k, v, log_decay, beta))
-    left, since_start, to_end = pair_decays(log_decay, chunks)
-    beta, since_start, to_end = (x.unsqueeze(-1) for x in (beta, since_start, to_end))
-
-    system = (beta * matmul(k, k.mT) * left).tril(-1)  # unit diagonal understood
-    right = torch.cat([beta * v, beta * since_start * k], dim=-1)
-    # u is written - forgotten S.
-    solved = solve_unit_lower(system, right)
-    written, forgotten = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
-
-    kept = (to_end * k).mT  # (B, H, N, K, C)
-    unit = torch.eye(k.shape[-1], device=k.device, dtype=k.dtype)
-    decay = since_start[..., -1:, :] * unit - matmul(kept, forgotten)
-    folds = Fold(decay, matmul(kept, written))
-    states, final = chunk_states(folds, initial, context, precision)  # (B, H, N, K, V)
-    values = written - matmul(forgotten, states)
-    y = matmul(matmul(q, k.mT) * left, values) + matmul(since_start * q, states)
-    return chunks.join(y), final
-
-
-def delta_in_kernels(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor,
-    beta: Tensor,
-    initial: Tensor,
-    layout: Layout,
-    context: Context | None = None,
-) -> tuple[Tensor, Tensor]:
-    """:func:`delta_memory` in flash-linear-attention's kernels; q, k, v in the products' dtype.
-
-    Over several ranks, a first pass from the unit matrix beside nothing, with values beside zeros,
-    ends in the fold of this rank's tokens.
-    """
-    gates, where = (log_decay, beta), (layout.stretches.fresh, layout.ends, layout.ends_host)
-    if context is not None:
-        width = k.shape[-1]
-        unit = torch.eye(width, device=k.device, dtype=initial.dtype)
-        unit = unit.expand(*initial.shape[:2], -1, -1)
-        nothing = torch.cat([unit, torch.zeros_like(initial)], dim=-1)
-        _, fold = fla_delta(k, k, F.pad(v, (width, 0)), *gates, nothing, *where)
-        initial = state_of_rank(fold, initial, context)
-    return fla_delta(q, k, v, *gates, initial, *where)

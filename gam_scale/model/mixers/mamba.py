@@ -17,7 +17,7 @@ from gam_scale.model.conv import CausalConv
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
-from gam_scale.model.memory.gate import Gate, exact
+from gam_scale.model.memory.gate import Gate, exact, step_biases
 from gam_scale.model.memory.recurrence import Fold, state_before
 from gam_scale.model.parts import FEED_FORWARDS, MIXERS, MixerConfig, Naming, part
 from gam_scale.model.policy import MATRIX, TO_RESIDUAL, Draw, Policy, ones
@@ -25,8 +25,6 @@ from gam_scale.model.selective_scan import selective_scan
 from gam_scale.model.shape import WIDEST, Shape
 from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
 from gam_scale.strict import option
-
-DT_RANGE = (1e-3, 1e-1)  # step sizes at initialisation
 
 _ScanInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -230,11 +228,8 @@ def _small_weight(module: "StepSize", value: Tensor, draw: Draw) -> None:
 
 
 def _log_uniform_steps(module: "StepSize", value: Tensor, draw: Draw) -> None:
-    """Biases such that softplus(bias) is log-uniform in :data:`DT_RANGE`."""
-    low, high = map(math.log, DT_RANGE)
-    nn.init.uniform_(value, low, high, generator=draw.generator)
-    dt = value.exp()
-    value.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus, inverted
+    """Biases such that softplus(bias) is log-uniform."""
+    step_biases(value, draw)
 
 
 class StepSize(Gate):
@@ -244,7 +239,7 @@ class StepSize(Gate):
     off.
     """
 
-    policy: ClassVar[dict[str, Policy]] = {
+    policy: dict[str, Policy] = {
         "weight": Policy(_small_weight, "matrix", "all", "fp32"),
         "bias": Policy(_log_uniform_steps, "vector", "all", "fp32"),
     }

@@ -17,6 +17,7 @@ from gam_scale.model.layout import Layout
 from gam_scale.model.memory.base import Memory
 from gam_scale.model.memory.gate import DecayGate, exact
 from gam_scale.model.memory.heads import HeadMemory
+from gam_scale.model.memory.pairs import MIN_LOG_DECAY, PairDecays, decay_between
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
 from gam_scale.model.norm import unit_size
 from gam_scale.model.parts import MIXERS, Naming
@@ -26,11 +27,7 @@ from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
 from gam_scale.strict import option
 
 CHUNK = 64
-MIN_LOG_DECAY = -10.0
-"""A token forgets at most 99.995% of a row: the bound that keeps :class:`PairDecays` in range."""
-
 _TOP_K = 16
-_BASE = 8  # tokens in a block whose factors span exp(+-_BASE / 2 * 10), within float32
 
 
 @MIXERS.register
@@ -181,7 +178,8 @@ def slot_memory(
         q: (B, T, H, K) queries, scaled.
         k: (B, T, H, K) keys.
         v: (B, T, H, V) values.
-        log_decay: (B, T, H, M), from :data:`MIN_LOG_DECAY` to 0.
+        log_decay: (B, T, H, M), from
+            :data:`~gam_scale.model.memory.pairs.MIN_LOG_DECAY` to 0.
         initial: (B, H, M, K + V), rows of keys and values before the first token.
         bank: (H, M, K + V), those of a new document.
         layout: of the tokens.
@@ -202,7 +200,7 @@ def slot_memory(
     from_chunk, from_bank = survival * carried, survival * ~carried
 
     decay, bank_left = from_chunk[..., -1:, :].mT, from_bank[..., -1:, :].mT  # (B, H, N, M, 1)
-    shares_left = share * _decay(total, total[..., -1:, :]) * last
+    shares_left = share * decay_between(total, total[..., -1:, :]) * last
     rows = torch.cat([k, v], dim=-1)
     bank = bank[:, None]  # (H, 1, M, K + V)
     folds = Fold(decay, matmul(shares_left.mT, rows) + bank_left * bank)
@@ -242,90 +240,3 @@ def slot_in_kernels(
             left = left * (layout.documents[:, -1] == 0).view(-1, 1, 1, 1)
         initial = state_of_rank(torch.cat([left, write], dim=-1), initial, context)
     return fla_slot(q, k, v, log_decay, initial, bank, *where)
-
-
-class PairDecays:
-    """What is left at token t of the share that token s wrote to row m, for pairs s <= t:
-
-        left[t, s, m] = exp(sum of log_decay[m] over s < u <= t) share_s[m]
-
-    as products of a factor of t and one of s, so that sums over s or m are matmuls. With one common
-    reference, the factors overflow. Here a block of tokens is halved again and again: pairs across
-    its middle take their reference there, and both factors are at most 1; blocks of 8 take the
-    middle of what :data:`MIN_LOG_DECAY` allows. Pairs in different documents get numbers without
-    meaning, but finite ones.
-
-    Args:
-        log_decay: (..., C, M); C a power of two.
-        total: (..., C, M), its sums within documents.
-        share: (..., C, M).
-        same: (..., C, C), see :class:`Chunks`.
-        precision: of products with what is summed.
-    """
-
-    def __init__(
-        self,
-        log_decay: Tensor,
-        total: Tensor,
-        share: Tensor,
-        same: Tensor,
-        precision: Precision = "ieee",
-    ) -> None:
-        self.matmul = partial(product, precision=precision)
-        self.base = min(_BASE, total.shape[-2])
-        within = _diagonal_blocks(same, self.base).to(total.dtype) @ _blocks(log_decay, self.base)
-        within = within - self.base / 2 * MIN_LOG_DECAY
-        self.within = within.exp(), (-within).exp() * _blocks(share, self.base)
-        self.across = []  # factors of the later and the earlier half, each (..., blocks, half, M)
-        half = self.base
-        while half < total.shape[-2]:
-            early, late = _blocks(total, 2 * half).unflatten(-2, (2, half)).unbind(-3)
-            middle, written = early[..., -1:, :], _blocks(share, 2 * half)[..., :half, :]
-            self.across.append((_decay(middle, late), _decay(early, middle) * written))
-            half *= 2
-
-    def sum(self, pairs: Tensor) -> Tensor:
-        """``sum_s pairs[t, s] left[t, s, m]``: (..., C, C), zero for s > t, -> (..., C, M)."""
-        late, early = self.within
-        blocks = _diagonal_blocks(pairs, self.base)
-        result = late * self.matmul(blocks, early)  # (..., blocks, base, M)
-        for late, early in self.across:
-            half = late.shape[-2]
-            between = _diagonal_blocks(pairs, 2 * half)[..., half:, :half]
-            first, second = result.unflatten(-3, (-1, 2)).unbind(-3)
-            result = torch.cat([first, second + late * self.matmul(between, early)], dim=-2)
-        return result.squeeze(-3)
-
-    def mix(self, weights: Tensor) -> Tensor:
-        """``sum_m weights[t, m] left[t, s, m]``: (..., C, M) -> (..., C, C), rubbish for s > t."""
-        late, early = self.within
-        blocks = _blocks(weights, self.base) * late
-        result = self.matmul(blocks, early.mT)  # (..., blocks, base, base)
-        for late, early in self.across:
-            half = late.shape[-2]
-            second_half = _blocks(weights, 2 * half)[..., half:, :]
-            between = self.matmul(second_half * late, early.mT)
-            first, second = result.unflatten(-3, (-1, 2)).unbind(-3)
-            upper = torch.cat([first, torch.zeros_like(first)], dim=-1)
-            result = torch.cat([upper, torch.cat([between, second], dim=-1)], dim=-2)
-        return result.squeeze(-3)
-
-
-def _decay(early: Tensor, late: Tensor) -> Tensor:
-    """Between two sums of log decays, finite even where they are of different documents.
-
-    Within one, rounding may put the later sum above the earlier; that must not stop gradients.
-    """
-    gap = late - early
-    return gap.masked_fill(gap > 1.0, 0.0).exp()
-
-
-def _blocks(x: Tensor, size: int) -> Tensor:
-    """(..., C, M) -> (..., C / size, size, M)."""
-    return x.unflatten(-2, (-1, size))
-
-
-def _diagonal_blocks(x: Tensor, size: int) -> Tensor:
-    """(..., C, C) -> (..., C / size, size, size)."""
-    x = x.unflatten(-2, (-1, size)).unflatten(-1, (-1, size))
-    return x.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)

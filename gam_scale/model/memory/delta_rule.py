@@ -1,0 +1,114 @@
+"""The gated delta rule: a matrix of associations in which a key's new value replaces its old."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gam_scale.kernels.delta import fla_delta
+from gam_scale.kernels.products import Precision, product
+from gam_scale.model.context import Context
+from gam_scale.model.layout import Layout
+from gam_scale.model.memory.pairs import ChannelDecays, HeadDecays
+from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
+from gam_scale.model.memory.solve import solve_unit_lower
+
+CHUNK = 64
+
+
+def delta_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    initial: Tensor,
+    layout: Layout,
+    context: Context | None = None,
+    precision: Precision = "ieee",
+) -> tuple[Tensor, Tensor]:
+    """Read a matrix of associations per head, each token after writing to it.
+
+        S_t = (I - k_t p_tᵀ) a_t S_{t-1} + k_t w_tᵀ        y_t = S_tᵀ q_t
+
+    with a_t = exp(log_decay_t), one factor, or one of each of the state's K rows. With a strength
+    b_t of writing, p_t = b_t k_t and w_t = b_t v_t: the gated delta rule (arXiv 2412.06464) and,
+    with decays of rows, Kimi's (arXiv 2510.26692). With an erase gate e_t of K channels and a write
+    gate g_t of V, p_t = e_t * k_t and w_t = g_t * v_t: GDN-2's (arXiv 2605.22791), which contains
+    the two.
+
+    Within a chunk, with c_t the decay since its start and S its state, S_t = c_t S + sum_s (c_t /
+    c_s) k_s u_sᵀ, where the values u that are really written solve a triangular system (the WY form
+    of arXiv 2406.06484):
+
+        u_t + sum_{s<t} (p_t (c_t / c_s) k_s) u_s = w_t - Sᵀ (c_t p_t)
+
+    Its solution is affine in S, so a chunk is a fold whose decay is a matrix.
+
+    Args:
+        q: (B, T, H, K) queries, scaled.
+        k: (B, T, H, K) keys of length 1 at most.
+        v: (B, T, H, V) values.
+        log_decay: (B, T, H), at most 0; or (B, T, H, K), from
+            :data:`~gam_scale.model.memory.pairs.MIN_LOG_DECAY` to 0.
+        beta: (B, T, H) strengths, from 0 to 1, or to 2: what is found under a key is then turned
+            round; or (B, T, H, K + V) erase and write gates.
+        initial: (B, H, K, V) state before the first token.
+        layout: of the tokens; a document starts from zero.
+        context: the ranks that the sequence is cut over.
+        precision: of float32 products.
+
+    Returns:
+        (B, T, H, V), and the state after the last token (B, H, K, V).
+    """
+    matmul = partial(product, precision=precision)
+    chunks = Chunks(layout, CHUNK)
+    q, k, v, log_decay, beta = map(chunks.cut, (q, k, v, log_decay, beta))
+    erased, strength = k, beta.unsqueeze(-1)
+    if beta.dim() == k.dim():
+        erase, write = beta.split([k.shape[-1], v.shape[-1]], dim=-1)
+        erased, v, strength = erase * k, write * v, beta.new_ones(())
+    by_channel = log_decay.dim() == k.dim()
+    decays = (ChannelDecays if by_channel else HeadDecays)(log_decay, k, chunks, precision)
+
+    system = decays.pairs(erased, strength).tril(-1)  # unit diagonal understood
+    right = torch.cat([strength * v, strength * decays.since_start * erased], dim=-1)
+    # u is written - forgotten S.
+    solved = solve_unit_lower(system, right)
+    written, forgotten = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
+
+    kept = (decays.to_end * k).mT  # (B, H, N, K, C)
+    unit = torch.eye(k.shape[-1], device=k.device, dtype=k.dtype)
+    decay = decays.since_start[..., -1:, :] * unit - matmul(kept, forgotten)
+    folds = Fold(decay, matmul(kept, written))
+    states, final = chunk_states(folds, initial, context, precision)  # (B, H, N, K, V)
+    values = written - matmul(forgotten, states)
+    y = matmul(decays.pairs(q), values) + matmul(decays.since_start * q, states)
+    return chunks.join(y), final
+
+
+def delta_in_kernels(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    initial: Tensor,
+    layout: Layout,
+    context: Context | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`delta_memory` in flash-linear-attention's kernels; q, k, v in the products' dtype.
+
+    Over several ranks, a first pass from the unit matrix beside nothing, with values beside zeros,
+    ends in the fold of this rank's tokens.
+    """
+    gates, where = (log_decay, beta), (layout.stretches.fresh, layout.ends, layout.ends_host)
+    if context is not None:
+        width = k.shape[-1]
+        unit = torch.eye(width, device=k.device, dtype=initial.dtype)
+        unit = unit.expand(*initial.shape[:2], -1, -1)
+        nothing = torch.cat([unit, torch.zeros_like(initial)], dim=-1)
+        _, fold = fla_delta(k, k, F.pad(v, (width, 0)), *gates, nothing, *where)
+        initial = state_of_rank(fold, initial, context)
+    return fla_delta(q, k, v, *gates, initial, *where)

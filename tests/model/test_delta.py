@@ -1,0 +1,112 @@
+"""The gated delta rule with the recipe around it: presets against their published layers."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from closeness import off
+from layouts import plain
+from torch import Tensor
+
+from gam_scale.config import ModelConfig
+from gam_scale.model.lm import build_model
+from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.parts import MIXERS
+from gam_scale.model.policy import Draw, policy_of
+from gam_scale.strict import from_dict
+
+D, T, HEADS = 16, 70, 2
+
+
+def memory_of(**layer: object) -> torch.nn.Module:
+    """A memory whose parameters are all drawn anew: none is zero, or one."""
+    settings = {"layers": [layer], "d_model": D, "n_layers": 1, "vocab_size": 5}
+    config = from_dict(ModelConfig, settings | {"position": "none", "dropout": 0.0})
+    config.check()
+    memory = build_model(config, seed=0).double().blocks[0].memory
+    generator = torch.Generator().manual_seed(0)
+    for p in memory.parameters():
+        p.data += 0.3 * torch.randn(p.shape, generator=generator, dtype=torch.float64)
+    return memory
+
+
+def convolved(x: Tensor, weight: Tensor) -> Tensor:
+    """SiLU of torch's own depthwise convolution, (B, T, C), of weights (C, 1, taps)."""
+    padded = F.pad(x.mT, (weight.shape[-1] - 1, 0))
+    return F.silu(F.conv1d(padded, weight, groups=weight.shape[0]).mT)
+
+
+def heads_of(x: Tensor, count: int) -> Tensor:
+    return x.unflatten(-1, (count, -1))
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def published_gdn(m, h: Tensor, value_heads: int, most: float) -> Tensor:
+    """The layer of arXiv 2412.06464, token by token, from its formulas and ``m``'s weights."""
+    wide = m["out.weight"].shape[1]  # of all values
+    keys = (m["qkv.weight"].shape[0] - wide) // 2
+    parts = [keys, keys, wide]
+    weights, taps = m["qkv.weight"].split(parts), m["conv.weight"].split(parts)
+    q, k, v = (convolved(h @ w.T, c) for w, c in zip(weights, taps, strict=True))
+    q, k = (unit(heads_of(x, HEADS)) for x in (q, k))
+    q, k = (x.repeat_interleave(value_heads // HEADS, dim=2) for x in (q, k))
+    v = heads_of(v, value_heads)
+    # A step's bias: ours has its own beside a constant.
+    bias = m["gate.strength.bias"] + math.log(math.e - 1)
+    step = F.softplus(h @ m["gate.strength.weight"].T + bias)
+    decay = torch.exp(-m["gate.log_rate"].exp().flatten() * step)  # (B, T, H)
+    beta = most * torch.sigmoid(h @ m["beta.weight"].T + m["beta.bias"])
+    S, read = h.new_zeros(len(h), value_heads, q.shape[-1], v.shape[-1]), []
+    for t in range(h.shape[1]):
+        S = decay[:, t, :, None, None] * S
+        old = torch.einsum("bhkv,bhk->bhv", S, k[:, t])
+        new = beta[:, t, :, None] * (v[:, t] - old)
+        S = S + k[:, t].unsqueeze(-1) * new.unsqueeze(-2)
+        read.append(torch.einsum("bhkv,bhk->bhv", S, q[:, t] * q.shape[-1] ** -0.5))
+    o = torch.stack(read, dim=1)
+    o = o / (o.square().mean(-1, keepdim=True) + 1e-5).sqrt() * m["output_gate.norm.weight"]
+    gate = F.silu(h @ m["output_gate.linear.weight"].T)
+    return (o.flatten(2) * gate) @ m["out.weight"].T
+
+
+@pytest.mark.parametrize(("value_heads", "most"), [(2, 1), (4, 2)])
+def test_gdn_is_the_published_layer(value_heads, most):
+    settings = {"n_heads": HEADS, "n_value_heads": value_heads, "max_beta": most}
+    memory = memory_of(kind="gdn", **settings)
+    h = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = memory(h, plain(h))
+    expected = published_gdn(dict(memory.named_parameters()), h, value_heads, most)
+    assert off(found, expected) < 1e-9  # float64, through 70 steps
+    parameters = list(memory.parameters())
+    grads = (torch.autograd.grad(y.square().sum(), parameters) for y in (found, expected))
+    for (name, _), a, b in zip(memory.named_parameters(), *grads, strict=True):
+        assert off(a, b) < 1e-8, name  # sums of 140 tokens
+
+
+def test_gam_delta_is_delta_by_other_settings():
+    assert {"gdn", "gam_delta"} <= {kind for kind in MIXERS if MIXERS[kind].preset_of == "delta"}
+    preset = memory_of(kind="gam_delta", n_heads=HEADS)
+    settings = {"fusion": "local", "activation": "silu", "output_gate": "silu"}
+    spelled = memory_of(kind="delta", n_heads=HEADS, **settings)
+    h = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.equal(preset(h, plain(h)), spelled(h, plain(h)))
+
+
+def test_decays_begin_as_published():
+    gate = DecayGate(4, 4096, (16.0, 64.0))
+    gate.begin_as_published(least_rate=0.0)
+    for module, name in ((gate, "log_rate"), (gate.strength, "bias")):
+        generator = torch.Generator().manual_seed(0)
+        policy = policy_of(module, name)
+        policy.init(module, getattr(module, name).data, Draw(generator, "scaled", 1))
+        assert policy.decay == "never"
+    torch.nn.init.zeros_(gate.strength.weight)
+    rates = gate.log_rate.exp().flatten()
+    steps = -gate(torch.zeros(1, 1, 4)).flatten() / rates
+    assert 0 < rates.min() < 0.1 and 15.9 < rates.max() <= 16 and abs(rates.mean() - 8) < 0.3
+    assert 0.99e-3 < steps.min() < 1.1e-3 and 0.09 < steps.max() < 0.101
+    assert abs(steps.log10().mean() + 2) < 0.05  # the middle of 0.001 and 0.1, in the logarithm
