@@ -2,6 +2,7 @@
 
 import re
 import time
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -51,14 +52,15 @@ def device_peak_flops(device: torch.device | str, precision: Precision) -> Peak:
 
     Known GPUs give their data sheet's figure; fp32 means the TF32 figure only where torch has been
     told to use TF32. Any other device, a MIG slice included, is measured, which takes about half a
-    second. Ranks that share one CPU should measure at the same time: each then finds its share.
+    second of a process's first run. Ranks that share one CPU should measure at the same time: each
+    then finds its share.
     """
     device = torch.device(device)
     if device.type == "cuda":
         known = data_sheet_peak(torch.cuda.get_device_name(device), precision)
         if known:
             return known
-    return _measured_peak(device, precision)
+    return _measured_peak(device, precision, torch.get_num_threads())
 
 
 def data_sheet_peak(name: str, precision: Precision) -> Peak | None:
@@ -74,8 +76,12 @@ def data_sheet_peak(name: str, precision: Precision) -> Peak | None:
     return None
 
 
-def _measured_peak(device: torch.device, precision: Precision) -> Peak:
-    """Best rate over square matmuls that double in size until one takes a noticeable time."""
+@cache
+def _measured_peak(device: torch.device, precision: Precision, threads: int) -> Peak:
+    """Best rate over square matmuls that double in size until one takes a noticeable time.
+
+    Once a process with as many ``threads``: a sweep trains dozens of short runs in one.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     best, best_n = 0.0, 0
     for n in (512, 1024, 2048, 4096, 8192):

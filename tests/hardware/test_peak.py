@@ -15,7 +15,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: name)
 
     measured = peak.Peak(1.0, "measured")
-    monkeypatch.setattr(peak, "_measured_peak", lambda device, precision: measured)
+    monkeypatch.setattr(peak, "_measured_peak", lambda device, precision, threads: measured)
     return pretend
 
 
@@ -74,7 +74,11 @@ def test_fp32_means_tf32_only_where_torch_may_use_it(gpu):
 def test_the_measured_rate_is_the_best_size(monkeypatch):
     seconds = {512: 0.001, 1024: 0.01, 2048: 0.06}  # the last is slow enough to stop after
     monkeypatch.setattr(peak, "_matmul_seconds", lambda n, dtype, device: seconds[n])
+    peak._measured_peak.cache_clear()
     flops, source = device_peak_flops("cpu", "fp32")
+    monkeypatch.undo()
+    assert device_peak_flops("cpu", "fp32") == (flops, source), "measured again"
+    peak._measured_peak.cache_clear()
     assert flops == pytest.approx(2 * 2048**3 / 0.06)
     assert source == "measured 2048^3 matmul"
 
