@@ -261,7 +261,10 @@ class GAMBlock(Block):
         for name, gate in self._gates(h).items():
             found[f"{name}_gate"] = gate.reshape(-1, 1)
         if self.memory is not None:
-            found |= self.memory.statistics(self._memory_input(h, local))
+            seen = self._memory_input(h, local)
+            found |= self.memory.statistics(seen)
+            if isinstance(self.memory, WrittenMemory):
+                found["state_norm"] = self.memory.state_norm(seen, layout)
         return found
 
     def _memory_input(self, h: Tensor, local: Tensor | None) -> Tensor:

@@ -29,13 +29,14 @@ def ticks_x(axes: Any, at: Sequence[float], form: Form = whole) -> None:
     axes.xaxis.set_major_formatter(lambda x, _: form(x))
 
 
-def ticks_y(axes: Any, form: Form = "{:.3g}".format, *, log: bool = False) -> None:
+def ticks_y(axes: Any, form: Form = "{:.3g}".format, *, log: bool = False, most: int = 6) -> None:
     """Few ticks along the y axis, which is logarithmic if ``log``."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     if log:
         axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=7) if log else MaxNLocator(6, steps=STEPS))
+    ticks = LogLocator(numticks=most + 1) if log else MaxNLocator(most, steps=STEPS)
+    axes.yaxis.set_major_locator(ticks)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda y, _: form(y))
 

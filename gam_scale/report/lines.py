@@ -65,21 +65,20 @@ def line_figure(
         marks: heights of dotted rules.
     """
     colours = [i if line.colour is None else line.colour for i, line in enumerate(series)]
-    y = np.concatenate([np.asarray(line.y, float) for line in series])
-    y = y[np.isfinite(y)]
-    log = bool(may_log and y.size and y.min() > 0 and y.max() > 100 * y.min())
+    y = finite(series)
+    log = may_log and is_wide(y)
 
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         width = narrow_size[0] if narrow and narrow_size else size[0]
         for line, colour in zip(series, colours, strict=True):
-            _draw(axes, line, palette.line(colour))
+            draw_line(axes, line, palette.line(colour))
         for height in marks:
             axes.axhline(height, color=palette.quiet, linewidth=1, linestyle=(0, (1, 3)))
         ticks_y(axes, form, log=log)
         if log_x:
             _powers_of_two(axes, series, most=width // 70)
         else:
-            _steps(axes, series, most=width // 110)
+            ticks_steps(axes, series, most=max(3, width // 110))
         if y_range is not None:
             axes.set_ylim(*y_range)
         elif from_zero and not log:
@@ -123,31 +122,48 @@ def heat_map(
     return Figure(name, title, caption, draw, size=(430, 60 + 34 * len(rows)), narrow=None)
 
 
-def _draw(axes: Any, line: Series, colour: str) -> None:
+def finite(series: Sequence[Series]) -> np.ndarray:
+    """All values of lines that are some."""
+    y = np.concatenate([np.asarray(line.y, float) for line in series])
+    return y[np.isfinite(y)]
+
+
+def is_wide(y: np.ndarray) -> bool:
+    """Whether a logarithmic axis serves these better: they span more than a factor of 100."""
+    return bool(y.size and y.min() > 0 and y.max() > 100 * y.min())
+
+
+def draw_line(
+    axes: Any, line: Series, colour: str, *, most: int = MAX_POINTS, width: float = 1.8
+) -> None:
+    """A line of at most so many points, of a width in points, with its band and running mean."""
     x, y = np.asarray(line.x, float), np.asarray(line.y, float)
     if line.low is not None and line.high is not None:
         low, high = np.asarray(line.low, float), np.asarray(line.high, float)
         known = np.isfinite(y) & np.isfinite(low) & np.isfinite(high)
         axes.fill_between(x[known], low[known], high[known], color=colour, alpha=0.18, lw=0)
-    dots = {"marker": "o", "markersize": 4, "markeredgewidth": 0} if len(y) <= FEW else {}
+    dots = {"marker": "o", "markersize": 2.2 * width, "markeredgewidth": 0}
+    if len(y) > FEW:
+        dots = {}
     smooth = line.smooth and len(y) >= LONG
-    width = math.ceil(len(y) / MAX_POINTS)
-    x, y = _means(x, width), _means(y, width)
-    style = {"color": colour, "alpha": line.opacity, "linewidth": 1.8}
+    run = math.ceil(len(y) / most)
+    x, y = _means(x, run), _means(y, run)
+    style = {"color": colour, "alpha": line.opacity, "linewidth": width}
     faint = {"alpha": 0.4 * line.opacity, "linewidth": 1} if smooth else {}
     axes.plot(x, y, **style | faint, **dots)
     if smooth:
         axes.plot(x, _running_mean(y), **style)
 
 
-def _steps(axes: Any, lines: Sequence[Series], most: int) -> None:
+def ticks_steps(axes: Any, lines: Sequence[Series], most: int) -> None:
+    """At most so many ticks along the x axis, of the optimizer steps that lines go through."""
     from matplotlib.ticker import MaxNLocator
 
     first = min((line.x[0] for line in lines if len(line.x)), default=0)
     last = max((line.x[-1] for line in lines if len(line.x)), default=0)
     margin = 0.01 * (last - first) or 1
     axes.set_xlim(first - margin, last + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(max(3, most), steps=STEPS, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(most, steps=STEPS, integer=True))
     axes.xaxis.set_major_formatter(lambda step, _: whole(step))
 
 

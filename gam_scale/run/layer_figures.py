@@ -5,19 +5,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from gam_scale.report.figure import Figure
+from gam_scale.report.figure import Figure, shades
 from gam_scale.report.lines import Series, line_figure
+from gam_scale.report.panels import Panel, panel_figure
 from gam_scale.run.records import Record
 
 SIZE, NARROW = (440, 260), (350, 240)
 MOST = 8
-"""Layers in a picture; of more, as many are taken from the first to the last."""
+"""Layers in a picture, and heads of each; of more, as many are taken from first to last."""
 BANDS = 3
 """Layers up to which each has its band."""
 
 TITLES = {
     "horizon": ("Horizons", "tokens over which a memory's gates forget"),
     "beta": ("Writing strength", "beta, the share of a value that a token replaces"),
+    "router_entropy": ("Routers", "entropy, in nats, of how a token divides what it writes"),
+    "output_gate": ("Output gates", "what a head's read-out is multiplied by before its output"),
+    "state_norm": ("States", "length of a head's state after the first tokens that are looked at"),
     "memory_gate": ("Memory gates", "how far they open, from 0 to 1"),
     "conv_gate": ("Convolution gates", "how far they open, from 0 to 1"),
     "activation": ("Activations", "root mean square of a layer's output, per token"),
@@ -27,7 +31,10 @@ TITLES = {
 
 
 def layer_figures(records: Sequence[Record]) -> list[Figure]:
-    """A picture of each statistic: the median over the tokens of each layer, by step."""
+    """A picture of each statistic over the steps: of heads, layers side by side; else of layers.
+
+    Drawn are medians over the tokens.
+    """
     if not records:
         return []
     names = {name: None for record in records for layer in record["layers"] for name in layer}
@@ -37,33 +44,57 @@ def layer_figures(records: Sequence[Record]) -> list[Figure]:
 
 def _figure(name: str, records: Sequence[Record]) -> Figure:
     layers = [each for record in records for each in enumerate(record["layers"])]
-    having = sorted({number for number, layer in layers if name in layer})
-    shown = having
-    if len(having) > MOST:
-        shown = [having[round(i * (len(having) - 1) / (MOST - 1))] for i in range(MOST)]
-    series = [_series(name, layer, records, band=len(shown) <= BANDS) for layer in shown]
+    shown = _some(sorted({number for number, layer in layers if name in layer}))
     title, caption = TITLES.get(name, (name.replace("_", " "), "as the layer says"))
-    caption += "; median" + (" and 5% to 95%" if len(shown) <= BANDS else "")
-    return line_figure(
-        f"layers-{name.replace('_', '-')}",
-        title,
-        caption,
-        series,
-        SIZE,
-        narrow_size=NARROW,
-        may_log=True,
-    )
+    file = f"layers-{name.replace('_', '-')}"
+    if any("heads" in layer.get(name, {}) for _, layer in layers):
+        caption += "; median of each head, the first one faint, the last one full"
+        return panel_figure(file, title, caption, [_panel(name, i, records) for i in shown])
+    has_band = len(shown) <= BANDS
+    series = [_series(name, layer, records, band=has_band) for layer in shown]
+    caption += "; median" + (" and 5% to 95%" if has_band else "")
+    return line_figure(file, title, caption, series, SIZE, narrow_size=NARROW, may_log=True)
+
+
+def _panel(name: str, layer: int, records: Sequence[Record]) -> Panel:
+    """A line a head; one of all where a layer has no heads."""
+    counts = [len(_found(record["layers"], layer, name).get("heads", [])) for record in records]
+    heads = _some(range(max(counts)))
+    if not heads:
+        return Panel(f"layer {layer + 1}", [_series(name, layer, records, band=True)])
+    steps = [record["step"] for record in records]
+    lines = [
+        Series("", steps, [_median(record["layers"], layer, name, head) for record in records])
+        for head in heads
+    ]
+    lines = [replace(x, opacity=o) for x, o in zip(lines, shades(len(heads)), strict=True)]
+    return Panel(f"layer {layer + 1}", [replace(line, smooth=False) for line in lines])
+
+
+def _some(of: Sequence[int]) -> list[int]:
+    """At most :data:`MOST`, from the first to the last."""
+    if len(of) <= MOST:
+        return list(of)
+    return [of[round(i * (len(of) - 1) / (MOST - 1))] for i in range(MOST)]
 
 
 def _series(name: str, layer: int, records: Sequence[Record], *, band: bool) -> Series:
-    rows = [_quantiles(record["layers"], layer, name) for record in records]
-    low, middle, high = zip(*rows, strict=True)
+    rows = [_found(record["layers"], layer, name).get("all") for record in records]
+    low, middle, high = zip(*map(_numbers, rows), strict=True)
     steps = [record["step"] for record in records]
     series = Series(f"layer {layer + 1}", steps, middle, smooth=False)
     return replace(series, low=low, high=high) if band else series
 
 
-def _quantiles(layers: Sequence[Any], layer: int, name: str) -> list[float]:
+def _median(layers: Sequence[Any], layer: int, name: str, head: int) -> float:
+    heads = _found(layers, layer, name).get("heads", [])
+    return _numbers(heads[head] if head < len(heads) else None)[1]
+
+
+def _numbers(quantiles: Sequence[float | None] | None) -> list[float]:
     """NaN where they are missing, as in records of before a setting was changed."""
-    found = layers[layer].get(name, {}).get("all") if layer < len(layers) else None
-    return [math.nan if value is None else value for value in found or [None] * 3]
+    return [math.nan if value is None else value for value in quantiles or [None] * 3]
+
+
+def _found(layers: Sequence[Any], layer: int, name: str) -> dict[str, Any]:
+    return layers[layer].get(name, {}) if layer < len(layers) else {}

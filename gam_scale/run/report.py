@@ -200,7 +200,9 @@ def _layers(run_dir: Path) -> list[Part]:
     if find_spec("matplotlib") is None:
         return []
     figures = layer_figures(read_records(run_dir / LAYERS))
-    return [Beside(figures)] if figures else []
+    wide = [figure for figure in figures if figure.size[0] >= WIDE[0]]
+    beside = [figure for figure in figures if figure not in wide]
+    return [*wide, Beside(beside)] if figures else []
 
 
 def _written(run_dir: Path) -> dict[str, str]:

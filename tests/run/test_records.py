@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
+from matplotlib.figure import Figure as Canvas
 from whole_runs import train
 
+from gam_scale.report.figure import FIXED
 from gam_scale.run.layer_figures import MOST, layer_figures
 from gam_scale.run.lock import RunLock
 from gam_scale.run.records import LAYERS, SAMPLES, Records, medians, read_records, text_of
@@ -46,11 +49,41 @@ def test_who_has_lost_the_run_writes_no_record(tmp_path, tiny, monkeypatch):
 
 
 def test_of_many_layers_some_are_drawn_from_the_first_to_the_last():
-    records = [{"step": step, "layers": [LAYER] * 30} for step in (10, 20)]
+    plain = {"gradient": {"all": [1.0, 2.0, 3.0]}}
+    records = [{"step": step, "layers": [plain] * 30} for step in (10, 20)]
     (figure,) = layer_figures(records)
     names = [name for _, name in figure.keys]
     assert len(names) == MOST and (names[0], names[-1]) == ("layer 1", "layer 30")
     assert layer_figures([]) == []
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_panel_a_layer_has_a_line_a_head(narrow):
+    """Of some layers and heads where there are many, and one line where a layer has no heads."""
+
+    def layer(heads):
+        quantiles = [[head, head + 1.0, head + 2.0] for head in range(heads)]
+        return {"horizon": {"all": [1.0, 2.0, 3.0], "heads": quantiles}}
+
+    none = {"horizon": {"all": [1.0, 400.0, 3.0]}}
+    records = [{"step": step, "layers": [layer(20), none, {}, layer(2)]} for step in (10, 20)]
+    records.append({"step": 30, "layers": []})  # of before there were layers
+    (figure,) = layer_figures(records)
+    axes = drawn(figure, narrow)
+    assert [each.get_title("left") for each in axes] == ["layer 1", "layer 2", "layer 4"]
+    lines = [[line.get_ydata()[0] for line in each.lines] for each in axes]
+    assert lines == [[1, 4, 6, 9, 12, 14, 17, 20], [400], [1, 2]]
+    assert len({each.get_ylim() for each in axes}) == 1 and axes[0].get_yscale() == "log"
+    faint, full = (axes[2].lines[i].get_alpha() for i in (0, 1))
+    assert faint < full == 1
+    assert f"{records[1]['step']}" in figure.svg(narrow)
+
+
+def drawn(figure, narrow):
+    """The panels, as matplotlib has them."""
+    canvas = Canvas()
+    figure.draw(canvas.add_subplot(), FIXED, narrow)
+    return canvas.axes[1:]
 
 
 def test_a_report_shows_samples_and_layers(tmp_path, tiny):

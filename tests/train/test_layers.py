@@ -27,10 +27,10 @@ MODEL = {
 }
 NAMES = {
     "static": {"conv_gate", "memory_gate"},
-    "slot": {"conv_gate", "memory_gate", "horizon"},
-    "delta": {"conv_gate", "memory_gate", "horizon", "beta"},
-    "phase": {"conv_gate", "memory_gate", "horizon"},
-    "scan": {"conv_gate", "memory_gate", "horizon"},
+    "slot": {"conv_gate", "memory_gate", "horizon", "state_norm"},
+    "delta": {"conv_gate", "memory_gate", "horizon", "state_norm", "beta"},
+    "phase": {"conv_gate", "memory_gate", "horizon", "state_norm"},
+    "scan": {"conv_gate", "memory_gate", "horizon", "state_norm"},
     "attention": set(),
 }
 
@@ -62,7 +62,7 @@ def test_every_layer_says_what_it_decides_and_the_run_is_the_same(tmp_path, tiny
             for name, values in layer.items():
                 low, middle, high = values["all"]
                 assert 0 < low <= middle <= high, (kind, name)
-                in_heads = name == "beta" or (name == "horizon" and kind != "scan")
+                in_heads = name in ("beta", "horizon", "state_norm") and kind != "scan"
                 assert len(values.get("heads", [])) == 2 * in_heads
                 assert high < 1 or name not in ("conv_gate", "memory_gate", "beta")
 
@@ -143,6 +143,22 @@ def test_the_horizon_of_a_routed_slot_counts_what_is_written_to_it():
     every = memory.gate(torch.randn(1, 1, 16))[0, 0].T  # as if all were written to
     torch.testing.assert_close(horizon[: memory.top_k], -1 / every[: memory.top_k])
     assert horizon[memory.top_k :].min() > 1e8, "a slot that keeps what it holds seems to forget"
+
+
+def test_the_norm_of_a_state_is_that_which_generation_ends_with():
+    """Of each head and row, after documents that begin anew."""
+    model = build_model(small("delta", "scan", position="none"), 0)
+    rows = torch.randint(2, 20, (2, 17), generator=torch.Generator().manual_seed(0))
+    rows[0, 7] = 1  # a document ends
+    layout = make_batch(list(rows.numpy()), 16, 1, "reset").layout
+    for block in model.blocks:
+        x = torch.randn(2, 16, model.config.d_model)
+        found = block.statistics(x, layout)["state_norm"]
+        state = block.init_state(2, x.device, x.dtype)
+        for t, one in enumerate(layout.segments(1)):
+            _, state = block.extend(x[:, t : t + 1], state, one)
+        expected = state["memory"].reshape(2, block.memory.n_heads, -1).norm(dim=-1)
+        torch.testing.assert_close(found, expected)
 
 
 def test_horizons_at_the_start_are_those_that_were_asked_for():

@@ -73,6 +73,12 @@ class WrittenMemory(Memory):
         those of the ranks before.
         """
 
+    def state_norm(self, h: Tensor, layout: Layout) -> Tensor:
+        """(B, heads), the length of each head's state after the first tokens (B, T, d) of rows."""
+        state = self.init_state(h.shape[0], h.device, next(self.parameters()).dtype)
+        final = self.extend(h, state, layout)[1]["memory"]
+        return final.unflatten(1, (self.n_heads, -1)).flatten(2).norm(dim=-1)
+
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
         """``horizon``: the tokens over which a gate would forget, if all were as this one."""
         log_decay = self.gate(h).flatten(2).unflatten(2, (self.n_heads, -1)).flatten(0, 1)

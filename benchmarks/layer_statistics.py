@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""What a look at the layers (log.layers_every) costs the step that it is taken in, by kind.
+
+    python -m benchmarks.layer_statistics [--kinds delta,slot --batch 8 --seq-len 256]
+
+Steps with and without the look follow one another in turn, in one process; what is compared is
+processor time (on a GPU: time, the device waited for), as medians over ``--pairs`` pairs. With a
+look at every N-th step a run takes the N-th part of that share longer.
+"""
+
+import argparse
+import statistics
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from benchmarks.train_step import LR, optimizer_of, synchronise
+from gam_scale import cli
+from gam_scale.config import MemoryConfig, ModelConfig
+from gam_scale.data.packing import plain_batch
+from gam_scale.hardware.compiler import can_compile
+from gam_scale.hardware.processor import find_device
+from gam_scale.model.lm import build_model
+from gam_scale.model.parts import MIXERS
+from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.plain import PlainStrategy
+from gam_scale.parallel.world import World
+from gam_scale.train.hooks.layers import LayerStatistics
+from gam_scale.train.metrics import Throughput
+from gam_scale.train.step import train_step
+
+
+def main() -> None:
+    """Measure each kind, print the table."""
+    args = parse()
+    print(
+        f"batch {args.batch}, T {args.seq_len}, {args.n_layers} layers of {args.d_model}, ", end=""
+    )
+    print(f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print("| kind | ms a step | ms a look | of the step |\n|---|--:|--:|--:|")
+    for kind in args.kinds:
+        step, look = measure(args, kind)
+        print(f"| {kind} | {1e3 * step:.0f} | {1e3 * look:.0f} | {look / step:.1%} |", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--kinds",
+        type=cli.several(cli.one_of(*MIXERS)),
+        default=list(MIXERS),
+        help=f"kinds of layers ({','.join(MIXERS)})",
+    )
+    cli.add_device(parser)
+    parser.add_argument("--batch", type=cli.count(), default=8, help="sequences per step")
+    parser.add_argument("--seq-len", type=cli.count(), default=256, help="tokens per sequence")
+    parser.add_argument("--d-model", type=cli.count(), default=512)
+    parser.add_argument("--n-layers", type=cli.count(), default=6)
+    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
+    parser.add_argument("--pairs", type=cli.count(), default=10, help="of steps that are timed")
+    parser.add_argument("--eager", action="store_true", help="do not compile the layers")
+    args = parser.parse_args()
+    args.device = find_device(args.device).type
+    return args
+
+
+def measure(args: argparse.Namespace, kind: str) -> tuple[float, float]:
+    """Seconds of a step, and how many more of one with a look."""
+    device = torch.device(args.device)
+    model = build_model(model_config(args, kind), 0, device)
+    prepare_blocks(model, "selective", compiled=not args.eager and can_compile(device)[0])
+    world = World(0, 1, 0, 1, device)
+    strategy = PlainStrategy(model, optimizer_of(model), world, "fp32")
+    tokens = torch.randint(args.vocab_size, (args.batch, args.seq_len + 1), device=device)
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    batch = plain_batch(inputs, targets)
+    loop: Any = SimpleNamespace(clock=Throughput(), strategy=strategy, world=world)
+    loop.config = SimpleNamespace(log=SimpleNamespace(layers_every=2))
+    log: Any = SimpleNamespace(layers=lambda step, layers: None)
+    hook = LayerStatistics(log, lambda: None)
+
+    def seconds(number: int) -> float:
+        loop.state = SimpleNamespace(step=number)
+        synchronise(device)
+        start = time.process_time() if device.type == "cpu" else time.perf_counter()
+        hook.before_step(loop, [batch])
+        result = train_step(strategy, [batch], LR, n_targets=targets.numel())
+        loop.state.step += 1
+        hook.after_step(loop, result)
+        hook.between(loop)
+        synchronise(device)
+        return (time.process_time() if device.type == "cpu" else time.perf_counter()) - start
+
+    for number in range(4):
+        seconds(number)
+    pairs = [(seconds(2 * i), seconds(2 * i + 1)) for i in range(args.pairs)]
+    plain = statistics.median(without for without, _ in pairs)
+    return plain, statistics.median(with_look - without for without, with_look in pairs)
+
+
+def model_config(args: argparse.Namespace, kind: str) -> ModelConfig:
+    """Layers of one kind, memories with heads of 64 where the width allows them."""
+    return ModelConfig(
+        layers=[kind],
+        d_model=args.d_model,
+        n_layers=args.n_layers,
+        vocab_size=args.vocab_size,
+        max_seq_len=args.seq_len,
+        position="none",
+        memory=MemoryConfig(n_heads=max(1, args.d_model // 64)),
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
