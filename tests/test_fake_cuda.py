@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fake_cuda import device
-from gam_scale.plan.traffic import rows
+from gam_scale.plan.gpu_blocks import rows
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("delta",)

@@ -15,8 +15,8 @@ from gam_scale.model.lm import LanguageModel
 from gam_scale.model.loss import chunk_rows
 from gam_scale.model.parts import MixerConfig
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
+from gam_scale.plan.gpu_blocks import peak_factor
 from gam_scale.plan.trace import BlockTrace, Work, trace_block, trace_loss
-from gam_scale.plan.traffic import peak_factor
 
 FP32 = 4
 

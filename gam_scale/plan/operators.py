@@ -3,7 +3,7 @@
 An operator that is not in a table takes, computes or sends nothing that counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,13 @@ import gam_scale.model.selective_scan
 import gam_scale.parallel.context  # noqa: F401
 from gam_scale.kernels.attention import workspace
 from gam_scale.model.selective_steps import STEPS
+
+
+class Moved(NamedTuple):
+    """Bytes that operators read and write, each by itself, as nothing fuses them."""
+
+    products: float = 0.0  # matrix products
+    others: float = 0.0
 
 
 class Exchanged(NamedTuple):
@@ -81,6 +88,37 @@ def _attention_bytes(q: Tensor, k: Tensor, *rest: Any) -> float:
 
 def _attention_backward_bytes(grad: Tensor, out: Tensor, *rest: Any) -> float:
     return workspace(rest[2], rest[3], rest[9], *rest[11:12])[1]
+
+
+_ATEN = torch.ops.aten
+_PRODUCTS = (_ATEN.mm.default, _ATEN.addmm.default, _ATEN.bmm.default, _ATEN.baddbmm.default)
+_WITHOUT_WORK = (
+    _ATEN.empty.memory_format,
+    _ATEN.empty_like.default,
+    _ATEN.empty_strided.default,
+    _ATEN.new_empty.default,
+    _ATEN.new_empty_strided.default,
+    _ATEN.detach.default,
+    _ATEN._unsafe_view.default,
+    _ATEN._reshape_alias.default,
+)
+
+
+def moved(
+    func: torch._ops.OpOverload, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Moved:
+    """What one operator reads and writes; a view, or an empty tensor, nothing."""
+    returns: Any = func._schema.returns
+    alias = returns[0].alias_info if returns else None
+    if func in _WITHOUT_WORK or (alias is not None and not alias.is_write):
+        return Moved()
+    size = float(sum(_bytes(t) for t in (*inputs, *outputs)))
+    return Moved(products=size) if func in _PRODUCTS else Moved(others=size)
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Of an expanded tensor no more than there is."""
+    return min(tensor.nbytes, tensor.untyped_storage().nbytes())
 
 
 WORKSPACE: _Table = {

@@ -66,7 +66,7 @@ def layer(model: ModelConfig, one: MixerConfig, run: Setting, gpu: Gpu, share: f
     scans = done.scan_flops / gpu.peak_flops("fp32")
     if gpu.memory_rate is None:
         return Seconds(products=seconds, scans=scans / share)
-    moved = traffic(model, one, run.recompute, compiled=run.compiled, precision=precision)
+    moved = traffic(model, one, run)
     rate = gpu.memory_rate * MEMORY_SHARE
     return Seconds(
         products=max(seconds, moved.products * run.tokens / rate),

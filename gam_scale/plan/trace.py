@@ -22,7 +22,7 @@ from gam_scale.model.layout import Layout
 from gam_scale.model.loss import linear_cross_entropy
 from gam_scale.model.rotary import Rotation
 from gam_scale.plan.compiled import GraphMemory, compiler
-from gam_scale.plan.operators import EXCHANGES, FLOPS, WORKSPACE, Exchanged
+from gam_scale.plan.operators import EXCHANGES, FLOPS, WORKSPACE, Exchanged, Moved, moved
 
 
 class Bytes(NamedTuple):
@@ -47,6 +47,7 @@ class Work(NamedTuple):
     scan_flops: float = 0.0  # of operators of our own, which that counter does not know
     fp32_flops: float = 0.0  # of both, those on fp32 numbers
     exchanged: Exchanged = Exchanged()
+    moved: Moved = Moved()
 
     def plus(self, other: "Work") -> "Work":
         return _combined(lambda a, b: a + b, self, other)
@@ -241,12 +242,13 @@ class Recorder(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if not self._is_on:
             return out
-        self.work = self.work.plus(_work(func, args, kwargs or {}, out))
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        done = _work(func, args, kwargs or {}, out)
+        self.work = self.work.plus(done._replace(moved=moved(func, inputs, outputs)))
         weights = sum(_size(t) for t in inputs) if all(map(self.is_weight, inputs)) else 0
-        for t in tree_leaves(out):
-            if isinstance(t, Tensor):
-                self.see(t, is_copy=_size(t) <= weights)
+        for t in outputs:
+            self.see(t, is_copy=_size(t) <= weights)
         if func in WORKSPACE:
             self.events.append(Bytes(WORKSPACE[func](*args)))
         return out

@@ -15,9 +15,10 @@ from gam_scale.plan import timing
 from gam_scale.plan.activations import Setting, setting, work
 from gam_scale.plan.communication import Collective
 from gam_scale.plan.estimate import Estimate, cheapest, engines
+from gam_scale.plan.gpu_blocks import rows
 from gam_scale.plan.gpus import find_gpu
 from gam_scale.plan.job import Job
-from gam_scale.plan.traffic import rows, traffic
+from gam_scale.plan.traffic import traffic
 from gam_scale.strict import from_dict
 
 ROWS, SEQ_LEN = 4, 32
@@ -139,7 +140,7 @@ def test_a_layer_takes_as_long_as_what_it_multiplies_moves_and_launches():
     (delta,) = set(model.stack())
     spent = timing.layer(model, delta, run, H100, 0.5)
     done = work(model, delta, run)
-    moved = traffic(model, delta, "selective", compiled=True, precision="bf16")
+    moved = traffic(model, delta, run)
     in_fp32 = done.fp32_flops - done.scan_flops
     products = ((done.flops - in_fp32) / 989.4e12 + in_fp32 / 67e12) / 0.5
     assert spent.products == pytest.approx(products)
@@ -161,8 +162,10 @@ def test_a_cpu_is_planned_by_its_products_alone():
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 def test_traffic_grows_with_the_width(kind, recompute):
     """The layers of ctx16k, two thirds as wide, other heads, weights in fp32, were traced too."""
-    model = replace(load_config("configs/ctx16k.json").model, layers=[kind])
-    found = traffic(model, model.stack()[0], recompute, compiled=True, precision="bf16")
+    config = load_config("configs/ctx16k.json")
+    model = replace(config.model, layers=[kind])
+    run = setting(config, 1)._replace(recompute=recompute)
+    found = traffic(model, model.stack()[0], run)
     wanted = ("ctx16k", kind, recompute, "portable")
     keys = ("config", "kind", "recompute", "implementation")
     (row,) = [row for row in rows() if tuple(row[key] for key in keys) == wanted]
