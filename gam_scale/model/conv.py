@@ -55,6 +55,14 @@ class CausalConv(nn.Module):
         window = torch.cat([state, x], dim=1)
         return self._convolve(window, layout), window[:, x.shape[1] :]
 
+    def run(
+        self, x: Tensor, state: Tensor, layout: Layout, context: Context | None
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve (B, T, d) after ``state``, or after the rank before; and its last inputs."""
+        if context is None:
+            return self.extend(x, state, layout)
+        return self(x, layout, context), x[:, x.shape[1] - self.kernel_size + 1 :]
+
     def _convolve(self, window: Tensor, layout: Layout) -> Tensor:
         taps = self.weight[:, 0]  # (d, k); the last tap weighs the current token
         last, length = self.kernel_size - 1, layout.length

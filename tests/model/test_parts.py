@@ -38,6 +38,9 @@ ROWS = {
     "recipe": {"layers": [WHOLE | {"fusion": "local"}], "position": "rotary"},
     "phase": {"layers": [{"kind": "phase", "n_heads": 2}]},
     "scan": {"layers": [{"kind": "scan"}]},
+    "scan, whole": {
+        "layers": [{"kind": "scan", "conv_size": 4, "activation": "silu", "output_norm": True}]
+    },
     "attention": {"layers": [{"kind": "attention", "n_heads": 2}]},
     "mamba": {"layers": [{"kind": "mamba", "d_state": 4, "expand": 2}]},
     "grouped queries": {"layers": [{"kind": "attention", "n_heads": 4, "n_kv_heads": 2}]},

@@ -101,7 +101,7 @@ class HeadMemory(HasKernels, WrittenMemory):
         with torch.autocast(h.device.type, enabled=False):
             qkv = qkv.to(exact)
             if self.conv is not None:
-                qkv, after["qkv"] = self._convolved(self.conv, qkv, state["qkv"], layout, context)
+                qkv, after["qkv"] = self.conv.run(qkv, state["qkv"], layout, context)
             if heads.activation == "silu":
                 qkv = F.silu(qkv)
             q, k, v = qkv.split(heads.projected, dim=-1)
@@ -118,15 +118,6 @@ class HeadMemory(HasKernels, WrittenMemory):
         if self.output_gate is not None:
             y = self.output_gate(y, h)
         return self.out(y.flatten(2).to(dtype)), after
-
-    @staticmethod
-    def _convolved(
-        conv: CausalConv, x: Tensor, state: Tensor, layout: Layout, context: Context | None
-    ) -> tuple[Tensor, Tensor]:
-        """After ``state``, or after the tokens of the rank before; and its last inputs."""
-        if context is None:
-            return conv.extend(x, state, layout)
-        return conv(x, layout, context), x[:, x.shape[1] - conv.kernel_size + 1 :]
 
     @abstractmethod
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:

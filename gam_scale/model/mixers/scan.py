@@ -8,15 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gam_scale.model.context import Context
-from gam_scale.model.gam import WrittenLayer
+from gam_scale.model.conv import CausalConv
+from gam_scale.model.gam import WrittenLayer, check_taps
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import Memory, State, WrittenMemory
 from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.heads import Activation
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, linear_scan
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.norm import SIZE_FLOOR
+from gam_scale.model.norms.rmsnorm import RMSNorm
+from gam_scale.model.parts import MIXERS, Naming
 from gam_scale.model.policy import TO_RESIDUAL
-from gam_scale.model.shape import Shape
+from gam_scale.model.shape import WIDEST, Shape
+from gam_scale.strict import option
 
 CHUNK = 256
 """Near the root of a long sequence's length: the two scans, of C and T / C steps, then balance."""
@@ -28,8 +33,24 @@ class ScanLayer(WrittenLayer):
     """A gated average per channel."""
 
     kind: Literal["scan"] = "scan"
+    conv_size: int = option(
+        0,
+        "taps of a causal depthwise convolution on what is averaged, behind its projection; 0: "
+        "none",
+        at_least=0,
+        at_most=WIDEST,
+    )
+    activation: Activation = option("none", "of what is averaged, behind that")
+    output_norm: bool = option(
+        False, "bring what is read to unit size, with a weight, before it meets its gate"
+    )
 
     measured_as: ClassVar[str] = "scan"
+
+    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_length`."""
+        super().check_length(tokens, cut, name)
+        check_taps(self.conv_size, name("conv_size"), tokens, cut)
 
     def build_memory(self, shape: Shape) -> Memory:
         """See :meth:`GAMLayer.build_memory`."""
@@ -37,7 +58,13 @@ class ScanLayer(WrittenLayer):
 
 
 class ScanMemory(WrittenMemory):
-    """A gated average of each channel, and a gate on what is read; see :func:`scan_memory`."""
+    """A gated average of each channel, and a gate on what is read; see :func:`scan_memory`.
+
+        x, z = act(conv(W_x h)), W_z h
+        y    = W_o (norm(average(x)) * SiLU(z))
+
+    The convolution, the activation and the norm, an RMSNorm with a weight, are settings.
+    """
 
     def __init__(self, layer: ScanLayer, shape: Shape) -> None:
         super().__init__()
@@ -45,27 +72,47 @@ class ScanMemory(WrittenMemory):
         self.value = Linear(d, 2 * d, bias=False)  # what is averaged, and the gate on reading
         self.gate = DecayGate(d, d, layer.horizons(shape))
         self.out = Linear(d, d, bias=False, weight=TO_RESIDUAL)
+        self.conv = CausalConv(d, layer.conv_size, bias=False) if layer.conv_size else None
+        self.activation = layer.activation
+        self.norm = RMSNorm(d, SIZE_FLOOR) if layer.output_norm else None
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """Nothing: zeros (B, d)."""
+        """Nothing: zeros (B, d); and the convolution's last inputs."""
         dtype = torch.promote_types(dtype, torch.float32)
-        return {"memory": torch.zeros(batch_size, self.out.in_features, device=device, dtype=dtype)}
+        width = self.out.in_features
+        state = {"memory": torch.zeros(batch_size, width, device=device, dtype=dtype)}
+        if self.conv is not None:
+            state["value"] = self.conv.init_state(batch_size, device, dtype)
+        return state
 
     def run(
         self, h: Tensor, state: State, layout: Layout, context: Context | None
     ) -> tuple[Tensor, State]:
         """See :meth:`WrittenMemory.run`."""
-        before = state["memory"]
+        before, after = state["memory"], {}
         x, z = self.value(h).chunk(2, dim=-1)
         with torch.autocast(h.device.type, enabled=False):
+            x = x.to(before.dtype)
+            if self.conv is not None:
+                x, after["value"] = self.conv.run(x, state["value"], layout, context)
+            if self.activation == "silu":
+                x = F.silu(x)
             log_decay = self.gate(h).squeeze(-2)
-            y, final = scan_memory(x.to(before.dtype), log_decay, before, layout, context)
-        return self.out(y.to(z.dtype) * F.silu(z)), {"memory": final}
+            y, after["memory"] = scan_memory(x, log_decay, before, layout, context)
+            if self.norm is not None:
+                y = self.norm(y)
+        return self.out(y.to(z.dtype) * F.silu(z)), after
+
+    def statistics(self, h: Tensor) -> dict[str, Tensor]:
+        """See :meth:`Memory.statistics`; ``output_gate`` multiplies what is read."""
+        opened = F.silu(self.value(h).chunk(2, dim=-1)[1])
+        return super().statistics(h) | {"output_gate": opened.reshape(-1, 1)}
 
     def flops_per_token(self) -> float:
-        """Projections; per channel, a decay, a share, a write (2) and the gate."""
+        """Projections; per channel, a decay, a share, a write (2) and the gate; convolutions."""
         linears = (self.value, self.out, self.gate.strength)
-        return sum(2.0 * p.weight.numel() for p in linears) + 5.0 * self.out.in_features
+        conv = self.conv.flops_per_token() if self.conv is not None else 0.0
+        return sum(2.0 * p.weight.numel() for p in linears) + conv + 5.0 * self.out.in_features
 
 
 def scan_memory(
