@@ -90,7 +90,11 @@ class Figure:
             from matplotlib.lines import Line2D
 
             drawing(axes, FIXED, False)
-            axes.set_title(self.title, loc="left", fontsize=12, fontweight="bold")
+            style = {"fontsize": 12, "fontweight": "bold"}
+            if axes.axison:
+                axes.set_title(self.title, loc="left", **style)
+            else:  # the place of others, which have titles of their own
+                axes.figure.suptitle(self.title, x=0.01, ha="left", **style)
             if self.keys:
                 handles = [Line2D([], [], color=FIXED.line(i), lw=2) for i, _ in self.keys]
                 names = [name for _, name in self.keys]

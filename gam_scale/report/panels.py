@@ -28,7 +28,7 @@ class Panel:
 
 
 def panel_figure(
-    name: str, title: str, caption: str, panels: Sequence[Panel], form: Form = "{:g}".format
+    name: str, title: str, caption: str, panels: Sequence[Panel], form: Form = "{:,g}".format
 ) -> Figure:
     """Panels of lines over steps; the y axes are logarithmic where values span a factor of 100.
 

@@ -72,7 +72,7 @@ def test_a_panel_a_layer_has_a_line_a_head(narrow):
     axes = drawn(figure, narrow)
     assert [each.get_title("left") for each in axes] == ["layer 1", "layer 2", "layer 4"]
     lines = [[line.get_ydata()[0] for line in each.lines] for each in axes]
-    assert lines == [[1, 4, 6, 9, 12, 14, 17, 20], [400], [1, 2]]
+    assert lines == [[1, 4, 6, 9, 12, 15, 17, 20], [400], [1, 2]]
     assert len({each.get_ylim() for each in axes}) == 1 and axes[0].get_yscale() == "log"
     faint, full = (axes[2].lines[i].get_alpha() for i in (0, 1))
     assert faint < full == 1
