@@ -16,15 +16,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.train_step import LR, optimizer_of, synchronise
+from benchmarks.train_step import LR, synchronise
 from gam_scale import cli
-from gam_scale.config import MemoryConfig, ModelConfig
+from gam_scale.config import MemoryConfig, ModelConfig, RunConfig, TrainConfig
 from gam_scale.data.packing import plain_batch
 from gam_scale.hardware.compiler import can_compile
 from gam_scale.hardware.processor import find_device
 from gam_scale.model.lm import build_model
 from gam_scale.model.parts import MIXERS
 from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.parallel.world import World
 from gam_scale.train.hooks.layers import LayerStatistics
@@ -73,7 +74,8 @@ def measure(args: argparse.Namespace, kind: str) -> tuple[float, float]:
     model = build_model(model_config(args, kind), 0, device)
     prepare_blocks(model, "selective", compiled=not args.eager and can_compile(device)[0])
     world = World(0, 1, 0, 1, device)
-    strategy = PlainStrategy(model, optimizer_of(model), world, "fp32")
+    optimizer = build_optimizer(model, RunConfig(model=model.config, train=TrainConfig(lr=LR)))
+    strategy = PlainStrategy(model, optimizer, world, "fp32")
     tokens = torch.randint(args.vocab_size, (args.batch, args.seq_len + 1), device=device)
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     batch = plain_batch(inputs, targets)
