@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
-from gam_scale.config import RunConfig, load_config
+from gam_scale.config import ModelConfig, RunConfig, load_config
 from gam_scale.config.rules import check
 from gam_scale.errors import UserError
+from gam_scale.model.parts import MIXERS
 from gam_scale.strict import describe, from_dict, to_dict
 
 GOOD = {"data": {"sets": [{"path": "data/x"}]}, "train": {"steps": 200}}
@@ -91,6 +93,15 @@ def test_every_setting_is_documented():
     rows = describe(RunConfig)
     assert len(rows) > 40
     assert all(doc for _, _, _, doc in rows)
+
+
+def test_the_short_form_has_the_types_of_the_layers_own_settings():
+    model = get_type_hints(ModelConfig)
+    for kind in MIXERS:
+        its = get_type_hints(MIXERS[kind])
+        for section in MIXERS[kind].sections:
+            shared = get_type_hints(model[section])
+            assert all(shared[name] == its[name] for name in (shared.keys() & its) - {"kind"})
 
 
 CONFIGS = Path(__file__).parent.parent / "configs"

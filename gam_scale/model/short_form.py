@@ -12,7 +12,6 @@ from typing import Any, Literal
 from gam_scale.errors import UserError
 from gam_scale.model.gam import GAMLayer, horizons
 from gam_scale.model.parts import MIXERS, MixerConfig
-from gam_scale.model.shape import LONGEST, WIDEST
 from gam_scale.strict import option, shown
 
 GAM = "gam"
@@ -42,22 +41,29 @@ def memory_option(doc: str) -> Any:
     return _one_of(MEMORIES, "static", doc)
 
 
+def _as_in(kind: str, setting: str) -> Any:
+    """A field as a kind's own settings have it, its doc opened by the memories that share it."""
+    field = _field(kind, setting)
+    assert field is not None, f"{kind} has no setting {setting}"
+    having = [each for each in MEMORIES if _field(each, setting) is field]
+    opening = f"{', '.join(having)}: " if 0 < len(having) < len(MEMORIES) else ""
+    metadata = {**field.metadata, "doc": opening + field.metadata["doc"]}
+    return dataclasses.field(default=field.default, metadata=metadata)
+
+
+def _field(kind: str, setting: str) -> dataclasses.Field | None:
+    """A setting of a kind; one that kinds inherit is the same object in each."""
+    return next((f for f in dataclasses.fields(MIXERS[kind]) if f.name == setting), None)
+
+
 @dataclass
 class GAMConfig:
     """Of gam layers named by their kind (arXiv 2509.00605)."""
 
-    n_slots: int = option(512, "static: rows of the memory bank", at_least=1, at_most=LONGEST)
-    kernel_size: int = option(
-        3, "taps of the causal depthwise convolution", at_least=1, at_most=WIDEST
-    )
-    fusion: Literal["gate", "local", "sum"] = option(
-        "gate",
-        "how local and global paths join; gate: a learned sigmoid gate each; local: one on the "
-        "local path, where the memory has an output gate of its own; sum: none",
-    )
-    paths: Literal["both", "local", "global"] = option(
-        "both", "ablation: keep both paths, only the convolution, or only the memory"
-    )
+    n_slots: int = _as_in("static", "n_slots")
+    kernel_size: int = _as_in("static", "kernel_size")
+    fusion: Literal["gate", "local", "sum"] = _as_in("static", "fusion")
+    paths: Literal["both", "local", "global"] = _as_in("static", "paths")
 
 
 @dataclass
@@ -69,30 +75,12 @@ class MemoryConfig:
         "rows; delta: the gated delta rule; phase: complex associations; scan: a gated average "
         "per channel (docs/memories.md compares them)",
     )
-    n_heads: int = option(
-        4,
-        "slot, delta, phase: heads, each with a state of its own; divides d_model",
-        at_least=1,
-        at_most=WIDEST,
-    )
-    n_slots: int = option(64, "slot: rows of each head's state", at_least=1, at_most=LONGEST)
-    gate: Literal["routed", "plain"] = option(
-        "routed",
-        "slot: which rows a token writes; routed: the top_k that a router chooses, the others keep "
-        "what they hold; plain: all of them (Gated Slot Attention)",
-    )
-    top_k: int = option(
-        16, "slot: rows a token writes with gate routed", at_least=1, at_most=LONGEST
-    )
-    min_horizon: float = option(
-        16.0, "tokens over which the fastest gate forgets at initialisation", above=1
-    )
-    max_horizon: float = option(
-        0.0,
-        "the slowest one; those between are spread evenly in the logarithm, and a head alone has "
-        "the middle; 0: data.seq_len",
-        at_least=0,
-    )
+    n_heads: int = _as_in("delta", "n_heads")
+    n_slots: int = _as_in("slot", "n_slots")
+    gate: Literal["routed", "plain"] = _as_in("slot", "gate")
+    top_k: int = _as_in("slot", "top_k")
+    min_horizon: float = _as_in("scan", "min_horizon")
+    max_horizon: float = _as_in("scan", "max_horizon")
 
     def horizons(self, context: int) -> tuple[float, float]:
         """The fastest and the slowest gate's at initialisation, for texts of ``context`` tokens."""
@@ -103,37 +91,20 @@ class MemoryConfig:
 class AttentionConfig:
     """Of attention layers named by their kind, the paper's Transformer baseline."""
 
-    n_heads: int = option(8, "attention heads; divides model.d_model", at_least=1, at_most=WIDEST)
-    n_kv_heads: int = option(
-        0,
-        "heads of keys and values, each for as many heads of queries (grouped queries); divides "
-        "n_heads; 0: n_heads",
-        at_least=0,
-        at_most=WIDEST,
-    )
-    window: int = option(
-        0,
-        "tokens that a token sees, itself included; 0: all of its document",
-        at_least=0,
-        at_most=LONGEST,
-    )
-    qk_norm: bool = option(
-        False, "bring each head's queries and keys to unit size, with weights, before they meet"
-    )
+    n_heads: int = _as_in("attention", "n_heads")
+    n_kv_heads: int = _as_in("attention", "n_kv_heads")
+    window: int = _as_in("attention", "window")
+    qk_norm: bool = _as_in("attention", "qk_norm")
 
 
 @dataclass
 class MambaConfig:
     """Of mamba layers named by their kind (Mamba-1, arXiv 2312.00752)."""
 
-    d_state: int = option(16, "state size per channel", at_least=1, at_most=WIDEST)
-    d_conv: int = option(4, "taps of the causal depthwise convolution", at_least=1, at_most=WIDEST)
-    expand: int = option(3, "inner width as a multiple of model.d_model", at_least=1, at_most=1000)
-    stack: Literal["residual", "paper"] = option(
-        "residual",
-        "residual: pre-norm residual blocks, as Mamba is used; paper: the bare blocks that the "
-        "GAM paper's published baseline stacks, with neither residual connection nor norm",
-    )
+    d_state: int = _as_in("mamba", "d_state")
+    d_conv: int = _as_in("mamba", "d_conv")
+    expand: int = _as_in("mamba", "expand")
+    stack: Literal["residual", "paper"] = _as_in("mamba", "stack")
 
 
 def layer_of(kind: str, sections: Mapping[str, Any]) -> MixerConfig:

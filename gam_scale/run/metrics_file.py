@@ -62,12 +62,18 @@ def rows_of(path: Path, read: Callable[[bytes], Line | None]) -> tuple[list[Line
     return [*lines, *([] if end is None else [end])], [row for row, line in parsed if line is None]
 
 
-def _line(row: bytes) -> Line | None:
+def of_a_step(row: bytes) -> dict[str, Any] | None:
+    """The object that a row holds, if it says of which step it is."""
     try:
-        line = parse_json(row.decode("utf-8"), "a row")
+        found = parse_json(row.decode("utf-8"), "a row")
     except (UserError, UnicodeDecodeError):
         return None
-    if not isinstance(line, dict) or type(line.get("step")) is not int:
+    return found if isinstance(found, dict) and type(found.get("step")) is int else None
+
+
+def _line(row: bytes) -> Line | None:
+    line = of_a_step(row)
+    if line is None:
         return None
     return line if all(type(v) in (int, float, NoneType) for v in line.values()) else None
 

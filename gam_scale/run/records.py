@@ -6,10 +6,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from gam_scale.errors import UserError
 from gam_scale.files import write_bytes
-from gam_scale.run.metrics_file import keep_aside, rows_of
-from gam_scale.strict import parse_json
+from gam_scale.run.metrics_file import keep_aside, of_a_step, rows_of
 
 Record = dict[str, Any]
 
@@ -63,11 +61,8 @@ def medians(layers: Sequence[LayerRecord]) -> dict[str, float]:
 
 
 def _record(row: bytes) -> Record | None:
-    try:
-        record = parse_json(row.decode("utf-8"), "a row")
-    except (UserError, UnicodeDecodeError):
-        return None
-    if not isinstance(record, dict) or type(record.get("step")) is not int:
+    record = of_a_step(row)
+    if record is None:
         return None
     layers, texts = record.get("layers"), [record.get("prompt"), record.get("text")]
     whole = _are_layers(layers) if "layers" in record else all(type(t) is str for t in texts)
