@@ -12,7 +12,7 @@ from gam_scale.plan.activations import setting, work
 from gam_scale.plan.communication import Collective, collectives, overlaps
 from gam_scale.plan.gpus import Gpu
 from gam_scale.plan.job import Job
-from gam_scale.plan.memory import Memory, peak_memory
+from gam_scale.plan.memory import Memory, peak_memory, updated_bytes
 
 _RECOMPUTE = ("none", "selective", "full")  # from the fastest to the smallest
 _Key = tuple[float, int, float, int]
@@ -89,7 +89,7 @@ class Estimate:
             one = timing.layer(model, layer, run, self.gpu, self.share)
             total = total.plus(one, n)
         total = total.plus(timing.head(job.weights.head, model.d_model, run, self.gpu, self.share))
-        whole = timing.update(self.memory.optimizer, self.job.kept, self.gpu)
+        whole = timing.update(updated_bytes(job), job.kept, self.gpu)
         return whole.plus(total, job.rows / job.micro_rows)
 
     @property

@@ -37,12 +37,17 @@ def peak_memory(job: Job) -> Memory:
     return max(_moments(job), key=lambda memory: memory.total)
 
 
+def updated_bytes(job: Job) -> float:
+    """Of the parameters that each rank updates; of those that are offloaded none."""
+    return _HOLDINGS[job.engine](job).updated
+
+
 @dataclass(frozen=True)
 class _Holding:
     """What an engine holds in one rank, in bytes."""
 
     parameters: float
-    optimizer: float
+    updated: float  # parameters that the rank updates, on the device
     accumulated: float  # gradients there before the last micro-batch's backward pass
     left: float  # share of a block's gradients that stays after its backward pass
     gathered: float  # parameters of other ranks, and what else is there during forward passes
@@ -59,7 +64,8 @@ def _moments(job: Job) -> Iterator[Memory]:
     has_copies = job.engine != "fsdp"  # which gathers in bf16 to begin with
 
     def moment(what: str, **bytes: float) -> Memory:
-        return Memory(held.parameters, optimizer=held.optimizer, moment=what, **bytes)
+        kept = job.kept * held.updated
+        return Memory(held.parameters, optimizer=kept, moment=what, **bytes)
 
     yield _loss(job, run, layers, held)
     kept = sum(layer.kept.activations for layer in layers)
@@ -108,7 +114,7 @@ def _loss(job: Job, run: Setting, layers: list[BlockTrace], held: _Holding) -> M
     return Memory(
         held.parameters,
         gradients=held.accumulated + weights.head * FP32,
-        optimizer=held.optimizer,
+        optimizer=job.kept * held.updated,
         # Beside the layers': the final norm's input and output, and the output's gradient.
         activations=sum(layer.kept.activations for layer in layers)
         + 3 * run.tokens * width * FP32
@@ -131,7 +137,7 @@ def _plain(job: Job) -> _Holding:
     accumulated = whole if job.micro_batches > 1 else 0
     left = 0 if accumulated else 1
     exchange = Memory(gradients=whole, buffers=flat)
-    return _Holding(whole, job.kept * whole, accumulated, left, 0, 0, exchange)
+    return _Holding(whole, whole, accumulated, left, 0, 0, exchange)
 
 
 _DEFAULT_BUCKET = 500_000_000
@@ -146,9 +152,7 @@ def _zero_1(job: Job) -> _Holding:
     copies = flat + shard if job.low_precision_modules else max(flat, shard)
     accumulated, left = (whole, 0) if job.micro_batches > 1 else (0, 1)
     exchange = Memory(gradients=whole, buffers=bucket + copies)
-    return _Holding(
-        whole, _offloaded(job, job.kept * shard), accumulated, left, 0, bucket, exchange
-    )
+    return _Holding(whole, _offloaded(job, shard), accumulated, left, 0, bucket, exchange)
 
 
 def _zero_2(job: Job) -> _Holding:
@@ -159,9 +163,7 @@ def _zero_2(job: Job) -> _Holding:
     gradients = accumulated + shard + max(shard, job.weights.head * FP32)
     exchange = Memory(gradients=gradients, buffers=bucket + flat)
     left = 1 / job.world_size
-    return _Holding(
-        whole, _offloaded(job, job.kept * shard), accumulated, left, 0, bucket, exchange
-    )
+    return _Holding(whole, _offloaded(job, shard), accumulated, left, 0, bucket, exchange)
 
 
 def _buckets(job: Job) -> tuple[float, float]:
@@ -195,7 +197,7 @@ def _zero_3(job: Job) -> _Holding:
     parameters = 0 if job.config.parallel.offload == "parameters" else shard
     gradients = _offloaded(job, shard)  # a flat buffer of the rank's share, there all the time
     exchange = Memory(gradients=gradients, buffers=held + flat)
-    return _Holding(parameters, _offloaded(job, job.kept * shard), gradients, 0, held, 0, exchange)
+    return _Holding(parameters, _offloaded(job, shard), gradients, 0, held, 0, exchange)
 
 
 def _offloaded(job: Job, size: float) -> float:
@@ -222,9 +224,7 @@ def _fsdp(job: Job) -> _Holding:
         buffers=weights.outside * (job.compute_bytes + each),
     )
     parameters = 0 if offloads else shard
-    return _Holding(
-        parameters, job.kept * parameters, accumulated, left, gathered, bucket, exchange
-    )
+    return _Holding(parameters, parameters, accumulated, left, gathered, bucket, exchange)
 
 
 _HOLDINGS = {

@@ -92,15 +92,15 @@ def head(parameters: int, width: int, run: Setting, gpu: Gpu, share: float) -> S
     return Seconds(products=max(seconds, moved / gpu.memory_rate / MEMORY_SHARE))
 
 
-def update(optimizer_bytes: float, kept: float, gpu: Gpu) -> Seconds:
+def update(updated: float, kept: float, gpu: Gpu) -> Seconds:
     """Parameters and what the optimizer keeps of them read and written, gradients read.
 
     Args:
-        optimizer_bytes: kept of what this rank updates.
-        kept: over the bytes of those parameters.
+        updated: bytes of the parameters that this rank updates.
+        kept: bytes that the optimizer keeps, over those of the parameters.
         gpu: as above.
     """
-    moved = (3 / kept + 2) * optimizer_bytes if kept else 0.0
+    moved = (2 + 1 + 2 * kept) * updated
     return Seconds(memory=moved / ((gpu.memory_rate or math.inf) * MEMORY_SHARE))
 
 

@@ -10,7 +10,9 @@ from gam_scale.config import RunConfig, load_config
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.parts import MIXERS, implementations
+from gam_scale.parallel.algorithm import Algorithm
 from gam_scale.parallel.blocks import prepare_blocks
+from gam_scale.parallel.optimizer import OPTIMIZERS
 from gam_scale.plan import timing
 from gam_scale.plan.activations import Setting, setting, work
 from gam_scale.plan.communication import Collective
@@ -18,6 +20,7 @@ from gam_scale.plan.estimate import Estimate, cheapest, engines
 from gam_scale.plan.gpu_blocks import rows
 from gam_scale.plan.gpus import find_gpu
 from gam_scale.plan.job import Job
+from gam_scale.plan.memory import updated_bytes
 from gam_scale.plan.traffic import traffic
 from gam_scale.strict import from_dict
 
@@ -148,6 +151,22 @@ def test_a_layer_takes_as_long_as_what_it_multiplies_moves_and_launches():
     assert spent.memory == pytest.approx(moved.others * 8192 / (0.8 * 3.35e12))
     assert spent.scans == pytest.approx(done.scan_flops / 6.7e12)
     assert spent.launches == pytest.approx(3e-6 * moved.launches)
+
+
+def test_an_optimizer_that_keeps_nothing_updates_parameters_all_the_same(monkeypatch):
+    sgd = Algorithm(lambda groups, train: torch.optim.SGD(groups), lambda shape: {}, True)
+    monkeypatch.setitem(OPTIMIZERS, "sgd", lambda policy: sgd)
+    config = make_config()
+    adamw = Job.of(config, 1, 2)
+    plain = adamw.having(train={"optimizer": "sgd"})
+    for engine, share in (("torch", 1), ("zero1", 2), ("fsdp", 2)):
+        jobs = (job.running(engine) for job in (adamw, plain))
+        first, second = (Estimate("", job, H100, 0.5).computing.memory for job in jobs)
+        # Two moments of AdamW's, read and written; the count of its steps is left out.
+        passes = 4 * adamw.weights.total / share
+        assert first - second == pytest.approx(4 * passes / (0.8 * 3.35e12), rel=1e-3)
+        updated = timing.update(updated_bytes(plain.running(engine)), plain.kept, H100)
+        assert plain.kept == 0 and updated.memory == pytest.approx(3 / 4 * (first - second))
 
 
 def test_a_cpu_is_planned_by_its_products_alone():
