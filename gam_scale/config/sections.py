@@ -49,7 +49,7 @@ class DataConfig:
 
 @dataclass
 class TrainConfig:
-    """Optimisation: AdamW, a schedule, batches, precision."""
+    """Optimisation: what updates parameters, a schedule, batches, precision."""
 
     steps: int = option(0, "optimizer steps; give steps or epochs", at_least=0)
     epochs: float = option(0.0, "passes over the first data set; give steps or epochs", at_least=0)
@@ -59,7 +59,9 @@ class TrainConfig:
     micro_batch_size: int = option(
         8, "most sequences per rank and forward pass", at_least=1, at_most=WIDEST
     )
-    optimizer: str = option("adamw", "what updates parameters; there is adamw")
+    optimizer: str = option(
+        "adamw", "what updates parameters, a name that gam_scale/parallel/optimizer.py lists"
+    )
     lr: float = option(3e-4, "peak learning rate", above=0)
     min_lr_ratio: float = option(0.0, "last learning rate over lr", at_least=0, at_most=1)
     schedule: Literal["cosine", "wsd", "constant"] = option(

@@ -142,7 +142,7 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
         if not algorithm.elementwise and config.parallel.offload != "none":
             raise UserError(
                 f"parallel.offload is {config.parallel.offload}, but train.optimizer {kind} needs "
-                "whole parameters; expected none, or adamw"
+                f"whole parameters; expected none, or {' or '.join(_elementwise(model))}"
             )
         empty = {
             "names": [],
@@ -156,6 +156,12 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
         group["names"].append(name)
         group["shapes"].append(shapes[name])
     return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
+
+
+def _elementwise(model: nn.Module) -> list[str]:
+    """Names of the optimizers that step all of a model's elements each by itself."""
+    its = [policy for _, policy in policies(model)]
+    return [name for name, choose in OPTIMIZERS.items() if all(choose(p).elementwise for p in its)]
 
 
 def states_of(groups: Iterable[Group]) -> dict[str, StateSpec]:
