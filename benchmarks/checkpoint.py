@@ -30,7 +30,8 @@ from benchmarks.engines import ROWS, add_sizes, launch, run_config, step_of
 from benchmarks.train_step import synchronise
 from gam_scale import cli
 from gam_scale.checkpoint.canonical import CanonicalTensors
-from gam_scale.checkpoint.store import CheckpointStore, TrainState
+from gam_scale.checkpoint.state import TrainState
+from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import RunConfig
 from gam_scale.hardware.compiler import can_compile
 from gam_scale.hardware.memory import allocated_at_most, peak_memory_bytes, reset_peak_memory

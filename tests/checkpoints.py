@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from gam_scale.checkpoint.canonical import CanonicalTensors, write_shards
-from gam_scale.checkpoint.store import CheckpointStore, TrainState
+from gam_scale.checkpoint.state import TrainState
+from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import GAMConfig, ModelConfig, RunConfig, TrainConfig
 from gam_scale.model.lm import build_model
 from gam_scale.parallel.algorithm import ADAMW

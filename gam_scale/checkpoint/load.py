@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from gam_scale.checkpoint.store import load_config_of, load_model, load_state, resolve
+from gam_scale.checkpoint.state import load_state
+from gam_scale.checkpoint.store import load_config_of, load_model, resolve
 from gam_scale.checkpoint.verify import TOKENIZER, verify_checkpoint
 from gam_scale.config import RunConfig
 from gam_scale.data.tokenizer import Tokenizer

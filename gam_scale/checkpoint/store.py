@@ -15,7 +15,6 @@ from gam_scale.checkpoint.canonical import CanonicalTensors, write_index
 from gam_scale.checkpoint.fit import check_parameters
 from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.checkpoint.state import TrainState
-from gam_scale.checkpoint.state import load_state as load_state
 from gam_scale.checkpoint.verify import CONFIG, STATE, TOKENIZER
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError

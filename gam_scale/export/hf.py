@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gam_scale.checkpoint.load import Trained, load_trained
 from gam_scale.checkpoint.shard import PARAM
-from gam_scale.checkpoint.store import CONFIG, TOKENIZER, TrainState
+from gam_scale.checkpoint.state import TrainState
+from gam_scale.checkpoint.verify import CONFIG, TOKENIZER
 from gam_scale.config import DataConfig, ModelConfig, RunConfig
 from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder

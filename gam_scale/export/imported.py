@@ -9,7 +9,8 @@ from torch import Tensor
 from gam_scale.checkpoint.canonical import write_shards
 from gam_scale.checkpoint.fit import check_parameters, check_states
 from gam_scale.checkpoint.shard import Shard
-from gam_scale.checkpoint.store import CheckpointStore, TrainState, saving
+from gam_scale.checkpoint.state import TrainState
+from gam_scale.checkpoint.store import CheckpointStore, saving
 from gam_scale.config import RunConfig
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gam_scale.checkpoint.shard import PARAM
-from gam_scale.checkpoint.store import TrainState
+from gam_scale.checkpoint.state import TrainState
 from gam_scale.config import DataConfig, RunConfig
 from gam_scale.errors import UserError
 from gam_scale.export.imported import Imported

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gam_scale.checkpoint.shard import PARAM
-from gam_scale.checkpoint.store import TrainState
+from gam_scale.checkpoint.state import TrainState
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.export.imported import Imported

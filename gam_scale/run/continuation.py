@@ -4,14 +4,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
-from gam_scale.checkpoint.store import (
-    CONFIG,
-    TOKENIZER,
-    TrainState,
-    load_config_of,
-    load_state,
-    resolve,
-)
+from gam_scale.checkpoint.state import TrainState, load_state
+from gam_scale.checkpoint.store import load_config_of, resolve
+from gam_scale.checkpoint.verify import CONFIG, TOKENIZER
 from gam_scale.config import RunConfig
 from gam_scale.data.stream import TrainStream
 from gam_scale.errors import UserError

@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from gam_scale.checkpoint.store import CheckpointStore, load_config_of, load_state
+from gam_scale.checkpoint.state import load_state
+from gam_scale.checkpoint.store import CheckpointStore, load_config_of
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import is_leftover, read_regular, remove_leftovers, write_bytes, write_json

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gam_scale.checkpoint.store import load_state
+from gam_scale.checkpoint.state import load_state
 from gam_scale.config import load_config
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, changed_setting

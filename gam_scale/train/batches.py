@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from gam_scale.checkpoint.store import TrainState
+from gam_scale.checkpoint.state import TrainState
 from gam_scale.config import RunConfig
 from gam_scale.data.packing import Batch
 from gam_scale.data.stream import TrainStream, micro_batches

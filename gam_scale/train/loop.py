@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from gam_scale.checkpoint.store import TrainState
+from gam_scale.checkpoint.state import TrainState
 from gam_scale.config import RunConfig
 from gam_scale.data.order import derive_seed
 from gam_scale.data.packing import Batch

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from gam_scale.checkpoint.store import TrainState
+from gam_scale.checkpoint.state import TrainState
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check, check_ranks
 from gam_scale.data.stream import TrainStream

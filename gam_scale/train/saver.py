@@ -12,7 +12,8 @@ from torch import Tensor
 from gam_scale.checkpoint.canonical import write_shards
 from gam_scale.checkpoint.carried import write_carried
 from gam_scale.checkpoint.shard import Shard
-from gam_scale.checkpoint.store import CheckpointStore, TrainState, saving
+from gam_scale.checkpoint.state import TrainState
+from gam_scale.checkpoint.store import CheckpointStore, saving
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import partial_path

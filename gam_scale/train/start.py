@@ -8,7 +8,8 @@ from pathlib import Path
 
 from gam_scale.checkpoint.carried import read_carried
 from gam_scale.checkpoint.restore import restore
-from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_config_of, load_state
+from gam_scale.checkpoint.state import TrainState, load_state
+from gam_scale.checkpoint.store import CheckpointStore, load_config_of
 from gam_scale.checkpoint.store import resolve as find_checkpoint
 from gam_scale.checkpoint.verify import verify_checkpoint
 from gam_scale.config import RunConfig

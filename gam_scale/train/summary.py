@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from gam_scale import __version__
 from gam_scale.checkpoint.load import load_trained
-from gam_scale.checkpoint.store import load_config_of, load_state, resolve
+from gam_scale.checkpoint.state import load_state
+from gam_scale.checkpoint.store import load_config_of, resolve
 from gam_scale.evaluate.loss import perplexity
 from gam_scale.files import write_json
 from gam_scale.generate import Sampling, generate

@@ -18,7 +18,8 @@ LOSSES = [3.905597686767578, 3.915393829345703, 3.9306650161743164]
 def resumed(world, engines):
     """Per engine: losses of the steps after the checkpoint."""
     from gam_scale.checkpoint.restore import restore
-    from gam_scale.checkpoint.store import load_config_of, load_state
+    from gam_scale.checkpoint.state import load_state
+    from gam_scale.checkpoint.store import load_config_of
     from gam_scale.config import ParallelConfig
     from gam_scale.parallel.build import build_strategy
     from gam_scale.strict import from_dict

@@ -13,14 +13,8 @@ from safetensors.torch import load_file
 from gam_scale import files
 from gam_scale.checkpoint.canonical import CanonicalTensors, write_index, write_shards
 from gam_scale.checkpoint.shard import Shard
-from gam_scale.checkpoint.store import (
-    CheckpointStore,
-    TrainState,
-    load_model,
-    load_state,
-    resolve,
-    saving,
-)
+from gam_scale.checkpoint.state import TrainState, load_state
+from gam_scale.checkpoint.store import CheckpointStore, load_model, resolve, saving
 from gam_scale.checkpoint.verify import verify_checkpoint
 from gam_scale.errors import UserError
 from gam_scale.hardware.memory import allocated_at_most

@@ -16,7 +16,8 @@ from whole_runs import reseal
 from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.carried import read_carried, write_carried
 from gam_scale.checkpoint.restore import restore
-from gam_scale.checkpoint.store import CheckpointStore, TrainState, load_model, load_state
+from gam_scale.checkpoint.state import TrainState, load_state
+from gam_scale.checkpoint.store import CheckpointStore, load_model
 from gam_scale.checkpoint.verify import read_checksums, verify_checkpoint
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError

@@ -8,7 +8,8 @@ import torch
 
 from gam_scale.checkpoint.canonical import write_shards
 from gam_scale.checkpoint.shard import Shard
-from gam_scale.checkpoint.store import CheckpointStore, TrainState
+from gam_scale.checkpoint.state import TrainState
+from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import (
     AttentionConfig,
     DataConfig,

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from gam_scale.checkpoint.load import load_trained
-from gam_scale.checkpoint.store import load_config_of, load_state
+from gam_scale.checkpoint.state import load_state
+from gam_scale.checkpoint.store import load_config_of
 from gam_scale.errors import UserError
 from gam_scale.export.hf import export_hf, export_safetensors, read_hf
 from gam_scale.export.imported import write_checkpoint

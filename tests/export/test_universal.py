@@ -8,7 +8,8 @@ import torch
 from checkpoints import whole
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
-from gam_scale.checkpoint.store import load_config_of, load_state
+from gam_scale.checkpoint.state import load_state
+from gam_scale.checkpoint.store import load_config_of
 from gam_scale.errors import UserError
 from gam_scale.export.imported import write_checkpoint
 from gam_scale.export.universal import read_universal

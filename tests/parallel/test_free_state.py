@@ -26,7 +26,8 @@ def trial_of(world, sets, engine, **train):
 
 def save_all(world, sets, folder):
     """Train, save, train on; per engine all losses."""
-    from gam_scale.checkpoint.store import CheckpointStore, TrainState
+    from gam_scale.checkpoint.state import TrainState
+    from gam_scale.checkpoint.store import CheckpointStore
     from gam_scale.train.saver import Saver
 
     results = {}
@@ -48,7 +49,8 @@ def save_all(world, sets, folder):
 def load_all(world, sets, folder, pairs):
     """Per (source, engine): the losses after resuming the source's checkpoint under the engine."""
     from gam_scale.checkpoint.restore import restore
-    from gam_scale.checkpoint.store import CheckpointStore, load_state
+    from gam_scale.checkpoint.state import load_state
+    from gam_scale.checkpoint.store import CheckpointStore
 
     results = []
     for source, engine in pairs:

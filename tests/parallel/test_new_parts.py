@@ -7,7 +7,8 @@ from engines import BATCH, Trial, first_step
 from ranks import run_ranks
 
 from gam_scale.checkpoint.restore import restore
-from gam_scale.checkpoint.store import CheckpointStore, TrainState
+from gam_scale.checkpoint.state import TrainState
+from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.train.saver import Saver
 
 ENGINES = ("zero3", "fsdp")

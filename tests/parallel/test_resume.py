@@ -13,7 +13,8 @@ WORLDS = (1, 2, 4)
 
 def save_all(world, sets, folder, engines):
     """Train, save, train on; per engine the losses after the checkpoint."""
-    from gam_scale.checkpoint.store import CheckpointStore, TrainState
+    from gam_scale.checkpoint.state import TrainState
+    from gam_scale.checkpoint.store import CheckpointStore
     from gam_scale.train.saver import Saver
 
     results = {}
@@ -35,7 +36,8 @@ def save_all(world, sets, folder, engines):
 def load_all(world, sets, folder, pairs):
     """Per (source, engine): the losses after resuming the source's checkpoint under the engine."""
     from gam_scale.checkpoint.restore import restore
-    from gam_scale.checkpoint.store import CheckpointStore, load_state
+    from gam_scale.checkpoint.state import load_state
+    from gam_scale.checkpoint.store import CheckpointStore
 
     results = []
     for source, engine in pairs:

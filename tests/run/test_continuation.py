@@ -7,7 +7,8 @@ import pytest
 import torch
 from whole_runs import assert_equal_runs, killed_after, last_tensors, train
 
-from gam_scale.checkpoint.store import CheckpointStore, load_state
+from gam_scale.checkpoint.state import load_state
+from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
 from gam_scale.errors import UserError

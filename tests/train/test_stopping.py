@@ -13,7 +13,8 @@ import pytest
 from ranks import run_ranks
 from whole_runs import assert_equal_runs, train
 
-from gam_scale.checkpoint.store import CheckpointStore, load_state
+from gam_scale.checkpoint.state import load_state
+from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.data.stream import TrainStream
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.run.goodput import read_starts

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from gam_scale.checkpoint.store import TrainState
+from gam_scale.checkpoint.state import TrainState
 from gam_scale.schedule import learning_rate
 from gam_scale.train.loop import Hook, Loop
 from gam_scale.train.metrics import StepMetrics, Throughput
