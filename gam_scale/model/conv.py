@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gam_scale.errors import UserError
 from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
 from gam_scale.model.policy import Draw, Policy
@@ -79,3 +80,16 @@ class CausalConv(nn.Module):
     def flops_per_token(self) -> float:
         """One multiply-add per tap."""
         return 2.0 * self.weight.numel()
+
+
+def check_taps(taps: int, key: str, tokens: int, cut: str) -> None:
+    """Refuse a convolution that reaches back past the rank before.
+
+    Args:
+        taps: of the convolution.
+        key: of the setting that says so.
+        tokens: of a sequence on a rank.
+        cut: how the sequence comes to be so short, for the message.
+    """
+    if tokens < taps:
+        raise UserError(f"{cut} and {key} {taps}; expected at least that many tokens on a rank")

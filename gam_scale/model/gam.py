@@ -1,7 +1,7 @@
 """The Gated Associative Memory layer (arXiv 2509.00605), around a memory of any kind."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from gam_scale.errors import UserError
 from gam_scale.model.block import Block, State
 from gam_scale.model.context import Context
-from gam_scale.model.conv import CausalConv
+from gam_scale.model.conv import CausalConv, check_taps
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import Memory, WrittenMemory
@@ -18,7 +18,7 @@ from gam_scale.model.memory.heads import Activation, GateChoice, Heads
 from gam_scale.model.parts import MixerConfig, Naming, check_divides
 from gam_scale.model.policy import GATE_MATRIX
 from gam_scale.model.shape import WIDEST, Shape
-from gam_scale.strict import option
+from gam_scale.strict import option, shown
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,26 @@ class GAMLayer(MixerConfig):
                 "leaves that out; expected fusion sum, or paths both"
             )
 
+    def check_own(self, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_own`: settings of a path that is left out.
+
+        Of the longest horizon a run's complete config has its own length, whatever the paths.
+        """
+        shared = {field.name for field in fields(GAMLayer)} | {"max_horizon"}
+        for field in fields(self):
+            is_memorys, value = field.name not in shared, getattr(self, field.name)
+            dead = {"local": is_memorys, "global": field.name == "kernel_size"}
+            if dead.get(self.paths) and value != field.default:
+                raise UserError(
+                    f"{name(field.name)} is {shown(value)} with paths {self.paths}, which leaves "
+                    f"out the {'memory' if is_memorys else 'convolution'}; expected paths both, or "
+                    f"no {field.name}"
+                )
+
     def check_length(self, tokens: int, cut: str, name: Naming) -> None:
         """See :meth:`MixerConfig.check_length`."""
-        check_taps(self.kernel_size, name("kernel_size"), tokens, cut)
+        if self.paths != "global":
+            check_taps(self.kernel_size, name("kernel_size"), tokens, cut)
 
 
 @dataclass(frozen=True)
@@ -171,12 +188,6 @@ class HeadLayer(WrittenLayer):
     def turned_widths(self, shape: Shape) -> tuple[int, ...]:
         """See :meth:`MixerConfig.turned_widths`."""
         return (self.heads(shape).key,) if shape.rotary == "all" else ()
-
-
-def check_taps(taps: int, key: str, tokens: int, cut: str) -> None:
-    """Refuse a convolution, of the setting ``key``, that reaches past the rank before."""
-    if tokens < taps:
-        raise UserError(f"{cut} and {key} {taps}; expected at least that many tokens on a rank")
 
 
 def horizons(shortest: float, longest: float, context: int) -> tuple[float, float]:

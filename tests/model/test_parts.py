@@ -7,6 +7,7 @@ import importlib
 import math
 import re
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -306,6 +307,14 @@ def test_sequences_may_be_cut_over_ranks():
             {"layers": [{"kind": "slot", "gate": "plain", "top_k": 3}]},
             r"layers\[0\].top_k is 3 with gate plain, where a token writes all rows",
         ),
+        (
+            {"layers": [{"kind": "slot", "paths": "local", "n_slots": 9}]},
+            r"layers\[0\].n_slots is 9 with paths local, which leaves out the memory; expected",
+        ),
+        (
+            {"layers": [{"kind": "static", "paths": "global", "kernel_size": 5}]},
+            r"layers\[0\].kernel_size is 5 with paths global, which leaves out the convolution",
+        ),
         ({"norm": SwiGLUConfig()}, 'model.norm is "swiglu"; expected one of "layernorm"'),
         (
             {"layers": [{"kind": "delta", "ffn": RMSNormConfig()}]},
@@ -317,6 +326,34 @@ def test_sequences_may_be_cut_over_ranks():
 def test_what_a_part_refuses(settings, message):
     with pytest.raises(UserError, match=message):
         from_dict(ModelConfig, settings | {"n_layers": 2}, "model").check()
+
+
+def test_what_a_run_fills_in_is_not_refused_where_it_decides_nothing():
+    """Its complete config, which may be given to it again, has horizons of its length."""
+    layers = [{"kind": "delta", "paths": "local"}, {"kind": "slot", "paths": "global"}]
+    model = from_dict(ModelConfig, {"layers": layers, "n_layers": 2}, "model").at_length(4096)
+    assert model.layers[0].max_horizon == 4096
+    model.check()
+
+
+@pytest.mark.parametrize(
+    ("layer", "tokens", "message"),
+    [
+        (
+            {"kind": "mamba"},
+            2,
+            r"n is 2 and model.layers\[0\].d_conv 4; expected at least 3 tokens",
+        ),
+        ({"kind": "mamba"}, 3, ""),
+        ({"kind": "static", "kernel_size": 5}, 4, r"n is 4 and model.layers\[0\].kernel_size 5"),
+        ({"kind": "static", "kernel_size": 5}, 5, ""),
+        ({"kind": "static", "paths": "global"}, 1, ""),
+    ],
+)
+def test_a_rank_has_the_tokens_that_convolutions_reach_back_to(layer, tokens, message):
+    model = from_dict(ModelConfig, {"layers": [layer]}, "model")
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        model.check_length(tokens, f"n is {tokens}")
 
 
 def test_a_layer_named_by_its_kind_has_the_sections_settings():

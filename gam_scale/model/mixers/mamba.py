@@ -13,7 +13,7 @@ from gam_scale.kernels.choice import Function, HasKernels, Trial
 from gam_scale.kernels.mamba import mamba_ssm_scan
 from gam_scale.model.block import Block, State
 from gam_scale.model.context import Context
-from gam_scale.model.conv import CausalConv
+from gam_scale.model.conv import CausalConv, check_taps
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
@@ -83,6 +83,10 @@ class MambaLayer(MixerConfig):
                 f"{name('norm')} is given with stack paper, a bare block without norms; expected "
                 "norm null, or stack residual"
             )
+
+    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_length`."""
+        check_taps(self.d_conv, name("d_conv"), tokens, cut)
 
 
 class MambaBlock(Block):

@@ -64,6 +64,7 @@ class SlotLayer(HeadLayer):
 
     def check_own(self, name: Naming) -> None:
         """See :meth:`MixerConfig.check_own`."""
+        super().check_own(name)
         if self.gate == "plain" and self.top_k != _TOP_K:
             raise UserError(
                 f"{name('top_k')} is {self.top_k} with gate plain, where a token writes all rows; "
