@@ -1,4 +1,4 @@
-"""The language model: embeddings, a stack of blocks, a final norm, a tied head."""
+"""The language model: embeddings, a stack of blocks, a final norm, a head."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -29,7 +29,7 @@ def stack_name(layers: Sequence[MixerConfig]) -> str:
 
 
 class LanguageModel(nn.Module):
-    """A causal language model over any stack of blocks; the head shares the token embedding.
+    """A causal language model over any stack of blocks.
 
     Each block (:class:`~gam_scale.model.block.Block`) maps the residual stream (B, T, d_model) to
     the same shape: with ``forward`` in training, with ``extend`` and a state in generation.

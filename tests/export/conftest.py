@@ -33,6 +33,7 @@ def _config(block: str) -> RunConfig:
         attention=AttentionConfig(n_heads=4),
         mamba=MambaConfig(expand=2),
         memory=MemoryConfig(n_heads=2),
+        tied_head=block != "delta",
     )
     return RunConfig(model, DataConfig(seq_len=48, documents="concatenate"))
 
@@ -49,7 +50,10 @@ def config() -> RunConfig:
 
 @pytest.fixture
 def checkpoint(tokenizer_file: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """``checkpoint(block)`` -> a step-* folder whose weights are far from zero everywhere."""
+    """``checkpoint(block)`` -> a step-* folder whose weights are far from zero everywhere.
+
+    The model of delta layers has a head of its own, the others' is tied.
+    """
 
     def make(block: str = "gam") -> Path:
         config = _config(block)

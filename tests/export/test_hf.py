@@ -143,11 +143,14 @@ def test_transformers_computes_what_we_do(checkpoint, tmp_path, block, one_threa
     assert results["beams"] == results["beams_without_state"]
     assert results["saved_alike"] and results["fresh_std"] == pytest.approx(0.02, rel=0.1)
 
-    # Back into ours, after transformers gave the embedding ten more rows and cut the file.
+    # Back into ours, after transformers gave embedding and head ten more rows and cut the file.
     back = write_checkpoint(read_hf(tmp_path / "results-saved", None), tmp_path / "back")
-    model = load_trained(back).model
-    assert torch.equal(model.embedding.weight[:320], trained.model.embedding.weight)
-    assert model.embedding.weight.shape[0] == 330
+    model, its = load_trained(back).model, trained.model
+    pairs = {"embedding": (model.embedding.weight, its.embedding.weight)}
+    assert (model.head is None) == (its.head is None) == (block != "delta")
+    pairs["head"] = (model.head_weight, its.head_weight)
+    for name, (grown, before) in pairs.items():
+        assert grown.shape == (330, 32) and torch.equal(grown[:320], before), name
 
 
 def test_there_and_back_is_exact(checkpoint, tmp_path):
