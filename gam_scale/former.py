@@ -14,10 +14,10 @@ MAX_HORIZON = 65_536.0
 
 
 def in_todays_terms(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
-    """``saved``, with the horizon of ``config`` where both have the default of their time.
+    """A saved config as it would be saved today, to be compared with ``config``.
 
-    It decides initial values alone, so a run that began with the former one goes on; its
-    config.json then has today's.
+    Its longest horizon becomes that of ``config`` where each is the default of its time: horizons
+    decide initial values alone, so that the run may go on. Its config.json then has today's.
     """
     saved = _with_parts(_with_layers(saved, config), config)
     memory = config.model.memory

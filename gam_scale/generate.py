@@ -39,8 +39,8 @@ def generate(
     """Yield pieces of text that continue ``prompt``, as they are sampled.
 
     Stops at ``max_tokens`` (None: ``MAX_TOKENS``, or as many as the context still holds) or where
-    the model ends the document. The state between tokens is what
-    the blocks remember (the convolution's last inputs; keys and values for attention).
+    the model ends the document. Between tokens the blocks remember a state, such as a memory's, a
+    convolution's last inputs, or attention's keys and values.
 
     Raises:
         UserError: attention with learned positions cannot reach that far, or the model's training

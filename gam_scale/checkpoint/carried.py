@@ -43,10 +43,10 @@ def read_carried(folder: Path, start: int, rows: int, device: torch.device) -> d
         whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     except (KeyError, RuntimeError, TypeError):  # other tensors, shapes or types than in the first
         raise UserError(f"{folder}: its carried states do not fit together") from None
-    found = {len(value) for value in whole.values()}
-    if found and min(found) < start + rows:
+    lengths = {len(value) for value in whole.values()}
+    if lengths and min(lengths) < start + rows:
         raise UserError(
-            f"{folder}: it has the carried states of {min(found)} rows; expected at least "
+            f"{folder}: it has the carried states of {min(lengths)} rows; expected at least "
             f"{start + rows}, as train.global_batch_size says"
         )
     return {key: value[start : start + rows].to(device) for key, value in whole.items()}

@@ -1,6 +1,6 @@
 """Tensors cut into parts: which elements a part is, what two have in common, whether they are all.
 
-A part is a box of a tensor, told by its offset and extent in each dimension, or a range of the
+A part is a box of a tensor, given by its offset and extent in each dimension, or a range of the
 flattened tensor, whose offset and extent are one number each.
 """
 
@@ -11,18 +11,18 @@ from itertools import product
 Box = tuple[Sequence[int], Sequence[int]]
 """Offset and extent."""
 Common = tuple[int, int, int]
-"""Of two parts: an element of the one's data, one of the other's, and how many from there on."""
+"""Elements of two parts: where they begin in the data of the one, of the other; how many."""
 
 
 def grid_of(shape: Sequence[int], offset: Sequence[int]) -> tuple[int, ...]:
-    """The shape in which a part's place is told: the tensor's, or, of a range, its size."""
+    """The shape in which a part's offset counts: the tensor's, for a range the flattened one's."""
     return tuple(shape) if len(offset) == len(shape) else (math.prod(shape),)
 
 
 def runs(
     shape: Sequence[int], offset: Sequence[int], extent: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
-    """Ranges (first element, up to which) of the flattened tensor that a part is, ascending."""
+    """The ranges of the flattened tensor that make up a part, ascending: first element, end."""
     grid = grid_of(shape, offset)
     axis = max(len(grid) - 1, 0)
     while axis and extent[axis] == grid[axis]:  # rows that are whole lie one behind another

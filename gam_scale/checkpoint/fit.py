@@ -9,19 +9,19 @@ from gam_scale.errors import UserError
 
 
 def check_parameters(
-    where: object, found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
+    where: object, shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
 ) -> None:
     """Check tensors from elsewhere against a model's parameters.
 
     Args:
         where: named in the messages.
-        found: shapes by ``KIND.NAME``; every parameter must be there, states may be missing.
+        shapes: shapes by ``KIND.NAME``; every parameter must be there, states may be missing.
         expected: shapes by parameter name.
 
     Raises:
         UserError: naming a parameter that is missing, unknown or of another shape.
     """
-    for key, shape in found.items():
+    for key, shape in shapes.items():
         kind, name = key.split(".", 1)
         if name not in expected:
             raise UserError(f"{where}: {name} is not a parameter of this model")
@@ -31,28 +31,28 @@ def check_parameters(
                 "the model's config has it"
             )
     for name in expected:
-        if f"{PARAM}.{name}" not in found:
+        if f"{PARAM}.{name}" not in shapes:
             raise UserError(f"{where} has no parameter {name}, which this model needs")
 
 
 def check_states(
     where: object,
-    found: Mapping[str, tuple[Sequence[int], torch.dtype]],
+    tensors: Mapping[str, tuple[Sequence[int], torch.dtype]],
     expected: Mapping[str, StateSpec],
 ) -> None:
     """Check tensors from elsewhere against what an optimizer keeps.
 
     Args:
         where: named in the messages.
-        found: shapes and dtypes by ``KIND.NAME``, of parameters too, which are passed over; of any
-            parameter all states, or none.
+        tensors: shapes and dtypes by ``KIND.NAME``, of parameters too, which are passed over; of
+            any parameter all states, or none.
         expected: by ``KIND.NAME``.
 
     Raises:
         UserError: naming a state that is unknown, missing, or of another shape or dtype.
     """
-    stepped = {name for kind, name in (key.split(".", 1) for key in found) if kind != PARAM}
-    for key, (shape, dtype) in found.items():
+    stepped = {name for kind, name in (key.split(".", 1) for key in tensors) if kind != PARAM}
+    for key, (shape, dtype) in tensors.items():
         if key.startswith(f"{PARAM}."):
             continue
         state = expected.get(key)
@@ -69,7 +69,7 @@ def check_states(
             )
     for key in expected:
         kind, name = key.split(".", 1)
-        if name in stepped and key not in found:
+        if name in stepped and key not in tensors:
             raise UserError(
                 f"{where} has no {kind} of {name}, but other states of it; expected all that "
                 "train.optimizer keeps of a parameter, or none"

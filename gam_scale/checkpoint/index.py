@@ -77,11 +77,11 @@ class Index:
 
     def files(self) -> dict[str, Content]:
         """What each safetensors file holds."""
-        found: dict[str, Content] = {}
+        contents: dict[str, Content] = {}
         for key, entry in self.tensors.items():
             for name, _, extent in entry.parts:
-                found.setdefault(name, {})[key] = entry.dtype, tuple(extent)
-        return found
+                contents.setdefault(name, {})[key] = entry.dtype, tuple(extent)
+        return contents
 
 
 @dataclass

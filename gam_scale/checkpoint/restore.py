@@ -10,7 +10,7 @@ from gam_scale.checkpoint.shard import PARAM, Shard, StateSpec
 
 
 class Restorable(Protocol):
-    """What a :class:`~gam_scale.parallel.strategy.Strategy` has of a checkpoint's content."""
+    """The side of a :class:`~gam_scale.parallel.strategy.Strategy` that a checkpoint fills."""
 
     @property
     def states(self) -> Mapping[str, StateSpec]:

@@ -48,8 +48,8 @@ class CheckpointStore:
         if not self.folder.is_dir():
             return []
         exact = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
-        found = [path for path in self.folder.iterdir() if exact.fullmatch(path.name)]
-        return sorted(int(path.name.removeprefix("step-")) for path in found if path.is_dir())
+        named = [path for path in self.folder.iterdir() if exact.fullmatch(path.name)]
+        return sorted(int(path.name.removeprefix("step-")) for path in named if path.is_dir())
 
     def path(self, step: int) -> Path:
         """The folder of one step's checkpoint."""

@@ -107,8 +107,8 @@ class Axes:
 
     def groups(self, *along: Axis) -> list[list[int]]:
         """All groups of ranks whose coordinates differ along these axes alone, each in order."""
-        found: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[tuple[int, ...], list[int]] = {}
         for rank, place in enumerate(product(*map(range, self.sizes))):
             fixed = (i for name, i in zip(AXES, place, strict=True) if name not in along)
-            found.setdefault(tuple(fixed), []).append(rank)
-        return list(found.values())
+            groups.setdefault(tuple(fixed), []).append(rank)
+        return list(groups.values())

@@ -1,58 +1,27 @@
 """Which settings of a run go together."""
 
 from gam_scale.config.axes import Axes
-from gam_scale.config.sections import ParallelConfig, RunConfig
+from gam_scale.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    ParallelConfig,
+    RunConfig,
+    TrainConfig,
+)
 from gam_scale.errors import UserError
 
 
 def check(config: RunConfig) -> None:
     """Refuse combinations that cannot work; each message names the keys and what would do."""
-    model, data, train = config.model, config.data, config.train
     _check_parallel(config.parallel)
-    model.check()
-    if data.seq_len % config.parallel.context:
-        raise UserError(
-            f"parallel.context is {config.parallel.context}, which does not divide data.seq_len "
-            f"{data.seq_len}; expected a divisor"
-        )
-    shared = f", cut over parallel.context {config.parallel.context} ranks,"
-    cut = f"data.seq_len is {data.seq_len}{shared * (config.parallel.context > 1)}"
-    model.check_length(data.seq_len // config.parallel.context, cut)
-    if model.position == "learned" and data.seq_len > model.max_seq_len:
-        raise UserError(
-            f"data.seq_len is {data.seq_len} but model.max_seq_len gives {model.max_seq_len} "
-            "positions; expected data.seq_len at most that, or model.position none"
-        )
-    if train.profile and (len(train.profile) != 2 or train.profile[0] > train.profile[1]):
-        raise UserError(
-            f"train.profile is {train.profile}; expected two steps, the first and the last, such "
-            "as [20, 22], or none"
-        )
-    if data.carry_state:
+    config.model.check()
+    _check_length(config)
+    _check_profile(config.train)
+    if config.data.carry_state:
         _check_carry_state(config)
-    names = ("branch_of", "init_from", "continue_from")
-    starts = {name: getattr(config.checkpoint, name) for name in names}
-    given = [f"checkpoint.{name} is {path}" for name, path in starts.items() if path]
-    if len(given) > 1:
-        raise UserError(f"{' and '.join(given)}; expected at most one of them")
-    if not data.sets:
-        raise UserError(
-            'data.sets is empty; expected at least one {"path": FOLDER} made by '
-            "tools/prepare_data.py"
-        )
-    for i, entry in enumerate(data.sets):
-        if not entry.path:
-            raise UserError(f"data.sets[{i}].path is empty; expected a folder or URL of shards")
-    if (train.steps > 0) == (train.epochs > 0):
-        raise UserError(
-            f"train.steps is {train.steps} and train.epochs is {train.epochs:g}; expected exactly "
-            "one of them above 0"
-        )
-    if train.steps and train.warmup_steps > train.steps:
-        raise UserError(
-            f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps "
-            f"{train.steps}"
-        )
+    _check_start(config.checkpoint)
+    _check_sets(config.data)
+    _check_steps(config.train)
 
 
 def check_ranks(config: RunConfig, world_size: int) -> None:
@@ -66,6 +35,31 @@ def check_ranks(config: RunConfig, world_size: int) -> None:
         raise UserError(
             f"train.global_batch_size is {rows}, which the {readers} ranks do not divide; expected "
             "a multiple of them with data.carry_state"
+        )
+
+
+def _check_length(config: RunConfig) -> None:
+    model, length, ranks = config.model, config.data.seq_len, config.parallel.context
+    if length % ranks:
+        raise UserError(
+            f"parallel.context is {ranks}, which does not divide data.seq_len {length}; expected "
+            "a divisor"
+        )
+    shared = f", cut over parallel.context {ranks} ranks,"
+    model.check_length(length // ranks, f"data.seq_len is {length}{shared * (ranks > 1)}")
+    if model.position == "learned" and length > model.max_seq_len:
+        raise UserError(
+            f"data.seq_len is {length} but model.max_seq_len gives {model.max_seq_len} "
+            "positions; expected data.seq_len at most that, or model.position none"
+        )
+
+
+def _check_profile(train: TrainConfig) -> None:
+    steps = train.profile
+    if steps and (len(steps) != 2 or steps[0] > steps[1]):
+        raise UserError(
+            f"train.profile is {steps}; expected two steps, the first and the last, such as "
+            "[20, 22], or none"
         )
 
 
@@ -84,6 +78,38 @@ def _check_carry_state(config: RunConfig) -> None:
                 f"data.carry_state does not go with {what}; expected {expected}, or carry_state "
                 "false"
             )
+
+
+def _check_start(checkpoint: CheckpointConfig) -> None:
+    names = ("branch_of", "init_from", "continue_from")
+    starts = {name: getattr(checkpoint, name) for name in names}
+    given = [f"checkpoint.{name} is {path}" for name, path in starts.items() if path]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}; expected at most one of them")
+
+
+def _check_sets(data: DataConfig) -> None:
+    if not data.sets:
+        raise UserError(
+            'data.sets is empty; expected at least one {"path": FOLDER} made by '
+            "tools/prepare_data.py"
+        )
+    for i, entry in enumerate(data.sets):
+        if not entry.path:
+            raise UserError(f"data.sets[{i}].path is empty; expected a folder or URL of shards")
+
+
+def _check_steps(train: TrainConfig) -> None:
+    if (train.steps > 0) == (train.epochs > 0):
+        raise UserError(
+            f"train.steps is {train.steps} and train.epochs is {train.epochs:g}; expected exactly "
+            "one of them above 0"
+        )
+    if train.steps and train.warmup_steps > train.steps:
+        raise UserError(
+            f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps "
+            f"{train.steps}"
+        )
 
 
 def _check_parallel(parallel: ParallelConfig) -> None:

@@ -1,1 +1,1 @@
-"""What a trained model is worth: loss, perplexity, bits per byte."""
+"""What a trained model is worth: its loss, how it uses its context, what it recalls."""

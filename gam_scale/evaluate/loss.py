@@ -65,7 +65,7 @@ def mean_loss(
 
 
 def pad_rows(batch: Batch, rows: int) -> Batch:
-    """A batch with fewer sequences brought to ``rows`` by such as count for nothing.
+    """A batch with fewer sequences, filled up to ``rows`` of them by rows without targets.
 
     Every forward pass then has one shape: a compiled model would compile anew for another.
     """

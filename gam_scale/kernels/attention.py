@@ -263,7 +263,7 @@ def _empty(form: str, q: Tensor, dropout: float) -> tuple[Tensor, Tensor, Tensor
 
 
 def _mask(piece: Piece, q: Tensor) -> dict:
-    """What torch's CPU kernel is told of who sees whom."""
+    """The arguments by which torch's CPU kernel knows which query sees which keys."""
     if len(piece.lengths) == 1:
         return {"is_causal": True}
     unseen = hidden(piece.lengths, q.device)

@@ -8,7 +8,9 @@ from torch._library.custom_ops import OPDEFS
 from torch.utils.flop_counter import register_flop_formula
 
 Keep = Literal["dear", "always"]
-"""``dear``: unless all is computed again, since it costs much; ``always``: it would be another."""
+"""When a block that is recomputed has kept an operator's result. ``dear``: with ``train.recompute``
+selective, since it costs much to compute again; ``always``: with full too, since a second result
+would be another one, as of a random draw."""
 
 KEPT: dict[str, Keep] = {}
 """By name, the operators that say so."""

@@ -17,7 +17,7 @@ def product(a: Tensor, b: Tensor, precision: Precision) -> Tensor:
     """``a @ b``, (..., M, K) and (..., K, N) with leading dimensions that broadcast.
 
     With ``tf32`` float32 matrices on a GPU are multiplied in TF32, 10 bits of each factor with
-    float32 sums, whatever torch is told for all other products; elsewhere it says nothing.
+    float32 sums, whatever torch is told for all other products; elsewhere it changes nothing.
     """
     if precision == "ieee" or a.device.type != "cuda" or a.dtype != torch.float32:
         return a @ b

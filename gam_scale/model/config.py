@@ -152,10 +152,6 @@ class ModelConfig:
         """The norm before the head, and of layers that name none."""
         return NORMS.of(self.norm)
 
-    def feed_forward(self) -> FeedForwardConfig:
-        """The feed-forward network of layers that name none."""
-        return self._as_wide(self.ffn)
-
     def rotation(self, dtype: torch.dtype = torch.float32) -> Rotation | None:
         """What the layers turn by; None if none does. Tables are of float32 or, for it, float64."""
         shape = self.shape

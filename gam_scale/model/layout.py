@@ -41,7 +41,7 @@ class Spans(NamedTuple):
 
 
 class _Pieces(NamedTuple):
-    """The stretches by row, in numbers of the host that no tensor mode can get hold of."""
+    """The stretches by row, in numpy: where torch traces a model, tensors have no values."""
 
     row: np.ndarray
     begin: np.ndarray  # its first token within the row

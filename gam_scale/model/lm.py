@@ -167,7 +167,7 @@ class LanguageModel(nn.Module):
         return head + sum(block.flops_per_token(seq_len) for block in self.blocks)
 
     def n_parameters(self) -> int:
-        """Trainable numbers, the tied head counted once."""
+        """Trainable numbers; a tied head has none of its own."""
         return sum(p.numel() for p in self.parameters())
 
 

@@ -227,8 +227,8 @@ class MixerConfig(Part):
 
     @property
     def is_limited(self) -> bool:
-        """Whether learned positions limit what it can read in generation: it goes on past them
-        with positions that start over, as a recurrent layer can."""
+        """Whether learned positions limit the length of a text in generation. A recurrent layer
+        goes on past them, with positions that start over."""
         return False
 
 

@@ -61,7 +61,7 @@ def zeros(module: nn.Module, value: Tensor, draw: Draw) -> None:
 
 
 def linear_weight(module: nn.Linear, value: Tensor, draw: Draw) -> None:
-    """scaled: a normal of the variance of torch's default, which paper takes."""
+    """scaled: a normal with the variance of torch's default uniform; paper: that uniform."""
     if draw.scheme == "paper":
         _torchs_uniform(module, value, draw)
     else:

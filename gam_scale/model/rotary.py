@@ -19,13 +19,13 @@ def tables(positions: Tensor, rotation: Rotation) -> dict[int, tuple[Tensor, Ten
 
     A function of positions, whatever they are: there is no longest one.
     """
-    found = {}
+    by_width = {}
     for width in rotation.widths:
         # Positions of 100,000 and more, times a frequency: float32 would be off by 1% of a turn.
         exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
         angles = positions.double().unsqueeze(-1) * rotation.base**-exponent
-        found[width] = angles.cos().to(rotation.dtype), angles.sin().to(rotation.dtype)
-    return found
+        by_width[width] = angles.cos().to(rotation.dtype), angles.sin().to(rotation.dtype)
+    return by_width
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -40,9 +40,9 @@ class Algorithm:
 
 def check_kept(kept: Mapping[str, Tensor], declared: Mapping[str, StateSpec]) -> None:
     """What is kept of a parameter is what was declared: else no checkpoint of it would load."""
-    found = {kind: (tuple(tensor.shape), tensor.dtype) for kind, tensor in kept.items()}
+    actual = {kind: (tuple(tensor.shape), tensor.dtype) for kind, tensor in kept.items()}
     expected = {kind: (state.shape, state.dtype) for kind, state in declared.items()}
-    assert found == expected, f"an optimizer keeps {found}, but declares {expected}"
+    assert actual == expected, f"an optimizer keeps {actual}, but declares {expected}"
 
 
 def _adamw(groups: list[Group], train: TrainConfig) -> torch.optim.Optimizer:

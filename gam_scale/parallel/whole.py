@@ -153,7 +153,7 @@ class WholeStepper:
         return range(self.ranks.size())
 
     def _nothing(self, piece: Piece) -> Tensor:
-        """Of the parameter's shape, in the memory of one number: between steps it is not here."""
+        """What stands for a parameter between steps: its shape, in the memory of one number."""
         return torch.empty(1, device=self.device).expand(piece.shape)
 
 

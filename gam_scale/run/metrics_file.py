@@ -65,10 +65,10 @@ def rows_of(path: Path, read: Callable[[bytes], Line | None]) -> tuple[list[Line
 def of_a_step(row: bytes) -> dict[str, Any] | None:
     """The object that a row holds, if it says of which step it is."""
     try:
-        found = parse_json(row.decode("utf-8"), "a row")
+        content = parse_json(row.decode("utf-8"), "a row")
     except (UserError, UnicodeDecodeError):
         return None
-    return found if isinstance(found, dict) and type(found.get("step")) is int else None
+    return content if isinstance(content, dict) and type(content.get("step")) is int else None
 
 
 def _line(row: bytes) -> Line | None:

@@ -72,13 +72,13 @@ def _record(row: bytes) -> Record | None:
 def _are_layers(layers: Any) -> bool:
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         return False
-    found = [values for layer in layers for values in layer.values()]
+    statistics = [values for layer in layers for values in layer.values()]
     return all(
         isinstance(values, dict)
         and isinstance(values.get("all"), list)
         and len(values["all"]) == len(QUANTILES)
         and all(type(number) in (int, float, NoneType) for number in values["all"])
-        for values in found
+        for values in statistics
     )
 
 

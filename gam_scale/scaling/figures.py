@@ -75,7 +75,7 @@ def _parabolas(points: Points, isoflop: IsoFlop, i: int, named: str, suffix: str
             rows = parabola.rows
             axes.plot(n, parabola.at(n), lw=1.6, **style)
             axes.plot(points.params[rows], points.loss[rows], "o", ms=4.5, mew=0, **style)
-            if parabola.found:
+            if parabola.is_inside:
                 axes.plot([parabola.params], [parabola.loss], "D", ms=6, mew=0, color=palette.ink)
             if j % -(-len(parabolas) // MOST_LABELS) == 0:
                 label(axes, palette, n[-1], float(parabola.at(n[-1])), scientific(parabola.flops))

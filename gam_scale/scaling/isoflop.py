@@ -34,7 +34,7 @@ class Parabola:
             return float(np.exp(self.middle - c1 / (2 * c2))) if c2 > 0 else float("nan")
 
     @property
-    def found(self) -> bool:
+    def is_inside(self) -> bool:
         """Whether the minimum lies between sizes that were trained, rather than beyond them."""
         return self.low < self.params < self.high
 
@@ -62,7 +62,7 @@ class IsoFlop:
     @property
     def minima(self) -> list[Parabola]:
         """Those whose minimum lies between trained sizes."""
-        return [p for p in self.parabolas if p.found]
+        return [p for p in self.parabolas if p.is_inside]
 
 
 def isoflop(points: Points, draws: int = 0, seed: int = 0, level: float = 0.95) -> IsoFlop:
@@ -87,7 +87,7 @@ def isoflop(points: Points, draws: int = 0, seed: int = 0, level: float = 0.95) 
             f"No budget was spent on {SIZES} sizes: isoFLOP minima need runs of equal FLOPs.",
         )
     parabolas = [_parabola(points.params, points.loss, points.flops, rows) for rows in groups]
-    minima = [p for p in parabolas if p.found]
+    minima = [p for p in parabolas if p.is_inside]
     note = ""
     if len(minima) < len(parabolas):
         note = (

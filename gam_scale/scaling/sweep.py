@@ -159,27 +159,7 @@ def _cell(
     seed: int,
     lr_multiplier: float = 1.0,
 ) -> SweepCell:
-    dial = spec.dial
-    heads = width // dial.head_channels
-    model = {
-        "block": family.block,
-        "d_model": width,
-        "n_layers": max(2, round(width / dial.width_per_layer)),
-        "vocab_size": spec.vocab_size,
-        "max_seq_len": spec.seq_len,
-        "dropout": 0.0,
-        "gam": {"n_slots": width},
-        "memory": {"kind": family.memory, "n_heads": heads, "n_slots": max(16, width // 4)},
-        "attention": {"n_heads": heads},
-    }
-    config = {
-        "model": model,
-        "data": {"sets": [{"path": spec.data}], "seq_len": spec.seq_len},
-        "train": {"steps": 1, "warmup_steps": 0},
-    }
-    for name, values in spec.set.items():
-        config[name] = config.get(name, {}) | values
-    shaped: RunConfig = from_dict(RunConfig, config)
+    dial, shaped = spec.dial, _shaped(spec, family, width)
     per_step = float(dial.batch_size * spec.seq_len)
     if spec.kind == "isoflop":
         per_step *= FORWARD_AND_BACKWARD * outline(shaped.model).flops_per_token(spec.seq_len)
@@ -208,3 +188,28 @@ def _cell(
     )
     shaped.log.run_dir = str(folder / cell.name)
     return cell
+
+
+def _shaped(spec: SweepSpec, family: FamilySpec, width: int) -> RunConfig:
+    """A config of this size, whose steps and learning rate are still to come."""
+    dial = spec.dial
+    heads = width // dial.head_channels
+    model = {
+        "block": family.block,
+        "d_model": width,
+        "n_layers": max(2, round(width / dial.width_per_layer)),
+        "vocab_size": spec.vocab_size,
+        "max_seq_len": spec.seq_len,
+        "dropout": 0.0,
+        "gam": {"n_slots": width},
+        "memory": {"kind": family.memory, "n_heads": heads, "n_slots": max(16, width // 4)},
+        "attention": {"n_heads": heads},
+    }
+    config = {
+        "model": model,
+        "data": {"sets": [{"path": spec.data}], "seq_len": spec.seq_len},
+        "train": {"steps": 1, "warmup_steps": 0},
+    }
+    for name, values in spec.set.items():
+        config[name] = config.get(name, {}) | values
+    return from_dict(RunConfig, config)

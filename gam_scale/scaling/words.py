@@ -50,27 +50,7 @@ def does_not_show(analysis: Analysis) -> list[str]:
         if left.isoflop.note:
             sentences.append(f"{left.name}: {left.isoflop.note}")
     for family in families:
-        name = _named(family, families)
-        sentences += [f"{name}{_upper(warning, name)}." for warning in family.fit.warnings]
-        if family.held_out is None:
-            sentences.append(
-                f"{name}{_upper('prediction of larger models was not tested', name)}: "
-                f"{family.held_out_note}."
-            )
-        lost = [e for e in family.extrapolations if e.rule == "optimal" and not _determined(e)]
-        if lost:
-            sizes = " and ".join(large(e.params) for e in lost)
-            sentences.append(
-                f"{name}{_upper('how many tokens a model of', name)} {sizes} parameters would want "
-                f"is unknown: the interval spans more than a factor of {scientific(UNKNOWN)}."
-            )
-        if family.isoflop.note:
-            sentences.append(f"{name}{_upper(family.isoflop.note, name)}")
-        if analysis.settings.resamples and family.intervals["a"] is None:
-            sentences.append(
-                f"{name}{_upper('refits to reweighted runs often have no optimum', name)}, so its "
-                "exponents have no interval."
-            )
+        sentences += _limits(family, analysis)
     if not analysis.settings.resamples:
         sentences.append("Intervals were not asked for, so nothing says how sure the figures are.")
     if not families[0].points.counted:
@@ -81,6 +61,32 @@ def does_not_show(analysis: Analysis) -> list[str]:
         "whether the model fits on the GPU are left out.",
         "A lower loss is not a measured ability: recall, context and use need tests of their own.",
     ]
+    return sentences
+
+
+def _limits(family: Family, analysis: Analysis) -> list[str]:
+    """What the runs of one family do not show."""
+    name = _named(family, analysis.families)
+    sentences = [f"{name}{_upper(warning, name)}." for warning in family.fit.warnings]
+    if family.held_out is None:
+        sentences.append(
+            f"{name}{_upper('prediction of larger models was not tested', name)}: "
+            f"{family.held_out_note}."
+        )
+    lost = [e for e in family.extrapolations if e.rule == "optimal" and not _determined(e)]
+    if lost:
+        sizes = " and ".join(large(e.params) for e in lost)
+        sentences.append(
+            f"{name}{_upper('how many tokens a model of', name)} {sizes} parameters would want "
+            f"is unknown: the interval spans more than a factor of {scientific(UNKNOWN)}."
+        )
+    if family.isoflop.note:
+        sentences.append(f"{name}{_upper(family.isoflop.note, name)}")
+    if analysis.settings.resamples and family.intervals["a"] is None:
+        sentences.append(
+            f"{name}{_upper('refits to reweighted runs often have no optimum', name)}, so its "
+            "exponents have no interval."
+        )
     return sentences
 
 

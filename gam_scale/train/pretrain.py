@@ -139,12 +139,15 @@ def _pretrain(
         if world.is_main and not run.summary.exists():  # killed; wandb may lack the last lines
             MetricLog(run.path, config, True, config.train.steps, state.step).close()
     if outcome == "finished" and world.is_main:
-        run.check_lock()
-        validated = [split.path for split in data.valid]
-        finish(run, world, validated, compiled=strategy.compilation.is_on)
-        show_summary(run)
+        _finish(run, world, data, compiled=strategy.compilation.is_on)
     world.barrier()
     return outcome == "finished"
+
+
+def _finish(run: RunDir, world: World, data: RunData, *, compiled: bool) -> None:
+    run.check_lock()
+    finish(run, world, [split.path for split in data.valid], compiled=compiled)
+    show_summary(run)
 
 
 def _checkpoint_bytes(config: RunConfig) -> int:

@@ -79,25 +79,25 @@ def show_summary(run: RunDir) -> None:
     """Print the end of a run for a person: figures, sample, where things are."""
     summary = read_summary(run.summary)
 
-    def told(key: str, form: str) -> str:
+    def shown(key: str, form: str) -> str:
         value = summary.get(key)
         return "not known" if value is None else form.format(value)
 
-    rows = {"first loss": told("first_loss", "{:.4f}"), "last loss": told("last_loss", "{:.4f}")}
+    rows = {"first loss": shown("first_loss", "{:.4f}"), "last loss": shown("last_loss", "{:.4f}")}
     if summary.get("validated") == []:
         rows["validation"] = "none: no data set has a validation split"
     else:
-        rows["validation perplexity"] = told("val_perplexity", "{:.2f}")
-        rows["validation bits per byte"] = told("val_bits_per_byte", "{:.4f}")
+        rows["validation perplexity"] = shown("val_perplexity", "{:.2f}")
+        rows["validation bits per byte"] = shown("val_bits_per_byte", "{:.4f}")
     if origin := summary.get("continued"):
         rows["continues"] = f"{origin['run']}, with its {', '.join(origin['kept'])}"
-    rows["tokens per second"] = told("tokens_per_s", "{:,.0f}")
+    rows["tokens per second"] = shown("tokens_per_s", "{:,.0f}")
     rows["run directory"] = str(run.path)
     if run.report.exists():
         rows["report"] = str(run.report)
     if summary.get("goodput") is not None:
-        starts = told("starts", "{:,}") + " start" + "s" * (summary.get("starts") != 1)
-        rows["goodput"] = f"{told('goodput', '{:.0%}')} of {told('wall_seconds', '{:,.0f} s')}"
+        starts = shown("starts", "{:,}") + " start" + "s" * (summary.get("starts") != 1)
+        rows["goodput"] = f"{shown('goodput', '{:.0%}')} of {shown('wall_seconds', '{:,.0f} s')}"
         rows["goodput"] += f" in {starts}"
     if summary.get("sample") is not None:
         print(f"\nsample:\n{summary['sample']}\n")

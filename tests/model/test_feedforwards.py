@@ -16,7 +16,7 @@ D = 12
 def built(settings: dict) -> nn.Module:
     """A module of these settings, with random weights."""
     config = from_dict(ModelConfig, {"d_model": D, "dropout": 0.0, **settings})
-    part = config.feed_forward() if "ffn" in settings else config.final_norm()
+    part = config.stack()[0].ffn if "ffn" in settings else config.final_norm()
     module = part.build(config.shape).double()
     for i, p in enumerate(module.parameters()):
         nn.init.normal_(p, generator=torch.Generator().manual_seed(i))

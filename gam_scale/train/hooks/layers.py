@@ -65,11 +65,11 @@ class LayerStatistics(Hook):
         """Read what was heard, for which the device is waited for."""
         if not self._listeners:
             return
-        heard = [listener.found for listener in self._listeners]
+        heard = [listener.figures for listener in self._listeners]
         self._listeners = []
         with loop.clock.paused():
             self._check_lock()
-            self._log.layers(loop.state.step, [_read(found) for found in heard])
+            self._log.layers(loop.state.step, [_read(figures) for figures in heard])
 
     def end(self, loop: Loop, error: BaseException | None) -> None:
         """Leave the blocks as they were."""
@@ -91,7 +91,7 @@ class _Listener:
     """What one block's first call in a step shows."""
 
     def __init__(self, loss: _Loss) -> None:
-        self.found: dict[str, Tensor] = {}
+        self.figures: dict[str, Tensor] = {}
         self._loss = loss
 
     def listen(self, block: Block) -> list[RemovableHandle]:
@@ -102,7 +102,7 @@ class _Listener:
 
     def _before(self, block: Block, args: tuple[Any, ...]) -> None:
         # An engine has gathered the block's parameters by now, and frees them right after it.
-        if "activation" in self.found:
+        if "activation" in self.figures:
             return
         x, layout = args[0].detach(), args[1]
         assert isinstance(layout, Layout)
@@ -112,20 +112,20 @@ class _Listener:
         # A weight that autocast casts here, without gradients, must not be taken for the step's.
         with torch.no_grad(), torch.autocast(device, dtype, enabled, cache_enabled=False):
             values = block.statistics(x[:, :length], layout.segments(length)[0])
-            self.found |= {name: quantiles(value) for name, value in values.items()}
+            self.figures |= {name: quantiles(value) for name, value in values.items()}
 
     def _after(self, block: Block, args: tuple[Any, ...], y: Tensor) -> None:
-        if "activation" in self.found:
+        if "activation" in self.figures:
             return
         size = y.detach().float().square().mean(-1).sqrt()
-        self.found["activation"] = quantiles(size.reshape(-1, 1))
+        self.figures["activation"] = quantiles(size.reshape(-1, 1))
         if y.requires_grad:
             y.register_hook(self._gradient)
 
     def _gradient(self, gradient: Tensor) -> None:
         lengths = gradient.detach().float().norm(dim=-1).reshape(-1, 1)
         assert self._loss.scale is not None
-        self.found["gradient"] = quantiles(lengths / self._loss.scale.float())
+        self.figures["gradient"] = quantiles(lengths / self._loss.scale.float())
 
 
 def quantiles(values: Tensor) -> Tensor:
@@ -143,9 +143,9 @@ def _quantiles(values: Tensor) -> Tensor:
     return torch.stack([ordered[round(share * last)] for share in QUANTILES])
 
 
-def _read(found: Mapping[str, Tensor]) -> LayerRecord:
+def _read(figures: Mapping[str, Tensor]) -> LayerRecord:
     layer: LayerRecord = {}
-    for name, value in found.items():
+    for name, value in figures.items():
         rows = [[q if math.isfinite(q) else None for q in row] for row in value.tolist()]
         layer[name] = {"all": rows[0]}
         if len(rows) > 2:
