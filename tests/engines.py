@@ -1,8 +1,15 @@
 """The engines as tests run them, each training the same tiny model on the same batches."""
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+from closeness import off
+from torch import nn
+
+from gam_scale.checkpoint.restore import restore
+from gam_scale.checkpoint.state import load_state
 from gam_scale.config import DataSetConfig, RunConfig
+from gam_scale.data.packing import Batch
 from gam_scale.data.stream import TrainStream, micro_batches, open_split
 from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.context import part
@@ -94,6 +101,12 @@ class Trial:
         (total,) = world.sum(float(loss_sum))
         return total / n_targets, float(norm)
 
+    def losses_after(self, checkpoint: Path, steps: int) -> list[float]:
+        """Of the steps that follow a checkpoint, once it is restored."""
+        restore(self.strategy, checkpoint)
+        first = load_state(checkpoint).step
+        return [self.step(first + i)[0] for i in range(steps)]
+
     def everything(self) -> list[tuple[str, bytes]]:
         """This rank's part of the parameters and of all that the optimizer keeps, to the bit."""
         return [(s.key, s.data.numpy().tobytes()) for s in self.strategy.shards()]
@@ -102,6 +115,21 @@ class Trial:
         """The sum of absolute values of all parameters."""
         parts = [s.own_part() for s in self.strategy.shards() if s.kind == "param"]
         return self.world.sum(sum(float(p.data.double().abs().sum()) for p in parts))[0]
+
+
+def differences(cut: nn.Module, whole: nn.Module, batch: Batch, world: World) -> list[float]:
+    """Relative, of loss and gradients of a model whose sequences are cut over ranks, from those of
+    one that has them whole."""
+    expected = whole(batch.tokens, batch.targets, batch.layout)
+    expected.backward()
+    here = part(batch, world)
+    loss = cut(here.tokens, here.targets, here.layout)
+    loss.backward()
+    distances = [abs(world.sum(loss.item())[0] / expected.item() - 1)]
+    for a, b in zip(cut.parameters(), whole.parameters(), strict=True):
+        world.all_reduce(a.grad)
+        distances.append(off(a.grad, b.grad))
+    return distances
 
 
 def open_stream(sets: str) -> TrainStream:

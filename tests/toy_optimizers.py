@@ -10,8 +10,8 @@ from gam_scale.parallel.algorithm import ADAMW, Algorithm
 from gam_scale.parallel.optimizer import OPTIMIZERS
 
 
-class Rowwise(torch.optim.Optimizer):
-    """Needs whole matrices: it keeps a number per row, two averages, a gradient and a count."""
+class Toy(torch.optim.Optimizer):
+    """Steps each parameter by :meth:`update`, whose first state :meth:`made` makes."""
 
     def __init__(self, groups: list[dict]) -> None:
         super().__init__(groups, {})
@@ -21,14 +21,18 @@ class Rowwise(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, self.state[p] or self._made(p), group)
+                    if not self.state[p]:
+                        self.state[p].update(self.made(p))
+                    self.update(p, self.state[p], group)
 
-    def _made(self, p):
-        made = {kind: state.made(p.device) for kind, state in _rowwise(p.shape).items()}
-        self.state[p].update(made)
-        return self.state[p]
 
-    def _update(self, p, state, group):
+class Rowwise(Toy):
+    """Needs whole matrices: it keeps a number per row, two averages, a gradient and a count."""
+
+    def made(self, p):
+        return {kind: state.made(p.device) for kind, state in _rowwise(p.shape).items()}
+
+    def update(self, p, state, group):
         state["count"] += 1
         state["row"].lerp_(p.grad.square().flatten(1).mean(1), 0.1)
         fast, slow = state["averages"]
@@ -53,24 +57,18 @@ def _rowwise(shape):
     }
 
 
-class Signs(torch.optim.Optimizer):
+class Signs(Toy):
     """Elementwise: a momentum in float64 and a count, an int."""
 
-    def __init__(self, groups: list[dict]) -> None:
-        super().__init__(groups, {})
+    def made(self, p):
+        count = torch.zeros((), dtype=torch.int64, device=p.device)
+        return {"count": count, "momentum": torch.zeros_like(p, dtype=torch.float64)}
 
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                state = self.state[p]
-                if not state:
-                    state["count"] = torch.zeros((), dtype=torch.int64, device=p.device)
-                    state["momentum"] = torch.zeros_like(p, dtype=torch.float64)
-                state["count"] += 1
-                state["momentum"].lerp_(p.grad.double(), 0.2)
-                rate = group["lr"] / state["count"].item()
-                p.sub_(rate * torch.tanh(10 * state["momentum"]).float())
+    def update(self, p, state, group):
+        state["count"] += 1
+        state["momentum"].lerp_(p.grad.double(), 0.2)
+        rate = group["lr"] / state["count"].item()
+        p.sub_(rate * torch.tanh(10 * state["momentum"]).float())
 
 
 ROWWISE = Algorithm(lambda groups, train: Rowwise(groups), _rowwise, elementwise=False)

@@ -1,5 +1,6 @@
 """Figures of an analysis: runs, the laws fitted to them, and what those say beyond the runs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -116,10 +117,8 @@ def _surface(family: Family, i: int, named: str, suffix: str) -> Figure:
 def _frontier(families: list[Family], analysis: Analysis, keys: Any) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for i, family in enumerate(families):
-            c = _budgets(family, analysis)
             colour = palette.line(i)
-            _band(axes, family, c, lambda o, c: o.params(c), colour)
-            _measured(axes, family, c, family.optimum.params(c), colour)
+            _over_budgets(axes, family, analysis, Optimum.params, colour)
             for p in family.isoflop.minima:
                 axes.plot([p.flops], [p.params], "D", ms=5.5, mew=0, color=colour)
         for target in analysis.settings.targets:
@@ -136,10 +135,8 @@ def _frontier(families: list[Family], analysis: Analysis, keys: Any) -> Figure:
 def _losses(families: list[Family], analysis: Analysis, keys: Any) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for i, family in enumerate(families):
-            c = _budgets(family, analysis)
             colour = palette.line(i)
-            _band(axes, family, c, lambda o, c: o.loss(c), colour)
-            _measured(axes, family, c, family.optimum.loss(c), colour)
+            _over_budgets(axes, family, analysis, Optimum.loss, colour)
             points = family.points
             axes.plot(points.flops, points.loss, "o", ms=3.5, mew=0, color=colour, alpha=0.45)
             for target in analysis.settings.targets:
@@ -180,6 +177,19 @@ def _budgets(family: Family, analysis: Analysis) -> np.ndarray:
     ends = [float(family.optimum.flops(t)) for t in analysis.settings.targets]
     top = max([float(family.points.flops.max()), *ends])
     return np.geomspace(family.points.flops.min(), 1.5 * top, 120)
+
+
+def _over_budgets(
+    axes: Any,
+    family: Family,
+    analysis: Analysis,
+    what: Callable[[Optimum, np.ndarray], np.ndarray],
+    colour: str,
+) -> None:
+    """What a family's law says of each budget, with its band."""
+    c = _budgets(family, analysis)
+    _band(axes, family, c, what, colour)
+    _measured(axes, family, c, what(family.optimum, c), colour)
 
 
 def _measured(axes: Any, family: Family, c: np.ndarray, y: np.ndarray, colour: str) -> None:

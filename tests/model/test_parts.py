@@ -11,7 +11,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from closeness import is_alive, off
+from closeness import is_alive, off, worst
+from engines import differences
 from ranks import run_ranks
 from small import WHOLE
 from torch import Tensor
@@ -29,7 +30,7 @@ from gam_scale.model.lm import LanguageModel, build_model
 from gam_scale.model.norms.rmsnorm import RMSNormConfig
 from gam_scale.model.parts import FEED_FORWARDS, NORMS, MixerConfig, implementations
 from gam_scale.model.policy import policies
-from gam_scale.parallel.context import SequenceContext, part
+from gam_scale.parallel.context import SequenceContext
 from gam_scale.strict import from_dict, to_dict
 
 ROWS = {
@@ -233,17 +234,8 @@ def cut_over_ranks(world, names):
     for name in names:
         config = config_of(name, max_seq_len=LENGTH)
         whole, cut = (build_model(config, seed=0).double() for _ in range(2))
-        expected = whole(batch.tokens, batch.targets, batch.layout)
-        expected.backward()
         cut.context = context
-        here = part(batch, world)
-        loss = cut(here.tokens, here.targets, here.layout)
-        loss.backward()
-        differences = [abs(world.sum(loss.item())[0] / expected.item() - 1)]
-        for a, b in zip(cut.parameters(), whole.parameters(), strict=True):
-            world.all_reduce(a.grad)
-            differences.append(off(a.grad, b.grad))
-        found[name] = max(differences, key=lambda d: d if d == d else math.inf)
+        found[name] = worst(differences(cut, whole, batch, world))
     return found
 
 

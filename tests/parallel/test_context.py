@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from closeness import off, worst
-from engines import BATCH, Trial
+from closeness import worst
+from engines import BATCH, Trial, differences
 from ranks import run_ranks
 from small import WHOLE
 
@@ -68,20 +68,11 @@ def largest_difference(world, kinds, compiled=False):
         for documents, position in ((True, "rotary"), (False, "learned")):
             batch = make_batch(LENGTH, documents=documents)
             whole, cut = make_model(kind, position), make_model(kind, position)
-            expected = whole(batch.tokens, batch.targets, batch.layout)
-            expected.backward()
             cut.context = context
             if compiled:
                 for block in cut.blocks:
                     block.forward = torch.compile(block.forward, dynamic=False, fullgraph=True)
-            here = part(batch, world)
-            loss = cut(here.tokens, here.targets, here.layout)
-            loss.backward()
-            differences = [abs(world.sum(loss.item())[0] / expected.item() - 1)]
-            for a, b in zip(cut.parameters(), whole.parameters(), strict=True):
-                world.all_reduce(a.grad)
-                differences.append(off(a.grad, b.grad))
-            found[f"{kind}, documents {documents}"] = worst(differences)
+            found[f"{kind}, documents {documents}"] = worst(differences(cut, whole, batch, world))
     return found
 
 

@@ -48,17 +48,13 @@ def save_all(world, sets, folder):
 
 def load_all(world, sets, folder, pairs):
     """Per (source, engine): the losses after resuming the source's checkpoint under the engine."""
-    from gam_scale.checkpoint.restore import restore
-    from gam_scale.checkpoint.state import load_state
     from gam_scale.checkpoint.store import CheckpointStore
 
     results = []
     for source, engine in pairs:
         path = CheckpointStore(Path(folder) / source).latest()
         trial = trial_of(world, sets, engine, seed=1)  # other initial weights
-        restore(trial.strategy, path)
-        step = load_state(path).step
-        results.append([trial.step(step + s)[0] for s in range(AFTER)])
+        results.append(trial.losses_after(path, AFTER))
     return results
 
 
