@@ -122,7 +122,7 @@ class StepMetrics:
         return self._tally.read()
 
     def leave_out_start(self) -> None:
-        """Count what this line has so far, a first step that compiles, in no ``step_seconds``."""
+        """Leave the line's time so far, of a first step that compiles, out of ``step_seconds``."""
         seconds, waited = self.clock.so_far()
         self._step_seconds -= seconds - waited
 
