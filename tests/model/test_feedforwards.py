@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from closeness import off
 from torch import Tensor, nn
 
+from gam_scale.errors import UserError
 from gam_scale.model.config import ModelConfig
 from gam_scale.model.parts import FEED_FORWARDS, NORMS
 from gam_scale.strict import from_dict
@@ -68,6 +69,14 @@ def test_is_its_plain_writing(kind):
 @pytest.mark.parametrize(("mult", "width"), [(4, 32), (3, 24), (1, 8)])
 def test_swiglu_has_about_as_many_parameters_as_two_matrices(mult, width):
     assert built({"ffn": {"kind": "swiglu", "mult": mult}}).down.in_features == width
+
+
+@pytest.mark.parametrize("kind", sorted({*FEED_FORWARDS} - {"none"}))
+def test_a_width_in_channels_stands_for_a_multiple_and_not_beside_it(kind):
+    assert built({"ffn": {"kind": kind, "width": 37}}).down.in_features == 37
+    both = {"ffn": {"kind": kind, "width": 37, "mult": 3}}
+    with pytest.raises(UserError, match="model.ffn.width is 37 beside mult 3"):
+        from_dict(ModelConfig, both).check()
 
 
 @pytest.mark.parametrize("kind", list(NORMS))

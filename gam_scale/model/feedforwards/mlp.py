@@ -6,33 +6,32 @@ from typing import Literal
 from torch import Tensor, nn
 
 from gam_scale.model.dropout import Dropout
+from gam_scale.model.ffn_width import WideConfig
 from gam_scale.model.gelu import gelu
 from gam_scale.model.linear import Linear
-from gam_scale.model.parts import FEED_FORWARDS, FeedForwardConfig
+from gam_scale.model.parts import FEED_FORWARDS
 from gam_scale.model.policy import TO_RESIDUAL
 from gam_scale.model.shape import Shape
-from gam_scale.strict import option
 
 
 @FEED_FORWARDS.register
 @dataclass(frozen=True)
-class MLPConfig(FeedForwardConfig):
+class MLPConfig(WideConfig):
     """Linear d -> mult d, exact GELU, Linear back."""
 
     kind: Literal["mlp"] = "mlp"
-    mult: int = option(4, "width as a multiple of d_model", at_least=1, at_most=1000)
 
     def build(self, shape: Shape) -> nn.Module:
         """See :meth:`FeedForwardConfig.build`."""
-        return MLP(self.mult, shape)
+        return MLP(self.channels(shape), shape)
 
 
 class MLP(nn.Module):
-    """Linear d -> mult*d, exact GELU, Linear back, dropout."""
+    """Linear d -> width, exact GELU, Linear back, dropout."""
 
-    def __init__(self, mult: int, shape: Shape) -> None:
+    def __init__(self, width: int, shape: Shape) -> None:
         super().__init__()
-        d, width = shape.d_model, mult * shape.d_model
+        d = shape.d_model
         self.up = Linear(d, width, bias=shape.biases)
         self.down = Linear(width, d, bias=shape.biases, weight=TO_RESIDUAL)
         self.dropout = Dropout(shape.dropout)

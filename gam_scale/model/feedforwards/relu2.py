@@ -7,26 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.model.feedforwards.mlp import MLP
-from gam_scale.model.parts import FEED_FORWARDS, FeedForwardConfig
+from gam_scale.model.ffn_width import WideConfig
+from gam_scale.model.parts import FEED_FORWARDS
 from gam_scale.model.shape import Shape
-from gam_scale.strict import option
 
 
 @FEED_FORWARDS.register
 @dataclass(frozen=True)
-class ReLU2Config(FeedForwardConfig):
+class ReLU2Config(WideConfig):
     """Linear d -> mult d, max(x, 0)^2, Linear back."""
 
     kind: Literal["relu2"] = "relu2"
-    mult: int = option(4, "width as a multiple of d_model", at_least=1, at_most=1000)
 
     def build(self, shape: Shape) -> nn.Module:
         """See :meth:`FeedForwardConfig.build`."""
-        return ReLU2(self.mult, shape)
+        return ReLU2(self.channels(shape), shape)
 
 
 class ReLU2(MLP):
-    """Linear d -> mult*d, squared ReLU, Linear back, dropout."""
+    """Linear d -> width, squared ReLU, Linear back, dropout."""
 
     def activation(self, x: Tensor) -> Tensor:
         """See :meth:`MLP.activation`."""

@@ -7,41 +7,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.model.dropout import Dropout
+from gam_scale.model.ffn_width import WideConfig, mult_option
 from gam_scale.model.linear import Linear
-from gam_scale.model.parts import FEED_FORWARDS, FeedForwardConfig
+from gam_scale.model.parts import FEED_FORWARDS
 from gam_scale.model.policy import TO_RESIDUAL
 from gam_scale.model.shape import Shape
-from gam_scale.strict import option
 
 _MULTIPLE = 8  # of the width, which is then a size that kernels are fast at
 
 
 @FEED_FORWARDS.register
 @dataclass(frozen=True)
-class SwiGLUConfig(FeedForwardConfig):
+class SwiGLUConfig(WideConfig):
     """SiLU(x A) * (x B), then a matrix back: three matrices in the place of two."""
 
     kind: Literal["swiglu"] = "swiglu"
-    mult: int = option(
-        4,
+    mult: int = mult_option(
         "its parameters are those of two matrices of that multiple of d_model: it is 2/3 as wide, "
-        "rounded up to a multiple of 8",
-        at_least=1,
-        at_most=1000,
+        "rounded up to a multiple of 8"
     )
 
     def build(self, shape: Shape) -> nn.Module:
         """See :meth:`FeedForwardConfig.build`."""
-        return SwiGLU(self.mult, shape)
+        return SwiGLU(self.channels(shape), shape)
+
+    def by_mult(self, shape: Shape) -> int:
+        """See :meth:`WideConfig.by_mult`."""
+        return -(-2 * self.mult * shape.d_model // (3 * _MULTIPLE)) * _MULTIPLE
 
 
 class SwiGLU(nn.Module):
     """``(SiLU(g) * u) W`` with ``(g, u) = Linear(x)``, dropout."""
 
-    def __init__(self, mult: int, shape: Shape) -> None:
+    def __init__(self, width: int, shape: Shape) -> None:
         super().__init__()
         d = shape.d_model
-        width = -(-2 * mult * d // (3 * _MULTIPLE)) * _MULTIPLE
         self.up = Linear(d, 2 * width, bias=shape.biases)  # gates, then what they gate
         self.down = Linear(width, d, bias=shape.biases, weight=TO_RESIDUAL)
         self.dropout = Dropout(shape.dropout)
