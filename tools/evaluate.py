@@ -4,8 +4,8 @@
 Alone: loss, perplexity and bits per byte, on the validation split of the run's own data, another
 prepared set (--data) or a text file (--text); a checkpoint brings its config and tokenizer along.
 Several checkpoints are set side by side. Is the context used? --by-position, --compare,
---reset-ablation and --needle ask that of checkpoints; --recall trains a small model per memory on
-associative recall, and needs none.
+--reset-ablation, --needle and --pairs ask that of checkpoints; --recall trains a small model per
+memory on associative recall, or on another task (--recall-preset), and needs none.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gam_scale import cli
@@ -23,6 +24,7 @@ from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
 from gam_scale.evaluate.by_position import loss_by_position, octaves
 from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
+from gam_scale.evaluate.key_values import PairsResult, key_values
 from gam_scale.evaluate.loss import LossResult, mean_loss, pad_rows
 from gam_scale.evaluate.needle import NeedleResult, needle
 from gam_scale.evaluate.recall import KINDS, PRESETS, RecallResult, recall_config
@@ -94,14 +96,20 @@ def _parse() -> argparse.Namespace:
     add("--tolerance", type=cli.number(at_least=0), default=0.01,
         help="rise in nats that counts as none (0.01)")  # fmt: skip
     add("--needle", action="store_true", help="a sentence hidden in the text, asked for at its end")
+    add(
+        "--pairs",
+        type=cli.several(cli.count(2)),
+        default=[],
+        help="several such sentences, of which a key of two words says which is meant: 4,16",
+    )
     add("--needle-lengths", type=cli.several(cli.count()),
-        help="tokens (a quarter, a half, all of --seq-len)")  # fmt: skip
+        help="tokens of both (a quarter, a half, all of --seq-len)")  # fmt: skip
     add("--needle-depths", type=cli.several(cli.number(at_least=0, at_most=1)),
         default=[0, 0.25, 0.5, 0.75, 1],
         help="shares of the text before the sentence (0,0.25,0.5,0.75,1)")  # fmt: skip
     add("--trials", type=cli.count(2), default=20, help="texts for each length (20)")
     add("--candidates", type=cli.count(2), default=32, help="words to choose from (32)")
-    add("--recall", action="store_true", help="MQAR (arXiv 2312.04927): train and test")
+    add("--recall", action="store_true", help="MQAR (arXiv 2312.04927), or the task of a preset")
     add("--memories", type=cli.several(cli.one_of(*KINDS)), default=list(KINDS),
         help=f"that --recall trains ({','.join(KINDS)})")  # fmt: skip
     add("--recall-preset", choices=sorted(PRESETS), default="cpu", help="sizes of --recall (cpu)")
@@ -132,7 +140,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _asked(args: argparse.Namespace) -> bool:
-    return args.by_position or args.compare or args.reset_ablation or args.needle
+    return args.by_position or args.compare or args.reset_ablation or args.needle or args.pairs
 
 
 def _subject(path: Path, args: argparse.Namespace) -> Subject:
@@ -162,6 +170,8 @@ def _subject(path: Path, args: argparse.Namespace) -> Subject:
         found.effective_context = effective_context(losses, windows, ks, targets, args.tolerance)
     if args.needle:
         found.needle = _needle(trained, source, seq_len, args)
+    if args.pairs:
+        found.pairs = _pairs(trained, source, seq_len, args)
     return found
 
 
@@ -191,12 +201,28 @@ def _loss(trained: Trained, read: Iterable[Batch], args: argparse.Namespace) -> 
 def _needle(
     trained: Trained, source: TextSource, seq_len: int, args: argparse.Namespace
 ) -> NeedleResult:
-    asked = args.needle_lengths or [seq_len // 4, seq_len // 2, seq_len]
-    lengths = [_length(trained, length, "--needle-lengths") for length in sorted(asked)]
+    lengths, texts = _haystacks(trained, source, seq_len, args)
     read = partial(last_log_probs, trained.model)
-    texts = documents(trained, source, max(lengths))
     depths, counts = sorted(args.needle_depths), (args.trials, args.candidates)
     return needle(read, trained.tokenizer, texts, lengths, depths, *counts, args.seed)
+
+
+def _pairs(
+    trained: Trained, source: TextSource, seq_len: int, args: argparse.Namespace
+) -> PairsResult:
+    lengths, texts = _haystacks(trained, source, seq_len, args)
+    read = partial(last_log_probs, trained.model)
+    counts = {"trials": args.trials, "candidates": args.candidates, "seed": args.seed}
+    return key_values(read, trained.tokenizer, texts, lengths, sorted(args.pairs), **counts)
+
+
+def _haystacks(
+    trained: Trained, source: TextSource, seq_len: int, args: argparse.Namespace
+) -> tuple[list[int], list[np.ndarray]]:
+    """Lengths in which sentences are hidden, and documents that are long enough for all."""
+    asked = args.needle_lengths or [seq_len // 4, seq_len // 2, seq_len]
+    lengths = [_length(trained, length, "--needle-lengths") for length in sorted(asked)]
+    return lengths, documents(trained, source, max(lengths))
 
 
 def _recall(args: argparse.Namespace) -> list[RecallResult]:

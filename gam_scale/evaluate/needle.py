@@ -1,6 +1,5 @@
 """A needle in a haystack: one sentence hidden in real text, asked for at the end of it."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +10,8 @@ from torch import Tensor
 from gam_scale.data.order import derive_seed
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
+from gam_scale.evaluate.hidden import HiddenSentences, pooled, scores_of, to_chance, words
 from gam_scale.evaluate.interval import Interval, mean_interval, proportion
-
-CUE = (" The magic word of", " is")  # the key stands between them and brings its own space
-SEARCH = 48  # tokens around a depth in which the end of a sentence is looked for
-TOKENS_PER_PASS = 16_384
-_WORD = re.compile(rb" [A-Za-z]{3,}")
 
 
 @dataclass(frozen=True)
@@ -44,15 +39,15 @@ class NeedleResult:
     candidates: int
     chance: float
 
+    @property
+    def by_length(self) -> list[tuple[int, Interval]]:
+        """Tokens of context, and accuracy over all depths."""
+        return pooled([(c.length, c.accuracy.mean, c.trials) for c in self.cells])
 
-def words(tokenizer: Tokenizer) -> list[int]:
-    """Ids that are a whole word with the space before it, and that the tokenizer itself gives."""
-    words = []
-    for token in range(tokenizer.vocab_size):
-        piece = tokenizer.id_to_bytes(token)
-        if _WORD.fullmatch(piece) and list(tokenizer.encode(piece.decode())) == [token]:
-            words.append(token)
-    return words
+    @property
+    def chance_from(self) -> int | None:
+        """Tokens of context from which no length beats chance; None where the longest does."""
+        return to_chance(self.by_length, self.chance)
 
 
 def needle(
@@ -86,17 +81,11 @@ def needle(
     Raises:
         UserError: too few words in the tokenizer, or a length that does not hold the sentences.
     """
-    pool = words(tokenizer)
-    if len(pool) < candidates + 1:
-        raise UserError(
-            f"the tokenizer has {len(pool)} ids that are whole words, too few for {candidates} "
-            f"candidates; expected --candidates at most {max(0, len(pool) - 1)}, or a larger "
-            "vocabulary"
-        )
+    pool = words(tokenizer, candidates + 1)
     if any(not 0 <= depth <= 1 for depth in depths):
         raise UserError(f"--needle-depths has {list(depths)}; expected shares from 0 to 1")
     ask = _Question(tokenizer, pool, candidates)
-    least = ask.least_length
+    least = ask.least_length(keys=1)
     if min(lengths) < least:
         raise UserError(
             f"--needle-lengths has {min(lengths)}, too few tokens for the sentence and its "
@@ -108,29 +97,18 @@ def needle(
         for trial in range(trials):
             rng = np.random.default_rng(derive_seed(seed, length, trial))
             rows, choices = ask.rows(rng, documents, length, depths)
-            parts = rows.split(max(1, TOKENS_PER_PASS // length))
-            log_probs.append(torch.cat([last_log_probs(part)[:, choices] for part in parts]))
+            log_probs.append(scores_of(last_log_probs, rows, choices))
         scores = torch.stack(log_probs).double().numpy()  # (trials, depths + 1, candidates)
         cells += [_cell(scores, i, length, depth) for i, depth in enumerate(depths)]
     return NeedleResult(cells, candidates, 1.0 / candidates)
 
 
-class _Question:
+class _Question(HiddenSentences):
     """Makes haystacks that hold a needle, and the question for it."""
 
     def __init__(self, tokenizer: Tokenizer, pool: Sequence[int], candidates: int) -> None:
-        self.bos, self.pool, self.candidates = tokenizer.bos_id, np.array(pool), candidates
-        self.before, self.between = (np.array(tokenizer.encode(text)) for text in CUE)
-        self.stop = np.array(tokenizer.encode("."))
-        closing = (b".", b"!", b"?", b"\n")
-        last = [tokenizer.id_to_bytes(i).endswith(closing) for i in range(tokenizer.vocab_size)]
-        self.ends_sentence = np.array(last)
-
-    @property
-    def least_length(self) -> int:
-        """Tokens of bos, needle and cue."""
-        cue = len(self.before) + 1 + len(self.between)
-        return 1 + cue + 1 + len(self.stop) + cue
+        super().__init__(tokenizer)
+        self.pool, self.candidates = np.array(pool), candidates
 
     def rows(
         self,
@@ -141,29 +119,16 @@ class _Question:
     ) -> tuple[Tensor, list[int]]:
         """Texts (depths + 1, length), the last without the needle; candidates, the right first."""
         key, *choices = rng.choice(self.pool, self.candidates + 1, replace=False)
-        cue = np.concatenate([self.before, [key], self.between])
-        needle = np.concatenate([cue, [choices[0]], self.stop])
+        cue, needle = self.cue([key]), self.sentence([key], choices[0])
         body = length - 1 - len(cue)
-        long_enough = [d for d in documents if len(d) > body]
-        document = long_enough[rng.integers(len(long_enough))][1:]  # without its bos
-        start = rng.integers(len(document) - body + 1)
-        text, bos = document[start : start + body], np.array([self.bos])
+        text, bos = self.text(rng, documents, body), np.array([self.bos])
         kept = text[: body - len(needle)]
         rows = []
         for depth in depths:
-            place = self._place(kept, depth)
+            place = self.place(kept, depth)
             rows.append(np.concatenate([bos, kept[:place], needle, kept[place:], cue]))
         rows.append(np.concatenate([bos, text, cue]))
         return torch.from_numpy(np.stack(rows).astype(np.int64)), [int(c) for c in choices]
-
-    def _place(self, text: np.ndarray, depth: float) -> int:
-        """Where the needle goes: at the sentence's end nearest to its depth, if one is near."""
-        wanted = round(depth * len(text))
-        if wanted in (0, len(text)):
-            return wanted
-        places = 1 + np.flatnonzero(self.ends_sentence[text])
-        near = places[np.abs(places - wanted) <= SEARCH]
-        return int(near[np.abs(near - wanted).argmin()]) if len(near) else wanted
 
 
 def _cell(scores: np.ndarray, i: int, length: int, depth: float) -> NeedleCell:

@@ -1,4 +1,4 @@
-"""Associative recall: its settings, its texts, and how much of them a model recalls."""
+"""Learning a synthetic task, recall above all: settings, texts, and how much a model gets right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,10 +12,9 @@ from gam_scale.config import ModelConfig
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
 from gam_scale.evaluate.interval import Interval
-from gam_scale.evaluate.mqar import Recall, recall_batch
 from gam_scale.evaluate.state_size import StateSize
+from gam_scale.evaluate.tasks.task import Task, task_of
 from gam_scale.model.lm import LanguageModel
-from gam_scale.model.loss import IGNORE
 from gam_scale.model.parts import MIXERS
 from gam_scale.strict import apply_overrides, from_dict, option
 
@@ -26,15 +25,24 @@ KINDS = tuple(MIXERS)
 class RecallConfig:
     """The task and how it is learned; ``--set recall.KEY=VALUE``."""
 
-    vocab_size: int = option(256, "ids: keys are in the first half, values in the second", above=3)
+    task: str = option(
+        "recall",
+        "recall: keys and values (MQAR); parity: of bits; s3: products of permutations; s3_swaps: "
+        "of swaps (gam_scale/evaluate/tasks has a file for each)",
+    )
+    vocab_size: int = option(
+        256, "ids; recall: keys are in the first half, values in the second", above=1
+    )
     train: list[list[int]] = option(
-        [[16, 2], [32, 4], [64, 8]], "[tokens, pairs] trained on; a step draws one of them"
+        [[16, 2], [32, 4], [64, 8]],
+        "[tokens, pairs], of other tasks [tokens], trained on; a step draws one of them",
     )
     test: list[list[int]] = option(
-        [[16, 2], [32, 4], [64, 8], [128, 8], [128, 16]], "[tokens, pairs] tested on"
+        [[16, 2], [32, 4], [64, 8], [128, 8], [128, 16]], "the same, tested on"
     )
     filler: Literal["random", "blank"] = option(
-        "random", "what stands between queries: random ids, as in Zoology, or id 0, which is easier"
+        "random",
+        "recall: what stands between queries; random ids, as in Zoology, or id 0, which is easier",
     )
     steps: int = option(2000, "optimizer steps at most", at_least=1)
     batch_size: int = option(64, "texts per step", at_least=1)
@@ -59,6 +67,8 @@ _SMALL = {
     "attention": {"n_heads": 2},
     "mamba": {"expand": 2},
 }
+# Lengths of arXiv 2411.12537: learned up to 40 tokens, tested up to 256.
+_TRACKED = {"train": [[4], [8], [16], [32], [40]], "test": [[40], [64], [128], [256]]}
 PRESETS: dict[str, dict[str, Any]] = {
     # States: 8,448 numbers in two layers of slot or delta, 4,864 of mamba, 4,352 of phase, which
     # holds no more at this width; a scan has one per channel.
@@ -83,6 +93,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": _SMALL
         | {"d_model": 128, "gam": {"n_slots": 128}, "memory": {"n_heads": 1, "n_slots": 64}},
     },
+    "parity": {"recall": {"task": "parity", "vocab_size": 2, **_TRACKED}, "model": _SMALL},
+    "s3": {"recall": {"task": "s3", "vocab_size": 6, **_TRACKED}, "model": _SMALL},
+    "s3_swaps": {"recall": {"task": "s3_swaps", "vocab_size": 6, **_TRACKED}, "model": _SMALL},
 }
 
 
@@ -90,7 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class RecallScore:
     """Accuracy on the held-out texts of one difficulty."""
 
-    task: Recall
+    task: Task
     accuracy: Interval
     texts: int
 
@@ -100,6 +113,7 @@ class RecallResult:
     """What one memory learned."""
 
     kind: str
+    """Or the name of a model of several kinds."""
     model: ModelConfig
     parameters: int
     state: StateSize
@@ -131,44 +145,59 @@ def recall_config(
     if unknown := sorted(data.keys() - {"recall", "model"}):
         raise UserError(f"--set {unknown[0]}... is no setting here; expected recall.* or model.*")
     recall = from_dict(RecallConfig, data["recall"], "recall")
-    longest = max(task.seq_len for task in tasks_of(recall, recall.train + recall.test))
-    data["model"] |= {"vocab_size": recall.vocab_size, "max_seq_len": longest}
-    model = from_dict(ModelConfig, data["model"], "model")
+    return recall, model_of(recall, data["model"])
+
+
+def model_of(recall: RecallConfig, settings: dict[str, Any]) -> ModelConfig:
+    """The model of these settings, as large as the task's texts and vocabulary ask for.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
+    tasks = [*tasks_of(recall, recall.train), *tasks_of(recall, recall.test)]
+    longest = max(task.seq_len for task in tasks)
+    sizes = {"vocab_size": recall.vocab_size, "max_seq_len": longest}
+    model = from_dict(ModelConfig, settings | sizes, "model")
     model.check()
-    return recall, model
+    return model
 
 
 @torch.no_grad()
 def right_answers(
-    net: LanguageModel, recall: RecallConfig, task: Recall, n: int, seed: int
+    net: LanguageModel, recall: RecallConfig, task: Task, n: int, seed: int
 ) -> np.ndarray:
-    """Queries that each of ``n`` texts answers right, (n,) float64: its likeliest id is the value.
+    """Labels that count and that each of ``n`` texts gets right, (n,) float64.
 
-    Logits are computed at the queries only.
+    An answer is the likeliest id; logits are computed where a label counts only.
     """
     batch, rows = texts_of(recall, task, n, seed), recall.batch_size
     weight = net.eval().head_weight
     right: list[Tensor] = []
     for tokens, targets in zip(batch.tokens.split(rows), batch.targets.split(rows), strict=True):
-        asked = targets != IGNORE
+        asked = task.graded(targets)
         hidden = net.hidden(tokens.to(weight.device))[asked.to(weight.device)]
         answers = torch.cat([(h @ weight.T).argmax(-1) for h in hidden.split(1024)]).cpu()
-        right.append((answers == targets[asked]).view(len(tokens), task.pairs).sum(1))
+        right.append((answers == targets[asked]).view(len(tokens), task.asked).sum(1))
     return torch.cat(right).double().numpy()
 
 
-def texts_of(recall: RecallConfig, task: Recall, n: int, seed: int) -> Batch:
+def texts_of(recall: RecallConfig, task: Task, n: int, seed: int) -> Batch:
     """``n`` texts of the task."""
-    return recall_batch(task, n, seed, blank=recall.filler == "blank")
+    return task.texts(n, seed, blank=recall.filler == "blank")
 
 
-def tasks_of(recall: RecallConfig, rows: Sequence[Sequence[int]]) -> list[Recall]:
-    """The tasks that ``rows`` of [tokens, pairs] stand for."""
-    if not rows or any(len(row) != 2 for row in rows):
-        raise UserError(
-            "recall.train and recall.test list [tokens, pairs]; expected such as [128,8]"
-        )
-    return [Recall(seq_len, pairs, recall.vocab_size) for seq_len, pairs in rows]
+def tasks_of(recall: RecallConfig, rows: Sequence[Sequence[int]]) -> list[Task]:
+    """The tasks that ``rows`` of [tokens, pairs], or of [tokens], stand for.
+
+    Raises:
+        UserError: no rows, or texts that cannot be made.
+    """
+    kind = task_of(recall.task)
+    if not rows:
+        raise UserError("recall.train or recall.test is empty; expected at least one difficulty")
+    if recall.filler == "blank" and recall.task != "recall":
+        raise UserError(f"recall.filler is blank, but {recall.task} has none; expected random")
+    return [kind.of(row, recall.vocab_size) for row in rows]
 
 
 def _for_kind(kind: str, overrides: Sequence[str]) -> list[str]:

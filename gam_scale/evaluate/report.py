@@ -48,6 +48,7 @@ def _checkpoints(subjects: Sequence[Subject]) -> list[Part]:
         parts.append(Beside([_needles(i, s) for i, s in enumerate(hidden)]))
         shown = map(tables.needles, hidden)
         parts += [Folded(f"{table.title}, in numbers", table) for table in shown]
+    parts += [tables.pairs(s) for s in subjects if s.pairs]
     return parts
 
 
@@ -59,23 +60,21 @@ def _recall(results: Sequence[RecallResult]) -> list[Part]:
 
 
 def _by_pairs(results: Sequence[RecallResult]) -> Figure:
-    # One point for each number of pairs: the longest text that states so many.
-    longest = {
-        s.task.pairs: s.task for s in sorted(results[0].scores, key=lambda s: s.task.seq_len)
-    }
-    pairs = sorted(longest)
+    # One point for each size, of recall a number of pairs: the longest text of it.
+    longest = {s.task.size: s.task for s in sorted(results[0].scores, key=lambda s: s.task.seq_len)}
+    sizes, unit = sorted(longest), results[0].scores[0].task.columns[-1]
     lines = []
     for i, r in enumerate(results):
         accuracy = {s.task: s.accuracy for s in r.scores}
-        lines.append(_series(i, r.kind, pairs, [accuracy[longest[n]] for n in pairs]))
-    guess = Series("", pairs, [1 / n for n in pairs], colour=7)
+        lines.append(_series(i, r.kind, sizes, [accuracy[longest[n]] for n in sizes]))
+    guess = Series("", sizes, [longest[n].guess for n in sizes], colour=7)
     caption = (
-        "accuracy on the longest held-out texts of so many pairs, 95% band; grey: a guess among "
-        "the text's own values"
+        f"accuracy on the longest held-out texts of so many {unit}, 95% band; grey: a guess among "
+        "the text's own answers"
     )
     return line_figure(
         "recall",
-        "Recall by number of pairs",
+        f"Accuracy by number of {unit}",
         caption,
         [guess, *lines],
         SMALL,

@@ -57,6 +57,17 @@ def state_size(config: ModelConfig) -> StateSize:
     return StateSize(constant, per_token, within)
 
 
+def memory_size(config: ModelConfig) -> int:
+    """Numbers that written memories alone hold of a text: no convolution's inputs, no cache.
+
+    What papers call the size of a state, at which memories are made equal.
+    """
+    with torch.device("meta"):
+        states = LanguageModel(config).init_state(1)["blocks"]
+    named = [item for state in states for item in state.items()]
+    return sum(_numbers(t)[0] for name, t in named if not name.startswith("conv"))
+
+
 def _numbers(tensor: Tensor) -> tuple[int, int]:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return 0, 0  # counters

@@ -8,6 +8,7 @@ from typing import Any
 from gam_scale.checkpoint.load import Trained
 from gam_scale.evaluate.by_position import ByPosition
 from gam_scale.evaluate.effective_context import EffectiveContext
+from gam_scale.evaluate.key_values import PairsResult
 from gam_scale.evaluate.loss import LossResult
 from gam_scale.evaluate.needle import NeedleResult
 from gam_scale.evaluate.same_tokens import Difference
@@ -32,6 +33,7 @@ class Subject:
     same_tokens: Difference | None = None
     effective_context: EffectiveContext | None = None
     needle: NeedleResult | None = None
+    pairs: PairsResult | None = None
 
 
 def subject(trained: Trained, name: str, seq_len: int) -> Subject:

@@ -21,6 +21,7 @@ def tables(subjects: Sequence[Subject], recalls: Sequence[RecallResult]) -> list
     if any(s.effective_context for s in subjects):
         made.append(contexts(subjects))
     made += [needles(s) for s in subjects if s.needle]
+    made += [pairs(s) for s in subjects if s.pairs]
     return made + ([recall_sizes(recalls), recall_scores(recalls)] if recalls else [])
 
 
@@ -80,13 +81,15 @@ def recall_sizes(results: Sequence[RecallResult]) -> Table:
 def recall_scores(results: Sequence[RecallResult]) -> Table:
     """Accuracy by difficulty, with its interval, beside what guessing gives."""
     tasks = [score.task for score in results[0].scores]
-    header = ["pairs in tokens", *(f"{t.pairs} in {t.seq_len}" for t in tasks)]
+    header = [" in ".join(reversed(tasks[0].columns)), *(t.label for t in tasks)]
     rows = [[r.kind, *(share(score.accuracy) for score in r.scores)] for r in results]
-    rows.append(["guess among the text's values", *(f"{t.guess:.3f}" for t in tasks)])
+    if any(t.guess != t.chance for t in tasks):
+        rows.append(["guess among the text's values", *(f"{t.guess:.3f}" for t in tasks)])
     rows.append(["guess among all values", *(f"{t.chance:.3f}" for t in tasks)])
     texts = results[0].scores[0].texts
     note = f"Accuracy on {texts:,} held-out texts each; Wilson's 95% interval, by text."
-    return Table("Associative recall (MQAR)", header, rows, note)
+    title = "Associative recall (MQAR)" if tasks[0].kind == "recall" else f"Task: {tasks[0].kind}"
+    return Table(title, header, rows, note)
 
 
 def positions(subjects: Sequence[Subject]) -> Table:
@@ -138,9 +141,34 @@ def needles(subject: Subject) -> Table:
         for c in subject.needle.cells
     ]
     n = subject.needle
-    note = f"{n.cells[0].trials} trials a row, {n.candidates} candidates: chance {n.chance:.3f}."
+    note = f"{n.cells[0].trials} trials a row, {n.candidates} candidates: chance {n.chance:.3f}. "
+    note += _fallen(n.chance_from, "Over all depths, found")
     header = ["tokens", "depth", "accuracy", "mean rank", "nats gained"]
     return Table(f"Needle in a haystack: {subject.name}", header, rows, note)
+
+
+def pairs(subject: Subject) -> Table:
+    """Accuracy by length and number of pairs."""
+    assert subject.pairs is not None
+    found = subject.pairs
+    rows = [
+        [f"{c.length:,}", f"{c.pairs:,}", share(c.accuracy), f"{c.chance:.3f}", share(c.copied)]
+        for c in found.cells
+    ]
+    note = (
+        f"{found.cells[0].trials} trials a row, keys of {found.key_words} words. Accuracy is among "
+        f"the text's own values; copied: one of them is the likeliest of {found.candidates} "
+        "candidates. "
+    )
+    note += " ".join(_fallen(at, f"{n} pairs: right") for n, at in found.chance_from.items())
+    header = ["tokens", "pairs", "accuracy", "chance", "copied"]
+    return Table(f"Key-value retrieval: {subject.name}", header, rows, note)
+
+
+def _fallen(length: int | None, what: str) -> str:
+    if length is None:
+        return f"{what} more often than by chance (95%) at the longest length."
+    return f"{what} no more often than by chance (95%) from {length:,} tokens on."
 
 
 def equality(parameters: Sequence[int], states: Sequence[int]) -> str:

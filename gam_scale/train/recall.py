@@ -1,4 +1,4 @@
-"""Train one small model per memory on associative recall."""
+"""Train one small model per memory on a synthetic task, associative recall above all."""
 
 import math
 import time
@@ -54,9 +54,9 @@ def train_recall(
     _, lr, net, curve = max(runs, key=lambda run: run[0])
     scores = []
     for task in tasks_of(recall, recall.test):
-        seed = derive_seed(recall.seed, "test", task.seq_len, task.pairs)
+        seed = derive_seed(recall.seed, "test", task.seq_len, task.size)
         right = right_answers(net, recall, task, recall.test_texts, seed)
-        accuracy = proportion(right, np.full(len(right), task.pairs))
+        accuracy = proportion(right, np.full(len(right), task.asked))
         scores.append(RecallScore(task, accuracy, recall.test_texts))
     seconds = time.perf_counter() - began
     parameters, state = net.n_parameters(), state_size(model)
@@ -77,7 +77,7 @@ def _fit(
     strategy = PlainStrategy(net, optimizer, World(0, 1, 0, 1, device), "fp32")
     warmup = max(1, round(WARMUP * recall.steps))
     tasks = tasks_of(recall, recall.train)
-    hardest = max(tasks, key=lambda task: (task.pairs, task.seq_len))
+    hardest = max(tasks, key=lambda task: (task.size, task.seq_len))
     draws = np.random.default_rng(derive_seed(recall.seed, "tasks"))
     for step in range(recall.steps):
         share = (step - warmup) / max(1, recall.steps - warmup)
@@ -90,7 +90,7 @@ def _fit(
         if done % recall.check_every == 0 or done == recall.steps:
             seed = derive_seed(recall.seed, "check")
             right = right_answers(net, recall, hardest, CHECKED, seed)
-            accuracy = float(right.sum()) / (CHECKED * hardest.pairs)
+            accuracy = float(right.sum()) / (CHECKED * hardest.asked)
             curve.append((done, accuracy))
             log(f"step {done:,}, loss {float(loss_sum) / n:.3f}, accuracy {accuracy:.3f}")
             if accuracy >= recall.stop_at:

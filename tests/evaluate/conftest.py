@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gam_scale.config import AttentionConfig, GAMConfig, ModelConfig
+from gam_scale.data.tokenizer import Tokenizer, train_tokenizer
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 
@@ -51,3 +53,24 @@ class Table(nn.Module):
 @pytest.fixture
 def by_rule() -> type[Table]:
     return Table
+
+
+LINE = "cat dog bird tree house river stone light storm bread glass horse paper queen"
+WORDS = LINE.split()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    """Of 350 ids, a dozen of them whole words."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    return train_tokenizer([f" {word}. The magic word of is" for word in WORDS] * 9, path, 350)
+
+
+@pytest.fixture(scope="session")
+def texts(tokenizer) -> list[np.ndarray]:
+    """Two equal documents of short sentences, with their bos."""
+    lines = "".join(
+        f" {a} and {b}{stop}" for a, b, stop in zip(WORDS, WORDS[3:], ".!" * 9, strict=False)
+    )
+    ids = tokenizer.encode(lines * 9)
+    return [np.array([tokenizer.bos_id, *ids], np.int64)] * 2

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from gam_scale.errors import UserError
-from gam_scale.evaluate.mqar import POWER, Recall, recall_batch
+from gam_scale.evaluate.tasks.recall import POWER, Recall, recall_batch
 from gam_scale.model.loss import IGNORE
 
-TASK = Recall(seq_len=64, pairs=6, vocab_size=128)
+TASK = Recall(seq_len=64, vocab_size=128, pairs=6)
 
 
-@pytest.mark.parametrize("task", [TASK, Recall(16, 4, 64), Recall(128, 8, 8192)])
+@pytest.mark.parametrize("task", [TASK, Recall(16, 64, 4), Recall(128, 8192, 8)])
 @pytest.mark.parametrize("blank", [False, True])
 def test_every_query_was_stated_once_and_its_label_is_its_value(task, blank):
     batch = recall_batch(task, 50, seed=3, blank=blank)
@@ -34,7 +34,7 @@ def test_every_query_was_stated_once_and_its_label_is_its_value(task, blank):
 
 def test_gaps_follow_the_power_law():
     """The first query of a text is drawn from p(g) ~ (g + 1)^(a - 1) alone: with one pair."""
-    task, n = Recall(64, 1, 64), 20_000
+    task, n = Recall(64, 64, 1), 20_000
     gaps = (recall_batch(task, n, seed=0).targets != IGNORE).int().argmax(1).numpy() // 2 - 1
     weights = np.arange(1, 32) ** (POWER - 1.0)
     expected = weights / weights.sum()
@@ -51,7 +51,7 @@ def test_seeds():
 
 def test_impossible_texts():
     with pytest.raises(UserError, match="expected an even length of at least 4 tokens a pair"):
-        Recall(30, 8, 256)
+        Recall(30, 256, 8)
     with pytest.raises(UserError, match="does not give 8 keys; expected an even number"):
-        Recall(64, 8, 16)
+        Recall(64, 16, 8)
     assert (TASK.chance, TASK.guess) == (1 / 64, 1 / 6)

@@ -4,29 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from gam_scale.data.tokenizer import Tokenizer, train_tokenizer
 from gam_scale.errors import UserError
-from gam_scale.evaluate.needle import CUE, _Question, needle, words
+from gam_scale.evaluate.hidden import CUE, words
+from gam_scale.evaluate.needle import _Question, needle
 
 LENGTHS, DEPTHS = (40, 60), (0.0, 0.5, 1.0)
-LINE = "cat dog bird tree house river stone light storm bread glass horse paper queen"
-WORDS = LINE.split()
 V = 350
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    return train_tokenizer([f" {word}. The magic word of is" for word in WORDS] * 9, path, V)
-
-
-@pytest.fixture(scope="module")
-def texts(tokenizer) -> list[np.ndarray]:
-    lines = "".join(
-        f" {a} and {b}{stop}" for a, b, stop in zip(WORDS, WORDS[3:], ".!" * 9, strict=False)
-    )
-    ids = tokenizer.encode(lines * 9)
-    return [np.array([tokenizer.bos_id, *ids], np.int64)] * 2
 
 
 def copier(reach: int):

@@ -1,24 +1,27 @@
 """Multi-query associative recall: texts that ask for what they have stated (arXiv 2312.04927)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from gam_scale.data.packing import Batch, plain_batch
 from gam_scale.errors import UserError
+from gam_scale.evaluate.tasks.task import Task, task
 from gam_scale.model.loss import IGNORE
 
 POWER = 0.01  # of the law that gaps between a pair and its query follow, Zoology's `power_a`
 
 
+@task("recall")
 @dataclass(frozen=True)
-class Recall:
+class Recall(Task):
     """One difficulty: texts of ``seq_len`` tokens that state ``pairs`` keys and values."""
 
-    seq_len: int
     pairs: int
-    vocab_size: int
+
+    columns: ClassVar[tuple[str, ...]] = ("tokens", "pairs")
 
     def __post_init__(self) -> None:
         """Raises UserError where such texts cannot be made."""
@@ -32,6 +35,25 @@ class Recall:
                 f"recall.vocab_size is {self.vocab_size}, which does not give {self.pairs} keys; "
                 f"expected an even number of at least {2 * self.pairs + 2}"
             )
+
+    def texts(self, n: int, seed: int, *, blank: bool = False) -> Batch:
+        """See :meth:`Task.texts` and :func:`recall_batch`."""
+        return recall_batch(self, n, seed, blank)
+
+    @property
+    def asked(self) -> int:
+        """See :attr:`Task.asked`: each key once."""
+        return self.pairs
+
+    @property
+    def size(self) -> int:
+        """See :attr:`Task.size`."""
+        return self.pairs
+
+    @property
+    def label(self) -> str:
+        """See :attr:`Task.label`."""
+        return f"{self.pairs} in {self.seq_len}"
 
     @property
     def chance(self) -> float:

@@ -1,0 +1,149 @@
+"""Key-value retrieval: many sentences hidden in one text, one of which is asked for.
+
+A needle can be found by what it looks like; of several sentences that look alike only the key says
+which is meant (the multi-key task of arXiv 2404.06654, the pairs of arXiv 2307.03172).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gam_scale.data.order import derive_seed
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.errors import UserError
+from gam_scale.evaluate.hidden import HiddenSentences, scores_of, to_chance, words
+from gam_scale.evaluate.interval import Interval, proportion
+
+
+@dataclass(frozen=True)
+class PairsCell:
+    """What was retrieved at one length and number of pairs, over all trials."""
+
+    length: int
+    """Tokens of context, sentences and cue included."""
+    pairs: int
+    accuracy: Interval
+    """Share of trials in which the key's value is the likeliest of the text's values."""
+    copied: Interval
+    """Share in which the likeliest of all candidates is one of the text's values, any of them."""
+    trials: int
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of naming one of the text's values at random."""
+        return 1.0 / self.pairs
+
+
+@dataclass(frozen=True)
+class PairsResult:
+    """Accuracy over lengths and numbers of pairs."""
+
+    cells: list[PairsCell]
+    candidates: int
+    key_words: int
+
+    @property
+    def chance_from(self) -> dict[int, int | None]:
+        """By pairs, the tokens from which no length beats chance; None: the longest does."""
+        return {
+            pairs: to_chance(
+                [(c.length, c.accuracy) for c in self.cells if c.pairs == pairs], 1.0 / pairs
+            )
+            for pairs in sorted({c.pairs for c in self.cells})
+        }
+
+
+def key_values(
+    last_log_probs: Callable[[Tensor], Tensor],
+    tokenizer: Tokenizer,
+    documents: Sequence[np.ndarray],
+    lengths: Sequence[int],
+    pairs: Sequence[int],
+    trials: int = 50,
+    candidates: int = 32,
+    key_words: int = 2,
+    seed: int = 0,
+) -> PairsResult:
+    """Hide ``The magic word of KEY is VALUE.`` several times in real text and ask for one.
+
+    Keys are of some words each, drawn anew, so that no key is known from elsewhere and two keys may
+    share a word; values differ. Sentences stand at even distances, the one that is asked for any of
+    them; no instruction is followed, as in :func:`gam_scale.evaluate.needle.needle`.
+
+    Args:
+        last_log_probs: maps ids (B, T) to log-probabilities of the next token (B, vocab_size).
+        tokenizer: the model's.
+        documents: ids of real texts, each with its bos; one at least as long as the longest text.
+        lengths: tokens of context.
+        pairs: sentences in a text, two at least.
+        trials: texts for each length and number of pairs.
+        candidates: words to choose from, the text's values among them.
+        key_words: words of a key.
+        seed: of texts and words.
+
+    Raises:
+        UserError: too few words in the tokenizer, or a length that does not hold the sentences.
+    """
+    if min(pairs) < 2 or max(pairs) > candidates:
+        raise UserError(
+            f"--pairs has {list(pairs)}; expected numbers from 2 to the {candidates} candidates"
+        )
+    pool, hidden = np.array(words(tokenizer, candidates + 1)), HiddenSentences(tokenizer)
+    if min(lengths) < (least := hidden.least_length(max(pairs), key_words)):
+        raise UserError(
+            f"--needle-lengths has {min(lengths)}, too few tokens for {max(pairs)} sentences and a "
+            f"question; expected {least} or more"
+        )
+    cells = []
+    for length in lengths:
+        for count in pairs:
+            found = []
+            for trial in range(trials):
+                rng = np.random.default_rng(derive_seed(seed, "pairs", length, count, trial))
+                keys = _keys(rng, pool, count, key_words)
+                values = rng.choice(pool, candidates, replace=False)
+                row = _row(rng, hidden, documents, length, keys, values)
+                found.append(scores_of(last_log_probs, row[None], values.tolist())[0])
+            cells.append(_cell(torch.stack(found).double().numpy(), length, count))
+    return PairsResult(cells, candidates, key_words)
+
+
+def _keys(rng: np.random.Generator, pool: np.ndarray, count: int, key_words: int) -> np.ndarray:
+    """Different ones, (count, key_words)."""
+    keys: dict[tuple[int, ...], None] = {}
+    while len(keys) < count:
+        keys[tuple(rng.choice(pool, key_words, replace=False).tolist())] = None
+    return np.array(list(keys))
+
+
+def _row(
+    rng: np.random.Generator,
+    hidden: HiddenSentences,
+    documents: Sequence[np.ndarray],
+    length: int,
+    keys: np.ndarray,
+    values: np.ndarray,
+) -> Tensor:
+    """A text (length,) that asks for the first key; it stands anywhere among the others."""
+    count, cue = len(keys), hidden.cue(keys[0])
+    sentences = [hidden.sentence(keys[i], values[i]) for i in rng.permutation(count)]
+    body = length - 1 - len(cue) - sum(map(len, sentences))
+    text = hidden.text(rng, documents, body)
+    places = sorted(hidden.place(text, (i + 0.5) / count) for i in range(count))
+    parts = np.split(text, places)
+    mixed = [part for pair in zip(parts, sentences, strict=False) for part in pair]
+    row = np.concatenate([[hidden.bos], *mixed, parts[-1], cue])
+    return torch.from_numpy(row.astype(np.int64))
+
+
+def _cell(scores: np.ndarray, length: int, pairs: int) -> PairsCell:
+    """Of log-probabilities (trials, candidates): the right value, the text's others, the rest."""
+    best, asked = scores.argmax(1), np.ones(len(scores))
+    # A tie is not knowledge: equal to the right one is not below it.
+    right = (scores[:, 1:pairs] < scores[:, :1]).all(axis=1)
+    accuracy = proportion(right.astype(np.float64), asked)
+    copied = proportion((best < pairs).astype(np.float64), asked)
+    return PairsCell(length, pairs, accuracy, copied, len(scores))

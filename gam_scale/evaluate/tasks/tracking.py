@@ -1,0 +1,108 @@
+"""State tracking: the label of every token is the product, in a group, of the tokens so far.
+
+A linear recurrence whose transitions have no negative eigenvalues cannot do it at any length, not
+even for two elements (arXiv 2411.12537): the delta rule needs strengths in 0..2, where a token can
+reflect the state. Train at short lengths and test at longer ones; a model that has learned the
+group goes on, one that has learned texts by heart does not.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gam_scale.data.packing import Batch, plain_batch
+from gam_scale.errors import UserError
+from gam_scale.evaluate.tasks.task import Task, task
+
+GRADED = 0.25
+"""Share of a text, its end, whose labels count: its start is as short as a text trained on."""
+
+
+@dataclass(frozen=True)
+class Tracking(Task):
+    """Texts of elements of a finite group."""
+
+    products: ClassVar[np.ndarray]
+    """(elements, elements): the number of a b; element 0 is the unit."""
+    moves: ClassVar[tuple[int, ...]]
+    """Elements that a text is made of, drawn evenly."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where such texts cannot be made."""
+        if self.seq_len < 1 or self.vocab_size < len(self.products):
+            raise UserError(
+                f"{self.kind} of {self.seq_len} tokens with recall.vocab_size {self.vocab_size} is "
+                f"impossible; expected a token or more, and at least {len(self.products)} ids"
+            )
+
+    def texts(self, n: int, seed: int, *, blank: bool = False) -> Batch:
+        """See :meth:`Task.texts`; every token has a label, and ``blank`` changes nothing."""
+        rng = np.random.default_rng(seed)
+        tokens = rng.choice(np.array(self.moves), size=(n, self.seq_len))
+        targets, product = np.empty_like(tokens), np.zeros(n, np.int64)
+        for t in range(self.seq_len):
+            product = self.products[product, tokens[:, t]]
+            targets[:, t] = product
+        return plain_batch(torch.from_numpy(tokens), torch.from_numpy(targets))
+
+    @property
+    def asked(self) -> int:
+        """See :attr:`Task.asked`."""
+        return max(1, round(GRADED * self.seq_len))
+
+    def graded(self, targets: Tensor) -> Tensor:
+        """See :meth:`Task.graded`: the end of each text."""
+        return (torch.arange(self.seq_len) >= self.seq_len - self.asked).expand(targets.shape)
+
+    @property
+    def chance(self) -> float:
+        """See :attr:`Task.chance`."""
+        return 1.0 / len(self.products)
+
+    @property
+    def guess(self) -> float:
+        """See :attr:`Task.guess`: swaps alone tell, by their number, half of the group."""
+        return self.chance
+
+
+def _permutations(count: int) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    """Of so many things, the unit first, and the table of their products: a b is b, then a."""
+    elements = list(permutations(range(count)))
+    number = {element: i for i, element in enumerate(elements)}
+    table = [[number[tuple(a[i] for i in b)] for b in elements] for a in elements]
+    return elements, np.array(table, np.int64)
+
+
+_S3, _S3_PRODUCTS = _permutations(3)
+
+
+@task("parity")
+@dataclass(frozen=True)
+class Parity(Tracking):
+    """Bits; the label is 1 after an odd number of ones."""
+
+    products: ClassVar[np.ndarray] = np.array([[0, 1], [1, 0]])
+    moves: ClassVar[tuple[int, ...]] = (0, 1)
+
+
+@task("s3")
+@dataclass(frozen=True)
+class S3(Tracking):
+    """All six permutations of three things, which do not commute; a rotation is two reflections."""
+
+    products: ClassVar[np.ndarray] = _S3_PRODUCTS
+    moves: ClassVar[tuple[int, ...]] = tuple(range(6))
+
+
+@task("s3_swaps")
+@dataclass(frozen=True)
+class S3Swaps(S3):
+    """The three swaps alone, each of which is one reflection."""
+
+    moves: ClassVar[tuple[int, ...]] = tuple(
+        i for i, element in enumerate(_S3) if sum(a != b for a, b in enumerate(element)) == 2
+    )

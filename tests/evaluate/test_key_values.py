@@ -1,0 +1,68 @@
+"""Key-value retrieval: who reads the key is right, who copies any value is at chance."""
+
+import numpy as np
+import pytest
+import torch
+
+from gam_scale.errors import UserError
+from gam_scale.evaluate.hidden import HiddenSentences, pooled, to_chance, words
+from gam_scale.evaluate.interval import Interval
+from gam_scale.evaluate.key_values import _keys, _row, key_values
+
+
+def reader(tokenizer, whole_key: bool):
+    """Log-probabilities of the value behind the question's key, or behind its last cue alone."""
+    hidden = HiddenSentences(tokenizer)
+    between, before = hidden.between.tolist(), len(hidden.before)
+
+    def last_log_probs(tokens):
+        out = torch.full((len(tokens), tokenizer.vocab_size), -5.0)
+        for row, ids in enumerate(tokens.tolist()):
+            asked = ids[-2 - before - len(between) :] if whole_key else between
+            ends = [i for i in range(len(asked), len(ids)) if ids[i - len(asked) : i] == asked]
+            out[row, ids[ends[-1]]] = -1.0
+        return out
+
+    return last_log_probs
+
+
+def test_the_key_decides(tokenizer, texts):
+    settings = {"lengths": [120, 200], "pairs": [2, 4], "trials": 30, "candidates": 8}
+    right = key_values(reader(tokenizer, True), tokenizer, texts, **settings)
+    assert [(c.length, c.pairs) for c in right.cells] == [(120, 2), (120, 4), (200, 2), (200, 4)]
+    assert all(c.accuracy.mean == c.copied.mean == 1.0 for c in right.cells)
+    assert right.chance_from == {2: None, 4: None}
+    copies = key_values(reader(tokenizer, False), tokenizer, texts, **settings)
+    for c in copies.cells:
+        assert c.copied.mean == 1.0 and c.accuracy.low < c.chance < c.accuracy.high
+    assert copies.chance_from == {2: 120, 4: 120}
+
+
+def test_a_text_holds_every_sentence_once_and_asks_for_the_first(tokenizer, texts):
+    rng, pool = np.random.default_rng(0), np.array(words(tokenizer))
+    hidden, keys = HiddenSentences(tokenizer), _keys(rng, pool, 4, key_words=2)
+    values = rng.choice(pool, 6, replace=False)
+    row = _row(rng, hidden, texts, 150, keys, values)
+    text = tokenizer.decode(row[1:].tolist())
+    assert row.shape == (150,) and row[0] == tokenizer.bos_id
+    for key, value in zip(keys, values[:4], strict=True):
+        assert text.count(tokenizer.decode(hidden.sentence(key, value).tolist())) == 1
+    assert text.endswith(tokenizer.decode(hidden.cue(keys[0]).tolist()))
+
+
+def test_what_cannot_be_asked(tokenizer, texts):
+    with pytest.raises(UserError, match="--pairs has .*; expected numbers from 2 to the 4"):
+        key_values(reader(tokenizer, True), tokenizer, texts, [90], [5], candidates=4)
+    with pytest.raises(UserError, match="has 30, too few tokens for 4 sentences and a question"):
+        key_values(reader(tokenizer, True), tokenizer, texts, [30], [4], candidates=8)
+
+
+def test_where_chance_begins():
+    def at(low: float) -> Interval:
+        return Interval(low + 0.1, low, low + 0.2)
+
+    found = [(512, at(0.5)), (1024, at(0.01)), (2048, at(0.2)), (4096, at(0.0)), (8192, at(0.02))]
+    assert to_chance(found, 0.05) == 4096
+    assert to_chance(found[:3], 0.05) is None and to_chance(found[1:2], 0.05) == 1024
+    ((length, share),) = pooled([(64, 0.5, 10), (64, 1.0, 10)])
+    assert length == 64 and share.mean == 0.75

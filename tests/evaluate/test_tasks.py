@@ -1,0 +1,81 @@
+"""Tasks of state tracking: labels against products worked out one by one, and what is graded."""
+
+from itertools import accumulate
+
+import numpy as np
+import pytest
+import torch
+
+from gam_scale.errors import UserError
+from gam_scale.evaluate.recall import recall_config
+from gam_scale.evaluate.tasks.task import task_of, tasks
+from gam_scale.train.recall import train_recall
+
+SWAPS = [(1, 0, 2), (0, 2, 1), (2, 1, 0)]
+
+
+def test_each_kind_is_registered_by_its_file():
+    assert list(tasks()) == ["parity", "recall", "s3", "s3_swaps"]
+    assert all(cls.kind == kind for kind, cls in tasks().items())
+
+
+def test_parity_counts_ones():
+    batch = task_of("parity").of([33], 2).texts(20, seed=3)
+    expected = batch.tokens.numpy().cumsum(1) % 2
+    assert (batch.targets.numpy() == expected).all() and 0.3 < expected.mean() < 0.7
+
+
+@pytest.mark.parametrize("kind", ["s3", "s3_swaps"])
+def test_labels_of_a_group_are_products_of_permutation_matrices(kind):
+    """The numbers of elements are found from texts of one token, whose label is the element."""
+    cls = task_of(kind)
+    one = cls.of([1], 6).texts(400, seed=0)
+    assert (one.tokens == one.targets).all()
+    batch = cls.of([50], 6).texts(5, seed=1)
+    identity = np.eye(3)
+    order = [np.eye(3)[list(p)] for p in _by_number()]
+    for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
+        # Rows of the unit matrix in the order p: M_p M_q has rows q[p], that is q after p.
+        products = list(
+            accumulate((order[t] for t in tokens), lambda a, b: b @ a, initial=identity)
+        )
+        found = [next(i for i, m in enumerate(order) if (m == p).all()) for p in products[1:]]
+        assert found == targets
+    assert set(one.tokens.flatten().tolist()) == (
+        set(range(6)) if kind == "s3" else {_by_number().index(p) for p in SWAPS}
+    )
+
+
+def _by_number() -> list[tuple[int, ...]]:
+    """Permutations in the lexicographic order that the ids have, the unit first."""
+    return [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+
+
+def test_the_end_of_a_text_is_graded():
+    task = task_of("parity").of([40], 2)
+    counted = task.graded(task.texts(3, seed=0).targets)
+    assert counted.shape == (3, 40) and counted.sum(1).tolist() == [task.asked] * 3 == [10] * 3
+    assert torch.equal(counted[0].nonzero()[0], torch.tensor([30]))
+    assert (task.chance, task_of("s3").of([4], 6).guess) == (1 / 2, 1 / 6)
+
+
+def test_a_task_is_learned_by_the_command_for_recall():
+    small = ["recall.train=[[4]]", "recall.test=[[4],[8]]", "recall.steps=150", "model.d_model=16"]
+    small += ["recall.test_texts=100", "recall.lrs=[1e-2]", "recall.stop_at=2.0"]
+    found = train_recall("attention", *recall_config("attention", "parity", small))
+    assert [s.task.label for s in found.scores] == ["4", "8"]
+    assert found.scores[0].accuracy.mean > 0.9  # all sixteen texts of four bits, learned by heart
+
+
+@pytest.mark.parametrize(
+    ("preset", "override", "message"),
+    [
+        ("parity", "recall.train=[[8,2]]", r"list \[8, 2\] for parity; they list \[tokens\]"),
+        ("s3", "recall.vocab_size=5", "s3 of 4 tokens with recall.vocab_size 5 is impossible"),
+        ("s3", "recall.filler=blank", "recall.filler is blank, but s3 has none"),
+        ("parity", "recall.test=[]", "recall.test is empty; expected at least one"),
+    ],
+)
+def test_what_cannot_be_asked(preset, override, message):
+    with pytest.raises(UserError, match=message):
+        recall_config("delta", preset, [override])
