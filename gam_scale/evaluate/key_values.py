@@ -144,6 +144,6 @@ def _cell(scores: np.ndarray, length: int, pairs: int) -> PairsCell:
     best, asked = scores.argmax(1), np.ones(len(scores))
     # A tie is not knowledge: equal to the right one is not below it.
     right = (scores[:, 1:pairs] < scores[:, :1]).all(axis=1)
-    accuracy = proportion(right.astype(np.float64), asked)
-    copied = proportion((best < pairs).astype(np.float64), asked)
+    accuracy = proportion(np.asarray(right, np.float64), asked)
+    copied = proportion(np.asarray(best < pairs, np.float64), asked)
     return PairsCell(length, pairs, accuracy, copied, len(scores))

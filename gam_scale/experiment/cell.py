@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from gam_scale.config import RunConfig
 from gam_scale.model.lm import LanguageModel, outline
@@ -28,6 +28,9 @@ done. To train the cell again goes on with an unfinished one."""
 class Cell(ABC):
     """One run; an experiment adds the axes that tell its cells apart."""
 
+    trainer: ClassVar[str] = "gam_scale.train.in_turn"
+    """The module that is run with config files to train cells one after another."""
+
     seed: int
     config: RunConfig
     folder: Path
@@ -42,7 +45,7 @@ class Cell(ABC):
 
     @abstractmethod
     def write_config(self) -> Path:
-        """Write :attr:`config_path`, which tools/pretrain.py takes, and return it.
+        """Write :attr:`config_path`, which :attr:`trainer` takes, and return it.
 
         Raises:
             UserError: the config cannot work, or the file there is of another experiment.

@@ -1,38 +1,81 @@
-"""Training a grid on this machine, one job after the other; a job that fails does not end it."""
+"""Training a grid on this machine, some jobs at a time; a job that fails does not end it."""
 
+import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gam_scale.experiment.cell import Cell
 from gam_scale.experiment.grid import AnyCell, Grid
-from gam_scale.experiment.worker import train_in_worker, wait_until_free
+from gam_scale.experiment.worker import Ended, Worker, wait_until_free
+from gam_scale.hardware.processor import cpu_threads
+
+POLL_S = 0.1
+"""Between looks at the processes at work."""
 
 
-def train(grid: Grid[AnyCell]) -> list[AnyCell]:
+@dataclass(frozen=True)
+class _AtWork:
+    """A job that a process trains."""
+
+    job: Sequence[Cell]
+    worker: Worker
+
+
+def train(grid: Grid[AnyCell], side_by_side: int = 1) -> list[AnyCell]:
     """Train every cell, going on with what a killed command left of it.
 
     Each job is a process of its own; the console is told which one runs, and why it failed.
+
+    Args:
+        grid: what is to be trained.
+        side_by_side: processes at a time, which share the processor's cores.
 
     Returns:
         The cells that are unfinished all the same.
 
     Raises:
-        UserError: a config cannot work; the jobs before it are done.
+        UserError: a config cannot work; the jobs before it are done, or begun and saved.
     """
+    waiting, at_work = deque(enumerate(grid.jobs, 1)), list[_AtWork]()
     unfinished: list[AnyCell] = []
-    for i, job in enumerate(grid.jobs, 1):
-        print(f"[{i}/{len(grid.jobs)}] {_names(job)}", flush=True)
-        for cell in job:
-            wait_until_free(cell.run_dir)
-        configs = [cell.write_config() for cell in job]
-        log = configs[0].with_suffix(".log")
-        ended = train_in_worker(configs, log)
-        if failed := [cell for cell in job if cell.row() is None]:
-            unfinished += failed
-            print(f"  status {ended.status}, {ended.reason}")
-            print(f"  unfinished: {_names(failed)}; {log}", flush=True)
+    threads = cpu_threads(side_by_side) if side_by_side > 1 else 0
+    try:
+        while waiting or at_work:
+            while waiting and len(at_work) < side_by_side:
+                i, job = waiting.popleft()
+                print(f"[{i}/{len(grid.jobs)}] {_names(job)}", flush=True)
+                at_work.append(_begun(job, threads))
+            for each in list(at_work):
+                if (ended := each.worker.ended()) is not None:
+                    at_work.remove(each)
+                    unfinished += _failed(each, ended)
+            time.sleep(POLL_S)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            print("  what was training saves and ends; Ctrl-C once more does not wait", flush=True)
+        for each in at_work:
+            each.worker.stop()
+        raise
     if unfinished:
         print(f"{len(unfinished)} runs are unfinished; the same command goes on with them")
     return unfinished
+
+
+def _begun(job: Sequence[Cell], threads: int) -> _AtWork:
+    for cell in job:
+        wait_until_free(cell.run_dir)
+    configs = [cell.write_config() for cell in job]
+    return _AtWork(job, Worker(job[0].trainer, configs, configs[0].with_suffix(".log"), threads))
+
+
+def _failed(each: _AtWork, ended: Ended) -> list:
+    """The cells of a job whose process has ended that are unfinished; the console is told why."""
+    failed = [cell for cell in each.job if cell.row() is None]
+    if failed:
+        print(f"  status {ended.status}, {ended.reason}")
+        print(f"  unfinished: {_names(failed)}; {each.worker.log}", flush=True)
+    return failed
 
 
 def _names(job: Sequence[Cell]) -> str:

@@ -37,30 +37,43 @@ def wait_until_free(run_dir: Path) -> None:
         time.sleep(0.5)
 
 
-def train_in_worker(configs: Sequence[Path], log: Path) -> Ended:
-    """Train runs one after another, resuming what is there.
+class Worker:
+    """A process that trains runs one after another, resuming what is there.
 
     Args:
-        configs: of the runs, as :mod:`gam_scale.train.in_turn` takes them.
+        trainer: module that is run with the configs.
+        configs: of the runs, as :mod:`gam_scale.train.in_turn`, or another trainer, takes them.
         log: what the process says is added to this file.
+        threads: of its matmuls; 0: as many as it finds right.
     """
-    command = [sys.executable, "-m", "gam_scale.train.in_turn", *map(str, configs)]
-    with append_regular(log) as file:
-        before = file.tell()
-        child = subprocess.Popen(
-            command, env=_environment(), stdout=file, stderr=file, preexec_fn=_end_with_parent
-        )
-        try:
-            status = child.wait()
-        except KeyboardInterrupt:
-            print("  what was training saves and ends; Ctrl-C once more does not wait", flush=True)
-            child.terminate()
-            child.wait()
-            raise
-    with open_regular(log) as file:
-        file.seek(before)
-        said = file.read().decode(errors="replace")
-    return Ended(status, _reason(status, said))
+
+    def __init__(self, trainer: str, configs: Sequence[Path], log: Path, threads: int = 0) -> None:
+        self.log = log
+        command = [sys.executable, "-m", trainer, *map(str, configs)]
+        with append_regular(log) as file:
+            self._before = file.tell()
+            self._child = subprocess.Popen(
+                command,
+                env=_environment(threads),
+                stdout=file,
+                stderr=file,
+                preexec_fn=_end_with_parent,
+            )
+
+    def ended(self) -> Ended | None:
+        """How it ended; None while it is at work."""
+        status = self._child.poll()
+        if status is None:
+            return None
+        with open_regular(self.log) as file:
+            file.seek(self._before)
+            said = file.read().decode(errors="replace")
+        return Ended(status, _reason(status, said))
+
+    def stop(self) -> None:
+        """Have it save and end, and wait until it has."""
+        self._child.terminate()
+        self._child.wait()
 
 
 def _reason(status: int, said: str) -> str:
@@ -72,10 +85,11 @@ def _reason(status: int, said: str) -> str:
     )
 
 
-def _environment() -> dict[str, str]:
+def _environment(threads: int) -> dict[str, str]:
     """In which this package is found as here, wherever the command was typed."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    own = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | own
 
 
 def _end_with_parent() -> None:

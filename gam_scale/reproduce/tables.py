@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gam_scale.experiment.spread import Spread
 from gam_scale.report.numbers import Form, plus_minus
 from gam_scale.report.table import Table
 from gam_scale.reproduce.blocks import KINDS, MIB
 from gam_scale.reproduce.cells import MODELS_1, MODELS_3
 from gam_scale.reproduce.published import TABLE_1, TABLE_2, TABLE_3
-from gam_scale.reproduce.spread import Results, Spread
+from gam_scale.reproduce.spread import Results
 
 TITLES = {"wikitext2": "WikiText-2", "tinystories": "TinyStories"}
 MODELS = {

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from gam_scale.experiment.spread import Spread
 from gam_scale.reproduce import words
-from gam_scale.reproduce.spread import Results, Spread
+from gam_scale.reproduce.spread import Results
 from gam_scale.reproduce.tables import ablations, details, lead, leads, perplexities, tables
 
 LOSSES = {"paper": 6.0, "scaled": 5.5, "unhandicapped": 5.0}
