@@ -24,6 +24,8 @@ WHOLE = {
     "output_gate": "silu",
 }
 """A memory with all of the recipe around it."""
+BY_CHANNEL = {"kind": "gdn2", "n_heads": 2, "n_value_heads": 4, "expand_v": 2.0, "max_beta": 2}
+"""The same, with gates of channels."""
 
 
 def small(*kinds: str | dict[str, Any], **settings: Any) -> ModelConfig:

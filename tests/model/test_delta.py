@@ -12,6 +12,7 @@ from torch import Tensor
 from gam_scale.config import ModelConfig
 from gam_scale.model.lm import build_model
 from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.pairs import MIN_LOG_DECAY
 from gam_scale.model.parts import MIXERS
 from gam_scale.model.policy import Draw, policy_of
 from gam_scale.strict import from_dict
@@ -27,7 +28,7 @@ def memory_of(**layer: object) -> torch.nn.Module:
     memory = build_model(config, seed=0).double().blocks[0].memory
     generator = torch.Generator().manual_seed(0)
     for p in memory.parameters():
-        p.data += 0.3 * torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        p.data += 0.2 * torch.randn(p.shape, generator=generator, dtype=torch.float64)
     return memory
 
 
@@ -45,41 +46,78 @@ def unit(x: Tensor) -> Tensor:
     return x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt()
 
 
-def published_gdn(m, h: Tensor, value_heads: int, most: float) -> Tensor:
-    """The layer of arXiv 2412.06464, token by token, from its formulas and ``m``'s weights."""
+def softplus_bias(m) -> Tensor:
+    """A step's: ours has its own beside a constant."""
+    return m["gate.strength.bias"] + math.log(math.e - 1)
+
+
+def gdn_gates(m, h: Tensor, most: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of arXiv 2412.06464: decays, and what is erased and written, (B, T, H, 1) each."""
+    step = F.softplus(h @ m["gate.strength.weight"].T + softplus_bias(m))
+    decay = torch.exp(-m["gate.log_rate"].exp().flatten() * step)
+    beta = most * torch.sigmoid(h @ m["beta.weight"].T + m["beta.bias"])
+    return decay.unsqueeze(-1), beta.unsqueeze(-1), beta.unsqueeze(-1)
+
+
+def kda_gates(m, h: Tensor, most: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of arXiv 2510.26692: a decay of each channel, from a projection of low rank."""
+    low = h @ m["gate.down.weight"].T
+    step = F.softplus(low @ m["gate.strength.weight"].T + softplus_bias(m))
+    log_decay = -m["gate.log_rate"].exp().view(-1, 1) * heads_of(step, HEADS)
+    assert log_decay.min() > MIN_LOG_DECAY  # ours is bounded there
+    if "beta.weight" not in m:
+        return log_decay.exp(), *gdn2_gates(m, h, most)
+    beta = most * torch.sigmoid(h @ m["beta.weight"].T + m["beta.bias"]).unsqueeze(-1)
+    return log_decay.exp(), beta, beta
+
+
+def gdn2_gates(m, h: Tensor, most: float) -> tuple[Tensor, Tensor]:
+    """Of arXiv 2605.22791, on each channel of keys and values."""
+    erase, write = (torch.sigmoid(h @ m[f"{name}.weight"].T) for name in ("erase", "write"))
+    width = len(m["output_gate.norm.weight"])
+    return most * heads_of(erase, HEADS), heads_of(write, write.shape[-1] // width)
+
+
+def published(m, h: Tensor, value_heads: int, most: float) -> Tensor:
+    """A published layer token by token, from its formulas and ``m``'s weights."""
     wide = m["out.weight"].shape[1]  # of all values
     keys = (m["qkv.weight"].shape[0] - wide) // 2
     parts = [keys, keys, wide]
     weights, taps = m["qkv.weight"].split(parts), m["conv.weight"].split(parts)
     q, k, v = (convolved(h @ w.T, c) for w, c in zip(weights, taps, strict=True))
     q, k = (unit(heads_of(x, HEADS)) for x in (q, k))
-    q, k = (x.repeat_interleave(value_heads // HEADS, dim=2) for x in (q, k))
+    by_channel = "gate.down.weight" in m
+    decay, erase, write = (kda_gates if by_channel else gdn_gates)(m, h, most)
+    q, k, decay, erase, write = (
+        x.repeat_interleave(value_heads // x.shape[2], dim=2) for x in (q, k, decay, erase, write)
+    )
     v = heads_of(v, value_heads)
-    # A step's bias: ours has its own beside a constant.
-    bias = m["gate.strength.bias"] + math.log(math.e - 1)
-    step = F.softplus(h @ m["gate.strength.weight"].T + bias)
-    decay = torch.exp(-m["gate.log_rate"].exp().flatten() * step)  # (B, T, H)
-    beta = most * torch.sigmoid(h @ m["beta.weight"].T + m["beta.bias"])
     S, read = h.new_zeros(len(h), value_heads, q.shape[-1], v.shape[-1]), []
     for t in range(h.shape[1]):
-        S = decay[:, t, :, None, None] * S
-        old = torch.einsum("bhkv,bhk->bhv", S, k[:, t])
-        new = beta[:, t, :, None] * (v[:, t] - old)
-        S = S + k[:, t].unsqueeze(-1) * new.unsqueeze(-2)
+        S = decay[:, t].unsqueeze(-1) * S
+        old = torch.einsum("bhkv,bhk->bhv", S, erase[:, t] * k[:, t])
+        S = S + k[:, t].unsqueeze(-1) * (write[:, t] * v[:, t] - old).unsqueeze(-2)
         read.append(torch.einsum("bhkv,bhk->bhv", S, q[:, t] * q.shape[-1] ** -0.5))
     o = torch.stack(read, dim=1)
     o = o / (o.square().mean(-1, keepdim=True) + 1e-5).sqrt() * m["output_gate.norm.weight"]
-    gate = F.silu(h @ m["output_gate.linear.weight"].T)
+    if by_channel:
+        low = h @ m["output_gate.down.weight"].T
+        gate = torch.sigmoid(low @ m["output_gate.linear.weight"].T + m["output_gate.linear.bias"])
+    else:
+        gate = F.silu(h @ m["output_gate.linear.weight"].T)
     return (o.flatten(2) * gate) @ m["out.weight"].T
 
 
-@pytest.mark.parametrize(("value_heads", "most"), [(2, 1), (4, 2)])
-def test_gdn_is_the_published_layer(value_heads, most):
+@pytest.mark.parametrize(
+    ("kind", "value_heads", "most"),
+    [("gdn", 2, 1), ("gdn", 4, 2), ("kda", 2, 1), ("gdn2", 2, 1), ("gdn2", 4, 2)],
+)
+def test_presets_are_the_published_layers(kind, value_heads, most):
     settings = {"n_heads": HEADS, "n_value_heads": value_heads, "max_beta": most}
-    memory = memory_of(kind="gdn", **settings)
+    memory = memory_of(kind=kind, **settings)
     h = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = memory(h, plain(h))
-    expected = published_gdn(dict(memory.named_parameters()), h, value_heads, most)
+    expected = published(dict(memory.named_parameters()), h, value_heads, most)
     assert off(found, expected) < 1e-9  # float64, through 70 steps
     parameters = list(memory.parameters())
     grads = (torch.autograd.grad(y.square().sum(), parameters) for y in (found, expected))
@@ -88,7 +126,9 @@ def test_gdn_is_the_published_layer(value_heads, most):
 
 
 def test_gam_delta_is_delta_by_other_settings():
-    assert {"gdn", "gam_delta"} <= {kind for kind in MIXERS if MIXERS[kind].preset_of == "delta"}
+    assert {"gdn", "kda", "gdn2", "gam_delta"} == {
+        kind for kind in MIXERS if MIXERS[kind].preset_of == "delta"
+    }
     preset = memory_of(kind="gam_delta", n_heads=HEADS)
     settings = {"fusion": "local", "activation": "silu", "output_gate": "silu"}
     spelled = memory_of(kind="delta", n_heads=HEADS, **settings)

@@ -7,14 +7,14 @@ rounding decides it.
 import pytest
 import torch
 from closeness import off, worst
-from small import WHOLE, small
+from small import BY_CHANNEL, WHOLE, small
 
 from gam_scale.config import GAMConfig, MemoryConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.parts import implementations
 
-KINDS = [*implementations(), pytest.param(WHOLE, id="whole")]
+KINDS = [*implementations(), WHOLE, BY_CHANNEL]
 T, VOCAB = 24, 11
 SILENT = 0
 """A token whose embedding is a row of zeros, as a padded vocabulary has."""

@@ -14,7 +14,7 @@ import torch
 from closeness import is_alive, off, worst
 from engines import differences
 from ranks import run_ranks
-from small import WHOLE
+from small import BY_CHANNEL, WHOLE
 from torch import Tensor
 
 from gam_scale.config import ParallelConfig
@@ -38,6 +38,7 @@ ROWS = {
     "slot": {"layers": [{"kind": "slot", "n_heads": 2, "n_slots": 6, "top_k": 2}]},
     "delta": {"layers": [{"kind": "delta", "n_heads": 2}], "position": "rotary"},
     "recipe": {"layers": [WHOLE | {"fusion": "local"}], "position": "rotary"},
+    "recipe by channel": {"layers": [BY_CHANNEL], "position": "rotary"},
     "phase": {"layers": [{"kind": "phase", "n_heads": 2}]},
     "scan": {"layers": [{"kind": "scan"}]},
     "scan, whole": {
@@ -290,6 +291,10 @@ def test_sequences_may_be_cut_over_ranks():
         (
             {"layers": [{"kind": "gdn", "max_horizon": 99.0}]},
             r"layers\[0\].max_horizon is 99 with decay_start published, which decides",
+        ),
+        (
+            {"layers": [{"kind": "delta", "output_gate_rank": "head"}]},
+            r"layers\[0\].output_gate_rank is head with output_gate none; expected output_gate",
         ),
         ({"ffn": "glu"}, 'model.ffn is "glu"; expected one of "mlp", "none", "relu2", "swiglu"'),
         (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from closeness import off
-from small import small
+from small import BY_CHANNEL, WHOLE, small
 from torch._dynamo.testing import CompileCounter
 
 from gam_scale.config import ModelConfig
@@ -103,7 +103,7 @@ def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompu
 def test_lengths_share_their_segments_graphs(rows):
     """One graph for the first segment of each kind of layer, one for the others: none is eager."""
     torch._dynamo.reset()
-    kinds = IN_SEGMENTS
+    kinds = [*IN_SEGMENTS, WHOLE, BY_CHANNEL]
     config = small(*kinds)
     model, counter = build_model(config, 0), CompileCounter()
     prepare_blocks(model, "selective", compiled=True, backend=counter, segment=8)

@@ -30,16 +30,14 @@ LAYERS = {
     "static": [GAM, {"always": "memory.bank"}],
     "slot": [GAM, HEADS, {"never": "memory.bank"}],
     "delta": [GAM, HEADS, {"never": "memory.beta.weight memory.beta.bias"}],
-    "gdn": [
-        {
-            name: " ".join(n for n in GAM[name].split() if n.split(".")[0] in "norm1 norm2 ffn")
-            for name in GAM
-        },
+    "gdn2": [
         HEADS,
         {
-            "always": "memory.conv.weight",
-            "all": "memory.output_gate.norm.weight memory.output_gate.linear.weight",
-            "never": "memory.beta.weight memory.beta.bias",
+            "always": "memory.conv.weight ffn.up.weight ffn.down.weight",
+            "all": "norm1.weight norm1.bias norm2.weight norm2.bias ffn.up.bias ffn.down.bias "
+            "memory.output_gate.norm.weight memory.output_gate.down.weight "
+            "memory.output_gate.linear.weight memory.output_gate.linear.bias",
+            "never": "memory.gate.down.weight memory.erase.weight memory.write.weight",
         },
     ],
     "phase": [GAM, HEADS],
@@ -84,7 +82,7 @@ def decaying(config: RunConfig) -> dict[str, bool]:
     return {name: decays[id(p)] for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("kind", [*implementations(), "gdn"])
+@pytest.mark.parametrize("kind", [*implementations(), "gdn2"])
 def test_the_group_of_every_parameter(kind):
     listed = set(names(kind, "always", "all", "never"))
     for decay, those in (("matrices", ["always"]), ("all", ["always", "all"])):

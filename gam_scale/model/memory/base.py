@@ -81,5 +81,9 @@ class WrittenMemory(Memory):
 
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
         """``horizon``: the tokens over which a gate would forget, if all were as this one."""
-        log_decay = self.gate(h).flatten(2).unflatten(2, (self.n_heads, -1)).flatten(0, 1)
-        return {"horizon": -1 / log_decay.clamp(max=-1e-9).movedim(1, -1).flatten(0, 1)}
+        return {"horizon": horizons_of(self.gate(h).flatten(2).unflatten(2, (self.n_heads, -1)))}
+
+
+def horizons_of(log_decay: Tensor) -> Tensor:
+    """In tokens, of log decays of (B, T, heads, ...): (values, heads)."""
+    return -1 / log_decay.clamp(max=-1e-9).movedim(2, -1).flatten(0, -2)

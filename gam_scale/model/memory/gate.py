@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gam_scale.model.linear import linear
 from gam_scale.model.policy import Draw, Policy, linear_bias, linear_weight
 
-_UNIT = math.log(math.e - 1)  # softplus of it is 1
+UNIT = math.log(math.e - 1)  # softplus of it is 1
 
 STEPS = (1e-3, 1e-1)
 """Step sizes with which Mamba's and gated delta nets' decays begin."""
@@ -30,7 +30,8 @@ class Gate(nn.Linear):
         """(..., in_features) -> (..., out_features)."""
         with torch.autocast(h.device.type, enabled=False):
             weight = exact(self.weight)  # whatever an engine has made of it
-            return linear(h.to(weight.dtype), weight, exact(self.bias))
+            bias = None if self.bias is None else exact(self.bias)
+            return linear(h.to(weight.dtype), weight, bias)
 
 
 def step_biases(value: Tensor, draw: Draw) -> None:
@@ -52,7 +53,7 @@ def _rates(module: "DecayGate", value: Tensor, draw: Draw) -> None:
 
 def _published_biases(module: Gate, value: Tensor, draw: Draw) -> None:
     step_biases(value, draw)
-    value.sub_(_UNIT)
+    value.sub_(UNIT)
 
 
 class DecayGate(nn.Module):
@@ -110,7 +111,7 @@ class DecayGate(nn.Module):
         # A rate of 1e-5 a token, summed over a long context: nothing for bfloat16.
         with torch.autocast(h.device.type, enabled=False):
             log_rate = exact(self.log_rate)
-            strength = self.strength(h) + _UNIT
+            strength = self.strength(h) + UNIT
             strength = F.softplus(strength).unflatten(-1, self.log_rate.shape)
             if top_k is not None and top_k < strength.shape[-1]:
                 weakest = strength.topk(top_k, dim=-1).values[..., -1:]

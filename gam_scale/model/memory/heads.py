@@ -37,6 +37,7 @@ class Heads:
         conv_size: taps of the convolutions behind the projections; 0: none.
         activation: of queries, keys and values.
         output_gate: what stands before the output layer.
+        gate_rank: of its matrix; 0: whole.
     """
 
     count: int
@@ -46,6 +47,7 @@ class Heads:
     conv_size: int = 0
     activation: Activation = "none"
     output_gate: GateChoice = "none"
+    gate_rank: int = 0
 
     @property
     def projected(self) -> list[int]:
@@ -82,7 +84,8 @@ class HeadMemory(HasKernels, WrittenMemory):
             self.conv = CausalConv(sum(heads.projected), heads.conv_size, bias=False)
         self.output_gate = None
         if heads.output_gate != "none":
-            self.output_gate = OutputGate(d, heads.values, heads.value, heads.output_gate)
+            sizes = (heads.values, heads.value, heads.output_gate, heads.gate_rank)
+            self.output_gate = OutputGate(d, *sizes)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """The convolutions' last inputs, and what :meth:`initial` gives."""

@@ -24,13 +24,17 @@ class OutputGate(nn.Module):
         n_heads: heads of the memory.
         width: channels that a head reads.
         kind: what makes a gate of W h: SiLU, or a sigmoid.
+        rank: of W, which then has a bias behind it; 0: whole.
     """
 
-    def __init__(self, d_model: int, n_heads: int, width: int, kind: GateKind) -> None:
+    def __init__(
+        self, d_model: int, n_heads: int, width: int, kind: GateKind, rank: int = 0
+    ) -> None:
         super().__init__()
         self.kind, self.width = kind, width
         self.norm = RMSNorm(width, SIZE_FLOOR)
-        self.linear = Linear(d_model, n_heads * width, bias=False, weight=GATE_MATRIX)
+        self.down = Linear(d_model, rank, bias=False, weight=GATE_MATRIX) if rank else None
+        self.linear = Linear(rank or d_model, n_heads * width, bias=rank > 0, weight=GATE_MATRIX)
 
     def forward(self, read: Tensor, h: Tensor) -> Tensor:
         """(B, T, H, V) that heads read of tokens (B, T, d_model) -> (B, T, H, V)."""
@@ -38,9 +42,11 @@ class OutputGate(nn.Module):
 
     def opened(self, h: Tensor) -> Tensor:
         """What it multiplies by, (B, T, H, V)."""
+        h = h if self.down is None else self.down(h)
         z = self.linear(h).unflatten(-1, (-1, self.width))
         return F.silu(z) if self.kind == "silu" else torch.sigmoid(z)
 
     def flops_per_token(self) -> float:
-        """Of its matrix, a multiply-add counted as two."""
-        return 2.0 * self.linear.weight.numel()
+        """Of its matrices, a multiply-add counted as two."""
+        linears = (part for part in (self.down, self.linear) if part is not None)
+        return sum(2.0 * part.weight.numel() for part in linears)

@@ -11,7 +11,8 @@ from gam_scale.kernels.choice import Function, Trial
 from gam_scale.model.context import Context
 from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
-from gam_scale.model.memory.base import Memory
+from gam_scale.model.memory.base import Memory, horizons_of
+from gam_scale.model.memory.channel_gate import ChannelDecayGate
 from gam_scale.model.memory.delta_rule import delta_in_kernels, delta_memory
 from gam_scale.model.memory.gate import DecayGate, Gate
 from gam_scale.model.memory.heads import HeadMemory, Heads
@@ -50,8 +51,21 @@ class DeltaRuleLayer(HeadLayer):
     decay_start: Literal["horizons", "published"] = option(
         "horizons",
         "how fast gates forget at initialisation; horizons: as min_horizon and max_horizon say; "
-        "published: rates uniform from 0 to 16 times steps log-uniform from 0.001 to 0.1, as gated "
-        "delta nets begin",
+        "published: rates uniform from 0 to 16, or from 1 where channels decay, times steps "
+        "log-uniform from 0.001 to 0.1, as gated delta nets begin",
+    )
+    decay_per: Literal["head", "channel"] = option(
+        "head",
+        "what has a decay of its own: each head, or each channel of its keys, through a projection "
+        "whose rank is a head's width (arXiv 2510.26692)",
+    )
+    strength_per: Literal["head", "channel"] = option(
+        "head",
+        "head: a token has one writing strength for each; channel: a gate on each channel of the "
+        "key that is erased, and on each of the value that is written (arXiv 2605.22791)",
+    )
+    output_gate_rank: Literal["full", "head"] = option(
+        "full", "rank of the output gate's matrix: full, or a head's width, with a bias behind it"
     )
 
     measured_as: ClassVar[str] = "delta"
@@ -65,8 +79,16 @@ class DeltaRuleLayer(HeadLayer):
         """See :meth:`HeadLayer.heads`."""
         key = self.head_dim or shape.d_model // self.n_heads
         values = self.n_value_heads or self.n_heads
-        around = (self.conv_size, self.activation, self.output_gate)
-        return Heads(self.n_heads, key, round(key * self.expand_v), values, *around)
+        value = round(key * self.expand_v)
+        rank = value if self.output_gate_rank == "head" else 0
+        around = (self.conv_size, self.activation, self.output_gate, rank)
+        return Heads(self.n_heads, key, value, values, *around)
+
+    def slow_on_gpu(self, precision: str) -> str:
+        """See :meth:`MixerConfig.slow_on_gpu`."""
+        if "channel" not in (self.decay_per, self.strength_per):
+            return ""
+        return "delta rules with decays or strengths per channel have no kernel for GPUs yet"
 
     def at_length(self, seq_len: int) -> Self:
         """See :meth:`MixerConfig.at_length`."""
@@ -87,7 +109,7 @@ class DeltaRuleLayer(HeadLayer):
                 f"{name('n_value_heads')} is {self.n_value_heads}, which is no multiple of n_heads "
                 f"{self.n_heads}; expected a multiple, or 0 for as many"
             )
-        if heads.value != heads.key * self.expand_v:
+        if abs(heads.value - heads.key * self.expand_v) > 1e-6:
             raise UserError(
                 f"{name('expand_v')} is {self.expand_v:g} with keys of {heads.key} channels; "
                 "expected a multiple that gives a whole number of channels"
@@ -95,6 +117,11 @@ class DeltaRuleLayer(HeadLayer):
 
     def check_own(self, name: Naming) -> None:
         """See :meth:`MixerConfig.check_own`."""
+        if self.output_gate_rank == "head" and self.output_gate == "none":
+            raise UserError(
+                f"{name('output_gate_rank')} is head with output_gate none; expected output_gate "
+                "silu or sigmoid, or output_gate_rank full"
+            )
         fields = ("min_horizon", "max_horizon")
         usual = {field: getattr(DeltaRuleLayer, field) for field in fields}
         for field, value in usual.items():
@@ -122,10 +149,20 @@ class DeltaMemory(HeadMemory):
 
     def __init__(self, layer: DeltaRuleLayer, shape: Shape) -> None:
         super().__init__(layer.heads(shape), shape)
-        self.gate = DecayGate(shape.d_model, self.n_heads, layer.horizons(shape))
+        d, heads = shape.d_model, self.heads
+        if layer.decay_per == "channel":
+            sizes = (heads.count, heads.key, heads.value)
+            self.gate: DecayGate = ChannelDecayGate(d, *sizes, layer.horizons(shape))
+        else:
+            self.gate = DecayGate(d, self.n_heads, layer.horizons(shape))
         if layer.decay_start == "published":
-            self.gate.begin_as_published(least_rate=0.0)
-        self.beta = Gate(shape.d_model, self.n_heads)
+            self.gate.begin_as_published(least_rate=float(layer.decay_per == "channel"))
+        self.beta = self.erase = self.write = None
+        if layer.strength_per == "channel":
+            self.erase = Gate(d, heads.count * heads.key, bias=False)
+            self.write = Gate(d, heads.values * heads.value, bias=False)
+        else:
+            self.beta = Gate(d, self.n_heads)
         self.max_beta = layer.max_beta
 
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -151,8 +188,8 @@ class DeltaMemory(HeadMemory):
         if self.output_gate is not None:
             q = q * self.heads.key**-0.5
         q, k = self._shared(q), self._shared(k)
-        log_decay = self.gate(h).squeeze(-2)
-        arguments = (q, k, v, log_decay, self._strengths(h), state, layout, context)
+        gates = (self._log_decays(h), self._strengths(h))
+        arguments = (q, k, v, *gates, state, layout, context)
         if self.implementation == "fla":
             return delta_in_kernels(*arguments)
         return delta_memory(*arguments, self.fp32_matmul)
@@ -162,13 +199,31 @@ class DeltaMemory(HeadMemory):
         each = self.n_heads // self.heads.count
         return x if each == 1 else x.repeat_interleave(each, dim=2)
 
+    def _log_decays(self, h: Tensor) -> Tensor:
+        """Of each head (B, T, H), or of each channel of its keys (B, T, H, K)."""
+        log_decay = self.gate(h)
+        if isinstance(self.gate, ChannelDecayGate):
+            return self._shared(log_decay)
+        return log_decay.squeeze(-2)
+
     def _strengths(self, h: Tensor) -> Tensor:
-        """How much of its value a token writes, (B, T, H)."""
-        strengths = torch.sigmoid(self.beta(h))
+        """How much of its value a token writes, (B, T, H); or what it erases of each channel of its
+        key and writes of each of its value, (B, T, H, K + V)."""
+        if self.beta is not None:
+            return self._scaled(torch.sigmoid(self.beta(h)))
+        assert self.erase is not None and self.write is not None
+        heads = self.heads
+        erased = torch.sigmoid(self.erase(h)).unflatten(-1, (heads.count, heads.key))
+        written = torch.sigmoid(self.write(h)).unflatten(-1, (heads.values, heads.value))
+        return torch.cat([self._shared(self._scaled(erased)), written], dim=-1)
+
+    def _scaled(self, strengths: Tensor) -> Tensor:
         return strengths if self.max_beta == 1 else self.max_beta * strengths
 
     def trials(self, context: int) -> list[Trial]:
         """See :meth:`HasKernels.trials`; values are wider where folds are made for other ranks."""
+        if isinstance(self.gate, ChannelDecayGate) or self.beta is None:
+            return []
         widths = [self.heads.value] + [self.heads.key + self.heads.value] * (context > 1)
         return [self._trial(width) for width in widths]
 
@@ -186,11 +241,15 @@ class DeltaMemory(HeadMemory):
         return Trial(delta_memory, forms, inputs, ("q", "k", "v"), trial_layout())
 
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Memory.statistics`; ``beta`` is how much of a value a token replaces."""
-        return super().statistics(h) | {"beta": self._strengths(h).flatten(0, 1)}
+        """See :meth:`Memory.statistics`; ``beta`` is how much of a value a token replaces, or what
+        it erases and writes of a channel."""
+        beta = self._strengths(h).movedim(2, -1).flatten(0, -2)
+        return {"horizon": horizons_of(self._log_decays(h)), "beta": beta} | self.output_statistics(
+            h
+        )
 
     def flops_per_token(self) -> float:
         """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
-        gates = 2.0 * (self.gate.strength.weight.numel() + self.beta.weight.numel())
+        gates = sum(2.0 * m.weight.numel() for m in self.modules() if isinstance(m, Gate))
         state = self.n_heads * self.heads.key * self.heads.value
         return self.around_flops() + gates + 7.0 * state

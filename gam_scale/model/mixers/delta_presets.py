@@ -26,22 +26,66 @@ class _Preset(DeltaRuleLayer):
     sections: ClassVar[tuple[str, ...]] = ("memory",)
 
 
-@MIXERS.register
 @dataclass(frozen=True)
-class GatedDeltaNetLayer(_Preset):
-    """The published layer (arXiv 2412.06464): convolutions inside, no local path beside it."""
+class _Published(_Preset):
+    """Convolutions inside, no local path beside it."""
 
-    kind: Literal["gdn"] = "gdn"
     fusion: Literal["gate", "local", "sum"] = _default("fusion", "sum")
     paths: Literal["both", "local", "global"] = _default("paths", "global")
     conv_size: int = _default("conv_size", 4)
-    expand_v: float = _default("expand_v", 2.0)
     decay_start: Literal["horizons", "published"] = _default("decay_start", "published")
+
+
+@dataclass(frozen=True)
+class _ByChannel(_Published):
+    """Decays per channel, and an output gate of low rank."""
+
+    output_gate: GateChoice = _default("output_gate", "sigmoid")
+    output_gate_rank: Literal["full", "head"] = _default("output_gate_rank", "head")
+    decay_per: Literal["head", "channel"] = _default("decay_per", "channel")
+
+    kernel: ClassVar[str] = ""
+
+
+@MIXERS.register
+@dataclass(frozen=True)
+class GatedDeltaNetLayer(_Published):
+    """The gated delta net as published (arXiv 2412.06464)."""
+
+    kind: Literal["gdn"] = "gdn"
+    expand_v: float = _default("expand_v", 2.0)
 
     @property
     def title(self) -> str:
         """See :attr:`MixerConfig.title`."""
         return "Gated delta net"
+
+
+@MIXERS.register
+@dataclass(frozen=True)
+class KimiDeltaLayer(_ByChannel):
+    """Kimi Delta Attention as published (arXiv 2510.26692)."""
+
+    kind: Literal["kda"] = "kda"
+
+    @property
+    def title(self) -> str:
+        """See :attr:`MixerConfig.title`."""
+        return "Kimi Delta Attention"
+
+
+@MIXERS.register
+@dataclass(frozen=True)
+class GatedDeltaNet2Layer(_ByChannel):
+    """GDN-2 as published (arXiv 2605.22791)."""
+
+    kind: Literal["gdn2"] = "gdn2"
+    strength_per: Literal["head", "channel"] = _default("strength_per", "channel")
+
+    @property
+    def title(self) -> str:
+        """See :attr:`MixerConfig.title`."""
+        return "Gated delta net 2"
 
 
 @MIXERS.register
