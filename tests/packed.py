@@ -19,18 +19,23 @@ def packed_inputs(
     generator = torch.Generator().manual_seed(0)
     rows, length = len(DOCUMENTS), sum(DOCUMENTS[0])
     q, k, v = torch.randn(3, rows, length, heads, width, generator=generator)
-    if kind == "delta":
-        gates = torch.rand(2, rows, length, heads, generator=generator)
-        state = torch.randn(rows, heads, width, width, generator=generator)
-        inputs = {"q": q, "k": F.normalize(k, dim=-1), "v": v, "log_decay": -gates[0]}
-        inputs |= {"beta": gates[1], "initial": state}
-    else:
+    if kind == "slot":
         gates = torch.rand(rows, length, heads, slots, generator=generator)
         state = torch.randn(rows, heads, slots, 2 * width, generator=generator)
         bank = torch.randn(heads, slots, 2 * width, generator=generator)
         # Some slots are not written to.
         inputs = {"q": q * width**-0.5, "k": k, "v": v, "log_decay": -gates * (gates > 0.3)}
         inputs |= {"initial": state, "bank": bank}
+    else:
+        # Values twice as wide as keys, and strengths up to 2.
+        v = torch.cat([v, torch.randn(v.shape, generator=generator)], dim=-1)
+        each = {"delta": ((), ()), "kda": ((width,), ()), "gdn2": ((width,), (3 * width,))}
+        decays, strengths = (
+            torch.rand(rows, length, heads, *size, generator=generator) for size in each[kind]
+        )
+        state = torch.randn(rows, heads, width, 2 * width, generator=generator)
+        inputs = {"q": q, "k": F.normalize(k, dim=-1), "v": v, "log_decay": -decays}
+        inputs |= {"beta": 2 * strengths, "initial": state}
     positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in DOCUMENTS])
     for row, goes_on in enumerate(GOES_ON):
         if goes_on:

@@ -38,7 +38,10 @@ def delta(q, k, v, log_decay, beta, state, positions=None):
 
 
 def erasing_delta(q, k, v, log_decay, gates, state, positions=None):
-    """S (B, H, K, V), with decays (B, T, H, K), and erase and write gates (B, T, H, K + V)."""
+    """S (B, H, K, V), with decays (B, T, H, K), and erase and write gates (B, T, H, K + V), or one
+    strength for all (B, T, H)."""
+    if gates.dim() < k.dim():
+        gates = gates.unsqueeze(-1).expand(*k.shape[:-1], k.shape[-1] + v.shape[-1])
     erase, write = gates.split([k.shape[-1], v.shape[-1]], -1)
     ys = []
     for t in range(q.shape[1]):

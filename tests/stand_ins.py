@@ -12,7 +12,7 @@ import recurrences
 import torch
 from torch import Tensor
 
-from gam_scale.kernels import delta, mamba, slot
+from gam_scale.kernels import channel_delta, delta, mamba, slot
 
 CALLS: list[str] = []
 """Names of the functions that were called."""
@@ -73,6 +73,74 @@ def delta_backward(
     leaves = (q, k, v, g, beta, initial_state)
     dq, dk, dv, dg, dbeta, dstate = _gradients(lambda *x: _delta(cu_seqlens, *x), leaves, (do, dht))
     return dq, dk, dv, dbeta, dg, dstate, None, None
+
+
+def channel_forward(
+    q,
+    k,
+    v,
+    g,
+    beta,
+    scale,
+    initial_state,
+    output_final_state,
+    state_v_first=False,
+    cu_seqlens=None,
+    cu_seqlens_cpu=None,
+    chunk_indices=None,
+    chunk_size=64,
+    *rest,
+):
+    """``fla.ops.kda.chunk_fwd.chunk_kda_fwd``."""
+    CALLS.append("channel_forward")
+    assert scale == 1.0 and output_final_state and not rest
+    _check(cu_seqlens, chunk_indices, [q, k, v, g, beta, initial_state])
+    assert g.dtype == initial_state.dtype == torch.float32
+    y, final = _channel(cu_seqlens, *_double(q, k, v, g, beta, initial_state))
+    pairs = k.new_zeros((*k.shape[:3], chunk_size))
+    kept = (g.clone(), pairs, pairs.clone(), *[None] * 6)
+    return y.to(v.dtype), final.float(), *kept, initial_state
+
+
+def channel_backward(
+    q,
+    k,
+    v,
+    beta,
+    Aqk,
+    Akk,
+    scale,
+    initial_state,
+    do,
+    dht,
+    g=None,
+    g_org=None,
+    state_v_first=False,
+    cu_seqlens=None,
+    chunk_indices=None,
+    chunk_size=64,
+    *rest,
+):
+    """``fla.ops.kda.chunk_bwd.chunk_kda_bwd``."""
+    CALLS.append("channel_backward")
+    _check(cu_seqlens, chunk_indices, [q, k, v, g, beta, Aqk, Akk, initial_state, do, dht])
+    leaves = (q, k, v, g, beta, initial_state)
+    grads = _gradients(lambda *x: _channel(cu_seqlens, *x), leaves, (do, dht))
+    dq, dk, dv, dg, dbeta, dstate = grads
+    return dq, dk, dv, dbeta, dg, dstate, None, None
+
+
+def gated_forward(q, k, v, g, b, w_gate, **rest):
+    """``fla.ops.gdn2.chunk_fwd.chunk_gdn2_fwd``."""
+    assert q.dtype == b.dtype == w_gate.dtype
+    return channel_forward(q, k, v, g, torch.cat([b, w_gate], dim=-1), **rest)
+
+
+def gated_backward(q, k, v, b, w_gate, **rest):
+    """``fla.ops.gdn2.chunk_bwd.chunk_gdn2_bwd``."""
+    found = channel_backward(q, k, v, torch.cat([b, w_gate], dim=-1), **rest)
+    dq, dk, dv, dgates, dg, dstate, *_ = found
+    return dq, dk, dv, *dgates.split([b.shape[-1], w_gate.shape[-1]], -1), dg, dstate, None, None
 
 
 def slot_forward(
@@ -158,6 +226,8 @@ def install(patch: pytest.MonkeyPatch) -> None:
     """Have the operators call these until the test is over."""
     CALLS.clear()
     patch.setattr(delta, "functions", lambda: (delta_forward, delta_backward))
+    channel = (channel_forward, channel_backward, gated_forward, gated_backward)
+    patch.setattr(channel_delta, "functions", lambda: channel_delta.Functions(*channel))
     functions = slot.Functions(
         slot_forward, slot_backward, lambda g, **_: g, lambda cut: nullcontext()
     )
@@ -181,11 +251,19 @@ def _double(*tensors: Tensor) -> list[Tensor]:
 
 
 def _delta(ends: Tensor, q, k, v, g, beta, states) -> tuple[Tensor, Tensor]:
+    return _stretched(recurrences.delta, ends, q, k, v, g, beta, states)
+
+
+def _channel(ends: Tensor, q, k, v, g, gates, states) -> tuple[Tensor, Tensor]:
+    return _stretched(recurrences.erasing_delta, ends, q, k, v, g, gates, states)
+
+
+def _stretched(recurrence, ends: Tensor, q, k, v, g, beta, states) -> tuple[Tensor, Tensor]:
     bounds, pairs = ends.tolist(), []
     assert len(states) == len(bounds) - 1
     for i, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)):
         part = [x[:, a:b] for x in (q, k, v, g, beta)]
-        pairs.append(recurrences.delta(*part, states[i : i + 1]))
+        pairs.append(recurrence(*part, states[i : i + 1]))
     return torch.cat([y for y, _ in pairs], 1), torch.cat([state for _, state in pairs])
 
 

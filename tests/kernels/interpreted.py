@@ -1,7 +1,8 @@
 """flash-linear-attention's own kernels in Triton's interpreter, against float64 recurrences.
 
-Run as a program, in a process of its own: ``python interpreted.py KIND FOLDER`` prints how far
-outputs, final states and each gradient are off. FOLDER is for a copy of the package.
+Run as a program, in a process of its own: ``python interpreted.py KINDS FOLDER`` prints by kind, of
+several with commas between them, how far outputs, final states and each gradient are off. FOLDER is
+for a copy of the package.
 """
 
 import json
@@ -42,12 +43,14 @@ def differences(kind: str) -> dict[str, float]:
     from closeness import off
     from packed import packed_inputs, results
 
+    from gam_scale.kernels.channel_delta import fla_channel_delta
     from gam_scale.kernels.delta import fla_delta
     from gam_scale.kernels.slot import fla_slot
 
     inputs, where, positions = packed_inputs(kind, heads=1, width=WIDTH, slots=SLOTS)
+    channel = (fla_channel_delta, recurrences.erasing_delta)
     operators = {"delta": (fla_delta, recurrences.delta), "slot": (fla_slot, recurrences.slot)}
-    operator, oracle = operators[kind]
+    operator, oracle = operators.get(kind, channel)
     found = results(lambda *leaves: operator(*leaves, *where), inputs)
     exact = results(
         lambda *leaves: oracle(*leaves, positions), {k: x.double() for k, x in inputs.items()}
@@ -61,4 +64,4 @@ if __name__ == "__main__":
     copied(Path(sys.argv[2]))
     sys.path.insert(0, sys.argv[2])
     without_tuning()
-    print(json.dumps(differences(sys.argv[1])))
+    print(json.dumps({kind: differences(kind) for kind in sys.argv[1].split(",")}))

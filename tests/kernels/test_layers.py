@@ -7,7 +7,7 @@ import stand_ins
 import torch
 from closeness import is_alive, off, worst
 from ranks import run_ranks
-from small import WHOLE, small
+from small import BY_CHANNEL, WHOLE, small
 
 from gam_scale.config import ModelConfig, ParallelConfig, RunConfig
 from gam_scale.kernels.choice import Choice, HasKernels, choose
@@ -68,12 +68,21 @@ def test_a_kernel_stands_for_the_portable_form(kind, documents):
     assert largest_difference(found, expected) < 1e-4  # float32 outside of it, in both
 
 
-def test_the_kernel_takes_the_whole_recipe():
+@pytest.mark.parametrize(
+    ("layer", "called"),
+    [(WHOLE, "delta"), (BY_CHANNEL, "channel"), (WHOLE | {"strength_per": "channel"}, "channel")],
+)
+def test_the_kernel_takes_the_whole_recipe(layer, called):
     """Values of their own width and number of heads, and strengths up to 2."""
-    plain, model = make_model(WHOLE), make_model(WHOLE, "fla")
+    plain, model = make_model(layer), make_model(layer, "fla")
     batch = make_batch(model)
     expected, found = (loss_and_gradients(m, batch) for m in (plain, model))
-    assert stand_ins.CALLS == ["delta_forward", "delta_backward"]
+    assert [f"{called}_forward", f"{called}_backward"] == stand_ins.CALLS
+    (memory,) = (m for m in model.modules() if isinstance(m, HasKernels))
+    for context in (1, 2):
+        trials = memory.trials(context)
+        choice = choose(trials, torch.device("cpu"), torch.float32, "tf32", lambda here: here)
+        assert (choice.implementation, choice.reasons) == ("fla", [])
     assert largest_difference(found, expected) < 1e-4  # float32 outside of it, in both
 
 
@@ -195,7 +204,7 @@ def differences_over_ranks(world):
     stand_ins.install(patch)
     world = world.arranged(ParallelConfig(context=world.world_size))
     context, found = SequenceContext(world), {}
-    for kind in ("delta", "slot", WHOLE):
+    for kind in ("delta", "slot", WHOLE, BY_CHANNEL):
         for documents in (True, False):
             whole, cut = make_model(kind), make_model(kind, "fla")
             tokens, targets, layout = make_batch(whole, length=48, documents=documents)

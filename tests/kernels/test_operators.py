@@ -8,10 +8,16 @@ from closeness import off, worst
 from packed import packed_inputs, results
 from torch.utils.checkpoint import checkpoint
 
+from gam_scale.kernels.channel_delta import fla_channel_delta
 from gam_scale.kernels.delta import fla_delta
 from gam_scale.kernels.slot import fla_slot
 
-OPERATORS = {"delta": (fla_delta, recurrences.delta), "slot": (fla_slot, recurrences.slot)}
+OPERATORS = {
+    "delta": (fla_delta, recurrences.delta),
+    "slot": (fla_slot, recurrences.slot),
+    "kda": (fla_channel_delta, recurrences.erasing_delta),
+    "gdn2": (fla_channel_delta, recurrences.erasing_delta),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +51,7 @@ def test_rows_that_never_begin_anew(kind):
         assert not found["bank"].any()
         inputs["bank"] = inputs["bank"] * 0
         del found["bank"]
-    expected = exact(kind, inputs, None) if kind == "delta" else slot_without_bank(inputs)
+    expected = slot_without_bank(inputs) if kind == "slot" else exact(kind, inputs, None)
     for name, value in found.items():
         assert off(value, expected[name]) < 1e-5, name
 
@@ -79,7 +85,8 @@ def test_torch_can_trace_it(kind):
     if kind == "slot":
         share = -torch.expm1(inputs[3].detach())
         inputs.insert(3, share.requires_grad_())
-    torch.library.opcheck(getattr(torch.ops.gam_scale, f"fla_{kind}").default, (*inputs, *where))
+    name = {"kda": "channel_delta", "gdn2": "channel_delta"}.get(kind, kind)
+    torch.library.opcheck(getattr(torch.ops.gam_scale, f"fla_{name}").default, (*inputs, *where))
 
 
 @pytest.mark.parametrize("kind", OPERATORS)

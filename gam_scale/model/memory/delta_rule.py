@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gam_scale.kernels.channel_delta import fla_channel_delta
 from gam_scale.kernels.delta import fla_delta
 from gam_scale.kernels.products import Precision, product
 from gam_scale.model.context import Context
@@ -103,12 +104,19 @@ def delta_in_kernels(
     Over several ranks, a first pass from the unit matrix beside nothing, with values beside zeros,
     ends in the fold of this rank's tokens.
     """
-    gates, where = (log_decay, beta), (layout.stretches.fresh, layout.ends, layout.ends_host)
+    width, where = k.shape[-1], (layout.stretches.fresh, layout.ends, layout.ends_host)
+    kernel = fla_delta
+    if log_decay.dim() == k.dim() or beta.dim() == k.dim():
+        kernel = fla_channel_delta
+        if log_decay.dim() < k.dim():
+            log_decay = log_decay.unsqueeze(-1).expand(k.shape)
     if context is not None:
-        width = k.shape[-1]
         unit = torch.eye(width, device=k.device, dtype=initial.dtype)
         unit = unit.expand(*initial.shape[:2], -1, -1)
-        nothing = torch.cat([unit, torch.zeros_like(initial)], dim=-1)
-        _, fold = fla_delta(k, k, F.pad(v, (width, 0)), *gates, nothing, *where)
+        nothing, gates = torch.cat([unit, torch.zeros_like(initial)], dim=-1), beta
+        if beta.dim() == k.dim():
+            erase, write = beta.split([width, v.shape[-1]], dim=-1)
+            gates = torch.cat([erase, F.pad(write, (width, 0))], dim=-1)
+        _, fold = kernel(k, k, F.pad(v, (width, 0)), log_decay, gates, nothing, *where)
         initial = state_of_rank(fold, initial, context)
-    return fla_delta(q, k, v, *gates, initial, *where)
+    return kernel(q, k, v, log_decay, beta, initial, *where)

@@ -16,6 +16,7 @@ from gam_scale.model.memory.channel_gate import ChannelDecayGate
 from gam_scale.model.memory.delta_rule import delta_in_kernels, delta_memory
 from gam_scale.model.memory.gate import DecayGate, Gate
 from gam_scale.model.memory.heads import HeadMemory, Heads
+from gam_scale.model.memory.pairs import MIN_LOG_DECAY
 from gam_scale.model.norm import unit_length
 from gam_scale.model.parts import MIXERS, Naming
 from gam_scale.model.shape import WIDEST, Shape
@@ -83,12 +84,6 @@ class DeltaRuleLayer(HeadLayer):
         rank = value if self.output_gate_rank == "head" else 0
         around = (self.conv_size, self.activation, self.output_gate, rank)
         return Heads(self.n_heads, key, value, values, *around)
-
-    def slow_on_gpu(self, precision: str) -> str:
-        """See :meth:`MixerConfig.slow_on_gpu`."""
-        if "channel" not in (self.decay_per, self.strength_per):
-            return ""
-        return "delta rules with decays or strengths per channel have no kernel for GPUs yet"
 
     def at_length(self, seq_len: int) -> Self:
         """See :meth:`MixerConfig.at_length`."""
@@ -222,19 +217,19 @@ class DeltaMemory(HeadMemory):
 
     def trials(self, context: int) -> list[Trial]:
         """See :meth:`HasKernels.trials`; values are wider where folds are made for other ranks."""
-        if isinstance(self.gate, ChannelDecayGate) or self.beta is None:
-            return []
         widths = [self.heads.value] + [self.heads.key + self.heads.value] * (context > 1)
         return [self._trial(width) for width in widths]
 
     def _trial(self, width: int) -> Trial:
         draw, heads = trial_numbers(), (ROWS, LENGTH, self.n_heads)
+        decays = (self.heads.key,) * isinstance(self.gate, ChannelDecayGate)
+        strengths = (self.heads.key + width,) * (self.beta is None)
         inputs = {
             "q": self.normed(draw(*heads, self.heads.key)),
             "k": self.normed(draw(*heads, self.heads.key)),
             "v": draw(*heads, width),
-            "log_decay": -draw(*heads).square(),
-            "beta": self.max_beta * torch.sigmoid(draw(*heads)),
+            "log_decay": -draw(*heads, *decays).square().clamp(max=-MIN_LOG_DECAY),
+            "beta": self.max_beta * torch.sigmoid(draw(*heads, *strengths)),
             "initial": draw(ROWS, self.n_heads, self.heads.key, width),
         }
         forms: dict[str, Function] = {"fla": delta_in_kernels}

@@ -44,8 +44,6 @@ class _ByChannel(_Published):
     output_gate_rank: Literal["full", "head"] = _default("output_gate_rank", "head")
     decay_per: Literal["head", "channel"] = _default("decay_per", "channel")
 
-    kernel: ClassVar[str] = ""
-
 
 @MIXERS.register
 @dataclass(frozen=True)

@@ -1,0 +1,197 @@
+"""Delta rules with decays per channel in flash-linear-attention's kernels, as our operators."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gam_scale.kernels.operator import operator
+from gam_scale.kernels.stretches import CHUNK, in_one_row, stretches
+
+
+def fla_channel_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    initial: Tensor,
+    fresh: Tensor,
+    ends: Tensor,
+    ends_host: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`gam_scale.kernels.delta.fla_delta`, with a decay for each channel of the keys.
+
+    Args:
+        q: (B, T, H, K) queries, scaled, in the dtype of the products, as keys and values.
+        k: (B, T, H, K) keys, and v: (B, T, H, V) values.
+        log_decay: (B, T, H, K) float32.
+        beta: (B, T, H) strengths; or (B, T, H, K + V) erase and write gates, which the kernels
+            take in the dtype of ``q``; float32.
+        initial: (B, H, K, V) float32.
+        fresh: with ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
+
+    Returns:
+        (B, T, H, V) in the dtype of ``q``, and the state after the last token (B, H, K, V),
+        float32.
+    """
+    return _fla_channel_delta(q, k, v, log_decay, beta, initial, fresh, ends, ends_host)[:2]
+
+
+class Functions(NamedTuple):
+    """Of the installed flash-linear-attention."""
+
+    kda_forward: Callable[..., Any]
+    kda_backward: Callable[..., Any]
+    gdn2_forward: Callable[..., Any]
+    gdn2_backward: Callable[..., Any]
+
+
+def functions() -> Functions:
+    """Those of Kimi Delta Attention, with one strength, and of GDN-2, with gates of channels."""
+    from fla.ops.gdn2.chunk_bwd import chunk_gdn2_bwd
+    from fla.ops.gdn2.chunk_fwd import chunk_gdn2_fwd
+    from fla.ops.kda.chunk_bwd import chunk_kda_bwd
+    from fla.ops.kda.chunk_fwd import chunk_kda_fwd
+
+    return Functions(chunk_kda_fwd, chunk_kda_bwd, chunk_gdn2_fwd, chunk_gdn2_bwd)
+
+
+def _flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+    """Products with chunks of C tokens, per token and head: C K three times, C V twice, and K V
+    three times, at two FLOPs each."""
+    rows, length, heads, key = q
+    value = v[-1]
+    return 2 * rows * length * heads * (CHUNK * (3 * key + 2 * value) + 3 * key * value)
+
+
+def _backward_flops(
+    grad: torch.Size,
+    grad_final: Any,
+    q: torch.Size,
+    k: torch.Size,
+    v: torch.Size,
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Likewise: what is computed anew, and the gradients of every product."""
+    rows, length, heads, key = q
+    value = v[-1]
+    inside = CHUNK * (7 * key + 5 * value + 2 * CHUNK)
+    return 2 * rows * length * heads * (inside + 8 * key * value)
+
+
+@operator("gam_scale::fla_channel_delta", keep="dear", flops=_flops)
+def _fla_channel_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    initial: Tensor,
+    fresh: Tensor,
+    ends: Tensor,
+    ends_host: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Outputs, final states, and for backward: sums of log decays, and of each chunk the products
+    of queries and keys and the solved system.
+
+    Shapes depend on (B, T) alone: how many stretches there are stays in here.
+    """
+    rows, length = q.shape[:2]
+    cut = stretches(rows, fresh, ends, ends_host)
+    names, gates = _gates(q, v, beta)
+    flat = in_one_row(q, k, v, log_decay, *gates)
+    forward = functions().kda_forward if len(gates) == 1 else functions().gdn2_forward
+    y, final, total, pairs, solved, *_ = forward(
+        **dict(zip(("q", "k", "v", "g", *names), flat, strict=True)),
+        scale=1.0,
+        initial_state=cut.states(initial, 0.0),
+        output_final_state=True,
+        cu_seqlens=cut.ends,
+        chunk_indices=cut.chunks,
+    )
+    of_rows = (x.view(rows, length, *x.shape[2:]) for x in (total, pairs, solved))
+    return y.view(v.shape).to(q.dtype), final[cut.last], *of_rows
+
+
+def _gates(q: Tensor, v: Tensor, beta: Tensor) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
+    """What the kernels call a token's strengths, and these."""
+    if beta.dim() < q.dim():
+        return ("beta",), (beta,)
+    erase, write = beta.to(q.dtype).split([q.shape[-1], v.shape[-1]], dim=-1)
+    return ("b", "w_gate"), (erase, write)
+
+
+@operator("gam_scale::fla_channel_delta_backward", flops=_backward_flops)
+def _fla_channel_delta_backward(
+    grad: Tensor,
+    grad_final: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    total: Tensor,
+    beta: Tensor,
+    pairs: Tensor,
+    solved: Tensor,
+    initial: Tensor,
+    fresh: Tensor,
+    ends: Tensor,
+    ends_host: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v, log_decay, beta and the initial state."""
+    rows, length = q.shape[:2]
+    cut = stretches(rows, fresh, ends, ends_host)
+    names, gates = _gates(q, v, beta)
+    flat = in_one_row(grad, q, k, v, total, pairs, solved, *gates)
+    backward = functions().kda_backward if len(gates) == 1 else functions().gdn2_backward
+    found = backward(
+        **dict(zip(("do", "q", "k", "v", "g", "Aqk", "Akk", *names), flat, strict=True)),
+        scale=1.0,
+        initial_state=cut.states(initial, 0.0),
+        dht=cut.at_ends(grad_final),
+        cu_seqlens=cut.ends,
+        chunk_indices=cut.chunks,
+    )
+    dq, dk, dv, *dgates = found[: 3 + len(gates)]
+    ddecay, dstates = found[3 + len(gates) : 5 + len(gates)]
+    dbeta: Any = torch.cat([x.float() for x in dgates], dim=-1) if len(gates) > 1 else dgates[0]
+    pairs_of = ((dq, q), (dk, k), (dv, v), (ddecay, total), (dbeta, beta))
+    grads = (x.view(of.shape).to(of.dtype) for x, of in pairs_of)
+    return *grads, cut.gradients(dstates)[0]
+
+
+@_fla_channel_delta.register_fake
+def _(q, k, v, log_decay, beta, initial, fresh, ends, ends_host):
+    within = (*q.shape[:3], CHUNK)
+    y, total = q.new_empty(v.shape), log_decay.new_empty(log_decay.shape)
+    pairs, solved = q.new_empty(within), q.new_empty(within)
+    return y, initial.new_empty(initial.shape), total, pairs, solved
+
+
+@_fla_channel_delta_backward.register_fake
+def _(grad, grad_final, q, k, v, total, beta, pairs, solved, initial, fresh, ends, ends_host):
+    return tuple(x.new_empty(x.shape) for x in (q, k, v, total, beta, initial))
+
+
+def _save(ctx, inputs, output) -> None:
+    q, k, v, _, beta, initial, fresh, ends, ends_host = inputs
+    _, _, *kept = output
+    ctx.save_for_backward(q, k, v, kept[0], beta, *kept[1:], initial, fresh, ends, ends_host)
+    ctx.mark_non_differentiable(*kept)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, grad, grad_final, *_):
+    saved = ctx.saved_tensors  # to be asked for once: a checkpoint unpacks them
+    q, _, v, *_, initial, _, _, _ = saved
+    if grad is None:
+        grad = q.new_zeros(v.shape)
+    if grad_final is None:
+        grad_final = torch.zeros_like(initial)
+    grads = _fla_channel_delta_backward(grad, grad_final, *saved)
+    return *grads, None, None, None
+
+
+_fla_channel_delta.register_autograd(_gradients, setup_context=_save)
