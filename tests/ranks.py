@@ -1,4 +1,4 @@
-"""Run a test's function on several gloo ranks, each a process of its own.
+"""Run a test's function on several gloo ranks, each a process of its own (see warm.py).
 
 ``run_ranks(function, world_size, key=value, ...)`` calls ``function(world, key=value, ...)`` on
 every rank and returns what each returned (JSON values). If ranks fail, their tracebacks are the
@@ -8,7 +8,6 @@ test's failure and the others are killed; nothing outlives ``TIMEOUT`` seconds.
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from warm import PATH, Program, program
 
 TIMEOUT = 180
 GRACE = 15
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, **arguments: Any) -> list[Any]:
@@ -29,7 +28,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, **arguments: Any) -
     # taken a moment later.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, function.__code__.co_filename, function.__name__]
+        command = [__file__, function.__code__.co_filename, function.__name__]
         ranks = []
         for rank in range(world_size):
             env = os.environ | {
@@ -41,40 +40,37 @@ def run_ranks(function: Callable[..., Any], world_size: int, **arguments: Any) -
                 "MASTER_PORT": str(store.port),
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
                 "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+                "PYTHONPATH": PATH,
             }
-            errors = open(Path(folder) / f"{rank}.err", "w+")  # noqa: SIM115
-            full = [*command, json.dumps(arguments), str(Path(folder) / f"{rank}.json")]
-            ranks.append((subprocess.Popen(full, env=env, stderr=errors), errors))
+            full = [*command, json.dumps(arguments), Path(folder) / f"{rank}.json"]
+            ranks.append(program(full, env=env, number=rank))
         try:
             _wait(ranks)
         finally:
-            for process, errors in ranks:
-                process.kill()
-                process.wait()
-                errors.close()
+            for each in ranks:
+                each.kill()
+                print(each.out, end="")
         return [json.loads((Path(folder) / f"{r}.json").read_text()) for r in range(world_size)]
 
 
-def _wait(ranks: list[tuple[subprocess.Popen, Any]]) -> None:
+def _wait(ranks: list[Program]) -> None:
     """Until all have ended, or ``GRACE`` seconds after one failed: its peers see a closed
     connection, may well be noticed first, and must not hide the rank that knows why."""
     deadline = time.monotonic() + TIMEOUT
-    running = [process for process, _ in ranks]
+    running = ranks
     failed = False
     while running and time.monotonic() < deadline:
         time.sleep(0.02)
-        running = [process for process in running if process.poll() is None]
-        if not failed and any(process.returncode for process, _ in ranks):
+        running = [each for each in running if each.poll() is None]
+        if not failed and any(each.returncode for each in ranks):
             failed = True
             deadline = min(deadline, time.monotonic() + GRACE)
     reports = []
-    for rank, (process, errors) in enumerate(ranks):
-        if process.returncode == 0 or (failed and process.returncode is None):
+    for rank, each in enumerate(ranks):
+        if each.returncode == 0 or (failed and each.returncode is None):
             continue
-        errors.seek(0)
-        end = f"exited with {process.returncode}" if failed else f"did not end in {TIMEOUT} s"
-        reports.append(f"rank {rank} {end}\n{errors.read()}")
+        end = f"exited with {each.returncode}" if failed else f"did not end in {TIMEOUT} s"
+        reports.append(f"rank {rank} {end}\n{each.err}")
     assert not reports, "\n".join(reports)
 
 

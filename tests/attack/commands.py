@@ -1,18 +1,24 @@
 """Command lines run for an attack, and what every one of them must end with."""
 
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from subprocess import TimeoutExpired
 from typing import Any
 
+import warm
+
 ROOT = Path(__file__).resolve().parents[2]
+LIMITED = Path(__file__).with_name("limited.py")
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": warm.PATH,
+    "MPLBACKEND": "agg",
+    "WANDB_MODE": "offline",
+}
 SECONDS = 100
 """After which a command line hangs: each takes one or two."""
 AT_ONCE = 2
@@ -44,61 +50,17 @@ class Done:
 
 
 class Commands:
-    """Runs tools/*.py, each in a process of its own; see :func:`commands`."""
-
-    def __init__(self, zygotes: Sequence[subprocess.Popen]) -> None:
-        self._free: SimpleQueue[subprocess.Popen] = SimpleQueue()
-        for zygote in zygotes:
-            self._free.put(zygote)
+    """Runs tools/*.py, each in a process of its own."""
 
     def run(self, cwd: Path, tool: str, *arguments: str, as_anybody: bool = False) -> Done:
         """One command line, typed in folder ``cwd``; ``as_anybody``: without root's rights."""
-        out, err = cwd / ".out", cwd / ".err"
-        request = {
-            "argv": [str(ROOT / "tools" / f"{tool}.py"), *arguments],
-            "cwd": str(cwd),
-            "out": str(out),
-            "err": str(err),
-            "seconds": SECONDS,
-            "as_anybody": as_anybody,
-        }
-        zygote = self._free.get()
-        try:
-            zygote.stdin.write(json.dumps(request) + "\n")
-            zygote.stdin.flush()
-            status = json.loads(zygote.stdout.readline())
-        finally:
-            self._free.put(zygote)
-        return Done(status, out.read_text(errors="replace"), err.read_text(errors="replace"))
-
-
-@contextmanager
-def commands() -> Iterator[Commands]:
-    """A few processes that wait for command lines."""
-    env = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        "MPLBACKEND": "agg",
-        "WANDB_MODE": "offline",
-    }
-    with ExitStack() as stack:
-        started = [
-            subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=env,
-            )
-            for _ in range(AT_ONCE)
-        ]
-        for zygote in started:
-            stack.enter_context(zygote)  # closes its standard input, which ends it
-        for zygote in started:
-            # Before that line stands what packages print when they are imported.
-            started_well = "ready\n" in iter(zygote.stdout.readline, "")
-            assert started_well, "the process that runs the tools did not start"
-        yield Commands(started)
+        rights = "anybody" if as_anybody else "own"
+        argv = [LIMITED, rights, ROOT / "tools" / f"{tool}.py", *arguments]
+        started = warm.program(argv, cwd=cwd, env=os.environ | ENVIRONMENT, leads=True)
+        status: int | None = None
+        with suppress(TimeoutExpired):
+            status = started.wait(SECONDS)
+        return Done(status, started.out, started.err)
 
 
 def in_parallel(function: Any, cases: Sequence[Any]) -> list[Any]:

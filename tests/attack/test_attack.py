@@ -16,7 +16,7 @@ from random import Random
 
 import pytest
 import torch
-from attack.commands import Commands, Done, commands, in_parallel
+from attack.commands import Commands, Done, in_parallel
 from attack.mutations import VALUES, WORDS, leaves, mutate_file, replaced
 from conftest import sentences
 from safetensors.torch import save_file
@@ -43,16 +43,16 @@ class Workshop:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory, prepared_set) -> Iterator[Workshop]:
+def workshop(tmp_path_factory, prepared_set) -> Workshop:
     folder = tmp_path_factory.mktemp("attack")
     origin = folder / "origin"
     shutil.copytree(prepared_set, origin / "data")
     (origin / "config.json").write_text(json.dumps(CONFIG))
-    with commands() as tools:
-        done = tools.run(origin, "pretrain", "--config", "config.json")
-        assert done.status == 0, done
-        make_given(origin, tools)
-        yield Workshop(folder, tools)
+    tools = Commands()
+    done = tools.run(origin, "pretrain", "--config", "config.json")
+    assert done.status == 0, done
+    make_given(origin, tools)
+    return Workshop(folder, tools)
 
 
 def make_given(origin: Path, tools: Commands) -> None:
