@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 
 from gam_scale.launch.follow import OVER, cancel, follow, log_of
 from gam_scale.launch.status import status
@@ -17,12 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip("submitit")
 
 
-def launch(*words) -> subprocess.CompletedProcess[str]:
+def here() -> dict[str, str]:
+    """This environment, of no job of Slurm's."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    return env | {"OMP_NUM_THREADS": "1"}
+
+
+def launch(*words) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "tools/launch.py", *map(str, words)],
         cwd=ROOT,
-        env=env | {"OMP_NUM_THREADS": "1"},
+        env=here(),
         text=True,
         capture_output=True,
         timeout=170,
@@ -36,7 +42,8 @@ def test_two_ranks_followed_to_the_end(tiny, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("this machine, without Slurm: ")
     assert "2 rank(s) on cpu" in done.stdout and "step 20/20" in done.stdout
-    (row,) = [line for line in launch("--status", tmp_path).stdout.splitlines() if "20/20" in line]
+    table = warm.run(["tools/launch.py", "--status", tmp_path], env=here())
+    (row,) = [line for line in table.stdout.splitlines() if "20/20" in line]
     assert "finished" in row and "step 20" in row
 
 
@@ -67,7 +74,7 @@ def test_a_pipe_ends_with_the_command_and_not_with_the_job(tiny, tmp_path):
     ],
 )
 def test_a_mistake_is_one_sentence(words, said):
-    done = launch(*words)
+    done = warm.run(["tools/launch.py", *words], env=here())
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and said in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -3,12 +3,11 @@
 import csv
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import warm
 from scaling.synthetic import isoflop_runs, runs
 
 from gam_scale.errors import UserError
@@ -19,9 +18,8 @@ TOOL = Path(__file__).parents[2] / "tools" / "scaling_report.py"
 FAST = ("--grid", "2", "--bootstrap", "100", "--test-draws", "20")
 
 
-def run_tool(*args: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, TOOL, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=TOOL.parents[1], timeout=120)
+def run_tool(*args: object) -> warm.Done:
+    return warm.run([TOOL, *args])
 
 
 def supplement(path: Path) -> list[object]:
