@@ -11,6 +11,7 @@ from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
 
 COMPARED = ("step", "tokens", "loss", "lr", "grad_norm", "skipped_steps", "val_loss")
+pytest_plugins = ["turns"]
 TEXT = "the a cat dog bird tree sees likes finds under over near and then sleeps runs sings"
 WORDS = TEXT.split()
 
@@ -40,7 +41,7 @@ def prepared_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(prepared_set: Path) -> Callable[..., dict]:
     """``tiny(run_dir, section={...})`` -> the parsed JSON of a config that trains in a second."""
 
@@ -77,6 +78,29 @@ def tiny(prepared_set: Path) -> Callable[..., dict]:
         return config
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole(
+    tiny: Callable[..., dict], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """``whole(section={...})`` -> the run of that ``tiny`` config, undisturbed from start to end.
+
+    It is trained when first asked for and is every test's: to be looked at, and left alone.
+    """
+    from whole_runs import train
+
+    runs: dict[str, Path] = {}
+
+    def find(**changes: dict) -> Path:
+        key = json.dumps(changes, sort_keys=True)
+        if key not in runs:
+            run = tmp_path_factory.mktemp("whole") / "run"
+            train(tiny(run, **changes))
+            runs[key] = run
+        return runs[key]
+
+    return find
 
 
 @pytest.fixture

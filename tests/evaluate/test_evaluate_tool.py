@@ -29,18 +29,17 @@ def run_tool():
     return run
 
 
-@pytest.fixture
-def runs(tmp_path, tiny, run_tool, capsys) -> list[Path]:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny, run_tool) -> list[Path]:
     """A trained GAM and a trained Transformer."""
-    found = []
+    folder, found = tmp_path_factory.mktemp("runs"), []
     for block in ("gam", "attention"):
         model = {"block": block, "attention": {"n_heads": 2}}
-        config = tiny(tmp_path / block, model=model, train={"steps": 4})
-        path = tmp_path / f"{block}.json"
+        config = tiny(folder / block, model=model, train={"steps": 4})
+        path = folder / f"{block}.json"
         path.write_text(json.dumps(config))
         assert run_tool("pretrain", "--config", path) == 0
-        found.append(tmp_path / block)
-    capsys.readouterr()
+        found.append(folder / block)
     return found
 
 
@@ -48,6 +47,7 @@ def test_measurements_of_two_checkpoints_and_a_page(runs, run_tool, tmp_path, ca
     text = tmp_path / "text.txt"
     text.write_text("the cat sees the dog near the tree. " * 200)
     page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
+    capsys.readouterr()  # what the runs' training said
     asked = ["--by-position", "--compare", "2-8:24-40", "--reset-ablation", "--windows", 4]
     asked += ["--targets", 3, "--loss", "--text", text, "--report", page, "--json", numbers]
     assert run_tool("evaluate", *runs, *asked) == 0
@@ -105,6 +105,7 @@ def test_mistakes_are_one_sentence(run_tool, capsys, arguments, message):
 def test_text_too_short_and_positions_too_few(runs, run_tool, tmp_path, capsys):
     text = tmp_path / "short.txt"
     text.write_text("the cat")
+    capsys.readouterr()
     assert run_tool("evaluate", runs[0], "--text", text, "--reset-ablation") == 2
     assert "and 49 are needed; expected a longer text" in capsys.readouterr().err
     assert run_tool("evaluate", runs[0], "--needle", "--needle-lengths", "96") == 2

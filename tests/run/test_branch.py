@@ -15,12 +15,13 @@ SHORT = {"steps": 15, "schedule": "wsd", "decay_ratio": 0.2, "warmup_steps": 2}
 LONG = SHORT | {"steps": 30}
 
 
-@pytest.fixture
-def trunk(tmp_path, tiny):
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory, tiny):
     """A run of 30 steps that kept its state after the 12 that one of 15 shares with it."""
     kept = {"keep_steps": [12], "keep_last": 1, "every_steps": 9}
-    train(tiny(tmp_path / "trunk", train=LONG, checkpoint=kept, eval={"every_steps": 0}))
-    return tmp_path / "trunk"
+    run = tmp_path_factory.mktemp("branch") / "trunk"
+    train(tiny(run, train=LONG, checkpoint=kept, eval={"every_steps": 0}))
+    return run
 
 
 def branch(tiny, run, trunk, **changes) -> dict:
@@ -28,23 +29,23 @@ def branch(tiny, run, trunk, **changes) -> dict:
     return tiny(run, checkpoint={"branch_of": str(trunk)}, **sections, **changes)
 
 
-def test_a_branch_is_the_run_of_its_own(tmp_path, tiny, curve, trunk):
+def test_a_branch_is_the_run_of_its_own(tmp_path, tiny, whole, curve, trunk):
     assert CheckpointStore(trunk / "checkpoints").steps() == [12, 30]
-    train(tiny(tmp_path / "own", train=SHORT, eval={"every_steps": 0}))
+    own = whole(train=SHORT, eval={"every_steps": 0})
     train(branch(tiny, tmp_path / "branch", trunk))
-    assert_equal_runs(tmp_path / "own", tmp_path / "branch", curve)
+    assert_equal_runs(own, tmp_path / "branch", curve)
     assert "step-00000012" in (tmp_path / "branch" / "logs" / "rank0.log").read_text()
 
 
 @pytest.mark.parametrize("step", [13, 14])
-def test_a_branch_that_dies_goes_on(tmp_path, tiny, curve, trunk, step):
-    train(tiny(tmp_path / "own", train=SHORT, eval={"every_steps": 0}))
+def test_a_branch_that_dies_goes_on(tmp_path, tiny, whole, curve, trunk, step):
+    own = whole(train=SHORT, eval={"every_steps": 0})
     config = branch(tiny, tmp_path / "branch", trunk)
     config["checkpoint"]["every_steps"] = 14
     with killed_after(step):
         train(config)
     train(config)
-    assert_equal_runs(tmp_path / "own", tmp_path / "branch", curve)
+    assert_equal_runs(own, tmp_path / "branch", curve)
 
 
 def test_the_trunks_later_steps_are_not_its_own(tmp_path, tiny, trunk, monkeypatch):

@@ -18,10 +18,9 @@ FLAT = {"schedule": "constant", "warmup_steps": 0}
 
 
 @pytest.fixture
-def first(tmp_path, tiny):
-    """A run of 8 steps of 4 sequences."""
-    train(tiny(tmp_path / "first", train=FLAT | {"steps": 8}, **STILL))
-    return tmp_path / "first"
+def first(tmp_path, whole):
+    """A run of 8 steps of 4 sequences, the test's own."""
+    return shutil.copytree(whole(train=FLAT | {"steps": 8}, **STILL), tmp_path / "first")
 
 
 def continued(tiny, run, first, **changes) -> dict:

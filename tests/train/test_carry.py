@@ -1,7 +1,6 @@
 """Runs whose rows go on from step to step: resumed bit for bit, the same on any ranks."""
 
 import json
-from pathlib import Path
 
 import pytest
 from ranks import run_ranks
@@ -20,25 +19,36 @@ ZERO_3 = {
     "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}},
 }
 ROWS = 12
+CARRYING = {
+    "model": {
+        "layers": ["delta", "slot"],
+        "position": "rotary",
+        "dropout": 0.0,
+        "memory": {"n_heads": 2, "n_slots": 8, "top_k": 2},
+    },
+    "data": {"carry_state": True},
+    "train": {"global_batch_size": ROWS, "micro_batch_size": 5},
+    "checkpoint": {"background": False},
+}
 
 
 @pytest.fixture
 def carrying(tiny):
     def make(run_dir, **changes):
-        model = {
-            "layers": ["delta", "slot"],
-            "position": "rotary",
-            "dropout": 0.0,
-            "memory": {"n_heads": 2, "n_slots": 8, "top_k": 2},
-        }
-        config = tiny(run_dir, model=model, data={"carry_state": True})
-        config["checkpoint"]["background"] = False
-        config["train"] |= {"global_batch_size": ROWS, "micro_batch_size": 5}
-        for section, values in changes.items():
-            config[section] |= values
-        return config
+        return tiny(run_dir, **changed(changes))
 
     return make
+
+
+@pytest.fixture
+def whole_carrying(whole):
+    """Of such a config, the run that ``whole`` has."""
+    return lambda **changes: whole(**changed(changes))
+
+
+def changed(changes):
+    """All sections of which a config that carries is not the tiny one."""
+    return {name: CARRYING.get(name, {}) | changes.get(name, {}) for name in CARRYING | changes}
 
 
 def train_on_ranks(world, config):
@@ -52,18 +62,17 @@ def lanes_of(prepared_set):
 
 
 @pytest.mark.parametrize("step", [7, 13])
-def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, carrying, curve, step):
-    train(carrying(tmp_path / "whole"))
+def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, carrying, whole_carrying, curve, step):
+    whole = whole_carrying()
     with killed_after(step):
         train(carrying(tmp_path / "broken"))
     checkpoint = CheckpointStore(tmp_path / "broken" / "checkpoints").latest()
     carried = list(checkpoint.glob("carried-*"))
     assert len(carried) == 1
     train(carrying(tmp_path / "broken"))
-    assert curve(tmp_path / "broken") == curve(tmp_path / "whole")
+    assert curve(tmp_path / "broken") == curve(whole)
     # The states are what makes the difference.
-    train(carrying(tmp_path / "off", data={"carry_state": False}))
-    assert curve(tmp_path / "off") != curve(tmp_path / "whole")
+    assert curve(whole_carrying(data={"carry_state": False})) != curve(whole)
 
 
 def test_an_epoch_ends_within_these_runs(prepared_set):
@@ -72,21 +81,23 @@ def test_an_epoch_ends_within_these_runs(prepared_set):
 
 
 @pytest.mark.parametrize("parallel", [{"engine": "fsdp"}, ZERO_3], ids=["fsdp", "zero3"])
-def test_two_ranks_do_what_one_does_and_each_resumes_the_other(tmp_path, carrying, curve, parallel):
-    def losses(name):
-        return [line["loss"] for line in curve(tmp_path / name)]
+def test_two_ranks_do_what_one_does_and_each_resumes_the_other(
+    tmp_path, carrying, whole_carrying, curve, parallel
+):
+    def losses(run):
+        return [line["loss"] for line in curve(run)]
 
-    train(carrying(tmp_path / "one"))
+    one = whole_carrying()
     sharded = {"parallel": parallel | {"device": "cpu"}}
     run_ranks(train_on_ranks, 2, config=carrying(tmp_path / "two", **sharded))
     # fp32: sums over rows in another order.
-    assert losses("two") == pytest.approx(losses("one"), rel=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-5)
     half = {"train": carrying(tmp_path)["train"] | {"steps": 7, "schedule": "constant"}}
     rest = {"train": half["train"] | {"steps": 12}}
     run_ranks(train_on_ranks, 2, config=carrying(tmp_path / "half", **half, **sharded))
     train(carrying(tmp_path / "half", **rest))
-    train(carrying(tmp_path / "not", **rest))
-    assert losses("half")[-1] == pytest.approx(losses("not")[-1], rel=1e-5)
+    never = whole_carrying(**rest)
+    assert losses(tmp_path / "half")[-1] == pytest.approx(losses(never)[-1], rel=1e-5)
 
 
 def test_rows_that_ranks_do_not_divide_are_refused(tmp_path, carrying):
@@ -116,7 +127,6 @@ def test_what_does_not_go_with_it_is_refused(tmp_path, carrying, changes, said):
         check(from_dict(RunConfig, carrying(tmp_path, **changes)))
 
 
-def test_the_report_of_a_run_is_whole(tmp_path, carrying):
-    train(carrying(tmp_path / "run"))
-    summary = json.loads((Path(tmp_path) / "run" / "summary.json").read_text())
+def test_the_report_of_a_run_is_whole(whole_carrying):
+    summary = json.loads((whole_carrying() / "summary.json").read_text())
     assert summary["val_perplexity"] > 1

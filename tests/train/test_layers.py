@@ -48,12 +48,14 @@ def test_quantiles_of_all_and_of_each_head():
 
 
 @pytest.mark.parametrize("recompute", ["none", "full"])
-def test_every_layer_says_what_it_decides_and_the_run_is_the_same(tmp_path, tiny, curve, recompute):
+def test_every_layer_says_what_it_decides_and_the_run_is_the_same(
+    tmp_path, tiny, whole, curve, recompute
+):
     short = {"steps": 6, "recompute": recompute}
-    train(tiny(tmp_path / "plain", model=MODEL, train=short))
+    plain = whole(model=MODEL, train=short)
     train(tiny(tmp_path / "run", model=MODEL, train=short, log={"layers_every": 3}))
-    assert_equal_runs(tmp_path / "plain", tmp_path / "run", curve)
-    assert not (tmp_path / "plain" / LAYERS).exists()
+    assert_equal_runs(plain, tmp_path / "run", curve)
+    assert not (plain / LAYERS).exists()
     records = layers_of(tmp_path / "run")
     assert [record["step"] for record in records] == [3, 6]
     for record in records:
@@ -103,16 +105,15 @@ def train_on_ranks(world, config):
 
 
 @pytest.mark.parametrize("engine", ["torch", "zero0", "zero1", "zero2", "zero3", "fsdp"])
-def test_every_engine_says_the_same(tmp_path, tiny, engine):
+def test_every_engine_says_the_same(tmp_path, tiny, whole, engine):
     """On two ranks, of which the first has half of the rows; gradients are of the sum of losses."""
     still = {"model": MODEL | {"dropout": 0.0}, "train": {"steps": 2, "warmup_steps": 1}}
     still["log"] = {"layers_every": 1}
-    one = tiny(tmp_path / "one", **still)
-    train(one)
+    one = whole(**still)
     config = tiny(tmp_path / "two", parallel=ENGINES[engine] | {"device": "cpu"}, **still)
     run_ranks(train_on_ranks, 2, config=config)
     # Of one rank, the first of two micro-batches has the same rows.
-    for ours, theirs in zip(layers_of(tmp_path / "two"), layers_of(tmp_path / "one"), strict=True):
+    for ours, theirs in zip(layers_of(tmp_path / "two"), layers_of(one), strict=True):
         for layer, expected in zip(ours["layers"], theirs["layers"], strict=True):
             assert layer.keys() == expected.keys()
             for name in layer:

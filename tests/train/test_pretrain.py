@@ -64,22 +64,22 @@ def test_the_same_command_again_finds_it_finished(tmp_path, tiny, capsys):
 
 
 @pytest.mark.parametrize("step", [1, 6, 7, 13, 19])
-def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, tiny, curve, step):
-    train(tiny(tmp_path / "whole"))
+def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, tiny, whole, curve, step):
+    expected = whole()
     with killed_after(step):
         train(tiny(tmp_path / "broken"))
     train(tiny(tmp_path / "broken"))
-    assert_equal_runs(tmp_path / "whole", tmp_path / "broken", curve)
+    assert_equal_runs(expected, tmp_path / "broken", curve)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny, curve):
-    train(tiny(tmp_path / "whole"))
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny, whole, curve):
+    expected = whole()
     with after_step(9, stop_me):
         train(tiny(tmp_path / "stopped"))  # returns: exit status 0
     assert CheckpointStore(tmp_path / "stopped" / "checkpoints").steps()[-1] == 9
     assert not (tmp_path / "stopped" / "summary.json").exists()
     train(tiny(tmp_path / "stopped"))
-    assert_equal_runs(tmp_path / "whole", tmp_path / "stopped", curve)
+    assert_equal_runs(expected, tmp_path / "stopped", curve)
 
 
 def test_fresh_starts_over(tmp_path, tiny, curve):
@@ -120,19 +120,20 @@ def test_a_length_that_the_past_does_not_fit_is_refused(tmp_path, tiny, before, 
     assert not written, f"a refused run has written {written}"
 
 
-def test_more_steps_are_fine_where_the_rates_so_far_stay(tmp_path, tiny, curve):
+def test_more_steps_are_fine_where_the_rates_so_far_stay(tmp_path, tiny, whole, curve):
     longer = {"steps": 20, "schedule": "wsd", "decay_ratio": 0.25}
-    train(tiny(tmp_path / "whole", train=longer))
     saved = {"background": False}
     with killed_after(7):  # its decay would begin there
         train(tiny(tmp_path / "run", train=longer | {"steps": 10}, checkpoint=saved))
     train(tiny(tmp_path / "run", train=longer))
     assert "resuming from" in (tmp_path / "run" / "logs" / "rank0.log").read_text()
-    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+    assert curve(tmp_path / "run") == curve(whole(train=longer))
 
 
-def test_what_changes_no_past_may_change_and_data_may_move(tmp_path, tiny, curve, prepared_set):
-    train(tiny(tmp_path / "whole"))
+def test_what_changes_no_past_may_change_and_data_may_move(
+    tmp_path, tiny, whole, curve, prepared_set
+):
+    expected = whole()
     for name in ("here", "there"):
         shutil.copytree(prepared_set, tmp_path / name)
     sets = [{"path": str(tmp_path / "here"), "weight": 2.0}]
@@ -142,7 +143,7 @@ def test_what_changes_no_past_may_change_and_data_may_move(tmp_path, tiny, curve
     other = {"spike_ratio": 50.0, "max_skipped_steps": 3}
     sets = [{"path": str(tmp_path / "there"), "weight": 1.0}]
     train(tiny(tmp_path / "run", data={"sets": sets}, train=other))
-    assert_equal_runs(tmp_path / "whole", tmp_path / "run", curve)
+    assert_equal_runs(expected, tmp_path / "run", curve)
 
 
 def test_other_data_at_another_path_is_refused_before_anything_is_written(
@@ -218,11 +219,13 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tmp_path, tiny)
 
 
 @pytest.mark.parametrize("micro", [1, 3, 4])
-def test_accumulation_and_ragged_batches_do_not_change_the_losses(tmp_path, tiny, curve, micro):
+def test_accumulation_and_ragged_batches_do_not_change_the_losses(
+    tmp_path, tiny, whole, curve, micro
+):
     still = {"model": {"dropout": 0.0}}
-    train(tiny(tmp_path / "a", train={"micro_batch_size": 2}, **still))
+    two = whole(train={"micro_batch_size": 2}, **still)
     train(tiny(tmp_path / "b", train={"micro_batch_size": micro}, **still))
-    for a, b in zip(curve(tmp_path / "a"), curve(tmp_path / "b"), strict=True):
+    for a, b in zip(curve(two), curve(tmp_path / "b"), strict=True):
         assert a["tokens"] == b["tokens"]
         assert b["loss"] == pytest.approx(a["loss"], rel=2e-5)  # fp32, order of additions
 
@@ -310,19 +313,19 @@ def test_weights_of_another_shape_are_refused_by_name(tmp_path, tiny):
         train(other)
 
 
-def test_data_by_url_starts_dies_and_starts_again(tmp_path, tiny, curve, prepared_set):
+def test_data_by_url_starts_dies_and_starts_again(tmp_path, tiny, whole, curve, prepared_set):
     """Its default cache lies in the run directory, and is filled before that is a run's."""
     run = tmp_path / "run"
     config = tiny(run, data={"sets": [{"path": f"file://{prepared_set}"}]})
-    train(tiny(tmp_path / "local"))
+    local = whole()
     with killed_after(7):
         train(config)
     train(config)
-    assert_equal_runs(tmp_path / "local", run, curve)
+    assert_equal_runs(local, run, curve)
     cached = {path: path.stat().st_mtime_ns for path in (run / "cache").rglob("*.mds")}
     assert cached, "the shards were read from elsewhere than the cache"
     train(config, fresh=True)
-    assert_equal_runs(tmp_path / "local", run, curve)
+    assert_equal_runs(local, run, curve)
     assert cached == {path: path.stat().st_mtime_ns for path in cached}, "downloaded again"
 
 

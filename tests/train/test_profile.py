@@ -24,11 +24,10 @@ def trace_of(path):
         return json.load(file)["traceEvents"]
 
 
-def test_a_trace_has_the_steps_asked_for_and_changes_nothing(tmp_path, tiny, curve):
-    train(tiny(tmp_path / "plain"))
+def test_a_trace_has_the_steps_asked_for_and_changes_nothing(tmp_path, tiny, whole, curve):
     run = tmp_path / "run"
     train(tiny(run, train={"profile": [3, 5]}))
-    assert_equal_runs(run, tmp_path / "plain", curve)
+    assert_equal_runs(run, whole(), curve)
     (file,) = (run / "logs" / "profile").iterdir()
     assert file.name == "steps-3-5-rank0.json.gz"
     names = [event.get("name") for event in trace_of(file)]

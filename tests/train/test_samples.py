@@ -23,12 +23,12 @@ def samples(run):
     return read_records(run / SAMPLES)
 
 
-def test_samples_are_of_the_prompt_and_leave_the_run_as_it_is(tmp_path, tiny, curve):
+def test_samples_are_of_the_prompt_and_leave_the_run_as_it_is(tmp_path, tiny, whole, curve):
     short = {"train": {"steps": 10}}
-    train(tiny(tmp_path / "plain", **short))
+    plain = whole(**short)
     train(tiny(tmp_path / "run", log=EVERY_5, **short))
-    assert_equal_runs(tmp_path / "plain", tmp_path / "run", curve)
-    assert not (tmp_path / "plain" / SAMPLES).exists()
+    assert_equal_runs(plain, tmp_path / "run", curve)
+    assert not (plain / SAMPLES).exists()
     found = samples(tmp_path / "run")
     assert [sample["step"] for sample in found] == [5, 10]
     assert all(sample["prompt"] == "the cat" and sample["text"] for sample in found)
@@ -57,13 +57,13 @@ def written(run, prompt):
 
 
 @pytest.mark.parametrize("engine", ["zero3", "fsdp", "torch-context"])
-def test_ranks_write_it_together(tmp_path, tiny, engine):
+def test_ranks_write_it_together(tmp_path, tiny, whole, engine):
     still = {"model": {"dropout": 0.0}, "train": {"steps": 2, "warmup_steps": 1}}
     log = EVERY_5 | {"sample_every": 2}
-    train(tiny(tmp_path / "one", log=log, **still))
+    one = whole(log=log, **still)
     parallel = ENGINES[engine] | {"device": "cpu"}
     run_ranks(train_on_ranks, 2, config=tiny(tmp_path / "two", parallel=parallel, log=log, **still))
-    assert samples(tmp_path / "two") == samples(tmp_path / "one")
+    assert samples(tmp_path / "two") == samples(one)
 
 
 def test_a_killed_run_has_each_step_once(tmp_path, tiny):

@@ -106,9 +106,11 @@ def drawn(run: Path) -> list[int]:
     return [event.step for event in events.Scalars("layers.memory_gate/00")]
 
 
-def test_a_signal_while_data_is_waited_for_is_seen_at_once(tmp_path, tiny, curve, monkeypatch):
+def test_a_signal_while_data_is_waited_for_is_seen_at_once(
+    tmp_path, tiny, whole, curve, monkeypatch
+):
     """The batches of step 9 do not come before the run has saved what it has."""
-    train(tiny(tmp_path / "whole"))
+    expected = whole()
     original, store = TrainStream.sequences, CheckpointStore(tmp_path / "run" / "checkpoints")
 
     def sequences(self, start, count):
@@ -130,11 +132,13 @@ def test_a_signal_while_data_is_waited_for_is_seen_at_once(tmp_path, tiny, curve
     monkeypatch.undo()
     assert store.steps()[-1] in (7, 8)
     train(tiny(tmp_path / "run"))
-    assert curve(tmp_path / "run")[-1] == curve(tmp_path / "whole")[-1]
+    assert curve(tmp_path / "run")[-1] == curve(expected)[-1]
 
 
-def test_a_signal_before_training_began_leaves_a_run_to_start(tmp_path, tiny, curve, monkeypatch):
-    train(tiny(tmp_path / "whole"))
+def test_a_signal_before_training_began_leaves_a_run_to_start(
+    tmp_path, tiny, whole, curve, monkeypatch
+):
+    expected = whole()
     original = pretraining.build_strategy
 
     def build_strategy(*args, **options):
@@ -146,7 +150,7 @@ def test_a_signal_before_training_began_leaves_a_run_to_start(tmp_path, tiny, cu
     assert not CheckpointStore(tmp_path / "run" / "checkpoints").steps()
     monkeypatch.undo()
     train(tiny(tmp_path / "run"))
-    assert_equal_runs(tmp_path / "whole", tmp_path / "run", curve)
+    assert_equal_runs(expected, tmp_path / "run", curve)
 
 
 def test_a_signal_between_two_runs_of_a_process_counts(tmp_path, tiny, monkeypatch):
