@@ -42,18 +42,23 @@ def memory_option(doc: str) -> Any:
 
 
 def _as_in(kind: str, setting: str) -> Any:
-    """A field as a kind's own settings have it, its doc opened by the memories that share it."""
-    field = _field(kind, setting)
-    assert field is not None, f"{kind} has no setting {setting}"
-    having = [each for each in MEMORIES if _field(each, setting) is field]
-    opening = f"{', '.join(having)}: " if 0 < len(having) < len(MEMORIES) else ""
-    metadata = {**field.metadata, "doc": opening + field.metadata["doc"]}
-    return dataclasses.field(default=field.default, metadata=metadata)
+    """A field as a kind's own settings have it.
+
+    Its doc opens with the memories that have it, where not all do that read the same section.
+    """
+    metadata, default = _field(kind, setting)
+    section = MIXERS[kind].sections[-1]
+    readers = [each for each in MEMORIES if section in MIXERS[each].sections]
+    having = [each for each in readers if _field(each, setting)[0] == metadata]
+    opening = f"{', '.join(having)}: " if 0 < len(having) < len(readers) else ""
+    doc = opening + metadata["doc"]
+    return dataclasses.field(default=default, metadata={**metadata, "doc": doc})
 
 
-def _field(kind: str, setting: str) -> dataclasses.Field | None:
-    """A setting of a kind; one that kinds inherit is the same object in each."""
-    return next((f for f in dataclasses.fields(MIXERS[kind]) if f.name == setting), None)
+def _field(kind: str, setting: str) -> tuple[Mapping[str, Any], Any]:
+    """What holds of a setting of a kind, and its default; nothing where it has none."""
+    fields = {field.name: field for field in dataclasses.fields(MIXERS[kind])}
+    return (fields[setting].metadata, fields[setting].default) if setting in fields else ({}, None)
 
 
 @dataclass
