@@ -15,6 +15,7 @@ from benchmarks.accept.record import Check
 from benchmarks.accept.shapes import shipped, sizes
 from benchmarks.accept.timing import milliseconds
 from gam_scale.config import RunConfig
+from gam_scale.kernels.channel_delta import fla_channel_delta
 from gam_scale.kernels.delta import fla_delta
 from gam_scale.kernels.slot import fla_slot
 from gam_scale.model.layout import Layout
@@ -31,6 +32,8 @@ Function = Callable[..., tuple[Tensor, Tensor]]
 KERNELS: dict[str, tuple[Function, Function]] = {
     "delta": (fla_delta, delta_memory),
     "slot": (fla_slot, slot_memory),
+    "kda": (fla_channel_delta, delta_memory),
+    "gdn2": (fla_channel_delta, delta_memory),
 }
 
 
@@ -39,11 +42,13 @@ def inputs(kind: str, config: RunConfig) -> dict[str, Tensor]:
     (rows, length, width), heads = sizes(config), config.model.memory.n_heads
     size, slots = width // heads, config.model.memory.n_slots
     q, k, v = torch.randn(3, rows, length, heads, size)
-    if kind == "delta":
+    if kind != "slot":
         q, k = (F.normalize(x, dim=-1) for x in (q, k))
-        gates = torch.rand(2, rows, length, heads)
+        each: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+        each = {"delta": ((), ()), "kda": ((size,), ()), "gdn2": ((size,), (2 * size,))}
+        decay, beta = (torch.rand(rows, length, heads, *last) for last in each[kind])
         state = torch.randn(rows, heads, size, size)
-        return dict(q=q, k=k, v=v, log_decay=-gates[0] / 10, beta=gates[1], initial=state)
+        return dict(q=q, k=k, v=v, log_decay=-decay / 10, beta=beta, initial=state)
     gates = torch.rand(rows, length, heads, slots)
     log_decay = -gates / 10 * (gates > 0.7)  # most slots keep what they have
     state, bank = torch.randn(rows, heads, slots, 2 * size), torch.randn(heads, slots, 2 * size)
@@ -102,5 +107,8 @@ def compare(check: Check, kind: str, name: str) -> None:
 
 PARTS = {"choice": chosen} | {
     f"{kind} {name}": lambda check, kind=kind, name=name: compare(check, kind, name)
-    for kind, name in (("delta", "gam_1b"), ("slot", "gam_1b"), ("delta", "ctx16k"))
+    for kind, name in (
+        *((kind, "gam_1b") for kind in KERNELS),
+        ("delta", "ctx16k"),
+    )
 }

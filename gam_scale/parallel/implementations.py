@@ -5,7 +5,7 @@ import logging
 import torch
 
 from gam_scale.config import RunConfig
-from gam_scale.kernels.choice import PORTABLE, Choice, HasKernels, choose
+from gam_scale.kernels.choice import PORTABLE, Choice, HasKernels, Trial, choose
 from gam_scale.model.lm import LanguageModel
 from gam_scale.model.memory.heads import HeadMemory
 from gam_scale.parallel.world import World
@@ -31,18 +31,19 @@ def choose_implementations(model: LanguageModel, config: RunConfig, world: World
     for module in model.modules():
         if not isinstance(module, HasKernels):
             continue
-        # Layers of one kind and the same sizes are alike.
-        kind = type(module), getattr(module, "heads", None)
+        trials = module.trials(config.parallel.context)
+        # Layers that would be tried on the same sizes are alike.
+        kind = type(module), tuple(x.shape for trial in trials for x in trial.inputs.values())
         if kind not in chosen:
-            chosen[kind] = _choice(module, config, world)
-            if world.is_main and module.trials(config.parallel.context):
+            chosen[kind] = _choice(trials, config, world)
+            if world.is_main and trials:
                 _log(type(module), chosen[kind])
         module.implementation = chosen[kind].implementation
 
 
-def _choice(layer: HasKernels, config: RunConfig, world: World) -> Choice:
+def _choice(trials: list[Trial], config: RunConfig, world: World) -> Choice:
     return choose(
-        layer.trials(config.parallel.context),
+        trials,
         world.device,
         torch.bfloat16 if config.train.precision == "bf16" else torch.float32,
         config.train.fp32_matmul,
