@@ -188,7 +188,7 @@ def _family(points: Points, settings: Settings) -> Family:
             f"family {name}: the loss does not fall as {what} grows, so no law of the form E + A / "
             "N^alpha + B / D^beta holds; expected runs in which larger and longer ones are better"
         )
-    if not _affordable(optimum, max(*settings.targets, *points.params)):
+    if not is_affordable(optimum, max(*settings.targets, *points.params)):
         raise NoLaw(
             f"family {name}: what size adds ends within the runs (alpha {best.law.alpha:.3g}), so "
             f"no budget below {MOST_FLOPS:.0e} FLOPs makes the sizes to extrapolate to the best; "
@@ -213,9 +213,13 @@ def _family(points: Points, settings: Settings) -> Family:
     )
 
 
-def _affordable(optimum: Optimum, params: float) -> bool:
+def is_affordable(optimum: Optimum, params: float) -> bool:
+    """Whether some compute below :data:`MOST_FLOPS` makes that size the best one.
+
+    The A of a steep law is past floats, infinite, and the compute then comes out as none.
+    """
     with np.errstate(over="ignore"):
-        return bool(optimum.flops(params) < MOST_FLOPS)
+        return bool(0 < optimum.flops(params) < MOST_FLOPS)
 
 
 def _isoflop(points: Points, settings: Settings) -> IsoFlop:

@@ -1,11 +1,13 @@
 """The best use of compute: closed forms, parabolas, predictions of larger models, comparisons."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scaling.synthetic import TRUE, isoflop_runs, runs
 
 from gam_scale.errors import UserError
-from gam_scale.scaling.analysis import Settings, analyse
+from gam_scale.scaling.analysis import Settings, analyse, is_affordable
 from gam_scale.scaling.compare import compare
 from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.fit import FitSettings
@@ -111,3 +113,11 @@ def test_costs_are_in_gpu_hours() -> None:
         Cost.of(["abacus"], 0.5)
     with pytest.raises(UserError, match="--mfu"):
         Cost.of(["h100"], 0.0)
+
+
+@pytest.mark.parametrize(("alpha", "A"), [(40.3, 1e193), (73.3, float("inf"))])
+def test_no_compute_makes_a_size_the_best_where_size_stopped_to_matter(alpha, A):
+    """Where a descent along a flat valley ends depends on the machine; A may be past floats."""
+    law = Law(E=4.2, A=A, B=224, alpha=alpha, beta=0.4)
+    assert not is_affordable(Optimum(law, 6), 1e9)
+    assert is_affordable(Optimum(replace(law, A=400.0, alpha=0.34), 6), 1e9)
