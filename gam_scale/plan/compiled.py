@@ -6,6 +6,7 @@ that came to on a fake H100, for each kind of layer, is in gpu_blocks.json.
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -37,7 +38,9 @@ def compiler(
     def partition(joint: fx.GraphModule, inputs: Any, **options: Any) -> Any:
         nonlocal most
         cut = partial(min_cut_rematerialization_partition, compiler="inductor")
-        whole = copy.deepcopy(joint)
+        with warnings.catch_warnings():  # torch's trees of arguments warn of themselves in a copy
+            warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
+            whole = copy.deepcopy(joint)
         for node in whole.graph.nodes:
             node.meta.pop("recompute", None)
         _, backward = cut(whole, inputs, **options)

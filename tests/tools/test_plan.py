@@ -119,6 +119,7 @@ def test_layers_that_have_kernels_are_noted(plan):
     assert note.startswith("slot layers are in their portable form")
 
 
+@pytest.mark.filterwarnings("error:`isinstance:FutureWarning")  # a user is told of nothing else
 @pytest.mark.parametrize("name", ["gam_1b", "ctx16k", "ctx64k"])
 def test_our_own_large_configs_fit(tool, name):
     config = Path(__file__).parents[2] / "configs" / f"{name}.json"
