@@ -35,5 +35,10 @@ class Stopped(Exception):
 
 def one_line(text: str, most: int = 60) -> str:
     """A text as a message quotes it: at most so many characters, and what cannot print escaped."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
+    text = printable(text[: most + 1])
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """A text that commands no terminal: what cannot print, line breaks too, is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gam_scale.config import RunConfig
+from gam_scale.errors import printable
 from gam_scale.files import append_regular
 from gam_scale.run.metrics_file import JsonLines, Line
 from gam_scale.run.records import LAYERS, SAMPLES, LayerRecord, Records, medians, read_records
@@ -95,7 +96,7 @@ class MetricLog:
         """Keep and show what the model writes after a step."""
         if SAMPLES in self._records:
             self._records[SAMPLES].write({"step": step, "prompt": prompt, "text": text})
-            said = " ".join((prompt + text).split())
+            said = printable(" ".join((prompt + text).split()))  # any bytes may be written
             logger.info("step %d, a sample: %s", step, said, extra={"on_bar": True})
         for board in self._boards:
             board.text(step, prompt + text)
