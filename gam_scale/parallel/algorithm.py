@@ -34,6 +34,8 @@ class Algorithm:
         for kind, state in self.states(shape).items():
             assert KIND.fullmatch(kind) and kind != PARAM, f"{kind!r} is no name of a state"
             assert state.dtype in DTYPES.values(), f"{kind} is {state.dtype}, which is not saved"
+            # Of no elements, it would be in no file, and the checkpoint be refused for its lack.
+            assert 0 not in state.shape, f"{kind} of shape {state.shape} has no elements to save"
             fits = not self.elementwise or state.shape in ((), tuple(shape))
             assert fits, f"{kind} of shape {state.shape} cannot be cut as a {tuple(shape)} is"
 

@@ -103,6 +103,7 @@ def declaring(elementwise: bool, **states: StateSpec) -> Algorithm:
         declaring(False, param=StateSpec((3, 2))),
         declaring(False, **{"a.b": StateSpec(())}),
         declaring(False, angle=StateSpec((3, 2), torch.complex64)),
+        declaring(False, nothing=StateSpec((3, 0))),
         declaring(True, row=StateSpec((3,))),
     ],
 )
