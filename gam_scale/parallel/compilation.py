@@ -70,7 +70,8 @@ class Compilation:
 
     def __str__(self) -> str:
         if self.is_on:
-            return f"compiled blocks: {self.graphs} graphs, no breaks"
+            graphs = "graph" if self.graphs == 1 else "graphs"
+            return f"compiled blocks: {self.graphs} {graphs}, no breaks"
         why = self.failure or "torch.compile is not used"
         return f"blocks run uncompiled: {why}"
 

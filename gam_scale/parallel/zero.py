@@ -17,7 +17,7 @@ from gam_scale.parallel import world as ranks
 from gam_scale.parallel import zero_lean, zero_shards
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.implementations import choose_implementations
-from gam_scale.parallel.optimizer import build_optimizer
+from gam_scale.parallel.optimizer import GroupedOptimizer, build_optimizer
 from gam_scale.parallel.plain import whole_shards
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
@@ -125,9 +125,13 @@ def import_deepspeed(device: torch.device) -> Any:
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its own calls
     import deepspeed
     import deepspeed.ops
+    from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
+    # Else it warns at each start of an optimizer that it was not tested with: our tests do that.
+    if GroupedOptimizer not in ZERO_SUPPORTED_OPTIMIZERS:
+        ZERO_SUPPORTED_OPTIMIZERS.append(GroupedOptimizer)
     # On a CPU, init_distributed compiles this one (about 80 s); gloo does its work as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

@@ -26,7 +26,6 @@ def engine_config(config: RunConfig, readers: int) -> dict[str, Any]:
         # Stage 0 in fp32 would neither clip nor report a norm: there both are ours.
         "gradient_clipping": 0.0 if stage == 0 else train.grad_clip,
         "zero_optimization": {"stage": stage},
-        "zero_allow_untested_optimizer": True,  # ours, whichever it is
         "zero_force_ds_cpu_optimizer": False,  # its own would compile C++ at start-up
         "steps_per_print": 1 << 60,
         # It would wait for the device at both ends of every micro-batch; the loop has its own.
