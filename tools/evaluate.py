@@ -32,7 +32,7 @@ from gam_scale.evaluate.report import write_comparison
 from gam_scale.evaluate.same_tokens import compare_spans, parse_spans
 from gam_scale.evaluate.subject import Subject, subject, to_json
 from gam_scale.evaluate.tables import tables
-from gam_scale.evaluate.text import TextSource, batches, documents, read_of
+from gam_scale.evaluate.text import TextSource, batches, counted, documents, read_of
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.files import write_json
 from gam_scale.hardware.processor import find_device
@@ -153,9 +153,10 @@ def _subject(path: Path, args: argparse.Namespace) -> Subject:
     found.read = read_of(trained, source)
     losses = partial(token_losses, trained.model)
     if args.loss or not _asked(args):
-        found.loss = _loss(trained, batches(trained, source, seq_len, args.batch_size), args)
+        read = counted(batches(trained, source, seq_len, args.batch_size))
+        found.loss = _loss(trained, read, args)
     if args.by_position:
-        read = batches(trained, source, seq_len, args.batch_size)
+        read = counted(batches(trained, source, seq_len, args.batch_size))
         bins = octaves(seq_len, args.per_octave)
         found.by_position = loss_by_position(losses, read, bins, args.seed)
     if args.compare:

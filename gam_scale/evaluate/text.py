@@ -1,7 +1,9 @@
 """The text that a checkpoint is measured on, as token ids: a prepared split, or a text file."""
 
 import hashlib
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from gam_scale.checkpoint.load import Trained
 from gam_scale.config import DataSetConfig
-from gam_scale.data.packing import Batch, make_batch, num_sequences
+from gam_scale.data.packing import IGNORE, Batch, make_batch, num_sequences
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import open_split, read_of_each, valid_batches
 from gam_scale.errors import UserError
@@ -66,6 +68,17 @@ def batches(trained: Trained, source: TextSource, seq_len: int, batch_size: int)
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         yield make_batch(part, seq_len, trained.tokenizer.bos_id, documents)
+
+
+def counted(read: Iterable[Batch], seconds: float = 10.0) -> Iterator[Batch]:
+    """The same batches; where they take long, a line now and then says how many tokens are done."""
+    tokens, shown = 0, time.monotonic()
+    for batch in read:
+        yield batch
+        tokens += int((batch.targets != IGNORE).sum())
+        if time.monotonic() - shown >= seconds:
+            shown = time.monotonic()
+            print(f"evaluating: {tokens:,} tokens so far", file=sys.stderr, flush=True)
 
 
 def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ import torch
 
 from gam_scale.data.packing import IGNORE, make_batch
 from gam_scale.evaluate.loss import mean_loss, pad_rows
+from gam_scale.evaluate.text import counted
 from gam_scale.model.rotary import Rotation
 from gam_scale.parallel.world import World
 
@@ -43,3 +44,12 @@ def test_rows_are_added_behind_the_others():
     assert full.layout.turns[4][0].shape == (3, 3, 2)
     stream = pad_rows(make_batch([np.arange(2, 6)], 3, BOS, "concatenate", goes_on=True), 2)
     assert (stream.layout.rows, stream.layout.positions.tolist()) == (2, [[1, 2, 3]])
+
+
+def test_a_long_evaluation_says_how_far_it_is(capsys):
+    rows = [np.arange(1, T + 2), np.arange(1, T - 1)]
+    given = [make_batch(rows, T, BOS, "reset"), make_batch(rows[:1], T, BOS, "reset")]
+    assert list(counted(given, seconds=60)) == given and capsys.readouterr().err == ""
+    assert list(counted(given, seconds=0)) == given
+    said = [f"evaluating: {tokens} tokens so far" for tokens in (2 * T - 3, 3 * T - 3)]
+    assert capsys.readouterr().err.splitlines() == said
