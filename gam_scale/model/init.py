@@ -32,7 +32,8 @@ def initial_values(
             value = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
             generator = torch.Generator().manual_seed(_seed_of(seed, f"{prefix}.{name}"))
             draw = Draw(generator, config.init, config.n_layers)
-            policy_of(module, name).init(module, value, draw)
+            with torch.device("cpu"):  # whichever the caller's default is, for what a policy makes
+                policy_of(module, name).init(module, value, draw)
             yield f"{prefix}.{name}".removeprefix("."), value
 
 

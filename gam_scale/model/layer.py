@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gam_scale.errors import UserError
 from gam_scale.model.block import State
 from gam_scale.model.config import ModelConfig
 from gam_scale.model.init import initialise
@@ -65,7 +66,11 @@ class Layer(nn.Module):
         Args:
             x: the residual stream.
             layout: where documents begin, for rows that hold several; None: one text a row.
+
+        Raises:
+            UserError: ``x`` is of another shape, or has no token.
         """
+        self._check(x)
         layout = Layout.stream(*x.shape[:2]) if layout is None else layout
         return self.block(x, self._turned(layout, x))
 
@@ -82,11 +87,20 @@ class Layer(nn.Module):
         continue one text twice. Without attention, or with a window, neither the state nor the cost
         of a token grows with the text.
         """
+        self._check(x)
         seen, (rows, length, _) = int(state["seen"]), x.shape
         layout = Layout.stream(rows, length, first=seen)
         own = {name: value for name, value in state.items() if name != "seen"}
         y, own = self.block.extend(x, own, self._turned(layout, x))
         return y, own | {"seen": torch.tensor(seen + length)}
+
+    def _check(self, x: Tensor) -> None:
+        width = self.config.d_model
+        if x.dim() != 3 or x.shape[2] != width or not x.shape[1]:
+            raise UserError(
+                f"x has the shape {tuple(x.shape)}; expected (rows, tokens, {width}), at least one "
+                "token"
+            )
 
     def _turned(self, layout: Layout, x: Tensor) -> Layout:
         return layout.to(x.device).turned(self.config.rotation(x.dtype))

@@ -45,6 +45,26 @@ def test_what_a_kind_does_not_have_is_refused():
         Layer("delta", 32, n_heads=5)
 
 
+@pytest.mark.parametrize("shape", [(2, 0, 32), (2, 3, 31), (3, 32)])
+def test_tokens_of_another_shape_are_refused(shape):
+    layer = Layer("delta", 32)
+    with pytest.raises(UserError, match=r"expected \(rows, tokens, 32\), at least one token"):
+        layer(torch.zeros(shape))
+    with pytest.raises(UserError, match="x has the shape"):
+        layer.step(torch.zeros(shape), layer.init_state(2))
+
+
+def test_a_layer_of_no_rows_gives_none():
+    assert Layer("delta", 32)(torch.zeros(0, 3, 32)).shape == (0, 3, 32)
+
+
+@pytest.mark.parametrize("kind", implementations())
+def test_a_layer_can_be_made_without_memory_for_it(kind):
+    with torch.device("meta"):
+        layer = Layer(kind, 32, **MIXERS[kind].small)
+    assert all(parameter.is_meta for parameter in layer.parameters())
+
+
 def test_every_public_name_is_there_and_the_package_alone_loads_nothing():
     assert set(gam_scale.__all__) <= set(dir(gam_scale))
     assert Layout is gam_scale.Layout

@@ -67,7 +67,7 @@ class Chunks:
 
     def __init__(self, layout: Layout, size: int) -> None:
         length = layout.length
-        while size // 2 >= length:
+        while size // 2 >= max(1, length):
             size //= 2
         self.length, self.size, self.count = length, size, -(-length // size)
         device = layout.positions.device
