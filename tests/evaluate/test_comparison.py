@@ -8,13 +8,13 @@ from markupsafe import escape
 from gam_scale.config import ModelConfig
 from gam_scale.errors import UserError
 from gam_scale.evaluate.interval import Interval
-from gam_scale.evaluate.mqar import Recall
 from gam_scale.evaluate.needle import NeedleCell, NeedleResult
 from gam_scale.evaluate.recall import RecallResult, RecallScore
 from gam_scale.evaluate.report import write_comparison
 from gam_scale.evaluate.state_size import StateSize
 from gam_scale.evaluate.subject import Subject, to_json
 from gam_scale.evaluate.tables import equality, sizes, tables
+from gam_scale.evaluate.tasks.recall import Recall
 from gam_scale.evaluate.text import Read
 from gam_scale.report.lines import Series, heat_map, line_figure
 
@@ -29,7 +29,7 @@ def subject(name: str) -> Subject:
 
 
 def recall(kind: str) -> RecallResult:
-    scores = [RecallScore(Recall(n, 2, 32), SURE, 9) for n in (8, 16)]
+    scores = [RecallScore(Recall(n, 32, 2), SURE, 9) for n in (8, 16)]
     state, curve = StateSize(8, 2), [(10, 0.1), (20, 0.5)]
     return RecallResult(kind, ModelConfig(), 1000, state, scores, 1e-3, 20, 3.0, curve)
 
