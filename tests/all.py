@@ -1,9 +1,11 @@
-"""All tests, in three processes side by side, since most of them wait for others most of the time.
+"""All tests, in a few processes side by side, since many of them wait for others part of the time.
 
-``python tests/all.py [OPTIONS OF PYTEST]``, options alone. What the first one says is seen at once,
-the others' words come last, each in one piece.
+``python tests/all.py [OPTIONS OF PYTEST]``, options alone. Each process takes the next file when it
+is done with one (tests/turns.py). What the first one says is seen at once, the others' words come
+last, each in one piece.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,36 +13,36 @@ from pathlib import Path
 from typing import IO
 
 TESTS = Path(__file__).parent
-BESIDE = (["slurm"], ["parallel", "train", "checkpoint"])
-"""Folders that run beside all others: a Slurm of several nodes; jobs of several ranks."""
+PROCESSES = 3
+"""One for Slurm at first, which waits most of the time, and one for each of two cores."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+"""Else each would want all cores for its tiny tensors, and those that compile a pool of helpers."""
 
 
 def main(options: list[str]) -> int:
-    """The exit status of the one that ended worst."""
-    apart = [f"--ignore={TESTS / name}" for names in BESIDE for name in names]
-    beside = [_begin([*options, *(str(TESTS / n) for n in names)]) for names in BESIDE]
-    try:
-        statuses = [subprocess.run(_pytest([*options, *apart]), cwd=TESTS.parent).returncode]
-        statuses += [process.wait() for process, _ in beside]
-    finally:  # a Ctrl-C reaches all of them; none outlives this one
-        for process, _ in beside:
-            process.terminate()
-            process.wait()
-    for names, (_, said) in zip(BESIDE, beside, strict=True):
+    """The exit status: 0 where every process ended well, so not one that a signal ended."""
+    with tempfile.NamedTemporaryFile() as turns:
+        command = [sys.executable, "-m", "pytest", f"--turns={turns.name}", *options]
+        env = os.environ | ONE_THREAD
+        others = [_begin(command, env) for _ in range(PROCESSES - 1)]
+        try:
+            statuses = [subprocess.run(command, cwd=TESTS.parent, env=env).returncode]
+            statuses += [process.wait() for process, _ in others]
+        finally:  # a Ctrl-C reaches all of them; none outlives this one
+            for process, _ in others:
+                process.terminate()
+                process.wait()
+    for number, (_, said) in enumerate(others, 2):
         said.seek(0)
-        print(f"\ntests/{', '.join(names)}:\n{said.read()}", flush=True)
-    return max(statuses)
+        print(f"\nprocess {number} of {PROCESSES}:\n{said.read()}", flush=True)
+    return 0 if not any(statuses) else max(1, *statuses)
 
 
-def _begin(options: list[str]) -> tuple[subprocess.Popen, IO[str]]:
+def _begin(command: list[str], env: dict[str, str]) -> tuple[subprocess.Popen, IO[str]]:
     """Tests under way, and what they say."""
     said = tempfile.TemporaryFile("w+")  # noqa: SIM115
-    process = subprocess.Popen(_pytest(options), cwd=TESTS.parent, stdout=said, stderr=said)
+    process = subprocess.Popen(command, cwd=TESTS.parent, env=env, stdout=said, stderr=said)
     return process, said
-
-
-def _pytest(options: list[str]) -> list[str]:
-    return [sys.executable, "-m", "pytest", *options]
 
 
 if __name__ == "__main__":
