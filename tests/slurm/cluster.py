@@ -109,12 +109,12 @@ def why_not() -> str | None:
     return "this machine allows no namespaces (unshare failed)" if done.returncode else None
 
 
-def wait_until(true: Callable[[], object], seconds: float, what: str) -> None:
+def wait_until(true: Callable[[], object], seconds: float, what: str, every: float = 0.1) -> None:
     """Return once ``true()`` is; fail, saying ``what`` did not happen, after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 class Cluster:

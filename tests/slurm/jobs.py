@@ -77,13 +77,14 @@ class Job:
 
     def finish(self) -> str:
         """Until it has ended; the state it ended in."""
-        self.wait(lambda: self.state in ENDED, "the end of the job")
+        # Asked of Slurm, by a process each time: a processor's tenth in the minutes that it takes.
+        self.wait(lambda: self.state in ENDED, "the end of the job", every=0.5)
         return self.state
 
-    def wait(self, true: Callable[[], object], what: str) -> None:
+    def wait(self, true: Callable[[], object], what: str, every: float = 0.1) -> None:
         """Until ``true()``; where it never is, the job's own words are the test's failure."""
         try:
-            wait_until(true, PATIENCE, what)
+            wait_until(true, PATIENCE, what, every)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.said()}") from None
 
