@@ -77,8 +77,9 @@ class MemoryConfig:
 
     kind: str = memory_option(
         "static: the paper's constant bank, gam.n_slots rows; slot: a gated bank of key and value "
-        "rows; delta: the gated delta rule; phase: complex associations; scan: a gated average "
-        "per channel (docs/memories.md compares them)",
+        "rows; delta: the gated delta rule, and with a recipe around it gdn, kda, gdn2, gam_delta; "
+        "phase: complex associations; scan: a gated average per channel (docs/memories.md compares "
+        "them)",
     )
     n_heads: int = _as_in("delta", "n_heads")
     n_slots: int = _as_in("slot", "n_slots")
