@@ -19,6 +19,8 @@ BANDS = 3
 TITLES = {
     "horizon": ("Horizons", "tokens over which a memory's gates forget"),
     "beta": ("Writing strength", "beta, the share of a value that a token replaces"),
+    "erase": ("Erase gates", "the share of what is found that a token takes away, by channel"),
+    "write": ("Write gates", "the share of its value that a token adds, by channel"),
     "router_entropy": ("Routers", "entropy, in nats, of how a token divides what it writes"),
     "output_gate": ("Output gates", "what a head's read-out is multiplied by before its output"),
     "state_norm": ("States", "length of a head's state after the first tokens that are looked at"),

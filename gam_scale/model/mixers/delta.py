@@ -236,12 +236,16 @@ class DeltaMemory(HeadMemory):
         return Trial(delta_memory, forms, inputs, ("q", "k", "v"), trial_layout())
 
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Memory.statistics`; ``beta`` is how much of a value a token replaces, or what
-        it erases and writes of a channel."""
-        beta = self._strengths(h).movedim(2, -1).flatten(0, -2)
-        return {"horizon": horizons_of(self._log_decays(h)), "beta": beta} | self.output_statistics(
-            h
-        )
+        """See :meth:`Memory.statistics`; ``beta`` is how much of a value a token replaces,
+        ``erase`` and ``write`` what it takes from and adds to channels."""
+        strengths = self._strengths(h).movedim(2, -1)  # (B, T, H), or (B, T, K + V, H)
+        found = {"horizon": horizons_of(self._log_decays(h))}
+        if self.beta is not None:
+            found["beta"] = strengths.flatten(0, 1)
+        else:
+            erased, written = strengths.split([self.heads.key, self.heads.value], dim=2)
+            found |= {"erase": erased.flatten(0, 2), "write": written.flatten(0, 2)}
+        return found | self.output_statistics(h)
 
     def flops_per_token(self) -> float:
         """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
