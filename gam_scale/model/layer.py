@@ -68,7 +68,7 @@ class Layer(nn.Module):
             layout: where documents begin, for rows that hold several; None: one text a row.
 
         Raises:
-            UserError: ``x`` is of another shape, or has no token.
+            UserError: ``x`` is of another shape, or empty.
         """
         self._check(x)
         layout = Layout.stream(*x.shape[:2]) if layout is None else layout
@@ -96,10 +96,10 @@ class Layer(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         width = self.config.d_model
-        if x.dim() != 3 or x.shape[2] != width or not x.shape[1]:
+        if x.dim() != 3 or x.shape[2] != width or not x.numel():
             raise UserError(
                 f"x has the shape {tuple(x.shape)}; expected (rows, tokens, {width}), at least one "
-                "token"
+                "of each"
             )
 
     def _turned(self, layout: Layout, x: Tensor) -> Layout:

@@ -102,10 +102,10 @@ class Registry(Generic[P]):
         known = [f.name for f in dataclasses.fields(self[kind])]
         for key in value:
             if key not in known:
-                settings = ", ".join(known[1:]) or "no settings"
+                settings = f"some of {', '.join(known[1:])}" if known[1:] else "its kind alone"
                 raise UserError(
                     f"{where}.{key} is {shown(value[key])}, but a {self.noun} of kind {kind} has "
-                    f"no such setting; expected some of {settings}"
+                    f"no such setting; expected {settings}"
                 )
         return from_dict(self[kind], value, where)
 

@@ -301,7 +301,10 @@ def test_sequences_may_be_cut_over_ranks():
             {"ffn": {"kind": "swiglu", "mult": 0}},
             "model.ffn.mult is 0; expected at least 1 and at most 1000",
         ),
-        ({"norm": {"kind": "layernorm", "eps": 1}}, "kind layernorm has no such setting"),
+        (
+            {"norm": {"kind": "layernorm", "eps": 1}},
+            "layernorm has no such setting; expected its kind alone",
+        ),
         (
             {"layers": [{"kind": "attention", "window": 10**9}]},
             r"layers\[0\].window is 1000000000; expected at least 0 and at most 1e\+08",
