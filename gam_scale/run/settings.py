@@ -62,7 +62,8 @@ def _merged(defaults: Any, given: Any) -> Any:
 
 def _differences(old: Any, new: Any, where: str) -> dict[str, tuple[Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
+        # First the kind: other settings of two kinds differ for that reason.
+        keys = sorted(old.keys() | new.keys(), key=lambda key: (key != "kind", key))
         parts = [(f"{where}.{key}" if where else key, old.get(key), new.get(key)) for key in keys]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         parts = [(f"{where}[{i}]", *both) for i, both in enumerate(zip(old, new, strict=True))]

@@ -16,7 +16,8 @@ from gam_scale.errors import UserError
 from gam_scale.parallel.world import World
 from gam_scale.run.directory import RunDir
 from gam_scale.run.restarts import read_restarts, this_job
-from gam_scale.strict import from_dict
+from gam_scale.run.settings import differences
+from gam_scale.strict import from_dict, to_dict
 from gam_scale.train.health import Health
 from gam_scale.train.preflight import look
 
@@ -289,3 +290,13 @@ def test_damaged_checkpoints_of_one_step_are_all_set_aside(tmp_path):
         (store.path(5) / "file").write_text("damaged")
         store.set_aside(5)
     assert names(tmp_path) == [f"damaged-step-00000005{end}" for end in ("", ".2", ".3")]
+
+
+def test_two_kinds_of_layer_differ_in_their_kind():
+    """And not in a setting that one of them does not have."""
+    was, now = (
+        from_dict(RunConfig, {"model": {"layers": [{"kind": kind}]}})
+        for kind in ("delta", "attention")
+    )
+    first = next(iter(differences(to_dict(was), now).items()))
+    assert first == ("model.layers[0].kind", ("delta", "attention"))
