@@ -50,7 +50,7 @@ def _table(config: str, kept: dict[str, Any]) -> str:
         of_kind = [row for row in usual if row["kind"] == kind]
         found = {r["recompute"]: r for r in of_kind if r["implementation"] == "portable"}
         whole = found["selective"]
-        cells = [kind, _former(before[kind]), whole["graphs"], whole["kernels"]]
+        cells = [kind, _former(before.get(kind)), whole["graphs"], whole["kernels"]]
         cells += [f"{found[mode]['bytes'] / 1e3:,.0f}" for mode in ("selective", "none", "full")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
         for row in of_kind:
@@ -61,7 +61,9 @@ def _table(config: str, kept: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _former(row: dict[str, Any]) -> str:
+def _former(row: dict[str, Any] | None) -> str:
+    if row is None:  # a kind that there was not
+        return ""
     if "error" in row:
         return row["error"]
     return f"{row['graphs']}, {row['kernels']}, {row['bytes'] / 1e3:,.0f}"

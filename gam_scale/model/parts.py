@@ -148,6 +148,8 @@ class MixerConfig(Part):
     sections: ClassVar[tuple[str, ...]] = ()
     """Sections of the model from which a layer named by its kind alone takes settings that have
     their names, the last one first."""
+    own: ClassVar[tuple[str, ...]] = ()
+    """Settings that it takes from no section: what they mean there is not what it means by them."""
     by_pieces: ClassVar[bool] = False
     """Whether ``extend`` knows documents and is differentiable, so that a long sequence can be
     trained on segment by segment, and states be carried from one sequence to the next."""
@@ -219,11 +221,6 @@ class MixerConfig(Part):
     def head_width(self, shape: Shape) -> float:
         """Channels of a head, as far as the planner's figures depend on it."""
         return shape.d_model / 4
-
-    @property
-    def state_rows(self) -> int:
-        """Rows of its state that tokens are compared with, beside the channels of the width."""
-        return 0
 
     @property
     def is_limited(self) -> bool:

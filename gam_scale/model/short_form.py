@@ -77,7 +77,8 @@ class MemoryConfig:
 
     kind: str = memory_option(
         "static: the paper's constant bank, gam.n_slots rows; slot: a gated bank of key and value "
-        "rows; delta: the gated delta rule, and with a recipe around it gdn, kda, gdn2, gam_delta; "
+        "rows; raven: a large one, few rows of which a token writes; delta: the gated delta rule, "
+        "and with a recipe around it gdn, kda, gdn2, gam_delta; "
         "phase: complex associations; scan: a gated average per channel (docs/memories.md compares "
         "them)",
     )
@@ -132,6 +133,7 @@ def key_of(kind: str, setting: str, sections: Mapping[str, Any]) -> str:
 def _origins(kind: str, sections: Mapping[str, Any]) -> dict[str, str]:
     """The section that each setting of a kind is taken from."""
     names = {field.name for field in dataclasses.fields(MIXERS[kind])} - {"kind"}
+    names -= set(MIXERS[kind].own)
     return {
         field.name: section
         for section in MIXERS[kind].sections

@@ -22,6 +22,8 @@ TITLES = {
     "erase": ("Erase gates", "the share of what is found that a token takes away, by channel"),
     "write": ("Write gates", "the share of its value that a token adds, by channel"),
     "router_entropy": ("Routers", "entropy, in nats, of how a token divides what it writes"),
+    "slots_used": ("Slots", "share of them that the tokens of a row write to"),
+    "write_horizon": ("Horizons of writes", "tokens written to a slot after which it forgets"),
     "output_gate": ("Output gates", "what a head's read-out is multiplied by before its output"),
     "state_norm": ("States", "length of a head's state after the first tokens that are looked at"),
     "memory_gate": ("Memory gates", "how far they open, from 0 to 1"),

@@ -36,6 +36,10 @@ from gam_scale.strict import from_dict, to_dict
 ROWS = {
     "static": {"layers": [{"kind": "static", "n_slots": 6}]},
     "slot": {"layers": [{"kind": "slot", "n_heads": 2, "n_slots": 6, "top_k": 2}]},
+    "raven": {
+        "layers": [{"kind": "raven", "n_heads": 2, "n_slots": 6, "top_k": 2}],
+        "position": "rotary",
+    },
     "delta": {"layers": [{"kind": "delta", "n_heads": 2}], "position": "rotary"},
     "recipe": {"layers": [WHOLE | {"fusion": "local"}], "position": "rotary"},
     "recipe by channel": {"layers": [BY_CHANNEL], "position": "rotary"},

@@ -29,6 +29,7 @@ HEADS = {"always": "memory.qkv.weight memory.out.weight", "never": WRITTEN}
 LAYERS = {
     "static": [GAM, {"always": "memory.bank"}],
     "slot": [GAM, HEADS, {"never": "memory.bank"}],
+    "raven": [GAM, HEADS, {"always": "memory.router.weight", "never": "memory.bank"}],
     "delta": [GAM, HEADS, {"never": "memory.beta.weight memory.beta.bias"}],
     "gdn2": [
         HEADS,

@@ -1,5 +1,6 @@
 """A bank of slots that the context writes: the paper's memory, made to change with the text."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -16,7 +17,7 @@ from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
 from gam_scale.model.memory.base import Memory
 from gam_scale.model.memory.gate import DecayGate, exact
-from gam_scale.model.memory.heads import HeadMemory
+from gam_scale.model.memory.heads import HeadMemory, Heads
 from gam_scale.model.memory.pairs import MIN_LOG_DECAY, PairDecays, decay_between
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
 from gam_scale.model.norm import unit_size
@@ -57,11 +58,6 @@ class SlotLayer(HeadLayer):
     }
     small: ClassVar[dict[str, Any]] = {"n_heads": 2, "n_slots": 6, "top_k": 2}
 
-    @property
-    def state_rows(self) -> int:
-        """See :attr:`MixerConfig.state_rows`."""
-        return self.n_heads * self.n_slots
-
     def check_own(self, name: Naming) -> None:
         """See :meth:`MixerConfig.check_own`."""
         super().check_own(name)
@@ -76,25 +72,35 @@ class SlotLayer(HeadLayer):
         return SlotMemory(self, shape)
 
 
-def _unit_rows(module: "SlotMemory", value: Tensor, draw: Draw) -> None:
+def _unit_rows(module: "BankMemory", value: Tensor, draw: Draw) -> None:
     """A bank of rows about as long as the keys and values that will replace them."""
     nn.init.normal_(value, generator=draw.generator)
 
 
-class SlotMemory(HeadMemory):
+class BankMemory(HeadMemory):
     """A bank of slots per head whose learned start the context overwrites; see :func:`slot_memory`.
 
-    With the routed gate a token writes to the ``top_k`` slots whose gates it opens most, and all
-    others keep exactly what they hold.
+    Args:
+        heads: sizes, and what stands around them.
+        n_slots: rows of each head's state.
+        gate: how fast rows decay, for :meth:`log_decays`.
+        shape: of the model.
     """
 
     policy: ClassVar[dict[str, Policy]] = {"bank": Policy(_unit_rows, "embedding", "never")}
 
-    def __init__(self, layer: SlotLayer, shape: Shape) -> None:
-        super().__init__(layer.heads(shape), shape)
-        self.top_k = layer.top_k if layer.gate == "routed" else None
-        self.gate = DecayGate(shape.d_model, layer.n_slots, layer.horizons(shape), self.n_heads)
-        self.bank = nn.Parameter(torch.empty(self.n_heads, layer.n_slots, 2 * self.head_size))
+    def __init__(self, heads: Heads, n_slots: int, gate: DecayGate, shape: Shape) -> None:
+        super().__init__(heads, shape)
+        self.gate = gate
+        self.bank = nn.Parameter(torch.empty(self.n_heads, n_slots, 2 * self.head_size))
+
+    @abstractmethod
+    def log_decays(self, h: Tensor, *, training: bool) -> Tensor:
+        """Of rows, (B, T, d) -> (B, T, H, M), at most 0; with noise, if any, in training alone."""
+
+    @abstractmethod
+    def gates_flops(self) -> float:
+        """Per token, of what decides over decays."""
 
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The learned bank, (B, H, n_slots, 2 d / H)."""
@@ -115,23 +121,20 @@ class SlotMemory(HeadMemory):
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
-        log_decay = self.gate(h, self.top_k).clamp(min=MIN_LOG_DECAY)
+        log_decay = self.log_decays(h, training=self.training).clamp(min=MIN_LOG_DECAY)
         q = q * self.head_size**-0.5
         arguments = (q, k, v, log_decay, state, exact(self.bank), layout, context)
         if self.implementation == "fla":
             return slot_in_kernels(*arguments)
         return slot_memory(*arguments, self.fp32_matmul)
 
-    def statistics(self, h: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Memory.statistics`; routed, ``horizon`` is of a slot's mean decay per token.
+    def slot_horizons(self, h: Tensor) -> Tensor:
+        """Tokens over which slots forget, by their mean decay: (B, T, d) -> (B M, H).
 
         A token leaves most slots as they are, so no token alone says how fast one forgets.
         """
-        if self.top_k is None:
-            return super().statistics(h)
-        log_decay = self.gate(h, self.top_k).clamp(min=MIN_LOG_DECAY).mean(1)  # (B, H, M)
-        horizon = -1 / log_decay.clamp(max=-1e-9).movedim(1, -1).flatten(0, 1)
-        return {"horizon": horizon} | self.output_statistics(h)
+        log_decay = self.log_decays(h, training=False).clamp(min=MIN_LOG_DECAY).mean(1)  # (B, H, M)
+        return -1 / log_decay.clamp(max=-1e-9).movedim(1, -1).flatten(0, 1)
 
     def trials(self, context: int) -> list[Trial]:
         """See :meth:`HasKernels.trials`; some slots are not written to."""
@@ -151,8 +154,32 @@ class SlotMemory(HeadMemory):
 
     def flops_per_token(self) -> float:
         """Projections; per row and channel of the state, a decay, a write (3) and a read (2)."""
-        gates = 2.0 * self.gate.strength.weight.numel()
-        return self.around_flops() + gates + 5.0 * self.bank.numel()
+        return self.around_flops() + self.gates_flops() + 5.0 * self.bank.numel()
+
+
+class SlotMemory(BankMemory):
+    """With the routed gate a token writes to the ``top_k`` slots whose gates it opens most, and all
+    others keep exactly what they hold.
+    """
+
+    def __init__(self, layer: SlotLayer, shape: Shape) -> None:
+        gate = DecayGate(shape.d_model, layer.n_slots, layer.horizons(shape), layer.n_heads)
+        super().__init__(layer.heads(shape), layer.n_slots, gate, shape)
+        self.top_k = layer.top_k if layer.gate == "routed" else None
+
+    def log_decays(self, h: Tensor, *, training: bool) -> Tensor:
+        """See :meth:`BankMemory.log_decays`."""
+        return self.gate(h, self.top_k)
+
+    def gates_flops(self) -> float:
+        """See :meth:`BankMemory.gates_flops`."""
+        return 2.0 * self.gate.strength.weight.numel()
+
+    def statistics(self, h: Tensor) -> dict[str, Tensor]:
+        """See :meth:`Memory.statistics`; routed, ``horizon`` is that of slots."""
+        if self.top_k is None:
+            return super().statistics(h)
+        return {"horizon": self.slot_horizons(h)} | self.output_statistics(h)
 
 
 def slot_memory(

@@ -1,0 +1,186 @@
+"""Raven: many slots per head, of which a router lets each token write a few."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gam_scale.errors import UserError
+from gam_scale.kernels.lanes import draw_lanes
+from gam_scale.kernels.operator import operator
+from gam_scale.model.gam import HeadLayer
+from gam_scale.model.layout import Layout
+from gam_scale.model.linear import linear
+from gam_scale.model.memory.base import Memory
+from gam_scale.model.memory.gate import DecayGate, exact
+from gam_scale.model.mixers.slot import BankMemory
+from gam_scale.model.parts import MIXERS, Naming
+from gam_scale.model.policy import MATRIX, Policy
+from gam_scale.model.shape import LONGEST, Shape
+from gam_scale.strict import option
+
+_AS_SLOT = ('model.layers=[{"kind":"raven","n_heads":1,"n_slots":32,"top_k":4}]',)
+"""As many rows as a slot memory has in small synthetic tasks."""
+
+
+@MIXERS.register
+@dataclass(frozen=True)
+class RavenLayer(HeadLayer):
+    """A large bank of key and value rows, of which a router chooses those that a token writes."""
+
+    kind: Literal["raven"] = "raven"
+    n_slots: int = option(256, "rows of each head's state", at_least=1, at_most=LONGEST)
+    top_k: int = option(32, "rows that a token writes", at_least=1, at_most=LONGEST)
+    router_noise: float = option(
+        0.0, "size of the Gumbel noise on the router's scores in training; 0: none", at_least=0
+    )
+    min_horizon: float = option(
+        0.5,
+        "of the fastest head at initialisation: writes after which a slot has forgotten, by tokens "
+        "that write to top_k slots alike",
+        above=0,
+    )
+    max_horizon: float = option(
+        4.0,
+        "of the slowest head; those between are spread evenly in the logarithm, and a head alone "
+        "has the middle; 0: data.seq_len",
+        at_least=0,
+    )
+
+    measured_as: ClassVar[str] = "raven"
+    kernel: ClassVar[str] = "fla"
+    own: ClassVar[tuple[str, ...]] = ("n_slots", "top_k", "min_horizon", "max_horizon")
+    recall: ClassVar[dict[str, tuple[str, ...]]] = {
+        "cpu": _AS_SLOT,
+        "parity": _AS_SLOT,
+        "s3": _AS_SLOT,
+        "s3_swaps": _AS_SLOT,
+        "zoology": ('model.layers=[{"kind":"raven","n_heads":1,"n_slots":64,"top_k":8}]',),
+    }
+    small: ClassVar[dict[str, Any]] = {"n_heads": 2, "n_slots": 6, "top_k": 2}
+
+    def check(self, shape: Shape, name: Naming) -> None:
+        """See :meth:`Part.check`."""
+        if self.top_k > self.n_slots:
+            raise UserError(
+                f"{name('top_k')} is {self.top_k}, more than n_slots {self.n_slots}; expected at "
+                "most those"
+            )
+        super().check(shape, name)
+
+    def build_memory(self, shape: Shape) -> Memory:
+        """See :meth:`GAMLayer.build_memory`."""
+        return RavenMemory(self, shape)
+
+
+class RavenMemory(BankMemory):
+    """A bank of slots per head, whose rows decay where a token writes, and only there:
+
+        log a_m = -rate softplus(W_a h + b) r_m        r = shares(W_r h), sum_m r_m = 1
+
+    with one rate per head, and the share 1 - a_m of a token's key and value in the row
+    (:func:`~gam_scale.model.mixers.slot.slot_memory`). This is "Raven: High-Recall Sequence
+    Modeling with Sparse Memory Routing" (Afzal, Bick, Xing, Cevher and Gu, 2026;
+    github.com/goombalab/raven), with GAM's learned bank for a document's first state. Where the
+    rates are 0 nothing is written, and what is left is the paper's constant memory.
+
+    A slot persists because few tokens choose it, so rates may be high: slow ones, as long texts
+    ask for in :class:`~gam_scale.model.mixers.slot.SlotMemory`, would write next to nothing.
+    """
+
+    def __init__(self, layer: RavenLayer, shape: Shape) -> None:
+        shortest, longest = layer.horizons(shape)
+        shares = (shortest / layer.top_k, longest / layer.top_k)
+        gate = DecayGate(shape.d_model, layer.n_heads, shares)
+        super().__init__(layer.heads(shape), layer.n_slots, gate, shape)
+        self.top_k, self.noise = layer.top_k, layer.router_noise
+        self.router = Router(shape.d_model, layer.n_heads * layer.n_slots, bias=False)
+
+    def log_decays(self, h: Tensor, *, training: bool) -> Tensor:
+        """See :meth:`BankMemory.log_decays`."""
+        return self.gate(h).mT * self.shares(h, training=training)
+
+    def shares(self, h: Tensor, *, training: bool = False) -> Tensor:
+        """See :func:`shares`: (B, T, d) -> (B, T, H, M) in float32."""
+        with torch.autocast(h.device.type, enabled=False):
+            scores = self.router(h).unflatten(-1, (self.n_heads, -1))
+            if training and self.noise:
+                scores = scores + self.noise * gumbel(scores)
+            return shares(scores, self.top_k)
+
+    def gates_flops(self) -> float:
+        """See :meth:`BankMemory.gates_flops`."""
+        return 2.0 * (self.gate.strength.weight.numel() + self.router.weight.numel())
+
+    def state_norm(self, h: Tensor, layout: Layout) -> Tensor:
+        """See :meth:`WrittenMemory.state_norm`; without noise, whose draws would be the run's."""
+        training = self.training
+        self.eval()
+        try:
+            return super().state_norm(h, layout)
+        finally:
+            self.train(training)
+
+    def statistics(self, h: Tensor) -> dict[str, Tensor]:
+        """See :meth:`Memory.statistics`.
+
+        ``horizon``: of slots, as they are written to. ``write_horizon``: the writes after which a
+        slot has forgotten, by tokens that write to ``top_k`` slots alike. ``router_entropy``: of a
+        token's shares, in nats; log(top_k) if they are alike. ``slots_used``: the share of slots
+        that a row of tokens writes to.
+        """
+        given = self.shares(h)
+        log_decay = self.gate(h).squeeze(2)  # (B, T, H)
+        return {
+            "horizon": self.slot_horizons(h),
+            "write_horizon": (-self.top_k / log_decay.clamp(max=-1e-9)).flatten(0, 1),
+            "router_entropy": torch.special.entr(given).sum(-1).flatten(0, 1),
+            "slots_used": (given > 0).any(1).float().mean(-1),
+        } | self.output_statistics(h)
+
+
+class Router(nn.Linear):
+    """A score of each slot, for the tokens to choose by: float32 throughout, and out of products in
+    the weight's precision, which some engines make bfloat16.
+    """
+
+    policy: ClassVar[dict[str, Policy]] = {"weight": MATRIX}
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(..., d) -> (..., H M)."""
+        with torch.autocast(h.device.type, enabled=False):
+            return exact(linear(h.to(self.weight.dtype), self.weight))
+
+
+def shares(scores: Tensor, top_k: int) -> Tensor:
+    """What a token gives each slot of what it writes: (..., M) -> (..., M), which sum to 1.
+
+        m = sigmoid(scores)        r = m over the sum of the top_k largest, 0 for all others
+
+    Slots that tie with the last one chosen are chosen too, so that nothing depends on their order.
+    """
+    last = scores.topk(top_k, dim=-1).values[..., -1:]
+    chosen = F.logsigmoid(scores).masked_fill(scores < last, -torch.inf)
+    return chosen.softmax(-1)  # where every sigmoid is next to 0, their ratios are not
+
+
+def gumbel(like: Tensor) -> Tensor:
+    """Gumbel noise in the shape and dtype of ``like``, in 2**16 steps of probability.
+
+    Up to the draw it is computed again with whatever it is added to.
+    """
+    uniform = (_lanes(like).to(like.dtype) + (0.5 + (1 << 15))) / (1 << 16)
+    return -(-uniform.log()).log()
+
+
+@operator("gam_scale::lanes", keep="always", tags=torch.Tag.nondeterministic_seeded)
+def _lanes(like: Tensor) -> Tensor:
+    """Random int16 in the shape of ``like``; see ``dropout._keep_mask``, which is like it."""
+    return draw_lanes(like.shape, like.device)
+
+
+@_lanes.register_fake
+def _(like: Tensor) -> Tensor:
+    return torch.empty(like.shape, dtype=torch.int16, device=like.device)
