@@ -35,6 +35,7 @@ from gam_scale.hardware.memory import (
 from gam_scale.hardware.processor import find_device
 from gam_scale.model.linear import linear
 from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.parts import MIXERS
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.optimizer import GroupedOptimizer, build_optimizer
 from gam_scale.parallel.plain import PlainStrategy
@@ -70,7 +71,7 @@ def main() -> None:
 
 def _row(text: str) -> str:
     block, colon, recompute = text.partition(":")
-    cli.one_of(*(row for row in ROWS if ":" not in row))(block)
+    cli.one_of("plain", "gam", *MIXERS)(block)
     if colon:
         cli.one_of("none", "selective", "full")(recompute)
     return text
@@ -83,8 +84,8 @@ def parse() -> argparse.Namespace:
         "--rows",
         type=cli.several(_row),
         default=list(ROWS),
-        help="plain or a kind of block each, with a colon and train.recompute where another than "
-        f"the default {TrainConfig.recompute} is wanted ({','.join(ROWS)})",
+        help="plain, gam or a kind of layer each, with a colon and train.recompute where another "
+        f"than the default {TrainConfig.recompute} is wanted ({','.join(ROWS)})",
     )
     parser.add_argument("--row", help=argparse.SUPPRESS)
     cli.add_device(parser)
@@ -151,7 +152,7 @@ def measure(args: argparse.Namespace) -> dict:
 def model_config(args: argparse.Namespace, block: str) -> ModelConfig:
     """The paper's shape, at the width and depth asked for."""
     return ModelConfig(
-        block="gam" if block == "plain" else block,
+        layers=["static" if block in ("plain", "gam") else block],
         d_model=args.d_model,
         n_layers=args.n_layers,
         vocab_size=args.vocab_size,

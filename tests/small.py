@@ -31,7 +31,7 @@ BY_CHANNEL = {"kind": "gdn2", "n_heads": 2, "n_value_heads": 4, "expand_v": 2.0,
 def small(*kinds: str | dict[str, Any], **settings: Any) -> ModelConfig:
     """A model of layers of these kinds or objects; ``settings`` beside or instead of those here."""
     usual = {
-        "layers": [MIXERS.read(kind, "layers") for kind in kinds],
+        "layers": [MIXERS.read(_narrow(kind), "layers") for kind in kinds],
         "n_layers": len(kinds),
         "d_model": 16,
         "vocab_size": VOCAB,
@@ -43,3 +43,10 @@ def small(*kinds: str | dict[str, Any], **settings: Any) -> ModelConfig:
         "mamba": MambaConfig(d_state=4, expand=2),
     }
     return ModelConfig(**usual | settings)
+
+
+def _narrow(layer: str | dict[str, Any]) -> str | dict[str, Any]:
+    """What a section says nothing of says itself how it is narrow."""
+    if isinstance(layer, str) and not MIXERS[layer].sections:
+        return {"kind": layer} | MIXERS[layer].small
+    return layer

@@ -62,7 +62,7 @@ def test_an_unknown_kind_is_refused(monkeypatch):
         context.parse()
 
 
-@pytest.mark.parametrize("row", ["plain", "gam", "gam:full"])
+@pytest.mark.parametrize("row", ["plain", "gam", "gam:full", "mamba2"])
 def test_a_row_of_the_step_benchmark_is_measured(monkeypatch, row):
     size = [*SMALL, "--batch", "1", "--seq-len", "8", "--steps", "1", "--eager"]
     monkeypatch.setattr("sys.argv", ["train_step", *size, "--row", row])

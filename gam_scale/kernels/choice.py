@@ -39,10 +39,12 @@ class HasKernels(nn.Module):
             ``forward`` asks.
         fused: whether the portable one may count on inductor to fuse its pieces: the block that it
             is in is compiled.
+        fp32_matmul: of products that are this layer's own; set before anything is compiled.
     """
 
     implementation: str = PORTABLE
     fused: bool = False
+    fp32_matmul: Precision = "ieee"
 
     def trials(self, context: int) -> list[Trial]:
         """What an implementation must agree in, with sequences over ``context`` ranks.

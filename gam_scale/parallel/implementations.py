@@ -7,7 +7,6 @@ import torch
 from gam_scale.config import RunConfig
 from gam_scale.kernels.choice import PORTABLE, Choice, HasKernels, Trial, choose
 from gam_scale.model.lm import LanguageModel
-from gam_scale.model.memory.heads import HeadMemory
 from gam_scale.parallel.world import World
 
 logger = logging.getLogger("gam_scale")
@@ -20,7 +19,7 @@ def choose_implementations(model: LanguageModel, config: RunConfig, world: World
     seconds, in which kernels are compiled. Which implementation, and why no better one, is logged.
     """
     for module in model.modules():
-        if isinstance(module, HeadMemory):
+        if isinstance(module, HasKernels):
             module.fp32_matmul = config.train.fp32_matmul
     if world.device.type != "cuda":
         return  # all kernels are for GPUs

@@ -175,8 +175,7 @@ def test_every_layer_is_told_once_for_each_kind(monkeypatch, caplog, device):
     with caplog.at_level("INFO", "gam_scale"):
         implementations.choose_implementations(model, config, world)
     layers = [m for m in model.modules() if isinstance(m, HasKernels)]
-    memories = [m for m in layers if hasattr(m, "fp32_matmul")]
-    assert [m.fp32_matmul for m in memories] == ["tf32"] * 4
+    assert [m.fp32_matmul for m in layers] == ["tf32"] * 6
     told = [layer.implementation for layer in layers]
     if device == "cpu":
         assert (told, asked, caplog.messages) == (["portable"] * 6, [], [])

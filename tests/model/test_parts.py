@@ -50,6 +50,7 @@ ROWS = {
     },
     "attention": {"layers": [{"kind": "attention", "n_heads": 2}]},
     "mamba": {"layers": [{"kind": "mamba", "d_state": 4, "expand": 2}]},
+    "mamba2": {"layers": [{"kind": "mamba2", "d_state": 4, "head_dim": 8, "n_groups": 2}]},
     "grouped queries": {"layers": [{"kind": "attention", "n_heads": 4, "n_kv_heads": 2}]},
     "window": {"layers": [{"kind": "attention", "n_heads": 2, "window": 7}]},
     "qk norm": {
@@ -268,6 +269,14 @@ def test_sequences_may_be_cut_over_ranks():
             r"layers\[0\].n_kv_heads is 3, which does not divide n_heads 8; expected a divisor",
         ),
         ({"block": "attention", "attention": {"window": 1}}, "model.attention.window is 1, in"),
+        (
+            {"layers": [{"kind": "mamba2", "head_dim": 48}]},
+            r"layers\[0\].head_dim is 48, which does not divide the inner width 1024, model.layers",
+        ),
+        (
+            {"layers": [{"kind": "mamba2", "n_groups": 3}]},
+            r"layers\[0\].n_groups is 3, which does not divide the 16 heads; expected a divisor",
+        ),
         (
             {"layers": [{"kind": "mamba", "stack": "paper", "ffn": "mlp"}]},
             r"layers\[0\].stack is paper, a bare block, with a feed-forward network of kind mlp",

@@ -58,6 +58,13 @@ LAYERS = {
             "mixer.dt_proj.bias",
         }
     ],
+    "mamba2": [
+        {
+            "always": "mixer.in_proj.weight mixer.conv.weight mixer.out_proj.weight",
+            "all": "norm.weight norm.bias mixer.conv.bias mixer.norm.weight",
+            "never": "mixer.A_log mixer.D mixer.dt_bias",
+        }
+    ],
 }
 
 

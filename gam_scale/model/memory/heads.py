@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gam_scale.kernels.choice import PORTABLE, HasKernels
-from gam_scale.kernels.products import Precision
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
 from gam_scale.model.layout import Layout
@@ -66,9 +65,6 @@ class HeadMemory(HasKernels, WrittenMemory):
     RetNet (arXiv 2307.08621): without an output gate, whose norm has a weight, each head's read-out
     is brought to unit size.
     """
-
-    fp32_matmul: Precision = "ieee"
-    """Of products that are this memory's own; a run sets it before anything is compiled."""
 
     def __init__(self, heads: Heads, shape: Shape) -> None:
         super().__init__()
