@@ -12,7 +12,7 @@ from gam_scale.errors import UserError
 from gam_scale.kernels.choice import HasKernels
 from gam_scale.kernels.products import Precision, product
 from gam_scale.model.context import Context
-from gam_scale.model.conv import CausalConv
+from gam_scale.model.conv import CausalConv, check_taps
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
@@ -93,11 +93,7 @@ class Mamba2Layer(MixerConfig):
 
     def check_length(self, tokens: int, cut: str, name: Naming) -> None:
         """See :meth:`MixerConfig.check_length`."""
-        if tokens < self.d_conv:
-            raise UserError(
-                f"{cut} and {name('d_conv')} {self.d_conv}; expected at least that many tokens on "
-                "a rank"
-            )
+        check_taps(self.d_conv, name("d_conv"), tokens, cut)
 
     def head_width(self, shape: Shape) -> int:
         """See :meth:`MixerConfig.head_width`."""
