@@ -75,6 +75,18 @@ def scan(x, log_decay, state, positions=None):
     return torch.stack(ys, 1), state
 
 
+def mamba2(x, dt, A, B, C, state, positions=None):
+    """h (B, H, P, N); arXiv 2405.21060, equation 2. B and C are of groups of heads."""
+    each, ys = x.shape[2] // B.shape[2], []
+    for t in range(x.shape[1]):
+        state = _at_start(state, 0.0, positions, t)
+        b, c = (v[:, t].repeat_interleave(each, 1) for v in (B, C))
+        write = torch.einsum("bhp,bhn->bhpn", dt[:, t, :, None] * x[:, t], b)
+        state = torch.exp(dt[:, t] * A)[..., None, None] * state + write
+        ys.append(torch.einsum("bhpn,bhn->bhp", state, c))
+    return torch.stack(ys, 1), state
+
+
 def _to_complex(x: Tensor) -> Tensor:
     return torch.complex(*(part.contiguous() for part in x.chunk(2, -1)))
 

@@ -1,6 +1,7 @@
 """The Mamba-2 block: its recurrence, the published layer written down again, states, FLOPs."""
 
 import pytest
+import recurrences
 import torch
 import torch.nn.functional as F
 from closeness import is_alive, off, worst
@@ -17,19 +18,6 @@ from gam_scale.strict import from_dict
 ROWS, HEADS, WIDTH, STATES = 2, 4, 3, 5
 LAYER = {"kind": "mamba2", "d_state": 5, "d_conv": 3, "head_dim": 6, "n_groups": 2}
 D = 12
-
-
-def recurrence(x, dt, A, B, C, state, positions=None):
-    """One token after another, h (B, H, P, N); arXiv 2405.21060, equation 2."""
-    each, ys = x.shape[2] // B.shape[2], []
-    for t in range(x.shape[1]):
-        if positions is not None:
-            state = state.masked_fill((positions[:, t] == 0).view(-1, 1, 1, 1), 0.0)
-        b, c = (v[:, t].repeat_interleave(each, 1) for v in (B, C))
-        write = torch.einsum("bhp,bhn->bhpn", dt[:, t, :, None] * x[:, t], b)
-        state = torch.exp(dt[:, t] * A)[..., None, None] * state + write
-        ys.append(torch.einsum("bhpn,bhn->bhp", state, c))
-    return torch.stack(ys, 1), state
 
 
 def make_inputs(length: int, groups: int) -> list[Tensor]:
@@ -74,7 +62,7 @@ def test_the_chunked_form_is_the_recurrence(groups, starts, dtype, tolerance):
         if starts is not None:
             positions = make_positions(length, [s for s in starts if s < length])
             layout = Layout.of(positions)
-        wanted = results(recurrence, inputs, positions, torch.float64)
+        wanted = results(recurrences.mamba2, inputs, positions, torch.float64)
         found = results(ssd, inputs, layout, dtype)
         differences = [off(x, y) for x, y in zip(found, wanted, strict=True)]
         assert worst(differences) < tolerance, f"T {length}: {differences}"

@@ -56,7 +56,8 @@ class Mamba2Layer(MixerConfig):
         at_most=WIDEST,
     )
 
-    measured_as: ClassVar[str] = "mamba2"
+    measured_as: ClassVar[str] = "phase"  # chunks of the same products
+    plan_note: ClassVar[str] = "bytes that mamba2 moves on a GPU follow from those of phase"
     by_pieces: ClassVar[bool] = True
     in_chunks: ClassVar[bool] = True
     # States of 8,272 numbers in two layers of width 64, 16,208 of width 128: those of slot and
