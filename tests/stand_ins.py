@@ -12,7 +12,7 @@ import recurrences
 import torch
 from torch import Tensor
 
-from gam_scale.kernels import channel_delta, delta, mamba, slot
+from gam_scale.kernels import channel_delta, delta, mamba, mamba2, slot
 
 CALLS: list[str] = []
 """Names of the functions that were called."""
@@ -222,6 +222,32 @@ def _mamba(u, delta, A, B, C) -> Tensor:
     return torch.stack(outputs, 2)
 
 
+def mamba2_forward(x, dt, A, B, C, chunk_size, initial_states, seq_idx):
+    """``_mamba_chunk_scan_combined_fwd`` of mamba_ssm: also a y of gated outputs, and parts."""
+    CALLS.append("mamba2_forward")
+    assert all(v.is_contiguous() for v in (x, dt, A, B, C, initial_states)) and chunk_size == 256
+    assert x.dtype == B.dtype == C.dtype and dt.dtype == A.dtype == torch.float32
+    y, final = _ssd(seq_idx, *_double(x, dt, A, B, C, initial_states))
+    return y.to(x.dtype), None, None, None, None, final.float()
+
+
+def mamba2_backward(dout, x, dt, A, B, C, out, chunk_size, initial_states, dfinal_states, seq_idx):
+    """``_mamba_chunk_scan_combined_bwd`` of mamba_ssm."""
+    CALLS.append("mamba2_backward")
+    assert all(v.is_contiguous() for v in (dout, out, dfinal_states)) and out.shape == x.shape
+    leaves = (x, dt, A, B, C, initial_states)
+    *grads, initial = _gradients(lambda *v: _ssd(seq_idx, *v), leaves, (dout, dfinal_states))
+    return *grads, None, None, None, initial
+
+
+def _ssd(documents: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    positions = None
+    if documents is not None:
+        before = torch.nn.functional.pad(documents[:, :-1], (1, 0))
+        positions = (documents == before).long()
+    return recurrences.mamba2(*inputs, positions)
+
+
 def install(patch: pytest.MonkeyPatch) -> None:
     """Have the operators call these until the test is over."""
     CALLS.clear()
@@ -233,6 +259,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     )
     patch.setattr(slot, "functions", lambda: functions)
     patch.setattr(mamba, "functions", lambda: (mamba_forward, mamba_backward))
+    patch.setattr(mamba2, "functions", lambda: (mamba2_forward, mamba2_backward))
 
 
 def _check(ends: Tensor, chunks: Tensor, tensors: list[Tensor]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gam_scale.model.carry import Carried
 from gam_scale.model.context import Context
+from gam_scale.model.dropout import Dropout
 from gam_scale.model.layout import Layout
 from gam_scale.model.parts import MixerConfig
 from gam_scale.model.shape import Shape
@@ -137,3 +138,36 @@ class Block(nn.Module, ABC):
         for branch in added:
             x = x + branch
         return x if self.ffn is None else x + self.ffn(self.norm2(x))
+
+
+class MixerBlock(Block):
+    """A layer whose mixer is a module of its own, with dropout behind it."""
+
+    mixer: Any
+    """A module with ``init_state``, ``extend`` and ``flops_per_token()``."""
+
+    @abstractmethod
+    def make_mixer(self, shape: Shape) -> nn.Module:
+        """The mixer."""
+
+    def make(self, shape: Shape) -> None:
+        """See :meth:`Block.make`."""
+        self.mixer = self.make_mixer(shape)
+        self.dropout = Dropout(shape.dropout if self.is_residual else 0.0)
+
+    def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
+        """See :meth:`Block.mix`."""
+        return [self.dropout(self.mixer(h, layout, context))]
+
+    def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
+        """See :meth:`Block.mix_next`; at a cost that does not depend on the past."""
+        y, state = self.mixer.extend(h, state, layout)
+        return [self.dropout(y)], state
+
+    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
+        """The mixer's state before the first token."""
+        return self.mixer.init_state(batch_size, device, dtype)
+
+    def mixer_flops(self, seq_len: int) -> float:
+        """See :meth:`Block.mixer_flops`: the same at any sequence length."""
+        return self.mixer.flops_per_token()

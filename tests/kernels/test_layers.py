@@ -18,7 +18,7 @@ from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.context import SequenceContext
 from gam_scale.strict import from_dict
 
-IMPLEMENTATIONS = {"delta": "fla", "slot": "fla", "mamba": "mamba_ssm"}
+IMPLEMENTATIONS = {"delta": "fla", "slot": "fla", "mamba": "mamba_ssm", "mamba2": "mamba_ssm"}
 LENGTH = 24
 
 
@@ -110,11 +110,11 @@ def test_what_is_recomputed(kind, recompute, how):
 
 @pytest.mark.parametrize("how", ["eager", "compiled"])
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-@pytest.mark.parametrize("kind", ["delta", "slot"])
+@pytest.mark.parametrize("kind", ["delta", "slot", "mamba2"])
 def test_segments_in_bf16(kind, recompute, how):
     """Each goes on from the state of the one before; the kernel gets products in bfloat16."""
     torch._dynamo.reset()
-    plain, model = make_model(kind), make_model(kind, "fla")
+    plain, model = make_model(kind), make_model(kind, IMPLEMENTATIONS[kind])
     batch = make_batch(model)
     expected = loss_and_gradients(plain, batch)
     prepare_blocks(model, recompute, compiled=how == "compiled", backend="aot_eager", segment=14)
@@ -129,12 +129,12 @@ def test_segments_in_bf16(kind, recompute, how):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("context", [1, 2])
-@pytest.mark.parametrize("kind", ["delta", "slot"])
+@pytest.mark.parametrize("kind", ["delta", "slot", "mamba2"])
 def test_the_choice_takes_it(kind, context, dtype):
     (layer,) = (m for m in make_model(kind).modules() if isinstance(m, HasKernels))
     trials = layer.trials(context)
     choice = choose(trials, torch.device("cpu"), dtype, "tf32", lambda here: here)
-    assert (choice.implementation, choice.reasons) == ("fla", [])
+    assert (choice.implementation, choice.reasons) == (IMPLEMENTATIONS[kind], [])
     assert len(trials) == (2 if kind == "delta" and context > 1 else 1)
 
 
@@ -203,9 +203,10 @@ def differences_over_ranks(world):
     stand_ins.install(patch)
     world = world.arranged(ParallelConfig(context=world.world_size))
     context, found = SequenceContext(world), {}
-    for kind in ("delta", "slot", WHOLE, BY_CHANNEL):
+    for kind in ("delta", "slot", WHOLE, BY_CHANNEL, "mamba2"):
+        kernel = "mamba_ssm" if kind == "mamba2" else "fla"
         for documents in (True, False):
-            whole, cut = make_model(kind), make_model(kind, "fla")
+            whole, cut = make_model(kind), make_model(kind, kernel)
             tokens, targets, layout = make_batch(whole, length=48, documents=documents)
             expected = loss_and_gradients(whole, (tokens, targets, layout))
             cut.context = context

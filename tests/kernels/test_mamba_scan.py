@@ -63,3 +63,14 @@ def test_documents(resets, slowest):
 def test_torch_can_trace_it():
     x, dt, A, B, C, _ = (value.requires_grad_() for value in make_inputs())
     torch.library.opcheck(torch.ops.gam_scale.mamba_ssm_scan.default, (x, dt, A, B, C))
+
+
+def test_torch_can_trace_the_dual_of_mamba2():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(ROWS, LENGTH, 2, WIDTH, generator=g)
+    dt = torch.rand(ROWS, LENGTH, 2, generator=g)
+    B, C = torch.randn(2, ROWS, LENGTH, 1, STATES, generator=g)
+    inputs = [x, dt, -torch.ones(2), B, C, torch.randn(ROWS, 2, WIDTH, STATES, generator=g)]
+    inputs = [v.clone().requires_grad_() for v in inputs]
+    documents = torch.arange(LENGTH, dtype=torch.int32).repeat(ROWS, 1) // 15
+    torch.library.opcheck(torch.ops.gam_scale.mamba_ssm_ssd.default, (*inputs, documents))

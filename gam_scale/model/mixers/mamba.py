@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from gam_scale.errors import UserError
 from gam_scale.kernels.choice import Function, HasKernels, Trial
 from gam_scale.kernels.mamba import mamba_ssm_scan
-from gam_scale.model.block import Block, State
+from gam_scale.model.block import MixerBlock
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv, check_taps
-from gam_scale.model.dropout import Dropout
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.gate import Gate, exact, step_biases
@@ -89,7 +88,7 @@ class MambaLayer(MixerConfig):
         check_taps(self.d_conv, name("d_conv"), tokens, cut)
 
 
-class MambaBlock(Block):
+class MambaBlock(MixerBlock):
     """One mixer, and around it what ``stack`` says.
 
     residual: x + dropout(mixer(LayerNorm(x))), as Mamba is used; paper: the bare mixer, with
@@ -98,27 +97,9 @@ class MambaBlock(Block):
 
     layer: MambaLayer
 
-    def make(self, shape: Shape) -> None:
-        """See :meth:`Block.make`."""
-        self.mixer = MambaMixer(self.layer, shape)
-        self.dropout = Dropout(shape.dropout if self.layer.is_residual else 0.0)
-
-    def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
-        """See :meth:`Block.mix`."""
-        return [self.dropout(self.mixer(h, layout, context))]
-
-    def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
-        """See :meth:`Block.mix_next`; at a cost that does not depend on the past."""
-        y, state = self.mixer.extend(h, state, layout)
-        return [self.dropout(y)], state
-
-    def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """The mixer's state before the first token."""
-        return self.mixer.init_state(batch_size, device, dtype)
-
-    def mixer_flops(self, seq_len: int) -> float:
-        """See :meth:`Block.mixer_flops`: the same at any sequence length."""
-        return self.mixer.flops_per_token()
+    def make_mixer(self, shape: Shape) -> nn.Module:
+        """See :meth:`MixerBlock.make_mixer`."""
+        return MambaMixer(self.layer, shape)
 
 
 def _minus_real_rates(module: "MambaMixer", value: Tensor, draw: Draw) -> None:

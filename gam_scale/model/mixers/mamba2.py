@@ -9,20 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.errors import UserError
-from gam_scale.kernels.choice import HasKernels
+from gam_scale.kernels.choice import Function, HasKernels, Trial
+from gam_scale.kernels.mamba2 import mamba_ssm_ssd
 from gam_scale.kernels.products import Precision, product
+from gam_scale.model.block import MixerBlock
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv, check_taps
-from gam_scale.model.dropout import Dropout
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.gate import MOST_RATE, exact, step_biases
 from gam_scale.model.memory.pairs import pair_decays
-from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states
-from gam_scale.model.mixers.mamba import MambaBlock
+from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
 from gam_scale.model.parts import FEED_FORWARDS, MIXERS, MixerConfig, Naming, part
 from gam_scale.model.policy import TO_RESIDUAL, Draw, Policy, ones
 from gam_scale.model.shape import WIDEST, Shape
+from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
 from gam_scale.strict import option
 
 CHUNK = 64
@@ -58,6 +59,7 @@ class Mamba2Layer(MixerConfig):
 
     measured_as: ClassVar[str] = "phase"  # chunks of the same products
     plan_note: ClassVar[str] = "bytes that mamba2 moves on a GPU follow from those of phase"
+    kernel: ClassVar[str] = "mamba_ssm"
     by_pieces: ClassVar[bool] = True
     in_chunks: ClassVar[bool] = True
     # States of 8,272 numbers in two layers of width 64, 16,208 of width 128: those of slot and
@@ -101,15 +103,14 @@ class Mamba2Layer(MixerConfig):
         return min(self.head_dim, self.expand * shape.d_model)
 
 
-class Mamba2Block(MambaBlock):
+class Mamba2Block(MixerBlock):
     """x + dropout(mixer(norm(x)))."""
 
     layer: Mamba2Layer
 
-    def make(self, shape: Shape) -> None:
-        """See :meth:`Block.make`."""
-        self.mixer = Mamba2Mixer(self.layer, shape)
-        self.dropout = Dropout(shape.dropout)
+    def make_mixer(self, shape: Shape) -> nn.Module:
+        """See :meth:`MixerBlock.make_mixer`."""
+        return Mamba2Mixer(self.layer, shape)
 
     def mixer_statistics(self, h: Tensor, layout: Layout) -> dict[str, Tensor]:
         """See :meth:`Block.mixer_statistics`."""
@@ -185,6 +186,20 @@ class Mamba2Mixer(HasKernels):
         y, final = self._read(z, convolved, dt, state["h"], layout, None)
         return y, {"conv": conv_state, "h": final}
 
+    def trials(self, context: int) -> list[Trial]:
+        """See :meth:`HasKernels.trials`."""
+        draw, heads, groups = trial_numbers(), self.n_heads, (self.n_groups, self.d_state)
+        inputs = {
+            "x": draw(ROWS, LENGTH, heads, self.head_dim),
+            "dt": F.softplus(draw(ROWS, LENGTH, heads) - 3),
+            "A": -torch.exp(draw(heads)),
+            "B": draw(ROWS, LENGTH, *groups),
+            "C": draw(ROWS, LENGTH, *groups),
+            "initial": draw(ROWS, heads, self.head_dim, self.d_state),
+        }
+        forms: dict[str, Function] = {"mamba_ssm": ssd_in_kernels}
+        return [Trial(ssd, forms, inputs, ("x", "B", "C"), trial_layout())]
+
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
         """``horizon``: the tokens over which a head would forget, if all were as this one."""
         dt = self.in_proj(h).split(self.splits, dim=-1)[2]
@@ -224,9 +239,13 @@ class Mamba2Mixer(HasKernels):
             x, B, C = F.silu(convolved).to(state.dtype).split(self.parts, dim=-1)
             x = x.unflatten(-1, (self.n_heads, self.head_dim))
             B, C = (v.unflatten(-1, (self.n_groups, self.d_state)) for v in (B, C))
-            dt, A = self._step_sizes(dt), -torch.exp(exact(self.A_log))
-            y, final = ssd(x, dt, A, B, C, state, layout, context, self.fp32_matmul)
-            y = y + exact(self.D).unsqueeze(-1) * x
+            gates = self._step_sizes(dt), -torch.exp(exact(self.A_log))
+            if self.implementation == "mamba_ssm":  # products as all others of the run
+                inputs = x.to(dtype), *gates, B.to(dtype), C.to(dtype)
+                y, final = ssd_in_kernels(*inputs, state, layout, context)
+            else:
+                y, final = ssd(x, *gates, B, C, state, layout, context, self.fp32_matmul)
+            y = y.to(state.dtype) + exact(self.D).unsqueeze(-1) * x
             y = self.norm(y.flatten(2) * F.silu(z.to(y.dtype)))
         return self.out_proj(y.to(dtype)), final
 
@@ -306,3 +325,30 @@ def ssd(
     states = states.unflatten(-1, (width, -1)).flatten(3, 4)  # (B, G, n, channels, N)
     read = chunks.join(matmul(C, states.mT) * of_channels(since_start))
     return y + read.reshape(y.shape), final.unflatten(-1, (width, -1)).flatten(1, 2)
+
+
+def ssd_in_kernels(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial: Tensor,
+    layout: Layout,
+    context: Context | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`ssd` in mamba_ssm's kernels; x, B and C in the products' dtype.
+
+    Over several ranks, a first pass from nothing ends in what this rank's tokens write; a head's
+    state is one row of numbers then, with one decay.
+    """
+    if context is not None:
+        nothing = torch.zeros_like(initial)
+        _, write = mamba_ssm_ssd(x, dt, A, B, C, nothing, layout.documents)
+        decay = torch.exp((dt * A).sum(1))
+        if layout.starts is not None:
+            decay = decay.masked_fill(layout.starts.any(1, keepdim=True), 0.0)
+        fold = torch.cat([decay[..., None, None], write.flatten(-2).unsqueeze(-2)], dim=-1)
+        before = state_of_rank(fold, initial.flatten(-2).unsqueeze(-2), context)
+        initial = before.view_as(initial)
+    return mamba_ssm_ssd(x, dt, A, B, C, initial, layout.documents)
