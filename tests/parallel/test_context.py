@@ -81,7 +81,8 @@ def test_a_cut_sequence_has_the_losses_and_gradients_of_a_whole_one(world_size):
     results = run_ranks(largest_difference, world_size, kinds=KINDS)
     for what, difference in results[0].items():
         # fp32: sums in another order; a key of SiLU's is short, and its norm makes more of that.
-        limit = 3e-5 if what.startswith("{") else 1e-5
+        # One head of mamba2: its norm leaves little of the gradient of D.
+        limit = 5e-5 if what.startswith("mamba2") else 3e-5 if what.startswith("{") else 1e-5
         assert difference < limit, f"{what}: {difference:.1e}"
 
 
