@@ -258,7 +258,7 @@ class LogConfig:
     layers_every: int = option(
         0,
         "steps between statistics of every layer, into layers.jsonl: quantiles of horizons, gates, "
-        "activations and gradients; 0: none",
+        "states, activations and gradients; 0: none",
         at_least=0,
     )
     tensorboard: bool = option(True, "write TensorBoard events under logs/ where it is installed")

@@ -25,7 +25,10 @@ TITLES = {
     "slots_used": ("Slots", "share of them that the tokens of a row write to"),
     "write_horizon": ("Horizons of writes", "tokens written to a slot after which it forgets"),
     "output_gate": ("Output gates", "what a head's read-out is multiplied by before its output"),
-    "state_norm": ("States", "length of a head's state after the first tokens that are looked at"),
+    "state_norm": (
+        "States",
+        "length of a head's state after the tokens looked at, 1,024 of a row or fewer",
+    ),
     "memory_gate": ("Memory gates", "how far they open, from 0 to 1"),
     "conv_gate": ("Convolution gates", "how far they open, from 0 to 1"),
     "activation": ("Activations", "root mean square of a layer's output, per token"),
