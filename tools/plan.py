@@ -101,11 +101,14 @@ def print_plan(
     shared = f", on {context} ranks" if context > 1 else ""
     print(
         f"{kinds}: {job.weights.total:,} parameters, {model.n_layers} layers of width "
-        f"{model.d_model}; {train.precision}, {config.data.seq_len:,} tokens a sequence{shared}"
+        f"{model.d_model}"
     )
     print(
-        f"{job.world_size:,} ranks on {job.nodes:,} x {job.gpus_per_node} {gpu.name}; a step is "
-        f"{train.global_batch_size:,} sequences, {rows[0].tokens:,} tokens, "
+        f"{job.world_size:,} ranks on {job.nodes:,} x {job.gpus_per_node} {gpu.name}; "
+        f"{train.precision}, {config.data.seq_len:,} tokens a sequence{shared}"
+    )
+    print(
+        f"a step is {train.global_batch_size:,} sequences, {rows[0].tokens:,} tokens, "
         f"{rows[0].flops:.3g} FLOPs"
     )
     print(

@@ -330,7 +330,9 @@ def _work(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
     known = flop_registry.get(func._overloadpacket)
     counted = known(*args, **kwargs, out_val=out) if known else 0.0
     ours = FLOPS[func](*args) if func in FLOPS else 0.0
-    is_fp32 = any(isinstance(a, Tensor) and a.dtype == torch.float32 for a in args)
+    # Of what is multiplied, which comes first: attention in bf16 keeps its sums in fp32.
+    floats = (a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point())
+    is_fp32 = next(floats, None) == torch.float32
     exchanged = EXCHANGES[func](*args) if func in EXCHANGES else Exchanged()
     return Work(counted, ours, is_fp32 * (counted + ours), exchanged)
 

@@ -100,6 +100,12 @@ def test_flops_of_attention():
     assert found == pytest.approx(counted_flops(config), rel=0.15)
 
 
+def test_attention_in_bf16_multiplies_nothing_in_fp32():
+    """Its backward pass is given sums in fp32, which it does not multiply."""
+    work = Job.of(make_config(layers=["attention"]), 1, 1).work(ROWS)
+    assert work.flops > 0 == work.fp32_flops
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if MIXERS[kind].in_chunks])
 def test_a_chunked_memory_computes_more_than_its_recurrence(kind):
     memory = {"n_heads": 2, "n_slots": 8, "top_k": 4}
@@ -182,7 +188,8 @@ def test_a_cpu_is_planned_by_its_products_alone():
 def test_traffic_grows_with_the_width(kind, recompute):
     """The layers of ctx16k, two thirds as wide, other heads, weights in fp32, were traced too."""
     config = load_config("configs/ctx16k.json")
-    model = replace(config.model, layers=[kind])
+    memory = replace(config.model.memory, n_heads=16)
+    model = replace(config.model, layers=[kind], memory=memory)
     run = setting(config, 1)._replace(recompute=recompute)
     found = traffic(model, model.stack()[0], run)
     wanted = ("ctx16k", kind, recompute, "portable")
