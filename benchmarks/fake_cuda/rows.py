@@ -14,6 +14,8 @@ from gam_scale.parallel.blocks import Recompute
 
 KINDS = tuple(implementations())
 CONFIGS = ("gam_1b", "ctx16k")
+HEADS = {"gam_1b": 12, "ctx16k": 16}
+"""Of memories: 128 channels each, and 64."""
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 KERNELS = {kind: MIXERS[kind].kernel for kind in KINDS if MIXERS[kind].kernel}
 """Implementations beside the portable one. Their packages need not be there to be scheduled."""
@@ -21,9 +23,12 @@ KERNELS = {kind: MIXERS[kind].kernel for kind in KINDS if MIXERS[kind].kernel}
 
 @dataclass(frozen=True)
 class Row:
-    """One block in one micro-batch of a shipped config."""
+    """One block, by default settings, in one micro-batch of a shipped config.
 
-    config: str  # of configs/, all of whose settings hold but the following
+    In the place of the config's own layers, which any of them may become.
+    """
+
+    config: str  # of configs/, all of whose settings hold but heads of memories and the following
     kind: str
     recompute: Recompute
     compiled: bool = True
@@ -34,7 +39,8 @@ class Row:
         """The whole config."""
         config = load_config(f"configs/{self.config}.json")
         train = replace(config.train, recompute=self.recompute, precision=self.precision)
-        return replace(config, train=train)
+        memory = replace(config.model.memory, n_heads=HEADS[self.config])
+        return replace(config, model=replace(config.model, memory=memory), train=train)
 
 
 def rows(kinds: Sequence[str], configs: Sequence[str], modes: Sequence[Recompute]) -> list[Row]:

@@ -23,14 +23,17 @@ from gam_scale.model.lm import build_model
 
 
 def _config(block: str) -> RunConfig:
+    hybrid = block == "hybrid"
+    layers = {"gam": ["static"], "hybrid": ["gam_delta", "attention"]}
     model = ModelConfig(
-        layers=["static" if block == "gam" else block],
+        layers=layers.get(block, [block]),
+        position="none" if hybrid else "learned",
         d_model=32,
         n_layers=2,
         vocab_size=320,
         max_seq_len=48,
         gam=GAMConfig(n_slots=16),
-        attention=AttentionConfig(n_heads=4),
+        attention=AttentionConfig(n_heads=4, n_kv_heads=2 * hybrid, qk_norm=hybrid),
         mamba=MambaConfig(expand=2),
         memory=MemoryConfig(n_heads=2),
         tied_head=block != "delta",

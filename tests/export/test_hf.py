@@ -116,7 +116,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("block", ["gam", "delta", "attention", "mamba"])
+@pytest.mark.parametrize("block", ["gam", "hybrid", "attention", "mamba"])
 def test_transformers_computes_what_we_do(checkpoint, tmp_path, block, one_thread):
     folder, out = tmp_path / "exported", tmp_path / "results"
     path = checkpoint(block)

@@ -45,7 +45,7 @@ def test_auto_is_the_cpu_where_none_was_given(no_gpu, env):
     assert not on_gpus("auto", env), f"a machine without GPUs is refused: {env}"
 
 
-@pytest.mark.parametrize("name", ["gam_1b", "ctx16k", "ctx64k"])
+@pytest.mark.parametrize("name", ["gam_1b", "ctx16k", "ctx16k_hybrid", "ctx64k"])
 def test_configs_for_gpus_say_so(no_gpu, name):
     device = load_config(f"configs/{name}.json", []).parallel.device
     with pytest.raises(UserError, match="parallel.device is cuda but torch sees no GPU"):

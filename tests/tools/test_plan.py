@@ -120,7 +120,7 @@ def test_layers_that_have_kernels_are_noted(plan):
 
 
 @pytest.mark.filterwarnings("error:`isinstance:FutureWarning")  # a user is told of nothing else
-@pytest.mark.parametrize("name", ["gam_1b", "ctx16k", "ctx64k"])
+@pytest.mark.parametrize("name", ["gam_1b", "ctx16k", "ctx16k_hybrid", "ctx64k"])
 def test_our_own_large_configs_fit(tool, name):
     config = Path(__file__).parents[2] / "configs" / f"{name}.json"
     done = tool("plan", "--config", config, "--nodes", 8, "--gpus-per-node", 8, "--gpu", "a100-40")
@@ -130,7 +130,10 @@ def test_our_own_large_configs_fit(tool, name):
     assert max(map(len, done.out.splitlines())) <= 100
     assumed = f"{PrepareSpec.vocab_size:,} is assumed" in done.out
     assert assumed == (name != "gam_1b")
-    assert "delta: " in done.out and ("a sequence, on 4 ranks" in done.out) == (name == "ctx64k")
+    kinds = "gam_delta, attention: " if name == "ctx16k_hybrid" else "gam_delta: "
+    assert done.out.startswith(kinds) and ("a sequence, on 4 ranks" in done.out) == (
+        name == "ctx64k"
+    )
 
 
 def test_the_nearest_where_nothing_fits(plan):
