@@ -372,10 +372,10 @@ def test_what_a_run_fills_in_is_not_refused_where_it_decides_nothing():
     [
         (
             {"kind": "mamba"},
-            2,
-            r"n is 2 and model.layers\[0\].d_conv 4; expected at least 3 tokens",
+            3,
+            r"n is 3 and model.layers\[0\].d_conv 4; expected at least that many tokens",
         ),
-        ({"kind": "mamba"}, 3, ""),
+        ({"kind": "mamba"}, 4, ""),
         ({"kind": "static", "kernel_size": 5}, 4, r"n is 4 and model.layers\[0\].kernel_size 5"),
         ({"kind": "static", "kernel_size": 5}, 5, ""),
         ({"kind": "static", "paths": "global"}, 1, ""),

@@ -112,6 +112,7 @@ class DeltaRuleLayer(HeadLayer):
 
     def check_own(self, name: Naming) -> None:
         """See :meth:`MixerConfig.check_own`."""
+        super().check_own(name)
         if self.output_gate_rank == "head" and self.output_gate == "none":
             raise UserError(
                 f"{name('output_gate_rank')} is head with output_gate none; expected output_gate "
