@@ -15,6 +15,7 @@ from gam_scale.config import RunConfig
 from gam_scale.kernels.choice import PORTABLE, HasKernels
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, outline
+from gam_scale.model.parts import MixerConfig
 from gam_scale.model.policy import policy_of
 from gam_scale.parallel.blocks import SEGMENT, prepare_blocks
 
@@ -54,16 +55,20 @@ class Trace:
 
 
 def trace(
-    config: RunConfig, kind: str, *, compiled: bool = True, implementation: str = PORTABLE
+    config: RunConfig,
+    layer: str | MixerConfig,
+    *,
+    compiled: bool = True,
+    implementation: str = PORTABLE,
 ) -> Trace:
-    """A layer of ``kind`` in a micro-batch of this run.
+    """A layer, named by its kind or with settings of its own, in a micro-batch of this run.
 
     If it does not compile, its operators are counted one by one, as they would run.
     """
     torch._dynamo.reset()
     compiler, counter = Compiler(), Counter()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = _model(config, kind)
+        model = _model(config, layer)
         for module in model.modules():
             if isinstance(module, HasKernels):
                 module.implementation = implementation
@@ -73,7 +78,7 @@ def trace(
         # Nothing compiles below a mode that sees every operator.
         _step(model.blocks[0], config, nullcontext() if compiled else counter)
     if compilation.failure is not None:
-        found = trace(config, kind, compiled=False, implementation=implementation)
+        found = trace(config, layer, compiled=False, implementation=implementation)
         return replace(found, failure=compilation.failure)
     kernels = [kernel for graph in compiler.graphs for kernel in graph.kernels]
     tokens = config.train.micro_batch_size * config.data.seq_len
@@ -81,9 +86,9 @@ def trace(
     return Trace(tokens, compiler.graphs, None, kernels or counter.kernels, shapes)
 
 
-def _model(config: RunConfig, kind: str) -> LanguageModel:
+def _model(config: RunConfig, layer: str | MixerConfig) -> LanguageModel:
     """One layer with weights as the run's engine hands them to it."""
-    shape = replace(config.model, layers=[kind], n_layers=1, vocab_size=1)
+    shape = replace(config.model, layers=[layer], n_layers=1, vocab_size=1)
     gathered_in_bf16 = config.parallel.engine == "fsdp" and config.train.precision == "bf16"
     with unset_fake_temporarily():
         model = outline(shape)

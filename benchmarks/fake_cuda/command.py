@@ -12,8 +12,10 @@ from benchmarks.fake_cuda.dtypes import nodes
 from benchmarks.fake_cuda.rows import (
     CONFIGS,
     KINDS,
+    LAYERS,
     RECOMPUTE,
     Row,
+    layer_of,
     measured,
     rows,
     without_kernels,
@@ -39,13 +41,17 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line, names checked."""
     parser = cli.Parser(description="What a block costs on a GPU: graphs, kernels, bytes.")
-    for flag, known in (("kinds", KINDS), ("configs", CONFIGS), ("recompute", RECOMPUTE)):
+    for flag, known in (
+        ("kinds", (*KINDS, *LAYERS)),
+        ("configs", CONFIGS),
+        ("recompute", RECOMPUTE),
+    ):
         names = cli.several(cli.one_of(*known))
         parser.add_argument(f"--{flag}", type=names, help=f"of {','.join(known)} (all)")
     parser.add_argument("--dtypes", action="store_true", help="print the operators' precisions")
     args = parser.parse_args()
     args.only_print = any((args.kinds, args.configs, args.recompute))
-    args.kinds = args.kinds or KINDS
+    args.kinds = args.kinds or (*KINDS, *LAYERS)
     args.configs = args.configs or CONFIGS
     args.recompute = args.recompute or RECOMPUTE
     return args
@@ -61,6 +67,6 @@ def _noted(row: Row) -> dict[str, Any]:
 
 def dtypes(kind: str, config: str) -> dict[str, Any]:
     """All operators of a block's graphs: pass, module, name, dtypes in and out, how many."""
-    found = trace(Row(config, kind, "selective").settings(), kind)
+    found = trace(Row(config, kind, "selective").settings(), layer_of(kind))
     counted = nodes([graph.module for graph in found.graphs])
     return {"kind": kind, "operators": [[*node, n] for node, n in sorted(counted.items())]}

@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.fake_cuda.rows import LAYERS, Row, layer_of
+from gam_scale.plan.activations import setting
+from gam_scale.plan.traffic import traffic
 from gam_scale.strict import read_json
 
 FIGURES = Path("gam_scale/plan/gpu_blocks.json")
@@ -30,7 +34,31 @@ def write(rows: Rows) -> None:
 def tables(kept: dict[str, Any]) -> str:
     """Markdown: one table a config."""
     configs = dict.fromkeys(row["config"] for row in kept["rows"])
-    return "\n".join(_table(config, kept) for config in configs)
+    return "\n".join([*(_table(config, kept) for config in configs), _others(kept["rows"])])
+
+
+def _others(rows: Rows) -> str:
+    """Layers with other parts, beside what a plan makes of them."""
+    lines = [
+        "Layers with other settings and parts in `configs/gam_1b.json`, beside what a plan counts:",
+        "",
+        "| layer | graphs | kernels | kB | planned: kB |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        if row["kind"] in LAYERS:
+            shown = json.dumps(LAYERS[row["kind"]])
+            figures = f"{row['graphs']} | {row['kernels']} | {row['bytes'] / 1e3:,.0f}"
+            lines.append(f"| `{shown}` | {figures} | {planned(row['kind']) / 1e3:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def planned(name: str) -> float:
+    """Bytes per token of one of the LAYERS, as ``tools/plan.py`` has them."""
+    config = Row("gam_1b", name, "selective").settings()
+    model = replace(config.model, layers=[layer_of(name)], n_layers=1)
+    moved = traffic(model, model.stack()[0], setting(config, config.train.micro_batch_size))
+    return moved.products + moved.others
 
 
 def _table(config: str, kept: dict[str, Any]) -> str:
@@ -44,7 +72,8 @@ def _table(config: str, kept: dict[str, Any]) -> str:
     usual = [
         row
         for row in kept["rows"]
-        if row["config"] == config and row["compiled"] and row["precision"] == "bf16"
+        if (row["config"], row["compiled"], row["precision"]) == (config, True, "bf16")
+        and row["kind"] not in LAYERS
     ]
     for kind in dict.fromkeys(row["kind"] for row in usual):
         of_kind = [row for row in usual if row["kind"] == kind]

@@ -1,6 +1,7 @@
 """What a fake H100 was scheduled: gpu_blocks.json, which ``python -m benchmarks.fake_cuda`` makes.
 
-It has a layer of each kind, by default settings, in the place of the layers of gam_1b and ctx16k.
+It has a layer of each kind, by default settings, in the place of the layers of gam_1b and ctx16k,
+and a few others, which show how good a plan of other layers is.
 """
 
 from functools import cache

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.fake_cuda.page import planned
+from benchmarks.fake_cuda.rows import LAYERS
 from gam_scale.config import RunConfig, load_config
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
@@ -196,6 +198,13 @@ def test_traffic_grows_with_the_width(kind, recompute):
     keys = ("config", "kind", "recompute", "implementation")
     (row,) = [row for row in rows() if tuple(row[key] for key in keys) == wanted]
     assert found.products + found.others == pytest.approx(row["bytes"], rel=0.15)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_traffic_is_that_of_a_layers_own_parts(name):
+    """Of layers that the plan was not shown: another FFN and norm, an output gate, fewer keys."""
+    (row,) = [row for row in rows() if row["kind"] == name]
+    assert planned(name) == pytest.approx(row["bytes"], rel=0.25)  # see docs/gpu.md
 
 
 def test_a_small_model_fits_under_every_engine_without_recomputing():
