@@ -13,12 +13,12 @@ from benchmarks.accept.one_block import REAL, Maker, OneBlock
 from benchmarks.accept.record import Check
 from benchmarks.fake_cuda.dtypes import nodes
 from benchmarks.fake_cuda.interpreted import interpreted
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import implementations
 from gam_scale.strict import read_json
 
 EXPECTED = Path(__file__).with_name("precisions.json")
 """Made by ``python -m benchmarks.accept.fake_precisions``."""
-KINDS = tuple(MIXERS)
+KINDS = tuple(implementations())
 SHORT = ("data.seq_len=256", "model.max_seq_len=256")
 SHOWN = 8
 """Of the differences, as many are written down."""
