@@ -29,6 +29,11 @@ class Toy(torch.optim.Optimizer):
 class Rowwise(Toy):
     """Needs whole matrices: it keeps a number per row, two averages, a gradient and a count."""
 
+    def __init__(self, groups: list[dict]) -> None:
+        super().__init__(groups)
+        # As torch's Muon, which refuses what an engine has flattened.
+        assert all(p.dim() >= 2 for group in self.param_groups for p in group["params"])
+
     def made(self, p):
         return {kind: state.made(p.device) for kind, state in _rowwise(p.shape).items()}
 

@@ -36,9 +36,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
             group["number"] = number
         self._train = train
         self._whole: dict[int, WholeStepper] = {}
-        self._steppers = [group["algorithm"].make([group], train) for group in self.param_groups]
-        for stepper in self._steppers:
-            stepper.state = self.state
+        self._steppers = [self._stepper(group) for group in self.param_groups]
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -59,6 +57,19 @@ class GroupedOptimizer(torch.optim.Optimizer):
                 stepper.found_inf = found_inf
                 stepper.param_groups = [group]
                 stepper.step()
+
+    def _stepper(self, group: Group) -> torch.optim.Optimizer:
+        """What steps a group; an algorithm of whole parameters sees their shapes even where an
+        engine has cut them by now."""
+        algorithm, its = group["algorithm"], group
+        if not algorithm.elementwise:
+            whole = [nn.Parameter(torch.empty(shape, device="meta")) for shape in group["shapes"]]
+            its = group | {"params": whole}
+        stepper = algorithm.make([its], self._train)
+        stepper.state = self.state
+        for name, default in stepper.defaults.items():
+            group.setdefault(name, default)
+        return stepper
 
     def cut(self, pieces: Iterable[Piece], ranks: dist.ProcessGroup) -> None:
         """Say that an engine has cut the parameters; called by all ranks that share them.
