@@ -168,9 +168,9 @@ class Loop:
             with Prefetcher(self.batches, *still, self.batches.gives_up) as steps:
                 while self.outcome is None and not self.done:
                     self._turn(steps)
-            self.outcome = self.outcome or "finished"
-            for hook in self.hooks:
-                hook.leave(self)
+                self.outcome = self.outcome or "finished"
+                for hook in self.hooks:  # before data is waited for that may never come
+                    hook.leave(self)
         return self.outcome
 
     def _turn(self, steps: Prefetcher) -> None:
