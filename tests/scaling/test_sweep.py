@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import warm
 from closeness import rises
 
 from gam_scale.errors import UserError
@@ -141,9 +142,8 @@ def as_shipped(data: Path) -> dict:
     return spec | shrunk | {"set": spec["set"] | settings}
 
 
-def run_tool(action: str, spec: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, TOOL, action, "--sweep", spec, "--out", out, *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+def run_tool(action: str, spec: Path, out: Path, *more: str) -> warm.Done:
+    return warm.run([TOOL, action, "--sweep", spec, "--out", out, *more])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -178,8 +178,8 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
     own["checkpoint"]["branch_of"] = ""
     own["log"]["run_dir"] = str(tmp_path / "own")
     (tmp_path / "own.json").write_text(json.dumps(own))
-    command = [sys.executable, TOOL.with_name("pretrain.py"), "--config", tmp_path / "own.json"]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    done = warm.run([TOOL.with_name("pretrain.py"), "--config", tmp_path / "own.json"])
+    assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "own" / "summary.json").read_text())
     assert summary["val_loss"] == float(short["loss"])
 
@@ -273,9 +273,9 @@ def test_submission_is_an_array_of_trunks_with_their_branches(tmp_path, prepared
     env = os.environ | {"PATH": f"{bin}:{os.environ['PATH']}", "FAKE": str(tmp_path)}
     changes = SMALL | {"data": str(prepared_set), "widths": [32, 64]}
     spec, out = write(tmp_path, **changes), tmp_path / "runs"
-    command = [sys.executable, TOOL, "run", "--sweep", spec, "--out", out, "--submit"]
+    command = [TOOL, "run", "--sweep", spec, "--out", out, "--submit"]
     command += ["--partition", "big", "--minutes", "30"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = warm.run(command, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     (script,) = tmp_path.glob("*.sh")
     assert "--partition=big" in script.read_text() and "--array=0-1" in script.read_text()
@@ -284,6 +284,6 @@ def test_submission_is_an_array_of_trunks_with_their_branches(tmp_path, prepared
     for job, (trunk, *rest) in zip(held, sweep_grid(read_sweep(spec), out).jobs, strict=True):
         assert Path(job.config).stem == trunk.name
         assert [Path(path).stem for path in job.then] == [cell.name for cell in rest]
-    again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    again = warm.run(command, env=env)
     assert "2 of 2 jobs are queued or running already" in again.stdout, again.stdout
     assert len(list(tmp_path.glob("*.sh"))) == 1
