@@ -10,6 +10,9 @@ from torch import Tensor
 from gam_scale.config import ModelConfig
 from gam_scale.model.lm import LanguageModel
 
+_MEMORIES = ("memory", "h")
+"""What layers call the state of a memory, and of a selective scan."""
+
 
 @dataclass(frozen=True)
 class StateSize:
@@ -65,7 +68,7 @@ def memory_size(config: ModelConfig) -> int:
     with torch.device("meta"):
         states = LanguageModel(config).init_state(1)["blocks"]
     named = [item for state in states for item in state.items()]
-    return sum(_numbers(t)[0] for name, t in named if not name.startswith("conv"))
+    return sum(_numbers(tensor)[0] for name, tensor in named if name in _MEMORIES)
 
 
 def _numbers(tensor: Tensor) -> tuple[int, int]:

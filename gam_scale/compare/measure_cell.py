@@ -1,0 +1,230 @@
+"""A cell that measures a trained model: one thing at one length, in a process of its own.
+
+``python -m gam_scale.compare.measure_cell CONFIG...`` measures one after another; what is done is
+left alone, what was killed begins anew.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from gam_scale import cli
+from gam_scale.checkpoint.load import Trained, load_trained
+from gam_scale.compare.kept import keep_row, kept_row, write_once
+from gam_scale.compare.spec import MeasureSpec
+from gam_scale.evaluate.by_position import loss_by_position, octaves
+from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
+from gam_scale.evaluate.key_values import key_values
+from gam_scale.evaluate.needle import needle
+from gam_scale.evaluate.text import TextSource, batches, documents
+from gam_scale.evaluate.token_loss import last_log_probs, token_losses
+from gam_scale.experiment.cell import Cell, Row
+from gam_scale.experiment.code_version import code_version
+from gam_scale.run.lock import RunLock
+from gam_scale.strict import option, read_record, section, to_dict
+
+What = Literal["positions", "needle", "pairs", "context"]
+TOKENS_PER_PASS = 16_384
+TARGETS, TOLERANCE = 16, 0.01
+"""Of the effective context, as tools/evaluate.py has them."""
+WINDOWS = 64
+
+
+@dataclass
+class MeasureRun:
+    """The file of a cell."""
+
+    folder: str = option("", "of the comparison")
+    run: str = option("", "the run directory that is measured")
+    model: str = option("", "name of the model")
+    seed: int = option(0, "of its training")
+    what: What = option("positions", "which measurement")
+    length: int = option(0, "tokens of context")
+    settings: MeasureSpec = section(MeasureSpec, "the comparison's")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureCell(Cell):
+    """One measurement of a finished run, whose config this cell has."""
+
+    trainer: ClassVar[str] = "gam_scale.compare.measure_cell"
+
+    of: Cell
+    model_name: str
+    what: What
+    length: int
+    settings: MeasureSpec
+
+    @property
+    def name(self) -> str:
+        """See :attr:`Cell.name`."""
+        return f"{self.of.name}-{self.what}-{self.length}"
+
+    @property
+    def run_dir(self) -> Path:
+        """See :attr:`Cell.run_dir`: for its lock alone."""
+        return self.folder / "measured" / self.name
+
+    def write_config(self) -> Path:
+        """See :meth:`Cell.write_config`."""
+        run = MeasureRun(
+            str(self.folder.absolute()),
+            str(self.of.run_dir.absolute()),
+            self.model_name,
+            self.seed,
+            self.what,
+            self.length,
+            self.settings,
+        )
+        saved = None
+        if self.config_path.exists():
+            saved = to_dict(read_record(MeasureRun, self.config_path))
+            saved |= {"folder": run.folder, "run": run.run}  # they may have been moved
+            if self._same(saved["settings"]):  # others may be added to, such as lengths
+                saved["settings"] = to_dict(run.settings)
+        return write_once(self.config_path, to_dict(run), saved=saved)
+
+    def row(self) -> Row | None:
+        """See :meth:`Cell.row`."""
+        found = kept_row(self.folder, self.name)
+        if found is not None:
+            self.write_config()
+        return found
+
+    def _same(self, saved: dict[str, Any]) -> bool:
+        """Whether settings that decide this measurement are as they were."""
+        now = to_dict(self.settings)
+        return all(now[key] == saved[key] for key in DECIDES[self.what])
+
+
+DECIDES: dict[str, tuple[str, ...]] = {
+    "positions": ("max_tokens",),
+    "needle": ("depths", "trials"),
+    "pairs": ("pairs", "trials"),
+    "context": (),
+}
+"""The settings on which a measurement depends."""
+
+
+def measure_cells(of: Cell, model_name: str, settings: MeasureSpec) -> list[MeasureCell]:
+    """Everything that is to be measured of a finished run."""
+    wanted: list[tuple[What, int]] = [("positions", length) for length in settings.positions]
+    wanted += [("needle", length) for length in settings.hidden]
+    wanted += [("pairs", length) for length in settings.hidden if settings.pairs]
+    wanted += [("context", settings.context)] if settings.context else []
+    return [
+        MeasureCell(
+            seed=of.seed,
+            config=of.config,
+            folder=of.folder,
+            of=of,
+            model_name=model_name,
+            what=what,
+            length=length,
+            settings=settings,
+        )
+        for what, length in wanted
+    ]
+
+
+def measure(path: Path) -> None:
+    """Take the measurement of a config file and keep its row; one that is done is left alone."""
+    asked: MeasureRun = read_record(MeasureRun, path)
+    folder = Path(asked.folder)
+    if kept_row(folder, path.stem) is not None:
+        return
+    with RunLock(folder / "measured" / path.stem):
+        began, trained = time.perf_counter(), load_trained(asked.run)
+        row: Row = {
+            "model": asked.model,
+            "seed": asked.seed,
+            "what": asked.what,
+            "length": asked.length,
+            "trained_at": trained.config.data.seq_len,
+            **MEASURES[asked.what](trained, asked),
+        }
+        row["seconds"] = round(time.perf_counter() - began, 1)
+        keep_row(folder, path.stem, row | {"code_version": code_version()})
+
+
+def _positions(trained: Trained, asked: MeasureRun) -> Row:
+    source = TextSource(max_tokens=asked.settings.max_tokens)
+    rows = max(1, TOKENS_PER_PASS // asked.length)
+    read = batches(trained, source, asked.length, rows)
+    losses = partial(token_losses, trained.model)
+    found = loss_by_position(losses, read, octaves(asked.length))
+    bins = [
+        [b.first, b.last, b.loss.mean, b.loss.low, b.loss.high, b.tokens]
+        for b in found.bins
+        if b.loss is not None
+    ]
+    tokens = sum(b[-1] for b in bins)
+    loss = sum(b[2] * b[-1] for b in bins) / max(1, tokens)
+    return {"loss": loss, "tokens": tokens, "sequences": found.sequences, "bins": bins}
+
+
+def _needle(trained: Trained, asked: MeasureRun) -> Row:
+    texts = documents(trained, TextSource(), asked.length)
+    read, settings = _reader(trained), asked.settings
+    found = needle(read, trained.tokenizer, texts, [asked.length], settings.depths, settings.trials)
+    ((_, accuracy),) = found.by_length
+    return {
+        "accuracy": accuracy.mean,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "chance": found.chance,
+        "cells": [[c.depth, c.accuracy.mean, c.rank, c.gain.mean, c.trials] for c in found.cells],
+    }
+
+
+def _pairs(trained: Trained, asked: MeasureRun) -> Row:
+    texts = documents(trained, TextSource(), asked.length)
+    read, settings = _reader(trained), asked.settings
+    found = key_values(
+        read, trained.tokenizer, texts, [asked.length], settings.pairs, settings.trials
+    )
+    cells = [
+        [c.pairs, c.accuracy.mean, c.accuracy.low, c.accuracy.high, c.copied.mean, c.trials]
+        for c in found.cells
+    ]
+    return {"cells": cells}
+
+
+def _context(trained: Trained, asked: MeasureRun) -> Row:
+    length = asked.length
+    windows = windows_of(documents(trained, TextSource(), length + 1), length, WINDOWS)
+    losses = partial(token_losses, trained.model)
+    found = effective_context(losses, windows, contexts(length), TARGETS, TOLERANCE)
+    return {
+        "context": found.context,
+        "sure_context": found.sure_context,
+        "cleared": [[c.context, c.rise.mean, c.rise.low, c.rise.high] for c in found.cleared],
+    }
+
+
+def _reader(trained: Trained) -> Callable[[Tensor], Tensor]:
+    return partial(last_log_probs, trained.model)
+
+
+MEASURES: dict[str, Callable[[Trained, MeasureRun], Row]] = {
+    "positions": _positions,
+    "needle": _needle,
+    "pairs": _pairs,
+    "context": _context,
+}
+
+
+def main() -> None:
+    """Every config on the command line."""
+    for path in sys.argv[1:]:
+        measure(Path(path))
+
+
+if __name__ == "__main__":
+    cli.run(main)

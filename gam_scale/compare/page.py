@@ -1,0 +1,67 @@
+"""The page of a comparison, made from its rows alone: HTML, Markdown, pictures, the rows."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from gam_scale.compare import task_tables, text_tables
+from gam_scale.compare.spec import Spec, TaskSpec
+from gam_scale.errors import UserError
+from gam_scale.experiment.cell import Row
+from gam_scale.files import read_regular, write_bytes
+from gam_scale.report.page import Page, Part
+from gam_scale.report.table import Table
+from gam_scale.strict import parse_json, to_dict
+
+RESULTS = "results.jsonl"
+
+
+def write_page(spec: Spec, rows: Sequence[Row], to: Path) -> list[Path]:
+    """Write report.html, report.md, a .png of every figure, and the rows, one a line.
+
+    Args:
+        spec: the comparison.
+        rows: of its finished cells, at least one.
+        to: the folder, made if need be.
+
+    Returns:
+        The files.
+    """
+    if isinstance(spec, TaskSpec):
+        title, found = "Models on synthetic tasks", task_tables.parts(rows)
+    else:
+        title, found = "Models on text", text_tables.parts(rows, spec.reference)
+    names = ", ".join(dict.fromkeys(row["model"] for row in rows))
+    parts: list[Part] = [*found, _settings(spec, rows)]
+    files = Page(title, names, parts).files("png")
+    files[RESULTS] = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    to.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        write_bytes(to / name, data)
+    return [to / name for name in files]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows that a page was made from.
+
+    Raises:
+        UserError: the file is not such rows.
+    """
+    lines = read_regular(path).decode().splitlines()
+    rows = [parse_json(line, f"{path}:{i}") for i, line in enumerate(lines, 1)]
+    if not all(isinstance(row, dict) and "model" in row for row in rows):
+        raise UserError(f"{path} has rows without a model; expected the results.jsonl of a page")
+    return rows
+
+
+def _settings(spec: Spec, rows: Sequence[Row]) -> Table:
+    """What all cells share, and which code made them."""
+    versions = sorted({row["code_version"] for row in rows})
+    settings = [["code version", ", ".join(versions)]]
+    for key, value in to_dict(spec).items():
+        if key not in ("models", "data"):
+            settings.append([key, json.dumps(value)])
+    for name, model in spec.models.items():
+        own = to_dict(model) if not isinstance(model, dict) else model
+        settings.append([name, json.dumps(own)])
+    return Table("Settings", ["setting", "value"], settings, in_words=True)

@@ -1,0 +1,196 @@
+"""A cell of a task comparison: one model learns one synthetic task at one rate, from one seed.
+
+``python -m gam_scale.compare.task_cell CONFIG...`` trains cells one after another. A cell takes
+minutes: one that is killed begins anew.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from gam_scale import cli
+from gam_scale.compare.kept import keep_row, kept_row, write_once
+from gam_scale.compare.spec import TaskSpec
+from gam_scale.config import ModelConfig, RunConfig, TrainConfig
+from gam_scale.config.sections import DataConfig, LogConfig
+from gam_scale.evaluate.recall import RecallConfig, RecallResult, model_of, tasks_of
+from gam_scale.evaluate.state_size import memory_size
+from gam_scale.experiment.cell import Cell, Row
+from gam_scale.experiment.code_version import code_version
+from gam_scale.run.lock import RunLock
+from gam_scale.strict import from_dict, option, read_record, to_dict
+from gam_scale.train.recall import train_recall
+
+
+@dataclass
+class TaskRun:
+    """The file of a cell."""
+
+    task: str = option("", "name of the task")
+    model_name: str = option("", "name of the model")
+    folder: str = option("", "of the comparison")
+    recall: dict[str, Any] = option({}, "settings of the task")
+    model: dict[str, Any] = option({}, "the model section")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCell(Cell):
+    """One model on one task."""
+
+    trainer: ClassVar[str] = "gam_scale.compare.task_cell"
+
+    task: str
+    model_name: str
+    recall: RecallConfig
+
+    @property
+    def name(self) -> str:
+        """See :attr:`Cell.name`."""
+        width = self.config.model.d_model
+        return f"{self.task}-{self.model_name}-d{width}-lr{self.lr:g}-s{self.seed}"
+
+    @property
+    def lr(self) -> float:
+        """The peak learning rate."""
+        return self.recall.lrs[0]
+
+    @property
+    def group(self) -> tuple[str, str, int]:
+        """Cells among which the best learning rate is looked for."""
+        return self.task, self.model_name, self.config.model.d_model
+
+    def write_config(self) -> Path:
+        """See :meth:`Cell.write_config`."""
+        run = TaskRun(
+            self.task,
+            self.model_name,
+            str(self.folder.absolute()),
+            to_dict(self.recall),
+            to_dict(self.config.model),
+        )
+        saved = None
+        if self.config_path.exists():
+            saved = to_dict(read_record(TaskRun, self.config_path))
+            saved["folder"] = run.folder  # it may have been moved
+            for key, cls in (("recall", RecallConfig), ("model", ModelConfig)):
+                saved[key] = to_dict(from_dict(cls, saved[key], key))
+        return write_once(self.config_path, to_dict(run), saved=saved)
+
+    def row(self) -> Row | None:
+        """See :meth:`Cell.row`."""
+        found = kept_row(self.folder, self.name)
+        if found is not None:
+            self.write_config()
+        return found
+
+
+def task_cells(
+    spec: TaskSpec, folder: Path, rates: dict[tuple[str, str, int], float]
+) -> list[TaskCell]:
+    """Cells of the first seed at every rate; of further seeds at the rates that are known.
+
+    Args:
+        spec: the comparison.
+        folder: of its results.
+        rates: the best ones, by :attr:`TaskCell.group`.
+    """
+    cells = []
+    for task, entry in spec.tasks.items():
+        for name in entry.models or spec.models:
+            settings = spec.model | spec.models[name]
+            for width in entry.widths or [settings.get("d_model", ModelConfig.d_model)]:
+                made = [
+                    _cell(folder, task, name, entry.recall, settings | {"d_model": width}, lr, seed)
+                    for seed in spec.seeds
+                    for lr in spec.lrs
+                ]
+                first = spec.seeds[0]
+                cells += [
+                    cell for cell in made if cell.seed == first or cell.lr == rates.get(cell.group)
+                ]
+    return sorted(cells, key=lambda cell: (cell.seed != spec.seeds[0], cell.flops))
+
+
+def _cell(
+    folder: Path,
+    task: str,
+    name: str,
+    settings: dict[str, Any],
+    model: dict[str, Any],
+    lr: float,
+    seed: int,
+) -> TaskCell:
+    own = {"lrs": [lr], "seed": seed}
+    recall: RecallConfig = from_dict(RecallConfig, settings | own, f"tasks.{task}.recall")
+    lengths = [each.seq_len for each in tasks_of(recall, recall.train)]
+    config = RunConfig(
+        model_of(recall, model),
+        data=DataConfig(seq_len=round(sum(lengths) / len(lengths))),
+        train=TrainConfig(steps=recall.steps, global_batch_size=recall.batch_size, lr=lr),
+    )
+    cell = TaskCell(
+        seed=seed, config=config, folder=folder, task=task, model_name=name, recall=recall
+    )
+    config.log = LogConfig(run_dir=str(folder / "runs" / cell.name))
+    return cell
+
+
+def learn(path: Path) -> None:
+    """Train the cell of a config file and keep its row; one that is done is left alone."""
+    run: TaskRun = read_record(TaskRun, path)
+    folder = Path(run.folder)
+    if kept_row(folder, path.stem) is not None:
+        return
+    recall = from_dict(RecallConfig, run.recall, "recall")
+    model = from_dict(ModelConfig, run.model, "model")
+    with RunLock(folder / "runs" / path.stem):
+        result = train_recall(run.model_name, recall, model, log=_say)
+        keep_row(folder, path.stem, _row(run, recall, model, result))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _row(run: TaskRun, recall: RecallConfig, model: ModelConfig, result: RecallResult) -> Row:
+    longest = max(score.task.seq_len for score in result.scores)
+    return {
+        "task": run.task,
+        "model": run.model_name,
+        "width": model.d_model,
+        "lr": result.lr,
+        "seed": recall.seed,
+        "parameters": result.parameters,
+        "memory": memory_size(model),
+        "state": result.state.at(longest),
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "checked": result.curve[-1][1],
+        "scores": [
+            {
+                "label": s.task.label,
+                "size": s.task.size,
+                "tokens": s.task.seq_len,
+                "accuracy": s.accuracy.mean,
+                "low": s.accuracy.low,
+                "high": s.accuracy.high,
+                "chance": s.task.guess,
+            }
+            for s in result.scores
+        ],
+        "columns": list(result.scores[0].task.columns),
+        "trained": recall.train,
+        "curve": [[step, round(accuracy, 4)] for step, accuracy in result.curve],
+        "code_version": code_version(),
+    }
+
+
+def main() -> None:
+    """Every config on the command line."""
+    for path in sys.argv[1:]:
+        learn(Path(path))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,144 @@
+"""What a task comparison found, as tables and figures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gam_scale.experiment.cell import Row
+from gam_scale.experiment.spread import Spread
+from gam_scale.report.axes import finish
+from gam_scale.report.figure import Figure, Palette
+from gam_scale.report.lines import Series, line_figure
+from gam_scale.report.numbers import large
+from gam_scale.report.page import Beside, Part
+from gam_scale.report.table import Table
+
+SMALL = (430, 300)
+
+
+def parts(rows: Sequence[Row]) -> list[Part]:
+    """All of them, task by task."""
+    made: list[Part] = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        best = best_rows([row for row in rows if row["task"] == task])
+        made += [
+            accuracies(task, best),
+            Beside([by_state(task, best), by_size(task, best)]),
+            rates(task, [row for row in rows if row["task"] == task]),
+        ]
+    return made
+
+
+Group = tuple[str, int]
+"""Model and width."""
+
+
+def best_rows(rows: Sequence[Row]) -> dict[Group, list[Row]]:
+    """By model and width the seeds of its best learning rate, chosen on texts of their own."""
+    groups: dict[Group, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["width"]), []).append(row)
+    return {group: _at_best_rate(members) for group, members in groups.items()}
+
+
+def _at_best_rate(rows: Sequence[Row]) -> list[Row]:
+    rates = {row["lr"] for row in rows}
+    most = max(sum(r["lr"] == rate for r in rows) for rate in rates)
+    repeated = [rate for rate in rates if sum(r["lr"] == rate for r in rows) == most]
+
+    def merit(rate: float) -> tuple[float, float, float]:
+        members = [r for r in rows if r["lr"] == rate]
+        checked = Spread.of(r["checked"] for r in members).mean
+        tested = Spread.of(score["accuracy"] for r in members for score in r["scores"]).mean
+        return checked, tested, -rate
+
+    chosen = max(repeated, key=merit)
+    return sorted((r for r in rows if r["lr"] == chosen), key=lambda r: r["seed"])
+
+
+def accuracies(task: str, best: dict[Group, list[Row]]) -> Table:
+    """A row a model and width, a column a difficulty."""
+    labels = [score["label"] for score in next(iter(best.values()))[0]["scores"]]
+    table = []
+    for (model, width), rows in best.items():
+        some = rows[0]
+        cells = [
+            Spread.of(r["scores"][i]["accuracy"] for r in rows).text("{:.3f}".format)
+            for i in range(len(labels))
+        ]
+        sizes = [str(width), f"{some['parameters']:,}", f"{some['memory']:,}", f"{some['state']:,}"]
+        table.append([model, *sizes, f"{some['lr']:g}", str(len(rows)), *cells])
+    first = next(iter(best.values()))[0]
+    guess = [f"{score['chance']:.3f}" for score in first["scores"]]
+    table.append(["a guess", "", "", "", "", "", "", *guess])
+    header = ["model", "width", "parameters", "memory", "state", "lr", "seeds", *labels]
+    unit = " in ".join(reversed(first["columns"]))
+    note = (
+        f"Accuracy on held-out texts of so many {unit}, at the best of the learning rates, which "
+        f"was chosen on texts of its own; ± over seeds. Trained on {first['trained']}. Memory: "
+        "numbers that written memories hold; state: all that is held of the longest text."
+    )
+    return Table(f"Task: {task}", header, table, note)
+
+
+def rates(task: str, rows: Sequence[Row]) -> Table:
+    """What each learning rate came to, for the first seed."""
+    first = min(row["seed"] for row in rows)
+    lrs = sorted({row["lr"] for row in rows})
+    found = {(r["model"], r["width"], r["lr"]): r for r in rows if r["seed"] == first}
+    table = [
+        [model, str(width)]
+        + [f"{r['checked']:.3f}" if (r := found.get((model, width, lr))) else "" for lr in lrs]
+        for model, width in dict.fromkeys((r["model"], r["width"]) for r in rows)
+    ]
+    note = "Accuracy on the hardest texts trained on at the end of training, by learning rate."
+    return Table(
+        f"Task: {task}, learning rates", ["model", "width", *map("{:g}".format, lrs)], table, note
+    )
+
+
+def by_state(task: str, best: dict[Group, list[Row]]) -> Figure:
+    """Accuracy on the last difficulty against the numbers that are held."""
+    models = list(dict.fromkeys(model for model, _ in best))
+    label = next(iter(best.values()))[0]["scores"][-1]["label"]
+
+    def draw(axes: Any, palette: Palette, narrow: bool) -> None:
+        for i, model in enumerate(models):
+            points = sorted(
+                (rows[0]["state"], Spread.of(r["scores"][-1]["accuracy"] for r in rows).mean)
+                for (name, _), rows in best.items()
+                if name == model
+            )
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, "o-", lw=1.5, ms=5, mew=0, color=palette.line(i))
+        finish(axes, palette, narrow, "numbers held", "accuracy", large)
+        axes.set_ylim(-0.02, 1.02)
+
+    keys = tuple((i, model) for i, model in enumerate(models))
+    caption = f"accuracy at {label} against all numbers that a model holds of the longest text"
+    return Figure(
+        f"{task}-state", f"{task}: accuracy by state", caption, draw, keys, SMALL, narrow=None
+    )
+
+
+def by_size(task: str, best: dict[Group, list[Row]]) -> Figure:
+    """Accuracy against the size of the texts, of each model at its largest width."""
+    widest: dict[str, tuple[int, list[Row]]] = {}
+    for (model, width), rows in best.items():
+        if width >= widest.get(model, (0, []))[0]:
+            widest[model] = (width, rows)
+    lines = []
+    for i, (model, (_, rows)) in enumerate(widest.items()):
+        longest = {s["size"]: k for k, s in enumerate(rows[0]["scores"])}  # the last of a size
+        x = sorted(longest)
+        y = [Spread.of(r["scores"][longest[n]]["accuracy"] for r in rows).mean for n in x]
+        lines.append(Series(model, x, y, colour=i))
+    unit = next(iter(best.values()))[0]["columns"][-1]
+    return line_figure(
+        f"{task}-size",
+        f"{task}: accuracy by {unit}",
+        f"accuracy on the longest texts of so many {unit}",
+        lines,
+        SMALL,
+        y_range=(-0.02, 1.02),
+        log_x=True,
+    )

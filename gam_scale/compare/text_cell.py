@@ -1,0 +1,138 @@
+"""A cell of a text comparison: one model trained on text, to tune its rate or in full."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gam_scale.compare.kept import keep_row, kept_row, mean_curve
+from gam_scale.compare.solve import Sized
+from gam_scale.config import RunConfig
+from gam_scale.config.rules import check
+from gam_scale.errors import UserError
+from gam_scale.experiment.cell import Cell, Row, changed_setting
+from gam_scale.experiment.code_version import code_version
+from gam_scale.files import write_json
+from gam_scale.run.figures import read_summary
+from gam_scale.run.metrics_file import read_metrics
+from gam_scale.strict import from_dict, read_json, to_dict
+
+Stage = Literal["tune", "full"]
+NEEDED = ("tokens", "val_loss", "val_bits_per_byte", "tokens_per_s")
+"""Of a summary: what the page shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCell(Cell):
+    """One run."""
+
+    model_name: str
+    stage: Stage
+    sized: Sized
+
+    @property
+    def name(self) -> str:
+        """See :attr:`Cell.name`."""
+        return f"{self.model_name}-{self.stage}-lr{self.config.train.lr:g}-s{self.seed}"
+
+    def write_config(self) -> Path:
+        """See :meth:`Cell.write_config`.
+
+        Raises:
+            UserError: the folder has this cell with other settings.
+        """
+        path = self.config_path
+        if path.exists():
+            saved = to_dict(from_dict(RunConfig, read_json(path)))
+            if key := changed_setting(saved, self.config, ("model", "data", "train", "eval")):
+                raise UserError(
+                    f"{path} has another {key} than the comparison has now; expected the same "
+                    "settings, or another --out"
+                )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, to_dict(self.config))
+        return path
+
+    def row(self) -> Row | None:
+        """See :meth:`Cell.row`; kept beside the run, which may then be removed."""
+        found = kept_row(self.folder, self.name)
+        summary = self.run_dir / "summary.json"
+        if found is None and summary.exists():
+            found = self._row(read_summary(summary, NEEDED))
+            keep_row(self.folder, self.name, found)
+        if found is not None:
+            self.write_config()
+        return found
+
+    def _row(self, summary: dict[str, Any]) -> Row:
+        lines = read_metrics(self.run_dir / "metrics.jsonl")
+        learned = [(x["tokens"], x["loss"]) for x in lines if x.get("loss") is not None]
+        checked = [(x["tokens"], x["val_loss"]) for x in lines if x.get("val_loss") is not None]
+        seq_len = self.config.data.seq_len
+        return {
+            "model": self.model_name,
+            "stage": self.stage,
+            "lr": self.config.train.lr,
+            "seed": self.seed,
+            "parameters": self.sized.parameters,
+            "all_parameters": self.model.n_parameters(),
+            "memory": self.sized.memory,
+            "state": self.sized.state.at(seq_len),
+            "ffn_width": self.sized.width,
+            "layers": list(self.config.model.layer_kinds()),
+            "seq_len": seq_len,
+            "tokens": summary["tokens"],
+            "val_loss": summary["val_loss"],
+            "val_bits_per_byte": summary["val_bits_per_byte"],
+            "tokens_per_s": round(summary["tokens_per_s"]),
+            "train_curve": mean_curve(learned),
+            "val_curve": mean_curve(checked),
+            "code_version": code_version(),
+        }
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run is."""
+
+    stage: Stage
+    tokens: float
+    warmup: float
+    """Share of the steps that warm up."""
+
+
+def text_cell(
+    folder: Path,
+    name: str,
+    size: Sized,
+    config: RunConfig,
+    budget: Budget,
+    lr: float,
+    seed: int,
+) -> TextCell:
+    """A run of a model, with what all runs share in ``config``.
+
+    Raises:
+        UserError: settings that do not go together, or a budget of a few steps.
+    """
+    train = replace(config.train, lr=lr, seed=seed)
+    train.steps = round(budget.tokens / (train.global_batch_size * config.data.seq_len))
+    if train.steps < 2:
+        raise UserError(
+            f"{budget.tokens:g} tokens are {train.steps} steps of {train.global_batch_size} "
+            f"sequences; expected more tokens"
+        )
+    train.warmup_steps = max(1, round(budget.warmup * train.steps))
+    train.micro_batch_size = min(train.micro_batch_size, train.global_batch_size)
+    config = replace(config, model=size.config, train=train)
+    cell = TextCell(
+        seed=seed, config=config, folder=folder, model_name=name, stage=budget.stage, sized=size
+    )
+    config.log = replace(config.log, run_dir=str(folder / "runs" / cell.name))
+    check(config)
+    return cell
+
+
+def best(cells: Sequence[tuple[TextCell, Row]]) -> tuple[TextCell, Row]:
+    """Of finished cells that with the lowest validation loss."""
+    return min(cells, key=lambda each: each[1]["val_loss"])

@@ -1,0 +1,233 @@
+"""What a text comparison found, as tables and figures."""
+
+from collections.abc import Sequence
+
+from gam_scale.evaluate.hidden import to_chance
+from gam_scale.evaluate.interval import Interval
+from gam_scale.experiment.cell import Row
+from gam_scale.experiment.spread import Spread
+from gam_scale.report.lines import Series, line_figure
+from gam_scale.report.numbers import large, plus_minus, span
+from gam_scale.report.page import Beside, Part
+from gam_scale.report.table import Table
+
+WIDE, SMALL = (912, 360), (430, 300)
+MODEL_COLUMNS = ["model", "parameters", "memory", "state", "lr", "tokens", "seeds", "loss"]
+
+
+def parts(rows: Sequence[Row], reference: str) -> list[Part]:
+    """All that was trained and measured."""
+    full, made = by_model(rows, "full"), list[Part]()
+    if full:
+        made += [losses(full, reference), learning(full)]
+    if tuned := by_model(rows, "tune"):
+        made.append(rates(tuned))
+    measured = [row for row in rows if "what" in row]
+    for length in sorted({r["length"] for r in measured if r["what"] == "positions"}):
+        found = _at(measured, "positions", length)
+        made += [positions(found, length), positions_figure(found, length)]
+    hidden = [r for r in measured if r["what"] in ("needle", "pairs")]
+    if hidden:
+        made += [retrieval(hidden), retrieval_figures(hidden)]
+    if cleared := [r for r in measured if r["what"] == "context"]:
+        made.append(contexts(cleared))
+    return made
+
+
+def by_model(rows: Sequence[Row], stage: str) -> dict[str, list[Row]]:
+    """Runs of a stage, by model."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.get("stage") == stage:
+            found.setdefault(row["model"], []).append(row)
+    return found
+
+
+def losses(full: dict[str, list[Row]], reference: str) -> Table:
+    """A row a model, the best first."""
+    spreads = {m: Spread.of(r["val_loss"] for r in rows) for m, rows in full.items()}
+    order = sorted(full, key=lambda model: spreads[model].mean)
+    base = reference if reference in full else order[0]
+    table = []
+    for model in order:
+        rows, some = full[model], full[model][0]
+        less = spreads[model].less(spreads[base])
+        sizes = [f"{some['parameters']:,}", f"{some['memory']:,}", f"{some['state']:,}"]
+        trained = [f"{some['lr']:g}", large(some["tokens"]), str(len(rows))]
+        speed = Spread.of(r["tokens_per_s"] for r in rows).text("{:,.0f}".format)
+        bits = Spread.of(r["val_bits_per_byte"] for r in rows).text("{:.4f}".format)
+        table.append(
+            [model, *sizes, *trained, spreads[model].text("{:.4f}".format)]
+            + ["" if model == base else plus_minus(*less, "{:+.4f}".format), bits, speed]
+        )
+    header = [*MODEL_COLUMNS, f"less {base}", "bits/byte", "tokens/s"]
+    return Table("Models", header, table, _note(full))
+
+
+def _note(full: dict[str, list[Row]]) -> str:
+    counts = [rows[0]["parameters"] for rows in full.values()]
+    return (
+        "Validation loss in nats per token at the end of full runs, each at its best learning "
+        "rate; ± is the standard deviation over seeds, of a difference its standard error. "
+        "Parameters beside embeddings and head, within "
+        f"{max(counts) / min(counts) - 1:.1%} of each other; memory: numbers that written memories "
+        "hold; state: all that is held of a text of the training's length."
+    )
+
+
+def rates(tuned: dict[str, list[Row]]) -> Table:
+    """Loss by learning rate, on the short budget."""
+    lrs = sorted({row["lr"] for rows in tuned.values() for row in rows})
+    table = []
+    for model, rows in tuned.items():
+        found = {row["lr"]: row["val_loss"] for row in rows}
+        best = min(found, key=lambda lr: found[lr])
+        at_edge = best in (lrs[0], lrs[-1]) and len(found) == len(lrs)
+        cells = [f"{found[lr]:.4f}" if lr in found else "" for lr in lrs]
+        table.append([model, *cells, f"{best:g}" + (" (edge)" if at_edge else "")])
+    tokens = next(iter(tuned.values()))[0]["tokens"]
+    note = f"Validation loss after {large(tokens)} tokens; a best rate at the edge may not be one."
+    return Table("Learning rates", ["model", *map("{:g}".format, lrs), "best"], table, note)
+
+
+def learning(full: dict[str, list[Row]]) -> Part:
+    """Validation loss over training, of the first seed."""
+    lines = []
+    for i, (model, rows) in enumerate(full.items()):
+        curve = min(rows, key=lambda r: r["seed"])["val_curve"] or [[0.0, 0.0]]
+        x, y = zip(*curve, strict=True)
+        lines.append(Series(model, [tokens / 1e6 for tokens in x], y, colour=i, smooth=False))
+    caption = "validation loss in nats per token against millions of tokens, first seed"
+    return line_figure("learning", "While training", caption, lines, WIDE, narrow_size=SMALL)
+
+
+def _at(rows: Sequence[Row], what: str, length: int) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["what"] == what and row["length"] == length:
+            found.setdefault(row["model"], []).append(row)
+    return found
+
+
+def positions(found: dict[str, list[Row]], length: int) -> Table:
+    """Loss by tokens of context, a column a model."""
+    spans = [(b[0], b[1]) for b in max((rows[0]["bins"] for rows in found.values()), key=len)]
+    table = []
+    for k, ends in enumerate(spans):
+        cells = [
+            Spread.of(r["bins"][k][2] for r in rows).text("{:.4f}".format)
+            for rows in found.values()
+        ]
+        table.append([span(*ends), *cells])
+    whole = [Spread.of(r["loss"] for r in rows).text("{:.4f}".format) for rows in found.values()]
+    table.append(["all", *whole])
+    note = "Nats per token; ± over seeds. The 95% intervals over texts are in results.jsonl."
+    title = f"Loss by position, {length:,} tokens"
+    return Table(title, ["tokens of context", *found], table, note)
+
+
+def positions_figure(found: dict[str, list[Row]], length: int) -> Part:
+    """The same as lines."""
+    lines = []
+    for i, (model, rows) in enumerate(found.items()):
+        bins = rows[0]["bins"]
+        x = [(b[0] * b[1]) ** 0.5 for b in bins]
+        y = [Spread.of(r["bins"][k][2] for r in rows).mean for k in range(len(bins))]
+        lines.append(Series(model, x, y, colour=i))
+    return line_figure(
+        f"positions-{length}",
+        f"Loss by position, {length:,} tokens",
+        "nats per token against tokens of context",
+        lines,
+        WIDE,
+        narrow_size=SMALL,
+        log_x=True,
+    )
+
+
+Retrieved = dict[tuple[str, str], dict[int, tuple[Interval, float]]]
+"""By model and task, by length: accuracy and chance."""
+
+
+def _retrieved(rows: Sequence[Row]) -> Retrieved:
+    found: Retrieved = {}
+    for row in rows:
+        if row["what"] == "needle":
+            accuracy = Interval(row["accuracy"], row["low"], row["high"])
+            at = found.setdefault((row["model"], "needle"), {})
+            at.setdefault(row["length"], (accuracy, row["chance"]))
+        else:
+            for pairs, mean, low, high, *_ in row["cells"]:
+                at = found.setdefault((row["model"], f"1 of {pairs} pairs"), {})
+                at.setdefault(row["length"], (Interval(mean, low, high), 1.0 / pairs))
+    return found
+
+
+def retrieval(rows: Sequence[Row]) -> Table:
+    """Needles and pairs by length, and where each falls to chance."""
+    found = _retrieved(rows)
+    lengths = sorted({length for at in found.values() for length in at})
+    table = []
+    for (model, task), at in found.items():
+        chance = next(iter(at.values()))[1]
+        fallen = to_chance([(length, accuracy) for length, (accuracy, _) in at.items()], chance)
+        cells = [
+            f"{a.mean:.2f} [{a.low:.2f}, {a.high:.2f}]" if (a := at.get(n, (None,))[0]) else ""
+            for n in lengths
+        ]
+        end = f"{fallen:,}" if fallen else f"over {max(at):,}"
+        table.append([model, task, *cells, f"{chance:.3f}", end])
+    note = (
+        "Share found by tokens of context, over all depths, first seed, with Wilson's 95% "
+        "interval; at chance from: the length from which on no interval lies above chance."
+    )
+    header = ["model", "hidden", *(f"{n:,}" for n in lengths), "chance", "at chance from"]
+    return Table("Needles and pairs", header, table, note)
+
+
+def retrieval_figures(rows: Sequence[Row]) -> Part:
+    """Accuracy by length, a figure a task."""
+    found = _retrieved(rows)
+    models = list(dict.fromkeys(model for model, _ in found))
+    figures = []
+    for k, task in enumerate(dict.fromkeys(task for _, task in found)):
+        lines, chance = [], 0.0
+        for i, model in enumerate(models):
+            at = found.get((model, task), {})
+            lengths = sorted(at)
+            chance = at[lengths[0]][1] if lengths else chance
+            values = [at[n][0] for n in lengths]
+            y, low, high = ([getattr(v, end) for v in values] for end in ("mean", "low", "high"))
+            lines.append(Series(model, lengths, y, low, high, colour=i))
+        caption = "share found by tokens of context, 95% band; dotted: chance"
+        title = f"Retrieval: {task}"
+        figures.append(
+            line_figure(
+                f"retrieval-{k}",
+                title,
+                caption,
+                lines,
+                SMALL,
+                y_range=(-0.02, 1.02),
+                log_x=True,
+                marks=[chance],
+            )
+        )
+    return Beside(figures)
+
+
+def contexts(rows: Sequence[Row]) -> Table:
+    """Effective context by clearing the memory."""
+    table = [[r["model"], f"{r['length']:,}", *(_or_more(r[key], r) for key in FROM)] for r in rows]
+    note = (
+        "The fewest tokens of memory that cost no more than 0.01 nats against all of it, and the "
+        "fewest that surely (95%) do not."
+    )
+    return Table("Effective context", ["model", "tokens", "context", "surely"], table, note)
+
+
+FROM = ("context", "sure_context")
+
+
+def _or_more(value: int | None, row: Row) -> str:
+    return f"{value:,}" if value is not None else f"over {row['cleared'][-1][0]:,}"

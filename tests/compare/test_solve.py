@@ -1,0 +1,70 @@
+"""Models brought to one size: parameters to 1%, memories exactly, and what cannot be made equal."""
+
+import pytest
+
+from gam_scale.compare.solve import parameters_of, sized
+from gam_scale.compare.spec import ModelEntry, SizeSpec
+from gam_scale.errors import UserError
+from gam_scale.evaluate.state_size import memory_size
+from gam_scale.model.lm import outline
+
+SHARED = {"vocab_size": 99, "d_model": 64, "n_layers": 2, "position": "none", "ffn": "swiglu"}
+SIZE = SizeSpec(parameters=120_000, state=2 * 64 * 16)
+MODELS = {
+    "delta": ModelEntry({"layers": [{"kind": "delta"}]}, {"delta.n_heads": [1, 2, 4, 8]}),
+    "gdn": ModelEntry(
+        {"layers": [{"kind": "gdn", "expand_v": 2}]}, {"gdn.n_heads": [2, 4], "gdn.head_dim": [16]}
+    ),
+    "attention": ModelEntry({"layers": ["attention"], "position": "rotary"}, state="own"),
+    "static": ModelEntry({"layers": ["static"], "gam": {"n_slots": 9}}, state="own"),
+    "mixed": ModelEntry({"layers": [{"kind": "delta", "n_heads": 2}, "attention"]}, state="own"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_and_memories_are_equal(name):
+    found = sized(name, MODELS[name], SHARED, SIZE)
+    model = outline(found.config)
+    assert found.parameters == parameters_of(model)
+    assert found.parameters == sum(
+        p.numel() for n, p in model.named_parameters() if not n.startswith("embedding")
+    )
+    assert abs(found.parameters / SIZE.parameters - 1) <= 0.01
+    assert {layer.ffn.width for layer in found.config.stack()} == {found.width}
+    if MODELS[name].state == "equal":
+        assert found.memory == memory_size(found.config) == SIZE.state
+        assert found.state.at(100) > found.memory  # convolutions hold something too
+
+
+def test_learned_positions_and_a_head_of_its_own_do_not_count():
+    settings = SHARED | {"position": "learned", "tied_head": False, "layers": ["static"]}
+    plain = sized("a", ModelEntry(state="own"), SHARED | {"layers": ["static"]}, SizeSpec())
+    more = sized("b", ModelEntry(state="own"), settings, SizeSpec())
+    assert more.parameters == plain.parameters and more.width == plain.width == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "size", "message"),
+    [
+        (ModelEntry({"layers": ["scan"]}), SIZE, "a holds 128 numbers at best and size.state is"),
+        (MODELS["delta"], SizeSpec(parameters=10_000), "has .* parameters with feed-forward"),
+        (
+            ModelEntry({"layers": ["delta"]}, {"delta.n_heads": [2]}),
+            SIZE,
+            "fit has delta.n_heads, but model.layers has no object of the kind delta",
+        ),
+        (
+            ModelEntry({"layers": [{"kind": "delta"}]}, {"delta.n_heads": [5, 7]}),
+            SIZE,
+            "models.a: .*n_heads is 7, which does not divide",
+        ),
+        (
+            ModelEntry({"layers": [{"kind": "static", "ffn": "none"}]}, state="own"),
+            SIZE,
+            "no layer whose feed-forward network is model.ffn",
+        ),
+    ],
+)
+def test_what_cannot_be_made_equal(entry, size, message):
+    with pytest.raises(UserError, match=message):
+        sized("a", entry, SHARED, size)

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Models compared: python tools/compare.py plan|run|status|page --spec FILE --out DIR
+
+plan prints every model's size and what there is to train; run trains and measures what is missing,
+learning rates first, and goes on where it was killed; status says what is done; page writes
+report.html, report.md, pictures and results.jsonl into DIR/page or --to. The page alone can be made
+again from such a results.jsonl (--results).
+"""
+
+import argparse
+from pathlib import Path
+
+from gam_scale import cli
+from gam_scale.compare.comparison import Comparison, models_of
+from gam_scale.compare.page import read_rows, write_page
+from gam_scale.compare.spec import TaskSpec, TextSpec, read_spec
+from gam_scale.errors import UserError
+from gam_scale.experiment.grid import Grid
+from gam_scale.experiment.training import train
+from gam_scale.report.numbers import hours, scientific
+from gam_scale.report.table import Table
+
+
+def main() -> int:
+    """Parse, do the one thing."""
+    args = parse()
+    spec = read_spec(args.spec, args.data)
+    if args.action == "page" and args.results:
+        return page(args, spec, read_rows(args.results))
+    if args.out is None:
+        raise UserError("--out is missing; expected the folder of the results")
+    comparison = Comparison(spec, args.out, args.start)
+    if args.action == "plan":
+        plan(comparison, args)
+    elif args.action == "run":
+        return run(comparison, args)
+    elif args.action == "status":
+        status(comparison)
+    else:
+        return page(args, spec, comparison.rows())
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("action", choices=["plan", "run", "status", "page"])
+    add("--spec", type=Path, required=True, metavar="FILE", help="see configs/compare/")
+    add("--out", type=Path, metavar="DIR", help="of results, configs and runs")
+    add("--data", default="", metavar="DIR", help="prepared set, instead of the file's")
+    add("--start", type=Path, metavar="DIR", help="the --out whose models the file's start names")
+    add("--side-by-side", type=cli.count(), default=1, metavar="N", help="processes at a time (1)")
+    add("--only", default="", metavar="TEXT", help="cells whose name contains this")
+    add("--gflops", type=cli.number(above=0), default=50.0,
+        help="GFLOP/s that a process reaches, for the predicted time (50)")  # fmt: skip
+    add("--to", type=Path, metavar="DIR", help="of the page (--out/page)")
+    add("--results", type=Path, metavar="FILE", help="results.jsonl of an earlier page")
+    return parser.parse_args()
+
+
+def plan(comparison: Comparison, args: argparse.Namespace) -> None:
+    """Sizes, and what is to be trained now; later stages follow from its results."""
+    spec = comparison.spec
+    if isinstance(spec, TextSpec):
+        rows = [
+            [name, f"{m.parameters:,}", f"{m.memory:,}", str(m.state), str(m.width or "")]
+            for name, m in models_of(spec, comparison.start).items()
+        ]
+        header = ["model", "parameters", "memory", "state, numbers", "ffn width"]
+        counts = [m.parameters for m in models_of(spec, comparison.start).values()]
+        note = (
+            "Parameters beside embeddings and head, within "
+            f"{max(counts) / min(counts) - 1:.2%} of each other."
+        )
+        print(Table("", header, rows, note))
+    missing = [job[0] for job in comparison.missing().jobs if args.only in job[0].name]
+    for cell in missing:
+        print(f"{cell.name:<48} {scientific(cell.flops)} FLOPs")
+    print(f"{len(missing)} cells are known and missing, {_cost(missing, args)}")
+
+
+def run(comparison: Comparison, args: argparse.Namespace) -> int:
+    """Train and measure until nothing is missing; stages follow one another."""
+    while True:
+        missing = Grid([job for job in comparison.missing().jobs if args.only in job[0].name])
+        if not missing:
+            print("everything is done")
+            return 0
+        cells = [job[0] for job in missing.jobs]
+        print(f"{len(cells)} cells, {_cost(cells, args)}", flush=True)
+        if train(missing, args.side_by_side):
+            return 1
+
+
+def status(comparison: Comparison) -> None:
+    """Which cells are done, begun or missing, of those that are known."""
+    cells = comparison.cells()
+    print(Table("", ["cell", "state"], [[cell.name, cell.state()] for cell in cells]))
+    done = sum(cell.row() is not None for cell in cells)
+    print(f"{done} of {len(cells)} known cells are done; later stages follow from them")
+
+
+def page(args: argparse.Namespace, spec: TaskSpec | TextSpec, rows: list) -> int:
+    """Write the page."""
+    to = args.to or (args.out / "page" if args.out else None)
+    if to is None:
+        raise UserError("--to is missing; expected the folder of the page")
+    if not rows:
+        print("nothing is done yet, so there is no page")
+        return 1
+    written = write_page(spec, rows, to)
+    print(f"page: {written[0]}")
+    return 0
+
+
+def _cost(cells: list, args: argparse.Namespace) -> str:
+    flops = sum(cell.flops for cell in cells)
+    took = hours(flops / (args.gflops * 1e9) / 3600)
+    return f"{scientific(flops)} FLOPs: {took} hours of one process at {args.gflops:g} GFLOP/s"
+
+
+if __name__ == "__main__":
+    cli.run(main)
