@@ -71,6 +71,11 @@ class MeasureCell(Cell):
         """See :attr:`Cell.run_dir`: for its lock alone."""
         return self.folder / "measured" / self.name
 
+    @property
+    def flops(self) -> float:
+        """Not counted: a plan is of what is trained."""
+        return 0.0
+
     def write_config(self) -> Path:
         """See :meth:`Cell.write_config`."""
         run = MeasureRun(

@@ -5,7 +5,7 @@ from typing import Any
 
 from gam_scale.experiment.cell import Row
 from gam_scale.experiment.spread import Spread
-from gam_scale.report.axes import finish
+from gam_scale.report.axes import finish, label
 from gam_scale.report.figure import Figure, Palette
 from gam_scale.report.lines import Series, line_figure
 from gam_scale.report.numbers import large
@@ -99,7 +99,7 @@ def rates(task: str, rows: Sequence[Row]) -> Table:
 def by_state(task: str, best: dict[Group, list[Row]]) -> Figure:
     """Accuracy on the last difficulty against the numbers that are held."""
     models = list(dict.fromkeys(model for model, _ in best))
-    label = next(iter(best.values()))[0]["scores"][-1]["label"]
+    hardest = next(iter(best.values()))[0]["scores"][-1]["label"]
 
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for i, model in enumerate(models):
@@ -110,13 +110,13 @@ def by_state(task: str, best: dict[Group, list[Row]]) -> Figure:
             )
             x, y = zip(*points, strict=True)
             axes.plot(x, y, "o-", lw=1.5, ms=5, mew=0, color=palette.line(i))
+            label(axes, palette, x[-1], y[-1], model)  # there may be more models than colours
         finish(axes, palette, narrow, "numbers held", "accuracy", large)
         axes.set_ylim(-0.02, 1.02)
 
-    keys = tuple((i, model) for i, model in enumerate(models))
-    caption = f"accuracy at {label} against all numbers that a model holds of the longest text"
+    caption = f"accuracy at {hardest} against all numbers that a model holds of the longest text"
     return Figure(
-        f"{task}-state", f"{task}: accuracy by state", caption, draw, keys, SMALL, narrow=None
+        f"{task}-state", f"{task}: accuracy by state", caption, draw, size=SMALL, narrow=None
     )
 
 

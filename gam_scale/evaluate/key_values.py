@@ -141,9 +141,11 @@ def _row(
 
 def _cell(scores: np.ndarray, length: int, pairs: int) -> PairsCell:
     """Of log-probabilities (trials, candidates): the right value, the text's others, the rest."""
-    best, asked = scores.argmax(1), np.ones(len(scores))
-    # A tie is not knowledge: equal to the right one is not below it.
-    right = (scores[:, 1:pairs] < scores[:, :1]).all(axis=1)
+    inside, outside = scores[:, :pairs], scores[:, pairs:]
+    # A tie is not knowledge: what is equal to the right one is not below it.
+    right = (inside[:, 1:] < inside[:, :1]).all(axis=1)
+    best = inside.max(axis=1) > outside.max(axis=1, initial=-np.inf)
+    asked = np.ones(len(scores))
     accuracy = proportion(np.asarray(right, np.float64), asked)
-    copied = proportion(np.asarray(best < pairs, np.float64), asked)
+    copied = proportion(np.asarray(best, np.float64), asked)
     return PairsCell(length, pairs, accuracy, copied, len(scores))

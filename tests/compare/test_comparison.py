@@ -1,19 +1,19 @@
-"""Whole comparisons at toy size: stages, a kill, results that are kept, pages from rows alone."""
+"""Whole comparisons at toy size: stages, results that are kept, pages from rows alone."""
 
 import json
-import os
 import runpy
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from gam_scale.compare.comparison import Comparison
-from gam_scale.compare.spec import read_spec
+from gam_scale.compare.measure_cell import measure
+from gam_scale.compare.solve import sized
+from gam_scale.compare.spec import TaskSpec, read_spec
+from gam_scale.compare.task_cell import learn
 from gam_scale.errors import UserError
+from gam_scale.train.in_turn import train_in_turn
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = {
@@ -24,7 +24,7 @@ TASK = {
         "bits": {"recall": {"task": "parity", "vocab_size": 2, "train": [[4]], "test": [[4], [8]],
                             "steps": 3, "check_every": 3, "test_texts": 10}, "models": ["scan"]},
     },
-    "model": {"n_layers": 1, "position": "none", "dropout": 0.0},
+    "model": {"d_model": 16, "n_layers": 1, "position": "none", "dropout": 0.0},
     "models": {"scan": {"layers": ["scan"]},
                "delta": {"layers": [{"kind": "delta", "n_heads": 2}]}},
     "lrs": [1e-3, 1e-2],
@@ -76,10 +76,28 @@ def written(tmp_path: Path, values: dict) -> Path:
     return path
 
 
+def train_here(comparison: Comparison, most: int = 99) -> int:
+    """Train what is missing in this process, at most so many cells; how many there were."""
+    done = 0
+    trainers = {
+        "gam_scale.train.in_turn": lambda path: train_in_turn([str(path)]),
+        "gam_scale.compare.task_cell": learn,
+        "gam_scale.compare.measure_cell": measure,
+    }
+    while (missing := comparison.missing()) and done < most:
+        for (cell,) in missing.jobs[: most - done]:
+            assert cell.state() == "absent"
+            trainers[cell.trainer](cell.write_config())
+            assert cell.row() is not None and cell.state() == "finished"
+            done += 1
+    return done
+
+
 def test_tasks_are_learned_at_every_rate_and_by_further_seeds_at_the_best(run_tool, tmp_path):
     spec, out = written(tmp_path, TASK), tmp_path / "out"
-    assert run_tool("run", "--spec", spec, "--out", out, "--side-by-side", 2) == 0
-    rows = Comparison(read_spec(spec), out).rows()
+    comparison = Comparison(read_spec(spec), out)
+    assert train_here(comparison, most=4) == 4 and train_here(comparison) == 5 * 3 - 4
+    rows = comparison.rows()
     groups = {(r["task"], r["model"], r["width"]) for r in rows}
     assert len(groups) == 5 and len(rows) == 5 * 3
     for group in groups:
@@ -88,39 +106,34 @@ def test_tasks_are_learned_at_every_rate_and_by_further_seeds_at_the_best(run_to
         (again,) = (r for r in mine if r["seed"] == 1)
         assert len(first) == 2 and first[again["lr"]] == max(first.values())
     delta = next(r for r in rows if r["model"] == "delta" and r["width"] == 32)
-    assert delta["memory"] == 32 * 16 and [s["label"] for s in delta["scores"]] == [
-        "2 in 8",
-        "2 in 16",
-    ]
-    made = {p: p.stat().st_mtime_ns for p in (out / "results").iterdir()}
-    assert run_tool("run", "--spec", spec, "--out", out) == 0
-    assert made == {p: p.stat().st_mtime_ns for p in (out / "results").iterdir()}
+    assert delta["memory"] == 32 * 16
+    assert [s["label"] for s in delta["scores"]] == ["2 in 8", "2 in 16"]
+    assert run_tool("run", "--spec", spec, "--out", out) == 0  # there is nothing left
     assert run_tool("page", "--spec", spec, "--out", out) == 0
     page = (out / "page" / "report.md").read_text()
-    assert (
-        "## Task: pairs" in page
-        and "2 in 16" in page
-        and (out / "page" / "pairs-state.png").exists()
-    )
+    assert "## Task: pairs" in page and "2 in 16" in page
+    assert (out / "page" / "pairs-state.png").exists()
     other = TASK | {"model": TASK["model"] | {"dropout": 0.5}}
     with pytest.raises(UserError, match="has another model than the comparison has now"):
         Comparison(read_spec(written(tmp_path, other)), out).rows()
 
 
-def test_text_is_tuned_then_trained_then_measured_whatever_kills_it(
-    run_tool, tmp_path, prepared_set
-):
+def test_a_command_trains_in_processes_of_its_own(run_tool, tmp_path, capfd):
+    small = {**TASK, "tasks": {"bits": TASK["tasks"]["bits"]}, "lrs": [1e-2], "seeds": [0]}
+    asked = ["--spec", written(tmp_path, small), "--out", tmp_path / "out"]
+    assert run_tool("plan", *asked) == 0
+    assert "1 cells are known and missing" in capfd.readouterr().out
+    assert run_tool("run", *asked, "--side-by-side", 2) == 0
+    said = capfd.readouterr().out
+    assert "[1/1] bits-scan-d16-lr0.01-s0" in said and "everything is done" in said
+    assert run_tool("status", *asked) == 0 and "finished" in capfd.readouterr().out
+
+
+def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_set):
     spec, out = written(tmp_path, TEXT | {"data": str(prepared_set)}), tmp_path / "out"
-    asked = ["run", "--spec", str(spec), "--out", str(out)]
-    command = [sys.executable, str(ROOT / "tools" / "compare.py"), *asked]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    killed = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    while not list((out / "results").glob("*.json")) and killed.poll() is None:
-        time.sleep(0.1)  # into the second run
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert run_tool(*asked, "--side-by-side", 2) == 0
-    rows = Comparison(read_spec(spec), out).rows()
+    comparison = Comparison(read_spec(spec), out)
+    assert train_here(comparison) == 4 + 2 + 1 + 3
+    rows = comparison.rows()
     tuned = [r for r in rows if r.get("stage") == "tune"]
     full = [r for r in rows if r.get("stage") == "full"]
     assert len(tuned) == 4 and len(full) == 3
@@ -134,20 +147,22 @@ def test_text_is_tuned_then_trained_then_measured_whatever_kills_it(
     places = [r for r in rows if r.get("what") == "positions"]
     assert len(places) == 3 and all(sum(b[-1] for b in r["bins"]) == r["tokens"] for r in places)
     assert run_tool("page", "--spec", spec, "--out", out) == 0
-    page, again = out / "page" / "report.md", tmp_path / "again"
-    results = out / "page" / "results.jsonl"
-    assert run_tool("page", "--spec", spec, "--results", results, "--to", again) == 0
-    assert (again / "report.md").read_text() == page.read_text()
-    assert "Loss by position, 32 tokens" in page.read_text()
+    results, to = out / "page" / "results.jsonl", tmp_path / "again"
+    assert run_tool("page", "--spec", spec, "--results", results, "--to", to) == 0
+    page = (out / "page" / "report.md").read_text()
+    assert (to / "report.md").read_text() == page and "Loss by position, 32 tokens" in page
 
-    longer = {k: TEXT[k] for k in ("kind", "tokens")} | {
-        "data": str(prepared_set), "start": ["delta"], "lrs": [1e-3],
-        "set": TEXT["set"] | {"model": {}, "data": {"seq_len": 96}}, "measure": {"context": 48},
+    longer = {
+        "kind": "text", "tokens": 400, "data": str(prepared_set), "start": ["delta"],
+        "lrs": [1e-3], "set": TEXT["set"] | {"model": {}, "data": {"seq_len": 96}},
+        "measure": {"context": 48},
     }  # fmt: skip
-    asked = ["run", "--spec", written(tmp_path, longer), "--out", tmp_path / "long"]
-    assert run_tool(*asked) == 2  # nothing to go on from
-    assert run_tool(*asked, "--start", out) == 0
-    found = Comparison(read_spec(tmp_path / "spec.json"), tmp_path / "long", out).rows()
+    spec = read_spec(written(tmp_path, longer))
+    with pytest.raises(UserError, match="expected --start DIR"):
+        Comparison(spec, tmp_path / "long").cells()
+    comparison = Comparison(spec, tmp_path / "long", out)
+    assert train_here(comparison) == 2
+    found = comparison.rows()
     assert [r.get("what", r.get("stage")) for r in found] == ["full", "context"]
     assert found[0]["seq_len"] == 96 and found[0]["parameters"] == full[0]["parameters"]
 
@@ -171,6 +186,15 @@ def test_what_a_file_cannot_say(tmp_path, values, message):
         read_spec(written(tmp_path, values))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "compare").glob("*.json")), ids=str)
-def test_shipped_files_can_be_read(path):
-    read_spec(path)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "compare").glob("*.json")), ids=lambda path: path.name
+)
+def test_shipped_files_make_models_of_one_size(path, tmp_path):
+    spec = read_spec(path)
+    if isinstance(spec, TaskSpec):
+        cells = Comparison(spec, tmp_path).cells()
+        assert {cell.model_name for cell in cells} == set(spec.models)
+        return
+    shared = {"vocab_size": 4096, **spec.set.get("model", {})}
+    sizes = [sized(name, entry, shared, spec.size) for name, entry in spec.models.items()]
+    assert all(abs(s.parameters / spec.size.parameters - 1) <= 0.01 for s in sizes)
