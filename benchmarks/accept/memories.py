@@ -1,9 +1,9 @@
 """Check 1: every memory's outputs, final states and gradients against float64, on this device.
 
-The memories of gam blocks are compared with the recurrence, one token at a time, that their tests
-use; Mamba's scan with itself in float64 on the CPU, where the same tests hold it to a recurrence.
-Rows are packed with documents: one starts in the middle of a chunk, one at its edge, one is a
-single token, and the second row goes on from a state.
+The memories of gam blocks, and Mamba-2's, are compared with the recurrence, one token at a time,
+that their tests use; Mamba's scan with itself in float64 on the CPU, where the same tests hold it
+to a recurrence. Rows are packed with documents: one starts in the middle of a chunk, one at its
+edge, one is a single token, and the second row goes on from a state.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from benchmarks.accept.record import Check
 from gam_scale.model.layout import Layout
 from gam_scale.model.memory.delta_rule import delta_memory
 from gam_scale.model.memory.pairs import MIN_LOG_DECAY
+from gam_scale.model.mixers.mamba2 import ssd
 from gam_scale.model.mixers.phase import phase_memory
 from gam_scale.model.mixers.scan import scan_memory
 from gam_scale.model.mixers.slot import slot_memory
@@ -62,6 +63,17 @@ def inputs(kind: str, length: int, width: int) -> list[Tensor]:
     if kind == "scan":
         decay = decays(ROWS, length, width, lowest=-30.0)
         return [normal(ROWS, length, width), decay, normal(ROWS, width)]
+    if kind == "mamba2":
+        dt = F.softplus(normal(*heads[:3]) - 3)
+        B, C = (normal(ROWS, length, 1, width) for _ in range(2))
+        return [
+            normal(*heads),
+            dt,
+            -torch.exp(normal(HEADS)),
+            B,
+            C,
+            normal(ROWS, *heads[2:], width),
+        ]
     states = 16
     x, dt = normal(ROWS, length, width), F.softplus(normal(ROWS, length, width) - 3)
     A = -torch.exp(normal(width, states))
@@ -98,6 +110,7 @@ FUNCTIONS: dict[str, Function] = {
     "phase": phase_memory,
     "scan": scan_memory,
     "mamba": mamba,
+    "mamba2": ssd,
 }
 
 

@@ -35,11 +35,13 @@ KINDS = [
     "scan",
     "attention",
     "mamba",
+    "mamba2",
 ]  # in this order, of one model
 KEPT = {
     "static": set(),
     "attention": set(),
     "mamba": {"mixer.A_log", "mixer.D", "mixer.dt_proj.weight", "mixer.dt_proj.bias"},
+    "mamba2": {"mixer.A_log", "mixer.D", "mixer.dt_bias"},
     "delta": {"memory.beta.weight", "memory.beta.bias"},
 }
 GATE = {"memory.gate.log_rate", "memory.gate.strength.weight", "memory.gate.strength.bias"}
