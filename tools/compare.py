@@ -4,17 +4,19 @@
 plan prints every model's size and what there is to train; run trains and measures what is missing,
 learning rates first, and goes on where it was killed; status says what is done; page writes
 report.html, report.md, pictures and results.jsonl into DIR/page or --to. The page alone can be made
-again from such a results.jsonl (--results).
+again from such a results.jsonl (--results). Where --to has a results.jsonl, its cells count as
+done, and run adds to it whenever a cell is done: what to keep where a machine may be lost.
 """
 
 import argparse
 from pathlib import Path
 
 from gam_scale import cli
-from gam_scale.compare.comparison import Comparison, models_of
-from gam_scale.compare.page import read_rows, write_page
+from gam_scale.compare.comparison import Comparison
+from gam_scale.compare.page import RESULTS, read_rows, write_page, write_rows
 from gam_scale.compare.spec import TaskSpec, TextSpec, read_spec
 from gam_scale.errors import UserError
+from gam_scale.experiment.cell import Cell
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.training import train
 from gam_scale.report.numbers import hours, scientific
@@ -30,6 +32,8 @@ def main() -> int:
     if args.out is None:
         raise UserError("--out is missing; expected the folder of the results")
     comparison = Comparison(spec, args.out, args.start)
+    if args.to and (args.to / RESULTS).exists():
+        comparison.restore(read_rows(args.to / RESULTS))
     if args.action == "plan":
         plan(comparison, args)
     elif args.action == "run":
@@ -54,7 +58,8 @@ def parse() -> argparse.Namespace:
     add("--only", default="", metavar="TEXT", help="cells whose name contains this")
     add("--gflops", type=cli.number(above=0), default=50.0,
         help="GFLOP/s that a process reaches, for the predicted time (50)")  # fmt: skip
-    add("--to", type=Path, metavar="DIR", help="of the page (--out/page)")
+    add("--to", type=Path, metavar="DIR",
+        help="of the page (--out/page); run keeps results.jsonl there")  # fmt: skip
     add("--results", type=Path, metavar="FILE", help="results.jsonl of an earlier page")
     return parser.parse_args()
 
@@ -65,10 +70,10 @@ def plan(comparison: Comparison, args: argparse.Namespace) -> None:
     if isinstance(spec, TextSpec):
         rows = [
             [name, f"{m.parameters:,}", f"{m.memory:,}", str(m.state), str(m.width or "")]
-            for name, m in models_of(spec, comparison.start).items()
+            for name, (m, _) in comparison.models.items()
         ]
         header = ["model", "parameters", "memory", "state, numbers", "ffn width"]
-        counts = [m.parameters for m in models_of(spec, comparison.start).values()]
+        counts = [m.parameters for m, _ in comparison.models.values()]
         note = (
             "Parameters beside embeddings and head, within "
             f"{max(counts) / min(counts) - 1:.2%} of each other."
@@ -81,16 +86,20 @@ def plan(comparison: Comparison, args: argparse.Namespace) -> None:
 
 
 def run(comparison: Comparison, args: argparse.Namespace) -> int:
-    """Train and measure until nothing is missing; stages follow one another."""
-    while True:
-        missing = Grid([job for job in comparison.missing().jobs if args.only in job[0].name])
-        if not missing:
-            print("everything is done")
-            return 0
-        cells = [job[0] for job in missing.jobs]
-        print(f"{len(cells)} cells, {_cost(cells, args)}", flush=True)
-        if train(missing, args.side_by_side):
-            return 1
+    """Train and measure until nothing is missing; what follows from a result is begun at once."""
+
+    def missing() -> Grid[Cell]:
+        if args.to:
+            write_rows(comparison.rows(), args.to)
+        return Grid([job for job in comparison.missing().jobs if args.only in job[0].name])
+
+    first = missing()
+    cells = [job[0] for job in first.jobs]
+    print(f"{len(cells)} cells, {_cost(cells, args)}", flush=True)
+    if train(first, args.side_by_side, missing):
+        return 1
+    print("everything is done")
+    return 0
 
 
 def status(comparison: Comparison) -> None:

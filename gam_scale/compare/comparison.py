@@ -1,25 +1,28 @@
 """The cells of a comparison that can be trained now: what comes later waits for earlier results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gam_scale.compare.kept import kept_row
-from gam_scale.compare.measure_cell import measure_cells
-from gam_scale.compare.solve import Sized, parameters_of, sized
+from gam_scale.compare.kept import restore
+from gam_scale.compare.measure_cell import MeasureCell, measure_cells
+from gam_scale.compare.rates import beyond
+from gam_scale.compare.solve import Sized, sized
 from gam_scale.compare.spec import Spec, TaskSpec, TextSpec
-from gam_scale.compare.task_cell import TaskCell, task_cells
+from gam_scale.compare.started import started
+from gam_scale.compare.task_cell import Group, TaskCell, task_cells
 from gam_scale.compare.text_cell import Budget, TextCell, best, text_cell
 from gam_scale.config import RunConfig
 from gam_scale.data.manifest import read_manifest
-from gam_scale.errors import UserError
-from gam_scale.evaluate.state_size import memory_size, state_size
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.grid import Grid
-from gam_scale.model.lm import outline
-from gam_scale.strict import from_dict, read_json, to_dict
+from gam_scale.strict import from_dict
+
+SURE = 0.99
+"""Accuracy at which a task is learned, and no further rate is tried."""
 
 
 @dataclass(frozen=True)
@@ -32,88 +35,139 @@ class Comparison:
     """Folder of the comparison whose models are gone on from."""
 
     def cells(self) -> list[Cell]:
-        """All that are known now, in the order in which they are trained.
+        """All that are known now; measurements last.
 
         Raises:
             UserError: a model that cannot be made, or results of other settings.
         """
         if isinstance(self.spec, TaskSpec):
             return list(_of_tasks(self.spec, self.folder))
-        return _of_text(self.spec, self.folder, self.start)
+        return _of_text(self.spec, self.folder, self.models)
+
+    @cached_property
+    def models(self) -> Mapping[str, tuple[Sized, Path | None]]:
+        """Every model of a text comparison, at its size, and the run that it goes on from."""
+        assert isinstance(self.spec, TextSpec)
+        return _models(self.spec, self.start)
 
     def missing(self) -> Grid[Cell]:
-        """Those that are not finished, each a job."""
-        return Grid([[cell] for cell in self.cells() if cell.row() is None])
+        """Those that are not finished, each a job, in the order in which they are trained.
+
+        Measurements come first: they need a run that may be lost before the comparison ends.
+        """
+        missing = [cell for cell in self.cells() if cell.row() is None]
+        missing.sort(key=lambda cell: not isinstance(cell, MeasureCell))
+        return Grid([[cell] for cell in missing])
 
     def rows(self) -> list[Row]:
         """What is finished."""
         return [row for cell in self.cells() if (row := cell.row()) is not None]
 
+    def restore(self, rows: Sequence[Row]) -> None:
+        """Have cells count as done whose rows were kept elsewhere; see :func:`kept.restore`."""
+        restore(self.folder, rows)
 
-def models_of(spec: TextSpec, start: Path | None = None) -> dict[str, Sized]:
-    """Every model of a text comparison, at its size."""
-    if spec.start:
-        return {name: _started(name, start)[0] for name in spec.start}
+
+def _models(spec: TextSpec, start: Path | None) -> Mapping[str, tuple[Sized, Path | None]]:
+    if not spec.models:
+        return started(spec, start)
     vocabulary = read_manifest(spec.data).tokenizer.vocab_size
     shared = {"vocab_size": vocabulary, **spec.set.get("model", {})}
-    return {name: sized(name, entry, shared, spec.size) for name, entry in spec.models.items()}
+    return {
+        name: (sized(name, entry, shared, spec.size), None) for name, entry in spec.models.items()
+    }
 
 
 def _of_tasks(spec: TaskSpec, folder: Path) -> list[TaskCell]:
-    first = task_cells(spec, folder, {})
-    rates = {}
-    for group, members in groupby(sorted(first, key=_group), key=_group):
-        found = [(cell, cell.row()) for cell in members]
-        rows = [(row["checked"], _mean_accuracy(row), -cell.lr) for cell, row in found if row]
-        if len(rows) == len(found):
-            rates[group] = -max(rows)[2]  # of equals the one that tests better, then the smaller
-    return task_cells(spec, folder, rates)
+    more: dict[Group, list[float]] = {}
+    while True:
+        found = _best_rows(task_cells(spec, folder, {}, more))
+        further = {}
+        for group, (rate, row) in found.items():
+            tried = [*spec.lrs, *more.get(group, [])]
+            next_rate = beyond(tried, rate) if len(tried) < len(spec.lrs) + spec.widen else None
+            if next_rate is not None and row["checked"] < SURE:
+                further[group] = [*more.get(group, []), next_rate]
+        if not further:
+            rates = {group: rate for group, (rate, _) in found.items()}
+            return task_cells(spec, folder, rates, more)
+        more |= further
 
 
-def _group(cell: TaskCell) -> tuple[str, str, int]:
-    return cell.group
+def _best_rows(cells: Sequence[TaskCell]) -> dict[Group, tuple[float, Row]]:
+    """By group, where all of it is done, the best rate and what it came to."""
+
+    def group(cell: TaskCell) -> Group:
+        return cell.group
+
+    def merit(each: tuple[TaskCell, Row]) -> tuple[float, float, float]:
+        cell, row = each  # of equals the one that tests better, then the smaller
+        return row["checked"], _mean_accuracy(row), -cell.lr
+
+    best_ones = {}
+    for key, members in groupby(sorted(cells, key=group), key=group):
+        of_group = list(members)
+        found = [(cell, row) for cell in of_group if (row := cell.row()) is not None]
+        if len(found) == len(of_group):
+            cell, row = max(found, key=merit)
+            best_ones[key] = cell.lr, row
+    return best_ones
 
 
 def _mean_accuracy(row: Row) -> float:
     return sum(score["accuracy"] for score in row["scores"]) / len(row["scores"])
 
 
-def _of_text(spec: TextSpec, folder: Path, start: Path | None) -> list[Cell]:
-    models, shared = models_of(spec, start), _shared(spec)
+def _of_text(
+    spec: TextSpec, folder: Path, models: Mapping[str, tuple[Sized, Path | None]]
+) -> list[Cell]:
+    shared = _shared(spec)
     full = Budget("full", spec.tokens, spec.warmup)
     first, *others = spec.seeds
     tuned: list[TextCell] = []
     trained: list[TextCell] = []
-    rates: dict[str, float] = {}
-    for name, size in models.items():
+    for name, (size, run) in models.items():
         config = shared
-        if spec.start:
-            checkpoint = replace(shared.checkpoint, continue_from=str(_started(name, start)[1]))
+        if run is not None:
+            checkpoint = replace(shared.checkpoint, continue_from=str(run))
             config = replace(shared, checkpoint=checkpoint)
+        run_of = partial(text_cell, folder, name, size, config)
         rate: float | None = spec.lrs[0]
         if spec.tune_tokens:
-            tune = Budget("tune", spec.tune_tokens, spec.warmup)
-            cells = [text_cell(folder, name, size, config, tune, lr, first) for lr in spec.lrs]
+            cells, rate = _tuned(spec, run_of)
             tuned += cells
-            found = _finished(cells)
-            is_tuned = len(found) == len(cells)
-            rate = best(found)[0].config.train.lr if is_tuned else None
         if rate is not None:
-            rates[name] = rate
-            trained.append(text_cell(folder, name, size, config, full, rate, first))
+            trained.append(run_of(full, rate, first))
     again = _repeated(spec, trained) if len(trained) == len(models) else []
     for seed in others:
         for cell in again:
-            name = cell.model_name
-            trained.append(
-                text_cell(folder, name, cell.sized, cell.config, full, rates[name], seed)
-            )
+            run_of = partial(text_cell, folder, cell.model_name, cell.sized, cell.config)
+            trained.append(run_of(full, cell.config.train.lr, seed))
     measured = [
         each
         for cell, _ in _finished(trained)
         for each in measure_cells(cell, cell.model_name, spec.measure)
+        if cell.run_dir.exists() or each.row() is not None  # only the row may have been kept
     ]
-    return [*tuned, *trained, *measured]
+    return [*sorted(tuned, key=lambda cell: cell.flops), *trained, *measured]
+
+
+def _tuned(
+    spec: TextSpec, run_of: Callable[[Budget, float, int], TextCell]
+) -> tuple[list[TextCell], float | None]:
+    """The runs that tune a model, and the best rate; None while some are to come."""
+    budget = Budget("tune", spec.tune_tokens, spec.warmup)
+    lrs = list(spec.lrs)
+    while True:
+        cells = [run_of(budget, lr, spec.seeds[0]) for lr in lrs]
+        found = _finished(cells)
+        if len(found) < len(cells):
+            return cells, None
+        rate = best(found)[0].config.train.lr
+        more = beyond(lrs, rate) if len(lrs) < len(spec.lrs) + spec.widen else None
+        if more is None:
+            return cells, rate
+        lrs.append(more)
 
 
 def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
@@ -145,30 +199,3 @@ def _shared(spec: TextSpec) -> RunConfig:
         if name != "model":
             values[name] = values.get(name, {}) | settings
     return from_dict(RunConfig, values)
-
-
-def _started(name: str, start: Path | None) -> tuple[Sized, Path]:
-    """A model of another comparison as it was trained in full from its first seed, and its run."""
-    if start is None:
-        raise UserError("the comparison goes on from another one's models; expected --start DIR")
-    found = []
-    for path in sorted((start / "results").glob(f"{name}-full-*.json")):
-        row = kept_row(start, path.stem)
-        if row is not None and row.get("stage") == "full" and row["model"] == name:
-            found.append((row["seed"], path.stem, row))
-    if not found:
-        raise UserError(
-            f"{start} has no finished full run of {name}; expected the --out of a text comparison "
-            "that trained it"
-        )
-    _, stem, row = min(found, key=lambda each: each[0])
-    run = (start / "runs" / stem).absolute()
-    config = from_dict(RunConfig, read_json(run / "config.json"))  # with its own horizons
-    size = Sized(
-        to_dict(config.model),
-        parameters_of(outline(config.model)),
-        memory_size(config.model),
-        state_size(config.model),
-        row["ffn_width"],
-    )
-    return size, run

@@ -1,5 +1,6 @@
 """What a comparison keeps: a config and a result of every cell, small files beside large runs."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Row
 from gam_scale.files import write_json
 from gam_scale.strict import read_json
+
+CELL = re.compile(r"[\w.+-]+")
+"""A cell's name."""
 
 
 def result_path(folder: Path, name: str) -> Path:
@@ -21,11 +25,61 @@ def kept_row(folder: Path, name: str) -> Row | None:
     return read_json(path) if path.exists() else None
 
 
-def keep_row(folder: Path, name: str, row: Row) -> None:
-    """Write a cell's row, whole or not at all."""
+def keep_row(folder: Path, name: str, row: Row, config: dict[str, Any]) -> Row:
+    """Write a cell's row, whole or not at all.
+
+    Args:
+        folder: of the comparison.
+        name: of the cell.
+        row: what it came to.
+        config: what :func:`restore` writes as its config: settings that decide the row, without
+            defaults and paths.
+
+    Returns:
+        The row as it is kept.
+    """
     path = result_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, row)
+    kept = {"cell": name, **row, "config": config}
+    write_json(path, kept)
+    return kept
+
+
+def restore(folder: Path, rows: Sequence[Row]) -> None:
+    """Have cells count as done whose rows were kept elsewhere, as where a machine is lost.
+
+    What ``folder`` has already stays. A cell's settings are checked when its row is read.
+
+    Raises:
+        UserError: a row that does not say which cell it is of.
+    """
+    for row in rows:
+        name, config = row.get("cell"), row.get("config")
+        if not (isinstance(name, str) and CELL.fullmatch(name) and isinstance(config, dict)):
+            raise UserError(
+                f"a row of {row['model']} has no cell and config; expected results.jsonl as this "
+                "version writes it"
+            )
+        for path, values in (
+            (folder / "configs" / f"{name}.json", config),
+            (result_path(folder, name), row),
+        ):
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, values)
+
+
+def without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Settings that are not as by default; a part of another kind whole."""
+    found = {}
+    for key, value in values.items():
+        default = defaults.get(key)
+        if value == default and key in defaults:
+            continue
+        both = isinstance(value, dict) and isinstance(default, dict)
+        same = both and value.get("kind") == default.get("kind")
+        found[key] = without_defaults(value, default) if same else value
+    return found
 
 
 def write_once(path: Path, values: dict[str, Any], *, saved: dict[str, Any] | None = None) -> Path:
@@ -45,11 +99,17 @@ def write_once(path: Path, values: dict[str, Any], *, saved: dict[str, Any] | No
         if other:
             raise UserError(
                 f"{path} has another {other[0]} than the comparison has now; expected the same "
-                "settings, or another --out"
+                "settings, or another --out (and --to)"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, values)
+    write_changed(path, values)
     return path
+
+
+def write_changed(path: Path, values: dict[str, Any]) -> None:
+    """Write a file unless it has these values."""
+    if not path.exists() or read_json(path) != values:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, values)
 
 
 def mean_curve(points: Sequence[tuple[float, float]], most: int = 40) -> list[list[float]]:

@@ -155,7 +155,10 @@ def measure(path: Path) -> None:
             **MEASURES[asked.what](trained, asked),
         }
         row["seconds"] = round(time.perf_counter() - began, 1)
-        keep_row(folder, path.stem, row | {"code_version": code_version()})
+        decides = {key: to_dict(asked.settings)[key] for key in DECIDES[asked.what]}
+        config = {key: row[key] for key in ("model", "seed", "what", "length")}
+        row |= {"code_version": code_version()}
+        keep_row(folder, path.stem, row, config | {"settings": decides})
 
 
 def _positions(trained: Trained, asked: MeasureRun) -> Row:

@@ -34,11 +34,17 @@ def write_page(spec: Spec, rows: Sequence[Row], to: Path) -> list[Path]:
     names = ", ".join(dict.fromkeys(row["model"] for row in rows))
     parts: list[Part] = [*found, _settings(spec, rows)]
     files = Page(title, names, parts).files("png")
-    files[RESULTS] = "".join(json.dumps(row) + "\n" for row in rows).encode()
     to.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         write_bytes(to / name, data)
-    return [to / name for name in files]
+    write_rows(rows, to)
+    return [*(to / name for name in files), to / RESULTS]
+
+
+def write_rows(rows: Sequence[Row], to: Path) -> None:
+    """Write the rows alone, one a line, from which the page can be made and a run can go on."""
+    to.mkdir(parents=True, exist_ok=True)
+    write_bytes(to / RESULTS, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def read_rows(path: Path) -> list[Row]:

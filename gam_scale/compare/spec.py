@@ -3,6 +3,7 @@
 Two kinds. ``task`` trains small models on synthetic tasks (:mod:`gam_scale.evaluate.tasks`), each
 at every learning rate. ``text`` trains language models: at every learning rate on few tokens, then
 at the best one on many, then the best models from further seeds; then what was trained is measured.
+The best rate is never that at an end of those tried, as far as ``widen`` allows more.
 A text comparison may instead go on from the models of another one (``start``), at a longer context.
 configs/compare/ has examples; docs/comparisons.md says what they showed.
 """
@@ -22,6 +23,7 @@ class TaskEntry:
     recall: dict[str, Any] = option({}, "its settings, as --set recall.KEY of tools/evaluate.py")
     models: list[str] = option([], "names of the models that learn it; empty: all")
     widths: list[int] = option([], "model.d_model, a model of each; empty: as the model says")
+    own_widths: dict[str, list[int]] = option({}, "of some models, by name, instead of widths")
 
 
 @dataclass
@@ -33,6 +35,9 @@ class TaskSpec:
     model: dict[str, Any] = option({}, "the model section that all share")
     models: dict[str, Any] = option({}, "by name, what of the model section is its own")
     lrs: list[float] = option([1e-3, 3e-3, 1e-2], "peak learning rates", above=0)
+    widen: int = option(
+        1, "further rates, one by one, while the best is at an end of those tried", at_least=0
+    )
     seeds: list[int] = option([0], "the first tunes; all train at the best rate", at_least=0)
 
 
@@ -97,12 +102,23 @@ class TextSpec:
         "instead of models: names of another comparison (--start), whose trained models, first "
         "seed, these go on from",
     )
+    start_best: int = option(
+        0,
+        "beside start, so many more of them: those without attention whose validation loss was "
+        "lowest",
+        at_least=0,
+    )
     size: SizeSpec = section(SizeSpec, "the common size")
     tokens: float = option(1e6, "of a full run", above=0)
     tune_tokens: float = option(
         0, "of a run that tunes; 0: none, with one learning rate", at_least=0
     )
     lrs: list[float] = option([1e-3, 2e-3, 4e-3], "peak learning rates", above=0)
+    widen: int = option(
+        1,
+        "further rates, one by one, while the best is at an end of those that were tuned",
+        at_least=0,
+    )
     warmup: float = option(0.05, "share of the steps that warm up", at_least=0, below=1)
     seeds: list[int] = option([0], "the first tunes and trains all models in full", at_least=0)
     repeat: int = option(0, "models, the best, that further seeds train; 0: all", at_least=0)
@@ -151,13 +167,14 @@ def _check(spec: Spec) -> None:
     if isinstance(spec, TaskSpec):
         _check_tasks(spec)
         return
-    if bool(spec.models) == bool(spec.start):
+    if bool(spec.models) == bool(spec.start or spec.start_best):
         raise UserError("models and start are both given or both empty; expected one of them")
     if not spec.tune_tokens and len(spec.lrs) > 1:
         raise UserError(
             f"lrs is {spec.lrs} with tune_tokens 0; expected one rate, or tokens to tune it on"
         )
-    if spec.reference and spec.reference not in [*spec.models, *spec.start]:
+    known = [*spec.models, *spec.start]
+    if spec.reference and spec.reference not in known and not spec.start_best:
         raise UserError(f"reference is {spec.reference!r}; expected the name of a model")
 
 
@@ -169,6 +186,11 @@ def _check_tasks(spec: TaskSpec) -> None:
             if model not in spec.models:
                 raise UserError(
                     f"tasks.{name}.models has {model!r}; expected some of {', '.join(spec.models)}"
+                )
+        for model in entry.own_widths:
+            if model not in (entry.models or spec.models):
+                raise UserError(
+                    f"tasks.{name}.own_widths has {model!r}; expected models that learn the task"
                 )
         for key in ("lrs", "seed"):
             if key in entry.recall:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gam_scale import cli
-from gam_scale.compare.kept import keep_row, kept_row, write_once
+from gam_scale.compare.kept import keep_row, kept_row, without_defaults, write_once
 from gam_scale.compare.spec import TaskSpec
 from gam_scale.config import ModelConfig, RunConfig, TrainConfig
 from gam_scale.config.sections import DataConfig, LogConfig
@@ -21,6 +21,9 @@ from gam_scale.experiment.code_version import code_version
 from gam_scale.run.lock import RunLock
 from gam_scale.strict import from_dict, option, read_record, to_dict
 from gam_scale.train.recall import train_recall
+
+Group = tuple[str, str, int]
+"""Task, model and width."""
 
 
 @dataclass
@@ -56,7 +59,7 @@ class TaskCell(Cell):
         return self.recall.lrs[0]
 
     @property
-    def group(self) -> tuple[str, str, int]:
+    def group(self) -> Group:
         """Cells among which the best learning rate is looked for."""
         return self.task, self.model_name, self.config.model.d_model
 
@@ -86,7 +89,7 @@ class TaskCell(Cell):
 
 
 def task_cells(
-    spec: TaskSpec, folder: Path, rates: dict[tuple[str, str, int], float]
+    spec: TaskSpec, folder: Path, rates: dict[Group, float], beyond: dict[Group, list[float]]
 ) -> list[TaskCell]:
     """Cells of the first seed at every rate; of further seeds at the rates that are known.
 
@@ -94,16 +97,18 @@ def task_cells(
         spec: the comparison.
         folder: of its results.
         rates: the best ones, by :attr:`TaskCell.group`.
+        beyond: rates that are tried besides the file's, likewise.
     """
     cells = []
     for task, entry in spec.tasks.items():
         for name in entry.models or spec.models:
             settings = spec.model | spec.models[name]
-            for width in entry.widths or [settings.get("d_model", ModelConfig.d_model)]:
+            own = settings.get("d_model", ModelConfig.d_model)
+            for width in entry.own_widths.get(name) or entry.widths or [own]:
                 made = [
                     _cell(folder, task, name, entry.recall, settings | {"d_model": width}, lr, seed)
                     for seed in spec.seeds
-                    for lr in spec.lrs
+                    for lr in [*spec.lrs, *beyond.get((task, name, width), [])]
                 ]
                 first = spec.seeds[0]
                 cells += [
@@ -146,7 +151,13 @@ def learn(path: Path) -> None:
     model = from_dict(ModelConfig, run.model, "model")
     with RunLock(folder / "runs" / path.stem):
         result = train_recall(run.model_name, recall, model, log=_say)
-        keep_row(folder, path.stem, _row(run, recall, model, result))
+        config = {
+            "task": run.task,
+            "model_name": run.model_name,
+            "recall": without_defaults(to_dict(recall), to_dict(RecallConfig())),
+            "model": without_defaults(to_dict(model), to_dict(ModelConfig())),
+        }
+        keep_row(folder, path.stem, _row(run, recall, model, result), config)
 
 
 def _say(line: str) -> None:

@@ -1,23 +1,31 @@
 """A cell of a text comparison: one model trained on text, to tune its rate or in full."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gam_scale.compare.kept import keep_row, kept_row, mean_curve
+from gam_scale.compare.kept import (
+    keep_row,
+    kept_row,
+    mean_curve,
+    without_defaults,
+    write_changed,
+)
 from gam_scale.compare.solve import Sized
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, changed_setting
 from gam_scale.experiment.code_version import code_version
-from gam_scale.files import write_json
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.strict import from_dict, read_json, to_dict
 
 Stage = Literal["tune", "full"]
+DECIDE = ("model", "data", "train", "eval")
+"""Sections of a config on which a row depends."""
 NEEDED = ("tokens", "val_loss", "val_bits_per_byte", "tokens_per_s")
 """Of a summary: what the page shows."""
 
@@ -44,13 +52,15 @@ class TextCell(Cell):
         path = self.config_path
         if path.exists():
             saved = to_dict(from_dict(RunConfig, read_json(path)))
-            if key := changed_setting(saved, self.config, ("model", "data", "train", "eval")):
+            now = to_dict(self.config)
+            if not saved["data"]["sets"]:  # as restored
+                saved["data"]["sets"] = now["data"]["sets"]
+            if key := changed_setting(saved, self.config, DECIDE):
                 raise UserError(
                     f"{path} has another {key} than the comparison has now; expected the same "
-                    "settings, or another --out"
+                    "settings, or another --out (and --to)"
                 )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, to_dict(self.config))
+        write_changed(path, to_dict(self.config))
         return path
 
     def row(self) -> Row | None:
@@ -58,11 +68,17 @@ class TextCell(Cell):
         found = kept_row(self.folder, self.name)
         summary = self.run_dir / "summary.json"
         if found is None and summary.exists():
-            found = self._row(read_summary(summary, NEEDED))
-            keep_row(self.folder, self.name, found)
+            row = self._row(read_summary(summary, NEEDED))
+            found = keep_row(self.folder, self.name, row, self._decide())
         if found is not None:
             self.write_config()
         return found
+
+    def _decide(self) -> dict[str, Any]:
+        """Settings that decide the row, but for where the text lies."""
+        own = without_defaults(to_dict(self.config), to_dict(RunConfig()))
+        own["data"] = {key: value for key, value in own["data"].items() if key != "sets"}
+        return {section: own[section] for section in DECIDE if section in own}
 
     def _row(self, summary: dict[str, Any]) -> Row:
         lines = read_metrics(self.run_dir / "metrics.jsonl")
@@ -135,4 +151,9 @@ def text_cell(
 
 def best(cells: Sequence[tuple[TextCell, Row]]) -> tuple[TextCell, Row]:
     """Of finished cells that with the lowest validation loss."""
-    return min(cells, key=lambda each: each[1]["val_loss"])
+
+    def loss(each: tuple[TextCell, Row]) -> float:
+        value = each[1]["val_loss"]
+        return math.inf if math.isnan(value) else value
+
+    return min(cells, key=loss)

@@ -82,7 +82,7 @@ def rates(tuned: dict[str, list[Row]]) -> Table:
     for model, rows in tuned.items():
         found = {row["lr"]: row["val_loss"] for row in rows}
         best = min(found, key=lambda lr: found[lr])
-        at_edge = best in (lrs[0], lrs[-1]) and len(found) == len(lrs)
+        at_edge = len(found) > 1 and best in (min(found), max(found))
         cells = [f"{found[lr]:.4f}" if lr in found else "" for lr in lrs]
         table.append([model, *cells, f"{best:g}" + (" (edge)" if at_edge else "")])
     tokens = next(iter(tuned.values()))[0]["tokens"]

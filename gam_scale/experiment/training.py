@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gam_scale.experiment.cell import Cell
@@ -22,7 +22,11 @@ class _AtWork:
     worker: Worker
 
 
-def train(grid: Grid[AnyCell], side_by_side: int = 1) -> list[AnyCell]:
+def train(
+    grid: Grid[AnyCell],
+    side_by_side: int = 1,
+    further: Callable[[], Grid[AnyCell]] | None = None,
+) -> list[AnyCell]:
     """Train every cell, going on with what a killed command left of it.
 
     Each job is a process of its own; the console is told which one runs, and why it failed.
@@ -30,6 +34,8 @@ def train(grid: Grid[AnyCell], side_by_side: int = 1) -> list[AnyCell]:
     Args:
         grid: what is to be trained.
         side_by_side: processes at a time, which share the processor's cores.
+        further: what is to be trained, once a job has ended; for an experiment that learns from
+            its results what else to train. Jobs of cells that were begun here are not begun again.
 
     Returns:
         The cells that are unfinished all the same.
@@ -37,19 +43,25 @@ def train(grid: Grid[AnyCell], side_by_side: int = 1) -> list[AnyCell]:
     Raises:
         UserError: a config cannot work; the jobs before it are done, or begun and saved.
     """
-    waiting, at_work = deque(enumerate(grid.jobs, 1)), list[_AtWork]()
-    unfinished: list[AnyCell] = []
+    waiting, at_work = deque(grid.jobs), list[_AtWork]()
+    unfinished, begun = list[AnyCell](), set[str]()
+    n_begun = 0
     threads = cpu_threads(side_by_side) if side_by_side > 1 else 0
     try:
         while waiting or at_work:
             while waiting and len(at_work) < side_by_side:
-                i, job = waiting.popleft()
-                print(f"[{i}/{len(grid.jobs)}] {_names(job)}", flush=True)
+                job = waiting.popleft()
+                n_begun += 1
+                begun |= {cell.name for cell in job}
+                print(f"[{n_begun}/{n_begun + len(waiting)}] {_names(job)}", flush=True)
                 at_work.append(_begun(job, threads))
             for each in list(at_work):
                 if (ended := each.worker.ended()) is not None:
                     at_work.remove(each)
                     unfinished += _failed(each, ended)
+                    if further:
+                        jobs = further().jobs
+                        waiting = deque(j for j in jobs if begun.isdisjoint(c.name for c in j))
             time.sleep(POLL_S)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):

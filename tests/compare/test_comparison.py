@@ -2,13 +2,17 @@
 
 import json
 import runpy
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from gam_scale.compare.comparison import Comparison
 from gam_scale.compare.measure_cell import measure
+from gam_scale.compare.page import read_rows
+from gam_scale.compare.rates import beyond
 from gam_scale.compare.solve import sized
 from gam_scale.compare.spec import TaskSpec, read_spec
 from gam_scale.compare.task_cell import learn
@@ -96,15 +100,17 @@ def train_here(comparison: Comparison, most: int = 99) -> int:
 def test_tasks_are_learned_at_every_rate_and_by_further_seeds_at_the_best(run_tool, tmp_path):
     spec, out = written(tmp_path, TASK), tmp_path / "out"
     comparison = Comparison(read_spec(spec), out)
-    assert train_here(comparison, most=4) == 4 and train_here(comparison) == 5 * 3 - 4
+    # Two rates, of which the best is at an end: one more. Then the second seed.
+    assert train_here(comparison, most=4) == 4 and train_here(comparison) == 5 * 4 - 4
     rows = comparison.rows()
     groups = {(r["task"], r["model"], r["width"]) for r in rows}
-    assert len(groups) == 5 and len(rows) == 5 * 3
+    assert len(groups) == 5 and len(rows) == 5 * 4
     for group in groups:
         mine = [r for r in rows if (r["task"], r["model"], r["width"]) == group]
         first = {r["lr"]: r["checked"] for r in mine if r["seed"] == 0}
         (again,) = (r for r in mine if r["seed"] == 1)
-        assert len(first) == 2 and first[again["lr"]] == max(first.values())
+        assert first[again["lr"]] == max(first.values())
+        assert len(first) == 3 and {*first} - {*TASK["lrs"]} < {1e-4, 0.1}
     delta = next(r for r in rows if r["model"] == "delta" and r["width"] == 32)
     assert delta["memory"] == 32 * 16
     assert [s["label"] for s in delta["scores"]] == ["2 in 8", "2 in 16"]
@@ -118,28 +124,47 @@ def test_tasks_are_learned_at_every_rate_and_by_further_seeds_at_the_best(run_to
         Comparison(read_spec(written(tmp_path, other)), out).rows()
 
 
-def test_a_command_trains_in_processes_of_its_own(run_tool, tmp_path, capfd):
-    small = {**TASK, "tasks": {"bits": TASK["tasks"]["bits"]}, "lrs": [1e-2], "seeds": [0]}
-    asked = ["--spec", written(tmp_path, small), "--out", tmp_path / "out"]
+def test_a_killed_command_goes_on_side_by_side_and_trains_nothing_twice(run_tool, tmp_path, capfd):
+    small = {**TASK, "tasks": {"bits": TASK["tasks"]["bits"]}, "seeds": [0]}
+    spec, kept = written(tmp_path, small), tmp_path / "kept"
+    asked = ["--spec", spec, "--out", tmp_path / "out"]
     assert run_tool("plan", *asked) == 0
-    assert "1 cells are known and missing" in capfd.readouterr().out
-    assert run_tool("run", *asked, "--side-by-side", 2) == 0
+    assert "2 cells are known and missing" in capfd.readouterr().out
+    command = [sys.executable, ROOT / "tools" / "compare.py", "run", *asked]
+    command = [*map(str, command), "--side-by-side", "2", "--to", str(kept)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as killed:
+        while not (found := list((tmp_path / "out" / "results").glob("bits-*.json"))):
+            assert killed.poll() is None, "it ended before anything was trained"
+            time.sleep(0.01)
+        killed.kill()
+    before = {path: path.read_bytes() for path in found}
+    assert run_tool("run", *asked, "--side-by-side", 2, "--to", kept) == 0
     said = capfd.readouterr().out
-    assert "[1/1] bits-scan-d16-lr0.01-s0" in said and "everything is done" in said
+    assert "bits-scan-d16-lr" in said and "everything is done" in said
+    assert all(path.read_bytes() == value for path, value in before.items())
+    alone = Comparison(read_spec(spec), tmp_path / "alone")
+    assert train_here(alone) == 3
+    results = {row["cell"]: row for row in read_rows(kept / "results.jsonl")}
+    assert results.keys() == {row["cell"] for row in alone.rows()}
+    for row in alone.rows():
+        assert results[row["cell"]]["curve"] == row["curve"]
+        assert results[row["cell"]]["scores"] == row["scores"]
     assert run_tool("status", *asked) == 0 and "finished" in capfd.readouterr().out
 
 
 def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_set):
     spec, out = written(tmp_path, TEXT | {"data": str(prepared_set)}), tmp_path / "out"
     comparison = Comparison(read_spec(spec), out)
-    assert train_here(comparison) == 4 + 2 + 1 + 3
+    assert train_here(comparison) == 4 + 2 + 2 + 1 + 3
     rows = comparison.rows()
     tuned = [r for r in rows if r.get("stage") == "tune"]
     full = [r for r in rows if r.get("stage") == "full"]
-    assert len(tuned) == 4 and len(full) == 3
+    assert len(tuned) == 6 and len(full) == 3  # each with one rate beyond two
     for row in (r for r in full if r["seed"] == 0):
         losses = {r["lr"]: r["val_loss"] for r in tuned if r["model"] == row["model"]}
         assert losses[row["lr"]] == min(losses.values())
+        asked = {lr: losses.pop(lr) for lr in TEXT["lrs"]}
+        assert list(losses) == [beyond(list(asked), min(asked, key=asked.get))]
     again = next(r for r in full if r["seed"] == 1)
     first = {r["model"]: r["val_loss"] for r in full if r["seed"] == 0}
     assert first[again["model"]] == min(first.values())
@@ -148,23 +173,39 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     assert len(places) == 3 and all(sum(b[-1] for b in r["bins"]) == r["tokens"] for r in places)
     assert run_tool("page", "--spec", spec, "--out", out) == 0
     results, to = out / "page" / "results.jsonl", tmp_path / "again"
+    assert str(tmp_path) not in (said := results.read_text()) and str(prepared_set) not in said
     assert run_tool("page", "--spec", spec, "--results", results, "--to", to) == 0
     page = (out / "page" / "report.md").read_text()
     assert (to / "report.md").read_text() == page and "Loss by position, 32 tokens" in page
 
+    lost = tmp_path / "lost"  # a machine later: the page's rows are all there is
+    assert run_tool("run", "--spec", spec, "--out", lost, "--to", out / "page") == 0
+    assert not (lost / "runs").exists()
+    assert Comparison(read_spec(spec), lost).rows() == read_rows(results) == rows
+    (lost / "results" / f"{places[0]['cell']}.json").unlink()
+    assert not Comparison(read_spec(spec), lost).missing(), "measures a run that is not there"
+    other = read_spec(written(tmp_path, TEXT | {"data": str(prepared_set), "tune_tokens": 300}))
+    with pytest.raises(UserError, match="has another train.steps than .* another --out"):
+        Comparison(other, lost).rows()
+
     longer = {
-        "kind": "text", "tokens": 400, "data": str(prepared_set), "start": ["delta"],
+        "kind": "text", "tokens": 400, "data": str(prepared_set), "start_best": 1,
         "lrs": [1e-3], "set": TEXT["set"] | {"model": {}, "data": {"seq_len": 96}},
         "measure": {"context": 48},
     }  # fmt: skip
     spec = read_spec(written(tmp_path, longer))
     with pytest.raises(UserError, match="expected --start DIR"):
         Comparison(spec, tmp_path / "long").cells()
+    with pytest.raises(UserError, match="of which only the result was kept"):
+        Comparison(spec, tmp_path / "long", lost).cells()
     comparison = Comparison(spec, tmp_path / "long", out)
     assert train_here(comparison) == 2
     found = comparison.rows()
     assert [r.get("what", r.get("stage")) for r in found] == ["full", "context"]
-    assert found[0]["seq_len"] == 96 and found[0]["parameters"] == full[0]["parameters"]
+    assert found[0]["seq_len"] == 96 and found[0]["model"] == min(first, key=first.get)
+    assert found[0]["parameters"] == next(
+        r["parameters"] for r in full if r["model"] == found[0]["model"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,6 +216,8 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
         (TASK | {"tasks": {"a": {"models": ["x"]}}}, "tasks.a.models has 'x'; expected some of"),
         (TASK | {"tasks": {"a": {"recall": {"seed": 1}}}}, "a.recall.seed is the comparison's"),
         (TASK | {"models": {"a-b": {}}}, "the name 'a-b' is not accepted"),
+        (TASK | {"tasks": {"a": {"models": ["scan"], "own_widths": {"delta": [8]}}}},
+         "tasks.a.own_widths has 'delta'; expected models that learn"),
         (TEXT | {"start": ["delta"]}, "models and start are both given or both empty"),
         (TEXT | {"tune_tokens": 0}, "with tune_tokens 0; expected one rate"),
         (TEXT | {"reference": "x"}, "reference is 'x'; expected the name of a model"),

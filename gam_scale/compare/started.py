@@ -1,0 +1,77 @@
+"""Models of another comparison, which this one goes on from."""
+
+from pathlib import Path
+
+from gam_scale.compare.kept import kept_row
+from gam_scale.compare.solve import Sized, parameters_of
+from gam_scale.compare.spec import TextSpec
+from gam_scale.config import RunConfig
+from gam_scale.errors import UserError
+from gam_scale.evaluate.state_size import memory_size, state_size
+from gam_scale.experiment.cell import Row
+from gam_scale.model.lm import outline
+from gam_scale.strict import from_dict, read_json, to_dict
+
+
+def started(spec: TextSpec, start: Path | None) -> dict[str, tuple[Sized, Path]]:
+    """By name, those that ``spec.start`` and ``start_best`` ask for, and the runs of their first
+    seed.
+
+    Raises:
+        UserError: they, or what is left of their training, are not there.
+    """
+    if start is None:
+        raise UserError("the comparison goes on from another one's models; expected --start DIR")
+    rows = _first_full(start)
+    for name in spec.start:
+        if name not in rows:
+            raise UserError(
+                f"{start} has no finished full run of {name}; expected the --out of a text "
+                "comparison that trained it"
+            )
+    names = [*_best(spec, start, rows), *spec.start]
+    return {name: _model(start, *rows[name]) for name in names}
+
+
+def _first_full(start: Path) -> dict[str, tuple[str, Row]]:
+    """By model, its full run of the first seed: the cell's name and row."""
+    found: dict[str, tuple[str, Row]] = {}
+    for path in sorted((start / "results").glob("*.json")):
+        row = kept_row(start, path.stem)
+        if row is not None and row.get("stage") == "full":
+            before = found.get(row["model"])
+            if before is None or row["seed"] < before[1]["seed"]:
+                found[row["model"]] = path.stem, row
+    return found
+
+
+def _best(spec: TextSpec, start: Path, rows: dict[str, tuple[str, Row]]) -> list[str]:
+    losses = {
+        name: row["val_loss"]
+        for name, (_, row) in rows.items()
+        if name not in spec.start and "attention" not in row["layers"]
+    }
+    if len(losses) < spec.start_best:
+        raise UserError(
+            f"{start} has finished full runs of {len(losses)} models without attention and "
+            f"start_best is {spec.start_best}; expected those of as many"
+        )
+    return sorted(losses, key=lambda name: losses[name])[: spec.start_best]
+
+
+def _model(start: Path, cell: str, row: Row) -> tuple[Sized, Path]:
+    run = (start / "runs" / cell).absolute()
+    if not (run / "config.json").exists():
+        raise UserError(
+            f"{run} is not there, of which only the result was kept; expected the run, which is "
+            "trained again where the result is removed"
+        )
+    config = from_dict(RunConfig, read_json(run / "config.json"))  # with its own horizons
+    size = Sized(
+        to_dict(config.model),
+        parameters_of(outline(config.model)),
+        memory_size(config.model),
+        state_size(config.model),
+        row["ffn_width"],
+    )
+    return size, run
