@@ -5,7 +5,7 @@ from typing import Any
 
 from gam_scale.experiment.cell import Row
 from gam_scale.experiment.spread import Spread
-from gam_scale.report.axes import finish, label
+from gam_scale.report.axes import finish
 from gam_scale.report.figure import Figure, Palette
 from gam_scale.report.lines import Series, line_figure
 from gam_scale.report.numbers import large
@@ -109,15 +109,15 @@ def by_state(task: str, best: dict[Group, list[Row]]) -> Figure:
                 if name == model
             )
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, "o-", lw=1.5, ms=5, mew=0, color=palette.line(i))
-            label(axes, palette, x[-1], y[-1], model)  # there may be more models than colours
+            again = i // len(palette.lines)  # there may be more models than colours
+            style = {"lw": 1.5, "ls": palette.dash(i), "color": palette.line(i)}
+            axes.plot(x, y, marker="os^"[again % 3], ms=6, mew=0, **style)
         finish(axes, palette, narrow, "numbers held", "accuracy", large)
         axes.set_ylim(-0.02, 1.02)
 
     caption = f"accuracy at {hardest} against all numbers that a model holds of the longest text"
-    return Figure(
-        f"{task}-state", f"{task}: accuracy by state", caption, draw, size=SMALL, narrow=None
-    )
+    name, title, keys = f"{task}-state", f"{task}: accuracy by state", tuple(enumerate(models))
+    return Figure(name, title, caption, draw, keys, SMALL, None)
 
 
 def by_size(task: str, best: dict[Group, list[Row]]) -> Figure:

@@ -10,12 +10,14 @@ from gam_scale.compare.kept import (
     keep_row,
     kept_row,
     mean_curve,
+    result_path,
     without_defaults,
     write_changed,
 )
 from gam_scale.compare.solve import Sized
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check
+from gam_scale.data.manifest import read_manifest
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, changed_setting
 from gam_scale.experiment.code_version import code_version
@@ -72,7 +74,19 @@ class TextCell(Cell):
             found = keep_row(self.folder, self.name, row, self._decide())
         if found is not None:
             self.write_config()
+            if found.get("text") != (text := self._text()):
+                raise UserError(
+                    f"{result_path(self.folder, self.name)} was trained on the text "
+                    f"{found.get('text')} and {self.config.data.sets[0].path} is {text}; expected "
+                    "the same text and tokenizer, or another --out (and --to)"
+                )
         return found
+
+    def _text(self) -> str:
+        """Which text, in which ids: the first digits of the hashes of tokenizer and splits."""
+        manifest = read_manifest(self.config.data.sets[0].path)
+        splits = [manifest.splits[name].index_sha256 for name in sorted(manifest.splits)]
+        return "-".join(digest[:8] for digest in (manifest.tokenizer.sha256, *splits))
 
     def _decide(self) -> dict[str, Any]:
         """Settings that decide the row, but for where the text lies."""
@@ -96,6 +110,7 @@ class TextCell(Cell):
             "state": self.sized.state.at(seq_len),
             "ffn_width": self.sized.width,
             "layers": list(self.config.model.layer_kinds()),
+            "text": self._text(),
             "seq_len": seq_len,
             "tokens": summary["tokens"],
             "val_loss": summary["val_loss"],

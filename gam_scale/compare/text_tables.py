@@ -12,6 +12,8 @@ from gam_scale.report.page import Beside, Part
 from gam_scale.report.table import Table
 
 WIDE, SMALL = (912, 360), (430, 300)
+EARLY = 0.15
+"""Share of a training that its picture leaves out."""
 MODEL_COLUMNS = ["model", "parameters", "memory", "state", "lr", "tokens", "seeds", "loss"]
 
 
@@ -25,7 +27,7 @@ def parts(rows: Sequence[Row], reference: str) -> list[Part]:
     measured = [row for row in rows if "what" in row]
     for length in sorted({r["length"] for r in measured if r["what"] == "positions"}):
         found = _at(measured, "positions", length)
-        made += [positions(found, length), positions_figure(found, length)]
+        made += [positions(found, length), positions_figures(found, length, reference)]
     hidden = [r for r in measured if r["what"] in ("needle", "pairs")]
     if hidden:
         made += [retrieval(hidden), retrieval_figures(hidden)]
@@ -91,13 +93,18 @@ def rates(tuned: dict[str, list[Row]]) -> Table:
 
 
 def learning(full: dict[str, list[Row]]) -> Part:
-    """Validation loss over training, of the first seed."""
+    """Validation loss over training, of the first seed; without the first fall, beside which
+    models do not differ."""
     lines = []
     for i, (model, rows) in enumerate(full.items()):
         curve = min(rows, key=lambda r: r["seed"])["val_curve"] or [[0.0, 0.0]]
-        x, y = zip(*curve, strict=True)
+        late = [point for point in curve if point[0] >= EARLY * curve[-1][0]]
+        x, y = zip(*late, strict=True)
         lines.append(Series(model, [tokens / 1e6 for tokens in x], y, colour=i, smooth=False))
-    caption = "validation loss in nats per token against millions of tokens, first seed"
+    caption = (
+        "validation loss in nats per token against millions of tokens, first seed, from "
+        f"{EARLY:.0%} of the training on"
+    )
     return line_figure("learning", "While training", caption, lines, WIDE, narrow_size=SMALL)
 
 
@@ -126,23 +133,27 @@ def positions(found: dict[str, list[Row]], length: int) -> Table:
     return Table(title, ["tokens of context", *found], table, note)
 
 
-def positions_figure(found: dict[str, list[Row]], length: int) -> Part:
-    """The same as lines."""
-    lines = []
-    for i, (model, rows) in enumerate(found.items()):
-        bins = rows[0]["bins"]
-        x = [(b[0] * b[1]) ** 0.5 for b in bins]
-        y = [Spread.of(r["bins"][k][2] for r in rows).mean for k in range(len(bins))]
-        lines.append(Series(model, x, y, colour=i))
-    return line_figure(
-        f"positions-{length}",
-        f"Loss by position, {length:,} tokens",
-        "nats per token against tokens of context",
-        lines,
-        WIDE,
-        narrow_size=SMALL,
-        log_x=True,
-    )
+def positions_figures(found: dict[str, list[Row]], length: int, reference: str) -> Part:
+    """The same as lines, and what each model is off the reference, which is how they differ."""
+    curves = {
+        model: [Spread.of(r["bins"][k][2] for r in rows).mean for k in range(len(rows[0]["bins"]))]
+        for model, rows in found.items()
+    }
+    base = reference if reference in found else min(curves, key=lambda model: curves[model][-1])
+    ends = {model: [(b[0] * b[1]) ** 0.5 for b in rows[0]["bins"]] for model, rows in found.items()}
+    lines, off = [], []
+    for i, (model, y) in enumerate(curves.items()):
+        lines.append(Series(model, ends[model], y, colour=i))
+        less = [a - b for a, b in zip(y, curves[base], strict=True)]
+        off.append(Series(model, ends[model], less, colour=i))
+    title, against = f"Loss by position, {length:,} tokens", "against tokens of context"
+    name, caption = f"positions-{length}", f"nats per token {against}"
+    parts = [line_figure(name, title, caption, lines, SMALL, log_x=True)]
+    if len(off) > 1:
+        caption = f"nats per token more than {base} {against}"
+        title = f"Against {base}, {length:,} tokens"
+        parts.append(line_figure(f"{name}-off", title, caption, off, SMALL, log_x=True))
+    return Beside(parts)
 
 
 Retrieved = dict[tuple[str, str], dict[int, tuple[Interval, float]]]

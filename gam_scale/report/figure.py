@@ -17,6 +17,10 @@ LIGHT = ("#2f6db5", "#c4561c", "#1b7f5c", "#8a55a8", "#9a7400", "#b83f77", "#2b8
 DARK = ("#78aeea", "#ee9a62", "#5cc4a0", "#c496e0", "#d9b64a", "#f08cb4", "#70c8e2", "#9299a4")
 
 
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+MANY = 5  # keys up to which they stand within a file's axes
+
+
 @dataclass(frozen=True)
 class Palette:
     """Colours of a figure."""
@@ -29,6 +33,10 @@ class Palette:
     def line(self, i: int) -> str:
         """The i-th; after the last the first again."""
         return self.lines[i % len(self.lines)]
+
+    def dash(self, i: int) -> Any:
+        """How the i-th is drawn: broken where its colour comes again."""
+        return DASHES[i // len(self.lines) % len(DASHES)]
 
 
 # matplotlib cannot write CSS variables: a page's figures are drawn in colours that stand for them.
@@ -96,9 +104,14 @@ class Figure:
             else:  # the place of others, which have titles of their own
                 axes.figure.suptitle(self.title, x=0.01, ha="left", **style)
             if self.keys:
-                handles = [Line2D([], [], color=FIXED.line(i), lw=2) for i, _ in self.keys]
+                handles = [
+                    Line2D([], [], color=FIXED.line(i), linestyle=FIXED.dash(i), lw=2)
+                    for i, _ in self.keys
+                ]
                 names = [name for _, name in self.keys]
-                axes.legend(handles, names, frameon=False, labelcolor=FIXED.ink)
+                beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+                where = beside if len(names) > MANY else {}
+                axes.legend(handles, names, frameon=False, labelcolor=FIXED.ink, **where)
 
         saving = {"format": form, "dpi": 144, "facecolor": "white"}
         if form == "svg":

@@ -71,7 +71,7 @@ def line_figure(
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         width = narrow_size[0] if narrow and narrow_size else size[0]
         for line, colour in zip(series, colours, strict=True):
-            draw_line(axes, line, palette.line(colour))
+            draw_line(axes, line, palette.line(colour), dash=palette.dash(colour))
         for height in marks:
             axes.axhline(height, color=palette.quiet, linewidth=1, linestyle=(0, (1, 3)))
         ticks_y(axes, form, log=log)
@@ -134,7 +134,13 @@ def is_wide(y: np.ndarray) -> bool:
 
 
 def draw_line(
-    axes: Any, line: Series, colour: str, *, most: int = MAX_POINTS, width: float = 1.8
+    axes: Any,
+    line: Series,
+    colour: str,
+    *,
+    most: int = MAX_POINTS,
+    width: float = 1.8,
+    dash: Any = "-",
 ) -> None:
     """A line of at most so many points, of a width in points, with its band and running mean."""
     x, y = np.asarray(line.x, float), np.asarray(line.y, float)
@@ -148,7 +154,7 @@ def draw_line(
     smooth = line.smooth and len(y) >= LONG
     run = math.ceil(len(y) / most)
     x, y = _means(x, run), _means(y, run)
-    style = {"color": colour, "alpha": line.opacity, "linewidth": width}
+    style = {"color": colour, "alpha": line.opacity, "linewidth": width, "linestyle": dash}
     faint = {"alpha": 0.4 * line.opacity, "linewidth": 1} if smooth else {}
     axes.plot(x, y, **style | faint, **dots)
     if smooth:

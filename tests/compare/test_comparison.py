@@ -184,6 +184,11 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     assert Comparison(read_spec(spec), lost).rows() == read_rows(results) == rows
     (lost / "results" / f"{places[0]['cell']}.json").unlink()
     assert not Comparison(read_spec(spec), lost).missing(), "measures a run that is not there"
+    row = json.loads((path := lost / "results" / f"{full[0]['cell']}.json").read_text())
+    path.write_text(json.dumps(row | {"text": "another"}))
+    with pytest.raises(UserError, match="was trained on the text another and"):
+        Comparison(read_spec(spec), lost).rows()
+    path.write_text(json.dumps(row))
     other = read_spec(written(tmp_path, TEXT | {"data": str(prepared_set), "tune_tokens": 300}))
     with pytest.raises(UserError, match="has another train.steps than .* another --out"):
         Comparison(other, lost).rows()
