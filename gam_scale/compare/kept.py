@@ -76,9 +76,11 @@ def without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[s
         default = defaults.get(key)
         if value == default and key in defaults:
             continue
-        both = isinstance(value, dict) and isinstance(default, dict)
-        same = both and value.get("kind") == default.get("kind")
-        found[key] = without_defaults(value, default) if same else value
+        if isinstance(value, dict) and isinstance(default, dict):
+            same_kind = value.get("kind") == default.get("kind")
+            found[key] = without_defaults(value, default) if same_kind else value
+        else:
+            found[key] = value
     return found
 
 

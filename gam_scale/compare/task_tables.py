@@ -6,7 +6,7 @@ from typing import Any
 from gam_scale.experiment.cell import Row
 from gam_scale.experiment.spread import Spread
 from gam_scale.report.axes import finish
-from gam_scale.report.figure import Figure, Palette
+from gam_scale.report.figure import LIGHT, Figure, Palette
 from gam_scale.report.lines import Series, line_figure
 from gam_scale.report.numbers import large
 from gam_scale.report.page import Beside, Part
@@ -116,6 +116,7 @@ def by_state(task: str, best: dict[Group, list[Row]]) -> Figure:
         axes.set_ylim(-0.02, 1.02)
 
     caption = f"accuracy at {hardest} against all numbers that a model holds of the longest text"
+    caption += "; squares have broken keys" * (len(models) > len(LIGHT))
     name, title, keys = f"{task}-state", f"{task}: accuracy by state", tuple(enumerate(models))
     return Figure(name, title, caption, draw, keys, SMALL, None)
 
