@@ -27,6 +27,21 @@ WHOLE = {
 BY_CHANNEL = {"kind": "gdn2", "n_heads": 2, "n_value_heads": 4, "expand_v": 2.0, "max_beta": 2}
 """The same, with gates of channels."""
 
+PUBLISHED_RAVEN = {
+    "kind": "raven",
+    "paths": "global",
+    "fusion": "sum",
+    "activation": "silu",
+    "qk_norm": "weighted",
+    "score_scale": 1.0,
+    "read_activation": "silu",
+    "read_norm": "whole",
+    "start": "zeros",
+    "decay_start": "published",
+    "router_noise": 1.0,
+}
+"""The settings that docs/memories.md has for the published layer."""
+
 
 def small(*kinds: str | dict[str, Any], **settings: Any) -> ModelConfig:
     """A model of layers of these kinds or objects; ``settings`` beside or instead of those here."""

@@ -17,7 +17,7 @@ from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.model.gam import WrittenLayer
 from gam_scale.model.lm import outline
-from gam_scale.model.memory.gate import DecayGate
+from gam_scale.model.memory.base import WrittenMemory
 from gam_scale.parallel.agreed import agreed
 from gam_scale.parallel.build import initialise
 from gam_scale.parallel.strategy import Strategy
@@ -32,7 +32,7 @@ logger = logging.getLogger("gam_scale")
 SOURCES = ("continue_from", "branch_of", "init_from")
 """Settings of checkpoint that name another run to begin with."""
 FAR_HORIZON = 4
-"""Times a sequence's length from which on a gate's first horizon is warned of."""
+"""Times a sequence's length from which on a memory's first horizon is warned of."""
 
 
 def check_start(run: RunDir, config: RunConfig, data: RunData, *, fresh: bool) -> None:
@@ -141,19 +141,20 @@ def _continue(run: RunDir, config: RunConfig, strategy: Strategy, data: RunData)
 
 
 def _warn_of_horizons(config: RunConfig) -> None:
-    """Warn of gates that forget nothing within a sequence, by the settings that say so."""
+    """Warn of memories that forget nothing within a sequence, by the settings that say so."""
     length, far = config.data.seq_len, {}
     for i, block in enumerate(outline(config.model).blocks):
-        gates = [m for m in block.modules() if isinstance(m, DecayGate)]
-        longest = max((gate.longest_horizon for gate in gates), default=0.0)
+        memories = [m for m in block.modules() if isinstance(m, WrittenMemory)]
+        longest = max((memory.longest_horizon for memory in memories), default=0.0)
         if longest > FAR_HORIZON * length and isinstance(block.layer, WrittenLayer):
-            far[config.model.key(i, "max_horizon")] = block.layer.max_horizon
-    for key, horizon in far.items() if not config.data.carry_state else ():
+            far[config.model.key(i, "max_horizon")] = block.layer.max_horizon, longest
+    for key, (setting, longest) in far.items() if not config.data.carry_state else ():
         logger.warning(
-            "%s is %s tokens, far beyond data.seq_len %s: the slowest gates forget nothing within "
-            "a sequence, so hardly learn to; 0 takes data.seq_len",
+            "%s is %s: what forgets slowest does so over %s tokens, far beyond data.seq_len %s, so "
+            "hardly learns to; 0 takes data.seq_len",
             key,
-            f"{horizon:,.0f}",
+            f"{setting:,.10g}",
+            f"{longest:,.0f}",
             f"{length:,}",
         )
 

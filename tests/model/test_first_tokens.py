@@ -7,14 +7,15 @@ rounding decides it.
 import pytest
 import torch
 from closeness import off, worst
-from small import BY_CHANNEL, WHOLE, small
+from small import BY_CHANNEL, PUBLISHED_RAVEN, WHOLE, small
 
 from gam_scale.config import GAMConfig, MemoryConfig
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.parts import implementations
 
-KINDS = [*implementations(), WHOLE, BY_CHANNEL]
+RAVEN = PUBLISHED_RAVEN | {"n_slots": 6, "top_k": 2, "router_noise": 0.0}
+KINDS = [*implementations(), WHOLE, BY_CHANNEL, RAVEN]
 T, VOCAB = 24, 11
 SILENT = 0
 """A token whose embedding is a row of zeros, as a padded vocabulary has."""
@@ -22,7 +23,8 @@ SILENT = 0
 
 def make_model(kind: str | dict, paths: str, n_heads: int) -> torch.nn.Module:
     if isinstance(kind, dict):
-        kind = kind | {"paths": paths, "n_heads": n_heads, "n_value_heads": 2 * n_heads}
+        kind = kind | {"paths": paths, "n_heads": n_heads}
+        kind |= {"n_value_heads": 2 * n_heads} if "n_value_heads" in kind else {}
     config = small(
         kind,
         vocab_size=VOCAB,

@@ -14,7 +14,7 @@ import torch
 from closeness import is_alive, off, worst
 from engines import differences
 from ranks import run_ranks
-from small import BY_CHANNEL, WHOLE
+from small import BY_CHANNEL, PUBLISHED_RAVEN, WHOLE
 from torch import Tensor
 
 from gam_scale.config import ParallelConfig
@@ -38,6 +38,10 @@ ROWS = {
     "slot": {"layers": [{"kind": "slot", "n_heads": 2, "n_slots": 6, "top_k": 2}]},
     "raven": {
         "layers": [{"kind": "raven", "n_heads": 2, "n_slots": 6, "top_k": 2}],
+        "position": "rotary",
+    },
+    "raven, published": {
+        "layers": [PUBLISHED_RAVEN | {"n_heads": 2, "n_slots": 6, "top_k": 2, "router_noise": 0.0}],
         "position": "rotary",
     },
     "delta": {"layers": [{"kind": "delta", "n_heads": 2}], "position": "rotary"},

@@ -1,4 +1,4 @@
-"""Raven: the published layer step by step, its router, its noise, and the paper's bank."""
+"""Raven's recurrence step by step, its router, its noise, and the paper's bank."""
 
 import math
 
@@ -31,7 +31,7 @@ def make_memory(**settings) -> RavenMemory:
     return memory.double()
 
 
-def published(memory, h, state, positions):
+def step_by_step(memory, h, state, positions):
     """Raven's recurrence, one token after another, with GAM's bank for a document's start."""
     heads = (H, D // H)
     outputs = []
@@ -80,10 +80,10 @@ def make_input(length: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("length", [1, 7, 64, 130])
 # float64: rounding of sums of some hundred terms; float32 the same, 2**29 times larger.
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-def test_chunks_are_the_published_recurrence(length, dtype, tolerance):
+def test_chunks_are_the_recurrence(length, dtype, tolerance):
     memory, (h, positions) = make_memory(), make_input(length)
     start = memory.bank.detach().expand(2, -1, -1, -1)
-    expected = results(lambda h: published(memory, h, start, positions), memory, h)
+    expected = results(lambda h: step_by_step(memory, h, start, positions), memory, h)
     memory, h = memory.to(dtype), h.detach().to(dtype).requires_grad_()
     start, layout = start.to(dtype), Layout.of(positions)
     found = results(lambda h: memory.run(h, {"memory": start}, layout, None), memory, h)
@@ -200,6 +200,16 @@ def test_horizons_at_the_start_count_writes():
     torch.testing.assert_close(found, expected)
 
 
+def test_the_longest_horizon_may_be_the_writes_of_a_text():
+    """Of which a slot gets one in four here; its horizon in tokens is then the text."""
+    layer = RavenLayer(n_slots=8, top_k=2, max_horizon=0.0).at_length(400)
+    assert layer.max_horizon == 100.0 and layer.at_length(9) == layer
+    memory = layer.build_memory(small("static", d_model=16).shape)
+    assert memory.longest_horizon == pytest.approx(400.0)
+    published = RavenLayer(decay_start="published")
+    assert published.at_length(400) == published
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -207,6 +217,14 @@ def test_horizons_at_the_start_count_writes():
         ({"gate": "plain"}, "a layer of kind raven has no such setting; expected some of ffn"),
         ({"router_noise": -1}, "router_noise is -1.0; expected at least 0"),
         ({"min_horizon": 9.0}, "min_horizon is 9, above max_horizon 4"),
+        (
+            {"decay_start": "published", "max_horizon": 9.0},
+            "max_horizon is 9 with decay_start published, which decides over all horizons",
+        ),
+        (
+            {"read_norm": "whole", "output_gate": "silu"},
+            "read_norm is whole with output_gate silu, which has a norm of each head; expected",
+        ),
     ],
 )
 def test_what_it_refuses(settings, message):

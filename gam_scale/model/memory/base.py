@@ -53,6 +53,12 @@ class WrittenMemory(Memory):
     gate: DecayGate
     n_heads = 1
 
+    @property
+    def longest_horizon(self) -> float:
+        """Tokens over which the slowest part of the state forgets at initialisation; 0: as
+        published, whatever settings say."""
+        return self.gate.longest_horizon if self.gate.least_rate is None else 0.0
+
     def forward(self, h: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """See :meth:`Memory.forward`."""
         weight = next(self.parameters())

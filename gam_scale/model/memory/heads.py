@@ -104,16 +104,15 @@ class HeadMemory(HasKernels, WrittenMemory):
             if heads.activation == "silu":
                 qkv = F.silu(qkv)
             q, k, v = qkv.split(heads.projected, dim=-1)
-            q, k = (self.normed(x.unflatten(-1, (heads.count, -1))) for x in (q, k))
+            q, k = (x.unflatten(-1, (heads.count, -1)) for x in (q, k))
+            q, k = self.normed_pair(q, k)
             v = v.unflatten(-1, (heads.values, -1))
             if self.is_rotary:
                 q, k = (turn(x, *layout.turns[heads.key]) for x in (q, k))
             if self.implementation != PORTABLE:  # products as all others of the run
                 q, k, v = (x.to(dtype) for x in (q, k, v))
             y, after["memory"] = self.associate(h, q, k, v, state["memory"], layout, context)
-            y = y.to(exact)
-            if self.output_gate is None:
-                y = unit_size(y)
+            y = self.normed_read(y.to(exact))
         if self.output_gate is not None:
             y = self.output_gate(y, h)
         return self.out(y.flatten(2).to(dtype)), after
@@ -125,6 +124,14 @@ class HeadMemory(HasKernels, WrittenMemory):
     @abstractmethod
     def normed(self, x: Tensor) -> Tensor:
         """Queries or keys (B, T, H, K), brought to the size that the memory wants."""
+
+    def normed_pair(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys, each :meth:`normed`."""
+        return self.normed(q), self.normed(k)
+
+    def normed_read(self, y: Tensor) -> Tensor:
+        """What heads read (B, T, H, V), of unit size; an output gate has a norm of its own."""
+        return unit_size(y) if self.output_gate is None else y
 
     @abstractmethod
     def associate(

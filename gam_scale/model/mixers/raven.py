@@ -1,7 +1,7 @@
-"""Raven: many slots per head, of which a router lets each token write a few."""
+"""After Raven: many slots per head, of which a router lets each token write a few."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,10 @@ from gam_scale.model.layout import Layout
 from gam_scale.model.linear import linear
 from gam_scale.model.memory.base import Memory
 from gam_scale.model.memory.gate import DecayGate, exact
+from gam_scale.model.memory.heads import Activation
 from gam_scale.model.mixers.slot import BankMemory
+from gam_scale.model.norm import SIZE_FLOOR
+from gam_scale.model.norms.rmsnorm import RMSNorm
 from gam_scale.model.parts import MIXERS, Naming
 from gam_scale.model.policy import MATRIX, Policy
 from gam_scale.model.shape import LONGEST, Shape
@@ -45,10 +48,34 @@ class RavenLayer(HeadLayer):
     max_horizon: float = option(
         4.0,
         "of the slowest head; those between are spread evenly in the logarithm, and a head alone "
-        "has the middle; 0: data.seq_len",
+        "has the middle; 0: as many writes as data.seq_len tokens make",
         at_least=0,
     )
+    decay_start: Literal["horizons", "published"] = option(
+        "horizons",
+        "how fast slots forget at initialisation; horizons: as min_horizon and max_horizon say; "
+        "published: rates uniform from 0 to 16 times steps log-uniform from 0.001 to 0.1",
+    )
+    qk_norm: Literal["plain", "weighted"] = option(
+        "plain", "the norms of queries and of keys; weighted: with a weight each"
+    )
+    score_scale: float = option(
+        0.0,
+        "what the products of queries and keys are multiplied by; 0: one over the root of a head's "
+        "width; 1 as published",
+        at_least=0,
+    )
+    read_activation: Activation = option("none", "of what is read, before its norm")
+    read_norm: Literal["heads", "whole"] = option(
+        "heads",
+        "the norm of what is read, without an output gate; heads: of each head, without a weight; "
+        "whole: of all heads together, with one",
+    )
+    start: Literal["bank", "zeros"] = option(
+        "bank", "what a document starts with; bank: rows that are learned; zeros: none"
+    )
 
+    counts_writes: ClassVar[bool] = True
     measured_as: ClassVar[str] = "raven"
     kernel: ClassVar[str] = "fla"
     own: ClassVar[tuple[str, ...]] = ("n_slots", "top_k", "min_horizon", "max_horizon")
@@ -70,6 +97,36 @@ class RavenLayer(HeadLayer):
             )
         super().check(shape, name)
 
+    def check_own(self, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_own`."""
+        super().check_own(name)
+        if self.read_norm == "whole" and self.output_gate != "none":
+            raise UserError(
+                f"{name('read_norm')} is whole with output_gate {self.output_gate}, which has a "
+                "norm of each head; expected output_gate none, or read_norm heads"
+            )
+        usual = {each: getattr(RavenLayer, each) for each in ("min_horizon", "max_horizon")}
+        for field, value in usual.items():
+            if self.decay_start == "published" and getattr(self, field) != value:
+                raise UserError(
+                    f"{name(field)} is {getattr(self, field):g} with decay_start published, which "
+                    f"decides over all horizons; expected decay_start horizons, or no {field}"
+                )
+
+    def horizons(self, shape: Shape) -> tuple[float, float]:
+        """In writes to a slot."""
+        return super().horizons(replace(shape, context=self._writes(shape.context)))
+
+    def at_length(self, seq_len: int) -> Self:
+        """See :meth:`MixerConfig.at_length`."""
+        if self.decay_start == "published":
+            return self
+        return super().at_length(self._writes(seq_len))
+
+    def _writes(self, tokens: int) -> int:
+        """To a slot, by so many tokens that choose all slots equally often."""
+        return max(1, tokens * self.top_k // self.n_slots)
+
     def build_memory(self, shape: Shape) -> Memory:
         """See :meth:`GAMLayer.build_memory`."""
         return RavenMemory(self, shape)
@@ -81,10 +138,12 @@ class RavenMemory(BankMemory):
         log a_m = -rate softplus(W_a h + b) r_m        r = shares(W_r h), sum_m r_m = 1
 
     with one rate per head, and the share 1 - a_m of a token's key and value in the row
-    (:func:`~gam_scale.model.mixers.slot.slot_memory`). This is "Raven: High-Recall Sequence
-    Modeling with Sparse Memory Routing" (Afzal, Bick, Xing, Cevher and Gu, 2026;
-    github.com/goombalab/raven), with GAM's learned bank for a document's first state. Where the
-    rates are 0 nothing is written, and what is left is the paper's constant memory.
+    (:func:`~gam_scale.model.mixers.slot.slot_memory`). The recurrence and its router are those of
+    "Raven: High-Recall Sequence Modeling with Sparse Memory Routing" (Afzal, Bick, Xing, Cevher and
+    Gu, 2026; github.com/goombalab/raven). What stands around them is GAM's by default: norms
+    without weights, scores over the root of a head's width, a learned bank for a document's start.
+    Settings give the published layer (docs/memories.md). Where the rates are 0 nothing is written,
+    and what is left is the paper's constant memory.
 
     A slot persists because few tokens choose it, so rates may be high: slow ones, as long texts
     ask for in :class:`~gam_scale.model.mixers.slot.SlotMemory`, would write next to nothing.
@@ -94,9 +153,38 @@ class RavenMemory(BankMemory):
         shortest, longest = layer.horizons(shape)
         shares = (shortest / layer.top_k, longest / layer.top_k)
         gate = DecayGate(shape.d_model, layer.n_heads, shares)
-        super().__init__(layer.heads(shape), layer.n_slots, gate, shape)
+        if layer.decay_start == "published":
+            gate.begin_as_published(least_rate=0.0)
+        heads, learned = layer.heads(shape), layer.start == "bank"
+        super().__init__(heads, layer.n_slots, gate, shape, learned=learned)
         self.top_k, self.noise = layer.top_k, layer.router_noise
+        self.score_scale = layer.score_scale or self.score_scale
+        self.q_norm = self.k_norm = self.read_norm = None
+        if layer.qk_norm == "weighted":
+            self.q_norm = RMSNorm(self.head_size, SIZE_FLOOR)
+            self.k_norm = RMSNorm(self.head_size, SIZE_FLOOR)
+        if layer.read_norm == "whole":
+            self.read_norm = RMSNorm(shape.d_model, SIZE_FLOOR)
+        self.read_activation = layer.read_activation
         self.router = Router(shape.d_model, layer.n_heads * layer.n_slots, bias=False)
+
+    @property
+    def longest_horizon(self) -> float:
+        """See :attr:`WrittenMemory.longest_horizon`: by tokens that choose all slots alike."""
+        return super().longest_horizon * self.rows[1]
+
+    def normed_pair(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`HeadMemory.normed_pair`."""
+        if self.q_norm is None or self.k_norm is None:
+            return super().normed_pair(q, k)
+        return self.q_norm(q), self.k_norm(k)
+
+    def normed_read(self, y: Tensor) -> Tensor:
+        """See :meth:`HeadMemory.normed_read`."""
+        y = F.silu(y) if self.read_activation == "silu" else y
+        if self.read_norm is None:
+            return super().normed_read(y)
+        return self.read_norm(y.flatten(2)).view_as(y)
 
     def log_decays(self, h: Tensor, *, training: bool) -> Tensor:
         """See :meth:`BankMemory.log_decays`."""

@@ -1,5 +1,6 @@
 """A bank of slots that the context writes: the paper's memory, made to change with the text."""
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
@@ -85,14 +86,19 @@ class BankMemory(HeadMemory):
         n_slots: rows of each head's state.
         gate: how fast rows decay, for :meth:`log_decays`.
         shape: of the model.
+        learned: whether a document starts with rows that are learned; else with zeros.
     """
 
     policy: ClassVar[dict[str, Policy]] = {"bank": Policy(_unit_rows, "embedding", "never")}
 
-    def __init__(self, heads: Heads, n_slots: int, gate: DecayGate, shape: Shape) -> None:
+    def __init__(
+        self, heads: Heads, n_slots: int, gate: DecayGate, shape: Shape, *, learned: bool = True
+    ) -> None:
         super().__init__(heads, shape)
         self.gate = gate
-        self.bank = nn.Parameter(torch.empty(self.n_heads, n_slots, 2 * self.head_size))
+        self.rows = (self.n_heads, n_slots, 2 * self.head_size)
+        self.bank = nn.Parameter(torch.empty(self.rows)) if learned else None
+        self.score_scale = self.head_size**-0.5
 
     @abstractmethod
     def log_decays(self, h: Tensor, *, training: bool) -> Tensor:
@@ -103,11 +109,11 @@ class BankMemory(HeadMemory):
         """Per token, of what decides over decays."""
 
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The learned bank, (B, H, n_slots, 2 d / H)."""
-        return exact(self.bank).expand(batch_size, -1, -1, -1)
+        """The learned bank or zeros, (B, H, n_slots, 2 d / H)."""
+        return self._start(device, dtype).expand(batch_size, -1, -1, -1)
 
     def normed(self, x: Tensor) -> Tensor:
-        """Of unit mean square, so that scores, over sqrt(K) below, start near unit size too."""
+        """Of unit mean square, so that scores, scaled by 1 / sqrt(K), start near unit size too."""
         return unit_size(x)
 
     def associate(
@@ -122,11 +128,17 @@ class BankMemory(HeadMemory):
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
         log_decay = self.log_decays(h, training=self.training).clamp(min=MIN_LOG_DECAY)
-        q = q * self.head_size**-0.5
-        arguments = (q, k, v, log_decay, state, exact(self.bank), layout, context)
+        bank = self._start(state.device, state.dtype)
+        arguments = (q * self.score_scale, k, v, log_decay, state, bank, layout, context)
         if self.implementation == "fla":
             return slot_in_kernels(*arguments)
         return slot_memory(*arguments, self.fp32_matmul)
+
+    def _start(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """A new document's rows, (H, M, K + V)."""
+        if self.bank is None:
+            return torch.zeros(self.rows, device=device, dtype=dtype)
+        return exact(self.bank)
 
     def slot_horizons(self, h: Tensor) -> Tensor:
         """Tokens over which slots forget, by their mean decay: (B, T, d) -> (B M, H).
@@ -139,10 +151,10 @@ class BankMemory(HeadMemory):
     def trials(self, context: int) -> list[Trial]:
         """See :meth:`HasKernels.trials`; some slots are not written to."""
         draw, heads = trial_numbers(), (ROWS, LENGTH, self.n_heads)
-        slots = self.bank.shape[1:]
+        slots = self.rows[1:]
         decay = draw(*heads, slots[0])
         inputs = {
-            "q": self.normed(draw(*heads, self.head_size)) * self.head_size**-0.5,
+            "q": self.normed(draw(*heads, self.head_size)) * self.score_scale,
             "k": self.normed(draw(*heads, self.head_size)),
             "v": draw(*heads, self.head_size),
             "log_decay": (-decay.square() * (decay > 0)).clamp(min=MIN_LOG_DECAY),
@@ -153,8 +165,8 @@ class BankMemory(HeadMemory):
         return [Trial(slot_memory, forms, inputs, ("q", "k", "v"), trial_layout())]
 
     def flops_per_token(self) -> float:
-        """Projections; per row and channel of the state, a decay, a write (3) and a read (2)."""
-        return self.around_flops() + self.gates_flops() + 5.0 * self.bank.numel()
+        """Projections; per row and channel of the state, a decay, a write (2) and a read (2)."""
+        return self.around_flops() + self.gates_flops() + 5.0 * math.prod(self.rows)
 
 
 class SlotMemory(BankMemory):
