@@ -70,7 +70,7 @@ def _by_pairs(results: Sequence[RecallResult]) -> Figure:
     guess = Series("", sizes, [longest[n].guess for n in sizes], colour=7)
     caption = (
         f"accuracy on the longest held-out texts of so many {unit}, 95% band; grey: a guess among "
-        "the text's own answers"
+        f"{results[0].scores[0].task.guessed}"
     )
     return line_figure(
         "recall",

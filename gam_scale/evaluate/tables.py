@@ -84,7 +84,7 @@ def recall_scores(results: Sequence[RecallResult]) -> Table:
     header = [" in ".join(reversed(tasks[0].columns)), *(t.label for t in tasks)]
     rows = [[r.kind, *(share(score.accuracy) for score in r.scores)] for r in results]
     if any(t.guess != t.chance for t in tasks):
-        rows.append(["guess among the text's values", *(f"{t.guess:.3f}" for t in tasks)])
+        rows.append([f"guess among {tasks[0].guessed}", *(f"{t.guess:.3f}" for t in tasks)])
     rows.append(["guess among all values", *(f"{t.chance:.3f}" for t in tasks)])
     texts = results[0].scores[0].texts
     note = f"Accuracy on {texts:,} held-out texts each; Wilson's 95% interval, by text."

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from gam_scale.errors import UserError
-from gam_scale.evaluate.recall import recall_config
+from gam_scale.evaluate.interval import Interval
+from gam_scale.evaluate.recall import RecallResult, RecallScore, recall_config
+from gam_scale.evaluate.state_size import StateSize
+from gam_scale.evaluate.tables import recall_scores
 from gam_scale.evaluate.tasks.task import task_of, tasks
+from gam_scale.model.config import ModelConfig
 from gam_scale.train.recall import train_recall
 
 SWAPS = [(1, 0, 2), (0, 2, 1), (2, 1, 0)]
@@ -56,7 +60,32 @@ def test_the_end_of_a_text_is_graded():
     counted = task.graded(task.texts(3, seed=0).targets)
     assert counted.shape == (3, 40) and counted.sum(1).tolist() == [task.asked] * 3 == [10] * 3
     assert torch.equal(counted[0].nonzero()[0], torch.tensor([30]))
-    assert (task.chance, task_of("s3").of([4], 6).guess) == (1 / 2, 1 / 6)
+
+
+@pytest.mark.parametrize("kind", ["parity", "s3", "s3_swaps"])
+def test_a_guess_is_among_the_elements_that_a_place_can_have(kind):
+    """Alike at each of the last two places of long texts; nothing is likelier than the guess."""
+    cls = task_of(kind)
+    size = len(cls.products)
+    task = cls.of([21], size)
+    assert task.chance == 1 / size
+    for targets in task.texts(4000, seed=0).targets[:, -2:].unbind(1):
+        counts = torch.bincount(targets, minlength=size) / len(targets)
+        assert counts.count_nonzero() == round(1 / task.guess)
+        # Three standard errors of a share of 4,000 texts, a half at most.
+        assert counts.max().item() == pytest.approx(task.guess, abs=0.024)
+
+
+@pytest.mark.parametrize(("kind", "guess"), [("s3", None), ("s3_swaps", "0.333")])
+def test_a_table_has_a_guess_that_is_better_than_chance(kind, guess):
+    task = task_of(kind).of([4], 6)
+    score = RecallScore(task, Interval(0.5, 0.4, 0.6), 10)
+    result = RecallResult("delta", ModelConfig(), 1, StateSize(1, 0), [score], 1e-3, 1, 1.0)
+    rows = {row[0]: row[1] for row in recall_scores([result]).rows}
+    assert rows["guess among all values"] == "0.167"
+    assert rows.get("guess among products of as many swaps") == guess and len(rows) == 2 + bool(
+        guess
+    )
 
 
 def test_a_task_is_learned_by_the_command_for_recall():

@@ -47,6 +47,15 @@ def test_quantiles_of_all_and_of_each_head():
     assert found.shape == (1 + 3, len(QUANTILES))
 
 
+@pytest.mark.parametrize("width", [3, 12, 15, 35, 64])
+def test_some_of_many_values_are_of_every_channel(width):
+    """With steps of 2, 3, 5, 7 and others the values that are read go through all of a row."""
+    for values in (100_000, 150_000, 300_000, 400_000):
+        found = quantiles(torch.arange(float(width)).repeat(values // width).unsqueeze(1))[0]
+        low, middle, high = (level * (width - 1) for level in (0.05, 0.5, 0.95))
+        assert found.tolist() == pytest.approx([low, middle, high], abs=1), values
+
+
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_every_layer_says_what_it_decides_and_the_run_is_the_same(
     tmp_path, tiny, whole, curve, recompute

@@ -25,6 +25,8 @@ class Task(ABC):
     kind: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ("tokens",)
     """What the numbers are that a difficulty is given by; the first one is ``seq_len``."""
+    guessed: ClassVar[str] = "the text's values"
+    """What is left to guess among once what a text shows without effort is known."""
 
     @classmethod
     def of(cls, row: Sequence[int], vocab_size: int) -> Self:
@@ -78,7 +80,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def guess(self) -> float:
-        """Accuracy of naming at random one of the answers that the text itself holds."""
+        """Accuracy of naming at random one of the answers of :attr:`guessed`."""
 
 
 T = TypeVar("T", bound=type[Task])

@@ -65,7 +65,7 @@ class Tracking(Task):
 
     @property
     def guess(self) -> float:
-        """See :attr:`Task.guess`: swaps alone tell, by their number, half of the group."""
+        """See :attr:`Task.guess`: at any place all elements are equally likely."""
         return self.chance
 
 
@@ -101,8 +101,17 @@ class S3(Tracking):
 @task("s3_swaps")
 @dataclass(frozen=True)
 class S3Swaps(S3):
-    """The three swaps alone, each of which is one reflection."""
+    """The three swaps alone, each of which is one reflection.
 
+    An even number of them is the unit or a rotation, an odd number a swap.
+    """
+
+    guessed: ClassVar[str] = "products of as many swaps"
     moves: ClassVar[tuple[int, ...]] = tuple(
         i for i, element in enumerate(_S3) if sum(a != b for a, b in enumerate(element)) == 2
     )
+
+    @property
+    def guess(self) -> float:
+        """See :attr:`Task.guess`: the number of swaps tells the half of the group."""
+        return 2.0 / len(self.products)

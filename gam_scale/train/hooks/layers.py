@@ -132,10 +132,13 @@ class _Listener:
 def quantiles(values: Tensor) -> Tensor:
     """(values, heads) -> (1 + heads, quantiles): of all values, and of each head's.
 
-    Of more than :data:`MOST_VALUES` every third one is taken, every fifth one, and so on: with an
-    even step some channels of a row would never have their turn.
+    Of more than :data:`MOST_VALUES` every second one is taken, every third one, and so on, by a
+    step that shares no factor with their number, so with no width that divides it: some channels of
+    a row would never have their turn.
     """
-    step = -(-values.numel() // MOST_VALUES) | 1
+    step = -(-values.numel() // MOST_VALUES)
+    while math.gcd(step, len(values)) > 1:
+        step += 1
     values = values.detach().float()[::step]
     return torch.stack([_quantiles(values.flatten()), *map(_quantiles, values.unbind(1))])
 
