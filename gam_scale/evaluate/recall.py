@@ -70,15 +70,15 @@ _SMALL = {
 # Lengths of arXiv 2411.12537: learned up to 40 tokens, tested up to 256.
 _TRACKED = {"train": [[4], [8], [16], [32], [40]], "test": [[40], [64], [128], [256]]}
 PRESETS: dict[str, dict[str, Any]] = {
-    # States: 8,448 numbers in two layers of slot or delta, 4,864 of mamba, 4,352 of phase, which
-    # holds no more at this width; a scan has one per channel.
+    # Memories: 8,192 numbers in two layers of slot, raven, delta or mamba2, 4,096 of mamba and of
+    # phase, which holds no more at this width; a scan has one per channel.
     "cpu": {
         "recall": {},
         "model": _SMALL,
     },
     # zoology/experiments/arxiv24_based_figure2/configs.py: lengths, pairs, their shares (100,000
     # texts of 4 pairs to 20,000 of each other kind), 32 epochs at batch 256, learning rates.
-    # States: 16,896 numbers in slot and delta, 17,920 in mamba, 8,704 in phase.
+    # Memories: 32,768 numbers in slot, raven, delta and mamba2, 16,384 in mamba and phase.
     "zoology": {
         "recall": {
             "vocab_size": 8192,

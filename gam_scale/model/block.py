@@ -12,7 +12,9 @@ from gam_scale.model.carry import Carried
 from gam_scale.model.context import Context
 from gam_scale.model.dropout import Dropout
 from gam_scale.model.layout import Layout
+from gam_scale.model.linear import Linear
 from gam_scale.model.parts import MixerConfig
+from gam_scale.model.policy import ONLY_TO_RESIDUAL, TO_RESIDUAL
 from gam_scale.model.shape import Shape
 
 State = dict[str, Tensor]
@@ -46,6 +48,8 @@ class Block(nn.Module, ABC):
         self.make(shape)
         if ffn is not None:
             self.norm2 = layer.norm.build(shape)
+        elif layer.counts_writes:
+            self._write_once()
         self.ffn = ffn
 
     @abstractmethod
@@ -127,6 +131,12 @@ class Block(nn.Module, ABC):
         """Forward FLOPs per token, in documents of ``seq_len`` tokens."""
         ffn = self.ffn.flops_per_token() if self.ffn is not None else 0.0
         return self.mixer_flops(seq_len) + ffn
+
+    def _write_once(self) -> None:
+        """Let output matrices begin as the only ones of the layer."""
+        for module in self.modules():
+            if isinstance(module, Linear) and module.policy["weight"] is TO_RESIDUAL:
+                module.policy = module.policy | {"weight": ONLY_TO_RESIDUAL}  # of this instance
 
     def _normed(self, x: Tensor) -> Tensor:
         return self.norm(x) if self.ffn is None else self.norm1(x)

@@ -24,7 +24,8 @@ def initial_values(
     token embeddings (tied to the head, so drawn as a Linear) uniform within 1 / sqrt(d_model),
     position embeddings N(0, 1). ``scaled``, the default, draws both embeddings from N(0, 0.02),
     linear weights from a normal of torch's default variance with zero biases, and shrinks the
-    layers that write to the residual stream by 1 / sqrt(2 n_layers).
+    layers that write to the residual stream by 1 / sqrt(2 n_layers); by 1 / sqrt(n_layers) where
+    the only write of a layer is its mixer's, in kinds whose configuration ``counts_writes``.
     """
     for prefix, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

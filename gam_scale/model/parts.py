@@ -164,6 +164,9 @@ class MixerConfig(Part):
     preset_of: ClassVar[str] = ""
     """The kind of which it is other defaults and nothing else: what holds of that one holds here.
     """
+    counts_writes: ClassVar[bool] = False
+    """Whether its output matrix begins larger where it is the layer's only write to the residual
+    stream, as in mamba_ssm; kinds from before that was known begin as they did."""
     kernel: ClassVar[str] = ""
     """The package whose kernels it can run in on a GPU."""
     recall_after: ClassVar[tuple[str, ...]] = ()

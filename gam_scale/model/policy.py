@@ -69,12 +69,13 @@ def linear_weight(module: nn.Linear, value: Tensor, draw: Draw) -> None:
 
 
 def residual_weight(module: nn.Linear, value: Tensor, draw: Draw) -> None:
-    """Of a layer that writes to the residual stream: scaled shrinks it with depth."""
-    if draw.scheme == "paper":
-        _torchs_uniform(module, value, draw)
-    else:
-        std = _linear_std(module) / math.sqrt(2.0 * draw.n_layers)
-        value.normal_(0.0, std, generator=draw.generator)
+    """Of a layer that writes to the residual stream twice: scaled shrinks it with depth."""
+    _written(module, value, draw, times=2.0)
+
+
+def only_residual_weight(module: nn.Linear, value: Tensor, draw: Draw) -> None:
+    """Of a layer that writes to it once, having no feed-forward network."""
+    _written(module, value, draw, times=1.0)
 
 
 def linear_bias(module: nn.Linear, value: Tensor, draw: Draw) -> None:
@@ -103,6 +104,7 @@ def position_rows(module: nn.Module, value: Tensor, draw: Draw) -> None:
 MATRIX = Policy(linear_weight, "matrix", "always")
 GATE_MATRIX = replace(MATRIX, decay="all")
 TO_RESIDUAL = replace(MATRIX, init=residual_weight)
+ONLY_TO_RESIDUAL = replace(MATRIX, init=only_residual_weight)
 BIAS = Policy(linear_bias, "vector", "all")
 
 
@@ -124,6 +126,15 @@ def keeps_fp32(module: nn.Module | type[nn.Module]) -> list[str]:
     """Names of a module's own parameters that are gathered as they are."""
     own: Mapping[str, Policy] = getattr(module, "policy", {})
     return [name for name, policy in own.items() if policy.precision == "fp32"]
+
+
+def _written(module: nn.Linear, value: Tensor, draw: Draw, times: float) -> None:
+    """What all layers add has the same variance at any depth, of ``times`` writes by each."""
+    if draw.scheme == "paper":
+        _torchs_uniform(module, value, draw)
+    else:
+        std = _linear_std(module) / math.sqrt(times * draw.n_layers)
+        value.normal_(0.0, std, generator=draw.generator)
 
 
 def _linear_std(module: nn.Linear) -> float:

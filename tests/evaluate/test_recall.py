@@ -5,7 +5,7 @@ import pytest
 from gam_scale.config import ModelConfig
 from gam_scale.errors import UserError
 from gam_scale.evaluate.recall import recall_config
-from gam_scale.evaluate.state_size import StateSize, state_size
+from gam_scale.evaluate.state_size import StateSize, memory_size, state_size
 from gam_scale.model.lm import build_model
 from gam_scale.strict import from_dict
 from gam_scale.train.recall import train_recall
@@ -68,6 +68,16 @@ def test_settings_reach_all_kinds_or_one():
 def test_settings_that_are_none_or_do_not_go_together(kind, override, message):
     with pytest.raises(UserError, match=message):
         recall_config(kind, "cpu", [override])
+
+
+@pytest.mark.parametrize(
+    ("preset", "numbers"), [("cpu", 8_192), ("zoology", 32_768), ("parity", 8_192), ("s3", 8_192)]
+)
+def test_memories_are_compared_at_the_sizes_that_presets_say(preset, numbers):
+    for kind in ("slot", "raven", "delta", "mamba2"):
+        assert memory_size(recall_config(kind, preset)[1]) == numbers, kind
+    for kind in ("phase", "mamba"):
+        assert memory_size(recall_config(kind, preset)[1]) == numbers // 2, kind
 
 
 def test_state_sizes():

@@ -7,6 +7,7 @@ import torch
 
 from gam_scale.config import GAMConfig, ModelConfig
 from gam_scale.model.lm import build_model
+from gam_scale.strict import from_dict
 
 
 def model(init: str, block: str = "gam", **changes):
@@ -40,6 +41,33 @@ def test_scaled_has_quiet_positions_and_shrinks_residual_outputs():
     down = m.blocks[1].ffn.down.weight.std().item()
     assert down == pytest.approx(plain / math.sqrt(2 * 3), rel=0.05)
     assert m.blocks[1].ffn.up.bias.abs().max().item() == 0
+
+
+@pytest.mark.parametrize("init", ["paper", "scaled"])
+@pytest.mark.parametrize(
+    ("kind", "ffn", "writes"),
+    [
+        ("mamba2", "none", 1),
+        ("mamba2", "mlp", 2),
+        ("gdn", "none", 1),
+        ("gam_delta", "none", 1),
+        ("gdn", "mlp", 2),
+        ("raven", "none", 1),
+        # These began so before it was looked at.
+        ("mamba", "none", 2),
+        ("attention", "none", 2),
+        ("delta", "none", 2),
+    ],
+)
+def test_an_output_matrix_knows_how_often_its_layer_writes(init, kind, ffn, writes):
+    sizes = {"d_model": 64, "n_layers": 3, "vocab_size": 9, "init": init}
+    config = from_dict(ModelConfig, sizes | {"layers": [{"kind": kind, "ffn": ffn}]})
+    block = build_model(config, seed=7).blocks[0]
+    ends = ("out.weight", "out_proj.weight")
+    (found,) = [p for name, p in block.named_parameters() if name.endswith(ends)]
+    usual = 1 / math.sqrt(3 * found.shape[1])
+    scale = math.sqrt(writes * 3) if init == "scaled" else 1.0
+    assert found.std().item() == pytest.approx(usual / scale, rel=0.05)  # of 4,096 draws: 1.1%
 
 
 @pytest.mark.parametrize("init", ["paper", "scaled"])

@@ -151,6 +151,20 @@ def test_one_step_after_another_gives_what_training_does(chunks):
     assert worst(off(state[name], final[name]) for name in final) < 1e-12
 
 
+def test_statistics_are_of_heads():
+    """What its read-out is multiplied by, and the state that generation ends with."""
+    block, x = make_block(), make_input()
+    positions = make_positions(70, [2, 5, 66])
+    found = block.statistics(x, Layout.of(positions))
+    z = F.linear(block.norm(x), block.mixer.in_proj.weight)[..., : 2 * D]
+    gates = (z * torch.sigmoid(z)).unflatten(-1, (4, 6))
+    for head, values in enumerate(found["output_gate"].unbind(1)):
+        assert off(values, gates[:, :, head].flatten()) < 1e-12
+    whole = block.extend(x, block.init_state(2, x.device, x.dtype), Layout.of(positions))[1]["h"]
+    assert off(found["state_norm"], whole.square().sum((2, 3)).sqrt()) < 1e-12
+    assert found["state_norm"].shape == (2, 4) and found["horizon"].shape == (140, 4)
+
+
 def test_rates_and_states_keep_float32():
     block, single = make_block(torch.bfloat16), make_block(torch.float32)
     state = block.init_state(2, torch.device("cpu"), torch.bfloat16)

@@ -22,6 +22,7 @@ class _Preset(DeltaRuleLayer):
     output_gate: GateChoice = _default("output_gate", "silu")
 
     preset_of: ClassVar[str] = "delta"
+    counts_writes: ClassVar[bool] = True
     # Not the section of gam layers: its defaults for the paths are the paper's.
     sections: ClassVar[tuple[str, ...]] = ("memory",)
 

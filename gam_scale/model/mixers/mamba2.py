@@ -31,6 +31,11 @@ CHUNK = 64
 NORM_EPS = 1e-5
 
 
+def _with_states(d_state: int) -> tuple[str, ...]:
+    """The setting of a model that learns a synthetic task."""
+    return (f'model.layers=[{{"kind": "mamba2", "d_state": {d_state}}}]',)
+
+
 @MIXERS.register
 @dataclass(frozen=True)
 class Mamba2Layer(MixerConfig):
@@ -62,11 +67,14 @@ class Mamba2Layer(MixerConfig):
     kernel: ClassVar[str] = "mamba_ssm"
     by_pieces: ClassVar[bool] = True
     in_chunks: ClassVar[bool] = True
-    # States of 8,272 numbers in two layers of width 64, 16,208 of width 128: those of slot and
-    # delta are 8,448 and 16,896.
+    counts_writes: ClassVar[bool] = True
+    # As many numbers of memory as slot, raven and delta have in these tasks.
     recall: ClassVar[dict[str, tuple[str, ...]]] = {
-        preset: ('model.layers=[{"kind": "mamba2", "d_state": 28}]',)
-        for preset in ("cpu", "zoology")
+        "cpu": _with_states(32),
+        "parity": _with_states(32),
+        "s3": _with_states(32),
+        "s3_swaps": _with_states(32),
+        "zoology": _with_states(64),
     }
     small: ClassVar[dict[str, Any]] = {"d_state": 4, "head_dim": 8, "n_groups": 2}
 
@@ -114,7 +122,7 @@ class Mamba2Block(MixerBlock):
 
     def mixer_statistics(self, h: Tensor, layout: Layout) -> dict[str, Tensor]:
         """See :meth:`Block.mixer_statistics`."""
-        return self.mixer.statistics(h)
+        return self.mixer.statistics(h, layout)
 
 
 def _log_rates(module: "Mamba2Mixer", value: Tensor, draw: Draw) -> None:
@@ -135,7 +143,9 @@ class Mamba2Mixer(HasKernels):
         y          = ssd(x, dt, A, B, C) + D x        A = -exp(A_log), one per head, as D
         output     = Linear(norm(y * silu(z)))
 
-    dt, A and the state are float32 whatever autocast says. The rates, dt_bias and D never decay.
+    The projected dt is as exact as all of that product, under autocast bfloat16, as in mamba_ssm;
+    from the sum with its bias on, dt, A and the state are float32. The rates, dt_bias and D never
+    decay.
     """
 
     policy: ClassVar[dict[str, Policy]] = {
@@ -200,11 +210,23 @@ class Mamba2Mixer(HasKernels):
         forms: dict[str, Function] = {"mamba_ssm": ssd_in_kernels}
         return [Trial(ssd, forms, inputs, ("x", "B", "C"), trial_layout())]
 
-    def statistics(self, h: Tensor) -> dict[str, Tensor]:
-        """``horizon``: the tokens over which a head would forget, if all were as this one."""
-        dt = self.in_proj(h).split(self.splits, dim=-1)[2]
+    def statistics(self, h: Tensor, layout: Layout) -> dict[str, Tensor]:
+        """What the heads decide of tokens (B, T, d), the first of their rows: (values, heads) each.
+
+        ``horizon``: the tokens over which a head would forget, if all were as this one.
+        ``output_gate``: what its channels are multiplied by. ``state_norm``: the length of its
+        state after the tokens.
+        """
+        z, convolved, dt = self.in_proj(h).split(self.splits, dim=-1)
         rate = self._step_sizes(dt) * exact(self.A_log).exp()
-        return {"horizon": 1 / rate.clamp(min=1e-9).flatten(0, 1)}
+        opened = F.silu(z).unflatten(-1, (self.n_heads, -1))
+        nothing = self._nothing(h.shape[0], h.device, self.A_log.dtype)
+        final = self._read(z, self.conv(convolved, layout), dt, nothing, layout, None)[1]
+        return {
+            "horizon": 1 / rate.clamp(min=1e-9).flatten(0, 1),
+            "output_gate": opened.movedim(2, -1).flatten(0, 2),
+            "state_norm": final.flatten(2).norm(dim=-1),
+        }
 
     def flops_per_token(self) -> float:
         """Projections and convolution at two per weight, and the recurrence.
