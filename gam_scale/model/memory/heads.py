@@ -1,5 +1,6 @@
 """Memories with heads: queries, keys and values, and the recipe around what the heads do."""
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -53,6 +54,14 @@ class Heads:
         """Channels of all queries, all keys, all values."""
         return [self.count * self.key, self.count * self.key, self.values * self.value]
 
+    def cut(self, qkv: Tensor) -> list[Tensor]:
+        """Queries, keys (B, T, count, key) and values (B, T, values, value) side by side."""
+        width = math.gcd(self.key, self.value)
+        rows = qkv.unflatten(-1, (-1, width))
+        parts = rows.split([channels // width for channels in self.projected], dim=2)
+        heads = (self.count, self.count, self.values)
+        return [x.flatten(2).unflatten(2, (n, -1)) for x, n in zip(parts, heads, strict=True)]
+
 
 class HeadMemory(HasKernels, WrittenMemory):
     """Queries, keys and values per head, an output layer, and what stands between them.
@@ -103,10 +112,8 @@ class HeadMemory(HasKernels, WrittenMemory):
                 qkv, after["qkv"] = self.conv.run(qkv, state["qkv"], layout, context)
             if heads.activation == "silu":
                 qkv = F.silu(qkv)
-            q, k, v = qkv.split(heads.projected, dim=-1)
-            q, k = (x.unflatten(-1, (heads.count, -1)) for x in (q, k))
+            q, k, v = heads.cut(qkv)
             q, k = self.normed_pair(q, k)
-            v = v.unflatten(-1, (heads.values, -1))
             if self.is_rotary:
                 q, k = (turn(x, *layout.turns[heads.key]) for x in (q, k))
             if self.implementation != PORTABLE:  # products as all others of the run
