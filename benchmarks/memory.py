@@ -13,7 +13,7 @@ def live_storages() -> dict[int, int]:
     for thing in gc.get_objects():
         if type(thing) in (torch.Tensor, torch.nn.Parameter, DTensor):  # not the compiler's fakes
             local = thing.to_local() if isinstance(thing, DTensor) else thing
-            if local.device.type != "meta":
+            if local.device.type != "meta" and local.layout == torch.strided:
                 storage = local.untyped_storage()
                 found[storage.data_ptr()] = storage.nbytes()
     return found

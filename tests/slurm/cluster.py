@@ -215,6 +215,15 @@ class Cluster:
         )
         log.close()
 
+    def resume(self, node: str) -> None:
+        """Let a node have work again.
+
+        Slurm refuses to resume one that is free, as one that was down may be by then of itself.
+        """
+        command = ("scontrol", "update", f"nodename={node}", "state=resume")
+        done = subprocess.run(command, env=self.env, text=True, capture_output=True, timeout=60)
+        assert not done.returncode or node in self.idle(), f"{command}: {done.stdout}{done.stderr}"
+
     def crash(self, node: str) -> None:
         """End every process of a node at once."""
         holder = self._holders.pop(node)

@@ -143,5 +143,5 @@ def end_all(cluster: Cluster) -> None:
     while cluster.idle() != set(cluster.nodes) and time.monotonic() < deadline:
         # Slurm drains a node whose job step did not end, such as one that waits for a frozen node.
         for node in cluster.drained():
-            cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
+            cluster.resume(node)
         time.sleep(0.2)

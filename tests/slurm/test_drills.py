@@ -60,7 +60,7 @@ def test_crash_of_a_node(slurm, start, undisturbed, which):
         assert job.finish() == "COMPLETED", job.said()
     finally:
         slurm.start(node)
-        slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+        slurm.resume(node)
     assert job.restarts == 1, job.said()
     assert job.losses() == undisturbed
     assert job.started["step"] >= 30  # nothing is lost beyond the last checkpoint

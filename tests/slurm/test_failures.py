@@ -99,7 +99,7 @@ def test_fewer_nodes_after_a_crash(slurm, start, undisturbed):
     finally:
         slurm.start(lost)
         for node in (*others, lost):
-            slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+            slurm.resume(node)
     losses = job.losses()
     assert job.restarts == 1 and losses.keys() == undisturbed.keys(), job.said()
     assert job.started["step"] >= 30
