@@ -95,14 +95,16 @@ def rates(tuned: dict[str, list[Row]]) -> Table:
 def learning(full: dict[str, list[Row]]) -> Part:
     """Validation loss over training, of the first seed; without the first fall, beside which
     models do not differ."""
+    tokens = max(rows[0]["tokens"] for rows in full.values())
+    unit, word = (1e6, "millions") if tokens >= 10e6 else (1e3, "thousands")
     lines = []
     for i, (model, rows) in enumerate(full.items()):
         curve = min(rows, key=lambda r: r["seed"])["val_curve"] or [[0.0, 0.0]]
         late = [point for point in curve if point[0] >= EARLY * curve[-1][0]]
         x, y = zip(*late, strict=True)
-        lines.append(Series(model, [tokens / 1e6 for tokens in x], y, colour=i, smooth=False))
+        lines.append(Series(model, [n / unit for n in x], y, colour=i, smooth=False))
     caption = (
-        "validation loss in nats per token against millions of tokens, first seed, from "
+        f"validation loss in nats per token against {word} of tokens, first seed, from "
         f"{EARLY:.0%} of the training on"
     )
     return line_figure("learning", "While training", caption, lines, WIDE, narrow_size=SMALL)
