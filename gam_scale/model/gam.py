@@ -50,6 +50,11 @@ class GAMLayer(MixerConfig):
         """Whether the memory reads what the convolution gives, too."""
         return False
 
+    @property
+    def gates_output(self) -> bool:
+        """Whether the memory has a gate on what it reads, which may stand for a fusion gate."""
+        return False
+
     @abstractmethod
     def build_memory(self, shape: Shape) -> Memory:
         """The memory's module."""
@@ -60,10 +65,19 @@ class GAMLayer(MixerConfig):
 
     def check(self, shape: Shape, name: Naming) -> None:
         """See :meth:`Part.check`."""
-        if self.fusion == "local" and self.paths == "global":
+        if self.fusion != "local":
+            return
+        by_default = type(self).fusion == "local"  # nobody need have asked for it
+        if self.paths == "global" and not by_default:
             raise UserError(
                 f"{name('fusion')} is local, a gate on the local path, with paths global, which "
                 "leaves that out; expected fusion sum, or paths both"
+            )
+        if self.paths == "both" and not self.gates_output:
+            whose = f", the default of {self.kind}," if by_default else ""
+            raise UserError(
+                f"{name('fusion')} is local{whose} beside a memory without an output gate, whose "
+                "path would have none; expected fusion gate, or sum for none"
             )
 
     def check_own(self, name: Naming) -> None:
@@ -173,7 +187,13 @@ class HeadLayer(WrittenLayer):
     def check_length(self, tokens: int, cut: str, name: Naming) -> None:
         """See :meth:`MixerConfig.check_length`."""
         super().check_length(tokens, cut, name)
-        check_taps(self.conv_size, name("conv_size"), tokens, cut)
+        if self.paths != "local":
+            check_taps(self.conv_size, name("conv_size"), tokens, cut)
+
+    @property
+    def gates_output(self) -> bool:
+        """See :attr:`GAMLayer.gates_output`."""
+        return self.output_gate != "none"
 
     def heads(self, shape: Shape) -> Heads:
         """Their sizes, and what stands around them."""
@@ -228,10 +248,13 @@ class GAMBlock(Block):
         has_conv, has_memory = layer.paths != "global", layer.paths != "local"
         self.conv = CausalConv(d, layer.kernel_size, shape.biases) if has_conv else None
         self.memory = layer.build_memory(shape) if has_memory else None
-        paths = {"conv": has_conv, "memory": has_memory and layer.fusion == "gate"}
-        self.gated = [name for name, is_there in paths.items() if is_there]
+        paths = {
+            "conv": has_conv and layer.fusion != "sum",
+            "memory": has_memory and layer.fusion == "gate",
+        }
+        self.gated = [name for name, has_gate in paths.items() if has_gate]
         self.gate = None
-        if layer.fusion != "sum":
+        if self.gated:
             gates = len(self.gated) * d
             self.gate = Linear(d, gates, bias=shape.biases, weight=GATE_MATRIX)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from closeness import off
+from closeness import is_alive, off
 from layouts import plain
 from torch import Tensor
 
@@ -134,6 +134,29 @@ def test_gam_delta_is_delta_by_other_settings():
     spelled = memory_of(kind="delta", n_heads=HEADS, **settings)
     h = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert torch.equal(preset(h, plain(h)), spelled(h, plain(h)))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"kind": "kda", "output_gate": "none"},
+        {"kind": "gdn2", "output_gate": "none", "strength_per": "head"},
+        {"kind": "gdn", "paths": "both", "conv_size": 0},
+        {"kind": "gam_delta", "paths": "global"},
+        {"kind": "gam_delta", "paths": "local"},
+        {"kind": "gam_delta", "output_gate": "none", "fusion": "gate"},
+    ],
+    ids=str,
+)
+def test_what_a_preset_has_by_default_gives_way(layer):
+    """Each setting alone is a model, of which every parameter is a part."""
+    settings = {"layers": [layer], "n_layers": 1, "d_model": D, "vocab_size": 5, "dropout": 0.0}
+    config = from_dict(ModelConfig, settings)
+    config.check()
+    model = build_model(config, seed=0)
+    tokens = torch.randint(5, (2, 9), generator=torch.Generator().manual_seed(0))
+    model(tokens, tokens).backward()
+    assert all(is_alive(p.grad) for p in model.blocks.parameters())
 
 
 def test_decays_begin_as_published():

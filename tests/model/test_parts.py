@@ -290,6 +290,18 @@ def test_sequences_may_be_cut_over_ranks():
             r"layers\[0\].fusion is local, a gate on the local path, with paths global",
         ),
         (
+            {"gam": {"fusion": "local"}},
+            r"model.gam.fusion is local beside a memory without an output gate, whose path would",
+        ),
+        (
+            {"layers": [{"kind": "slot", "fusion": "local"}]},
+            r"layers\[0\].fusion is local beside a memory without an .*; expected fusion gate, or",
+        ),
+        (
+            {"layers": [{"kind": "gam_delta", "output_gate": "none"}]},
+            r"layers\[0\].fusion is local, the default of gam_delta, beside a memory without",
+        ),
+        (
             {"layers": [{"kind": "delta", "paths": "global", "memory_input": "plain"}]},
             r"layers\[0\].memory_input is plain with paths global, where a memory has no",
         ),
@@ -383,6 +395,9 @@ def test_what_a_run_fills_in_is_not_refused_where_it_decides_nothing():
         ({"kind": "static", "kernel_size": 5}, 4, r"n is 4 and model.layers\[0\].kernel_size 5"),
         ({"kind": "static", "kernel_size": 5}, 5, ""),
         ({"kind": "static", "paths": "global"}, 1, ""),
+        ({"kind": "gdn"}, 3, r"n is 3 and model.layers\[0\].conv_size 4"),
+        ({"kind": "gdn", "paths": "local"}, 3, ""),
+        ({"kind": "scan", "paths": "local", "conv_size": 4}, 3, ""),
     ],
 )
 def test_a_rank_has_the_tokens_that_convolutions_reach_back_to(layer, tokens, message):

@@ -113,15 +113,16 @@ class DeltaRuleLayer(HeadLayer):
     def check_own(self, name: Naming) -> None:
         """See :meth:`MixerConfig.check_own`."""
         super().check_own(name)
-        if self.output_gate_rank == "head" and self.output_gate == "none":
+        usual = type(self)  # what it has by default gives way to what the user says
+        is_set = self.output_gate_rank != usual.output_gate_rank
+        if is_set and self.output_gate_rank == "head" and self.output_gate == "none":
             raise UserError(
                 f"{name('output_gate_rank')} is head with output_gate none; expected output_gate "
                 "silu or sigmoid, or output_gate_rank full"
             )
-        fields = ("min_horizon", "max_horizon")
-        usual = {field: getattr(DeltaRuleLayer, field) for field in fields}
-        for field, value in usual.items():
-            if self.decay_start == "published" and getattr(self, field) != value:
+        for field in ("min_horizon", "max_horizon"):
+            is_set = getattr(self, field) != getattr(usual, field)
+            if self.decay_start == "published" and is_set:
                 raise UserError(
                     f"{name(field)} is {getattr(self, field):g} with decay_start published, which "
                     f"decides over all horizons; expected decay_start horizons, or no {field}"

@@ -47,10 +47,16 @@ class ScanLayer(WrittenLayer):
 
     measured_as: ClassVar[str] = "scan"
 
+    @property
+    def gates_output(self) -> bool:
+        """See :attr:`GAMLayer.gates_output`: always."""
+        return True
+
     def check_length(self, tokens: int, cut: str, name: Naming) -> None:
         """See :meth:`MixerConfig.check_length`."""
         super().check_length(tokens, cut, name)
-        check_taps(self.conv_size, name("conv_size"), tokens, cut)
+        if self.paths != "local":
+            check_taps(self.conv_size, name("conv_size"), tokens, cut)
 
     def build_memory(self, shape: Shape) -> Memory:
         """See :meth:`GAMLayer.build_memory`."""
