@@ -137,6 +137,24 @@ def test_gam_delta_is_delta_by_other_settings():
 
 
 @pytest.mark.parametrize(
+    ("d", "n_heads", "position", "width"),
+    [(64, 2, "none", 24), (64, 5, "none", 10), (50, 3, "none", 12), (50, 4, "rotary", 10)]
+    + [(16, 16, "rotary", 2)],
+)
+def test_gdn_is_as_large_as_published(d, n_heads, position, width):
+    """Keys of 0.75 d in all, or of the nearest whole number a head; values of twice that."""
+    layer = {"kind": "gdn", "n_heads": n_heads}
+    config = from_dict(ModelConfig, {"layers": [layer], "d_model": d, "position": position})
+    config.check()
+    heads = config.stack()[0].heads(config.shape)
+    assert (heads.key, heads.value) == (width, 2 * width)
+    if 4 * width * n_heads == 3 * d:
+        memory = config.stack()[0].build_memory(config.shape)
+        matrices = [memory.qkv, memory.out, memory.output_gate.linear]
+        assert sum(m.weight.numel() for m in matrices) == 6 * d * d
+
+
+@pytest.mark.parametrize(
     "layer",
     [
         {"kind": "kda", "output_gate": "none"},

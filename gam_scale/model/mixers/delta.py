@@ -71,6 +71,8 @@ class DeltaRuleLayer(HeadLayer):
 
     measured_as: ClassVar[str] = "delta"
     kernel: ClassVar[str] = "fla"
+    keys_share: ClassVar[float] = 1.0
+    """What the keys of all heads have together, of d_model, where head_dim is 0."""
 
     def build_memory(self, shape: Shape) -> Memory:
         """See :meth:`GAMLayer.build_memory`."""
@@ -78,7 +80,7 @@ class DeltaRuleLayer(HeadLayer):
 
     def heads(self, shape: Shape) -> Heads:
         """See :meth:`HeadLayer.heads`."""
-        key = self.head_dim or shape.d_model // self.n_heads
+        key = self.head_dim or self._usual_width(shape)
         values = self.n_value_heads or self.n_heads
         value = round(key * self.expand_v)
         rank = value if self.output_gate_rank == "head" else 0
@@ -91,7 +93,7 @@ class DeltaRuleLayer(HeadLayer):
 
     def check_widths(self, shape: Shape, name: Naming) -> None:
         """See :meth:`HeadLayer.check_widths`."""
-        if not self.head_dim:
+        if not self.head_dim and self.keys_share == 1:
             super().check_widths(shape, name)
         elif shape.rotary == "all" and self.head_dim % 2:
             raise UserError(
@@ -127,6 +129,11 @@ class DeltaRuleLayer(HeadLayer):
                     f"{name(field)} is {getattr(self, field):g} with decay_start published, which "
                     f"decides over all horizons; expected decay_start horizons, or no {field}"
                 )
+
+    def _usual_width(self, shape: Shape) -> int:
+        """Channels of a head's keys where nothing is said: even ones where pairs are turned."""
+        step = 2 if shape.rotary == "all" else 1
+        return max(1, round(self.keys_share * shape.d_model / self.n_heads / step)) * step
 
 
 @MIXERS.register

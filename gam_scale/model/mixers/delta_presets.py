@@ -9,11 +9,16 @@ from gam_scale.model.mixers.delta import DeltaRuleLayer
 from gam_scale.model.parts import MIXERS
 
 
-def _default(name: str, value: Any) -> Any:
+def _default(name: str, value: Any, doc: str = "") -> Any:
     """The setting that :class:`DeltaRuleLayer` has under that name, with another default."""
-    return dataclasses.field(
-        default=value, metadata=DeltaRuleLayer.__dataclass_fields__[name].metadata
-    )
+    metadata = DeltaRuleLayer.__dataclass_fields__[name].metadata
+    return dataclasses.field(default=value, metadata={**metadata, "doc": doc or metadata["doc"]})
+
+
+def _recalling(width: int) -> tuple[str, ...]:
+    """Of a synthetic task: a state as large as the other memories' there, one head, as wide."""
+    layer = f'{{"kind":"gdn","n_heads":1,"head_dim":{width},"expand_v":1}}'
+    return (f"model.layers=[{layer}]",)
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,25 @@ class _ByChannel(_Published):
 @MIXERS.register
 @dataclass(frozen=True)
 class GatedDeltaNetLayer(_Published):
-    """The gated delta net as published (arXiv 2412.06464)."""
+    """The gated delta net as published (arXiv 2412.06464): 6 d_model^2 parameters."""
 
     kind: Literal["gdn"] = "gdn"
+    head_dim: int = _default(
+        "head_dim",
+        0,
+        "channels of a head's queries and keys; 0: 0.75 d_model / n_heads, as published, to the "
+        "nearest whole number, and with rotary positions the nearest even one",
+    )
     expand_v: float = _default("expand_v", 2.0)
+
+    keys_share: ClassVar[float] = 0.75
+    recall: ClassVar[dict[str, tuple[str, ...]]] = {
+        "cpu": _recalling(64),
+        "parity": _recalling(64),
+        "s3": _recalling(64),
+        "s3_swaps": _recalling(64),
+        "zoology": _recalling(128),
+    }
 
     @property
     def title(self) -> str:
