@@ -75,8 +75,10 @@ class TrainConfig:
     weight_decay: float = option(0.1, "AdamW's decoupled decay", at_least=0)
     decay: Literal["matrices", "all"] = option(
         "matrices",
-        "which parameters decay; matrices: weights, not biases, norms and Mamba's rates; all: "
-        "these too (the paper's). What a written memory keeps, takes and starts with never decays",
+        "which parameters decay; matrices: weights, not those of fusion gates, nor biases, norms "
+        "and Mamba's rates; all: these too (the paper's). A written memory's rates, its gates' "
+        "biases and what it starts with never decay, the gates' matrices where the layer's "
+        "decay_gates says so",
     )
     grad_clip: float = option(1.0, "largest global gradient norm; 0: no clipping", at_least=0)
     max_skipped_steps: int = option(

@@ -14,7 +14,7 @@ from gam_scale.model.lm import build_model
 from gam_scale.model.memory.gate import DecayGate
 from gam_scale.model.memory.pairs import MIN_LOG_DECAY
 from gam_scale.model.parts import MIXERS
-from gam_scale.model.policy import Draw, policy_of
+from gam_scale.model.policy import Draw, policies, policy_of
 from gam_scale.strict import from_dict
 
 D, T, HEADS = 16, 70, 2
@@ -55,19 +55,20 @@ def gdn_gates(m, h: Tensor, most: float) -> tuple[Tensor, Tensor, Tensor]:
     """Of arXiv 2412.06464: decays, and what is erased and written, (B, T, H, 1) each."""
     step = F.softplus(h @ m["gate.strength.weight"].T + softplus_bias(m))
     decay = torch.exp(-m["gate.log_rate"].exp().flatten() * step)
-    beta = most * torch.sigmoid(h @ m["beta.weight"].T + m["beta.bias"])
+    beta = most * torch.sigmoid(h @ m["beta.weight"].T)
     return decay.unsqueeze(-1), beta.unsqueeze(-1), beta.unsqueeze(-1)
 
 
 def kda_gates(m, h: Tensor, most: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of arXiv 2510.26692: a decay of each channel, from a projection of low rank."""
+    """Of arXiv 2510.26692: a decay of each channel, from a projection of low rank. All are of heads
+    of keys; those of values share them."""
     low = h @ m["gate.down.weight"].T
     step = F.softplus(low @ m["gate.strength.weight"].T + softplus_bias(m))
     log_decay = -m["gate.log_rate"].exp().view(-1, 1) * heads_of(step, HEADS)
     assert log_decay.min() > MIN_LOG_DECAY  # ours is bounded there
     if "beta.weight" not in m:
         return log_decay.exp(), *gdn2_gates(m, h, most)
-    beta = most * torch.sigmoid(h @ m["beta.weight"].T + m["beta.bias"]).unsqueeze(-1)
+    beta = most * torch.sigmoid(h @ m["beta.weight"].T).unsqueeze(-1)
     return log_decay.exp(), beta, beta
 
 
@@ -110,14 +111,22 @@ def published(m, h: Tensor, value_heads: int, most: float) -> Tensor:
 
 @pytest.mark.parametrize(
     ("kind", "value_heads", "most"),
-    [("gdn", 2, 1), ("gdn", 4, 2), ("kda", 2, 1), ("gdn2", 2, 1), ("gdn2", 4, 2)],
+    [
+        ("gdn", 2, 1),
+        ("gdn", 4, 2),
+        ("kda", 2, 1),
+        ("kda", 4, 2),
+        ("gdn2", 2, 1),
+        ("gdn2", 4, 2),
+    ],
 )
 def test_presets_are_the_published_layers(kind, value_heads, most):
     settings = {"n_heads": HEADS, "n_value_heads": value_heads, "max_beta": most}
     memory = memory_of(kind=kind, **settings)
     h = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = memory(h, plain(h))
-    expected = published(dict(memory.named_parameters()), h, value_heads, most)
+    found, weights = memory(h, plain(h)), dict(memory.named_parameters())
+    expected = published(weights, h, value_heads, most)
+    assert not {"beta.bias", "erase.bias", "write.bias"} & weights.keys()
     assert off(found, expected) < 1e-9  # float64, through 70 steps
     parameters = list(memory.parameters())
     grads = (torch.autograd.grad(y.square().sum(), parameters) for y in (found, expected))
@@ -131,9 +140,11 @@ def test_gam_delta_is_delta_by_other_settings():
     }
     preset = memory_of(kind="gam_delta", n_heads=HEADS)
     settings = {"fusion": "local", "activation": "silu", "output_gate": "silu"}
+    settings |= {"strength_bias": False, "decay_gates": True}
     spelled = memory_of(kind="delta", n_heads=HEADS, **settings)
     h = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert torch.equal(preset(h, plain(h)), spelled(h, plain(h)))
+    assert list(policies(preset)) == list(policies(spelled))
 
 
 @pytest.mark.parametrize(
@@ -175,6 +186,19 @@ def test_what_a_preset_has_by_default_gives_way(layer):
     tokens = torch.randint(5, (2, 9), generator=torch.Generator().manual_seed(0))
     model(tokens, tokens).backward()
     assert all(is_alive(p.grad) for p in model.blocks.parameters())
+
+
+def test_gates_of_channels_are_projections_of_the_runs_precision():
+    """And exact from the sigmoid on."""
+    memory = memory_of(kind="gdn2", n_heads=HEADS).float()
+    h = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        decays, strengths = memory.gates(h)
+    low = h.bfloat16()
+    for part, linear in zip(strengths.chunk(2, -1), (memory.erase, memory.write), strict=True):
+        product = F.linear(low, linear.weight.bfloat16())
+        assert torch.equal(part.flatten(2), torch.sigmoid(product.float()))
+    assert strengths.dtype == torch.float32 and torch.equal(decays, memory.gates(h)[0])
 
 
 def test_decays_begin_as_published():

@@ -302,6 +302,10 @@ def test_sequences_may_be_cut_over_ranks():
             r"layers\[0\].fusion is local, the default of gam_delta, beside a memory without",
         ),
         (
+            {"layers": [{"kind": "gdn2", "strength_bias": True}]},
+            r"layers\[0\].strength_bias is true with strength_per channel, whose gates have none",
+        ),
+        (
             {"layers": [{"kind": "delta", "paths": "global", "memory_input": "plain"}]},
             r"layers\[0\].memory_input is plain with paths global, where a memory has no",
         ),

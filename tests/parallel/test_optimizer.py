@@ -26,21 +26,27 @@ GAM = {
 }
 WRITTEN = "memory.gate.log_rate memory.gate.strength.weight memory.gate.strength.bias"
 HEADS = {"always": "memory.qkv.weight memory.out.weight", "never": WRITTEN}
+PUBLISHED = {
+    "always": "memory.qkv.weight memory.out.weight memory.gate.strength.weight "
+    "memory.output_gate.linear.weight",
+    "all": "memory.output_gate.norm.weight",
+    "never": "memory.gate.log_rate memory.gate.strength.bias",
+}
 LAYERS = {
     "static": [GAM, {"always": "memory.bank"}],
     "slot": [GAM, HEADS, {"never": "memory.bank"}],
     "raven": [GAM, HEADS, {"always": "memory.router.weight", "never": "memory.bank"}],
     "delta": [GAM, HEADS, {"never": "memory.beta.weight memory.beta.bias"}],
     "gdn2": [
-        HEADS,
+        PUBLISHED,
         {
-            "always": "memory.conv.weight ffn.up.weight ffn.down.weight",
+            "always": "memory.conv.weight ffn.up.weight ffn.down.weight memory.gate.down.weight "
+            "memory.output_gate.down.weight memory.erase.weight memory.write.weight",
             "all": "norm1.weight norm1.bias norm2.weight norm2.bias ffn.up.bias ffn.down.bias "
-            "memory.output_gate.norm.weight memory.output_gate.down.weight "
-            "memory.output_gate.linear.weight memory.output_gate.linear.bias",
-            "never": "memory.gate.down.weight memory.erase.weight memory.write.weight",
+            "memory.output_gate.linear.bias",
         },
     ],
+    "gam_delta": [GAM, PUBLISHED, {"always": "memory.beta.weight"}],
     "phase": [GAM, HEADS],
     "scan": [GAM, {"always": "memory.value.weight memory.out.weight", "never": WRITTEN}],
     "attention": [
@@ -75,8 +81,8 @@ def names(kind: str, *decays: str) -> Iterator[str]:
             yield from (f"blocks.0.{name}" for name in part.get(decay, "").split())
 
 
-def make_config(kind: str, **train: object) -> RunConfig:
-    model = {"d_model": 16, "n_layers": 1, "vocab_size": 9, "layers": [kind]}
+def make_config(kind: str, layers: list[dict] | None = None, **train: object) -> RunConfig:
+    model = {"d_model": 16, "n_layers": 1, "vocab_size": 9, "layers": layers or [kind]}
     model |= {"memory": {"n_heads": 2, "n_slots": 4}, "attention": {"n_heads": 2}}
     return from_dict(RunConfig, {"model": model, "train": {"steps": 1, **train}})
 
@@ -90,7 +96,7 @@ def decaying(config: RunConfig) -> dict[str, bool]:
     return {name: decays[id(p)] for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("kind", [*implementations(), "gdn2"])
+@pytest.mark.parametrize("kind", [*implementations(), "gdn2", "gam_delta"])
 def test_the_group_of_every_parameter(kind):
     listed = set(names(kind, "always", "all", "never"))
     for decay, those in (("matrices", ["always"]), ("all", ["always", "all"])):
@@ -99,6 +105,17 @@ def test_the_group_of_every_parameter(kind):
         assert {n for n, d in found.items() if d} == set(names(kind, *those)), (
             f"decays with {decay}"
         )
+
+
+def test_gates_decay_or_do_not():
+    """The matrices of decays and strengths; the output gate's is a projection as others are."""
+    layers = [{"kind": "gdn2", "n_heads": 2, "decay_gates": False}]
+    on, off = decaying(make_config("gdn2")), decaying(make_config("gdn2", layers))
+    gates = ("gate.down", "gate.strength", "erase", "write")
+    assert {name for name in on if on[name] != off[name]} == {
+        f"blocks.0.memory.{gate}.weight" for gate in gates
+    }
+    assert not any(off[f"blocks.0.memory.{gate}.weight"] for gate in gates)
 
 
 def declaring(elementwise: bool, **states: StateSpec) -> Algorithm:

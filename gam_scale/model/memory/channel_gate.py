@@ -21,14 +21,22 @@ class ChannelDecayGate(DecayGate):
         width: channels of each.
         rank: of the projection.
         horizons: the shortest and the longest, in tokens.
+        decays: whether the projection's matrices decay.
     """
 
     def __init__(
-        self, d_model: int, n_heads: int, width: int, rank: int, horizons: tuple[float, float]
+        self,
+        d_model: int,
+        n_heads: int,
+        width: int,
+        rank: int,
+        horizons: tuple[float, float],
+        *,
+        decays: bool = False,
     ) -> None:
         super().__init__(rank, n_heads, horizons)
-        self.down = Gate(d_model, rank, bias=False)
-        self.strength = Gate(rank, n_heads * width)
+        self.down = Gate(d_model, rank, bias=False, decays=decays)
+        self.strength = Gate(rank, n_heads * width, decays=decays)
 
     def forward(self, h: Tensor, top_k: int | None = None) -> Tensor:
         """(B, T, d) -> (B, T, heads, width), float32 whatever the parameters are."""

@@ -1,6 +1,7 @@
 """How fast a memory forgets: decays that depend on the token, around horizons set at the start."""
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -19,12 +20,27 @@ MOST_RATE = 16.0
 
 
 class Gate(nn.Linear):
-    """Says of each token how much a memory keeps or takes: float32 whatever the parameters are."""
+    """Says of each token how much a memory keeps or takes: float32 whatever the parameters are.
+
+    Args:
+        in_features: width of the input.
+        out_features: gates.
+        bias: whether there is one; it never decays.
+        decays: whether the matrix does, as any other does.
+    """
 
     policy: dict[str, Policy] = {
         "weight": Policy(linear_weight, "matrix", "never", "fp32"),
         "bias": Policy(linear_bias, "vector", "never", "fp32"),
     }
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, decays: bool = False
+    ) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        if decays:
+            weight = replace(self.policy["weight"], decay="always")
+            self.policy = self.policy | {"weight": weight}  # of this instance
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
@@ -70,17 +86,24 @@ class DecayGate(nn.Module):
         n_gates: gates per group, over which horizons are spread.
         horizons: the shortest and the longest, in tokens.
         n_groups: groups of gates with the same horizons.
+        decays: whether the matrix in front of them decays.
     """
 
     policy: ClassVar[dict[str, Policy]] = {"log_rate": Policy(_rates, "vector", "never", "fp32")}
 
     def __init__(
-        self, d_model: int, n_gates: int, horizons: tuple[float, float], n_groups: int = 1
+        self,
+        d_model: int,
+        n_gates: int,
+        horizons: tuple[float, float],
+        n_groups: int = 1,
+        *,
+        decays: bool = False,
     ) -> None:
         super().__init__()
         low, high = map(math.log, horizons)
         self.log_horizons = (low, high) if n_gates > 1 else ((low + high) / 2,) * 2
-        self.strength = Gate(d_model, n_groups * n_gates)
+        self.strength = Gate(d_model, n_groups * n_gates, decays=decays)
         self.log_rate = nn.Parameter(torch.empty(n_groups, n_gates))
         self.least_rate: float | None = None
 
@@ -96,7 +119,7 @@ class DecayGate(nn.Module):
         middle = math.log(2 / MOST_RATE / math.sqrt(STEPS[0] * STEPS[1]))
         self.least_rate, self.log_horizons = least_rate, (middle, middle)
         bias = Policy(_published_biases, "vector", "never", "fp32")
-        self.strength.policy = Gate.policy | {"bias": bias}  # of this instance
+        self.strength.policy = self.strength.policy | {"bias": bias}  # of this instance
 
     @property
     def longest_horizon(self) -> float:

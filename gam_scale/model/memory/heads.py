@@ -104,7 +104,7 @@ class HeadMemory(HasKernels, WrittenMemory):
         self, h: Tensor, state: State, layout: Layout, context: Context | None
     ) -> tuple[Tensor, State]:
         """See :meth:`WrittenMemory.run`."""
-        qkv, heads, after = self.qkv(h), self.heads, {}
+        qkv, gates, heads, after = self.qkv(h), self.gates(h), self.heads, {}
         dtype, exact = qkv.dtype, state["memory"].dtype
         with torch.autocast(h.device.type, enabled=False):
             qkv = qkv.to(exact)
@@ -118,7 +118,7 @@ class HeadMemory(HasKernels, WrittenMemory):
                 q, k = (turn(x, *layout.turns[heads.key]) for x in (q, k))
             if self.implementation != PORTABLE:  # products as all others of the run
                 q, k, v = (x.to(dtype) for x in (q, k, v))
-            y, after["memory"] = self.associate(h, q, k, v, state["memory"], layout, context)
+            y, after["memory"] = self.associate(gates, q, k, v, state["memory"], layout, context)
             y = self.normed_read(y.to(exact))
         if self.output_gate is not None:
             y = self.output_gate(y, h)
@@ -141,9 +141,17 @@ class HeadMemory(HasKernels, WrittenMemory):
         return unit_size(y) if self.output_gate is None else y
 
     @abstractmethod
+    def gates(self, h: Tensor) -> tuple[Tensor, ...]:
+        """What tokens (B, T, d) decide over the state, float32 or float64: (B, T, H, ...) each.
+
+        Asked under the run's autocast, which a wide projection goes by; a
+        :class:`~gam_scale.model.memory.gate.Gate` does not.
+        """
+
+    @abstractmethod
     def associate(
         self,
-        h: Tensor,
+        gates: tuple[Tensor, ...],
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -151,7 +159,7 @@ class HeadMemory(HasKernels, WrittenMemory):
         layout: Layout,
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
-        """Write and read: (B, T, H, V), and the final state."""
+        """Write and read, with what :meth:`gates` gives: (B, T, H, V), and the final state."""
 
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
         """See :meth:`Memory.statistics`; ``output_gate`` is what the read-out is multiplied by."""

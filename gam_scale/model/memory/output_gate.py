@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from gam_scale.model.linear import Linear
 from gam_scale.model.norm import SIZE_FLOOR
 from gam_scale.model.norms.rmsnorm import RMSNorm
-from gam_scale.model.policy import GATE_MATRIX
 
 GateKind = Literal["silu", "sigmoid"]
 
@@ -17,7 +16,8 @@ GateKind = Literal["silu", "sigmoid"]
 class OutputGate(nn.Module):
     """``RMSNorm(read; weight) * gate(W h)`` per head, as in gated delta nets (arXiv 2412.06464).
 
-    The norm's weight is one of a head's width, the same for all heads, and its floor 1e-5.
+    The norm's weight is one of a head's width, the same for all heads, and its floor 1e-5. W decays
+    as other projections do.
 
     Args:
         d_model: width of what the gate is computed from.
@@ -33,8 +33,8 @@ class OutputGate(nn.Module):
         super().__init__()
         self.kind, self.width = kind, width
         self.norm = RMSNorm(width, SIZE_FLOOR)
-        self.down = Linear(d_model, rank, bias=False, weight=GATE_MATRIX) if rank else None
-        self.linear = Linear(rank or d_model, n_heads * width, bias=rank > 0, weight=GATE_MATRIX)
+        self.down = Linear(d_model, rank, bias=False) if rank else None
+        self.linear = Linear(rank or d_model, n_heads * width, bias=rank > 0)
 
     def forward(self, read: Tensor, h: Tensor) -> Tensor:
         """(B, T, H, V) that heads read of tokens (B, T, d_model) -> (B, T, H, V)."""

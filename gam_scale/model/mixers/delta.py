@@ -1,6 +1,6 @@
 """A matrix of associations that the gated delta rule writes: a key's new value replaces its old."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -11,17 +11,19 @@ from gam_scale.kernels.choice import Function, Trial
 from gam_scale.model.context import Context
 from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
+from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import Memory, horizons_of
 from gam_scale.model.memory.channel_gate import ChannelDecayGate
 from gam_scale.model.memory.delta_rule import delta_in_kernels, delta_memory
-from gam_scale.model.memory.gate import DecayGate, Gate
+from gam_scale.model.memory.gate import DecayGate, Gate, exact
 from gam_scale.model.memory.heads import HeadMemory, Heads
 from gam_scale.model.memory.pairs import MIN_LOG_DECAY
 from gam_scale.model.norm import unit_length
 from gam_scale.model.parts import MIXERS, Naming
+from gam_scale.model.policy import MATRIX
 from gam_scale.model.shape import WIDEST, Shape
 from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
-from gam_scale.strict import option
+from gam_scale.strict import option, shown
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class DeltaRuleLayer(HeadLayer):
     )
     max_beta: Literal[1, 2] = option(
         1,
-        "the most that a token writes of its value; with 2 it may turn round what it finds under "
-        "its key, which counting and tracking of states need (arXiv 2411.12537)",
+        "the most that a token writes of its value, or of gates on channels what it erases alone; "
+        "with 2 it may turn round what it finds under its key, which counting and tracking of "
+        "states need (arXiv 2411.12537)",
     )
     decay_start: Literal["horizons", "published"] = option(
         "horizons",
@@ -58,12 +61,21 @@ class DeltaRuleLayer(HeadLayer):
     decay_per: Literal["head", "channel"] = option(
         "head",
         "what has a decay of its own: each head, or each channel of its keys, through a projection "
-        "whose rank is a head's width (arXiv 2510.26692)",
+        "whose rank is a head's width; heads that share keys then share decays and strengths "
+        "(arXiv 2510.26692)",
     )
     strength_per: Literal["head", "channel"] = option(
         "head",
         "head: a token has one writing strength for each; channel: a gate on each channel of the "
         "key that is erased, and on each of the value that is written (arXiv 2605.22791)",
+    )
+    strength_bias: bool = option(
+        True, "a bias on strengths per head, which published layers have not"
+    )
+    decay_gates: bool = option(
+        False,
+        "whether weight decay pulls at the matrices of decays and strengths, as it does in "
+        "published layers; at rates and biases it never does",
     )
     output_gate_rank: Literal["full", "head"] = option(
         "full", "rank of the output gate's matrix: full, or a head's width, with a bias behind it"
@@ -116,6 +128,11 @@ class DeltaRuleLayer(HeadLayer):
         """See :meth:`MixerConfig.check_own`."""
         super().check_own(name)
         usual = type(self)  # what it has by default gives way to what the user says
+        if self.strength_per == "channel" and self.strength_bias != usual.strength_bias:
+            raise UserError(
+                f"{name('strength_bias')} is {shown(self.strength_bias)} with strength_per "
+                "channel, whose gates have none; expected strength_per head, or no strength_bias"
+            )
         is_set = self.output_gate_rank != usual.output_gate_rank
         if is_set and self.output_gate_rank == "head" and self.output_gate == "none":
             raise UserError(
@@ -153,20 +170,24 @@ class DeltaMemory(HeadMemory):
 
     def __init__(self, layer: DeltaRuleLayer, shape: Shape) -> None:
         super().__init__(layer.heads(shape), shape)
-        d, heads = shape.d_model, self.heads
-        if layer.decay_per == "channel":
+        d, heads, decays = shape.d_model, self.heads, layer.decay_gates
+        by_channel, horizons = layer.decay_per == "channel", layer.horizons(shape)
+        if by_channel:
             sizes = (heads.count, heads.key, heads.value)
-            self.gate: DecayGate = ChannelDecayGate(d, *sizes, layer.horizons(shape))
+            self.gate: DecayGate = ChannelDecayGate(d, *sizes, horizons, decays=decays)
         else:
-            self.gate = DecayGate(d, self.n_heads, layer.horizons(shape))
+            self.gate = DecayGate(d, self.n_heads, horizons, decays=decays)
         if layer.decay_start == "published":
-            self.gate.begin_as_published(least_rate=float(layer.decay_per == "channel"))
+            self.gate.begin_as_published(least_rate=float(by_channel))
         self.beta = self.erase = self.write = None
         if layer.strength_per == "channel":
-            self.erase = Gate(d, heads.count * heads.key, bias=False)
-            self.write = Gate(d, heads.values * heads.value, bias=False)
+            # As wide as keys and values are: exact products would cost more than all others.
+            weight = MATRIX if decays else replace(MATRIX, decay="never")
+            self.erase = Linear(d, heads.count * heads.key, bias=False, weight=weight)
+            self.write = Linear(d, heads.values * heads.value, bias=False, weight=weight)
         else:
-            self.beta = Gate(d, self.n_heads)
+            count = heads.count if by_channel else heads.values
+            self.beta = Gate(d, count, layer.strength_bias, decays=decays)
         self.max_beta = layer.max_beta
 
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -178,9 +199,13 @@ class DeltaMemory(HeadMemory):
         """Of length 1: a stronger key would overshoot where it is written twice."""
         return unit_length(x)
 
+    def gates(self, h: Tensor) -> tuple[Tensor, ...]:
+        """See :meth:`HeadMemory.gates`: log decays, and strengths."""
+        return self._log_decays(h), self._strengths(h)
+
     def associate(
         self,
-        h: Tensor,
+        gates: tuple[Tensor, ...],
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -192,15 +217,15 @@ class DeltaMemory(HeadMemory):
         if self.output_gate is not None:
             q = q * self.heads.key**-0.5
         q, k = self._shared(q), self._shared(k)
-        gates = (self._log_decays(h), self._strengths(h))
-        arguments = (q, k, v, *gates, state, layout, context)
+        log_decay, strengths = gates
+        arguments = (q, k, v, log_decay, strengths, state, layout, context)
         if self.implementation == "fla":
             return delta_in_kernels(*arguments)
         return delta_memory(*arguments, self.fp32_matmul)
 
     def _shared(self, x: Tensor) -> Tensor:
-        """Queries or keys (B, T, n_heads, K), for each head of values."""
-        each = self.n_heads // self.heads.count
+        """What heads of keys have, or those of values, (B, T, H, ...): for each head of values."""
+        each = self.n_heads // x.shape[2]
         return x if each == 1 else x.repeat_interleave(each, dim=2)
 
     def _log_decays(self, h: Tensor) -> Tensor:
@@ -214,11 +239,11 @@ class DeltaMemory(HeadMemory):
         """How much of its value a token writes, (B, T, H); or what it erases of each channel of its
         key and writes of each of its value, (B, T, H, K + V)."""
         if self.beta is not None:
-            return self._scaled(torch.sigmoid(self.beta(h)))
+            return self._shared(self._scaled(torch.sigmoid(self.beta(h))))
         assert self.erase is not None and self.write is not None
         heads = self.heads
-        erased = torch.sigmoid(self.erase(h)).unflatten(-1, (heads.count, heads.key))
-        written = torch.sigmoid(self.write(h)).unflatten(-1, (heads.values, heads.value))
+        erased = torch.sigmoid(exact(self.erase(h))).unflatten(-1, (heads.count, heads.key))
+        written = torch.sigmoid(exact(self.write(h))).unflatten(-1, (heads.values, heads.value))
         return torch.cat([self._shared(self._scaled(erased)), written], dim=-1)
 
     def _scaled(self, strengths: Tensor) -> Tensor:
@@ -258,6 +283,7 @@ class DeltaMemory(HeadMemory):
 
     def flops_per_token(self) -> float:
         """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
-        gates = sum(2.0 * m.weight.numel() for m in self.modules() if isinstance(m, Gate))
+        gates = [m.weight for m in self.modules() if isinstance(m, Gate)]
+        gates += [m.weight for m in (self.erase, self.write) if m is not None]
         state = self.n_heads * self.heads.key * self.heads.value
-        return self.around_flops() + gates + 7.0 * state
+        return self.around_flops() + sum(2.0 * w.numel() for w in gates) + 7.0 * state

@@ -25,6 +25,8 @@ def _recalling(width: int) -> tuple[str, ...]:
 class _Preset(DeltaRuleLayer):
     activation: Activation = _default("activation", "silu")
     output_gate: GateChoice = _default("output_gate", "silu")
+    strength_bias: bool = _default("strength_bias", False)
+    decay_gates: bool = _default("decay_gates", True)
 
     preset_of: ClassVar[str] = "delta"
     counts_writes: ClassVar[bool] = True

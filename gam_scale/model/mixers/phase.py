@@ -58,9 +58,13 @@ class PhaseMemory(HeadMemory):
         """Of length 1; the read-out is brought to unit size anyway."""
         return unit_length(x)
 
+    def gates(self, h: Tensor) -> tuple[Tensor, ...]:
+        """See :meth:`HeadMemory.gates`: log decays."""
+        return (self.gate(h).squeeze(-2),)
+
     def associate(
         self,
-        h: Tensor,
+        gates: tuple[Tensor, ...],
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -69,9 +73,8 @@ class PhaseMemory(HeadMemory):
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
-        return phase_memory(
-            q, k, v, self.gate(h).squeeze(-2), state, layout, context, self.fp32_matmul
-        )
+        (log_decay,) = gates
+        return phase_memory(q, k, v, log_decay, state, layout, context, self.fp32_matmul)
 
     def flops_per_token(self) -> float:
         """Projections; per real number of the state, a decay, a write (4) and a read (4)."""

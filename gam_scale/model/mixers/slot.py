@@ -116,9 +116,13 @@ class BankMemory(HeadMemory):
         """Of unit mean square, so that scores, scaled by 1 / sqrt(K), start near unit size too."""
         return unit_size(x)
 
+    def gates(self, h: Tensor) -> tuple[Tensor, ...]:
+        """See :meth:`HeadMemory.gates`: log decays of rows."""
+        return (self.log_decays(h, training=self.training).clamp(min=MIN_LOG_DECAY),)
+
     def associate(
         self,
-        h: Tensor,
+        gates: tuple[Tensor, ...],
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -127,7 +131,7 @@ class BankMemory(HeadMemory):
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
-        log_decay = self.log_decays(h, training=self.training).clamp(min=MIN_LOG_DECAY)
+        (log_decay,) = gates
         bank = self._start(state.device, state.dtype)
         arguments = (q * self.score_scale, k, v, log_decay, state, bank, layout, context)
         if self.implementation == "fla":
