@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from slurm import processes
+
 WITH_US = ("setpriv", "--pdeathsig", "KILL")
 """A test run that is killed takes its daemons along."""
 NEEDS = (
@@ -227,7 +229,7 @@ class Cluster:
     def crash(self, node: str) -> None:
         """End every process of a node at once."""
         holder = self._holders.pop(node)
-        for pid in self._init(holder):  # a namespace ends with its first process
+        for pid in processes.children(holder.pid):  # a namespace ends with its first process
             os.kill(pid, signal.SIGKILL)
         holder.kill()
         holder.wait()
@@ -257,26 +259,23 @@ class Cluster:
         held = self._tasks(node, word)
         for pid in held:
             os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: all(map(_is_stopped, held)), 10, f"{word} on {node} stopped")
+        wait_until(lambda: all(map(processes.is_stopped, held)), 10, f"{word} on {node} stopped")
         try:
             what = f"signal {number} to {word} on {node}"
-            wait_until(lambda: any(_was_sent(pid, number) for pid in held), seconds, what)
+            wait_until(lambda: any(processes.was_sent(pid, number) for pid in held), seconds, what)
         finally:
             for pid in held:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
     def _tasks(self, node: str, word: str) -> list[int]:
-        found = []
-        for pid in self._members(node):
-            try:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if any(each.endswith(word.encode()) for each in words[:4]):
-                found.append(pid)
+        found = processes.with_word(self._members(node), word)
         assert found, f"no process of {node} has {word} in its command"
         return found
+
+    def _members(self, node: str) -> list[int]:
+        (init,) = processes.children(self._holders[node].pid)
+        return processes.beside(init)
 
     def logs(self) -> str:
         """The last complaints of all daemons, for a failing test's report."""
@@ -292,23 +291,6 @@ class Cluster:
             with_name = Path(f"/proc/{pid}")
             if with_name.exists():
                 os.kill(pid, number)
-
-    def _init(self, holder: subprocess.Popen) -> list[int]:
-        children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
-        return [int(pid) for pid in children.read_text().split()] if children.exists() else []
-
-    def _members(self, node: str) -> list[int]:
-        """Processes of the node's namespace, as the machine numbers them."""
-        (init,) = self._init(self._holders[node])
-        namespace = os.readlink(f"/proc/{init}/ns/pid")
-        members = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if os.readlink(folder / "ns" / "pid") == namespace:
-                    members.append(int(folder.name))
-            except OSError:
-                continue  # ended meanwhile
-        return members
 
     def _write_config(self) -> None:
         root = self.root
@@ -369,25 +351,6 @@ class Cluster:
             )
         )
         log.close()
-
-
-def _status(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return ""  # it has ended
-
-
-def _is_stopped(pid: int) -> bool:
-    return re.search(r"^State:\s+T", _status(pid), re.M) is not None
-
-
-def _was_sent(pid: int, number: int) -> bool:
-    """Whether a stopped process was sent a signal, or runs again, or has ended; see proc(5)."""
-    if not _is_stopped(pid):
-        return True
-    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s+(\w+)", _status(pid), re.M)
-    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def _free_ports(count: int) -> list[int]:
