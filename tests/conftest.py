@@ -2,6 +2,8 @@
 
 import json
 import random
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
 
 COMPARED = ("step", "tokens", "loss", "lr", "grad_norm", "skipped_steps", "val_loss")
+TOOLS = Path(__file__).parent.parent / "tools"
 pytest_plugins = ["turns"]
 TEXT = "the a cat dog bird tree sees likes finds under over near and then sleeps runs sings"
 WORDS = TEXT.split()
@@ -27,6 +30,23 @@ def sentences(seed: int, count: int) -> str:
     rng = random.Random(seed)
     lines = (" ".join(rng.choices(WORDS, k=rng.randint(4, 12))) + "." for _ in range(count))
     return "\n".join(lines)
+
+
+@pytest.fixture(scope="session")
+def run_tool() -> Callable[..., int]:
+    """``run_tool("evaluate", ...)``: exit status of tools/evaluate.py; output is left to capsys."""
+
+    def run(name: str, *arguments: object) -> int:
+        path, before = str(TOOLS / f"{name}.py"), sys.argv
+        sys.argv = [path, *map(str, arguments)]
+        try:
+            with pytest.raises(SystemExit) as caught:
+                runpy.run_path(path, run_name="__main__")
+        finally:
+            sys.argv = before
+        return caught.value.code or 0
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
-from gam_scale.experiment.cell import Row
+from gam_scale.experiment.cell import Row, write_changed
 from gam_scale.files import write_json
 from gam_scale.strict import read_json
 
@@ -105,13 +105,6 @@ def write_once(path: Path, values: dict[str, Any], *, saved: dict[str, Any] | No
             )
     write_changed(path, values)
     return path
-
-
-def write_changed(path: Path, values: dict[str, Any]) -> None:
-    """Write a file unless it has these values."""
-    if not path.exists() or read_json(path) != values:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, values)
 
 
 def mean_curve(points: Sequence[tuple[float, float]], most: int = 40) -> list[list[float]]:

@@ -12,18 +12,17 @@ from gam_scale.compare.kept import (
     mean_curve,
     result_path,
     without_defaults,
-    write_changed,
 )
 from gam_scale.compare.solve import Sized
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check
 from gam_scale.data.manifest import read_manifest
 from gam_scale.errors import UserError
-from gam_scale.experiment.cell import Cell, Row, changed_setting
+from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.code_version import code_version
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
-from gam_scale.strict import from_dict, read_json, to_dict
+from gam_scale.strict import to_dict
 
 Stage = Literal["tune", "full"]
 DECIDE = ("model", "data", "train", "eval")
@@ -51,19 +50,8 @@ class TextCell(Cell):
         Raises:
             UserError: the folder has this cell with other settings.
         """
-        path = self.config_path
-        if path.exists():
-            saved = to_dict(from_dict(RunConfig, read_json(path)))
-            now = to_dict(self.config)
-            if not saved["data"]["sets"]:  # as restored
-                saved["data"]["sets"] = now["data"]["sets"]
-            if key := changed_setting(saved, self.config, DECIDE):
-                raise UserError(
-                    f"{path} has another {key} than the comparison has now; expected the same "
-                    "settings, or another --out (and --to)"
-                )
-        write_changed(path, to_dict(self.config))
-        return path
+        wanted = "the same settings, or another --out (and --to)"
+        return self.keep_config(DECIDE, "the comparison has now", wanted)
 
     def row(self) -> Row | None:
         """See :meth:`Cell.row`; kept beside the run, which may then be removed."""

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from gam_scale.config import RunConfig
+from gam_scale.errors import UserError
+from gam_scale.files import write_json
 from gam_scale.model.lm import LanguageModel, outline
 from gam_scale.run.lock import is_held
 from gam_scale.run.settings import differences
 from gam_scale.schedule import stable_steps
+from gam_scale.strict import from_dict, read_json, to_dict
 
 FORWARD_AND_BACKWARD = 3.0  # a training step over a forward pass
 SPEED_ONLY = ("train.compile", "train.recompute", "train.micro_batch_size")
@@ -69,6 +72,27 @@ class Cell(ABC):
         """Of its run."""
         return Path(self.config.log.run_dir)
 
+    def keep_config(self, sections: Sequence[str], now: str, wanted: str) -> Path:
+        """Write :attr:`config_path`, unless another run's is there.
+
+        Args:
+            sections: of the config, on which a row depends.
+            now: what it is that has other settings than the file, for the message.
+            wanted: what would be accepted, likewise.
+
+        Raises:
+            UserError: the file has this cell with other settings.
+        """
+        path, values = self.config_path, to_dict(self.config)
+        if path.exists():
+            saved = to_dict(from_dict(RunConfig, read_json(path)))
+            if not saved["data"]["sets"]:  # restored from a row, which has no paths
+                saved["data"]["sets"] = values["data"]["sets"]
+            if key := changed_setting(saved, self.config, sections):
+                raise UserError(f"{path} has another {key} than {now}; expected {wanted}")
+        write_changed(path, values)
+        return path
+
     def state(self) -> State:
         """What has become of it; see :meth:`row` for errors."""
         if self.row() is not None:
@@ -110,6 +134,13 @@ class Cell(ABC):
         """Of ``flops``, what is left to do once the trunk is there."""
         shared = self.shared_steps / self.config.train.steps if self.branches else 0.0
         return self.flops * (1 - shared)
+
+
+def write_changed(path: Path, values: dict[str, Any]) -> None:
+    """Write a file unless it has these values."""
+    if not path.exists() or read_json(path) != values:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, values)
 
 
 def changed_setting(

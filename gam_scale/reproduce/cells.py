@@ -21,7 +21,7 @@ from gam_scale.config import RunConfig, load_config
 from gam_scale.config.rules import check
 from gam_scale.data.manifest import Manifest, read_manifest
 from gam_scale.errors import UserError
-from gam_scale.experiment.cell import Cell, Row, changed_setting
+from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.code_version import code_version
 from gam_scale.experiment.grid import Grid
 from gam_scale.files import write_json
@@ -29,6 +29,8 @@ from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.strict import apply_overrides, from_dict, read_json, to_dict
 
+DECIDE = ("model", "data", "train", "eval")
+"""Sections of a config on which a row depends."""
 HEAD_CHANNELS = 64
 LEAST_SCALE = 0.01
 LAST_SHARE = 0.1  # of the steps, whose mean loss is the training loss
@@ -110,17 +112,8 @@ class PaperCell(Cell):
         Raises:
             UserError: the folder has this cell with other settings.
         """
-        path = self.config_path
-        if path.exists():
-            saved = to_dict(from_dict(RunConfig, read_json(path)))
-            if key := changed_setting(saved, self.config, ("model", "data", "train", "eval")):
-                raise UserError(
-                    f"{path} has another {key} than this command makes; expected the same scale "
-                    "and settings, or another --out"
-                )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, to_dict(self.config))
-        return path
+        wanted = "the same scale and settings, or another --out"
+        return self.keep_config(DECIDE, "this command makes", wanted)
 
     def row(self) -> Row | None:
         """Its row of runs.csv, kept in ``results``; None while it is not finished.

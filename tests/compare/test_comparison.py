@@ -1,7 +1,6 @@
 """Whole comparisons at toy size: stages, results that are kept, pages from rows alone."""
 
 import json
-import runpy
 import subprocess
 import sys
 import time
@@ -57,23 +56,6 @@ TEXT = {
 }
 
 
-@pytest.fixture
-def run_tool():
-    """``run_tool(*arguments)``: the exit status of tools/compare.py."""
-
-    def run(*arguments: object) -> int:
-        path, before = str(ROOT / "tools" / "compare.py"), sys.argv
-        sys.argv = [path, *map(str, arguments)]
-        try:
-            with pytest.raises(SystemExit) as caught:
-                runpy.run_path(path, run_name="__main__")
-        finally:
-            sys.argv = before
-        return caught.value.code or 0
-
-    return run
-
-
 def written(tmp_path: Path, values: dict) -> Path:
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(values))
@@ -114,8 +96,8 @@ def test_tasks_are_learned_at_every_rate_and_by_further_seeds_at_the_best(run_to
     delta = next(r for r in rows if r["model"] == "delta" and r["width"] == 32)
     assert delta["memory"] == 32 * 16
     assert [s["label"] for s in delta["scores"]] == ["2 in 8", "2 in 16"]
-    assert run_tool("run", "--spec", spec, "--out", out) == 0  # there is nothing left
-    assert run_tool("page", "--spec", spec, "--out", out) == 0
+    assert run_tool("compare", "run", "--spec", spec, "--out", out) == 0  # there is nothing left
+    assert run_tool("compare", "page", "--spec", spec, "--out", out) == 0
     page = (out / "page" / "report.md").read_text()
     assert "## Task: pairs" in page and "2 in 16" in page
     assert (out / "page" / "pairs-state.png").exists()
@@ -128,7 +110,7 @@ def test_a_killed_command_goes_on_side_by_side_and_trains_nothing_twice(run_tool
     small = {**TASK, "tasks": {"bits": TASK["tasks"]["bits"]}, "seeds": [0]}
     spec, kept = written(tmp_path, small), tmp_path / "kept"
     asked = ["--spec", spec, "--out", tmp_path / "out"]
-    assert run_tool("plan", *asked) == 0
+    assert run_tool("compare", "plan", *asked) == 0
     assert "2 cells are known and missing" in capfd.readouterr().out
     command = [sys.executable, ROOT / "tools" / "compare.py", "run", *asked]
     command = [*map(str, command), "--side-by-side", "2", "--to", str(kept)]
@@ -138,7 +120,7 @@ def test_a_killed_command_goes_on_side_by_side_and_trains_nothing_twice(run_tool
             time.sleep(0.01)
         killed.kill()
     before = {path: path.read_bytes() for path in found}
-    assert run_tool("run", *asked, "--side-by-side", 2, "--to", kept) == 0
+    assert run_tool("compare", "run", *asked, "--side-by-side", 2, "--to", kept) == 0
     said = capfd.readouterr().out
     assert "bits-scan-d16-lr" in said and "everything is done" in said
     assert all(path.read_bytes() == value for path, value in before.items())
@@ -149,7 +131,7 @@ def test_a_killed_command_goes_on_side_by_side_and_trains_nothing_twice(run_tool
     for row in alone.rows():
         assert results[row["cell"]]["curve"] == row["curve"]
         assert results[row["cell"]]["scores"] == row["scores"]
-    assert run_tool("status", *asked) == 0 and "finished" in capfd.readouterr().out
+    assert run_tool("compare", "status", *asked) == 0 and "finished" in capfd.readouterr().out
 
 
 def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_set):
@@ -171,15 +153,15 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     assert {r["memory"] for r in full if r["model"] == "delta"} == {512}
     places = [r for r in rows if r.get("what") == "positions"]
     assert len(places) == 3 and all(sum(b[-1] for b in r["bins"]) == r["tokens"] for r in places)
-    assert run_tool("page", "--spec", spec, "--out", out) == 0
+    assert run_tool("compare", "page", "--spec", spec, "--out", out) == 0
     results, to = out / "page" / "results.jsonl", tmp_path / "again"
     assert str(tmp_path) not in (said := results.read_text()) and str(prepared_set) not in said
-    assert run_tool("page", "--spec", spec, "--results", results, "--to", to) == 0
+    assert run_tool("compare", "page", "--spec", spec, "--results", results, "--to", to) == 0
     page = (out / "page" / "report.md").read_text()
     assert (to / "report.md").read_text() == page and "Loss by position, 32 tokens" in page
 
     lost = tmp_path / "lost"  # a machine later: the page's rows are all there is
-    assert run_tool("run", "--spec", spec, "--out", lost, "--to", out / "page") == 0
+    assert run_tool("compare", "run", "--spec", spec, "--out", lost, "--to", out / "page") == 0
     assert not (lost / "runs").exists()
     assert Comparison(read_spec(spec), lost).rows() == read_rows(results) == rows
     (lost / "results" / f"{places[0]['cell']}.json").unlink()

@@ -1,8 +1,6 @@
 """tools/evaluate.py: its measurements side by side, its page, and what it refuses."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,23 +8,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["recall.vocab_size=32", "recall.steps=2", "recall.train=[[8,2]]", "recall.test=[[8,2]]"]
 FAST += ["recall.test_texts=20", "model.d_model=16"]
-
-
-@pytest.fixture(scope="module")
-def run_tool():
-    """``run_tool("evaluate", ...)``: exit status; output is left to capsys."""
-
-    def run(name: str, *arguments: object) -> int:
-        path, before = str(ROOT / "tools" / f"{name}.py"), sys.argv
-        sys.argv = [path, *map(str, arguments)]
-        try:
-            with pytest.raises(SystemExit) as caught:
-                runpy.run_path(path, run_name="__main__")
-        finally:
-            sys.argv = before
-        return caught.value.code or 0
-
-    return run
 
 
 @pytest.fixture(scope="module")
