@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.train_step import LR, synchronise
+from benchmarks.train_step import LR, add_sizes, synchronise
 from gam_scale import cli
 from gam_scale.config import MemoryConfig, ModelConfig, RunConfig, TrainConfig
 from gam_scale.data.packing import plain_batch
@@ -56,11 +56,7 @@ def parse() -> argparse.Namespace:
         help=f"kinds of layers ({','.join(MIXERS)})",
     )
     cli.add_device(parser)
-    parser.add_argument("--batch", type=cli.count(), default=8, help="sequences per step")
-    parser.add_argument("--seq-len", type=cli.count(), default=256, help="tokens per sequence")
-    parser.add_argument("--d-model", type=cli.count(), default=512)
-    parser.add_argument("--n-layers", type=cli.count(), default=6)
-    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
+    add_sizes(parser)
     parser.add_argument("--pairs", type=cli.count(), default=10, help="of steps that are timed")
     parser.add_argument("--eager", action="store_true", help="do not compile the layers")
     args = parser.parse_args()

@@ -90,16 +90,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--row", help=argparse.SUPPRESS)
     cli.add_device(parser)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--batch", type=cli.count(), default=8, help="sequences per step")
-    parser.add_argument("--seq-len", type=cli.count(), default=256, help="tokens per sequence")
-    parser.add_argument("--d-model", type=cli.count(), default=512)
-    parser.add_argument("--n-layers", type=cli.count(), default=6)
-    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
+    add_sizes(parser)
     parser.add_argument("--steps", type=cli.count(), default=10, help="timed steps")
     parser.add_argument("--eager", action="store_true", help="do not compile our models")
     args = parser.parse_args()
     args.device = find_device(args.device).type
     return args
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Of the step and of the model, the paper's by default."""
+    parser.add_argument("--batch", type=cli.count(), default=8, help="sequences per step")
+    parser.add_argument("--seq-len", type=cli.count(), default=256, help="tokens per sequence")
+    parser.add_argument("--d-model", type=cli.count(), default=512)
+    parser.add_argument("--n-layers", type=cli.count(), default=6)
+    parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
 
 
 def child(row: str) -> dict:

@@ -1,11 +1,13 @@
 """Delta rules with decays per channel in flash-linear-attention's kernels, as our operators."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gam_scale.kernels.delta import backward_flops, forward_flops
 from gam_scale.kernels.operator import operator
 from gam_scale.kernels.stretches import CHUNK, in_one_row, stretches
 
@@ -58,31 +60,7 @@ def functions() -> Functions:
     return Functions(chunk_kda_fwd, chunk_kda_bwd, chunk_gdn2_fwd, chunk_gdn2_bwd)
 
 
-def _flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
-    """Products with chunks of C tokens, per token and head: C K three times, C V twice, and K V
-    three times, at two FLOPs each."""
-    rows, length, heads, key = q
-    value = v[-1]
-    return 2 * rows * length * heads * (CHUNK * (3 * key + 2 * value) + 3 * key * value)
-
-
-def _backward_flops(
-    grad: torch.Size,
-    grad_final: Any,
-    q: torch.Size,
-    k: torch.Size,
-    v: torch.Size,
-    *_: Any,
-    **__: Any,
-) -> int:
-    """Likewise: what is computed anew, and the gradients of every product."""
-    rows, length, heads, key = q
-    value = v[-1]
-    inside = CHUNK * (7 * key + 5 * value + 2 * CHUNK)
-    return 2 * rows * length * heads * (inside + 8 * key * value)
-
-
-@operator("gam_scale::fla_channel_delta", keep="dear", flops=_flops)
+@operator("gam_scale::fla_channel_delta", keep="dear", flops=forward_flops)
 def _fla_channel_delta(
     q: Tensor,
     k: Tensor,
@@ -124,7 +102,7 @@ def _gates(q: Tensor, v: Tensor, beta: Tensor) -> tuple[tuple[str, ...], tuple[T
     return ("b", "w_gate"), (erase, write)
 
 
-@operator("gam_scale::fla_channel_delta_backward", flops=_backward_flops)
+@operator("gam_scale::fla_channel_delta_backward", flops=partial(backward_flops, of_keys=7))
 def _fla_channel_delta_backward(
     grad: Tensor,
     grad_final: Tensor,

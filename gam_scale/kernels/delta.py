@@ -49,7 +49,7 @@ def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return chunk_gated_delta_rule_fwd, chunk_gated_delta_rule_bwd
 
 
-def _flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+def forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
     """Products with chunks of C tokens, per token and head: C K three times, C V twice, and K V
     three times, at two FLOPs each."""
     rows, length, heads, key = q
@@ -57,23 +57,28 @@ def _flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> i
     return 2 * rows * length * heads * (CHUNK * (3 * key + 2 * value) + 3 * key * value)
 
 
-def _backward_flops(
+def backward_flops(
     grad: torch.Size,
     grad_final: Any,
     q: torch.Size,
     k: torch.Size,
     v: torch.Size,
     *_: Any,
+    of_keys: int = 10,
     **__: Any,
 ) -> int:
-    """Likewise: what is computed anew, and the gradients of every product."""
+    """Likewise: what is computed anew, and the gradients of every product.
+
+    Args:
+        of_keys: how many products of C tokens with K channels that makes; the others as in forward.
+    """
     rows, length, heads, key = q
     value = v[-1]
-    inside = CHUNK * (10 * key + 5 * value + 2 * CHUNK)
+    inside = CHUNK * (of_keys * key + 5 * value + 2 * CHUNK)
     return 2 * rows * length * heads * (inside + 8 * key * value)
 
 
-@operator("gam_scale::fla_delta", keep="dear", flops=_flops)
+@operator("gam_scale::fla_delta", keep="dear", flops=forward_flops)
 def _fla_delta(
     q: Tensor,
     k: Tensor,
@@ -105,7 +110,7 @@ def _fla_delta(
     return y.to(q.dtype), final[cut.last], total, solved
 
 
-@operator("gam_scale::fla_delta_backward", flops=_backward_flops)
+@operator("gam_scale::fla_delta_backward", flops=backward_flops)
 def _fla_delta_backward(
     grad: Tensor,
     grad_final: Tensor,
