@@ -7,22 +7,12 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Row, write_changed
+from gam_scale.experiment.results import keep, result_path
 from gam_scale.files import write_json
 from gam_scale.strict import read_json
 
 CELL = re.compile(r"[\w.+-]+")
 """A cell's name."""
-
-
-def result_path(folder: Path, name: str) -> Path:
-    """Where the row of a cell is kept."""
-    return folder / "results" / f"{name}.json"
-
-
-def kept_row(folder: Path, name: str) -> Row | None:
-    """A cell's row; None while it is not finished."""
-    path = result_path(folder, name)
-    return read_json(path) if path.exists() else None
 
 
 def keep_row(folder: Path, name: str, row: Row, config: dict[str, Any]) -> Row:
@@ -38,11 +28,7 @@ def keep_row(folder: Path, name: str, row: Row, config: dict[str, Any]) -> Row:
     Returns:
         The row as it is kept.
     """
-    path = result_path(folder, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"cell": name, **row, "config": config}
-    write_json(path, kept)
-    return kept
+    return keep(folder, name, {"cell": name, **row, "config": config})
 
 
 def restore(folder: Path, rows: Sequence[Row]) -> None:

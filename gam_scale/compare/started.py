@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from gam_scale.compare.kept import kept_row
 from gam_scale.compare.solve import Sized, parameters_of
 from gam_scale.compare.spec import TextSpec
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.evaluate.state_size import memory_size, state_size
 from gam_scale.experiment.cell import Row
+from gam_scale.experiment.results import kept_rows
 from gam_scale.model.lm import outline
 from gam_scale.strict import from_dict, read_json, to_dict
 
@@ -36,12 +36,11 @@ def started(spec: TextSpec, start: Path | None) -> dict[str, tuple[Sized, Path]]
 def _first_full(start: Path) -> dict[str, tuple[str, Row]]:
     """By model, its full run of the first seed: the cell's name and row."""
     found: dict[str, tuple[str, Row]] = {}
-    for path in sorted((start / "results").glob("*.json")):
-        row = kept_row(start, path.stem)
-        if row is not None and row.get("stage") == "full":
+    for cell, row in kept_rows(start).items():
+        if row.get("stage") == "full":
             before = found.get(row["model"])
             if before is None or row["seed"] < before[1]["seed"]:
-                found[row["model"]] = path.stem, row
+                found[row["model"]] = cell, row
     return found
 
 

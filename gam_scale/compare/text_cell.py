@@ -6,27 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gam_scale.compare.kept import (
-    keep_row,
-    kept_row,
-    mean_curve,
-    result_path,
-    without_defaults,
-)
+from gam_scale.compare.kept import keep_row, mean_curve, without_defaults
 from gam_scale.compare.solve import Sized
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check
 from gam_scale.data.manifest import read_manifest
 from gam_scale.errors import UserError
-from gam_scale.experiment.cell import Cell, Row
+from gam_scale.experiment.cell import DECIDE, Cell, Row
 from gam_scale.experiment.code_version import code_version
+from gam_scale.experiment.results import kept_row, result_path
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.strict import to_dict
 
 Stage = Literal["tune", "full"]
-DECIDE = ("model", "data", "train", "eval")
-"""Sections of a config on which a row depends."""
 NEEDED = ("tokens", "val_loss", "val_bits_per_byte", "tokens_per_s")
 """Of a summary: what the page shows."""
 
@@ -51,7 +44,7 @@ class TextCell(Cell):
             UserError: the folder has this cell with other settings.
         """
         wanted = "the same settings, or another --out (and --to)"
-        return self.keep_config(DECIDE, "the comparison has now", wanted)
+        return self.keep_config("the comparison has now", wanted)
 
     def row(self) -> Row | None:
         """See :meth:`Cell.row`; kept beside the run, which may then be removed."""

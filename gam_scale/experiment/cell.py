@@ -17,6 +17,8 @@ from gam_scale.schedule import stable_steps
 from gam_scale.strict import from_dict, read_json, to_dict
 
 FORWARD_AND_BACKWARD = 3.0  # a training step over a forward pass
+DECIDE = ("model", "data", "train", "eval")
+"""Sections of a config on which the row of a whole run depends."""
 SPEED_ONLY = ("train.compile", "train.recompute", "train.micro_batch_size")
 """Settings that change how fast a cell trains and not what it comes to."""
 
@@ -72,11 +74,10 @@ class Cell(ABC):
         """Of its run."""
         return Path(self.config.log.run_dir)
 
-    def keep_config(self, sections: Sequence[str], now: str, wanted: str) -> Path:
+    def keep_config(self, now: str, wanted: str) -> Path:
         """Write :attr:`config_path`, unless another run's is there.
 
         Args:
-            sections: of the config, on which a row depends.
             now: what it is that has other settings than the file, for the message.
             wanted: what would be accepted, likewise.
 
@@ -88,7 +89,7 @@ class Cell(ABC):
             saved = to_dict(from_dict(RunConfig, read_json(path)))
             if not saved["data"]["sets"]:  # restored from a row, which has no paths
                 saved["data"]["sets"] = values["data"]["sets"]
-            if key := changed_setting(saved, self.config, sections):
+            if key := changed_setting(saved, self.config, DECIDE):
                 raise UserError(f"{path} has another {key} than {now}; expected {wanted}")
         write_changed(path, values)
         return path

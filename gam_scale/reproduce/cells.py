@@ -24,13 +24,11 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.code_version import code_version
 from gam_scale.experiment.grid import Grid
-from gam_scale.files import write_json
+from gam_scale.experiment.results import keep, kept_row
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
-from gam_scale.strict import apply_overrides, from_dict, read_json, to_dict
+from gam_scale.strict import apply_overrides, from_dict, to_dict
 
-DECIDE = ("model", "data", "train", "eval")
-"""Sections of a config on which a row depends."""
 HEAD_CHANNELS = 64
 LEAST_SCALE = 0.01
 LAST_SHARE = 0.1  # of the steps, whose mean loss is the training loss
@@ -113,7 +111,7 @@ class PaperCell(Cell):
             UserError: the folder has this cell with other settings.
         """
         wanted = "the same scale and settings, or another --out"
-        return self.keep_config(DECIDE, "this command makes", wanted)
+        return self.keep_config("this command makes", wanted)
 
     def row(self) -> Row | None:
         """Its row of runs.csv, kept in ``results``; None while it is not finished.
@@ -121,14 +119,11 @@ class PaperCell(Cell):
         Raises:
             UserError: it was made with other settings than the cell's.
         """
-        kept = self.folder / "results" / f"{self.name}.json"
-        if not kept.exists() and not (self.run_dir / "summary.json").exists():
+        found, summary = kept_row(self.folder, self.name), self.run_dir / "summary.json"
+        if found is None and not summary.exists():
             return None
         self.write_config()
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_json(kept, self._row(read_summary(self.run_dir / "summary.json", NEEDED)))
-        return read_json(kept)
+        return found or keep(self.folder, self.name, self._row(read_summary(summary, NEEDED)))
 
     def _row(self, summary: dict[str, Any]) -> Row:
         config = self.config
@@ -267,11 +262,6 @@ def _cell(
     config.log.run_dir = str(folder / "runs" / cell.name)
     check(config)
     return cell
-
-
-def results(folder: Path) -> list[Row]:
-    """Every finished cell's row."""
-    return [read_json(path) for path in sorted((folder / "results").glob("*.json"))]
 
 
 def _train_loss(folder: Path) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
+from gam_scale.experiment.results import kept_rows
 from gam_scale.files import csv_of_dicts, write_bytes, write_json
 from gam_scale.report.axes import finish, ticks_x
 from gam_scale.report.figure import Figure, Palette
@@ -12,7 +13,6 @@ from gam_scale.report.numbers import large
 from gam_scale.report.page import Page, Part, Sentences
 from gam_scale.report.table import Table
 from gam_scale.reproduce import blocks, words
-from gam_scale.reproduce.cells import results as finished
 from gam_scale.reproduce.spread import Results
 from gam_scale.reproduce.tables import BLOCKS, TITLES, tables
 from gam_scale.strict import read_json
@@ -52,7 +52,7 @@ def write_page(out: Path, notes: Sequence[str] = ()) -> list[Path]:
     Returns:
         The files; none where nothing is measured yet.
     """
-    rows, timed = finished(out), blocks.measured(out)
+    rows, timed = list(kept_rows(out).values()), blocks.measured(out)
     if not rows and not timed:
         return []
     setup, results = read_json(out / SETUP_FILE), Results(rows)
