@@ -6,13 +6,44 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
-from gam_scale.experiment.cell import Row, write_changed
-from gam_scale.experiment.results import keep, result_path
+from gam_scale.experiment.cell import Cell, Row, write_changed
+from gam_scale.experiment.results import keep, kept_row, result_path
 from gam_scale.files import write_json
-from gam_scale.strict import read_json
 
 CELL = re.compile(r"[\w.+-]+")
 """A cell's name."""
+
+
+class KeptCell(Cell):
+    """One whose process keeps its row, and whose config is a file of another form than a run's."""
+
+    def row(self) -> Row | None:
+        """See :meth:`Cell.row`."""
+        found = kept_row(self.folder, self.name)
+        if found is not None:
+            self.write_config()
+        return found
+
+    def write_once(self, values: dict[str, Any], saved: dict[str, Any] | None) -> Path:
+        """Write :attr:`config_path`, which what is there already has to equal.
+
+        Args:
+            values: complete.
+            saved: of the file that is there, with defaults for what is younger than it.
+
+        Raises:
+            UserError: the file is of other settings.
+        """
+        path = self.config_path
+        if saved is not None:
+            other = [key for key in values if saved.get(key) != values[key]]
+            if other:
+                raise UserError(
+                    f"{path} has another {other[0]} than the comparison has now; expected the same "
+                    "settings, or another --out (and --to)"
+                )
+        write_changed(path, values)
+        return path
 
 
 def keep_row(folder: Path, name: str, row: Row, config: dict[str, Any]) -> Row:
@@ -68,29 +99,6 @@ def without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[s
         else:
             found[key] = value
     return found
-
-
-def write_once(path: Path, values: dict[str, Any], *, saved: dict[str, Any] | None = None) -> Path:
-    """A cell's config file, which what is there already has to equal.
-
-    Args:
-        path: of the file.
-        values: complete.
-        saved: of the file that is there, with defaults for what is younger than it.
-
-    Raises:
-        UserError: the file is of other settings.
-    """
-    saved = read_json(path) if saved is None and path.exists() else saved
-    if saved is not None:
-        other = [key for key in values if saved.get(key) != values[key]]
-        if other:
-            raise UserError(
-                f"{path} has another {other[0]} than the comparison has now; expected the same "
-                "settings, or another --out (and --to)"
-            )
-    write_changed(path, values)
-    return path
 
 
 def mean_curve(points: Sequence[tuple[float, float]], most: int = 40) -> list[list[float]]:

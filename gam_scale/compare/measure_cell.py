@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gam_scale import cli
 from gam_scale.checkpoint.load import Trained, load_trained
-from gam_scale.compare.kept import keep_row, write_once
+from gam_scale.compare.kept import KeptCell, keep_row
 from gam_scale.compare.spec import MeasureSpec
 from gam_scale.evaluate.by_position import loss_by_position, octaves
 from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
@@ -51,7 +51,7 @@ class MeasureRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureCell(Cell):
+class MeasureCell(KeptCell):
     """One measurement of a finished run, whose config this cell has."""
 
     trainer: ClassVar[str] = "gam_scale.compare.measure_cell"
@@ -94,14 +94,7 @@ class MeasureCell(Cell):
             saved |= {"folder": run.folder, "run": run.run}  # they may have been moved
             if self._same(saved["settings"]):  # others may be added to, such as lengths
                 saved["settings"] = to_dict(run.settings)
-        return write_once(self.config_path, to_dict(run), saved=saved)
-
-    def row(self) -> Row | None:
-        """See :meth:`Cell.row`."""
-        found = kept_row(self.folder, self.name)
-        if found is not None:
-            self.write_config()
-        return found
+        return self.write_once(to_dict(run), saved)
 
     def _same(self, saved: dict[str, Any]) -> bool:
         """Whether settings that decide this measurement are as they were."""

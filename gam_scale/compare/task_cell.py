@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gam_scale import cli
-from gam_scale.compare.kept import keep_row, without_defaults, write_once
+from gam_scale.compare.kept import KeptCell, keep_row, without_defaults
 from gam_scale.compare.spec import TaskSpec
 from gam_scale.config import ModelConfig, RunConfig, TrainConfig
 from gam_scale.config.sections import DataConfig, LogConfig
 from gam_scale.evaluate.recall import RecallConfig, RecallResult, model_of, tasks_of
 from gam_scale.evaluate.state_size import memory_size
-from gam_scale.experiment.cell import Cell, Row
+from gam_scale.experiment.cell import Row
 from gam_scale.experiment.code_version import code_version
 from gam_scale.experiment.results import kept_row
 from gam_scale.run.lock import RunLock
@@ -39,7 +39,7 @@ class TaskRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskCell(Cell):
+class TaskCell(KeptCell):
     """One model on one task."""
 
     trainer: ClassVar[str] = "gam_scale.compare.task_cell"
@@ -79,14 +79,7 @@ class TaskCell(Cell):
             saved["folder"] = run.folder  # it may have been moved
             for key, cls in (("recall", RecallConfig), ("model", ModelConfig)):
                 saved[key] = to_dict(from_dict(cls, saved[key], key))
-        return write_once(self.config_path, to_dict(run), saved=saved)
-
-    def row(self) -> Row | None:
-        """See :meth:`Cell.row`."""
-        found = kept_row(self.folder, self.name)
-        if found is not None:
-            self.write_config()
-        return found
+        return self.write_once(to_dict(run), saved)
 
 
 def task_cells(
