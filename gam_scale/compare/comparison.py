@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from gam_scale.compare.text_cell import Budget, TextCell, best, text_cell
 from gam_scale.config import RunConfig
 from gam_scale.data.manifest import read_manifest
 from gam_scale.experiment.cell import Cell, Row
-from gam_scale.experiment.grid import Grid
+from gam_scale.experiment.grid import AnyCell, Grid
+from gam_scale.experiment.results import grouped
 from gam_scale.strict import from_dict
 
 SURE = 0.99
@@ -61,7 +61,7 @@ class Comparison:
 
     def rows(self) -> list[Row]:
         """What is finished."""
-        return [row for cell in self.cells() if (row := cell.row()) is not None]
+        return [row for _, row in _finished(self.cells())]
 
     def restore(self, rows: Sequence[Row]) -> None:
         """Have cells count as done whose rows were kept elsewhere; see :func:`kept.restore`."""
@@ -97,20 +97,16 @@ def _of_tasks(spec: TaskSpec, folder: Path) -> list[TaskCell]:
 def _best_rows(cells: Sequence[TaskCell]) -> dict[Group, tuple[float, Row]]:
     """By group, where all of it is done, the best rate and what it came to."""
 
-    def group(cell: TaskCell) -> Group:
-        return cell.group
-
     def merit(each: tuple[TaskCell, Row]) -> tuple[float, float, float]:
         cell, row = each  # of equals the one that tests better, then the smaller
         return row["checked"], _mean_accuracy(row), -cell.lr
 
     best_ones = {}
-    for key, members in groupby(sorted(cells, key=group), key=group):
-        of_group = list(members)
-        found = [(cell, row) for cell in of_group if (row := cell.row()) is not None]
-        if len(found) == len(of_group):
+    for group, members in grouped(cells, lambda cell: cell.group).items():
+        found = _finished(members)
+        if len(found) == len(members):
             cell, row = max(found, key=merit)
-            best_ones[key] = cell.lr, row
+            best_ones[group] = cell.lr, row
     return best_ones
 
 
@@ -181,7 +177,7 @@ def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
     return [cell for cell, _ in order[: spec.repeat]]
 
 
-def _finished(cells: Sequence[TextCell]) -> list[tuple[TextCell, Row]]:
+def _finished(cells: Sequence[AnyCell]) -> list[tuple[AnyCell, Row]]:
     return [(cell, row) for cell in cells if (row := cell.row()) is not None]
 
 
@@ -190,7 +186,6 @@ def _shared(spec: TextSpec) -> RunConfig:
     quiet = {"wandb": "off", "tensorboard": False}
     values: dict[str, Any] = {
         "data": {"sets": [{"path": spec.data}]},
-        "train": {},
         "parallel": {"engine": "torch", "preflight": False},
         "eval": {"every_steps": 0},
         "log": quiet,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gam_scale.experiment.cell import Row
+from gam_scale.experiment.results import grouped
 from gam_scale.experiment.spread import Spread
 from gam_scale.report.axes import finish
 from gam_scale.report.figure import LIGHT, Figure, Palette
@@ -34,9 +35,7 @@ Group = tuple[str, int]
 
 def best_rows(rows: Sequence[Row]) -> dict[Group, list[Row]]:
     """By model and width the seeds of its best learning rate, chosen on texts of their own."""
-    groups: dict[Group, list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["model"], row["width"]), []).append(row)
+    groups = grouped(rows, lambda row: (row["model"], row["width"]))
     return {group: _at_best_rate(members) for group, members in groups.items()}
 
 

@@ -1,10 +1,12 @@
 """What a text comparison found, as tables and figures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from gam_scale.evaluate.hidden import to_chance
 from gam_scale.evaluate.interval import Interval
 from gam_scale.experiment.cell import Row
+from gam_scale.experiment.results import grouped
 from gam_scale.experiment.spread import Spread
 from gam_scale.report.lines import Series, line_figure
 from gam_scale.report.numbers import large, plus_minus, span
@@ -19,14 +21,14 @@ MODEL_COLUMNS = ["model", "parameters", "memory", "state", "lr", "tokens", "seed
 
 def parts(rows: Sequence[Row], reference: str) -> list[Part]:
     """All that was trained and measured."""
-    full, made = by_model(rows, "full"), list[Part]()
+    full, made = by_model(rows, stage="full"), list[Part]()
     if full:
         made += [losses(full, reference), learning(full)]
-    if tuned := by_model(rows, "tune"):
+    if tuned := by_model(rows, stage="tune"):
         made.append(rates(tuned))
     measured = [row for row in rows if "what" in row]
     for length in sorted({r["length"] for r in measured if r["what"] == "positions"}):
-        found = _at(measured, "positions", length)
+        found = by_model(measured, what="positions", length=length)
         made += [positions(found, length), positions_figures(found, length, reference)]
     hidden = [r for r in measured if r["what"] in ("needle", "pairs")]
     if hidden:
@@ -36,13 +38,10 @@ def parts(rows: Sequence[Row], reference: str) -> list[Part]:
     return made
 
 
-def by_model(rows: Sequence[Row], stage: str) -> dict[str, list[Row]]:
-    """Runs of a stage, by model."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.get("stage") == stage:
-            found.setdefault(row["model"], []).append(row)
-    return found
+def by_model(rows: Sequence[Row], **wanted: Any) -> dict[str, list[Row]]:
+    """Those with the ``wanted`` values, by model."""
+    alike = (row for row in rows if all(row.get(key) == wanted[key] for key in wanted))
+    return grouped(alike, lambda row: row["model"])
 
 
 def losses(full: dict[str, list[Row]], reference: str) -> Table:
@@ -108,14 +107,6 @@ def learning(full: dict[str, list[Row]]) -> Part:
         f"{EARLY:.0%} of the training on"
     )
     return line_figure("learning", "While training", caption, lines, WIDE, narrow_size=SMALL)
-
-
-def _at(rows: Sequence[Row], what: str, length: int) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["what"] == what and row["length"] == length:
-            found.setdefault(row["model"], []).append(row)
-    return found
 
 
 def positions(found: dict[str, list[Row]], length: int) -> Table:

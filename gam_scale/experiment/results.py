@@ -1,10 +1,14 @@
 """What an experiment keeps of finished cells: a row each, small files beside large runs."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from gam_scale.experiment.cell import Row
 from gam_scale.files import write_json
 from gam_scale.strict import read_json
+
+T, K = TypeVar("T"), TypeVar("K")
 
 
 def result_path(folder: Path, name: str) -> Path:
@@ -30,3 +34,11 @@ def kept_rows(folder: Path) -> dict[str, Row]:
     """Every finished cell's, by its name."""
     paths = sorted((folder / "results").glob("*.json"))
     return {path.stem: read_json(path) for path in paths}
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by what ``key`` says of each, such as rows by model; in the order that they come."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from gam_scale.experiment.results import grouped
 from gam_scale.experiment.spread import Spread
 from gam_scale.reproduce.cells import DATASETS
 
@@ -10,19 +11,12 @@ Key = tuple[str, str, str]
 """Data set, model, set-up."""
 
 
-def by_cell(rows: Iterable[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
-    """Rows of runs.csv by data set, model and set-up: the seeds of each."""
-    cells: dict[Key, list[dict[str, Any]]] = {}
-    for row in rows:
-        cells.setdefault((row["dataset"], row["model"], row["setup"]), []).append(row)
-    return cells
-
-
 class Results:
     """What the finished runs measured, by cell."""
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self.cells = by_cell(rows)
+        # Rows of runs.csv by data set, model and set-up: the seeds of each.
+        self.cells = grouped(rows, lambda row: (row["dataset"], row["model"], row["setup"]))
 
     def spread(self, key: Key, column: str) -> Spread | None:
         """A column of a cell over its seeds; None where no seed is finished."""
