@@ -14,9 +14,9 @@ from pathlib import Path
 from gam_scale import cli
 from gam_scale.compare.comparison import Comparison
 from gam_scale.compare.page import RESULTS, read_rows, write_page, write_rows
-from gam_scale.compare.spec import TaskSpec, TextSpec, read_spec
+from gam_scale.compare.spec import Spec, TextSpec, read_spec
 from gam_scale.errors import UserError
-from gam_scale.experiment.cell import Cell
+from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.training import train
 from gam_scale.report.numbers import hours, scientific
@@ -104,13 +104,13 @@ def run(comparison: Comparison, args: argparse.Namespace) -> int:
 
 def status(comparison: Comparison) -> None:
     """Which cells are done, begun or missing, of those that are known."""
-    cells = comparison.cells()
-    print(Table("", ["cell", "state"], [[cell.name, cell.state()] for cell in cells]))
-    done = sum(cell.row() is not None for cell in cells)
-    print(f"{done} of {len(cells)} known cells are done; later stages follow from them")
+    states = {cell.name: cell.state() for cell in comparison.cells()}
+    print(Table("", ["cell", "state"], [list(each) for each in states.items()]))
+    done = list(states.values()).count("finished")
+    print(f"{done} of {len(states)} known cells are done; later stages follow from them")
 
 
-def page(args: argparse.Namespace, spec: TaskSpec | TextSpec, rows: list) -> int:
+def page(args: argparse.Namespace, spec: Spec, rows: list[Row]) -> int:
     """Write the page."""
     to = args.to or (args.out / "page" if args.out else None)
     if to is None:
@@ -123,7 +123,7 @@ def page(args: argparse.Namespace, spec: TaskSpec | TextSpec, rows: list) -> int
     return 0
 
 
-def _cost(cells: list, args: argparse.Namespace) -> str:
+def _cost(cells: list[Cell], args: argparse.Namespace) -> str:
     flops = sum(cell.flops for cell in cells)
     took = hours(flops / (args.gflops * 1e9) / 3600)
     return f"{scientific(flops)} FLOPs: {took} hours of one process at {args.gflops:g} GFLOP/s"

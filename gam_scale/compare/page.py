@@ -64,10 +64,8 @@ def _settings(spec: Spec, rows: Sequence[Row]) -> Table:
     """What all cells share, and which code made them."""
     versions = sorted({row["code_version"] for row in rows})
     settings = [["code version", ", ".join(versions)]]
-    for key, value in to_dict(spec).items():
-        if key not in ("models", "data"):
-            settings.append([key, json.dumps(value)])
-    for name, model in spec.models.items():
-        own = to_dict(model) if not isinstance(model, dict) else model
-        settings.append([name, json.dumps(own)])
+    values = to_dict(spec)
+    models = values.pop("models")
+    shown = [(key, value) for key, value in values.items() if key != "data"]
+    settings += [[key, json.dumps(value)] for key, value in [*shown, *models.items()]]
     return Table("Settings", ["setting", "value"], settings, in_words=True)

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Self
 
 from gam_scale.compare.spec import ModelEntry, SizeSpec
 from gam_scale.config import ModelConfig
@@ -33,6 +33,13 @@ class Sized:
     width: int
     """Of its feed-forward networks; 0: as its settings say."""
 
+    @classmethod
+    def of(cls, settings: dict[str, Any], width: int) -> Self:
+        """The model of these settings, measured."""
+        config = _config(settings)
+        parameters = parameters_of(outline(config))
+        return cls(settings, parameters, memory_size(config), state_size(config), width)
+
     @property
     def config(self) -> ModelConfig:
         """The same as a configuration."""
@@ -56,15 +63,8 @@ def sized(name: str, entry: ModelEntry, shared: dict[str, Any], size: SizeSpec) 
     if size.parameters:
         width = _fit_width(name, settings, size)
         settings = settings | {"ffn": _wide(settings, width)}
-    config = _config(settings)
-    config.check()
-    return Sized(
-        settings,
-        parameters_of(outline(config)),
-        memory_size(config),
-        state_size(config),
-        width,
-    )
+    _config(settings).check()
+    return Sized.of(settings, width)
 
 
 def parameters_of(model: LanguageModel) -> int:

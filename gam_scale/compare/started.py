@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from gam_scale.compare.solve import Sized, parameters_of
+from gam_scale.compare.solve import Sized
 from gam_scale.compare.spec import TextSpec
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.evaluate.state_size import memory_size, state_size
 from gam_scale.experiment.cell import Row
 from gam_scale.experiment.results import kept_rows
-from gam_scale.model.lm import outline
 from gam_scale.strict import from_dict, read_json, to_dict
 
 
@@ -66,11 +64,4 @@ def _model(start: Path, cell: str, row: Row) -> tuple[Sized, Path]:
             "trained again where the result is removed"
         )
     config = from_dict(RunConfig, read_json(run / "config.json"))  # with its own horizons
-    size = Sized(
-        to_dict(config.model),
-        parameters_of(outline(config.model)),
-        memory_size(config.model),
-        state_size(config.model),
-        row["ffn_width"],
-    )
-    return size, run
+    return Sized.of(to_dict(config.model), row["ffn_width"]), run
