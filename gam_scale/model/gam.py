@@ -123,6 +123,14 @@ class WrittenLayer(GAMLayer):
         "what the memory reads: mixed, the tokens and what the convolution beside it gives for "
         "them, h + conv(h); plain, h alone",
     )
+    conv_size: int = option(
+        0,
+        "taps of causal depthwise convolutions behind the memory's projections: on queries, keys "
+        "and values, or of scan on what is averaged; 0: none",
+        at_least=0,
+        at_most=WIDEST,
+    )
+    activation: Activation = option("none", "of the same, behind all that")
 
     @property
     def reads_local(self) -> bool:
@@ -148,6 +156,12 @@ class WrittenLayer(GAMLayer):
             )
         check_horizons(self.min_horizon, self.max_horizon, name("min_horizon"))
 
+    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_length`."""
+        super().check_length(tokens, cut, name)
+        if self.paths != "local":
+            check_taps(self.conv_size, name("conv_size"), tokens, cut)
+
 
 @dataclass(frozen=True)
 class HeadLayer(WrittenLayer):
@@ -156,14 +170,6 @@ class HeadLayer(WrittenLayer):
     n_heads: int = option(
         4, "heads, each with a state of its own; divides d_model", at_least=1, at_most=WIDEST
     )
-    conv_size: int = option(
-        0,
-        "taps of causal depthwise convolutions on queries, keys and values, behind their "
-        "projections; 0: none",
-        at_least=0,
-        at_most=WIDEST,
-    )
-    activation: Activation = option("none", "of queries, keys and values, behind all that")
     output_gate: GateChoice = option(
         "none",
         "what multiplies the heads' read-out before the output layer, of a projection of the "
@@ -183,12 +189,6 @@ class HeadLayer(WrittenLayer):
         """Refuse heads that do not divide the width, or whose own does not do."""
         even = self.of_pairs or shape.rotary == "all"
         check_divides(name("n_heads"), self.n_heads, shape, even=even)
-
-    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
-        """See :meth:`MixerConfig.check_length`."""
-        super().check_length(tokens, cut, name)
-        if self.paths != "local":
-            check_taps(self.conv_size, name("conv_size"), tokens, cut)
 
     @property
     def gates_output(self) -> bool:

@@ -9,18 +9,17 @@ from torch import Tensor
 
 from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv
-from gam_scale.model.gam import WrittenLayer, check_taps
+from gam_scale.model.gam import WrittenLayer
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import Memory, State, WrittenMemory
 from gam_scale.model.memory.gate import DecayGate
-from gam_scale.model.memory.heads import Activation
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, linear_scan
 from gam_scale.model.norm import SIZE_FLOOR
 from gam_scale.model.norms.rmsnorm import RMSNorm
-from gam_scale.model.parts import MIXERS, Naming
+from gam_scale.model.parts import MIXERS
 from gam_scale.model.policy import TO_RESIDUAL
-from gam_scale.model.shape import WIDEST, Shape
+from gam_scale.model.shape import Shape
 from gam_scale.strict import option
 
 CHUNK = 256
@@ -33,14 +32,6 @@ class ScanLayer(WrittenLayer):
     """A gated average per channel."""
 
     kind: Literal["scan"] = "scan"
-    conv_size: int = option(
-        0,
-        "taps of a causal depthwise convolution on what is averaged, behind its projection; 0: "
-        "none",
-        at_least=0,
-        at_most=WIDEST,
-    )
-    activation: Activation = option("none", "of what is averaged, behind that")
     output_norm: bool = option(
         False, "bring what is read to unit size, with a weight, before it meets its gate"
     )
@@ -51,12 +42,6 @@ class ScanLayer(WrittenLayer):
     def gates_output(self) -> bool:
         """See :attr:`GAMLayer.gates_output`: always."""
         return True
-
-    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
-        """See :meth:`MixerConfig.check_length`."""
-        super().check_length(tokens, cut, name)
-        if self.paths != "local":
-            check_taps(self.conv_size, name("conv_size"), tokens, cut)
 
     def build_memory(self, shape: Shape) -> Memory:
         """See :meth:`GAMLayer.build_memory`."""
