@@ -210,6 +210,34 @@ class HeadLayer(WrittenLayer):
         return (self.heads(shape).key,) if shape.rotary == "all" else ()
 
 
+@dataclass(frozen=True)
+class DecayLayer(HeadLayer):
+    """A layer with heads whose decays may begin as those of gated delta nets do."""
+
+    decay_start: Literal["horizons", "published"] = option(
+        "horizons",
+        "how fast gates forget at initialisation; horizons: as min_horizon and max_horizon say; "
+        "published: rates uniform from 0 to 16, or from 1 where channels decay, times steps "
+        "log-uniform from 0.001 to 0.1, as gated delta nets begin",
+    )
+
+    def at_length(self, seq_len: int) -> Self:
+        """See :meth:`MixerConfig.at_length`."""
+        return super().at_length(seq_len) if self.decay_start == "horizons" else self
+
+    def check_own(self, name: Naming) -> None:
+        """See :meth:`MixerConfig.check_own`."""
+        super().check_own(name)
+        usual = type(self)  # what it has by default gives way to what the user says
+        for field in ("min_horizon", "max_horizon"):
+            is_set = getattr(self, field) != getattr(usual, field)
+            if self.decay_start == "published" and is_set:
+                raise UserError(
+                    f"{name(field)} is {getattr(self, field):g} with decay_start published, which "
+                    f"decides over all horizons; expected decay_start horizons, or no {field}"
+                )
+
+
 def horizons(shortest: float, longest: float, context: int) -> tuple[float, float]:
     """In tokens; a longest one of 0 is the context's length."""
     return shortest, longest or max(shortest, float(context))

@@ -1,7 +1,7 @@
 """A matrix of associations that the gated delta rule writes: a key's new value replaces its old."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from gam_scale.errors import UserError
 from gam_scale.kernels.choice import Function, Trial
 from gam_scale.model.context import Context
-from gam_scale.model.gam import HeadLayer
+from gam_scale.model.gam import DecayLayer
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import Memory, horizons_of
@@ -27,7 +27,7 @@ from gam_scale.strict import option, shown
 
 
 @dataclass(frozen=True)
-class DeltaRuleLayer(HeadLayer):
+class DeltaRuleLayer(DecayLayer):
     """The settings of all kinds that are the gated delta rule."""
 
     head_dim: int = option(
@@ -51,12 +51,6 @@ class DeltaRuleLayer(HeadLayer):
         "the most that a token writes of its value, or of gates on channels what it erases alone; "
         "with 2 it may turn round what it finds under its key, which counting and tracking of "
         "states need (arXiv 2411.12537)",
-    )
-    decay_start: Literal["horizons", "published"] = option(
-        "horizons",
-        "how fast gates forget at initialisation; horizons: as min_horizon and max_horizon say; "
-        "published: rates uniform from 0 to 16, or from 1 where channels decay, times steps "
-        "log-uniform from 0.001 to 0.1, as gated delta nets begin",
     )
     decay_per: Literal["head", "channel"] = option(
         "head",
@@ -99,10 +93,6 @@ class DeltaRuleLayer(HeadLayer):
         around = (self.conv_size, self.activation, self.output_gate, rank)
         return Heads(self.n_heads, key, value, values, *around)
 
-    def at_length(self, seq_len: int) -> Self:
-        """See :meth:`MixerConfig.at_length`."""
-        return super().at_length(seq_len) if self.decay_start == "horizons" else self
-
     def check_widths(self, shape: Shape, name: Naming) -> None:
         """See :meth:`HeadLayer.check_widths`."""
         if not self.head_dim and self.keys_share == 1:
@@ -139,13 +129,6 @@ class DeltaRuleLayer(HeadLayer):
                 f"{name('output_gate_rank')} is head with output_gate none; expected output_gate "
                 "silu or sigmoid, or output_gate_rank full"
             )
-        for field in ("min_horizon", "max_horizon"):
-            is_set = getattr(self, field) != getattr(usual, field)
-            if self.decay_start == "published" and is_set:
-                raise UserError(
-                    f"{name(field)} is {getattr(self, field):g} with decay_start published, which "
-                    f"decides over all horizons; expected decay_start horizons, or no {field}"
-                )
 
     def _usual_width(self, shape: Shape) -> int:
         """Channels of a head's keys where nothing is said: even ones where pairs are turned."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gam_scale.errors import UserError
 from gam_scale.kernels.lanes import draw_lanes
 from gam_scale.kernels.operator import operator
-from gam_scale.model.gam import HeadLayer
+from gam_scale.model.gam import DecayLayer
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import linear
 from gam_scale.model.memory.base import Memory
@@ -30,7 +30,7 @@ _AS_SLOT = ('model.layers=[{"kind":"raven","n_heads":1,"n_slots":32,"top_k":4}]'
 
 @MIXERS.register
 @dataclass(frozen=True)
-class RavenLayer(HeadLayer):
+class RavenLayer(DecayLayer):
     """A large bank of key and value rows, of which a router chooses those that a token writes."""
 
     kind: Literal["raven"] = "raven"
@@ -50,11 +50,6 @@ class RavenLayer(HeadLayer):
         "of the slowest head; those between are spread evenly in the logarithm, and a head alone "
         "has the middle; 0: as many writes as data.seq_len tokens make",
         at_least=0,
-    )
-    decay_start: Literal["horizons", "published"] = option(
-        "horizons",
-        "how fast slots forget at initialisation; horizons: as min_horizon and max_horizon say; "
-        "published: rates uniform from 0 to 16 times steps log-uniform from 0.001 to 0.1",
     )
     qk_norm: Literal["plain", "weighted"] = option(
         "plain", "the norms of queries and of keys; weighted: with a weight each"
@@ -105,13 +100,6 @@ class RavenLayer(HeadLayer):
                 f"{name('read_norm')} is whole with output_gate {self.output_gate}, which has a "
                 "norm of each head; expected output_gate none, or read_norm heads"
             )
-        usual = {each: getattr(RavenLayer, each) for each in ("min_horizon", "max_horizon")}
-        for field, value in usual.items():
-            if self.decay_start == "published" and getattr(self, field) != value:
-                raise UserError(
-                    f"{name(field)} is {getattr(self, field):g} with decay_start published, which "
-                    f"decides over all horizons; expected decay_start horizons, or no {field}"
-                )
 
     def horizons(self, shape: Shape) -> tuple[float, float]:
         """In writes to a slot."""
@@ -119,8 +107,6 @@ class RavenLayer(HeadLayer):
 
     def at_length(self, seq_len: int) -> Self:
         """See :meth:`MixerConfig.at_length`."""
-        if self.decay_start == "published":
-            return self
         return super().at_length(self._writes(seq_len))
 
     def _writes(self, tokens: int) -> int:
