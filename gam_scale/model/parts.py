@@ -6,6 +6,7 @@ else others want to know of a kind they ask of the configuration too. Nobody lis
 """
 
 import dataclasses
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -238,6 +239,17 @@ MIXERS: Registry[MixerConfig] = Registry("layer", MixerConfig)
 def implementations() -> list[str]:
     """Kinds of layers that are no presets of another."""
     return [kind for kind in MIXERS if not MIXERS[kind].preset_of]
+
+
+def recall_layers(small: dict[str, Any], zoology: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """:attr:`MixerConfig.recall` of a kind whose model there has one layer.
+
+    Args:
+        small: the layer in small tasks, with its kind.
+        zoology: in recall at the size of arXiv 2312.04927.
+    """
+    layers = dict.fromkeys(("cpu", "parity", "s3", "s3_swaps"), small) | {"zoology": zoology}
+    return {preset: (f"model.layers={json.dumps([layer])}",) for preset, layer in layers.items()}
 
 
 def check_divides(key: str, n_heads: int, shape: Shape, *, even: bool) -> None:

@@ -6,19 +6,13 @@ from typing import Any, ClassVar, Literal
 
 from gam_scale.model.memory.heads import Activation, GateChoice
 from gam_scale.model.mixers.delta import DeltaRuleLayer
-from gam_scale.model.parts import MIXERS
+from gam_scale.model.parts import MIXERS, recall_layers
 
 
 def _default(name: str, value: Any, doc: str = "") -> Any:
     """The setting that :class:`DeltaRuleLayer` has under that name, with another default."""
     metadata = DeltaRuleLayer.__dataclass_fields__[name].metadata
     return dataclasses.field(default=value, metadata={**metadata, "doc": doc or metadata["doc"]})
-
-
-def _recalling(width: int) -> tuple[str, ...]:
-    """Of a synthetic task: a state as large as the other memories' there, one head, as wide."""
-    layer = f'{{"kind":"gdn","n_heads":1,"head_dim":{width},"expand_v":1}}'
-    return (f"model.layers=[{layer}]",)
 
 
 @dataclass(frozen=True)
@@ -68,13 +62,11 @@ class GatedDeltaNetLayer(_Published):
     expand_v: float = _default("expand_v", 2.0)
 
     keys_share: ClassVar[float] = 0.75
-    recall: ClassVar[dict[str, tuple[str, ...]]] = {
-        "cpu": _recalling(64),
-        "parity": _recalling(64),
-        "s3": _recalling(64),
-        "s3_swaps": _recalling(64),
-        "zoology": _recalling(128),
-    }
+    # One head as wide as the model: a state as large as the other memories' there.
+    recall: ClassVar[dict[str, tuple[str, ...]]] = recall_layers(
+        {"kind": "gdn", "n_heads": 1, "head_dim": 64, "expand_v": 1},
+        {"kind": "gdn", "n_heads": 1, "head_dim": 128, "expand_v": 1},
+    )
 
     @property
     def title(self) -> str:

@@ -20,20 +20,21 @@ from gam_scale.model.linear import Linear
 from gam_scale.model.memory.gate import MOST_RATE, exact, step_biases
 from gam_scale.model.memory.pairs import pair_decays
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
-from gam_scale.model.parts import FEED_FORWARDS, MIXERS, MixerConfig, Naming, part
+from gam_scale.model.parts import (
+    FEED_FORWARDS,
+    MIXERS,
+    MixerConfig,
+    Naming,
+    part,
+    recall_layers,
+)
 from gam_scale.model.policy import TO_RESIDUAL, Draw, Policy, ones
 from gam_scale.model.shape import WIDEST, Shape
 from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
 from gam_scale.strict import option
 
 CHUNK = 64
-
 NORM_EPS = 1e-5
-
-
-def _with_states(d_state: int) -> tuple[str, ...]:
-    """The setting of a model that learns a synthetic task."""
-    return (f'model.layers=[{{"kind": "mamba2", "d_state": {d_state}}}]',)
 
 
 @MIXERS.register
@@ -69,13 +70,9 @@ class Mamba2Layer(MixerConfig):
     in_chunks: ClassVar[bool] = True
     counts_writes: ClassVar[bool] = True
     # As many numbers of memory as slot, raven and delta have in these tasks.
-    recall: ClassVar[dict[str, tuple[str, ...]]] = {
-        "cpu": _with_states(32),
-        "parity": _with_states(32),
-        "s3": _with_states(32),
-        "s3_swaps": _with_states(32),
-        "zoology": _with_states(64),
-    }
+    recall: ClassVar[dict[str, tuple[str, ...]]] = recall_layers(
+        {"kind": "mamba2", "d_state": 32}, {"kind": "mamba2", "d_state": 64}
+    )
     small: ClassVar[dict[str, Any]] = {"d_state": 4, "head_dim": 8, "n_groups": 2}
 
     @property

@@ -19,13 +19,10 @@ from gam_scale.model.memory.heads import Activation
 from gam_scale.model.mixers.slot import BankMemory
 from gam_scale.model.norm import SIZE_FLOOR
 from gam_scale.model.norms.rmsnorm import RMSNorm
-from gam_scale.model.parts import MIXERS, Naming
+from gam_scale.model.parts import MIXERS, Naming, recall_layers
 from gam_scale.model.policy import MATRIX, Policy
 from gam_scale.model.shape import LONGEST, Shape
 from gam_scale.strict import option
-
-_AS_SLOT = ('model.layers=[{"kind":"raven","n_heads":1,"n_slots":32,"top_k":4}]',)
-"""As many rows as a slot memory has in small synthetic tasks."""
 
 
 @MIXERS.register
@@ -74,13 +71,11 @@ class RavenLayer(DecayLayer):
     measured_as: ClassVar[str] = "raven"
     kernel: ClassVar[str] = "fla"
     own: ClassVar[tuple[str, ...]] = ("n_slots", "top_k", "min_horizon", "max_horizon")
-    recall: ClassVar[dict[str, tuple[str, ...]]] = {
-        "cpu": _AS_SLOT,
-        "parity": _AS_SLOT,
-        "s3": _AS_SLOT,
-        "s3_swaps": _AS_SLOT,
-        "zoology": ('model.layers=[{"kind":"raven","n_heads":1,"n_slots":64,"top_k":8}]',),
-    }
+    # As many rows as a slot memory has there.
+    recall: ClassVar[dict[str, tuple[str, ...]]] = recall_layers(
+        {"kind": "raven", "n_heads": 1, "n_slots": 32, "top_k": 4},
+        {"kind": "raven", "n_heads": 1, "n_slots": 64, "top_k": 8},
+    )
     small: ClassVar[dict[str, Any]] = {"n_heads": 2, "n_slots": 6, "top_k": 2}
 
     def check(self, shape: Shape, name: Naming) -> None:
