@@ -69,13 +69,11 @@ def _panel(name: str, layer: int, records: Sequence[Record]) -> Panel:
     heads = _some(range(max(counts)))
     if not heads:
         return Panel(f"layer {layer + 1}", [_series(name, layer, records, band=True)])
-    steps = [record["step"] for record in records]
-    lines = [
-        Series("", steps, [_median(record["layers"], layer, name, head) for record in records])
-        for head in heads
-    ]
-    lines = [replace(x, opacity=o) for x, o in zip(lines, shades(len(heads)), strict=True)]
-    return Panel(f"layer {layer + 1}", [replace(line, smooth=False) for line in lines])
+    steps, lines = [record["step"] for record in records], []
+    for head, shade in zip(heads, shades(len(heads)), strict=True):
+        medians = [_median(record["layers"], layer, name, head) for record in records]
+        lines.append(Series("", steps, medians, opacity=shade, smooth=False))
+    return Panel(f"layer {layer + 1}", lines)
 
 
 def _some(of: Sequence[int]) -> list[int]:

@@ -17,6 +17,7 @@ from gam_scale.model.context import Context
 from gam_scale.model.conv import CausalConv, check_taps
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import Linear
+from gam_scale.model.memory.base import horizons_of
 from gam_scale.model.memory.gate import MOST_RATE, exact, step_biases
 from gam_scale.model.memory.pairs import pair_decays
 from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, state_of_rank
@@ -220,7 +221,7 @@ class Mamba2Mixer(HasKernels):
         nothing = self._nothing(h.shape[0], h.device, self.A_log.dtype)
         final = self._read(z, self.conv(convolved, layout), dt, nothing, layout, None)[1]
         return {
-            "horizon": 1 / rate.clamp(min=1e-9).flatten(0, 1),
+            "horizon": horizons_of(-rate),
             "output_gate": opened.movedim(2, -1).flatten(0, 2),
             "state_norm": final.flatten(2).norm(dim=-1),
         }

@@ -16,7 +16,7 @@ from gam_scale.kernels.slot import fla_slot
 from gam_scale.model.context import Context
 from gam_scale.model.gam import HeadLayer
 from gam_scale.model.layout import Layout
-from gam_scale.model.memory.base import Memory
+from gam_scale.model.memory.base import Memory, horizons_of
 from gam_scale.model.memory.gate import DecayGate, exact
 from gam_scale.model.memory.heads import HeadMemory, Heads
 from gam_scale.model.memory.pairs import MIN_LOG_DECAY, PairDecays, decay_between
@@ -149,8 +149,8 @@ class BankMemory(HeadMemory):
 
         A token leaves most slots as they are, so no token alone says how fast one forgets.
         """
-        log_decay = self.log_decays(h, training=False).clamp(min=MIN_LOG_DECAY).mean(1)  # (B, H, M)
-        return -1 / log_decay.clamp(max=-1e-9).movedim(1, -1).flatten(0, 1)
+        log_decay = self.log_decays(h, training=False).clamp(min=MIN_LOG_DECAY)
+        return horizons_of(log_decay.mean(1, keepdim=True))
 
     def trials(self, context: int) -> list[Trial]:
         """See :meth:`HasKernels.trials`; some slots are not written to."""
