@@ -85,7 +85,7 @@ def _of_tasks(spec: TaskSpec, folder: Path) -> list[TaskCell]:
         further = {}
         for group, (rate, row) in found.items():
             tried = [*spec.lrs, *more.get(group, [])]
-            next_rate = beyond(tried, rate) if len(tried) < len(spec.lrs) + spec.widen else None
+            next_rate = _further_rate(spec, tried, rate)
             if next_rate is not None and row["checked"] < SURE:
                 further[group] = [*more.get(group, []), next_rate]
         if not further:
@@ -160,7 +160,7 @@ def _tuned(
         if len(found) < len(cells):
             return cells, None
         rate = best(found)[0].config.train.lr
-        more = beyond(lrs, rate) if len(lrs) < len(spec.lrs) + spec.widen else None
+        more = _further_rate(spec, lrs, rate)
         if more is None:
             return cells, rate
         lrs.append(more)
@@ -175,6 +175,11 @@ def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
         return []
     order = sorted(found, key=lambda each: each[1]["val_loss"])
     return [cell for cell, _ in order[: spec.repeat]]
+
+
+def _further_rate(spec: Spec, tried: Sequence[float], best: float) -> float | None:
+    """See :func:`beyond`; None once as many were tried as the file allows."""
+    return beyond(tried, best) if len(tried) < len(spec.lrs) + spec.widen else None
 
 
 def _finished(cells: Sequence[AnyCell]) -> list[tuple[AnyCell, Row]]:

@@ -20,6 +20,7 @@ from gam_scale.compare.kept import KeptCell, keep_row
 from gam_scale.compare.spec import MeasureSpec
 from gam_scale.evaluate.by_position import loss_by_position, octaves
 from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
+from gam_scale.evaluate.hidden import TOKENS_PER_PASS
 from gam_scale.evaluate.key_values import key_values
 from gam_scale.evaluate.needle import needle
 from gam_scale.evaluate.text import TextSource, batches, documents
@@ -31,7 +32,6 @@ from gam_scale.run.lock import RunLock
 from gam_scale.strict import option, read_record, section, to_dict
 
 What = Literal["positions", "needle", "pairs", "context"]
-TOKENS_PER_PASS = 16_384
 TARGETS, TOLERANCE = 16, 0.01
 """Of the effective context, as tools/evaluate.py has them."""
 WINDOWS = 64
