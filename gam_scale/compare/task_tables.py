@@ -8,12 +8,10 @@ from gam_scale.experiment.results import grouped
 from gam_scale.experiment.spread import Spread
 from gam_scale.report.axes import finish
 from gam_scale.report.figure import LIGHT, Figure, Palette
-from gam_scale.report.lines import Series, line_figure
+from gam_scale.report.lines import SMALL, Series, line_figure
 from gam_scale.report.numbers import large
 from gam_scale.report.page import Beside, Part
 from gam_scale.report.table import Table
-
-SMALL = (430, 300)
 
 
 def parts(rows: Sequence[Row]) -> list[Part]:

@@ -5,15 +5,15 @@ from typing import Any
 
 from gam_scale.evaluate.hidden import to_chance
 from gam_scale.evaluate.interval import Interval
+from gam_scale.evaluate.report import banded
 from gam_scale.experiment.cell import Row
 from gam_scale.experiment.results import grouped
 from gam_scale.experiment.spread import Spread
-from gam_scale.report.lines import Series, line_figure
+from gam_scale.report.lines import SMALL, WIDE, Series, line_figure
 from gam_scale.report.numbers import large, plus_minus, span
 from gam_scale.report.page import Beside, Part
 from gam_scale.report.table import Table
 
-WIDE, SMALL = (912, 360), (430, 300)
 EARLY = 0.15
 """Share of a training that its picture leaves out."""
 MODEL_COLUMNS = ["model", "parameters", "memory", "state", "lr", "tokens", "seeds", "loss"]
@@ -200,9 +200,7 @@ def retrieval_figures(rows: Sequence[Row]) -> Part:
             at = found.get((model, task), {})
             lengths = sorted(at)
             chance = at[lengths[0]][1] if lengths else chance
-            values = [at[n][0] for n in lengths]
-            y, low, high = ([getattr(v, end) for v in values] for end in ("mean", "low", "high"))
-            lines.append(Series(model, lengths, y, low, high, colour=i))
+            lines.append(banded(model, lengths, [at[n][0] for n in lengths], i))
         caption = "share found by tokens of context, 95% band; dotted: chance"
         title = f"Retrieval: {task}"
         figures.append(

@@ -10,10 +10,8 @@ from gam_scale.evaluate.recall import RecallResult
 from gam_scale.evaluate.subject import Subject
 from gam_scale.files import write_bytes
 from gam_scale.report.figure import Figure
-from gam_scale.report.lines import Series, heat_map, line_figure
+from gam_scale.report.lines import SMALL, WIDE, Series, heat_map, line_figure
 from gam_scale.report.page import Beside, Folded, Page, Part
-
-WIDE, SMALL = (912, 360), (430, 300)
 
 
 def write_comparison(
@@ -66,7 +64,7 @@ def _by_pairs(results: Sequence[RecallResult]) -> Figure:
     lines = []
     for i, r in enumerate(results):
         accuracy = {s.task: s.accuracy for s in r.scores}
-        lines.append(_series(i, r.kind, sizes, [accuracy[longest[n]] for n in sizes]))
+        lines.append(banded(r.kind, sizes, [accuracy[longest[n]] for n in sizes], i))
     guess = Series("", sizes, [longest[n].guess for n in sizes], colour=7)
     caption = (
         f"accuracy on the longest held-out texts of so many {unit}, 95% band; grey: a guess among "
@@ -98,7 +96,7 @@ def _by_position(subjects: Sequence[Subject]) -> Figure:
         assert s.by_position is not None
         bins = [b for b in s.by_position.bins if b.loss is not None]
         middle = [(b.first * b.last) ** 0.5 for b in bins]
-        lines.append(_series(i, s.name, middle, [b.loss for b in bins if b.loss is not None]))
+        lines.append(banded(s.name, middle, [b.loss for b in bins if b.loss is not None], i))
     caption = "nats per token against tokens of context; the band is 95%, over sequences"
     return line_figure(
         "position", "Loss by position", caption, lines, WIDE, narrow_size=SMALL, log_x=True
@@ -110,7 +108,7 @@ def _effective_context(subjects: Sequence[Subject]) -> Figure:
     for i, s in enumerate(subjects):
         assert s.effective_context is not None
         points = s.effective_context.cleared
-        lines.append(_series(i, s.name, [c.context for c in points], [c.rise for c in points]))
+        lines.append(banded(s.name, [c.context for c in points], [c.rise for c in points], i))
         tolerance = s.effective_context.tolerance  # the same of all
     caption = (
         "rise of the loss, in nats per token, when the memory was cleared k tokens ago; dotted: "
@@ -144,6 +142,8 @@ def _needles(i: int, s: Subject) -> Figure:
     )
 
 
-def _series(i: int, name: str, x: Sequence[float], intervals: Sequence[Interval]) -> Series:
-    y, low, high = zip(*((v.mean, v.low, v.high) for v in intervals), strict=True)
-    return Series(name, x, y, low, high, colour=i)
+def banded(name: str, x: Sequence[float], intervals: Sequence[Interval], colour: int) -> Series:
+    """A line through estimates, whose intervals are its band."""
+    ends = ("mean", "low", "high")
+    y, low, high = ([getattr(each, end) for each in intervals] for end in ends)
+    return Series(name, x, y, low, high, colour)

@@ -11,6 +11,8 @@ from gam_scale.report.axes import STEPS, quieten, ticks_x, ticks_y, whole
 from gam_scale.report.figure import Figure, Palette
 from gam_scale.report.numbers import Form
 
+WIDE, SMALL = (912, 360), (430, 300)
+"""Sizes of a figure of lines: as wide as a page, and of two side by side, or on a phone."""
 MAX_POINTS = 600  # a longer line is drawn as means of neighbours
 LONG = 120  # points from which a line is drawn faint, with its running mean over it
 FEW = 30  # points up to which each has a marker
