@@ -11,12 +11,13 @@ look at every N-th step a run takes the N-th part of that share longer.
 import argparse
 import statistics
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from benchmarks.train_step import LR, add_sizes, synchronise
+from benchmarks.train_step import LR, add_sizes, model_config, synchronise
 from gam_scale import cli
 from gam_scale.config import MemoryConfig, ModelConfig, RunConfig, TrainConfig
 from gam_scale.data.packing import plain_batch
@@ -67,7 +68,7 @@ def parse() -> argparse.Namespace:
 def measure(args: argparse.Namespace, kind: str) -> tuple[float, float]:
     """Seconds of a step, and how many more of one with a look."""
     device = torch.device(args.device)
-    model = build_model(model_config(args, kind), 0, device)
+    model = build_model(with_heads(args, kind), 0, device)
     prepare_blocks(model, "selective", compiled=not args.eager and can_compile(device)[0])
     world = World(0, 1, 0, 1, device)
     optimizer = build_optimizer(model, RunConfig(model=model.config, train=TrainConfig(lr=LR)))
@@ -99,17 +100,10 @@ def measure(args: argparse.Namespace, kind: str) -> tuple[float, float]:
     return plain, statistics.median(with_look - without for without, with_look in pairs)
 
 
-def model_config(args: argparse.Namespace, kind: str) -> ModelConfig:
+def with_heads(args: argparse.Namespace, kind: str) -> ModelConfig:
     """Layers of one kind, memories with heads of 64 where the width allows them."""
-    return ModelConfig(
-        layers=[kind],
-        d_model=args.d_model,
-        n_layers=args.n_layers,
-        vocab_size=args.vocab_size,
-        max_seq_len=args.seq_len,
-        position="none",
-        memory=MemoryConfig(n_heads=max(1, args.d_model // 64)),
-    )
+    memory = MemoryConfig(n_heads=max(1, args.d_model // 64))
+    return replace(model_config(args, kind), position="none", memory=memory)
 
 
 if __name__ == "__main__":
