@@ -55,9 +55,9 @@ class WrittenMemory(Memory):
 
     @property
     def longest_horizon(self) -> float:
-        """Tokens over which the slowest part of the state forgets at initialisation; 0: as
-        published, whatever settings say."""
-        return self.gate.longest_horizon if self.gate.least_rate is None else 0.0
+        """Tokens over which the slowest part of the state forgets at initialisation; see
+        :attr:`DecayGate.longest_horizon`."""
+        return self.gate.longest_horizon
 
     def forward(self, h: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """See :meth:`Memory.forward`."""

@@ -116,15 +116,14 @@ class DecayGate(nn.Module):
         Args:
             least_rate: 0; or 1, as Mamba-2 has it.
         """
-        middle = math.log(2 / MOST_RATE / math.sqrt(STEPS[0] * STEPS[1]))
-        self.least_rate, self.log_horizons = least_rate, (middle, middle)
+        self.least_rate = least_rate
         bias = Policy(_published_biases, "vector", "never", "fp32")
         self.strength.policy = self.strength.policy | {"bias": bias}  # of this instance
 
     @property
     def longest_horizon(self) -> float:
-        """At initialisation, in tokens."""
-        return math.exp(self.log_horizons[1])
+        """At initialisation, in tokens; 0: as published, whatever settings say."""
+        return math.exp(self.log_horizons[1]) if self.least_rate is None else 0.0
 
     def forward(self, h: Tensor, top_k: int | None = None) -> Tensor:
         """(B, T, d) -> (B, T, groups, gates) log decays, float32 whatever the parameters are.
