@@ -13,7 +13,7 @@ from gam_scale.compare.solve import Sized, sized
 from gam_scale.compare.spec import Spec, TaskSpec, TextSpec
 from gam_scale.compare.started import started
 from gam_scale.compare.task_cell import Group, TaskCell, task_cells
-from gam_scale.compare.text_cell import Budget, TextCell, best, text_cell
+from gam_scale.compare.text_cell import Budget, TextCell, best, reached, text_cell
 from gam_scale.config import RunConfig
 from gam_scale.data.manifest import read_manifest
 from gam_scale.experiment.cell import Cell, Row
@@ -173,7 +173,7 @@ def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
         return list(trained)
     if len(found) < len(trained):
         return []
-    order = sorted(found, key=lambda each: each[1]["val_loss"])
+    order = sorted(found, key=lambda each: reached(each[1]))
     return [cell for cell, _ in order[: spec.repeat]]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from gam_scale.compare.solve import Sized
 from gam_scale.compare.spec import TextSpec
+from gam_scale.compare.text_cell import reached
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Row
@@ -44,7 +45,7 @@ def _first_full(start: Path) -> dict[str, tuple[str, Row]]:
 
 def _best(spec: TextSpec, start: Path, rows: dict[str, tuple[str, Row]]) -> list[str]:
     losses = {
-        name: row["val_loss"]
+        name: reached(row)
         for name, (_, row) in rows.items()
         if name not in spec.start and "attention" not in row["layers"]
     }

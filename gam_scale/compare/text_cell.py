@@ -147,9 +147,9 @@ def text_cell(
 
 def best(cells: Sequence[tuple[TextCell, Row]]) -> tuple[TextCell, Row]:
     """Of finished cells that with the lowest validation loss."""
+    return min(cells, key=lambda each: reached(each[1]))
 
-    def loss(each: tuple[TextCell, Row]) -> float:
-        value = each[1]["val_loss"]
-        return math.inf if math.isnan(value) else value
 
-    return min(cells, key=loss)
+def reached(row: Row) -> float:
+    """The validation loss of a run, by which runs are ordered: one that diverged is the last."""
+    return math.inf if math.isnan(row["val_loss"]) else row["val_loss"]
