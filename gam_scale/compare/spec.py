@@ -194,5 +194,6 @@ def _check_tasks(spec: TaskSpec) -> None:
                 )
         for key in ("lrs", "seed"):
             if key in entry.recall:
-                raise UserError(f"tasks.{name}.recall.{key} is the comparison's; expected {key} "
-                                "beside tasks")  # fmt: skip
+                raise UserError(
+                    f"tasks.{name}.recall.{key} is the comparison's; expected {key} beside tasks"
+                )

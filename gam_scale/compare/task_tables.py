@@ -17,12 +17,12 @@ from gam_scale.report.table import Table
 def parts(rows: Sequence[Row]) -> list[Part]:
     """All of them, task by task."""
     made: list[Part] = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        best = best_rows([row for row in rows if row["task"] == task])
+    for task, members in grouped(rows, lambda row: row["task"]).items():
+        best = best_rows(members)
         made += [
             accuracies(task, best),
             Beside([by_state(task, best), by_size(task, best)]),
-            rates(task, [row for row in rows if row["task"] == task]),
+            rates(task, members),
         ]
     return made
 
@@ -38,23 +38,22 @@ def best_rows(rows: Sequence[Row]) -> dict[Group, list[Row]]:
 
 
 def _at_best_rate(rows: Sequence[Row]) -> list[Row]:
-    rates = {row["lr"] for row in rows}
-    most = max(sum(r["lr"] == rate for r in rows) for rate in rates)
-    repeated = [rate for rate in rates if sum(r["lr"] == rate for r in rows) == most]
+    at_rates = grouped(rows, lambda row: row["lr"])
+    most = max(map(len, at_rates.values()))
 
     def merit(rate: float) -> tuple[float, float, float]:
-        members = [r for r in rows if r["lr"] == rate]
-        checked = Spread.of(r["checked"] for r in members).mean
-        tested = Spread.of(score["accuracy"] for r in members for score in r["scores"]).mean
+        checked = Spread.of(r["checked"] for r in at_rates[rate]).mean
+        tested = Spread.of(s["accuracy"] for r in at_rates[rate] for s in r["scores"]).mean
         return checked, tested, -rate
 
-    chosen = max(repeated, key=merit)
-    return sorted((r for r in rows if r["lr"] == chosen), key=lambda r: r["seed"])
+    best = max((rate for rate in at_rates if len(at_rates[rate]) == most), key=merit)
+    return sorted(at_rates[best], key=lambda r: r["seed"])
 
 
 def accuracies(task: str, best: dict[Group, list[Row]]) -> Table:
     """A row a model and width, a column a difficulty."""
-    labels = [score["label"] for score in next(iter(best.values()))[0]["scores"]]
+    first = next(iter(best.values()))[0]
+    labels = [score["label"] for score in first["scores"]]
     table = []
     for (model, width), rows in best.items():
         some = rows[0]
@@ -64,7 +63,6 @@ def accuracies(task: str, best: dict[Group, list[Row]]) -> Table:
         ]
         sizes = [str(width), f"{some['parameters']:,}", f"{some['memory']:,}", f"{some['state']:,}"]
         table.append([model, *sizes, f"{some['lr']:g}", str(len(rows)), *cells])
-    first = next(iter(best.values()))[0]
     guess = [f"{score['chance']:.3f}" for score in first["scores"]]
     table.append(["a guess", "", "", "", "", "", "", *guess])
     header = ["model", "width", "parameters", "memory", "state", "lr", "seeds", *labels]

@@ -112,6 +112,7 @@ def task_of(kind: str) -> type[Task]:
     Raises:
         UserError: there is none of that name.
     """
-    if kind not in tasks():
-        raise UserError(f"recall.task is {kind!r}; expected one of {', '.join(tasks())}")
-    return tasks()[kind]
+    known = tasks()
+    if kind not in known:
+        raise UserError(f"recall.task is {kind!r}; expected one of {', '.join(known)}")
+    return known[kind]
