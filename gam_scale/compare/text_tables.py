@@ -10,7 +10,7 @@ from gam_scale.experiment.cell import Row
 from gam_scale.experiment.results import grouped
 from gam_scale.experiment.spread import Spread
 from gam_scale.report.lines import SMALL, WIDE, Series, line_figure
-from gam_scale.report.numbers import large, plus_minus, span
+from gam_scale.report.numbers import large, or_over, plus_minus, ranged, span
 from gam_scale.report.page import Beside, Part
 from gam_scale.report.table import Table
 
@@ -176,11 +176,10 @@ def retrieval(rows: Sequence[Row]) -> Table:
         chance = next(iter(at.values()))[1]
         fallen = to_chance([(length, accuracy) for length, (accuracy, _) in at.items()], chance)
         cells = [
-            f"{a.mean:.2f} [{a.low:.2f}, {a.high:.2f}]" if (a := at.get(n, (None,))[0]) else ""
+            ranged(a.mean, (a.low, a.high), "{:.2f}".format) if (a := at.get(n, (None,))[0]) else ""
             for n in lengths
         ]
-        end = f"{fallen:,}" if fallen else f"over {max(at):,}"
-        table.append([model, task, *cells, f"{chance:.3f}", end])
+        table.append([model, task, *cells, f"{chance:.3f}", or_over(fallen, max(at))])
     note = (
         "Share found by tokens of context, over all depths, first seed, with Wilson's 95% "
         "interval; at chance from: the length from which on no interval lies above chance."
@@ -220,16 +219,13 @@ def retrieval_figures(rows: Sequence[Row]) -> Part:
 
 def contexts(rows: Sequence[Row]) -> Table:
     """Effective context by clearing the memory."""
-    table = [[r["model"], f"{r['length']:,}", *(_or_more(r[key], r) for key in FROM)] for r in rows]
+    table = []
+    for row in rows:
+        most = row["cleared"][-1][0]
+        found = [or_over(row[key], most) for key in ("context", "sure_context")]
+        table.append([row["model"], f"{row['length']:,}", *found])
     note = (
         "The fewest tokens of memory that cost no more than 0.01 nats against all of it, and the "
         "fewest that surely (95%) do not."
     )
     return Table("Effective context", ["model", "tokens", "context", "surely"], table, note)
-
-
-FROM = ("context", "sure_context")
-
-
-def _or_more(value: int | None, row: Row) -> str:
-    return f"{value:,}" if value is not None else f"over {row['cleared'][-1][0]:,}"

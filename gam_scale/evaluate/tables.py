@@ -7,7 +7,7 @@ from gam_scale.evaluate.effective_context import EffectiveContext
 from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.recall import RecallResult
 from gam_scale.evaluate.subject import Subject
-from gam_scale.report.numbers import ranged, span
+from gam_scale.report.numbers import or_over, ranged, span
 from gam_scale.report.table import Table
 
 
@@ -123,8 +123,10 @@ def contexts(subjects: Sequence[Subject]) -> Table:
     first = measured[0]
     ks = sorted({c.context for e in measured for c in e.cleared})
     rows = [[f"{k:,}", *(_rise(e, k) for e in measured)] for k in ks]
-    rows.append([f"within {first.tolerance:g} from", *(_from(e.context, ks) for e in measured)])
-    rows.append(["shown (95%) from", *(_from(e.sure_context, ks) for e in measured)])
+    rows.append(
+        [f"within {first.tolerance:g} from", *(or_over(e.context, max(ks)) for e in measured)]
+    )
+    rows.append(["shown (95%) from", *(or_over(e.sure_context, max(ks)) for e in measured)])
     note = (
         f"Rise in nats per token of the same {first.targets} targets in {first.sequences:,} "
         f"sequences when the memory is cleared k tokens ago; {first.method}. Full context is "
@@ -203,7 +205,3 @@ def _loss_at(measured: ByPosition, i: int) -> str:
 
 def _rise(measured: EffectiveContext, k: int) -> str:
     return next((signed(c.rise) for c in measured.cleared if c.context == k), "")
-
-
-def _from(k: int | None, ks: Sequence[int]) -> str:
-    return f"{k:,}" if k is not None else f"over {max(ks):,}"

@@ -83,3 +83,8 @@ def ranged(value: float, interval: Range, form: Form = "{:.3f}".format) -> str:
 def plus_minus(value: float, deviation: float | None, form: Form = "{:,.1f}".format) -> str:
     """``630.3 ± 12.1``, or the value alone."""
     return form(value) if deviation is None else f"{form(value)} ± {form(deviation).lstrip('+')}"
+
+
+def or_over(value: int | None, most: int) -> str:
+    """``1,024``; or, beyond all that were looked at, ``over 4,096``."""
+    return f"{value:,}" if value is not None else f"over {most:,}"
