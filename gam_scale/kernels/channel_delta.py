@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gam_scale.kernels.delta import backward_flops, forward_flops
+from gam_scale.kernels.delta import backward_flops, forward_flops, gradients_by, keep_inputs
 from gam_scale.kernels.operator import operator
 from gam_scale.kernels.stretches import CHUNK, in_one_row, stretches
 
@@ -153,23 +153,5 @@ def _(grad, grad_final, q, k, v, total, beta, pairs, solved, initial, fresh, end
     return tuple(x.new_empty(x.shape) for x in (q, k, v, total, beta, initial))
 
 
-def _save(ctx, inputs, output) -> None:
-    q, k, v, _, beta, initial, fresh, ends, ends_host = inputs
-    _, _, *kept = output
-    ctx.save_for_backward(q, k, v, kept[0], beta, *kept[1:], initial, fresh, ends, ends_host)
-    ctx.mark_non_differentiable(*kept)
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx, grad, grad_final, *_):
-    saved = ctx.saved_tensors  # to be asked for once: a checkpoint unpacks them
-    q, _, v, *_, initial, _, _, _ = saved
-    if grad is None:
-        grad = q.new_zeros(v.shape)
-    if grad_final is None:
-        grad_final = torch.zeros_like(initial)
-    grads = _fla_channel_delta_backward(grad, grad_final, *saved)
-    return *grads, None, None, None
-
-
-_fla_channel_delta.register_autograd(_gradients, setup_context=_save)
+_gradients = gradients_by(_fla_channel_delta_backward)
+_fla_channel_delta.register_autograd(_gradients, setup_context=keep_inputs)

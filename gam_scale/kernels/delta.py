@@ -156,22 +156,29 @@ def _(grad, grad_final, q, k, v, total, beta, solved, initial, fresh, ends, ends
     return tuple(x.new_empty(x.shape) for x in (q, k, v, total, beta, initial))
 
 
-def _save(ctx, inputs, output) -> None:
-    q, k, v, _, beta, initial, fresh, ends, ends_host = inputs
-    _, _, total, solved = output
-    ctx.save_for_backward(q, k, v, total, beta, solved, initial, fresh, ends, ends_host)
-    ctx.mark_non_differentiable(total, solved)
+def keep_inputs(ctx, inputs, output) -> None:
+    """For backward: of inputs all but log decays, and what the operator returns beside its outputs
+    and final states, the sums of log decays first."""
+    q, k, v, _, beta, *states = inputs
+    _, _, *kept = output
+    ctx.save_for_backward(q, k, v, kept[0], beta, *kept[1:], *states)
+    ctx.mark_non_differentiable(*kept)
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx, grad, grad_final, *_):
-    q, k, v, total, beta, solved, initial, *where = ctx.saved_tensors
-    if grad is None:
-        grad = q.new_zeros((*q.shape[:3], v.shape[-1]))
-    if grad_final is None:
-        grad_final = torch.zeros_like(initial)
-    grads = _fla_delta_backward(grad, grad_final, q, k, v, total, beta, solved, initial, *where)
-    return *grads, None, None, None
+def gradients_by(backward: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
+    """What an operator's autograd calls, with ``backward`` of what :func:`keep_inputs` kept."""
+
+    def gradients(ctx, grad, grad_final, *_):
+        saved = ctx.saved_tensors  # to be asked for once: a checkpoint unpacks them
+        q, _, v, *_, initial, _, _, _ = saved
+        if grad is None:
+            grad = q.new_zeros(v.shape)
+        if grad_final is None:
+            grad_final = torch.zeros_like(initial)
+        return *backward(grad, grad_final, *saved), None, None, None
+
+    return gradients
 
 
-_fla_delta.register_autograd(_gradients, setup_context=_save)
+_fla_delta.register_autograd(gradients_by(_fla_delta_backward), setup_context=keep_inputs)
