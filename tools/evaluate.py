@@ -23,7 +23,14 @@ from gam_scale.checkpoint.load import Trained, load_trained
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
 from gam_scale.evaluate.by_position import loss_by_position, octaves
-from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
+from gam_scale.evaluate.effective_context import (
+    TARGETS,
+    TOLERANCE,
+    WINDOWS,
+    contexts,
+    effective_context,
+    windows_of,
+)
 from gam_scale.evaluate.key_values import PairsResult, key_values
 from gam_scale.evaluate.loss import LossResult, mean_loss, pad_rows
 from gam_scale.evaluate.needle import NeedleResult, needle
@@ -85,16 +92,16 @@ def _parse() -> argparse.Namespace:
         help="loss of the same tokens with A to B and with C to D tokens of text before them: "
         "128-256:2048-4096")  # fmt: skip
     add("--reset-ablation", action="store_true", help="loss with the memory of k tokens only")
-    add("--windows", type=cli.count(2), default=64,
-        help="sequences of --compare and --reset-ablation (64)")  # fmt: skip
+    add("--windows", type=cli.count(2), default=WINDOWS,
+        help=f"sequences of --compare and --reset-ablation ({WINDOWS})")  # fmt: skip
     add(
         "--targets",
         type=cli.count(),
-        default=16,
-        help="tokens that the ablation predicts in each (16)",
+        default=TARGETS,
+        help=f"tokens that the ablation predicts in each ({TARGETS})",
     )
-    add("--tolerance", type=cli.number(at_least=0), default=0.01,
-        help="rise in nats that counts as none (0.01)")  # fmt: skip
+    add("--tolerance", type=cli.number(at_least=0), default=TOLERANCE,
+        help=f"rise in nats that counts as none ({TOLERANCE:g})")  # fmt: skip
     add("--needle", action="store_true", help="a sentence hidden in the text, asked for at its end")
     add(
         "--pairs",

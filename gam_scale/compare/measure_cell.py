@@ -19,7 +19,12 @@ from gam_scale.checkpoint.load import Trained, load_trained
 from gam_scale.compare.kept import KeptCell, keep_row
 from gam_scale.compare.spec import MeasureSpec
 from gam_scale.evaluate.by_position import loss_by_position, octaves
-from gam_scale.evaluate.effective_context import contexts, effective_context, windows_of
+from gam_scale.evaluate.effective_context import (
+    WINDOWS,
+    contexts,
+    effective_context,
+    windows_of,
+)
 from gam_scale.evaluate.hidden import TOKENS_PER_PASS
 from gam_scale.evaluate.key_values import key_values
 from gam_scale.evaluate.needle import needle
@@ -32,9 +37,6 @@ from gam_scale.run.lock import RunLock
 from gam_scale.strict import option, read_record, section, to_dict
 
 What = Literal["positions", "needle", "pairs", "context"]
-TARGETS, TOLERANCE = 16, 0.01
-"""Of the effective context, as tools/evaluate.py has them."""
-WINDOWS = 64
 
 
 @dataclass
@@ -202,7 +204,7 @@ def _context(trained: Trained, asked: MeasureRun) -> Row:
     length = asked.length
     windows = windows_of(documents(trained, TextSource(), length + 1), length, WINDOWS)
     losses = partial(token_losses, trained.model)
-    found = effective_context(losses, windows, contexts(length), TARGETS, TOLERANCE)
+    found = effective_context(losses, windows, contexts(length))
     return {
         "context": found.context,
         "sure_context": found.sure_context,

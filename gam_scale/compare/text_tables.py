@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gam_scale.evaluate.effective_context import TOLERANCE
 from gam_scale.evaluate.hidden import to_chance
 from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.report import banded
@@ -225,7 +226,7 @@ def contexts(rows: Sequence[Row]) -> Table:
         found = [or_over(row[key], most) for key in ("context", "sure_context")]
         table.append([row["model"], f"{row['length']:,}", *found])
     note = (
-        "The fewest tokens of memory that cost no more than 0.01 nats against all of it, and the "
-        "fewest that surely (95%) do not."
+        f"The fewest tokens of memory that cost no more than {TOLERANCE:g} nats against all of it, "
+        "and the fewest that surely (95%) do not."
     )
     return Table("Effective context", ["model", "tokens", "context", "surely"], table, note)

@@ -11,6 +11,9 @@ from gam_scale.data.packing import Batch, plain_batch
 from gam_scale.evaluate.interval import METHOD, Interval, mean_interval
 from gam_scale.model.loss import IGNORE
 
+WINDOWS, TARGETS, TOLERANCE = 64, 16, 0.01
+"""Sequences, targets of each, and the rise in nats that counts as none, unless others are asked."""
+
 
 @dataclass(frozen=True)
 class Cleared:
@@ -67,8 +70,8 @@ def effective_context(
     losses: Callable[[Batch], Tensor],
     windows: Sequence[np.ndarray],
     ks: Sequence[int],
-    targets: int,
-    tolerance: float = 0.01,
+    targets: int = TARGETS,
+    tolerance: float = TOLERANCE,
     tokens_per_batch: int = 8192,
 ) -> EffectiveContext:
     """Loss of the same targets with full context and with only the last k tokens.
