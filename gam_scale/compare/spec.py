@@ -5,7 +5,7 @@ at every learning rate. ``text`` trains language models: at every learning rate 
 at the best one on many, then the best models from further seeds; then what was trained is measured.
 The best rate is never that at an end of those tried, as far as ``widen`` allows more.
 A text comparison may instead go on from the models of another one (``start``), at a longer context.
-configs/compare/ has examples; docs/comparisons.md says what they showed.
+configs/compare/ has examples; docs/comparisons.md says what they ask.
 """
 
 from dataclasses import dataclass

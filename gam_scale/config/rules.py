@@ -66,7 +66,7 @@ def _check_profile(train: TrainConfig) -> None:
 def _check_carry_state(config: RunConfig) -> None:
     kinds = {layer.kind for layer in config.model.stack() if not layer.by_pieces}
     refused = {
-        f"{' and '.join(sorted(kinds))} layers": (bool(kinds), "gam blocks only"),
+        f"{' and '.join(sorted(kinds))} layers": (bool(kinds), "gam and mamba2 blocks only"),
         "model.position learned": (config.model.position == "learned", "none or rotary"),
         f"parallel.context {config.parallel.context}": (config.parallel.context > 1, "1"),
         f"{len(config.data.sets)} data.sets": (len(config.data.sets) > 1, "one set"),

@@ -42,8 +42,9 @@ class DataConfig:
         False,
         "each row of a batch goes on in the text where that row of the batch before ended, from "
         "the states that it left, through which no gradient flows; sequences are then read in "
-        "order, one stretch of the set per row, instead of shuffled. For memories only, one set, "
-        "batches that the ranks divide; without learned positions, context and spike_ratio",
+        "order, one stretch of the set per row, instead of shuffled. For memories and mamba2 "
+        "only, one set, batches that the ranks divide; without learned positions, context and "
+        "spike_ratio",
     )
 
 
@@ -76,9 +77,9 @@ class TrainConfig:
     decay: Literal["matrices", "all"] = option(
         "matrices",
         "which parameters decay; matrices: weights, not those of fusion gates, nor biases, norms "
-        "and Mamba's rates; all: these too (the paper's). A written memory's rates, its gates' "
-        "biases and what it starts with never decay, the gates' matrices where the layer's "
-        "decay_gates says so",
+        "and Mamba's rates; all: these too (the paper's). The rates of mamba2 and of written "
+        "memories, their gates' biases and what they start with never decay, the gates' matrices "
+        "where the layer's decay_gates says so",
     )
     grad_clip: float = option(1.0, "largest global gradient norm; 0: no clipping", at_least=0)
     max_skipped_steps: int = option(

@@ -97,8 +97,8 @@ class ModelConfig:
     ffn: Any = option(
         "mlp",
         "the feed-forward network of layers whose own ffn says nothing: a kind, as wide as "
-        'ffn_mult says, or an object such as {"kind": "swiglu", "mult": 4}. A mamba layer has one '
-        "only where its own ffn says so",
+        'ffn_mult says, or an object such as {"kind": "swiglu", "mult": 4}. A mamba or mamba2 '
+        "layer has one only where its own ffn says so",
         read=FEED_FORWARDS.read,
         type_name=" | ".join(f'"{kind}"' for kind in FEED_FORWARDS) + " or an object",
     )

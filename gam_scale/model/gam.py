@@ -168,7 +168,10 @@ class HeadLayer(WrittenLayer):
     """A gam layer whose memory has heads with queries and keys."""
 
     n_heads: int = option(
-        4, "heads, each with a state of its own; divides d_model", at_least=1, at_most=WIDEST
+        4,
+        "heads, each with a state of its own; divides d_model where that gives them their width",
+        at_least=1,
+        at_most=WIDEST,
     )
     output_gate: GateChoice = option(
         "none",

@@ -44,15 +44,20 @@ def memory_option(doc: str) -> Any:
 def _as_in(kind: str, setting: str) -> Any:
     """A field as a kind's own settings have it.
 
-    Its doc opens with the memories that have it, where not all do that read the same section.
+    Its doc opens with the memories that take it from there, where not all do.
     """
     metadata, default = _field(kind, setting)
     section = MIXERS[kind].sections[-1]
-    readers = [each for each in MEMORIES if section in MIXERS[each].sections]
-    having = [each for each in readers if _field(each, setting)[0] == metadata]
-    opening = f"{', '.join(having)}: " if 0 < len(having) < len(readers) else ""
+    having = [each for each in MEMORIES if _takes(each, setting, section, metadata)]
+    opening = f"{', '.join(having)}: " if having else ""
     doc = opening + metadata["doc"]
     return dataclasses.field(default=default, metadata={**metadata, "doc": doc})
+
+
+def _takes(kind: str, setting: str, section: str, metadata: Mapping[str, Any]) -> bool:
+    """Whether a layer named by its kind takes a setting that means this from a section."""
+    is_read = section in MIXERS[kind].sections and setting not in MIXERS[kind].own
+    return is_read and _field(kind, setting)[0] == metadata
 
 
 def _field(kind: str, setting: str) -> tuple[Mapping[str, Any], Any]:

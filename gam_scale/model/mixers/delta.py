@@ -55,8 +55,8 @@ class DeltaRuleLayer(DecayLayer):
     decay_per: Literal["head", "channel"] = option(
         "head",
         "what has a decay of its own: each head, or each channel of its keys, through a projection "
-        "whose rank is a head's width; heads that share keys then share decays and strengths "
-        "(arXiv 2510.26692)",
+        "whose rank is the width of a head's values; heads that share keys then share decays and "
+        "strengths (arXiv 2510.26692)",
     )
     strength_per: Literal["head", "channel"] = option(
         "head",
