@@ -8,7 +8,8 @@ from gam_scale.experiment.cell import Row
 from gam_scale.files import write_json
 from gam_scale.strict import read_json
 
-T, K = TypeVar("T"), TypeVar("K")
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 def result_path(folder: Path, name: str) -> Path:
