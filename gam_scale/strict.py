@@ -140,6 +140,13 @@ def is_text(value: str) -> bool:
     return True
 
 
+def merged(base: Any, over: Any) -> Any:
+    """``over``, and what objects in it lack from the objects of ``base``, at every depth."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return base | {key: merged(base.get(key), value) for key, value in over.items()}
+
+
 def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
     """A copy of ``data`` with ``section.key=value`` overrides; values are JSON or bare words."""
     if overrides and not isinstance(data, dict):

@@ -79,7 +79,7 @@ def plan(comparison: Comparison, args: argparse.Namespace) -> None:
             f"{max(counts) / min(counts) - 1:.2%} of each other."
         )
         print(Table("", header, rows, note))
-    missing = [job[0] for job in comparison.missing().jobs if args.only in job[0].name]
+    missing = [job[0] for job in comparison.missing().only(args.only).jobs]
     for cell in missing:
         print(f"{cell.name:<48} {scientific(cell.flops)} FLOPs")
     print(f"{len(missing)} cells are known and missing, {_cost(missing, args)}")
@@ -91,11 +91,10 @@ def run(comparison: Comparison, args: argparse.Namespace) -> int:
     def missing() -> Grid[Cell]:
         if args.to:
             write_rows(comparison.rows(), args.to)
-        return Grid([job for job in comparison.missing().jobs if args.only in job[0].name])
+        return comparison.missing().only(args.only)
 
     first = missing()
-    cells = [job[0] for job in first.jobs]
-    print(f"{len(cells)} cells, {_cost(cells, args)}", flush=True)
+    print(f"{len(first)} cells, {_cost(first.cells, args)}", flush=True)
     if train(first, args.side_by_side, missing):
         return 1
     print("everything is done")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs for a scaling law: python tools/sweep.py plan|run|status|collect --sweep FILE --out DIR
 
-plan prints every run and its predicted cost; run trains what is missing, one after another or, with
---submit, as a Slurm array, and goes on where it was killed; status says what is done; collect
-writes DIR/runs.csv, curves.csv and, where learning rates were varied, lr.csv, which
-tools/scaling_report.py reads.
+plan prints every run, its predicted cost and what the sweep cannot show; run trains what is
+missing, one after another or, with --submit, as a Slurm array, and goes on where it was killed;
+status says what is done; collect writes DIR/runs.csv, curves.csv and, where learning rates or
+lengths of texts were varied, lr.csv and contexts.csv, which tools/scaling_report.py reads.
 """
 
 import argparse
@@ -19,8 +19,10 @@ from gam_scale.experiment.training import train
 from gam_scale.report.numbers import hours, large, scientific
 from gam_scale.report.table import Table
 from gam_scale.scaling.collect import best_multipliers, collect
-from gam_scale.scaling.sweep import read_sweep, sweep_grid
+from gam_scale.scaling.sweep import sweep_grid
+from gam_scale.scaling.sweep_advice import suspicions, warnings
 from gam_scale.scaling.sweep_cell import SweepCell
+from gam_scale.scaling.sweep_spec import read_sweep
 
 SHOWN = {"finished": "done", "training": "begun", "unfinished": "begun", "absent": "missing"}
 """States of a cell, as the status table has them."""
@@ -31,7 +33,9 @@ def main() -> int:
     args = parse()
     grid = sweep_grid(read_sweep(args.sweep), args.out)
     if args.action == "plan":
-        plan(grid, args.gflops)
+        plan(grid.only(args.only), args.gflops)
+        for sentence in warnings(grid.cells):
+            print(f"warning: {sentence}")
     elif args.action == "run":
         return run(grid, args)
     elif args.action == "status":
@@ -53,6 +57,12 @@ def parse() -> argparse.Namespace:
         type=cli.number(above=0),
         default=100.0,
         help="GFLOP/s that training reaches on this machine, for the predicted time (100)",
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="plan, run: jobs with a cell whose name has this"
+    )
+    parser.add_argument(
+        "--side-by-side", type=cli.count(), default=1, metavar="N", help="run: jobs at a time (1)"
     )
     parser.add_argument("--yes", action="store_true", help="run: do not ask, even on a terminal")
     slurm = parser.add_argument_group("run on Slurm, a job for each trunk and its branches")
@@ -99,6 +109,7 @@ def cost(grid: Grid[SweepCell], gflops: float) -> None:
 
 def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
     """Train what is missing, here or on Slurm."""
+    grid = grid.only(args.only)
     missing = grid.missing()
     print(f"{len(grid) - len(missing)} of {len(grid)} runs are done")
     if not missing:
@@ -109,7 +120,7 @@ def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
         return 1
     if args.submit:
         return submit(missing, args)
-    return 1 if train(missing) else 0
+    return 1 if train(missing, args.side_by_side) else 0
 
 
 def submit(missing: Grid[SweepCell], args: argparse.Namespace) -> int:
@@ -160,7 +171,7 @@ def status(grid: Grid[SweepCell]) -> None:
         lines.append([cell.name, state, loss])
     print(Table("", ["run", "state", "loss"], lines))
     print(", ".join(f"{count} {state}" for state, count in counts.items()))
-    for sentence in best_multipliers(done):
+    for sentence in (*best_multipliers(done), *suspicions(done)):
         print(sentence)
 
 

@@ -243,6 +243,12 @@ class EvalConfig:
         at_least=0,
     )
     batch_size: int = option(8, "sequences per rank and forward pass", at_least=1, at_most=WIDEST)
+    late_from: int = option(
+        0,
+        "tokens of context from which a target is late; the last evaluation also gives the loss of "
+        "these alone, val_late_loss, by a second pass; 0: does not",
+        at_least=0,
+    )
 
 
 @dataclass

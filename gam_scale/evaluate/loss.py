@@ -64,6 +64,14 @@ def mean_loss(
     return LossResult(total / max(1, all_tokens), int(all_tokens), int(all_bytes))
 
 
+def late_targets(batch: Batch, late_from: int) -> Batch:
+    """The batch with those targets alone that ``late_from`` tokens of their document precede."""
+    if not late_from:
+        return batch
+    late = batch.layout.positions + 1 >= late_from
+    return batch._replace(targets=torch.where(late, batch.targets, IGNORE))
+
+
 def pad_rows(batch: Batch, rows: int) -> Batch:
     """A batch with fewer sequences, filled up to ``rows`` of them by rows without targets.
 

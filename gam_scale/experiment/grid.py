@@ -30,6 +30,10 @@ class Grid(Generic[AnyCell]):
         jobs = [[cell for cell in job if cell.row() is None] for job in self.jobs]
         return Grid([job for job in jobs if job])
 
+    def only(self, text: str) -> "Grid[AnyCell]":
+        """The same grid with those jobs alone of which a cell's name contains ``text``."""
+        return Grid([job for job in self.jobs if any(text in cell.name for cell in job)])
+
     def finished(self) -> list[tuple[AnyCell, Row]]:
         """The cells that are done, each with what it came to; the cheapest first."""
         return [(cell, row) for cell in self.cells if (row := cell.row()) is not None]

@@ -5,7 +5,7 @@ from typing import Any
 from gam_scale.config import RunConfig
 from gam_scale.former import in_todays_terms
 from gam_scale.schedule import learning_rate, stable_steps
-from gam_scale.strict import to_dict
+from gam_scale.strict import merged, to_dict
 
 MAY_CHANGE = (
     "train.steps",
@@ -28,7 +28,7 @@ MAY_CHANGE = (
 def differences(before: dict[str, Any], now: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Settings that differ, by dotted key: their value in config.json ``before`` and in ``now``."""
     # A run that is older than a setting has its default.
-    old = in_todays_terms(_merged(to_dict(RunConfig()), before), now)
+    old = in_todays_terms(merged(to_dict(RunConfig()), before), now)
     return _differences(old, to_dict(now), "")
 
 
@@ -52,12 +52,6 @@ def rewritten_past(saved: RunConfig, step: int, now: RunConfig) -> str:
         f"{before.schedule} over {before.steps}, so that the learning rate would go from "
         f"{last:.1e} to {following:.1e}"
     )
-
-
-def _merged(defaults: Any, given: Any) -> Any:
-    if not (isinstance(defaults, dict) and isinstance(given, dict)):
-        return given
-    return defaults | {key: _merged(defaults.get(key), value) for key, value in given.items()}
 
 
 def _differences(old: Any, new: Any, where: str) -> dict[str, tuple[Any, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Row
 from gam_scale.experiment.grid import Grid
+from gam_scale.experiment.results import grouped
 from gam_scale.files import csv_of_dicts, write_bytes
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import read_starts
@@ -20,9 +21,10 @@ CURVE_POINTS = 60
 def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
     """Write the CSV files of a sweep's finished runs into ``out``.
 
-    ``runs.csv`` has a row for every cell with a validation loss, ``curves.csv`` its training loss
-    against tokens, and ``lr.csv``, where ``lr_multipliers`` asks for them, the loss at each
-    learning rate. Rows go from the cheapest cell to the dearest.
+    ``runs.csv`` has a row for every cell of the grid with a validation loss, ``curves.csv`` its
+    training loss against tokens, ``lr.csv``, where ``lr_multipliers`` asks for them, the loss at
+    each learning rate, and ``contexts.csv`` that at each length of texts. Rows go from the cheapest
+    cell to the dearest.
 
     Returns:
         Rows of each file written.
@@ -36,14 +38,14 @@ def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
             f"{out} has no finished run of this sweep with a validation loss; expected "
             "tools/sweep.py run first, on data with a validation split"
         )
-    main = [(cell, row) for cell, row in done if cell.lr_multiplier == 1]
-    rates = sensitivity(done)
+    main = [(cell, row) for cell, row in done if cell.of_the_grid]
+    known = {key for _, row in main for key, value in row.items() if value is not None}
+    known -= {"lr_multiplier"}
     files = {
-        "runs.csv": [
-            {key: value for key, value in row.items() if key != "lr_multiplier"} for _, row in main
-        ],
+        "runs.csv": [{key: value for key, value in row.items() if key in known} for _, row in main],
         "curves.csv": [line for cell, row in main for line in _curve(cell, row)],
-        "lr.csv": rates,
+        "lr.csv": sensitivity(done),
+        "contexts.csv": contexts(done),
     }
     written = {}
     for name, rows in files.items():
@@ -60,17 +62,36 @@ def sensitivity(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
     names = ("family", "params", "tokens", "width", "seed", "lr_multiplier", "lr", "loss")
     picked = [{n: row[n] for n in names} for cell, row in done if _but_rate(cell) in varied]
     order = list(dict.fromkeys(row["family"] for row in picked))
-    return sorted(picked, key=lambda row: (order.index(row["family"]), row["lr_multiplier"]))
+    picked.sort(key=lambda row: (order.index(row["family"]), row["width"], row["lr_multiplier"]))
+    return picked
 
 
 def best_multipliers(done: Sequence[tuple[SweepCell, Row]]) -> list[str]:
-    """For each family, in a sentence, which learning rate was best at its smallest size."""
-    rows, sentences = sensitivity(done), []
-    for family in dict.fromkeys(row["family"] for row in rows):
-        of_it = [row for row in rows if row["family"] == family]
-        multipliers, losses = ([row[key] for row in of_it] for key in ("lr_multiplier", "loss"))
-        sentences.append(rate_sentence(family, multipliers, losses))
+    """For each family and size where rates were varied, in a sentence, which was best."""
+    sizes = grouped(sensitivity(done), lambda row: (row["family"], row["params"]))
+    columns = ("lr_multiplier", "loss")
+    sentences = [
+        rate_sentence(*size, *([row[key] for row in rows] for key in columns))
+        for size, rows in sizes.items()
+    ]
     return [sentence for sentence in sentences if sentence]
+
+
+def contexts(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
+    """Finished runs on texts of other lengths, and those they compare with, by family."""
+
+    def size(cell: SweepCell) -> tuple[str, int, float, int]:
+        return cell.family, cell.width, cell.tokens, cell.seed
+
+    varied = {size(cell) for cell, _ in done if cell.other_context}
+    names = ("family", "params", "tokens", "width", "seed", "seq_len", "loss", "late_loss")
+    picked = [
+        {name: row[name] for name in names}
+        for cell, row in done
+        if size(cell) in varied and cell.lr_multiplier == 1
+    ]
+    order = list(dict.fromkeys(row["family"] for row in picked))
+    return sorted(picked, key=lambda row: (order.index(row["family"]), row["seq_len"]))
 
 
 def _but_rate(cell: SweepCell) -> tuple[object, ...]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
+from gam_scale.report.numbers import large
 from gam_scale.scaling.points import read_number, read_rows, read_text
 from gam_scale.strict import read_json
 
 CURVE_COLUMNS = ("family", "params", "run", "tokens", "loss")
-RATE_COLUMNS = ("family", "lr_multiplier", "lr", "loss")
+RATE_COLUMNS = ("family", "params", "lr_multiplier", "lr", "loss")
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Rates:
-    """The loss of one family's smallest model by learning rate, ascending."""
+    """The loss of one family at one size by learning rate, ascending."""
 
     family: str
+    params: float
     multipliers: list[float]
     lrs: list[float]
     losses: list[float]
@@ -75,25 +77,28 @@ class Supplement:
 
     def sentences(self) -> list[str]:
         """What else the runs do not show."""
-        on_rates = [rate_sentence(r.family, r.multipliers, r.losses) for r in self.rates]
+        on_rates = [rate_sentence(r.family, r.params, r.multipliers, r.losses) for r in self.rates]
         return [*self.limits, *(f"{sentence}." for sentence in on_rates if sentence)]
 
 
 ENOUGH = 0.01  # nats below which another learning rate is no better
 
 
-def rate_sentence(family: str, multipliers: list[float], losses: list[float]) -> str:
+def rate_sentence(family: str, params: float, multipliers: list[float], losses: list[float]) -> str:
     """Which multiple of the learning rate was best; empty where 1 is not among several."""
     if 1.0 not in multipliers or len(multipliers) < 2:
         return ""
     best = losses.index(min(losses))
     gain = losses[multipliers.index(1.0)] - losses[best]
     if gain <= ENOUGH:
-        return f"{family}: no other learning rate tried is better by more than {ENOUGH} nats"
+        return (
+            f"{family} of {large(params)} parameters: no other learning rate tried is better by "
+            f"more than {ENOUGH} nats"
+        )
     edge = ", the last tried" if multipliers[best] in (min(multipliers), max(multipliers)) else ""
     return (
-        f"{family}: {multipliers[best]:g} times the learning rate{edge}, is better by {gain:.3f} "
-        "nats at its smallest size"
+        f"{family} of {large(params)} parameters: {multipliers[best]:g} times the learning rate"
+        f"{edge}, is better by {gain:.3f} nats"
     )
 
 
@@ -141,13 +146,15 @@ def _curves(path: Path) -> list[Curve]:
 
 def _rates(path: Path) -> list[Rates]:
     rows = _rows(path, RATE_COLUMNS, numbers=RATE_COLUMNS[1:])
-    rows.sort(key=lambda row: row["lr_multiplier"])
+
+    def size(row: dict[str, Any]) -> tuple[str, float]:
+        return row["family"], row["params"]
+
+    rows.sort(key=lambda row: (*size(row), row["lr_multiplier"]))
+    of_sizes = [(key, list(of_size)) for key, of_size in groupby(rows, key=size)]
     return [
-        Rates(
-            family,
-            *([row[name] for row in rows if row["family"] == family] for name in RATE_COLUMNS[1:]),
-        )
-        for family in dict.fromkeys(row["family"] for row in rows)
+        Rates(*key, *([row[name] for row in of_size] for name in RATE_COLUMNS[2:]))
+        for key, of_size in of_sizes
     ]
 
 

@@ -64,23 +64,25 @@ def _training(curves: list[Curve], i: int, named: str, suffix: str) -> Figure:
 
 def _rates(supplement: Supplement, families: list[str]) -> Figure:
     # Colours are the families'; one that has no law takes the next.
-    names = [*families, *(r.family for r in supplement.rates if r.family not in families)]
-    ordered = sorted(supplement.rates, key=lambda r: names.index(r.family))
-    keys = tuple((names.index(r.family), r.family) for r in ordered)
+    others = dict.fromkeys(r.family for r in supplement.rates if r.family not in families)
+    names = [*families, *others]
+    drawn = [r for r in supplement.rates if 1.0 in r.multipliers]
+    there = {r.family for r in drawn}
+    keys = tuple((i, name) for i, name in enumerate(names) if name in there)
 
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
-        for (colour, _), rates in zip(keys, ordered, strict=True):
-            style = {"color": palette.line(colour), "lw": 1.8, "ms": 5, "mew": 0}
-            axes.plot(rates.multipliers, rates.losses, "o-", **style)
+        for colour, name in keys:
+            sizes = [r for r in drawn if r.family == name]  # the smallest first
+            for rates, style in zip(sizes, ("o-", "s--"), strict=False):
+                base = rates.losses[rates.multipliers.index(1.0)]
+                more = [loss - base for loss in rates.losses]
+                line = {"color": palette.line(colour), "lw": 1.8, "ms": 5, "mew": 0}
+                axes.plot(rates.multipliers, more, style, **line)
         x_label, form = "times the learning rate of the sweep", "{:g}".format
-        finish(axes, palette, narrow, x_label, "loss, nats per token", form)
-        ticks_x(
-            axes,
-            sorted({m for rates in supplement.rates for m in rates.multipliers}),
-            "{:g}".format,
-        )
+        finish(axes, palette, narrow, x_label, "nats more than at the sweep's rate", form)
+        ticks_x(axes, sorted({m for rates in drawn for m in rates.multipliers}), "{:g}".format)
 
-    caption = "loss of each family's smallest model on the smallest budget; 1 is the sweep's rate"
+    caption = "the smallest model on the smallest budget, and, dashed, the largest on the largest"
     return Figure("learning-rate", "Sensitivity to the learning rate", caption, draw, keys)
 
 
@@ -115,11 +117,12 @@ def _rate_table(supplement: Supplement) -> Table:
         known = dict(zip(rates.multipliers, rates.losses, strict=True))
         base = dict(zip(rates.multipliers, rates.lrs, strict=True)).get(1.0)
         cells = [f"{known[m]:.3f}" if m in known else "" for m in columns]
-        rows.append([rates.family, f"{base:.2g}" if base else "", *cells])
-    header = ["family", "rate at 1", *(f"times {m:g}" for m in columns)]
+        size = [rates.family, large(rates.params), f"{base:.2g}" if base else ""]
+        rows.append([*size, *cells])
+    header = ["family", "params", "rate at 1", *(f"times {m:g}" for m in columns)]
     note = (
-        "Nats per token of the smallest model on the smallest budget at multiples of the sweep's "
-        "learning rate. A family whose best is not at 1 could do better than its law here says."
+        "Nats per token at multiples of the sweep's learning rate. A family whose best is not at 1 "
+        "could do better than its law here says."
     )
     return Table("Sensitivity to the learning rate", header, rows, note)
 

@@ -20,15 +20,26 @@ class SweepCell(Cell):
 
     family: str
     width: int
+    flops_budget: float | None
+    """Where the sweep's file says FLOPs; those of whole steps are about as many."""
     count: str
     """What its parameters are: ``count`` of the sweep's file."""
     lr_multiplier: float = 1.0
+    other_context: bool = False
+    """Whether its texts have another length than the grid's."""
 
     @property
     def name(self) -> str:
         """Of its folder: what differs between cells."""
         name = f"{self.family}-d{self.width}-t{self.tokens}-s{self.seed}"
+        if self.other_context:
+            name += f"-c{self.config.data.seq_len}"
         return name if self.lr_multiplier == 1 else f"{name}-lr{self.lr_multiplier:g}"
+
+    @property
+    def of_the_grid(self) -> bool:
+        """Whether a law may be fitted to it: no other learning rate, no other length of texts."""
+        return self.lr_multiplier == 1 and not self.other_context
 
     @property
     def params(self) -> int:
@@ -84,7 +95,7 @@ class SweepCell(Cell):
                 f"{run.path} was trained with another {key} than the sweep has now; expected the "
                 "same settings, or another --out"
             )
-        summary = read_summary(run.summary)
+        summary, train = read_summary(run.summary), self.config.train
         return {
             "params": self.params,
             "tokens": self.tokens,
@@ -97,9 +108,14 @@ class SweepCell(Cell):
             "all_params": self.model.n_parameters(),
             "width": self.width,
             "layers": self.config.model.n_layers,
-            "lr": self.config.train.lr,
+            "flops_budget": self.flops_budget,
+            "lr": train.lr,
             "lr_multiplier": self.lr_multiplier,
-            "batch": self.config.train.global_batch_size,
+            "batch": train.global_batch_size,
+            "steps": train.steps,
+            "warmup_steps": train.warmup_steps,
+            "seq_len": self.config.data.seq_len,
+            "late_loss": summary.get("val_late_loss"),
             "bits_per_byte": summary.get("val_bits_per_byte"),
             "code_version": summary.get("code_version", ""),
         }

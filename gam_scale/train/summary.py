@@ -133,6 +133,7 @@ def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
         "val_loss": val_loss,
         "val_perplexity": None if val_loss is None else perplexity(val_loss),
         "val_bits_per_byte": last.get("val_bits_per_byte"),
+        "val_late_loss": last.get("val_late_loss"),
         "validated": list(validated),
         "tokens_per_s": _over(statistics.median_high, settled, "tokens_per_s"),
         "mfu": _over(statistics.median_high, settled, "mfu"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gam_scale.data.packing import IGNORE, make_batch
-from gam_scale.evaluate.loss import mean_loss, pad_rows
+from gam_scale.evaluate.loss import late_targets, mean_loss, pad_rows
 from gam_scale.evaluate.text import counted
 from gam_scale.model.rotary import Rotation
 from gam_scale.parallel.world import World
@@ -53,3 +53,15 @@ def test_a_long_evaluation_says_how_far_it_is(capsys):
     assert list(counted(given, seconds=0)) == given
     said = [f"evaluating: {tokens} tokens so far" for tokens in (2 * T - 3, 3 * T - 3)]
     assert capsys.readouterr().err.splitlines() == said
+
+
+def test_late_targets_have_their_tokens_of_context() -> None:
+    row = np.array([1, 5, 5, 5, 1, 5, 5, 5, 5])
+    batch = make_batch([row], 8, 1, "reset")
+    late = late_targets(batch, 3).targets
+    # The third and fourth targets of two documents, the second of which ends the row.
+    assert (late != IGNORE).tolist() == [[False, False, True, True] * 2]
+    assert torch.equal(late[late != IGNORE], batch.targets[late != IGNORE])
+    assert late_targets(batch, 0) is batch
+    one = make_batch([row], 8, 1, "concatenate")
+    assert (late_targets(one, 8).targets != IGNORE).tolist() == [[False] * 7 + [True]]

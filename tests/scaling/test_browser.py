@@ -68,4 +68,6 @@ def test_the_page_prints(folder, browser, tmp_path):  # noqa: F811
     text = browser.value("document.body.innerText")
     for title in ("Training curves", "Sensitivity to the learning rate", "Loss by position"):
         assert title in text
-    assert re.search(r"gam\n?.*2 times the learning rate, the last tried, is better by 0\.5", text)
+    assert re.search(
+        r"gam of 10k\n?.*2 times the learning rate, the last tried, is better by 0\.5", text
+    )

@@ -31,8 +31,9 @@ def supplement(path: Path) -> list[object]:
         for step in range(1, 40)
     ]
     (path / "curves.csv").write_text("\n".join(["family,params,run,tokens,loss", *curves]))
-    rates = ["gam,2,2e-3,4.5", "gam,1,1e-3,5", "a<b>,1,1e-3,5", "a<b>,0.5,5e-4,5.2"]
-    (path / "lr.csv").write_text("\n".join(["family,lr_multiplier,lr,loss", *rates]))
+    rates = ["gam,1e4,2,2e-3,4.5", "gam,1e4,1,1e-3,5", "gam,1e6,1,1e-4,4", "gam,1e6,2,2e-4,4"]
+    rates += ["a<b>,1e4,1,1e-3,5", "a<b>,1e4,0.5,5e-4,5.2"]
+    (path / "lr.csv").write_text("\n".join(["family,params,lr_multiplier,lr,loss", *rates]))
     bins = [
         {"first": a, "last": b, "loss": {"mean": 5 - a / 99, "low": 4 - a / 99, "high": None}}
         for a, b in ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31))
@@ -110,10 +111,13 @@ def test_what_else_is_known_is_shown(folder) -> None:
     page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     wanted = ["Training curves: gam", "Sensitivity to the learning rate", "Loss by position"]
     wanted += ["Associative recall", "8 in 128", "0.900 [0.800, 0.950]", "One text was read."]
-    wanted += ["gam: 2 times the learning rate, the last tried, is better by 0.500 nats"]
+    wanted += [
+        "gam of 10k parameters: 2 times the learning rate, the last tried, is better by 0.500 nats",
+        "gam of 1M parameters: no other learning rate tried is better",
+    ]
     for told in (page, text):
         assert [words for words in wanted if words not in told] == []
-    assert "a&lt;b&gt;: no other learning rate tried is better" in page
+    assert "a&lt;b&gt; of 10k parameters: no other learning rate tried is better" in page
     assert "&#34;widths&#34;: [" in page and '"widths": [' in text
 
 
@@ -122,7 +126,11 @@ def test_what_else_is_known_is_shown(folder) -> None:
     [
         ("--curves", "family,params,run,tokens\n", "line 1 has no column loss"),
         ("--curves", "family,params,run,tokens,loss\ng,1,r,9,x\n", "line 2, column loss is 'x'"),
-        ("--lr", "family,lr_multiplier,lr,loss\n,1,1,1\n", "line 2, column family is empty"),
+        (
+            "--lr",
+            "family,params,lr_multiplier,lr,loss\n,1,1,1,1\n",
+            "line 2, column family is empty",
+        ),
         ("--evaluation", '{"loss": 3}', "is not what tools/evaluate.py writes"),
         ("--evaluation", "{", "line 1 is not valid JSON"),
     ],
@@ -138,7 +146,9 @@ def test_mistakes_in_the_supplement_are_named(tmp_path, option, text, message) -
 def test_the_supplement_is_read_as_runs_are(tmp_path) -> None:
     """Spaces, capitals and a byte order mark, as a spreadsheet leaves them."""
     path = tmp_path / "lr.csv"
-    path.write_text("\ufeffFamily, lr_multiplier, lr, Loss\ngam, 2, 2e-3, 4.5\n", "utf-8")
+    path.write_text(
+        "\ufeffFamily, params, lr_multiplier, lr, Loss\ngam, 1e4, 2, 2e-3, 4.5\n", "utf-8"
+    )
     (rates,) = read_supplement(rates=path).rates
     assert (rates.family, rates.lrs, rates.losses) == ("gam", [2e-3], [4.5])
     with pytest.raises(UserError, match="no such file"):

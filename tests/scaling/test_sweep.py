@@ -17,7 +17,10 @@ from gam_scale.errors import UserError
 from gam_scale.model.lm import outline
 from gam_scale.scaling.collect import best_multipliers, collect
 from gam_scale.scaling.points import from_arrays
-from gam_scale.scaling.sweep import read_sweep, sweep_grid
+from gam_scale.scaling.sweep import sweep_grid
+from gam_scale.scaling.sweep_advice import suspicions, warnings
+from gam_scale.scaling.sweep_cell import SweepCell
+from gam_scale.scaling.sweep_spec import read_sweep
 from gam_scale.schedule import stable_steps
 
 TOOL = Path(__file__).parents[2] / "tools" / "sweep.py"
@@ -77,6 +80,15 @@ def test_isoflop_budgets_are_flops(tmp_path) -> None:
         ({"budgets": [1e3]}, "expected at least 10"),
         ({"budget": [1e3]}, "did you mean budgets"),
         ({"vocab_size": 0}, "vocab_size is 0"),
+        ({"families": [{"name": "a", "lr": 1, "lrs": {"64": 1, "128": 1}}]}, "a has lr and lrs"),
+        ({"families": [{"name": "a", "lrs": {"64": 0.1}}]}, "expected two widths"),
+        ({"families": [{"name": "a", "lrs": {"64": 0.1, "x": 1}}]}, "expected two widths"),
+        ({"ratios": [3, 1]}, "ratios is .3.0, 1.0.; expected two"),
+        ({"repeat": {"width": 96, "seeds": [1]}}, "with the width 96; expected values and one of"),
+        ({"repeat": {"width": 64}}, "repeat.seeds is"),
+        ({"repeat": {"width": 64, "seeds": [0]}}, "which is one of seeds"),
+        ({"context": {"width": 64, "seq_lens": [100]}}, "context.seq_lens has 100"),
+        ({"dial": {"warmup_steps": 2500}}, "2500 of which warm up"),
     ],
 )
 def test_mistakes_are_named(tmp_path, changes, message) -> None:
@@ -103,20 +115,117 @@ def test_smaller_budgets_branch_off_the_largest(tmp_path) -> None:
             assert same == trunk.config.train and cell.config.model == trunk.config.model
 
 
-def test_learning_rates_vary_at_the_smallest_cell(tmp_path) -> None:
+def test_learning_rates_vary_at_both_ends(tmp_path) -> None:
     families = [{"name": "gam", "lr": 1e-3}, {"name": "transformer", "block": "attention"}]
     changes = {"families": families, "lr_multipliers": [0.5, 2], "dial": {"lr": 2e-3}}
     found = sweep_grid(read_sweep(write(tmp_path, **changes)), tmp_path).cells
     varied = [cell for cell in found if cell.lr_multiplier != 1]
-    assert len(varied) == 4 and {cell.width for cell in varied} == {64}
-    assert {round(cell.tokens, -6) for cell in varied} == {1_000_000}
-    assert not any(cell.branches for cell in varied)
-    rates = {(c.family, c.lr_multiplier): c.config.train.lr for c in found if c.width == 64}
-    assert rates["gam", 0.5] == pytest.approx(1e-3) and rates["gam", 1] == pytest.approx(2e-3)
-    assert rates["transformer", 2] == pytest.approx(8e-3)
+    ends = {(cell.width, round(cell.tokens, -6)) for cell in varied}
+    assert len(varied) == 8 and ends == {(64, 1_000_000), (128, 4_000_000)}
+    assert not any(cell.branches or cell.of_the_grid for cell in varied)
+    assert all(cell.run_dir.name == cell.name for cell in found)
+    rates = {(c.family, c.width, c.lr_multiplier): c.config.train.lr for c in found}
+    assert rates["gam", 64, 0.5] == pytest.approx(1e-3)
+    assert rates["gam", 64, 1] == pytest.approx(2e-3)
+    assert rates["transformer", 64, 2] == pytest.approx(8e-3)
+    assert rates["transformer", 128, 2] == pytest.approx(4e-3)
     flat = read_sweep(write(tmp_path, **changes | {"dial": {"lr": 2e-3, "lr_power": 0.5}}))
     (cell,) = sweep_grid(flat, tmp_path).jobs[0]
     assert cell.config.train.lr == pytest.approx(0.5 * 1e-3 * 2**0.5)
+
+
+def test_rates_tuned_at_two_widths_set_all(tmp_path) -> None:
+    family = {"name": "gam", "lrs": {"64": 0.016, "256": 0.004}}
+    spec = read_sweep(write(tmp_path, families=[family], widths=[32, 64, 128, 512]))
+    cells = sweep_grid(spec, tmp_path).cells
+    rates = {cell.width: cell.config.train.lr for cell in cells}
+    assert rates == pytest.approx({32: 0.032, 64: 0.016, 128: 0.008, 512: 0.002})
+
+
+def test_a_family_has_settings_of_its_own(tmp_path) -> None:
+    rotary = {"attention": {"qk_norm": True}, "ffn": "swiglu"}
+    families = [
+        {"name": "hybrid", "set": {"model": {"layers": ["gam_delta", "attention"]}}},
+        {"name": "transformer", "block": "attention", "set": {"model": rotary}},
+    ]
+    settings = {"set": {"model": {"norm": "rmsnorm", "ffn": "mlp"}, "train": {"precision": "bf16"}}}
+    spec = read_sweep(write(tmp_path, families=families, widths=[128], budgets=[1e6], **settings))
+    hybrid, transformer = (cell.config for cell in sweep_grid(spec, tmp_path).cells)
+    if hybrid.model.ffn == "swiglu":
+        hybrid, transformer = transformer, hybrid
+    assert list(hybrid.model.layer_kinds()) == ["gam_delta", "attention"] * 2
+    attention = transformer.model.attention
+    assert (attention.n_heads, attention.qk_norm, transformer.model.ffn) == (4, True, "swiglu")
+    assert {x.model.norm for x in (hybrid, transformer)} == {"rmsnorm"}
+    assert {x.train.precision for x in (hybrid, transformer)} == {"bf16"}
+
+
+def test_seeds_and_contexts_of_one_width(tmp_path) -> None:
+    more = {"repeat": {"width": 64, "seeds": [1, 2]}, "context": {"width": 128, "seq_lens": [192]}}
+    cells = sweep_grid(read_sweep(write(tmp_path, **more)), tmp_path).cells
+    assert len({cell.name for cell in cells}) == len(cells) == 2 * (2 * 2 + 2 * 2 + 1)
+    again = [cell for cell in cells if cell.seed]
+    assert {(c.width, c.seed, c.of_the_grid) for c in again} == {(64, 1, True), (64, 2, True)}
+    for cell in (cell for cell in cells if cell.other_context):
+        same = next(
+            c
+            for c in cells
+            if (c.family, c.width, c.tokens, c.seed) == (cell.family, 128, cell.tokens, 0)
+            and c.of_the_grid
+        )
+        train, other = same.config.train, cell.config.train
+        assert cell.name == f"{same.name}-c192" and not cell.of_the_grid
+        assert (other.global_batch_size, cell.config.data.seq_len) == (2, 192)
+        assert (other.steps, other.warmup_steps, other.lr) == (
+            train.steps,
+            train.warmup_steps,
+            train.lr,
+        )
+        assert (same.config.eval.late_from, cell.config.eval.late_from) == (36, 144)
+
+
+def test_sizes_are_trained_on_budgets_that_suit_them(tmp_path) -> None:
+    grid = {"kind": "isoflop", "widths": [32, 64, 96, 128], "budgets": [1e11, 1e12, 1e13]}
+    limits = {"ratios": [1, 100], "min_steps": 200, "lr_multipliers": [2]}
+    cells = sweep_grid(read_sweep(write(tmp_path, **grid, **limits)), tmp_path).cells
+    whole = sweep_grid(read_sweep(write(tmp_path, **grid)), tmp_path).cells
+
+    def suits(cell: SweepCell) -> bool:
+        return cell.config.train.steps >= 200 and 1 <= cell.tokens / cell.params <= 100
+
+    expected = {cell.name for cell in whole if suits(cell)}
+    assert {cell.name for cell in cells if cell.of_the_grid} == expected
+    assert 0 < len(expected) < len(whole)
+    varied = [cell for cell in cells if not cell.of_the_grid]
+    assert {cell.width for cell in varied} == {32, 128} and all(map(suits, varied))
+    with pytest.raises(UserError, match="has no budget of min_steps 9999"):
+        sweep_grid(read_sweep(write(tmp_path, **grid, min_steps=9999)), tmp_path)
+
+
+def test_a_plan_is_told_what_it_cannot_show(tmp_path) -> None:
+    spec = read_sweep(write(tmp_path))
+    said = "\n".join(warnings(sweep_grid(spec, tmp_path).cells))
+    assert "gam has 2 sizes; expected 4 or more" in said
+    assert "fewer than 500 steps" not in said and "one token a parameter" not in said
+    few = {"budgets": [1e4, 1e5], "widths": [64, 128, 192, 256], "dial": {"batch_size": 1}}
+    said = "\n".join(warnings(sweep_grid(read_sweep(write(tmp_path, **few)), tmp_path).cells))
+    assert "8 of 16 runs, such as gam-d64-t9984-s0, have fewer than 500 steps" in said
+    assert "have less than one token a parameter" in said and "sizes" not in said
+    flops = {"kind": "isoflop", "budgets": [1e15], "widths": [32, 64, 96, 128]}
+    said = warnings(sweep_grid(read_sweep(write(tmp_path, **flops)), tmp_path).cells)
+    assert len(said) == 2 and "more than 20 tokens a parameter" in said[0]
+    assert "expected larger widths" in said[0]
+
+
+def test_a_larger_model_that_is_worse_is_suspected(tmp_path) -> None:
+    cells = sweep_grid(read_sweep(write(tmp_path)), tmp_path).cells
+    falling = [(cell, {"loss": 9 - cell.flops / 1e15}) for cell in cells]
+    assert suspicions(falling) == []
+    worse = [
+        (c, r | {"loss": r["loss"] + (c.family == "gam" and c.width == 128)}) for c, r in falling
+    ]
+    (sentence,) = suspicions(worse)
+    assert sentence.startswith("gam: gam-d128-t") and "suspect the learning rate" in sentence
 
 
 SMALL = {

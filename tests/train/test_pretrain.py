@@ -53,6 +53,18 @@ def test_a_run_directory_holds_what_the_readme_says(tmp_path, tiny, capsys):
     assert "report.html" in printed and str(run) in printed
 
 
+def test_the_last_evaluation_has_the_loss_of_late_targets(tmp_path, tiny):
+    lates = []
+    for late_from in (1, 24):
+        run = tmp_path / str(late_from)
+        train(tiny(run, eval={"late_from": late_from}, train={"steps": 2, "warmup_steps": 1}))
+        summary = json.loads((run / "summary.json").read_text())
+        lates.append((summary["val_late_loss"], summary["val_loss"]))
+    (all_of_them, mean), (late, same) = lates
+    assert all_of_them == pytest.approx(mean, rel=1e-6) and same == mean  # fp32 sums in two orders
+    assert math.isfinite(late) and abs(late - mean) > 1e-4
+
+
 def test_the_same_command_again_finds_it_finished(tmp_path, tiny, capsys):
     run = tmp_path / "run"
     train(tiny(run))

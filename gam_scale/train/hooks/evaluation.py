@@ -11,7 +11,7 @@ from gam_scale.data.packing import Batch
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import valid_batches
 from gam_scale.errors import Stopped
-from gam_scale.evaluate.loss import LossResult, mean_loss, pad_rows
+from gam_scale.evaluate.loss import LossResult, late_targets, mean_loss, pad_rows
 from gam_scale.parallel.context import part
 from gam_scale.train.loop import Hook, Loop
 from gam_scale.train.signals import StopRequest
@@ -33,15 +33,19 @@ class Evaluation(Hook):
     ) -> None:
         self._valid, self._token_bytes, self._stop = valid, token_bytes, stop
         self._result: LossResult | None = None
+        self._late: LossResult | None = None
 
     def between(self, loop: Loop) -> None:
         """Evaluate, if it is time to."""
-        step, every, self._result = loop.state.step, loop.config.eval.every_steps, None
+        step, every = loop.state.step, loop.config.eval.every_steps
+        self._result = self._late = None
         asked = loop.done or loop.state.to_evaluate or (every and step % every == 0)
         if asked and self._valid:
             try:
                 with loop.clock.paused():
                     self._result = self._evaluate(loop)
+                    if loop.done and loop.config.eval.late_from:
+                        self._late = self._evaluate(loop, loop.config.eval.late_from)
             except Stopped:
                 loop.state = replace(loop.state, to_evaluate=True)
                 loop.finish("stopped")
@@ -59,9 +63,11 @@ class Evaluation(Hook):
                 "val_perplexity": self._result.perplexity,
                 "val_bits_per_byte": self._result.bits_per_byte,
             }
+        if self._late is not None and self._late.tokens:
+            figures["val_late_loss"] = self._late.loss
 
-    def _evaluate(self, loop: Loop) -> LossResult:
-        """Over all ranks.
+    def _evaluate(self, loop: Loop, late_from: int = 0) -> LossResult:
+        """Over all ranks, of targets with ``late_from`` tokens of context or more.
 
         Raises:
             Stopped: on all ranks alike, between two batches: a signal asks to stop.
@@ -76,7 +82,8 @@ class Evaluation(Hook):
             world.axes.readers,
             ev.max_tokens,
         )
-        full = (pad_rows(batch, ev.batch_size) for batch in self._watched(loop, batches))
+        batches = (late_targets(batch, late_from) for batch in self._watched(loop, batches))
+        full = (pad_rows(batch, ev.batch_size) for batch in batches)
         parts = (part(batch, world) for batch in full)
         return mean_loss(loop.strategy.evaluate, parts, self._token_bytes, world)
 

@@ -1,0 +1,109 @@
+"""What a sweep cannot show, said before it is trained; and what its results are suspected of."""
+
+from collections.abc import Callable, Sequence
+
+from gam_scale.experiment.cell import Row
+from gam_scale.experiment.results import grouped
+from gam_scale.report.numbers import large, scientific
+from gam_scale.scaling.sweep_cell import SweepCell
+
+MIN_STEPS = 500
+"""Steps below which a loss is that of the warm-up and of the optimizer more than of the size."""
+MIN_RATIO = 1.0
+"""Tokens a parameter below which a model is hardly trained."""
+MIN_SIZES = 4
+"""Sizes with which an exponent of size can be told from other constants, and a best size be had."""
+MIN_SPAN = 8.0
+"""Largest over smallest size, likewise."""
+USUAL_RATIO = 20.0
+"""Tokens a parameter where a budget of FLOPs is best spent, about (arXiv 2203.15556)."""
+
+
+def warnings(cells: Sequence[SweepCell]) -> list[str]:
+    """What is wrong with a plan, a sentence each; empty where nothing is.
+
+    Args:
+        cells: all cells of the sweep.
+    """
+    grid = [cell for cell in cells if cell.of_the_grid]
+    sentences = [
+        _counted(
+            grid,
+            lambda cell: cell.config.train.steps < MIN_STEPS,
+            f"have fewer than {MIN_STEPS} steps, whose loss is of the warm-up more than of the "
+            "size; expected smaller batches, larger budgets, or --min-steps for the report",
+        ),
+        _counted(
+            grid,
+            lambda cell: cell.tokens < MIN_RATIO * cell.params,
+            "have less than one token a parameter; expected larger budgets or smaller widths",
+        ),
+    ]
+    for family, members in grouped(grid, lambda cell: cell.family).items():
+        sentences += _of_sizes(family, sorted({cell.params for cell in members}))
+    isoflop = [cell for cell in grid if cell.flops_budget is not None]
+    for key, members in grouped(isoflop, lambda cell: (cell.family, cell.flops_budget)).items():
+        sentences.append(_of_budget(key[0], key[1] or 0.0, members))
+    return [sentence for sentence in sentences if sentence]
+
+
+def suspicions(done: Sequence[tuple[SweepCell, Row]]) -> list[str]:
+    """Runs that did worse than smaller ones on no more tokens, in a sentence a family.
+
+    A larger model that was trained on as many tokens and is not better was trained at a wrong
+    learning rate more often than it is worse.
+    """
+    grid = [
+        (cell, row["loss"]) for cell, row in done if cell.of_the_grid and row["loss"] is not None
+    ]
+    sentences = []
+    for (family, _), runs in grouped(grid, lambda each: (each[0].family, each[0].seed)).items():
+        pairs = [
+            (small, big, worse - better)
+            for small, better in runs
+            for big, worse in runs
+            if big.params > small.params and big.tokens >= small.tokens and worse > better
+        ]
+        if pairs:
+            small, big, nats = max(pairs, key=lambda pair: pair[2])
+            sentences.append(
+                f"{family}: {big.name} is larger than {small.name}, saw as many tokens or more, "
+                f"and is worse by {nats:.3f} nats; suspect the learning rate"
+            )
+    return sentences
+
+
+def _counted(cells: Sequence[SweepCell], wrong: Callable[[SweepCell], bool], words: str) -> str:
+    those = [cell for cell in cells if wrong(cell)]
+    return f"{len(those)} of {len(cells)} runs, such as {those[0].name}, {words}" if those else ""
+
+
+def _of_sizes(family: str, sizes: Sequence[int]) -> list[str]:
+    if len(sizes) < MIN_SIZES:
+        return [
+            f"{family} has {len(sizes)} sizes; expected {MIN_SIZES} or more, for a law of size has "
+            "three constants"
+        ]
+    if sizes[-1] < MIN_SPAN * sizes[0]:
+        return [
+            f"{family} has sizes from {large(sizes[0])} to {large(sizes[-1])}; expected a factor "
+            f"of {MIN_SPAN:g} between them, or the exponent of size is a guess"
+        ]
+    return []
+
+
+def _of_budget(family: str, budget: float, cells: Sequence[SweepCell]) -> str:
+    """Whether sizes lie on both sides of the best one, about."""
+    if len(cells) < MIN_SIZES:
+        return (
+            f"{family} has {len(cells)} sizes on {scientific(budget)} FLOPs; expected {MIN_SIZES} "
+            "or more, or no best size can be read off there"
+        )
+    ratios = sorted(cell.tokens / cell.params for cell in cells)
+    if ratios[0] < USUAL_RATIO < ratios[-1]:
+        return ""
+    few, wanted = ("more", "larger") if ratios[0] >= USUAL_RATIO else ("fewer", "smaller")
+    return (
+        f"{family}: all sizes on {scientific(budget)} FLOPs have {few} than {USUAL_RATIO:g} tokens "
+        f"a parameter, so that the best may lie beyond them; expected {wanted} widths as well"
+    )

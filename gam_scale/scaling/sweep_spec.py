@@ -1,0 +1,180 @@
+"""The file of a sweep: families, sizes, budgets, seeds, and the constants of its rules."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gam_scale.errors import UserError
+from gam_scale.model.short_form import block_option, memory_option
+from gam_scale.strict import from_dict, option, read_json, section
+
+
+@dataclass
+class FamilySpec:
+    """One kind of model."""
+
+    name: str = option("", "the family column of the collected CSV, and a folder's name")
+    block: str = block_option("model.block")
+    memory: str = memory_option("model.memory.kind, of gam blocks")
+    lr: float = option(0.0, "peak learning rate at dial.base_width; 0: dial.lr", at_least=0)
+    lrs: dict[str, float] = option(
+        {},
+        'in place of lr, the peak learning rates that are best at two widths, {"64": 0.01, "256": '
+        "0.004} say; every width has that of the power law through both",
+    )
+    set: dict[str, Any] = option(
+        {}, "further settings of its runs, by section, over those of the sweep"
+    )
+
+
+@dataclass
+class DialSpec:
+    """The constants of the rules by which a width sets all else."""
+
+    width_per_layer: int = option(32, "width for each layer of depth", at_least=1)
+    min_layers: int = option(2, "the fewest layers, such as a pattern of them has", at_least=1)
+    head_channels: int = option(32, "channels of a head", at_least=2)
+    base_width: int = option(128, "width at which lr holds", at_least=1)
+    lr: float = option(3e-3, "peak learning rate at base_width", above=0)
+    lr_power: float = option(
+        1.0, "of base_width over the width, by which the learning rate is multiplied", at_least=0
+    )
+    batch_size: int = option(8, "sequences a step", at_least=1)
+    warmup_ratio: float = option(
+        0.1, "steps that warm up, as a share of the smallest budget's", at_least=0, below=1
+    )
+    warmup_steps: int = option(0, "the fewest steps that warm up", at_least=0)
+    decay_ratio: float = option(0.2, "share of steps in which wsd decays", at_least=0, at_most=1)
+
+
+@dataclass
+class RepeatSpec:
+    """Runs of one width from further seeds, which tell how much a seed matters."""
+
+    width: int = option(0, "one of the sweep's; 0: none is repeated", at_least=0)
+    seeds: list[int] = option([], "train.seed of each repetition", at_least=0)
+
+
+@dataclass
+class ContextSpec:
+    """Runs of one width on texts of other lengths, at the largest budget's tokens."""
+
+    width: int = option(0, "one of the sweep's; 0: no other lengths", at_least=0)
+    seq_lens: list[int] = option([], "tokens of context each, beside seq_len", at_least=1)
+
+
+@dataclass
+class SweepSpec:
+    """A sweep file."""
+
+    families: list[FamilySpec] = option([], "the kinds of model")
+    widths: list[int] = option([], "the dial: one size each", at_least=2)
+    budgets: list[float] = option([], "tokens each, or FLOPs each with kind isoflop", above=0)
+    kind: Literal["tokens", "isoflop"] = option(
+        "tokens", "tokens: every size on the same budgets of tokens; isoflop: of FLOPs"
+    )
+    min_steps: int = option(
+        0, "a size is not trained on a budget that gives it fewer steps", at_least=0
+    )
+    ratios: list[float] = option(
+        [],
+        "the fewest and the most tokens a parameter, [1, 200] say: a size is not trained on a "
+        "budget that gives it others; empty: any",
+        above=0,
+    )
+    seeds: list[int] = option([0], "train.seed of repeated runs", at_least=0)
+    repeat: RepeatSpec = section(RepeatSpec, "one width from further seeds")
+    context: ContextSpec = section(ContextSpec, "one width on texts of other lengths")
+    lr_multipliers: list[float] = option(
+        [],
+        "of the learning rate, each a further run of the smallest width on the smallest budget and "
+        "of the largest width on the largest",
+        above=0,
+    )
+    vocab_size: int = option(0, "model.vocab_size, at least the tokenizer's", at_least=1)
+    data: str = option("", "folder that tools/prepare_data.py wrote")
+    seq_len: int = option(256, "tokens of context", at_least=1)
+    count: Literal["with_head", "blocks"] = option(
+        "with_head",
+        "what the params column counts; with_head: blocks, norm and the tied head, whose FLOPs are "
+        "spent on every token; blocks: without it. Position embeddings never count",
+    )
+    dial: DialSpec = section(DialSpec, "the constants of the rules")
+    set: dict[str, Any] = option({}, "further settings of every run, by section")
+
+
+def read_sweep(path: str | Path) -> SweepSpec:
+    """Read and check a sweep file.
+
+    Raises:
+        UserError: naming the key.
+    """
+    spec: SweepSpec = from_dict(SweepSpec, read_json(path))
+    try:
+        _check(spec)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return spec
+
+
+def _check(spec: SweepSpec) -> None:
+    for key in ("families", "widths", "budgets", "seeds", "data"):
+        if not getattr(spec, key):
+            raise UserError(f"{key} is empty; expected at least one")
+    for key in ("widths", "budgets", "seeds", "lr_multipliers"):
+        if len(set(getattr(spec, key))) < len(getattr(spec, key)):
+            raise UserError(f"{key} has a value twice; expected each once")
+    if spec.ratios and (len(spec.ratios) != 2 or spec.ratios[0] >= spec.ratios[1]):
+        raise UserError(f"ratios is {spec.ratios}; expected two, the smaller one first, or none")
+    names = [family.name for family in spec.families]
+    for name in names:
+        if not name or names.count(name) > 1 or not name.replace("-", "").isalnum():
+            raise UserError(
+                f"families has the name {name!r}; expected letters, digits and hyphens, each name "
+                "once"
+            )
+    if 1 in spec.lr_multipliers:
+        raise UserError("lr_multipliers has 1; expected others, 1 is the sweep itself")
+    for width in spec.widths:
+        if width % spec.dial.head_channels:
+            raise UserError(
+                f"widths has {width}; expected multiples of dial.head_channels "
+                f"{spec.dial.head_channels}"
+            )
+    for family in spec.families:
+        _check_rates(family)
+    _check_further(spec)
+
+
+def _check_rates(family: FamilySpec) -> None:
+    where, lrs = f"families: {family.name} has", family.lrs
+    if family.lr and lrs:
+        raise UserError(f"{where} lr and lrs; expected one of them")
+    widths = {int(width) for width in lrs if width.isascii() and width.isdigit()} - {0}
+    if lrs and not (len(widths) == len(lrs) == 2 and min(lrs.values()) > 0):
+        raise UserError(f'{where} lrs {lrs}; expected two widths and rates, {{"64": 0.01, ...}}')
+
+
+def _check_further(spec: SweepSpec) -> None:
+    """Runs beside the grid."""
+    for key, values in (
+        ("repeat.seeds", spec.repeat.seeds),
+        ("context.seq_lens", spec.context.seq_lens),
+    ):
+        width = getattr(spec, key.partition(".")[0]).width
+        if bool(values) != bool(width) or (width and width not in spec.widths):
+            raise UserError(
+                f"{key} is {values} with the width {width}; expected values and one of widths, "
+                "or neither"
+            )
+        if len(set(values)) < len(values):
+            raise UserError(f"{key} has a value twice; expected each once")
+    for seed in spec.repeat.seeds:
+        if seed in spec.seeds:
+            raise UserError(f"repeat.seeds has {seed}, which is one of seeds; expected others")
+    for seq_len in spec.context.seq_lens:
+        if seq_len == spec.seq_len or spec.dial.batch_size * spec.seq_len % seq_len:
+            raise UserError(
+                f"context.seq_lens has {seq_len}; expected lengths other than seq_len of which "
+                f"the {spec.dial.batch_size * spec.seq_len} tokens of a step are a multiple"
+            )
