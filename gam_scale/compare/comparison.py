@@ -81,15 +81,15 @@ def _models(spec: TextSpec, start: Path | None) -> Mapping[str, tuple[Sized, Pat
 def _of_tasks(spec: TaskSpec, folder: Path) -> list[TaskCell]:
     more: dict[Group, list[float]] = {}
     while True:
-        found = _best_rows(task_cells(spec, folder, {}, more))
+        tuned = _best_rows(task_cells(spec, folder, {}, more))
         further = {}
-        for group, (rate, row) in found.items():
+        for group, (rate, row) in tuned.items():
             tried = [*spec.lrs, *more.get(group, [])]
             next_rate = _further_rate(spec, tried, rate)
             if next_rate is not None and row["checked"] < SURE:
                 further[group] = [*more.get(group, []), next_rate]
         if not further:
-            rates = {group: rate for group, (rate, _) in found.items()}
+            rates = {group: rate for group, (rate, _) in tuned.items()}
             return task_cells(spec, folder, rates, more)
         more |= further
 
@@ -103,9 +103,9 @@ def _best_rows(cells: Sequence[TaskCell]) -> dict[Group, tuple[float, Row]]:
 
     best_ones = {}
     for group, members in grouped(cells, lambda cell: cell.group).items():
-        found = _finished(members)
-        if len(found) == len(members):
-            cell, row = max(found, key=merit)
+        finished = _finished(members)
+        if len(finished) == len(members):
+            cell, row = max(finished, key=merit)
             best_ones[group] = cell.lr, row
     return best_ones
 
@@ -156,10 +156,10 @@ def _tuned(
     lrs = list(spec.lrs)
     while True:
         cells = [run_of(budget, lr, spec.seeds[0]) for lr in lrs]
-        found = _finished(cells)
-        if len(found) < len(cells):
+        finished = _finished(cells)
+        if len(finished) < len(cells):
             return cells, None
-        rate = best(found)[0].config.train.lr
+        rate = best(finished)[0].config.train.lr
         more = _further_rate(spec, lrs, rate)
         if more is None:
             return cells, rate
@@ -168,12 +168,12 @@ def _tuned(
 
 def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
     """The runs of the first seed that further seeds repeat; none while some are to come."""
-    found = _finished(trained)
+    finished = _finished(trained)
     if not spec.repeat:
         return list(trained)
-    if len(found) < len(trained):
+    if len(finished) < len(trained):
         return []
-    order = sorted(found, key=lambda each: reached(each[1]))
+    order = sorted(finished, key=lambda each: reached(each[1]))
     return [cell for cell, _ in order[: spec.repeat]]
 
 

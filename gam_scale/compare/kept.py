@@ -1,6 +1,7 @@
 """What a comparison keeps: a config and a result of every cell, small files beside large runs."""
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, write_changed
 from gam_scale.experiment.results import keep, kept_row, result_path
 from gam_scale.files import write_json
+from gam_scale.strict import read_record, to_dict
 
 CELL = re.compile(r"[\w.+-]+")
 """A cell's name."""
@@ -19,23 +21,34 @@ class KeptCell(Cell):
 
     def row(self) -> Row | None:
         """See :meth:`Cell.row`."""
-        found = kept_row(self.folder, self.name)
-        if found is not None:
+        kept = kept_row(self.folder, self.name)
+        if kept is not None:
             self.write_config()
-        return found
+        return kept
 
-    def write_once(self, values: dict[str, Any], saved: dict[str, Any] | None) -> Path:
+    @abstractmethod
+    def renewed(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+        """What :attr:`config_path` has in another form than today, and decides nothing: as today.
+
+        Args:
+            saved: what it has.
+            now: what would be written.
+        """
+
+    def write_once(self, run: Any) -> Path:
         """Write :attr:`config_path`, which what is there already has to equal.
 
         Args:
-            values: complete.
-            saved: of the file that is there, with defaults for what is younger than it.
+            run: the record that it is, with the ``folder`` of the comparison.
 
         Raises:
             UserError: the file is of other settings.
         """
-        path = self.config_path
-        if saved is not None:
+        path, values = self.config_path, to_dict(run)
+        if path.exists():
+            saved = to_dict(read_record(type(run), path))
+            saved["folder"] = values["folder"]  # it may have been moved
+            saved |= self.renewed(saved, values)
             other = [key for key in values if saved.get(key) != values[key]]
             if other:
                 raise UserError(
@@ -88,17 +101,17 @@ def restore(folder: Path, rows: Sequence[Row]) -> None:
 
 def without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """Settings that are not as by default; a part of another kind whole."""
-    found = {}
+    differing = {}
     for key, value in values.items():
         default = defaults.get(key)
         if value == default and key in defaults:
             continue
         if isinstance(value, dict) and isinstance(default, dict):
             same_kind = value.get("kind") == default.get("kind")
-            found[key] = without_defaults(value, default) if same_kind else value
+            differing[key] = without_defaults(value, default) if same_kind else value
         else:
-            found[key] = value
-    return found
+            differing[key] = value
+    return differing
 
 
 def mean_curve(points: Sequence[tuple[float, float]], most: int = 40) -> list[list[float]]:

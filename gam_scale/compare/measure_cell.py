@@ -90,18 +90,13 @@ class MeasureCell(KeptCell):
             self.length,
             self.settings,
         )
-        saved = None
-        if self.config_path.exists():
-            saved = to_dict(read_record(MeasureRun, self.config_path))
-            saved |= {"folder": run.folder, "run": run.run}  # they may have been moved
-            if self._same(saved["settings"]):  # others may be added to, such as lengths
-                saved["settings"] = to_dict(run.settings)
-        return self.write_once(to_dict(run), saved)
+        return self.write_once(run)
 
-    def _same(self, saved: dict[str, Any]) -> bool:
-        """Whether settings that decide this measurement are as they were."""
-        now = to_dict(self.settings)
-        return all(now[key] == saved[key] for key in DECIDES[self.what])
+    def renewed(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+        """See :meth:`KeptCell.renewed`: where the run is, and what other measurements ask for."""
+        before, settings = saved["settings"], now["settings"]
+        same = all(before[key] == settings[key] for key in DECIDES[self.what])
+        return {"run": now["run"], "settings": settings if same else before}
 
 
 DECIDES: dict[str, tuple[str, ...]] = {
@@ -162,40 +157,42 @@ def _positions(trained: Trained, asked: MeasureRun) -> Row:
     rows = max(1, TOKENS_PER_PASS // asked.length)
     read = batches(trained, source, asked.length, rows)
     losses = partial(token_losses, trained.model)
-    found = loss_by_position(losses, read, octaves(asked.length))
+    result = loss_by_position(losses, read, octaves(asked.length))
     bins = [
         [b.first, b.last, b.loss.mean, b.loss.low, b.loss.high, b.tokens]
-        for b in found.bins
+        for b in result.bins
         if b.loss is not None
     ]
     tokens = sum(b[-1] for b in bins)
     loss = sum(b[2] * b[-1] for b in bins) / max(1, tokens)
-    return {"loss": loss, "tokens": tokens, "sequences": found.sequences, "bins": bins}
+    return {"loss": loss, "tokens": tokens, "sequences": result.sequences, "bins": bins}
 
 
 def _needle(trained: Trained, asked: MeasureRun) -> Row:
     texts = documents(trained, TextSource(), asked.length)
     read, settings = _reader(trained), asked.settings
-    found = needle(read, trained.tokenizer, texts, [asked.length], settings.depths, settings.trials)
-    ((_, accuracy),) = found.by_length
+    result = needle(
+        read, trained.tokenizer, texts, [asked.length], settings.depths, settings.trials
+    )
+    ((_, accuracy),) = result.by_length
     return {
         "accuracy": accuracy.mean,
         "low": accuracy.low,
         "high": accuracy.high,
-        "chance": found.chance,
-        "cells": [[c.depth, c.accuracy.mean, c.rank, c.gain.mean, c.trials] for c in found.cells],
+        "chance": result.chance,
+        "cells": [[c.depth, c.accuracy.mean, c.rank, c.gain.mean, c.trials] for c in result.cells],
     }
 
 
 def _pairs(trained: Trained, asked: MeasureRun) -> Row:
     texts = documents(trained, TextSource(), asked.length)
     read, settings = _reader(trained), asked.settings
-    found = key_values(
+    result = key_values(
         read, trained.tokenizer, texts, [asked.length], settings.pairs, settings.trials
     )
     cells = [
         [c.pairs, c.accuracy.mean, c.accuracy.low, c.accuracy.high, c.copied.mean, c.trials]
-        for c in found.cells
+        for c in result.cells
     ]
     return {"cells": cells}
 
@@ -204,11 +201,11 @@ def _context(trained: Trained, asked: MeasureRun) -> Row:
     length = asked.length
     windows = windows_of(documents(trained, TextSource(), length + 1), length, WINDOWS)
     losses = partial(token_losses, trained.model)
-    found = effective_context(losses, windows, contexts(length))
+    result = effective_context(losses, windows, contexts(length))
     return {
-        "context": found.context,
-        "sure_context": found.sure_context,
-        "cleared": [[c.context, c.rise.mean, c.rise.low, c.rise.high] for c in found.cleared],
+        "context": result.context,
+        "sure_context": result.sure_context,
+        "cleared": [[c.context, c.rise.mean, c.rise.low, c.rise.high] for c in result.cleared],
     }
 
 

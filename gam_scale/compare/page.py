@@ -28,11 +28,11 @@ def write_page(spec: Spec, rows: Sequence[Row], to: Path) -> list[Path]:
         The files.
     """
     if isinstance(spec, TaskSpec):
-        title, found = "Models on synthetic tasks", task_tables.parts(rows)
+        title, shown = "Models on synthetic tasks", task_tables.parts(rows)
     else:
-        title, found = "Models on text", text_tables.parts(rows, spec.reference)
+        title, shown = "Models on text", text_tables.parts(rows, spec.reference)
     names = ", ".join(dict.fromkeys(row["model"] for row in rows))
-    parts: list[Part] = [*found, _settings(spec, rows)]
+    parts: list[Part] = [*shown, _settings(spec, rows)]
     files = Page(title, names, parts).files("png")
     to.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():

@@ -82,7 +82,7 @@ def _fit_state(
     name: str, entry: ModelEntry, settings: dict[str, Any], size: SizeSpec
 ) -> dict[str, Any]:
     """The choice among ``entry.fit`` whose memories come nearest to the common state."""
-    found: list[tuple[float, int, dict[str, Any]]] = []
+    tried: list[tuple[float, int, dict[str, Any]]] = []
     problem: UserError | None = None
     for chosen in _choices(name, entry, settings):
         try:
@@ -92,11 +92,11 @@ def _fit_state(
             problem = error
             continue
         held = memory_size(config)
-        found.append((abs(held / size.state - 1) if size.state else 0.0, held, chosen))
-    if not found:
+        tried.append((abs(held / size.state - 1) if size.state else 0.0, held, chosen))
+    if not tried:
         assert problem is not None, "there is one choice at least"
         raise UserError(f"models.{name}: {problem}")
-    off, held, chosen = min(found, key=lambda each: each[0])
+    off, held, chosen = min(tried, key=lambda each: each[0])
     if entry.state == "equal" and off > size.tolerance:
         raise UserError(
             f"models.{name} holds {held:,} numbers at best and size.state is {size.state:,}; "

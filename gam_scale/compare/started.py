@@ -34,13 +34,13 @@ def started(spec: TextSpec, start: Path | None) -> dict[str, tuple[Sized, Path]]
 
 def _first_full(start: Path) -> dict[str, tuple[str, Row]]:
     """By model, its full run of the first seed: the cell's name and row."""
-    found: dict[str, tuple[str, Row]] = {}
+    full_runs: dict[str, tuple[str, Row]] = {}
     for cell, row in kept_rows(start).items():
         if row.get("stage") == "full":
-            before = found.get(row["model"])
+            before = full_runs.get(row["model"])
             if before is None or row["seed"] < before[1]["seed"]:
-                found[row["model"]] = cell, row
-    return found
+                full_runs[row["model"]] = cell, row
+    return full_runs
 
 
 def _best(spec: TextSpec, start: Path, rows: dict[str, tuple[str, Row]]) -> list[str]:

@@ -73,13 +73,12 @@ class TaskCell(KeptCell):
             to_dict(self.recall),
             to_dict(self.config.model),
         )
-        saved = None
-        if self.config_path.exists():
-            saved = to_dict(read_record(TaskRun, self.config_path))
-            saved["folder"] = run.folder  # it may have been moved
-            for key, cls in (("recall", RecallConfig), ("model", ModelConfig)):
-                saved[key] = to_dict(from_dict(cls, saved[key], key))
-        return self.write_once(to_dict(run), saved)
+        return self.write_once(run)
+
+    def renewed(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+        """See :meth:`KeptCell.renewed`: defaults of settings that are younger."""
+        sections = {"recall": RecallConfig, "model": ModelConfig}
+        return {key: to_dict(from_dict(cls, saved[key], key)) for key, cls in sections.items()}
 
 
 def task_cells(

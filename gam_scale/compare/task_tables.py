@@ -79,10 +79,10 @@ def rates(task: str, rows: Sequence[Row]) -> Table:
     """What each learning rate came to, for the first seed."""
     first = min(row["seed"] for row in rows)
     lrs = sorted({row["lr"] for row in rows})
-    found = {(r["model"], r["width"], r["lr"]): r for r in rows if r["seed"] == first}
+    by_rate = {(r["model"], r["width"], r["lr"]): r for r in rows if r["seed"] == first}
     table = [
         [model, str(width)]
-        + [f"{r['checked']:.3f}" if (r := found.get((model, width, lr))) else "" for lr in lrs]
+        + [f"{r['checked']:.3f}" if (r := by_rate.get((model, width, lr))) else "" for lr in lrs]
         for model, width in dict.fromkeys((r["model"], r["width"]) for r in rows)
     ]
     note = "Accuracy on the hardest texts trained on at the end of training, by learning rate."

@@ -48,20 +48,20 @@ class TextCell(Cell):
 
     def row(self) -> Row | None:
         """See :meth:`Cell.row`; kept beside the run, which may then be removed."""
-        found = kept_row(self.folder, self.name)
+        kept = kept_row(self.folder, self.name)
         summary = self.run_dir / "summary.json"
-        if found is None and summary.exists():
+        if kept is None and summary.exists():
             row = self._row(read_summary(summary, NEEDED))
-            found = keep_row(self.folder, self.name, row, self._decide())
-        if found is not None:
+            kept = keep_row(self.folder, self.name, row, self._decide())
+        if kept is not None:
             self.write_config()
-            if found.get("text") != (text := self._text()):
+            if kept.get("text") != (text := self._text()):
                 raise UserError(
                     f"{result_path(self.folder, self.name)} was trained on the text "
-                    f"{found.get('text')} and {self.config.data.sets[0].path} is {text}; expected "
+                    f"{kept.get('text')} and {self.config.data.sets[0].path} is {text}; expected "
                     "the same text and tokenizer, or another --out (and --to)"
                 )
-        return found
+        return kept
 
     def _text(self) -> str:
         """Which text, in which ids: the first digits of the hashes of tokenizer and splits."""

@@ -29,8 +29,8 @@ def parts(rows: Sequence[Row], reference: str) -> list[Part]:
         made.append(rates(tuned))
     measured = [row for row in rows if "what" in row]
     for length in sorted({r["length"] for r in measured if r["what"] == "positions"}):
-        found = by_model(measured, what="positions", length=length)
-        made += [positions(found, length), positions_figures(found, length, reference)]
+        of_length = by_model(measured, what="positions", length=length)
+        made += [positions(of_length, length), positions_figures(of_length, length, reference)]
     hidden = [r for r in measured if r["what"] in ("needle", "pairs")]
     if hidden:
         made += [retrieval(hidden), retrieval_figures(hidden)]
@@ -82,10 +82,10 @@ def rates(tuned: dict[str, list[Row]]) -> Table:
     lrs = sorted({row["lr"] for rows in tuned.values() for row in rows})
     table = []
     for model, rows in tuned.items():
-        found = {row["lr"]: row["val_loss"] for row in rows}
-        best = min(found, key=lambda lr: found[lr])
-        at_edge = len(found) > 1 and best in (min(found), max(found))
-        cells = [f"{found[lr]:.4f}" if lr in found else "" for lr in lrs]
+        losses = {row["lr"]: row["val_loss"] for row in rows}
+        best = min(losses, key=lambda lr: losses[lr])
+        at_edge = len(losses) > 1 and best in (min(losses), max(losses))
+        cells = [f"{losses[lr]:.4f}" if lr in losses else "" for lr in lrs]
         table.append([model, *cells, f"{best:g}" + (" (edge)" if at_edge else "")])
     tokens = next(iter(tuned.values()))[0]["tokens"]
     note = f"Validation loss after {large(tokens)} tokens; a best rate at the edge may not be one."
@@ -110,31 +110,33 @@ def learning(full: dict[str, list[Row]]) -> Part:
     return line_figure("learning", "While training", caption, lines, WIDE, narrow_size=SMALL)
 
 
-def positions(found: dict[str, list[Row]], length: int) -> Table:
+def positions(measured: dict[str, list[Row]], length: int) -> Table:
     """Loss by tokens of context, a column a model."""
-    spans = [(b[0], b[1]) for b in max((rows[0]["bins"] for rows in found.values()), key=len)]
+    spans = [(b[0], b[1]) for b in max((rows[0]["bins"] for rows in measured.values()), key=len)]
     table = []
     for k, ends in enumerate(spans):
         cells = [
             Spread.of(r["bins"][k][2] for r in rows).text("{:.4f}".format)
-            for rows in found.values()
+            for rows in measured.values()
         ]
         table.append([span(*ends), *cells])
-    whole = [Spread.of(r["loss"] for r in rows).text("{:.4f}".format) for rows in found.values()]
+    whole = [Spread.of(r["loss"] for r in rows).text("{:.4f}".format) for rows in measured.values()]
     table.append(["all", *whole])
     note = "Nats per token; ± over seeds. The 95% intervals over texts are in results.jsonl."
     title = f"Loss by position, {length:,} tokens"
-    return Table(title, ["tokens of context", *found], table, note)
+    return Table(title, ["tokens of context", *measured], table, note)
 
 
-def positions_figures(found: dict[str, list[Row]], length: int, reference: str) -> Part:
+def positions_figures(measured: dict[str, list[Row]], length: int, reference: str) -> Part:
     """The same as lines, and what each model is off the reference, which is how they differ."""
     curves = {
         model: [Spread.of(r["bins"][k][2] for r in rows).mean for k in range(len(rows[0]["bins"]))]
-        for model, rows in found.items()
+        for model, rows in measured.items()
     }
-    base = reference if reference in found else min(curves, key=lambda model: curves[model][-1])
-    ends = {model: [(b[0] * b[1]) ** 0.5 for b in rows[0]["bins"]] for model, rows in found.items()}
+    base = reference if reference in measured else min(curves, key=lambda model: curves[model][-1])
+    ends = {
+        model: [(b[0] * b[1]) ** 0.5 for b in rows[0]["bins"]] for model, rows in measured.items()
+    }
     lines, off = [], []
     for i, (model, y) in enumerate(curves.items()):
         lines.append(Series(model, ends[model], y, colour=i))
@@ -155,25 +157,25 @@ Retrieved = dict[tuple[str, str], dict[int, tuple[Interval, float]]]
 
 
 def _retrieved(rows: Sequence[Row]) -> Retrieved:
-    found: Retrieved = {}
+    accuracies: Retrieved = {}
     for row in rows:
         if row["what"] == "needle":
             accuracy = Interval(row["accuracy"], row["low"], row["high"])
-            at = found.setdefault((row["model"], "needle"), {})
+            at = accuracies.setdefault((row["model"], "needle"), {})
             at.setdefault(row["length"], (accuracy, row["chance"]))
         else:
             for pairs, mean, low, high, *_ in row["cells"]:
-                at = found.setdefault((row["model"], f"1 of {pairs} pairs"), {})
+                at = accuracies.setdefault((row["model"], f"1 of {pairs} pairs"), {})
                 at.setdefault(row["length"], (Interval(mean, low, high), 1.0 / pairs))
-    return found
+    return accuracies
 
 
 def retrieval(rows: Sequence[Row]) -> Table:
     """Needles and pairs by length, and where each falls to chance."""
-    found = _retrieved(rows)
-    lengths = sorted({length for at in found.values() for length in at})
+    accuracies = _retrieved(rows)
+    lengths = sorted({length for at in accuracies.values() for length in at})
     table = []
-    for (model, task), at in found.items():
+    for (model, task), at in accuracies.items():
         chance = next(iter(at.values()))[1]
         fallen = to_chance([(length, accuracy) for length, (accuracy, _) in at.items()], chance)
         cells = [
@@ -191,13 +193,13 @@ def retrieval(rows: Sequence[Row]) -> Table:
 
 def retrieval_figures(rows: Sequence[Row]) -> Part:
     """Accuracy by length, a figure a task."""
-    found = _retrieved(rows)
-    models = list(dict.fromkeys(model for model, _ in found))
+    accuracies = _retrieved(rows)
+    models = list(dict.fromkeys(model for model, _ in accuracies))
     figures = []
-    for k, task in enumerate(dict.fromkeys(task for _, task in found)):
+    for k, task in enumerate(dict.fromkeys(task for _, task in accuracies)):
         lines, chance = [], 0.0
         for i, model in enumerate(models):
-            at = found.get((model, task), {})
+            at = accuracies.get((model, task), {})
             lengths = sorted(at)
             chance = at[lengths[0]][1] if lengths else chance
             lines.append(banded(model, lengths, [at[n][0] for n in lengths], i))
@@ -223,8 +225,8 @@ def contexts(rows: Sequence[Row]) -> Table:
     table = []
     for row in rows:
         most = row["cleared"][-1][0]
-        found = [or_over(row[key], most) for key in ("context", "sure_context")]
-        table.append([row["model"], f"{row['length']:,}", *found])
+        least = [or_over(row[key], most) for key in ("context", "sure_context")]
+        table.append([row["model"], f"{row['length']:,}", *least])
     note = (
         f"The fewest tokens of memory that cost no more than {TOLERANCE:g} nats against all of it, "
         "and the fewest that surely (95%) do not."

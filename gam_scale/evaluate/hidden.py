@@ -67,18 +67,18 @@ def words(tokenizer: Tokenizer, at_least: int = 0) -> list[int]:
     Raises:
         UserError: there are not so many, as keys and candidates ask for.
     """
-    found = []
+    ids = []
     for token in range(tokenizer.vocab_size):
         piece = tokenizer.id_to_bytes(token)
         if _WORD.fullmatch(piece) and list(tokenizer.encode(piece.decode())) == [token]:
-            found.append(token)
-    if len(found) < at_least:
+            ids.append(token)
+    if len(ids) < at_least:
         raise UserError(
-            f"the tokenizer has {len(found)} ids that are whole words, too few for {at_least - 1} "
-            f"candidates; expected --candidates at most {max(0, len(found) - 1)}, or a larger "
+            f"the tokenizer has {len(ids)} ids that are whole words, too few for {at_least - 1} "
+            f"candidates; expected --candidates at most {max(0, len(ids) - 1)}, or a larger "
             "vocabulary"
         )
-    return found
+    return ids
 
 
 def scores_of(
@@ -94,12 +94,12 @@ def pooled(cells: Sequence[tuple[int, float, int]]) -> list[tuple[int, Interval]
 
     Each answer counts as one question, though answers in one haystack are not quite independent.
     """
-    found = []
+    accuracies = []
     for length, group in groupby(sorted(cells), key=lambda cell: cell[0]):
         answers = [(round(share * trials), trials) for _, share, trials in group]
         right, asked = (sum(column) for column in zip(*answers, strict=True))
-        found.append((length, proportion(np.arange(asked) < right, np.ones(asked))))
-    return found
+        accuracies.append((length, proportion(np.arange(asked) < right, np.ones(asked))))
+    return accuracies
 
 
 def to_chance(accuracies: Sequence[tuple[int, Interval]], chance: float) -> int | None:

@@ -100,14 +100,14 @@ def key_values(
     cells = []
     for length in lengths:
         for count in pairs:
-            found = []
+            scores = []
             for trial in range(trials):
                 rng = np.random.default_rng(derive_seed(seed, "pairs", length, count, trial))
                 keys = _keys(rng, pool, count, key_words)
                 values = rng.choice(pool, candidates, replace=False)
                 row = _row(rng, hidden, documents, length, keys, values)
-                found.append(scores_of(last_log_probs, row[None], values.tolist())[0])
-            cells.append(_cell(torch.stack(found).double().numpy(), length, count))
+                scores.append(scores_of(last_log_probs, row[None], values.tolist())[0])
+            cells.append(_cell(torch.stack(scores).double().numpy(), length, count))
     return PairsResult(cells, candidates, key_words)
 
 

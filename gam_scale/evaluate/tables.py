@@ -152,17 +152,17 @@ def needles(subject: Subject) -> Table:
 def pairs(subject: Subject) -> Table:
     """Accuracy by length and number of pairs."""
     assert subject.pairs is not None
-    found = subject.pairs
+    result = subject.pairs
     rows = [
         [f"{c.length:,}", f"{c.pairs:,}", share(c.accuracy), f"{c.chance:.3f}", share(c.copied)]
-        for c in found.cells
+        for c in result.cells
     ]
     note = (
-        f"{found.cells[0].trials} trials a row, keys of {found.key_words} words. Accuracy is among "
-        f"the text's own values; copied: one of them is the likeliest of {found.candidates} "
-        "candidates. "
+        f"{result.cells[0].trials} trials a row, keys of {result.key_words} words. Accuracy is "
+        "among the text's own values; copied: one of them is the likeliest of "
+        f"{result.candidates} candidates. "
     )
-    note += " ".join(_fallen(at, f"{n} pairs: right") for n, at in found.chance_from.items())
+    note += " ".join(_fallen(at, f"{n} pairs: right") for n, at in result.chance_from.items())
     header = ["tokens", "pairs", "accuracy", "chance", "copied"]
     return Table(f"Key-value retrieval: {subject.name}", header, rows, note)
 

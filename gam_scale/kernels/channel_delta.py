@@ -124,7 +124,7 @@ def _fla_channel_delta_backward(
     names, gates = _gates(q, v, beta)
     flat = in_one_row(grad, q, k, v, total, pairs, solved, *gates)
     backward = functions().kda_backward if len(gates) == 1 else functions().gdn2_backward
-    found = backward(
+    results = backward(
         **dict(zip(("do", "q", "k", "v", "g", "Aqk", "Akk", *names), flat, strict=True)),
         scale=1.0,
         initial_state=cut.states(initial, 0.0),
@@ -132,8 +132,8 @@ def _fla_channel_delta_backward(
         cu_seqlens=cut.ends,
         chunk_indices=cut.chunks,
     )
-    dq, dk, dv, *dgates = found[: 3 + len(gates)]
-    ddecay, dstates = found[3 + len(gates) : 5 + len(gates)]
+    dq, dk, dv, *dgates = results[: 3 + len(gates)]
+    ddecay, dstates = results[3 + len(gates) : 5 + len(gates)]
     dbeta: Any = torch.cat([x.float() for x in dgates], dim=-1) if len(gates) > 1 else dgates[0]
     pairs_of = ((dq, q), (dk, k), (dv, v), (ddecay, total), (dbeta, beta))
     grads = (x.view(of.shape).to(of.dtype) for x, of in pairs_of)

@@ -292,23 +292,23 @@ class GAMBlock(Block):
     def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
         """See :meth:`Block.mix`."""
         local = self.conv(h, layout, context) if self.conv is not None else None
-        found = None
+        recalled = None
         if self.memory is not None:
-            found = self.memory(self._memory_input(h, local), layout, context)
-        return self._gated(h, local, found)
+            recalled = self.memory(self._memory_input(h, local), layout, context)
+        return self._gated(h, local, recalled)
 
     def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
         """See :meth:`Block.mix_next`; at a cost that does not depend on the past.
 
         Differentiable, documents included: a long sequence may be trained on piece by piece.
         """
-        local, found, state = None, None, dict(state)
+        local, recalled, state = None, None, dict(state)
         if self.conv is not None:
             local, state["conv"] = self.conv.extend(h, state["conv"], layout)
         if self.memory is not None:
-            found, new = self.memory.extend(self._memory_input(h, local), state, layout)
+            recalled, new = self.memory.extend(self._memory_input(h, local), state, layout)
             state |= new
-        return self._gated(h, local, found), state
+        return self._gated(h, local, recalled), state
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """The convolution's last inputs, and what the memory holds."""
@@ -322,21 +322,21 @@ class GAMBlock(Block):
     def mixer_statistics(self, h: Tensor, layout: Layout) -> dict[str, Tensor]:
         """See :meth:`Block.mixer_statistics`: how far its gates open, and its memory's."""
         local = self.conv(h, layout, None) if self.conv is not None else None
-        found: dict[str, Tensor] = {}
+        statistics: dict[str, Tensor] = {}
         for name, gate in self._gates(h).items():
-            found[f"{name}_gate"] = gate.reshape(-1, 1)
+            statistics[f"{name}_gate"] = gate.reshape(-1, 1)
         if self.memory is not None:
             seen = self._memory_input(h, local)
-            found |= self.memory.statistics(seen)
+            statistics |= self.memory.statistics(seen)
             if isinstance(self.memory, WrittenMemory):
-                found["state_norm"] = self.memory.state_norm(seen, layout)
-        return found
+                statistics["state_norm"] = self.memory.state_norm(seen, layout)
+        return statistics
 
     def _memory_input(self, h: Tensor, local: Tensor | None) -> Tensor:
         return h + local if self.reads_local and local is not None else h
 
-    def _gated(self, h: Tensor, local: Tensor | None, found: Tensor | None) -> list[Tensor]:
-        gates, paths = self._gates(h), {"conv": local, "memory": found}
+    def _gated(self, h: Tensor, local: Tensor | None, recalled: Tensor | None) -> list[Tensor]:
+        gates, paths = self._gates(h), {"conv": local, "memory": recalled}
         there = {name: path for name, path in paths.items() if path is not None}
         return [gates[name] * path if name in gates else path for name, path in there.items()]
 

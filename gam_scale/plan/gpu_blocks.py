@@ -35,8 +35,8 @@ def row(
     """Figures of one layer in its portable form; bytes are per token."""
     wanted = (config, kind, recompute, compiled, precision, "portable")
     keys = ("config", "kind", "recompute", "compiled", "precision", "implementation")
-    (found,) = (each for each in rows() if tuple(each[key] for key in keys) == wanted)
-    return found
+    (only,) = (each for each in rows() if tuple(each[key] for key in keys) == wanted)
+    return only
 
 
 def model(kind: str) -> ModelConfig:

@@ -119,11 +119,11 @@ class PaperCell(Cell):
         Raises:
             UserError: it was made with other settings than the cell's.
         """
-        found, summary = kept_row(self.folder, self.name), self.run_dir / "summary.json"
-        if found is None and not summary.exists():
+        kept, summary = kept_row(self.folder, self.name), self.run_dir / "summary.json"
+        if kept is None and not summary.exists():
             return None
         self.write_config()
-        return found or keep(self.folder, self.name, self._row(read_summary(summary, NEEDED)))
+        return kept or keep(self.folder, self.name, self._row(read_summary(summary, NEEDED)))
 
     def _row(self, summary: dict[str, Any]) -> Row:
         config = self.config

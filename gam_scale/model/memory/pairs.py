@@ -89,8 +89,8 @@ class ChannelDecays:
 
     def pairs(self, x: Tensor, strength: Tensor | None = None) -> Tensor:
         """See :meth:`HeadDecays.pairs`."""
-        found = self._pairs.mix(x) * self._same
-        return found if strength is None else strength * found
+        mixed = self._pairs.mix(x) * self._same
+        return mixed if strength is None else strength * mixed
 
 
 class PairDecays:

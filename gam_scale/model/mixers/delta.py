@@ -256,13 +256,13 @@ class DeltaMemory(HeadMemory):
         """See :meth:`Memory.statistics`; ``beta`` is how much of a value a token replaces,
         ``erase`` and ``write`` what it takes from and adds to channels."""
         strengths = self._strengths(h).movedim(2, -1)  # (B, T, H), or (B, T, K + V, H)
-        found = {"horizon": horizons_of(self._log_decays(h))}
+        statistics = {"horizon": horizons_of(self._log_decays(h))}
         if self.beta is not None:
-            found["beta"] = strengths.flatten(0, 1)
+            statistics["beta"] = strengths.flatten(0, 1)
         else:
             erased, written = strengths.split([self.heads.key, self.heads.value], dim=2)
-            found |= {"erase": erased.flatten(0, 2), "write": written.flatten(0, 2)}
-        return found | self.output_statistics(h)
+            statistics |= {"erase": erased.flatten(0, 2), "write": written.flatten(0, 2)}
+        return statistics | self.output_statistics(h)
 
     def flops_per_token(self) -> float:
         """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
