@@ -12,35 +12,6 @@ _CHUNK = 256
 """Tokens that meet one another in products: mamba_ssm's default."""
 
 
-def mamba_ssm_ssd(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    initial: Tensor,
-    documents: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """What ``gam_scale.model.mixers.mamba2.ssd`` computes; mamba_ssm 2.2 and later.
-
-    The kernels compare the numbers of documents, and 0 goes on from the initial state: a layout's.
-
-    Args:
-        x: (B, T, H, P) inputs in the dtype of the products, bfloat16 or float32, whose products
-            are TF32; as B and C.
-        dt: (B, T, H) float32 step sizes.
-        A: (H,) float32 decay rates, negative.
-        B: (B, T, G, N) what each token writes with.
-        C: (B, T, G, N) what each token reads with.
-        initial: (B, H, P, N) float32 state before the first token.
-        documents: (B, T) int32, how many have started up to each token; None: nothing resets.
-
-    Returns:
-        (B, T, H, P) in the dtype of ``x``, and the state after the last token, float32.
-    """
-    return _ssd(x, dt, A, B, C, initial, documents)
-
-
 def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Forward and backward of the installed mamba_ssm."""
     from mamba_ssm.ops.triton.ssd_combined import (
@@ -84,15 +55,32 @@ def _backward_flops(
 
 
 @operator("gam_scale::mamba_ssm_ssd", keep="dear", flops=_flops)
-def _ssd(
+def mamba_ssm_ssd(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
     B: Tensor,
     C: Tensor,
     initial: Tensor,
-    documents: Tensor | None,
+    documents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """What ``gam_scale.model.mixers.mamba2.ssd`` computes; mamba_ssm 2.2 and later.
+
+    The kernels compare the numbers of documents, and 0 goes on from the initial state: a layout's.
+
+    Args:
+        x: (B, T, H, P) inputs in the dtype of the products, bfloat16 or float32, whose products
+            are TF32; as B and C.
+        dt: (B, T, H) float32 step sizes.
+        A: (H,) float32 decay rates, negative.
+        B: (B, T, G, N) what each token writes with.
+        C: (B, T, G, N) what each token reads with.
+        initial: (B, H, P, N) float32 state before the first token.
+        documents: (B, T) int32, how many have started up to each token; None: nothing resets.
+
+    Returns:
+        (B, T, H, P) in the dtype of ``x``, and the state after the last token, float32.
+    """
     forward, _ = functions()
     inputs = (v.contiguous() for v in (x, dt, A, B, C))
     y, *_, final = forward(*inputs, _CHUNK, initial_states=initial.contiguous(), seq_idx=documents)
@@ -123,10 +111,10 @@ def _ssd_backward(
         seq_idx=documents,
     )
     pairs = ((dx, x), (ddt, dt), (dA, A), (dB, B), (dC, C), (dinitial, initial))
-    return tuple(found.to(of.dtype).contiguous() for found, of in pairs)
+    return tuple(grad.to(of.dtype).contiguous() for grad, of in pairs)
 
 
-@_ssd.register_fake
+@mamba_ssm_ssd.register_fake
 def _(x, dt, A, B, C, initial, documents):
     return x.new_empty(x.shape), initial.new_empty(initial.shape)
 
@@ -149,4 +137,4 @@ def _gradients(ctx, grad, grad_final):
     return *_ssd_backward(grad, grad_final, y, *inputs), None
 
 
-_ssd.register_autograd(_gradients, setup_context=_save)
+mamba_ssm_ssd.register_autograd(_gradients, setup_context=_save)
