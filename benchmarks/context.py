@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engines import launch
+from benchmarks.messages import recorded
 from benchmarks.plain_gam import PlainGAM
 from benchmarks.train_step import synchronise
 from gam_scale import cli
@@ -309,14 +310,18 @@ def exchange(args: argparse.Namespace) -> None:
     """Bytes that each of two ranks sends for one layer, forward and backward, counted as sent."""
     size = 2
     print(f"one layer, d_model {args.d_model}, batch 1, fp32, {size} ranks; sent by each rank")
-    print("| exchange | " + " | ".join(f"T {n}" for n in args.lengths) + " |")
-    print("|---|" + "--:|" * len(args.lengths))
+    print("| exchange | messages | " + " | ".join(f"T {n:,}" for n in args.lengths) + " |")
+    print("|---|--:|" + "--:|" * len(args.lengths))
     for kind in args.kinds:
-        sent = launch(kind, size, "benchmarks.context")["sent"]
-        print(f"| {kind} | " + " | ".join(f"{n / 1e6:.2f} MB" for n in sent) + " |", flush=True)
+        r = launch(kind, size, "benchmarks.context")
+        print(f"| {kind} | {r['messages']} | " + " | ".join(map(_kb, r["sent"])) + " |", flush=True)
     for name, tensors in (("Ulysses (by formula)", 8), ("ring attention (by formula)", 6)):
         sent = [comparison_bytes(n, args.d_model, size, tensors, name) for n in args.lengths]
-        print(f"| {name} | " + " | ".join(f"{n / 1e6:.2f} MB" for n in sent) + " |")
+        print(f"| {name} | | " + " | ".join(map(_kb, sent)) + " |")
+
+
+def _kb(sent: float) -> str:
+    return f"{sent / 1e3:,.1f} kB" if sent else ""
 
 
 def comparison_bytes(length: int, width: int, size: int, tensors: int, name: str) -> float:
@@ -332,21 +337,24 @@ def comparison_bytes(length: int, width: int, size: int, tensors: int, name: str
 
 
 def exchange_row(args: argparse.Namespace) -> dict:
-    """Counted by the operators that send."""
+    """Counted where torch.distributed is called, and by the operators that call it, alike."""
     world = ranks.start(args.device)
     world = world.arranged(ParallelConfig(context=world.world_size))
     sent = []
     for length in args.lengths:
         net = make_model(args, args.row, 1)
         net.context = context = SequenceContext(world)
+        messages: list[int] = []
         if args.row != "attention" or length <= FITS:
             part = Layout.stream(1, length).part(context.rank, context.size).to(world.device)
             x = torch.randn(1, part.length, args.d_model, device=world.device, requires_grad=True)
-            net.blocks[0](x, part, context).sum().backward()
-        sent.append(context.bytes_sent)
+            with recorded(context.size) as messages:
+                net.blocks[0](x, part, context).sum().backward()
+            assert sum(messages) == context.bytes_sent, (messages, context.bytes_sent)
+        sent.append(sum(messages))
     world.barrier()
     ranks.stop()
-    return {"sent": sent}
+    return {"sent": sent, "messages": len(messages)}
 
 
 def resident_bytes(device: torch.device) -> int:

@@ -7,6 +7,7 @@ from engines import BATCH, Trial, differences
 from ranks import run_ranks
 from small import WHOLE
 
+from benchmarks.messages import recorded
 from gam_scale.config import (
     AttentionConfig,
     GAMConfig,
@@ -60,14 +61,14 @@ def make_model(kind: str | dict, position: str) -> torch.nn.Module:
     return build_model(config, seed=0)
 
 
-def largest_difference(world, kinds, compiled=False):
+def largest_difference(world, kinds, compiled=False, dtype="float32"):
     """Of loss and gradients, relative, from those of one rank; per kind and kind of batch."""
     world = world.arranged(ParallelConfig(context=world.world_size))
     context, found = SequenceContext(world), {}
     for kind in kinds:
         for documents, position in ((True, "rotary"), (False, "learned")):
             batch = make_batch(LENGTH, documents=documents)
-            whole, cut = make_model(kind, position), make_model(kind, position)
+            whole, cut = (make_model(kind, position).to(getattr(torch, dtype)) for _ in range(2))
             cut.context = context
             if compiled:
                 for block in cut.blocks:
@@ -80,10 +81,24 @@ def largest_difference(world, kinds, compiled=False):
 def test_a_cut_sequence_has_the_losses_and_gradients_of_a_whole_one(world_size):
     results = run_ranks(largest_difference, world_size, kinds=KINDS)
     for what, difference in results[0].items():
-        # fp32: sums in another order; a key of SiLU's is short, and its norm makes more of that.
-        # One head of mamba2: its norm leaves little of the gradient of D.
-        limit = 5e-5 if what.startswith("mamba2") else 3e-5 if what.startswith("{") else 1e-5
-        assert difference < limit, f"{what}: {difference:.1e}"
+        limit = next((limit for kind, limit in ILL if what.startswith(str(kind))), 1e-5)
+        assert difference < limit, f"{what}: {difference:.1e}"  # fp32: sums in another order
+
+
+ILL = ((WHOLE, 3e-5), ("mamba2", 5e-5))
+"""Kinds whose gradients float32 knows less well, be they cut or whole.
+
+Published decays forget much of a chunk in a few tokens: sums of their logarithms go to -100, where
+float32 has steps of 7.6e-6, and pairs of tokens are decayed by differences of these. With one head
+in a group, as ``mamba2`` has here, D is one number whose gradient the norm behind it leaves little
+of (tests/model/test_first_tokens.py).
+"""
+
+
+def test_what_float32_knows_less_well_is_cut_exactly():
+    results = run_ranks(largest_difference, 2, kinds=[kind for kind, _ in ILL], dtype="float64")
+    for what, difference in results[0].items():
+        assert difference < 1e-12, f"{what}: {difference:.1e}"
 
 
 def test_a_compiled_block_is_one_graph_with_its_exchanges_in_it():
@@ -102,7 +117,9 @@ def bytes_per_length(world, kinds):
             model, batch = make_model(kind, "none"), make_batch(length, documents=False)
             model.context = context = SequenceContext(world)
             here = part(batch, world)
-            model(here.tokens, here.targets).backward()
+            with recorded(context.size) as messages:
+                model(here.tokens, here.targets).backward()
+            assert sum(messages) == context.bytes_sent, "counted otherwise than sent"
             sent.setdefault(str(kind), []).append(context.bytes_sent)
     return sent
 
