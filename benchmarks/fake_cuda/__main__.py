@@ -2,6 +2,7 @@
 
 python -m benchmarks.fake_cuda                  # remakes the table in docs/gpu.md, and its file
 python -m benchmarks.fake_cuda --kinds delta    # prints rows of it, and changes nothing
+python -m benchmarks.fake_cuda --kinds delta --update    # remakes these rows, and leaves the others
 python -m benchmarks.fake_cuda --dtypes         # prints in which precision what is computed
 """
 

@@ -32,7 +32,9 @@ def main() -> None:
         return
     chosen = rows(args.kinds, args.configs, args.recompute)
     found = [_noted(row) for row in chosen]
-    if args.only_print:
+    if args.update:
+        page.write(page.beside(found))
+    elif args.only_print:
         print(json.dumps(found))
     else:
         page.write(found)
@@ -48,6 +50,9 @@ def parse() -> argparse.Namespace:
     ):
         names = cli.several(cli.one_of(*known))
         parser.add_argument(f"--{flag}", type=names, help=f"of {','.join(known)} (all)")
+    parser.add_argument(
+        "--update", action="store_true", help="write the rows asked for beside those of the table"
+    )
     parser.add_argument("--dtypes", action="store_true", help="print the operators' precisions")
     args = parser.parse_args()
     args.only_print = any((args.kinds, args.configs, args.recompute))

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.fake_cuda.rows import LAYERS, Row, layer_of
+from benchmarks.fake_cuda.rows import CONFIGS, KINDS, LAYERS, RECOMPUTE, Row, layer_of
+from benchmarks.fake_cuda.rows import rows as all_rows
+from gam_scale.errors import UserError
 from gam_scale.plan.activations import setting
 from gam_scale.plan.traffic import traffic
 from gam_scale.strict import read_json
@@ -20,15 +22,36 @@ BEGIN, END = "<!-- python -m benchmarks.fake_cuda -->", "<!-- end -->"
 Rows = Sequence[dict[str, Any]]
 
 
+def beside(rows: Rows) -> Rows:
+    """These, in the place of the same ones or beside the others, in the table's order.
+
+    Raises:
+        UserError: the table is of another torch.
+    """
+    kept = read_json(FIGURES)
+    if kept["torch"] != (here := _torch()):
+        raise UserError(
+            f"{FIGURES} is of torch {kept['torch']} and this is {here}; expected that one, or no "
+            "--update, which remakes all rows"
+        )
+    by_key = {tuple(row[f.name] for f in fields(Row)): row for row in (*kept["rows"], *rows)}
+    order = map(astuple, all_rows((*KINDS, *LAYERS), CONFIGS, RECOMPUTE))
+    return [by_key[key] for key in order if key in by_key]
+
+
 def write(rows: Rows) -> None:
     """Put all rows into both files; what stands there of former versions stays."""
     kept = read_json(FIGURES)
-    kept |= {"torch": torch.__version__.partition("+")[0], "rows": list(rows)}
+    kept |= {"torch": _torch(), "rows": list(rows)}
     FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
     text = DOCS.read_text()
     first, rest = text.split(BEGIN)
     last = rest.split(END)[1]
     DOCS.write_text(f"{first}{BEGIN}\n{tables(kept)}{END}{last}")
+
+
+def _torch() -> str:
+    return torch.__version__.partition("+")[0]
 
 
 def tables(kept: dict[str, Any]) -> str:

@@ -18,6 +18,9 @@ HEADS = {"gam_1b": 12, "ctx16k": 16}
 """Of memories: 128 channels each, and 64."""
 LAYERS: dict[str, dict[str, Any]] = {
     "gam_delta": {"kind": "gam_delta", "n_heads": 12},
+    "gdn": {"kind": "gdn", "n_heads": 12},
+    "kda": {"kind": "kda", "n_heads": 12},
+    "gdn2": {"kind": "gdn2", "n_heads": 12},
     "grouped_queries": {"kind": "attention", "n_heads": 12, "n_kv_heads": 3, "qk_norm": True},
     "swiglu_rmsnorm": {"kind": "static", "ffn": "swiglu", "norm": "rmsnorm"},
 }
