@@ -22,9 +22,13 @@ def recorded(size: int) -> Iterator[list[int]]:
     def passes(calls: list[dist.P2POp]) -> None:
         sent.extend(call.tensor.nbytes for call in calls if call.op is dist.isend)
 
-    counts = {"all_gather_single": gathers, "reduce_scatter_single": scatters}
-    counts |= {"all_gather_into_tensor": gathers, "reduce_scatter_tensor": scatters}  # torch 2.11
-    counts = {"batch_isend_irecv": passes} | counts
+    counts: dict[str, Callable[..., None]] = {
+        "batch_isend_irecv": passes,
+        "all_gather_single": gathers,
+        "all_gather_into_tensor": gathers,  # torch 2.11's name of it
+        "reduce_scatter_single": scatters,
+        "reduce_scatter_tensor": scatters,
+    }
     with ExitStack() as patched:
         for name, count in counts.items():
             if (call := getattr(dist, name, None)) is not None:
