@@ -17,7 +17,7 @@ from typing import Any
 from gam_scale import cli
 from gam_scale.config import RunConfig, load_config
 from gam_scale.data.prepare import PrepareSpec
-from gam_scale.hardware.peak import Precision
+from gam_scale.hardware.data_sheets import Precision
 from gam_scale.plan.estimate import Estimate, cheapest, engines
 from gam_scale.plan.gpus import GIVEN, KNOWN, RESERVED, Gpu, find_gpu, given_gpu, this_cpu
 from gam_scale.plan.job import Job

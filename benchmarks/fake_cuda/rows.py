@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.fake_cuda.block import Trace, by_name, trace
 from gam_scale.config import RunConfig, load_config
-from gam_scale.hardware.peak import Precision
+from gam_scale.hardware.data_sheets import Precision
 from gam_scale.model.parts import MIXERS, MixerConfig, implementations
 from gam_scale.parallel.blocks import Recompute
 

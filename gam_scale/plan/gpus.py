@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from gam_scale.errors import UserError, one_line
-from gam_scale.hardware.peak import Precision, data_sheet_peak, device_peak_flops
+from gam_scale.hardware.data_sheets import Precision, data_sheet_peak
 
 RESERVED = 0.10
 """Share of the memory left to CUDA's context, NCCL's buffers and the allocator's gaps."""
@@ -45,15 +45,15 @@ _PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 _GIB, _GB, _GBIT, _TFLOPS = 2.0**30, 1e9, 1e9, 1e12
 
 # GiB, GB/s to its memory, GB/s between the GPUs of a node, Gb/s between nodes; rates are in
-# gam_scale.hardware.peak, by the name that torch has for the GPU. Memory, its rate and links from
-# NVIDIA's product data sheets ("HGX B200", "H100 Tensor Core GPU", "H200", "A100", "L40S", "L4",
-# "T4", "V100", "GeForce RTX 4090"; of the last, the whitepaper "Ada" has the rate). A sheet's
+# gam_scale.hardware.data_sheets, by the name that torch has for the GPU. Memory, its rate and links
+# from NVIDIA's product data sheets ("HGX B200", "H100 Tensor Core GPU", "H200", "A100", "L40S",
+# "L4", "T4", "V100", "GeForce RTX 4090"; of the last, the whitepaper "Ada" has the rate). A sheet's
 # GB of device memory are GiB; its link figure adds up both directions, of which a ring uses each
 # once, so it is halved here: B200 1,800 GB/s of NVLink, H100 and H200 900, A100 600, V100 SXM2 300.
 # L40S, L4 and RTX 4090 have PCIe 4.0 x16 (64 GB/s), T4 has PCIe 3.0 x16 (32 GB/s). Networks are
 # assumptions, one adapter a GPU as in NVIDIA's own DGX: NDR InfiniBand (400 Gb/s) beside B200, H100
-# and H200, HDR (200 Gb/s) beside A100, EDR (100 Gb/s) beside V100, where four adapters served
-# eight GPUs: 50 each; 100 Gb/s Ethernet for cards without NVLink, 25 beside the small L4 and T4.
+# and H200, HDR (200 Gb/s) beside A100, EDR (100 Gb/s) beside V100, where four adapters served eight
+# GPUs: 50 each; 100 Gb/s Ethernet for cards without NVLink, 25 beside the small L4 and T4.
 _GPUS = {
     "b200": ("NVIDIA B200", 180, 8000, 900, 400),
     "h200": ("NVIDIA H200", 141, 4800, 450, 400),
@@ -126,6 +126,9 @@ def this_cpu(ranks: int, precision: Precision) -> Gpu:
     Rates of products are measured now; what its memory moves is not counted. What ranks exchange
     goes through memory, at an assumed 2 GB/s, and between machines at an assumed 10 Gb/s.
     """
+    # Only to measure takes torch, whose import costs seconds that reports need not wait.
+    from gam_scale.hardware.peak import device_peak_flops
+
     peaks: dict[Precision, float] = {
         p: device_peak_flops("cpu", p).flops / ranks for p in dict.fromkeys((precision, "fp32"))
     }

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, fields
 
 from gam_scale.config import ModelConfig
-from gam_scale.hardware.peak import Precision
+from gam_scale.hardware.data_sheets import Precision
 from gam_scale.model.parts import MixerConfig
 from gam_scale.plan.activations import Setting, segments, work
 from gam_scale.plan.gpus import Gpu
