@@ -146,7 +146,7 @@ def test_short_and_broken_runs_have_a_page(tmp_path, lines):
     shown = Structure(text).text
     assert "not finished" in shown and "n_layers" in shown
     has_loss = any(m.get("loss") or m.get("val_loss") for m in lines)
-    assert text.count("<svg") == 2 * has_loss + 3 * any("lr" in m for m in lines)
+    assert text.count("<svg class") == 2 * has_loss + 3 * any("lr" in m for m in lines)
 
 
 def test_a_running_run_with_a_cut_line_has_a_page(tmp_path):

@@ -12,7 +12,8 @@ from typing import Any
 from gam_scale import cli
 from gam_scale.errors import UserError
 from gam_scale.report.axes import quieten, ticks_y
-from gam_scale.report.figure import Figure, Palette
+from gam_scale.report.figure import Figure
+from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import large
 from gam_scale.run.metrics_file import Line, read_metrics
 

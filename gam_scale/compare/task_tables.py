@@ -7,8 +7,9 @@ from gam_scale.experiment.cell import Row
 from gam_scale.experiment.results import grouped
 from gam_scale.experiment.spread import Spread
 from gam_scale.report.axes import finish
-from gam_scale.report.figure import LIGHT, Figure, Palette
+from gam_scale.report.figure import Figure
 from gam_scale.report.lines import SMALL, Series, line_figure
+from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import large
 from gam_scale.report.page import Beside, Part
 from gam_scale.report.table import Table
@@ -104,16 +105,14 @@ def by_state(task: str, best: dict[Group, list[Row]]) -> Figure:
                 if name == model
             )
             x, y = zip(*points, strict=True)
-            again = i // len(palette.lines)  # there may be more models than colours
-            style = {"lw": 1.5, "ls": palette.dash(i), "color": palette.line(i)}
-            axes.plot(x, y, marker="os^"[again % 3], ms=6, mew=0, **style)
+            style = {"lw": 1.5, "color": palette.line(i), "marker": palette.marker(i)}
+            axes.plot(x, y, ms=6, mew=0, **style)
         finish(axes, palette, narrow, "numbers held", "accuracy", large)
         axes.set_ylim(-0.02, 1.02)
 
     caption = f"accuracy at {hardest} against all numbers that a model holds of the longest text"
-    caption += "; squares have broken keys" * (len(models) > len(LIGHT))
     name, title, keys = f"{task}-state", f"{task}: accuracy by state", tuple(enumerate(models))
-    return Figure(name, title, caption, draw, keys, SMALL, None)
+    return Figure(name, title, caption, draw, keys, SMALL, None, marked=True)
 
 
 def by_size(task: str, best: dict[Group, list[Row]]) -> Figure:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from gam_scale.report.figure import Palette
+from gam_scale.report.drawn import drawable
+from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import Form
 
 STEPS = [1, 2, 2.5, 5, 10]  # of ticks
@@ -70,7 +71,7 @@ def finish(
 def label(axes: Any, palette: Palette, x: float, y: float, text: str, above: bool = False) -> None:
     """A small note at a point."""
     axes.annotate(
-        text,
+        drawable(text),
         (x, y),
         xytext=(2, 5) if above else (5, 0),
         textcoords="offset points",

@@ -7,37 +7,14 @@ from html import escape
 from io import BytesIO
 from typing import Any, ClassVar
 
-from gam_scale.report.markdown import plain
+from gam_scale.report.drawn import FONT, drawable, shorten
+from gam_scale.report.looks import LIGHT, Palette, swatch
+from gam_scale.report.markdown import picture, plain
 
 WIDE, NARROW, FILE = (912, 400), (430, 340), (820, 440)
 NO_DATA = "There are no values to draw."
 
-# Eight colours that stay apart for most colour-blind readers (after Okabe and Ito), by scheme.
-LIGHT = ("#2f6db5", "#c4561c", "#1b7f5c", "#8a55a8", "#9a7400", "#b83f77", "#2b8aa8", "#646b76")
-DARK = ("#78aeea", "#ee9a62", "#5cc4a0", "#c496e0", "#d9b64a", "#f08cb4", "#70c8e2", "#9299a4")
-
-
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 MANY = 5  # keys up to which they stand within a file's axes
-
-
-@dataclass(frozen=True)
-class Palette:
-    """Colours of a figure."""
-
-    ink: str
-    quiet: str
-    rule: str
-    lines: tuple[str, ...]
-
-    def line(self, i: int) -> str:
-        """The i-th; after the last the first again."""
-        return self.lines[i % len(self.lines)]
-
-    def dash(self, i: int) -> Any:
-        """How the i-th is drawn: broken where its colour comes again."""
-        return DASHES[i // len(self.lines) % len(DASHES)]
-
 
 # matplotlib cannot write CSS variables: a page's figures are drawn in colours that stand for them.
 PLACEHOLDERS = {
@@ -69,6 +46,13 @@ class Figure:
     """In pixels of a page."""
     narrow: tuple[int, int] | None = NARROW
     """The size of a second drawing, for phones; None for figures that fit there."""
+    marked: bool = False
+    """Whether lines differ by markers, as well as by colour; else by dashes."""
+
+    def swatches(self) -> list[tuple[str, str]]:
+        """An ``<svg>`` element for each key, and its name."""
+        look = {"marked": self.marked, "dashed": not self.marked}
+        return [(swatch(i, **look), name) for i, name in self.keys]
 
     def drawings(self) -> list[str]:
         """``<svg>`` elements for a page; needs matplotlib."""
@@ -87,7 +71,9 @@ class Figure:
 
         settings = {"svg.fonttype": "none", "font.size": 12}
         svg = _drawn(draw, size, name, settings, format="svg", transparent=True).decode()
-        return _element(svg, name, f'class="{name}" role="img" aria-label="{escape(self.title)}"')
+        return _element(
+            svg, name, f'class="{name}" role="img" aria-label="{escape(shorten(self.title))}"'
+        )
 
     def file(self, form: str) -> bytes:
         """As a file: ``png``, ``svg`` or ``pdf``, on white, with its keys."""
@@ -99,16 +85,14 @@ class Figure:
 
             drawing(axes, FIXED, False)
             style = {"fontsize": 12, "fontweight": "bold"}
+            title = drawable(self.title)
             if axes.axison:
-                axes.set_title(self.title, loc="left", **style)
+                axes.set_title(title, loc="left", **style)
             else:  # the place of others, which have titles of their own
-                axes.figure.suptitle(self.title, x=0.01, ha="left", **style)
+                axes.figure.suptitle(title, x=0.01, ha="left", **style)
             if self.keys:
-                handles = [
-                    Line2D([], [], color=FIXED.line(i), linestyle=FIXED.dash(i), lw=2)
-                    for i, _ in self.keys
-                ]
-                names = [name for _, name in self.keys]
+                handles = [Line2D([], [], lw=2, **self._look(i)) for i, _ in self.keys]
+                names = [drawable(name) for _, name in self.keys]
                 beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
                 where = beside if len(names) > MANY else {}
                 axes.legend(handles, names, frameon=False, labelcolor=FIXED.ink, **where)
@@ -118,12 +102,18 @@ class Figure:
             saving["metadata"] = {"Date": None}
         return _drawn(draw, FILE, self.name, {"font.size": 11}, **saving)
 
+    def _look(self, i: int) -> dict[str, Any]:
+        """The i-th line's, as matplotlib takes it, in a file."""
+        if self.marked:
+            return {"color": FIXED.line(i), "marker": FIXED.marker(i), "mew": 0}
+        return {"color": FIXED.line(i), "linestyle": FIXED.dash(i)}
+
     def markdown(self) -> str:
         """A section that shows the .png file beside the text."""
         names = ", ".join(name for _, name in self.keys)
-        title, caption = plain(self.title), self.caption + (f" ({names})" if names else "")
-        shown = f"![{title}]({self.name}.png)" if self.draw else NO_DATA
-        return f"## {title}\n\n{shown}\n\n{plain(caption)}"
+        caption = self.caption + (f" ({names})" if names else "")
+        shown = picture(self.title, f"{self.name}.png") if self.draw else NO_DATA
+        return f"## {plain(self.title)}\n\n{shown}\n\n{plain(caption)}"
 
 
 def shades(count: int) -> list[float]:
@@ -143,7 +133,7 @@ def _drawn(
     from matplotlib.figure import Figure as Canvas
 
     # Names of runs and families are no formulas, whatever dollars they hold.
-    every: dict[Any, Any] = {"svg.hashsalt": salt, "text.parse_math": False}
+    every: dict[Any, Any] = {"svg.hashsalt": salt, "text.parse_math": False, "font.family": [FONT]}
     with matplotlib.rc_context(every | settings):
         canvas = Canvas((size[0] / 72, size[1] / 72), layout="constrained")  # 72 units an inch
         draw(canvas.add_subplot())

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from gam_scale.report.axes import STEPS, quieten, ticks_x, ticks_y, whole
-from gam_scale.report.figure import Figure, Palette
+from gam_scale.report.drawn import drawable
+from gam_scale.report.figure import Figure
+from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import Form
 
 WIDE, SMALL = (912, 360), (430, 300)
 """Sizes of a figure of lines: as wide as a page, and of two side by side, or on a phone."""
 MAX_POINTS = 600  # a longer line is drawn as means of neighbours
 LONG = 120  # points from which a line is drawn faint, with its running mean over it
+LABEL = 24  # characters that a row or column of a grid is named by
 FEW = 30  # points up to which each has a marker
 
 
@@ -115,8 +118,8 @@ def heat_map(
                 axes.text(j, i, f"{value:.2f}", **text)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xticks(range(len(columns)), columns)
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(columns)), [drawable(name, LABEL) for name in columns])
+        axes.set_yticks(range(len(rows)), [drawable(name, LABEL) for name in rows])
         axes.tick_params(length=0, labelcolor=palette.quiet, pad=6)
         for spine in axes.spines.values():
             spine.set_visible(False)

@@ -8,6 +8,8 @@ Form = Callable[[float], str]
 Range = tuple[float, float] | None
 """The ends of an interval, where there is one."""
 
+UNKNOWN = "unknown"
+"""Stands where there is no number."""
 _NO_BREAK = "\u00a0"
 
 
@@ -33,6 +35,17 @@ def scientific(value: float, digits: int = 2) -> str:
         return f"{value:g}"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def general(value: float, digits: int = 3) -> str:
+    """``0.34``, ``25,600`` or ``1.68e7``: so many digits, a power of ten where it is shorter."""
+    if not math.isfinite(value):
+        return UNKNOWN
+    rounded = float(f"{value:.{digits}g}")
+    if rounded and not 1e-3 <= abs(rounded) < 1e5:
+        return scientific(value, digits)
+    whole = abs(rounded) >= 10 ** (digits - 1)
+    return f"{rounded:,.0f}" if whole else f"{value:#.{digits}g}"
 
 
 def gigabytes(size: float) -> str:
@@ -73,6 +86,11 @@ def span(first: int, last: int) -> str:
 def between(interval: Range, form: Form = "{:.3f}".format) -> str:
     """``[0.310, 0.372]``; empty where there is no interval."""
     return "" if interval is None else f"[{form(interval[0])}, {form(interval[1])}]"
+
+
+def known(value: float | None, form: Form = "{:.3f}".format) -> str:
+    """The value, or that it is unknown."""
+    return UNKNOWN if value is None or not math.isfinite(value) else form(value)
 
 
 def ranged(value: float, interval: Range, form: Form = "{:.3f}".format) -> str:

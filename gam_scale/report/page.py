@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from gam_scale.report.figure import DARK, LIGHT, Figure
+from gam_scale.report.figure import Figure
+from gam_scale.report.looks import DARK, LIGHT
 from gam_scale.report.markdown import code, plain
 from gam_scale.report.table import Table
 

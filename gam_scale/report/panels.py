@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gam_scale.report.axes import quieten, ticks_y
-from gam_scale.report.figure import Figure, Palette
+from gam_scale.report.drawn import drawable
+from gam_scale.report.figure import Figure
 from gam_scale.report.lines import Series, draw_line, finite, is_wide, ticks_steps
+from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import Form
 
 _WIDE, _NARROW = 912, 430
@@ -72,7 +74,7 @@ def panel_figure(
 def _draw(axes: Any, panel: Panel, palette: Palette) -> None:
     for line in panel.lines:
         draw_line(axes, line, palette.line(line.colour or 0), most=_POINTS, width=1.2)
-    axes.set_title(panel.title, loc="left", fontsize=10, color=palette.quiet, pad=4)
+    axes.set_title(drawable(panel.title), loc="left", fontsize=10, color=palette.quiet, pad=4)
 
 
 def _columns(panels: int, narrow: bool) -> int:

@@ -17,13 +17,17 @@ class Table:
     """Empty where the first cell of each row names the others."""
     rows: list[list[str]]
     note: str = ""
+    stacks: bool = False
+    """Whether rows stand one below the other on phones, instead of scrolling."""
     in_words: bool = False
     """Whether cells are words, which a page sets from the left and breaks into lines."""
 
     @property
     def layout(self) -> str:
         """Its class on a page: ``wide`` ones scroll."""
-        return "words" if self.in_words else "wide" if self.header else "facts"
+        if self.in_words or not self.header:
+            return "words" if self.in_words else "facts"
+        return "wide stacked" if self.stacks else "wide"
 
     def without_empty_columns(self) -> "Table":
         """A copy without the columns that hold nothing in any row."""
@@ -37,7 +41,7 @@ class Table:
         lines = [header, ["---", *["--:"] * (len(header) - 1)]]
         if self.in_words:
             lines[1] = ["---"] * len(header)
-        cells = [[plain(cell).replace("|", "\\|") for cell in row] for row in (header, *self.rows)]
+        cells = [[plain(cell) for cell in row] for row in (header, *self.rows)]
         body = [cells[0], lines[1], *cells[1:]]
         text = "\n".join("| " + " | ".join(row) + " |" for row in body)
         return f"## {plain(self.title)}\n\n{text}" + (

@@ -8,7 +8,8 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.results import kept_rows
 from gam_scale.files import csv_of_dicts, write_bytes, write_json
 from gam_scale.report.axes import finish, ticks_x
-from gam_scale.report.figure import Figure, Palette
+from gam_scale.report.figure import Figure
+from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import large
 from gam_scale.report.page import Page, Part, Sentences
 from gam_scale.report.table import Table

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from gam_scale.report.axes import finish, label
-from gam_scale.report.figure import Figure, Palette, shades
+from gam_scale.report.figure import Figure, shades
+from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import large, scientific
 from gam_scale.scaling.analysis import Analysis, Family
 from gam_scale.scaling.isoflop import IsoFlop

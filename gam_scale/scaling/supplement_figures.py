@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from gam_scale.report.axes import finish, label, ticks_x
-from gam_scale.report.figure import Figure, Palette, shades
+from gam_scale.report.figure import Figure, shades
+from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import large, ranged, span
 from gam_scale.report.table import Table
 from gam_scale.scaling.supplement import Curve, Supplement

@@ -48,7 +48,7 @@ def test_measurements_of_two_checkpoints_and_a_page(runs, run_tool, tmp_path, ca
     assert found[0]["state"] == {"constant": 2 * 2 * 32, "per_token": 0, "windows": []}
     assert found[1]["state"] == {"constant": 0, "per_token": 2 * 2 * 32, "windows": []}
     html = page.read_text()
-    assert html.count("<svg") == 4 and html.count("<table>") == 4
+    assert html.count("<svg class") == 4 and html.count("<table>") == 4
     assert "://" not in html and "<script" not in html and "#0102" not in html
 
 

@@ -7,7 +7,7 @@ from scaling.test_browser import DESK, OVERFLOW, PHONE, browser  # noqa: F401  (
 # Of each figure, how many of its drawings have a size.
 SEEN = """
 [...document.querySelectorAll("figure")].map(figure =>
-  [...figure.querySelectorAll("svg")].filter(e => e.getBoundingClientRect().width).length)
+  [...figure.querySelectorAll(":scope > svg")].filter(e => e.getBoundingClientRect().width).length)
 """
 
 

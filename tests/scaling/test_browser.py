@@ -48,7 +48,8 @@ def test_the_page_fits_and_needs_nothing(folder, browser, size, scheme, tmp_path
     assert browser.value("document.documentElement.scrollWidth") <= size[0]
     assert browser.value(OVERFLOW) == []
     assert browser.value(OUTSIDE) == []
-    seen = "[...document.querySelectorAll('svg')].filter(e => e.getBoundingClientRect().width)"
+    shown = "e => e.getBoundingClientRect().width"
+    seen = f"[...document.querySelectorAll('figure > svg')].filter({shown})"
     assert browser.value(f"{seen}.length") == browser.value(
         "document.querySelectorAll('figure').length"
     )
