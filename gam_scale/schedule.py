@@ -3,6 +3,7 @@
 import math
 
 from gam_scale.config import TrainConfig
+from gam_scale.config.stages import planned_steps
 
 
 def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
@@ -10,8 +11,20 @@ def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
 
     Warm-up is linear and reaches ``lr`` at step ``warmup_steps``. ``cosine`` then falls to
     ``lr * min_lr_ratio`` at the end; ``wsd`` (warmup-stable-decay, arXiv 2404.06395) stays at
-    ``lr`` and falls linearly over the last ``decay_ratio`` of the run.
+    ``lr`` and falls linearly over the last ``decay_ratio`` of the run. With ``anneal`` the rates
+    are those of its ``of_steps`` steps up to ``from_step``, and fall linearly from there.
     """
+    anneal = train.anneal
+    if not anneal.steps:
+        return _planned(train, step, steps)
+    if step < anneal.from_step:
+        return _planned(train, step, anneal.of_steps)
+    begin, end = _planned(train, anneal.from_step, anneal.of_steps), train.lr * train.min_lr_ratio
+    return end + (begin - end) * (anneal.from_step + anneal.steps - step) / anneal.steps
+
+
+def _planned(train: TrainConfig, step: int, steps: int) -> float:
+    """The rate by the schedule alone."""
     if step < train.warmup_steps:
         return train.lr * (step + 1) / train.warmup_steps
     floor = train.min_lr_ratio
@@ -36,3 +49,16 @@ def stable_steps(train: TrainConfig, steps: int) -> int:
     if train.schedule == "wsd":
         return max(train.warmup_steps, math.floor(steps - train.decay_ratio * steps))
     return min(train.warmup_steps, steps)
+
+
+def shared_steps(one: TrainConfig, other: TrainConfig) -> int:
+    """Steps at the start in which two runs have the same rates.
+
+    Their settings are the same, but for how many steps there are and for a decay on demand.
+    """
+    both = one, other
+    ends = [train.anneal.from_step if train.anneal.steps else train.steps for train in both]
+    plans = [planned_steps(train) for train in both]
+    if plans[0] == plans[1] and (one.anneal.steps or other.anneal.steps):
+        return min(ends)
+    return min(*ends, *(stable_steps(t, plan) for t, plan in zip(both, plans, strict=True)))

@@ -198,7 +198,11 @@ def describe(cls: type, where: str = "") -> list[tuple[str, str, str, str]]:
             if make is not dataclasses.MISSING:
                 default = make()
             kind = field.metadata.get("type_name") or _type_name(hint)
-            rows.append((key, kind, json.dumps(default), field.metadata["doc"]))
+            said = "none" if _is_required(field) else json.dumps(default)
+            rows.append((key, kind, said, field.metadata["doc"]))
+            (each, *_) = typing.get_args(hint) or (None,)
+            if typing.get_origin(hint) is list and dataclasses.is_dataclass(each):
+                rows += describe(typing.cast(type, each), f"{key}[]")
     return rows
 
 

@@ -25,11 +25,11 @@ _HOOKS: list[Hook] = []
 """Of the runs that are trained meanwhile."""
 
 
-def train(config: dict, *, fresh: bool = False) -> None:
+def train(config: dict, *, fresh: bool = False, anneal: int = 0) -> None:
     """As tools/pretrain.py does with ``config`` in a file."""
     parsed = from_dict(RunConfig, config)
     check(parsed)
-    pretrain(parsed, fresh=fresh, hooks=list(_HOOKS))
+    pretrain(parsed, fresh=fresh, hooks=list(_HOOKS), anneal=anneal)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from gam_scale.plan.estimate import Estimate, cheapest, engines
 from gam_scale.plan.gpus import GIVEN, KNOWN, RESERVED, Gpu, find_gpu, given_gpu, this_cpu
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import CATEGORIES
+from gam_scale.plan.stages import StagePlan, fullest, stage_jobs, stage_plans
 from gam_scale.plan.timing import LAUNCH_S, MATMUL_SHARE, MEMORY_SHARE, SCAN_SHARE
 from gam_scale.report.table import Table
 
@@ -41,12 +42,13 @@ def main() -> None:
     if config.model.vocab_size == 0:
         args.vocabulary_is_assumed = True
         config.model.vocab_size = PrepareSpec.vocab_size
-    job = Job.of(config, args.nodes, args.gpus_per_node)
+    whole = Job.of(config, args.nodes, args.gpus_per_node)
+    job = fullest(stage_jobs(whole))
     rows, best = engines(job, gpu, args.matmul_share), cheapest(job, gpu, args.matmul_share)
     if args.json:
-        print(json.dumps(as_json(job, gpu, rows, best, args), indent=1))
+        print(json.dumps(as_json(whole, job, gpu, rows, best, args), indent=1))
     else:
-        print_plan(job, gpu, rows, best, args)
+        print_plan(whole, job, gpu, rows, best, args)
 
 
 def hardware(args: argparse.Namespace, config: RunConfig) -> Gpu:
@@ -91,9 +93,13 @@ def parse() -> argparse.Namespace:
 
 
 def print_plan(
-    job: Job, gpu: Gpu, rows: list[Estimate], best: Estimate, args: argparse.Namespace
+    whole: Job, job: Job, gpu: Gpu, rows: list[Estimate], best: Estimate, args: argparse.Namespace
 ) -> None:
-    """What is planned, memory, traffic and time of every engine, the cheapest settings."""
+    """What is planned, memory, traffic and time of every engine, the cheapest settings.
+
+    Args:
+        whole: the run; ``job`` is its fullest stage.
+    """
     config = job.config
     model, train = config.model, config.train
     kinds = ", ".join(dict.fromkeys(model.layer_kinds()))
@@ -124,6 +130,8 @@ def print_plan(
         )
     for note in notes(job, gpu, args):
         print(f"note: {note}")
+    if whole.config.train.stages:
+        print_stages(stage_plans(whole, Estimate("", job, gpu, args.matmul_share)), job)
     print(
         f"\nGiB per GPU at its fullest, train.recompute {train.recompute}, {job.micro_batches} "
         f"micro-batches of {job.micro_rows}  (* configured)"
@@ -133,7 +141,24 @@ def print_plan(
     if job.config.parallel.context > 1:
         print("(sequences: between the ranks that share them, inside the layers)")
     print_time(rows)
-    print_choice(best, job, args)
+    print_choice(whole, best, job, args)
+
+
+def print_stages(plans: list[StagePlan], job: Job) -> None:
+    """One line a stage under the configured engine; all that follows is of the fullest."""
+    print("\nstages under the configured engine (> the fullest: what follows is of it)")
+    columns = ["", "steps", "sequences", "tokens each", "GiB", "step, ms", "tokens/s", "hours"]
+    lines = []
+    for number, plan in enumerate(plans, 1):
+        stage, e = plan.stage, plan.estimate
+        mark = ">" if e.job.config == job.config else " "
+        cells = [f"{n:,}" for n in (stage.steps, stage.global_batch_size, stage.seq_len)]
+        cells += [f"{e.memory.total / GIB:.2f}", f"{e.step_seconds * 1e3:,.2f}"]
+        cells += [f"{e.tokens_per_second:,.0f}", f"{plan.seconds / 3600:,.3g}"]
+        lines.append([f"{mark}{number}", *cells])
+    print(Table("", columns, lines))
+    tokens, hours = (sum(p.stage.tokens for p in plans), sum(p.seconds for p in plans) / 3600)
+    print(f"the run: {tokens:,} tokens in {hours:,.3g} hours")
 
 
 def print_memory(rows: list[Estimate], job: Job) -> None:
@@ -164,7 +189,7 @@ def print_time(rows: list[Estimate]) -> None:
     print(Table("", ["", *columns, "computing", "sending", "step", "tokens/s"], lines))
 
 
-def print_choice(best: Estimate, job: Job, args: argparse.Namespace) -> None:
+def print_choice(whole: Job, best: Estimate, job: Job, args: argparse.Namespace) -> None:
     """The cheapest settings and what they cost, or that none fits."""
     total = f"{best.memory.total / GIB:.2f} GiB"
     if best.fits:
@@ -176,7 +201,7 @@ def print_choice(best: Estimate, job: Job, args: argparse.Namespace) -> None:
     for change in changes(best.job, job) or ["(as configured)"]:
         print(f"  {change}")
     if args.price is not None:
-        costs = cost(best, args.price).items()
+        costs = cost(whole, best, args.price).items()
         print("cost: " + ", ".join(f"{name} {usd:,.4g} USD" for name, usd in costs))
 
 
@@ -234,18 +259,21 @@ def changes(chosen: Job, job: Job) -> list[str]:
     return found
 
 
-def cost(estimate: Estimate, price: float) -> dict[str, float]:
+def cost(whole: Job, estimate: Estimate, price: float) -> dict[str, float]:
     """USD of a million tokens and, where train.steps says how long it is, of the run."""
     per_token = estimate.gpu_seconds_per_token * price / 3600
     costs = {"a million tokens": per_token * 1e6}
-    steps = estimate.job.config.train.steps
-    if steps:
+    steps = whole.config.train.steps
+    if whole.config.train.stages:
+        seconds = sum(plan.seconds for plan in stage_plans(whole, estimate))
+        costs[f"{steps:,} steps"] = seconds * whole.world_size * price / 3600
+    elif steps:
         costs[f"{steps:,} steps"] = per_token * estimate.tokens * steps
     return costs
 
 
 def as_json(
-    job: Job, gpu: Gpu, rows: list[Estimate], best: Estimate, args: argparse.Namespace
+    whole: Job, job: Job, gpu: Gpu, rows: list[Estimate], best: Estimate, args: argparse.Namespace
 ) -> dict[str, Any]:
     """The same figures: bytes, seconds, FLOPs."""
     plan = {
@@ -266,8 +294,14 @@ def as_json(
         "engines": [estimate_as_json(e, job) for e in rows],
         "cheapest" if best.fits else "nearest": estimate_as_json(best, job),
     }
+    if whole.config.train.stages:
+        plan["stages"] = [
+            dataclasses.asdict(p.stage)
+            | {"memory": p.estimate.memory.total, "step_seconds": p.estimate.step_seconds}
+            for p in stage_plans(whole, Estimate("", job, gpu, args.matmul_share))
+        ]
     if args.price is not None:
-        plan["cost_usd"] = cost(best, args.price)
+        plan["cost_usd"] = cost(whole, best, args.price)
     return plan
 
 

@@ -36,6 +36,15 @@ def main() -> int:
     parser.add_argument("--config", metavar="FILE", help="the run's JSON config")
     cli.add_overrides(parser)
     parser.add_argument("--fresh", action="store_true", help="start over: remove the earlier run")
+    parser.add_argument(
+        "--anneal-now",
+        type=cli.count(1),
+        default=0,
+        metavar="STEPS",
+        help="begin the learning rate's decay now, at the newest checkpoint (or that of "
+        "checkpoint.branch_of), linear over STEPS with which the run ends; where a job trains the "
+        "run: echo STEPS > RUN_DIR/anneal-now",
+    )
     parser.add_argument("--help-config", action="store_true", help="list every setting and stop")
     parser.add_argument(
         "--stopped-status",
@@ -52,12 +61,15 @@ def main() -> int:
         return 0
     if args.config is None:
         raise UserError("--config is missing; expected a JSON file such as configs/quickstart.json")
+    if args.fresh and args.anneal_now:
+        raise UserError("--anneal-now needs the run that --fresh removes; expected one of them")
     stop = StopRequest()  # in the seconds, too, in which torch and the engine are imported
     try:
         from gam_scale.config import load_config
         from gam_scale.train.pretrain import pretrain
 
-        finished = pretrain(load_config(args.config, args.overrides), fresh=args.fresh)
+        config = load_config(args.config, args.overrides)
+        finished = pretrain(config, fresh=args.fresh, anneal=args.anneal_now)
     finally:
         stop.close()
     return 0 if finished else args.stopped_status

@@ -5,6 +5,7 @@ A config file is JSON with the sections of :class:`RunConfig`.
 
 from gam_scale.config.load import load_config
 from gam_scale.config.sections import (
+    AnnealConfig,
     CheckpointConfig,
     DataConfig,
     DataSetConfig,
@@ -12,12 +13,14 @@ from gam_scale.config.sections import (
     LogConfig,
     ParallelConfig,
     RunConfig,
+    StageConfig,
     TrainConfig,
 )
 from gam_scale.model.config import ModelConfig
 from gam_scale.model.short_form import AttentionConfig, GAMConfig, MambaConfig, MemoryConfig
 
 __all__ = [  # what others read from here
+    "AnnealConfig",
     "AttentionConfig",
     "CheckpointConfig",
     "DataConfig",
@@ -30,6 +33,7 @@ __all__ = [  # what others read from here
     "ModelConfig",
     "ParallelConfig",
     "RunConfig",
+    "StageConfig",
     "TrainConfig",
     "load_config",
 ]

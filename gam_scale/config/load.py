@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gam_scale.config.rules import check
 from gam_scale.config.sections import RunConfig
+from gam_scale.config.stages import with_steps
 from gam_scale.strict import apply_overrides, from_dict, read_json
 
 
@@ -14,6 +15,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: in one sentence, before anything else is loaded.
     """
-    config = from_dict(RunConfig, apply_overrides(read_json(path), overrides))
+    config = with_steps(from_dict(RunConfig, apply_overrides(read_json(path), overrides)))
     check(config)
     return config

@@ -1,5 +1,7 @@
 """Which settings of a run go together."""
 
+from dataclasses import replace
+
 from gam_scale.config.axes import Axes
 from gam_scale.config.sections import (
     CheckpointConfig,
@@ -8,6 +10,7 @@ from gam_scale.config.sections import (
     RunConfig,
     TrainConfig,
 )
+from gam_scale.config.stages import planned_steps, stages_of
 from gam_scale.errors import UserError
 
 
@@ -22,6 +25,8 @@ def check(config: RunConfig) -> None:
     _check_start(config.checkpoint)
     _check_sets(config.data)
     _check_steps(config.train)
+    if config.train.stages:
+        _check_stages(config)
 
 
 def check_ranks(config: RunConfig, world_size: int) -> None:
@@ -70,6 +75,7 @@ def _check_carry_state(config: RunConfig) -> None:
         "model.position learned": (config.model.position == "learned", "none or rotary"),
         f"parallel.context {config.parallel.context}": (config.parallel.context > 1, "1"),
         f"{len(config.data.sets)} data.sets": (len(config.data.sets) > 1, "one set"),
+        "train.stages": (bool(config.train.stages), "none"),
         "train.spike_ratio": (config.train.spike_ratio > 0, "0, since it leaves out text"),
     }
     for what, (is_there, expected) in refused.items():
@@ -105,10 +111,48 @@ def _check_steps(train: TrainConfig) -> None:
             f"train.steps is {train.steps} and train.epochs is {train.epochs:g}; expected exactly "
             "one of them above 0"
         )
-    if train.steps and train.warmup_steps > train.steps:
+    steps, anneal = planned_steps(train), train.anneal
+    if train.steps and train.warmup_steps > steps:
         raise UserError(
-            f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps "
-            f"{train.steps}"
+            f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps {steps}"
+        )
+    if anneal.steps and anneal.from_step + anneal.steps != train.steps:
+        raise UserError(
+            f"train.anneal begins at {anneal.from_step} and has {anneal.steps} steps but "
+            f"train.steps is {train.steps}; expected their sum"
+        )
+
+
+def _check_stages(config: RunConfig) -> None:
+    train, longest, ranks = config.train, config.data.seq_len, config.parallel.context
+    steps = sum(one.steps for one in train.stages)
+    if train.epochs:
+        raise UserError(
+            f"train.epochs is {train.epochs:g} beside train.stages, which have steps of their own; "
+            "expected epochs 0"
+        )
+    if steps != planned_steps(train):
+        raise UserError(
+            f"train.stages have {steps} steps in all but train.steps is {planned_steps(train)}; "
+            "expected the same, or train.steps 0"
+        )
+    stages = stages_of(replace(config, train=replace(train, steps=steps)))  # to come as well
+    for i, stage in enumerate(stages):
+        length, where = stage.seq_len, f"train.stages[{i}].seq_len is {stage.seq_len}"
+        if longest % length:
+            raise UserError(
+                f"{where}, which does not divide data.seq_len {longest}; expected a divisor"
+            )
+        if length % ranks:
+            raise UserError(
+                f"{where}, which parallel.context {ranks} does not divide; expected a multiple"
+            )
+        shared = f", cut over parallel.context {ranks} ranks,"
+        config.model.check_length(length // ranks, f"{where}{shared * (ranks > 1)}")
+    if all(stage.seq_len < longest for stage in stages):
+        raise UserError(
+            f"no stage of train.stages has data.seq_len {longest}; expected data.seq_len "
+            f"{max(stage.seq_len for stage in stages)}, that of the longest"
         )
 
 

@@ -5,7 +5,7 @@ settings go together is in rules.py. ``python tools/pretrain.py --help-config`` 
 setting, its default and what it means.
 """
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any, Literal
 
 from gam_scale.model.config import ModelConfig
@@ -49,6 +49,53 @@ class DataConfig:
 
 
 @dataclass
+class StageConfig:
+    """Some of a run's steps, with a length, a batch and a mix of data of their own."""
+
+    steps: int = option(MISSING, "optimizer steps of the stage", above=0)
+    seq_len: int = option(
+        0,
+        "tokens of context per training sequence, a divisor of data.seq_len; 0: data.seq_len",
+        at_least=0,
+        at_most=LONGEST,
+    )
+    global_batch_size: int = option(
+        0,
+        "sequences per optimizer step over all ranks; 0: train.global_batch_size",
+        at_least=0,
+        at_most=LONGEST,
+    )
+    micro_batch_size: int = option(
+        0,
+        "most sequences per rank and forward pass; 0: train.micro_batch_size",
+        at_least=0,
+        at_most=WIDEST,
+    )
+    weights: dict[str, float] = option(
+        {},
+        "shares of training sequences by set, named by its path or the last part of that; a set "
+        "that is not named keeps its weight in data.sets; 0: the set is not read in this stage",
+        at_least=0,
+    )
+
+
+@dataclass
+class AnnealConfig:
+    """A decay that was asked for while a run trained, noted by the run itself (run/anneal.py)."""
+
+    from_step: int = option(0, "steps done when it began", at_least=0)
+    steps: int = option(
+        0,
+        "steps of the decay, linear to min_lr_ratio, with which the run ends; 0: none. Written by "
+        "a run that pretrain.py --anneal-now, or a file anneal-now in its directory, asked for it",
+        at_least=0,
+    )
+    of_steps: int = option(
+        0, "train.steps before, which the rates up to from_step follow", at_least=0
+    )
+
+
+@dataclass
 class TrainConfig:
     """Optimisation: what updates parameters, a schedule, batches, precision."""
 
@@ -60,6 +107,13 @@ class TrainConfig:
     micro_batch_size: int = option(
         8, "most sequences per rank and forward pass", at_least=1, at_most=WIDEST
     )
+    stages: list[StageConfig] = option(
+        [],
+        "stretches of the run that each have steps, seq_len, batch and weights of data of their "
+        "own, in order; none: all steps are alike. Their steps make train.steps, the longest has "
+        "data.seq_len, which validation, horizons and positions go by. Each set goes on in a "
+        "stage where the one before left it. A resumed run may change stages that are to come",
+    )
     optimizer: str = option(
         "adamw", "what updates parameters, a name that gam_scale/parallel/optimizer.py lists"
     )
@@ -69,6 +123,7 @@ class TrainConfig:
         "cosine", "after warm-up: cosine decay, warmup-stable-decay (linear end), or constant"
     )
     warmup_steps: int = option(100, "linear warm-up", at_least=0)
+    anneal: AnnealConfig = section(AnnealConfig, "a decay begun on demand")
     decay_ratio: float = option(0.2, "share of steps in which wsd decays", at_least=0, at_most=1)
     beta1: float = option(0.9, "AdamW's first moment", at_least=0, below=1)
     beta2: float = option(0.95, "AdamW's second moment", at_least=0, below=1)

@@ -5,11 +5,16 @@ O(1), so that any rank of any world size, before or after a restart, computes th
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
 MIX_PERIOD = 10_000  # draws after which a mixture's pattern repeats: shares are exact to 0.01%
 SPANS_PER_WINDOW = 8
+GROUP, GROUPS = 256, 16
+"""Blocks of a set that a stage of shorter sequences cuts together, at most, and such groups that
+a small set has at least. Batches are of so many places of the text; where another length follows,
+less than a group is passed over."""
 _ROUNDS = 8
 
 
@@ -136,6 +141,36 @@ class Lanes:
         return step % self.length == 0
 
 
+class Pieces:
+    """The order in which shorter sequences are cut from the blocks that the longest ones are.
+
+    A set's blocks come one after another without end, epoch behind epoch. Whoever reads them in
+    pieces takes a group of blocks, all their first pieces, then all their second ones: so a batch
+    has as many places of the text as one of whole blocks, and each piece comes once. What reads on
+    afterwards begins with the first block of which nothing was read, but for what a group had left.
+
+    Args:
+        first: the block that the first piece is of.
+        pieces: of a block; 1: blocks are read whole.
+        group: blocks that are cut together; of no consequence with one piece.
+    """
+
+    def __init__(self, first: int, pieces: int, group: int) -> None:
+        assert pieces >= 1 and group >= 1
+        self.first, self.pieces = first, pieces
+        self.group = group if pieces > 1 else 1
+
+    def __call__(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For draws of the set, from 0: the block of each, and which piece of it."""
+        group, inside = np.divmod(np.asarray(draws, np.int64), self.group * self.pieces)
+        piece, block = np.divmod(inside, self.group)
+        return self.first + group * self.group + block, piece
+
+    def after(self, draws: int) -> int:
+        """The block that is read next where ``draws`` pieces were."""
+        return self.first + -(-draws // (self.group * self.pieces)) * self.group
+
+
 class Mix:
     """Which data set each draw of a mixture comes from: a seeded pattern of ``MIX_PERIOD`` slots.
 
@@ -159,6 +194,55 @@ class Mix:
         period, slot = np.divmod(np.asarray(n, np.int64), MIX_PERIOD)
         sets = self._sets[slot]
         return sets, period * self.counts[sets] + self._draws[slot]
+
+    def totals(self, n: int) -> np.ndarray:
+        """How many of the first ``n`` draws are of each set."""
+        periods, slots = divmod(n, MIX_PERIOD)
+        return periods * self.counts + np.bincount(self._sets[:slots], minlength=len(self.counts))
+
+
+class StageOrder:
+    """Which set, block and piece of it each sample of one stage is, samples counted from 0.
+
+    Args:
+        weights: of the sets, which mix as :class:`Mix` says; 0: not read.
+        seed: of the run.
+        begins: by set, the block that the stage reads first.
+        pieces: that a block is cut into.
+        blocks: by set, how many it has.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float],
+        seed: int,
+        begins: np.ndarray,
+        pieces: int,
+        blocks: np.ndarray,
+    ) -> None:
+        self.pieces, self._begins = pieces, begins
+        self._sets = np.flatnonzero(weights)
+        self.mix = Mix([weights[s] for s in self._sets.tolist()], derive_seed(seed, "mix"))
+        self._cuts = [
+            Pieces(int(begins[s]), pieces, max(1, min(GROUP, int(blocks[s]) // GROUPS)))
+            for s in self._sets
+        ]
+
+    def __call__(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each sample: its set, the block in the set's endless row of them, and the piece."""
+        mixed, draws = self.mix(samples)
+        blocks, pieces = np.empty_like(draws), np.empty_like(draws)
+        for i, cut in enumerate(self._cuts):
+            here = mixed == i
+            blocks[here], pieces[here] = cut(draws[here])
+        return self._sets[mixed], blocks, pieces
+
+    def after(self, samples: int) -> np.ndarray:
+        """By set, the block that is read next where so many samples were."""
+        begins, totals = self._begins.copy(), self.mix.totals(samples).tolist()
+        for s, cut, drawn in zip(self._sets, self._cuts, totals, strict=True):
+            begins[s] = cut.after(drawn)
+        return begins
 
 
 def _scramble(x: np.ndarray) -> np.ndarray:

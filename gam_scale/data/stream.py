@@ -8,11 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from gam_scale.config import DataSetConfig, TrainConfig
-from gam_scale.data.order import MIX_PERIOD, Lanes, Mix, Shuffle, derive_seed
+from gam_scale.config import DataSetConfig
+from gam_scale.config.stages import Stage
+from gam_scale.data.order import MIX_PERIOD, Lanes, Mix, Shuffle, StageOrder, derive_seed
 from gam_scale.data.packing import Batch, Documents, make_batch, num_sequences
 from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
@@ -51,12 +53,29 @@ def open_split(
     return splits
 
 
+class BatchSizes(Protocol):
+    """How many sequences a step has, as ``train`` of a config says it, and each stage."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Over all ranks."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """At most, per rank and forward pass."""
+
+
 class TrainStream:
     """The endless stream of training sequences (samples), numbered from 0.
 
     Which tokens sample n holds depends on the sets, their weights, the seed, the sequence length
     and n, and on nothing else. A set is read in a new order in every epoch of its own; within an
     epoch each of its sequences comes exactly once, a ragged last one included.
+
+    With ``stages`` samples are numbered from 0 in each of them. ``seq_len`` is that of the longest
+    then; shorter sequences are cut from longer ones
+    (:class:`~gam_scale.data.order.Pieces`), and each stage reads on in
+    every set where the one before stopped. What a stage reads depends on those before it alone.
 
     With ``rows`` above 0 the only set is read in order instead, in so many :class:`Lanes`: sample
     n + rows goes on where sample n ends. What does not fill a sequence in every lane is left out.
@@ -74,6 +93,7 @@ class TrainStream:
         seed: int,
         shuffle_tokens: int,
         rows: int = 0,
+        stages: Sequence[Stage] = (),
     ) -> None:
         assert len(splits) == len(weights) > 0
         assert not rows or len(splits) == 1
@@ -86,6 +106,16 @@ class TrainStream:
         self._lengths = np.array([num_sequences(split.tokens, seq_len) for split in splits])
         self._mix = Mix(list(weights), derive_seed(seed, "mix"))
         self.lanes = _lanes(self.splits[0], seq_len, rows, seed) if rows else None
+        self._orders = self._orders_of(stages, weights)
+
+    def _orders_of(self, stages: Sequence[Stage], weights: Sequence[float]) -> list[StageOrder]:
+        begins = np.zeros_like(self._lengths)
+        orders: list[StageOrder] = []
+        for stage in stages:
+            pieces = self.seq_len // stage.seq_len
+            orders.append(StageOrder(stage.weights, self.seed, begins, pieces, self._lengths))
+            begins = orders[-1].after(stage.steps * stage.global_batch_size)
+        return orders or [StageOrder(weights, self.seed, begins, 1, self._lengths)]
 
     @property
     def epoch_sequences(self) -> int:
@@ -109,36 +139,68 @@ class TrainStream:
             parts["rows"] = self.lanes.rows
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For sample numbers: the set of each, and which of the set's sequences it is."""
+    def locate(self, samples: np.ndarray, stage: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """For sample numbers of a stage: the set of each, and which of the set's sequences it is.
+
+        Sequences are those of the stage's own length.
+        """
         if self.lanes:
             return np.zeros_like(samples), self.lanes(samples)
-        sets, draws = self._mix(samples)
-        epochs, position = np.divmod(draws, self._lengths[sets])
+        order = self._orders[stage]
+        sets, blocks, pieces = order(samples)
+        epochs, position = np.divmod(blocks, self._lengths[sets])
         sequences = np.empty_like(position)
         window = max(1, self.shuffle_tokens // self.seq_len)
         for s, epoch in np.unique(np.stack([sets, epochs], axis=1), axis=0).tolist():
             here = (sets == s) & (epochs == epoch)
             shuffle = Shuffle(int(self._lengths[s]), window, derive_seed(self.seed, s, epoch))
             sequences[here] = shuffle(position[here])
+        if order.pieces > 1:
+            sequences = self._cut(sets, sequences, pieces, order.pieces)
         return sets, sequences
 
-    def sequences(self, start: int, count: int) -> list[np.ndarray]:
-        """The token ids of samples ``start`` to ``start + count``: ``seq_len + 1``, or fewer."""
-        sets, sequences = self.locate(np.arange(start, start + count))
+    def _cut(
+        self, sets: np.ndarray, blocks: np.ndarray, pieces: np.ndarray, n_pieces: int
+    ) -> np.ndarray:
+        """The numbers of pieces of blocks, each cut into ``n_pieces``, among their sets' pieces."""
+        length = self.seq_len // n_pieces
+        short = np.array([num_sequences(split.tokens, length) for split in self.splits])
+        # The ragged last block may lack pieces: those that it has come again instead.
+        there = np.minimum(n_pieces, short[sets] - blocks * n_pieces)
+        return blocks * n_pieces + pieces % there
+
+    def length(self, stage: int = 0) -> int:
+        """Tokens of the sequences of a stage."""
+        return self.seq_len // self._orders[stage].pieces
+
+    def sequences(self, start: int, count: int, stage: int = 0) -> list[np.ndarray]:
+        """The token ids of a stage's samples ``start`` to ``start + count``.
+
+        Each has one id more than its length, for the last target; a set's last one may have fewer.
+        """
+        sets, sequences = self.locate(np.arange(start, start + count), stage)
+        length = self.length(stage)
         return [
-            _read_sequence(self.splits[s], i, self.seq_len, self.splits[s].tokens)
+            _read_sequence(self.splits[s], i, length, self.splits[s].tokens)
             for s, i in zip(sets.tolist(), sequences.tolist(), strict=True)
         ]
 
+    def epochs(self, stages: Sequence[Stage]) -> float:
+        """How often the first set is read in these stages."""
+        read = 0.0
+        for stage in stages:
+            share = 1.0 if self.lanes else stage.weights[0] / sum(stage.weights)
+            read += share * stage.steps * stage.global_batch_size * stage.seq_len / self.seq_len
+        return read / (self.lanes.length * self.lanes.rows if self.lanes else int(self._lengths[0]))
 
-def n_micro_batches(config: TrainConfig, world_size: int) -> int:
+
+def n_micro_batches(config: BatchSizes, world_size: int) -> int:
     """Forward passes of each rank per optimizer step (gradient accumulation)."""
     most_rows = -(-config.global_batch_size // world_size)
     return -(-most_rows // config.micro_batch_size)
 
 
-def micro_batch_rows(rows: int, config: TrainConfig, world_size: int) -> list[int]:
+def micro_batch_rows(rows: int, config: BatchSizes, world_size: int) -> list[int]:
     """How many of a rank's ``rows`` each of its micro-batches has."""
     n_micro = n_micro_batches(config, world_size)
     cuts = [rows * i // n_micro for i in range(n_micro + 1)]
@@ -148,12 +210,13 @@ def micro_batch_rows(rows: int, config: TrainConfig, world_size: int) -> list[in
 def micro_batches(
     stream: TrainStream,
     step: int,
-    config: TrainConfig,
+    config: BatchSizes,
     rank: int,
     world_size: int,
     first_sample: int = 0,
+    stage: int = 0,
 ) -> list[Batch]:
-    """This rank's share of optimizer step ``step`` (from 0), cut into micro-batches.
+    """This rank's share of optimizer step ``step`` (from 0) of a stage, cut into micro-batches.
 
     The global batch is samples ``[step * G, (step + 1) * G)``, from ``first_sample`` on, at any
     world size. Ranks take contiguous rows, as equal as can be, in the same number of micro-batches
@@ -163,13 +226,13 @@ def micro_batches(
     assert 0 <= rank < world_size
     first = first_sample + step * config.global_batch_size
     begin, end = (config.global_batch_size * r // world_size for r in (rank, rank + 1))
-    sequences = stream.sequences(first + begin, end - begin)
+    sequences = stream.sequences(first + begin, end - begin, stage)
     rows, nothing = iter(sequences), [np.empty(0, np.int64)]
     goes_on = stream.lanes is not None
     return [
         make_batch(
             list(itertools.islice(rows, n)) or nothing,
-            stream.seq_len,
+            stream.length(stage),
             stream.bos_id,
             stream.documents,
             goes_on=goes_on,

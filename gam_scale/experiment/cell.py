@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from gam_scale.config import RunConfig
+from gam_scale.config.stages import mean_over_tokens, total_tokens
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.model.lm import LanguageModel, outline
@@ -110,14 +111,12 @@ class Cell(ABC):
     @property
     def tokens(self) -> float:
         """Trained on: whole steps, or to within a step where the config counts epochs."""
-        train = self.config.train
-        tokens = train.steps * train.global_batch_size * self.config.data.seq_len
-        return tokens or train.epochs * self.epoch_tokens
+        return total_tokens(self.config) or self.config.train.epochs * self.epoch_tokens
 
     @cached_property
     def flops(self) -> float:
         """Of training: three forward passes a token, counted from the model, head included."""
-        forward = self.model.flops_per_token(self.config.data.seq_len)
+        forward = mean_over_tokens(self.config, self.model.flops_per_token)
         return FORWARD_AND_BACKWARD * forward * self.tokens
 
     @property

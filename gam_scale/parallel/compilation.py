@@ -9,6 +9,7 @@ import torch._functorch.config as functorch_config
 from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
+from gam_scale import pulse
 from gam_scale.errors import UserError, one_line
 
 logger = logging.getLogger("gam_scale")
@@ -78,6 +79,7 @@ class Compilation:
     # One method for all functions: torch compiles functions that differ in their backend apart.
     def _counted(self, *args: Any) -> Any:
         self.graphs += 1
+        pulse.beat()  # a stage of longer sequences compiles all of them anew: no hang
         backend = self.backend
         compile_graph = lookup_backend(backend) if isinstance(backend, str) else backend
         assert compile_graph is not None
@@ -85,7 +87,9 @@ class Compilation:
         with functorch_config.patch(
             backward_pass_autocast=BACKWARD_AUTOCAST, force_non_lazy_backward_lowering=True
         ):
-            return compile_graph(*args)
+            compiled = compile_graph(*args)
+        pulse.beat()
+        return compiled
 
     def _fail(self, error: Exception) -> None:
         cause = getattr(error, "inner_exception", error)  # what a backend met

@@ -72,9 +72,10 @@ class DeepSpeedStrategy(Strategy):
 
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
         """See :meth:`Strategy.backward`."""
+        # Not counted by the engine: stages of a run differ in how many micro-batches a step has.
+        self.engine.set_gradient_accumulation_boundary(last)
         loss = self.engine(*batch)
         self.engine.backward(loss * (scale * self.undo_average), scale_wrt_gas=False)
-        assert last == self.engine.is_gradient_accumulation_boundary()
         if not last:
             self.engine.step()  # between boundaries this only counts the micro-batch
         return loss.detach()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.config import ModelConfig, RunConfig
+from gam_scale.config.stages import stages_of
 from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
 from gam_scale.hardware.compiler import can_compile
@@ -19,10 +20,11 @@ def engine_config(config: RunConfig, readers: int) -> dict[str, Any]:
         UserError: ``parallel.deepspeed`` sets what the rest of the config decides otherwise, or
             names a module that is not there.
     """
-    train, stage = config.train, config.parallel.zero_stage
+    train, stage, stages = config.train, config.parallel.zero_stage, stages_of(config)
     options: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": n_micro_batches(train, readers),
+        # Of the stages' most; the strategy itself says where a step ends.
+        "train_micro_batch_size_per_gpu": max(one.micro_batch_size for one in stages),
+        "gradient_accumulation_steps": max(n_micro_batches(one, readers) for one in stages),
         # Stage 0 in fp32 would neither clip nor report a norm: there both are ours.
         "gradient_clipping": 0.0 if stage == 0 else train.grad_clip,
         "zero_optimization": {"stage": stage},

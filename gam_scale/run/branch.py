@@ -6,7 +6,7 @@ from gam_scale.checkpoint.store import load_config_of
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.run.directory import RunDir
-from gam_scale.schedule import stable_steps
+from gam_scale.schedule import shared_steps, stable_steps
 
 
 def branch_checkpoint(config: RunConfig, data: str) -> Path:
@@ -36,10 +36,9 @@ def branch_checkpoint(config: RunConfig, data: str) -> Path:
 
 def newest_shared(trunk: RunDir, config: RunConfig) -> Path | None:
     """The newest checkpoint of ``trunk`` that is a state of ``config``'s run as well."""
-    last = stable_steps(config.train, config.train.steps)
     for step in reversed(trunk.checkpoints.steps()):
         path = trunk.checkpoints.path(step)
         saved = load_config_of(path).train  # its steps may have been others than the run's now
-        if step <= min(last, stable_steps(saved, saved.steps)):
+        if step <= shared_steps(config.train, saved):
             return path
     return None

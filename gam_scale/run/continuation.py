@@ -46,8 +46,8 @@ def continuation(
     """How a run of ``config`` begins with the checkpoint in ``folder`` of another.
 
     Its steps, schedule and metrics count from 0. It reads on where the other run stopped if the
-    stream is the same one (sets, shares, seed, packing; the batch may be another), else its own
-    stream from the start.
+    stream is the same one (sets, shares, seed, packing; the batch may be another) and neither run
+    has stages, else its own stream from the start.
 
     Returns:
         The state to begin with, and what to tell people of it.
@@ -71,7 +71,8 @@ def continuation(
     saved, optimizer = load_state(folder), CanonicalTensors(folder).has_states
     state = TrainState(optimizer_steps=saved.optimizer_steps)
     kept = ["weights", *(["optimizer"] if optimizer else [])]
-    if saved.data_fingerprint == stream.fingerprint():
+    staged = config.train.stages or load_config_of(folder).train.stages
+    if saved.data_fingerprint == stream.fingerprint() and not staged:
         batches = saved.step + saved.left_out
         state.first_sample = saved.first_sample
         state.first_sample += batches * load_config_of(folder).train.global_batch_size

@@ -13,7 +13,13 @@ from gam_scale.errors import UserError
 from gam_scale.files import is_leftover, read_regular, remove_leftovers, write_bytes, write_json
 from gam_scale.run.metrics_file import JsonLines
 from gam_scale.run.restarts import begun_by_this_job, note_begin, restart_number
-from gam_scale.run.settings import MAY_CHANGE, differences, rewritten_past
+from gam_scale.run.settings import (
+    MAY_CHANGE,
+    differences,
+    is_of_stages,
+    rewritten_past,
+    same_stages,
+)
 from gam_scale.strict import read_json, shown, to_dict
 
 logger = logging.getLogger("gam_scale")
@@ -44,6 +50,8 @@ class RunDir:
         self.jobs = self.path / "jobs"
         self.cache = self.path / "cache"
         self.continued = self.path / "continued.json"
+        self.anneal = self.path / "anneal.json"
+        self.anneal_now = self.path / "anneal-now"
         self.checkpoints = CheckpointStore(self.path / "checkpoints")
 
     def open(self, config: RunConfig, *, fresh: bool, data: str = "") -> None:
@@ -169,6 +177,9 @@ class RunDir:
         """
         different, newest = differences(read_json(self.config), config), self.checkpoints.latest()
         may_change: tuple[str, ...] = MAY_CHANGE
+        done = (self.checkpoints.steps() or [0])[-1]
+        if any(map(is_of_stages, different)) and same_stages(self.config, config, done):
+            may_change += ("train.stages",)
         other_sets = data and any(key.startswith("data.sets") for key in different)
         if other_sets and newest and load_state(newest).data_fingerprint == data:
             may_change += ("data.sets",)

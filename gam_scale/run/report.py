@@ -5,11 +5,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import median
 from typing import Any
 
 from gam_scale.config import RunConfig
+from gam_scale.config.stages import stages_of
 from gam_scale.files import write_bytes
 from gam_scale.model.lm import LanguageModel, outline, stack_name
 from gam_scale.model.mixers.static import StaticMemory
@@ -48,11 +49,12 @@ def write_report(run_dir: str | Path) -> Path:
     summary |= time_spent.figures() if (time_spent := goodput(RunDir(run_dir))) else {}
     summary |= read_summary(run_dir / "summary.json") if finished else {}
     parts: list[Part] = [] if finished else [_progress(config, lines)]
-    parts += [*_key_figures(summary), *_remarks(summary)]
+    parts += [*_key_figures(summary), *_remarks(config, summary)]
     parts += [*_figures(lines, summary), *_layers(run_dir)]
     parts += _samples(_written(run_dir) | {"": summary.get("sample")})
     facts = [_training(summary), _setup(config, model, summary)]
     parts.append(Beside([table for table in facts if table.rows]))
+    parts += [table for table in [_stages(config)] if table.rows]
     parts += [*_explanations(model, summary), Folded("Every setting", json.dumps(config, indent=2))]
     page = Page(run_dir.resolve().name, _in_words(model, summary), parts)
     path = run_dir / "report.html"
@@ -139,9 +141,13 @@ def _key_figures(summary: dict[str, Any]) -> list[Part]:
     return [KeyFigures(figures)] if figures else []
 
 
-def _remarks(summary: dict[str, Any]) -> list[Part]:
-    """What was not validated, and what the run took over from another and does otherwise."""
+def _remarks(config: dict[str, Any], summary: dict[str, Any]) -> list[Part]:
+    """What was not validated, what the run does otherwise than planned, and than one before it."""
     remarks: list[Part] = []
+    anneal = config.get("train", {}).get("anneal") or {"steps": 0}
+    if anneal["steps"]:
+        words = f"from step {anneal['from_step']:,} on, over {anneal['steps']:,} steps"
+        remarks.append(Note(f"The learning rate came down on demand {words}."))
     if summary.get("validated") == []:
         remarks.append(
             Note("Nothing was validated: no data set of this run has a validation split.")
@@ -267,6 +273,25 @@ def _setup(config: dict[str, Any], model: LanguageModel, summary: dict[str, Any]
         ("Code version", "code_version", str),
     ]
     return _facts("Setup", summary | known, names)
+
+
+def _stages(config: dict[str, Any]) -> Table:
+    """What the run's steps were, where they were not all alike."""
+    read: RunConfig = from_dict(RunConfig, config)
+    names = [PurePath(entry.path).name for entry in read.data.sets]
+    columns = ["", "Steps", "Sequences a step", "Tokens each", "Tokens"]
+    mixed = len(names) > 1
+    rows = []
+    for number, stage in enumerate(stages_of(read) if read.train.stages else [], 1):
+        counts = stage.steps, stage.global_batch_size, stage.seq_len
+        row = [str(number), *(f"{n:,}" for n in counts), large(stage.tokens)]
+        shares = [
+            f"{n} {w / sum(stage.weights):.0%}"
+            for n, w in zip(names, stage.weights, strict=True)
+            if w
+        ]
+        rows.append([*row, *([", ".join(shares)] if mixed else [])])
+    return Table("Stages", [*columns, *(["Text"] if mixed else [])], rows)
 
 
 def _explanations(model: LanguageModel, summary: dict[str, Any]) -> list[Part]:

@@ -1,15 +1,18 @@
 """Which settings a resumed run may change, and whether it may be made longer or shorter."""
 
+from pathlib import Path
 from typing import Any
 
 from gam_scale.config import RunConfig
+from gam_scale.config.stages import first_steps
 from gam_scale.former import in_todays_terms
-from gam_scale.schedule import learning_rate, stable_steps
-from gam_scale.strict import merged, to_dict
+from gam_scale.schedule import learning_rate, shared_steps
+from gam_scale.strict import merged, read_record, to_dict
 
 MAY_CHANGE = (
     "train.steps",
     "train.epochs",
+    "train.anneal",
     "train.micro_batch_size",
     "train.compile",
     "train.recompute",
@@ -32,6 +35,22 @@ def differences(before: dict[str, Any], now: RunConfig) -> dict[str, tuple[Any, 
     return _differences(old, to_dict(now), "")
 
 
+def is_of_stages(key: str) -> bool:
+    """Whether a setting, by dotted key, says what the stages of a run are."""
+    return key.startswith("train.stages")
+
+
+def same_stages(saved: Path, now: RunConfig, step: int) -> bool:
+    """Whether the first ``step`` steps are of the same stages in two configs of a run.
+
+    Args:
+        saved: file of the one before.
+        now: the one to go on with.
+        step: steps that the run has done.
+    """
+    return first_steps(read_record(RunConfig, saved), step) == first_steps(now, step)
+
+
 def rewritten_past(saved: RunConfig, step: int, now: RunConfig) -> str:
     """Why the steps that a run has done are no part of a run of ``now``; empty where they are.
 
@@ -42,8 +61,7 @@ def rewritten_past(saved: RunConfig, step: int, now: RunConfig) -> str:
             done may depend on how many there are in all.
     """
     before, after = saved.train, now.train
-    shared = min(stable_steps(before, before.steps), stable_steps(after, after.steps))
-    if after.steps == before.steps or step <= shared:
+    if after.steps == before.steps or step <= shared_steps(before, after):
         return ""
     last = learning_rate(before, step - 1, before.steps)
     following = learning_rate(after, step, after.steps)

@@ -20,7 +20,7 @@ from gam_scale.train.batches import Batches
 from gam_scale.train.metrics import Throughput
 from gam_scale.train.step import StepResult, count_targets, train_step
 
-Outcome = Literal["finished", "stopped", "spiked"]
+Outcome = Literal["finished", "stopped", "spiked", "annealing"]
 Due = Literal["line", "save", "best"]
 
 
@@ -42,7 +42,7 @@ class Hook:
                 line             the figures of a line that is due
                 saves            the state of a checkpoint that is due
             over                 all that the step brought about is done
-        leave                    the run is finished, stopped or rolls back (``loop.outcome``)
+        leave                    the run ends, stops, rolls back or anneals (``loop.outcome``)
         end                      in any case, an error included, the last hook first
 
     ``doing`` comes whenever the loop, or a hook, begins what may take long.
@@ -214,7 +214,7 @@ class Loop:
             n_targets=n_targets,
             transfer=self.batches.transfer,
         )
-        sequences = state.sequences + train.global_batch_size
+        sequences = state.sequences + self.batches.stage(state.step).global_batch_size
         self.state = replace(state, step=state.step + 1, sequences=sequences)
         for hook in self.hooks:
             hook.after_step(self, result)

@@ -87,7 +87,7 @@ class StepMetrics:
     A skipped step (its update was not applied) counts in speed and in ``skipped_steps`` only.
 
     Args:
-        flops_per_token: of a whole training step, forward and backward.
+        flops_per_token: of a whole training step, forward and backward, by its number from 1.
         peak_flops: of all ranks' devices together, in FLOP/s.
         bytes_per_token: UTF-8 bytes of text that one training token stands for, on average.
     """
@@ -97,7 +97,7 @@ class StepMetrics:
         world: World,
         clock: Throughput,
         *,
-        flops_per_token: float,
+        flops_per_token: Callable[[int], float],
         peak_flops: float,
         bytes_per_token: float,
     ) -> None:
@@ -110,11 +110,12 @@ class StepMetrics:
 
     def _start_line(self, counts: Counts) -> None:
         self._tally = Tally(self._world.device, counts)
-        self._processed_tokens = 0
+        self._processed_tokens, self._processed_flops = 0, 0.0
 
     def add(self, step: int, loss_sum: Tensor, n_targets: int, grad_norm: Tensor) -> None:
         """One optimizer step; see :meth:`Tally.add`."""
         self._processed_tokens += n_targets
+        self._processed_flops += n_targets * self._flops_per_token(step)
         self._tally.add(step, loss_sum, n_targets, grad_norm)
 
     def counts(self) -> Counts:
@@ -154,7 +155,7 @@ class StepMetrics:
             "lr": lr,
             "grad_norm": _ratio(counts.norm_sum, counts.steps),
             "tokens_per_s": tokens_per_s if trained else None,
-            "mfu": tokens_per_s * self._flops_per_token / self._peak_flops if trained else None,
+            "mfu": _ratio(self._processed_flops, seconds) / self._peak_flops if trained else None,
             "memory_bytes": peak_memory_bytes(self._world.device),
             "data_wait": _ratio(waited, seconds),
             "seconds": self.clock.seconds,

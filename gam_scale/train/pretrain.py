@@ -11,11 +11,13 @@ from functools import partial
 import torch
 
 from gam_scale.checkpoint.state import TrainState
-from gam_scale.config import RunConfig
+from gam_scale.config import AnnealConfig, RunConfig
 from gam_scale.config.rules import check, check_ranks
+from gam_scale.config.stages import stages_of, total_tokens, with_steps
 from gam_scale.data.stream import TrainStream
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
+from gam_scale.files import write_json
 from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
@@ -24,10 +26,12 @@ from gam_scale.parallel.build import build_strategy
 from gam_scale.parallel.optimizer import parameter_groups, state_bytes
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
+from gam_scale.run.anneal import find_anneal, note_anneal, with_anneal
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import note_start
 from gam_scale.run.lock import RunLock
 from gam_scale.run.restarts import count_start
+from gam_scale.strict import to_dict
 from gam_scale.train.batches import Batches
 from gam_scale.train.hooks.sampling import check_prompt
 from gam_scale.train.hooks.standard import standard_hooks
@@ -47,7 +51,9 @@ MANY_EPOCHS = 40
 """Repeating data more often than that is worth a warning."""
 
 
-def pretrain(config: RunConfig, *, fresh: bool, hooks: Sequence[Hook] = ()) -> bool:
+def pretrain(
+    config: RunConfig, *, fresh: bool, hooks: Sequence[Hook] = (), anneal: int = 0
+) -> bool:
     """Train ``config`` to its end, resuming what its run directory holds.
 
     Args:
@@ -55,6 +61,8 @@ def pretrain(config: RunConfig, *, fresh: bool, hooks: Sequence[Hook] = ()) -> b
         fresh: start over where the run directory holds an earlier run; a job that its scheduler
             restarts goes on with what it began itself.
         hooks: of the caller, on top of those that every run has; see :class:`Hook`.
+        anneal: above 0: begin the decay now, at the newest checkpoint, over so many steps, with
+            which the run ends.
 
     Returns:
         Whether the run is finished; if not, a signal stopped it and its state is saved.
@@ -75,7 +83,9 @@ def pretrain(config: RunConfig, *, fresh: bool, hooks: Sequence[Hook] = ()) -> b
             RunLock(config.log.run_dir) if world.is_main else nullcontext() as lock,
         ):
             try:
-                finished = _pretrain(config, world, stop, watchdog, lock, fresh=fresh, hooks=hooks)
+                finished = _pretrain(
+                    config, world, stop, watchdog, lock, fresh=fresh, hooks=hooks, anneal=anneal
+                )
                 ranks.release()
                 return finished
             except Stopped:
@@ -105,15 +115,21 @@ def _pretrain(
     *,
     fresh: bool,
     hooks: Sequence[Hook],
+    anneal: int,
 ) -> bool:
     run = RunDir(config.log.run_dir, *([lock.check] if lock is not None else []))
     data = open_data(config, config.data.cache_dir or str(run.cache))
     config = resolve(config, data.tokenizer, data.stream)
+    decay = AnnealConfig()
+    if not (fresh and run.is_to_go()):
+        decay = agreed(world, partial(find_anneal, run, config, anneal))
+    config = with_anneal(config, decay)
     agreed(world, partial(check_start, run, config, data, fresh=fresh))
     stop.check(world)
     fingerprint = data.stream.fingerprint()
     agreed(world, partial(_open, run, config, fingerprint, fresh=fresh))
     setup_logging(run.path, world.rank)
+    agreed(world, partial(note_anneal, run, decay))
     if config.parallel.preflight:
         watchdog.at(0, "checking the ranks")
         size = _checkpoint_bytes(config)
@@ -166,8 +182,9 @@ def _open(run: RunDir, config: RunConfig, data: str, *, fresh: bool) -> None:
 
 def _train(session: Session, state: TrainState) -> Outcome:
     """From ``state`` to the run's end or to a signal; what is due at its very end is not done."""
-    run, config, strategy, stop = session.run, session.config, session.strategy, session.stop
+    run, strategy, stop = session.run, session.strategy, session.stop
     while True:
+        config = session.config
         run.check_lock()  # a log drops the lines past its start
         is_main, steps = strategy.world.is_main, config.train.steps
         with MetricLog(run.path, config, is_main, steps, state.logged_step, state.step) as log:
@@ -178,9 +195,12 @@ def _train(session: Session, state: TrainState) -> Outcome:
             outcome = loop.run()
         if outcome == "stopped":
             logger.info("stopped by a signal at step %d; the same command resumes", loop.state.step)
-        if outcome != "spiked":
+        if outcome == "annealing":
+            session, state = _anneal(session)
+        elif outcome == "spiked":
+            state = _roll_back(session, loop.state)
+        else:
             return outcome
-        state = _roll_back(session, loop.state)
 
 
 def _roll_back(session: Session, spiked: TrainState) -> TrainState:
@@ -189,6 +209,19 @@ def _roll_back(session: Session, spiked: TrainState) -> TrainState:
     left_out = spiked.left_out + spiked.step - state.step
     logger.warning("back to step %d, leaving out %d batches", state.step, spiked.step - state.step)
     return replace(state, left_out=left_out)
+
+
+def _anneal(session: Session) -> tuple[Session, TrainState]:
+    """The session and its state as a start with ``--anneal-now`` would have them from here on."""
+    run, world = session.run, session.strategy.world
+    decay = agreed(world, partial(find_anneal, run, session.config))
+    agreed(world, partial(note_anneal, run, decay))
+    session = replace(session, config=with_anneal(session.config, decay))
+    session.saver.config = session.config
+    if world.is_main:
+        run.check_lock()
+        write_json(run.config, to_dict(session.config))
+    return session, start_or_resume(run, session.config, session.strategy, session.data)
 
 
 def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> RunConfig:
@@ -208,7 +241,7 @@ def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> Run
         steps = math.ceil(train.epochs * stream.epoch_sequences / train.global_batch_size)
         train = replace(train, steps=steps, epochs=0.0)
     model = replace(config.model.at_length(config.data.seq_len), vocab_size=vocab_size)
-    config = replace(config, model=model, train=train)
+    config = with_steps(replace(config, model=model, train=train))
     check(config)
     check_prompt(config, tokenizer)
     return config
@@ -226,16 +259,15 @@ def _whether_to_compile(config: RunConfig, world: World) -> bool:
 
 
 def _announce(config: RunConfig, world: World, data: RunData) -> None:
-    tokens = config.train.steps * config.train.global_batch_size * config.data.seq_len
-    epochs = config.train.steps * config.train.global_batch_size / data.stream.epoch_sequences
+    stages = stages_of(config)
+    batches = [f"{s.steps} steps of {s.global_batch_size} x {s.seq_len} tokens" for s in stages]
+    epochs = data.stream.epochs(stages)
     logger.info(
-        "%s model, %s parameters; %d steps of %d sequences of %d tokens (%.3g tokens, %.2f epochs)",
+        "%s model, %s parameters; %s (%.3g tokens, %.2f epochs)",
         " + ".join(dict.fromkeys(config.model.layer_kinds())),
         f"{outline(config.model).n_parameters():,}",
-        config.train.steps,
-        config.train.global_batch_size,
-        config.data.seq_len,
-        tokens,
+        ", then ".join(batches),
+        total_tokens(config),
         epochs,
     )
     if epochs > MANY_EPOCHS:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gam_scale.config import DataSetConfig, RunConfig
+from gam_scale.config.stages import stages_of
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.data.tokenizer import Tokenizer
@@ -34,6 +35,7 @@ def open_data(config: RunConfig, cache: str) -> RunData:
         config.train.seed,
         config.data.shuffle_tokens,
         config.train.global_batch_size if config.data.carry_state else 0,
+        stages_of(config),
     )
     valid = _open_validation(config.data.sets, train, cache)
     return RunData(train, valid, stream, train[0].load_tokenizer())

@@ -11,6 +11,7 @@ from gam_scale import __version__
 from gam_scale.checkpoint.load import load_trained
 from gam_scale.checkpoint.state import load_state
 from gam_scale.checkpoint.store import load_config_of, resolve
+from gam_scale.config.stages import mean_over_tokens
 from gam_scale.evaluate.loss import perplexity
 from gam_scale.files import write_json
 from gam_scale.generate import Sampling, generate
@@ -141,7 +142,7 @@ def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
         **{key: _over(max, lines, key) for key in WATERMARKS},
         "tokens": last.get("tokens", state.metrics.get("tokens")),
         "parameters": model.n_parameters(),
-        "flops_per_token": 3.0 * model.flops_per_token(config.data.seq_len),
+        "flops_per_token": 3.0 * mean_over_tokens(config, model.flops_per_token),
         "engine": config.parallel.engine,
     }
 

@@ -140,3 +140,20 @@ def test_the_nearest_where_nothing_fits(plan):
     figures = ("--set", "model.d_model=32768", "--set", "model.n_layers=120")
     done = plan(*figures, "--gpu", "rtx4090")
     assert "nothing fits; nearest is" in done.out
+
+
+def test_stages_are_planned_by_the_fullest_and_their_times_added(plan):
+    stages = [{"steps": 600, "seq_len": 64}, {"steps": 400, "micro_batch_size": 16}]
+    small = ("--set", "model.n_layers=1", "--set", "model.d_model=64", "--json")
+    staged = json.loads(plan(*small, "--set", f"train.stages={json.dumps(stages)}").out)
+    changes = ("data.seq_len=64", "train.micro_batch_size=16")
+    alone = [json.loads(plan(*small, "--set", each).out) for each in changes]
+    rows = [next(e for e in one["engines"] if e["configured"]) for one in alone]
+    for stage, row in zip(staged["stages"], rows, strict=True):
+        assert stage["memory"] == row["memory"]["total"]
+        assert stage["step_seconds"] == row["step_seconds"]
+    assert rows[1]["memory"]["total"] > rows[0]["memory"]["total"]
+    assert staged["engines"] == alone[1]["engines"], "what is planned is not the fullest stage"
+    done = plan(*small[:-1], "--set", f"train.stages={json.dumps(stages)}", "--price", 2)
+    hours = sum(s["steps"] * r["step_seconds"] for s, r in zip(stages, rows, strict=True)) / 3600
+    assert f"in {hours:,.3g} hours" in done.out and "1,000 steps" in done.out

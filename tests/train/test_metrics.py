@@ -35,7 +35,9 @@ def metrics(now: Clock) -> StepMetrics:
 
 def make(now: Clock, world: World = ALONE) -> StepMetrics:
     clock = Throughput("cpu", now)
-    return StepMetrics(world, clock, flops_per_token=50.0, peak_flops=2000.0, bytes_per_token=4.0)
+    return StepMetrics(
+        world, clock, flops_per_token=lambda _: 50.0, peak_flops=2000.0, bytes_per_token=4.0
+    )
 
 
 def test_a_line_is_the_token_weighted_mean_of_its_steps(metrics, now):

@@ -36,8 +36,8 @@ class Saving(Hook):
                 self._save(loop, is_best="best" in loop.asked)
 
     def leave(self, loop: Loop) -> None:
-        """Save what a signal stops; commit what is under way."""
-        if loop.outcome == "stopped":
+        """Save what a signal stops, or where a decay begins; commit what is under way."""
+        if loop.outcome in ("stopped", "annealing"):
             self._save(loop, is_best=False)
         self._saver.finish()
 

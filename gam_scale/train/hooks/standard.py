@@ -3,8 +3,10 @@
 import logging
 from functools import partial
 
+from gam_scale.config.stages import stage_number, stages_of
 from gam_scale.hardware.peak import device_peak_flops
 from gam_scale.model.lm import outline
+from gam_scale.train.hooks.annealing import Annealing
 from gam_scale.train.hooks.carrying import Carrying
 from gam_scale.train.hooks.evaluation import Evaluation
 from gam_scale.train.hooks.first_step import FirstStep
@@ -20,6 +22,7 @@ from gam_scale.train.hooks.sampling import Samples
 from gam_scale.train.hooks.saving import Saving
 from gam_scale.train.hooks.skips import CountedSkips
 from gam_scale.train.hooks.spikes import Spikes
+from gam_scale.train.hooks.stages import Stages
 from gam_scale.train.hooks.stopping import Stopping
 from gam_scale.train.loop import Hook
 from gam_scale.train.metrics import StepMetrics, Throughput
@@ -45,6 +48,7 @@ def standard_hooks(session: Session, log: MetricLog) -> list[Hook]:
         StepProfile(profile),
         Garbage(),
         Stopping(stop),
+        Annealing(run),
         Spikes(),
         Carrying(),
         FirstStep(lines),
@@ -56,6 +60,7 @@ def standard_hooks(session: Session, log: MetricLog) -> list[Hook]:
         lines,
         CountedSkips(lines),
         Saving(session.saver),
+        Stages(),
     ]
 
 
@@ -64,10 +69,12 @@ def _metrics(session: Session, clock: Throughput) -> StepMetrics:
     peak = device_peak_flops(world.device, config.train.precision)
     logger.info("peak %.0f GFLOP/s per rank (%s)", peak.flops / 1e9, peak.source)
     text_bytes = sum(split.info.bytes for split in train)
+    stages, model = stages_of(config), outline(config.model)
+    flops = [3.0 * model.flops_per_token(stage.seq_len) for stage in stages]
     return StepMetrics(
         world,
         clock,
-        flops_per_token=3.0 * outline(config.model).flops_per_token(config.data.seq_len),
+        flops_per_token=lambda step: flops[stage_number(stages, step - 1)],
         peak_flops=peak.flops * world.world_size,
         bytes_per_token=text_bytes / sum(split.tokens for split in train),
     )

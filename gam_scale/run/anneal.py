@@ -1,0 +1,107 @@
+"""A decay that begins when somebody asks for it, and ends the run.
+
+Asked for by ``pretrain.py --anneal-now STEPS`` at a start, or, while a job trains, by a file
+``anneal-now`` in its run directory that holds the number of steps. It begins at the newest
+checkpoint; anneal.json notes where, so that every later start follows the same rates.
+"""
+
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from gam_scale.checkpoint.state import load_state
+from gam_scale.checkpoint.store import load_config_of
+from gam_scale.config import AnnealConfig, RunConfig
+from gam_scale.config.stages import planned_steps
+from gam_scale.errors import UserError
+from gam_scale.files import read_regular, write_json
+from gam_scale.run.directory import RunDir
+from gam_scale.schedule import learning_rate
+from gam_scale.strict import read_record, shown
+
+logger = logging.getLogger("gam_scale")
+
+
+def requested(run: RunDir) -> int:
+    """Steps that the file ``anneal-now`` asks for, 0 without one; what is no number is removed."""
+    if not run.anneal_now.exists():
+        return 0
+    text = read_regular(run.anneal_now).decode(errors="replace").strip()
+    if text.isdecimal() and 0 < int(text) < 10**12:
+        return int(text)
+    logger.warning("%s has %s; expected a number of steps", run.anneal_now, shown(text))
+    run.anneal_now.unlink(missing_ok=True)
+    return 0
+
+
+def find_anneal(run: RunDir, config: RunConfig, asked: int = 0) -> AnnealConfig:
+    """The decay that the run has begun, or begins at its newest checkpoint; none: of 0 steps.
+
+    Args:
+        run: its directory.
+        config: complete.
+        asked: steps, on the command line; else the file may ask.
+
+    Raises:
+        UserError: it is asked for, but there is no checkpoint, or the rate is at its end already.
+    """
+    steps = asked or requested(run)
+    asks = "--anneal-now" if asked else str(run.anneal_now)
+    if run.anneal.exists():
+        begun: AnnealConfig = read_record(AnnealConfig, run.anneal)
+        if steps not in (0, begun.steps):
+            said = "a decay of %d steps is asked for, but one of %d goes on since step %d"
+            logger.warning(said, steps, begun.steps, begun.from_step)
+        return begun
+    if not steps:
+        return AnnealConfig()
+    checkpoint = run.checkpoints.latest() or _of_trunk(config)
+    if checkpoint is None:
+        raise UserError(
+            f"{asks}: {run.path} has no checkpoint to begin a decay at; expected a run that "
+            "has saved one, or checkpoint.branch_of such a run"
+        )
+    step, saved = load_state(checkpoint).step, load_config_of(checkpoint).train
+    anneal = AnnealConfig(from_step=step, steps=steps, of_steps=planned_steps(saved))
+    rate = learning_rate(saved, step, saved.steps)
+    if rate <= saved.lr * saved.min_lr_ratio:
+        raise UserError(
+            f"{asks}: the learning rate of {checkpoint} has come down to {rate:.1e} already; "
+            "expected a checkpoint from before the end of its decay"
+        )
+    return anneal
+
+
+def with_anneal(config: RunConfig, anneal: AnnealConfig) -> RunConfig:
+    """The config of a run with a decay: it ends with that, and keeps the checkpoint before it."""
+    if not anneal.steps:
+        return config
+    step = anneal.from_step
+    train = replace(config.train, anneal=anneal, steps=step + anneal.steps)
+    kept = sorted({*config.checkpoint.keep_steps, step})
+    checkpoint = replace(config.checkpoint, keep_steps=kept)
+    return replace(config, train=train, checkpoint=checkpoint)
+
+
+def note_anneal(run: RunDir, anneal: AnnealConfig) -> None:
+    """Have all later starts of the run follow it; what asked for it is done."""
+    if anneal.steps:
+        if not run.anneal.exists():
+            run.check_lock()
+            write_json(run.anneal, asdict(anneal))
+            said = "the learning rate comes down from step %d over %d steps, with which it ends"
+            logger.info(said, anneal.from_step, anneal.steps)
+        run.anneal_now.unlink(missing_ok=True)
+
+
+def _of_trunk(config: RunConfig) -> Path | None:
+    """The newest checkpoint of ``checkpoint.branch_of`` from before a decay of its own."""
+    if not config.checkpoint.branch_of:
+        return None
+    trunk = RunDir(config.checkpoint.branch_of)
+    for step in reversed(trunk.checkpoints.steps()):
+        path = trunk.checkpoints.path(step)
+        anneal = load_config_of(path).train.anneal
+        if not anneal.steps or step <= anneal.from_step:
+            return path
+    return None
