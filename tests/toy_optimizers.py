@@ -1,7 +1,6 @@
 """Optimizers whose states have odd shapes and dtypes, to be had as ``train.optimizer``."""
 
 import math
-from dataclasses import replace
 
 import torch
 
@@ -93,4 +92,3 @@ def toys(policy):
 
 
 OPTIMIZERS["toys"] = toys
-OPTIMIZERS["whole_adamw"] = lambda policy: replace(ADAMW, elementwise=False)

@@ -28,6 +28,8 @@ from gam_scale.report.table import Table
 
 GIB = 2**30
 COLUMNS = {"parameters": "params", "gradients": "grads", "activations": "activ."}
+NAMED = ("sequences", "matrices")
+"""What is sent that has a column of its own, whatever the operation."""
 
 
 def main() -> None:
@@ -140,6 +142,8 @@ def print_plan(
     print("\none step: GB sent by each GPU (all-reduce, all-gather, reduce-scatter), milliseconds")
     if job.config.parallel.context > 1:
         print("(sequences: between the ranks that share them, inside the layers)")
+    if job.update.sent:
+        print("(matrices: gradients to those that step them whole, what comes of them back)")
     print_time(rows)
     print_choice(whole, best, job, args)
 
@@ -176,13 +180,13 @@ def print_memory(rows: list[Estimate], job: Job) -> None:
 def print_time(rows: list[Estimate]) -> None:
     """One line an engine: traffic by collective, then where the time goes."""
     operations = {"all_reduce": "reduce", "all_gather": "gather", "reduce_scatter": "scatter"}
-    is_shared = any(c.what == "sequences" for e in rows for c in e.collectives)
-    columns = [*operations.values(), *(["sequences"] if is_shared else [])]
+    named = [n for n in NAMED if any(c.what == n for e in rows for c in e.collectives)]
+    columns = [*operations.values(), *named]
     lines = []
     for e in rows:
         sent = dict.fromkeys(columns, 0.0)
         for c in e.collectives:
-            sent["sequences" if c.what == "sequences" else operations[c.op]] += c.sent / 1e9
+            sent[c.what if c.what in named else operations[c.op]] += c.sent / 1e9
         seconds = [e.compute_seconds, e.communication_seconds, e.step_seconds]
         cells = [f"{gb:.4g}" for gb in sent.values()] + [f"{s * 1e3:,.2f}" for s in seconds]
         lines.append([f" {e.label}", *cells, f"{e.tokens_per_second:,.0f}"])
@@ -222,6 +226,12 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
         found.append(
             f"{share:.1%} of the FLOPs are products that stay in fp32, taken at "
             f"{teraflops(gpu, 'fp32')}"
+        )
+    if job.update.flops:
+        share = job.update.flops * job.world_size / (estimate.flops + estimate.extra_flops)
+        found.append(
+            f"train.optimizer {config.train.optimizer} adds products of {share:.1%} of the FLOPs, "
+            "by the rank that has most of them"
         )
     with_kernels = dict.fromkeys(layer.kind for layer in layers if layer.kernel)
     if with_kernels and config.parallel.context == 1:

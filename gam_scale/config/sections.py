@@ -115,8 +115,12 @@ class TrainConfig:
         "stage where the one before left it. A resumed run may change stages that are to come",
     )
     optimizer: str = option(
-        "adamw", "what updates parameters, a name that gam_scale/parallel/optimizer.py lists"
+        "adamw",
+        "what updates parameters; adamw; muon: matrices of hidden layers by momentum that is made "
+        "orthogonal, so that lr and weight_decay serve it as they do AdamW, which updates all "
+        "others: embeddings, head, norms, biases, convolutions, gates and horizons",
     )
+    muon_momentum: float = option(0.95, "Muon's momentum, of Nesterov's kind", at_least=0, below=1)
     lr: float = option(3e-4, "peak learning rate", above=0)
     min_lr_ratio: float = option(0.0, "last learning rate over lr", at_least=0, at_most=1)
     schedule: Literal["cosine", "wsd", "constant"] = option(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 Decay = Literal["always", "all", "never"]
-Role = Literal["matrix", "vector", "embedding", "head"]
+Role = Literal["matrix", "gate", "vector", "embedding", "head"]
 Precision = Literal["any", "fp32"]
 
 EMBEDDING_STD = 0.02
@@ -37,8 +37,9 @@ class Policy:
 
     init: Rule
     role: Role
-    """What it is to an optimizer: a matrix between hidden states, a vector (whatever its shape, it
-    acts on each channel alone), an embedding's or the head's rows."""
+    """What it is to an optimizer: a matrix between hidden states, a gate's (it opens paths, or says
+    how fast or how strongly a memory forgets and writes), a vector (whatever its shape, it acts on
+    each channel alone), an embedding's or the head's rows."""
     decay: Decay
     """Whether weight decay pulls it towards zero: always; with ``train.decay`` all only; or never.
     """
@@ -48,6 +49,9 @@ class Policy:
     is not seen for a hundred steps."""
     lr: float = 1.0
     """Of the run's learning rate."""
+    stack: tuple[int, ...] = ()
+    """Rows of each of the matrices that stand in it one above the other; none: it is one matrix.
+    What is to be orthogonal is each of them."""
 
 
 def ones(module: nn.Module, value: Tensor, draw: Draw) -> None:
@@ -102,10 +106,15 @@ def position_rows(module: nn.Module, value: Tensor, draw: Draw) -> None:
 
 
 MATRIX = Policy(linear_weight, "matrix", "always")
-GATE_MATRIX = replace(MATRIX, decay="all")
+GATE_MATRIX = replace(MATRIX, role="gate", decay="all")
 TO_RESIDUAL = replace(MATRIX, init=residual_weight)
 ONLY_TO_RESIDUAL = replace(MATRIX, init=only_residual_weight)
 BIAS = Policy(linear_bias, "vector", "all")
+
+
+def stacked(*rows: int) -> Policy:
+    """Of a projection to several things: matrices of as many ``rows`` each."""
+    return replace(MATRIX, stack=rows)
 
 
 def policy_of(module: nn.Module, name: str) -> Policy:

@@ -15,6 +15,10 @@ Group = dict[str, Any]
 """A group of parameters as torch's optimizers take it: ``params``, and settings of its own."""
 
 
+def _none(shape: Sequence[int], stack: Sequence[int]) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """One of torch's optimizers, or one like them, and what must be known of it beforehand."""
@@ -28,6 +32,12 @@ class Algorithm:
     """Whether elements are stepped each by itself, so that an engine may show it any part of a
     parameter: every state then has the parameter's shape, or is one number that is the same for all
     parameters that were stepped as often. Others are shown whole parameters."""
+    flops: Callable[[Sequence[int], Sequence[int]], float] = _none
+    """Of a step of a parameter of a shape and a stack of matrices (see
+    :attr:`gam_scale.model.policy.Policy.stack`), in matrix products."""
+    additive: bool = False
+    """Whether what it adds to a parameter does not depend on it, but for decoupled weight decay. Of
+    parameters that an engine has cut, gradients alone are then sent to be stepped whole."""
 
     def check(self, shape: Sequence[int]) -> None:
         """What it declares of a parameter of this shape can be cut and saved."""

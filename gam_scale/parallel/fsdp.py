@@ -40,7 +40,7 @@ class FSDPStrategy(Strategy):
         offloads = config.parallel.offload == "parameters"
         module.to_empty(device="cpu" if offloads else world.device)
         self.optimizer = build_optimizer(module, config)
-        self.optimizer.cut(self._pieces(), self.mesh.get_group("shard"))
+        self.optimizer.cut(self._pieces(), self.mesh.get_group("shard"), world.device)
 
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
         """See :meth:`Strategy.backward`."""

@@ -15,14 +15,16 @@ from gam_scale.errors import UserError
 from gam_scale.model.lm import outline
 from gam_scale.model.policy import Policy, policies
 from gam_scale.parallel.algorithm import ADAMW, Algorithm, Group, check_kept
+from gam_scale.parallel.muon import MUON
 from gam_scale.parallel.whole import Piece, WholeStepper, owners_of
 
 
 class GroupedOptimizer(torch.optim.Optimizer):
     """Steps each group of parameters by the group's own algorithm.
 
-    Each group has beside what torch knows: its ``algorithm``; ``names`` and whole ``shapes`` of its
-    parameters in the model; ``lr_multiplier``, of the run's learning rate.
+    Each group has beside what torch knows: its ``algorithm``; of its parameters ``names`` in the
+    model, whole ``shapes`` and ``stacks`` of matrices (see
+    :attr:`gam_scale.model.policy.Policy.stack`); ``lr_multiplier``, of the run's learning rate.
 
     Attributes:
         found_inf: not 0 where the next step is to change nothing; a scalar on the device.
@@ -46,8 +48,9 @@ class GroupedOptimizer(torch.optim.Optimizer):
                 continue
             number = group["number"]
             stepper, found_inf = self._steppers[number], self.found_inf
-            # Fused kernels leave everything as it was where this is not 0: no host waits.
-            if not stepper.defaults.get("fused") and found_inf is not None:
+            # Some leave everything as it was where this is not 0, as fused kernels: no host waits.
+            able = getattr(stepper, "_step_supports_amp_scaling", False)  # torch's name for that
+            if not able and found_inf is not None:
                 if bool(found_inf):
                     continue
                 found_inf = None
@@ -71,20 +74,22 @@ class GroupedOptimizer(torch.optim.Optimizer):
             group.setdefault(name, default)
         return stepper
 
-    def cut(self, pieces: Iterable[Piece], ranks: dist.ProcessGroup) -> None:
+    def cut(self, pieces: Iterable[Piece], ranks: dist.ProcessGroup, device: torch.device) -> None:
         """Say that an engine has cut the parameters; called by all ranks that share them.
 
         Args:
             pieces: of all parameters, this rank's.
             ranks: those that have the others.
+            device: that computes and sends, wherever the pieces are.
         """
         its = {piece.name: piece for piece in pieces}
         groups = [group for group in self.param_groups if not group["algorithm"].elementwise]
         parts = [[its[name] for name in group["names"]] for group in groups]
         # Over all groups: many small ones would else all begin with the first rank.
-        owners = owners_of((piece for part in parts for piece in part), ranks.size())
+        owners = owners_of(groups, ranks.size())
         for group, part in zip(groups, parts, strict=True):
-            self._whole[group["number"]] = WholeStepper(group, part, owners, ranks, self._train)
+            whole = WholeStepper(group, part, owners, ranks, device, self._train)
+            self._whole[group["number"]] = whole
 
     def algorithms(self) -> dict[str, Algorithm]:
         """By a parameter's name."""
@@ -116,7 +121,10 @@ def _initial(parameter: Tensor, state: StateSpec) -> Tensor:
     return state.made(parameter.device)
 
 
-OPTIMIZERS: dict[str, Callable[[Policy], Algorithm]] = {"adamw": lambda policy: ADAMW}
+OPTIMIZERS: dict[str, Callable[[Policy], Algorithm]] = {
+    "adamw": lambda policy: ADAMW,
+    "muon": lambda policy: MUON if policy.role == "matrix" else ADAMW,
+}
 """By ``train.optimizer``, what steps a parameter of this policy."""
 
 
@@ -139,7 +147,7 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
         config: of the run.
 
     Raises:
-        UserError: there is no such optimizer, or it cannot be offloaded.
+        UserError: there is no such optimizer, or it cannot be offloaded to files.
     """
     kind = config.train.optimizer
     if kind not in OPTIMIZERS:
@@ -150,14 +158,17 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
     for name, policy in policies(model):
         algorithm, decays = OPTIMIZERS[kind](policy), policy.decay in decaying
         algorithm.check(shapes[name])
-        if not algorithm.elementwise and config.parallel.offload != "none":
+        assert not policy.stack or sum(policy.stack) == shapes[name][0], name
+        if not algorithm.elementwise and config.parallel.offload_dir:
             raise UserError(
-                f"parallel.offload is {config.parallel.offload}, but train.optimizer {kind} needs "
-                f"whole parameters; expected none, or {' or '.join(_elementwise(model))}"
+                f"parallel.offload_dir is {config.parallel.offload_dir}, but what train.optimizer "
+                f"{kind} keeps of whole parameters cannot be in files; expected no folder, or "
+                f"{' or '.join(_elementwise(model))}"
             )
         empty = {
             "names": [],
             "shapes": [],
+            "stacks": [],
             "algorithm": algorithm,
             "weight_decay": config.train.weight_decay if decays else 0.0,
             "lr": config.train.lr * policy.lr,
@@ -166,6 +177,7 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
         group = groups.setdefault((not decays, policy.lr, algorithm), empty)
         group["names"].append(name)
         group["shapes"].append(shapes[name])
+        group["stacks"].append(policy.stack)
     return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
 
 

@@ -62,7 +62,7 @@ class DeepSpeedStrategy(Strategy):
             assert world.axes.holders == dist.get_world_size(zero.dp_process_group)
             parts = zero_shards.flats(module, zero, self.stage, world.rank)
             pieces = [piece for _, pieces in parts for piece in pieces]
-            self.optimizer.cut(pieces, zero.dp_process_group)
+            self.optimizer.cut(pieces, zero.dp_process_group, world.device)
         self.clipping: zero_lean.Clipping | None = None
         if config.parallel.offload == "none":
             self._trim()

@@ -8,7 +8,7 @@ from gam_scale.plan.activations import FP32
 from gam_scale.plan.job import Job
 
 _PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
-Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "shift"]
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shift"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,9 @@ class Collective:
     """One kind of exchange, summed over a step."""
 
     op: Operation
-    what: Literal["gradients", "parameters", "sequences"]
-    # Of whole tensors, before scattering or after gathering; or of what is shifted.
+    what: Literal["gradients", "parameters", "sequences", "matrices"]
+    # Of whole tensors, before scattering or after gathering; of what all ranks have for others; or
+    # of what is shifted.
     bytes: float
     ranks: int  # in each group
     stride: int = 1  # from one rank of a group to the next
@@ -26,9 +27,12 @@ class Collective:
     def sent(self) -> float:
         """Bytes that each rank sends in a ring: (n - 1) / n of the tensor, all-reduce twice that.
 
-        That is the least any algorithm needs when links are all alike; a tree sends as much. A
-        shift goes from each rank to the next, and from the last one nowhere.
+        That is the least any algorithm needs when links are all alike; a tree sends as much. Where
+        all send to all, each has 1 / n of the tensors, and keeps 1 / n of that. A shift goes from
+        each rank to the next, and from the last one nowhere.
         """
+        if self.op == "all_to_all":
+            return self.bytes * (self.ranks - 1) / self.ranks**2
         if self.op == "shift":
             return self.bytes
         return _PASSES[self.op] * self.bytes * (self.ranks - 1) / self.ranks
@@ -44,7 +48,7 @@ def collectives(job: Job) -> list[Collective]:
     Stages 1 and 2 reduce each part of a bucket to the rank that owns it, which sends what a
     reduce-scatter does; whole buckets to all ranks with ``use_multi_rank_bucket_allreduce``.
     """
-    exchanges = [*_COLLECTIVES[job.engine](job), *_sequences(job)]
+    exchanges = [*_COLLECTIVES[job.engine](job), *_sequences(job), _matrices(job)]
     return [c for c in exchanges if c.ranks > 1 and c.bytes]
 
 
@@ -61,6 +65,13 @@ def _sequences(job: Job) -> Iterator[Collective]:
     yield Collective("all_gather", "sequences", total.all_gather, ranks)
     yield Collective("reduce_scatter", "sequences", total.reduce_scatter, ranks)
     yield Collective("shift", "sequences", total.shift, ranks)
+
+
+def _matrices(job: Job) -> Collective:
+    """Gradients of matrices go to those that step them whole, what comes of them back."""
+    return Collective(
+        "all_to_all", "matrices", job.update.sent, job.axes.holders if job.cuts else 1
+    )
 
 
 def overlaps(job: Job) -> bool:

@@ -12,7 +12,7 @@ from gam_scale.plan.activations import setting, work
 from gam_scale.plan.communication import Collective, collectives, overlaps
 from gam_scale.plan.gpus import Gpu
 from gam_scale.plan.job import Job
-from gam_scale.plan.memory import Memory, peak_memory, updated_bytes
+from gam_scale.plan.memory import Memory, kept_bytes, peak_memory, updated_bytes
 
 _RECOMPUTE = ("none", "selective", "full")  # from the fastest to the smallest
 _Key = tuple[float, int, float, int]
@@ -89,7 +89,8 @@ class Estimate:
             one = timing.layer(model, layer, run, self.gpu, self.share)
             total = total.plus(one, n)
         total = total.plus(timing.head(job.weights.head, model.d_model, run, self.gpu, self.share))
-        whole = timing.update(updated_bytes(job), job.kept, self.gpu)
+        sizes = updated_bytes(job), kept_bytes(job), job.update.flops
+        whole = timing.update(*sizes, run, self.gpu, self.share)
         return whole.plus(total, job.rows / job.micro_rows)
 
     @property
@@ -115,9 +116,11 @@ class Estimate:
     def step_seconds(self) -> float:
         """The longer of computing and communicating where they overlap, else their sum.
 
-        A layer waits for what the ranks of a sequence exchange in it: that overlaps with nothing.
+        A layer waits for what the ranks of a sequence exchange in it, and the optimizer for
+        matrices that it steps whole: that overlaps with nothing.
         """
-        waited = sum(self._seconds(c) for c in self.collectives if c.what == "sequences")
+        alone = ("sequences", "matrices")
+        waited = sum(self._seconds(c) for c in self.collectives if c.what in alone)
         busy = self.compute_seconds + waited
         sending = self.communication_seconds - waited
         return max(busy, sending) if overlaps(self.job) else busy + sending

@@ -10,10 +10,11 @@ from gam_scale.config.axes import Axes
 from gam_scale.config.rules import check_ranks
 from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
-from gam_scale.parallel.optimizer import parameter_groups, state_bytes
+from gam_scale.parallel.optimizer import parameter_groups
 from gam_scale.parallel.zero_config import engine_config, low_precision_modules
-from gam_scale.plan.activations import FP32, layer, setting, work
+from gam_scale.plan.activations import layer, setting, work
 from gam_scale.plan.trace import BlockTrace, Work
+from gam_scale.plan.update import Update
 from gam_scale.plan.weights import Weights
 
 
@@ -56,11 +57,16 @@ class Job:
         parallel = self.config.parallel
         return f"zero{parallel.zero_stage}" if parallel.engine == "deepspeed" else parallel.engine
 
+    @property
+    def cuts(self) -> bool:
+        """Whether the engine cuts what the optimizer steps, be it among one rank."""
+        return self.engine not in ("torch", "zero0")
+
     @cached_property
-    def kept(self) -> float:
-        """Bytes that the optimizer keeps, over the parameters' own: AdamW 2."""
+    def update(self) -> Update:
+        """What the optimizer does."""
         groups = parameter_groups(self.weights.model, self.config)
-        return state_bytes(groups) / (self.weights.total * FP32)
+        return Update.of(groups, self.axes.holders if self.cuts else 1)
 
     @property
     def axes(self) -> Axes:

@@ -42,6 +42,12 @@ def updated_bytes(job: Job) -> float:
     return _HOLDINGS[job.engine](job).updated
 
 
+def kept_bytes(job: Job) -> float:
+    """That the optimizer keeps on the rank's device."""
+    updated = updated_bytes(job)
+    return job.update.kept(updated / (job.weights.total * FP32)) if updated else 0.0
+
+
 @dataclass(frozen=True)
 class _Holding:
     """What an engine holds in one rank, in bytes."""
@@ -62,10 +68,10 @@ def _moments(job: Job) -> Iterator[Memory]:
     head, mask = weights.head * FP32, _embedding_mask(job, run)
     stream = run.tokens * job.config.model.d_model * FP32
     has_copies = job.engine != "fsdp"  # which gathers in bf16 to begin with
+    optimizer = kept_bytes(job)
 
     def moment(what: str, **bytes: float) -> Memory:
-        kept = job.kept * held.updated
-        return Memory(held.parameters, optimizer=kept, moment=what, **bytes)
+        return Memory(held.parameters, optimizer=optimizer, moment=what, **bytes)
 
     yield _loss(job, run, layers, held)
     kept = sum(layer.kept.activations for layer in layers)
@@ -100,6 +106,10 @@ def _moments(job: Job) -> Iterator[Memory]:
         buffers=held.gathered + held.bucket,
     )
     yield moment("exchange", gradients=held.exchange.gradients, buffers=held.exchange.buffers)
+    if job.cuts:
+        # Matrices that an owner steps whole: as they are sent, as they come, and joined.
+        whole = 3 * job.update.whole
+        yield moment("update", gradients=held.exchange.gradients, buffers=whole)
 
 
 def _loss(job: Job, run: Setting, layers: list[BlockTrace], held: _Holding) -> Memory:
@@ -114,7 +124,7 @@ def _loss(job: Job, run: Setting, layers: list[BlockTrace], held: _Holding) -> M
     return Memory(
         held.parameters,
         gradients=held.accumulated + weights.head * FP32,
-        optimizer=job.kept * held.updated,
+        optimizer=kept_bytes(job),
         # Beside the layers': the final norm's input and output, and the output's gradient.
         activations=sum(layer.kept.activations for layer in layers)
         + 3 * run.tokens * width * FP32

@@ -92,16 +92,22 @@ def head(parameters: int, width: int, run: Setting, gpu: Gpu, share: float) -> S
     return Seconds(products=max(seconds, moved / gpu.memory_rate / MEMORY_SHARE))
 
 
-def update(updated: float, kept: float, gpu: Gpu) -> Seconds:
-    """Parameters and what the optimizer keeps of them read and written, gradients read.
+def update(
+    updated: float, kept: float, flops: float, run: Setting, gpu: Gpu, share: float
+) -> Seconds:
+    """Parameters and what the optimizer keeps of them read and written, gradients read; products.
 
     Args:
         updated: bytes of the parameters that this rank updates.
-        kept: bytes that the optimizer keeps, over those of the parameters.
-        gpu: as above.
+        kept: bytes that the optimizer keeps of them.
+        flops: of its matrix products.
+        run, gpu, share: see :func:`layer`.
     """
-    moved = (2 + 1 + 2 * kept) * updated
-    return Seconds(memory=moved / ((gpu.memory_rate or math.inf) * MEMORY_SHARE))
+    moved = (2 + 1) * updated + 2 * kept
+    return Seconds(
+        products=flops / gpu.peak_flops(_precision(run)) / share,
+        memory=moved / ((gpu.memory_rate or math.inf) * MEMORY_SHARE),
+    )
 
 
 def _precision(run: Setting) -> Precision:

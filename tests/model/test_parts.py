@@ -142,11 +142,20 @@ ROLES = {
     "conv.weight": "vector",
     "A_log": "vector",
     "log_rate": "vector",
+    ".gate.weight": "gate",
+    ".gate.down.weight": "gate",
+    "strength.weight": "gate",
+    "beta.weight": "gate",
+    "erase.weight": "gate",
+    "write.weight": "gate",
+    "router.weight": "gate",
+    "dt_proj.weight": "gate",
 }
 
 
 def role_of(name: str, p: Tensor) -> str:
-    """A vector is what acts on channels by themselves; a matrix, what maps hidden states."""
+    """A vector is what acts on channels by themselves; a matrix, what maps hidden states, but for
+    those that open paths or say what a memory forgets and takes."""
     if name.endswith("memory.bank"):  # the paper's is the one matrix; rows that others begin with
         return "matrix" if p.dim() == 2 else "embedding"
     own = [role for end, role in ROLES.items() if name.endswith(end)]

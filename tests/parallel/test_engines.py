@@ -97,7 +97,7 @@ def poisoned(world, sets, engines, optimizer):
     return results
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "toys", "whole_adamw"])
+@pytest.mark.parametrize("optimizer", ["adamw", "toys", "muon"])
 def test_a_gradient_that_is_not_finite_anywhere_skips_the_step_everywhere(prepared_set, optimizer):
     sets = str(prepared_set)
     results = run_ranks(poisoned, 2, sets=sets, engines=EVERYWHERE, optimizer=optimizer)

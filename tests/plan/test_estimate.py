@@ -22,7 +22,7 @@ from gam_scale.plan.estimate import Estimate, cheapest, engines
 from gam_scale.plan.gpu_blocks import rows
 from gam_scale.plan.gpus import find_gpu
 from gam_scale.plan.job import Job
-from gam_scale.plan.memory import updated_bytes
+from gam_scale.plan.memory import kept_bytes, updated_bytes
 from gam_scale.plan.traffic import traffic
 from gam_scale.strict import from_dict
 
@@ -173,8 +173,11 @@ def test_an_optimizer_that_keeps_nothing_updates_parameters_all_the_same(monkeyp
         # Two moments of AdamW's, read and written; the count of its steps is left out.
         passes = 4 * adamw.weights.total / share
         assert first - second == pytest.approx(4 * passes / (0.8 * 3.35e12), rel=1e-3)
-        updated = timing.update(updated_bytes(plain.running(engine)), plain.kept, H100)
-        assert plain.kept == 0 and updated.memory == pytest.approx(3 / 4 * (first - second))
+        its = plain.running(engine)
+        sizes = updated_bytes(its), kept_bytes(its), its.update.flops
+        updated = timing.update(*sizes, setting(config, ROWS), H100, 0.5)
+        assert sizes[1:] == (0, 0)
+        assert updated.memory == pytest.approx(3 / 4 * (first - second)) and not updated.products
 
 
 def test_a_cpu_is_planned_by_its_products_alone():

@@ -10,7 +10,7 @@ from gam_scale.model.dropout import Dropout
 from gam_scale.model.ffn_width import WideConfig, mult_option
 from gam_scale.model.linear import Linear
 from gam_scale.model.parts import FEED_FORWARDS
-from gam_scale.model.policy import TO_RESIDUAL
+from gam_scale.model.policy import TO_RESIDUAL, stacked
 from gam_scale.model.shape import Shape
 
 _MULTIPLE = 8  # of the width, which is then a size that kernels are fast at
@@ -42,7 +42,8 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int, shape: Shape) -> None:
         super().__init__()
         d = shape.d_model
-        self.up = Linear(d, 2 * width, bias=shape.biases)  # gates, then what they gate
+        # Gates, then what they gate.
+        self.up = Linear(d, 2 * width, bias=shape.biases, weight=stacked(width, width))
         self.down = Linear(width, d, bias=shape.biases, weight=TO_RESIDUAL)
         self.dropout = Dropout(shape.dropout)
 

@@ -30,7 +30,7 @@ class Gate(nn.Linear):
     """
 
     policy: dict[str, Policy] = {
-        "weight": Policy(linear_weight, "matrix", "never", "fp32"),
+        "weight": Policy(linear_weight, "gate", "never", "fp32"),
         "bias": Policy(linear_bias, "vector", "never", "fp32"),
     }
 

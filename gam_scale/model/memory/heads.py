@@ -17,7 +17,7 @@ from gam_scale.model.linear import Linear
 from gam_scale.model.memory.base import State, WrittenMemory
 from gam_scale.model.memory.output_gate import OutputGate
 from gam_scale.model.norm import unit_size
-from gam_scale.model.policy import TO_RESIDUAL
+from gam_scale.model.policy import TO_RESIDUAL, stacked
 from gam_scale.model.rotary import turn
 from gam_scale.model.shape import Shape
 
@@ -80,7 +80,8 @@ class HeadMemory(HasKernels, WrittenMemory):
         d, (*_, value) = shape.d_model, heads.projected
         self.heads = heads
         self.n_heads, self.head_size = heads.values, heads.key
-        self.qkv = Linear(d, sum(heads.projected), bias=False)
+        weight = stacked(*heads.projected)
+        self.qkv = Linear(d, sum(heads.projected), bias=False, weight=weight)
         self.is_rotary = shape.rotary == "all"
         self.out = Linear(value, d, bias=False, weight=TO_RESIDUAL)
         # One convolution of all channels is one of queries, one of keys and one of values.

@@ -17,7 +17,7 @@ from gam_scale.model.linear import Linear
 from gam_scale.model.norm import SIZE_FLOOR
 from gam_scale.model.norms.rmsnorm import RMSNorm
 from gam_scale.model.parts import MIXERS, MixerConfig, Naming, check_divides
-from gam_scale.model.policy import TO_RESIDUAL
+from gam_scale.model.policy import TO_RESIDUAL, stacked
 from gam_scale.model.rotary import turn
 from gam_scale.model.shape import LONGEST, WIDEST, Shape
 from gam_scale.strict import option
@@ -130,8 +130,8 @@ class AttentionBlock(Block):
         self.n_heads, self.window = layer.n_heads, layer.window
         self.n_kv_heads = layer.n_kv_heads or layer.n_heads
         self.width = d // layer.n_heads  # of a head
-        heads = self.n_heads + 2 * self.n_kv_heads
-        self.qkv = Linear(d, heads * self.width, bias=shape.biases)
+        rows = [n * self.width for n in (self.n_heads, self.n_kv_heads, self.n_kv_heads)]
+        self.qkv = Linear(d, sum(rows), bias=shape.biases, weight=stacked(*rows))
         self.q_norm = RMSNorm(self.width, SIZE_FLOOR) if layer.qk_norm else None
         self.k_norm = RMSNorm(self.width, SIZE_FLOOR) if layer.qk_norm else None
         self.out = Linear(d, d, bias=shape.biases, weight=TO_RESIDUAL)

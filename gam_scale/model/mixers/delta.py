@@ -165,7 +165,7 @@ class DeltaMemory(HeadMemory):
         self.beta = self.erase = self.write = None
         if layer.strength_per == "channel":
             # As wide as keys and values are: exact products would cost more than all others.
-            weight = MATRIX if decays else replace(MATRIX, decay="never")
+            weight = replace(MATRIX, role="gate", decay="always" if decays else "never")
             self.erase = Linear(d, heads.count * heads.key, bias=False, weight=weight)
             self.write = Linear(d, heads.values * heads.value, bias=False, weight=weight)
         else:

@@ -19,7 +19,7 @@ from gam_scale.model.linear import Linear
 from gam_scale.model.memory.gate import Gate, exact, step_biases
 from gam_scale.model.memory.recurrence import Fold, state_before
 from gam_scale.model.parts import FEED_FORWARDS, MIXERS, MixerConfig, Naming, part
-from gam_scale.model.policy import MATRIX, TO_RESIDUAL, Draw, Policy, ones
+from gam_scale.model.policy import MATRIX, TO_RESIDUAL, Draw, Policy, ones, stacked
 from gam_scale.model.selective_scan import selective_scan
 from gam_scale.model.shape import WIDEST, Shape
 from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
@@ -131,9 +131,9 @@ class MambaMixer(HasKernels):
         d_model, d_state = shape.d_model, layer.d_state
         inner, dt_rank = layer.expand * d_model, math.ceil(d_model / 16)
         self.splits = (dt_rank, d_state, d_state)
-        self.in_proj = Linear(d_model, 2 * inner, bias=False)
+        self.in_proj = Linear(d_model, 2 * inner, bias=False, weight=stacked(inner, inner))
         self.conv = CausalConv(inner, layer.d_conv, shape.biases)
-        self.x_proj = Linear(inner, sum(self.splits), bias=False)
+        self.x_proj = Linear(inner, sum(self.splits), bias=False, weight=stacked(*self.splits))
         self.dt_proj = StepSize(dt_rank, inner)
         self.A_log = nn.Parameter(torch.empty(inner, d_state))  # A = -exp(A_log)
         self.D = nn.Parameter(torch.empty(inner))
@@ -225,7 +225,7 @@ class StepSize(Gate):
     """
 
     policy: dict[str, Policy] = {
-        "weight": Policy(_small_weight, "matrix", "all", "fp32"),
+        "weight": Policy(_small_weight, "gate", "all", "fp32"),
         "bias": Policy(_log_uniform_steps, "vector", "all", "fp32"),
     }
 

@@ -29,7 +29,7 @@ from gam_scale.model.parts import (
     part,
     recall_layers,
 )
-from gam_scale.model.policy import TO_RESIDUAL, Draw, Policy, ones
+from gam_scale.model.policy import TO_RESIDUAL, Draw, Policy, ones, stacked
 from gam_scale.model.shape import WIDEST, Shape
 from gam_scale.model.trial import LENGTH, ROWS, trial_layout, trial_numbers
 from gam_scale.strict import option
@@ -161,7 +161,8 @@ class Mamba2Mixer(HasKernels):
         self.parts = (inner, of_groups, of_groups)  # x, B, C
         convolved = sum(self.parts)
         self.splits = (inner, convolved, self.n_heads)
-        self.in_proj = Linear(shape.d_model, sum(self.splits), bias=False)
+        weight = stacked(inner, *self.parts, self.n_heads)
+        self.in_proj = Linear(shape.d_model, sum(self.splits), bias=False, weight=weight)
         self.conv = CausalConv(convolved, layer.d_conv, shape.biases)
         self.dt_bias = nn.Parameter(torch.empty(self.n_heads))
         self.A_log = nn.Parameter(torch.empty(self.n_heads))

@@ -215,7 +215,7 @@ class Router(nn.Linear):
     the weight's precision, which some engines make bfloat16.
     """
 
-    policy: ClassVar[dict[str, Policy]] = {"weight": MATRIX}
+    policy: ClassVar[dict[str, Policy]] = {"weight": replace(MATRIX, role="gate")}
 
     def forward(self, h: Tensor) -> Tensor:
         """(..., d) -> (..., H M)."""

@@ -18,7 +18,7 @@ from gam_scale.model.memory.recurrence import Chunks, Fold, chunk_states, linear
 from gam_scale.model.norm import SIZE_FLOOR
 from gam_scale.model.norms.rmsnorm import RMSNorm
 from gam_scale.model.parts import MIXERS
-from gam_scale.model.policy import TO_RESIDUAL
+from gam_scale.model.policy import TO_RESIDUAL, stacked
 from gam_scale.model.shape import Shape
 from gam_scale.strict import option
 
@@ -60,7 +60,8 @@ class ScanMemory(WrittenMemory):
     def __init__(self, layer: ScanLayer, shape: Shape) -> None:
         super().__init__()
         d = shape.d_model
-        self.value = Linear(d, 2 * d, bias=False)  # what is averaged, and the gate on reading
+        # What is averaged, and the gate on reading.
+        self.value = Linear(d, 2 * d, bias=False, weight=stacked(d, d))
         self.gate = DecayGate(d, d, layer.horizons(shape))
         self.out = Linear(d, d, bias=False, weight=TO_RESIDUAL)
         self.conv = CausalConv(d, layer.conv_size, bias=False) if layer.conv_size else None
