@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NEXT := next: `. .venv/bin/activate`, then the commands of README.md, "Your own data" first
 
-.PHONY: help quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-attack lint format install clean
+.PHONY: help quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-coverage test-attack lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -46,6 +46,10 @@ test-matrix:     ## install, then resume every engine's checkpoint under every o
 test-gpu:        ## install, then the longer tests of GPUs without one (minutes)
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(BIN)/python -m pytest -m gpu_full
+
+test-coverage:   ## install, then measure how often intervals of laws hold the truth (minutes)
+	@$(PYTHON) tools/bootstrap.py --extras all
+	@$(BIN)/python -m pytest -m coverage
 
 lint:            ## style and types alone, in the .venv that `make install` or `make test` made
 	@$(BIN)/ruff format --check -q .

@@ -19,7 +19,7 @@ from gam_scale.scaling.compare import DRAWS
 from gam_scale.scaling.cost import GPUS, MFU, Cost
 from gam_scale.scaling.fit import DELTA, GRID, FitSettings
 from gam_scale.scaling.outputs import write_report
-from gam_scale.scaling.points import COLUMNS, REQUIRED, read_csv
+from gam_scale.scaling.runs_csv import COLUMNS, REQUIRED, UNITS, read_csv
 from gam_scale.scaling.supplement import read_supplement
 from gam_scale.scaling.words import does_not_show, shows
 
@@ -30,7 +30,7 @@ def main() -> None:
     fitting = FitSettings(args.huber_delta, args.grid, args.shared_exponent)
     settings = Settings(fitting, args.bootstrap, args.test_draws, args.seed, tuple(args.targets))
     cost = Cost.of(args.gpus, args.mfu)
-    points = read_csv(*args.csv)
+    points = read_csv(*args.csv, unit=args.loss_unit)
     supplement = read_supplement(args.curves, args.lr, args.evaluation, args.sweep, args.limit)
     analysis = analyse(points, settings)
     source = ", ".join(
@@ -59,6 +59,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--csv", type=Path, required=True, nargs="+", metavar="FILE", help="the runs"
+    )
+    parser.add_argument(
+        "--loss-unit",
+        choices=list(UNITS),
+        help="of the column loss (nats per token); bits and perplexity are per token, too",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report")
     add_files: dict[str, Any] = {"type": Path, "action": "append", "default": [], "metavar": "FILE"}

@@ -1,5 +1,6 @@
 """Everything that one set of runs says: a law for each family, and how the families differ."""
 
+import math
 import zlib
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -23,7 +24,8 @@ from gam_scale.scaling.holdout import HeldOut, hold_out
 from gam_scale.scaling.isoflop import IsoFlop, Parabola, isoflop
 from gam_scale.scaling.law import COEFFICIENTS
 from gam_scale.scaling.optimum import Optimum
-from gam_scale.scaling.points import Points
+from gam_scale.scaling.points import Points, check, named
+from gam_scale.scaling.verdict import NoLaw, Verdict, judge, refuse_without_law
 
 TARGETS = (1e9, 7e9)
 """Parameters of the models that are extrapolated to."""
@@ -73,6 +75,8 @@ class Family:
     optimum: Optimum
     intervals: dict[str, Range]
     """Of the coefficients, and of the optimum's ``a``, ``b`` and ``G``."""
+    verdict: Verdict
+    """Whether the runs follow the law."""
     held_out: HeldOut | None
     held_out_note: str
     isoflop: IsoFlop
@@ -101,10 +105,6 @@ class Pair:
     tests: list[Test]
     differences: dict[str, Range]
     """Second less first."""
-
-
-class NoLaw(UserError):
-    """Runs of one family that no law of this form describes."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ class Analysis:
 def analyse(points: Points, settings: Settings) -> Analysis:
     """Fit every family, bound what its law says, compare each two.
 
-    A family whose loss does not fall with size or data has no law; it is named with the reason, and
-    the others go on.
+    A family of too few runs, or whose loss does not fall with size or data, has no law; it is named
+    with the reason, and the others go on.
 
     Args:
-        points: checked, see :func:`gam_scale.scaling.points.check`.
+        points: of any number of families.
         settings: of the fits.
 
     Raises:
@@ -156,12 +156,11 @@ def analyse(points: Points, settings: Settings) -> Analysis:
     """
     families, left_out = [], []
     for name in points.families:
+        own = points.of(name)
         try:
-            families.append(_family(points.of(name), settings))
+            families.append(_family(own, settings))
         except NoLaw as error:
-            own = points.of(name)
-            minima = _isoflop(own, settings)
-            left_out.append(LeftOut(name, own, str(error), minima))
+            left_out.append(LeftOut(name, own, str(error), isoflop(own)))
     if not families:
         raise UserError(left_out[0].reason)
     pairs = [
@@ -179,23 +178,22 @@ def analyse(points: Points, settings: Settings) -> Analysis:
 
 def _family(points: Points, settings: Settings) -> Family:
     name = points.families[0]
+    try:
+        check(points, named(name))
+    except UserError as error:
+        raise NoLaw(str(error)) from None
     best = fit(points, settings.fit)
     k = points.flops_per_pair
     optimum = Optimum(best.law, k)
-    if not optimum.exists:
-        what = "params" if best.law.alpha <= 0 else "tokens"
-        raise NoLaw(
-            f"family {name}: the loss does not fall as {what} grows, so no law of the form E + A / "
-            "N^alpha + B / D^beta holds; expected runs in which larger and longer ones are better"
-        )
+    seed = _own_seed(name, settings)
+    draws = bootstrap(best, settings.fit.delta, points.run, settings.resamples, seed)
+    refuse_without_law(best, draws, named(name))
     if not is_affordable(optimum, max(*settings.targets, *points.params)):
         raise NoLaw(
-            f"family {name}: what size adds ends within the runs (alpha {best.law.alpha:.3g}), so "
+            f"{named(name)}: what size adds ends within the runs (alpha {best.law.alpha:.3g}), so "
             f"no budget below {MOST_FLOPS:.0e} FLOPs makes the sizes to extrapolate to the best; "
             "expected runs in which the largest models gain from more tokens as smaller ones do"
         )
-    seed = _own_seed(name, settings)
-    draws = bootstrap(best, settings.fit.delta, points.run, settings.resamples, seed)
     intervals = {c: draws.interval(attrgetter(c)) for c in COEFFICIENTS}
     intervals |= {w: draws.interval(of_optimum(k, w)) for w in ("a", "b", "G")}
     held_out, note = hold_out(points, settings.fit)
@@ -206,10 +204,11 @@ def _family(points: Points, settings: Settings) -> Family:
         draws,
         optimum,
         intervals,
+        judge(best, points, settings.fit, seed),
         held_out,
         note,
-        _isoflop(points, settings),
-        [e for target in settings.targets for e in _extrapolate(target, optimum, draws)],
+        isoflop(points, best, draws, seed),
+        _extrapolations(settings, optimum, draws),
     )
 
 
@@ -222,16 +221,18 @@ def is_affordable(optimum: Optimum, params: float) -> bool:
         return bool(0 < optimum.flops(params) < MOST_FLOPS)
 
 
-def _isoflop(points: Points, settings: Settings) -> IsoFlop:
-    return isoflop(points, settings.resamples, _own_seed(points.families[0], settings), LEVEL)
-
-
 def _own_seed(name: str, settings: Settings) -> int:
     """One for each family: their refits are to be independent of one another."""
     return settings.seed + zlib.crc32(name.encode())
 
 
+def _extrapolations(settings: Settings, optimum: Optimum, draws: Bootstrap) -> list[Extrapolation]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return [e for target in settings.targets for e in _extrapolate(target, optimum, draws)]
+
+
 def _extrapolate(params: float, optimum: Optimum, draws: Bootstrap) -> list[Extrapolation]:
+    """What the law says of one size; compute past any number is infinite, and so not known."""
     k = optimum.flops_per_pair
     optima = [Optimum(laws[0], k) for laws in draws.laws]
     fixed = TOKENS_PER_PARAMETER * params
@@ -269,7 +270,7 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
     settings = analysis.settings
     families = {family.name: _family_dict(family) for family in analysis.families}
     only = next(iter(families.values())) if len(families) == 1 else {}
-    return only | {
+    figures = only | {
         "law": "L(N, D) = E + A / N^alpha + B / D^beta, nats per token",
         "settings": {
             "huber_delta": settings.fit.delta,
@@ -299,6 +300,17 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
             for pair in analysis.pairs
         ],
     }
+    known: dict[str, Any] = _known(figures)
+    return known
+
+
+def _known(value: Any) -> Any:
+    """JSON has no numbers that are infinite or none: what is not known is null."""
+    if isinstance(value, dict):
+        return {key: _known(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _family_dict(family: Family) -> dict[str, Any]:
@@ -319,6 +331,7 @@ def _family_dict(family: Family) -> dict[str, Any]:
         },
         "warnings": fitted.warnings,
         "intervals": family.intervals,
+        "verdict": _verdict_dict(family),
         "optimum": {
             "a": optimum.a,
             "b": optimum.b,
@@ -345,11 +358,25 @@ def _family_dict(family: Family) -> dict[str, Any]:
     }
 
 
+def _verdict_dict(family: Family) -> dict[str, Any]:
+    verdict, points = family.verdict, family.points
+    columns = (points.params, points.tokens, points.loss)
+    rows = zip(*(column[verdict.outliers].tolist() for column in columns), strict=True)
+    return {
+        "follows": verdict.follows,
+        "reasons": list(verdict.reasons),
+        "errors_run_with_size_p": verdict.trend,
+        "outliers": [{"params": n, "tokens": d, "loss": y} for n, d, y in rows],
+        "law_without_outliers": None if verdict.without is None else verdict.without.as_dict(),
+    }
+
+
 def _isoflop_dict(fits: IsoFlop) -> dict[str, Any]:
     return {
         "a": fits.a,
         "b": fits.b,
         "a_interval": fits.a_interval,
+        "bias_taken_off": fits.bias,
         "note": fits.note,
         "minima": [{"flops": p.flops, "params": p.params, "loss": p.loss} for p in fits.minima],
     }

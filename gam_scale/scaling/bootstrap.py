@@ -14,6 +14,7 @@ from gam_scale.scaling.optimum import Optimum
 RESAMPLES = 1000
 LEVEL = 0.95
 MOST_MISSING = 0.02  # share of refits without a value, above which there is no interval
+CLOSE = 1e-9  # relative decrease of a refit's objective that ends it: intervals need no more
 
 
 Quantity = Callable[[Law], float]
@@ -68,11 +69,17 @@ def bootstrap(fitted: Fit, delta: float, run: np.ndarray, count: int, seed: int 
     """
     made = fitted.design
     weights = draw_weights(run, made.family, count, seed)
-    start = fitted.others
-    each = len(start)
+    each = len(fitted.others)
     if count == 0:
         return Bootstrap([], np.zeros(0), 0)
-    end = descend(made, delta, np.tile(start, (count, 1)), np.repeat(weights, each, axis=0))
+    end = descend(
+        made,
+        delta,
+        np.tile(fitted.others, (count, 1)),
+        weights if each == 1 else np.repeat(weights, each, axis=0),
+        inverse=np.tile(fitted.inverse, (count, 1, 1)),
+        flat=CLOSE,
+    )
     value = np.where(np.isfinite(end.value), end.value, np.inf).reshape(count, each)
     best = value.argmin(axis=1)
     phi = end.x.reshape(count, each, -1)[np.arange(count), best]
@@ -85,16 +92,19 @@ def interval_between(
 ) -> tuple[float, float] | None:
     """Between which of the refits' ``values`` (R,) the truth lies; None where many are nan.
 
+    Infinite values count, as ones past all others; an interval that ends there is unknown, None.
+
     Percentiles at the levels that Student's t and the lost degrees of freedom ask for ("expanded
     percentiles", Hesterberg, arXiv 1411.5279, section 3.3): plain percentiles are too narrow where
     few runs, ``spare`` of them, are left over after fitting.
     """
-    known = values[np.isfinite(values)]
+    known = values[~np.isnan(values)]
     if len(values) < 20 or len(known) < (1 - MOST_MISSING) * len(values):
         return None
     tail = expanded_tail((1 - level) / 2, spare)
-    low, high = np.quantile(known, [tail, 1 - tail])
-    return float(low), float(high)
+    with np.errstate(invalid="ignore"):  # between two infinite values lies nan
+        low, high = np.quantile(known, [tail, 1 - tail])
+    return (float(low), float(high)) if np.isfinite([low, high]).all() else None
 
 
 def draw_weights(run: np.ndarray, family: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -128,6 +138,7 @@ def of_optimum(flops_per_pair: float, what: str) -> Quantity:
 
     def value(law: Law) -> float:
         optimum = Optimum(law, flops_per_pair)
-        return float(getattr(optimum, what)) if optimum.exists else float("nan")
+        with np.errstate(over="ignore"):
+            return float(getattr(optimum, what)) if optimum.exists else float("nan")
 
     return value

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gam_scale.scaling.bootstrap import Bootstrap
+from gam_scale.scaling.bootstrap import CLOSE, Bootstrap
 from gam_scale.scaling.fit import Fit, FitSettings, descend, fit
 from gam_scale.scaling.law import COEFFICIENTS, Law
 from gam_scale.scaling.points import Points
@@ -95,7 +95,7 @@ def _test(
     runs, of_row = np.unique(joint.run, return_inverse=True)
     # Residuals of the fit under the hypothesis, which simulates it best (Davidson and MacKinnon
     # 1999), made larger by the share of numbers fitted, by which residuals are smaller than noise.
-    residuals = null.design.residuals(null.phi[None])[0][0]
+    residuals = null.design.residuals(null.phi[None])[0]
     noise = -residuals * np.sqrt(len(joint) / max(1, len(joint) - null.design.free))
     expected = np.log(joint.loss) + residuals
     signs = rng.choice([-1.0, 1.0], size=(draws, len(runs)))[:, of_row]
@@ -104,7 +104,14 @@ def _test(
     for fitted in (null, apart):
         # The common fit is where the simulated data comes from, so both descents begin there.
         start = fitted.design.phi(null.laws)
-        end = descend(fitted.design, settings.delta, np.tile(start, (draws, 1)), log_loss=simulated)
+        end = descend(
+            fitted.design,
+            settings.delta,
+            np.tile(start, (draws, 1)),
+            log_loss=simulated,
+            inverse=np.tile(fitted.inverse[:1], (draws, 1, 1)),
+            flat=CLOSE,
+        )
         likelihoods.append(end.value * settings.delta)
     simulated_statistics = _statistic(likelihoods[0], likelihoods[1], len(joint))
     p = (1 + int((simulated_statistics >= statistic).sum())) / (draws + 1)

@@ -1,7 +1,8 @@
 """How often intervals hold the truth: python -m gam_scale.scaling.coverage --sets 200
 
 Data sets are simulated from a known law with normal noise on log L, fitted, and their intervals
-compared with the law's own coefficients. At the nominal rate 95 in 100 hold it.
+compared with the law's own coefficients. At the nominal rate 95 in 100 hold it. Two kinds of grid
+are simulated, those that a sweep makes: sizes by tokens, and, of kind isoflop, sizes by FLOPs.
 """
 
 import math
@@ -12,18 +13,41 @@ import numpy as np
 from gam_scale import cli
 from gam_scale.scaling.bootstrap import Quantity, bootstrap, of_optimum
 from gam_scale.scaling.fit import FitSettings, fit
+from gam_scale.scaling.isoflop import isoflop
 from gam_scale.scaling.law import COEFFICIENTS, Law
-from gam_scale.scaling.points import from_arrays
+from gam_scale.scaling.optimum import Optimum
+from gam_scale.scaling.points import Points, from_arrays
 
 LAW = Law(E=1.7, A=406.0, B=410.0, alpha=0.34, beta=0.28)
 FAR = (7e9, 1.4e11)  # parameters and tokens of a model seven times larger than the largest
 FLOPS_PER_PAIR = 6.0
+TOKENS_GRIDS, ISOFLOP_GRIDS = ((6, 5), (4, 3)), ((7, 4), (5, 3))
+"""Sizes and budgets of the grids that are simulated."""
+
+
+def tokens_grid(sizes: int, budgets: int) -> Points:
+    """Runs without noise: sizes from 1e6 to 1e9 parameters, each on budgets of tokens."""
+    grid = np.meshgrid(np.geomspace(1e6, 1e9, sizes), np.geomspace(1e8, 2e10, budgets))
+    return _exact(*(axis.ravel() for axis in grid))
+
+
+def isoflop_grid(sizes: int, budgets: int) -> Points:
+    """Runs without noise: the same sizes, a factor of 64 apart, on budgets of FLOPs.
+
+    The best size of each budget lies between them, nearer to the smaller ones on the small budgets.
+    """
+    grid = np.meshgrid(np.geomspace(4e6, 2.56e8, sizes), np.geomspace(3e16, 1e18, budgets))
+    n, c = (axis.ravel() for axis in grid)
+    return _exact(n, c / (FLOPS_PER_PAIR * n))
+
+
+def _exact(params: np.ndarray, tokens: np.ndarray) -> Points:
+    return from_arrays(params, tokens, LAW.loss(params, tokens))
 
 
 def coverage(
     sets: int,
-    sizes: int,
-    budgets: int,
+    grid: Points,
     noise: float,
     resamples: int = 200,
     seed: int = 0,
@@ -31,35 +55,41 @@ def coverage(
 ) -> dict[str, float]:
     """Share of data sets whose intervals hold the truth, by name.
 
+    An interval that is not given holds nothing.
+
     Args:
         sets: simulated.
-        sizes: from 1e6 to 1e9 parameters, on each of the budgets.
-        budgets: from 1e8 to 2e10 tokens.
+        grid: runs without noise; where they have budgets of FLOPs, also of the isoFLOP exponent.
         noise: standard deviation of log L.
         resamples: refits behind each interval.
         seed: of the first data set.
         settings: of the fits; by default those of the report with a smaller grid.
     """
     settings = settings or FitSettings(grid=3)
-    grid = np.meshgrid(np.geomspace(1e6, 1e9, sizes), np.geomspace(1e8, 2e10, budgets))
-    n, d = (axis.ravel() for axis in grid)
     quantities: dict[str, Quantity] = {c: attrgetter(c) for c in COEFFICIENTS}
     quantities["a"] = of_optimum(FLOPS_PER_PAIR, "a")
     quantities["loss at 7B"] = lambda law: float(law.loss(*FAR))
     hits = dict.fromkeys(quantities, 0)
     for i in range(sets):
-        error = noise * np.random.default_rng(seed + i).standard_normal(len(n))
-        points = from_arrays(n, d, LAW.loss(n, d) * np.exp(error))
+        error = noise * np.random.default_rng(seed + i).standard_normal(len(grid))
+        points = from_arrays(grid.params, grid.tokens, grid.loss * np.exp(error))
         fitted = fit(points, settings)
         draws = bootstrap(fitted, settings.delta, points.run, resamples, seed + i)
         for name, quantity in quantities.items():
-            low, high = draws.interval(quantity) or (-math.inf, math.inf)
-            hits[name] += bool(low <= quantity(LAW) <= high)
+            hits[name] += _holds(draws.interval(quantity), quantity(LAW))
+        minima = isoflop(points, fitted, draws, seed + i)
+        if minima.parabolas:
+            held = _holds(minima.a_interval, Optimum(LAW, FLOPS_PER_PAIR).a)
+            hits["a (isoFLOP)"] = hits.get("a (isoFLOP)", 0) + held
     return {name: count / sets for name, count in hits.items()}
 
 
+def _holds(interval: tuple[float, float] | None, truth: float) -> bool:
+    return interval is not None and bool(interval[0] <= truth <= interval[1])
+
+
 def main() -> None:
-    """Measure and print, for two sizes of sweep."""
+    """Measure and print, for two sizes of each kind of sweep."""
     parser = cli.Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sets", type=cli.count(), default=200, help="simulated data sets (200)")
     parser.add_argument(
@@ -68,10 +98,12 @@ def main() -> None:
     args = parser.parse_args()
     error = math.sqrt(0.95 * 0.05 / args.sets)
     print(f"share of {args.sets} data sets whose 95% intervals hold the truth, +- {error:.3f}")
-    for sizes, budgets in ((6, 5), (4, 3)):
-        shares = coverage(args.sets, sizes, budgets, args.noise)
+    grids = [(f"{s} sizes x {b} budgets of tokens", tokens_grid(s, b)) for s, b in TOKENS_GRIDS]
+    grids += [(f"{s} sizes x {b} budgets of FLOPs", isoflop_grid(s, b)) for s, b in ISOFLOP_GRIDS]
+    for name, grid in grids:
+        shares = coverage(args.sets, grid, args.noise)
         cells = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
-        print(f"{sizes} sizes x {budgets} budgets: {cells}", flush=True)
+        print(f"{name}: {cells}", flush=True)
 
 
 if __name__ == "__main__":

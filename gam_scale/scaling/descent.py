@@ -27,10 +27,18 @@ class Minimum:
     """Of the longest descent."""
     finished: np.ndarray
     """(B,) whether it ended by itself rather than at the limit of steps."""
+    inverse: np.ndarray
+    """(B, P, P) inverse Hessians there, as the steps told them."""
 
 
 def minimise(
-    function: Function, start: np.ndarray, *, max_steps: int = 1000, tolerance: float = 1e-9
+    function: Function,
+    start: np.ndarray,
+    *,
+    inverse: np.ndarray | None = None,
+    max_steps: int = 1000,
+    tolerance: float = 1e-9,
+    flat: float = FLAT,
 ) -> Minimum:
     """Descend from every row of ``start`` (B, P) until no step lowers the value any more.
 
@@ -43,14 +51,17 @@ def minimise(
         function: values (K,) and gradients (K, P) at points (K, P) of the problems whose indices
             (K,) into ``start`` come second.
         start: (B, P).
+        inverse: (B, P, P) inverse Hessians to begin with, of a similar problem's minimum; None:
+            found on the way.
         max_steps: at which a descent is given up.
         tolerance: largest component of a gradient that counts as zero, for values of about 1.
+        flat: relative decrease of the value that counts as none.
     """
     x = np.array(start, float)
     count, dims = x.shape
     value, gradient = function(x, np.arange(count))
-    inverse = np.tile(np.eye(dims), (count, 1, 1))
-    fresh, idle = np.ones(count, bool), np.zeros(count, int)
+    fresh, idle = np.full(count, inverse is None), np.zeros(count, int)
+    inverse = np.tile(np.eye(dims), (count, 1, 1)) if inverse is None else inverse.copy()
     active = np.isfinite(value)
     finished = ~active
     steps = 0
@@ -79,11 +90,11 @@ def minimise(
         # Where even steepest descent finds no lower point, there is none to be found.
         stuck = ~moved & (first | uphill)
         fresh[index] = ~moved
-        flat = value[index] - new_value <= FLAT * np.abs(value[index])
-        idle[index] = np.where(stuck, PATIENCE, np.where(flat, idle[index] + 1, 0))
+        none = value[index] - new_value <= flat * np.abs(value[index])
+        idle[index] = np.where(stuck, PATIENCE, np.where(none, idle[index] + 1, 0))
         x[index] += s
         value[index], gradient[index] = new_value, new_gradient
-    return Minimum(x, value, np.abs(gradient).max(axis=1), steps, finished)
+    return Minimum(x, value, np.abs(gradient).max(axis=1), steps, finished, inverse)
 
 
 def _search(

@@ -6,6 +6,10 @@ from functools import cached_property
 import numpy as np
 
 COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
+STEEPEST = 3.0
+"""Exponent beyond which a term is a step: all of it at the smallest size, or the shortest run."""
+LEAST_TERM = 1e-8
+"""Share of the loss below which a term, at the middle of the runs, is none."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,29 @@ class Design:
 
     @cached_property
     def terms(self) -> np.ndarray:
-        """(n, 3, P): the logarithms of a run's three terms are ``terms @ phi``."""
+        """(3n, P): ``terms @ phi`` are the logarithms of E, A / N^alpha and B / D^beta, n each."""
         n = len(self.loss)
-        rows, terms = np.arange(n), np.zeros((n, 3, self.free))
+        rows, terms = np.arange(n), np.zeros((3, n, self.free))
         at = self.places[self.family]
         for term in range(3):
-            terms[rows, term, at[:, term]] = 1
-        terms[rows, 1, at[:, 3]] -= np.log(self.params) - self.centre[0]
-        terms[rows, 2, at[:, 4]] -= np.log(self.tokens) - self.centre[1]
-        return terms
+            terms[term, rows, at[:, term]] = 1
+        terms[1, rows, at[:, 3]] -= np.log(self.params) - self.centre[0]
+        terms[2, rows, at[:, 4]] -= np.log(self.tokens) - self.centre[1]
+        return terms.reshape(3 * n, self.free)
+
+    @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) least and largest values between which descents look for a law.
+
+        Beyond, every law is as good as the next: a term of less than :data:`LEAST_TERM` of the loss
+        is none, and an exponent past :data:`STEEPEST` is a step. Where an unbounded descent along
+        such a valley ends depends on the last bit of a processor's arithmetic.
+        """
+        low, high = np.full(self.free, -STEEPEST), np.full(self.free, STEEPEST)
+        for f in range(self.n_families):
+            least = np.log(LEAST_TERM * self.loss[self.family == f].min())
+            low[self.places[f, :3]], high[self.places[f, :3]] = least, np.inf
+        return low, high
 
     def laws(self, phi: np.ndarray) -> list[Law]:
         """The law of each family at phi (P,)."""
@@ -117,19 +135,13 @@ class Design:
         """(n,)"""
         return np.log(self.loss)
 
-    def residuals(
-        self, phi: np.ndarray, log_loss: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """log of the predicted over the measured loss (K, n), and each term's share (K, n, 3).
+    def residuals(self, phi: np.ndarray, log_loss: np.ndarray | None = None) -> np.ndarray:
+        """log of the predicted over the measured loss (K, n) at phi (K, P).
 
         ``log_loss`` (K, n) stands in for the measured ones, for simulated data.
         """
-        logs = (phi @ self.terms.reshape(-1, self.free).T).reshape(len(phi), -1, 3)
-        top = logs.max(axis=2, keepdims=True)
-        parts = np.exp(logs - top)
-        total = parts.sum(axis=2, keepdims=True)
-        predicted = np.log(total[..., 0]) + top[..., 0]
-        return predicted - (self.log_loss if log_loss is None else log_loss), parts / total
+        total = np.exp(phi @ self.terms.T).reshape(len(phi), 3, -1).sum(axis=1)
+        return np.log(total) - (self.log_loss if log_loss is None else log_loss)
 
     def objective(
         self,
@@ -150,12 +162,13 @@ class Design:
             weights: (K, n) how often each run counts, for a bootstrap; None: once.
             log_loss: (K, n) in place of the measured ones, for simulated data.
         """
-        r, share = self.residuals(phi, log_loss)
-        inside = np.abs(r) <= delta
-        huber = np.where(inside, r * r / 2, delta * (np.abs(r) - delta / 2))
+        terms = np.exp(phi @ self.terms.T).reshape(len(phi), 3, -1)
+        total = terms.sum(axis=1)
+        r = np.log(total) - (self.log_loss if log_loss is None else log_loss)
         slope = np.clip(r, -delta, delta)
+        huber = slope * (r - slope / 2)
         if weights is not None:
             huber, slope = huber * weights, slope * weights
-        # The derivative of a log-sum-exp by its arguments is their softmax.
-        rows = (slope[:, :, None] * share).reshape(len(phi), -1)
-        return huber.sum(axis=1), rows @ self.terms.reshape(-1, self.free)
+        # The derivative of log L by the logarithm of a term is the term's share of L.
+        terms *= (slope / total)[:, None, :]
+        return huber.sum(axis=1), terms.reshape(len(phi), -1) @ self.terms

@@ -13,7 +13,7 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.report.numbers import large
-from gam_scale.scaling.points import read_number, read_rows, read_text
+from gam_scale.scaling.runs_csv import read_number, read_rows, read_text
 from gam_scale.strict import read_json
 
 CURVE_COLUMNS = ("family", "params", "run", "tokens", "loss")

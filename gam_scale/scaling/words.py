@@ -3,8 +3,10 @@
 from gam_scale.report.numbers import large, ranged, scientific, times
 from gam_scale.scaling.analysis import Analysis, Extrapolation, Family, Pair
 from gam_scale.scaling.points import UNNAMED
+from gam_scale.scaling.verdict import OUTLYING
 
 SIGNIFICANT = 0.05
+MOST_OUTLIERS = 5  # that a sentence names
 UNKNOWN = 1e4  # an interval wider than this factor says nothing
 
 
@@ -17,7 +19,7 @@ def shows(analysis: Analysis) -> list[str]:
     """What the runs show, in plain sentences."""
     sentences = [_largest(analysis)] if len(analysis.measured) > 1 else []
     for family in analysis.families:
-        sentences += [_law(family), _optimum(family)]
+        sentences += [_law(family), *_outliers(family), _optimum(family)]
         if family.held_out is not None:
             sentences.append(_held_out(family))
         sentences += [
@@ -125,10 +127,43 @@ def _law(family: Family) -> str:
     name = "" if family.name == UNNAMED else f"{family.name}: "
     return (
         f"{name}{len(points)} measured losses of models of {large(points.params.min())} "
-        f"to {large(points.params.max())} parameters follow {law.E:.3f} + "
+        f"to {large(points.params.max())} parameters {_follow(family)} {law.E:.3f} + "
         f"{law.A:.4g} / N^{law.alpha:.3f} + {law.B:.4g} / D^{law.beta:.3f} within "
-        f"{family.error:.2%} on average and {family.worst:.2%} at worst."
+        f"{family.error:.2%} on average and {family.worst:.2%} at worst{_why_not(family)}."
     )
+
+
+def _follow(family: Family) -> str:
+    return "follow" if family.verdict.follows else "do not follow the nearest law,"
+
+
+def _why_not(family: Family) -> str:
+    return "".join(f"; {reason}" for reason in family.verdict.reasons)
+
+
+def _outliers(family: Family) -> list[str]:
+    """Which runs are far from the law, and what it is without them."""
+    verdict, points = family.verdict, family.points
+    if not len(verdict.outliers):
+        return []
+    runs = [
+        f"{large(points.params[i])} parameters on {large(points.tokens[i])} tokens "
+        f"({points.loss[i]:.3f})"
+        for i in verdict.outliers[:MOST_OUTLIERS]
+    ]
+    more = len(verdict.outliers) - len(runs)
+    rest, law = "too few others remain for a law", verdict.without
+    if law is not None:
+        rest = (
+            f"without them the law is {law.E:.3f} + {law.A:.4g} / N^{law.alpha:.3f} + "
+            f"{law.B:.4g} / D^{law.beta:.3f}"
+        )
+    name = "" if family.name == UNNAMED else f"{family.name}: "
+    listed = ", ".join([*runs, f"{more} more"] if more else runs)
+    return [
+        f"{name}{len(verdict.outliers)} of {len(points)} losses are further than {OUTLYING:g} "
+        f"robust deviations from the law: {listed}; {rest}."
+    ]
 
 
 def _optimum(family: Family) -> str:

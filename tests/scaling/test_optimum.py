@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scaling.synthetic import TRUE, isoflop_runs, runs
+from scaling.synthetic import TRUE, runs
 
 from gam_scale.errors import UserError
 from gam_scale.scaling.analysis import Settings, analyse, is_affordable
@@ -12,7 +12,6 @@ from gam_scale.scaling.compare import compare
 from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.fit import FitSettings
 from gam_scale.scaling.holdout import hold_out
-from gam_scale.scaling.isoflop import isoflop
 from gam_scale.scaling.law import Law
 from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import from_arrays
@@ -29,38 +28,6 @@ def test_the_optimum_is_the_least_loss_of_its_budget() -> None:
     assert found.flops(found.params(flops)) == pytest.approx(flops)
     assert found.a + found.b == pytest.approx(1)
     assert found.params(1e23) / found.params(1e21) == pytest.approx(100**found.a)
-
-
-def test_parabolas_find_the_minima() -> None:
-    points = isoflop_runs(noise=0.003)
-    found = isoflop(points, draws=200)
-    assert len(found.minima) == 5 and found.note == ""
-    true = Optimum(TRUE, 6.0)
-    assert found.a == pytest.approx(true.a, abs=0.03)
-    low, high = found.a_interval
-    assert low <= true.a <= high
-    for parabola in found.minima:
-        assert parabola.params == pytest.approx(float(true.params(parabola.flops)), rel=0.3)
-
-
-def test_intervals_of_the_parabolas_hold_their_exponent() -> None:
-    """40 data sets: a rate of 0.95 gives fewer than 34 hits once in 700 times."""
-    true = isoflop(isoflop_runs(noise=0.0)).a
-    found = [isoflop(isoflop_runs(noise=0.003, seed=s), draws=60).a_interval for s in range(40)]
-    assert sum(low <= true <= high for low, high in found) >= 34
-
-
-def test_minima_beyond_the_sizes_do_not_count() -> None:
-    points = isoflop_runs(noise=0.0)
-    large = points.take(points.params > 0.12 * points.flops**0.5)
-    found = isoflop(large)
-    assert found.minima == [] and found.a is None
-    assert "no minimum between the sizes" in found.note
-
-
-def test_without_equal_budgets_there_are_no_parabolas() -> None:
-    found = isoflop(runs(sizes=4, budgets=4))
-    assert found.parabolas == [] and "equal FLOPs" in found.note
 
 
 def test_the_largest_models_are_predicted() -> None:

@@ -7,9 +7,11 @@ import pytest
 from scaling.synthetic import runs
 
 from gam_scale.errors import UserError
-from gam_scale.scaling.points import check, from_arrays, read_csv
+from gam_scale.scaling.points import check, from_arrays
+from gam_scale.scaling.runs_csv import read_csv
 
-ROWS = [f"{n}e6,{d}e7,{4 - n / 100 - d / 100}" for n in (1, 2, 4) for d in (1, 2, 4)]
+PAIRS = [(n, d) for n in (1, 2, 4) for d in (1, 2, 4)]
+ROWS = [f"{n}e6,{d}e7,{4 - n / 100 - d / 100}" for n, d in PAIRS]
 
 
 def write(folder: Path, *rows: str, header: str = "params,tokens,loss") -> Path:
@@ -19,11 +21,11 @@ def write(folder: Path, *rows: str, header: str = "params,tokens,loss") -> Path:
 
 
 def test_columns_are_read_by_name(tmp_path) -> None:
-    rows = [f"gam,{row},7,{i}e15,note" for i, row in enumerate(ROWS, 1)]
+    rows = [f"gam,{row},7,{i}e14,note" for i, row in enumerate(ROWS, 1)]
     header = "Family, params,tokens,loss,seed,flops,remark"
     points = read_csv(write(tmp_path, *rows, header=header))
     assert points.families == ["gam"]
-    assert points.params[0] == 1e6 and points.flops[1] == 2e15
+    assert points.params[0] == 1e6 and points.flops[1] == 2e14
     assert points.counted
     plain = read_csv(write(tmp_path, *ROWS))
     assert plain.flops[0] == 6 * 1e6 * 1e7
@@ -59,7 +61,7 @@ def test_repeated_sizes_need_a_seed(tmp_path) -> None:
     rows = [f"{row},{seed}" for row in ROWS for seed in (1, 2)]
     assert len(read_csv(write(tmp_path, *rows, header="params,tokens,loss,seed"))) == 18
     with pytest.raises(UserError, match="column seed"):
-        read_csv(write(tmp_path, *rows))
+        read_csv(write(tmp_path, *ROWS, ROWS[0]))
 
 
 def test_headers_and_files(tmp_path) -> None:
@@ -82,7 +84,10 @@ def test_files_are_read_as_one(tmp_path) -> None:
     one, two = write(tmp_path / "a", *ROWS[:5]), write(tmp_path / "b", *ROWS[5:])
     whole, parts = read_csv(write(tmp_path, *ROWS)), read_csv(one, two)
     assert parts.loss.tolist() == whole.loss.tolist() and parts.run.tolist() == whole.run.tolist()
-    with pytest.raises(UserError, match="b.runs.csv: line 2 has the params, tokens of line 2; exp"):
+    with pytest.raises(
+        UserError,
+        match="b.runs.csv: line 2 has the params, tokens of .*a.runs.csv, line 2; expected",
+    ):
         read_csv(one, write(tmp_path / "b", *ROWS))
     other = write(
         tmp_path / "b", *(f"{row},gam" for row in ROWS[5:]), header="params,tokens,loss,family"
@@ -91,10 +96,87 @@ def test_files_are_read_as_one(tmp_path) -> None:
         read_csv(one, other)
 
 
-def test_families_are_checked_by_name(tmp_path) -> None:
-    rows = [f"{row},gam" for row in ROWS] + ["1e6,1e7,3.0,mamba"]
-    with pytest.raises(UserError, match="family mamba, has 1 rows; expected at least 8"):
-        read_csv(write(tmp_path, *rows, header="params,tokens,loss,family"))
+def test_a_thin_family_ends_nothing_and_thin_families_alone_are_named(tmp_path) -> None:
+    thin = "1e6,1e7,3.0,mamba"
+    header = "params,tokens,loss,family"
+    points = read_csv(write(tmp_path, *(f"{row},gam" for row in ROWS), thin, header=header))
+    assert points.families == ["gam", "mamba"] and len(points.of("mamba")) == 1
+    with pytest.raises(UserError, match="runs.csv, family gam, has 1 rows; expected at least 8"):
+        read_csv(write(tmp_path, "1e6,1e7,3.0,gam", thin, header=header))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    few = write(tmp_path / "a", ROWS[0]), write(tmp_path / "b", ROWS[1])
+    with pytest.raises(UserError, match="a.runs.csv and .*b.runs.csv has 2 rows"):
+        read_csv(*few)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_semicolons_and_tabs_part_cells(tmp_path, delimiter) -> None:
+    rows = [row.replace(",", delimiter) for row in ROWS]
+    header = delimiter.join(("params", "tokens", "loss"))
+    points = read_csv(write(tmp_path, *rows, header=header))
+    assert points.loss.tolist() == read_csv(write(tmp_path, *ROWS)).loss.tolist()
+    decimal = delimiter.join(("1e6", "5e7", "4,635"))
+    with pytest.raises(UserError, match="'4,635'; expected a number above 0, with a decimal point"):
+        read_csv(write(tmp_path, *rows, decimal, header=header))
+
+
+def test_a_row_longer_than_the_header_is_refused(tmp_path) -> None:
+    """A decimal comma: the loss was 4.635, and would be read as 4."""
+    with pytest.raises(UserError, match="line 11 has 4 cells and the header 3; .*with a point"):
+        read_csv(write(tmp_path, *ROWS, "1e6,5e7,4,635"))
+
+
+@pytest.mark.parametrize("other", ["gam", "GAM  ", "Gam"])
+def test_names_that_differ_by_case_are_one_family_or_none(tmp_path, other) -> None:
+    rows = [f"{row},GAM" for row in ROWS] + [f"1e6,5e7,3,{other}"]
+    path = write(tmp_path, *rows, header="params,tokens,loss,family")
+    if other.strip() == "GAM":
+        assert read_csv(path).families == ["GAM"]
+        return
+    with pytest.raises(UserError, match=f"line 11, column family is '{other}', and 'GAM' before"):
+        read_csv(path)
+
+
+@pytest.mark.parametrize("flops", ["4e13", "6e15", "300"])
+def test_flops_that_the_run_cannot_have_spent_are_refused(tmp_path, flops) -> None:
+    rows = [f"{row},{6 * 1e12 * n * 10 * d}" for row, (n, d) in zip(ROWS, PAIRS, strict=True)]
+    header = "params,tokens,loss,flops"
+    assert read_csv(write(tmp_path, *rows, header=header)).flops_per_pair == pytest.approx(6)
+    with pytest.raises(
+        UserError, match="line 11, flops / .params tokens. is .*; expected 1 to 100"
+    ):
+        read_csv(write(tmp_path, *rows, f"1e6,5e7,3,{flops}", header=header))
+
+
+def test_planned_budgets_are_read_where_there_are_any(tmp_path) -> None:
+    header = "params,tokens,loss,flops_budget"
+    budget = ["6e13", "", "1e14"] * 3
+    points = read_csv(
+        write(tmp_path, *(f"{r},{b}" for r, b in zip(ROWS, budget, strict=True)), header=header)
+    )
+    assert np.array_equal(points.budget, np.tile([6e13, np.nan, 1e14], 3), equal_nan=True)
+    assert read_csv(write(tmp_path, *(f"{r}," for r in ROWS), header=header)).budget is None
+
+
+def test_units_of_the_loss_are_asked_for_and_converted(tmp_path) -> None:
+    nats = [4 - n / 100 - d / 100 for n, d in PAIRS]
+    pairs = [row.rsplit(",", 1)[0] for row in ROWS]
+    for unit, values in (
+        ("bits", [y / np.log(2) for y in nats]),
+        ("perplexity", np.exp(nats).tolist()),
+    ):
+        path = write(tmp_path, *(f"{p},{y}" for p, y in zip(pairs, values, strict=True)))
+        assert read_csv(path, unit=unit).loss == pytest.approx(nats)
+        if unit == "perplexity":
+            with pytest.raises(UserError, match="line 2, column loss is .*--loss-unit bits"):
+                read_csv(path)
+    with pytest.raises(UserError, match="expected a perplexity, which is above 1"):
+        read_csv(write(tmp_path, *ROWS, "1e6,5e7,0.9"), unit="perplexity")
+    with pytest.raises(UserError, match="is ppl meant. Name it loss and say --loss-unit perplex"):
+        read_csv(write(tmp_path, *ROWS, header="params,tokens,ppl"))
+    with pytest.raises(UserError, match="--loss-unit is nuts; expected one of nats"):
+        read_csv(write(tmp_path, *ROWS), unit="nuts")
 
 
 def test_degenerate_data_is_refused() -> None:

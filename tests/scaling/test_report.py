@@ -199,7 +199,7 @@ def test_a_family_without_a_law_is_named_and_the_others_go_on(tmp_path) -> None:
     columns = (points.params, points.tokens, points.loss)
     rows = [f"{n},{d},{loss},gam" for n, d, loss in zip(*columns, strict=True)]
     # The same but for the sign of what size brings.
-    mirrored = 2 * points.loss.max() - points.loss + 20 / points.tokens**0.1
+    mirrored = 2 * points.loss.max() - points.loss + 20 / points.tokens**0.1 - 4
     columns = (points.params, points.tokens, mirrored)
     rows += [f"{n},{d},{loss},bad" for n, d, loss in zip(*columns, strict=True)]
     (tmp_path / "runs.csv").write_text("\n".join(["params,tokens,loss,family", *rows]))

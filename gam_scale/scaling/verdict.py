@@ -1,0 +1,173 @@
+"""Whether runs have a law at all, and whether they follow the one that is nearest to them."""
+
+from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+
+from gam_scale.errors import UserError
+from gam_scale.scaling.bootstrap import Bootstrap
+from gam_scale.scaling.fit import Fit, FitSettings, fit
+from gam_scale.scaling.law import STEEPEST, Law
+from gam_scale.scaling.points import Points, check
+
+SHALLOWEST = 0.01
+"""Least exponent of a law. Below, it is one of the logarithm, or of noise."""
+LEAST_EFFECT = 1e-4
+"""Share of the loss that a term must move it by over all runs, without which it has no exponent."""
+MOST_ERROR, MOST_WORST = 0.02, 0.1
+"""Mean and largest error, as shares of the loss, with which runs still follow a law."""
+TREND_LEVEL = 0.01
+"""Of runs that follow a law, so many are said to have errors that run with size."""
+TREND_DRAWS = 999
+OUTLYING = 5.0
+"""Robust standard deviations from the law beyond which a run is an outlier."""
+
+
+TERMS = (("alpha", "params", "size"), ("beta", "tokens", "data"))
+"""The exponent, the column and the word of the law's second and third term."""
+
+
+class NoLaw(UserError):
+    """Runs of one family that no law of this form describes."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs' distances from their law say of it."""
+
+    reasons: tuple[str, ...]
+    """Why the runs do not follow the law; empty where they do."""
+    trend: float
+    """p of the hypothesis that errors do not run with size."""
+    outliers: np.ndarray
+    """(m,) rows further than :data:`OUTLYING` deviations from the law."""
+    without: Law | None
+    """The law of the other runs; None where there are no outliers, or too few others."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether the runs follow the law."""
+        return not self.reasons
+
+
+def refuse_without_law(fitted: Fit, draws: Bootstrap, who: str) -> None:
+    """Refuse a fit whose exponents the runs do not show.
+
+    Args:
+        fitted: to the runs of one family.
+        draws: its refits; none: their intervals are not asked.
+        who: the family in a sentence: "family x", "the runs".
+
+    Raises:
+        NoLaw: an exponent lies outside :data:`SHALLOWEST` to :data:`STEEPEST`, or its interval
+            holds 0.
+    """
+    form = "so no law of the form E + A / N^alpha + B / D^beta holds"
+    made = fitted.design
+    logs = np.exp(fitted.phi @ made.terms.T).reshape(3, -1)
+    for term, (name, column, effect) in enumerate(TERMS, 1):
+        value = float(getattr(fitted.law, name))
+        ends = draws.interval(attrgetter(name))
+        if value <= SHALLOWEST or np.ptp(logs[term]) < LEAST_EFFECT * made.loss.mean():
+            raise NoLaw(
+                f"{who}: the loss does not fall as {column} grows, {form}; expected runs in which "
+                "larger and longer ones are better"
+            )
+        if value >= STEEPEST:
+            raise NoLaw(
+                f"{who}: what {effect} adds ends within the runs ({name} is above {STEEPEST:g}), "
+                f"{form}; expected runs in which the largest models gain from more tokens as "
+                "smaller ones do, and the longest from more parameters"
+            )
+        if ends is not None and ends[0] <= 0:
+            raise NoLaw(
+                f"{who}: the runs do not show that the loss falls as {column} grows (the interval "
+                f"of {name} holds 0), {form}; expected more runs, or less noise between them"
+            )
+
+
+def judge(fitted: Fit, points: Points, settings: FitSettings, seed: int = 0) -> Verdict:
+    """Whether the runs of one family follow their law.
+
+    Args:
+        fitted: to them.
+        points: the runs.
+        settings: of the fit, for one without outliers.
+        seed: of the simulation behind the test of errors that run with size.
+    """
+    errors = np.abs(np.exp(fitted.design.residuals(fitted.phi[None])[0]) - 1)
+    trend = trend_with_size(fitted, points.run, seed)
+    reasons = []
+    if errors.mean() > MOST_ERROR:
+        reasons.append(f"the mean error is {errors.mean():.1%}, above {MOST_ERROR:.0%}")
+    if errors.max() > MOST_WORST:
+        reasons.append(f"the largest error is {errors.max():.1%}, above {MOST_WORST:.0%}")
+    if trend <= TREND_LEVEL:
+        reasons.append(f"the errors run with size (p = {trend:.2g})")
+    outliers = find_outliers(fitted)
+    return Verdict(tuple(reasons), trend, outliers, _without(points, outliers, settings))
+
+
+def find_outliers(fitted: Fit) -> np.ndarray:
+    """(m,) rows whose distance from the law is beyond :data:`OUTLYING` robust deviations of log L.
+
+    The robust deviation is 1.4826 medians of the distances. A fit of P numbers by nearly absolute
+    values meets P runs exactly, so that the P least distances do not count.
+    """
+    distance = np.abs(fitted.design.residuals(fitted.phi[None])[0])
+    left = np.sort(distance)[fitted.design.free :]
+    deviation = max(1.4826 * float(np.median(left)), 1e-6) if len(left) else np.inf
+    return np.flatnonzero(distance > OUTLYING * deviation)
+
+
+def trend_with_size(fitted: Fit, run: np.ndarray, seed: int = 0) -> float:
+    """p of the hypothesis that errors have nothing to do with size, against a curve over log N.
+
+    The statistic is the share of the errors that (log N)^2 and (log N)^3 explain beyond what the
+    law's own coefficients could. Errors of either sign are as likely under the hypothesis: each
+    run's is multiplied by a random sign, :data:`TREND_DRAWS` times (a wild bootstrap: Davidson and
+    Flachaire 2008). Rows of one run share the sign, so that few runs cannot make p small.
+    """
+    made = fitted.design
+    logs = np.exp(fitted.phi @ made.terms.T).reshape(3, -1)
+    share = logs / logs.sum(axis=0)
+    tangent = np.einsum("tn,tnp->np", share, made.terms.reshape(3, -1, made.free))
+    size = np.log(made.params)
+    size = (size - size.mean()) / size.std()
+    own = _basis(tangent)
+    curve = np.stack([size**2, size**3], axis=1)
+    curve = _basis(curve - own @ (own.T @ curve))
+    errors = made.residuals(fitted.phi[None])[0]
+    errors = errors - own @ (own.T @ errors)
+    if curve.shape[1] == 0 or not np.any(np.abs(errors) > 1e-9):
+        return 1.0
+    runs, of_row = np.unique(run, return_inverse=True)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(TREND_DRAWS, len(runs)))
+    drawn = errors * signs[:, of_row]
+    drawn -= (drawn @ own) @ own.T
+    explained = _share(drawn, curve)
+    return (1 + int((explained >= _share(errors[None], curve)[0] - 1e-9).sum())) / (TREND_DRAWS + 1)
+
+
+def _share(errors: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """(K,) share of the squares of errors (K, n) that lies in the span of ``basis`` (n, m)."""
+    return ((errors @ basis) ** 2).sum(axis=1) / np.maximum((errors**2).sum(axis=1), 1e-300)
+
+
+def _basis(columns: np.ndarray) -> np.ndarray:
+    """(n, m) orthonormal, of the span of columns (n, p); those that rounding alone tells apart
+    from the others are left out."""
+    left, scale, _ = np.linalg.svd(columns, full_matrices=False)
+    return left[:, scale > 1e-8 * max(float(scale.max()), 1e-300)]
+
+
+def _without(points: Points, outliers: np.ndarray, settings: FitSettings) -> Law | None:
+    if not len(outliers):
+        return None
+    rest = points.take(~np.isin(np.arange(len(points)), outliers))
+    try:
+        check(rest)
+    except UserError:
+        return None
+    return fit(rest, settings).law

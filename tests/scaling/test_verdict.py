@@ -1,0 +1,148 @@
+"""A law that the runs do not show is none, and runs that miss it do not follow it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scaling.synthetic import TRUE, runs
+
+from gam_scale.errors import UserError
+from gam_scale.scaling.analysis import Settings, analyse, as_dict
+from gam_scale.scaling.fit import FitSettings, fit
+from gam_scale.scaling.points import Points, from_arrays
+from gam_scale.scaling.runs_csv import read_csv
+from gam_scale.scaling.verdict import Verdict, find_outliers, judge, trend_with_size
+
+FAST = FitSettings(grid=3)
+SWEEP = Path(__file__).parents[2] / "docs" / "scaling" / "sweep" / "runs.csv"
+
+
+def no_law(kind: str, noise: float) -> Points:
+    points = runs(noise=0.0)
+    n, d = points.params, points.tokens
+    size, data = 400 / n**0.34, 400 / d**0.28
+    loss = {
+        "no size": 2 + data,
+        "no data": 2 + size,
+        "a step in size": 2 + data + 0.5 * (n == n.min()),
+        "a step in data": 2 + size + 0.5 * (d == d.min()),
+        "size hurts": 2 + data + (n / 1e9) ** 0.2,
+        "data hurts": 2 + size + (d / 1e11) ** 0.2,
+    }[kind]
+    error = noise * np.random.default_rng(0).standard_normal(len(n))
+    return from_arrays(n, d, loss * np.exp(error))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.003])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("no size", "loss (does not fall|falls) as params grow"),
+        ("no data", "loss (does not fall|falls) as tokens grow"),
+        ("a step in size", "what size adds ends within the runs"),
+        ("a step in data", "what data adds ends within the runs"),
+        ("size hurts", "loss does not fall as params grow"),
+        ("data hurts", "loss does not fall as tokens grow"),
+    ],
+)
+def test_runs_that_do_not_show_an_exponent_have_no_law(kind, reason, noise) -> None:
+    points = no_law(kind, noise)
+    reasons = set()
+    for other in (points, *other_machines(points)):
+        # What noise adds may be taken for a step, too.
+        wanted = f".*{reason}" if noise == 0 else "(the runs do not|the loss does not|what)"
+        with pytest.raises(UserError, match=f"^the runs: {wanted}") as refused:
+            analyse(other, Settings(FAST, resamples=100))
+        reasons.add(str(refused.value))
+    assert len(reasons) == 1
+
+
+def other_machines(points: Points) -> list[Points]:
+    """What another processor's arithmetic, or another order of sums, makes of the same runs."""
+    rng = np.random.default_rng(1)
+    shaken = replace(points, loss=points.loss * (1 + 1e-13 * rng.standard_normal(len(points))))
+    return [shaken, points.take(rng.permutation(len(points)))]
+
+
+def test_the_verdict_on_the_published_sweep_is_one_on_every_machine() -> None:
+    """Two of its families have sizes that had hardly begun to learn."""
+    points = read_csv(SWEEP)
+    settings = Settings(FAST, resamples=100, draws=0)
+    results = [analyse(p, settings) for p in (points, *other_machines(points)[:1])]
+    for result in results:
+        json.dumps(as_dict(result), allow_nan=False)
+    first, second = ({f.name: f for f in r.families} for r in results)
+    assert list(first) == list(second)
+    assert [left.reason for left in results[0].left_out] == [
+        left.reason for left in results[1].left_out
+    ]
+    for name, family in first.items():
+        assert family.verdict.reasons == second[name].verdict.reasons
+        assert family.fit.law.as_dict() == pytest.approx(second[name].fit.law.as_dict(), rel=1e-4)
+
+
+def test_every_number_is_finite_where_e_is_nothing() -> None:
+    points = runs(noise=0.0)
+    powers = from_arrays(points.params, points.tokens, points.loss - 1.699)
+    (family,) = analyse(powers, Settings(FAST, resamples=100)).families
+    assert family.fit.law.E < 0.01
+    noisy = replace(powers, loss=powers.loss * np.exp(0.02 * np.sin(np.arange(len(powers)))))
+    json.dumps(as_dict(analyse(noisy, Settings(FAST, resamples=100))), allow_nan=False)
+
+
+def verdict(points: Points) -> Verdict:
+    return judge(fit(points, FAST), points, FAST)
+
+
+def test_good_runs_follow() -> None:
+    found = verdict(runs())
+    assert found.follows and found.without is None and len(found.outliers) == 0
+
+
+def test_runs_far_from_the_law_do_not_follow_it() -> None:
+    signs = np.random.default_rng(0).choice([-1, 1], 30)
+    points = runs(noise=0.0)
+    (reason,) = verdict(replace(points, loss=points.loss * (1 + 0.03 * signs))).reasons
+    assert reason.startswith("the mean error is 2.") and reason.endswith("above 2%")
+
+
+def test_outliers_are_named_with_the_law_of_the_others() -> None:
+    points = runs(noise=0.002)
+    points.loss[[7, 20]] *= [1.2, 1.03]
+    found = verdict(points)
+    assert found.outliers.tolist() == [7, 20]
+    (reason,) = found.reasons
+    assert reason.startswith("the largest error is 1") and reason.endswith("above 10%")
+    rest = fit(points.take(~np.isin(np.arange(30), [7, 20])), FAST)
+    assert found.without == rest.law
+    assert found.without.alpha == pytest.approx(TRUE.alpha, abs=0.02)
+
+
+def test_exact_runs_have_no_outliers() -> None:
+    points = runs(noise=0.0)
+    assert find_outliers(fit(points, FAST)).tolist() == []
+    assert verdict(points).trend == 1.0
+
+
+def test_errors_that_run_with_size_are_told_from_noise() -> None:
+    """Of 30 sets of good runs, more than 2 have p of 0.01 by chance once in 250 times."""
+    size = np.log(runs().params / 3e7) / 7
+    alarms = 0
+    for seed in range(30):
+        points = runs(noise=0.004, seed=seed, sizes=6)
+        fitted = fit(points, FitSettings(grid=2))
+        alarms += trend_with_size(fitted, points.run, seed) <= 0.01
+    assert alarms <= 2
+    bent = replace(points, loss=points.loss * np.exp(0.3 * size**3))
+    (reason,) = verdict(bent).reasons
+    assert reason.startswith("the errors run with size (p = 0.00")
+
+
+def test_rows_of_few_runs_cannot_make_a_trend() -> None:
+    points = runs()
+    bent = points.loss * np.exp(0.1 * (np.log(points.params / 3e7) / 7) ** 3)
+    _, run = np.unique(points.params, return_inverse=True)
+    shared = from_arrays(points.params, points.tokens, bent, run=run.tolist())
+    assert trend_with_size(fit(shared, FAST), shared.run) > 0.01
