@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import astuple, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.fake_cuda.rows import CONFIGS, KINDS, LAYERS, RECOMPUTE, Row, layer_of
-from benchmarks.fake_cuda.rows import rows as all_rows
+from benchmarks.fake_cuda.rows import LAYERS, Row, layer_of
 from gam_scale.errors import UserError
 from gam_scale.plan.activations import setting
 from gam_scale.plan.traffic import traffic
@@ -23,7 +22,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 def beside(rows: Rows) -> Rows:
-    """These, in the place of the same ones or beside the others, in the table's order.
+    """The table's, with these in the place of the same ones or behind all others.
 
     Raises:
         UserError: the table is of another torch.
@@ -34,9 +33,8 @@ def beside(rows: Rows) -> Rows:
             f"{FIGURES} is of torch {kept['torch']} and this is {here}; expected that one, or no "
             "--update, which remakes all rows"
         )
-    by_key = {tuple(row[f.name] for f in fields(Row)): row for row in (*kept["rows"], *rows)}
-    order = map(astuple, all_rows((*KINDS, *LAYERS), CONFIGS, RECOMPUTE))
-    return [by_key[key] for key in order if key in by_key]
+    all_rows = (*kept["rows"], *rows)
+    return list({tuple(row[f.name] for f in fields(Row)): row for row in all_rows}.values())
 
 
 def write(rows: Rows) -> None:

@@ -15,7 +15,7 @@ from gam_scale.model.parts import MIXERS, implementations
 from gam_scale.parallel.algorithm import Algorithm
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.optimizer import OPTIMIZERS
-from gam_scale.plan import timing
+from gam_scale.plan import gpu_blocks, timing
 from gam_scale.plan.activations import Setting, setting, work
 from gam_scale.plan.communication import Collective
 from gam_scale.plan.estimate import Estimate, cheapest, engines
@@ -186,6 +186,17 @@ def test_a_cpu_is_planned_by_its_products_alone():
     (static,) = set(config.model.stack())
     spent = timing.layer(config.model, static, setting(config, ROWS), cpu, 0.5)
     assert spent.products > 0 == spent.memory + spent.launches
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+def test_a_plan_is_made_of_a_layer_of_the_same_kind(kind):
+    """Or of the kind that it is a preset of, whatever else a row might be like."""
+    stands_for = MIXERS[kind].measured_as
+    assert stands_for == (MIXERS[kind].preset_of or kind)
+    for config in ("gam_1b", "ctx16k"):
+        assert gpu_blocks.row(stands_for, config=config)["kind"] == stands_for
+    (layer,) = gpu_blocks.model(stands_for).stack()
+    assert layer.kind == stands_for, "the planner counts another layer beside the row"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if MIXERS[kind].measured_as == kind])

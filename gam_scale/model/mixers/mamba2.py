@@ -64,8 +64,7 @@ class Mamba2Layer(MixerConfig):
         at_most=WIDEST,
     )
 
-    measured_as: ClassVar[str] = "phase"  # chunks of the same products
-    plan_note: ClassVar[str] = "bytes that mamba2 moves on a GPU follow from those of phase"
+    measured_as: ClassVar[str] = "mamba2"
     kernel: ClassVar[str] = "mamba_ssm"
     by_pieces: ClassVar[bool] = True
     in_chunks: ClassVar[bool] = True
