@@ -2,23 +2,31 @@
 """Fit scaling laws to runs and report them: python tools/scaling_report.py --csv FILE --out DIR
 
 The CSV has a row for every measured loss. DIR gets fit.json, report.html, report.md, the figures as
-PNG and SVG, and CSVs of the fit to each run, the frontier and the extrapolation. --curves, --lr and
+PNG and SVG, the laws as LaTeX, and CSVs of them, of the fit to each run, of the frontier and of the
+extrapolation; files of an earlier report there give way, no input does. --curves, --lr and
 --evaluation add what else is known of the runs, from tools/sweep.py collect and tools/evaluate.py.
 """
 
 import argparse
 import hashlib
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from gam_scale import cli
+from gam_scale.errors import UserError, one_line
 from gam_scale.files import read_regular
-from gam_scale.scaling.analysis import TARGETS, Settings, analyse
+from gam_scale.scaling.analysis import Settings, analyse
 from gam_scale.scaling.bootstrap import RESAMPLES
+from gam_scale.scaling.columns import FURTHER
 from gam_scale.scaling.compare import DRAWS
 from gam_scale.scaling.cost import GPUS, MFU, Cost
 from gam_scale.scaling.fit import DELTA, GRID, FitSettings
-from gam_scale.scaling.outputs import write_report
+from gam_scale.scaling.holdout import RULES
+from gam_scale.scaling.names import readable
+from gam_scale.scaling.outputs import check_folder, write_report
+from gam_scale.scaling.points import Points
 from gam_scale.scaling.runs_csv import COLUMNS, REQUIRED, UNITS, read_csv
 from gam_scale.scaling.supplement import read_supplement
 from gam_scale.scaling.words import does_not_show, shows
@@ -28,16 +36,30 @@ def main() -> None:
     """Parse, fit, write, say what was found."""
     args = parse()
     fitting = FitSettings(args.huber_delta, args.grid, args.shared_exponent)
-    settings = Settings(fitting, args.bootstrap, args.test_draws, args.seed, tuple(args.targets))
+    settings = Settings(
+        fitting,
+        args.bootstrap,
+        args.test_draws,
+        args.seed,
+        tuple(args.targets),
+        tuple(args.at),
+        args.hold_out,
+        args.min_steps,
+    )
     cost = Cost.of(args.gpus, args.mfu)
-    points = read_csv(*args.csv, unit=args.loss_unit)
+    points = read_csv(*args.csv, unit=args.loss_unit, shared_exponent=args.shared_exponent)
     supplement = read_supplement(args.curves, args.lr, args.evaluation, args.sweep, args.limit)
-    analysis = analyse(points, settings)
+    given = [*args.csv, *args.curves, args.lr, *args.evaluation, args.sweep]
+    inputs = [path for path in given if path is not None]
+    check_folder(args.out, inputs)
+    check_rule(args.hold_out, points)
+    analysis = analyse(points, settings, Progress())
     source = ", ".join(
         f"{path.name} (sha256 {hashlib.sha256(read_regular(path)).hexdigest()[:16]})"
         for path in args.csv
     )
-    written = write_report(analysis, cost, source, args.out, supplement)
+    written = write_report(analysis, cost, source, args.out, supplement, inputs)
+    analysis, supplement = readable(analysis, supplement)
     for sentence in shows(analysis):
         print(sentence)
     print("\nWhat the runs do not show:")
@@ -46,15 +68,57 @@ def main() -> None:
     print(f"\n{written[1]} and {len(written) - 1} more files, fit.json among them")
 
 
+class Progress:
+    """Lines on stderr of what is being done, none sooner than a second after another."""
+
+    def __init__(self) -> None:
+        self._last = -float("inf")
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() - self._last >= 1:
+            print(one_line(line, 200), file=sys.stderr, flush=True)
+            self._last = time.monotonic()
+
+
+def check_rule(rule: str, points: Points) -> None:
+    """Refuse runs to be held out that no column can tell."""
+    column = rule.partition("=")[0].strip().lower()
+    if "=" in rule and column not in points.columns:
+        there = ", ".join(points.columns) or "none"
+        raise UserError(
+            f"--hold-out is {one_line(rule)}; expected a column of the CSV other than its numbers: "
+            f"{there}"
+        )
+
+
+def model(text: str) -> tuple[float, float]:
+    """``N,D``: parameters and tokens."""
+    numbers = cli.several(cli.number(above=0, below=1e20))(text)
+    if len(numbers) != 2:
+        raise argparse.ArgumentTypeError(f"is {one_line(text)}; expected N,D as in 7e9,1.4e11")
+    return numbers[0], numbers[1]
+
+
+def rule(text: str) -> str:
+    """Which runs are held out."""
+    if text not in RULES and not all(text.partition("=")):
+        raise argparse.ArgumentTypeError(
+            f"is {one_line(text)}; expected {', '.join(RULES)} or COLUMN=VALUE"
+        )
+    return text
+
+
 def parse() -> argparse.Namespace:
     """The command line, numbers checked."""
     columns = "\n".join(
         f"  {name:<8}{'' if name in REQUIRED else '(optional) '}{text}"
         for name, text in COLUMNS.items()
     )
+    further = "\n".join(f"  {name:<12} {text}" for name, text in FURTHER.items())
     parser = cli.Parser(
         description=__doc__.splitlines()[0],
-        epilog=f"columns of the CSV; others are ignored:\n{columns}",
+        epilog=f"columns of the CSV:\n{columns}\n"
+        f"shown where they are there; others are ignored:\n{further}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -105,9 +169,33 @@ def parse() -> argparse.Namespace:
         "--targets",
         type=cli.number(above=0, below=1e15),
         nargs="+",
-        default=list(TARGETS),
+        default=[],
         metavar="N",
-        help="parameters to extrapolate to (1e9 7e9)",
+        help="parameters to extrapolate to (10 and 100 times the largest model's)",
+    )
+    parser.add_argument(
+        "--at",
+        type=model,
+        nargs="+",
+        default=[],
+        metavar="N,D",
+        help="parameters and tokens of models whose loss is to be predicted",
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=rule,
+        default=RULES[0],
+        metavar="RUNS",
+        help="runs that a further fit does not see and predicts: sizes, the largest models (this); "
+        "budgets, those of most FLOPs; COLUMN=VALUE, the rows that have it; none",
+    )
+    parser.add_argument(
+        "--min-steps",
+        type=cli.count(0),
+        default=0,
+        metavar="N",
+        help="leave out runs of fewer optimizer steps (0); needs a column steps, or batch and "
+        "seq_len",
     )
     parser.add_argument(
         "--gpus",

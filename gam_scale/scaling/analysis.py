@@ -2,7 +2,8 @@
 
 import math
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from operator import attrgetter
 from typing import Any
@@ -18,19 +19,21 @@ from gam_scale.scaling.bootstrap import (
     bootstrap,
     of_optimum,
 )
+from gam_scale.scaling.by_steps import WithoutShort, by_steps
+from gam_scale.scaling.columns import other_counts, with_steps
 from gam_scale.scaling.compare import DRAWS, Test, compare, differences
+from gam_scale.scaling.extrapolation import Extrapolation, at, at_size, sizes_beyond
 from gam_scale.scaling.fit import Fit, FitSettings, fit
 from gam_scale.scaling.holdout import HeldOut, hold_out
 from gam_scale.scaling.isoflop import IsoFlop, Parabola, isoflop
 from gam_scale.scaling.law import COEFFICIENTS
 from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import Points, check, named
+from gam_scale.scaling.seeds import seed_spread
 from gam_scale.scaling.verdict import NoLaw, Verdict, judge, refuse_without_law
 
-TARGETS = (1e9, 7e9)
-"""Parameters of the models that are extrapolated to."""
-TOKENS_PER_PARAMETER = 20.0
-"""A customary ratio (arXiv 2203.15556, table 3), beside each family's own best one."""
+Tell = Callable[[str], None]
+"""Is given a line for the user, who waits."""
 MOST_FLOPS = 1e60
 """Upper bound on the compute at which a target size may be the best one. A law that asks for more
 says that size has stopped to matter: its family is reported as one without a law."""
@@ -46,22 +49,14 @@ class Settings:
     draws: int = DRAWS
     """Simulated data sets behind each test of two families."""
     seed: int = 0
-    targets: tuple[float, ...] = TARGETS
-
-
-@dataclass(frozen=True)
-class Extrapolation:
-    """A model that was not trained, of ``params`` parameters and trained on ``tokens``."""
-
-    rule: str
-    """``optimal``: for its compute, under the family's law; ``20 per parameter``."""
-    params: float
-    tokens: float
-    flops: float
-    loss: float
-    tokens_interval: Range
-    flops_interval: Range
-    loss_interval: Range
+    targets: tuple[float, ...] = ()
+    """Parameters of the models that are extrapolated to; none: see :func:`sizes_beyond`."""
+    at: tuple[tuple[float, float], ...] = ()
+    """Parameters and tokens of further ones."""
+    held: str = "sizes"
+    """Which runs are held out, see :func:`gam_scale.scaling.holdout.hold_out`."""
+    min_steps: int = 0
+    """Runs of fewer optimizer steps are left out."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +76,16 @@ class Family:
     held_out_note: str
     isoflop: IsoFlop
     extrapolations: list[Extrapolation]
+    without_short: list[WithoutShort]
+    """Its law without runs of few steps, those that ``min_steps`` leaves out among them."""
+    by_count: dict[str, Fit]
+    """Its law by other counts of N, by the name of the column."""
+
+    @property
+    def farthest(self) -> float:
+        """FLOPs up to which the law is looked at: the dearest run's, or a model's not trained."""
+        known = [e.flops for e in self.extrapolations if e.is_known]
+        return max([float(self.points.flops.max()), *known])
 
     @property
     def worst(self) -> float:
@@ -125,6 +130,8 @@ class Analysis:
     families: list[Family]
     pairs: list[Pair]
     left_out: list[LeftOut] = field(default_factory=list)
+    too_short: int = 0
+    """Runs left out for their few steps."""
 
     @property
     def measured(self) -> list[tuple[str, Points]]:
@@ -141,7 +148,7 @@ class Analysis:
         return [*self.families, *self.left_out]
 
 
-def analyse(points: Points, settings: Settings) -> Analysis:
+def analyse(points: Points, settings: Settings, tell: Tell = lambda _: None) -> Analysis:
     """Fit every family, bound what its law says, compare each two.
 
     A family of too few runs, or whose loss does not fall with size or data, has no law; it is named
@@ -150,36 +157,44 @@ def analyse(points: Points, settings: Settings) -> Analysis:
     Args:
         points: of any number of families.
         settings: of the fits.
+        tell: is given a line before each piece of work.
 
     Raises:
         UserError: no family has a law.
     """
     families, left_out = [], []
-    for name in points.families:
+    whole, points = points, with_steps(points, settings.min_steps)
+    if not settings.targets:
+        largest = min(float(points.of(name).params.max()) for name in points.families)
+        settings = replace(settings, targets=sizes_beyond(largest))
+    for i, name in enumerate(points.families, 1):
         own = points.of(name)
+        tell(f"family {i} of {len(points.families)}: {name}, {len(own)} runs")
         try:
-            families.append(_family(own, settings))
+            families.append(_family(own, whole.of(name), settings))
         except NoLaw as error:
             left_out.append(LeftOut(name, own, str(error), isoflop(own)))
     if not families:
         raise UserError(left_out[0].reason)
-    pairs = [
-        Pair(
-            one.name,
-            two.name,
-            compare(one.points, two.points, settings.fit, settings.draws, settings.seed),
-            differences(one.bootstrap, two.bootstrap),
-        )
-        for one, two in combinations(families, 2)
-        if settings.draws
-    ]
-    return Analysis(settings, families, pairs, left_out)
+    pairs = _compare(families, settings, tell) if settings.draws else []
+    return Analysis(settings, families, pairs, left_out, len(whole) - len(points))
 
 
-def _family(points: Points, settings: Settings) -> Family:
+def _compare(families: list[Family], settings: Settings, tell: Tell) -> list[Pair]:
+    pairs: list[Pair] = []
+    count = math.comb(len(families), 2)
+    for one, two in combinations(families, 2):
+        tell(f"comparison {len(pairs) + 1} of {count}: {one.name} and {two.name}")
+        tests = compare(one.points, two.points, settings.fit, settings.draws, settings.seed)
+        pairs.append(Pair(one.name, two.name, tests, differences(one.bootstrap, two.bootstrap)))
+    return pairs
+
+
+def _family(points: Points, whole: Points, settings: Settings) -> Family:
+    """The runs of one family that count, and all of its runs."""
     name = points.families[0]
     try:
-        check(points, named(name))
+        check(points, named(name), settings.fit.shared_exponent)
     except UserError as error:
         raise NoLaw(str(error)) from None
     best = fit(points, settings.fit)
@@ -196,7 +211,8 @@ def _family(points: Points, settings: Settings) -> Family:
         )
     intervals = {c: draws.interval(attrgetter(c)) for c in COEFFICIENTS}
     intervals |= {w: draws.interval(of_optimum(k, w)) for w in ("a", "b", "G")}
-    held_out, note = hold_out(points, settings.fit)
+    held_out, note = hold_out(points, settings.fit, settings.held)
+    sizes = [e for target in settings.targets for e in at_size(target, optimum, draws)]
     return Family(
         name,
         points,
@@ -208,7 +224,12 @@ def _family(points: Points, settings: Settings) -> Family:
         held_out,
         note,
         isoflop(points, best, draws, seed),
-        _extrapolations(settings, optimum, draws),
+        [*sizes, *(at(*model, optimum, draws) for model in settings.at)],
+        by_steps(whole, settings.fit),
+        {
+            name: fit(replace(points, params=count), settings.fit)
+            for name, count in other_counts(points).items()
+        },
     )
 
 
@@ -224,45 +245,6 @@ def is_affordable(optimum: Optimum, params: float) -> bool:
 def _own_seed(name: str, settings: Settings) -> int:
     """One for each family: their refits are to be independent of one another."""
     return settings.seed + zlib.crc32(name.encode())
-
-
-def _extrapolations(settings: Settings, optimum: Optimum, draws: Bootstrap) -> list[Extrapolation]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return [e for target in settings.targets for e in _extrapolate(target, optimum, draws)]
-
-
-def _extrapolate(params: float, optimum: Optimum, draws: Bootstrap) -> list[Extrapolation]:
-    """What the law says of one size; compute past any number is infinite, and so not known."""
-    k = optimum.flops_per_pair
-    optima = [Optimum(laws[0], k) for laws in draws.laws]
-    fixed = TOKENS_PER_PARAMETER * params
-    losses = np.array([float(o.law.loss(params, fixed)) for o in optima])
-    flops = float(optimum.flops(params))
-    tokens = flops / (k * params)
-    budgets = np.array([float(o.flops(params)) if o.exists else np.nan for o in optima])
-    at_best = np.array([float(o.law.loss(params, tokens)) for o in optima])
-    return [
-        Extrapolation(
-            "optimal",
-            params,
-            tokens,
-            flops,
-            float(optimum.law.loss(params, tokens)),
-            draws.between(budgets / (k * params)),
-            draws.between(budgets),
-            draws.between(at_best),
-        ),
-        Extrapolation(
-            f"{TOKENS_PER_PARAMETER:g} per parameter",
-            params,
-            fixed,
-            k * params * fixed,
-            float(optimum.law.loss(params, fixed)),
-            None,
-            None,
-            draws.between(losses),
-        ),
-    ]
 
 
 def as_dict(analysis: Analysis) -> dict[str, Any]:
@@ -281,6 +263,9 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
             "interval_level": LEVEL,
             "test_draws": settings.draws,
             "seed": settings.seed,
+            "min_steps": settings.min_steps,
+            "runs_of_fewer_steps": analysis.too_short,
+            "hold_out": settings.held,
         },
         "families": families,
         "left_out": {
@@ -354,7 +339,16 @@ def _family_dict(family: Family) -> dict[str, Any]:
             ],
         },
         "isoflop": _isoflop_dict(family.isoflop),
-        "extrapolations": [vars(e) for e in family.extrapolations],
+        "extrapolations": [vars(e) | {"known": e.is_known} for e in family.extrapolations],
+        "seed_spread": seed_spread(points),
+        "by_min_steps": [
+            {"min_steps": w.least, "runs": w.runs, "mean_error": w.error} | w.law.as_dict()
+            for w in family.without_short
+        ],
+        "by_count": {
+            name: other.law.as_dict() | {"objective": other.objective}
+            for name, other in family.by_count.items()
+        },
     }
 
 

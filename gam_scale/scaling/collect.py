@@ -42,7 +42,10 @@ def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
     known = {key for _, row in main for key, value in row.items() if value is not None}
     known -= {"lr_multiplier"}
     files = {
-        "runs.csv": [{key: value for key, value in row.items() if key in known} for _, row in main],
+        "runs.csv": [
+            {key: value for key, value in row.items() if key in known} | _counts(cell)
+            for cell, row in main
+        ],
         "curves.csv": [line for cell, row in main for line in _curve(cell, row)],
         "lr.csv": sensitivity(done),
         "contexts.csv": contexts(done),
@@ -92,6 +95,22 @@ def contexts(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
     ]
     order = list(dict.fromkeys(row["family"] for row in picked))
     return sorted(picked, key=lambda row: (order.index(row["family"]), row["seq_len"]))
+
+
+def _counts(cell: SweepCell) -> Row:
+    """Parameters counted otherwise, each of which has a law of its own in a report.
+
+    Those of the embedding are counted once where the head shares them; those of learned positions
+    are in neither count.
+    """
+    model = cell.model
+    total = model.n_parameters()
+    if model.position is not None:
+        total -= model.position.weight.numel()
+    embedding = model.embedding.weight.numel()
+    if model.head is not None:
+        embedding += model.head_weight.numel()
+    return {"params_with_embedding": total, "params_without_embedding": total - embedding}
 
 
 def _but_rate(cell: SweepCell) -> tuple[object, ...]:

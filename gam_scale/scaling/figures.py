@@ -6,16 +6,19 @@ from typing import Any
 import numpy as np
 
 from gam_scale.report.axes import finish, label
+from gam_scale.report.dots import draw_dots
 from gam_scale.report.figure import Figure, shades
 from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import large, scientific
 from gam_scale.scaling.analysis import Analysis, Family
+from gam_scale.scaling.extrapolation import OPTIMAL
 from gam_scale.scaling.isoflop import IsoFlop
 from gam_scale.scaling.law import Law
 from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import Points
 
 MOST_LABELS = 8
+MOST_SIZES = 12  # that have a line each
 BANDS = 300  # refits that a band is drawn from
 
 
@@ -46,14 +49,17 @@ def figures(analysis: Analysis) -> list[Figure]:
 
 def _curves(points: Points, law: Law | None, i: int, named: str, suffix: str) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
-        sizes = np.unique(points.params)
+        every = np.unique(points.params)
+        sizes = every[np.unique(np.linspace(0, len(every) - 1, MOST_SIZES).astype(int))]
         span, last = np.ptp(points.loss), np.inf
+        rest = points.take(~np.isin(points.params, sizes))
+        draw_dots(axes, palette, rest.tokens, rest.loss, color=palette.line(i), alpha=0.2, ms=3)
         for n, shade in zip(sizes, shades(len(sizes)), strict=True):
-            style = {"color": palette.line(i), "alpha": shade}
+            style: dict[str, Any] = {"color": palette.line(i), "alpha": shade}
             rows = np.flatnonzero(points.params == n)
             rows = rows[np.argsort(points.tokens[rows])]
             d, loss = points.tokens[rows], points.loss[rows]
-            axes.plot(d, loss, "o", ms=4.5, mew=0, **style)
+            draw_dots(axes, palette, d, loss, **style)
             if law is not None:
                 d = np.geomspace(d.min() / 1.3, d.max() * 1.3, 100)
                 loss = law.loss(n, d)
@@ -65,6 +71,8 @@ def _curves(points: Points, law: Law | None, i: int, named: str, suffix: str) ->
 
     lines = "the fitted law" if law is not None else "from run to run; no law fits"
     caption = f"dots: runs; lines: {lines}, one for each number of parameters"
+    if (sizes := len(np.unique(points.params))) > MOST_SIZES:
+        caption += f" of {MOST_SIZES} out of {sizes}"
     return Figure(f"curves{suffix}", f"Loss against tokens{named}", caption, draw)
 
 
@@ -72,11 +80,11 @@ def _parabolas(points: Points, isoflop: IsoFlop, i: int, named: str, suffix: str
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         parabolas = isoflop.parabolas
         for j, (parabola, shade) in enumerate(zip(parabolas, shades(len(parabolas)), strict=True)):
-            style = {"color": palette.line(i), "alpha": shade}
+            style: dict[str, Any] = {"color": palette.line(i), "alpha": shade}
             n = np.geomspace(parabola.low / 1.15, parabola.high * 1.15, 80)
             rows = parabola.rows
             axes.plot(n, parabola.at(n), lw=1.6, **style)
-            axes.plot(points.params[rows], points.loss[rows], "o", ms=4.5, mew=0, **style)
+            draw_dots(axes, palette, points.params[rows], points.loss[rows], **style)
             if parabola.is_inside:
                 axes.plot([parabola.params], [parabola.loss], "D", ms=6, mew=0, color=palette.ink)
             if j % -(-len(parabolas) // MOST_LABELS) == 0:
@@ -104,7 +112,8 @@ def _surface(family: Family, i: int, named: str, suffix: str) -> Figure:
         best = optimum.flops_per_pair * n.min() * d.min(), optimum.flops_per_pair * n[-1] * d[-1]
         c = np.geomspace(*best, 60)
         axes.plot(optimum.tokens(c), optimum.params(c), lw=2, color=palette.line(i))
-        axes.plot(points.tokens, points.params, "o", ms=5, mew=0, color=palette.ink, alpha=0.7)
+        style: dict[str, Any] = {"color": palette.ink, "alpha": 0.7, "ms": 5, "log_y": True}
+        draw_dots(axes, palette, points.tokens, points.params, **style)
         axes.set_xlim(d[0], d[-1])
         axes.set_ylim(n[0], n[-1])
         finish(axes, palette, narrow, "tokens", "parameters", large, large, log_y=True)
@@ -118,10 +127,10 @@ def _surface(family: Family, i: int, named: str, suffix: str) -> Figure:
 def _frontier(families: list[Family], analysis: Analysis, keys: Any) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for i, family in enumerate(families):
-            colour = palette.line(i)
-            _over_budgets(axes, family, analysis, Optimum.params, colour)
+            style: dict[str, Any] = {"color": palette.line(i), "marker": palette.marker(i)}
+            _over_budgets(axes, family, Optimum.params, style)
             for p in family.isoflop.minima:
-                axes.plot([p.flops], [p.params], "D", ms=5.5, mew=0, color=colour)
+                axes.plot([p.flops], [p.params], ms=7, mfc="none", mew=1.3, **style)
         for target in analysis.settings.targets:
             axes.axhline(target, color=palette.quiet, lw=1, ls=(0, (1, 3)))
             left = min(float(f.points.flops.min()) for f in families)
@@ -129,28 +138,27 @@ def _frontier(families: list[Family], analysis: Analysis, keys: Any) -> Figure:
         finish(axes, palette, narrow, "FLOPs", "parameters", scientific, large, log_y=True)
 
     caption = "parameters that are best for a budget; solid where runs were, dashed beyond; band: "
-    caption += "95%; diamonds: isoFLOP minima"
-    return Figure("frontier", "Best size against compute", caption, draw, keys)
+    caption += "95%; hollow markers: isoFLOP minima"
+    return Figure("frontier", "Best size against compute", caption, draw, keys, marked=True)
 
 
 def _losses(families: list[Family], analysis: Analysis, keys: Any) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for i, family in enumerate(families):
-            colour = palette.line(i)
-            _over_budgets(axes, family, analysis, Optimum.loss, colour)
+            style: dict[str, Any] = {"color": palette.line(i), "marker": palette.marker(i)}
+            _over_budgets(axes, family, Optimum.loss, style)
             points = family.points
-            axes.plot(points.flops, points.loss, "o", ms=3.5, mew=0, color=colour, alpha=0.45)
-            for target in analysis.settings.targets:
-                at = float(family.optimum.flops(target))
-                axes.plot([at], [float(family.optimum.loss(at))], "s", ms=6, mew=0, color=colour)
-                if i == 0:
-                    height = float(family.optimum.loss(at))
-                    label(axes, palette, at, height, large(target), above=True)
+            draw_dots(axes, palette, points.flops, points.loss, ms=3.5, alpha=0.45, **style)
+            for e in family.extrapolations:
+                if e.rule == OPTIMAL and e.is_known:
+                    axes.plot([e.flops], [e.loss], ms=8, mfc="none", mew=1.3, **style)
+                    if i == 0:
+                        label(axes, palette, e.flops, e.loss, large(e.params), above=True)
         finish(axes, palette, narrow, "FLOPs", "loss, nats per token", scientific)
 
     caption = "line: the best loss of a budget, dashed beyond the runs; band: 95%; dots: runs; "
-    caption += "squares: models that were not trained"
-    return Figure("loss-compute", "Loss against compute", caption, draw, keys)
+    caption += "hollow: models that were not trained"
+    return Figure("loss-compute", "Loss against compute", caption, draw, keys, marked=True)
 
 
 def _held_out(families: list[Family], keys: Any) -> Figure:
@@ -159,44 +167,37 @@ def _held_out(families: list[Family], keys: Any) -> Figure:
             held = family.held_out
             if held is None:
                 continue
-            rest = family.points.params < held.params.min()
-            known = family.points.take(rest)
-            off = 100 * (held.law.loss(known.params, known.tokens) / known.loss - 1)
-            style = {"color": palette.line(i), "ms": 5}
-            axes.plot(known.params, off, "o", mew=0, alpha=0.35, **style)
-            axes.plot(held.params, 100 * held.errors, "o", mew=0, **style)
+            style: dict[str, Any] = {
+                "color": palette.line(i),
+                "marker": palette.marker(i),
+                "ms": 5.5,
+            }
+            off = 100 * held.fitted_errors
+            draw_dots(axes, palette, held.rest.params, off, alpha=0.35, **style)
+            draw_dots(axes, palette, held.params, 100 * held.errors, **style)
         axes.axhline(0, color=palette.quiet, lw=1)
         finish(axes, palette, narrow, "parameters", "predicted over measured, %", large)
 
-    caption = "error of a law fitted without the largest models; faint: runs it was fitted to; "
+    what = next(f.held_out.what for f in families if f.held_out)
+    caption = f"error of a law fitted without {what}; faint: runs it was fitted to; "
     caption += "full: runs it had not seen"
-    return Figure("held-out", "Predicting the largest models", caption, draw, keys)
-
-
-def _budgets(family: Family, analysis: Analysis) -> np.ndarray:
-    """FLOPs from the smallest run to the largest model extrapolated to."""
-    ends = [float(family.optimum.flops(t)) for t in analysis.settings.targets]
-    top = max([float(family.points.flops.max()), *ends])
-    return np.geomspace(family.points.flops.min(), 1.5 * top, 120)
+    return Figure("held-out", f"Predicting {what}", caption, draw, keys, marked=True)
 
 
 def _over_budgets(
     axes: Any,
     family: Family,
-    analysis: Analysis,
     what: Callable[[Optimum, np.ndarray], np.ndarray],
-    colour: str,
+    style: dict[str, Any],
 ) -> None:
-    """What a family's law says of each budget, with its band."""
-    c = _budgets(family, analysis)
-    _band(axes, family, c, what, colour)
-    _measured(axes, family, c, what(family.optimum, c), colour)
-
-
-def _measured(axes: Any, family: Family, c: np.ndarray, y: np.ndarray, colour: str) -> None:
+    """What a family's law says of each budget, with its band: dashed beyond the runs."""
+    c = np.geomspace(family.points.flops.min(), 1.5 * family.farthest, 120)
+    y = what(family.optimum, c)
     inside = c <= family.points.flops.max()
-    axes.plot(c[inside], y[inside], lw=2, color=colour)
-    axes.plot(c[~inside], y[~inside], lw=1.6, color=colour, ls=(0, (5, 3)))
+    _band(axes, family, c, what, style["color"])
+    every = {"markevery": 0.25, "ms": 5.5, "mew": 0}
+    axes.plot(c[inside], y[inside], lw=2, **style, **every)
+    axes.plot(c[~inside], y[~inside], lw=1.6, ls=(0, (5, 3)), **style, **every)
 
 
 def _band(axes: Any, family: Family, c: np.ndarray, what: Any, colour: str) -> None:

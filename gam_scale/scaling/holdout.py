@@ -1,5 +1,7 @@
-"""How well a law fitted to smaller models tells the loss of the largest ones."""
+"""How well a law fitted to some runs tells the loss of others: of the largest models, say."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +12,8 @@ from gam_scale.scaling.law import Law
 from gam_scale.scaling.points import Points, check
 
 SHARE = 0.2  # of the runs are held out, at least
+SAME_BUDGET = 0.1  # relative difference of FLOPs within which runs spent one budget
+RULES = ("sizes", "budgets", "none")
 
 
 @dataclass(frozen=True)
@@ -19,13 +23,25 @@ class HeldOut:
     law: Law
     """Fitted to the others."""
     params: np.ndarray
-    """(m,) of the runs held out, all larger than the others."""
+    """(m,) of the runs held out."""
     tokens: np.ndarray
     loss: np.ndarray
     """(m,) measured, nats per token."""
     predicted: np.ndarray
-    fitted_error: float
-    """Mean absolute error on the runs that it was fitted to, as a share of their loss."""
+    rest: Points
+    """The runs that it was fitted to."""
+    what: str
+    """The runs held out, in a sentence."""
+
+    @property
+    def fitted_error(self) -> float:
+        """Mean absolute error on those, as a share of their loss."""
+        return float(np.abs(self.fitted_errors).mean())
+
+    @property
+    def fitted_errors(self) -> np.ndarray:
+        """Predicted over measured, less one, of those."""
+        return self.law.loss(self.rest.params, self.rest.tokens) / self.rest.loss - 1
 
     @property
     def errors(self) -> np.ndarray:
@@ -43,28 +59,55 @@ class HeldOut:
         return float(self.errors.mean())
 
 
-def hold_out(points: Points, settings: FitSettings) -> tuple[HeldOut | None, str]:
-    """Fit one family without its largest sizes; without a result, the reason.
+def hold_out(
+    points: Points, settings: FitSettings, rule: str = "sizes"
+) -> tuple[HeldOut | None, str]:
+    """Fit one family without some of its runs; without a result, the reason.
 
-    The largest sizes that make up a fifth of the runs are left out; where the rest can no longer
-    say what the law is, the largest one alone.
+    Args:
+        points: of the family.
+        settings: of the fit.
+        rule: ``sizes``: the largest models, those that make up a fifth of the runs; where the rest
+            can no longer say what the law is, the largest one alone. ``budgets``: likewise those of
+            most FLOPs. ``COLUMN=VALUE``: the rows that have it. ``none``.
     """
-    sizes = np.unique(points.params)
+    if rule == "none":
+        return None, "no runs were to be held out"
     reason = ""
-    for share in (SHARE, 0.0):
-        first = next(
-            i for i in range(len(sizes) - 1, -1, -1) if (points.params >= sizes[i]).mean() >= share
-        )
-        small = points.params < sizes[first]
-        rest, largest = points.take(small), points.take(~small)
+    for held in _choices(points, rule):
+        if not held.any():
+            return None, f"no run has {rule}"
+        rest, out = points.take(~held), points.take(held)
         try:
-            check(rest, "what is left without the largest models")
+            check(rest, "what is left without the runs held out", settings.shared_exponent)
         except UserError as error:
             reason = str(error)
             continue
         law = fit(rest, settings).law
-        off = np.abs(law.loss(rest.params, rest.tokens) / rest.loss - 1).mean()
-        predicted = law.loss(largest.params, largest.tokens)
-        measured = (largest.params, largest.tokens, largest.loss)
-        return HeldOut(law, *measured, predicted, float(off)), ""
+        with np.errstate(over="ignore", invalid="ignore"):
+            predicted = law.loss(out.params, out.tokens)
+        if not np.isfinite(predicted).all():
+            reason = f"without {_what(rule)} the runs have no law"
+            continue
+        return HeldOut(law, out.params, out.tokens, out.loss, predicted, rest, _what(rule)), ""
     return None, reason
+
+
+def _what(rule: str) -> str:
+    named = {"sizes": "the largest models", "budgets": "the largest budgets"}
+    return named.get(rule, f"the runs of {rule}")
+
+
+def _choices(points: Points, rule: str) -> Iterator[np.ndarray]:
+    """Masks (n,) of runs to hold out, the first that leaves a law to be taken."""
+    if "=" in rule:
+        column, _, value = rule.partition("=")
+        cells = points.columns.get(column.strip().lower(), ("",) * len(points))
+        yield np.array([cell == value.strip() for cell in cells])
+        return
+    by = points.params if rule == "sizes" else points.flops
+    slack = 1.0 if rule == "sizes" else 1 - SAME_BUDGET
+    for share in (SHARE, 0.0):
+        ordered = np.sort(by)[::-1]
+        last = ordered[max(0, math.ceil(share * len(by)) - 1)]
+        yield by >= slack * last

@@ -1,17 +1,32 @@
 """The files of a report, in one folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from gam_scale.errors import UserError
 from gam_scale.experiment.code_version import code_version
-from gam_scale.files import csv_bytes, write_bytes, write_json
+from gam_scale.files import csv_bytes
+from gam_scale.report.numbers import UNKNOWN
 from gam_scale.scaling.analysis import Analysis, as_dict
 from gam_scale.scaling.cost import Cost
+from gam_scale.scaling.law_text import latex, law_rows
+from gam_scale.scaling.names import readable
 from gam_scale.scaling.page import page
+from gam_scale.scaling.report_folder import SUMMARY, ReportFolder
+from gam_scale.scaling.run_table import shown_columns
 from gam_scale.scaling.supplement import Supplement
+
+PAGES = ("report.html", "report.md")
+TABLES = ("fitted.csv", "frontier.csv", "extrapolation.csv", "law.csv")
+LATEX = "law.tex"
+
+
+def check_folder(out: str | Path, inputs: Iterable[Path]) -> None:
+    """Refuse a folder that a report cannot be written to, before anything is fitted.
+
+    Raises:
+        UserError: saying why.
+    """
+    ReportFolder(out, inputs).check((SUMMARY, *PAGES, *TABLES, LATEX))
 
 
 def write_report(
@@ -20,58 +35,58 @@ def write_report(
     source: str,
     out: str | Path,
     supplement: Supplement | None = None,
+    inputs: Iterable[Path] = (),
 ) -> list[Path]:
-    """Write fit.json, report.html, report.md, each figure as PNG and SVG, and three CSVs.
+    """Write fit.json, report.html, report.md, each figure as PNG and SVG, law.tex and four CSVs.
 
     Args:
         analysis: the results.
         cost: GPUs of the table of costs.
         source: what the runs were read from, as the report is to name it.
-        out: the folder; files of an earlier report in it are replaced.
+        out: the folder; files of an earlier report in it give way.
         supplement: what else is known of the runs.
+        inputs: files that the report is made of, none of which is replaced.
 
     Raises:
         UserError: the folder cannot be written.
     """
     code = code_version()
-    files = page(analysis, cost, code, source, supplement or Supplement()).files("png", "svg")
-    files["runs.csv"] = csv_bytes(*_runs(analysis))
-    files["frontier.csv"] = csv_bytes(*_frontier(analysis))
-    files["extrapolation.csv"] = csv_bytes(*_extrapolations(analysis, cost))
-    out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_bytes(out / name, data)
-        write_json(out / "fit.json", {"code_version": code, "data": source} | as_dict(analysis))
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
-    return [out / name for name in ("fit.json", *files)]
+    shown = readable(analysis, supplement or Supplement())
+    files = page(shown[0], cost, code, source, shown[1]).files("png", "svg")
+    tables = (
+        _fitted(analysis),
+        _frontier(analysis),
+        _extrapolations(analysis, cost),
+        law_rows(analysis),
+    )
+    files |= {name: csv_bytes(*table) for name, table in zip(TABLES, tables, strict=True)}
+    files[LATEX] = latex(analysis).encode()
+    summary = {"code_version": code, "data": source} | as_dict(analysis)
+    return ReportFolder(out, inputs).replace(files, summary)
 
 
-def _runs(analysis: Analysis) -> tuple[list[str], list[Sequence[object]]]:
+def _fitted(analysis: Analysis) -> tuple[list[str], list[Sequence[object]]]:
     rows: list[Sequence[object]] = []
-    columns: tuple[np.ndarray, ...]
-    for family in analysis.families:
-        p = family.points
-        fitted = family.fit.law.loss(p.params, p.tokens)
-        columns = (p.params, p.tokens, p.flops, p.loss, fitted, fitted / p.loss - 1)
-        numbers = zip(*(c.tolist() for c in columns), strict=True)
-        rows += [(family.name, *row) for row in numbers]
-    for left in analysis.left_out:
-        p = left.points
-        columns = (p.params, p.tokens, p.flops, p.loss)
-        numbers = zip(*(c.tolist() for c in columns), strict=True)
-        rows += [(left.name, *row, "", "") for row in numbers]
-    return ["family", "params", "tokens", "flops", "loss", "fitted_loss", "error"], rows
+    laws = {family.name: family.fit.law for family in analysis.families}
+    further = shown_columns([points for _, points in analysis.measured])
+    for name, p in analysis.measured:
+        numbers = zip(*(c.tolist() for c in (p.params, p.tokens, p.flops, p.loss)), strict=True)
+        fitted: list[tuple[object, object]] = [("", "")] * len(p)
+        if name in laws:
+            loss = laws[name].loss(p.params, p.tokens)
+            fitted = list(zip(loss.tolist(), (loss / p.loss - 1).tolist(), strict=True))
+        own = zip(*(p.columns[column] for column in further), strict=True) if further else ()
+        cells = list(own) or [()] * len(p)
+        rows += [(name, *n, *f, *c) for n, f, c in zip(numbers, fitted, cells, strict=True)]
+    header = ["family", "params", "tokens", "flops", "loss", "fitted_loss", "error"]
+    return [*header, *further], rows
 
 
 def _frontier(analysis: Analysis) -> tuple[list[str], list[Sequence[object]]]:
     rows: list[Sequence[object]] = []
     for family in analysis.families:
         o, c = family.optimum, float(family.points.flops.min())
-        top = max(float(o.flops(t)) for t in (*analysis.settings.targets, *family.points.params))
-        while c <= 10**0.25 * top:
+        while c <= 10**0.25 * family.farthest:
             rows.append((family.name, c, float(o.params(c)), float(o.tokens(c)), float(o.loss(c))))
             c *= 10**0.25
     return ["family", "flops", "params", "tokens", "loss"], rows
@@ -87,5 +102,7 @@ def _extrapolations(analysis: Analysis, cost: Cost) -> tuple[list[str], list[Seq
         for e in family.extrapolations:
             ends = [end for name in ranges for end in getattr(e, f"{name}_interval") or ("", "")]
             hours = [cost.hours(e.flops, gpu) for gpu in cost.gpus]
-            rows.append((family.name, e.rule, e.params, e.tokens, e.flops, e.loss, *ends, *hours))
+            cells = [e.tokens, e.flops, e.loss, *ends, *hours]
+            shown = cells if e.is_known else [UNKNOWN] * len(cells)
+            rows.append((family.name, e.rule, e.params, *shown))
     return header, rows

@@ -2,17 +2,23 @@
 
 from gam_scale.report.numbers import Form, Range, between, large
 from gam_scale.report.page import Folded, KeyFigures, Page, Part, Sentences
+from gam_scale.report.table import Table
 from gam_scale.scaling import tables
 from gam_scale.scaling.analysis import Analysis
 from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.figures import figures
+from gam_scale.scaling.law_text import latex
 from gam_scale.scaling.points import UNNAMED
+from gam_scale.scaling.run_table import run_table
+from gam_scale.scaling.standing_figures import standing
 from gam_scale.scaling.supplement import Supplement
 from gam_scale.scaling.supplement_figures import supplement_figures, supplement_tables
 from gam_scale.scaling.words import does_not_show, shows
 
 FIRST_TABLES = 4
 """Law, best use of compute, extrapolation and its cost stand before the figures."""
+LONG = 30
+"""Rows above which a table is folded."""
 
 
 def page(analysis: Analysis, cost: Cost, code: str, source: str, supplement: Supplement) -> Page:
@@ -27,20 +33,32 @@ def page(analysis: Analysis, cost: Cost, code: str, source: str, supplement: Sup
     """
     names = [name for name, _ in analysis.measured]
     shown = [*tables.tables(analysis, cost), *supplement_tables(supplement)]
+    said = shows(analysis)
+    first = [Sentences("Who is best", said[:1]), *standing(analysis)] if len(names) > 1 else []
     limits = [*does_not_show(analysis), *supplement.sentences()]
     parts: list[Part] = [
+        *first,
         *_key_figures(analysis),
-        Sentences("What the runs show", shows(analysis)),
+        Sentences("What the runs show", said[bool(first) :]),
         Sentences("What the runs do not show", limits),
         *shown[:FIRST_TABLES],
         *figures(analysis),
         *supplement_figures(supplement, names),
-        *shown[FIRST_TABLES:],
+        *map(_folded, shown[FIRST_TABLES:]),
         tables.settings(analysis, cost, code, source),
+    ]
+    parts += [
+        Folded("Every run", run_table(analysis)),
+        Folded("The law as LaTeX", latex(analysis)),
     ]
     if supplement.sweep:
         parts.append(Folded("The sweep", supplement.sweep))
     return Page("Scaling report", _subject(analysis), parts)
+
+
+def _folded(table: Table) -> Part:
+    """A long table to be opened by whoever looks for one of its rows."""
+    return Folded(table.title, table) if len(table.rows) > LONG else table
 
 
 def _subject(analysis: Analysis) -> str:

@@ -1,7 +1,7 @@
 """Runs to fit, and whether they can say what a law is."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +11,7 @@ UNNAMED = "all"
 """The only family, where there is no column family."""
 SIZES = BUDGETS = 3  # distinct N and D without which a curve has no exponent
 ROWS = 8  # five coefficients and something left to judge them by
+ROWS_SHARED = 5  # four coefficients, where alpha = beta
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Points:
     counted: bool = False
     budget: np.ndarray | None = None
     """(n,) FLOPs that were planned, nan where none were; None: not known."""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further columns of the file as text, by name; see :mod:`gam_scale.scaling.columns`."""
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -54,6 +57,7 @@ class Points:
             self.run[index],
             self.counted,
             None if self.budget is None else self.budget[index],
+            {name: tuple(cells[i] for i in index) for name, cells in self.columns.items()},
         )
 
     @property
@@ -70,6 +74,7 @@ def from_arrays(
     family: Sequence[str] | None = None,
     run: Sequence[object] | None = None,
     budget: Sequence[float] | np.ndarray | None = None,
+    columns: Mapping[str, Sequence[str]] | None = None,
 ) -> Points:
     """Points from columns, as :data:`gam_scale.scaling.runs_csv.COLUMNS` explains them.
 
@@ -82,11 +87,12 @@ def from_arrays(
     keys = range(len(y)) if run is None else zip(names, run, strict=True)
     runs = np.array([numbers.setdefault(key, len(numbers)) for key in keys], int)
     planned = None if budget is None else np.asarray(budget, float)
-    return Points(n, d, y, c, names, runs, flops is not None, planned)
+    further = {name: tuple(cells) for name, cells in (columns or {}).items()}
+    return Points(n, d, y, c, names, runs, flops is not None, planned, further)
 
 
-def check(points: Points, where: str = "the data") -> None:
-    """Refuse runs of one family that cannot say what its law is.
+def check(points: Points, where: str = "the data", shared_exponent: bool = False) -> None:
+    """Refuse runs of one family that cannot say what its law is, which may have alpha = beta.
 
     Raises:
         UserError: with the reason, and what would do.
@@ -97,10 +103,11 @@ def check(points: Points, where: str = "the data") -> None:
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
             raise UserError(f"{where}: {name} of row {i + 1} is {values[i]:g}; expected above 0")
-    if len(points) < ROWS:
+    least, fitted = (ROWS_SHARED, "four") if shared_exponent else (ROWS, "five")
+    if len(points) < least:
         raise UserError(
-            f"{where} has {len(points)} rows; expected at least {ROWS}, since five coefficients "
-            "are fitted"
+            f"{where} has {len(points)} rows; expected at least {least}, since {fitted} "
+            "coefficients are fitted"
         )
     if len(set(points.run.tolist())) < SIZES + 1:
         raise UserError(

@@ -40,14 +40,15 @@ Row = tuple[str | Path, int, dict[str, str]]
 """A file, a line of it, and its cells by column."""
 
 
-def read_csv(*paths: str | Path, unit: str | None = None) -> Points:
-    """Read and check CSV files with the columns of :data:`COLUMNS`; others are ignored.
+def read_csv(*paths: str | Path, unit: str | None = None, shared_exponent: bool = False) -> Points:
+    """Read and check CSV files with the columns of :data:`COLUMNS`; others are kept as text.
 
     Families too small for a law are kept as long as another one has enough runs.
 
     Args:
         paths: of the files.
         unit: of the losses, one of :data:`UNITS`; None: nats, unless they cannot be.
+        shared_exponent: whether alpha = beta, for which fewer runs will do.
 
     Raises:
         UserError: naming the row (as a line of the file) and the column.
@@ -74,6 +75,11 @@ def read_csv(*paths: str | Path, unit: str | None = None) -> Points:
     _check_spelling(rows, texts.get("family", []))
     _check_flops(rows, numbers)
     numbers["loss"] = _in_nats(rows, numbers["loss"], unit)
+    further = [
+        name
+        for name in names
+        if name and name not in numbers and all(name in other for other, _ in read)
+    ]
     points = from_arrays(
         numbers["params"],
         numbers["tokens"],
@@ -82,12 +88,13 @@ def read_csv(*paths: str | Path, unit: str | None = None) -> Points:
         texts.get("family"),
         texts.get("run"),
         _read_budgets(rows),
+        {name: [(row.get(name) or "").strip() for _, _, row in rows] for name in further},
     )
     where = " and ".join(map(str, dict.fromkeys(paths)))
     refused = []
     for family in points.families:
         try:
-            check(points.of(family), f"{where}{_of(family, points)}")
+            check(points.of(family), f"{where}{_of(family, points)}", shared_exponent)
         except UserError as error:
             refused.append(error)
     if len(refused) == len(points.families):

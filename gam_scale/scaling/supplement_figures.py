@@ -74,17 +74,19 @@ def _rates(supplement: Supplement, families: list[str]) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for colour, name in keys:
             sizes = [r for r in drawn if r.family == name]  # the smallest first
-            for rates, style in zip(sizes, ("o-", "s--"), strict=False):
+            for rates, dash in zip(sizes, ("-", "--"), strict=False):
                 base = rates.losses[rates.multipliers.index(1.0)]
                 more = [loss - base for loss in rates.losses]
-                line = {"color": palette.line(colour), "lw": 1.8, "ms": 5, "mew": 0}
-                axes.plot(rates.multipliers, more, style, **line)
+                style = {"color": palette.line(colour), "marker": palette.marker(colour)}
+                axes.plot(rates.multipliers, more, ls=dash, lw=1.8, ms=6, mew=0, **style)
         x_label, form = "times the learning rate of the sweep", "{:g}".format
         finish(axes, palette, narrow, x_label, "nats more than at the sweep's rate", form)
         ticks_x(axes, sorted({m for rates in drawn for m in rates.multipliers}), "{:g}".format)
 
     caption = "the smallest model on the smallest budget, and, dashed, the largest on the largest"
-    return Figure("learning-rate", "Sensitivity to the learning rate", caption, draw, keys)
+    return Figure(
+        "learning-rate", "Sensitivity to the learning rate", caption, draw, keys, marked=True
+    )
 
 
 def _positions(supplement: Supplement, families: list[str]) -> Figure:
@@ -101,14 +103,15 @@ def _positions(supplement: Supplement, families: list[str]) -> Figure:
         for i, p in zip(colours, supplement.positions, strict=True):
             # A bin stands where its middle is on a logarithmic axis.
             x = [math.sqrt(a * b) for a, b in zip(p.first, p.last, strict=True)]
-            axes.plot(x, p.mean, "o-", color=palette.line(i), lw=1.8, ms=4, mew=0)
+            style = {"color": palette.line(i), "marker": palette.marker(i)}
+            axes.plot(x, p.mean, lw=1.8, ms=5.5, mew=0, **style)
             axes.fill_between(x, p.low, p.high, color=palette.line(i), alpha=0.16, lw=0)
             ends |= set(p.last)
         finish(axes, palette, narrow, "tokens of context", "loss, nats per token", large)
         ticks_x(axes, sorted(ends)[:: 2 if narrow else 1])
 
     caption = "held-out loss by the number of tokens that the prediction sees; band: 95%"
-    return Figure("by-position", "Loss by position", caption, draw, keys)
+    return Figure("by-position", "Loss by position", caption, draw, keys, marked=True)
 
 
 def _rate_table(supplement: Supplement) -> Table:

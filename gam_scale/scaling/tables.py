@@ -1,17 +1,37 @@
 """Figures of an analysis as tables, for a page, for Markdown and for CSV."""
 
-from gam_scale.report.numbers import between, hours, large, ranged, scientific, times
+import numpy as np
+
+from gam_scale.report.numbers import UNKNOWN as NOT_KNOWN
+from gam_scale.report.numbers import (
+    Form,
+    Range,
+    between,
+    general,
+    hours,
+    known,
+    large,
+    ranged,
+    scientific,
+    times,
+)
 from gam_scale.report.table import Table
 from gam_scale.scaling.analysis import Analysis, Family
 from gam_scale.scaling.bootstrap import LEVEL
+from gam_scale.scaling.columns import named_count
 from gam_scale.scaling.cost import Cost
-from gam_scale.scaling.law import COEFFICIENTS
+from gam_scale.scaling.extrapolation import UNKNOWN, Extrapolation
+from gam_scale.scaling.law import COEFFICIENTS, STEEPEST, Law
+from gam_scale.scaling.optimum import Optimum
+from gam_scale.scaling.seeds import seed_spread
+from gam_scale.scaling.verdict import SHALLOWEST
 
 
 def tables(analysis: Analysis, cost: Cost) -> list[Table]:
     """Every table that the analysis has data for."""
     made = [coefficients(analysis), optimum(analysis), extrapolations(analysis)]
     made += [costs(analysis, cost), quality(analysis)]
+    made += [table for table in (by_steps(analysis), by_count(analysis)) if table.rows]
     if any(f.held_out for f in analysis.families):
         made.append(held_out(analysis))
     if analysis.minima:
@@ -21,15 +41,15 @@ def tables(analysis: Analysis, cost: Cost) -> list[Table]:
 
 def coefficients(analysis: Analysis) -> Table:
     """E, A, B, alpha, beta of each family."""
-    forms = {c: ("{:.3g}" if c in "AB" else "{:.3f}").format for c in COEFFICIENTS}
     rows = [
-        [f.name] + [ranged(getattr(f.fit.law, c), f.intervals[c], forms[c]) for c in COEFFICIENTS]
+        [f.name]
+        + [_ranged(analysis, getattr(f.fit.law, c), f.intervals[c], FORMS[c]) for c in COEFFICIENTS]
         for f in analysis.families
     ]
     note = (
         f"L = E + A / N^alpha + B / D^beta, in nats per token; in brackets {LEVEL:.0%} intervals."
     )
-    return Table("The fitted law", ["family", *COEFFICIENTS], rows, note)
+    return Table("The fitted law", ["family", *COEFFICIENTS], rows, note, stacks=True)
 
 
 def quality(analysis: Analysis) -> Table:
@@ -37,16 +57,20 @@ def quality(analysis: Analysis) -> Table:
     rows = [
         [
             f.name,
-            f"{f.fit.objective:.4e}",
+            scientific(f.fit.objective, 5),
             f"{f.error:.2%}",
             f"{f.worst:.2%}",
+            known(seed_spread(f.points), "{:.2%}".format),
             f"{f.fit.met} of {f.fit.starts}",
-            f"{f.fit.gradient:.0e}",
+            scientific(f.fit.gradient, 1),
         ]
         for f in analysis.families
     ]
-    header = ["family", "objective", "mean error", "largest", "starts that met", "gradient"]
+    header = ["family", "objective", "mean error", "largest", "seeds", "starts that met"]
+    header.append("gradient")
     note = (
+        "seeds: standard deviation of the loss between runs of one setting that differ by their "
+        "seed, the noise that no law explains; unknown where each was run once. "
         f"The objective is the summed Huber loss (delta {analysis.settings.fit.delta:g}) on log L; "
         "starts that met ended at its least value; the gradient there is over delta."
     )
@@ -57,19 +81,22 @@ def optimum(analysis: Analysis) -> Table:
     """Exponents of the best size and data."""
     rows = []
     for f in analysis.families:
-        iso = "" if f.isoflop.a is None else ranged(f.isoflop.a, f.isoflop.a_interval)
         rows.append(
             [
                 f.name,
-                ranged(f.optimum.a, f.intervals["a"]),
-                ranged(f.optimum.b, f.intervals["b"]),
-                iso,
+                _ranged(analysis, f.optimum.a, f.intervals["a"]),
+                _ranged(analysis, f.optimum.b, f.intervals["b"]),
+                _ranged(analysis, f.isoflop.a, f.isoflop.a_interval),
                 f"{f.optimum.flops_per_pair:.2f}",
             ]
         )
     header = ["family", "a (law)", "b (law)", "a (isoFLOP)", "FLOPs / (N D)"]
-    note = "The best size grows as C^a and the best number of tokens as C^b with compute C."
-    return Table("The best use of compute", header, rows, note)
+    note = (
+        "The best size grows as C^a and the best number of tokens as C^b with compute C. By the "
+        "law a = beta / (alpha + beta), from all runs and the law's form; by isoFLOP it is the "
+        "slope through the best size of each budget, from the runs about that size and no form."
+    )
+    return Table("The best use of compute", header, rows, note, stacks=True)
 
 
 def extrapolations(analysis: Analysis) -> Table:
@@ -79,10 +106,9 @@ def extrapolations(analysis: Analysis) -> Table:
             f.name,
             large(e.params),
             e.rule,
-            ranged(e.tokens, e.tokens_interval, large),
-            scientific(e.flops),
-            ranged(e.loss, e.loss_interval),
+            *_extrapolated(e),
             _beyond(e.params / float(f.points.params.max())),
+            _beyond(e.tokens / float(f.points.tokens.max()), e.is_known),
         ]
         for f in analysis.families
         for e in f.extrapolations
@@ -94,13 +120,16 @@ def extrapolations(analysis: Analysis) -> Table:
         "tokens",
         "FLOPs",
         "loss",
-        "beyond the runs",
+        "size beyond",
+        "tokens beyond",
     ]
     note = (
-        "optimal: as many tokens as make this size the best for its compute, under the law; the "
-        "last column is the size over that of the largest model trained."
+        "optimal: as many tokens as make this size the best for its compute, under the law, "
+        f"unknown where their interval spans more than a factor of {UNKNOWN:,.0f}; the last "
+        "columns are the size over that of the largest model trained, and the tokens over the "
+        "most that a model was trained on."
     )
-    return Table("Extrapolation", header, rows, note)
+    return Table("Extrapolation", header, rows, note, stacks=True)
 
 
 def costs(analysis: Analysis, cost: Cost) -> Table:
@@ -108,8 +137,10 @@ def costs(analysis: Analysis, cost: Cost) -> Table:
     rows = []
     for f in analysis.families:
         for e in f.extrapolations:
-            cells = [hours(cost.hours(e.flops, gpu)) for gpu in cost.gpus]
-            flops = ranged(e.flops, e.flops_interval, scientific)
+            cells = [
+                hours(cost.hours(e.flops, gpu)) if e.is_known else NOT_KNOWN for gpu in cost.gpus
+            ]
+            flops = ranged(e.flops, e.flops_interval, scientific) if e.is_known else NOT_KNOWN
             rows.append([f.name, large(e.params), e.rule, flops, *cells])
     header = ["family", "parameters", "tokens by", "FLOPs", *(gpu.name for gpu in cost.gpus)]
     note = (
@@ -117,11 +148,12 @@ def costs(analysis: Analysis, cost: Cost) -> Table:
         "rate, an assumption. Memory, communication, failures and tuning are left out "
         "(tools/plan.py estimates the first two for a config)."
     )
-    return Table("Cost in GPU-hours", header, rows, note)
+    return Table("Cost in GPU-hours", header, rows, note, stacks=True)
 
 
 def held_out(analysis: Analysis) -> Table:
-    """Prediction of the largest models."""
+    """Prediction of runs that the law was not fitted to."""
+    what = next(f.held_out.what for f in analysis.families if f.held_out)
     rows = [
         [
             f.name,
@@ -135,8 +167,8 @@ def held_out(analysis: Analysis) -> Table:
         if f.held_out
     ]
     header = ["family", "runs", "parameters", "mean error", "bias", "on the runs fitted"]
-    note = "Predicted over measured loss, less one, of a law fitted without these models."
-    return Table("Prediction of the largest models", header, rows, note)
+    note = "Predicted over measured loss, less one, of a law fitted without these runs."
+    return Table(f"Prediction of {what}", header, rows, note)
 
 
 def minima(analysis: Analysis) -> Table:
@@ -173,7 +205,7 @@ def differences(analysis: Analysis) -> Table:
     """Intervals of second less first."""
     rows = [
         [f"{pair.second} less {pair.first}"]
-        + [between(pair.differences.get(c), "{:+.3g}".format) for c in (*COEFFICIENTS, "a")]
+        + [_difference(pair.differences.get(c)) for c in (*COEFFICIENTS, "a")]
         for pair in analysis.pairs
     ]
     return Table(
@@ -181,6 +213,7 @@ def differences(analysis: Analysis) -> Table:
         ["families", *COEFFICIENTS, "a"],
         rows,
         f"{LEVEL:.0%} intervals; one without zero is a difference.",
+        stacks=True,
     )
 
 
@@ -198,13 +231,90 @@ def settings(analysis: Analysis, cost: Cost, code: str, source: str) -> Table:
         ["refits behind intervals", f"{s.resamples:,}"],
         ["data sets behind tests", f"{s.draws:,}"],
         ["seed", str(s.seed)],
+        ["runs held out", s.held],
+        ["runs left out for few steps", f"{analysis.too_short:,} (of fewer than {s.min_steps:,})"],
         ["share of the GPUs' rate", f"{cost.share:g}"],
     ]
     return Table("Settings", ["setting", "value"], rows, in_words=True)
 
 
-def _beyond(ratio: float) -> str:
-    return times(ratio) if ratio > 1 else "not larger"
+def by_steps(analysis: Analysis) -> Table:
+    """How a law moves without runs of few steps."""
+    rows = [
+        [f.name, f"{w.least:,}" if w.least else "all runs", str(w.runs)]
+        + [*_shape(w.law), f"{w.error:.2%}"]
+        for f in analysis.families
+        for w in f.without_short
+    ]
+    header = ["family", "steps at least", "runs", "E", "alpha", "beta", "a", "mean error"]
+    note = (
+        "The law again, without runs of fewer optimizer steps (--min-steps): exponents that keep "
+        "moving are those of runs which have hardly begun to learn."
+    )
+    return Table("Runs of few steps left out", header, rows, note)
+
+
+def by_count(analysis: Analysis) -> Table:
+    """The law by each count of N that is known."""
+    rows = []
+    for f in analysis.families:
+        if f.by_count:
+            own = named_count(f.points) or "params"
+            for name, fitted in {own: f.fit, **f.by_count}.items():
+                n, law = fitted.design.params, fitted.law
+                sizes = f"{large(float(n.min()))} to {large(float(n.max()))}"
+                error = np.abs(law.loss(n, fitted.design.tokens) / fitted.design.loss - 1).mean()
+                rows.append([f.name, name.replace("_", " "), sizes, *_shape(law)])
+                rows[-1].append(f"{error:.2%}")
+    header = ["family", "N counts", "N", "E", "alpha", "beta", "a", "mean error"]
+    note = (
+        "The same runs by another count of their parameters: embeddings are most of a small model "
+        "and little of a large one, and bend its law."
+    )
+    return Table("What counts as parameters", header, rows, note)
+
+
+FORMS: dict[str, Form] = {c: general if c in "AB" else "{:.3f}".format for c in COEFFICIENTS}
+"""How each coefficient is written."""
+
+
+def _shape(law: Law) -> list[str]:
+    """E, alpha, beta and a; an exponent at the edge of what a law may have is none."""
+    if not all(SHALLOWEST < exponent < STEEPEST for exponent in (law.alpha, law.beta)):
+        return ["no law"] * 4
+    cells = [FORMS[c](getattr(law, c)) for c in ("E", "alpha", "beta")]
+    return [*cells, f"{Optimum(law, 6.0).a:.3f}"]
+
+
+def _ranged(
+    analysis: Analysis, value: float | None, interval: Range, form: Form = "{:.3f}".format
+) -> str:
+    """A value with its interval, or without where none was asked for."""
+    if value is None or not np.isfinite(value):
+        return NOT_KNOWN
+    if interval is None and analysis.settings.resamples:
+        return f"{form(value)} [{NOT_KNOWN}]"
+    return ranged(value, interval, form)
+
+
+def _extrapolated(e: Extrapolation) -> list[str]:
+    """Tokens, FLOPs and loss of a model that was not trained."""
+    if not e.is_known:
+        return [NOT_KNOWN] * 3
+    tokens = ranged(e.tokens, e.tokens_interval, large)
+    return [tokens, scientific(e.flops), ranged(e.loss, e.loss_interval)]
+
+
+def _difference(interval: Range) -> str:
+    if interval is None:
+        return NOT_KNOWN
+    return between(interval, lambda end: ("+" if end > 0 else "") + general(end))
+
+
+def _beyond(ratio: float, is_known: bool = True) -> str:
+    if not is_known:
+        return NOT_KNOWN
+    return times(ratio) if ratio > 1.005 else "not larger"
 
 
 def _by_law(family: Family, flops: float) -> float:

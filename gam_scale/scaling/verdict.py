@@ -167,7 +167,7 @@ def _without(points: Points, outliers: np.ndarray, settings: FitSettings) -> Law
         return None
     rest = points.take(~np.isin(np.arange(len(points)), outliers))
     try:
-        check(rest)
+        check(rest, shared_exponent=settings.shared_exponent)
     except UserError:
         return None
     return fit(rest, settings).law

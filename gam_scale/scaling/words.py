@@ -1,23 +1,25 @@
 """What a set of runs shows and does not show, in sentences."""
 
-from gam_scale.report.numbers import large, ranged, scientific, times
-from gam_scale.scaling.analysis import Analysis, Extrapolation, Family, Pair
+from gam_scale.report.numbers import general, large, ranged, scientific, times
+from gam_scale.scaling.analysis import Analysis, Family, Pair
+from gam_scale.scaling.columns import named_count, other_counts
+from gam_scale.scaling.extrapolation import ASKED, OPTIMAL, PER_PARAMETER, UNKNOWN, Extrapolation
 from gam_scale.scaling.points import UNNAMED
+from gam_scale.scaling.seeds import seed_spread
+from gam_scale.scaling.standing import Standing, standings
 from gam_scale.scaling.verdict import OUTLYING
 
 SIGNIFICANT = 0.05
 MOST_OUTLIERS = 5  # that a sentence names
-UNKNOWN = 1e4  # an interval wider than this factor says nothing
-
-
-def _determined(e: Extrapolation) -> bool:
-    ends = e.tokens_interval
-    return ends is None or ends[1] <= UNKNOWN * ends[0]
+SAME_EXPONENT = 0.02
+"""Difference of two exponents below which they are one."""
+MOST_PAIRS = 6
+"""Comparisons up to which each has a sentence."""
 
 
 def shows(analysis: Analysis) -> list[str]:
-    """What the runs show, in plain sentences."""
-    sentences = [_largest(analysis)] if len(analysis.measured) > 1 else []
+    """What the runs show, in plain sentences; of several families who is best first."""
+    sentences = [best(analysis)] if len(analysis.measured) > 1 else []
     for family in analysis.families:
         sentences += [_law(family), *_outliers(family), _optimum(family)]
         if family.held_out is not None:
@@ -25,8 +27,10 @@ def shows(analysis: Analysis) -> list[str]:
         sentences += [
             _extrapolation(family, e)
             for e in family.extrapolations
-            if e.rule == "optimal" and _determined(e)
+            if e.rule != PER_PARAMETER and e.is_known
         ]
+    if len(analysis.pairs) > MOST_PAIRS:
+        return [*sentences, _pairs(analysis.pairs)]
     return sentences + [_pair(pair) for pair in analysis.pairs]
 
 
@@ -47,6 +51,12 @@ def does_not_show(analysis: Analysis) -> list[str]:
         "of the wrong form, learning rates or schedules that suit one size better than another, "
         "other data, or another tokenizer."
     )
+    sentences.append(_count(analysis))
+    if analysis.settings.min_steps:
+        sentences.append(
+            f"{analysis.too_short:,} runs of fewer than {analysis.settings.min_steps:,} steps are "
+            "left out, as asked."
+        )
     for left in analysis.left_out:
         sentences.append(f"{left.name} is measured but has no law here. {_sentence(left.reason)}.")
         if left.isoflop.note:
@@ -75,7 +85,7 @@ def _limits(family: Family, analysis: Analysis) -> list[str]:
             f"{name}{_upper('prediction of larger models was not tested', name)}: "
             f"{family.held_out_note}."
         )
-    lost = [e for e in family.extrapolations if e.rule == "optimal" and not _determined(e)]
+    lost = [e for e in family.extrapolations if e.rule == OPTIMAL and not e.is_known]
     if lost:
         sizes = " and ".join(large(e.params) for e in lost)
         sentences.append(
@@ -84,6 +94,8 @@ def _limits(family: Family, analysis: Analysis) -> list[str]:
         )
     if family.isoflop.note:
         sentences.append(f"{name}{_upper(family.isoflop.note, name)}")
+    if apart := _exponents(family):
+        sentences.append(f"{name}{_upper(apart, name)}")
     if analysis.settings.resamples and family.intervals["a"] is None:
         sentences.append(
             f"{name}{_upper('refits to reweighted runs often have no optimum', name)}, so its "
@@ -109,16 +121,87 @@ def _sentence(reason: str) -> str:
     return reason[:1].upper() + reason[1:]
 
 
-def _largest(analysis: Analysis) -> str:
-    """Measured, not fitted: each family's largest model on its largest budget, the best first."""
-    ends = []
-    for name, points in analysis.measured:
-        i = max(range(len(points)), key=lambda i: (points.params[i], points.tokens[i]))
-        size, budget = large(points.params[i]), large(points.tokens[i])
-        ends.append((points.loss[i], f"{name} {points.loss[i]:.3f} ({size}, {budget})"))
+def best(analysis: Analysis) -> str:
+    """Measured, not fitted: which family is best at each budget."""
+    found = standings(analysis.measured)
+    if not found:
+        return "No two families were measured at one budget, so nothing says which is best."
+    leaders = list(dict.fromkeys(s.best[0].name for s in found))
+    if len(leaders) == 1 and len(found) > 1:
+        ahead = ", ".join(f"{s.best[0].loss:.3f} at {_budget(s)}" for s in found)
+        return (
+            f"{leaders[0]} has the least measured loss at every budget, in nats per token: {ahead}."
+        )
+    each = "; ".join(map(_leader, found))
+    return f"The least measured loss at each budget, in nats per token: {each}."
+
+
+def _budget(standing: Standing) -> str:
+    first, second = standing.best[:2]
+    behind = (
+        f"{second.name} is {standing.margin:.3f} behind"
+        if standing.margin >= 5e-4
+        else (f"{second.name} has the same")
+    )
+    return f"{scientific(standing.flops)} FLOPs ({large(first.params)} parameters; {behind})"
+
+
+def _leader(standing: Standing) -> str:
+    first = standing.best[0]
+    return f"{first.name} {first.loss:.3f} at {_budget(standing)}"
+
+
+def _count(analysis: Analysis) -> str:
+    """What N counts."""
+    points = analysis.measured[0][1]
+    column, others = named_count(points), other_counts(points)
+    also = f"; a table has the laws by {', '.join(others)} too" if others else ""
+    if column:
+        return f"N counts {column.replace('_', ' ').replace('params', 'parameters')}{also}."
     return (
-        "Measured losses of the largest models on their largest budgets (parameters, tokens), in "
-        f"nats per token: {', '.join(text for _, text in sorted(ends))}."
+        "What N counts is up to the column params: whether with embeddings or without moves the "
+        f"exponents of small models{also}."
+    )
+
+
+def _exponents(family: Family) -> str:
+    """Where the law and the isoFLOP minima tell other exponents, what each is made of."""
+    fits, a = family.isoflop, family.optimum.a
+    if fits.a is None or abs(fits.a - a) < SAME_EXPONENT:
+        return ""
+    ends, own = fits.a_interval, family.intervals["a"]
+    if ends and own:
+        apart = ends[0] > own[1] or own[0] > ends[1]
+        told = (
+            "their intervals do not meet, so one of the two is biased"
+            if apart
+            else "their intervals meet, so the runs do not say which is nearer"
+        )
+    else:
+        told = "without both intervals nothing says which is nearer"
+    return (
+        f"the best size grows as C^{a:.3f} by the law and as C^{fits.a:.3f} by isoFLOP minima: "
+        f"{told}. The law takes all runs and the form E + A / N^alpha + B / D^beta; the minima "
+        "take the runs about the best size of each budget, and no form."
+    )
+
+
+def _noise(family: Family) -> str:
+    spread = seed_spread(family.points)
+    return "" if spread is None else f", where seeds differ by {spread:.2%} (standard deviation)"
+
+
+def _whose(family: Family) -> str:
+    return "the" if family.name == UNNAMED else f"{family.name}'s"
+
+
+def _pairs(pairs: list[Pair]) -> str:
+    """Many comparisons, at a level that allows for their number."""
+    level = SIGNIFICANT / len(pairs)
+    apart = [pair for pair in pairs if pair.tests[0].p <= level]
+    return (
+        f"Of {len(pairs)} pairs of families {len(apart)} follow different laws at p <= "
+        f"{general(level, 2)}, which allows for their number; the table of comparisons has each."
     )
 
 
@@ -128,8 +211,9 @@ def _law(family: Family) -> str:
     return (
         f"{name}{len(points)} measured losses of models of {large(points.params.min())} "
         f"to {large(points.params.max())} parameters {_follow(family)} {law.E:.3f} + "
-        f"{law.A:.4g} / N^{law.alpha:.3f} + {law.B:.4g} / D^{law.beta:.3f} within "
-        f"{family.error:.2%} on average and {family.worst:.2%} at worst{_why_not(family)}."
+        f"{general(law.A, 4)} / N^{law.alpha:.3f} + {general(law.B, 4)} / D^{law.beta:.3f} within "
+        f"{family.error:.2%} on average and {family.worst:.2%} at worst{_noise(family)}"
+        f"{_why_not(family)}."
     )
 
 
@@ -155,8 +239,8 @@ def _outliers(family: Family) -> list[str]:
     rest, law = "too few others remain for a law", verdict.without
     if law is not None:
         rest = (
-            f"without them the law is {law.E:.3f} + {law.A:.4g} / N^{law.alpha:.3f} + "
-            f"{law.B:.4g} / D^{law.beta:.3f}"
+            f"without them the law is {law.E:.3f} + {general(law.A, 4)} / N^{law.alpha:.3f} + "
+            f"{general(law.B, 4)} / D^{law.beta:.3f}"
         )
     name = "" if family.name == UNNAMED else f"{family.name}: "
     listed = ", ".join([*runs, f"{more} more"] if more else runs)
@@ -168,11 +252,11 @@ def _outliers(family: Family) -> list[str]:
 
 def _optimum(family: Family) -> str:
     o = family.optimum
-    ten = 10**o.a, 10**o.b
+    larger, longer = general(10**o.a, 2), general(10**o.b, 2)
     a = ranged(o.a, family.intervals["a"])
     return (
-        f"With ten times the compute, {_who(family)} is best {ten[0]:.2g} times larger and trained "
-        f"on {ten[1]:.2g} times the tokens (a = {a})."
+        f"With ten times the compute, {_who(family)} is best {larger} times larger and trained "
+        f"on {longer} times the tokens (a = {a})."
     )
 
 
@@ -182,7 +266,7 @@ def _held_out(family: Family) -> str:
     much = "too high" if held.bias > 0 else "too low"
     whose = "the law" if family.name == UNNAMED else f"{family.name}'s law"
     return (
-        f"Fitted without the largest models, {whose} is off by {held.mean_error:.2%} "
+        f"Fitted without {held.what}, {whose} is off by {held.mean_error:.2%} "
         f"on them on average ({abs(held.bias):.2%} {much}), against {held.fitted_error:.2%} on the "
         "runs it was fitted to."
     )
@@ -190,6 +274,11 @@ def _held_out(family: Family) -> str:
 
 def _extrapolation(family: Family, e: Extrapolation) -> str:
     who = _who(family)
+    if e.rule == ASKED:
+        return (
+            f"A model of {large(e.params)} parameters, trained on {large(e.tokens)} tokens, would "
+            f"reach {ranged(e.loss, e.loss_interval)} nats per token under {_whose(family)} law."
+        )
     return (
         f"{who[0].upper() if who == 'a model' else who[0]}{who[1:]} of {large(e.params)} "
         f"parameters would want {ranged(e.tokens, e.tokens_interval, large)} tokens and "
@@ -203,11 +292,11 @@ def _pair(pair: Pair) -> str:
     if one.p > SIGNIFICANT:
         return (
             f"{names} may follow one law: noise alone gives as large a difference with probability "
-            f"{one.p:.2g}."
+            f"{general(one.p, 2)}."
         )
     again = (
-        f"also in how fast it falls (exponents: p = {exponents.p:.2g})"
+        f"also in how fast it falls (exponents: p = {general(exponents.p, 2)})"
         if exponents.p <= SIGNIFICANT
-        else f"but not demonstrably in their exponents (p = {exponents.p:.2g})"
+        else f"but not demonstrably in their exponents (p = {general(exponents.p, 2)})"
     )
-    return f"{names} follow different laws (p = {one.p:.2g}), {again}."
+    return f"{names} follow different laws (p = {general(one.p, 2)}), {again}."

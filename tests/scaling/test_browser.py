@@ -25,6 +25,11 @@ OUTSIDE = """
   }).map(text => figure.innerText.split("\\n")[0] + ": " + text.textContent);
 })
 """
+# Tables with intervals are read whole, on a desk and on a phone.
+SCROLLED = """
+[...document.querySelectorAll(".stacked")].filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.parentElement.innerText.split("\\n")[0])
+"""
 LUMINANCE = """
 (name => {
   const parts = getComputedStyle(document.body)[name].match(/[0-9.]+/g).slice(0, 3).map(Number);
@@ -48,12 +53,16 @@ def test_the_page_fits_and_needs_nothing(folder, browser, size, scheme, tmp_path
     assert browser.value("document.documentElement.scrollWidth") <= size[0]
     assert browser.value(OVERFLOW) == []
     assert browser.value(OUTSIDE) == []
+    assert browser.value(SCROLLED) == []
     shown = "e => e.getBoundingClientRect().width"
     seen = f"[...document.querySelectorAll('figure > svg')].filter({shown})"
     assert browser.value(f"{seen}.length") == browser.value(
         "document.querySelectorAll('figure').length"
     )
-    narrow = browser.value(f"{seen}.every(e => e.classList[0].endsWith('-narrow'))")
+    narrow = browser.value(
+        f"{seen}.filter(e => e.parentElement.className == 'pair')"
+        ".every(e => e.classList[0].endsWith('-narrow'))"
+    )
     assert narrow == (size == PHONE)
     paper = browser.value(f"{LUMINANCE}('backgroundColor')")
     ink = browser.value(f"{LUMINANCE}('color')")
@@ -66,6 +75,8 @@ def test_the_page_prints(folder, browser, tmp_path):  # noqa: F811
     browser.open(folder / "report.html", *DESK, "dark")
     browser.call("Emulation.setEmulatedMedia", media="print", features=[])
     assert browser.value(f"{LUMINANCE}('backgroundColor')") > 0.9  # never dark on paper
+    colours = "[...document.querySelectorAll('.key path')].map(e => getComputedStyle(e).stroke)"
+    assert len(set(browser.value(colours))) > 2, "keys on paper have no colours of their own"
     text = browser.value("document.body.innerText")
     for title in ("Training curves", "Sensitivity to the learning rate", "Loss by position"):
         assert title in text

@@ -63,9 +63,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n, d, loss in zip(points.params, points.tokens, points.loss, strict=True)
     ]
     (path / "runs.csv").write_text("\n".join(["params,tokens,loss,family", *rows]))
-    done = run_tool("--csv", path / "runs.csv", "--out", path / "out", *supplement(path), *FAST)
+    options = [*supplement(path), *FAST, "--targets", "1e9", "7e9", "--at", "2e9,4e10"]
+    done = run_tool("--csv", path / "runs.csv", "--out", path / "out", *options)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert "family 1 of 2: gam, 30 runs" in done.stderr.splitlines()
     assert "What the runs do not show" in done.stdout
     return path / "out"
 
@@ -84,7 +85,7 @@ def test_fit_json_has_every_figure(folder) -> None:
     assert family["optimum"]["a"] + family["optimum"]["b"] == pytest.approx(1)
     assert family["held_out"]["error"] < 0.05
     assert len(family["isoflop"]["minima"]) == 5
-    assert [e["params"] for e in family["extrapolations"]] == [1e9, 1e9, 7e9, 7e9]
+    assert [e["params"] for e in family["extrapolations"]] == [1e9, 1e9, 7e9, 7e9, 2e9]
     tests = found["comparisons"][0]["tests"]
     assert {t["hypothesis"] for t in tests} == {"one law", "equal exponents"}
 
@@ -101,6 +102,8 @@ def test_the_page_is_self_contained(folder) -> None:
     assert "#0102" not in page  # every placeholder of a colour was replaced
     for svg in re.findall(r"<svg.*?</svg>", page, re.S):
         ElementTree.fromstring(svg.replace("xlink:", ""))
+    first = ["Who is best", "least measured loss at e", "<svg", "What the runs show"]
+    assert sorted(first, key=page.index) == first, "not first who is best, in words and a picture"
     wanted = ["What the runs show", "What the runs do not show", "The fitted law", "Extrapolation"]
     wanted += ["Cost in GPU-hours", "IsoFLOP minima", "Do the families differ?", "Settings"]
     wanted += ["code version", "prefers-color-scheme: dark", "@media print", "h100", "1B", "7B"]
@@ -171,8 +174,8 @@ def test_tables_are_csv(folder) -> None:
         with open(folder / name, newline="") as file:
             return list(csv.DictReader(file))
 
-    assert len(read("runs.csv")) == 60
-    assert all(abs(float(row["error"])) < 0.05 for row in read("runs.csv"))
+    assert len(read("fitted.csv")) == 60
+    assert all(abs(float(row["error"])) < 0.05 for row in read("fitted.csv"))
     row = read("extrapolation.csv")[0]
     assert float(row["gpu_hours_h100"]) > 0
     assert float(row["loss_low"]) <= float(row["loss"]) <= float(row["loss_high"])
@@ -191,6 +194,7 @@ def test_one_family_is_at_the_top_of_fit_json(tmp_path) -> None:
     assert found["alpha"] == found["beta"] and found["optimum"]["a"] == 0.5
     assert found["settings"]["huber_delta"] == 0.01 and found["settings"]["shared_exponent"]
     assert found["intervals"]["E"] is None
+    assert (tmp_path / "runs.csv").read_text() == text, "the input is not what it was"
     assert "Intervals were not asked for" in (tmp_path / "report.md").read_text()
 
 
@@ -210,8 +214,9 @@ def test_a_family_without_a_law_is_named_and_the_others_go_on(tmp_path) -> None:
     found = json.loads((tmp_path / "out" / "fit.json").read_text())
     assert list(found["families"]) == ["gam"] and list(found["left_out"]) == ["bad"]
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "Loss against tokens: bad" in text and f"bad {mirrored[-1]:.3f}" in text
-    with open(tmp_path / "out" / "runs.csv", newline="") as file:
+    assert "Loss against tokens: bad" in text and "| best | gam | bad |" in text
+    assert f"| {mirrored[-1]:.3f} | no law |" in text
+    with open(tmp_path / "out" / "fitted.csv", newline="") as file:
         fitted = [row["fitted_loss"] for row in csv.DictReader(file) if row["family"] == "bad"]
     assert fitted == [""] * 12
 

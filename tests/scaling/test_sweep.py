@@ -274,6 +274,10 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
     names = ("params", "tokens", "loss", "flops")
     numbers = [[float(row[name]) for row in (long, short)] for name in names]
     assert len(from_arrays(*numbers)) == 2 and long["seed"] == "0"
+    taken = int(long["steps"]) * int(long["batch"]) * int(long["seq_len"])
+    assert taken == int(long["tokens"]) and 0 < int(long["warmup_steps"]) < int(short["steps"])
+    assert long["params_with_embedding"] == long["params"]  # tied: the head's are counted
+    assert 0 < int(long["params_without_embedding"]) < int(long["params"])
     rates = rows_of(out / "lr.csv")
     assert [float(row["lr_multiplier"]) for row in rates] == [1, 2]
     assert rates[0]["loss"] == short["loss"] != rates[1]["loss"]

@@ -1,0 +1,23 @@
+"""How far runs of one setting lie apart that differ by their seed alone."""
+
+import numpy as np
+
+from gam_scale.scaling.points import Points
+
+
+def seed_spread(points: Points) -> float | None:
+    """Standard deviation of log loss between seeds; None where nothing was run with several.
+
+    Pooled over the sizes and budgets of one family that have several runs, each about its own
+    mean. Beside it, errors of a fit say how much of them is noise.
+    """
+    deviations, spare = [], 0
+    log_loss = np.log(points.loss)
+    settings, of_row = np.unique(
+        np.stack([points.params, points.tokens]), axis=1, return_inverse=True
+    )
+    for i in range(settings.shape[1]):
+        own = log_loss[of_row.ravel() == i]
+        deviations.append(((own - own.mean()) ** 2).sum())
+        spare += len(own) - 1
+    return float(np.sqrt(sum(deviations) / spare)) if spare else None

@@ -1,0 +1,91 @@
+"""Which family has the least measured loss at each budget: no law is asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gam_scale.scaling.points import Points
+
+SPREAD = 1.1
+"""Ratio of neighbouring FLOPs within which runs spent one budget."""
+WIDEST = 1.5
+"""Ratio of its most to its least FLOPs above which a level is no budget."""
+MOST, FEW = 12, 4
+"""Budgets that are told apart, and that are looked at where runs spent no common ones."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """A family's best run within a budget."""
+
+    name: str
+    loss: float
+    params: float
+    tokens: float
+    late: float | None = None
+    """Its loss at late positions, where the column ``late_loss`` is there."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The families' best runs within one budget, the least loss first."""
+
+    flops: float
+    best: list[Best]
+
+    @property
+    def margin(self) -> float:
+        """Nats by which the first is ahead of the second."""
+        return self.best[1].loss - self.best[0].loss
+
+
+def standings(measured: Sequence[tuple[str, Points]]) -> list[Standing]:
+    """The standing at each budget that two families or more spent, from the least to the most.
+
+    Where runs spent no common budgets, as on grids of tokens, at a few amounts of compute between:
+    there a family's best run is that of the least loss with so many FLOPs or fewer.
+    """
+    if len(measured) < 2:
+        return []
+    levels = _common(measured)
+    if levels:
+        found = [
+            _standing(level.max(), [(n, p.take(np.isin(_spent(p), level))) for n, p in measured])
+            for level in levels
+        ]
+    else:
+        low = max(float(p.flops.min()) for _, p in measured)
+        high = min(float(p.flops.max()) for _, p in measured)
+        budgets = np.geomspace(low, high, FEW) if high > low else np.array([])
+        found = [_standing(c, [(n, p.take(p.flops <= c)) for n, p in measured]) for c in budgets]
+    return [standing for standing in found if len(standing.best) > 1]
+
+
+def _common(measured: Sequence[tuple[str, Points]]) -> list[np.ndarray]:
+    """The FLOPs of each common budget's runs; none where runs do not fall into budgets."""
+    flops = np.sort(np.concatenate([_spent(p) for _, p in measured]))
+    levels = np.split(flops, np.flatnonzero(flops[1:] > SPREAD * flops[:-1]) + 1)
+    if len(levels) > MOST or any(level[-1] > WIDEST * level[0] for level in levels):
+        return []
+    return [
+        level for level in levels if sum(np.isin(level, _spent(p)).any() for _, p in measured) > 1
+    ]
+
+
+def _spent(points: Points) -> np.ndarray:
+    """(n,) FLOPs that were planned, or else spent."""
+    if points.budget is None:
+        return points.flops
+    return np.where(np.isnan(points.budget), points.flops, points.budget)
+
+
+def _standing(flops: float, runs: Sequence[tuple[str, Points]]) -> Standing:
+    best = []
+    for name, points in runs:
+        if len(points):
+            i = int(points.loss.argmin())
+            loss, n, d = (float(c[i]) for c in (points.loss, points.params, points.tokens))
+            late = points.columns["late_loss"][i] if "late_loss" in points.columns else ""
+            best.append(Best(name, loss, n, d, float(late) if late else None))
+    return Standing(float(flops), sorted(best, key=lambda one: one.loss))

@@ -1,0 +1,97 @@
+"""Further columns of runs: steps, other counts of N, seeds."""
+
+import numpy as np
+import pytest
+from scaling.synthetic import TRUE, runs
+
+from gam_scale.errors import UserError
+from gam_scale.scaling.analysis import Settings, analyse
+from gam_scale.scaling.by_steps import by_steps
+from gam_scale.scaling.columns import named_count, numbers, other_counts, steps, with_steps
+from gam_scale.scaling.fit import FitSettings
+from gam_scale.scaling.holdout import hold_out
+from gam_scale.scaling.points import Points, from_arrays
+from gam_scale.scaling.seeds import seed_spread
+from gam_scale.scaling.tables import by_count
+from gam_scale.scaling.tables import by_steps as steps_table
+
+FAST = FitSettings(grid=2)
+
+
+def short_runs() -> Points:
+    """Runs of a known law, of 10 tokens a step, those of few steps far above it."""
+    points = runs(noise=0.0)
+    taken = points.tokens / 1e6  # 100 to 20,000
+    loss = points.loss * (1 + 0.3 * (taken < 300))
+    columns = {"steps": [f"{s:.0f}" for s in taken], "params_with_embedding": points.params * 2}
+    columns["params_without_embedding"] = points.params
+    texts = {name: [str(cell) for cell in cells] for name, cells in columns.items()}
+    return from_arrays(points.params, points.tokens, loss, columns=texts)
+
+
+def test_steps_are_a_column_or_follow_from_others() -> None:
+    points = short_runs()
+    assert steps(points)[0] == 100
+    columns = {"batch": ["4"] * 30, "seq_len": ["250"] * 30}
+    derived = from_arrays(points.params, points.tokens, points.loss, columns=columns)
+    np.testing.assert_allclose(steps(derived), points.tokens / 1000)
+    assert steps(runs()) is None and by_steps(runs(), FAST) == []
+    with pytest.raises(UserError, match="--min-steps needs a column steps"):
+        with_steps(runs(), 1)
+    with pytest.raises(UserError, match="--min-steps is 30000; expected at most 20000"):
+        with_steps(points, 30000)
+    bad = from_arrays([1.0], [1.0], [1.0], columns={"steps": ["x\n"]})
+    with pytest.raises(UserError, match="column steps has 'x.*'; expected a number above 0"):
+        numbers(bad, "steps")
+
+
+def test_the_law_without_short_runs_is_the_true_one() -> None:
+    """Exponents move until what has hardly begun to learn is left out."""
+    rows = by_steps(short_runs(), FAST)
+    assert [row.least for row in rows][:3] == [0, 200, 500] and rows[0].runs == 30
+    assert abs(rows[0].law.beta - TRUE.beta) > 0.05
+    for row in rows[2:]:
+        assert row.law.beta == pytest.approx(TRUE.beta, abs=1e-3)
+        assert row.law.alpha == pytest.approx(TRUE.alpha, abs=1e-3)
+
+
+def test_a_report_leaves_short_runs_out_and_says_so() -> None:
+    settings = Settings(FAST, resamples=0, draws=0, min_steps=300, held="none")
+    analysis = analyse(short_runs(), settings)
+    (family,) = analysis.families
+    assert family.fit.law.beta == pytest.approx(TRUE.beta, abs=1e-3)
+    assert analysis.too_short == 6 and len(family.points) == 24
+    assert [row[1] for row in steps_table(analysis).rows][:2] == ["all runs", "200"]
+    # Twice the parameters: the same exponents, and A 2^alpha times as large.
+    counted = family.by_count["params_with_embedding"].law
+    assert pytest.approx(2**TRUE.alpha, rel=1e-3) == counted.A / family.fit.law.A
+    names = [row[1] for row in by_count(analysis).rows]
+    assert names == ["params without embedding", "params with embedding"]
+    assert named_count(family.points) == "params_without_embedding"
+    assert list(other_counts(family.points)) == ["params_with_embedding"]
+
+
+def test_the_spread_of_seeds_is_that_of_the_noise() -> None:
+    points = runs(sizes=4, budgets=4)
+    n, d = np.repeat(points.params, 200), np.repeat(points.tokens, 200)
+    error = 0.01 * np.random.default_rng(0).standard_normal(len(n))
+    # Of 3,184 degrees of freedom: to 1.3%, one standard deviation.
+    assert seed_spread(from_arrays(n, d, np.exp(error))) == pytest.approx(0.01, rel=0.05)
+    assert seed_spread(points) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "held"), [("sizes", 10), ("budgets", 6), ("seed=7", 3), ("none", 0), ("seed=9", 0)]
+)
+def test_which_runs_are_held_out(rule, held) -> None:
+    points = runs(noise=0.0)
+    seeds = ["7" if i in (3, 8, 20) else "0" for i in range(30)]
+    points = from_arrays(points.params, points.tokens, points.loss, columns={"seed": seeds})
+    found, note = hold_out(points, FAST, rule)
+    if not held:
+        assert found is None and note
+        return
+    assert len(found.loss) == held and len(found.rest) == 30 - held
+    assert found.mean_error < 1e-3 and found.fitted_error < 1e-3
+    if rule == "budgets":
+        assert (6 * found.params * found.tokens).min() > found.rest.flops.max()

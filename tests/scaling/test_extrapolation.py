@@ -1,0 +1,80 @@
+"""Models that were not trained: those asked about, and no others far away."""
+
+from dataclasses import replace
+
+import pytest
+from scaling.synthetic import TRUE, runs
+
+from gam_scale.report.numbers import general
+from gam_scale.scaling.analysis import Settings, analyse
+from gam_scale.scaling.cost import Cost
+from gam_scale.scaling.extrapolation import ASKED, OPTIMAL
+from gam_scale.scaling.fit import FitSettings
+from gam_scale.scaling.law_text import latex, latex_text, law_rows
+from gam_scale.scaling.tables import costs, extrapolations
+from gam_scale.scaling.words import shows
+
+FAST = Settings(FitSettings(grid=2), resamples=100, draws=0)
+
+
+def test_unasked_nothing_is_beyond_100_times_the_largest_model() -> None:
+    analysis = analyse(runs(), FAST)
+    assert analysis.settings.targets == pytest.approx((1e10, 1e11))
+    sizes = {e.params for e in analysis.families[0].extrapolations}
+    assert sizes == set(analysis.settings.targets)
+
+
+def test_a_model_that_is_asked_about_has_a_loss_with_an_interval() -> None:
+    analysis = analyse(runs(), replace(FAST, targets=(7e9,), at=((2e9, 3e11),)))
+    asked = analysis.families[0].extrapolations[-1]
+    assert (asked.rule, asked.params, asked.tokens) == (ASKED, 2e9, 3e11)
+    low, high = asked.loss_interval
+    assert low <= asked.loss <= high and low < TRUE.loss(2e9, 3e11) < high
+    assert any("2B parameters, trained on 300B tokens" in s for s in shows(analysis))
+    (row,) = [row for row in extrapolations(analysis).rows if row[2] == ASKED]
+    assert row[-2:] == ["2 times", "15 times"]
+
+
+def test_what_is_unknown_says_so() -> None:
+    """An interval of tokens over a factor of 1e4 says nothing: no cell has a number from it."""
+    analysis = analyse(runs(), FAST)
+    (family,) = analysis.families
+    lost = [
+        replace(e, tokens_interval=(1.0, 1e5)) if e.rule == OPTIMAL else e
+        for e in family.extrapolations
+    ]
+    family = replace(family, extrapolations=lost, intervals=dict.fromkeys(family.intervals))
+    analysis = replace(analysis, families=[family])
+    rows = [row for row in extrapolations(analysis).rows if row[2] == OPTIMAL]
+    assert all(row[3:6] == ["unknown"] * 3 for row in rows)
+    hours = [row for row in costs(analysis, Cost.of(["h100"], 0.4)).rows if row[2] == OPTIMAL]
+    assert all(row[3:] == ["unknown"] * 2 for row in hours)
+    assert not any("would want" in sentence for sentence in shows(analysis))
+    assert family.farthest == max(e.flops for e in lost if e.rule != OPTIMAL)
+
+
+def test_the_law_as_latex_and_csv() -> None:
+    analysis = analyse(runs(), FAST)
+    (family,) = analysis.families
+    law = family.fit.law
+    text = latex(analysis)
+    assert f"L(N, D) &= {law.E:.3f} + " in text and f"{{N^{{{law.alpha:.3f}}}}}" in text
+    family = replace(
+        family, name="a_b & {$c}\n\\d", fit=replace(family.fit, laws=[replace(law, A=1.68e7)])
+    )
+    text = latex(replace(analysis, families=[family]))
+    assert r"L_{\text{a\_b \& \{\$c\} \textbackslash{}d}}(N, D)" in text
+    assert r"\frac{1.68 \times 10^{7}}" in text
+    assert latex_text("~^") == r"\textasciitilde{}\textasciicircum{}"
+    header, (row,) = law_rows(analysis)
+    named = dict(zip(header, row, strict=True))
+    assert named["alpha"] == law.alpha and named["alpha_low"] <= law.alpha <= named["alpha_high"]
+    assert named["a"] == analysis.families[0].optimum.a
+
+
+def test_numbers_have_one_style() -> None:
+    shown = [general(x) for x in (0.34, 25_600.4, 1.68e7, 7.46, 4.1e-9, 406, 0, -2.5, 99_999)]
+    expected = ["0.340", "25,600", "1.68e7", "7.46", "4.1e-9", "406", "0.00", "-2.50", "1e5"]
+    assert shown == expected
+    assert general(float("inf")) == general(float("nan")) == "unknown"
+    assert pytest.approx(1758) == float(general(1758.2, 4).replace(",", ""))

@@ -1,0 +1,41 @@
+"""Who is best at each budget is measured, not fitted."""
+
+import numpy as np
+
+from gam_scale.scaling.points import Points, from_arrays
+from gam_scale.scaling.standing import standings
+
+
+def family(flops: list[float], loss: list[float]) -> Points:
+    params = np.geomspace(1e6, 2e6, len(flops))
+    return from_arrays(params, np.array(flops) / (6 * params), loss, flops)
+
+
+def test_the_least_loss_of_each_common_budget() -> None:
+    """Budgets are spent to a few percent; one that a family alone spent has no standing."""
+    one = family([1e12, 1.02e12, 1e13, 0.98e13, 1e14], [4.0, 3.9, 3.5, 3.4, 3.0])
+    two = family([1.01e12, 1.0e12, 1e13], [3.95, 4.1, 3.3])
+    found = standings([("one", one), ("two", two)])
+    assert [[(b.name, b.loss) for b in s.best] for s in found] == [
+        [("one", 3.9), ("two", 3.95)],
+        [("two", 3.3), ("one", 3.4)],
+    ]
+    assert found[0].margin == 3.95 - 3.9 and found[0].flops == 1.02e12
+
+
+def test_without_common_budgets_a_run_counts_for_every_larger_one() -> None:
+    """A grid of tokens: as many different FLOPs as runs, of which the least loss so far counts."""
+    flops = np.geomspace(1e12, 1e15, 40)
+    loss = 3 + 1e3 / flops**0.25
+    one = family(list(flops), list(loss))
+    two = family(list(2.5 * flops), list(loss))
+    found = standings([("one", one), ("two", two)])
+    assert len(found) == 4 and found[0].flops >= 2.5e12 and found[-1].flops <= 1e15
+    for standing in found:
+        assert standing.best[0].name == "one"
+        assert standing.best[0].loss == loss[flops <= standing.flops].min()
+
+
+def test_families_that_never_meet_have_no_standing() -> None:
+    apart = [("one", family([1e12], [4.0])), ("two", family([1e15], [3.0]))]
+    assert standings(apart) == [] == standings(apart[:1])
