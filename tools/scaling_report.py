@@ -48,8 +48,10 @@ def main() -> None:
     )
     cost = Cost.of(args.gpus, args.mfu)
     points = read_csv(*args.csv, unit=args.loss_unit, shared_exponent=args.shared_exponent)
-    supplement = read_supplement(args.curves, args.lr, args.evaluation, args.sweep, args.limit)
-    given = [*args.csv, *args.curves, args.lr, *args.evaluation, args.sweep]
+    supplement = read_supplement(
+        args.curves, args.lr, args.evaluation, args.sweep, args.contexts, args.limit
+    )
+    given = [*args.csv, *args.curves, args.lr, *args.evaluation, args.sweep, args.contexts]
     inputs = [path for path in given if path is not None]
     check_folder(args.out, inputs)
     check_rule(args.hold_out, points)
@@ -137,6 +139,9 @@ def parse() -> argparse.Namespace:
         "--evaluation",
         **add_files,
         help="loss by position and recall: JSON of tools/evaluate.py (repeatable)",
+    )
+    parser.add_argument(
+        "--contexts", type=Path, metavar="FILE", help="texts of other lengths: contexts.csv"
     )
     parser.add_argument("--sweep", type=Path, metavar="FILE", help="its settings, to be shown")
     parser.add_argument(

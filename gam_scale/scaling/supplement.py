@@ -13,6 +13,7 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.report.numbers import large
+from gam_scale.scaling.contexts import Context, read_contexts
 from gam_scale.scaling.runs_csv import read_number, read_rows, read_text
 from gam_scale.strict import read_json
 
@@ -70,6 +71,7 @@ class Supplement:
     rates: list[Rates] = field(default_factory=list)
     positions: list[Positions] = field(default_factory=list)
     recall: list[Recalled] = field(default_factory=list)
+    contexts: list[Context] = field(default_factory=list)
     sweep: str = ""
     """The sweep file's text."""
     limits: tuple[str, ...] = ()
@@ -107,6 +109,7 @@ def read_supplement(
     rates: Path | None = None,
     evaluations: Iterable[Path] = (),
     sweep: Path | None = None,
+    contexts: Path | None = None,
     limits: Iterable[str] = (),
 ) -> Supplement:
     """Read what there is.
@@ -116,6 +119,7 @@ def read_supplement(
         rates: CSV with the columns of :data:`RATE_COLUMNS`.
         evaluations: JSON files of tools/evaluate.py.
         sweep: JSON file of tools/sweep.py.
+        contexts: see :func:`read_contexts`.
         limits: sentences.
 
     Raises:
@@ -124,6 +128,7 @@ def read_supplement(
     supplement = Supplement(
         [curve for path in curves for curve in _curves(path)],
         _rates(rates) if rates is not None else [],
+        contexts=read_contexts(contexts) if contexts is not None else [],
         sweep=json.dumps(read_json(sweep), indent=2) if sweep is not None else "",
         limits=tuple(limits),
     )

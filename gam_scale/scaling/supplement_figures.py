@@ -10,6 +10,7 @@ from gam_scale.report.figure import Figure, shades
 from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import large, ranged, span
 from gam_scale.report.table import Table
+from gam_scale.scaling.contexts import context_table
 from gam_scale.scaling.supplement import Curve, Supplement
 
 
@@ -33,6 +34,8 @@ def supplement_tables(supplement: Supplement) -> list[Table]:
     tables = []
     if supplement.rates:
         tables.append(_rate_table(supplement))
+    if supplement.contexts:
+        tables.append(context_table(supplement.contexts))
     if supplement.positions:
         tables.append(_position_table(supplement))
     if supplement.recall:

@@ -48,7 +48,10 @@ def supplement(path: Path) -> list[object]:
     (path / "context.json").write_text(json.dumps(measured))
     (path / "sweep.json").write_text('{"widths": [64]}')
     names = {"curves": "curves.csv", "lr": "lr.csv", "evaluation": "context.json"}
-    names["sweep"] = "sweep.json"
+    contexts = ["gam,1e4,1e6,256,4.5,4.4", "gam,1e4,1e6,256,4.7,4.6", "gam,1e4,1e6,1024,4.3,"]
+    header = "family,params,tokens,seq_len,loss,late_loss"
+    (path / "contexts.csv").write_text("\n".join([header, *contexts]))
+    names |= {"sweep": "sweep.json", "contexts": "contexts.csv"}
     options = [word for name, file in names.items() for word in (f"--{name}", path / file)]
     return [*options, "--limit", "One text was read."]
 
@@ -113,6 +116,7 @@ def test_the_page_is_self_contained(folder) -> None:
 def test_what_else_is_known_is_shown(folder) -> None:
     page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     wanted = ["Training curves: gam", "Sensitivity to the learning rate", "Loss by position"]
+    wanted += ["Loss by the length of texts", "4.600 / 4.500", "1,024 tokens"]
     wanted += ["Associative recall", "8 in 128", "0.900 [0.800, 0.950]", "One text was read."]
     wanted += [
         "gam of 10k parameters: 2 times the learning rate, the last tried, is better by 0.500 nats",
@@ -134,6 +138,7 @@ def test_what_else_is_known_is_shown(folder) -> None:
             "family,params,lr_multiplier,lr,loss\n,1,1,1,1\n",
             "line 2, column family is empty",
         ),
+        ("--contexts", "family,params,tokens\n", "line 1 has no column seq_len"),
         ("--evaluation", '{"loss": 3}', "is not what tools/evaluate.py writes"),
         ("--evaluation", "{", "line 1 is not valid JSON"),
     ],
@@ -141,7 +146,9 @@ def test_what_else_is_known_is_shown(folder) -> None:
 def test_mistakes_in_the_supplement_are_named(tmp_path, option, text, message) -> None:
     (tmp_path / "extra").write_text(text)
     given = {"--curves": "curves", "--lr": "rates", "--evaluation": "evaluations"}
-    value = tmp_path / "extra" if option == "--lr" else [tmp_path / "extra"]
+    given["--contexts"] = "contexts"
+    alone = option in ("--lr", "--contexts")
+    value = tmp_path / "extra" if alone else [tmp_path / "extra"]
     with pytest.raises(UserError, match=re.escape(message)):
         read_supplement(**{given[option]: value})
 

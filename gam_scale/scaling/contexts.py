@@ -1,0 +1,73 @@
+"""Runs on texts of several lengths at equal tokens: ``contexts.csv`` of tools/sweep.py collect."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gam_scale.errors import UserError
+from gam_scale.report.numbers import large
+from gam_scale.report.table import Table
+from gam_scale.scaling.runs_csv import read_number, read_rows, read_text
+
+COLUMNS = ("family", "params", "tokens", "seq_len", "loss")
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run."""
+
+    family: str
+    params: float
+    tokens: float
+    length: int
+    """Tokens of its texts."""
+    loss: float
+    late: float | None
+    """Nats per token at late positions alone, where the column ``late_loss`` is there."""
+
+
+def read_contexts(path: Path) -> list[Context]:
+    """The rows of a CSV with the columns of :data:`COLUMNS`.
+
+    Raises:
+        UserError: naming the line and what in it cannot be read.
+    """
+    names, rows = read_rows(path)
+    for name in COLUMNS:
+        if name not in names:
+            raise UserError(f"{path}: line 1 has no column {name}; expected {', '.join(COLUMNS)}")
+    found = []
+    for _, line, row in rows:
+        n, d, length, loss = (read_number(path, line, c, row[c]) for c in COLUMNS[1:])
+        late = None
+        if row.get("late_loss"):
+            late = read_number(path, line, "late_loss", row["late_loss"])
+        family = read_text(path, line, "family", row["family"])
+        found.append(Context(family, n, d, round(length), loss, late))
+    return found
+
+
+def context_table(contexts: list[Context]) -> Table:
+    """Loss by length of texts, a row for each family, size and number of tokens."""
+    lengths = sorted({c.length for c in contexts})
+    losses: dict[tuple[str, float, float], dict[int, list[Context]]] = {}
+    for c in contexts:
+        of_run = losses.setdefault((c.family, c.params, c.tokens), {})
+        of_run.setdefault(c.length, []).append(c)
+    rows = [
+        [family, large(n), large(d), *(_cell(found.get(length, [])) for length in lengths)]
+        for (family, n, d), found in losses.items()
+    ]
+    header = ["family", "N", "D", *(f"{length:,} tokens" for length in lengths)]
+    note = (
+        "Held-out nats per token of models trained on texts of so many tokens, at equal tokens in "
+        "all; after the stroke those at late positions of the context; means over seeds."
+    )
+    return Table("Loss by the length of texts", header, rows, note)
+
+
+def _cell(runs: list[Context]) -> str:
+    if not runs:
+        return ""
+    late = [run.late for run in runs if run.late is not None]
+    mean = f"{sum(run.loss for run in runs) / len(runs):.3f}"
+    return f"{mean} / {sum(late) / len(late):.3f}" if len(late) == len(runs) else mean
