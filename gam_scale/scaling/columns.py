@@ -20,8 +20,13 @@ FURTHER = TRAINING | OTHERS
 """Columns that a report shows where they are there, and what they hold."""
 
 
-def numbers(points: Points, name: str) -> np.ndarray | None:
-    """(n,) a further column; None where it is not there.
+def numbers(points: Points, name: str, *, gaps: bool = False) -> np.ndarray | None:
+    """(n,) a further column, nan where a cell is empty; None where it is not there.
+
+    Args:
+        points: the runs.
+        name: of the column.
+        gaps: whether cells may be empty.
 
     Raises:
         UserError: a cell is not a number above 0.
@@ -29,16 +34,13 @@ def numbers(points: Points, name: str) -> np.ndarray | None:
     if name not in points.columns:
         return None
     cells = points.columns[name]
-    try:
-        values = np.array([float(cell) for cell in cells])
-    except ValueError:
-        values = np.full(len(cells), np.nan)
-    if not (np.isfinite(values) & (values > 0)).all():
-        cell = next(cell for cell in cells if not _is_positive(cell))
-        raise UserError(
-            f"column {name} has {one_line(cell)!r}; expected a number above 0 in every row"
-        )
-    return values
+    for cell in cells:
+        if not _is_positive(cell) and not (gaps and not cell):
+            rows = "where it is known" if gaps else "in every row"
+            raise UserError(
+                f"column {name} has {one_line(cell)!r}; expected a number above 0 {rows}"
+            )
+    return np.array([float(cell or "nan") for cell in cells])
 
 
 def steps(points: Points) -> np.ndarray | None:

@@ -33,6 +33,8 @@ UNITS: dict[str, Callable[[float], float]] = {
     "perplexity": math.log,
 }
 """Loss in nats per token, from what a column holds."""
+OTHER_LOSSES = ("late_loss",)
+"""Further columns in the unit of the losses."""
 MOST_NATS = 13.0  # a guess among 440,000 pieces has as much; no run has more
 DELIMITERS = ",;\t"
 
@@ -88,7 +90,7 @@ def read_csv(*paths: str | Path, unit: str | None = None, shared_exponent: bool 
         texts.get("family"),
         texts.get("run"),
         _read_budgets(rows),
-        {name: [(row.get(name) or "").strip() for _, _, row in rows] for name in further},
+        {name: [_further(row, name, unit) for _, _, row in rows] for name in further},
     )
     where = " and ".join(map(str, dict.fromkeys(paths)))
     refused = []
@@ -100,6 +102,17 @@ def read_csv(*paths: str | Path, unit: str | None = None, shared_exponent: bool 
     if len(refused) == len(points.families):
         raise refused[0]
     return points
+
+
+def _further(row: dict[str, str], name: str, unit: str | None) -> str:
+    """A cell that is kept as text; of another loss, where it is a number, in nats."""
+    cell = (row.get(name) or "").strip()
+    if unit is None or name not in OTHER_LOSSES:
+        return cell
+    try:
+        return str(UNITS[unit](float(cell)))
+    except ValueError:
+        return cell
 
 
 def read_rows(path: str | Path) -> tuple[list[str], list[Row]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gam_scale.scaling.columns import numbers
 from gam_scale.scaling.points import Points
 
 SPREAD = 1.1
@@ -86,6 +87,7 @@ def _standing(flops: float, runs: Sequence[tuple[str, Points]]) -> Standing:
         if len(points):
             i = int(points.loss.argmin())
             loss, n, d = (float(c[i]) for c in (points.loss, points.params, points.tokens))
-            late = points.columns["late_loss"][i] if "late_loss" in points.columns else ""
-            best.append(Best(name, loss, n, d, float(late) if late else None))
+            late = numbers(points, "late_loss", gaps=True)
+            own = np.nan if late is None else float(late[i])
+            best.append(Best(name, loss, n, d, own if np.isfinite(own) else None))
     return Standing(float(flops), sorted(best, key=lambda one: one.loss))

@@ -1,7 +1,11 @@
 """Who is best at each budget is measured, not fitted."""
 
-import numpy as np
+from dataclasses import replace
 
+import numpy as np
+import pytest
+
+from gam_scale.errors import UserError
 from gam_scale.scaling.points import Points, from_arrays
 from gam_scale.scaling.standing import standings
 
@@ -34,6 +38,15 @@ def test_without_common_budgets_a_run_counts_for_every_larger_one() -> None:
     for standing in found:
         assert standing.best[0].name == "one"
         assert standing.best[0].loss == loss[flops <= standing.flops].min()
+
+
+def test_late_losses_stand_beside_the_mean_where_they_are_known() -> None:
+    one, two = (family([1e12, 1e13], loss) for loss in ([4.0, 3.5], [3.9, 3.6]))
+    one = replace(one, columns={"late_loss": ("", "3.25")})
+    found = standings([("one", one), ("two", two)])
+    assert [[b.late for b in s.best] for s in found] == [[None, None], [3.25, None]]
+    with pytest.raises(UserError, match="column late_loss has 'x'; expected a number above 0"):
+        standings([("one", replace(one, columns={"late_loss": ("x", "3")})), ("two", two)])
 
 
 def test_families_that_never_meet_have_no_standing() -> None:
