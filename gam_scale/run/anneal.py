@@ -23,10 +23,16 @@ logger = logging.getLogger("gam_scale")
 
 
 def requested(run: RunDir) -> int:
-    """Steps that the file ``anneal-now`` asks for, 0 without one; what is no number is removed."""
-    if not run.anneal_now.exists():
+    """Steps that the file ``anneal-now`` asks for, 0 without one; what is no number is removed.
+
+    Whatever lies there, a run that trains goes on.
+    """
+    try:
+        text = read_regular(run.anneal_now).decode(errors="replace").strip()
+    except (OSError, UserError):  # mostly there is none
         return 0
-    text = read_regular(run.anneal_now).decode(errors="replace").strip()
+    if not text:  # who writes it has just opened it
+        return 0
     if text.isdecimal() and 0 < int(text) < 10**12:
         return int(text)
     logger.warning("%s has %s; expected a number of steps", run.anneal_now, shown(text))

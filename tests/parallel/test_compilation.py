@@ -7,6 +7,7 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
 
+from gam_scale import pulse
 from gam_scale.config import ModelConfig
 from gam_scale.errors import UserError
 from gam_scale.model.lm import build_model
@@ -47,6 +48,18 @@ def test_what_is_compiled_is_counted(model):
     with torch.no_grad():
         loss(model)
     assert str(compilation) == "compiled blocks: 2 graphs, no breaks" and compilation.is_on
+
+
+def test_each_length_is_compiled_once_and_seen_to_go_on(model):
+    """As stages of a run have them: shapes are fixed, a length that is known costs nothing."""
+    compilation = prepare_blocks(model, "none", compiled=True, backend=CompileCounter())
+    known, counts = pulse.beats(), []
+    for length in (8, 16, 16, 8):
+        tokens = torch.arange(length + 1)[None]
+        model(tokens[:, :-1], tokens[:, 1:].contiguous())
+        counts.append(compilation.graphs)
+    assert counts == [1, 2, 2, 2]
+    assert pulse.beats() - known >= 2 * 2, "a watchdog would take it for a hang"
 
 
 def test_uncompiled_blocks_are_called_so(model):

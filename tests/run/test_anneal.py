@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from closeness import off
+from ranks import run_ranks
 from whole_runs import after_step, assert_equal_runs, killed_after, last_tensors, train
 
 from gam_scale.checkpoint.store import CheckpointStore
@@ -102,6 +104,18 @@ def test_a_file_asks_a_running_job(annealed, tmp_path, tiny, curve):
     assert 'has "soon"; expected a number of steps' in log
     assert log.count("comes down from step 8 over 5 steps") == 1
     assert not file.exists()
+
+
+def train_and_ask(world, config, file):
+    """For ``run_ranks``; only the main rank may find the file."""
+    with after_step(8, lambda: world.is_main and Path(file).write_text("5")):
+        train(config)
+
+
+def test_ranks_agree_on_the_file(annealed, tmp_path, tiny):
+    config = tiny(tmp_path / "run", train=WSD, model={"dropout": 0.0}, **QUIET, **KEPT)
+    run_ranks(train_and_ask, 2, config=config, file=str(tmp_path / "run" / "anneal-now"))
+    assert rates(tmp_path / "run") == rates(annealed)
 
 
 def test_a_branch_anneals_and_its_plateau_goes_on(annealed, tmp_path, tiny, whole, curve):

@@ -14,14 +14,14 @@ from gam_scale.model.lm import outline
 from gam_scale.strict import from_dict
 
 STAGES = [
-    {"steps": 6, "seq_len": 12, "global_batch_size": 6},
-    {"steps": 5, "seq_len": 24, "micro_batch_size": 4},
-    {"steps": 4, "seq_len": 48, "global_batch_size": 2},
+    {"steps": 3, "seq_len": 12, "global_batch_size": 6},
+    {"steps": 3, "seq_len": 24, "micro_batch_size": 4},
+    {"steps": 2, "seq_len": 48, "global_batch_size": 2},
 ]
 STAGED = {
     "model": {"layers": ["static", "delta"], "memory": {"n_heads": 2}, "dropout": 0.1},
-    "train": {"steps": 15, "stages": STAGES},
-    "checkpoint": {"every_steps": 3, "keep_last": 9, "background": False},
+    "train": {"steps": 8, "stages": STAGES},
+    "checkpoint": {"every_steps": 2, "background": False},
     "log": {"every_steps": 1},
 }
 
@@ -38,9 +38,9 @@ def lines(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("step", [5, 6, 8])
+@pytest.mark.parametrize("step", [3, 5, 6])
 def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, tiny, whole, curve, step):
-    """Within a stage, at its very end (step 6 is saved and the last of the first), and past it."""
+    """From step 2 over the end of a stage, from 4 within one, and from 6, the very end of one."""
     with killed_after(step):
         train(staged(tiny, tmp_path / "run"))
     train(staged(tiny, tmp_path / "run"))
@@ -50,9 +50,9 @@ def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, tiny, whole, curve, step)
 def test_lines_report_and_log_know_the_stages(whole):
     run = whole(**STAGED)
     read = [(line["stage"], line["seq_len"], line["batch"]) for line in lines(run)]
-    assert read == [(1, 12, 6)] * 6 + [(2, 24, 4)] * 5 + [(3, 48, 2)] * 4
+    assert read == [(1, 12, 6)] * 3 + [(2, 24, 4)] * 3 + [(3, 48, 2)] * 2
     # Of a few rows a ragged end of the text leaves some of the targets out.
-    most = [n * i for n, i in ((72, 6), (96, 5), (96, 4))]
+    most = [n * i for n, i in ((72, 3), (96, 3), (96, 2))]
     assert 0.9 * sum(most) < lines(run)[-1]["tokens"] <= sum(most)
     config = from_dict(RunConfig, json.loads((run / "config.json").read_text()))
     assert total_tokens(config) == sum(most)
@@ -62,8 +62,9 @@ def test_lines_report_and_log_know_the_stages(whole):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["flops_per_token"] == pytest.approx(3 * flops / sum(most))
     log = (run / "logs" / "rank0.log").read_text()
-    assert "stage 2 of 3 from step 7: 4 sequences of 24 tokens a step" in log
-    assert "<td>24</td>" in (run / "report.html").read_text()
+    assert "stage 2 of 3 from step 4: 4 sequences of 24 tokens a step" in log
+    report = (run / "report.html").read_text()
+    assert "<h2>Stages</h2>" in report and ">24</td>" in report
 
 
 def test_one_stage_is_a_run_without_stages(tmp_path, tiny, whole, curve):
@@ -93,31 +94,30 @@ def train_on_ranks(world, config):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "parallel"),
+    "parallel",
     [
-        (3, {}),
-        (2, {"context": 2}),
-        (2, {"engine": "fsdp"}),
-        (2, {"engine": "deepspeed", "zero_stage": 1}),
-        (2, {"engine": "deepspeed", "zero_stage": 3}),
+        {"context": 2},
+        {"engine": "fsdp"},
+        {"engine": "deepspeed", "zero_stage": 1},
+        {"engine": "deepspeed", "zero_stage": 3},
     ],
-    ids=["torch", "context", "fsdp", "zero1", "zero3"],
+    ids=["context", "fsdp", "zero1", "zero3"],
 )
-def test_ranks_and_engines_train_the_same(tmp_path, tiny, whole, ranks, parallel):
+def test_ranks_and_engines_train_the_same(tmp_path, tiny, whole, parallel):
     """Steps of other numbers of micro-batches, in every engine."""
     model = {"model": {"dropout": 0.0}}
     one = whole(**(STAGED | {"model": STAGED["model"] | model["model"]}))
     config = staged(tiny, tmp_path / "run", parallel=parallel, **model)
-    run_ranks(train_on_ranks, ranks, config=config)
+    run_ranks(train_on_ranks, 2, config=config)
     losses = [[line["loss"] for line in lines(run)] for run in (one, tmp_path / "run")]
-    # Sums of float32 in another order, over 15 steps.
+    # Sums of float32 in another order.
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": {"steps": 14}}, "have 15 steps in all but train.steps is 14; expected the same"),
+        ({"train": {"steps": 7}}, "have 8 steps in all but train.steps is 7; expected the same"),
         (LONGER, "no stage of train.stages has data.seq_len 96; expected .* 48"),
         ({"data": {"seq_len": 36}}, r"stages\[1\].seq_len is 24, which does not divide data"),
         ({"parallel": {"context": 8}}, r"\[0\].seq_len is 12, which parallel.context 8 does not"),
@@ -125,11 +125,11 @@ def test_ranks_and_engines_train_the_same(tmp_path, tiny, whole, ranks, parallel
         ({"train": {"stages": [{"steps": 0}]}}, r"stages\[0\].steps is 0; expected more than 0"),
         ({"train": {"stages": [{"steps": 15, "batch": 4}]}}, r"stages\[0\].batch is not a setting"),
         (
-            {"train": {"stages": [{"steps": 15, "weights": {"books": 1}}]}},
+            {"train": {"stages": [{"steps": 8, "weights": {"books": 1}}]}},
             r"stages\[0\].weights names books, no set; expected of prepared",
         ),
         (
-            {"train": {"stages": [{"steps": 15, "weights": {"prepared": 0}}]}},
+            {"train": {"stages": [{"steps": 8, "weights": {"prepared": 0}}]}},
             r"stages\[0\].weights leaves out every set",
         ),
         (
@@ -147,4 +147,4 @@ def test_what_does_not_fit_is_one_sentence(tmp_path, tiny, changes, message):
 def test_steps_follow_from_the_stages(tmp_path, tiny):
     config = staged(tiny, tmp_path / "run", train={"steps": 0})
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert load_config(tmp_path / "config.json").train.steps == 15
+    assert load_config(tmp_path / "config.json").train.steps == 8
