@@ -2,15 +2,19 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scaling.synthetic import TRUE, runs
 
+from gam_scale.errors import UserError
 from gam_scale.report.numbers import general
 from gam_scale.scaling.analysis import Settings, analyse
 from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.extrapolation import ASKED, OPTIMAL
 from gam_scale.scaling.fit import FitSettings
+from gam_scale.scaling.law import Law
 from gam_scale.scaling.law_text import latex, latex_text, law_rows
+from gam_scale.scaling.points import from_arrays
 from gam_scale.scaling.tables import costs, extrapolations
 from gam_scale.scaling.words import shows
 
@@ -33,6 +37,18 @@ def test_a_model_that_is_asked_about_has_a_loss_with_an_interval() -> None:
     assert any("2B parameters, trained on 300B tokens" in s for s in shows(analysis))
     (row,) = [row for row in extrapolations(analysis).rows if row[2] == ASKED]
     assert row[-2:] == ["2 times", "15 times"]
+
+
+def test_five_runs_have_a_law_of_one_exponent() -> None:
+    """Of four coefficients; a law of five takes eight runs."""
+    params, tokens = np.array([1e6, 1e6, 1e7, 1e8, 1e8]), np.array([1e8, 1e9, 1e8, 1e10, 1e9])
+    law = Law(E=2.0, A=300.0, B=300.0, alpha=0.33, beta=0.33)
+    points = from_arrays(params, tokens, law.loss(params, tokens))
+    shared = replace(FAST, fit=FitSettings(grid=2, shared_exponent=True))
+    (family,) = analyse(points, shared).families
+    assert family.fit.law.alpha == pytest.approx(0.33, abs=1e-3)
+    with pytest.raises(UserError, match="has 5 rows; expected at least 8"):
+        analyse(points, FAST)
 
 
 def test_what_is_unknown_says_so() -> None:

@@ -258,6 +258,29 @@ def test_mistakes_are_one_line(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--hold-out", "colour=red"), "--hold-out is colour=red; expected a column of the CSV"),
+        (("--hold-out", "some"), "--hold-out is some; expected sizes, budgets, none or COLUMN="),
+        (("--at", "7e9"), "--at is 7e9; expected N,D as in 7e9,1.4e11"),
+        (("--min-steps", "9"), "--min-steps needs a column steps, or batch and seq_len"),
+        (("--curves", "{}/law.csv"), "--out {0} would replace {0}/law.csv, which the report is "),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_sentence(tmp_path, options, message) -> None:
+    points = runs(sizes=3, budgets=3)
+    rows = zip(points.params, points.tokens, points.loss, strict=True)
+    text = "\n".join(["params,tokens,loss", *(f"{n},{d},{y}" for n, d, y in rows)])
+    (tmp_path / "runs.csv").write_text(text)
+    (tmp_path / "law.csv").write_text("family,params,run,tokens,loss\ngam,1,r,1,1\n")
+    given = [word.format(tmp_path) for word in options]
+    done = run_tool("--csv", tmp_path / "runs.csv", "--out", tmp_path, *given)
+    wanted = f"error: {message.format(tmp_path)}"
+    assert done.returncode == 2 and done.stderr.startswith(wanted), done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"runs.csv", "law.csv"}
+
+
 def test_numbers_read_well() -> None:
     assert [large(x) for x in (7e9, 1.234e6, 999_900, 12)] == ["7B", "1.23M", "1M", "12"]
     assert [scientific(x) for x in (3.1e20, 1e15, 9.99e9)] == ["3.1e20", "1e15", "1e10"]
