@@ -9,7 +9,7 @@ from gam_scale.report.looks import Palette
 
 MANY = 1000
 """Dots up to which each is drawn by itself."""
-MOST = 3000
+MOST = 1500
 """Dots that a page shows of one colour, from all over where there are more."""
 _GRID = (450, 200)
 """Places of a page's drawing that hold one dot at most, two pixels wide."""
