@@ -11,7 +11,7 @@ from gam_scale.compare.measure_cell import MeasureCell, measure_cells
 from gam_scale.compare.rates import beyond
 from gam_scale.compare.solve import Sized, sized
 from gam_scale.compare.spec import Spec, TaskSpec, TextSpec
-from gam_scale.compare.started import started
+from gam_scale.compare.started import optimizer_of, started
 from gam_scale.compare.task_cell import Group, TaskCell, task_cells
 from gam_scale.compare.text_cell import Budget, TextCell, best, reached, text_cell
 from gam_scale.config import RunConfig
@@ -85,7 +85,7 @@ def _of_tasks(spec: TaskSpec, folder: Path) -> list[TaskCell]:
         further = {}
         for group, (rate, row) in tuned.items():
             tried = [*spec.lrs, *more.get(group, [])]
-            next_rate = _further_rate(spec, tried, rate)
+            next_rate = _further_rate(len(spec.lrs) + spec.widen, tried, rate)
             if next_rate is not None and row["checked"] < SURE:
                 further[group] = [*more.get(group, []), next_rate]
         if not further:
@@ -117,20 +117,20 @@ def _mean_accuracy(row: Row) -> float:
 def _of_text(
     spec: TextSpec, folder: Path, models: Mapping[str, tuple[Sized, Path | None]]
 ) -> list[Cell]:
-    shared = _shared(spec)
     full = Budget("full", spec.tokens, spec.warmup)
     first, *others = spec.seeds
     tuned: list[TextCell] = []
     trained: list[TextCell] = []
     for name, (size, run) in models.items():
-        config = shared
+        own = spec.entry(name).train if run is None else optimizer_of(run)
+        config = _shared(spec, own)
         if run is not None:
-            checkpoint = replace(shared.checkpoint, continue_from=str(run))
-            config = replace(shared, checkpoint=checkpoint)
+            checkpoint = replace(config.checkpoint, continue_from=str(run))
+            config = replace(config, checkpoint=checkpoint)
         run_of = partial(text_cell, folder, name, size, config)
-        rate: float | None = spec.lrs[0]
+        rate: float | None = spec.lrs_of(name)[0]
         if spec.tune_tokens:
-            cells, rate = _tuned(spec, run_of)
+            cells, rate = _tuned(spec, spec.lrs_of(name), run_of)
             tuned += cells
         if rate is not None:
             trained.append(run_of(full, rate, first))
@@ -149,18 +149,18 @@ def _of_text(
 
 
 def _tuned(
-    spec: TextSpec, run_of: Callable[[Budget, float, int], TextCell]
+    spec: TextSpec, given: Sequence[float], run_of: Callable[[Budget, float, int], TextCell]
 ) -> tuple[list[TextCell], float | None]:
     """The runs that tune a model, and the best rate; None while some are to come."""
     budget = Budget("tune", spec.tune_tokens, spec.warmup)
-    lrs = list(spec.lrs)
+    lrs = list(given)
     while True:
         cells = [run_of(budget, lr, spec.seeds[0]) for lr in lrs]
         finished = _finished(cells)
         if len(finished) < len(cells):
             return cells, None
         rate = best(finished)[0].config.train.lr
-        more = _further_rate(spec, lrs, rate)
+        more = _further_rate(len(given) + spec.widen, lrs, rate)
         if more is None:
             return cells, rate
         lrs.append(more)
@@ -177,17 +177,17 @@ def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
     return [cell for cell, _ in order[: spec.repeat]]
 
 
-def _further_rate(spec: Spec, tried: Sequence[float], best: float) -> float | None:
+def _further_rate(most: int, tried: Sequence[float], best: float) -> float | None:
     """See :func:`beyond`; None once as many were tried as the file allows."""
-    return beyond(tried, best) if len(tried) < len(spec.lrs) + spec.widen else None
+    return beyond(tried, best) if len(tried) < most else None
 
 
 def _finished(cells: Sequence[AnyCell]) -> list[tuple[AnyCell, Row]]:
     return [(cell, row) for cell in cells if (row := cell.row()) is not None]
 
 
-def _shared(spec: TextSpec) -> RunConfig:
-    """What all runs have."""
+def _shared(spec: TextSpec, train: dict[str, Any]) -> RunConfig:
+    """What all runs have, and of one model's those settings of ``train`` that are its own."""
     quiet = {"wandb": "off", "tensorboard": False}
     values: dict[str, Any] = {
         "data": {"sets": [{"path": spec.data}]},
@@ -198,4 +198,5 @@ def _shared(spec: TextSpec) -> RunConfig:
     for name, settings in spec.set.items():
         if name != "model":
             values[name] = values.get(name, {}) | settings
+    values["train"] = values.get("train", {}) | train
     return from_dict(RunConfig, values)

@@ -30,7 +30,7 @@ def write_page(spec: Spec, rows: Sequence[Row], to: Path) -> list[Path]:
     if isinstance(spec, TaskSpec):
         title, shown = "Models on synthetic tasks", task_tables.parts(rows)
     else:
-        title, shown = "Models on text", text_tables.parts(rows, spec.reference)
+        title, shown = "Models on text", text_tables.parts(rows, spec)
     names = ", ".join(dict.fromkeys(row["model"] for row in rows))
     parts: list[Part] = [*shown, _settings(spec, rows)]
     files = Page(title, names, parts).files("png")

@@ -46,6 +46,13 @@ class ModelEntry:
     """A language model, and how it is brought to the common size."""
 
     model: dict[str, Any] = option({}, "what of the model section is its own")
+    train: dict[str, Any] = option({}, "what of the train section is its own: its optimizer, say")
+    lrs: list[float] = option([], "its own peak learning rates; empty: the file's", above=0)
+    against: str = option(
+        "",
+        "the model whose last loss it is to reach, of which the page gives tokens and seconds; "
+        "empty: the reference",
+    )
     fit: dict[str, list[float]] = option(
         {},
         'settings of its layers by "KIND.SETTING" and the values that each may take; those whose '
@@ -125,8 +132,18 @@ class TextSpec:
     reference: str = option("", "the model that others are compared with; empty: the best")
     measure: MeasureSpec = section(MeasureSpec, "what is measured at the end")
 
+    def entry(self, name: str) -> ModelEntry:
+        """Of a model, which may be another comparison's."""
+        return self.models.get(name, ModelEntry())
+
+    def lrs_of(self, name: str) -> list[float]:
+        """Those at which a model is tuned first."""
+        return self.entry(name).lrs or self.lrs
+
 
 Spec = TaskSpec | TextSpec
+DECIDED = ("lr", "seed", "steps", "epochs", "warmup_steps")
+"""Settings of the train section that a comparison sets itself."""
 
 
 def read_spec(path: str | Path, data: str = "") -> Spec:
@@ -169,13 +186,30 @@ def _check(spec: Spec) -> None:
         return
     if bool(spec.models) == bool(spec.start or spec.start_best):
         raise UserError("models and start are both given or both empty; expected one of them")
-    if not spec.tune_tokens and len(spec.lrs) > 1:
-        raise UserError(
-            f"lrs is {spec.lrs} with tune_tokens 0; expected one rate, or tokens to tune it on"
-        )
+    for name in ["", *spec.models]:
+        _check_rates(spec, name)
     known = [*spec.models, *spec.start]
-    if spec.reference and spec.reference not in known and not spec.start_best:
-        raise UserError(f"reference is {spec.reference!r}; expected the name of a model")
+    against = {f"models.{name}.against": entry.against for name, entry in spec.models.items()}
+    for key, name in ({"reference": spec.reference} | against).items():
+        if name and name not in known and not spec.start_best:
+            raise UserError(f"{key} is {name!r}; expected the name of a model")
+
+
+def _check_rates(spec: TextSpec, model: str) -> None:
+    """Of all models, named "", or of one."""
+    where, lrs = f"models.{model}." if model else "", spec.lrs_of(model)
+    if len(set(lrs)) < len(lrs):
+        raise UserError(f"{where}lrs is {lrs}; expected each rate once")
+    if not spec.tune_tokens and len(lrs) > 1:
+        raise UserError(
+            f"{where}lrs is {lrs} with tune_tokens 0; expected one rate, or tokens to tune it on"
+        )
+    for key in DECIDED:
+        if key in spec.entry(model).train:
+            raise UserError(
+                f"{where}train.{key} is the comparison's; expected lrs, seeds, tokens, tune_tokens "
+                "and warmup of the file"
+            )
 
 
 def _check_tasks(spec: TaskSpec) -> None:

@@ -1,6 +1,7 @@
 """Models of another comparison, which this one goes on from."""
 
 from pathlib import Path
+from typing import Any
 
 from gam_scale.compare.solve import Sized
 from gam_scale.compare.spec import TextSpec
@@ -30,6 +31,12 @@ def started(spec: TextSpec, start: Path | None) -> dict[str, tuple[Sized, Path]]
             )
     names = [*_best(spec, start, rows), *spec.start]
     return {name: _model(start, *rows[name]) for name in names}
+
+
+def optimizer_of(run: Path) -> dict[str, Any]:
+    """Settings of the train section under which a run's optimizer can be gone on with."""
+    train = from_dict(RunConfig, read_json(run / "config.json")).train
+    return {"optimizer": train.optimizer, "muon_momentum": train.muon_momentum}
 
 
 def _first_full(start: Path) -> dict[str, tuple[str, Row]]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gam_scale.compare.spec import TextSpec
 from gam_scale.evaluate.effective_context import TOLERANCE
 from gam_scale.evaluate.hidden import to_chance
 from gam_scale.evaluate.interval import Interval
@@ -20,11 +21,13 @@ EARLY = 0.15
 MODEL_COLUMNS = ["model", "parameters", "memory", "state", "lr", "tokens", "seeds", "loss"]
 
 
-def parts(rows: Sequence[Row], reference: str) -> list[Part]:
+def parts(rows: Sequence[Row], spec: TextSpec) -> list[Part]:
     """All that was trained and measured."""
+    reference = spec.reference
     full, made = by_model(rows, stage="full"), list[Part]()
     if full:
-        made += [losses(full, reference), learning(full)]
+        equal = equal_loss(full, spec)
+        made += [losses(full, reference), *([equal] if equal else []), learning(full)]
     if tuned := by_model(rows, stage="tune"):
         made.append(rates(tuned))
     measured = [row for row in rows if "what" in row]
@@ -45,13 +48,18 @@ def by_model(rows: Sequence[Row], **wanted: Any) -> dict[str, list[Row]]:
     return grouped(alike, lambda row: row["model"])
 
 
+def _ordered(full: dict[str, list[Row]], reference: str) -> tuple[dict[str, Spread], str]:
+    """Losses by model, the best first, and the model that others are compared with."""
+    spreads = {m: Spread.of(r["val_loss"] for r in rows) for m, rows in full.items()}
+    spreads = dict(sorted(spreads.items(), key=lambda each: each[1].mean))
+    return spreads, reference if reference in full else next(iter(spreads))
+
+
 def losses(full: dict[str, list[Row]], reference: str) -> Table:
     """A row a model, the best first."""
-    spreads = {m: Spread.of(r["val_loss"] for r in rows) for m, rows in full.items()}
-    order = sorted(full, key=lambda model: spreads[model].mean)
-    base = reference if reference in full else order[0]
+    spreads, base = _ordered(full, reference)
     table = []
-    for model in order:
+    for model in spreads:
         rows, some = full[model], full[model][0]
         less = spreads[model].less(spreads[base])
         sizes = [f"{some['parameters']:,}", f"{some['memory']:,}", f"{some['state']:,}"]
@@ -75,6 +83,48 @@ def _note(full: dict[str, list[Row]]) -> str:
         f"{max(counts) / min(counts) - 1:.1%} of each other; memory: numbers that written memories "
         "hold; state: all that is held of a text of the training's length."
     )
+
+
+def equal_loss(full: dict[str, list[Row]], spec: TextSpec) -> Table | None:
+    """What models needed for the loss at which those that they are set against ended."""
+    spreads, reference = _ordered(full, spec.reference)
+    table = []
+    for model in spreads:
+        other = spec.entry(model).against or reference
+        if model == other or other not in full:
+            continue
+        goal, rows = spreads[other].mean, full[model]
+        tokens = [n for row in rows if (n := _reaches(row, goal)) is not None]
+        cells = ["not reached"] * 4
+        if len(tokens) == len(rows):
+            took = [n / row["tokens_per_s"] for n, row in zip(tokens, rows, strict=True)]
+            whole = [row["tokens"] / row["tokens_per_s"] for row in full[other]]
+            used, spent, most = Spread.of(tokens), Spread.of(took), Spread.of(whole)
+            share = used.mean / full[other][0]["tokens"], spent.mean / most.mean
+            cells = [used.text(large), f"{share[0]:.2f}"]
+            cells += [spent.text("{:,.0f}".format), f"{share[1]:.2f}"]
+        table.append([model, other, f"{goal:.4f}", *cells])
+    note = (
+        "What a model needed for the loss at which another ended, and its share of all that the "
+        "other took; ± over seeds. Where the learning rate falls until the end, a model that is "
+        "there earlier has not had its own fall: what it gains is at least this."
+    )
+    header = ["model", "to the loss of", "loss", "tokens", "share", "seconds", "share"]
+    return Table("To equal loss", header, table, note) if table else None
+
+
+def _reaches(row: Row, goal: float) -> float | None:
+    """Tokens at which a run's validation loss is first at most ``goal``, between two looks."""
+    curve = [*map(tuple, row["val_curve"]), (row["tokens"], row["val_loss"])]
+    before = None
+    for tokens, loss in curve:
+        if loss <= goal:
+            if before is None or not before[1] > goal:  # NaN is not
+                return tokens
+            share = (before[1] - goal) / (before[1] - loss)
+            return before[0] + share * (tokens - before[0])
+        before = tokens, loss
+    return None
 
 
 def rates(tuned: dict[str, list[Row]]) -> Table:

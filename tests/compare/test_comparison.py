@@ -1,6 +1,7 @@
 """Whole comparisons at toy size: stages, results that are kept, pages from rows alone."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -44,7 +45,8 @@ TEXT = {
     },
     "models": {
         "delta": {"model": {"layers": [{"kind": "delta"}]}, "fit": {"delta.n_heads": [1, 2]}},
-        "static": {"model": {"layers": ["static"], "gam": {"n_slots": 8}}, "state": "own"},
+        "static": {"model": {"layers": ["static"], "gam": {"n_slots": 8}}, "state": "own",
+                   "train": {"optimizer": "muon"}, "lrs": [2e-3, 1e-2], "against": "delta"},
     },
     "size": {"parameters": 12_000, "state": 512},
     "tune_tokens": 200,
@@ -53,7 +55,7 @@ TEXT = {
     "seeds": [0, 1],
     "repeat": 1,
     "measure": {"positions": [32], "max_tokens": 200},
-}
+}  # fmt: skip
 
 
 def written(tmp_path: Path, values: dict) -> Path:
@@ -145,8 +147,11 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     for row in (r for r in full if r["seed"] == 0):
         losses = {r["lr"]: r["val_loss"] for r in tuned if r["model"] == row["model"]}
         assert losses[row["lr"]] == min(losses.values())
-        asked = {lr: losses.pop(lr) for lr in TEXT["lrs"]}
+        lrs = TEXT["models"][row["model"]].get("lrs", TEXT["lrs"])
+        asked = {lr: losses.pop(lr) for lr in lrs}
         assert list(losses) == [beyond(list(asked), min(asked, key=asked.get))]
+    optimizers = {cell.model_name: cell.config.train.optimizer for cell in comparison.cells()[:6]}
+    assert optimizers == {"delta": "adamw", "static": "muon"}
     again = next(r for r in full if r["seed"] == 1)
     first = {r["model"]: r["val_loss"] for r in full if r["seed"] == 0}
     assert first[again["model"]] == min(first.values())
@@ -159,6 +164,7 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     assert run_tool("compare", "page", "--spec", spec, "--results", results, "--to", to) == 0
     page = (out / "page" / "report.md").read_text()
     assert (to / "report.md").read_text() == page and "Loss by position, 32 tokens" in page
+    assert "| static | delta |" in re.sub(r" +", " ", page), "tokens to equal loss"
 
     lost = tmp_path / "lost"  # a machine later: the page's rows are all there is
     assert run_tool("compare", "run", "--spec", spec, "--out", lost, "--to", out / "page") == 0
@@ -207,6 +213,9 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
          "tasks.a.own_widths has 'delta'; expected models that learn"),
         (TEXT | {"start": ["delta"]}, "models and start are both given or both empty"),
         (TEXT | {"tune_tokens": 0}, "with tune_tokens 0; expected one rate"),
+        (TEXT | {"models": {"a": {"lrs": [1.0, 1.0]}}}, "models.a.lrs is .* each rate once"),
+        (TEXT | {"models": {"a": {"against": "b"}}}, "models.a.against is 'b'; expected the name"),
+        (TEXT | {"models": {"a": {"train": {"lr": 1.0}}}}, "models.a.train.lr is the comparison's"),
         (TEXT | {"reference": "x"}, "reference is 'x'; expected the name of a model"),
         (TEXT | {"tokns": 1}, "tokns is not a setting; did you mean tokens"),
     ],
