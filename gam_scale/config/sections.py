@@ -132,7 +132,7 @@ class TrainConfig:
     beta1: float = option(0.9, "AdamW's first moment", at_least=0, below=1)
     beta2: float = option(0.95, "AdamW's second moment", at_least=0, below=1)
     eps: float = option(1e-8, "AdamW's epsilon", above=0)
-    weight_decay: float = option(0.1, "AdamW's decoupled decay", at_least=0)
+    weight_decay: float = option(0.1, "decoupled decay, AdamW's and Muon's", at_least=0)
     decay: Literal["matrices", "all"] = option(
         "matrices",
         "which parameters decay; matrices: weights, not those of fusion gates, nor biases, norms "
