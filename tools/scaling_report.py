@@ -49,9 +49,17 @@ def main() -> None:
     cost = Cost.of(args.gpus, args.mfu)
     points = read_csv(*args.csv, unit=args.loss_unit, shared_exponent=args.shared_exponent)
     supplement = read_supplement(
-        args.curves, args.lr, args.evaluation, args.sweep, args.contexts, args.limit
+        args.curves,
+        args.lr,
+        args.evaluation,
+        args.sweep,
+        args.contexts,
+        args.limit,
+        args.forecast,
+        args.forecast_runs,
     )
     given = [*args.csv, *args.curves, args.lr, *args.evaluation, args.sweep, args.contexts]
+    given += [args.forecast, args.forecast_runs]
     inputs = [path for path in given if path is not None]
     check_folder(args.out, inputs)
     check_rule(args.hold_out, points)
@@ -62,7 +70,7 @@ def main() -> None:
     )
     written = write_report(analysis, cost, source, args.out, supplement, inputs)
     analysis, supplement = readable(analysis, supplement)
-    for sentence in shows(analysis):
+    for sentence in [*shows(analysis), *supplement.shown()]:
         print(sentence)
     print("\nWhat the runs do not show:")
     for sentence in [*does_not_show(analysis), *supplement.sentences()]:
@@ -143,6 +151,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--contexts", type=Path, metavar="FILE", help="texts of other lengths: contexts.csv"
     )
+    parser.add_argument(
+        "--forecast",
+        type=Path,
+        metavar="FILE",
+        help="models predicted before they were run: extrapolation.csv of a report with --at",
+    )
+    parser.add_argument(
+        "--forecast-runs", type=Path, metavar="FILE", help="what these came to: runs.csv"
+    )
     parser.add_argument("--sweep", type=Path, metavar="FILE", help="its settings, to be shown")
     parser.add_argument(
         "--limit",
@@ -214,7 +231,10 @@ def parse() -> argparse.Namespace:
         default=MFU,
         help=f"share of their rate ({MFU})",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.forecast_runs and not args.forecast:
+        raise UserError("--forecast-runs has runs of no forecast; expected --forecast as well")
+    return args
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from gam_scale.scaling.law import COEFFICIENTS
 from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import Points, check, named
 from gam_scale.scaling.seeds import seed_spread
-from gam_scale.scaling.verdict import NoLaw, Verdict, judge, refuse_without_law
+from gam_scale.scaling.verdict import NoLaw, Verdict, judge, refuse_without_law, scatter
 
 Tell = Callable[[str], None]
 """Is given a line for the user, who waits."""
@@ -224,7 +224,7 @@ def _family(points: Points, whole: Points, settings: Settings) -> Family:
         held_out,
         note,
         isoflop(points, best, draws, seed),
-        [*sizes, *(at(*model, optimum, draws) for model in settings.at)],
+        [*sizes, *(at(*model, optimum, draws, scatter=scatter(best)) for model in settings.at)],
         by_steps(whole, settings.fit),
         {
             name: fit(replace(points, params=count), settings.fit)

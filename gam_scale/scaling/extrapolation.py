@@ -16,6 +16,8 @@ OPTIMAL, ASKED = "optimal", "asked"
 PER_PARAMETER = f"{TOKENS_PER_PARAMETER:g} per parameter"
 """How many tokens a model is given: those that are best for its compute, those that were asked
 about, those of the customary ratio."""
+NORMAL_95 = 1.96
+"""Deviations within which 95 of 100 normal numbers lie."""
 UNKNOWN = 1e4
 """Ratio of an interval's ends above which what lies between is unknown."""
 
@@ -33,6 +35,8 @@ class Extrapolation:
     tokens_interval: Range
     flops_interval: Range
     loss_interval: Range
+    loss_run_interval: Range = None
+    """Of what one run would measure; of models that were asked about."""
 
     @property
     def is_known(self) -> bool:
@@ -69,19 +73,43 @@ def at_size(params: float, optimum: Optimum, draws: Bootstrap) -> list[Extrapola
 
 
 def at(
-    params: float, tokens: float, optimum: Optimum, draws: Bootstrap, rule: str = ASKED
+    params: float,
+    tokens: float,
+    optimum: Optimum,
+    draws: Bootstrap,
+    rule: str = ASKED,
+    scatter: float | None = None,
 ) -> Extrapolation:
-    """A model of that size on so many tokens."""
+    """A model of that size on so many tokens.
+
+    Args:
+        params: its size.
+        tokens: that it is trained on.
+        optimum: of the family.
+        draws: the family's refits.
+        rule: how the tokens were chosen.
+        scatter: deviation of runs from the law, of log L, for what one run would measure.
+    """
+    loss, interval = float(optimum.law.loss(params, tokens)), _loss_between(params, tokens, draws)
     return Extrapolation(
         rule,
         params,
         tokens,
         optimum.flops_per_pair * params * tokens,
-        float(optimum.law.loss(params, tokens)),
+        loss,
         None,
         None,
-        _loss_between(params, tokens, draws),
+        interval,
+        None if scatter is None or interval is None else _of_one_run(loss, interval, scatter),
     )
+
+
+def _of_one_run(loss: float, interval: tuple[float, float], scatter: float) -> Range:
+    """The law's interval, widened by runs' scatter around it: independent, so in quadrature."""
+    below, above = (max(0.0, np.log(loss / interval[0])), max(0.0, np.log(interval[1] / loss)))
+    noise = NORMAL_95 * scatter
+    ends = loss * np.exp(-np.hypot(below, noise)), loss * np.exp(np.hypot(above, noise))
+    return (float(ends[0]), float(ends[1])) if np.all(np.isfinite(ends)) else None
 
 
 def _loss_between(params: float, tokens: float, draws: Bootstrap) -> Range:

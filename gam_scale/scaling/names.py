@@ -1,10 +1,14 @@
 """Names of families as a report has them: on one line, and short, however the file has them."""
 
 from dataclasses import replace
+from typing import Any
 
 from gam_scale.report.drawn import shorten
 from gam_scale.scaling.analysis import Analysis
 from gam_scale.scaling.supplement import Supplement
+
+OF_FAMILIES = ("curves", "rates", "contexts", "forecasts")
+"""What a supplement has of families, by their names."""
 
 
 def readable(analysis: Analysis, supplement: Supplement) -> tuple[Analysis, Supplement]:
@@ -18,11 +22,16 @@ def readable(analysis: Analysis, supplement: Supplement) -> tuple[Analysis, Supp
         for f in analysis.left_out
     ]
     pairs = [replace(p, first=names[p.first], second=names[p.second]) for p in analysis.pairs]
-    curves = [replace(c, family=names.get(c.family, c.family)) for c in supplement.curves]
-    rates = [replace(r, family=names.get(r.family, r.family)) for r in supplement.rates]
+    of_families: dict[str, Any] = {
+        name: [
+            replace(each, family=names.get(each.family) or shorten(each.family))
+            for each in getattr(supplement, name)
+        ]
+        for name in OF_FAMILIES
+    }
     return (
         replace(analysis, families=families, left_out=left_out, pairs=pairs),
-        replace(supplement, curves=curves, rates=rates),
+        replace(supplement, **of_families),
     )
 
 

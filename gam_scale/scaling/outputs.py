@@ -94,7 +94,7 @@ def _frontier(analysis: Analysis) -> tuple[list[str], list[Sequence[object]]]:
 
 def _extrapolations(analysis: Analysis, cost: Cost) -> tuple[list[str], list[Sequence[object]]]:
     header = ["family", "tokens_by", "params", "tokens", "flops", "loss"]
-    ranges = ("tokens", "flops", "loss")
+    ranges = ("tokens", "flops", "loss", "loss_run")
     header += [f"{name}_{end}" for name in ranges for end in ("low", "high")]
     header += [f"gpu_hours_{gpu.name}" for gpu in cost.gpus]
     rows: list[Sequence[object]] = []

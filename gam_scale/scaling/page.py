@@ -33,7 +33,7 @@ def page(analysis: Analysis, cost: Cost, code: str, source: str, supplement: Sup
     """
     names = [name for name, _ in analysis.measured]
     shown = [*tables.tables(analysis, cost), *supplement_tables(supplement)]
-    said = shows(analysis)
+    said = [*shows(analysis), *supplement.shown()]
     first = [Sentences("Who is best", said[:1]), *standing(analysis)] if len(names) > 1 else []
     limits = [*does_not_show(analysis), *supplement.sentences()]
     parts: list[Part] = [

@@ -14,6 +14,7 @@ from typing import Any
 from gam_scale.errors import UserError
 from gam_scale.report.numbers import large
 from gam_scale.scaling.contexts import Context, read_contexts
+from gam_scale.scaling.forecasts import Forecast, read_forecasts
 from gam_scale.scaling.runs_csv import read_number, read_rows, read_text
 from gam_scale.strict import read_json
 
@@ -72,10 +73,15 @@ class Supplement:
     positions: list[Positions] = field(default_factory=list)
     recall: list[Recalled] = field(default_factory=list)
     contexts: list[Context] = field(default_factory=list)
+    forecasts: list[Forecast] = field(default_factory=list)
     sweep: str = ""
     """The sweep file's text."""
     limits: tuple[str, ...] = ()
     """Sentences on what the runs do not show."""
+
+    def shown(self) -> list[str]:
+        """What came of forecasts."""
+        return [forecast.sentence() for forecast in self.forecasts]
 
     def sentences(self) -> list[str]:
         """What else the runs do not show."""
@@ -111,6 +117,8 @@ def read_supplement(
     sweep: Path | None = None,
     contexts: Path | None = None,
     limits: Iterable[str] = (),
+    forecast: Path | None = None,
+    forecast_runs: Path | None = None,
 ) -> Supplement:
     """Read what there is.
 
@@ -121,6 +129,8 @@ def read_supplement(
         sweep: JSON file of tools/sweep.py.
         contexts: see :func:`read_contexts`.
         limits: sentences.
+        forecast: see :func:`read_forecasts`.
+        forecast_runs: likewise.
 
     Raises:
         UserError: naming the file, and what in it cannot be read.
@@ -129,6 +139,7 @@ def read_supplement(
         [curve for path in curves for curve in _curves(path)],
         _rates(rates) if rates is not None else [],
         contexts=read_contexts(contexts) if contexts is not None else [],
+        forecasts=read_forecasts(forecast, forecast_runs) if forecast is not None else [],
         sweep=json.dumps(read_json(sweep), indent=2) if sweep is not None else "",
         limits=tuple(limits),
     )

@@ -11,6 +11,7 @@ from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import large, ranged, span
 from gam_scale.report.table import Table
 from gam_scale.scaling.contexts import context_table
+from gam_scale.scaling.forecasts import forecast_table
 from gam_scale.scaling.supplement import Curve, Supplement
 
 
@@ -34,6 +35,8 @@ def supplement_tables(supplement: Supplement) -> list[Table]:
     tables = []
     if supplement.rates:
         tables.append(_rate_table(supplement))
+    if supplement.forecasts:
+        tables.append(forecast_table(supplement.forecasts))
     if supplement.contexts:
         tables.append(context_table(supplement.contexts))
     if supplement.positions:

@@ -116,9 +116,14 @@ def find_outliers(fitted: Fit) -> np.ndarray:
     values meets P runs exactly, so that the P least distances do not count.
     """
     distance = np.abs(fitted.design.residuals(fitted.phi[None])[0])
+    return np.flatnonzero(distance > OUTLYING * max(scatter(fitted), 1e-6))
+
+
+def scatter(fitted: Fit) -> float:
+    """The robust deviation of runs from the law, of log L; infinite where no run is left over."""
+    distance = np.abs(fitted.design.residuals(fitted.phi[None])[0])
     left = np.sort(distance)[fitted.design.free :]
-    deviation = max(1.4826 * float(np.median(left)), 1e-6) if len(left) else np.inf
-    return np.flatnonzero(distance > OUTLYING * deviation)
+    return 1.4826 * float(np.median(left)) if len(left) else np.inf
 
 
 def trend_with_size(fitted: Fit, run: np.ndarray, seed: int = 0) -> float:

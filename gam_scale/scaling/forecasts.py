@@ -1,0 +1,149 @@
+"""Losses that were predicted before their runs, beside those that the runs came to.
+
+A forecast is what an earlier report says under ``--at``, kept as that report's extrapolation.csv
+until the runs are done.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gam_scale.errors import UserError
+from gam_scale.report.numbers import UNKNOWN, Range, large, ranged
+from gam_scale.report.table import Table
+from gam_scale.scaling.extrapolation import ASKED
+from gam_scale.scaling.runs_csv import read_number, read_rows, read_text
+
+COLUMNS = ("family", "tokens_by", "params", "tokens", "loss", "loss_run_low", "loss_run_high")
+RUN_COLUMNS = ("family", "params", "tokens", "loss")
+NEAR = 0.02
+"""Relative difference of a run's size and tokens from the forecast's: steps are whole."""
+CLOSE = 0.005
+"""Relative error up to which a forecast counts as met."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of one model."""
+
+    family: str
+    params: float
+    tokens: float
+    loss: float
+    interval: Range
+    """Of one run's loss, 95%."""
+    measured: float | None = None
+    """None while the run is to come."""
+
+    @property
+    def error(self) -> float:
+        """Relative, of a run that is there."""
+        assert self.measured is not None
+        return self.loss / self.measured - 1
+
+    def sentence(self) -> str:
+        """What came of it."""
+        model = f"{self.family} of {large(self.params)} parameters on {large(self.tokens)} tokens"
+        said = f"{model} was forecast to reach {ranged(self.loss, self.interval)} before it was run"
+        if self.measured is None:
+            return f"{said}, which it has not been."
+        inside = self.interval is not None and self.interval[0] <= self.measured <= self.interval[1]
+        met = "met" if abs(self.error) <= CLOSE else f"missed, for more than {CLOSE:.1%} was off"
+        where = "" if self.interval is None else f", {'in' if inside else 'out'}side the interval"
+        return f"{said} and came to {self.measured:.3f}, {self.error:+.2%} off{where}: {met}."
+
+
+def read_forecasts(forecast: Path, runs: Path | None) -> list[Forecast]:
+    """The models that an earlier report was asked about, with what their runs came to.
+
+    Args:
+        forecast: that report's extrapolation.csv.
+        runs: with the columns of :data:`RUN_COLUMNS`, such as runs.csv of a sweep; None: to come.
+
+    Raises:
+        UserError: a file is not one of these, or a run is none of the models.
+    """
+    forecasts = _read(forecast)
+    for line, family, (params, tokens, loss) in _runs(runs) if runs is not None else ():
+        of_it = [
+            i
+            for i, f in enumerate(forecasts)
+            if f.family == family and _near(f.params, params) and _near(f.tokens, tokens)
+        ]
+        if not of_it:
+            raise UserError(
+                f"{runs}: line {line} is a {family} of {large(params)} parameters on "
+                f"{large(tokens)} tokens, which {forecast} does not forecast; expected runs of its "
+                "models alone"
+            )
+        if forecasts[of_it[0]].measured is not None:
+            raise UserError(
+                f"{runs}: line {line} is a second run of one forecast; expected one run of each"
+            )
+        forecasts[of_it[0]] = replace(forecasts[of_it[0]], measured=loss)
+    return forecasts
+
+
+def forecast_table(forecasts: list[Forecast]) -> Table:
+    """Predicted and measured."""
+    rows = [
+        [
+            f.family,
+            large(f.params),
+            large(f.tokens),
+            ranged(f.loss, f.interval),
+            "" if f.measured is None else f"{f.measured:.3f}",
+            "" if f.measured is None else f"{f.error:+.2%}",
+        ]
+        for f in forecasts
+    ]
+    note = (
+        "Nats per token, written down before the run; the interval is of one run's loss: that of "
+        "the law and the scatter of runs around it."
+    )
+    header = ["family", "N", "D", "forecast", "measured", "off by"]
+    return Table("Forecasts", header, rows, note)
+
+
+def _read(path: Path) -> list[Forecast]:
+    names, rows = read_rows(path)
+    if missing := [name for name in COLUMNS if name not in names]:
+        raise UserError(
+            f"{path}: line 1 has no column {missing[0]}; expected extrapolation.csv of a report "
+            "that was made with --at"
+        )
+    forecasts = []
+    for _, line, row in rows:
+        if row["tokens_by"] != ASKED or row["loss"] == UNKNOWN:
+            continue
+        numbers = {
+            name: read_number(path, line, name, row[name])
+            for name in COLUMNS[2:]
+            if row[name] or name not in COLUMNS[5:]
+        }
+        ends = [numbers[name] for name in COLUMNS[5:] if name in numbers]
+        interval = (ends[0], ends[1]) if len(ends) == 2 else None
+        family = read_text(path, line, "family", row["family"])
+        params, tokens, loss = (numbers[name] for name in COLUMNS[2:5])
+        forecasts.append(Forecast(family, params, tokens, loss, interval))
+    if not forecasts:
+        raise UserError(
+            f"{path} forecasts nothing; expected extrapolation.csv of a report made with --at"
+        )
+    return forecasts
+
+
+def _runs(path: Path) -> list[tuple[int, str, tuple[float, float, float]]]:
+    names, rows = read_rows(path)
+    for name in RUN_COLUMNS:
+        if name not in names:
+            wanted = ", ".join(RUN_COLUMNS)
+            raise UserError(f"{path}: line 1 has no column {name}; expected {wanted}")
+    runs = []
+    for _, line, row in rows:
+        n, d, loss = (read_number(path, line, name, row[name]) for name in RUN_COLUMNS[1:])
+        runs.append((line, read_text(path, line, "family", row["family"]), (n, d, loss)))
+    return runs
+
+
+def _near(a: float, b: float) -> bool:
+    return abs(a / b - 1) <= NEAR

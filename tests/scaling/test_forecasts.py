@@ -1,0 +1,87 @@
+"""A loss predicted before its run stands beside what the run came to."""
+
+import re
+from pathlib import Path
+
+import pytest
+from scaling.synthetic import TRUE, runs
+from scaling.test_report import FAST, run_tool
+
+from gam_scale.errors import UserError
+from gam_scale.scaling.bootstrap import bootstrap
+from gam_scale.scaling.extrapolation import at
+from gam_scale.scaling.fit import FitSettings, fit
+from gam_scale.scaling.forecasts import Forecast, read_forecasts
+from gam_scale.scaling.optimum import Optimum
+from gam_scale.scaling.verdict import scatter
+
+HEADER = "family,tokens_by,params,tokens,loss,loss_run_low,loss_run_high"
+MODEL = 1e10, 2e11
+
+
+def written(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_report_forecasts_and_a_later_one_has_what_came_of_it(tmp_path) -> None:
+    points = runs()
+    columns = points.params, points.tokens, points.loss
+    rows = [f"{n},{d},{loss},gam" for n, d, loss in zip(*columns, strict=True)]
+    csv = written(tmp_path / "runs.csv", "params,tokens,loss,family", *rows)
+    model = "{:g},{:g}".format(*MODEL)
+    done = run_tool("--csv", csv, "--out", tmp_path / "before", "--at", model, *FAST)
+    assert done.returncode == 0, done.stderr
+    forecast = tmp_path / "before" / "extrapolation.csv"
+    (predicted,) = read_forecasts(forecast, None)
+    assert predicted.measured is None and (predicted.params, predicted.tokens) == MODEL
+    assert predicted.interval[0] < predicted.loss < predicted.interval[1]
+    came = written(tmp_path / "ten.csv", HEADER.replace("tokens_by,", ""), f"gam,1.01e10,2e11,{2}")
+    more = ["--forecast", forecast, "--forecast-runs", came]
+    done = run_tool("--csv", csv, "--out", tmp_path / "after", *more, *FAST)
+    assert done.returncode == 0, done.stderr
+    off = f"{predicted.loss / 2 - 1:+.2%} off"
+    for text in (done.stdout, (tmp_path / "after" / "report.md").read_text().replace("\\", "")):
+        assert f"and came to 2.000, {off}, outside the interval: missed" in text
+    assert "## Forecasts" in text and forecast.exists()
+
+
+def test_a_forecast_is_met_to_half_a_percent() -> None:
+    forecast = Forecast("gam", 1e9, 2e10, 3.0, (2.97, 3.03), 3.01)
+    assert forecast.sentence().endswith("came to 3.010, -0.33% off, inside the interval: met.")
+    none = Forecast("gam", 1e9, 2e10, 3.0, None)
+    assert none.sentence().endswith("before it was run, which it has not been.")
+
+
+def test_the_interval_is_of_one_run() -> None:
+    """Of 20 laws from noisy runs, about 19 hold a further noisy run far beyond them."""
+    inside, noise = 0, 0.01
+    for seed in range(20):
+        points = runs(noise=noise, seed=seed)
+        best = fit(points, FitSettings(grid=2))
+        draws = bootstrap(best, FitSettings().delta, points.run, 100, seed)
+        said = at(*MODEL, Optimum(best.law, 6.0), draws, scatter=scatter(best))
+        (sign,) = runs(noise=noise, seed=100 + seed, sizes=1, budgets=1).loss / TRUE.loss(1e6, 1e8)
+        low, high = said.loss_run_interval
+        assert low < said.loss_interval[0] and said.loss_interval[1] < high
+        inside += low <= float(TRUE.loss(*MODEL)) * sign <= high
+    assert 17 <= inside <= 20
+
+
+@pytest.mark.parametrize(
+    ("rows", "runs_rows", "message"),
+    [
+        (["gam,optimal,1,2,3,,"], [], "forecasts nothing"),
+        (["gam,asked,1e6,2e7,x,,"], [], "line 2, column loss is 'x'"),
+        (["gam,asked,1e6,2e7,3,,"], ["gam,2e6,2e7,3"], "does not forecast"),
+        (["gam,asked,1e6,2e7,3,,"], ["other,1e6,2e7,3"], "does not forecast"),
+        (["gam,asked,1e6,2e7,3,,"], ["gam,1e6,2e7,3"] * 2, "line 3 is a second run"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, rows, runs_rows, message) -> None:
+    forecast = written(tmp_path / "f.csv", HEADER, *rows)
+    came = written(tmp_path / "r.csv", "family,params,tokens,loss", *runs_rows)
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_forecasts(forecast, came if runs_rows else None)
+    with pytest.raises(UserError, match="no column tokens_by"):
+        read_forecasts(came, None)
