@@ -77,6 +77,7 @@ def dump_official(model: LanguageModel) -> dict[str, Tensor]:
     )
     is_all_plain = plain and config.final_norm() == theirs.norm
     is_all_plain &= config.position == "learned" and config.biases and config.tied_head
+    is_all_plain &= not config.logit_softcap
     if not is_all_plain:
         raise UserError(
             "the official code has no counterpart of this model; expected static memories, fusion "

@@ -90,6 +90,7 @@ def test_round_trip_is_exact_and_keeps_the_dtype(golden, dtype):
         {"tied_head": False},
         {"position": "none"},
         {"ffn": "relu2"},
+        {"logit_softcap": 30.0},
     ],
     ids=str,
 )

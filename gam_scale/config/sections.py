@@ -158,6 +158,12 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = option(
         "fp32", "bf16: matmuls in bfloat16 by autocast, parameters and optimizer stay fp32"
     )
+    z_loss: float = option(
+        0.0,
+        "times the squared logarithm of the softmax's denominator, minimised beside the loss so "
+        "that logits do not drift (arXiv 2204.02311, with 1e-4); no loss that is logged has it",
+        at_least=0,
+    )
     fp32_matmul: Literal["ieee", "tf32"] = option(
         "ieee",
         "the memories' own products of float32 matrices, on GPUs; ieee: exact float32; tf32: 10 "

@@ -9,7 +9,7 @@ from torch import Tensor
 from gam_scale.data.packing import Batch
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import linear
-from gam_scale.model.loss import IGNORE, chunk_rows
+from gam_scale.model.loss import IGNORE, capped, chunk_rows
 
 
 class Predictor(Protocol):
@@ -21,6 +21,10 @@ class Predictor(Protocol):
     @property
     def head_weight(self) -> Tensor:
         """(vocab_size, d)."""
+
+    @property
+    def logit_softcap(self) -> float:
+        """What logits are capped at; 0: they are not."""
 
     def hidden(self, tokens: Tensor, layout: Layout | None = None) -> Tensor: ...
 
@@ -38,7 +42,7 @@ def token_losses(model: Predictor, batch: Batch) -> Tensor:
     hidden, targets = model.hidden(batch.tokens, batch.layout)[there], batch.targets[there]
     rows = chunk_rows(len(targets), weight.shape[0], weight.device.type)
     losses = [
-        F.cross_entropy(linear(h, weight).float(), t, reduction="none")
+        F.cross_entropy(capped(linear(h, weight), model.logit_softcap).float(), t, reduction="none")
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
     ]
     out = torch.zeros(batch.targets.shape, device=weight.device)
@@ -51,4 +55,5 @@ def last_log_probs(model: Predictor, tokens: Tensor) -> Tensor:
     """Log-probabilities of the token after each row, (B, T) ids -> (B, vocab_size) on the CPU."""
     weight = model.head_weight
     hidden = model.hidden(tokens.to(weight.device))[:, -1]
-    return torch.log_softmax(F.linear(hidden, weight).float(), dim=-1).cpu()
+    logits = capped(F.linear(hidden, weight), model.logit_softcap)
+    return torch.log_softmax(logits.float(), dim=-1).cpu()

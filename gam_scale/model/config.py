@@ -114,6 +114,11 @@ class ModelConfig:
     tied_head: bool = option(
         True, "the head's weight is the token embedding's; false: it has one of its own"
     )
+    logit_softcap: float = option(
+        0.0,
+        "bound of the logits, c tanh(logits / c) (arXiv 2408.00118, with 30); 0: none",
+        at_least=0,
+    )
     gam: GAMConfig = section(GAMConfig, "settings of gam blocks")
     memory: MemoryConfig = section(MemoryConfig, "the memory of gam blocks")
     attention: AttentionConfig = section(AttentionConfig, "settings of attention blocks")

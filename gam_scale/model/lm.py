@@ -16,7 +16,7 @@ from gam_scale.model.embedding import Head, PositionEmbedding, TokenEmbedding
 from gam_scale.model.init import initialise
 from gam_scale.model.layout import Layout
 from gam_scale.model.linear import linear
-from gam_scale.model.loss import linear_cross_entropy
+from gam_scale.model.loss import capped, linear_cross_entropy
 from gam_scale.model.parts import MixerConfig
 
 
@@ -37,9 +37,12 @@ class LanguageModel(nn.Module):
     Attributes:
         context: the ranks that share each sequence, of which this one holds T tokens. Set by an
             engine that cuts sequences over ranks; None: every rank holds whole sequences.
+        z_loss: what gradients have beside those of the loss; see
+            :func:`~gam_scale.model.loss.linear_cross_entropy`. Set where it is trained.
     """
 
     context: Context | None = None
+    z_loss: float = 0.0
     blocks: Sequence[Block]
     """An ``nn.ModuleList``, whose type does not say of what."""
 
@@ -78,8 +81,14 @@ class LanguageModel(nn.Module):
         """
         hidden = self.hidden(tokens, layout, carried)
         if targets is None:
-            return linear(hidden, self.head_weight)
-        return linear_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten())
+            return capped(linear(hidden, self.head_weight), self.logit_softcap)
+        return linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.head_weight,
+            targets.flatten(),
+            softcap=self.logit_softcap,
+            z_loss=self.z_loss,
+        )
 
     def hidden(
         self, tokens: Tensor, layout: Layout | None = None, carried: CarriedRows | None = None
@@ -141,12 +150,18 @@ class LanguageModel(nn.Module):
             x, block_state = block.extend(x, block_state, layout)
             states.append(block_state)
         logits = F.linear(self.norm(x[:, -1]), self.head_weight)
+        logits = capped(logits, self.logit_softcap)
         return logits, {"seen": seen + tokens.shape[1], "blocks": states}
 
     @property
     def head_weight(self) -> Tensor:
         """(vocab_size, d_model), whose products with hidden states are logits."""
         return (self.embedding if self.head is None else self.head).weight
+
+    @property
+    def logit_softcap(self) -> float:
+        """What logits are capped at; 0: they are not."""
+        return self.config.logit_softcap
 
     @property
     def context_limit(self) -> int | None:

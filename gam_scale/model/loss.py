@@ -19,37 +19,57 @@ takes an H100 as long as the products of some 400 tokens, and launches 19 kernel
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    rows: int | None = None,
+    *,
+    softcap: float = 0.0,
+    z_loss: float = 0.0,
 ) -> Tensor:
-    """Sum over valid tokens of ``-log softmax(hidden @ weight.T)[target]``, as an fp32+ scalar.
+    """Sum over valid tokens of ``-log softmax(logits)[target]``, as an fp32+ scalar.
+
+    Logits are ``hidden @ weight.T``, capped as :func:`capped` has it.
 
     Args:
         hidden: (N, d) final hidden states.
         weight: (V, d) output head.
         targets: (N,) int64 ids, :data:`IGNORE` where there is none.
         rows: tokens whose logits are held at a time; None: :func:`chunk_rows`.
+        softcap: of logits; 0: none.
+        z_loss: times ``logsumexp(logits)^2`` of each valid token, is minimised as well (arXiv
+            2204.02311, section 5). It is a part of the gradient and not of the value, so that
+            losses of runs with it and without, and of training and evaluation, compare.
 
     The gradient of the logits is known as soon as they are, so each chunk of tokens computes its
     share of both gradients in the forward pass and drops its logits (the idea of arXiv
-    2410.10989); peak memory is a chunk's logits, and no matmul runs twice.
+    2410.10989); peak memory is a chunk's logits, twice with a cap, and no matmul runs twice.
     """
     if rows is None:
         rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device.type)
     needs_grad = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     if needs_grad:
-        return _LinearCrossEntropy.apply(hidden, weight, targets, rows)
+        return _LinearCrossEntropy.apply(hidden, weight, targets, rows, softcap, z_loss)
     dtype = _compute_dtype(hidden)
     w = weight.to(dtype)
     total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
     for h, t in zip(hidden.split(rows), targets.split(rows), strict=True):
-        log_p = _log_softmax(linear(h.to(dtype), w), total.dtype)
+        log_p = _log_softmax(_capped(linear(h.to(dtype), w), softcap, total.dtype), total.dtype)
         total += F.nll_loss(log_p, t, ignore_index=IGNORE, reduction="sum")
     return total
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Tensor:
+    def forward(
+        ctx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        rows: int,
+        softcap: float,
+        z_loss: float,
+    ) -> Tensor:
         dtype = _compute_dtype(hidden)
         w = weight.to(dtype)
         grad_hidden = torch.empty_like(hidden)
@@ -58,9 +78,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         parts = (x.split(rows) for x in (hidden, targets, grad_hidden))
         for h, t, out in zip(*parts, strict=True):
             h = h.to(dtype)
-            log_p = _log_softmax(linear(h, w), total.dtype)  # (n, V)
-            total += F.nll_loss(log_p, t, ignore_index=IGNORE, reduction="sum")
-            grad = _grad_of_logits(log_p, t).to(dtype)
+            if softcap or z_loss:
+                grad = _other_gradient(linear(h, w), t, softcap, z_loss, total).to(dtype)
+            else:
+                log_p = _log_softmax(linear(h, w), total.dtype)  # (n, V)
+                total += F.nll_loss(log_p, t, ignore_index=IGNORE, reduction="sum")
+                grad = _grad_of_logits(log_p, t).to(dtype)
             out.copy_(linear(grad, w.t()))
             # Ignored rows are cleared here, in (n, d), at a fraction of a pass over (n, V).
             ignored = (t == IGNORE).unsqueeze(1)
@@ -70,10 +93,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         # These buffers have no other reader, so scaling in place spares a copy of each.
-        return grad_hidden.mul_(grad_output), grad_weight.mul_(grad_output), None, None
+        scaled = grad_hidden.mul_(grad_output), grad_weight.mul_(grad_output)
+        return *scaled, None, None, None, None
+
+
+def capped(logits: Tensor, softcap: float) -> Tensor:
+    """``softcap * tanh(logits / softcap)``, as arXiv 2408.00118 has it; 0: ``logits``.
+
+    In float32 at least: bfloat16 has steps of 0.125 at 30.
+    """
+    if not softcap:
+        return logits
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.tanh(wide / softcap) * softcap
 
 
 def chunk_rows(tokens: int, vocab: int, device: str) -> int:
@@ -85,6 +120,30 @@ def chunk_rows(tokens: int, vocab: int, device: str) -> int:
     return max(1, -(-tokens // chunks))
 
 
+def _capped(logits: Tensor, softcap: float, dtype: torch.dtype) -> Tensor:
+    """See :func:`capped`; in the place of ``logits`` where the dtype allows."""
+    if not softcap:
+        return logits
+    return logits.to(dtype).div_(softcap).tanh_().mul_(softcap)
+
+
+def _other_gradient(
+    raw: Tensor, targets: Tensor, softcap: float, z_loss: float, total: Tensor
+) -> Tensor:
+    """The gradient of raw logits (n, V) with a cap or a z-loss; the loss is added to ``total``."""
+    logits = _capped(raw, softcap, total.dtype)
+    first = logits[:, :1].to(total.dtype, copy=True)  # which the next line writes over
+    log_p = _log_softmax(logits, total.dtype)
+    total += F.nll_loss(log_p, targets, ignore_index=IGNORE, reduction="sum")
+    log_z = first - log_p[:, :1]
+    # The capped logits are log_p + log_z, and d capped / d raw is 1 - (capped / softcap)^2.
+    slope = log_p + log_z if softcap else None
+    if slope is not None:
+        torch.addcmul(slope.new_ones(()), slope, slope, value=-(softcap**-2), out=slope)
+    grad = _grad_of_logits(log_p, targets, 1.0 + 2.0 * z_loss * log_z if z_loss else None)
+    return grad if slope is None else grad.mul_(slope)
+
+
 def _log_softmax(logits: Tensor, dtype: torch.dtype) -> Tensor:
     """Over the last dim, in the place of ``logits`` where the dtype allows: one buffer, not two."""
     if logits.dtype != dtype:
@@ -92,9 +151,14 @@ def _log_softmax(logits: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.log_softmax(logits, -1, out=logits)
 
 
-def _grad_of_logits(log_p: Tensor, targets: Tensor) -> Tensor:
-    """softmax minus one-hot (n, V), in the place of ``log_p``; of no meaning in ignored rows."""
+def _grad_of_logits(log_p: Tensor, targets: Tensor, times: Tensor | None = None) -> Tensor:
+    """softmax, ``times`` (n, 1) of it, minus one-hot (n, V), in the place of ``log_p``.
+
+    Of no meaning in ignored rows.
+    """
     grad = log_p.exp_()
+    if times is not None:
+        grad *= times
     return grad.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), -torch.ones_like(grad[:, :1]))
 
 

@@ -26,6 +26,7 @@ def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strate
     axes = world.axes
     assert axes == Axes.of(config.parallel, world.world_size), "World.arranged comes first"
     strategy = _engine(config, world, compiled=compiled)
+    strategy.module.z_loss = config.train.z_loss
     if axes.context > 1:
         strategy.module.context = SequenceContext(world)
     if config.data.carry_state:

@@ -135,11 +135,12 @@ def loss(model: ModelConfig, run: Setting) -> float:
     vocab, width = model.vocab_size, model.d_model
     rows = chunk_rows(run.tokens, vocab, "cpu" if run.on_cpu else "cuda")
     tokens = min(run.tokens, 2 * rows)
-    peak = trace_loss(tokens, vocab, width, rows, bf16=run.compute != FP32)
+    cap = model.logit_softcap
+    peak = trace_loss(tokens, vocab, width, rows, bf16=run.compute != FP32, softcap=cap)
     if run.compute != FP32:
         peak -= vocab * width * run.compute
         # The log-softmax of bf16 logits goes by way of an fp32 copy on a CPU only.
-        peak -= 0 if run.on_cpu else rows * vocab * FP32
+        peak -= 0 if run.on_cpu or cap else rows * vocab * FP32
     return peak - tokens * width * FP32 - vocab * width * FP32
 
 

@@ -88,7 +88,8 @@ class Estimate:
         for layer, n in Counter(model.stack()).items():
             one = timing.layer(model, layer, run, self.gpu, self.share)
             total = total.plus(one, n)
-        total = total.plus(timing.head(job.weights.head, model.d_model, run, self.gpu, self.share))
+        head = job.weights.head, model.d_model, run, self.gpu, self.share
+        total = total.plus(timing.head(*head, capped=model.logit_softcap > 0))
         sizes = updated_bytes(job), kept_bytes(job), job.update.flops
         whole = timing.update(*sizes, run, self.gpu, self.share)
         return whole.plus(total, job.rows / job.micro_rows)

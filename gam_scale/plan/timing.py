@@ -28,6 +28,10 @@ LAUNCH_S = 3e-6
 _LOGIT_BYTES = 12.0
 """Read and written for an entry of the logits: bf16, six passes of products and softmax over it."""
 
+_CAP_BYTES = 58.0
+"""Likewise for a cap, whose passes are in fp32: a copy of bf16 logits, three over it, the slope's
+two, and one over the gradient."""
+
 
 @dataclass(frozen=True)
 class Seconds:
@@ -76,20 +80,24 @@ def layer(model: ModelConfig, one: MixerConfig, run: Setting, gpu: Gpu, share: f
     )
 
 
-def head(parameters: int, width: int, run: Setting, gpu: Gpu, share: float) -> Seconds:
+def head(
+    parameters: int, width: int, run: Setting, gpu: Gpu, share: float, *, capped: bool
+) -> Seconds:
     """The logits of a micro-batch, the loss and both passes of what makes them.
 
     Args:
         parameters: of the head, vocabulary times width.
         width: of the model.
         run, gpu, share: see :func:`layer`.
+        capped: whether logits have a cap.
     """
     flops = 6.0 * parameters * run.tokens
     seconds = flops / gpu.peak_flops(_precision(run)) / share
     if gpu.memory_rate is None:
         return Seconds(products=seconds)
-    moved = _LOGIT_BYTES * run.compute / 2 * parameters / width * run.tokens
-    return Seconds(products=max(seconds, moved / gpu.memory_rate / MEMORY_SHARE))
+    entries, rate = parameters / width * run.tokens, gpu.memory_rate * MEMORY_SHARE
+    moved = _LOGIT_BYTES * run.compute / 2 * entries
+    return Seconds(products=max(seconds, moved / rate), memory=capped * _CAP_BYTES * entries / rate)
 
 
 def update(

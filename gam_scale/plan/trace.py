@@ -164,10 +164,12 @@ def _layout(rows: int, length: int, documents: bool, context: int) -> Layout:
 
 
 @cache
-def trace_loss(tokens: int, vocab: int, width: int, rows: int, *, bf16: bool) -> float:
+def trace_loss(
+    tokens: int, vocab: int, width: int, rows: int, *, bf16: bool, softcap: float = 0.0
+) -> float:
     """Peak bytes of the loss, the gradients that it leaves behind included, its inputs not.
 
-    ``rows`` of the tokens are taken at a time.
+    ``rows`` of the tokens are taken at a time; ``softcap`` is the logits'.
     """
     recorder = Recorder()
     with FakeTensorMode():
@@ -176,7 +178,7 @@ def trace_loss(tokens: int, vocab: int, width: int, rows: int, *, bf16: bool) ->
         targets = torch.zeros(tokens, dtype=torch.int64)
         recorder.know([hidden, weight, targets])
         with recorder, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = linear_cross_entropy(hidden, weight, targets, rows)
+            loss = linear_cross_entropy(hidden, weight, targets, rows, softcap=softcap)
             del loss
     return sum(recorder.peak({}, 0, []))
 

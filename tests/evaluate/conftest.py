@@ -36,6 +36,8 @@ def small_model() -> Callable[..., LanguageModel]:
 class Table(nn.Module):
     """Predicts by rule: ``rule(tokens)`` gives the logits (B, T, vocab_size) themselves."""
 
+    logit_softcap = 0.0
+
     def __init__(self, vocab_size: int, rule: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, vocab_size)

@@ -37,6 +37,7 @@ def _config(block: str) -> RunConfig:
         mamba=MambaConfig(expand=2),
         memory=MemoryConfig(n_heads=2),
         tied_head=block != "delta",
+        logit_softcap=0.1 * hybrid,
     )
     return RunConfig(model, DataConfig(seq_len=48, documents="concatenate"))
 

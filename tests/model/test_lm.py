@@ -56,7 +56,9 @@ def test_the_papers_receptive_field_is_13_tokens():
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("position", ["learned", "none"])
 def test_extend_gives_the_logits_of_forward(block, position):
-    model = build_model(small(block, position=position), seed=1).double().eval()
+    softcap = 0.05 if position == "none" else 0.0  # they are no larger than a fifth
+    config = small(block, position=position, logit_softcap=softcap)
+    model = build_model(config, seed=1).double().eval()
     tokens = random_tokens(3, 12)
     full = model(tokens)
     state, start = model.init_state(3), 0
@@ -64,6 +66,9 @@ def test_extend_gives_the_logits_of_forward(block, position):
         logits, state = model.extend(tokens[:, start : start + length], state)
         start += length
         torch.testing.assert_close(logits, full[:, start - 1], rtol=1e-9, atol=1e-9)
+    if softcap:
+        model.config.logit_softcap = 0.0
+        torch.testing.assert_close(full, softcap * torch.tanh(model(tokens) / softcap))
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gam_scale.model.loss import CHUNK_ELEMENTS, IGNORE, chunk_rows, linear_cross_entropy
+from gam_scale.model.loss import (
+    CHUNK_ELEMENTS,
+    IGNORE,
+    capped,
+    chunk_rows,
+    linear_cross_entropy,
+)
 
 
 def reference(hidden, weight, targets):
@@ -103,3 +109,62 @@ def test_the_head_is_cast_once_for_all_chunks(needs_grad):
         linear_cross_entropy(hidden, weight, targets, rows=16)
     assert copies.shapes.count(((101, 32), torch.bfloat16)) == 1
     assert ((101, 32), torch.float32) not in copies.shapes
+
+
+def written_out(hidden, weight, targets, softcap, z_loss):
+    """The loss and what is minimised beside it, over all logits at once."""
+    logits = hidden @ weight.T
+    logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+    there = targets != IGNORE
+    drift = torch.logsumexp(logits, -1)[there].square().sum()
+    return F.cross_entropy(logits[there], targets[there], reduction="sum"), z_loss * drift
+
+
+@pytest.mark.parametrize("ignored", [(), (0, 7, 16)])
+@pytest.mark.parametrize("softcap", [0.0, 2.5])
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+def test_a_cap_and_a_z_loss_have_autograds_gradients(softcap, z_loss, ignored):
+    hidden, weight, targets = problem(17, ignored=ignored)
+    grads = []
+    for ours in (True, False):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        if ours:
+            value = linear_cross_entropy(h, w, targets, 5, softcap=softcap, z_loss=z_loss)
+            (value * 0.37).backward()
+        else:
+            value, beside = written_out(h, w, targets, softcap, z_loss)
+            ((value + beside) * 0.37).backward()
+        grads.append((value.detach(), h.grad, w.grad))
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)  # float64 rounding
+    with torch.no_grad():
+        value = linear_cross_entropy(hidden, weight, targets, 5, softcap=softcap, z_loss=z_loss)
+    torch.testing.assert_close(value, grads[1][0], rtol=1e-12, atol=0)
+
+
+def test_a_cap_and_a_z_loss_under_autocast_are_near_the_exact_ones():
+    hidden, weight, targets = problem(64, d=32, vocab=101, dtype=torch.float32, ignored=(3,))
+    exact = [x.double().requires_grad_() for x in (hidden, weight)]
+    value, beside = written_out(*exact, targets, 5.0, 1e-2)
+    (value + beside).backward()
+    hidden.requires_grad_(), weight.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        near = linear_cross_entropy(hidden, weight, targets, 16, softcap=5.0, z_loss=1e-2)
+    near.backward()
+    assert near.item() == pytest.approx(value.item(), rel=1e-2)
+    for ours, theirs in zip((hidden, weight), exact, strict=True):
+        off = (ours.grad.double() - theirs.grad).norm() / theirs.grad.norm()
+        assert off < 0.02  # 8 bits of logits and of their gradient, some of which cancels
+
+
+def test_a_cap_keeps_every_logit_below_it():
+    logits = torch.tensor([-1e4, -1.0, 0.0, 1.0, 1e4])
+    assert torch.equal(capped(logits, 0.0), logits)
+    assert capped(logits, 30.0)[[0, -1]].tolist() == [-30.0, 30.0]
+    torch.testing.assert_close(capped(logits, 30.0)[1:4], logits[1:4], rtol=1e-3, atol=0)
+    assert capped(logits.bfloat16(), 30.0).dtype == torch.float32
+    hidden, weight, targets = problem(4)
+    hidden = (hidden * 1e6).requires_grad_()
+    linear_cross_entropy(hidden, weight, targets, softcap=30.0, z_loss=1.0).backward()
+    # No slope is left out there but what rounding makes of it, and nothing is NaN.
+    assert hidden.grad.abs().max() < 1e-12

@@ -356,3 +356,14 @@ def test_a_kill_while_data_is_downloaded_does_not_block_the_run(tmp_path, tiny, 
         train(config)
     assert list((tmp_path / "run").iterdir()) == [tmp_path / "run" / "cache"]
     train(tiny(tmp_path / "run", train={"steps": 3}))
+
+
+def test_a_z_loss_is_no_part_of_the_losses_of_a_run(tmp_path, tiny, whole):
+    train(tiny(tmp_path / "run", train={"z_loss": 0.1}))
+    ours, plain = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (tmp_path / "run", whole())
+    )
+    assert ours[0]["loss"] == plain[0]["loss"]
+    assert ours[0]["grad_norm"] != plain[0]["grad_norm"]
+    assert ours[-1]["val_loss"] != plain[-1]["val_loss"]

@@ -12,7 +12,7 @@ from gam_scale.export.templates.configuration_gam_scale import GAMScaleConfig
 from gam_scale.model.init import initial_values
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel
-from gam_scale.model.loss import IGNORE, linear_cross_entropy
+from gam_scale.model.loss import IGNORE, capped, linear_cross_entropy
 
 
 class GenerationState:
@@ -91,6 +91,7 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
             hidden = self.model.hidden(input_ids, layout)
             loss = None if labels is None else self._loss(hidden, labels, num_items_in_batch)
             logits = F.linear(hidden[:, -logits_to_keep:], self.model.head_weight)
+            logits = capped(logits, self.model.logit_softcap)
             output = CausalLMOutputWithPast(loss=loss, logits=logits)
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
@@ -156,7 +157,8 @@ class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _loss(self, hidden: Tensor, labels: Tensor, n_items: int | Tensor | None) -> Tensor:
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
-        total = linear_cross_entropy(hidden.flatten(0, 1), self.model.head_weight, targets)
+        head, cap = self.model.head_weight, self.model.logit_softcap
+        total = linear_cross_entropy(hidden.flatten(0, 1), head, targets, softcap=cap)
         return total / ((targets != IGNORE).sum().clamp(min=1) if n_items is None else n_items)
 
     def _check_weights(self, input_ids: Tensor) -> None:
