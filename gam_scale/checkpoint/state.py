@@ -39,6 +39,8 @@ class TrainState:
     """Lowest validation loss so far."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Counts of tokens and sums since the last logged line."""
+    noise: list[float] = field(default_factory=list)
+    """Moving sums of the gradients' noise and of their square, where they are measured."""
     world_size: int = option(
         1, "Ranks that saved it; a resumed run may have another number.", at_least=1
     )

@@ -21,6 +21,8 @@ def check(config: RunConfig) -> None:
     _check_length(config)
     _check_profile(config.train)
     if config.data.carry_state:
+    if config.log.noise_every:
+        _check_noise(config.parallel)
         _check_carry_state(config)
     _check_start(config.checkpoint)
     _check_sets(config.data)
@@ -42,6 +44,13 @@ def check_ranks(config: RunConfig, world_size: int) -> None:
             "a multiple of them with data.carry_state"
         )
 
+    alone = readers == 1 and not is_auto(rows) and rows <= config.train.micro_batch_size
+    if config.log.noise_every and alone:
+        raise UserError(
+            f"log.noise_every is {config.log.noise_every}, but a step of {rows} sequences is one "
+            f"micro-batch of train.micro_batch_size {config.train.micro_batch_size}, on one rank; "
+            "expected a smaller one, or log.noise_every 0"
+        )
 
 def _check_length(config: RunConfig) -> None:
     model, length, ranks = config.model, config.data.seq_len, config.parallel.context
@@ -88,6 +97,15 @@ def _check_carry_state(config: RunConfig) -> None:
 
 def _check_start(checkpoint: CheckpointConfig) -> None:
     names = ("branch_of", "init_from", "continue_from")
+def _check_noise(parallel: ParallelConfig) -> None:
+    if parallel.engine == "fsdp" or parallel.context > 1:
+        raise UserError(
+            f"log.noise_every needs gradients of whole micro-batches, which parallel.engine "
+            f"{parallel.engine} with context {parallel.context} cuts over ranks; expected engine "
+            "torch or deepspeed with context 1, or log.noise_every 0"
+        )
+
+
     starts = {name: getattr(checkpoint, name) for name in names}
     given = [f"checkpoint.{name} is {path}" for name, path in starts.items() if path]
     if len(given) > 1:

@@ -352,4 +352,12 @@ class RunConfig:
     parallel: ParallelConfig = section(ParallelConfig, "engine and device")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "checkpoints")
     eval: EvalConfig = section(EvalConfig, "validation")
+    noise_every: int = option(
+        0,
+        "steps between measurements of the gradient noise scale (arXiv 1812.06162), from gradients "
+        "of micro-batches and of the whole batch, each into a line of the metrics: a batch of many "
+        "more targets gains little from them; 0: none. Engines torch and deepspeed, without "
+        "parallel.context, two micro-batches a step at least, over all ranks",
+        at_least=0,
+    )
     log: LogConfig = section(LogConfig, "run directory and metrics")

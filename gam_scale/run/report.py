@@ -180,6 +180,11 @@ def _figures(lines: Sequence[Line], summary: dict[str, Any]) -> list[Part]:
     return [_loss(lines), Beside(small, "three")]
 
 
+    if column(lines, "noise_scale"):
+        series = by_step(lines, "noise_scale", joined=True)
+        series = replace(series, smooth=False)
+        caption = "targets a step, of which twice as many would gain little"
+        small.append(_small("noise", "Gradient noise scale", caption, series, large, may_log=True))
 def _loss(lines: Sequence[Line]) -> Figure:
     caption = "nats per token; lower is better"
     if lost := len(lines) - len(column(lines, "loss")):

@@ -15,6 +15,7 @@ from gam_scale.train.hooks.goodput import Goodput
 from gam_scale.train.hooks.health import RankPace
 from gam_scale.train.hooks.layers import LayerStatistics
 from gam_scale.train.hooks.lines import Lines
+from gam_scale.train.hooks.noise_scale import NoiseScale
 from gam_scale.train.hooks.out_of_memory import OutOfMemory
 from gam_scale.train.hooks.profile import StepProfile
 from gam_scale.train.hooks.progress import Progress
@@ -55,6 +56,7 @@ def standard_hooks(session: Session, log: MetricLog) -> list[Hook]:
         Goodput(run),
         RankPace(run.ranks),
         LayerStatistics(log, run.check_lock),
+        NoiseScale(),
         Samples(data.tokenizer, log, run.check_lock),
         Evaluation(data.valid, data.tokenizer.token_bytes(), stop),
         lines,
