@@ -2,8 +2,9 @@
 
 A field is declared with :func:`option`, which keeps its documentation and its bounds beside its
 default; files that the program wrote itself are read back into plain dataclasses by the same rules.
-Supported types: bool, int, float, str, ``Literal``, ``T | None``, ``list[T]``, ``tuple[T, ...]``,
-``dict[str, T]``, nested dataclasses, and ``Any`` for what another package checks.
+Supported types: bool, int, float, str, ``Literal``, ``T | None``, :data:`FloatOrAuto` and its like,
+``list[T]``, ``tuple[T, ...]``, ``dict[str, T]``, nested dataclasses, and ``Any`` for what another
+package checks.
 """
 
 import copy
@@ -16,10 +17,20 @@ import typing
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gam_scale.errors import UserError, one_line
 from gam_scale.files import read_regular
+
+AUTO = "auto"
+"""What stands in a config for a number that is to follow from others."""
+
+if TYPE_CHECKING:  # what they are once that number is there, which is before anything reckons
+    FloatOrAuto = float
+    IntOrAuto = int
+else:
+    FloatOrAuto = float | Literal["auto"]
+    IntOrAuto = int | Literal["auto"]
 
 LARGEST_INT = 2**63
 """Whole numbers stay below it: what a tensor, an index or a seed can hold."""
@@ -174,6 +185,11 @@ def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
     return data
 
 
+def is_auto(value: object) -> bool:
+    """Whether a setting is a number that is still to come."""
+    return value == AUTO
+
+
 def shown(value: Any) -> str:
     """A value as a message quotes it: JSON on one line of at most 60 characters."""
     try:
@@ -255,9 +271,8 @@ def _convert(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return _literal(hint, value, where)
-    if origin in (types.UnionType, typing.Union):  # T | None
-        (kind,) = [each for each in inner if each is not types.NoneType]
-        return None if value is None else _convert(kind, value, where, bounds)
+    if origin in (types.UnionType, typing.Union):
+        return _either(hint, value, where, bounds)
     if origin is dict or hint is dict:
         if not isinstance(value, dict):
             raise UserError(f"{where} is {shown(value)}; expected an object")
@@ -271,6 +286,20 @@ def _convert(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any
     if origin is tuple:
         return _tuple(hint, value, where, bounds)
     return _scalar(hint, value, where, bounds)
+
+
+def _either(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any:
+    """A value of ``T | None``, or of a number's type or a word."""
+    inner = typing.get_args(hint)
+    literals = [each for each in inner if typing.get_origin(each) is typing.Literal]
+    (kind,) = [each for each in inner if each is not types.NoneType and each not in literals]
+    if not literals:
+        return None if value is None else _convert(kind, value, where, bounds)
+    if isinstance(value, str) and any(value in typing.get_args(each) for each in literals):
+        return value
+    if type(value) not in (int, float):
+        raise UserError(f"{where} is {shown(value)}; expected {_type_name(hint)}")
+    return _convert(kind, value, where, bounds)
 
 
 def _example(kind: Any, value: Any) -> str:

@@ -17,7 +17,7 @@ ORDER = (
     {"launch", "plan", "export"},
     {"train"},
     {"run", "parallel", "checkpoint", "data", "evaluate", "generate", "interop"},
-    {"config", "former", "hardware", "schedule"},
+    {"config", "former", "hardware", "hyperparameters", "schedule"},
     {"model"},
     {
         "kernels",

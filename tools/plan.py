@@ -18,6 +18,7 @@ from gam_scale import cli
 from gam_scale.config import RunConfig, load_config
 from gam_scale.data.prepare import PrepareSpec
 from gam_scale.hardware.data_sheets import Precision
+from gam_scale.hyperparameters import with_chosen
 from gam_scale.plan.estimate import Estimate, cheapest, engines
 from gam_scale.plan.gpus import GIVEN, KNOWN, RESERVED, Gpu, find_gpu, given_gpu, this_cpu
 from gam_scale.plan.job import Job
@@ -44,7 +45,7 @@ def main() -> None:
     if config.model.vocab_size == 0:
         args.vocabulary_is_assumed = True
         config.model.vocab_size = PrepareSpec.vocab_size
-    whole = Job.of(config, args.nodes, args.gpus_per_node)
+    whole = Job.of(with_chosen(config), args.nodes, args.gpus_per_node)
     job = fullest(stage_jobs(whole))
     rows, best = engines(job, gpu, args.matmul_share), cheapest(job, gpu, args.matmul_share)
     if args.json:

@@ -12,6 +12,7 @@ from gam_scale.config.sections import (
 )
 from gam_scale.config.stages import planned_steps, stages_of
 from gam_scale.errors import UserError
+from gam_scale.strict import is_auto
 
 
 def check(config: RunConfig) -> None:
@@ -20,9 +21,9 @@ def check(config: RunConfig) -> None:
     config.model.check()
     _check_length(config)
     _check_profile(config.train)
-    if config.data.carry_state:
     if config.log.noise_every:
         _check_noise(config.parallel)
+    if config.data.carry_state:
         _check_carry_state(config)
     _check_start(config.checkpoint)
     _check_sets(config.data)
@@ -38,12 +39,11 @@ def check_ranks(config: RunConfig, world_size: int) -> None:
         UserError: see also :meth:`Axes.of`.
     """
     readers, rows = Axes.of(config.parallel, world_size).readers, config.train.global_batch_size
-    if config.data.carry_state and rows % readers:
+    if config.data.carry_state and not is_auto(rows) and rows % readers:
         raise UserError(
             f"train.global_batch_size is {rows}, which the {readers} ranks do not divide; expected "
             "a multiple of them with data.carry_state"
         )
-
     alone = readers == 1 and not is_auto(rows) and rows <= config.train.micro_batch_size
     if config.log.noise_every and alone:
         raise UserError(
@@ -51,6 +51,7 @@ def check_ranks(config: RunConfig, world_size: int) -> None:
             f"micro-batch of train.micro_batch_size {config.train.micro_batch_size}, on one rank; "
             "expected a smaller one, or log.noise_every 0"
         )
+
 
 def _check_length(config: RunConfig) -> None:
     model, length, ranks = config.model, config.data.seq_len, config.parallel.context
@@ -86,6 +87,7 @@ def _check_carry_state(config: RunConfig) -> None:
         f"{len(config.data.sets)} data.sets": (len(config.data.sets) > 1, "one set"),
         "train.stages": (bool(config.train.stages), "none"),
         "train.spike_ratio": (config.train.spike_ratio > 0, "0, since it leaves out text"),
+        "train.global_batch_size auto": (is_auto(config.train.global_batch_size), "a number"),
     }
     for what, (is_there, expected) in refused.items():
         if is_there:
@@ -95,8 +97,6 @@ def _check_carry_state(config: RunConfig) -> None:
             )
 
 
-def _check_start(checkpoint: CheckpointConfig) -> None:
-    names = ("branch_of", "init_from", "continue_from")
 def _check_noise(parallel: ParallelConfig) -> None:
     if parallel.engine == "fsdp" or parallel.context > 1:
         raise UserError(
@@ -106,6 +106,8 @@ def _check_noise(parallel: ParallelConfig) -> None:
         )
 
 
+def _check_start(checkpoint: CheckpointConfig) -> None:
+    names = ("branch_of", "init_from", "continue_from")
     starts = {name: getattr(checkpoint, name) for name in names}
     given = [f"checkpoint.{name} is {path}" for name, path in starts.items() if path]
     if len(given) > 1:
@@ -130,7 +132,7 @@ def _check_steps(train: TrainConfig) -> None:
             "one of them above 0"
         )
     steps, anneal = planned_steps(train), train.anneal
-    if train.steps and train.warmup_steps > steps:
+    if train.steps and not is_auto(train.warmup_steps) and train.warmup_steps > steps:
         raise UserError(
             f"train.warmup_steps is {train.warmup_steps}; expected at most train.steps {steps}"
         )
@@ -144,6 +146,11 @@ def _check_steps(train: TrainConfig) -> None:
 def _check_stages(config: RunConfig) -> None:
     train, longest, ranks = config.train, config.data.seq_len, config.parallel.context
     steps = sum(one.steps for one in train.stages)
+    if is_auto(train.global_batch_size):
+        raise UserError(
+            "train.global_batch_size is auto beside train.stages, which have batches of their own; "
+            "expected a number"
+        )
     if train.epochs:
         raise UserError(
             f"train.epochs is {train.epochs:g} beside train.stages, which have steps of their own; "

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from gam_scale.model.config import ModelConfig
 from gam_scale.model.shape import LONGEST, WIDEST
-from gam_scale.strict import option, section
+from gam_scale.strict import FloatOrAuto, IntOrAuto, option, section
 
 
 @dataclass
@@ -97,12 +97,18 @@ class AnnealConfig:
 
 @dataclass
 class TrainConfig:
-    """Optimisation: what updates parameters, a schedule, batches, precision."""
+    """Optimisation: what updates parameters, a schedule, batches, precision.
+
+    What is "auto" follows from the model and the run by gam_scale/hyperparameters.py.
+    """
 
     steps: int = option(0, "optimizer steps; give steps or epochs", at_least=0)
     epochs: float = option(0.0, "passes over the first data set; give steps or epochs", at_least=0)
-    global_batch_size: int = option(
-        32, "sequences per optimizer step over all ranks", at_least=1, at_most=LONGEST
+    global_batch_size: IntOrAuto = option(
+        32,
+        "sequences per optimizer step over all ranks; auto: a power of two, by the run's tokens",
+        at_least=1,
+        at_most=LONGEST,
     )
     micro_batch_size: int = option(
         8, "most sequences per rank and forward pass", at_least=1, at_most=WIDEST
@@ -121,18 +127,31 @@ class TrainConfig:
         "others: embeddings, head, norms, biases, convolutions, gates and horizons",
     )
     muon_momentum: float = option(0.95, "Muon's momentum, of Nesterov's kind", at_least=0, below=1)
-    lr: float = option(3e-4, "peak learning rate", above=0)
+    lr: FloatOrAuto = option(
+        3e-4,
+        "peak learning rate; auto: by width, batch and the run's tokens. Every auto here is chosen "
+        "when a run begins, by gam_scale/hyperparameters.py, and written into its config.json",
+        above=0,
+    )
     min_lr_ratio: float = option(0.0, "last learning rate over lr", at_least=0, at_most=1)
     schedule: Literal["cosine", "wsd", "constant"] = option(
         "cosine", "after warm-up: cosine decay, warmup-stable-decay (linear end), or constant"
     )
-    warmup_steps: int = option(100, "linear warm-up", at_least=0)
+    warmup_steps: IntOrAuto = option(
+        100, "linear warm-up; auto: by parameters, batch and steps", at_least=0
+    )
     anneal: AnnealConfig = section(AnnealConfig, "a decay begun on demand")
     decay_ratio: float = option(0.2, "share of steps in which wsd decays", at_least=0, at_most=1)
     beta1: float = option(0.9, "AdamW's first moment", at_least=0, below=1)
-    beta2: float = option(0.95, "AdamW's second moment", at_least=0, below=1)
+    beta2: FloatOrAuto = option(
+        0.95, "AdamW's second moment; auto: by batch and the run's tokens", at_least=0, below=1
+    )
     eps: float = option(1e-8, "AdamW's epsilon", above=0)
-    weight_decay: float = option(0.1, "decoupled decay, AdamW's and Muon's", at_least=0)
+    weight_decay: FloatOrAuto = option(
+        0.1,
+        "decoupled decay, AdamW's and Muon's; auto: by lr, steps and tokens a parameter",
+        at_least=0,
+    )
     decay: Literal["matrices", "all"] = option(
         "matrices",
         "which parameters decay; matrices: weights, not those of fusion gates, nor biases, norms "
@@ -141,6 +160,12 @@ class TrainConfig:
         "where the layer's decay_gates says so",
     )
     grad_clip: float = option(1.0, "largest global gradient norm; 0: no clipping", at_least=0)
+    z_loss: float = option(
+        0.0,
+        "times the squared logarithm of the softmax's denominator, minimised beside the loss so "
+        "that logits do not drift (arXiv 2204.02311, with 1e-4); no loss that is logged has it",
+        at_least=0,
+    )
     max_skipped_steps: int = option(
         10,
         "steps in a row without a finite gradient, each of which is skipped, that end the run; on "
@@ -157,12 +182,6 @@ class TrainConfig:
     )
     precision: Literal["fp32", "bf16"] = option(
         "fp32", "bf16: matmuls in bfloat16 by autocast, parameters and optimizer stay fp32"
-    )
-    z_loss: float = option(
-        0.0,
-        "times the squared logarithm of the softmax's denominator, minimised beside the loss so "
-        "that logits do not drift (arXiv 2204.02311, with 1e-4); no loss that is logged has it",
-        at_least=0,
     )
     fp32_matmul: Literal["ieee", "tf32"] = option(
         "ieee",
@@ -335,6 +354,14 @@ class LogConfig:
         "states, activations and gradients; 0: none",
         at_least=0,
     )
+    noise_every: int = option(
+        0,
+        "steps between measurements of the gradient noise scale (arXiv 1812.06162), from gradients "
+        "of micro-batches and of the whole batch, each into a line of the metrics: a batch of many "
+        "more targets gains little from them; 0: none. Engines torch and deepspeed, without "
+        "parallel.context, two micro-batches a step at least, over all ranks",
+        at_least=0,
+    )
     tensorboard: bool = option(True, "write TensorBoard events under logs/ where it is installed")
     wandb: Literal["auto", "offline", "off"] = option(
         "auto", "auto: online with WANDB_API_KEY set, else offline; never a prompt"
@@ -352,12 +379,4 @@ class RunConfig:
     parallel: ParallelConfig = section(ParallelConfig, "engine and device")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "checkpoints")
     eval: EvalConfig = section(EvalConfig, "validation")
-    noise_every: int = option(
-        0,
-        "steps between measurements of the gradient noise scale (arXiv 1812.06162), from gradients "
-        "of micro-batches and of the whole batch, each into a line of the metrics: a batch of many "
-        "more targets gains little from them; 0: none. Engines torch and deepspeed, without "
-        "parallel.context, two micro-batches a step at least, over all ranks",
-        at_least=0,
-    )
     log: LogConfig = section(LogConfig, "run directory and metrics")

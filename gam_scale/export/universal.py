@@ -14,6 +14,7 @@ from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.export.imported import Imported
 from gam_scale.export.weights import load_pickled
+from gam_scale.hyperparameters import with_chosen
 from gam_scale.model.lm import outline
 from gam_scale.strict import LARGEST_INT
 
@@ -37,7 +38,7 @@ def read_universal(folder: Path, config: RunConfig, tokenizer: Path) -> Imported
             "deepspeed.checkpoint.ds_to_universal writes it"
         )
     names = sorted(p.name for p in (folder / "zero").iterdir() if p.is_dir())
-    config = _with_vocabulary(folder, config)
+    config = with_chosen(_with_vocabulary(folder, config))
     shapes = {name: p.shape for name, p in outline(config.model).named_parameters()}
     tensors = {}
     for name in names:

@@ -50,6 +50,7 @@ class RunDir:
         self.jobs = self.path / "jobs"
         self.cache = self.path / "cache"
         self.continued = self.path / "continued.json"
+        self.chosen = self.path / "chosen.json"
         self.anneal = self.path / "anneal.json"
         self.anneal_now = self.path / "anneal-now"
         self.checkpoints = CheckpointStore(self.path / "checkpoints")

@@ -7,6 +7,7 @@ from types import NoneType
 from typing import Any
 
 from gam_scale.errors import UserError, one_line
+from gam_scale.hyperparameters import Chosen
 from gam_scale.strict import from_dict, read_json, shown
 
 
@@ -41,6 +42,7 @@ class _Other:
     validated: list[str] | None = None
     resume_seconds: list[float] | None = None
     continued: Origin | None = None
+    chosen: Chosen | None = None
 
 
 def read_summary(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:

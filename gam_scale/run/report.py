@@ -12,6 +12,7 @@ from typing import Any
 from gam_scale.config import RunConfig
 from gam_scale.config.stages import stages_of
 from gam_scale.files import write_bytes
+from gam_scale.hyperparameters import Chosen
 from gam_scale.model.lm import LanguageModel, outline, stack_name
 from gam_scale.model.mixers.static import StaticMemory
 from gam_scale.report.figure import Figure
@@ -142,7 +143,7 @@ def _key_figures(summary: dict[str, Any]) -> list[Part]:
 
 
 def _remarks(config: dict[str, Any], summary: dict[str, Any]) -> list[Part]:
-    """What was not validated, what the run does otherwise than planned, and than one before it."""
+    """What was chosen by rules, not validated, done otherwise than planned or than before."""
     remarks: list[Part] = []
     anneal = config.get("train", {}).get("anneal") or {"steps": 0}
     if anneal["steps"]:
@@ -152,6 +153,8 @@ def _remarks(config: dict[str, Any], summary: dict[str, Any]) -> list[Part]:
         remarks.append(
             Note("Nothing was validated: no data set of this run has a validation split.")
         )
+    if chosen := summary.get("chosen"):
+        remarks.append(Note(f"{from_dict(Chosen, chosen)}."))
     if origin := summary.get("continued"):
         changed = [
             f"{k} {shown(old)} → {shown(new)}" for k, (old, new) in origin["changed"].items()
@@ -177,14 +180,14 @@ def _figures(lines: Sequence[Line], summary: dict[str, Any]) -> list[Part]:
         ),
         _small("norm", "Gradient norm", "before clipping", norm, may_log=True),
     ]
-    return [_loss(lines), Beside(small, "three")]
-
-
     if column(lines, "noise_scale"):
         series = by_step(lines, "noise_scale", joined=True)
         series = replace(series, smooth=False)
         caption = "targets a step, of which twice as many would gain little"
         small.append(_small("noise", "Gradient noise scale", caption, series, large, may_log=True))
+    return [_loss(lines), Beside(small, "three")]
+
+
 def _loss(lines: Sequence[Line]) -> Figure:
     caption = "nats per token; lower is better"
     if lost := len(lines) - len(column(lines, "loss")):

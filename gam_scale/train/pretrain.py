@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,8 +17,8 @@ from gam_scale.config.stages import stages_of, total_tokens, with_steps
 from gam_scale.data.stream import TrainStream
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
-from gam_scale.files import write_json
 from gam_scale.hardware.compiler import can_compile
+from gam_scale.hyperparameters import Chosen, asked, choose, filled
 from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.agreed import agreed
@@ -27,11 +27,11 @@ from gam_scale.parallel.optimizer import parameter_groups, state_bytes
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
 from gam_scale.run.anneal import find_anneal, note_anneal, with_anneal
+from gam_scale.run.chosen import begun_with, note_chosen
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import note_start
 from gam_scale.run.lock import RunLock
 from gam_scale.run.restarts import count_start
-from gam_scale.strict import to_dict
 from gam_scale.train.batches import Batches
 from gam_scale.train.hooks.sampling import check_prompt
 from gam_scale.train.hooks.standard import standard_hooks
@@ -119,16 +119,20 @@ def _pretrain(
 ) -> bool:
     run = RunDir(config.log.run_dir, *([lock.check] if lock is not None else []))
     data = open_data(config, config.data.cache_dir or str(run.cache))
-    config = resolve(config, data.tokenizer, data.stream)
+    begun = agreed(world, partial(begun_with, run, config, fresh=fresh))
+    config, chosen = resolve(config, data.tokenizer, data.stream, begun)
     decay = AnnealConfig()
     if not (fresh and run.is_to_go()):
         decay = agreed(world, partial(find_anneal, run, config, anneal))
     config = with_anneal(config, decay)
+    check_ranks(config, world.world_size)  # again, with all numbers
     agreed(world, partial(check_start, run, config, data, fresh=fresh))
     stop.check(world)
     fingerprint = data.stream.fingerprint()
-    agreed(world, partial(_open, run, config, fingerprint, fresh=fresh))
+    agreed(world, partial(_open, run, config, fingerprint, chosen, fresh=fresh))
     setup_logging(run.path, world.rank)
+    if chosen is not None:
+        logger.info("%s", chosen)
     agreed(world, partial(note_anneal, run, decay))
     if config.parallel.preflight:
         watchdog.at(0, "checking the ranks")
@@ -172,9 +176,10 @@ def _checkpoint_bytes(config: RunConfig) -> int:
     return parameters + state_bytes(parameter_groups(model, config))
 
 
-def _open(run: RunDir, config: RunConfig, data: str, *, fresh: bool) -> None:
+def _open(run: RunDir, config: RunConfig, data: str, chosen: Chosen | None, *, fresh: bool) -> None:
     """Open the directory, and count the start at once: whatever ends it may end it every time."""
     run.open(config, fresh=fresh, data=data)
+    note_chosen(run, config, chosen)
     newest = (run.checkpoints.steps() or [0])[-1]
     if newest < config.train.steps or not run.summary.exists():
         count_start(run.restarts, newest, config.checkpoint.max_restarts, run.logs)
@@ -224,8 +229,19 @@ def _anneal(session: Session) -> tuple[Session, TrainState]:
     return session, start_or_resume(run, session.config, session.strategy, session.data)
 
 
-def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> RunConfig:
-    """Fill in what only the data knows: vocabulary size, horizons and, from epochs, steps.
+def resolve(
+    config: RunConfig, tokenizer: Tokenizer, stream: TrainStream, begun: Mapping[str, float]
+) -> tuple[RunConfig, Chosen | None]:
+    """Fill in what only the data knows: vocabulary size, horizons, "auto" and, from epochs, steps.
+
+    Args:
+        config: as read.
+        tokenizer: of its data.
+        stream: of its data.
+        begun: numbers of the train section that the run has already for what is "auto".
+
+    Returns:
+        And what was chosen for the rest that is "auto"; None for nothing.
 
     Raises:
         UserError: the vocabulary does not hold the tokenizer's, or a sequence the sample's prompt.
@@ -236,15 +252,17 @@ def resolve(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> Run
             f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} ids; "
             "expected at least that many, or 0"
         )
-    train = config.train
+    model = replace(config.model.at_length(config.data.seq_len), vocab_size=vocab_size)
+    config = with_steps(replace(config, model=model, train=filled(config.train, begun)))
+    chosen = choose(config, stream.epoch_sequences) if asked(config.train) else None
+    train = filled(config.train, chosen.settings if chosen else {})
     if train.epochs:
         steps = math.ceil(train.epochs * stream.epoch_sequences / train.global_batch_size)
         train = replace(train, steps=steps, epochs=0.0)
-    model = replace(config.model.at_length(config.data.seq_len), vocab_size=vocab_size)
-    config = with_steps(replace(config, model=model, train=train))
+    config = replace(config, train=train)
     check(config)
     check_prompt(config, tokenizer)
-    return config
+    return config, chosen
 
 
 def _whether_to_compile(config: RunConfig, world: World) -> bool:

@@ -17,12 +17,13 @@ from gam_scale.files import write_json
 from gam_scale.generate import Sampling, generate
 from gam_scale.model.lm import outline
 from gam_scale.parallel.world import World
+from gam_scale.run.chosen import read_chosen
 from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import Origin, read_summary
 from gam_scale.run.goodput import goodput
 from gam_scale.run.metrics_file import Line, is_finite, read_metrics
 from gam_scale.run.report import write_report
-from gam_scale.strict import read_record
+from gam_scale.strict import read_record, to_dict
 from gam_scale.train.boards import first_line
 
 logger = logging.getLogger("gam_scale")
@@ -69,6 +70,8 @@ def finish(run: RunDir, world: World, validated: Sequence[str], *, compiled: boo
         if run.continued.exists():
             origin = _made("its origin", partial(read_record, Origin, run.continued))
             figures["continued"] = asdict(origin) if origin else None
+        chosen = _made("what was chosen", partial(read_chosen, run.chosen))
+        figures |= {"chosen": to_dict(chosen)} if chosen else {}
         time_spent = _made("goodput", partial(goodput, run))
         figures |= time_spent.figures() if time_spent else {}
         write_json(run.summary, {k: v if is_finite(v) else None for k, v in figures.items()})

@@ -1,0 +1,200 @@
+"""What "auto" in the train section becomes: rules of transfer, their sources, all constants.
+
+W is the model's width, N its parameters with the head and without tables that are looked up
+(arXiv 2406.19146 has why), D the run's tokens, B those of a step, S its steps. Each rule takes
+what is given as a number, or was chosen before it:
+
+====================  =================================================================  ==========
+global_batch_size     B = 0.58 D^0.571, in sequences, the nearest power of two           2503.04715
+beta2                 0.95^(B / that B): a half-life that is one number of tokens        2507.07101
+                      whatever the batch, and 13.5 steps of the rule's
+lr                    4e-3 (W / 256)^-0.75 (min(B, 93.2 D^0.47) / 8192)^0.5              2203.03466
+                      (D / 10^7)^-0.32                                                   2409.19913
+warmup_steps          N / B, at most a tenth of S, at least 2 / (1 - beta2), that at     2406.19146
+                      most a quarter of S                                                1910.04209
+weight_decay          1 / (lr S h), where h = 1.084 (D / N)^-0.527, at most 1, is the    2405.13698
+                      share of the run that the weights are an average of                2505.13738
+====================  =================================================================  ==========
+
+Of the learning rate: Adam's for hidden matrices falls as 1 / W (arXiv 2203.03466, table 3), that
+for embeddings does not, and one rate serves both here. An exponent between is within a factor of
+1.4 of either end's best over a fourfold of widths, where a loss hardly differs; a rate of its own
+for every matrix would move all runs with numbers. It grows with the root of the batch (arXiv
+2205.10287) up to the critical one, which goes by D (arXiv 2410.21676), and falls with D at a given
+batch (arXiv 2409.19913). The 4e-3 were chosen so that the rule gives what was best, or near it, in
+tuned runs of this project on novels: 0.02 at width 16 (1,024 tokens a step, 1.3M in all), 0.01 at
+64 (4,096; 4.1M), 0.006 at 256 (8,192; 1.5M). configs/compare/transfer.json checks it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gam_scale.config import RunConfig, TrainConfig
+from gam_scale.config.stages import total_tokens
+from gam_scale.errors import UserError
+from gam_scale.model.lm import LanguageModel, outline
+from gam_scale.strict import is_auto
+
+LR = 4e-3
+LR_WIDTH, LR_BATCH, LR_TOKENS = 256, 8192, 1e7
+"""Where :data:`LR` holds: width, tokens of a step, and of the run."""
+LR_BY_WIDTH, LR_BY_BATCH, LR_BY_TOKENS = -0.75, 0.5, -0.32
+CRITICAL, CRITICAL_BY_TOKENS = 93.2, 0.47
+BATCH, BATCH_BY_TOKENS = 0.58, 0.571
+BETA2 = 0.95
+BETA2_BOUNDS = 0.9, 0.999
+WARMUP_SHARE, WARMUP_FLOOR_SHARE = 0.1, 0.25
+HORIZON, HORIZON_BY_RATIO = 1.084, -0.527
+MOST_DECAY = 1.0
+"""A run of a hundred steps would ask for more, which no source has tried."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the rules go by."""
+
+    width: int
+    parameters: int
+    """With the head, without embeddings that are looked up."""
+    seq_len: int
+    tokens: float
+    """Of the whole run."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the rules chose for a run, and from what; its chosen.json, and a part of its summary."""
+
+    settings: dict[str, float]
+    """By name, of the train section."""
+    scale: Scale
+
+    def __str__(self) -> str:
+        its = ", ".join(f"train.{name} {value:.6g}" for name, value in self.settings.items())
+        scale = self.scale
+        return (
+            f"{its}: chosen for width {scale.width:,}, {scale.parameters:,} parameters with the "
+            f"head, {scale.tokens:,.0f} tokens in sequences of {scale.seq_len:,}"
+        )
+
+
+def asked(train: TrainConfig) -> list[str]:
+    """Settings that are to be chosen, in the order of the rules."""
+    return [name for name in RULES if is_auto(getattr(train, name))]
+
+
+def choose(config: RunConfig, epoch_sequences: int | None = None) -> Chosen:
+    """Numbers for all that is "auto" in ``config.train``.
+
+    Args:
+        config: its vocabulary known.
+        epoch_sequences: of its first data set; None: not known.
+
+    Raises:
+        UserError: the run's tokens are not known.
+    """
+    train = replace(config.train)
+    scale = _scale(config, epoch_sequences)
+    settings = {}
+    for name in asked(train):
+        settings[name] = RULES[name](train, scale)
+        setattr(train, name, settings[name])
+    return Chosen(settings, scale)
+
+
+def with_chosen(config: RunConfig, epoch_sequences: int | None = None) -> RunConfig:
+    """``config`` with numbers for all that is "auto"; see :func:`choose`."""
+    if not asked(config.train):
+        return config
+    train = filled(config.train, choose(config, epoch_sequences).settings)
+    return replace(config, train=train)
+
+
+def filled(train: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """``train`` with these numbers, by name."""
+    return replace(train, **settings)
+
+
+def parameters_with_head(model: LanguageModel) -> int:
+    """Trainable numbers that every token is multiplied with: all but tables that are looked up."""
+    tables = [model.position, None if model.head is None else model.embedding]
+    return model.n_parameters() - sum(t.weight.numel() for t in tables if t is not None)
+
+
+def _scale(config: RunConfig, epoch_sequences: int | None) -> Scale:
+    train, length = config.train, config.data.seq_len
+    model = outline(config.model)
+    if train.epochs:
+        if epoch_sequences is None:
+            raise UserError(
+                f"train.{asked(train)[0]} is auto with train.epochs, and the data is not read "
+                "here; expected train.steps, or a number"
+            )
+        tokens = train.epochs * epoch_sequences * length
+    elif is_auto(train.global_batch_size):  # D = S B, so that B = 0.58 (S B)^0.571
+        by_steps = BATCH * train.steps**BATCH_BY_TOKENS
+        tokens = train.steps * by_steps ** (1 / (1 - BATCH_BY_TOKENS))
+    else:
+        tokens = float(total_tokens(config))
+    return Scale(config.model.d_model, parameters_with_head(model), length, tokens)
+
+
+def _batch_tokens(scale: Scale) -> float:
+    return BATCH * scale.tokens**BATCH_BY_TOKENS
+
+
+def _batch(train: TrainConfig, scale: Scale) -> int:
+    return 2 ** max(0, round(math.log2(_batch_tokens(scale) / scale.seq_len)))
+
+
+def _tokens_a_step(train: TrainConfig, scale: Scale) -> float:
+    if train.stages:  # on average: they have batches and lengths of their own
+        return scale.tokens / train.steps
+    return train.global_batch_size * scale.seq_len
+
+
+def _steps(train: TrainConfig, scale: Scale) -> float:
+    return train.steps or max(1.0, scale.tokens / _tokens_a_step(train, scale))
+
+
+def _beta2(train: TrainConfig, scale: Scale) -> float:
+    least, most = BETA2_BOUNDS
+    beta2 = BETA2 ** (_tokens_a_step(train, scale) / _batch_tokens(scale))
+    return round(min(most, max(least, beta2)), 4)
+
+
+def _lr(train: TrainConfig, scale: Scale) -> float:
+    critical = CRITICAL * scale.tokens**CRITICAL_BY_TOKENS
+    batch = min(_tokens_a_step(train, scale), critical)
+    rate = LR * (scale.width / LR_WIDTH) ** LR_BY_WIDTH
+    rate *= (batch / LR_BATCH) ** LR_BY_BATCH * (scale.tokens / LR_TOKENS) ** LR_BY_TOKENS
+    return _digits(rate)
+
+
+def _warmup(train: TrainConfig, scale: Scale) -> int:
+    steps = _steps(train, scale)
+    floor = min(2 / (1 - train.beta2), WARMUP_FLOOR_SHARE * steps)
+    by_size = scale.parameters / _tokens_a_step(train, scale)
+    return round(max(min(by_size, WARMUP_SHARE * steps), floor))
+
+
+def _weight_decay(train: TrainConfig, scale: Scale) -> float:
+    horizon = min(1.0, HORIZON * (scale.tokens / scale.parameters) ** HORIZON_BY_RATIO)
+    decay = 1 / (train.lr * _steps(train, scale) * horizon)
+    return _digits(min(MOST_DECAY, decay))
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+RULES: dict[str, Callable[[TrainConfig, Scale], float]] = {
+    "global_batch_size": _batch,
+    "beta2": _beta2,
+    "lr": _lr,
+    "warmup_steps": _warmup,
+    "weight_decay": _weight_decay,
+}
+"""By setting, in the order in which one needs another."""

@@ -1,0 +1,48 @@
+"""What a run has of what its config calls "auto": numbers are chosen once, when it begins."""
+
+from pathlib import Path
+from typing import Any
+
+from gam_scale.config import RunConfig, TrainConfig
+from gam_scale.files import write_json
+from gam_scale.hyperparameters import Chosen, asked
+from gam_scale.run.directory import RunDir
+from gam_scale.strict import from_dict, read_json, read_record, to_dict
+
+
+def begun_with(run: RunDir, config: RunConfig, *, fresh: bool) -> dict[str, float]:
+    """Numbers for what is "auto" in ``config`` of a run that has begun, or whose branch it is.
+
+    Args:
+        run: its directory.
+        config: to go on with.
+        fresh: what is there is to be removed.
+
+    Returns:
+        By name, of the train section; none for a run that begins.
+    """
+    source, trunk, names = run.config, config.checkpoint.branch_of, asked(config.train)
+    begun = source.exists() and not (fresh and run.is_to_go())
+    if trunk and not begun:
+        source, begun = RunDir(trunk).config, RunDir(trunk).config.exists()
+    if not (begun and names):
+        return {}
+    saved = read_json(source)
+    train: Any = saved.get("train") if isinstance(saved, dict) else None
+    values = {k: v for k, v in train.items() if k in names} if isinstance(train, dict) else {}
+    known = from_dict(TrainConfig, values, f"{source}: train")
+    return {name: getattr(known, name) for name in names}
+
+
+def note_chosen(run: RunDir, config: RunConfig, chosen: Chosen | None) -> None:
+    """Write chosen.json where a run begins; a branch has its trunk's."""
+    trunk = RunDir(config.checkpoint.branch_of) if config.checkpoint.branch_of else None
+    if chosen is None and trunk is not None and not run.chosen.exists():
+        chosen = read_chosen(trunk.chosen)
+    if chosen is not None:
+        write_json(run.chosen, to_dict(chosen))
+
+
+def read_chosen(path: Path) -> Chosen | None:
+    """What the rules chose for a run; None where all was given as numbers."""
+    return read_record(Chosen, path) if path.exists() else None
