@@ -117,28 +117,31 @@ def _mean_accuracy(row: Row) -> float:
 def _of_text(
     spec: TextSpec, folder: Path, models: Mapping[str, tuple[Sized, Path | None]]
 ) -> list[Cell]:
-    full = Budget("full", spec.tokens, spec.warmup)
+    full = Budget("full", spec.tokens, spec.warmup, spec.times_auto)
     first, *others = spec.seeds
     tuned: list[TextCell] = []
     trained: list[TextCell] = []
+    configs: dict[str, RunConfig] = {}
     for name, (size, run) in models.items():
         own = spec.entry(name).train if run is None else optimizer_of(run)
         config = _shared(spec, own)
         if run is not None:
             checkpoint = replace(config.checkpoint, continue_from=str(run))
             config = replace(config, checkpoint=checkpoint)
+        configs[name] = config
         run_of = partial(text_cell, folder, name, size, config)
         rate: float | None = spec.lrs_of(name)[0]
         if spec.tune_tokens:
             cells, rate = _tuned(spec, spec.lrs_of(name), run_of)
             tuned += cells
-        if rate is not None:
+        if rate is not None and spec.tokens:
             trained.append(run_of(full, rate, first))
     again = _repeated(spec, trained) if len(trained) == len(models) else []
     for seed in others:
         for cell in again:
-            run_of = partial(text_cell, folder, cell.model_name, cell.sized, cell.config)
-            trained.append(run_of(full, cell.config.train.lr, seed))
+            name = cell.model_name
+            run_of = partial(text_cell, folder, name, cell.sized, configs[name])
+            trained.append(run_of(full, cell.rate, seed))
     measured = [
         each
         for cell, _ in _finished(trained)
@@ -152,14 +155,14 @@ def _tuned(
     spec: TextSpec, given: Sequence[float], run_of: Callable[[Budget, float, int], TextCell]
 ) -> tuple[list[TextCell], float | None]:
     """The runs that tune a model, and the best rate; None while some are to come."""
-    budget = Budget("tune", spec.tune_tokens, spec.warmup)
+    budget = Budget("tune", spec.tune_tokens, spec.warmup, spec.times_auto)
     lrs = list(given)
     while True:
         cells = [run_of(budget, lr, spec.seeds[0]) for lr in lrs]
         finished = _finished(cells)
         if len(finished) < len(cells):
             return cells, None
-        rate = best(finished)[0].config.train.lr
+        rate = best(finished)[0].rate
         more = _further_rate(len(given) + spec.widen, lrs, rate)
         if more is None:
             return cells, rate

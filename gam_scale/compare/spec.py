@@ -116,17 +116,25 @@ class TextSpec:
         at_least=0,
     )
     size: SizeSpec = section(SizeSpec, "the common size")
-    tokens: float = option(1e6, "of a full run", above=0)
+    tokens: float = option(1e6, "of a full run; 0: none, rates alone are compared", at_least=0)
     tune_tokens: float = option(
         0, "of a run that tunes; 0: none, with one learning rate", at_least=0
     )
     lrs: list[float] = option([1e-3, 2e-3, 4e-3], "peak learning rates", above=0)
+    times_auto: bool = option(
+        False, "lrs are multiples of what train.lr auto chooses for each model and budget"
+    )
     widen: int = option(
         1,
         "further rates, one by one, while the best is at an end of those that were tuned",
         at_least=0,
     )
-    warmup: float = option(0.05, "share of the steps that warm up", at_least=0, below=1)
+    warmup: float = option(
+        0.05,
+        "share of the steps that warm up, unless train.warmup_steps of set is auto",
+        at_least=0,
+        below=1,
+    )
     seeds: list[int] = option([0], "the first tunes and trains all models in full", at_least=0)
     repeat: int = option(0, "models, the best, that further seeds train; 0: all", at_least=0)
     reference: str = option("", "the model that others are compared with; empty: the best")
@@ -188,6 +196,8 @@ def _check(spec: Spec) -> None:
         raise UserError("models and start are both given or both empty; expected one of them")
     for name in ["", *spec.models]:
         _check_rates(spec, name)
+    if not spec.tokens and not spec.tune_tokens:
+        raise UserError("tokens and tune_tokens are 0; expected tokens to train on")
     known = [*spec.models, *spec.start]
     against = {f"models.{name}.against": entry.against for name, entry in spec.models.items()}
     for key, name in ({"reference": spec.reference} | against).items():

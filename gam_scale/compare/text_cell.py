@@ -15,9 +15,10 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.cell import DECIDE, Cell, Row
 from gam_scale.experiment.code_version import code_version
 from gam_scale.experiment.results import kept_row, result_path
+from gam_scale.hyperparameters import filled, with_chosen
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
-from gam_scale.strict import to_dict
+from gam_scale.strict import AUTO, is_auto, to_dict
 
 Stage = Literal["tune", "full"]
 NEEDED = ("tokens", "val_loss", "val_bits_per_byte", "tokens_per_s")
@@ -31,6 +32,8 @@ class TextCell(Cell):
     model_name: str
     stage: Stage
     sized: Sized
+    rate: float
+    """As the comparison has it: its learning rate, or a multiple of the one that is chosen."""
 
     @property
     def name(self) -> str:
@@ -84,6 +87,7 @@ class TextCell(Cell):
             "model": self.model_name,
             "stage": self.stage,
             "lr": self.config.train.lr,
+            "rate": self.rate,
             "seed": self.seed,
             "parameters": self.sized.parameters,
             "all_parameters": self.model.n_parameters(),
@@ -111,6 +115,8 @@ class Budget:
     tokens: float
     warmup: float
     """Share of the steps that warm up."""
+    times_auto: bool = False
+    """Whether rates are multiples of the one that is chosen for the model and this budget."""
 
 
 def text_cell(
@@ -119,7 +125,7 @@ def text_cell(
     size: Sized,
     config: RunConfig,
     budget: Budget,
-    lr: float,
+    rate: float,
     seed: int,
 ) -> TextCell:
     """A run of a model, with what all runs share in ``config``.
@@ -127,18 +133,29 @@ def text_cell(
     Raises:
         UserError: settings that do not go together, or a budget of a few steps.
     """
-    train = replace(config.train, lr=lr, seed=seed)
+    train = replace(config.train, seed=seed)
     train.steps = round(budget.tokens / (train.global_batch_size * config.data.seq_len))
     if train.steps < 2:
         raise UserError(
             f"{budget.tokens:g} tokens are {train.steps} steps of {train.global_batch_size} "
             f"sequences; expected more tokens"
         )
-    train.warmup_steps = max(1, round(budget.warmup * train.steps))
+    if not is_auto(train.warmup_steps):
+        train.warmup_steps = max(1, round(budget.warmup * train.steps))
     train.micro_batch_size = min(train.micro_batch_size, train.global_batch_size)
-    config = replace(config, model=size.config, train=train)
+    train = filled(train, {"lr": AUTO if budget.times_auto else rate})
+    config = with_chosen(replace(config, model=size.config, train=train))
+    if budget.times_auto:
+        chosen = config.train.lr
+        config.train.lr = float(f"{rate * chosen:.3g}")
     cell = TextCell(
-        seed=seed, config=config, folder=folder, model_name=name, stage=budget.stage, sized=size
+        seed=seed,
+        config=config,
+        folder=folder,
+        model_name=name,
+        stage=budget.stage,
+        sized=size,
+        rate=rate,
     )
     config.log = replace(config.log, run_dir=str(folder / "runs" / cell.name))
     check(config)

@@ -128,18 +128,26 @@ def _reaches(row: Row, goal: float) -> float | None:
 
 
 def rates(tuned: dict[str, list[Row]]) -> Table:
-    """Loss by learning rate, on the short budget."""
-    lrs = sorted({row["lr"] for rows in tuned.values() for row in rows})
+    """Loss by learning rate, on the short budget, or by the multiple of the one that is chosen."""
+    lrs = sorted({_rate(row) for rows in tuned.values() for row in rows})
     table = []
     for model, rows in tuned.items():
-        losses = {row["lr"]: row["val_loss"] for row in rows}
+        losses = {_rate(row): row["val_loss"] for row in rows}
         best = min(losses, key=lambda lr: losses[lr])
         at_edge = len(losses) > 1 and best in (min(losses), max(losses))
         cells = [f"{losses[lr]:.4f}" if lr in losses else "" for lr in lrs]
         table.append([model, *cells, f"{best:g}" + (" (edge)" if at_edge else "")])
-    tokens = next(iter(tuned.values()))[0]["tokens"]
-    note = f"Validation loss after {large(tokens)} tokens; a best rate at the edge may not be one."
+    some = next(iter(tuned.values()))[0]
+    note = f"Validation loss after {large(some['tokens'])} tokens"
+    note += "; a best rate at the edge may not be one."
+    if _rate(some) != some["lr"]:
+        note = f"Rates are multiples of what train.lr auto chooses for each model. {note}"
     return Table("Learning rates", ["model", *map("{:g}".format, lrs), "best"], table, note)
+
+
+def _rate(row: Row) -> float:
+    rate: float = row.get("rate", row["lr"])  # older rows know of rates alone
+    return rate
 
 
 def learning(full: dict[str, list[Row]]) -> Part:

@@ -1,5 +1,6 @@
 """Whole comparisons at toy size: stages, results that are kept, pages from rows alone."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ from gam_scale.compare.solve import sized
 from gam_scale.compare.spec import TaskSpec, read_spec
 from gam_scale.compare.task_cell import learn
 from gam_scale.errors import UserError
+from gam_scale.hyperparameters import choose
 from gam_scale.train.in_turn import train_in_turn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,6 +219,7 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
         (TEXT | {"models": {"a": {"against": "b"}}}, "models.a.against is 'b'; expected the name"),
         (TEXT | {"models": {"a": {"train": {"lr": 1.0}}}}, "models.a.train.lr is the comparison's"),
         (TEXT | {"reference": "x"}, "reference is 'x'; expected the name of a model"),
+        (TEXT | {"tokens": 0, "tune_tokens": 0, "lrs": [1]}, "expected tokens to train on"),
         (TEXT | {"tokns": 1}, "tokns is not a setting; did you mean tokens"),
     ],
 )  # fmt: skip
@@ -236,4 +239,30 @@ def test_shipped_files_make_models_of_one_size(path, tmp_path):
         return
     shared = {"vocab_size": 4096, **spec.set.get("model", {})}
     sizes = [sized(name, entry, shared, spec.size) for name, entry in spec.models.items()]
-    assert all(abs(s.parameters / spec.size.parameters - 1) <= 0.01 for s in sizes)
+    if spec.size.parameters:
+        assert all(abs(s.parameters / spec.size.parameters - 1) <= 0.01 for s in sizes)
+        return
+    for kind in ("gam_delta", "transformer"):  # widths whose models are four times as large
+        its = [s.parameters for name, s in zip(spec.models, sizes, strict=True) if kind in name]
+        assert [round(b / a) for a, b in itertools.pairwise(its)] == [4, 4]
+
+
+def test_rates_may_be_multiples_of_the_one_that_is_chosen(run_tool, tmp_path, prepared_set):
+    train = TEXT["set"]["train"] | {"warmup_steps": "auto", "weight_decay": "auto"}
+    values = TEXT | {"data": str(prepared_set), "set": TEXT["set"] | {"train": train}}
+    values |= {"times_auto": True, "lrs": [0.5, 1], "widen": 0, "tokens": 0, "seeds": [0]}
+    spec = written(tmp_path, values | {"models": {"delta": TEXT["models"]["delta"]}})
+    comparison = Comparison(read_spec(spec), tmp_path / "out")
+    assert train_here(comparison) == 2
+    half, one = comparison.rows()
+    assert [half["rate"], one["rate"]] == [0.5, 1]
+    config = comparison.cells()[1].config
+    kept = config.train.warmup_steps, config.train.weight_decay
+    config.train.lr = "auto"
+    assert one["lr"] == choose(config).settings["lr"] == pytest.approx(2 * half["lr"], rel=0.01)
+    assert type(kept[0]) is int and kept[1] != 0.1
+    assert run_tool("compare", "page", "--spec", spec, "--out", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "page" / "report.md").read_text()
+    assert (
+        "multiples of what train.lr auto chooses" in page and "| model | 0.5 | 1 | best |" in page
+    )
