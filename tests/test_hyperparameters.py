@@ -11,6 +11,7 @@ from gam_scale.config.rules import check
 from gam_scale.errors import UserError
 from gam_scale.hyperparameters import choose, with_chosen
 from gam_scale.run.report import write_report
+from gam_scale.run.settings import differences
 from gam_scale.strict import from_dict
 
 ALL = ("global_batch_size", "beta2", "lr", "warmup_steps", "weight_decay")
@@ -146,6 +147,9 @@ def test_a_run_says_what_was_chosen_and_keeps_it(tmp_path, tiny):
     assert all(type(value) in (int, float) for value in first[0].values())
     said = (tmp_path / "run" / "logs" / "rank0.log").read_text()
     assert said.count(f"train.lr {first[0]['lr']:g}") == 1 and "chosen for width 32" in said
+    unresolved = from_dict(RunConfig, made("run"))
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert not [key for key in differences(saved, unresolved) if key.startswith("train.")]
     train(made("run", steps=66))  # longer: a run of its own would have other numbers
     assert kept("run") == first
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

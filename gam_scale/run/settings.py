@@ -6,6 +6,7 @@ from typing import Any
 from gam_scale.config import RunConfig
 from gam_scale.config.stages import first_steps
 from gam_scale.former import in_todays_terms
+from gam_scale.hyperparameters import asked
 from gam_scale.schedule import learning_rate, shared_steps
 from gam_scale.strict import merged, read_record, to_dict
 
@@ -32,7 +33,10 @@ def differences(before: dict[str, Any], now: RunConfig) -> dict[str, tuple[Any, 
     """Settings that differ, by dotted key: their value in config.json ``before`` and in ``now``."""
     # A run that is older than a setting has its default.
     old = in_todays_terms(merged(to_dict(RunConfig()), before), now)
-    return _differences(old, to_dict(now), "")
+    different = _differences(old, to_dict(now), "")
+    # Whichever numbers the run has were chosen for it, or are kept: see run/chosen.py.
+    chosen = {f"train.{name}" for name in asked(now.train)}
+    return {key: both for key, both in different.items() if key not in chosen}
 
 
 def is_of_stages(key: str) -> bool:
