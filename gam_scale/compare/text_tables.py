@@ -146,8 +146,7 @@ def rates(tuned: dict[str, list[Row]]) -> Table:
 
 
 def _rate(row: Row) -> float:
-    rate: float = row.get("rate", row["lr"])  # older rows know of rates alone
-    return rate
+    return row["rate" if "rate" in row else "lr"]  # older rows know of learning rates alone
 
 
 def learning(full: dict[str, list[Row]]) -> Part:
