@@ -133,6 +133,14 @@ def test_what_cannot_be_chosen_is_refused():
         check(lanes)
 
 
+def test_stages_count_with_the_tokens_that_they_have():
+    stages = [{"steps": 600, "seq_len": 512, "global_batch_size": 4}, {"steps": 400}]
+    its = choose(config(stages=stages, lr="auto"))
+    assert its.scale.tokens == 600 * 512 * 4 + 400 * 1024 * 8
+    with pytest.raises(UserError, match=r"train\.global_batch_size is auto beside train\.stages"):
+        check(config(stages=stages, global_batch_size="auto"))
+
+
 def test_a_run_says_what_was_chosen_and_keeps_it(tmp_path, tiny):
     def made(run: str, **changes: object) -> dict:
         every = dict.fromkeys(ALL, "auto") | {"schedule": "constant", "steps": 60} | changes

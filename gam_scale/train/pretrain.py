@@ -17,6 +17,7 @@ from gam_scale.config.stages import stages_of, total_tokens, with_steps
 from gam_scale.data.stream import TrainStream
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
+from gam_scale.files import write_json
 from gam_scale.hardware.compiler import can_compile
 from gam_scale.hyperparameters import Chosen, asked, choose, filled
 from gam_scale.model.lm import outline
@@ -32,6 +33,7 @@ from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import note_start
 from gam_scale.run.lock import RunLock
 from gam_scale.run.restarts import count_start
+from gam_scale.strict import to_dict
 from gam_scale.train.batches import Batches
 from gam_scale.train.hooks.sampling import check_prompt
 from gam_scale.train.hooks.standard import standard_hooks
