@@ -61,7 +61,7 @@ def heard(world, sets, engines):
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_every_engine_tells_each_micro_batchs_gradient(prepared_set, world_size):
-    engines = ("torch", "zero0", "zero1", "zero2", "zero3")
+    engines = ("torch", "zero0", "zero1", "zero2", "zero3") if world_size == 2 else ("torch",)
     ranks = run_ranks(heard, world_size, sets=str(prepared_set), engines=engines)
     for results in ranks:
         for engine, (total, expected, parts, after) in results.items():
