@@ -111,10 +111,12 @@ class TrainStream:
     def _orders_of(self, stages: Sequence[Stage], weights: Sequence[float]) -> list[StageOrder]:
         begins = np.zeros_like(self._lengths)
         orders: list[StageOrder] = []
-        for stage in stages:
+        for i, stage in enumerate(stages):
+            if i:
+                before = stages[i - 1]
+                begins = orders[-1].after(before.steps * before.global_batch_size)
             pieces = self.seq_len // stage.seq_len
             orders.append(StageOrder(stage.weights, self.seed, begins, pieces, self._lengths))
-            begins = orders[-1].after(stage.steps * stage.global_batch_size)
         return orders or [StageOrder(weights, self.seed, begins, 1, self._lengths)]
 
     @property
