@@ -63,7 +63,7 @@ def generate(
                     "expected a checkpoint from before its training diverged"
                 )
             token = int(sample(logits, sampling, generator))
-            if token == tokenizer.bos_id:
+            if token in tokenizer.ends:
                 break
             if piece := text.decode(tokenizer.id_to_bytes(token)):
                 yield piece

@@ -7,6 +7,7 @@ import torch
 
 from gam_scale.config import AttentionConfig, GAMConfig, ModelConfig
 from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
 from gam_scale.generate import Sampling, generate, sample
 from gam_scale.model.lm import build_model
@@ -16,7 +17,7 @@ GREEDY = Sampling(temperature=0.0)
 
 @pytest.fixture(scope="module")
 def tokenizer(prepared_set: Path) -> Tokenizer:
-    return Tokenizer.load(prepared_set / "tokenizer.model")
+    return load_tokenizer(prepared_set / "tokenizer.model")
 
 
 def model(tokenizer: Tokenizer, block: str = "gam"):

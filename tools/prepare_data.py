@@ -5,11 +5,15 @@ import os
 from pathlib import Path
 
 from gam_scale import cli
+from gam_scale.data.filters import REPEATED, REPETITIVE, SHORT, Filters
 from gam_scale.data.holdout import TOLERANCE
 from gam_scale.data.manifest import Manifest
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.rows import Reading
 from gam_scale.data.sources import parse_source
+from gam_scale.data.tokenizer import Choice
+from gam_scale.data.tokenizer_file import load_tokenizer
+from gam_scale.data.tokens import TokenReading
 from gam_scale.errors import UserError
 from gam_scale.report.table import Table
 
@@ -19,6 +23,8 @@ a SOURCE is one of
   hf:NAME[:CONFIG[:SPLIT]]    a Hugging Face dataset, streamed
   FILE, FOLDER or 'GLOB'      .txt, .jsonl, .parquet or .arrow, plain or with .gz or .zst;
                               or what datasets' save_to_disk wrote
+  tokens                      .bin (nanoGPT's, llm.c's; Megatron's with its .idx), .npy, or a folder
+                              of MDS shards, with the --tokenizer that made them
 
 examples
   # no download: a small corpus to try things on
@@ -33,26 +39,36 @@ examples
       --test wiki.test.txt --document-separator wikitext --vocab-size 10000 --out data/wikitext
   python tools/prepare_data.py --train 'crawl/*.jsonl.zst' --out data/crawl \\
       --tokenizer data/wikitext/tokenizer.model
+
+  # with a tokenizer of Hugging Face, from a folder that save_pretrained wrote
+  python tools/prepare_data.py --train 'crawl/*.jsonl.zst' --out data/crawl --tokenizer llama/
 """
 
 
 def main() -> None:
     options = parse_args()
     how = Reading(
-        options.text_column, options.document_separator, options.encoding, options.skip_bad
+        options.text_column,
+        options.document_separator,
+        options.encoding,
+        options.skip_bad,
+        options.template,
     )
+    tokens = token_reading(options)
     spec = PrepareSpec(
         out=options.out,
         **{
-            split: [parse_source(name, split, how) for name in getattr(options, split)]
+            split: [parse_source(name, split, how, tokens) for name in getattr(options, split)]
             for split in ("train", "valid", "test")
         },
         vocab_size=options.vocab_size or PrepareSpec.vocab_size,
         model_type=options.model_type or PrepareSpec.model_type,
         character_coverage=options.character_coverage,
         tokenizer=options.tokenizer,
+        choice=choice(options),
         valid_fraction=options.valid_fraction,
         max_documents=options.max_documents,
+        filters=Filters(options.deduplicate, options.min_chars or 0, options.max_repetition),
         workers=options.workers,
         overwrite=options.overwrite,
     )
@@ -60,6 +76,8 @@ def main() -> None:
     print(table(manifest))
     if note := hold_out_note(manifest):
         print(f"\n{note}")
+    if not manifest.tokenizer.exact:
+        print("\nthe tokenizer does not give every text back: bits per byte are of what comes back")
     print(f"\nprepared set: {options.out}")
 
 
@@ -74,6 +92,11 @@ def table(manifest: Manifest) -> str:
         rows[0] += ["asked", "held out"]
         for row in rows[1:]:
             row += map(percent, shares) if row[0] == "valid" else ("", "")
+    reasons = (REPEATED, SHORT, REPETITIVE)
+    for reason in (r for r in reasons if any(r in s.left_out for s in manifest.splits.values())):
+        rows[0].append(reason)
+        for row in rows[1:]:
+            row.append(f"{manifest.splits[row[0]].left_out.get(reason, 0):,}")
     return str(Table("", rows[0], rows[1:]))
 
 
@@ -108,6 +131,25 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g}%"
 
 
+def token_reading(options: argparse.Namespace) -> TokenReading:
+    """How files of ids are read: documents end at the tokenizer's own special tokens or at one."""
+    if options.tokenizer is None:
+        if options.token_separator:
+            raise UserError("--token-separator is of a tokenizer; expected --tokenizer")
+        return TokenReading(dtype=options.token_dtype)
+    asked = choice(options) or Choice()
+    if options.token_separator:
+        asked = Choice(options.token_separator, None, asked.lossy)
+    tokenizer = load_tokenizer(options.tokenizer, None if asked == Choice() else asked)
+    return TokenReading(tuple(sorted(tokenizer.ends)), options.token_dtype)
+
+
+def choice(options: argparse.Namespace) -> Choice | None:
+    """How the given tokenizer is used; None: as it was stored, or by its own names."""
+    asked = Choice(options.bos, options.eos, options.lossy)
+    return None if asked == Choice() else asked
+
+
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -129,11 +171,22 @@ def parse_args() -> argparse.Namespace:
         help="share of the text's characters whose kinds, the commonest first, are pieces; bytes "
         "spell the others (default: 0.9995, or as many kinds as fill half of the vocabulary where "
         "it has no room for those)")  # fmt: skip
-    add("--tokenizer", type=Path, metavar="FILE",
-        help="use this tokenizer.model instead of training one")  # fmt: skip
+    add("--tokenizer", type=Path, metavar="PATH",
+        help="use this one instead of training one: a sentencepiece model, a tokenizer.json, a "
+        "folder of save_pretrained, or a prepared set's")  # fmt: skip
+    add("--bos", metavar="NAME",
+        help="its special token that opens every document (default: the one it names)")  # fmt: skip
+    add("--eos", metavar="NAME",
+        help="its special token that closes every document too (default: none)")  # fmt: skip
+    add("--lossy", action="store_true",
+        help="take a tokenizer that does not give every text back exactly; bytes are then counted "
+        "of what comes back")  # fmt: skip
     add("--text-column", metavar="NAME", default="text",
         help="column of .jsonl, .parquet, .arrow and hub datasets, nested ones as in data.text "
         "(default: text)")  # fmt: skip
+    add("--template", metavar="TEXT",
+        help=r"a row's text made of several columns, as in '{title}\n\n{data.text}', in place of "
+        "--text-column")  # fmt: skip
     add("--encoding", metavar="NAME",
         help="of .txt and .jsonl (default: UTF-8, or what a byte order mark says)")  # fmt: skip
     add(
@@ -148,6 +201,18 @@ def parse_args() -> argparse.Namespace:
         default=PrepareSpec.valid_fraction,
         help="share of the training text held out where there is no --valid: whole documents, or "
         "a document's tail where they are few; 0: none (default: %(default)s)")  # fmt: skip
+    add("--deduplicate", action="store_true",
+        help="leave out documents that are an earlier one again, and count them")  # fmt: skip
+    add("--min-chars", type=cli.count(), metavar="N",
+        help="leave out texts of fewer characters, and count them")  # fmt: skip
+    add("--max-repetition", type=cli.number(at_least=0, below=1), metavar="F",
+        help="leave out texts of which a larger share of words stands in phrases of five words "
+        "that came before in the text (0.15 to 0.3 are in use), and count them")  # fmt: skip
+    add("--token-dtype", choices=("uint16", "uint32"), default=TokenReading.dtype,
+        help="of .bin files that hold nothing but ids (default: %(default)s)")  # fmt: skip
+    add("--token-separator", metavar="NAME",
+        help="the special token between documents in files of ids (default: the one that opens "
+        "documents, and --eos)")  # fmt: skip
     add("--max-documents", type=cli.count(), metavar="N", help="read only the first N of a split")
     add("--workers", type=cli.count(), metavar="N", default=cores(),
         help="processes (default: %(default)s, this machine's cores)")  # fmt: skip
@@ -160,6 +225,10 @@ def parse_args() -> argparse.Namespace:
         raise UserError(
             "--tokenizer brings its own vocabulary; expected no --vocab-size, --model-type or "
             "--character-coverage"
+        )
+    if choice(options) and not options.tokenizer:
+        raise UserError(
+            "--bos, --eos and --lossy are of a tokenizer that is given; expected --tokenizer"
         )
     return options
 

@@ -10,6 +10,7 @@ from gam_scale.checkpoint.store import load_config_of, load_model, resolve
 from gam_scale.checkpoint.verify import TOKENIZER, verify_checkpoint
 from gam_scale.config import RunConfig
 from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.model.lm import LanguageModel, outline
 
 
@@ -35,6 +36,6 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     config = load_config_of(folder)
     model = outline(config.model).to_empty(device="cpu")
     load_model(folder, model)
-    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    tokenizer = load_tokenizer(folder / TOKENIZER)
     step = load_state(folder).step
     return Trained(model.to(device).eval(), tokenizer, config, step, folder)

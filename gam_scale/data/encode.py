@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gam_scale.data.holdout import utf8_size
+from gam_scale.data.documents import Document, TokenIds, utf8_size
 from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.data.tokenizer_file import read_tokenizer
 from gam_scale.data.workers import WorkerDied, Workers
 from gam_scale.errors import UserError
 
@@ -21,12 +22,13 @@ class Piece(NamedTuple):
     """A document, or a stretch of one too long to be encoded at once."""
 
     split: str
-    text: str
+    content: Document
     starts_document: bool
+    ends_document: bool
 
 
 class Encoded(NamedTuple):
-    """The ids of consecutive pieces of one split, bos before each document."""
+    """The ids of consecutive pieces of one split, bos before each document, eos after it."""
 
     split: str
     tokens: np.ndarray  # (n,) in the tokenizer's dtype
@@ -35,9 +37,9 @@ class Encoded(NamedTuple):
 
 
 def encode_documents(
-    documents: Iterable[tuple[str, str]], tokenizer: Tokenizer, workers: int
+    documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer, workers: int
 ) -> Generator[Encoded, None, None]:
-    """Encode (split, text) pairs; each split's tokens come out in the order its texts came in.
+    """Encode (split, document) pairs; each split's tokens come out in the order its texts came in.
 
     Args:
         documents: read no further ahead than memory allows.
@@ -70,14 +72,23 @@ def encode_documents(
 
 def _encoder(model_bytes: bytes) -> Callable[[list[Piece]], list[Encoded]]:
     """What each process makes of the tokenizer, which it is sent once."""
-    return partial(_encode, Tokenizer(model_bytes))
+    return partial(_encode, read_tokenizer(model_bytes))
 
 
-def _pieces(documents: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Iterator[Piece]:
+def _pieces(documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer) -> Iterator[Piece]:
     """Documents, long ones cut where the tokenizer would cut them."""
-    for split, text in documents:
-        for number, part in enumerate(tokenizer.stretches(text)):
-            yield Piece(split, part, starts_document=number == 0)
+    for split, document in documents:
+        left = len(document)
+        for number, part in enumerate(_stretches(document, tokenizer)):
+            left -= len(part)
+            yield Piece(split, part, number == 0, left == 0)
+
+
+def _stretches(document: Document, tokenizer: Tokenizer) -> Iterator[Document]:
+    if isinstance(document, TokenIds):
+        yield from document.stretches(BATCH_CHARS)
+    else:
+        yield from tokenizer.stretches(document)
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
@@ -85,7 +96,7 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     size = 0
     for piece in pieces:
         batch.append(piece)
-        size += len(piece.text)
+        size += len(piece.content)
         if size >= BATCH_CHARS:
             yield batch
             batch, size = [], 0
@@ -96,14 +107,35 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 def _encode(tokenizer: Tokenizer, batch: list[Piece]) -> list[Encoded]:
     """The batch's pieces, joined per split."""
     bos = np.array([tokenizer.bos_id], tokenizer.dtype)
+    eos = bos[:0] if tokenizer.eos_id is None else np.array([tokenizer.eos_id], tokenizer.dtype)
     encoded = []
     for split in dict.fromkeys(piece.split for piece in batch):
         pieces = [piece for piece in batch if piece.split == split]
         parts = []
         for piece in pieces:
             parts += [bos] if piece.starts_document else []
-            parts.append(tokenizer.encode_array(piece.text))
+            parts.append(_ids(tokenizer, piece.content))
+            parts += [eos] if piece.ends_document else []
         documents = sum(piece.starts_document for piece in pieces)
-        size = sum(utf8_size(piece.text) for piece in pieces)
+        size = sum(_bytes(tokenizer, piece.content) for piece in pieces)
         encoded.append(Encoded(split, np.concatenate(parts), documents, size))
     return encoded
+
+
+def _ids(tokenizer: Tokenizer, document: Document) -> np.ndarray:
+    if not isinstance(document, TokenIds):
+        return tokenizer.encode_array(document)
+    ids = document.ids
+    if len(ids) and not 0 <= (odd := int(min(ids.min(), 0) or ids.max())) < tokenizer.vocab_size:
+        raise UserError(
+            f"the tokens have id {odd} where the tokenizer has {tokenizer.vocab_size} ids; "
+            "expected the --tokenizer that made them, and --token-dtype as they were written"
+        )
+    return ids.astype(tokenizer.dtype)
+
+
+def _bytes(tokenizer: Tokenizer, document: Document) -> int:
+    """Of text in UTF-8."""
+    if isinstance(document, TokenIds):
+        return int(tokenizer.token_bytes()[document.ids].sum())
+    return utf8_size(document)

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gam_scale.data.documents import PIECE_CHARS, Document, TokenIds, utf8_size
+
 TOLERANCE = 0.2  # of the asked share: how far whole documents may be from it
-PIECE_CHARS = 1 << 16
 
 _WORD_START = re.compile(r"\n|(?= )")
 
@@ -19,15 +20,15 @@ class HoldOut:
     cut: int | None = None
     tail_bytes: int = 0  # of document ``cut``
 
-    def split(self, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Every (split, text) in the corpus's order; head and tail of the cut one separately."""
-        for index, text in enumerate(texts):
-            at = len(text) if index != self.cut else tail_start(text, self.tail_bytes)
-            if 0 < at < len(text):
-                yield "train", text[:at]
-                yield "valid", text[at:]
+    def split(self, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
+        """Every (split, document) in their order; head and tail of the cut one separately."""
+        for index, document in enumerate(documents):
+            parts = divide(document, self.tail_bytes) if index == self.cut else None
+            if parts:
+                yield "train", parts[0]
+                yield "valid", parts[1]
             else:
-                yield "valid" if index in self.documents else "train", text
+                yield "valid" if index in self.documents else "train", document
 
 
 def choose(sizes: Sequence[int], fraction: float) -> HoldOut:
@@ -66,6 +67,14 @@ def _in_hash_order(sizes: Sequence[int], n_bytes: int) -> list[int]:
         bound *= 2
 
 
+def divide(document: Document, tail_bytes: int) -> tuple[Document, Document] | None:
+    """A document's head and its tail of about so many bytes; None where it has no two parts."""
+    if isinstance(document, TokenIds):
+        return document.divide(tail_bytes)
+    at = tail_start(document, tail_bytes)
+    return (document[:at], document[at:]) if 0 < at < len(document) else None
+
+
 def tail_start(text: str, n_bytes: int) -> int:
     """Where the last ``n_bytes`` of ``text`` begin, or the first word or line in them does.
 
@@ -83,14 +92,6 @@ def tail_start(text: str, n_bytes: int) -> int:
     start = min(max(start, 1), len(text) - 1)
     word = _WORD_START.search(text, start, start + (len(text) - start) // 10)
     return word.end() if word else start
-
-
-def utf8_size(text: str) -> int:
-    """Bytes of ``text`` in UTF-8, without a second copy of it."""
-    if text.isascii():
-        return len(text)
-    starts = range(0, len(text), PIECE_CHARS)
-    return sum(len(text[start : start + PIECE_CHARS].encode()) for start in starts)
 
 
 def _unit_hash(index: int) -> float:

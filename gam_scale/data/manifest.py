@@ -7,6 +7,7 @@ written last, so a folder without one is not a prepared set.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any, Literal
 import xxhash
 
 from gam_scale import pulse
-from gam_scale.data.tokenizer import BOS_ID, SPECIAL_PIECES
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular, write_bytes
 from gam_scale.strict import from_dict, read_json, shown
@@ -34,13 +34,18 @@ def _at_least(bound: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """The sentencepiece model that made the tokens."""
+    """The tokenizer that made the tokens.
+
+    ``eos_id`` closes every document where it is not None; ``exact``: text comes back as it was.
+    """
 
     file: str
     sha256: str
     model_type: str
-    vocab_size: int = field(metadata=_at_least(SPECIAL_PIECES))
+    vocab_size: int = field(metadata=_at_least(2))
     bos_id: int = field(metadata=_at_least(0))
+    eos_id: int | None = None
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,18 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One token stream. ``tokens`` counts the bos of each document, ``bytes`` the text's UTF-8."""
+    """One token stream. ``tokens`` counts the bos of each document, ``bytes`` the text's UTF-8.
+
+    ``left_out`` are documents by the filter that left them out; what training leaves out before
+    some is held out is counted there.
+    """
 
     tokens: int = field(metadata=_at_least(0))
     documents: int = field(metadata=_at_least(0))
     bytes: int = field(metadata=_at_least(0))
     index_sha256: str
     shards: list[ShardInfo]
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -197,8 +207,11 @@ def _check(manifest: Manifest) -> None:
     """What a manifest's numbers say of each other."""
     tokenizer = manifest.tokenizer
     _plain_name(tokenizer.file, "tokenizer.file")
-    if tokenizer.bos_id != BOS_ID:
-        raise UserError(f"tokenizer.bos_id is {tokenizer.bos_id}; expected {BOS_ID}")
+    for key, token in (("bos_id", tokenizer.bos_id), ("eos_id", tokenizer.eos_id)):
+        if token is not None and not 0 <= token < tokenizer.vocab_size:
+            raise UserError(
+                f"tokenizer.{key} is {token}; expected an id below {tokenizer.vocab_size}"
+            )
     for name, split in manifest.splits.items():
         where = f"splits.{_plain_name(name, 'splits')}"
         for i, shard in enumerate(split.shards):
@@ -206,8 +219,10 @@ def _check(manifest: Manifest) -> None:
         counted = sum(shard.tokens for shard in split.shards)
         if counted != split.tokens:
             raise UserError(f"{where} has {split.tokens} tokens but its shards hold {counted}")
-        least = split.tokens - split.documents  # each but bos stands for a byte or more
-        if not 0 <= least <= split.bytes or (split.tokens and not split.bytes):
+        # Each but bos and eos stands for a byte or more, where none was changed or is unknown.
+        least = split.tokens - split.documents * (1 if tokenizer.eos_id is None else 2)
+        most = split.bytes if tokenizer.exact else math.inf
+        if not 0 <= least <= most or (split.tokens and not split.bytes):
             raise UserError(
                 f"{where} has {split.tokens} tokens in {split.documents} documents of "
                 f"{split.bytes} bytes, which cannot be; prepare the data again"

@@ -85,7 +85,8 @@ def make_batch(
             from 1 up to the first start of a document, since 0 would be such a start.
     """
     assert len(sequences) > 0
-    tokens = np.full((len(sequences), seq_len), PADDING, np.int64)
+    padding = PADDING if bos_id != PADDING else PADDING + 1  # it opens no document
+    tokens = np.full((len(sequences), seq_len), padding, np.int64)
     targets = np.full((len(sequences), seq_len), IGNORE, np.int64)
     for row, ids in enumerate(sequences):
         n = len(ids) - 1

@@ -19,8 +19,10 @@ import numpy as np
 import psutil
 
 import gam_scale
+from gam_scale.data.documents import Document, size_of
 from gam_scale.data.encode import Encoded, encode_documents
-from gam_scale.data.holdout import HoldOut, choose, utf8_size
+from gam_scale.data.filters import Filters, Sieve
+from gam_scale.data.holdout import HoldOut, choose
 from gam_scale.data.manifest import (
     INDEX_FILE,
     MANIFEST_FILE,
@@ -36,7 +38,10 @@ from gam_scale.data.manifest import (
 from gam_scale.data.mds import import_streaming
 from gam_scale.data.progress import progress
 from gam_scale.data.sources import Source
-from gam_scale.data.tokenizer import Tokenizer, train_tokenizer
+from gam_scale.data.tokenizer import Choice, Tokenizer
+from gam_scale.data.tokenizer_file import load_tokenizer
+from gam_scale.data.tokenizer_training import train_tokenizer
+from gam_scale.data.tokens import TokenSource
 from gam_scale.errors import UserError
 from gam_scale.files import put_in_place, write_bytes
 
@@ -58,9 +63,11 @@ class PrepareSpec:
     vocab_size: int = 32_000
     model_type: Literal["bpe", "unigram"] = "bpe"
     character_coverage: float | None = None  # see train_tokenizer
-    tokenizer: Path | None = None  # a model to use in place of training one
+    tokenizer: Path | None = None  # one to use in place of training one, see load_tokenizer
+    choice: Choice | None = None  # how that one is used
     valid_fraction: float = 0.01  # 0: no validation split
     max_documents: int | None = None  # of each split
+    filters: Filters = Filters()
     workers: int = 1
     overwrite: bool = False
 
@@ -79,13 +86,14 @@ class PrepareSpec:
             if self.character_coverage is not None:
                 tokenizer["character_coverage"] = self.character_coverage
         else:
-            tokenizer = {"sha256": Tokenizer.load(self.tokenizer).sha256}
+            tokenizer = {"sha256": load_tokenizer(self.tokenizer, self.choice).sha256}
         sources = {"train": self.train, "valid": self.valid, "test": self.test}
         return {
             **{name: [source.describe() for source in of] for name, of in sources.items() if of},
             "tokenizer": tokenizer,
             "valid_fraction": None if self.valid else self.valid_fraction,
             "max_documents": self.max_documents,
+            **self.filters.describe(),
         }
 
 
@@ -100,6 +108,10 @@ def prepare(spec: PrepareSpec) -> Manifest:
         UserError: the output exists and is something else, a source cannot be read or is empty,
             the vocabulary does not fit the text, or the disk is full.
     """
+    if spec.tokenizer is None and any(isinstance(s, TokenSource) for s in spec.sources):
+        raise UserError(
+            "a source of tokens needs the tokenizer that made them; expected --tokenizer"
+        )
     out = spec.out.resolve()
     _clear_leftovers(out)
     source = spec.describe()
@@ -116,6 +128,8 @@ def prepare(spec: PrepareSpec) -> Manifest:
             model_type=tokenizer.model_type,
             vocab_size=tokenizer.vocab_size,
             bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            exact=tokenizer.exact,
         )
         splits = _write_splits(spec, hold_out, tokenizer, work)
         for note in (note for source in spec.sources for note in source.left_out.notes()):
@@ -128,12 +142,18 @@ def prepare(spec: PrepareSpec) -> Manifest:
     return manifest
 
 
-def split_documents(spec: PrepareSpec, hold_out: HoldOut) -> Iterator[tuple[str, str]]:
+def split_documents(
+    spec: PrepareSpec, hold_out: HoldOut, sieve: Sieve
+) -> Iterator[tuple[str, Document]]:
     """Every (split, document), training's first."""
-    yield from hold_out.split(_first(spec.train, spec.max_documents))
+    yield from hold_out.split(_training(spec, sieve))
     for split, sources in (("valid", spec.valid), ("test", spec.test)):
-        for text in _first(sources, spec.max_documents):
-            yield split, text
+        for document in sieve.kept(split, _first(sources, spec.max_documents)):
+            yield split, document
+
+
+def _training(spec: PrepareSpec, sieve: Sieve) -> Iterator[Document]:
+    return sieve.kept("train", _first(spec.train, spec.max_documents))
 
 
 def _hold_out(spec: PrepareSpec) -> HoldOut:
@@ -142,28 +162,28 @@ def _hold_out(spec: PrepareSpec) -> HoldOut:
         return HoldOut()
     sizes = array("Q")
     with progress("measuring the text", _text_bytes(spec, spec.train)) as counter:
-        for text in _first(spec.train, spec.max_documents):
-            sizes.append(utf8_size(text))
+        for document in _training(spec, Sieve(spec.filters)):
+            sizes.append(size_of(document))
             counter.advance(sizes[-1])
     return choose(sizes, spec.valid_fraction)
 
 
-def _first(sources: Sequence[Source], count: int | None) -> Iterator[str]:
-    return islice((text for source in sources for text in source.documents()), count)
+def _first(sources: Sequence[Source], count: int | None) -> Iterator[Document]:
+    return islice((each for source in sources for each in source.documents()), count)
 
 
 def _tokenizer(spec: PrepareSpec, hold_out: HoldOut, path: Path) -> Tokenizer:
     """Train a tokenizer on the training documents, or copy the given one, to ``path``."""
     if spec.tokenizer is not None:
-        tokenizer = Tokenizer.load(spec.tokenizer)
+        tokenizer = load_tokenizer(spec.tokenizer, spec.choice)
         write_bytes(path, tokenizer.model_bytes)
         return tokenizer
     with progress("training the tokenizer", _text_bytes(spec, spec.train)) as counter:
 
         def texts() -> Iterator[str]:
-            for split, text in hold_out.split(_first(spec.train, spec.max_documents)):
-                counter.advance(utf8_size(text))
-                if split == "train":
+            for split, text in hold_out.split(_training(spec, Sieve(spec.filters))):
+                counter.advance(size_of(text))
+                if split == "train" and isinstance(text, str):
                     yield text
 
         return train_tokenizer(
@@ -185,7 +205,8 @@ def _write_splits(
     spec: PrepareSpec, hold_out: HoldOut, tokenizer: Tokenizer, work: Path
 ) -> dict[str, SplitInfo]:
     writers: dict[str, _SplitWriter] = {}
-    stream = encode_documents(split_documents(spec, hold_out), tokenizer, spec.workers)
+    sieve = Sieve(spec.filters)
+    stream = encode_documents(split_documents(spec, hold_out, sieve), tokenizer, spec.workers)
     with progress("tokenising", _text_bytes(spec, spec.sources)) as counter, closing(stream):
         for encoded in stream:
             if encoded.split not in writers:
@@ -193,7 +214,10 @@ def _write_splits(
             writers[encoded.split].add(encoded)
             counter.advance(encoded.bytes)
     _check_splits(spec, set(writers))
-    return {split: writer.finish() for split, writer in sorted(writers.items())}
+    return {
+        split: writer.finish(dict(sieve.left_out.get(split, {})))
+        for split, writer in sorted(writers.items())
+    }
 
 
 def _check_splits(spec: PrepareSpec, written: set[str]) -> None:
@@ -233,7 +257,7 @@ class _SplitWriter:
             self._mds.write({"tokens": stream[start : start + BLOCK_TOKENS]})
         self._rest = stream[whole:]
 
-    def finish(self) -> SplitInfo:
+    def finish(self, left_out: dict[str, int]) -> SplitInfo:
         if len(self._rest):
             self._mds.write({"tokens": self._rest})
         self._mds.finish()
@@ -247,7 +271,7 @@ class _SplitWriter:
             )
         assert left == 0
         index = sha256_of(self._folder / INDEX_FILE)
-        return SplitInfo(self._tokens, self._documents, self._bytes, index, shards)
+        return SplitInfo(self._tokens, self._documents, self._bytes, index, shards, left_out)
 
 
 def _may_write(out: Path, overwrite: bool) -> bool:

@@ -29,6 +29,8 @@ BYTE_ORDER_MARKS = (
 )
 BATCH_ROWS = 1024
 
+_FIELDS = re.compile(r"\{\{|\}\}|\\n|\\t|\{([^{}]+)\}")
+_SIGNS = {"{{": "{", "}}": "}", "\\n": "\n", "\\t": "\t"}
 _UNDECODED = re.compile("[\udc80-\udcff]")  # how "surrogateescape" keeps a byte
 
 Row = str | None | UserError
@@ -41,12 +43,15 @@ class Reading:
 
     ``text_column`` may lead into nested objects, with dots. With ``separator`` the rows, or a text
     file's lines, are running text. ``encoding`` None: UTF-8, or what a byte order mark says.
+    ``template`` makes the text of several columns, ``{title}\\n\\n{data.text}``, in place of
+    ``text_column``; ``\\n`` and ``\\t`` in it are a line end and a tab, ``{{`` and ``}}`` braces.
     """
 
     text_column: str = "text"
     separator: str | None = None
     encoding: str | None = None
     skip_bad: bool = False
+    template: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -56,14 +61,41 @@ class Reading:
                 f"--encoding {self.encoding} is unknown; expected one of Python's, such as utf-8, "
                 "latin-1, utf-16 or gb18030"
             ) from None
+        if self.template is not None and not self.columns:
+            raise UserError(
+                f"--template {self.template} has no column; expected names of columns in it, as in "
+                "'{title}\\n\\n{text}'"
+            )
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that a row's text is made of."""
+        if self.template is None:
+            return [self.text_column]
+        names = (field[1] for field in _FIELDS.finditer(self.template))
+        return list(dict.fromkeys(name for name in names if name))
+
+    def text_of(self, row: Any, where: str | Path, *, is_first: bool) -> Row:
+        """A row's text; None where it, or one of those that it is made of, is null."""
+        if self.template is None:
+            return text_of(row, self.text_column, where, is_first=is_first)
+        values: dict[str | None, str] = {}
+        for name in self.columns:
+            value = text_of(row, name, where, is_first=is_first, numbers=True)
+            if not isinstance(value, str):
+                return value
+            values[name] = value
+        return _FIELDS.sub(lambda m: values[m[1]] if m[1] else _SIGNS[m[0]], self.template)
 
     def describe(self) -> dict[str, Any]:
-        """Its JSON-ready account, the same as before there were the last two."""
+        """Its JSON-ready account, the same as before there were the last three."""
         account: dict[str, Any] = {"text_column": self.text_column, "separator": self.separator}
         if self.encoding:
             account["encoding"] = self.encoding
         if self.skip_bad:
             account["skip_bad"] = True
+        if self.template is not None:
+            account["template"] = self.template
         return account
 
 
@@ -118,11 +150,11 @@ def file_rows(path: Path, how: Reading) -> Iterator[Row]:
     with _blamed_on(path), _open(path) as file:
         kind = format_of(path)
         if kind == ".parquet":
-            yield from _parquet_rows(path, file, how.text_column)
+            yield from _parquet_rows(path, file, how)
         elif kind == ".arrow":
-            yield from _arrow_rows(path, file, how.text_column)
+            yield from _arrow_rows(path, file, how)
         elif kind == ".jsonl":
-            yield from _json_rows(path, _decoded(file, how, None), how.text_column)
+            yield from _json_rows(path, _decoded(file, how, None), how)
         else:
             # newline="" keeps "\r\n": what is tokenised is what the file holds.
             text = _decoded(file, how, "")
@@ -132,8 +164,13 @@ def file_rows(path: Path, how: Reading) -> Iterator[Row]:
                 yield _undecoded(where, path) if _is_undecoded(record) else record
 
 
-def text_of(row: Any, column: str, where: str | Path, *, is_first: bool) -> Row:
-    """A row's text; a column that earlier rows had is this row's fault, not the column's name."""
+def text_of(
+    row: Any, column: str, where: str | Path, *, is_first: bool, numbers: bool = False
+) -> Row:
+    """A row's text; a column that earlier rows had is this row's fault, not the column's name.
+
+    With ``numbers`` a number is the text that it is written as.
+    """
     node = row
     for key in [column] if isinstance(row, dict) and column in row else column.split("."):
         if not isinstance(node, dict) or key not in node:
@@ -143,6 +180,8 @@ def text_of(row: Any, column: str, where: str | Path, *, is_first: bool) -> Row:
             break  # the text, or an object around it
     if node is None or isinstance(node, str):
         return node
+    if numbers and isinstance(node, int | float):
+        return str(node)
     return UserError(
         f"{where}: column {column!r} holds {type(node).__name__}; expected text "
         "(--text-column names the column, --skip-bad leaves such rows out)"
@@ -207,7 +246,7 @@ def _undecoded(where: str, path: Path) -> UserError:
     )
 
 
-def _json_rows(path: Path, lines: Iterable[str], column: str) -> Iterator[Row]:
+def _json_rows(path: Path, lines: Iterable[str], how: Reading) -> Iterator[Row]:
     is_first = True
     for number, line in enumerate(lines, 1):
         if line.isspace():
@@ -221,7 +260,7 @@ def _json_rows(path: Path, lines: Iterable[str], column: str) -> Iterator[Row]:
         except UserError as error:
             yield UserError(f"{error}, or --skip-bad, which leaves others out")
             continue
-        text = text_of(row, column, where, is_first=is_first)
+        text = how.text_of(row, where, is_first=is_first)
         is_first = is_first and isinstance(text, UserError)
         # JSON can spell half a surrogate pair, which no encoding of text can hold.
         yield _mend_surrogates(text) if isinstance(text, str) and "\\u" in line else text
@@ -231,41 +270,40 @@ def _mend_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _parquet_rows(path: Path, file: IO[bytes], column: str) -> Iterator[Row]:
+def _parquet_rows(path: Path, file: IO[bytes], how: Reading) -> Iterator[Row]:
     parquet = import_for(path, "pyarrow.parquet")
     seekable = io.BytesIO(file.read()) if path.suffix in COMPRESSIONS else file
     table = parquet.ParquetFile(seekable)
-    _check_schema(path, table.schema_arrow, column)
-    batches = table.iter_batches(batch_size=BATCH_ROWS, columns=[column])
-    yield from _batch_rows(path, batches, column)
+    _check_schema(path, table.schema_arrow, how.columns)
+    batches = table.iter_batches(batch_size=BATCH_ROWS, columns=how.columns)
+    yield from _batch_rows(path, batches, how)
 
 
-def _arrow_rows(path: Path, file: Any, column: str) -> Iterator[Row]:
+def _arrow_rows(path: Path, file: Any, how: Reading) -> Iterator[Row]:
     ipc = import_for(path, "pyarrow.ipc")
     if file.peek(6)[:6] == b"ARROW1":
         reader = ipc.open_file(io.BytesIO(file.read()) if path.suffix in COMPRESSIONS else file)
         batches = map(reader.get_batch, range(reader.num_record_batches))
     else:
         batches = reader = ipc.open_stream(file)
-    _check_schema(path, reader.schema, column)
-    yield from _batch_rows(path, batches, column)
+    _check_schema(path, reader.schema, how.columns)
+    yield from _batch_rows(path, batches, how)
 
 
-def _check_schema(path: Path, schema: Any, column: str) -> None:
+def _check_schema(path: Path, schema: Any, columns: Iterable[str]) -> None:
     names = [name for field in schema for name in _field_names(field)]
-    if column not in schema.names and column not in names:
-        raise no_column(path, column, names)
+    for column in columns:
+        if column not in schema.names and column not in names:
+            raise no_column(path, column, names)
 
 
-def _batch_rows(path: Path, batches: Iterable[Any], column: str) -> Iterator[Row]:
+def _batch_rows(path: Path, batches: Iterable[Any], how: Reading) -> Iterator[Row]:
     numbers = itertools.count(1)
     for batch in batches:
-        if column in batch.schema.names:
-            rows = ({column: text} for text in batch.column(column).to_pylist())
-        else:
-            rows = batch.select([column.partition(".")[0]]).to_pylist()
-        for row in rows:
-            yield text_of(row, column, f"{path}: row {next(numbers)}", is_first=False)
+        there = batch.schema.names
+        tops = dict.fromkeys(c if c in there else c.partition(".")[0] for c in how.columns)
+        for row in batch.select(list(tops)).to_pylist():
+            yield how.text_of(row, f"{path}: row {next(numbers)}", is_first=False)
 
 
 def _field_names(field: Any) -> list[str]:

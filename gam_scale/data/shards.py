@@ -28,6 +28,7 @@ from gam_scale.data.manifest import (
 )
 from gam_scale.data.mds import import_streaming
 from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
 from gam_scale.files import partial_folder, put_in_place
 from gam_scale.strict import read_json
@@ -91,13 +92,16 @@ class TokenSplit:
             UserError: it is not the one that the manifest describes.
         """
         with self._files.renewable():
-            tokenizer = Tokenizer.load(self.tokenizer_file)
+            tokenizer = load_tokenizer(self.tokenizer_file)
             info = self.manifest.tokenizer
-            if (info.vocab_size, info.model_type) != (tokenizer.vocab_size, tokenizer.model_type):
+            described = (info.vocab_size, info.model_type, info.bos_id, info.eos_id)
+            kind = (tokenizer.vocab_size, tokenizer.model_type, tokenizer.bos_id, tokenizer.eos_id)
+            if described != kind:
                 raise UserError(
                     f"{self.path}/{MANIFEST_FILE}: describes a {info.model_type} tokenizer of "
-                    f"{info.vocab_size} ids where {info.file} is {tokenizer.model_type} of "
-                    f"{tokenizer.vocab_size}; prepare the data again"
+                    f"{info.vocab_size} ids, documents opened by id {info.bos_id} and closed by "
+                    f"{info.eos_id}, where {info.file} is {kind[1]} of {kind[0]} with ids "
+                    f"{kind[2]} and {kind[3]}; prepare the data again"
                 )
         return tokenizer
 

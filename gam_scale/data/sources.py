@@ -1,4 +1,4 @@
-"""Where text comes from: files, Hugging Face datasets, the Python standard library.
+"""Where text comes from: files, Hugging Face datasets, the Python standard library, token files.
 
 A source is something with ``documents()``, an iterator of the same texts in the same order every
 time, and ``describe()``, a JSON-ready account of it that changes when its texts do.
@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+from gam_scale.data.documents import Document
 from gam_scale.data.rows import (
     LeftOut,
     Reading,
@@ -26,13 +27,15 @@ from gam_scale.data.rows import (
     format_of,
     import_for,
     kept,
-    text_of,
 )
+from gam_scale.data.tokens import TokenReading, TokenSource, is_tokens
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular
 from gam_scale.strict import is_text, read_json, read_record
 
-EXPECTED_FILES = ".txt, .jsonl, .parquet or .arrow files, plain or with .gz or .zst"
+EXPECTED_FILES = (
+    ".txt, .jsonl, .parquet or .arrow files, plain or with .gz or .zst, or tokens in .bin or .npy"
+)
 SAVED_DATASET, SAVED_SPLITS = "state.json", "dataset_dict.json"  # of Dataset.save_to_disk
 HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 WIKITEXT = "wikitext"
@@ -46,7 +49,7 @@ STDLIB_LEFT_OUT = {
 class Source(Protocol):
     """Documents in a fixed order."""
 
-    def documents(self) -> Iterator[str]: ...
+    def documents(self) -> Iterator[Document]: ...
 
     def describe(self) -> dict[str, Any]: ...
 
@@ -59,7 +62,12 @@ class Source(Protocol):
         """About how much text there is, where that is known without reading it."""
 
 
-def parse_source(spec: str, role: str = "train", how: Reading | None = None) -> Source:
+def parse_source(
+    spec: str,
+    role: str = "train",
+    how: Reading | None = None,
+    tokens: TokenReading | None = None,
+) -> Source:
     """The source that ``spec`` names.
 
     Args:
@@ -69,6 +77,7 @@ def parse_source(spec: str, role: str = "train", how: Reading | None = None) -> 
         how: which column holds the text, how running text is cut into documents (``wikitext``: by
             :func:`cut_wikitext`, anything else by :func:`cut_at_lines`), and what is done with rows
             that are not as the rest.
+        tokens: how files of token ids are read.
 
     Raises:
         UserError: no file matches, a file's kind is unknown, or the name is not UTF-8.
@@ -84,6 +93,8 @@ def parse_source(spec: str, role: str = "train", how: Reading | None = None) -> 
             raise UserError(f"{spec!r} is not a dataset; expected hf:NAME[:CONFIG[:SPLIT]]")
         name, config, split = (*parts, "", "")[:3]
         return HubSource(name, config or None, split or HUB_SPLITS[role], how)
+    if paths := _find_tokens(spec):
+        return TokenSource(spec, paths, tokens or TokenReading())
     return FileSource(spec, _find_files(spec, role), how)
 
 
@@ -163,8 +174,7 @@ class HubSource:
             rows = datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
             is_first = True
             for number, row in enumerate(rows, 1):
-                column, place = self.how.text_column, f"{where}: row {number}"
-                text = text_of(row, column, place, is_first=is_first)
+                text = self.how.text_of(row, f"{where}: row {number}", is_first=is_first)
                 is_first = is_first and isinstance(text, UserError)
                 yield text
         except Exception as error:  # the hub's client raises what its many transports raise
@@ -252,6 +262,14 @@ def _documents(records: Iterable[str], separator: str | None) -> Iterator[str]:
     else:
         texts = cut_at_lines(records, separator) if separator else records
     return (text for text in texts if text and not text.isspace())
+
+
+def _find_tokens(spec: str) -> tuple[Path, ...]:
+    """The files of ids that a name means, or a folder of MDS shards; none where it means text."""
+    if os.path.exists(spec):
+        return (Path(spec),) if is_tokens(Path(spec)) else ()
+    paths = [Path(path) for path in glob.glob(spec, recursive=True)]
+    return tuple(sorted(paths)) if paths and all(map(is_tokens, paths)) else ()
 
 
 def _find_files(spec: str, role: str) -> tuple[Path, ...]:

@@ -17,6 +17,7 @@ from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
 from gam_scale.export.imported import Imported
 from gam_scale.export.sources import flat_sources
+from gam_scale.export.tokenizer_files import TOKENIZATION, tokenizer_files, tokenizer_of
 from gam_scale.export.weights import load_safetensors
 from gam_scale.files import write_bytes, write_json
 from gam_scale.strict import from_dict, option, read_json, to_dict
@@ -29,7 +30,6 @@ PREFIX = "model."
 
 _CONFIGURATION = "configuration_gam_scale"
 _MODELING = "modeling_gam_scale"
-_TOKENIZATION = "tokenization_gam_scale"
 
 
 @dataclass
@@ -49,12 +49,12 @@ def export_hf(checkpoint: str | Path, out: Path) -> None:
     """
     trained = load_trained(checkpoint)
     with new_folder(out) as folder:
-        for name, text in flat_sources((_CONFIGURATION, _MODELING, _TOKENIZATION)).items():
+        for name, text in flat_sources((_CONFIGURATION, _MODELING, TOKENIZATION)).items():
             write_bytes(folder / name, text.encode())
         write_json(folder / "config.json", _model_json(trained))
         write_json(folder / "generation_config.json", _special_ids(trained))
-        write_json(folder / "tokenizer_config.json", _TOKENIZER_JSON)
-        write_bytes(folder / TOKENIZER, trained.tokenizer.model_bytes)
+        for name, content in tokenizer_files(trained.tokenizer).items():
+            write_bytes(folder / name, content)
         _save_weights(folder / WEIGHTS, trained, PREFIX)
 
 
@@ -101,7 +101,7 @@ def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
             for name, tensor in _read_weights(folder).items()
         },
         state=TrainState(step=training.step),
-        tokenizer=tokenizer or folder / TOKENIZER,
+        tokenizer=tokenizer or tokenizer_of(folder),
     )
 
 
@@ -127,7 +127,7 @@ def _is_weights(name: Any) -> bool:
 def _save_weights(path: Path, trained: Trained, prefix: str) -> None:
     tensors = {prefix + name: p.detach() for name, p in trained.model.named_parameters()}
     save_file(tensors, path, metadata={"format": "pt"})  # transformers wants to be told
-    path.chmod((path.parent / TOKENIZER).stat().st_mode)  # it is written for its owner alone
+    path.chmod((path.parent / CONFIG).stat().st_mode)  # it is written for its owner alone
 
 
 def _model_json(trained: Trained) -> dict[str, Any]:
@@ -147,11 +147,7 @@ def _model_json(trained: Trained) -> dict[str, Any]:
 
 
 def _special_ids(trained: Trained) -> dict[str, int]:
-    """A document ends where the next one begins."""
-    return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), trained.tokenizer.bos_id)
-
-
-_TOKENIZER_JSON = {
-    "tokenizer_class": "GAMScaleTokenizer",
-    "auto_map": {"AutoTokenizer": [f"{_TOKENIZATION}.GAMScaleTokenizer", None]},
-}
+    """A document ends where the next one begins, unless an id closes it."""
+    bos, eos = trained.tokenizer.bos_id, trained.tokenizer.eos_id
+    end = bos if eos is None else eos
+    return {"bos_token_id": bos, "eos_token_id": end, "pad_token_id": end}

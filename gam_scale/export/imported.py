@@ -12,7 +12,7 @@ from gam_scale.checkpoint.shard import Shard
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.checkpoint.store import CheckpointStore, saving
 from gam_scale.config import RunConfig
-from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
 from gam_scale.export.weights import check_weights
@@ -44,7 +44,7 @@ def write_checkpoint(imported: Imported, out: Path) -> Path:
     Raises:
         UserError: tensors or tokenizer do not fit the config, or ``out`` is not new.
     """
-    tokenizer = Tokenizer.load(imported.tokenizer)
+    tokenizer = load_tokenizer(imported.tokenizer)
     vocab_size = imported.config.model.vocab_size
     if tokenizer.vocab_size > vocab_size:
         raise UserError(

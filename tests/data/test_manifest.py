@@ -90,8 +90,8 @@ def test_refuses_what_is_no_manifest(tmp_path, text, reason):
         (("splits", "train", "bytes"), 0, "20 tokens in 3 documents of 0 bytes"),
         (("splits", "train", "bytes"), 16, "20 tokens in 3 documents of 16 bytes"),
         (("splits", "train", "documents"), 21, "20 tokens in 21 documents"),
-        (("tokenizer", "bos_id"), 0, "bos_id is 0; expected 1"),
-        (("tokenizer", "vocab_size"), 3, "vocab_size is 3; expected at least 258"),
+        (("tokenizer", "bos_id"), 300, "bos_id is 300; expected an id below 300"),
+        (("tokenizer", "vocab_size"), 1, "vocab_size is 1; expected at least 2"),
         (("splits", "train", "shards", 1), 7, r"shards\[1\] is 7; expected an object"),
     ],
 )

@@ -109,3 +109,9 @@ def test_rows_that_go_on_count_from_one_up_to_a_document() -> None:
     assert batch.layout.positions.tolist() == [[1, 2, 0, 1], [0, 1, 2, 3]]
     batch = make_batch(ids, 4, BOS, "concatenate", goes_on=True)
     assert batch.layout.positions.tolist() == [[1, 2, 3, 4]]
+
+
+def test_padding_opens_no_document_where_its_id_would():
+    (zero, one) = (make_batch([np.array([bos, 5, 6])], 6, bos, "reset") for bos in (0, 1))
+    assert zero.layout.positions.tolist() == one.layout.positions.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert 0 not in zero.tokens[0, 1:].tolist()

@@ -21,7 +21,7 @@ from gam_scale.data.manifest import read_manifest, verify_files
 from gam_scale.data.mds import import_streaming
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.rows import LeftOut
-from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
 
 
@@ -61,7 +61,7 @@ def read_split(folder, split) -> list[np.ndarray]:
 
 
 def read_documents(folder, split) -> list[str]:
-    model = Tokenizer.load(folder / "tokenizer.model")
+    model = load_tokenizer(folder / "tokenizer.model")
     stream = np.concatenate(read_split(folder, split))
     starts = np.flatnonzero(stream == model.bos_id)
     assert starts[0] == 0

@@ -375,3 +375,39 @@ def test_names_that_are_not_utf8(tmp_path):
     json.dumps(source.describe()).encode()
     with pytest.raises(UserError, match="has bytes that are not UTF-8"):
         parse_source(str(tmp_path / "a\udcff.txt"))
+
+
+@pytest.mark.parametrize(("suffix", "compression"), [(".jsonl", ""), (".parquet", ".gz")])
+def test_a_template_makes_one_text_of_several_columns(tmp_path, suffix, compression):
+    rows = [{"title": "One", "data": {"text": "first"}, "n": 3}]
+    rows += [{"title": None, "data": {"text": "second"}, "n": 4}]
+    rows += [{"title": "Three", "data": {"text": "third\n"}, "n": 5}]
+    if suffix == ".jsonl":
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        sink = pyarrow.BufferOutputStream()
+        table = pyarrow.Table.from_pylist(rows)
+        importlib.import_module("pyarrow.parquet").write_table(table, sink)
+        content = sink.getvalue().to_pybytes()
+    path = write(tmp_path / f"a{suffix}{compression}", content)
+    template = r"# {title} {{{n}}}\n\n{data.text}"
+    assert documents(path, template=template) == [
+        "# One {3}\n\nfirst",
+        "# Three {5}\n\nthird\n",
+    ]
+    assert source(path, template=template).describe()["template"] == template
+    with pytest.raises(UserError, match="no column 'name'; expected .*title"):
+        documents(path, template="{name} {title}")
+    with pytest.raises(UserError, match="has no column; expected names of columns"):
+        documents(path, template="text {{}}")
+
+
+def test_a_hub_data_set_in_a_local_folder(tmp_path):
+    """By name and split, streamed; the hub itself takes a network."""
+    pytest.importorskip("datasets")
+    (tmp_path / "train.jsonl").write_bytes(jsonl(TEXTS))
+    (tmp_path / "test.jsonl").write_bytes(jsonl(TEXTS[:1]))
+    assert documents(f"hf:{tmp_path}") == TEXTS
+    assert documents(f"hf:{tmp_path}:default:test", template="{text}!") == [f"{TEXTS[0]}!"]
+    assert list(source(f"hf:{tmp_path}", "test").documents()) == TEXTS[:1]

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import sentencepiece as spm
 
+from gam_scale.data import sentencepiece_tokenizer, tokenizer_training
 from gam_scale.data import tokenizer as t
-from gam_scale.data.tokenizer import Tokenizer, train_tokenizer
+from gam_scale.data.tokenizer import Choice
+from gam_scale.data.tokenizer_file import load_tokenizer, read_tokenizer
+from gam_scale.data.tokenizer_training import train_tokenizer
 from gam_scale.errors import UserError
 
 CODE = inspect.getsource(difflib) + inspect.getsource(textwrap)
@@ -81,8 +84,8 @@ def test_word_by_word_equals_sentencepiece(tmp_path):
 
 
 def test_cache_is_bounded(tokenizer, monkeypatch):
-    monkeypatch.setattr(t, "CACHED_WORDS", 10)
-    fresh = Tokenizer(tokenizer.model_bytes)
+    monkeypatch.setattr(sentencepiece_tokenizer, "CACHED_WORDS", 10)
+    fresh = read_tokenizer(tokenizer.model_bytes)
     assert fresh.decode(fresh.encode(PROSE + "x" * 100)) == PROSE + "x" * 100
     assert len(fresh._words) <= 10
     assert "x" * 100 not in fresh._words
@@ -111,7 +114,7 @@ def test_training_is_deterministic(tmp_path):
     first, second = (train_tokenizer([CODE, PROSE], path, 400, "unigram") for path in paths)
     assert first.sha256 == second.sha256
     assert paths[0].read_bytes() == paths[1].read_bytes() == first.model_bytes
-    assert Tokenizer.load(paths[0]).sha256 == first.sha256
+    assert load_tokenizer(paths[0]).sha256 == first.sha256
 
 
 def test_text_without_spaces_still_keeps_spaces(tmp_path):
@@ -127,11 +130,11 @@ def test_unknown_mark_does_not_drop_a_text(tmp_path):
 
 def test_sample_is_bounded_seeded_and_in_order():
     texts = [f"{i:04d}" * 2000 for i in range(50)]  # 8000 characters, two pieces each
-    everything = list(t._sample(texts, max_bytes=1 << 20))
+    everything = list(tokenizer_training._sample(texts, max_bytes=1 << 20))
     assert "".join(everything) == "".join(texts)
-    sample = list(t._sample(texts, max_bytes=100_000))
+    sample = list(tokenizer_training._sample(texts, max_bytes=100_000))
     assert 90_000 < sum(map(len, sample)) <= 100_000
-    assert sample == list(t._sample(iter(texts), max_bytes=100_000))
+    assert sample == list(tokenizer_training._sample(iter(texts), max_bytes=100_000))
     places = iter(everything)
     assert all(piece in places for piece in sample)  # a subsequence
     assert len({piece[:4] for piece in sample}) > 15  # from all over the text
@@ -214,30 +217,20 @@ def test_the_largest_vocabulary_is_accepted(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"garbage", b"\x00" * 1000])
 def test_load_refuses_other_files(tmp_path, data):
     with pytest.raises(UserError, match="no such file"):
-        Tokenizer.load(tmp_path / "m")
+        load_tokenizer(tmp_path / "m")
     (tmp_path / "m").write_bytes(data)
     with pytest.raises(UserError, match="not a sentencepiece model"):
-        Tokenizer.load(tmp_path / "m")
+        load_tokenizer(tmp_path / "m")
 
 
 def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path):
     os.mkfifo(tmp_path / "m")
     with pytest.raises(UserError, match="is a named pipe"):
-        Tokenizer.load(tmp_path / "m")
+        load_tokenizer(tmp_path / "m")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"normalization_rule_name": "nmt_nfkc"},
-        {"add_dummy_prefix": True},
-        {"byte_fallback": False},
-        {"split_by_whitespace": False},
-        {"split_by_unicode_script": False},
-        {"unk_id": 1, "bos_id": 0},
-    ],
-)
-def test_load_refuses_models_that_lose_text(tmp_path, options):
+def model_of_others(folder, **options):
+    """A sentencepiece model made with other options than ours."""
     settings = dict(
         normalization_rule_name="identity",
         add_dummy_prefix=False,
@@ -251,10 +244,74 @@ def test_load_refuses_models_that_lose_text(tmp_path, options):
     )
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter([CODE[:4000], PROSE[:2000]] * 3),
-        model_prefix=str(tmp_path / "m"),
+        model_prefix=str(folder / "m"),
         model_type="bpe",
         minloglevel=2,
         **{**settings, **options},
     )
-    with pytest.raises(UserError, match="expected"):
-        Tokenizer.load(tmp_path / "m.model")
+    return folder / "m.model"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"normalization_rule_name": "nmt_nfkc"}, "comes back as"),
+        ({"remove_extra_whitespaces": True}, "comes back as"),
+        ({"byte_fallback": False}, "comes back as"),
+        ({"bos_id": -1}, "no special token that opens a document; expected --bos"),
+    ],
+)
+def test_models_that_lose_text_are_taken_if_asked(tmp_path, options, reason):
+    path = model_of_others(tmp_path, **options)
+    with pytest.raises(UserError, match=reason):
+        load_tokenizer(path)
+    if "bos_id" not in options:
+        taken = load_tokenizer(path, Choice(lossy=True))
+        assert not taken.exact
+        assert read_tokenizer(taken.model_bytes).sha256 == taken.sha256
+        ids, text = taken.encode(PROSE), taken.decode(taken.encode(PROSE))
+        known = text.replace(" \u2047 ", "")  # how sentencepiece shows what it does not know
+        assert taken.token_bytes()[ids].sum() == len(known.encode())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"add_dummy_prefix": True},
+        {"split_by_whitespace": False},
+        {"split_by_unicode_script": False},
+        {"unk_id": 1, "bos_id": 0},
+        {"unk_id": 3, "bos_id": 2, "eos_id": 1, "pad_id": 0, "user_defined_symbols": ["<user>"]},
+    ],
+)
+def test_models_of_others(tmp_path, monkeypatch, options):
+    model = load_tokenizer(model_of_others(tmp_path, **options))
+    theirs = spm.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    assert model.exact
+    assert model.bos_id == options.get("bos_id", 1)
+    again = read_tokenizer(model.model_bytes)
+    assert (again.sha256, again.bos_id, again.eos_id) == (model.sha256, model.bos_id, None)
+    monkeypatch.setattr(t, "STRETCH_CHARS", 500)
+    prefix = options.get("add_dummy_prefix", False)
+    for text in [CODE, PROSE, ODD, *random_texts(300)]:
+        ids = model.encode(text)
+        assert again.encode(text) == ids
+        assert model.decode(ids) == text
+        assert model.token_bytes()[np.array(ids, int)].sum() == len(text.encode())
+        # What comes out of nothing is nothing, with a space before it or not.
+        if t.SPACE not in text and not (prefix and (text[:1] != " " or text == " ")):
+            assert ids == theirs.encode(text[1:] if prefix else text)
+
+
+def test_special_tokens_by_name(tmp_path):
+    path = model_of_others(tmp_path, eos_id=2)
+    model = load_tokenizer(path, Choice(bos="</s>", eos="<s>"))
+    assert (model.bos_id, model.eos_id, model.ends) == (2, 1, {1, 2})
+    again = read_tokenizer(model.model_bytes)
+    assert (again.bos_id, again.eos_id) == (2, 1)
+    with pytest.raises(
+        UserError, match="no special token the; expected --eos as one of: <s>, </s>"
+    ):
+        load_tokenizer(path, Choice(eos="the"))
+    assert load_tokenizer(path).bos_id == 1
+    assert load_tokenizer(path).eos_id is None

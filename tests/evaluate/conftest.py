@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gam_scale.config import AttentionConfig, GAMConfig, ModelConfig
-from gam_scale.data.tokenizer import Tokenizer, train_tokenizer
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.data.tokenizer_training import train_tokenizer
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
 

@@ -68,7 +68,7 @@ class Samples(Hook):
         while len(ids) < min(self._length, len(self._ids) + NEW_TOKENS):
             pulse.beat()
             token = self._next(loop, ids)
-            if token in (self._tokenizer.bos_id, None):
+            if token is None or token in self._tokenizer.ends:
                 break
             ids.append(token)
             yield pieces.decode(self._tokenizer.id_to_bytes(token))

@@ -1,0 +1,53 @@
+"""A document on its way into a prepared set: a text, or the ids that somebody made of one."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+PIECE_CHARS = 1 << 16
+BYTES_A_TOKEN = 4  # about, where only a share of a corpus is asked for
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """A document's ids, (n,) of an integer dtype, without what opens and closes it."""
+
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def stretches(self, count: int) -> Iterator["TokenIds"]:
+        """Parts of at most ``count`` ids."""
+        return (TokenIds(self.ids[i : i + count]) for i in range(0, len(self.ids), count))
+
+    def divide(self, tail_bytes: int) -> tuple["TokenIds", "TokenIds"] | None:
+        """Head and a tail of about so many bytes of text; None of a single id."""
+        if len(self.ids) < 2:
+            return None
+        at = min(max(len(self.ids) - tail_bytes // BYTES_A_TOKEN, 1), len(self.ids) - 1)
+        return TokenIds(self.ids[:at]), TokenIds(self.ids[at:])
+
+    def digest(self, size: int) -> bytes:
+        """A hash of the ids, whatever holds them."""
+        return hashlib.blake2b(self.ids.astype("<u4").tobytes(), digest_size=size).digest()
+
+
+Document = str | TokenIds
+
+
+def size_of(document: Document) -> int:
+    """Bytes of text, estimated where there are ids."""
+    if isinstance(document, TokenIds):
+        return BYTES_A_TOKEN * len(document.ids)
+    return utf8_size(document)
+
+
+def utf8_size(text: str) -> int:
+    """Bytes of ``text`` in UTF-8, without a second copy of it."""
+    if text.isascii():
+        return len(text)
+    starts = range(0, len(text), PIECE_CHARS)
+    return sum(len(text[start : start + PIECE_CHARS].encode()) for start in starts)

@@ -1,0 +1,105 @@
+"""Which documents of a corpus are left out when it is prepared, and how many of each kind."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gam_scale.data.documents import Document, TokenIds
+
+REPEATED, SHORT, REPETITIVE = "repeated", "short", "repetitive"
+PHRASE_WORDS = 5
+DIGEST_BYTES = 16  # two of 2^50 documents share one with a probability of 1 in 5e8
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What of the sources is left out; nothing by default.
+
+    Attributes:
+        deduplicate: leave out documents that are, to the last character, an earlier one, of
+            whichever split. That takes about 100 bytes of memory a document.
+        min_chars: leave out texts with fewer characters.
+        max_repetition: leave out texts of which a larger share of :func:`repetition`.
+
+    The last two judge texts alone, not documents that come as ids.
+    """
+
+    deduplicate: bool = False
+    min_chars: int = 0
+    max_repetition: float | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """A JSON-ready account of those that are asked for."""
+        settings: dict[str, Any] = {}
+        if self.deduplicate:
+            settings["deduplicate"] = True
+        if self.min_chars:
+            settings["min_chars"] = self.min_chars
+        if self.max_repetition is not None:
+            settings["max_repetition"] = self.max_repetition
+        return settings
+
+
+class Sieve:
+    """One pass of :class:`Filters` over the documents of all splits, in their order.
+
+    Attributes:
+        left_out: documents by split and by why they were left out.
+    """
+
+    def __init__(self, filters: Filters) -> None:
+        self._filters = filters
+        self._seen: set[bytes] = set()
+        self.left_out: dict[str, Counter[str]] = {}
+
+    def kept(self, split: str, documents: Iterable[Document]) -> Iterator[Document]:
+        """The documents that stay."""
+        counts = self.left_out.setdefault(split, Counter())
+        for document in documents:
+            if reason := self._fault(document):
+                counts[reason] += 1
+            else:
+                yield document
+
+    def _fault(self, document: Document) -> str | None:
+        filters = self._filters
+        if isinstance(document, str):
+            if len(document) < filters.min_chars:
+                return SHORT
+            share = filters.max_repetition
+            if share is not None and repetition(document) > share:
+                return REPETITIVE
+        if filters.deduplicate:
+            digest = _digest(document)
+            if digest in self._seen:
+                return REPEATED
+            self._seen.add(digest)
+        return None
+
+
+def repetition(text: str) -> float:
+    """The share of a text's words that stand in a phrase of five words that came before in it.
+
+    As the repetition filter of arXiv 2112.11446 counts duplicate n-grams (there characters of
+    those, up to 15% for five words). Words are what spaces and line ends part.
+    """
+    words = text.split()
+    seen: set[int] = set()
+    repeated, counted = 0, 0  # words up to ``counted`` are in ``repeated`` or are not
+    for start in range(len(words) - PHRASE_WORDS + 1):
+        end = start + PHRASE_WORDS
+        phrase = hash(tuple(words[start:end]))
+        if phrase in seen:
+            repeated += end - max(start, counted)
+            counted = end
+        else:
+            seen.add(phrase)
+    return repeated / max(1, len(words))
+
+
+def _digest(document: Document) -> bytes:
+    if isinstance(document, TokenIds):
+        return document.digest(DIGEST_BYTES)
+    return hashlib.blake2b(document.encode(), digest_size=DIGEST_BYTES).digest()

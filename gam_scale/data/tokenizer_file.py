@@ -1,0 +1,73 @@
+"""Tokenizers from files: a sentencepiece model, a tokenizer.json, a folder of save_pretrained."""
+
+import base64
+from pathlib import Path
+
+from gam_scale.data.huggingface_tokenizer import HuggingFaceTokenizer
+from gam_scale.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from gam_scale.data.tokenizer import Choice, Tokenizer
+from gam_scale.data.tokenizer_form import HUGGINGFACE, Wrapped, is_json, unwrap
+from gam_scale.errors import UserError
+from gam_scale.files import read_regular
+from gam_scale.strict import read_json
+
+TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+_FILES = (TOKENIZER_JSON, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+
+
+def load_tokenizer(path: str | Path, choice: Choice | None = None) -> Tokenizer:
+    """Read a tokenizer from a file, or from a folder that ``save_pretrained`` wrote.
+
+    Args:
+        path: of a sentencepiece model, a ``tokenizer.json``, or a prepared set's or checkpoint's
+            ``tokenizer.model``; of a folder, whose ``tokenizer_config.json`` names bos.
+        choice: how one that others made is used; None: as it was stored, or by its own names.
+
+    Raises:
+        UserError: no such file, not a tokenizer, one that loses text, or a special token that it
+            does not have.
+    """
+    path = Path(path)
+    if path.is_dir():
+        file = next((path / name for name in _FILES if (path / name).is_file()), None)
+        if file is None:
+            raise UserError(f"{path}: has no tokenizer; expected one of {', '.join(_FILES)} in it")
+        if named := _bos_of_folder(path):
+            choice = (choice or Choice()).over(Choice(named))
+        path = file
+    return read_tokenizer(read_regular(path), str(path), choice)
+
+
+def read_tokenizer(data: bytes, name: str = "tokenizer", choice: Choice | None = None) -> Tokenizer:
+    """A tokenizer from its :attr:`~gam_scale.data.tokenizer.Tokenizer.model_bytes`, or a file's.
+
+    Raises:
+        UserError: as for :func:`load_tokenizer`.
+    """
+    if is_json(data):
+        found = unwrap(data, name)
+        if not isinstance(found, Wrapped):
+            return HuggingFaceTokenizer(found, name, choice or Choice())
+        choice = (choice or Choice()).over(found.choice)
+        if found.kind == HUGGINGFACE:
+            return HuggingFaceTokenizer(found.model, name, choice)
+        data = base64.b64decode(found.model)
+    try:
+        if not data:  # of which sentencepiece only says, on stderr, that it has no model
+            raise ValueError
+        return SentencePieceTokenizer(data, name, choice)
+    except (RuntimeError, ValueError):
+        raise UserError(f"{name}: is not a sentencepiece model or is damaged") from None
+
+
+def _bos_of_folder(folder: Path) -> str | None:
+    """The special token that opens a document, by the folder's own account; else what ends one."""
+    if not (folder / TOKENIZER_CONFIG).is_file():
+        return None
+    config = read_json(folder / TOKENIZER_CONFIG)
+    for key in ("bos_token", "eos_token") if isinstance(config, dict) else ():
+        token = config.get(key)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            return token
+    return None

@@ -1,0 +1,181 @@
+"""Training a sentencepiece tokenizer that gives every text back, the same file everywhere."""
+
+import heapq
+import io
+import random
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import sentencepiece as spm
+
+from gam_scale.data.sentencepiece_tokenizer import (
+    BOS_ID,
+    SPECIAL_PIECES,
+    UNK_ID,
+    SentencePieceTokenizer,
+)
+from gam_scale.data.tokenizer import SPACE
+from gam_scale.errors import UserError
+from gam_scale.files import write_bytes
+
+SAMPLE_PIECE_CHARS = 4096
+# The model file records the number of threads and unigram's sums depend on it, so one number for
+# every machine: the same text gives the same bytes everywhere.
+TRAINER_THREADS = 16
+
+_TOO_MANY_CHARACTERS = re.compile(r"required_chars\. \d+ vs (\d+)")
+_NO_CHARACTERS = f" \t\0{SPACE}"  # of which the trainer makes no pieces, or one in any case
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    path: str | Path,
+    vocab_size: int,
+    model_type: Literal["bpe", "unigram"] = "bpe",
+    max_bytes: int = 1 << 26,
+    character_coverage: float | None = None,
+) -> SentencePieceTokenizer:
+    """Train on a seeded sample of ``texts`` of at most ``max_bytes`` and write the model file.
+
+    The same texts give the same file, byte for byte, on any machine. Digits are pieces of their
+    own, so that a number is spelled the same way wherever it stands; runs of spaces and newlines
+    may be pieces, so that indented text stays short.
+
+    Args:
+        texts: to draw the sample from.
+        path: of the model file.
+        vocab_size: ids, the special and byte pieces included.
+        model_type: how the pieces are learned.
+        max_bytes: of the sample.
+        character_coverage: the share of the sample's characters whose kinds, the commonest first,
+            have a piece of their own; the others are spelled in bytes. None: sentencepiece's
+            0.9995, and where the vocabulary has no room for those, as many kinds as fill half.
+
+    Raises:
+        UserError: the text is empty, or supports only a smaller (or needs a larger) vocabulary;
+            the message states which.
+    """
+    sample = list(_sample(texts, max_bytes))
+    try:
+        try:
+            model = _train(sample, vocab_size, model_type, character_coverage)
+        except RuntimeError as error:
+            if character_coverage is not None or not _TOO_MANY_CHARACTERS.search(str(error)):
+                raise
+            model = _train_on_common_characters(sample, vocab_size, model_type)
+    except RuntimeError as error:
+        raise _training_error(str(error), vocab_size) from None
+    write_bytes(path, model)
+    return SentencePieceTokenizer(model, str(path))
+
+
+def _train(
+    sample: Iterable[str], vocab_size: int, model_type: str, coverage: float | None
+) -> bytes:
+    buffer = io.BytesIO()
+    # The model file records what is given, so the default is not.
+    given: dict[str, Any] = {} if coverage is None else {"character_coverage": coverage}
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(sample),
+        model_writer=buffer,
+        vocab_size=vocab_size,
+        model_type=model_type,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        byte_fallback=True,
+        required_chars=SPACE,  # without a piece of its own a space would come back as U+2581
+        unk_id=UNK_ID,
+        bos_id=BOS_ID,
+        eos_id=-1,
+        pad_id=-1,
+        max_sentence_length=4 * SAMPLE_PIECE_CHARS,  # in bytes; longer ones are dropped
+        num_threads=TRAINER_THREADS,
+        minloglevel=2,
+        **given,
+    )
+    return buffer.getvalue()
+
+
+def _train_on_common_characters(sample: list[str], vocab_size: int, model_type: str) -> bytes:
+    """Train where sentencepiece's own coverage, which ends at 0.98, takes too many characters.
+
+    Half of the vocabulary is for characters, so that the other half can be longer pieces; text that
+    does not support those has characters alone.
+    """
+    counts = Counter[str]()
+    for piece in sample:
+        counts.update(piece)
+    for character in _NO_CHARACTERS:
+        del counts[character]
+    room = vocab_size - SPECIAL_PIECES - 1  # one is the space's
+    if room < 1:
+        raise RuntimeError(f"required_chars. {vocab_size} vs {SPECIAL_PIECES + 2}")
+    ranked, kept = [character for character, _ in counts.most_common()], (room + 1) // 2
+    try:
+        model = _train(_without_rare(sample, ranked, kept), vocab_size, model_type, 1.0)
+    except RuntimeError as error:
+        if "too high" not in str(error):
+            raise
+        kept = room
+        model = _train(_without_rare(sample, ranked, kept), vocab_size, model_type, 1.0)
+    share = sum(counts[character] for character in ranked[:kept]) / counts.total()
+    print(
+        f"the text has {len(ranked):,} kinds of characters: the {kept:,} commonest, {share:.2%} of "
+        "it, have pieces of their own, bytes spell the others",
+        file=sys.stderr,
+    )
+    return model
+
+
+def _without_rare(sample: list[str], ranked: list[str], kept: int) -> Iterator[str]:
+    """The sample, fallen apart at all but the ``kept`` commonest characters."""
+    rare = re.compile(f"[{re.escape(''.join(ranked[kept:]))}]+")
+    return (part for piece in sample for part in rare.split(piece) if part)
+
+
+def _sample(texts: Iterable[str], max_bytes: int, seed: int = 0) -> Iterator[str]:
+    """A uniform sample of short stretches of text, of bounded size, in their order.
+
+    Each stretch draws a number and those with the smallest are kept (bottom-k sampling), which
+    needs one pass and no knowledge of how much text there is.
+    """
+    rng = random.Random(seed)
+    kept: list[tuple[float, int, str]] = []  # a heap; largest number first
+    size, index = 0, 0
+    for text in texts:
+        for start in range(0, len(text), SAMPLE_PIECE_CHARS):
+            index += 1
+            draw = -rng.random()
+            if size >= max_bytes and draw <= kept[0][0]:
+                continue
+            piece = text[start : start + SAMPLE_PIECE_CHARS]
+            heapq.heappush(kept, (draw, index, piece))
+            size += len(piece.encode())
+            while size > max_bytes and len(kept) > 1:
+                size -= len(heapq.heappop(kept)[2].encode())
+    # The trainer drops every sentence that has its own mark for unknowns, U+2585.
+    return (piece.replace("\u2585", " ") for _, _, piece in sorted(kept, key=lambda item: item[1]))
+
+
+def _training_error(message: str, vocab_size: int) -> UserError:
+    if match := re.search(r"too high.*<= (\d+)", message):
+        return UserError(
+            f"a vocabulary of {vocab_size} is too large for this text; it supports at most "
+            f"{match[1]} (256 bytes and 2 special ids included)"
+        )
+    if match := _TOO_MANY_CHARACTERS.search(message):
+        return UserError(
+            f"a vocabulary of {vocab_size} is too small for this text; it needs at least "
+            f"{match[1]}: {SPECIAL_PIECES} special and byte pieces and the characters that "
+            "--character-coverage asks for"
+        )
+    if "sentences_.empty()" in message:
+        return UserError("there is no text to train a tokenizer on; expected a non-empty document")
+    return UserError(f"the tokenizer could not be trained: {message}")

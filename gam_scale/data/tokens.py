@@ -1,0 +1,212 @@
+"""Documents that come as token ids: of nanoGPT, Megatron, numpy and MDS files."""
+
+import hashlib
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from gam_scale.data.documents import TokenIds
+from gam_scale.data.mds import import_streaming
+from gam_scale.data.rows import LeftOut
+from gam_scale.errors import UserError
+from gam_scale.files import open_regular, read_regular
+from gam_scale.strict import read_json
+
+SUFFIXES = (".bin", ".npy")
+INDEX = "index.json"  # of a folder of MDS shards
+COLUMNS = ("tokens", "input_ids")
+READ_IDS = 1 << 22
+LONGEST = 1 << 26  # ids of a document; what is longer is cut there
+LLM_C = {20240520: "uint16", 20240801: "uint32"}  # the first number of llm.c's 256 int32: its ids
+LLM_C_HEADER = 256 * 4
+MEGATRON = b"MMIDIDX\x00\x00"
+MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
+
+
+@dataclass(frozen=True)
+class TokenReading:
+    """How ids are read.
+
+    ``separators`` are the ids between documents; ``dtype`` is that of a ``.bin`` without a header.
+    """
+
+    separators: tuple[int, ...] = ()
+    dtype: Literal["uint16", "uint32"] = "uint16"
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """Files of ids, or one folder of MDS shards; see :func:`is_tokens`."""
+
+    spec: str
+    paths: tuple[Path, ...]
+    how: TokenReading = TokenReading()
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+
+    def documents(self) -> Iterator[TokenIds]:
+        for path in self.paths:
+            yield from cut(_streams(path, self.how), self.how.separators)
+
+    def describe(self) -> dict[str, Any]:
+        digest, size = hashlib.sha256(), 0
+        files = [file for path in self.paths for file in _files(path)]
+        for file in files:
+            stat = file.stat()
+            digest.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            size += stat.st_size
+        return {
+            "kind": "tokens",
+            "spec": self.spec,
+            "separators": list(self.how.separators),
+            "dtype": self.how.dtype,
+            "files": len(files),
+            "bytes": size,
+            "sha256_of_names_sizes_times": digest.hexdigest(),
+        }
+
+    text_bytes = None
+
+
+def is_tokens(path: Path) -> bool:
+    """Whether it is a ``.bin`` or ``.npy`` file, or a folder of MDS shards."""
+    if not (path / INDEX).is_file():
+        return path.suffix in SUFFIXES and path.is_file()
+    index = read_json(path / INDEX)
+    return isinstance(index, dict) and isinstance(index.get("shards"), list)
+
+
+def cut(streams: Iterable[np.ndarray], separators: Sequence[int]) -> Iterator[TokenIds]:
+    """Documents of ids that follow each other; an empty array ends one too, empty ones are none."""
+    held: list[np.ndarray] = []
+    length = 0
+    for stream in streams:
+        ends: list[int] = np.flatnonzero(np.isin(stream, separators)).tolist()
+        for start, end in zip([0, *(e + 1 for e in ends)], [*ends, len(stream)], strict=True):
+            held.append(stream[start:end])
+            length += end - start
+            if end < len(stream) or not len(stream) or length >= LONGEST:
+                if length:
+                    yield TokenIds(np.concatenate(held))
+                held, length = [], 0
+    if length:
+        yield TokenIds(np.concatenate(held))
+
+
+def _streams(path: Path, how: TokenReading) -> Iterator[np.ndarray]:
+    """Ids in the order of the file; an empty array where a document ends that the file knows of."""
+    if path.is_dir():
+        yield from _mds(path)
+    elif path.suffix == ".npy":
+        yield from _numpy(path)
+    elif path.with_suffix(".idx").is_file():
+        yield from _megatron(path)
+    else:
+        yield from _slices(_plain(path, how))
+
+
+def _slices(ids: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(ids), READ_IDS):
+        yield np.asarray(ids[start : start + READ_IDS])
+
+
+def _plain(path: Path, how: TokenReading) -> np.ndarray:
+    """nanoGPT's: nothing but ids; or with llm.c's header."""
+    with open_regular(path) as file:
+        start = file.read(12)
+    size, offset = path.stat().st_size, 0
+    dtype: np.dtype = np.dtype(how.dtype)
+    magic, _, count = struct.unpack("<3i", start) if len(start) == 12 else (0, 0, 0)
+    if magic in LLM_C:
+        dtype, offset = np.dtype(LLM_C[magic]), LLM_C_HEADER
+        if size != offset + count * dtype.itemsize:
+            raise UserError(f"{path}: is cut short: its header has {count} tokens")
+    if size % dtype.itemsize:
+        raise UserError(
+            f"{path}: {size} bytes are no whole number of {dtype}; expected another --token-dtype"
+        )
+    return np.memmap(path, dtype, "r", offset) if size > offset else np.empty(0, dtype)
+
+
+def _numpy(path: Path) -> Iterator[np.ndarray]:
+    """One stream, or a row a document."""
+    try:
+        open_regular(path).close()
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as .npy ({error})") from None
+    if ids.dtype.kind not in "iu" or ids.ndim not in (1, 2):
+        raise UserError(
+            f"{path}: holds {ids.dtype} of {ids.ndim} dimensions; expected whole numbers of one "
+            "(a stream of tokens) or two (a document a row)"
+        )
+    for row in ids if ids.ndim == 2 else [ids]:
+        yield from _slices(row)
+        yield row[:0]
+
+
+def _megatron(path: Path) -> Iterator[np.ndarray]:
+    """Megatron-LM's pair of .bin and .idx, which says where documents begin."""
+    index = path.with_suffix(".idx")
+    data = read_regular(index)
+    try:
+        if data[:9] != MEGATRON:
+            raise ValueError("it does not begin as Megatron's do")
+        version, code, sequences, documents = struct.unpack_from("<QBQQ", data, 9)
+        if version != 1 or code not in MEGATRON_DTYPES:
+            raise ValueError(f"version {version}, dtype {code}")
+        lengths = np.frombuffer(data, "<i4", sequences, 34)
+        ends = np.frombuffer(data, "<i8", documents, 34 + 12 * sequences)
+        ids: np.ndarray = np.memmap(path, MEGATRON_DTYPES[code], "r")
+        starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        if starts[-1] != len(ids) or not np.array_equal(ends, np.sort(ends)):
+            raise ValueError(f"{path.name} has {len(ids)} tokens where it lists {starts[-1]}")
+        bounds = starts[ends].tolist()
+    except (ValueError, struct.error, IndexError) as error:
+        raise UserError(f"{index}: is not the index of {path.name} ({error})") from None
+    for start, end in zip([0, *bounds], [*bounds, len(ids)], strict=True):
+        yield from _slices(ids[start:end])
+        yield ids[:0]
+
+
+def _mds(folder: Path) -> Iterator[np.ndarray]:
+    """Shards of mosaicml-streaming with a column of ids, as llm-foundry writes them."""
+    streaming = import_streaming()
+    shards = read_json(folder / INDEX)["shards"]
+    for shard in shards:
+        name = next((n for n in COLUMNS if n in shard.get("column_names", ())), None)
+        if name is None:
+            raise UserError(
+                f"{folder}: has columns {', '.join(shard.get('column_names', ()))}; expected ids "
+                f"in {' or '.join(COLUMNS)}"
+            )
+        with tempfile.TemporaryDirectory() as unpacked:
+            where = _unpacked(folder, shard, Path(unpacked))
+            reader = streaming.base.format.reader_from_json(str(where), None, shard)
+            for i in range(reader.samples):
+                ids = reader.get_item(i)[name]
+                yield np.frombuffer(ids, "<i8") if isinstance(ids, bytes) else np.asarray(ids)
+
+
+def _unpacked(folder: Path, shard: dict[str, Any], work: Path) -> Path:
+    """The folder with a shard's file: its own, or where it was decompressed to."""
+    name = shard["raw_data"]["basename"]
+    if (folder / name).is_file() or not shard.get("compression"):
+        open_regular(folder / name).close()  # says which is missing
+        return folder
+    packed = read_regular(folder / shard["zip_data"]["basename"])
+    compression = import_streaming().base.compression
+    (work / name).write_bytes(compression.decompress(shard["compression"], packed))
+    return work
+
+
+def _files(path: Path) -> list[Path]:
+    """All that a source's ids depend on."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    index = path.with_suffix(".idx")
+    return [path, index] if path.suffix == ".bin" and index.is_file() else [path]

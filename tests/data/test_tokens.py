@@ -1,0 +1,170 @@
+"""Files of token ids as sources: every form, cut into the same documents, and what is refused."""
+
+import dataclasses
+import struct
+
+import numpy as np
+import pytest
+
+from gam_scale.data import tokens as t
+from gam_scale.data.documents import TokenIds
+from gam_scale.data.manifest import read_manifest
+from gam_scale.data.mds import import_streaming
+from gam_scale.data.prepare import PrepareSpec, prepare
+from gam_scale.data.shards import TokenSplit
+from gam_scale.data.sources import parse_source
+from gam_scale.data.tokenizer_training import train_tokenizer
+from gam_scale.data.tokens import TokenReading
+from gam_scale.errors import UserError
+
+TEXTS = [f"Document {i}: the lamp is lit. " * (1 + i % 7) for i in range(30)]
+HOW = TokenReading((1,))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    return train_tokenizer(TEXTS, path, 300)
+
+
+@pytest.fixture(scope="module")
+def ids(tokenizer):
+    return [tokenizer.encode(text) for text in TEXTS]
+
+
+def plain(path, ids, dtype="<u2"):
+    """nanoGPT's: the separator ends every document."""
+    path.with_suffix(".bin").write_bytes(
+        np.array([i for d in ids for i in [*d, 1]], dtype).tobytes()
+    )
+    return path.with_suffix(".bin")
+
+
+def headed(path, ids, magic=20240520):
+    """llm.c's and modded-nanogpt's: the separator opens every document."""
+    stream = np.array([i for d in ids for i in [1, *d]], t.LLM_C[magic])
+    header = np.zeros(256, "<i4")
+    header[:3] = magic, 1, len(stream)
+    path.with_suffix(".bin").write_bytes(header.tobytes() + stream.tobytes())
+    return path.with_suffix(".bin")
+
+
+def numpy_stream(path, ids):
+    stream = [i for d in ids for i in [1, *d]]
+    stream += [1] * (-len(stream) % 4)
+    np.save(path.with_suffix(".npy"), np.array(stream, np.uint32))
+    return path.with_suffix(".npy")
+
+
+def megatron(path, ids):
+    """Two sequences a document, as sentences are, and its separator at the end."""
+    sequences = [part for d in ids for part in (d[: len(d) // 2], [*d[len(d) // 2 :], 1])]
+    lengths = np.array([len(s) for s in sequences], "<i4")
+    starts = (np.cumsum(lengths) - lengths).astype("<i8") * 4
+    path.with_suffix(".bin").write_bytes(np.concatenate(sequences).astype("<i4").tobytes())
+    documents = np.arange(len(ids) + 1, dtype="<i8") * 2
+    head = t.MEGATRON + struct.pack("<QBQQ", 1, 4, len(sequences), len(documents))
+    arrays = lengths.tobytes() + starts.tobytes() + documents.tobytes()
+    path.with_suffix(".idx").write_bytes(head + arrays)
+    return path.with_suffix(".bin")
+
+
+def mds(path, ids, encoding="ndarray:int32", compression=None, length=50):
+    """llm-foundry's: one stream in samples of a length; earlier versions stored bytes of int64."""
+    stream = np.array([i for d in ids for i in [1, *d]], np.int64)
+    options = {"compression": compression} if compression else {}
+    with import_streaming().MDSWriter(
+        out=str(path), columns={"tokens": encoding}, size_limit=4000, **options
+    ) as out:
+        for start in range(0, len(stream), length):
+            part = stream[start : start + length]
+            out.write({"tokens": part.tobytes() if encoding == "bytes" else part.astype(np.int32)})
+    return path
+
+
+FORMS = {
+    "plain": plain,
+    "headed": headed,
+    "headed, wide": lambda path, ids: headed(path, ids, 20240801),
+    "numpy": numpy_stream,
+    "megatron": megatron,
+    "mds": mds,
+    "mds of bytes": lambda path, ids: mds(path, ids, "bytes"),
+    "mds in zstd": lambda path, ids: mds(path, ids, compression="zstd"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_documents(tmp_path, monkeypatch, ids, form):
+    monkeypatch.setattr(t, "READ_IDS", 37)
+    source = parse_source(str(FORMS[form](tmp_path / "a", ids)), tokens=HOW)
+    for _ in range(2):
+        assert [document.ids.tolist() for document in source.documents()] == ids
+    assert source.describe() == source.describe()
+    assert not list(tmp_path.rglob("*.mds")) or form != "mds in zstd", "unpacked in their folder"
+
+
+def test_a_set_of_tokens_is_the_set_of_their_text(tmp_path, tokenizer, ids):
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer.model_bytes)
+    for i, text in enumerate(TEXTS):
+        (tmp_path / f"{i:02}.txt").write_text(text)
+    texts = [parse_source(str(tmp_path / "*.txt"))]
+    given = dict(tokenizer=tmp_path / "tokenizer.model", valid_fraction=0.0)
+    of_text = prepare(PrepareSpec(tmp_path / "text", texts, **given))
+    for workers in (1, 2):
+        source = parse_source(str(plain(tmp_path / "a", ids)), tokens=HOW)
+        spec = PrepareSpec(tmp_path / f"set{workers}", [source], workers=workers, **given)
+        assert prepare(spec).splits == of_text.splits
+        assert prepare(spec) == read_manifest(spec.out), "not found made"
+    held_out = dataclasses.replace(spec, out=tmp_path / "held", valid_fraction=0.2)
+    splits = prepare(held_out).splits
+    assert 0.15 < splits["valid"].bytes / of_text.splits["train"].bytes < 0.25
+    read = TokenSplit(tmp_path / "held", "valid", tmp_path / "cache")
+    assert read.read(0, 1) == [1]
+    assert len(tokenizer.decode(read.read(0, read.tokens)).encode()) == read.info.bytes
+
+
+def test_a_document_is_divided():
+    head, tail = TokenIds(np.arange(100)).divide(40)
+    assert (len(head), len(tail)) == (90, 10)
+    assert TokenIds(np.arange(1)).divide(40) is None
+
+
+def test_other_files(tmp_path, tokenizer, ids):
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer.model_bytes)
+    given = dict(tokenizer=tmp_path / "tokenizer.model", valid_fraction=0.0)
+
+    def refused(path, reason, how=HOW, **options):
+        with pytest.raises(UserError, match=reason):
+            source = parse_source(str(path), tokens=how)
+            prepare(PrepareSpec(tmp_path / "set", [source], **(given | options)))
+        assert not (tmp_path / "set").exists()
+
+    path = plain(tmp_path / "a", ids)
+    refused(path, "needs the tokenizer that made them; expected --tokenizer", tokenizer=None)
+    refused(plain(tmp_path / "b", [[5, 300]]), "id 300 where the tokenizer has 300 ids")
+    refused(path, "--token-dtype", TokenReading((1,), "uint32"))
+    path.write_bytes(path.read_bytes() + b"x")
+    refused(path, "no whole number of uint16")
+    path = headed(tmp_path / "c", ids)
+    path.write_bytes(path.read_bytes()[:-2])
+    refused(path, "is cut short: its header has")
+    path = megatron(tmp_path / "d", ids)
+    path.write_bytes(path.read_bytes()[:-4])
+    refused(path, r"d.idx: is not the index of d.bin \(d.bin has")
+    path.with_suffix(".idx").write_bytes(b"MMID")
+    refused(path, "does not begin as Megatron's")
+    np.save(tmp_path / "e.npy", np.zeros(3))
+    refused(tmp_path / "e.npy", "holds float64 of 1 dimensions")
+    (tmp_path / "f.npy").write_bytes(b"no array")
+    refused(tmp_path / "f.npy", "cannot be read as .npy")
+    folder = tmp_path / "g"
+    with import_streaming().MDSWriter(out=str(folder), columns={"image": "bytes"}) as out:
+        out.write({"image": b"x"})
+    refused(folder, "has columns image; expected ids in tokens or input_ids")
+
+
+def test_rows_of_an_array_are_documents(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[5, 6, 1], [7, 1, 8]], np.uint16))
+    source = parse_source(str(tmp_path / "a.npy"), tokens=HOW)
+    assert [document.ids.tolist() for document in source.documents()] == [[5, 6], [7], [8]]
