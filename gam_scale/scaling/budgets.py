@@ -8,6 +8,7 @@ SIZES = 3  # that a budget must have: a parabola needs as many
 WIDEST = 1.25  # times the least FLOPs of a budget that its most may be, where none is given
 SAME = 1.01  # times the least FLOPs of a budget, within which all runs are of one
 CLEAR = 0.8  # of the span of two budgets that the gap between them must be
+MOST_RUNS = 0.5  # of all runs
 
 
 def budgets(points: Points) -> list[np.ndarray]:
@@ -15,11 +16,14 @@ def budgets(points: Points) -> list[np.ndarray]:
 
     Budgets are those of the column flops_budget. Without one they are found: runs are parted where
     their FLOPs lie furthest apart, until each part spans no more than :data:`WIDEST`; a part is a
-    budget where the next run is further from it than its own runs from each other, which runs that
-    were not planned by FLOPs are not.
+    budget where the next run is further from it than its own runs from each other. Where less than
+    :data:`MOST_RUNS` of all runs are of such parts, runs were not planned by FLOPs: no budgets.
     """
-    groups = _planned(points.budget) if points.budget is not None else _found(points.flops)
-    return [rows for rows in groups if len(np.unique(points.params[rows])) >= SIZES]
+    planned = points.budget is not None
+    groups = _found(points.flops) if points.budget is None else _planned(points.budget)
+    groups = [rows for rows in groups if len(np.unique(points.params[rows])) >= SIZES]
+    some = planned or sum(map(len, groups)) >= MOST_RUNS * len(points)
+    return groups if some else []
 
 
 def _planned(budget: np.ndarray) -> list[np.ndarray]:

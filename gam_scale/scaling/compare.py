@@ -53,10 +53,11 @@ def compare(
 def differences(first: Bootstrap, second: Bootstrap) -> dict[str, tuple[float, float] | None]:
     """Intervals of second less first: refits of the two are independent, as their runs are."""
     spare = min(first.spare, second.spare)
+    stretch = max(first.stretch or 0, second.stretch or 0) or None
     intervals: dict[str, tuple[float, float] | None] = {}
     for name in (*COEFFICIENTS, "a"):
         one, two = (np.array([_value(r[0], name) for r in b.laws]) for b in (first, second))
-        both = Bootstrap(first.laws, first.objective, spare)
+        both = Bootstrap(first.laws, first.objective, spare, stretch)
         intervals[name] = both.between(two - one)
     return intervals
 

@@ -49,7 +49,7 @@ def coverage(
     sets: int,
     grid: Points,
     noise: float,
-    resamples: int = 200,
+    resamples: int = 500,
     seed: int = 0,
     settings: FitSettings | None = None,
 ) -> dict[str, float]:

@@ -79,7 +79,9 @@ def test_sizes_within_a_factor_of_four_have_no_parabola() -> None:
 
 
 def test_without_equal_budgets_there_are_no_parabolas() -> None:
-    for points in (runs(sizes=4, budgets=4), runs(sizes=7, budgets=9)):
+    rng = np.random.default_rng(0)
+    n, d = 10 ** rng.integers(12, 18, 500) ** 0.5, 10 ** rng.uniform(8, 10, 500)
+    for points in (runs(sizes=4, budgets=4), runs(sizes=7, budgets=9), from_arrays(n, d, 1 / n)):
         found = isoflop(points)
         assert found.parabolas == [] and "equal FLOPs" in found.note
 
