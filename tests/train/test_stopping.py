@@ -114,7 +114,7 @@ def test_a_signal_while_data_is_waited_for_is_seen_at_once(
     original, store = TrainStream.sequences, CheckpointStore(tmp_path / "run" / "checkpoints")
     saved = []
 
-    def sequences(self, start, count):
+    def sequences(self, start, count, stage):
         if start == 8 * 4:
             while 7 not in lines():
                 time.sleep(0.01)
@@ -123,7 +123,7 @@ def test_a_signal_while_data_is_waited_for_is_seen_at_once(
             while max(store.steps(), default=0) < 7 and time.monotonic() < deadline:
                 time.sleep(0.01)
             saved.append(max(store.steps(), default=0))
-        return original(self, start, count)
+        return original(self, start, count, stage)
 
     def lines() -> list[int]:
         return [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
