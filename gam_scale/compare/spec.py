@@ -194,10 +194,10 @@ def _check(spec: Spec) -> None:
         return
     if bool(spec.models) == bool(spec.start or spec.start_best):
         raise UserError("models and start are both given or both empty; expected one of them")
-    for name in ["", *spec.models]:
-        _check_rates(spec, name)
     if not spec.tokens and not spec.tune_tokens:
         raise UserError("tokens and tune_tokens are 0; expected tokens to train on")
+    for name in ["", *spec.models]:
+        _check_rates(spec, name)
     known = [*spec.models, *spec.start]
     against = {f"models.{name}.against": entry.against for name, entry in spec.models.items()}
     for key, name in ({"reference": spec.reference} | against).items():
