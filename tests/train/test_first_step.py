@@ -60,6 +60,6 @@ def speaks() -> bool:
 def test_data_that_is_read_over_and_over_is_warned_of(tiny, tmp_path, said, sequences, warned):
     config = from_dict(RunConfig, tiny(tmp_path, model={"vocab_size": 320}, train={"steps": 100}))
     world = World(0, 1, 0, 1, torch.device("cpu"))
-    stream = SimpleNamespace(epoch_sequences=sequences)
+    stream = SimpleNamespace(epochs=lambda stages: stages[0].steps * 4 / sequences)
     _announce(config, world, RunData([], [], stream, None))
     assert ("the data is read 200 times over" in said()) == warned, f"epochs unsaid: {said()}"
