@@ -19,6 +19,7 @@ from gam_scale.errors import UserError, one_line
 
 # What opens a document by the names that are in use, where nothing else says it.
 USUAL_BOS = ("<|begin_of_text|>", "<s>", "<bos>", "<|endoftext|>", "<|bos|>", "[BOS]")
+MOST_IDS = 1 << 24  # none has a tenth of them
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -53,7 +54,9 @@ class HuggingFaceTokenizer(Tokenizer):
                 f"pieces with {SPACE} for a space as Llama's and Gemma's"
             )
         vocabulary = self._model.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(vocabulary.values()) + 1
+        self.vocab_size = max(vocabulary.values(), default=0) + 1
+        if self.vocab_size > MOST_IDS:
+            raise UserError(f"{name}: has id {self.vocab_size - 1}; expected less than {MOST_IDS}")
         self.model_type = f"huggingface {str(content['model'].get('type', 'bpe')).lower()}"
         self._added = self._model.get_added_tokens_decoder()
         self._pieces = {i: piece for piece, i in vocabulary.items()}

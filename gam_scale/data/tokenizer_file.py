@@ -44,15 +44,17 @@ def read_tokenizer(data: bytes, name: str = "tokenizer", choice: Choice | None =
     Raises:
         UserError: as for :func:`load_tokenizer`.
     """
-    if is_json(data):
-        found = unwrap(data, name)
+    stored = data
+    if is_json(stored):
+        found = unwrap(stored, name)
         if not isinstance(found, Wrapped):
             return HuggingFaceTokenizer(found, name, choice or Choice())
         choice = (choice or Choice()).over(found.choice)
         if found.kind == HUGGINGFACE:
             return HuggingFaceTokenizer(found.model, name, choice)
-        data = base64.b64decode(found.model)
+        data = found.model.encode()
     try:
+        data = base64.b64decode(data, validate=True) if is_json(stored) else data
         if not data:  # of which sentencepiece only says, on stderr, that it has no model
             raise ValueError
         return SentencePieceTokenizer(data, name, choice)

@@ -2,14 +2,15 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from gam_scale.data.tokenizer import Choice
 from gam_scale.errors import UserError
 from gam_scale.strict import from_dict, parse_json
 
 FORMAT = "gam-scale-tokenizer"
-SENTENCEPIECE, HUGGINGFACE = "sentencepiece", "huggingface"
+SENTENCEPIECE: Literal["sentencepiece"] = "sentencepiece"
+HUGGINGFACE: Literal["huggingface"] = "huggingface"
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Wrapped:
     """A stored tokenizer: its kind, the names of its special tokens, and the file's content."""
 
     format: str
-    kind: str
+    kind: Literal["sentencepiece", "huggingface"]
     bos: str
     eos: str | None
     lossy: bool
@@ -53,10 +54,19 @@ def unwrap(data: bytes, name: str) -> Wrapped | dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: cannot be read ({error}); expected a tokenizer") from None
     if isinstance(found, dict) and found.get("format") == FORMAT:
-        return from_dict(Wrapped, found, name)
-    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+        wrapped: Wrapped = from_dict(Wrapped, found, name)
+        content = wrapped.model
+        if isinstance(content, str) if wrapped.kind == SENTENCEPIECE else _is_tokenizer(content):
+            return wrapped
+        raise UserError(f"{name}: holds no tokenizer of {wrapped.kind}; copy it again")
+    if not _is_tokenizer(found):
         raise UserError(
             f"{name}: is not a tokenizer; expected a sentencepiece model, or tokenizer.json of "
             "Hugging Face's tokenizers with an object 'model'"
         )
     return found
+
+
+def _is_tokenizer(content: Any) -> bool:
+    """Whether it is an object as tokenizer.json holds one."""
+    return isinstance(content, dict) and isinstance(content.get("model"), dict)

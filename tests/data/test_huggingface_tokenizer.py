@@ -168,6 +168,11 @@ def test_special_tokens_by_name(tmp_path):
         load_tokenizer(tmp_path / "other.json")
 
 
+def wrapped(kind, model):
+    head = f'"format": "gam-scale-tokenizer", "kind": "{kind}", "bos": "<s>", "eos": null'
+    return f'{{{head}, "lossy": false, "model": {model}}}'
+
+
 def test_other_files(tmp_path):
     with pytest.raises(UserError, match="has no tokenizer; expected one of tokenizer.json"):
         load_tokenizer(tmp_path)
@@ -176,6 +181,11 @@ def test_other_files(tmp_path):
     for content, reason in (
         ("{}", "is not a tokenizer"),
         ('{"model": {"type": "x"}}', "cannot be read by tokenizers"),
+        ('{"format": "gam-scale-tokenizer"}', "kind is missing"),
+        (wrapped("x", "{}"), 'kind is "x"; expected'),
+        (wrapped("sentencepiece", '"%"'), "not a sentencepiece model or is damaged"),
+        (wrapped("sentencepiece", "{}"), "holds no tokenizer of sentencepiece"),
+        (wrapped("huggingface", '"x"'), "holds no tokenizer of huggingface"),
         (wordpiece.to_str(), r"do not say which bytes they stand for \(WordPiece\)"),
     ):
         (tmp_path / "t.json").write_text(content)
