@@ -4,6 +4,7 @@ import hashlib
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -163,10 +164,12 @@ def _megatron(path: Path) -> Iterator[np.ndarray]:
         ends = np.frombuffer(data, "<i8", documents, 34 + 12 * sequences)
         ids: np.ndarray = np.memmap(path, MEGATRON_DTYPES[code], "r")
         starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        if starts[-1] != len(ids) or not np.array_equal(ends, np.sort(ends)):
+        if starts[-1] != len(ids):
             raise ValueError(f"{path.name} has {len(ids)} tokens where it lists {starts[-1]}")
+        if (lengths < 0).any() or (np.diff(ends, prepend=0) < 0).any():
+            raise ValueError("its documents do not follow each other")
         bounds = starts[ends].tolist()
-    except (ValueError, struct.error, IndexError) as error:
+    except (ArithmeticError, IndexError, ValueError, struct.error) as error:
         raise UserError(f"{index}: is not the index of {path.name} ({error})") from None
     for start, end in zip([0, *bounds], [*bounds, len(ids)], strict=True):
         yield from _slices(ids[start:end])
@@ -177,19 +180,37 @@ def _mds(folder: Path) -> Iterator[np.ndarray]:
     """Shards of mosaicml-streaming with a column of ids, as llm-foundry writes them."""
     streaming = import_streaming()
     shards = read_json(folder / INDEX)["shards"]
-    for shard in shards:
-        name = next((n for n in COLUMNS if n in shard.get("column_names", ())), None)
-        if name is None:
-            raise UserError(
-                f"{folder}: has columns {', '.join(shard.get('column_names', ()))}; expected ids "
-                f"in {' or '.join(COLUMNS)}"
-            )
-        with tempfile.TemporaryDirectory() as unpacked:
+    for number, shard in enumerate(shards):
+        with _blamed_on(folder, number), tempfile.TemporaryDirectory() as unpacked:
+            names = shard["column_names"]
+            name = next((n for n in COLUMNS if n in names), None)
+            if name is None:
+                raise UserError(
+                    f"{folder}: has columns {', '.join(names)}; expected ids in "
+                    f"{' or '.join(COLUMNS)}"
+                )
             where = _unpacked(folder, shard, Path(unpacked))
             reader = streaming.base.format.reader_from_json(str(where), None, shard)
             for i in range(reader.samples):
                 ids = reader.get_item(i)[name]
-                yield np.frombuffer(ids, "<i8") if isinstance(ids, bytes) else np.asarray(ids)
+                ids = np.frombuffer(ids, "<i8") if isinstance(ids, bytes) else np.asarray(ids)
+                if ids.dtype.kind not in "iu":
+                    raise ValueError(f"column {name!r} holds {ids.dtype}")
+                yield ids.ravel()
+
+
+@contextmanager
+def _blamed_on(folder: Path, shard: int) -> Iterator[None]:
+    """Turn what a damaged shard, or an index that is none, raises into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of streaming, which trusts both, and of its decompressors
+        raise UserError(
+            f"{folder / INDEX}: shard {shard} cannot be read ({type(error).__name__}: {error}); "
+            "expected MDS shards as mosaicml-streaming writes them"
+        ) from None
 
 
 def _unpacked(folder: Path, shard: dict[str, Any], work: Path) -> Path:

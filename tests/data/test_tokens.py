@@ -1,6 +1,7 @@
 """Files of token ids as sources: every form, cut into the same documents, and what is refused."""
 
 import dataclasses
+import json
 import struct
 
 import numpy as np
@@ -168,3 +169,22 @@ def test_rows_of_an_array_are_documents(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[5, 6, 1], [7, 1, 8]], np.uint16))
     source = parse_source(str(tmp_path / "a.npy"), tokens=HOW)
     assert [document.ids.tolist() for document in source.documents()] == [[5, 6], [7], [8]]
+
+
+def test_damaged_shards_are_named(tmp_path, ids):
+    path = mds(tmp_path / "a", ids)
+    index = json.loads((path / "index.json").read_text())
+    for change in (
+        {"samples": "many"},
+        {"column_names": None},
+        {"raw_data": {}},
+        {"column_encodings": ["str"]},
+    ):
+        shards = [{**shard, **change} for shard in index["shards"]]
+        (path / "index.json").write_text(json.dumps(index | {"shards": shards}))
+        with pytest.raises(UserError, match=r"index.json: shard 0 cannot be read"):
+            list(parse_source(str(path), tokens=HOW).documents())
+    (path / "index.json").write_text(json.dumps(index))
+    (path / "shard.00000.mds").write_bytes(b"")
+    with pytest.raises(UserError, match="shard 0 cannot be read"):
+        list(parse_source(str(path), tokens=HOW).documents())
