@@ -1,6 +1,7 @@
 """Hugging Face folders: written from a checkpoint, and read back."""
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +26,10 @@ from gam_scale.strict import from_dict, option, read_json, to_dict
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 MODEL_TYPE = "gam_scale"
-PREFIX = "model."
-"""Our names start with it there: the wrapper holds the language model as its ``model``."""
+_PREFIX = "model."
+"""Our names start with it there, but the head's: what has a head holds the rest as its ``model``.
+"""
+_HEAD, _ITS_HEAD = "head.weight", "lm_head.weight"
 
 _CONFIGURATION = "configuration_gam_scale"
 _MODELING = "modeling_gam_scale"
@@ -55,7 +58,7 @@ def export_hf(checkpoint: str | Path, out: Path) -> None:
         write_json(folder / "generation_config.json", _special_ids(trained))
         for name, content in tokenizer_files(trained.tokenizer).items():
             write_bytes(folder / name, content)
-        _save_weights(folder / WEIGHTS, trained, PREFIX)
+        _save_weights(folder / WEIGHTS, trained, _its_name)
 
 
 def export_safetensors(checkpoint: str | Path, out: Path) -> None:
@@ -68,7 +71,7 @@ def export_safetensors(checkpoint: str | Path, out: Path) -> None:
     with new_folder(out) as folder:
         write_json(folder / CONFIG, to_dict(trained.config))
         write_bytes(folder / TOKENIZER, trained.tokenizer.model_bytes)
-        _save_weights(folder / WEIGHTS, trained, "")
+        _save_weights(folder / WEIGHTS, trained, str)
 
 
 def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
@@ -88,17 +91,17 @@ def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
             f"{path} describes a model of type {model_type}; expected {MODEL_TYPE}, as "
             "tools/convert_checkpoint.py export --to hf writes it"
         )
-    # transformers changes only its own vocab_size when it resizes the embedding.
-    vocab_size = config.get("vocab_size", config["model"].get("vocab_size"))
-    model = from_dict(ModelConfig, config["model"] | {"vocab_size": vocab_size}, f"{path}: model")
+    # transformers changes only its own keys, as when it resizes the embedding.
+    changed = {"vocab_size": "vocab_size", "tied_head": "tie_word_embeddings"}
+    changed = {ours: config[its] for ours, its in changed.items() if its in config}
+    model = from_dict(ModelConfig, config["model"] | changed, f"{path}: model")
     training = from_dict(_Training, config.get("training") or {}, f"{path}: training")
     data = DataConfig(seq_len=training.seq_len, documents=training.documents)
     return Imported(
         source=folder,
         config=RunConfig(model, data),
         tensors={
-            f"{PARAM}.{name.removeprefix(PREFIX)}": tensor
-            for name, tensor in _read_weights(folder).items()
+            f"{PARAM}.{_our_name(name)}": tensor for name, tensor in _read_weights(folder).items()
         },
         state=TrainState(step=training.step),
         tokenizer=tokenizer or tokenizer_of(folder),
@@ -124,8 +127,16 @@ def _is_weights(name: Any) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*\.safetensors", name) is not None
 
 
-def _save_weights(path: Path, trained: Trained, prefix: str) -> None:
-    tensors = {prefix + name: p.detach() for name, p in trained.model.named_parameters()}
+def _its_name(name: str) -> str:
+    return _ITS_HEAD if name == _HEAD else _PREFIX + name
+
+
+def _our_name(name: str) -> str:
+    return _HEAD if name == _ITS_HEAD else name.removeprefix(_PREFIX)
+
+
+def _save_weights(path: Path, trained: Trained, name_of: Callable[[str], str]) -> None:
+    tensors = {name_of(name): p.detach() for name, p in trained.model.named_parameters()}
     save_file(tensors, path, metadata={"format": "pt"})  # transformers wants to be told
     path.chmod((path.parent / CONFIG).stat().st_mode)  # it is written for its owner alone
 
@@ -137,10 +148,14 @@ def _model_json(trained: Trained) -> dict[str, Any]:
         "architectures": ["GAMScaleForCausalLM"],
         "auto_map": {
             "AutoConfig": f"{_CONFIGURATION}.GAMScaleConfig",
+            "AutoModel": f"{_MODELING}.GAMScaleModel",
             "AutoModelForCausalLM": f"{_MODELING}.GAMScaleForCausalLM",
+            "AutoModelForSequenceClassification": f"{_MODELING}.GAMScaleForSequenceClassification",
         },
         "dtype": "float32",
+        **_special_ids(trained),
         "vocab_size": model.vocab_size,
+        "tie_word_embeddings": model.tied_head,
         "model": to_dict(model),
         "training": asdict(_Training(trained.step, data.seq_len, data.documents)),
     }

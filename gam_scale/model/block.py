@@ -102,6 +102,7 @@ class Block(nn.Module, ABC):
 
         With ``carried``, from the state it holds, which is then the one after these tokens.
         """
+        layout = layout.to(x.device)  # a hook may have moved x, and finds no tensors in a layout
         if carried is not None:
             state = carried.state() or self.init_state(x.shape[0], x.device, x.dtype)
             x, state = self.extend(x, state, layout)

@@ -2,8 +2,9 @@
 
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
+from gam_scale.model.linear import linear
 from gam_scale.model.policy import Policy, position_rows, token_rows
 
 
@@ -20,9 +21,13 @@ class PositionEmbedding(nn.Embedding):
 
 
 class Head(nn.Linear):
-    """A row for each id, to be multiplied with hidden states; the language model does that."""
+    """A row for each id, to be multiplied with hidden states: logits (..., vocab_size)."""
 
     policy: ClassVar[dict[str, Policy]] = {"weight": Policy(token_rows, "head", "always")}
 
     def __init__(self, d_model: int, vocab_size: int) -> None:
         super().__init__(d_model, vocab_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_model) -> logits (..., vocab_size)."""
+        return linear(x, self.weight)

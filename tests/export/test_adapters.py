@@ -1,7 +1,7 @@
-"""Exported models in other hands: adapters such as LoRA's, and weights that are offloaded.
+"""Adapters such as LoRA's on exported models.
 
-Both put themselves around the calls of modules, so a weight that is used without one is adapted, or
-fetched, by halves: what is merged then is another model than what was trained.
+They put themselves around the calls of modules, so a weight that is used without one is adapted by
+halves: what is merged then is another model than what was trained.
 """
 
 import pytest
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from gam_scale.config import AttentionConfig, MambaConfig, MemoryConfig, ModelConfig
 from gam_scale.model.lm import build_model
 from gam_scale.model.parts import implementations
-from gam_scale.strict import to_dict
 
 KINDS = implementations()
 TOKENS = torch.randint(31, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -96,42 +95,3 @@ def test_an_adapter_on_any_linear_layer_is_trained_and_merges_into_what_was_trai
     for was, now, old in zip(trained, outputs(merged), before, strict=True):
         assert off(now, was) < 1e-9, "merged is not what was trained"
         assert off(now, old) > 0.1  # the adapters do something
-
-
-def offload(model: nn.Module) -> None:
-    """As accelerate does: a module's own weights are there during its call, else on ``meta``."""
-
-    def move(module: nn.Module, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            module._parameters[name] = nn.Parameter(value, requires_grad=False)
-
-    for module in model.modules():
-        own = {name: p.detach() for name, p in module.named_parameters(recurse=False)}
-        if own:
-            absent = {name: value.to("meta") for name, value in own.items()}
-            module.register_forward_pre_hook(lambda m, _, own=own: move(m, own))
-            module.register_forward_hook(lambda m, _, y, absent=absent: move(m, absent))
-            move(module, absent)
-
-
-@pytest.fixture
-def exported():
-    """A model of transformers, of the module that is exported."""
-    pytest.importorskip("transformers")
-    from gam_scale.export.templates.configuration_gam_scale import GAMScaleConfig
-    from gam_scale.export.templates.modeling_gam_scale import GAMScaleForCausalLM
-
-    model = to_dict(model_config("slot"))
-    return GAMScaleForCausalLM(GAMScaleConfig(model=model, vocab_size=31)).eval()
-
-
-def test_what_would_be_silently_wrong_in_transformers_refuses(exported):
-    assert torch.isfinite(exported(TOKENS).logits).all()
-    exported.model.embedding.base_layer = None  # peft's adapters hold what they adapt so
-    with pytest.raises(ValueError, match="the token embedding has an adapter"):
-        exported(TOKENS)
-    del exported.model.embedding.base_layer
-    offload(exported)
-    for use_cache in (False, True):
-        with pytest.raises(ValueError, match="some weights are offloaded"):
-            exported(TOKENS, use_cache=use_cache)

@@ -133,7 +133,7 @@ def test_transformers_computes_what_we_do(checkpoint, tmp_path, block, one_threa
     assert torch.equal(tensors["logits"], trained.model(tokens).detach())
     loss = trained.model(tokens[:, :-1], tokens[:, 1:]) / (tokens.numel() - 1)
     loss.backward()
-    assert results["loss"] == pytest.approx(loss.item(), rel=1e-6)
+    assert results["loss"] == pytest.approx(loss.item(), rel=1e-5)  # a sum in another order
     torch.testing.assert_close(tensors["gradient"], trained.model.embedding.weight.grad)
 
     (greedy,) = results["greedy"]

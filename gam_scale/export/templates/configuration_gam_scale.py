@@ -7,6 +7,9 @@ from transformers import PretrainedConfig
 from gam_scale.model.config import ModelConfig
 from gam_scale.strict import from_dict, to_dict
 
+_FOLLOW = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+"""What others read of any model's configuration, and here follows from ``model``."""
+
 
 class GAMScaleConfig(PretrainedConfig):
     """GAM Scale's own model configuration under the one key ``model``.
@@ -15,7 +18,9 @@ class GAMScaleConfig(PretrainedConfig):
         model: what GAM Scale calls the ``model`` section of a run's config.
         vocab_size: rows of the embedding; counts where ``model`` says otherwise, which is what
             ``resize_token_embeddings`` changes.
-        training: what the weights were trained with; nothing here depends on it.
+        training: what the weights were trained with; ``seq_len`` of it is the longest sequence of
+            a model without a table of positions, as far as anybody has seen it work.
+        **kwargs: ``tie_word_embeddings``, else as ``model`` says; and what all configurations have.
     """
 
     model_type = "gam_scale"
@@ -30,12 +35,15 @@ class GAMScaleConfig(PretrainedConfig):
         self.model = to_dict(from_dict(ModelConfig, model or {}, "model"))
         self.vocab_size = self.model["vocab_size"] if vocab_size is None else vocab_size
         self.training = training or {}
-        kwargs["tie_word_embeddings"] = self.model["tied_head"]
+        for name in _FOLLOW:
+            kwargs.pop(name, None)
+        kwargs.setdefault("tie_word_embeddings", self.model["tied_head"])
         super().__init__(**kwargs)
 
     def model_config(self) -> ModelConfig:
         """What the language model is built from."""
-        return from_dict(ModelConfig, self.model | {"vocab_size": self.vocab_size}, "model")
+        own = {"vocab_size": self.vocab_size, "tied_head": self.tie_word_embeddings}
+        return from_dict(ModelConfig, self.model | own, "model")
 
     @property
     def hidden_size(self) -> int:
@@ -48,6 +56,18 @@ class GAMScaleConfig(PretrainedConfig):
         return self.model["n_layers"]
 
     @property
-    def max_position_embeddings(self) -> int | None:
-        """Longest sequence of one forward pass; None where there is no limit."""
-        return self.model["max_seq_len"] if self.model["position"] == "learned" else None
+    def num_attention_heads(self) -> int:
+        """The most that a layer has, of attention or of its memory."""
+        return max(getattr(layer, "n_heads", 1) for layer in self.model_config().stack())
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """Longest sequence that the model has positions for, or else that it was trained on."""
+        trained = self.training.get("seq_len")
+        if self.model["position"] == "learned" or not trained:
+            return self.model["max_seq_len"]
+        return trained
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved, and what libraries of adapters read sizes from."""
+        return super().to_dict() | {name: getattr(self, name) for name in _FOLLOW}

@@ -1,196 +1,335 @@
-"""A GAM Scale language model as a Hugging Face causal language model."""
+"""A GAM Scale language model in transformers: its body, with a head, with a classifier."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+)
 
+from gam_scale.export.templates.cache_gam_scale import GAMScaleCache, cache_for
 from gam_scale.export.templates.configuration_gam_scale import GAMScaleConfig
-from gam_scale.model.init import initial_values
-from gam_scale.model.layout import Layout
+from gam_scale.export.templates.offload_gam_scale import fetched
+from gam_scale.export.templates.rows_gam_scale import Rows
+from gam_scale.model.embedding import Head
 from gam_scale.model.lm import LanguageModel
-from gam_scale.model.loss import IGNORE, capped, linear_cross_entropy
+from gam_scale.model.loss import capped
+from gam_scale.model.policy import Draw, keeps_fp32, policy_of
 
 
-class GenerationState:
-    """What the blocks remember between tokens, carried by ``generate`` as ``past_key_values``."""
-
-    is_compileable = False
-    is_croppable = False
-
-    def __init__(self, state: dict[str, Any]) -> None:
-        self.state = state
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens seen so far."""
-        return self.state["seen"]
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Continue from rows ``beam_idx`` (B,) of the batch, as beam search asks."""
-        self.state["blocks"] = [
-            {k: v.index_select(0, beam_idx.to(v.device)) if v.dim() else v for k, v in s.items()}
-            for s in self.state["blocks"]
-        ]
-
-
-class GAMScaleForCausalLM(PreTrainedModel, GenerationMixin):
-    """The model with its head, tied to the token embedding or of its own.
-
-    ``generate`` feeds one token at a time to the blocks' state, at a cost per token that does not
-    grow with the text (attention blocks apart). Padding has no place in that state, so batches with
-    left padding are computed anew from their first token each time: as correct, but slower.
-    """
+class GAMScalePreTrainedModel(PreTrainedModel):
+    """What the models of this file have in common."""
 
     config_class = GAMScaleConfig
     base_model_prefix = "model"
-    accepts_loss_kwargs = True
+    supports_gradient_checkpointing = True
     _is_stateful = True  # a state cannot go back, which assisted generation would ask of it
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """GAM Scale's own initial values for the weights that were not loaded."""
+        config = self.config.model_config()
+        draw = Draw(torch.default_generator, config.init, config.n_layers)
+        for module in self.modules():
+            if not hasattr(module, "policy"):
+                self._initialize_weights(module)  # of torch's, as a head that was resized
+                continue
+            for name, p in module.named_parameters(recurse=False):
+                if not getattr(p, "_is_hf_initialized", False):
+                    value = torch.empty(p.shape, dtype=p.dtype, device="cpu")
+                    with torch.device("cpu"):  # for what a policy makes
+                        policy_of(module, name).init(module, value, draw)
+                    p.data.copy_(value)
+                    p._is_hf_initialized = True  # type: ignore[attr-defined]
+
+
+class GAMScaleModel(GAMScalePreTrainedModel):
+    """The model without a head: token and position embeddings, the layers, the final norm."""
+
+    embedding: nn.Module
+    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(self, config: GAMScaleConfig) -> None:
         super().__init__(config)
-        self.model = LanguageModel(config.model_config())
-        self._no_split_modules = sorted({type(block).__name__ for block in self.model.blocks})
+        own = replace(config.model_config(), tied_head=True)  # without a head
+        whole = LanguageModel(own)
+        self.stack_config = own
+        self.context_limit = whole.context_limit
+        self.embedding, self.position = whole.embedding, whole.position
+        self.dropout, self.blocks, self.norm = whole.dropout, whole.blocks, whole.norm
+        self.gradient_checkpointing = False
+        self._no_split_modules = sorted({type(block).__name__ for block in self.blocks})
+        self._keep_in_fp32_modules_strict = [
+            f"{prefix}.{name}"
+            for prefix, module in self.named_modules()
+            for name in keeps_fp32(module)
+            if getattr(module, name) is not None
+        ]
         self.post_init()
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: GenerationState | None = None,
-        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: GAMScaleCache | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
-        num_items_in_batch: int | Tensor | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> CausalLMOutputWithPast | tuple:
-        """Logits, and the mean loss where ``labels`` are given.
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast | tuple:
+        """Final hidden states (B, T, hidden_size).
 
         Args:
             input_ids: (B, T) ids.
-            attention_mask: (B, T), 0 at padding on either side.
-            past_key_values: the state behind earlier tokens; used up by the call.
-            labels: (B, T), usually ``input_ids``; -100 where nothing is to be predicted. Token t
-                predicts label t + 1.
-            use_cache: give a state back, and logits of the last token only.
-            logits_to_keep: logits of so many last tokens; 0: of all.
-            num_items_in_batch: what the summed loss is divided by; None: its valid labels.
+            attention_mask: (B, T), 0 at padding, wherever it stands. With tokens in
+                ``past_key_values`` also as long as both.
+            position_ids: (B or 1, T); a text of its own starts at every 0, as in packed batches.
+                Without, and in padded rows, they are counted.
+            past_key_values: the states behind earlier tokens, which it then holds behind these.
+            inputs_embeds: (B, T, hidden_size) in the place of ``input_ids``.
+            use_cache: give states back. None: no.
+            output_hidden_states: also what goes into each layer, and what the final norm gives.
+            return_dict: False: a tuple.
+            **kwargs: what other models know and this one has no use for.
 
         Raises:
-            ValueError: the sequence is longer than the model's positions, or padded with a state;
-                or weights are where they would not all be used.
+            ValueError: ids and embeddings, or neither; a text that is longer than the model's
+                positions; or a mask or a cache that does not fit.
         """
-        self._check_weights(input_ids)
-        if past_key_values is not None or use_cache:
-            output = self._extend(input_ids, attention_mask, past_key_values)
-        else:
-            layout = _layout(attention_mask)
-            self._check_length(input_ids.shape[1], self.config.max_position_embeddings)
-            hidden = self.model.hidden(input_ids, layout)
-            loss = None if labels is None else self._loss(hidden, labels, num_items_in_batch)
-            logits = F.linear(hidden[:, -logits_to_keep:], self.model.head_weight)
-            logits = capped(logits, self.model.logit_softcap)
-            output = CausalLMOutputWithPast(loss=loss, logits=logits)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected exactly one of input_ids and inputs_embeds")
+        x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        if self._recomputes:
+            use_cache, past_key_values = False, None
+        cache = cache_for(past_key_values, bool(use_cache))
+        shape = x.shape[0], x.shape[1]
+        rows = Rows.of(shape, x.device, attention_mask, position_ids, cache)
+        x, states = self._through_layers(x, rows, cache, self._asks(output_hidden_states))
+        if cache is not None:
+            cache.seen += rows.layout.length
+            cache.positions, cache.begun = rows.positions, rows.begun
+        output = BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=cache,  # type: ignore[arg-type]  # declared as one of transformers' own
+            hidden_states=states,
+        )
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
-    def prepare_inputs_for_generation(  # type: ignore[override]  # the rest goes through kwargs
-        self,
-        input_ids: Tensor,
-        next_sequence_length: int | None = None,
-        attention_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """What ``generate`` passes to :meth:`forward`: new tokens, or all of a padded batch."""
-        if _layout(attention_mask) is not None:
-            next_sequence_length, kwargs["use_cache"] = None, False
-        kwargs |= {"next_sequence_length": next_sequence_length, "attention_mask": attention_mask}
-        # Declared of a mixin's self and of LongTensor, which a plain Tensor of ids is not.
-        return super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc, arg-type]
-
-    def initialize_weights(self) -> None:
-        """GAM Scale's own initial values for the weights that were not loaded."""
-        missing = {
-            name: p
-            for name, p in self.model.named_parameters()
-            if not getattr(p, "_is_hf_initialized", False)
-        }
-        if missing:
-            seed = torch.initial_seed()
-            for name, value in initial_values(self.model, self.config.model_config(), seed):
-                if name in missing:
-                    missing[name].data.copy_(value)
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The token embedding, where the head is tied the head's weight as well."""
-        return self.model.embedding
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding."""
+        return self.embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embedding, and with it a head that is tied to it."""
-        assert isinstance(value, nn.Embedding)
-        self.model.embedding = value
+        """Replace the token embedding."""
+        self.embedding = value
 
-    def get_output_embeddings(self) -> nn.Linear | None:
-        """The head, where it has a weight of its own."""
-        return self.model.head
+    @property
+    def _recomputes(self) -> bool:
+        return self.gradient_checkpointing and self.training
 
-    def set_output_embeddings(self, value: nn.Linear) -> None:
+    def _asks(self, output_hidden_states: bool | None) -> bool:
+        if output_hidden_states is None:
+            return bool(self.config.output_hidden_states)
+        return output_hidden_states
+
+    def _through_layers(
+        self, x: Tensor, rows: Rows, cache: GAMScaleCache | None, keep: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """What the final norm gives; and what went into each layer, and the same, if asked to."""
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.float()  # as in training: the residual stream of all layers
+        layout = rows.layout.turned(self.stack_config.rotation(x.dtype))
+        x = rows.ordered(x)
+        if self.position is not None:
+            x = x + self.position(self._learned(layout.positions, layout.length, cache))
+        x, states = self.dropout(x), []
+        for index, block in enumerate(self.blocks):
+            if keep:
+                states.append(rows.restored(x))
+            with fetched(block):
+                if self._recomputes:
+                    x = self._gradient_checkpointing_func(block.__call__, x, layout)
+                elif cache is None:
+                    x = block(x, layout)
+                else:
+                    x = block(x, layout, None, cache.layer(index))
+        x = rows.restored(self.norm(x))
+        return x, (*states, x) if keep else None
+
+    def _learned(self, positions: Tensor, length: int, cache: GAMScaleCache | None) -> Tensor:
+        """Positions that the table has.
+
+        Without attention texts go on past it from a state, with positions that start over, as they
+        do at every training sequence.
+        """
+        assert self.position is not None
+        limit = self.position.num_embeddings
+        if cache is None or self.context_limit is not None:
+            longest = length + (0 if cache is None else cache.seen)
+            if longest > limit:
+                raise ValueError(f"{longest} tokens exceed the model's context of {limit}")
+        return positions % limit
+
+
+class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
+    """The model with its head, tied to the token embedding or of its own.
+
+    ``generate`` feeds one token at a time to the layers' states, at a cost per token that does not
+    grow with the text (attention layers apart), padded batches included.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: GAMScaleConfig) -> None:
+        super().__init__(config)
+        self.model = GAMScaleModel(config)
+        self.lm_head = Head(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: GAMScaleCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple:
+        """Logits (B, T, vocab_size), and the mean loss where ``labels`` are given.
+
+        Args:
+            input_ids: as :meth:`GAMScaleModel.forward` has them, and so the others not named here.
+            attention_mask: see there.
+            position_ids: see there.
+            past_key_values: see there.
+            inputs_embeds: see there.
+            labels: (B, T), usually ``input_ids``; -100 where nothing is to be predicted. Token t
+                predicts label t + 1.
+            use_cache: see there.
+            output_hidden_states: see there.
+            logits_to_keep: logits of so many last tokens, or of those of a tensor; 0: of all.
+            return_dict: see there.
+            **kwargs: of the loss, as ``num_items_in_batch``: what its sum is divided by.
+        """
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        hidden, loss = output.last_hidden_state, None
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        if labels is None:
+            logits = self._logits(hidden[:, kept])
+        else:  # of all tokens, whichever logits are kept
+            logits = self._logits(hidden)
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
+            logits = logits[:, kept]
+        result = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+        )
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return result if as_dict else result.to_tuple()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head."""
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
         """Replace the head."""
-        self.model.head = value
+        self.lm_head = value
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return capped(self.lm_head(hidden), self.model.stack_config.logit_softcap)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # forward makes its own state
+        return False  # there is one of its own
 
-    def _extend(
-        self, input_ids: Tensor, attention_mask: Tensor | None, past: GenerationState | None
-    ) -> CausalLMOutputWithPast:
-        if _layout(attention_mask) is not None:
-            raise ValueError("a state cannot hold padding; pass use_cache=False for padded batches")
-        state = self.model.init_state(input_ids.shape[0]) if past is None else past.state
-        self._check_length(state["seen"] + input_ids.shape[1], self.model.context_limit)
-        logits, state = self.model.extend(input_ids, state)
-        past = GenerationState(state)
-        return CausalLMOutputWithPast(logits=logits.unsqueeze(1), past_key_values=past)  # type: ignore[arg-type]
+    def _prepare_cache_for_generation(  # type: ignore[override]  # the rest is passed on
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+        if generation_config.use_cache is not False:
+            model_kwargs.setdefault("past_key_values", GAMScaleCache())
 
-    def _loss(self, hidden: Tensor, labels: Tensor, n_items: int | Tensor | None) -> Tensor:
-        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
-        head, cap = self.model.head_weight, self.model.logit_softcap
-        total = linear_cross_entropy(hidden.flatten(0, 1), head, targets, softcap=cap)
-        return total / ((targets != IGNORE).sum().clamp(min=1) if n_items is None else n_items)
 
-    def _check_weights(self, input_ids: Tensor) -> None:
-        """Refuse what puts its hands on calls of modules only: not every weight is used in one."""
-        if self.model.head is None and hasattr(self.model.embedding, "base_layer"):
-            raise ValueError(
-                "the token embedding has an adapter, which the head would leave out though its "
-                "weight is the embedding's; expected adapters on linear layers only"
+class GAMScaleForSequenceClassification(GAMScalePreTrainedModel):
+    """The model with a classifier that reads each row's last token."""
+
+    def __init__(self, config: GAMScaleConfig) -> None:
+        super().__init__(config)
+        assert config.num_labels is not None
+        self.num_labels = config.num_labels
+        self.model = GAMScaleModel(config)
+        self.score = Head(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutputWithPast | tuple:
+        """Logits (B, num_labels), and the loss that ``config.problem_type`` names.
+
+        Args:
+            input_ids: (B, T) ids.
+            attention_mask: (B, T), 0 at padding. None: whatever is ``config.pad_token_id`` at a
+                row's end is padding.
+            labels: (B,) classes, or as the problem type has them.
+            return_dict: False: a tuple.
+            **kwargs: see :meth:`GAMScaleModel.forward`.
+        """
+        output = self.model(input_ids, attention_mask, return_dict=True, **kwargs)
+        hidden = output.last_hidden_state
+        last = self._last_tokens(input_ids, attention_mask, hidden)
+        logits = self.score(hidden[torch.arange(hidden.shape[0], device=hidden.device), last])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, pooled_logits=logits, config=self.config
             )
-        if hasattr(self.model.head, "base_layer"):
-            raise ValueError(
-                "the head has an adapter, which would be left out, since its weight is read "
-                "outside of it; expected adapters on linear layers of the blocks only"
-            )
-        if not input_ids.is_meta and any(p.is_meta for p in self.parameters()):
-            raise ValueError(
-                "some weights are offloaded (a device_map with cpu or disk beside other devices), "
-                "from where a call would not fetch all of them; expected a model that is whole in "
-                'memory, as device_map={"": 0} makes it'
-            )
+        result = SequenceClassifierOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+        )
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return result if as_dict else result.to_tuple()
 
-    def _check_length(self, length: int, limit: int | None) -> None:
-        if limit is not None and length > limit:
-            raise ValueError(f"{length} tokens exceed the model's context of {limit}")
-
-
-def _layout(attention_mask: Tensor | None) -> Layout | None:
-    """Each row's text, from its first real token on; None where nothing is padded.
-
-    Padding on the left is a row of documents of one token each, which nothing leaves.
-    """
-    if attention_mask is None or bool(attention_mask.all()):
-        return None
-    positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-    return Layout.of(positions.cpu()).to(attention_mask.device)
+    def _last_tokens(self, ids: Tensor | None, mask: Tensor | None, hidden: Tensor) -> Tensor:
+        """(B,) where each row's last token stands."""
+        rows, length = hidden.shape[:2]
+        if mask is None and ids is not None and self.config.pad_token_id is not None:
+            mask = ids != self.config.pad_token_id
+        if mask is None:
+            return torch.full((rows,), length - 1, device=hidden.device)
+        numbers = torch.arange(length, device=mask.device)
+        return (numbers * (mask[:, -length:] != 0)).argmax(1).to(hidden.device)

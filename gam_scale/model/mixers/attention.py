@@ -171,6 +171,8 @@ class AttentionBlock(Block):
 
         ``state`` is used up: its buffers are written in place and made anew when full, so a step
         copies O(1) tokens on average. Clone its tensors first to continue one text twice.
+
+        Where documents start, a token sees as many keys before its own as its position says.
         """
         q, k, v = self._heads(h, layout)
         length, new = int(state["length"]), h.shape[1]
@@ -179,7 +181,9 @@ class AttentionBlock(Block):
         values, _ = _append(state["v"], v, length, seen)
         now = slice(end - seen - new, end)
         k, v = keys[:, :, now], values[:, :, now]
-        if (seen and new > 1) or not (seen or self.is_plain):
+        if layout.documents is not None:
+            y = self._of_documents(q, k, v, layout)
+        elif (seen and new > 1) or not (seen or self.is_plain):
             y = attend(q, k, v, window=self.window)
         else:  # one token sees everything; the first tokens are plainly causal
             shared = not self.is_plain
@@ -211,6 +215,18 @@ class AttentionBlock(Block):
         if self.is_rotary:
             q, k = (turn(y, *layout.turns[y.shape[-1]]) for y in (q, k))
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _of_documents(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """What the last tokens of the keys see, (B, heads, T, d / heads)."""
+        new, keys = q.shape[2], k.shape[2]
+        if new == keys:
+            return attend(q, k, v, layout.spans, layout.spans_host, window=self.window)
+        own = torch.arange(keys - new, keys, device=q.device)
+        back = own.unsqueeze(1) - torch.arange(keys, device=q.device)  # of key j from query t
+        reach = layout.positions if self.reach is None else layout.positions.clamp(max=self.reach)
+        seen = (back >= 0) & (back <= reach.unsqueeze(-1))  # (B, T, S)
+        shared = self.n_kv_heads != self.n_heads
+        return F.scaled_dot_product_attention(q, k, v, seen.unsqueeze(1), enable_gqa=shared)
 
     def _out(self, y: Tensor) -> Tensor:
         return self.dropout(self.out(y.transpose(1, 2).flatten(2)))

@@ -169,7 +169,7 @@ class MambaMixer(HasKernels):
         """The next tokens (B, T, d) after ``state``."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x, conv_state = self.conv.extend(x, state["conv"], layout)
-        y, h = selective_scan(*self._scan_inputs(F.silu(x)), None, state["h"])
+        y, h = selective_scan(*self._scan_inputs(F.silu(x)), layout.starts, state["h"])
         return self.out_proj(y * F.silu(z)), {"conv": conv_state, "h": h}
 
     def trials(self, context: int) -> list[Trial]:
