@@ -51,6 +51,17 @@ test-coverage:   ## install, then measure how often intervals of laws hold the t
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(BIN)/python -m pytest -m coverage
 
+test-transformers: ## install, then run transformers' own tests of models on exported ones (minutes)
+	@$(PYTHON) tools/bootstrap.py --extras all
+	@$(BIN)/pip install -q parameterized==0.9.0
+	@rm -rf .venv/transformers && mkdir -p .venv/transformers
+	@$(BIN)/pip download -q --no-deps --no-binary :all: -d .venv/transformers \
+	    $$($(BIN)/pip freeze | grep '^transformers==')
+	@tar xzf .venv/transformers/*.tar.gz -C .venv/transformers --strip-components 1
+	@HF_HUB_OFFLINE=1 TRANSFORMERS_TESTS=.venv/transformers/tests \
+	    $(BIN)/python -m pytest -o addopts=--import-mode=importlib -q -rs \
+	    tests/export/test_transformers_own.py
+
 lint:            ## style and types alone, in the .venv that `make install` or `make test` made
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/ruff check -q .
