@@ -255,7 +255,8 @@ def padded(ends: np.ndarray) -> np.ndarray:
     size = _MIN_ENDS
     while size < len(ends):
         size *= 2
-    return np.pad(ends.astype(np.int32), (0, size - len(ends)), mode="edge")
+    ends = ends.astype(np.int32)  # joined: dynamo cannot trace np.pad
+    return np.concatenate([ends, np.repeat(ends[-1:], size - len(ends))])
 
 
 def _stretches(pieces: _Pieces) -> Stretches:
@@ -263,7 +264,7 @@ def _stretches(pieces: _Pieces) -> Stretches:
     empty = len(ends) - 1 - len(pieces.row)
     return Stretches(
         torch.from_numpy(ends),
-        torch.from_numpy(np.pad(pieces.fresh, (0, empty))),
+        torch.from_numpy(np.concatenate([pieces.fresh, np.zeros(empty, np.bool_)])),
     )
 
 

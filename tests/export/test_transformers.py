@@ -244,3 +244,13 @@ def test_layers_on_disk_are_fetched_whole(model, tmp_path):
     assert torch.equal(loaded(T).logits, model(T).logits)
     assert torch.equal(loaded.generate(T, **GREEDY), model.generate(T, **GREEDY))
     assert any(p.is_meta for p in loaded.parameters())
+
+
+@torch.no_grad()
+def test_a_call_is_one_graph_and_can_be_exported(model):
+    plain = model(T).logits
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert off(compiled(T).logits, plain) < FLOAT32
+    program = torch.export.export(model, (T,), strict=False)
+    assert off(program.module()(T).logits, plain) < FLOAT32

@@ -60,7 +60,7 @@ class GAMScaleModel(GAMScalePreTrainedModel):
         super().__init__(config)
         own = replace(config.model_config(), tied_head=True)  # without a head
         whole = LanguageModel(own)
-        self.stack_config = own
+        self.rotation, self.logit_softcap = own.rotation(), own.logit_softcap
         self.context_limit = whole.context_limit
         self.embedding, self.position = whole.embedding, whole.position
         self.dropout, self.blocks, self.norm = whole.dropout, whole.blocks, whole.norm
@@ -148,7 +148,10 @@ class GAMScaleModel(GAMScalePreTrainedModel):
         """What the final norm gives; and what went into each layer, and the same, if asked to."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.float()  # as in training: the residual stream of all layers
-        layout = rows.layout.turned(self.stack_config.rotation(x.dtype))
+        rotation = self.rotation
+        if rotation is not None:
+            rotation = rotation._replace(dtype=torch.promote_types(x.dtype, torch.float32))
+        layout = rows.layout.turned(rotation)
         x = rows.ordered(x)
         if self.position is not None:
             x = x + self.position(self._learned(layout.positions, layout.length, cache))
@@ -263,7 +266,7 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
         self.lm_head = value
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return capped(self.lm_head(hidden), self.model.stack_config.logit_softcap)
+        return capped(self.lm_head(hidden), self.model.logit_softcap)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

@@ -15,12 +15,7 @@ def fetched(block: nn.Module) -> Iterator[None]:
     outside of such a call, where a convolution or a memory goes on from its state: so the hooks are
     called for all modules of a layer around its own call.
     """
-    hooked: list[tuple[nn.Module, Any]] = [
-        (module, hook)
-        for module in block.modules()
-        if (hook := getattr(module, "_hf_hook", None)) is not None
-        and any(p.is_meta for p in module.parameters(recurse=False))
-    ]
+    hooked = _hooked(block)
     for module, hook in hooked:
         hook.pre_forward(module)
     try:
@@ -28,3 +23,13 @@ def fetched(block: nn.Module) -> Iterator[None]:
     finally:
         for module, hook in hooked:
             hook.post_forward(module, None)
+
+
+def _hooked(block: nn.Module) -> list[tuple[nn.Module, Any]]:
+    """The modules of a layer whose weights are elsewhere, with what fetches them."""
+    found = []
+    for module in block.modules():
+        hook = getattr(module, "_hf_hook", None)
+        if hook is not None and any(p.is_meta for p in module.parameters(recurse=False)):
+            found.append((module, hook))
+    return found
