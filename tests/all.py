@@ -40,7 +40,7 @@ def main(options: list[str]) -> int:
 
 def _begin(command: list[str], env: dict[str, str]) -> tuple[subprocess.Popen, IO[str]]:
     """Tests under way, and what they say."""
-    said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    said = tempfile.TemporaryFile("w+", errors="backslashreplace")  # noqa: SIM115
     process = subprocess.Popen(command, cwd=TESTS.parent, env=env, stdout=said, stderr=said)
     return process, said
 

@@ -11,9 +11,10 @@ from gam_scale.model.lm import outline
 SHARED = {"vocab_size": 99, "d_model": 64, "n_layers": 2, "position": "none", "ffn": "swiglu"}
 SIZE = SizeSpec(parameters=120_000, state=2 * 64 * 16)
 MODELS = {
-    "delta": ModelEntry({"layers": [{"kind": "delta"}]}, {"delta.n_heads": [1, 2, 4, 8]}),
+    "delta": ModelEntry({"layers": [{"kind": "delta"}]}, fit={"delta.n_heads": [1, 2, 4, 8]}),
     "gdn": ModelEntry(
-        {"layers": [{"kind": "gdn", "expand_v": 2}]}, {"gdn.n_heads": [2, 4], "gdn.head_dim": [16]}
+        {"layers": [{"kind": "gdn", "expand_v": 2}]},
+        fit={"gdn.n_heads": [2, 4], "gdn.head_dim": [16]},
     ),
     "attention": ModelEntry({"layers": ["attention"], "position": "rotary"}, state="own"),
     "static": ModelEntry({"layers": ["static"], "gam": {"n_slots": 9}}, state="own"),
@@ -49,12 +50,12 @@ def test_learned_positions_and_a_head_of_its_own_do_not_count():
         (ModelEntry({"layers": ["scan"]}), SIZE, "a holds 128 numbers at best and size.state is"),
         (MODELS["delta"], SizeSpec(parameters=10_000), "has .* parameters with feed-forward"),
         (
-            ModelEntry({"layers": ["delta"]}, {"delta.n_heads": [2]}),
+            ModelEntry({"layers": ["delta"]}, fit={"delta.n_heads": [2]}),
             SIZE,
             "fit has delta.n_heads, but model.layers has no object of the kind delta",
         ),
         (
-            ModelEntry({"layers": [{"kind": "delta"}]}, {"delta.n_heads": [5, 7]}),
+            ModelEntry({"layers": [{"kind": "delta"}]}, fit={"delta.n_heads": [5, 7]}),
             SIZE,
             "models.a: .*n_heads is 7, which does not divide",
         ),
