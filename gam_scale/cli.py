@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gam_scale.errors import EndedByOthers, MistakeElsewhere, UserError, one_line
-from gam_scale.strict import LARGEST_INT
+from gam_scale.strict import LARGEST_INT, is_text
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -169,6 +169,13 @@ def one_of(*names: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def text(value: str) -> str:
+    """A flag's ``type`` in argparse: characters, for a shell may hand over any bytes."""
+    if not is_text(value):
+        raise argparse.ArgumentTypeError(f"is {one_line(value)}; expected text in UTF-8")
+    return value
 
 
 def add_device(parser: argparse.ArgumentParser, of: str = "") -> None:

@@ -174,17 +174,17 @@ def parse_args() -> argparse.Namespace:
     add("--tokenizer", type=Path, metavar="PATH",
         help="use this one instead of training one: a sentencepiece model, a tokenizer.json, a "
         "folder of save_pretrained, or a prepared set's")  # fmt: skip
-    add("--bos", metavar="NAME",
+    add("--bos", type=cli.text, metavar="NAME",
         help="its special token that opens every document (default: the one it names)")  # fmt: skip
-    add("--eos", metavar="NAME",
+    add("--eos", type=cli.text, metavar="NAME",
         help="its special token that closes every document too (default: none)")  # fmt: skip
     add("--lossy", action="store_true",
         help="take a tokenizer that does not give every text back exactly; bytes are then counted "
         "of what comes back")  # fmt: skip
-    add("--text-column", metavar="NAME", default="text",
+    add("--text-column", type=cli.text, metavar="NAME", default="text",
         help="column of .jsonl, .parquet, .arrow and hub datasets, nested ones as in data.text "
         "(default: text)")  # fmt: skip
-    add("--template", metavar="TEXT",
+    add("--template", type=cli.text, metavar="TEXT",
         help=r"a row's text made of several columns, as in '{title}\n\n{data.text}', in place of "
         "--text-column")  # fmt: skip
     add("--encoding", metavar="NAME",
@@ -210,7 +210,7 @@ def parse_args() -> argparse.Namespace:
         "that came before in the text (0.15 to 0.3 are in use), and count them")  # fmt: skip
     add("--token-dtype", choices=("uint16", "uint32"), default=TokenReading.dtype,
         help="of .bin files that hold nothing but ids (default: %(default)s)")  # fmt: skip
-    add("--token-separator", metavar="NAME",
+    add("--token-separator", type=cli.text, metavar="NAME",
         help="the special token between documents in files of ids (default: the one that opens "
         "documents, and --eos)")  # fmt: skip
     add("--max-documents", type=cli.count(), metavar="N", help="read only the first N of a split")

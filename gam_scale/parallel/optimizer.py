@@ -139,6 +139,16 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> GroupedOptimizer:
     return GroupedOptimizer(groups, config.train)
 
 
+def check_optimizer(kind: str) -> None:
+    """There is an optimizer of this name.
+
+    Raises:
+        UserError: there is not.
+    """
+    if kind not in OPTIMIZERS:
+        raise UserError(f"train.optimizer is {kind!r}; expected one of {', '.join(OPTIMIZERS)}")
+
+
 def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
     """The groups of a model's optimizer, whose ``params`` are still to come.
 
@@ -150,8 +160,7 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
         UserError: there is no such optimizer, or it cannot be offloaded to files.
     """
     kind = config.train.optimizer
-    if kind not in OPTIMIZERS:
-        raise UserError(f"train.optimizer is {kind!r}; expected one of {', '.join(OPTIMIZERS)}")
+    check_optimizer(kind)
     groups: dict[tuple[Any, ...], Group] = {}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     decaying = {"matrices": {"always"}, "all": {"always", "all"}}[config.train.decay]

@@ -24,7 +24,7 @@ from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.agreed import agreed
 from gam_scale.parallel.build import build_strategy
-from gam_scale.parallel.optimizer import parameter_groups, state_bytes
+from gam_scale.parallel.optimizer import check_optimizer, parameter_groups, state_bytes
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
 from gam_scale.run.anneal import find_anneal, note_anneal, with_anneal
@@ -79,6 +79,7 @@ def pretrain(
         job = f"{os.environ.get('SLURM_JOB_ID', '')} {os.path.realpath(config.log.run_dir)}"
         world = ranks.start(config.parallel.device, job, timeout_s, lambda: stop.requested)
         check_ranks(config, world.world_size)
+        check_optimizer(config.train.optimizer)
         world = world.arranged(config.parallel)
         with (
             Watchdog(world, timeout_s) as watchdog,

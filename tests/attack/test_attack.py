@@ -86,7 +86,7 @@ def csv_rows() -> Iterator[str]:
     yield "params,tokens,loss,flops,family"
     for params in (1e5, 2e5, 4e5, 8e5, 1.6e6):
         for tokens in (1e6, 2e6, 4e6, 8e6):
-            loss = 1.7 + 400 * params**-0.34 + 410 * tokens**-0.28
+            loss = 1.7 + 100 * params**-0.34 + 100 * tokens**-0.28
             yield f"{params:.0f},{tokens:.0f},{loss},{6 * params * tokens},gam"
 
 
