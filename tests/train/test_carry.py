@@ -114,8 +114,11 @@ def test_too_little_text_for_the_rows_is_refused(tmp_path, carrying):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": {"layers": ["delta", "attention"]}}, "attention layers; expected gam and mamba2 blocks"),
-        ({"model": {"block": "mamba", "layers": []}}, "mamba layers; expected gam and mamba2 blocks"),
+        (
+            {"model": {"layers": ["delta", "attention"]}},
+            "attention layers; expected gam and mamba2",
+        ),
+        ({"model": {"block": "mamba", "layers": []}}, "mamba layers; expected gam and mamba2"),
         ({"model": {"position": "learned"}}, "model.position learned; expected none or rotary"),
         ({"parallel": {"context": 2}}, "parallel.context 2; expected 1"),
         ({"data": {"sets": [{"path": "a"}, {"path": "b"}]}}, "2 data.sets; expected one set"),
