@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NEXT := next: `. .venv/bin/activate`, then the commands of README.md, "Your own data" first
 
-.PHONY: help quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-coverage test-attack lint format install clean
+.PHONY: help quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-coverage test-transformers test-attack lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
