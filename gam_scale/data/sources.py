@@ -5,7 +5,6 @@ time, and ``describe()``, a JSON-ready account of it that changes when its texts
 """
 
 import glob
-import hashlib
 import os
 import platform
 import re
@@ -18,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from gam_scale.data.documents import Document
+from gam_scale.data.documents import Document, account
 from gam_scale.data.rows import (
     LeftOut,
     Reading,
@@ -119,20 +118,7 @@ class FileSource:
                 self.left_out.add(error)
 
     def describe(self) -> dict[str, Any]:
-        digest, size = hashlib.sha256(), 0
-        for path in self.files:
-            stat = path.stat()
-            digest.update(os.fsencode(path.name))
-            digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-            size += stat.st_size
-        return {
-            "kind": "files",
-            "spec": self.spec,
-            **self.how.describe(),
-            "files": len(self.files),
-            "bytes": size,
-            "sha256_of_names_sizes_times": digest.hexdigest(),
-        }
+        return {"kind": "files", "spec": self.spec, **self.how.describe(), **account(self.files)}
 
     @property
     def text_bytes(self) -> int | None:

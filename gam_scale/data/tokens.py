@@ -1,6 +1,5 @@
 """Documents that come as token ids: of nanoGPT, Megatron, numpy and MDS files."""
 
-import hashlib
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gam_scale.data.documents import TokenIds
+from gam_scale.data.documents import TokenIds, account
 from gam_scale.data.mds import import_streaming
 from gam_scale.data.rows import LeftOut
 from gam_scale.errors import UserError
@@ -54,20 +53,12 @@ class TokenSource:
             yield from cut(_streams(path, self.how), self.how.separators)
 
     def describe(self) -> dict[str, Any]:
-        digest, size = hashlib.sha256(), 0
-        files = [file for path in self.paths for file in _files(path)]
-        for file in files:
-            stat = file.stat()
-            digest.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-            size += stat.st_size
         return {
             "kind": "tokens",
             "spec": self.spec,
             "separators": list(self.how.separators),
             "dtype": self.how.dtype,
-            "files": len(files),
-            "bytes": size,
-            "sha256_of_names_sizes_times": digest.hexdigest(),
+            **account([file for path in self.paths for file in _files(path)]),
         }
 
     text_bytes = None

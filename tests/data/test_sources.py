@@ -4,8 +4,6 @@ import gzip
 import importlib
 import json
 import os
-import sys
-import types
 
 import pytest
 
@@ -322,51 +320,6 @@ def test_bad_specs(tmp_path, spec, reason):
         parse_source(spec.format(tmp_path))
 
 
-class Hub:
-    """Stands for the package ``datasets``."""
-
-    def __init__(self, rows):
-        self.rows, self.calls = rows, []
-
-    def load_dataset(self, *args, **kwargs):
-        self.calls.append((args, kwargs))
-        if isinstance(self.rows, Exception):
-            raise self.rows
-        return iter(self.rows)
-
-
-def use_hub(monkeypatch, rows):
-    hub = Hub(rows)
-    module = types.SimpleNamespace(load_dataset=hub.load_dataset)
-    monkeypatch.setitem(sys.modules, "datasets", module)
-    return hub
-
-
-def test_hub(monkeypatch):
-    hub = use_hub(monkeypatch, [{"text": "a"}, {"text": ""}, {"text": "b"}])
-    assert documents("hf:own/er") == ["a", "b"]
-    assert documents("hf:own/er:config", role="valid") == ["a", "b"]
-    assert documents("hf:own/er::dev", role="valid") == ["a", "b"]
-    assert [(args, kwargs["split"]) for args, kwargs in hub.calls] == [
-        (("own/er", None), "train"),
-        (("own/er", "config"), "validation"),
-        (("own/er", None), "dev"),
-    ]
-    assert all(kwargs["streaming"] for _, kwargs in hub.calls)
-
-
-def test_hub_failures(monkeypatch):
-    use_hub(monkeypatch, ConnectionError("no route to the hub\nand much more"))
-    with pytest.raises(UserError, match="hf:x:train: cannot be loaded .*no route to the hub"):
-        documents("hf:x")
-    use_hub(monkeypatch, [{"body": "a"}])
-    with pytest.raises(UserError, match="no column 'text'.*'body'"):
-        documents("hf:x")
-    monkeypatch.setitem(sys.modules, "datasets", None)  # how Python marks what is not there
-    with pytest.raises(UserError, match=r"needs the package datasets; pip install 'gam-scale\[hub"):
-        documents("hf:x")
-
-
 def test_names_that_are_not_utf8(tmp_path):
     """A file of such a name is read; a source cannot be named so, for the manifest names it."""
     (tmp_path / "a\udcff.txt").write_bytes(b"text")
@@ -401,13 +354,3 @@ def test_a_template_makes_one_text_of_several_columns(tmp_path, suffix, compress
         documents(path, template="{name} {title}")
     with pytest.raises(UserError, match="has no column; expected names of columns"):
         documents(path, template="text {{}}")
-
-
-def test_a_hub_data_set_in_a_local_folder(tmp_path):
-    """By name and split, streamed; the hub itself takes a network."""
-    pytest.importorskip("datasets")
-    (tmp_path / "train.jsonl").write_bytes(jsonl(TEXTS))
-    (tmp_path / "test.jsonl").write_bytes(jsonl(TEXTS[:1]))
-    assert documents(f"hf:{tmp_path}") == TEXTS
-    assert documents(f"hf:{tmp_path}:default:test", template="{text}!") == [f"{TEXTS[0]}!"]
-    assert list(source(f"hf:{tmp_path}", "test").documents()) == TEXTS[:1]

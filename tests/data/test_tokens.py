@@ -188,3 +188,11 @@ def test_damaged_shards_are_named(tmp_path, ids):
     (path / "shard.00000.mds").write_bytes(b"")
     with pytest.raises(UserError, match="shard 0 cannot be read"):
         list(parse_source(str(path), tokens=HOW).documents())
+
+
+def test_names_that_are_not_utf8(tmp_path, ids):
+    (tmp_path / "a\udcff.bin").write_bytes(plain(tmp_path / "b", ids).read_bytes())
+    (tmp_path / "b.bin").unlink()
+    source = parse_source(str(tmp_path / "*.bin"), tokens=HOW)
+    assert len(list(source.documents())) == len(TEXTS)
+    json.dumps(source.describe()).encode()
