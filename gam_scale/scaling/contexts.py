@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gam_scale.errors import UserError
 from gam_scale.report.numbers import large
 from gam_scale.report.table import Table
-from gam_scale.scaling.runs_csv import read_number, read_rows, read_text
+from gam_scale.scaling.runs_csv import read_number, read_table, read_text
 
 COLUMNS = ("family", "params", "tokens", "seq_len", "loss")
 
@@ -31,19 +30,15 @@ def read_contexts(path: Path) -> list[Context]:
     Raises:
         UserError: naming the line and what in it cannot be read.
     """
-    names, rows = read_rows(path)
-    for name in COLUMNS:
-        if name not in names:
-            raise UserError(f"{path}: line 1 has no column {name}; expected {', '.join(COLUMNS)}")
-    found = []
-    for _, line, row in rows:
+    contexts = []
+    for _, line, row in read_table(path, COLUMNS):
         n, d, length, loss = (read_number(path, line, c, row[c]) for c in COLUMNS[1:])
         late = None
         if row.get("late_loss"):
             late = read_number(path, line, "late_loss", row["late_loss"])
         family = read_text(path, line, "family", row["family"])
-        found.append(Context(family, n, d, round(length), loss, late))
-    return found
+        contexts.append(Context(family, n, d, round(length), loss, late))
+    return contexts
 
 
 def context_table(contexts: list[Context]) -> Table:

@@ -11,10 +11,11 @@ from gam_scale.errors import UserError
 from gam_scale.report.numbers import UNKNOWN, Range, large, ranged
 from gam_scale.report.table import Table
 from gam_scale.scaling.extrapolation import ASKED
-from gam_scale.scaling.runs_csv import read_number, read_rows, read_text
+from gam_scale.scaling.runs_csv import read_number, read_table, read_text
 
 COLUMNS = ("family", "tokens_by", "params", "tokens", "loss", "loss_run_low", "loss_run_high")
 RUN_COLUMNS = ("family", "params", "tokens", "loss")
+REPORT = "extrapolation.csv of a report that was made with --at"
 NEAR = 0.02
 """Relative difference of a run's size and tokens from the forecast's: steps are whole."""
 CLOSE = 0.005
@@ -105,14 +106,8 @@ def forecast_table(forecasts: list[Forecast]) -> Table:
 
 
 def _read(path: Path) -> list[Forecast]:
-    names, rows = read_rows(path)
-    if missing := [name for name in COLUMNS if name not in names]:
-        raise UserError(
-            f"{path}: line 1 has no column {missing[0]}; expected extrapolation.csv of a report "
-            "that was made with --at"
-        )
     forecasts = []
-    for _, line, row in rows:
+    for _, line, row in read_table(path, COLUMNS, REPORT):
         if row["tokens_by"] != ASKED or row["loss"] == UNKNOWN:
             continue
         numbers = {
@@ -126,20 +121,13 @@ def _read(path: Path) -> list[Forecast]:
         params, tokens, loss = (numbers[name] for name in COLUMNS[2:5])
         forecasts.append(Forecast(family, params, tokens, loss, interval))
     if not forecasts:
-        raise UserError(
-            f"{path} forecasts nothing; expected extrapolation.csv of a report made with --at"
-        )
+        raise UserError(f"{path} forecasts nothing; expected {REPORT}")
     return forecasts
 
 
 def _runs(path: Path) -> list[tuple[int, str, tuple[float, float, float]]]:
-    names, rows = read_rows(path)
-    for name in RUN_COLUMNS:
-        if name not in names:
-            wanted = ", ".join(RUN_COLUMNS)
-            raise UserError(f"{path}: line 1 has no column {name}; expected {wanted}")
     runs = []
-    for _, line, row in rows:
+    for _, line, row in read_table(path, RUN_COLUMNS):
         n, d, loss = (read_number(path, line, name, row[name]) for name in RUN_COLUMNS[1:])
         runs.append((line, read_text(path, line, "family", row["family"]), (n, d, loss)))
     return runs

@@ -4,7 +4,7 @@ import csv
 import difflib
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gam_scale.errors import UserError
@@ -141,6 +141,25 @@ def read_rows(path: str | Path) -> tuple[list[str], list[Row]]:
                 "many (decimals are written with a point, text with commas between quotes)"
             )
     return names, rows
+
+
+def read_table(path: str | Path, wanted: Iterable[str], expected: str = "") -> list[Row]:
+    """The rows of a CSV file that has these columns, and others.
+
+    Args:
+        path: of the file.
+        wanted: the columns.
+        expected: what would be accepted, for the message; empty: the columns.
+
+    Raises:
+        UserError: it cannot be read, or lacks one.
+    """
+    names, rows = read_rows(path)
+    for name in wanted:
+        if name not in names:
+            expected = expected or ", ".join(wanted)
+            raise UserError(f"{path}: line 1 has no column {name}; expected {expected}")
+    return rows
 
 
 def _rows(path: str | Path) -> tuple[list[str], list[Row]]:

@@ -15,7 +15,7 @@ from gam_scale.errors import UserError
 from gam_scale.report.numbers import large
 from gam_scale.scaling.contexts import Context, read_contexts
 from gam_scale.scaling.forecasts import Forecast, read_forecasts
-from gam_scale.scaling.runs_csv import read_number, read_rows, read_text
+from gam_scale.scaling.runs_csv import read_number, read_table, read_text
 from gam_scale.strict import read_json
 
 CURVE_COLUMNS = ("family", "params", "run", "tokens", "loss")
@@ -175,10 +175,6 @@ def _rates(path: Path) -> list[Rates]:
 
 
 def _rows(path: Path, wanted: Iterable[str], numbers: Iterable[str]) -> list[dict[str, Any]]:
-    names, rows = read_rows(path)
-    for name in wanted:
-        if name not in names:
-            raise UserError(f"{path}: line 1 has no column {name}; expected {', '.join(wanted)}")
     return [
         {
             name: read_number(path, line, name, row[name])
@@ -186,7 +182,7 @@ def _rows(path: Path, wanted: Iterable[str], numbers: Iterable[str]) -> list[dic
             else read_text(path, line, name, row[name])
             for name in wanted
         }
-        for _, line, row in rows
+        for _, line, row in read_table(path, wanted)
     ]
 
 
