@@ -11,6 +11,19 @@ SPEC = {
     "data": "somewhere",
     "seq_len": 48,
 }
+SMALL = {
+    "families": [{"name": "gam"}],
+    "widths": [32],
+    "budgets": [2000, 4000],
+    "dial": {"batch_size": 2},
+    "set": {
+        "train": {"compile": "off"},
+        "parallel": {"engine": "torch", "device": "cpu"},
+        "log": {"wandb": "off", "tensorboard": False},
+        "eval": {"every_steps": 0, "max_tokens": 200, "batch_size": 2},
+    },
+}
+"""What makes that file's sweep a matter of seconds, of one family."""
 
 
 def write(folder: Path, **changes: object) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import warm
-from scaling.sweeps import write
+from scaling.sweeps import SMALL, write
 
 from gam_scale.errors import UserError
 from gam_scale.scaling.collect import best_multipliers, collect
@@ -19,18 +19,6 @@ from gam_scale.scaling.sweep import sweep_grid
 from gam_scale.scaling.sweep_spec import read_sweep
 
 TOOL = Path(__file__).parents[2] / "tools" / "sweep.py"
-SMALL = {
-    "families": [{"name": "gam"}],
-    "widths": [32],
-    "budgets": [2000, 4000],
-    "dial": {"batch_size": 2},
-    "set": {
-        "train": {"compile": "off"},
-        "parallel": {"engine": "torch", "device": "cpu"},
-        "log": {"wandb": "off", "tensorboard": False},
-        "eval": {"every_steps": 0, "max_tokens": 200, "batch_size": 2},
-    },
-}
 
 
 def as_shipped(data: Path) -> dict:

@@ -2,7 +2,7 @@
 
 import json
 
-from scaling.test_sweep import SMALL, SPEC
+from scaling.sweeps import SMALL, SPEC
 
 
 def test_why_a_run_failed_stands_on_the_console(tmp_path, tool) -> None:
