@@ -1,7 +1,7 @@
 # quickstart, install and the tests make .venv with what they need first; see README.md.
 PYTHON ?= python3
 BIN := .venv/bin
-NEXT := next: `. .venv/bin/activate`, then the commands of README.md, "Your own data" first
+NEXT := next: `. .venv/bin/activate`, then the commands of docs/commands.md, those of docs/data.md first
 
 .PHONY: help quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-coverage test-transformers test-attack lint format install clean
 

@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
         default=[0, 1, 2],
         help="train.seed of the runs (0 1 2)",
     )
-    parser.add_argument("--wikitext2", metavar="DIR", help="prepared set (README, The models)")
+    parser.add_argument("--wikitext2", metavar="DIR", help="prepared set (docs/models.md)")
     parser.add_argument("--tinystories", metavar="DIR", help="prepared set")
     parser.add_argument(
         "--only",
@@ -89,8 +89,8 @@ def planned(args: argparse.Namespace) -> Grid[PaperCell]:
     for name in names:
         if getattr(args, name) is None:
             raise UserError(
-                f"--{name} is missing; expected a folder made by tools/prepare_data.py, as README "
-                "says under The models"
+                f"--{name} is missing; expected a folder made by tools/prepare_data.py, as "
+                "docs/models.md says"
             )
     datasets = [DataSet.read(name, getattr(args, name)) for name in names]
     tables, configs = [table for table in args.table if table != 2], ROOT / "configs" / "paper"
