@@ -6,6 +6,7 @@ from gam_scale.config.axes import Axes
 from gam_scale.config.sections import (
     CheckpointConfig,
     DataConfig,
+    LogConfig,
     ParallelConfig,
     RunConfig,
     TrainConfig,
@@ -13,6 +14,9 @@ from gam_scale.config.sections import (
 from gam_scale.config.stages import planned_steps, stages_of
 from gam_scale.errors import UserError
 from gam_scale.strict import is_auto
+
+LONGEST_TAG = 64
+"""Characters; wandb's bound."""
 
 
 def check(config: RunConfig) -> None:
@@ -30,6 +34,7 @@ def check(config: RunConfig) -> None:
     _check_steps(config.train)
     if config.train.stages:
         _check_stages(config)
+    _check_tags(config.log)
 
 
 def check_ranks(config: RunConfig, world_size: int) -> None:
@@ -179,6 +184,14 @@ def _check_stages(config: RunConfig) -> None:
             f"no stage of train.stages has data.seq_len {longest}; expected data.seq_len "
             f"{max(stage.seq_len for stage in stages)}, that of the longest"
         )
+
+
+def _check_tags(log: LogConfig) -> None:
+    for i, tag in enumerate(log.wandb_tags):
+        if not 1 <= len(tag) <= LONGEST_TAG:  # which would turn wandb off once training begins
+            raise UserError(
+                f"log.wandb_tags[{i}] has {len(tag)} characters; wandb takes 1 to {LONGEST_TAG}"
+            )
 
 
 def _check_parallel(parallel: ParallelConfig) -> None:

@@ -367,6 +367,17 @@ class LogConfig:
         "auto", "auto: online with WANDB_API_KEY set, else offline; never a prompt"
     )
     wandb_project: str = option("gam-scale", "wandb project")
+    wandb_entity: str = option("", "wandb team or user; empty: the account's own")
+    wandb_group: str = option(
+        "", "what wandb groups runs by, such as the name of a sweep; empty: nothing"
+    )
+    wandb_tags: list[str] = option([], "tags of the wandb run, of 1 to 64 characters each")
+    wandb_name: str = option("", "name of the wandb run; empty: the last part of run_dir")
+    wandb_notes: str = option(
+        "",
+        "a longer description of the wandb run. Its id is made when the run begins, and kept in "
+        "the run directory: a resumed run, requeued or on another machine, goes on in it",
+    )
 
 
 @dataclass

@@ -127,12 +127,17 @@ class Wandb:
             import wandb
         except ImportError:
             raise ImportError("the wandb package is not installed") from None
-        online = config.log.wandb == "auto" and bool(os.environ.get("WANDB_API_KEY"))
+        log = config.log
+        online = log.wandb == "auto" and bool(os.environ.get("WANDB_API_KEY"))
         run_id = _wandb_id(run_dir)
         init = partial(
             wandb.init,
-            project=config.log.wandb_project,
-            name=run_dir.resolve().name,
+            entity=log.wandb_entity or None,  # None: what its own settings say
+            project=log.wandb_project,
+            group=log.wandb_group or None,
+            name=log.wandb_name or run_dir.resolve().name,
+            notes=log.wandb_notes or None,
+            tags=log.wandb_tags or None,
             id=run_id,
             dir=str(run_dir / "logs"),
             config=to_dict(config),

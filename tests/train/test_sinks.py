@@ -147,8 +147,8 @@ def wandb_records(path) -> Iterator[bytes]:
             record = b""
 
 
-def wandb_steps(folder) -> list[tuple[int, int, float]]:
-    """(wandb's step, the training step, a value) of every row in a finished run's folder."""
+def finished_records(folder) -> list:
+    """All records in a finished run's folder."""
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -158,13 +158,46 @@ def wandb_steps(folder) -> list[tuple[int, int, float]]:
         time.sleep(0.05)
         with contextlib.suppress(DecodeError):  # its service still writes
             records = [*map(Record.FromString, wandb_records(next(folder.glob("*.wandb"))))]
+    return records
+
+
+def wandb_steps(folder) -> list[tuple[int, int, float]]:
+    """(wandb's step, the training step, a value) of every row in a finished run's folder."""
     rows = []
-    for record in records:
+    for record in finished_records(folder):
         if record.HasField("history"):
             items = record.history.item
             row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
             rows.append((row["_step"], row["step"], row["train/loss"]))
     return rows
+
+
+def test_wandb_knows_a_run_as_it_is_told_to_and_resumed_as_the_same(tmp_path):
+    pytest.importorskip("wandb")
+    setup_logging(tmp_path, 0)
+    told = {"entity": "team", "project": "gam", "group": "widths", "notes": "a first try"}
+    names = {f"wandb_{key}": value for key, value in told.items()}
+    log = LogConfig(wandb="offline", tensorboard=False, wandb_tags=["wide", "gpu"], **names)
+    runs = []
+    for start in (0, 1):
+        with MetricLog(tmp_path, RunConfig(log=log), True, 2, start) as lines:
+            lines.log(line(start + 1))
+        (folder,) = (tmp_path / "logs/wandb").glob("offline-run-*")
+        (run,) = (r.run for r in finished_records(folder) if r.HasField("run"))
+        runs.append(run)
+    first, resumed = runs
+    assert {key: getattr(first, "run_group" if key == "group" else key) for key in told} == told
+    assert sorted(first.tags) == ["gpu", "wide"] and first.display_name == tmp_path.name
+    assert resumed.run_id == first.run_id == (tmp_path / "logs/wandb_id").read_text().strip()
+
+
+def test_what_wandb_is_not_told_is_left_to_its_own_settings(tmp_path, monkeypatch):
+    """WANDB_ENTITY, WANDB_TAGS and the like, which even an empty text would overrule."""
+    asked = {}
+    fake = SimpleNamespace(init=lambda **kwargs: asked.update(kwargs) or fake_run(), Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    MetricLog(tmp_path, config("offline"), True, 1).close()
+    assert [asked[name] for name in ("entity", "group", "notes", "tags")] == [None] * 4
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["steps done twice", "first part lost"])
