@@ -41,6 +41,15 @@ class Filters:
             settings["max_repetition"] = self.max_repetition
         return settings
 
+    def fault(self, document: Document) -> str | None:
+        """Why a document is left out, whatever else the corpus holds; None where it stays."""
+        if isinstance(document, str):
+            if len(document) < self.min_chars:
+                return SHORT
+            if self.max_repetition is not None and repetition(document) > self.max_repetition:
+                return REPETITIVE
+        return None
+
 
 class Sieve:
     """One pass of :class:`Filters` over the documents of all splits, in their order.
@@ -64,18 +73,12 @@ class Sieve:
                 yield document
 
     def _fault(self, document: Document) -> str | None:
-        filters = self._filters
-        if isinstance(document, str):
-            if len(document) < filters.min_chars:
-                return SHORT
-            share = filters.max_repetition
-            if share is not None and repetition(document) > share:
-                return REPETITIVE
-        if filters.deduplicate:
-            digest = _digest(document)
-            if digest in self._seen:
-                return REPEATED
-            self._seen.add(digest)
+        if (reason := self._filters.fault(document)) or not self._filters.deduplicate:
+            return reason
+        known = digest(document)
+        if known in self._seen:
+            return REPEATED
+        self._seen.add(known)
         return None
 
 
@@ -99,7 +102,8 @@ def repetition(text: str) -> float:
     return repeated / max(1, len(words))
 
 
-def _digest(document: Document) -> bytes:
+def digest(document: Document) -> bytes:
+    """What equal documents have in common and, in all likelihood, no others do."""
     if isinstance(document, TokenIds):
         return document.digest(DIGEST_BYTES)
     return hashlib.blake2b(document.encode(), digest_size=DIGEST_BYTES).digest()

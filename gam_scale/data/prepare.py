@@ -1,22 +1,15 @@
 """Text to a prepared set: a tokenizer, then each split as one stream of tokens in MDS shards."""
 
-import errno
-import glob
-import os
-import shutil
-import socket
 import sys
-import time
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 
 import gam_scale
 from gam_scale.data.documents import Document, size_of
@@ -25,17 +18,15 @@ from gam_scale.data.filters import Filters, Sieve
 from gam_scale.data.holdout import HoldOut, choose
 from gam_scale.data.manifest import (
     INDEX_FILE,
-    MANIFEST_FILE,
     Manifest,
     ShardInfo,
     SplitInfo,
     TokenizerInfo,
-    read_manifest,
     sha256_of,
-    verify_files,
     write_manifest,
 )
 from gam_scale.data.mds import import_streaming
+from gam_scale.data.place import clear_leftovers, made_from, may_write, place, work_folder
 from gam_scale.data.progress import progress
 from gam_scale.data.sources import Source
 from gam_scale.data.tokenizer import Choice, Tokenizer
@@ -43,13 +34,11 @@ from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.data.tokenizer_training import train_tokenizer
 from gam_scale.data.tokens import TokenSource
 from gam_scale.errors import UserError
-from gam_scale.files import put_in_place, write_bytes
+from gam_scale.files import write_bytes
 
 TOKENIZER_FILE = "tokenizer.model"
 BLOCK_TOKENS = 16384
 SHARD_BYTES = 64 << 20
-OLD_SUFFIX = "-old"
-SILENT_S = 7 * 86400.0  # a process on another host that has written nothing since is dead
 
 
 @dataclass(frozen=True)
@@ -113,13 +102,13 @@ def prepare(spec: PrepareSpec) -> Manifest:
             "a source of tokens needs the tokenizer that made them; expected --tokenizer"
         )
     out = spec.out.resolve()
-    _clear_leftovers(out)
+    clear_leftovers(out)
     source = spec.describe()
-    made = None if _may_write(out, spec.overwrite) else _made_from(out, source)
+    made = None if may_write(out, spec.overwrite) else made_from(out, source)
     if made is not None:
         print(f"{spec.out} is already prepared from the same inputs", file=sys.stderr)
         return made
-    with _work_folder(out) as work:
+    with work_folder(out) as work:
         hold_out = _hold_out(spec)
         tokenizer = _tokenizer(spec, hold_out, work / TOKENIZER_FILE)
         info = TokenizerInfo(
@@ -138,7 +127,7 @@ def prepare(spec: PrepareSpec) -> Manifest:
             info, tokenizer.dtype, BLOCK_TOKENS, splits, source, gam_scale.__version__
         )
         write_manifest(work, manifest)
-        _put_in_place(work, out, spec.overwrite)
+        place(work, out, spec.overwrite)
     return manifest
 
 
@@ -204,23 +193,23 @@ def _text_bytes(spec: PrepareSpec, sources: Sequence[Source]) -> int | None:
 def _write_splits(
     spec: PrepareSpec, hold_out: HoldOut, tokenizer: Tokenizer, work: Path
 ) -> dict[str, SplitInfo]:
-    writers: dict[str, _SplitWriter] = {}
+    writers: dict[str, SplitWriter] = {}
     sieve = Sieve(spec.filters)
     stream = encode_documents(split_documents(spec, hold_out, sieve), tokenizer, spec.workers)
     with progress("tokenising", _text_bytes(spec, spec.sources)) as counter, closing(stream):
         for encoded in stream:
             if encoded.split not in writers:
-                writers[encoded.split] = _SplitWriter(work / encoded.split, tokenizer.dtype)
+                writers[encoded.split] = SplitWriter(work / encoded.split, tokenizer.dtype)
             writers[encoded.split].add(encoded)
             counter.advance(encoded.bytes)
-    _check_splits(spec, set(writers))
+    check_splits(spec, set(writers))
     return {
-        split: writer.finish(dict(sieve.left_out.get(split, {})))
+        split: writer.finish(dict(sorted(sieve.left_out.get(split, {}).items())))
         for split, writer in sorted(writers.items())
     }
 
 
-def _check_splits(spec: PrepareSpec, written: set[str]) -> None:
+def check_splits(spec: PrepareSpec, written: set[str]) -> None:
     """Refuse a set that lacks a split that was asked for."""
     held_out = spec.valid_fraction > 0 and not spec.valid
     if held_out and written - {"test"} in ({"train"}, {"valid"}):
@@ -233,8 +222,8 @@ def _check_splits(spec: PrepareSpec, written: set[str]) -> None:
         raise UserError(f"--{split}: there is no text in it; expected at least one document")
 
 
-class _SplitWriter:
-    """One split's stream of tokens, cut into blocks, as MDS shards."""
+class SplitWriter:
+    """One split's stream of tokens, cut into blocks, as MDS shards in ``folder``."""
 
     def __init__(self, folder: Path, dtype: str):
         self._folder = folder
@@ -248,6 +237,7 @@ class _SplitWriter:
         self._tokens = self._documents = self._bytes = 0
 
     def add(self, encoded: Encoded) -> None:
+        """Write what follows in the stream."""
         self._tokens += len(encoded.tokens)
         self._documents += encoded.documents
         self._bytes += encoded.bytes
@@ -258,6 +248,7 @@ class _SplitWriter:
         self._rest = stream[whole:]
 
     def finish(self, left_out: dict[str, int]) -> SplitInfo:
+        """Write what is left, and the index; what the split then is."""
         if len(self._rest):
             self._mds.write({"tokens": self._rest})
         self._mds.finish()
@@ -272,97 +263,3 @@ class _SplitWriter:
         assert left == 0
         index = sha256_of(self._folder / INDEX_FILE)
         return SplitInfo(self._tokens, self._documents, self._bytes, index, shards, left_out)
-
-
-def _may_write(out: Path, overwrite: bool) -> bool:
-    """Whether ``out`` is free, or a prepared set that may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return True
-    if not (out / MANIFEST_FILE).exists():
-        raise UserError(
-            f"{out}: exists and is not a prepared set; expected --out to be a new folder"
-        )
-    return overwrite
-
-
-def _made_from(out: Path, source: dict[str, Any]) -> Manifest:
-    manifest = read_manifest(out)
-    if manifest.source != source:
-        raise UserError(
-            f"{out}: was prepared from other inputs or settings; expected another --out, or "
-            "--overwrite to replace it"
-        )
-    verify_files(out, manifest, hashes=False)
-    return manifest
-
-
-@contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside ``out``, gone at the end unless it was renamed."""
-    work = out.with_name(f"{_leftover_prefix(out)}{os.getpid()}")
-    try:
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be made ({error.strerror}); expected --out in a folder that can be "
-            "written to"
-        ) from None
-    try:
-        yield work
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{out.parent}: no space left on the disk; free some or choose another --out"
-        ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _put_in_place(work: Path, out: Path, overwrite: bool) -> None:
-    """Rename ``work`` to ``out``; what was there is gone only once the new set is in place."""
-    old = work.with_name(work.name + OLD_SUFFIX)
-    if overwrite and out.exists():
-        os.rename(out, old)
-    try:
-        put_in_place(work, out)  # onto nothing, or onto an empty folder
-    except OSError as error:
-        if old.exists():
-            os.rename(old, out)
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        raise UserError(f"{out}: another process has made it meanwhile") from None
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _clear_leftovers(out: Path) -> None:
-    """Remove what killed runs left beside ``out``; bring back a set in between."""
-    prefix = f".{out.name}.partial-"
-    for path in out.parent.glob(f"{glob.escape(prefix)}*"):
-        host, _, pid = path.name.removeprefix(prefix).removesuffix(OLD_SUFFIX).rpartition("-")
-        if not host or not pid.isdigit() or _is_at_work(path, host, int(pid)):
-            continue
-        if path.name.endswith(OLD_SUFFIX) and not out.exists():
-            os.rename(path, out)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_at_work(folder: Path, host: str, pid: int) -> bool:
-    """Whether the process that made ``folder`` may be alive."""
-    if host == socket.gethostname():
-        return _is_other_process(pid)
-    # On a shared disk another machine's process has no number here, but it would write.
-    try:
-        newest = max(path.lstat().st_ctime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:  # it is at work just now
-        return True
-    return time.time() - newest < SILENT_S
-
-
-def _leftover_prefix(out: Path) -> str:
-    return f".{out.name}.partial-{socket.gethostname()}-"
-
-
-def _is_other_process(pid: int) -> bool:
-    return pid != os.getpid() and psutil.pid_exists(pid)  # a container's numbers come again

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import sentencepiece as spm
 
+from gam_scale.data.documents import utf8_size
 from gam_scale.data.sentencepiece_tokenizer import (
     BOS_ID,
     SPECIAL_PIECES,
@@ -23,6 +24,7 @@ from gam_scale.errors import UserError
 from gam_scale.files import write_bytes
 
 SAMPLE_PIECE_CHARS = 4096
+SAMPLE_BYTES = 1 << 26
 # The model file records the number of threads and unigram's sums depend on it, so one number for
 # every machine: the same text gives the same bytes everywhere.
 TRAINER_THREADS = 16
@@ -36,7 +38,7 @@ def train_tokenizer(
     path: str | Path,
     vocab_size: int,
     model_type: Literal["bpe", "unigram"] = "bpe",
-    max_bytes: int = 1 << 26,
+    max_bytes: int = SAMPLE_BYTES,
     character_coverage: float | None = None,
 ) -> SentencePieceTokenizer:
     """Train on a seeded sample of ``texts`` of at most ``max_bytes`` and write the model file.
@@ -60,6 +62,19 @@ def train_tokenizer(
             the message states which.
     """
     sample = list(_sample(texts, max_bytes))
+    return train_on_sample(sample, path, vocab_size, model_type, character_coverage)
+
+
+def train_on_sample(
+    sample: Iterable[str],
+    path: str | Path,
+    vocab_size: int,
+    model_type: Literal["bpe", "unigram"] = "bpe",
+    character_coverage: float | None = None,
+) -> SentencePieceTokenizer:
+    """:func:`train_tokenizer` on stretches of text that :class:`Draw` has chosen."""
+    # The trainer drops every sentence that has its own mark for unknowns, U+2585.
+    sample = [piece.replace("\u2585", " ") for piece in sample]
     try:
         try:
             model = _train(sample, vocab_size, model_type, character_coverage)
@@ -140,28 +155,53 @@ def _without_rare(sample: list[str], ranked: list[str], kept: int) -> Iterator[s
     return (part for piece in sample for part in rare.split(piece) if part)
 
 
-def _sample(texts: Iterable[str], max_bytes: int, seed: int = 0) -> Iterator[str]:
-    """A uniform sample of short stretches of text, of bounded size, in their order.
+class Draw:
+    """A uniform sample of stretches of text, of bounded size, chosen by their sizes alone.
 
     Each stretch draws a number and those with the smallest are kept (bottom-k sampling), which
     needs one pass and no knowledge of how much text there is.
     """
-    rng = random.Random(seed)
-    kept: list[tuple[float, int, str]] = []  # a heap; largest number first
-    size, index = 0, 0
-    for text in texts:
-        for start in range(0, len(text), SAMPLE_PIECE_CHARS):
-            index += 1
-            draw = -rng.random()
-            if size >= max_bytes and draw <= kept[0][0]:
-                continue
-            piece = text[start : start + SAMPLE_PIECE_CHARS]
-            heapq.heappush(kept, (draw, index, piece))
-            size += len(piece.encode())
-            while size > max_bytes and len(kept) > 1:
-                size -= len(heapq.heappop(kept)[2].encode())
-    # The trainer drops every sentence that has its own mark for unknowns, U+2585.
-    return (piece.replace("\u2585", " ") for _, _, piece in sorted(kept, key=lambda item: item[1]))
+
+    def __init__(self, max_bytes: int = SAMPLE_BYTES, seed: int = 0) -> None:
+        self._rng, self._max_bytes = random.Random(seed), max_bytes
+        self._kept: list[tuple[float, int, int]] = []  # a heap; largest number first
+        self._size = self._count = 0
+
+    def add(self, size: int) -> list[int]:
+        """Draw for the next stretch, of ``size`` bytes; those that are out now, by number."""
+        draw, number = -self._rng.random(), self._count
+        self._count += 1
+        kept = self._kept
+        if kept and draw <= kept[0][0] and self._size + size > self._max_bytes:
+            return [number]
+        heapq.heappush(kept, (draw, number, size))
+        self._size += size
+        out = []
+        while self._size > self._max_bytes and len(kept) > 1:
+            _, dropped, its_size = heapq.heappop(kept)
+            self._size -= its_size
+            out.append(dropped)
+        return out
+
+    def kept(self) -> list[int]:
+        """The numbers of the stretches that are in, from 0, in their order."""
+        return sorted(number for _, number, _ in self._kept)
+
+
+def stretches(text: str) -> Iterator[str]:
+    """What a sample consists of."""
+    return (text[i : i + SAMPLE_PIECE_CHARS] for i in range(0, len(text), SAMPLE_PIECE_CHARS))
+
+
+def _sample(texts: Iterable[str], max_bytes: int, seed: int = 0) -> Iterable[str]:
+    """The stretches that :class:`Draw` chooses, in their order."""
+    draw = Draw(max_bytes, seed)
+    kept: dict[int, str] = {}
+    for number, piece in enumerate(piece for text in texts for piece in stretches(text)):
+        kept[number] = piece
+        for out in draw.add(utf8_size(piece)):
+            del kept[out]
+    return kept.values()
 
 
 def _training_error(message: str, vocab_size: int) -> UserError:

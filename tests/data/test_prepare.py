@@ -14,7 +14,7 @@ from multiprocessing.synchronize import SemLock
 import numpy as np
 import pytest
 
-from gam_scale.data import encode, tokenizer
+from gam_scale.data import encode, place, tokenizer
 from gam_scale.data import prepare as p
 from gam_scale.data.holdout import choose, tail_start, utf8_size
 from gam_scale.data.manifest import read_manifest, verify_files
@@ -304,7 +304,7 @@ def test_leftovers_of_dead_runs_are_cleared(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     out = tmp_path / "set"
-    prefix = p._leftover_prefix(out)
+    prefix = place._leftover_prefix(out)
     leftovers = [f"{prefix}{dead.pid}", f"{prefix}{os.getppid()}", f"{prefix}x", ".set.partial-"]
     for name in leftovers:
         (tmp_path / name / "train").mkdir(parents=True)
@@ -318,7 +318,7 @@ def test_leftovers_of_another_host_are_cleared_once_they_are_old(tmp_path, monke
     before = names(tmp_path)
     prepare(spec_of(tmp_path / "set"))
     assert names(tmp_path) == [*before, "set"]  # its process may be at work
-    monkeypatch.setattr(p, "SILENT_S", 0.0)
+    monkeypatch.setattr(place, "SILENT_S", 0.0)
     prepare(spec_of(tmp_path / "set"))
     assert names(tmp_path) == [".set.partial-node-7-x", "set"], "leftovers: of another host stay"
 
@@ -328,7 +328,7 @@ def test_a_set_caught_between_two_renames_comes_back(tmp_path):
     manifest = prepare(spec_of(out))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    os.rename(out, tmp_path / f"{p._leftover_prefix(out)}{dead.pid}{p.OLD_SUFFIX}")
+    os.rename(out, tmp_path / f"{place._leftover_prefix(out)}{dead.pid}{place.OLD_SUFFIX}")
     assert prepare(spec_of(out)) == manifest
     assert names(tmp_path) == ["set"]
 
@@ -337,7 +337,7 @@ def test_full_disk(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(p._SplitWriter, "add", full)
+    monkeypatch.setattr(p.SplitWriter, "add", full)
     with pytest.raises(UserError, match="no space left") as error:
         prepare(spec_of(tmp_path / "set"))
     assert str(tmp_path) in str(error.value)
