@@ -5,66 +5,26 @@ import copy
 import pytest
 import torch
 from closeness import off
-from small import VOCAB, small
 
 from gam_scale.model.parts import implementations
-from gam_scale.strict import to_dict
 
 transformers = pytest.importorskip("transformers")
 
+from exported import FLOAT32, GREEDY, LENGTH, MODELS, T, model_of, padded  # noqa: E402
+from small import VOCAB  # noqa: E402
+
 from gam_scale.export.templates.cache_gam_scale import GAMScaleCache  # noqa: E402
-from gam_scale.export.templates.configuration_gam_scale import GAMScaleConfig  # noqa: E402
 from gam_scale.export.templates.modeling_gam_scale import (  # noqa: E402
     GAMScaleForCausalLM,
     GAMScaleForSequenceClassification,
     GAMScaleModel,
 )
 
-T = torch.randint(1, VOCAB, (2, 10), generator=torch.Generator().manual_seed(0))
-LENGTH = 6  # of the second row's text where it is padded
-GREEDY = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
-FLOAT32 = 1e-5
-"""Sums in another order: relative, of logits of the size of 1."""
-
-ATTENTION = {"kind": "attention", "n_heads": 2, "n_kv_heads": 1, "qk_norm": True, "window": 5}
-MODELS = {
-    "gam_delta": {"kinds": ("gam_delta", "gam_delta"), "position": "learned"},
-    "hybrid": {
-        "kinds": ("gam_delta", ATTENTION),
-        "position": "rotary",
-        "tied_head": False,
-        "logit_softcap": 3.0,
-    },
-}
-
-
-def config_of(*kinds, **settings) -> GAMScaleConfig:
-    model = to_dict(small(*kinds, **{"max_seq_len": 32} | settings))
-    return GAMScaleConfig(model=model, pad_token_id=0, bos_token_id=0)
-
-
-def model_of(*kinds, cls=GAMScaleForCausalLM, **settings):
-    """A model whose weights are far from zero everywhere."""
-    torch.manual_seed(0)
-    model = cls(config_of(*kinds, **settings)).eval()
-    for p in model.parameters():
-        p.data += 0.2 * torch.randn(p.shape)
-    return model
-
 
 @pytest.fixture(params=MODELS)
 def model(request):
     settings = dict(MODELS[request.param])
     return model_of(*settings.pop("kinds"), **settings)
-
-
-def padded(side: str) -> tuple[torch.Tensor, torch.Tensor, slice]:
-    """The second row as its first tokens alone, a mask, and where they stand."""
-    ids, mask = torch.zeros_like(T), torch.zeros_like(T)
-    ids[0], mask[0] = T[0], 1
-    real = slice(10 - LENGTH, None) if side == "left" else slice(None, LENGTH)
-    ids[1, real], mask[1, real] = T[1, :LENGTH], 1
-    return ids, mask, real
 
 
 @pytest.mark.parametrize("kind", implementations())

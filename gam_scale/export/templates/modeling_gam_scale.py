@@ -276,7 +276,9 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
-        if generation_config.use_cache is not False:
+        if generation_config.use_cache is not False and generation_config.prefill_chunk_size:
+            # Else the first call makes one, before which adapters of prompts ask whether there is
+            # any.
             model_kwargs.setdefault("past_key_values", GAMScaleCache())
 
 
