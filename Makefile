@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NEXT := next: `. .venv/bin/activate`, then the commands of docs/commands.md, those of docs/data.md first
 
-.PHONY: help quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-coverage test-transformers test-attack lint format install clean
+.PHONY: help docs quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-coverage test-transformers test-attack lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -61,6 +61,11 @@ test-transformers: ## install, then run transformers' own tests of models on exp
 	@HF_HUB_OFFLINE=1 TRANSFORMERS_TESTS=.venv/transformers/tests \
 	    $(BIN)/python -m pytest -o addopts=--import-mode=importlib -q -rs \
 	    tests/export/test_transformers_own.py
+
+docs:            ## the site of docs/ in runs/site, its page of settings made again, every link checked
+	@$(BIN)/python docs/site/settings_page.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'open runs/site/index.html'
 
 lint:            ## style and types alone, in the .venv that `make install` or `make test` made
 	@$(BIN)/ruff format --check -q .
