@@ -89,6 +89,11 @@ class HuggingFaceTokenizer(Tokenizer):
             return b""
         return piece.replace(SPACE, " ").encode()
 
+    @property
+    def special_ids(self) -> dict[str, int]:
+        named = {t.content: i for i, t in self._added.items()}
+        return {name: named[name] for name in self._specials}
+
     def _learned(self) -> Iterator[str]:
         ids = (i for i in self._pieces if i not in self._added)
         return (self.id_to_bytes(i).decode("utf-8", "ignore") for i in ids)

@@ -115,6 +115,11 @@ class SentencePieceTokenizer(Tokenizer):
             i for i in range(self.vocab_size) if model.is_control(i) or model.is_unknown(i)
         )
 
+    @property
+    def special_ids(self) -> dict[str, int]:
+        control = (i for i in range(self.vocab_size) if self._model.is_control(i))
+        return {self._pieces[i]: i for i in control}
+
     def _is_spelled(self, token: int) -> bool:
         """Whether a piece's letters are a name, not text: a special or a byte piece."""
         model = self._model
@@ -152,7 +157,7 @@ class SentencePieceTokenizer(Tokenizer):
         else:
             found = self._model.piece_to_id(token)
         if found is None or not self._model.is_control(found):
-            control = [self._pieces[i] for i in range(self.vocab_size) if self._model.is_control(i)]
+            control = self.special_ids
             raise UserError(
                 f"{name}: has no special token {token or 'that opens a document'}; expected {flag} "
                 f"as one of: {', '.join(control) or 'none, which no model can be trained with'}"

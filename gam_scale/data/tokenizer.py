@@ -92,6 +92,11 @@ class Tokenizer(ABC):
     def id_to_bytes(self, token: int) -> bytes:
         """What an id stands for: part of a character perhaps, nothing for special ids."""
 
+    @property
+    @abstractmethod
+    def special_ids(self) -> dict[str, int]:
+        """The ids of special tokens, by the names that they have."""
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``, special ids skipped; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self.id_to_bytes(int(i)) for i in ids).decode("utf-8", "replace")

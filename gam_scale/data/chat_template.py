@@ -1,0 +1,257 @@
+"""Conversations to token ids: a template in Jinja, as transformers' ``chat_template`` is one."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import jinja2
+import numpy as np
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gam_scale.data.conversation import Conversation, Message
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.errors import UserError, one_line
+
+DEFAULT = """\
+{{ bos_token }}
+{%- for message in messages %}
+    {%- set content = message['content'] | trim %}
+    {%- if message['role'] == 'assistant' %}
+        {{- 'Assistant: ' + content }}
+        {%- if loop.last or eos_token != bos_token %}
+            {{- eos_token }}
+        {%- endif %}
+        {%- if not loop.last %}
+            {{- ' \\n\\n' }}
+        {%- endif %}
+    {%- elif message['role'] == 'user' %}
+        {{- 'User: ' + content + '\\n\\n' }}
+    {%- else %}
+        {{- content + '\\n\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- 'Assistant:' }}
+{%- endif %}
+"""
+"""``User: ...``, ``Assistant: ...``, what the system says without a name, blank lines between.
+
+An answer is closed by eos; where bos alone parts documents, by that, after the last answer only,
+since it would begin another document. The spaces before and after an answer keep every tokenizer
+from joining it with what stands around it.
+"""
+
+# Characters that are no text in any script (Unicode's noncharacters): no content may hold them.
+_ID, _ID_END, _ANSWER, _ANSWER_END = map(chr, range(0xFDD0, 0xFDD4))
+_SPECIAL = re.compile(f"{_ID}([0-9]+){_ID_END}")
+_CLOSING = re.compile(rf"\s*{_ID}[0-9]+{_ID_END}")
+_MARKS = re.compile(f"[{_ANSWER}{_ANSWER_END}]")
+_RESERVED = re.compile(f"[{_ID}-{_ANSWER_END}]")
+
+
+class ChatTemplate:
+    """How messages become the text, and the ids, that a model reads.
+
+    Special tokens that the template writes, as ``bos_token`` or by their names, are ids; those that
+    a message spells are letters like any others.
+
+    Args:
+        source: in Jinja, given what transformers gives: ``messages``, ``add_generation_prompt``,
+            ``bos_token``, ``eos_token`` (bos where no token closes documents), ``pad_token``.
+        tokenizer: of the model.
+
+    Raises:
+        UserError: it is no template.
+    """
+
+    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
+        self.source, self._tokenizer = source, tokenizer
+        names = sorted(tokenizer.special_ids, key=len, reverse=True)
+        spelled = re.compile("|".join(map(re.escape, names)))
+        marked = spelled.sub(lambda match: _mark(tokenizer.special_ids[match[0]]), source)
+        try:
+            self._template = _environment().from_string(marked)
+        except jinja2.TemplateError as error:
+            raise UserError(
+                f"the chat template cannot be read ({one_line(str(error))}); expected Jinja as "
+                "transformers' chat_template"
+            ) from None
+
+    @property
+    def end_id(self) -> int:
+        """What ends a conversation where the template writes no special token after an answer."""
+        tokenizer = self._tokenizer
+        return tokenizer.bos_id if tokenizer.eos_id is None else tokenizer.eos_id
+
+    @cached_property
+    def stops(self) -> frozenset[int]:
+        """The ids that an answer ends with: a generator stops there."""
+        messages = [Message("user", "a"), Message("assistant", "b", is_learned=True)]
+        ids, carries = self.encode(Conversation(tuple(messages)))
+        return self._tokenizer.ends | {int(ids[np.flatnonzero(carries)[-1]])}
+
+    def prompt(self, messages: Iterable[Message]) -> list[int]:
+        """The ids of a conversation up to where its next answer begins, bos included.
+
+        Raises:
+            UserError: the template does not take these messages.
+        """
+        text = self._render([_checked(message) for message in messages], prompt=True)
+        return self._opened(self._ids(text).tolist())
+
+    def encode(self, conversation: Conversation) -> tuple[np.ndarray, np.ndarray]:
+        """A whole conversation.
+
+        An answer is encoded by itself, as a model writes it, from where the prompt before it ends
+        up to the special token that closes it.
+
+        Returns:
+            Its ids (n,), bos first; and which of them carry loss (n,) bool: those of learned
+            answers and what closes them.
+
+        Raises:
+            UserError: the template does not take it, changes an answer, or writes a text before an
+                answer that is not the prompt that it writes for it.
+        """
+        where = f"{conversation.where}: " if conversation.where else ""
+        try:
+            return self._encode(conversation.messages)
+        except UserError as error:
+            raise UserError(f"{where}{error}") from None
+
+    def _encode(self, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
+        given = [_checked(message) for message in messages]
+        text = self._render(given)
+        marked = self._render([_marked(message) for message in given])
+        if _MARKS.sub("", marked) != text:
+            raise UserError(
+                "the chat template treats an answer by what is in it; expected it whole"
+            )
+        spans = self._spans(given, text, marked)
+        parts, carries, done = [], [], 0
+        for start, end, is_learned in [*spans, (len(text), len(text), False)]:
+            for piece, learned in ((text[done:start], False), (text[start:end], is_learned)):
+                ids = self._ids(piece)
+                parts.append(ids)
+                carries.append(np.full(len(ids), learned))
+            done = end
+        if not text.endswith(_ID_END, 0, spans[-1][1]):  # nothing closes the last answer
+            parts.append(np.array([self.end_id]))
+            carries.append(np.array([spans[-1][2]]))
+        return self._whole(np.concatenate(parts), np.concatenate(carries))
+
+    def _spans(
+        self, messages: Sequence[Message], text: str, marked: str
+    ) -> list[tuple[int, int, bool]]:
+        """Where the answers stand in ``text``, what closes them included."""
+        answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+        marks = [match.start() - n for n, match in enumerate(_MARKS.finditer(marked))]
+        if len(marks) != 2 * len(answers):
+            raise UserError("the chat template leaves an answer out, or writes it twice")
+        spans = []
+        for i, first, end in zip(answers, marks[::2], marks[1::2], strict=True):
+            prompt = self._render(messages[:i], prompt=True)
+            if not text.startswith(prompt) or len(prompt) > first:
+                raise UserError(
+                    f"the chat template writes another text before the answer messages[{i}] than "
+                    "with add_generation_prompt; expected the same"
+                )
+            if closing := _CLOSING.match(text, end):
+                end = closing.end()
+            elif i == answers[-1]:
+                end = len(text)  # up to the end that is put there
+            spans.append((len(prompt), end, messages[i].is_learned))
+        return spans
+
+    def _whole(self, ids: np.ndarray, carries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        opened = self._opened(ids.tolist())
+        carries = np.concatenate([np.zeros(len(opened) - len(ids), bool), carries])
+        if self._tokenizer.bos_id in opened[1:-1]:
+            raise UserError(
+                "the chat template writes the token that opens a document within a conversation; "
+                "expected it at its start, and at its end at most"
+            )
+        return np.array(opened, self._tokenizer.dtype), carries
+
+    def _opened(self, ids: list[int]) -> list[int]:
+        bos = self._tokenizer.bos_id
+        return ids if ids[:1] == [bos] else [bos, *ids]
+
+    def _ids(self, text: str) -> np.ndarray:
+        """Of a rendered text, in which special tokens are marked."""
+        parts: list[np.ndarray] = []
+        for number, part in enumerate(_SPECIAL.split(text)):
+            ids = [int(part)] if number % 2 else self._tokenizer.encode(part)
+            parts.append(np.array(ids, np.int64))
+        return np.concatenate(parts)
+
+    def _render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
+        end = _mark(self.end_id)
+        try:
+            return self._template.render(
+                messages=[message.as_dict() for message in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=prompt,
+                bos_token=_mark(self._tokenizer.bos_id),
+                eos_token=end,
+                pad_token=end,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            raise UserError(
+                f"the chat template does not take the messages ({one_line(str(error))})"
+            ) from None
+
+
+class _Generation(Extension):
+    """The tag ``generation``, by which some templates mark answers for transformers."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """As transformers renders chat templates (utils/chat_template_utils.py).
+
+    Without ``strftime_now``: the same messages give the same ids on every day.
+    """
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    return environment
+
+
+def _mark(token: int) -> str:
+    return f"{_ID}{token}{_ID_END}"
+
+
+def _checked(message: Message) -> Message:
+    if reserved := _RESERVED.search(message.content):
+        raise UserError(
+            f"a message holds U+{ord(reserved[0]):04X}, which is no character of a text"
+        )
+    return message
+
+
+def _marked(message: Message) -> Message:
+    """An answer with marks where its text begins and ends, inside of the spaces around it."""
+    if message.role != "assistant":
+        return message
+    core = message.content.strip()
+    before, _, after = message.content.partition(core)
+    return Message(message.role, f"{before}{_ANSWER}{core}{_ANSWER_END}{after}")

@@ -1,0 +1,190 @@
+"""Chat templates: the text that transformers renders, the ids, and which of them carry loss."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gam_scale.data.chat_template import DEFAULT, ChatTemplate
+from gam_scale.data.conversation import Conversation, Message, conversation_of
+from gam_scale.data.tokenizer import Choice
+from gam_scale.data.tokenizer_file import load_tokenizer
+from gam_scale.errors import UserError
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{% endgeneration %}"
+    "{% else %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def talk(*contents: str, system: str = "") -> Conversation:
+    """User and assistant in turns."""
+    messages = [Message("system", system)] if system else []
+    for i, content in enumerate(contents):
+        messages.append(Message(["user", "assistant"][i % 2], content, bool(i % 2)))
+    return Conversation(tuple(messages))
+
+
+TALKS = [
+    talk("Who is it?", "It is I."),
+    talk("  Wo ist\nes? ", " ¡42 漢字!\n\nYes?  ", system="Be brief.\n"),
+    talk("a", "(b).", "c?", "d!\n", "e", '"f"'),
+    talk("Say <s> and <|im_end|>", "No: <s>."),
+]
+
+
+@pytest.fixture(scope="module")
+def ours(prepared_set):
+    """A tokenizer that was trained here: bos alone parts documents."""
+    return load_tokenizer(prepared_set / "tokenizer.model")
+
+
+@pytest.fixture(scope="module")
+def byte_level(tmp_path_factory):
+    """One as GPT-2's, with tokens of chats and an end of its own."""
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=340,
+        special_tokens=["<|endoftext|>", "<|eos|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator(["User: it is.\n\nAssistant: Is it?!\n" * 9], trainer)
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    model.save(str(file))
+    return load_tokenizer(file, Choice(eos="<|eos|>"))
+
+
+def learned(tokenizer, ids, carries) -> list[str]:
+    """The runs of ids that carry loss, special ones by their ids."""
+    runs = np.split(np.arange(len(ids)), np.flatnonzero(np.diff(carries)) + 1)
+    special = set(tokenizer.special_ids.values())
+    return [
+        "".join(f"<{i}>" if i in special else tokenizer.decode([i]) for i in ids[run].tolist())
+        for run in runs
+        if carries[run[0]]
+    ]
+
+
+def test_the_default_in_plain_text(ours):
+    ids, carries = ChatTemplate(DEFAULT, ours).encode(TALKS[2])
+    text = "User: a\n\nAssistant: (b). \n\nUser: c?\n\nAssistant: d! \n\nUser: e\n\nAssistant: "
+    assert ids[0] == ids[-1] == ours.bos_id and not carries[0] and carries[-1]
+    assert ours.decode(ids) == text + '"f"'
+    assert learned(ours, ids, carries) == [" (b).", " d!", f' "f"<{ours.bos_id}>']
+
+
+def test_an_end_of_its_own_closes_every_answer(byte_level):
+    ids, carries = ChatTemplate(DEFAULT, byte_level).encode(TALKS[2])
+    end = f"<{byte_level.eos_id}>"
+    assert learned(byte_level, ids, carries) == [f" (b).{end}", f" d!{end}", f' "f"{end}']
+    assert (ids == byte_level.bos_id).sum() == 1
+
+
+def test_what_is_not_learned_carries_no_loss(ours):
+    row = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "no", "weight": 0},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "yes", "weight": 1},
+    ]
+    read = conversation_of({"messages": row}, "x")
+    assert learned(ours, *ChatTemplate(DEFAULT, ours).encode(read)) == [f" yes<{ours.bos_id}>"]
+    read = conversation_of({"prompt": row[:3], "completion": "yes"}, "x")
+    assert learned(ours, *ChatTemplate(DEFAULT, ours).encode(read)) == [f" yes<{ours.bos_id}>"]
+
+
+def test_special_tokens_of_a_template_are_ids_and_those_of_messages_letters(byte_level):
+    template = ChatTemplate(CHATML, byte_level)
+    ids, carries = template.encode(TALKS[3])
+    end = byte_level.special_ids["<|im_end|>"]
+    assert (ids == end).sum() == 2 and (ids == byte_level.special_ids["<|im_start|>"]).sum() == 2
+    assert learned(byte_level, ids, carries) == [f"No: <s>.<{end}>"]
+    assert "Say <s> and <|im_end|>" in byte_level.decode(ids)
+    assert template.stops == {end, byte_level.bos_id, byte_level.eos_id}
+
+
+@pytest.mark.parametrize("source", [DEFAULT, CHATML])
+@pytest.mark.parametrize("talk_", TALKS)
+def test_a_prompt_is_how_the_conversation_begins(byte_level, ours, source, talk_):
+    for tokenizer in (byte_level, ours):
+        template = ChatTemplate(source, tokenizer)
+        ids, carries = template.encode(talk_)
+        prompt = template.prompt(talk_.messages[:-1])
+        assert prompt == ids[: len(prompt)].tolist() and carries[len(prompt)]
+        assert carries[len(prompt) :].sum() >= len(carries) - len(prompt) - 1  # but "\n" at the end
+
+
+def test_the_text_is_the_one_that_transformers_renders(ours):
+    utilities = pytest.importorskip("transformers.utils.chat_template_utils")
+    for source in (DEFAULT, CHATML):
+        for talk_ in TALKS:
+            messages = [message.as_dict() for message in talk_.messages]
+            names = {"bos_token": "<s>", "eos_token": "<s>", "pad_token": "<s>"}
+            for count, prompt in ((len(messages), False), (len(messages) - 1, True)):
+                (theirs,), _ = utilities.render_jinja_template(
+                    conversations=[messages[:count]],
+                    chat_template=source,
+                    add_generation_prompt=prompt,
+                    **names,
+                )
+                template = ChatTemplate(source, ours)
+                ids = template.prompt(talk_.messages[:-1]) if prompt else template.encode(talk_)[0]
+                text = theirs.removeprefix("<s>").removesuffix("<s>" if source == DEFAULT else "")
+                assert ours.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("{% for %}", "cannot be read"),
+        ("{{ raise_exception('no such role') }}", "no such role"),
+        ("{{ messages[0]['content'] }}", "leaves an answer out"),
+        ("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}x", "with add_generation_p"),
+        ("{% for m in messages %}{{ m['content'] | length }}{% endfor %}", "by what is in it"),
+        ("{% for m in messages %}{{ bos_token + m['content'] }}{% endfor %}", "within a conv"),
+        ("{{ messages.append(1) }}", "does not take"),
+    ],
+)
+def test_templates_that_cannot_be(ours, source, fault):
+    with pytest.raises(UserError, match=fault):
+        ChatTemplate(source, ours).encode(TALKS[0])
+
+
+def test_noncharacters_are_refused(ours):
+    with pytest.raises(UserError, match="U[+]FDD0"):
+        ChatTemplate(DEFAULT, ours).encode(talk("a\ufdd01", "b"))
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ([], "holds list"),
+        ({"text": "a"}, "has 'text'; expected a row with 'messages'"),
+        ({"prompt": "a"}, "expected a row with 'messages'"),
+        ({"messages": []}, "messages is \\[\\]"),
+        ({"messages": ["a"]}, r"messages\[0\] is \"a\""),
+        ({"messages": [{"role": "human", "content": "a"}]}, 'role is "human"; expected one of'),
+        ({"messages": [{"role": "user", "content": " \n"}]}, r"messages\[0\].content is empty"),
+        ({"messages": [{"role": "user", "content": ["a"]}]}, "content is .*; expected text"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "ends with a message of user"),
+        ({"prompt": "a", "completion": ""}, r"completion\[0\].content is empty"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "no message of user before"),
+        (
+            {"prompt": "a", "completion": [{"role": "assistant", "content": "b", "weight": 0}]},
+            "every answer has weight 0",
+        ),
+        (
+            {"prompt": "a", "completion": [{"role": "assistant", "content": "b", "weight": 0.5}]},
+            "weight is 0.5",
+        ),
+    ],
+)
+def test_rows_that_are_none_say_so(row, fault):
+    with pytest.raises(UserError, match=f"pairs.jsonl: line 3.*{fault}"):
+        raise conversation_of(json.loads(json.dumps(row)), "pairs.jsonl: line 3")
