@@ -189,6 +189,12 @@ def add_device(parser: argparse.ArgumentParser, of: str = "") -> None:
     )
 
 
+def add_best(parser: argparse.ArgumentParser) -> None:
+    """The ``--best`` option of what reads a run's checkpoint."""
+    best = "of a run directory, the checkpoint of the lowest validation loss, not the newest"
+    parser.add_argument("--best", action="store_true", help=best)
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """The ``--set`` option of tools that read a run's config; ``args.overrides`` is a list."""
     parser.add_argument(

@@ -216,9 +216,10 @@ def describe(cls: type, where: str = "") -> list[tuple[str, str, str, str]]:
             kind = field.metadata.get("type_name") or _type_name(hint)
             said = "none" if _is_required(field) else json.dumps(default)
             rows.append((key, kind, said, field.metadata["doc"]))
-            (each, *_) = typing.get_args(hint) or (None,)
-            if typing.get_origin(hint) is list and dataclasses.is_dataclass(each):
-                rows += describe(typing.cast(type, each), f"{key}[]")
+            (*_, each) = typing.get_args(hint) or (None,)
+            if typing.get_origin(hint) in (list, dict) and dataclasses.is_dataclass(each):
+                below = f"{key}[]" if typing.get_origin(hint) is list else f"{key}.NAME"
+                rows += describe(typing.cast(type, each), below)
     return rows
 
 

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from gam_scale import cli
+from gam_scale.checkpoint.store import best_checkpoint
 from gam_scale.config import load_config
 from gam_scale.errors import UserError
 from gam_scale.export.folder import check_is_new
@@ -27,7 +28,8 @@ def main() -> None:
     args = _parser().parse_args()
     check_is_new(args.out)  # before anything is read
     if args.command == "export":
-        EXPORTS[args.to](args.checkpoint, args.out)
+        path = best_checkpoint(args.checkpoint) if args.best else args.checkpoint
+        EXPORTS[args.to](path, args.out)
         print(f"wrote {args.out}")
     else:
         print(f"wrote {write_checkpoint(_read(args), args.out)}")
@@ -38,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="write one of our checkpoints in another format")
     export.add_argument("checkpoint", type=Path, help="run directory (its newest) or step-* folder")
+    cli.add_best(export)
     export.add_argument("--to", choices=EXPORTS, required=True, help="format to write")
     export.add_argument("--out", type=Path, required=True, help="folder to make")
     read = commands.add_parser("import", help="make a checkpoint of ours from another format")

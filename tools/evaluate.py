@@ -20,6 +20,7 @@ import torch
 
 from gam_scale import cli
 from gam_scale.checkpoint.load import Trained, load_trained
+from gam_scale.checkpoint.store import best_checkpoint
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
 from gam_scale.evaluate.by_position import loss_by_position, octaves
@@ -74,6 +75,7 @@ def _parse() -> argparse.Namespace:
     add = parser.add_argument
     add("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT",
         help="run directory (its newest checkpoint) or step-* folder")  # fmt: skip
+    cli.add_best(parser)
     add("--data", help="prepared set to read instead of the run's own")
     add("--split", default="valid", help="train, valid (default) or test")
     add("--text", type=Path, help="a text file to read instead, as one document")
@@ -152,7 +154,7 @@ def _asked(args: argparse.Namespace) -> bool:
 
 def _subject(path: Path, args: argparse.Namespace) -> Subject:
     """Load a checkpoint and take every measurement that is asked for."""
-    trained = load_trained(path, args.device)
+    trained = load_trained(best_checkpoint(path) if args.best else path, args.device)
     seq_len = _length(trained, args.seq_len or trained.config.data.seq_len, "--seq-len")
     names = [other.name for other in args.checkpoints]
     found = subject(trained, path.name if names.count(path.name) == 1 else str(path), seq_len)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gam_scale import cli
 from gam_scale.checkpoint.load import load_trained
+from gam_scale.checkpoint.store import best_checkpoint
 from gam_scale.errors import UserError
 from gam_scale.generate import MAX_TOKENS, Sampling, generate
 from gam_scale.hardware.processor import find_device
@@ -27,10 +28,12 @@ def main() -> None:
     add("--top-k", type=cli.count(0), default=0, help="only the k likeliest; 0: all (0)")
     add("--top-p", type=cli.number(above=0, at_most=1), default=0.95, help="nucleus, 1: all (0.95)")
     add("--seed", type=cli.count(0), default=0, help="of what is sampled (0)")
+    cli.add_best(parser)
     cli.add_device(parser)
     args = parser.parse_args()
+    path = best_checkpoint(args.checkpoint) if args.best else args.checkpoint
     sampling, prompt = Sampling(args.temperature, args.top_k, args.top_p), _prompt(args.prompt)
-    trained = load_trained(args.checkpoint, find_device(args.device))
+    trained = load_trained(path, find_device(args.device))
     print(prompt, end="", flush=True)
     pieces = generate(
         trained.model, trained.tokenizer, prompt, args.max_tokens, sampling, args.seed

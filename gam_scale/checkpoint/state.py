@@ -37,6 +37,8 @@ class TrainState:
     )
     best_val_loss: float | None = None
     """Lowest validation loss so far."""
+    best_of: str = ""
+    """Of which set that is, as ``checkpoint.best`` names it."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Counts of tokens and sums since the last logged line."""
     noise: list[float] = field(default_factory=list)

@@ -135,6 +135,21 @@ def resolve(path: str | Path) -> Path:
     raise UserError(f"{path} holds no checkpoint; expected a run directory or a step-* folder")
 
 
+def best_checkpoint(path: str | Path) -> Path:
+    """The checkpoint of a run directory's lowest validation loss.
+
+    Raises:
+        UserError: it is no run directory, or has none.
+    """
+    for folder in (Path(path) / "checkpoints", Path(path)):
+        if best := CheckpointStore(folder).best():
+            return best
+    raise UserError(
+        f"{path} has no best checkpoint; expected a run directory whose checkpoint.keep_best is "
+        "true and which was validated, or its newest, without --best"
+    )
+
+
 def load_config_of(checkpoint: Path) -> RunConfig:
     """The complete configuration that a checkpoint was trained with."""
     return read_record(RunConfig, checkpoint / CONFIG)

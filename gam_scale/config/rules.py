@@ -1,8 +1,10 @@
 """Which settings of a run go together."""
 
+import re
 from dataclasses import replace
 
 from gam_scale.config.axes import Axes
+from gam_scale.config.names import set_names, validated_names
 from gam_scale.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -13,7 +15,7 @@ from gam_scale.config.sections import (
 )
 from gam_scale.config.stages import planned_steps, stages_of
 from gam_scale.errors import UserError
-from gam_scale.strict import is_auto
+from gam_scale.strict import is_auto, shown
 
 LONGEST_TAG = 64
 """Characters; wandb's bound."""
@@ -31,6 +33,7 @@ def check(config: RunConfig) -> None:
         _check_carry_state(config)
     _check_start(config.checkpoint)
     _check_sets(config.data)
+    _check_validation(config)
     _check_steps(config.train)
     if config.train.stages:
         _check_stages(config)
@@ -128,6 +131,32 @@ def _check_sets(data: DataConfig) -> None:
     for i, entry in enumerate(data.sets):
         if not entry.path:
             raise UserError(f"data.sets[{i}].path is empty; expected a folder or URL of shards")
+
+
+def _check_validation(config: RunConfig) -> None:
+    names = validated_names(config)
+    for name, entry in config.eval.sets.items():
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(
+                f"eval.sets has the name {shown(name)}; expected letters, digits, '_', '-' and '.'"
+            )
+        if names.count(name) > 1:
+            raise UserError(
+                f"eval.sets.{name} has the name of a set of data.sets, which has a curve by that "
+                "name already; expected another"
+            )
+        if not entry.path and entry.split == "train":
+            raise UserError(
+                f"eval.sets.{name} is the train split of data.sets; expected another split, or "
+                "the path of a set"
+            )
+    best = config.checkpoint.best
+    if best and best not in names:
+        known = ", ".join(names) or f"none, as data.sets is {set_names(config.data)[0]} alone"
+        raise UserError(
+            f"checkpoint.best is {shown(best)}; expected nothing, or a set that is validated on by "
+            f"itself: {known}"
+        )
 
 
 def _check_steps(train: TrainConfig) -> None:

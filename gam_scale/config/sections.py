@@ -282,6 +282,11 @@ class CheckpointConfig:
     every_steps: int = option(200, "steps between checkpoints; the last step is kept too", above=0)
     keep_last: int = option(2, "most recent checkpoints kept", at_least=1)
     keep_best: bool = option(True, "keep the checkpoint of the lowest validation loss as well")
+    best: str = option(
+        "",
+        "by which loss a checkpoint is the best: the name of a set of eval.sets, or of one of "
+        "several data.sets; empty: the mean val_loss",
+    )
     keep_steps: list[int] = option(
         [], "steps whose checkpoints are saved and kept whatever keep_last says", at_least=1
     )
@@ -316,6 +321,14 @@ class CheckpointConfig:
 
 
 @dataclass
+class EvalSetConfig:
+    """A text that is validated on by itself, whatever is trained on."""
+
+    path: str = option("", "folder or URL of a prepared set; empty: the sets of data.sets")
+    split: str = option("valid", "which split of it is read: valid, test or train")
+
+
+@dataclass
 class EvalConfig:
     """Validation during training."""
 
@@ -325,6 +338,13 @@ class EvalConfig:
         "validation tokens read each time, shared by the sets that have a validation split as "
         "equally as their lengths allow; 0: all of them",
         at_least=0,
+    )
+    sets: dict[str, EvalSetConfig] = option(
+        {},
+        "texts by a name of yours that are validated on too, each by itself and up to "
+        "eval.max_tokens tokens of it: val_loss/NAME in every line that has a val_loss. Of several "
+        "data.sets each has such a curve anyway, of its part of the mean val_loss, by its path's "
+        "last part",
     )
     batch_size: int = option(8, "sequences per rank and forward pass", at_least=1, at_most=WIDEST)
     late_from: int = option(

@@ -6,8 +6,8 @@ asks the stages.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 
+from gam_scale.config.names import set_names
 from gam_scale.config.sections import DataConfig, RunConfig, StageConfig, TrainConfig
 from gam_scale.errors import UserError
 
@@ -110,20 +110,12 @@ def _weights(one: StageConfig, data: DataConfig, where: str) -> tuple[float, ...
     """Of each set, by its path or by the last part of it, where no other set shares that."""
     given = dict(one.weights)
     weights = []
-    names = [_last_part(entry.path) for entry in data.sets]
+    names = set_names(data)
     for entry, name in zip(data.sets, names, strict=True):
-        own = given.pop(name, entry.weight) if names.count(name) == 1 else entry.weight
-        weights.append(given.pop(entry.path, own))
+        weights.append(given.pop(entry.path, given.pop(name, entry.weight)))
     if given:
-        known = ", ".join(
-            name if names.count(name) == 1 else entry.path
-            for entry, name in zip(data.sets, names, strict=True)
-        )
+        known = ", ".join(names)
         raise UserError(f"{where} names {next(iter(given))}, no set; expected of {known}")
     if not sum(weights) and data.sets:
         raise UserError(f"{where} leaves out every set; expected one above 0")
     return tuple(weights)
-
-
-def _last_part(path: str) -> str:
-    return PurePath(path).name or path

@@ -149,7 +149,7 @@ def _remarks(config: dict[str, Any], summary: dict[str, Any]) -> list[Part]:
     if anneal["steps"]:
         words = f"from step {anneal['from_step']:,} on, over {anneal['steps']:,} steps"
         remarks.append(Note(f"The learning rate came down on demand {words}."))
-    if summary.get("validated") == []:
+    if summary.get("validated") == [] and not any(key.startswith("val_loss/") for key in summary):
         remarks.append(
             Note("Nothing was validated: no data set of this run has a validation split.")
         )
@@ -185,7 +185,7 @@ def _figures(lines: Sequence[Line], summary: dict[str, Any]) -> list[Part]:
         series = replace(series, smooth=False)
         caption = "targets a step, of which twice as many would gain little"
         small.append(_small("noise", "Gradient noise scale", caption, series, large, may_log=True))
-    return [_loss(lines), Beside(small, "three")]
+    return [_loss(lines), *_of_sets(lines), Beside(small, "three")]
 
 
 def _loss(lines: Sequence[Line]) -> Figure:
@@ -197,6 +197,19 @@ def _loss(lines: Sequence[Line]) -> Figure:
         validation = by_step(lines, "val_loss", "validation", joined=True)
         series.append(replace(validation, smooth=False))
     return line_figure("loss", "Loss", caption, series, WIDE, narrow_size=NARROW)
+
+
+def _of_sets(lines: Sequence[Line]) -> list[Figure]:
+    """The loss on each set that is validated on by itself."""
+    keys = dict.fromkeys(key for line in lines for key in line if key.startswith("val_loss/"))
+    series = [
+        replace(by_step(lines, key, key.partition("/")[2], joined=True), smooth=False)
+        for key in keys
+    ]
+    if not series:
+        return []
+    caption = "validation loss of each set, nats per token"
+    return [line_figure("sets", "Loss by set", caption, series, WIDE, narrow_size=NARROW)]
 
 
 def _small(

@@ -140,7 +140,7 @@ def _pretrain(
     if config.parallel.preflight:
         watchdog.at(0, "checking the ranks")
         size = _checkpoint_bytes(config)
-        preflight(world, run.checkpoints.folder, size, [*data.train, *data.valid])
+        preflight(world, run.checkpoints.folder, size, data.splits)
     stop.check(world)
     compiled = _whether_to_compile(config, world)
     strategy = build_strategy(config, world, compiled=compiled)

@@ -1,12 +1,14 @@
 """What a run reads: its data sets, and the order of their samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from gam_scale.config import DataSetConfig, RunConfig
+from gam_scale.config import DataConfig, DataSetConfig, EvalSetConfig, RunConfig
+from gam_scale.config.names import set_names
 from gam_scale.config.stages import stages_of
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,15 @@ class RunData:
     """Of the sets that have a validation split."""
     stream: TrainStream
     tokenizer: Tokenizer
+    valid_names: list[str] = field(default_factory=list)
+    """Of ``valid``."""
+    named: dict[str, list[TokenSplit]] = field(default_factory=dict)
+    """Of ``eval.sets``."""
+
+    @property
+    def splits(self) -> list[TokenSplit]:
+        """All that is read."""
+        return [*self.train, *self.valid, *(s for splits in self.named.values() for s in splits)]
 
 
 def open_data(config: RunConfig, cache: str) -> RunData:
@@ -37,14 +48,40 @@ def open_data(config: RunConfig, cache: str) -> RunData:
         config.train.global_batch_size if config.data.carry_state else 0,
         stages_of(config),
     )
-    valid = _open_validation(config.data.sets, train, cache)
-    return RunData(train, valid, stream, train[0].load_tokenizer())
+    names, valid = _open_validation(config.data, train, cache)
+    tokenizer = train[0].load_tokenizer()
+    named = {
+        name: _open_named(f"eval.sets.{name}", entry, config.data, cache, tokenizer.sha256)
+        for name, entry in config.eval.sets.items()
+    }
+    best = config.checkpoint.best
+    if best and best not in names and best not in named:
+        raise UserError(f"checkpoint.best is {best}, which has no validation split; expected one")
+    return RunData(train, valid, stream, tokenizer, names, named)
 
 
 def _open_validation(
-    entries: list[DataSetConfig], train: list[TokenSplit], cache: str
-) -> list[TokenSplit]:
-    """The validation splits of the sets that have one; prepare_data makes sets without."""
+    data: DataConfig, train: list[TokenSplit], cache: str
+) -> tuple[list[str], list[TokenSplit]]:
+    """The validation splits of the sets that have one, and their names.
+
+    prepare_data makes sets without.
+    """
     here = [split.manifest.splits.get("valid") for split in train]
-    having = [e for e, info in zip(entries, here, strict=True) if info and info.tokens > 1]
-    return open_split(having, "valid", cache) if having else []
+    having = [i for i, info in enumerate(here) if info and info.tokens > 1]
+    entries, names = [data.sets[i] for i in having], set_names(data)
+    return [names[i] for i in having], open_split(entries, "valid", cache) if having else []
+
+
+def _open_named(
+    where: str, entry: EvalSetConfig, data: DataConfig, cache: str, tokenizer: str
+) -> list[TokenSplit]:
+    """The splits that a name stands for, in the run's own tokens."""
+    entries = [DataSetConfig(entry.path)] if entry.path else data.sets
+    try:
+        splits = open_split(entries, entry.split, cache, tokenizer)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if not any(split.tokens > 1 for split in splits):
+        raise UserError(f"{where}: {splits[0].name} has nothing to predict; expected some text")
+    return splits

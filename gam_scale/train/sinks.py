@@ -130,7 +130,7 @@ class ConsoleLines:
     def write(self, line: Line) -> None:
         step = line["step"]
         # A record "on_bar" goes to the log file only; see setup_logging.
-        on_bar = self._progress is not None and "val_loss" not in line
+        on_bar = self._progress is not None and not any(map(_is_measured, line))
         eta = self._eta(step)
         logger.info("%s", format_line(line, self._total) + eta, extra={"on_bar": on_bar})
         if self._progress is not None:
@@ -170,8 +170,17 @@ def format_line(line: Line, total_steps: int, brief: bool = False) -> str:
             ("val loss {:.3f}", line.get("val_loss")),
             ("val ppl {:,.1f}", line.get("val_perplexity")),
         ]
+        for key in filter(_is_measured, line):
+            kind, _, name = key.partition("/")
+            if kind == "val_loss" and name:
+                parts.append((f"val loss of {name} {{:.3f}}", line[key]))
         parts.insert(0, (f"step {line['step']}/{total_steps}", 0))
     return "  ".join(text.format(value) for text, value in parts if value is not None)
+
+
+def _is_measured(key: str) -> bool:
+    """Whether a line has it from an evaluation."""
+    return key.startswith("val_")
 
 
 def _thousands(value: float | None) -> str | None:

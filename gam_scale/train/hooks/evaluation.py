@@ -1,4 +1,4 @@
-"""Validation during training: its loss in the line of that step, and the best checkpoint."""
+"""Validation during training: its losses in the line of that step, and the best checkpoint."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,92 +11,116 @@ from gam_scale.data.packing import Batch
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import valid_batches
 from gam_scale.errors import Stopped
+from gam_scale.evaluate.by_set import Owners, mean_losses
 from gam_scale.evaluate.loss import LossResult, late_targets, mean_loss, pad_rows
 from gam_scale.parallel.context import part
 from gam_scale.train.loop import Hook, Loop
+from gam_scale.train.reading import RunData
 from gam_scale.train.signals import StopRequest
 
 
 class Evaluation(Hook):
     """Evaluates every ``eval.every_steps`` and after the last step.
 
-    An evaluation gives way to a signal; the run then begins with it when it resumes.
+    The mean over the validation splits of ``data.sets``, of several each by itself in the same
+    pass, and every set of ``eval.sets``. An evaluation gives way to a signal; the run then begins
+    with it when it resumes.
 
     Args:
-        valid: the validation splits.
-        token_bytes: UTF-8 bytes of each id.
+        data: whose validation splits are read.
         stop: looked at between two batches.
     """
 
-    def __init__(
-        self, valid: Sequence[TokenSplit], token_bytes: np.ndarray, stop: StopRequest
-    ) -> None:
-        self._valid, self._token_bytes, self._stop = valid, token_bytes, stop
+    def __init__(self, data: RunData, stop: StopRequest) -> None:
+        self._data, self._stop = data, stop
+        self._token_bytes: np.ndarray = data.tokenizer.token_bytes()
         self._result: LossResult | None = None
         self._late: LossResult | None = None
+        self._named: dict[str, LossResult] = {}
 
     def between(self, loop: Loop) -> None:
         """Evaluate, if it is time to."""
-        step, every = loop.state.step, loop.config.eval.every_steps
-        self._result = self._late = None
-        asked = loop.done or loop.state.to_evaluate or (every and step % every == 0)
-        if asked and self._valid:
+        self._result, self._late, self._named = None, None, {}
+        if due(loop, loop.config.eval.every_steps):
             try:
                 with loop.clock.paused():
-                    self._result = self._evaluate(loop)
-                    if loop.done and loop.config.eval.late_from:
-                        self._late = self._evaluate(loop, loop.config.eval.late_from)
+                    self._evaluate(loop)
             except Stopped:
                 loop.state = replace(loop.state, to_evaluate=True)
                 loop.finish("stopped")
                 return
         loop.state = replace(loop.state, to_evaluate=False)
-        if self._result is not None:
+        if self._result is not None or self._named:
             loop.ask("line")
-            self._compare(loop, self._result.loss)
+            self._compare(loop)
 
     def line(self, loop: Loop, figures: dict[str, Any]) -> None:
-        """Add the validation loss, if this step has one."""
+        """Add the validation losses, if this step has some."""
         if self._result is not None:
             figures |= {
                 "val_loss": self._result.loss,
                 "val_perplexity": self._result.perplexity,
                 "val_bits_per_byte": self._result.bits_per_byte,
             }
+        for name, result in self._named.items():
+            figures[f"val_loss/{name}"] = result.loss
+            figures[f"val_bits_per_byte/{name}"] = result.bits_per_byte
         if self._late is not None and self._late.tokens:
             figures["val_late_loss"] = self._late.loss
 
-    def _evaluate(self, loop: Loop, late_from: int = 0) -> LossResult:
-        """Over all ranks, of targets with ``late_from`` tokens of context or more.
+    def _evaluate(self, loop: Loop) -> None:
+        """All that is validated on.
 
         Raises:
             Stopped: on all ranks alike, between two batches: a signal asks to stop.
         """
+        valid, evaluate = self._data.valid, loop.strategy.evaluate
+        if len(valid) > 1:
+            ev, readers = loop.config.eval, loop.world.axes.readers
+            lengths = [split.tokens for split in valid]
+            size = loop.config.data.seq_len, ev.max_tokens, ev.batch_size, readers
+            read = self._batches(loop, valid), self._token_bytes, loop.world
+            self._result, parts = mean_losses(evaluate, *read, Owners(lengths, *size), len(valid))
+            self._named = dict(zip(self._data.valid_names, parts, strict=True))
+        elif valid:
+            self._result = self._mean(loop, valid)
+        for name, splits in self._data.named.items():
+            self._named[name] = self._mean(loop, splits)
+        if valid and loop.done and loop.config.eval.late_from:
+            self._late = self._mean(loop, valid, loop.config.eval.late_from)
+
+    def _mean(self, loop: Loop, splits: Sequence[TokenSplit], late_from: int = 0) -> LossResult:
+        """Over all ranks, of targets with ``late_from`` tokens of context or more."""
+        batches = self._batches(loop, splits, late_from)
+        return mean_loss(loop.strategy.evaluate, batches, self._token_bytes, loop.world)
+
+    def _batches(
+        self, loop: Loop, splits: Sequence[TokenSplit], late_from: int = 0
+    ) -> Iterator[Batch]:
+        """This rank's, of one shape, while nobody is asked to stop; all ranks have as many."""
         data, ev, world = loop.config.data, loop.config.eval, loop.world
-        batches = valid_batches(
-            self._valid,
-            data.seq_len,
-            data.documents,
-            ev.batch_size,
-            world.reader,
-            world.axes.readers,
-            ev.max_tokens,
-        )
-        batches = (late_targets(batch, late_from) for batch in self._watched(loop, batches))
-        full = (pad_rows(batch, ev.batch_size) for batch in batches)
-        parts = (part(batch, world) for batch in full)
-        return mean_loss(loop.strategy.evaluate, parts, self._token_bytes, world)
-
-    def _watched(self, loop: Loop, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """``batches``, of which all ranks have as many, while nobody is asked to stop."""
-        for batch in batches:
+        share = world.reader, world.axes.readers
+        size = data.seq_len, data.documents, ev.batch_size
+        for batch in valid_batches(splits, *size, *share, ev.max_tokens):
             loop.doing("evaluating")
-            self._stop.check(loop.world)
-            yield batch
+            self._stop.check(world)
+            yield part(pad_rows(late_targets(batch, late_from), ev.batch_size), world)
 
-    def _compare(self, loop: Loop, loss: float) -> None:
-        best = loop.state.best_val_loss
+    def _compare(self, loop: Loop) -> None:
+        """Ask for a checkpoint, if this is the best so far."""
+        by, state = loop.config.checkpoint.best, loop.state
+        result = self._named.get(by) if by else self._result
+        best = state.best_val_loss if state.best_of == by else None
+        loss = math.nan if result is None else result.loss
         lower = math.isfinite(loss) and (best is None or loss < best)
         if loop.config.checkpoint.keep_best and lower:
-            loop.state = replace(loop.state, best_val_loss=loss)
+            loop.state = replace(state, best_val_loss=loss, best_of=by)
             loop.ask("best")
+
+
+def due(loop: Loop, every: int) -> bool:
+    """Whether what comes every so many steps, and after the last, comes between these two.
+
+    It follows from the step alone, so that a start which begins between them does it again.
+    """
+    return loop.done or (every > 0 and loop.state.step % every == 0)

@@ -58,7 +58,7 @@ def standard_hooks(session: Session, log: MetricLog) -> list[Hook]:
         LayerStatistics(log, run.check_lock),
         NoiseScale(),
         Samples(data.tokenizer, log, run.check_lock),
-        Evaluation(data.valid, data.tokenizer.token_bytes(), stop),
+        Evaluation(data, stop),
         lines,
         CountedSkips(lines),
         Saving(session.saver),

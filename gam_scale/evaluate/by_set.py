@@ -1,0 +1,93 @@
+"""The loss of each set within one evaluation of several: the parts that their mean is made of."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gam_scale.data.packing import IGNORE, Batch, num_sequences
+from gam_scale.data.stream import read_of_each
+from gam_scale.evaluate.loss import LossResult
+from gam_scale.parallel.world import World
+
+
+class Owners:
+    """Which set each row of :func:`~gam_scale.data.stream.valid_batches` is of.
+
+    Args:
+        lengths: tokens of each set.
+        seq_len: of a row.
+        max_tokens: shared by the sets.
+        batch_size: rows of a batch.
+        readers: ranks that the batches are dealt to in turn.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], seq_len: int, max_tokens: int, batch_size: int, readers: int
+    ) -> None:
+        rows = [num_sequences(n, seq_len) for n in read_of_each(lengths, max_tokens)]
+        self._owner = np.repeat(np.arange(len(rows)), rows)
+        self._batch_size, self._readers = batch_size, readers
+
+    def of(self, turn: int, reader: int) -> np.ndarray:
+        """Of the rows of a reader's batch in a turn; none where nothing is left for it."""
+        first = (turn * self._readers + reader) * self._batch_size
+        return self._owner[first : first + self._batch_size]
+
+    def most(self, turn: int) -> int:
+        """Sets in any reader's batch of a turn, at most: all ranks meet in as many passes."""
+        return max(len(set(self.of(turn, reader).tolist())) for reader in range(self._readers))
+
+
+def mean_losses(
+    loss_sum: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    token_bytes: np.ndarray,
+    world: World,
+    owners: Owners,
+    n_sets: int,
+) -> tuple[LossResult, list[LossResult]]:
+    """As :func:`~gam_scale.evaluate.loss.mean_loss`, bit for bit, and the mean of each set.
+
+    A batch of rows of several sets is read once for the whole and once more for each of them.
+
+    Args:
+        loss_sum: maps a batch to its loss sum, a scalar.
+        batches: this rank's share, of full rows or filled up.
+        token_bytes: (vocab_size,) bytes that each id stands for.
+        world: the ranks to sum over.
+        owners: of the batches' rows.
+        n_sets: among them.
+    """
+    nats = torch.zeros(1 + n_sets, dtype=torch.float64, device=world.device)
+    counts = np.zeros((1 + n_sets, 2))  # tokens and bytes; the first row is of all sets
+    for turn, batch in enumerate(batches):
+        owner = owners.of(turn, world.reader)
+        whole = loss_sum(batch.to(world.device))
+        nats[0] += whole
+        counts[0] += _counts(batch, token_bytes)
+        sets, passes = np.unique(owner).tolist(), owners.most(turn)
+        for i in range(passes):
+            mine = sets[i] if i < len(sets) else None
+            part = batch if passes == 1 else _only(batch, owner == mine)
+            total = whole if passes == 1 else loss_sum(part.to(world.device))
+            if mine is not None:
+                nats[1 + mine] += total
+                counts[1 + mine] += _counts(part, token_bytes)
+    sums = np.array(world.sum(*nats.tolist(), *counts.T.flatten().tolist())).reshape(3, -1)
+    means = [LossResult(n / max(1, t), int(t), int(b)) for n, t, b in sums.T.tolist()]
+    return means[0], means[1:]
+
+
+def _counts(batch: Batch, token_bytes: np.ndarray) -> np.ndarray:
+    """Targets, and the bytes that they stand for."""
+    targets = batch.targets[batch.targets != IGNORE].numpy()
+    return np.array([targets.size, token_bytes[targets].sum()])
+
+
+def _only(batch: Batch, rows: np.ndarray) -> Batch:
+    """The batch with the targets of some of its first rows alone."""
+    kept = torch.zeros(len(batch.targets), 1, dtype=torch.bool)
+    kept[: len(rows), 0] = torch.from_numpy(rows)
+    return batch._replace(targets=torch.where(kept, batch.targets, IGNORE))
