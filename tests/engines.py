@@ -7,7 +7,8 @@ from closeness import off
 from torch import nn
 
 from gam_scale.checkpoint.restore import restore
-from gam_scale.checkpoint.state import load_state
+from gam_scale.checkpoint.state import TrainState, load_state
+from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import DataSetConfig, RunConfig
 from gam_scale.data.packing import Batch
 from gam_scale.data.stream import TrainStream, micro_batches, open_split
@@ -15,6 +16,7 @@ from gam_scale.parallel.build import build_strategy, initialise
 from gam_scale.parallel.context import part
 from gam_scale.parallel.world import World
 from gam_scale.strict import from_dict
+from gam_scale.train.saver import Saver
 from gam_scale.train.step import train_step
 
 BATCH = 6
@@ -100,6 +102,19 @@ class Trial:
         loss_sum, n_targets, norm = train_step(self.strategy, batches, 1e-2, max_norm=0.5)
         (total,) = world.sum(float(loss_sum))
         return total / n_targets, float(norm)
+
+    def saved_and_going_on(self, folder: Path, first: int, done: int, more: int) -> list[float]:
+        """Losses of ``more`` steps, while the state after ``done`` steps from ``first`` is saved.
+
+        They change the engine's memory while the shards are being written.
+        """
+        middle = first + done
+        saver = Saver(CheckpointStore(folder), self.world, self.config, b"tokenizer")
+        state = TrainState(step=middle, optimizer_steps=done)
+        saver.start(self.strategy.shards(), state, is_best=True)
+        losses = [self.step(middle + i)[0] for i in range(more)]
+        saver.finish()
+        return losses
 
     def losses_after(self, checkpoint: Path, steps: int) -> list[float]:
         """Of the steps that follow a checkpoint, once it is restored."""

@@ -26,22 +26,13 @@ def trial_of(world, sets, engine, **train):
 
 def save_all(world, sets, folder):
     """Train, save, train on; per engine all losses."""
-    from gam_scale.checkpoint.state import TrainState
-    from gam_scale.checkpoint.store import CheckpointStore
-    from gam_scale.train.saver import Saver
-
     results = {}
     for engine in engines_of(world.world_size):
         trial = trial_of(world, sets, engine)
         first = first_step(trial.stream)
         losses = [trial.step(first + s)[0] for s in range(BEFORE)]
-        store = CheckpointStore(Path(folder) / f"{engine}-{world.world_size}")
-        saver = Saver(store, world, trial.config, b"tokenizer")
-        state = TrainState(step=first + BEFORE, optimizer_steps=BEFORE)
-        saver.start(trial.strategy.shards(), state, is_best=True)
-        # The next steps change the engine's memory while the shards are being written.
-        losses += [trial.step(first + BEFORE + s)[0] for s in range(AFTER)]
-        saver.finish()
+        path = Path(folder) / f"{engine}-{world.world_size}"
+        losses += trial.saved_and_going_on(path, first, BEFORE, AFTER)
         results[engine] = losses
     return results
 

@@ -9,7 +9,6 @@ from closeness import off
 from engines import BATCH, ENGINES, EVERYWHERE, SEQ_LEN, Trial, first_step
 from ranks import run_ranks
 
-from gam_scale.checkpoint.state import TrainState
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.config import RunConfig
 from gam_scale.model.lm import outline
@@ -21,7 +20,6 @@ from gam_scale.plan.communication import collectives
 from gam_scale.plan.job import Job
 from gam_scale.plan.memory import kept_bytes
 from gam_scale.strict import from_dict
-from gam_scale.train.saver import Saver
 
 MOMENTUM, LR, DECAY = 0.9, 0.02, 0.3
 STACKS = [((6, 10), ()), ((10, 6), ()), ((16, 8), (8, 4, 4)), ((1, 5), ()), ((9, 4), (1, 8))]
@@ -182,12 +180,8 @@ def trained(world, sets, folder, engines, resumed):
         sent.clear()
         its += [trial.step(first + s)[0] for s in range(1, BEFORE)]
         sent_a_step = sum(sent) / (BEFORE - 1)
-        store = CheckpointStore(Path(folder) / f"{engine}-{world.world_size}")
-        saver = Saver(store, world, trial.config, b"tokenizer")
-        state = TrainState(step=first + BEFORE, optimizer_steps=BEFORE)
-        saver.start(trial.strategy.shards(), state, is_best=True)
-        its += [trial.step(first + BEFORE + s)[0] for s in range(AFTER)]
-        saver.finish()
+        path = Path(folder) / f"{engine}-{world.world_size}"
+        its += trial.saved_and_going_on(path, first, BEFORE, AFTER)
         losses[engine] = its
         states = [s for s in trial.strategy.shards() if s.kind != "param" and s.shape]
         kept = sum(s.data.numel() * s.data.itemsize for s in states)

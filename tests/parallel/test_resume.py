@@ -13,23 +13,14 @@ WORLDS = (1, 2, 4)
 
 def save_all(world, sets, folder, engines):
     """Train, save, train on; per engine the losses after the checkpoint."""
-    from gam_scale.checkpoint.state import TrainState
-    from gam_scale.checkpoint.store import CheckpointStore
-    from gam_scale.train.saver import Saver
-
     results = {}
     for engine in engines:
         trial = Trial(world, sets, engine, micro_batch_size=2)
         first = first_step(trial.stream)
         for step in range(first, first + BEFORE):
             trial.step(step)
-        store = CheckpointStore(Path(folder) / f"{engine}-{world.world_size}")
-        saver = Saver(store, world, trial.config, b"tokenizer")
-        state = TrainState(step=first + BEFORE, optimizer_steps=BEFORE)
-        saver.start(trial.strategy.shards(), state, is_best=True)
-        # The next steps change the engine's memory while the shards are being written.
-        results[engine] = [trial.step(first + BEFORE + s)[0] for s in range(AFTER)]
-        saver.finish()
+        path = Path(folder) / f"{engine}-{world.world_size}"
+        results[engine] = trial.saved_and_going_on(path, first, BEFORE, AFTER)
     return results
 
 
