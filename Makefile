@@ -64,7 +64,7 @@ test-transformers: ## install, then run transformers' own tests of models on exp
 
 docs:            ## the site of docs/ in runs/site, its page of settings made again, every link checked
 	@$(BIN)/python docs/site/settings_page.py
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo 'open runs/site/index.html'
 
 lint:            ## style and types alone, in the .venv that `make install` or `make test` made

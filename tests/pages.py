@@ -1,0 +1,54 @@
+"""README.md and the pages of docs/, and what they have a user type."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+
+
+class Command(NamedTuple):
+    """One command, continued lines joined, and what the page says of it behind a #."""
+
+    page: str
+    line: str
+    said: str
+    """Its own comment, and those that stand alone above it in its block."""
+
+    @property
+    def words(self) -> list[str]:
+        """As a shell divides it."""
+        return shlex.split(self.line, comments=True)
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.line.strip()}"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """What stands in a page's fences of a language."""
+    found = FENCED.findall(page.read_text(encoding="utf-8"))
+    return [text for name, text in found if name == language]
+
+
+def commands(page: Path) -> list[Command]:
+    """What a page has a user type, one command after another."""
+    found = []
+    for block in blocks(page, "bash"):
+        alone = ""
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.lstrip().startswith("#"):
+                alone += f" {line}"
+            elif line.strip():
+                own = line.partition(" #")[2]
+                found.append(Command(page.name, line, f"{alone} {own}"))
+    return found
+
+
+COMMANDS = [command for page in PAGES for command in commands(page)]
