@@ -8,6 +8,7 @@ from gam_scale import cli
 from gam_scale.data.filters import REPEATED, REPETITIVE, SHORT, Filters
 from gam_scale.data.holdout import TOLERANCE
 from gam_scale.data.manifest import Manifest
+from gam_scale.data.pairs import TOO_LONG, Pairs
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.rows import Reading
 from gam_scale.data.sources import parse_source
@@ -15,8 +16,10 @@ from gam_scale.data.tokenizer import Choice
 from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.data.tokens import TokenReading
 from gam_scale.errors import UserError
+from gam_scale.files import read_regular
 from gam_scale.report.table import Table
 
+DEFAULT_FORM = "'User: ...', 'Assistant: ...', blank lines between"
 EPILOG = """\
 a SOURCE is one of
   python-stdlib               the Python standard library's own source: on every machine, 10 MB
@@ -40,6 +43,10 @@ examples
   python tools/prepare_data.py --train 'crawl/*.jsonl.zst' --out data/crawl \\
       --tokenizer data/wikitext/tokenizer.model
 
+  # conversations, for fine-tuning a model of that tokenizer at 1,024 tokens
+  python tools/prepare_data.py --train chats.jsonl --pairs --seq-len 1024 --out data/chats \\
+      --tokenizer data/wikitext/tokenizer.model
+
   # with a tokenizer of Hugging Face, from a folder that save_pretrained wrote
   python tools/prepare_data.py --train 'crawl/*.jsonl.zst' --out data/crawl --tokenizer llama/
 """
@@ -53,6 +60,7 @@ def main() -> None:
         options.encoding,
         options.skip_bad,
         options.template,
+        options.pairs,
     )
     tokens = token_reading(options)
     spec = PrepareSpec(
@@ -69,6 +77,7 @@ def main() -> None:
         valid_fraction=options.valid_fraction,
         max_documents=options.max_documents,
         filters=Filters(options.deduplicate, options.min_chars or 0, options.max_repetition),
+        pairs=pairs(options),
         workers=options.workers,
         overwrite=options.overwrite,
     )
@@ -92,7 +101,13 @@ def table(manifest: Manifest) -> str:
         rows[0] += ["asked", "held out"]
         for row in rows[1:]:
             row += map(percent, shares) if row[0] == "valid" else ("", "")
-    reasons = (REPEATED, SHORT, REPETITIVE)
+    if manifest.pairs is not None:
+        rows[0] += ["answer tokens", "padding"]
+        for row in rows[1:]:
+            answers = manifest.splits[row[0]].answers
+            assert answers is not None
+            row += [f"{answers.tokens:,}", f"{answers.padding:,}"]
+    reasons = (REPEATED, SHORT, REPETITIVE, TOO_LONG)
     for reason in (r for r in reasons if any(r in s.left_out for s in manifest.splits.values())):
         rows[0].append(reason)
         for row in rows[1:]:
@@ -144,6 +159,25 @@ def token_reading(options: argparse.Namespace) -> TokenReading:
     return TokenReading(tuple(sorted(tokenizer.ends)), options.token_dtype)
 
 
+def pairs(options: argparse.Namespace) -> Pairs | None:
+    """How conversations are read, if they are."""
+    if not options.pairs:
+        if options.seq_len or options.chat_template:
+            raise UserError("--seq-len and --chat-template are of conversations; expected --pairs")
+        return None
+    if not options.seq_len:
+        raise UserError("--pairs packs conversations whole; expected --seq-len, as data.seq_len")
+    if options.template or options.document_separator:
+        raise UserError("--template and --document-separator are of texts; expected no --pairs")
+    if not options.chat_template:
+        return Pairs(options.seq_len)
+    try:
+        template = read_regular(options.chat_template).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"--chat-template {options.chat_template}: is no text ({error})") from None
+    return Pairs(options.seq_len, template)
+
+
 def choice(options: argparse.Namespace) -> Choice | None:
     """How the given tokenizer is used; None: as it was stored, or by its own names."""
     asked = Choice(options.bos, options.eos, options.lossy)
@@ -187,6 +221,15 @@ def parse_args() -> argparse.Namespace:
     add("--template", type=cli.text, metavar="TEXT",
         help=r"a row's text made of several columns, as in '{title}\n\n{data.text}', in place of "
         "--text-column")  # fmt: skip
+    add("--pairs", action="store_true",
+        help="rows are conversations, to fine-tune on their answers alone: 'messages' of objects "
+        "with role and content, or 'prompt' and 'completion'")  # fmt: skip
+    add("--seq-len", type=cli.count(), metavar="N",
+        help="with --pairs: the length of sequences, data.seq_len, in which conversations are "
+        "packed whole; those of more tokens are left out and counted")  # fmt: skip
+    add("--chat-template", type=Path, metavar="FILE",
+        help="with --pairs: what makes a text of messages, Jinja as transformers' chat_template "
+        f"(default: {DEFAULT_FORM})")  # fmt: skip
     add("--encoding", metavar="NAME",
         help="of .txt and .jsonl (default: UTF-8, or what a byte order mark says)")  # fmt: skip
     add(

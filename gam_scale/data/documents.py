@@ -1,4 +1,4 @@
-"""A document on its way into a prepared set: a text, or the ids that somebody made of one."""
+"""A document on its way into a prepared set: a text, somebody's ids of one, a conversation."""
 
 import hashlib
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from gam_scale.data.conversation import Conversation
 
 PIECE_CHARS = 1 << 16
 BYTES_A_TOKEN = 4  # about, where only a share of a corpus is asked for
@@ -38,13 +40,15 @@ class TokenIds:
         return hashlib.blake2b(self.ids.astype("<u4").tobytes(), digest_size=size).digest()
 
 
-Document = str | TokenIds
+Document = str | TokenIds | Conversation
 
 
 def size_of(document: Document) -> int:
     """Bytes of text, estimated where there are ids."""
     if isinstance(document, TokenIds):
         return BYTES_A_TOKEN * len(document.ids)
+    if isinstance(document, Conversation):
+        return document.size
     return utf8_size(document)
 
 

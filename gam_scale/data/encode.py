@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,14 @@ class Piece(NamedTuple):
     ends_document: bool
 
 
+class Carrying(NamedTuple):
+    """Which ids carry loss, (n,) bool, the UTF-8 bytes of those, and how many ids are padding."""
+
+    carries: np.ndarray
+    bytes: int
+    padding: int
+
+
 class Encoded(NamedTuple):
     """The ids of consecutive pieces of one split, bos before each document, eos after it."""
 
@@ -34,6 +42,7 @@ class Encoded(NamedTuple):
     tokens: np.ndarray  # (n,) in the tokenizer's dtype
     documents: int
     bytes: int  # of the text in UTF-8
+    carrying: Carrying | None = None  # None: all ids carry loss
 
 
 def encode_documents(
@@ -49,14 +58,29 @@ def encode_documents(
     Raises:
         UserError: a worker was killed, as the system does where memory is short.
     """
-    batches = _batches(_pieces(documents, tokenizer))
+    batches = in_batches(_pieces(documents, tokenizer))
+    yield from in_order(batches, workers, _encoder, tokenizer.model_bytes)
+
+
+def in_order(
+    batches: Iterable[list[Piece]],
+    workers: int,
+    make: Callable[[bytes], Callable[[list[Piece]], list[Any]]],
+    model_bytes: bytes,
+) -> Generator[Any, None, None]:
+    """What ``make(model_bytes)``, made once in each process, makes of each batch, in their order.
+
+    Raises:
+        UserError: a worker was killed, as the system does where memory is short.
+    """
     if workers == 1:
+        encode = make(model_bytes)
         for batch in batches:
-            yield from _encode(tokenizer, batch)
+            yield from encode(batch)
         return
     try:
-        with Workers(workers, _encoder, tokenizer.model_bytes) as pool:
-            waiting: deque[Future[list[Encoded]]] = deque()
+        with Workers(workers, make, model_bytes) as pool:
+            waiting: deque[Future[list[Any]]] = deque()
             for batch in batches:
                 waiting.append(pool.submit(batch))
                 if len(waiting) == BATCHES_AHEAD * workers:
@@ -88,10 +112,12 @@ def _stretches(document: Document, tokenizer: Tokenizer) -> Iterator[Document]:
     if isinstance(document, TokenIds):
         yield from document.stretches(BATCH_CHARS)
     else:
+        assert isinstance(document, str)  # conversations have a way of their own (pairs.py)
         yield from tokenizer.stretches(document)
 
 
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+def in_batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Pieces in batches of about :data:`BATCH_CHARS` characters."""
     batch: list[Piece] = []
     size = 0
     for piece in pieces:
@@ -123,8 +149,9 @@ def _encode(tokenizer: Tokenizer, batch: list[Piece]) -> list[Encoded]:
 
 
 def _ids(tokenizer: Tokenizer, document: Document) -> np.ndarray:
-    if not isinstance(document, TokenIds):
+    if isinstance(document, str):
         return tokenizer.encode_array(document)
+    assert isinstance(document, TokenIds)
     ids = document.ids
     if len(ids) and not 0 <= (odd := int(min(ids.min(), 0) or ids.max())) < tokenizer.vocab_size:
         raise UserError(
@@ -138,4 +165,5 @@ def _bytes(tokenizer: Tokenizer, document: Document) -> int:
     """Of text in UTF-8."""
     if isinstance(document, TokenIds):
         return int(tokenizer.token_bytes()[document.ids].sum())
+    assert isinstance(document, str)
     return utf8_size(document)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gam_scale.data.documents import Document, TokenIds
+from gam_scale.data.documents import Document
 
 REPEATED, SHORT, REPETITIVE = "repeated", "short", "repetitive"
 PHRASE_WORDS = 5
@@ -23,7 +23,7 @@ class Filters:
         min_chars: leave out texts with fewer characters.
         max_repetition: leave out texts of which a larger share of :func:`repetition`.
 
-    The last two judge texts alone, not documents that come as ids.
+    The last two judge texts alone, not documents that come as ids, nor conversations.
     """
 
     deduplicate: bool = False
@@ -104,6 +104,6 @@ def repetition(text: str) -> float:
 
 def digest(document: Document) -> bytes:
     """What equal documents have in common and, in all likelihood, no others do."""
-    if isinstance(document, TokenIds):
+    if not isinstance(document, str):
         return document.digest(DIGEST_BYTES)
     return hashlib.blake2b(document.encode(), digest_size=DIGEST_BYTES).digest()

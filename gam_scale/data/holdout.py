@@ -71,6 +71,8 @@ def divide(document: Document, tail_bytes: int) -> tuple[Document, Document] | N
     """A document's head and its tail of about so many bytes; None where it has no two parts."""
     if isinstance(document, TokenIds):
         return document.divide(tail_bytes)
+    if not isinstance(document, str):
+        return None  # a conversation stays whole
     at = tail_start(document, tail_bytes)
     return (document[:at], document[at:]) if 0 < at < len(document) else None
 

@@ -25,6 +25,7 @@ INDEX_FILE = "index.json"
 FORMAT = "gam-scale-tokens"
 VERSION = 1
 CHECKSUM = "checksum"  # the manifest's own
+TOKENS, ANSWERS = "tokens", "answers"  # columns of the samples
 READ_BYTES = 1 << 23
 
 
@@ -59,9 +60,35 @@ class ShardInfo:
 
 
 @dataclass(frozen=True)
+class AnswersInfo:
+    """What of a split carries loss: so many ``tokens``, and the UTF-8 ``bytes`` of their text.
+
+    ``padding`` are the tokens that fill sequences up.
+    """
+
+    tokens: int = field(metadata=_at_least(0))
+    bytes: int = field(metadata=_at_least(0))
+    padding: int = field(metadata=_at_least(0))
+
+
+@dataclass(frozen=True)
+class PairsInfo:
+    """Of a set of prompts and answers: how they became text, and the length they are packed to.
+
+    ``chat_template`` is Jinja. Each conversation stands whole in one of the stretches of
+    ``seq_len`` tokens that a split consists of. Samples have a column :data:`ANSWERS` beside their
+    tokens: which of them carry loss, a bit each, the first one highest in its byte.
+    """
+
+    seq_len: int = field(metadata=_at_least(1))
+    chat_template: str
+
+
+@dataclass(frozen=True)
 class SplitInfo:
     """One token stream. ``tokens`` counts the bos of each document, ``bytes`` the text's UTF-8.
 
+    ``answers`` is None where every token carries loss.
     ``left_out`` are documents by the filter that left them out; what training leaves out before
     some is held out is counted there.
     """
@@ -72,6 +99,7 @@ class SplitInfo:
     index_sha256: str
     shards: list[ShardInfo]
     left_out: dict[str, int] = field(default_factory=dict)
+    answers: AnswersInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +112,7 @@ class Manifest:
     splits: dict[str, SplitInfo]
     source: dict[str, Any]
     code_version: str
+    pairs: PairsInfo | None = None
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -219,6 +248,11 @@ def _check(manifest: Manifest) -> None:
         counted = sum(shard.tokens for shard in split.shards)
         if counted != split.tokens:
             raise UserError(f"{where} has {split.tokens} tokens but its shards hold {counted}")
+        if (split.answers is None) != (manifest.pairs is None):
+            raise UserError(f"{where}.answers and pairs do not go together")
+        if split.answers is not None:
+            _check_answers(split, split.answers, where)
+            continue
         # Each but bos and eos stands for a byte or more, where none was changed or is unknown.
         least = split.tokens - split.documents * (1 if tokenizer.eos_id is None else 2)
         most = split.bytes if tokenizer.exact else math.inf
@@ -227,6 +261,15 @@ def _check(manifest: Manifest) -> None:
                 f"{where} has {split.tokens} tokens in {split.documents} documents of "
                 f"{split.bytes} bytes, which cannot be; prepare the data again"
             )
+
+
+def _check_answers(split: SplitInfo, answers: AnswersInfo, where: str) -> None:
+    if answers.tokens + answers.padding > split.tokens or answers.bytes > split.bytes:
+        raise UserError(
+            f"{where} has {split.tokens} tokens of {split.bytes} bytes, with answers of "
+            f"{answers.tokens} and {answers.bytes} and {answers.padding} of padding, which cannot "
+            "be; prepare the data again"
+        )
 
 
 def _plain_name(name: str, where: str) -> str:

@@ -1,6 +1,7 @@
 """From a stream of tokens to batches: sequences, targets, positions inside documents."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -52,6 +53,21 @@ class Batch(NamedTuple):
         return int(np.count_nonzero(self.targets.numpy() != IGNORE))
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Ids (n,) of prompts and answers; ``carries`` (n,) bool says which carry loss as targets."""
+
+    ids: np.ndarray
+    carries: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Ids = np.ndarray | Answers
+"""Of a sequence; in an array every one carries loss."""
+
+
 def num_sequences(tokens: int, seq_len: int) -> int:
     """How many sequences a stream of ``tokens`` tokens makes, a ragged last one included.
 
@@ -63,7 +79,7 @@ def num_sequences(tokens: int, seq_len: int) -> int:
 
 
 def make_batch(
-    sequences: Sequence[np.ndarray],
+    sequences: Sequence[Ids],
     seq_len: int,
     bos_id: int,
     documents: Documents,
@@ -85,20 +101,27 @@ def make_batch(
             from 1 up to the first start of a document, since 0 would be such a start.
     """
     assert len(sequences) > 0
-    padding = PADDING if bos_id != PADDING else PADDING + 1  # it opens no document
-    tokens = np.full((len(sequences), seq_len), padding, np.int64)
+    tokens = np.full((len(sequences), seq_len), padding_id(bos_id), np.int64)
     targets = np.full((len(sequences), seq_len), IGNORE, np.int64)
-    for row, ids in enumerate(sequences):
+    for row, sequence in enumerate(sequences):
+        ids = sequence.ids if isinstance(sequence, Answers) else sequence
         n = len(ids) - 1
         assert n <= seq_len
         if n > 0:
             tokens[row, :n] = ids[:-1]
             targets[row, :n] = ids[1:]
+            if isinstance(sequence, Answers):
+                targets[row, :n][~sequence.carries[1:]] = IGNORE
     if documents == "reset":
         layout = Layout.of(document_positions(tokens == bos_id, goes_on=goes_on))
     else:
         layout = Layout.stream(*tokens.shape, first=int(goes_on))
     return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), layout)
+
+
+def padding_id(bos_id: int) -> int:
+    """The token where there is none: one that opens no document."""
+    return PADDING if bos_id != PADDING else PADDING + 1
 
 
 def plain_batch(tokens: torch.Tensor, targets: torch.Tensor) -> Batch:

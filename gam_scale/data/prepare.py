@@ -1,5 +1,6 @@
 """Text to a prepared set: a tokenizer, then each split as one stream of tokens in MDS shards."""
 
+import hashlib
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,16 @@ import numpy as np
 
 import gam_scale
 from gam_scale.data.documents import Document, size_of
-from gam_scale.data.encode import Encoded, encode_documents
+from gam_scale.data.encode import Carrying, Encoded, encode_documents
 from gam_scale.data.filters import Filters, Sieve
 from gam_scale.data.holdout import HoldOut, choose
 from gam_scale.data.manifest import (
+    ANSWERS,
     INDEX_FILE,
+    TOKENS,
+    AnswersInfo,
     Manifest,
+    PairsInfo,
     ShardInfo,
     SplitInfo,
     TokenizerInfo,
@@ -26,9 +31,10 @@ from gam_scale.data.manifest import (
     write_manifest,
 )
 from gam_scale.data.mds import import_streaming
+from gam_scale.data.pairs import Pairs, encode_pairs
 from gam_scale.data.place import clear_leftovers, made_from, may_write, place, work_folder
 from gam_scale.data.progress import progress
-from gam_scale.data.sources import Source
+from gam_scale.data.sources import FileSource, HubSource, Source
 from gam_scale.data.tokenizer import Choice, Tokenizer
 from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.data.tokenizer_training import train_tokenizer
@@ -57,6 +63,7 @@ class PrepareSpec:
     valid_fraction: float = 0.01  # 0: no validation split
     max_documents: int | None = None  # of each split
     filters: Filters = Filters()
+    pairs: Pairs | None = None  # the sources hold conversations, see rows.Reading.pairs
     workers: int = 1
     overwrite: bool = False
 
@@ -83,7 +90,14 @@ class PrepareSpec:
             "valid_fraction": None if self.valid else self.valid_fraction,
             "max_documents": self.max_documents,
             **self.filters.describe(),
+            **self._describe_pairs(),
         }
+
+    def _describe_pairs(self) -> dict[str, Any]:
+        if self.pairs is None:
+            return {}
+        template = hashlib.sha256(self.pairs.chat_template.encode()).hexdigest()
+        return {"pairs": {"seq_len": self.pairs.seq_len, "chat_template_sha256": template}}
 
 
 def prepare(spec: PrepareSpec) -> Manifest:
@@ -101,6 +115,8 @@ def prepare(spec: PrepareSpec) -> Manifest:
         raise UserError(
             "a source of tokens needs the tokenizer that made them; expected --tokenizer"
         )
+    if spec.pairs is not None:
+        _check_pairs(spec)
     out = spec.out.resolve()
     clear_leftovers(out)
     source = spec.describe()
@@ -123,8 +139,11 @@ def prepare(spec: PrepareSpec) -> Manifest:
         splits = _write_splits(spec, hold_out, tokenizer, work)
         for note in (note for source in spec.sources for note in source.left_out.notes()):
             print(note, file=sys.stderr)
+        pairs = None
+        if spec.pairs is not None:
+            pairs = PairsInfo(spec.pairs.seq_len, spec.pairs.chat_template)
         manifest = Manifest(
-            info, tokenizer.dtype, BLOCK_TOKENS, splits, source, gam_scale.__version__
+            info, tokenizer.dtype, BLOCK_TOKENS, splits, source, gam_scale.__version__, pairs
         )
         write_manifest(work, manifest)
         place(work, out, spec.overwrite)
@@ -195,11 +214,16 @@ def _write_splits(
 ) -> dict[str, SplitInfo]:
     writers: dict[str, SplitWriter] = {}
     sieve = Sieve(spec.filters)
-    stream = encode_documents(split_documents(spec, hold_out, sieve), tokenizer, spec.workers)
+    documents = split_documents(spec, hold_out, sieve)
+    if spec.pairs is None:
+        stream = encode_documents(documents, tokenizer, spec.workers)
+    else:
+        stream = encode_pairs(documents, tokenizer, spec.pairs, spec.workers, sieve.left_out)
     with progress("tokenising", _text_bytes(spec, spec.sources)) as counter, closing(stream):
         for encoded in stream:
             if encoded.split not in writers:
-                writers[encoded.split] = SplitWriter(work / encoded.split, tokenizer.dtype)
+                folder, has_answers = work / encoded.split, spec.pairs is not None
+                writers[encoded.split] = SplitWriter(folder, tokenizer.dtype, has_answers)
             writers[encoded.split].add(encoded)
             counter.advance(encoded.bytes)
     check_splits(spec, set(writers))
@@ -222,35 +246,77 @@ def check_splits(spec: PrepareSpec, written: set[str]) -> None:
         raise UserError(f"--{split}: there is no text in it; expected at least one document")
 
 
-class SplitWriter:
-    """One split's stream of tokens, cut into blocks, as MDS shards in ``folder``."""
+def _check_pairs(spec: PrepareSpec) -> None:
+    """Refuse what does not go with conversations."""
+    if spec.tokenizer is None:
+        raise UserError("--pairs fine-tunes a model; expected its --tokenizer")
+    for source in spec.sources:
+        if not isinstance(source, FileSource | HubSource) or not source.how.pairs:
+            raise UserError(
+                f"{source.describe().get('spec', 'a source')}: holds no conversations; expected "
+                ".jsonl, .parquet, .arrow or hf:NAME with --pairs"
+            )
+    for flag, given in (
+        ("--min-chars", spec.filters.min_chars),
+        ("--max-repetition", spec.filters.max_repetition),
+    ):
+        if given:
+            raise UserError(f"{flag} is of running text; expected none with --pairs")
 
-    def __init__(self, folder: Path, dtype: str):
+
+class SplitWriter:
+    """One split's stream of tokens, cut into blocks, as MDS shards in ``folder``.
+
+    With ``has_answers`` it also says which of them carry loss.
+    """
+
+    def __init__(self, folder: Path, dtype: str, has_answers: bool = False):
         self._folder = folder
+        columns = {TOKENS: f"ndarray:{dtype}"} | ({ANSWERS: "bytes"} if has_answers else {})
         self._mds = import_streaming().MDSWriter(
             out=str(folder),
-            columns={"tokens": f"ndarray:{dtype}"},
+            columns=columns,
             hashes=["sha256", "xxh3_64"],  # sorted, or it refuses
             size_limit=SHARD_BYTES,
         )
         self._rest = np.empty(0, dtype)
         self._tokens = self._documents = self._bytes = 0
+        self._carries = np.empty(0, bool)  # of the rest
+        self._answers = AnswersInfo(0, 0, 0) if has_answers else None
 
     def add(self, encoded: Encoded) -> None:
         """Write what follows in the stream."""
         self._tokens += len(encoded.tokens)
         self._documents += encoded.documents
         self._bytes += encoded.bytes
+        if encoded.carrying is not None:
+            self._count(encoded.carrying)
         stream = np.concatenate([self._rest, encoded.tokens])
         whole = len(stream) // BLOCK_TOKENS * BLOCK_TOKENS
         for start in range(0, whole, BLOCK_TOKENS):
-            self._mds.write({"tokens": stream[start : start + BLOCK_TOKENS]})
+            self._write(stream[start : start + BLOCK_TOKENS])
         self._rest = stream[whole:]
+
+    def _count(self, carrying: Carrying) -> None:
+        assert self._answers is not None
+        before, self._carries = self._answers, np.concatenate([self._carries, carrying.carries])
+        self._answers = AnswersInfo(
+            before.tokens + int(carrying.carries.sum()),
+            before.bytes + carrying.bytes,
+            before.padding + carrying.padding,
+        )
+
+    def _write(self, block: np.ndarray) -> None:
+        sample: dict[str, Any] = {TOKENS: block}
+        if self._answers is not None:
+            sample[ANSWERS] = np.packbits(self._carries[: len(block)]).tobytes()
+            self._carries = self._carries[len(block) :]
+        self._mds.write(sample)
 
     def finish(self, left_out: dict[str, int]) -> SplitInfo:
         """Write what is left, and the index; what the split then is."""
         if len(self._rest):
-            self._mds.write({"tokens": self._rest})
+            self._write(self._rest)
         self._mds.finish()
         shards, left = [], self._tokens
         for shard in self._mds.shards:
@@ -262,4 +328,6 @@ class SplitWriter:
             )
         assert left == 0
         index = sha256_of(self._folder / INDEX_FILE)
-        return SplitInfo(self._tokens, self._documents, self._bytes, index, shards, left_out)
+        return SplitInfo(
+            self._tokens, self._documents, self._bytes, index, shards, left_out, self._answers
+        )

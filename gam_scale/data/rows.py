@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
+from gam_scale.data.conversation import COLUMNS, EXPECTED, Conversation, conversation_of
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular
 from gam_scale.strict import parse_json
@@ -33,8 +34,8 @@ _FIELDS = re.compile(r"\{\{|\}\}|\\n|\\t|\{([^{}]+)\}")
 _SIGNS = {"{{": "{", "}}": "}", "\\n": "\n", "\\t": "\t"}
 _UNDECODED = re.compile("[\udc80-\udcff]")  # how "surrogateescape" keeps a byte
 
-Row = str | None | UserError
-"""A row's text, None where it is null, or what is wrong with the row."""
+Row = str | Conversation | None | UserError
+"""A row's text or conversation, None where it is null, or what is wrong with the row."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Reading:
     file's lines, are running text. ``encoding`` None: UTF-8, or what a byte order mark says.
     ``template`` makes the text of several columns, ``{title}\\n\\n{data.text}``, in place of
     ``text_column``; ``\\n`` and ``\\t`` in it are a line end and a tab, ``{{`` and ``}}`` braces.
+    With ``pairs`` a row is a conversation instead, see
+    :func:`~gam_scale.data.conversation.conversation_of`.
     """
 
     text_column: str = "text"
@@ -52,6 +55,7 @@ class Reading:
     encoding: str | None = None
     skip_bad: bool = False
     template: str | None = None
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -77,6 +81,8 @@ class Reading:
 
     def text_of(self, row: Any, where: str | Path, *, is_first: bool) -> Row:
         """A row's text; None where it, or one of those that it is made of, is null."""
+        if self.pairs:
+            return conversation_of(row, str(where))
         if self.template is None:
             return text_of(row, self.text_column, where, is_first=is_first)
         values: dict[str | None, str] = {}
@@ -88,7 +94,7 @@ class Reading:
         return _FIELDS.sub(lambda m: values[m[1]] if m[1] else _SIGNS[m[0]], self.template)
 
     def describe(self) -> dict[str, Any]:
-        """Its JSON-ready account, the same as before there were the last three."""
+        """Its JSON-ready account, the same as before there were the last four."""
         account: dict[str, Any] = {"text_column": self.text_column, "separator": self.separator}
         if self.encoding:
             account["encoding"] = self.encoding
@@ -96,6 +102,8 @@ class Reading:
             account["skip_bad"] = True
         if self.template is not None:
             account["template"] = self.template
+        if self.pairs:
+            account["pairs"] = True
         return account
 
 
@@ -122,10 +130,10 @@ class LeftOut:
         return notes
 
 
-def kept(rows: Iterable[Row], skip_bad: bool, left_out: LeftOut) -> Iterator[str]:
-    """The texts; what is none is counted, or raised where bad rows are not to be skipped."""
+def kept(rows: Iterable[Row], skip_bad: bool, left_out: LeftOut) -> Iterator[str | Conversation]:
+    """What is a text or a conversation; else counted, or raised if bad rows are not skipped."""
     for row in rows:
-        if isinstance(row, str):
+        if isinstance(row, str | Conversation):
             yield row
         elif row is None:
             left_out.nulls += 1
@@ -147,6 +155,8 @@ def file_rows(path: Path, how: Reading) -> Iterator[Row]:
     Raises:
         UserError: the file as a whole cannot be read.
     """
+    if how.pairs and format_of(path) == ".txt":
+        raise UserError(f"{path}: is running text; expected {EXPECTED} in .jsonl or .parquet")
     with _blamed_on(path), _open(path) as file:
         kind = format_of(path)
         if kind == ".parquet":
@@ -274,9 +284,9 @@ def _parquet_rows(path: Path, file: IO[bytes], how: Reading) -> Iterator[Row]:
     parquet = import_for(path, "pyarrow.parquet")
     seekable = io.BytesIO(file.read()) if path.suffix in COMPRESSIONS else file
     table = parquet.ParquetFile(seekable)
-    _check_schema(path, table.schema_arrow, how.columns)
-    batches = table.iter_batches(batch_size=BATCH_ROWS, columns=how.columns)
-    yield from _batch_rows(path, batches, how)
+    columns = _columns(path, table.schema_arrow, how)
+    batches = table.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+    yield from _batch_rows(path, batches, columns, how)
 
 
 def _arrow_rows(path: Path, file: Any, how: Reading) -> Iterator[Row]:
@@ -286,22 +296,27 @@ def _arrow_rows(path: Path, file: Any, how: Reading) -> Iterator[Row]:
         batches = map(reader.get_batch, range(reader.num_record_batches))
     else:
         batches = reader = ipc.open_stream(file)
-    _check_schema(path, reader.schema, how.columns)
-    yield from _batch_rows(path, batches, how)
+    yield from _batch_rows(path, batches, _columns(path, reader.schema, how), how)
 
 
-def _check_schema(path: Path, schema: Any, columns: Iterable[str]) -> None:
+def _columns(path: Path, schema: Any, how: Reading) -> list[str]:
+    """Those of a table that are read."""
+    if how.pairs:
+        return [name for name in COLUMNS if name in schema.names]
     names = [name for field in schema for name in _field_names(field)]
-    for column in columns:
+    for column in how.columns:
         if column not in schema.names and column not in names:
             raise no_column(path, column, names)
+    return how.columns
 
 
-def _batch_rows(path: Path, batches: Iterable[Any], how: Reading) -> Iterator[Row]:
+def _batch_rows(
+    path: Path, batches: Iterable[Any], columns: list[str], how: Reading
+) -> Iterator[Row]:
     numbers = itertools.count(1)
     for batch in batches:
         there = batch.schema.names
-        tops = dict.fromkeys(c if c in there else c.partition(".")[0] for c in how.columns)
+        tops = dict.fromkeys(c if c in there else c.partition(".")[0] for c in columns)
         for row in batch.select(list(tops)).to_pylist():
             yield how.text_of(row, f"{path}: row {next(numbers)}", is_first=False)
 

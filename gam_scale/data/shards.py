@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from gam_scale.data.manifest import (
+    ANSWERS,
     INDEX_FILE,
     MANIFEST_FILE,
+    TOKENS,
     Manifest,
     ShardInfo,
     read_manifest,
@@ -107,15 +109,41 @@ class TokenSplit:
 
     def read(self, start: int, length: int) -> np.ndarray:
         """Ids ``start`` to ``start + length`` of the stream, in the set's dtype."""
+        return self._gather(start, length, _Shard.block, self.manifest.dtype)
+
+    def read_answers(self, start: int, length: int) -> np.ndarray | None:
+        """Which of these ids carry loss, (length,) bool; None where all do."""
+        if self.manifest.pairs is None:
+            return None
+        return self._gather(start, length, _Shard.answers, np.bool_)
+
+    def _gather(
+        self, start: int, length: int, read: "Callable[[_Shard, int], np.ndarray]", dtype: Any
+    ) -> np.ndarray:
         assert start >= 0 and length >= 0 and start + length <= self.tokens
-        out = np.empty(length, self.manifest.dtype)
+        out = np.empty(length, dtype)
         done = 0
         while done < length:
             block, inside = divmod(start + done, self.manifest.block_tokens)
-            piece = self._block(block)[inside : inside + length - done]
+            shard, number = self._shard_of(block)
+            piece = read(shard, number)[inside : inside + length - done]
             out[done : done + len(piece)] = piece
             done += len(piece)
         return out
+
+    def check_cut(self, seq_len: int, what: str) -> None:
+        """Refuse a length of sequences that would cut conversations.
+
+        Raises:
+            UserError: it is not a multiple of the one that they are packed to; ``what`` names it.
+        """
+        pairs = self.manifest.pairs
+        if pairs is not None and seq_len % pairs.seq_len:
+            raise UserError(
+                f"{what} is {seq_len}, which would cut the conversations of {self.name}, packed to "
+                f"{pairs.seq_len} tokens; expected a multiple of that, or a set prepared with "
+                f"--seq-len {seq_len}"
+            )
 
     def verify_local(self, number: int) -> bool:
         """Check the content of shard ``number``; False where it is not on this machine yet.
@@ -131,12 +159,13 @@ class TokenSplit:
             verify_shard(path, info, hashes=True)
         return True
 
-    def _block(self, block: int) -> np.ndarray:
+    def _shard_of(self, block: int) -> tuple["_Shard", int]:
+        """The shard that holds a block, and which of its own the block is."""
         number = bisect.bisect_right(self._first_block, block) - 1
         shard = self._shards.get(number)
         if shard is None:
             shard = self._open_shard(number)
-        return shard.block(block - self._first_block[number])
+        return shard, block - self._first_block[number]
 
     def _open_shard(self, number: int) -> "_Shard":
         info = self.info.shards[number]
@@ -166,7 +195,10 @@ class TokenSplit:
         expected = [(s.file, -(-s.tokens // block_tokens)) for s in self.info.shards]
         indexed = [(reader.raw_data.basename, reader.samples) for reader in readers]
         full = all(s.tokens % block_tokens == 0 for s in self.info.shards[:-1])
-        columns = (["tokens"], [f"ndarray:{self.manifest.dtype}"], None)
+        names, encodings = [TOKENS], [f"ndarray:{self.manifest.dtype}"]
+        if self.manifest.pairs is not None:
+            names, encodings = [ANSWERS, *names], ["bytes", *encodings]
+        columns = (names, encodings, None)
         plain = all((r.column_names, r.column_encodings, r.compression) == columns for r in readers)
         if not (indexed == expected and full and plain):
             raise UserError(
@@ -185,9 +217,12 @@ class _Shard:
         self._bytes = np.memmap(path, np.uint8, mode="r")
         # MDS: the number of samples, then uint32 offsets of their bounds. A sample's values are
         # its last bytes; taking them from there is 7x faster than MDSReader, which we compare with.
-        self._ends = np.frombuffer(self._bytes, np.uint32, reader.samples, offset=8).tolist()
+        bounds = np.frombuffer(self._bytes, np.uint32, reader.samples + 1, offset=4).tolist()
+        self._starts, self._ends = bounds[:-1], bounds[1:]
         for i in {0, reader.samples - 1}:
-            if not np.array_equal(self.block(i), reader.get_item(i)["tokens"]):
+            item = reader.get_item(i)
+            same = np.array_equal(self.block(i), item[TOKENS])
+            if not same or (ANSWERS in item and self._packed(i).tobytes() != item[ANSWERS]):
                 raise UserError(
                     f"{path}: does not hold the {info.tokens} tokens that {MANIFEST_FILE} lists; "
                     "prepare the data again"
@@ -203,6 +238,15 @@ class _Shard:
         count = min(self._block_tokens, self._tokens - i * self._block_tokens)
         start = self._ends[i] - count * self._dtype.itemsize
         return np.frombuffer(self._bytes, self._dtype, count, start)
+
+    def answers(self, i: int) -> np.ndarray:
+        """Which tokens of block ``i`` carry loss."""
+        return np.unpackbits(self._packed(i)).view(np.bool_)  # perhaps some bits more
+
+    def _packed(self, i: int) -> np.ndarray:
+        count = min(self._block_tokens, self._tokens - i * self._block_tokens)
+        sizes = 2 * np.dtype(np.uint32).itemsize  # of both columns, before them
+        return np.frombuffer(self._bytes, np.uint8, -(-count // 8), self._starts[i] + sizes)
 
 
 class _Files:

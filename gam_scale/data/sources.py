@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+from gam_scale.data.conversation import Conversation
 from gam_scale.data.documents import Document, account
 from gam_scale.data.rows import (
     LeftOut,
@@ -106,7 +107,7 @@ class FileSource:
     how: Reading = Reading()
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
-    def documents(self) -> Iterator[str]:
+    def documents(self) -> Iterator[str | Conversation]:
         self.left_out.clear()
         for path in self.files:
             rows = kept(file_rows(path, self.how), self.how.skip_bad, self.left_out)
@@ -137,7 +138,7 @@ class HubSource:
     how: Reading = Reading()
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
-    def documents(self) -> Iterator[str]:
+    def documents(self) -> Iterator[str | Conversation]:
         self.left_out.clear()
         rows = kept(self._rows(), self.how.skip_bad, self.left_out)
         return _documents(rows, self.how.separator)
@@ -241,13 +242,14 @@ def cut_wikitext(lines: Iterable[str]) -> Iterator[str]:
     yield "".join(document)
 
 
-def _documents(records: Iterable[str], separator: str | None) -> Iterator[str]:
-    texts: Iterable[str]
-    if separator == WIKITEXT:
-        texts = cut_wikitext(records)
-    else:
-        texts = cut_at_lines(records, separator) if separator else records
-    return (text for text in texts if text and not text.isspace())
+def _documents(
+    records: Iterable[str | Conversation], separator: str | None
+) -> Iterator[str | Conversation]:
+    texts = records
+    if separator:
+        lines = (record for record in records if isinstance(record, str))
+        texts = cut_wikitext(lines) if separator == WIKITEXT else cut_at_lines(lines, separator)
+    return (text for text in texts if not isinstance(text, str) or (text and not text.isspace()))
 
 
 def _find_tokens(spec: str) -> tuple[Path, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from gam_scale.config import DataSetConfig
 from gam_scale.config.stages import Stage
 from gam_scale.data.order import MIX_PERIOD, Lanes, Mix, Shuffle, StageOrder, derive_seed
-from gam_scale.data.packing import Batch, Documents, make_batch, num_sequences
+from gam_scale.data.packing import Answers, Batch, Documents, Ids, make_batch, num_sequences
 from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
 
@@ -81,7 +81,8 @@ class TrainStream:
     n + rows goes on where sample n ends. What does not fill a sequence in every lane is left out.
 
     Raises:
-        UserError: a split holds less than one full sequence, or than one for each row.
+        UserError: a split holds less than one full sequence, or than one for each row, or
+            conversations that this or a stage's length would cut.
     """
 
     def __init__(
@@ -99,6 +100,10 @@ class TrainStream:
         assert not rows or len(splits) == 1
         for split in splits:
             _check_length(split, seq_len)
+            split.check_cut(seq_len, "data.seq_len")
+        for i, stage in enumerate(stages):
+            for s in np.flatnonzero(stage.weights).tolist():
+                splits[s].check_cut(stage.seq_len, f"train.stages[{i}].seq_len")
         self.splits = list(splits)
         self.seq_len, self.documents, self.seed = seq_len, documents, seed
         self.bos_id = splits[0].bos_id
@@ -175,7 +180,7 @@ class TrainStream:
         """Tokens of the sequences of a stage."""
         return self.seq_len // self._orders[stage].pieces
 
-    def sequences(self, start: int, count: int, stage: int = 0) -> list[np.ndarray]:
+    def sequences(self, start: int, count: int, stage: int = 0) -> list[Ids]:
         """The token ids of a stage's samples ``start`` to ``start + count``.
 
         Each has one id more than its length, for the last target; a set's last one may have fewer.
@@ -229,7 +234,8 @@ def micro_batches(
     first = first_sample + step * config.global_batch_size
     begin, end = (config.global_batch_size * r // world_size for r in (rank, rank + 1))
     sequences = stream.sequences(first + begin, end - begin, stage)
-    rows, nothing = iter(sequences), [np.empty(0, np.int64)]
+    rows = iter(sequences)
+    nothing: list[Ids] = [np.empty(0, np.int64)]
     goes_on = stream.lanes is not None
     return [
         make_batch(
@@ -317,6 +323,8 @@ def valid_batches(
     forward pass of a sharded model; the last one of some may hold nothing.
     """
     rows = _valid_rows(splits, seq_len, max_tokens)
+    for split in splits:
+        split.check_cut(seq_len, "the length to evaluate at")
     for number in itertools.count():
         batch = list(itertools.islice(rows, batch_size))
         if not batch:
@@ -352,9 +360,11 @@ def read_of_each(lengths: Sequence[int], max_tokens: int) -> list[int]:
     return [min(length, share + 1) for length in lengths]
 
 
-def _read_sequence(split: TokenSplit, i: int, seq_len: int, limit: int) -> np.ndarray:
+def _read_sequence(split: TokenSplit, i: int, seq_len: int, limit: int) -> Ids:
     start = i * seq_len
-    return split.read(start, min(seq_len + 1, limit - start))
+    length = min(seq_len + 1, limit - start)
+    ids, carries = split.read(start, length), split.read_answers(start, length)
+    return ids if carries is None else Answers(ids, carries)
 
 
 def _lanes(split: TokenSplit, seq_len: int, rows: int, seed: int) -> Lanes:
