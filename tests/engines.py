@@ -50,6 +50,16 @@ ENGINES = {
 EVERYWHERE = ("torch", "zero0", "zero1", "zero2", "zero3", "fsdp")
 """Engines that run on any number of ranks."""
 
+SMALL = {
+    "d_model": 32,
+    "n_layers": 2,
+    "vocab_size": 320,
+    "max_seq_len": SEQ_LEN,
+    "dropout": 0.0,
+    "gam": {"n_slots": 16},
+}
+"""The ``model`` section."""
+
 
 class Trial:
     """A tiny model under one engine, trained by hand on a prepared set; no dropout."""
@@ -68,15 +78,7 @@ class Trial:
         self.config = from_dict(
             RunConfig,
             {
-                "model": {
-                    "d_model": 32,
-                    "n_layers": 2,
-                    "vocab_size": 320,
-                    "max_seq_len": SEQ_LEN,
-                    "dropout": 0.0,
-                    "gam": {"n_slots": 16},
-                    **(model or {}),
-                },
+                "model": SMALL | (model or {}),
                 "data": {"sets": [{"path": sets}], "seq_len": SEQ_LEN},
                 "train": {
                     "steps": 100,

@@ -46,6 +46,12 @@ class DataConfig:
         "only, one set, batches that the ranks divide; without learned positions, context and "
         "spike_ratio",
     )
+    chat_template: str = option(
+        "",
+        "what makes a text of messages, in Jinja as transformers' chat_template; a run on sets of "
+        "conversations (prepare_data.py --pairs) has theirs, which its checkpoints and what is "
+        "exported of them keep",
+    )
 
 
 @dataclass
@@ -307,7 +313,8 @@ class CheckpointConfig:
         "a run directory or step-* folder whose weights and optimizer a new run takes over, with "
         "learning rates, batch, data, seed and the like of its own: to anneal, or to change the "
         "mix. Steps and schedule count from 0; data goes on where it stood if sets, weights, seed "
-        "and packing are the same, else begins anew (with another seed, in another order)",
+        "and packing are the same and neither run has stages, else begins anew (with another seed, "
+        "in another order)",
     )
     fall_back: bool = option(
         False, "resume from the newest sound checkpoint where newer ones are damaged"

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -206,6 +206,22 @@ class TokenSplit:
                 "prepare the data again"
             )
         return readers
+
+
+def chat_template_of(splits: Sequence[TokenSplit]) -> str:
+    """What those of conversations were made with; empty where none is.
+
+    Raises:
+        UserError: they were made with different ones.
+    """
+    having = [(split, split.manifest.pairs) for split in splits]
+    found = {pairs.chat_template: split.path for split, pairs in having if pairs is not None}
+    if len(found) > 1:
+        raise UserError(
+            f"{' and '.join(list(found.values())[:2])} were prepared with different chat "
+            "templates; expected sets that share one"
+        )
+    return next(iter(found), "")
 
 
 class _Shard:

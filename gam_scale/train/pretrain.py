@@ -14,6 +14,8 @@ from gam_scale.checkpoint.state import TrainState
 from gam_scale.config import AnnealConfig, RunConfig
 from gam_scale.config.rules import check, check_ranks
 from gam_scale.config.stages import stages_of, total_tokens, with_steps
+from gam_scale.data.chat_template import ChatTemplate
+from gam_scale.data.shards import chat_template_of
 from gam_scale.data.stream import TrainStream
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
@@ -235,7 +237,7 @@ def _anneal(session: Session) -> tuple[Session, TrainState]:
 def resolve(
     config: RunConfig, tokenizer: Tokenizer, stream: TrainStream, begun: Mapping[str, float]
 ) -> tuple[RunConfig, Chosen | None]:
-    """Fill in what only the data knows: vocabulary size, horizons, "auto" and, from epochs, steps.
+    """Fill in what only the data knows: vocabulary, horizons, template, "auto" and epochs' steps.
 
     Args:
         config: as read.
@@ -247,7 +249,8 @@ def resolve(
         And what was chosen for the rest that is "auto"; None for nothing.
 
     Raises:
-        UserError: the vocabulary does not hold the tokenizer's, or a sequence the sample's prompt.
+        UserError: the vocabulary does not hold the tokenizer's, or a sequence the sample's prompt,
+            or the chat template is not that of the data.
     """
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     if vocab_size < tokenizer.vocab_size:
@@ -256,7 +259,8 @@ def resolve(
             "expected at least that many, or 0"
         )
     model = replace(config.model.at_length(config.data.seq_len), vocab_size=vocab_size)
-    config = with_steps(replace(config, model=model, train=filled(config.train, begun)))
+    data = replace(config.data, chat_template=_chat_template(config, tokenizer, stream))
+    config = with_steps(replace(config, model=model, data=data, train=filled(config.train, begun)))
     chosen = choose(config, stream.epoch_sequences) if asked(config.train) else None
     train = filled(config.train, chosen.settings if chosen else {})
     if train.epochs:
@@ -266,6 +270,19 @@ def resolve(
     check(config)
     check_prompt(config, tokenizer)
     return config, chosen
+
+
+def _chat_template(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> str:
+    """That of the data, or of the config where the data has none."""
+    given, found = config.data.chat_template, chat_template_of(stream.splits)
+    if given and found and given != found:
+        raise UserError(
+            "data.chat_template is not the one that data.sets were prepared with; expected none, "
+            "which takes theirs"
+        )
+    if given:
+        ChatTemplate(given, tokenizer)  # says whether it is one
+    return found or given
 
 
 def _whether_to_compile(config: RunConfig, world: World) -> bool:

@@ -1,12 +1,12 @@
 """Conversations in a prepared set: whole in their sequences, and which tokens carry loss."""
 
 import json
-import random
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chats import prepared_chats, row, spec_of
 
 from gam_scale.config import DataSetConfig
 from gam_scale.data.chat_template import DEFAULT, ChatTemplate
@@ -23,44 +23,18 @@ from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
 
 SEQ_LEN = 64
-WORDS = ("the", "old", "harbour", "was", "quiet", "that", "morning", "and", "nobody", "came")
-
-
-def row(i: int) -> dict:
-    """The i-th; some have two turns, every 17th is far too long."""
-    rng = random.Random(i)
-    many = 2 + rng.randrange(8) + 200 * (i % 17 == 3)
-    words = [rng.choice(WORDS) for _ in range(many)]
-    if i % 3:
-        return {"prompt": f"Number {i}?", "completion": " ".join(words)}
-    turns = [("user", f"Say {i}."), ("assistant", "No."), ("user", "Why?"), ("assistant", "I.")]
-    return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
 @pytest.fixture(scope="module")
-def pairs_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row(i)) + "\n" for i in range(150)))
-    return path
-
-
-def spec_of(path: Path, out: Path, tokenizer: Path, **options) -> PrepareSpec:
-    how = Reading(pairs=True)
-    return PrepareSpec(
-        out,
-        [parse_source(str(path), "train", how)],
-        tokenizer=tokenizer,
-        pairs=options.pop("pairs", Pairs(SEQ_LEN)),
-        **{"valid_fraction": 0.1} | options,
-    )
+def chats(tmp_path_factory, prepared_set) -> Path:
+    """A prepared set of conversations."""
+    return prepared_chats(tmp_path_factory.mktemp("pairs"), prepared_set, SEQ_LEN)
 
 
 @pytest.fixture(scope="module")
-def chats(pairs_file, prepared_set) -> Path:
-    """A prepared set of them, one in ten held out."""
-    out = pairs_file.parent / "set"
-    prepare(spec_of(pairs_file, out, prepared_set / "tokenizer.model"))
-    return out
+def pairs_file(chats) -> Path:
+    """What it was made from."""
+    return chats.parent / "pairs.jsonl"
 
 
 def encoded(tokenizer, rows) -> Counter:
@@ -106,8 +80,7 @@ def test_every_conversation_stands_whole_in_a_sequence(chats, tmp_path):
 
 
 def test_it_is_packed_alike_by_any_number_of_workers(chats, pairs_file, prepared_set, tmp_path):
-    tokenizer = prepared_set / "tokenizer.model"
-    two = prepare(spec_of(pairs_file, tmp_path / "two", tokenizer, workers=2))
+    two = prepare(spec_of(pairs_file, tmp_path / "two", prepared_set, SEQ_LEN, workers=2))
     for shard in two.splits["train"].shards:
         name = f"train/{shard.file}"
         assert (tmp_path / "two" / name).read_bytes() == (chats / name).read_bytes()
@@ -164,7 +137,9 @@ def test_the_packer_is_bounded_and_fits_well(prepared_set):
 def test_repeated_conversations(pairs_file, prepared_set, tmp_path):
     twice = tmp_path / "twice.jsonl"
     twice.write_text(2 * pairs_file.read_text())
-    spec = spec_of(twice, tmp_path / "set", prepared_set, filters=Filters(deduplicate=True))
+    spec = spec_of(
+        twice, tmp_path / "set", prepared_set, SEQ_LEN, filters=Filters(deduplicate=True)
+    )
     train = prepare(spec).splits["train"]
     # Those of messages and of prompt and completion that say the same are one.
     assert train.left_out["repeated"] == 150
@@ -197,7 +172,7 @@ def test_what_is_wrong_is_said(tmp_path, prepared_set, line, options, fault):
     path.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n" + json.dumps(line))
     options = {"tokenizer": prepared_set, "valid_fraction": 0} | options
     with pytest.raises(UserError, match=fault):
-        prepare(spec_of(path, tmp_path / "set", **options))
+        prepare(spec_of(path, tmp_path / "set", options.pop("tokenizer"), SEQ_LEN, **options))
 
 
 def test_bad_rows_may_be_left_out(tmp_path, prepared_set, capsys):
@@ -215,7 +190,7 @@ def test_bad_rows_may_be_left_out(tmp_path, prepared_set, capsys):
 def test_texts_are_no_conversations(tmp_path, prepared_set):
     (tmp_path / "a.txt").write_text("User: a\n\nAssistant: b")
     with pytest.raises(UserError, match="is running text; expected a row with 'messages'"):
-        prepare(spec_of(tmp_path / "a.txt", tmp_path / "set", prepared_set))
+        prepare(spec_of(tmp_path / "a.txt", tmp_path / "set", prepared_set, SEQ_LEN))
 
 
 def test_tables_of_messages(tmp_path, prepared_set, pairs_file):
@@ -223,5 +198,5 @@ def test_tables_of_messages(tmp_path, prepared_set, pairs_file):
     pyarrow = pytest.importorskip("pyarrow")
     rows = [{**row(i), "other": i} for i in range(0, 30, 3)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    made = prepare(spec_of(tmp_path / "a.parquet", tmp_path / "set", prepared_set))
+    made = prepare(spec_of(tmp_path / "a.parquet", tmp_path / "set", prepared_set, SEQ_LEN))
     assert sum(split.documents for split in made.splits.values()) == 10
