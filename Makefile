@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NEXT := next: `. .venv/bin/activate`, then the commands of docs/commands.md, those of docs/data.md first
 
-.PHONY: help docs quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-coverage test-transformers test-attack lint format install clean
+.PHONY: help docs quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-coverage test-transformers test-lm-eval test-attack lint format install clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -61,6 +61,10 @@ test-transformers: ## install, then run transformers' own tests of models on exp
 	@HF_HUB_OFFLINE=1 TRANSFORMERS_TESTS=.venv/transformers/tests \
 	    $(BIN)/python -m pytest -o addopts=--import-mode=importlib -q -rs \
 	    tests/export/test_transformers_own.py
+
+test-lm-eval:    ## install, then run lm-evaluation-harness on exported folders (minutes)
+	@$(PYTHON) tools/bootstrap.py --extras all,lm-eval
+	@$(BIN)/python -m pytest -m lm_eval
 
 docs:            ## the site of docs/ in runs/site, its page of settings made again, every link checked
 	@$(BIN)/python docs/site/settings_page.py

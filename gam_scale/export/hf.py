@@ -14,6 +14,7 @@ from gam_scale.checkpoint.shard import PARAM
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.checkpoint.verify import CONFIG, TOKENIZER
 from gam_scale.config import DataConfig, ModelConfig, RunConfig
+from gam_scale.config.stages import stages_of
 from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
 from gam_scale.export.imported import Imported
@@ -157,8 +158,14 @@ def _model_json(trained: Trained) -> dict[str, Any]:
         "vocab_size": model.vocab_size,
         "tie_word_embeddings": model.tied_head,
         "model": to_dict(model),
-        "training": asdict(_Training(trained.step, data.seq_len, data.documents)),
+        "training": asdict(_Training(trained.step, _longest(trained), data.documents)),
     }
+
+
+def _longest(trained: Trained) -> int:
+    """Tokens of the longest sequences so far: stages may have lengths of their own."""
+    stages = stages_of(trained.config)
+    return max(s.seq_len for s in stages if s.first_step <= trained.step)
 
 
 def _special_ids(trained: Trained) -> dict[str, int]:

@@ -24,12 +24,12 @@ from gam_scale.model.lm import build_model
 
 def _config(block: str) -> RunConfig:
     hybrid = block == "hybrid"
-    layers = {"gam": ["static"], "hybrid": ["gam_delta", "attention"]}
+    layers = {"gam": ["static"], "hybrid": [*["gam_delta"] * 3, "attention"]}
     model = ModelConfig(
         layers=layers.get(block, [block]),
         position="none" if hybrid else "learned",
         d_model=32,
-        n_layers=2,
+        n_layers=4 if hybrid else 2,
         vocab_size=320,
         max_seq_len=48,
         gam=GAMConfig(n_slots=16),

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from closeness import off
 from safetensors.torch import load_file
 
 from gam_scale.checkpoint.load import load_trained
@@ -134,7 +135,7 @@ def test_transformers_computes_what_we_do(checkpoint, tmp_path, block, one_threa
     loss = trained.model(tokens[:, :-1], tokens[:, 1:]) / (tokens.numel() - 1)
     loss.backward()
     assert results["loss"] == pytest.approx(loss.item(), rel=1e-5)  # a sum in another order
-    torch.testing.assert_close(tensors["gradient"], trained.model.embedding.weight.grad)
+    assert off(tensors["gradient"], trained.model.embedding.weight.grad) < 1e-5  # likewise
 
     (greedy,) = results["greedy"]
     assert greedy == greedy_ids(trained, ids[0])
