@@ -135,7 +135,8 @@ def test_transformers_computes_what_we_do(checkpoint, tmp_path, block, one_threa
     loss = trained.model(tokens[:, :-1], tokens[:, 1:]) / (tokens.numel() - 1)
     loss.backward()
     assert results["loss"] == pytest.approx(loss.item(), rel=1e-5)  # a sum in another order
-    assert off(tensors["gradient"], trained.model.embedding.weight.grad) < 1e-5  # likewise
+    # Through layers whose weights are large, which make more of such a difference.
+    assert off(tensors["gradient"], trained.model.embedding.weight.grad) < 1e-3
 
     (greedy,) = results["greedy"]
     assert greedy == greedy_ids(trained, ids[0])
