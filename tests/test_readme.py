@@ -6,9 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
+from gam_scale import __version__
 from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_citation_is_of_this_version_and_names_the_paper():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == __version__ and cited["cff-version"] and cited["authors"]
+    assert "2509.00605" in cited["references"][0]["url"]
 
 
 def test_readme_is_short():

@@ -4,6 +4,7 @@ The pages are written to be read in the repository. There ``../CONTRIBUTING.md``
 ``../gam_scale/schedule.py`` are links; on the site the first is a page and the second a name.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that stand in the repository's root."""
+    """Add the pages that stand in the repository's root, and the notebook as one to read."""
     for name, page in FROM_ROOT.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=as_in_docs(text)))
+    notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    files.append(File.generated(config, "quickstart_notebook.md", content=as_page(notebook)))
     return files
 
 
@@ -69,3 +72,12 @@ def as_in_docs(text: str) -> str:
         return f"[{link[1]}]({target}{link[3] or ''})"
 
     return LINK.sub(moved, text).replace("](docs/", "](")
+
+
+def as_page(notebook: dict[str, Any]) -> str:
+    """A notebook's text, and its code in fences; it is stored without outputs."""
+    parts = []
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    return "\n\n".join(parts) + "\n"

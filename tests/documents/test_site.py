@@ -44,6 +44,11 @@ def test_all_pages_are_in_it(site):
     assert [p for p in pages if f'href="{p}"' not in navigation] == []
 
 
+def test_the_notebook_is_a_page(site):
+    text = (site / "quickstart_notebook.html").read_text()
+    assert "load_trained" in text and "A text of our own" in text
+
+
 def test_no_page_asks_another_host(site):
     found = {p.name: REMOTE.findall(p.read_text()) for p in site.rglob("*.html")}
     assert len(found) > 20 and not {name: of for name, of in found.items() if of}
