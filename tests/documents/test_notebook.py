@@ -23,7 +23,9 @@ def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    notebook = nbformat.reads(NOTEBOOK.read_text().replace('\\"steps\\": 120', '\\"steps\\": 30'), 4)
+    notebook = nbformat.reads(
+        NOTEBOOK.read_text().replace('\\"steps\\": 120', '\\"steps\\": 30'), 4
+    )
     place = {"metadata": {"path": str(tmp_path / "docs")}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
     said = "".join(
