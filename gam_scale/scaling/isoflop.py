@@ -12,8 +12,8 @@ from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import Points
 
 NEAREST = 5
-"""Sizes that a parabola goes through, those nearest the least loss: a law's curve is none, and the
-further a size is from the minimum, the more it draws the parabola aside."""
+"""Sizes that a parabola goes through, those nearest the least loss, on either side of it: a law's
+curve is none, and the further a size is from the minimum, the more it draws the parabola aside."""
 LEAST_SPAN = 4.0  # times the smallest size that the largest of a budget must be for a parabola
 MINIMA = 2  # a power law needs
 
@@ -97,8 +97,12 @@ class _Budget:
         return same / same.sum(axis=1, keepdims=True)
 
     def window(self, least: int, count: int) -> np.ndarray:
-        """(m,) whether a row is of the ``count`` sizes nearest to size ``least``."""
+        """(m,) whether a row is of the ``count`` sizes nearest to size ``least``.
+
+        Its two neighbours are among them however far they are: the minimum lies between these.
+        """
         distance = np.abs(self.sizes - self.sizes[least])
+        distance[max(0, least - 1) : least + 2] = 0
         near = self.sizes[np.argsort(distance, kind="stable")[:count]]
         return np.isin(self.x, near)
 
@@ -153,8 +157,8 @@ def isoflop(
 
     A law's curve over log N is steeper on one side, so that parabolas miss its minima, the more so
     where all budgets were spent on the same sizes. By how much is simulated: the laws of a
-    bootstrap, with noise as between the runs, at the sizes and tokens of the runs. The mean miss is
-    taken off the exponent, and the spread of it is the interval.
+    bootstrap, with noise as between the runs, at the sizes and tokens of the runs. The median miss
+    is taken off the exponent, and the spread of it is the interval.
 
     Args:
         points: of one family.

@@ -64,6 +64,17 @@ def test_a_minimum_between_the_sizes_is_found_where_five_of_them_miss_it() -> No
     assert parabola.is_inside and 1e6 < parabola.params < 4e6
 
 
+def test_a_minimum_is_found_where_sizes_are_dense_on_one_side_of_it() -> None:
+    """The least loss is at the second of six sizes; the first is further off than all others."""
+    x = np.array([0.0, 3.0, 3.5, 4.0, 4.5, 5.0])
+    loss = [3 + 0.05 * (x - 2.5 - 0.5 * i) ** 2 for i in range(2)]
+    n, c = np.tile(1e6 * np.exp(x), 2), np.repeat([1e15, 1e16], 6)
+    found = isoflop(from_arrays(n, c / (6 * n), np.concatenate(loss), budget=c))
+    best = [np.log(parabola.params / 1e6) for parabola in found.minima]
+    assert best == pytest.approx([2.5, 3.0])
+    assert found.a == pytest.approx(0.5 / np.log(10))
+
+
 def test_minima_beyond_the_sizes_do_not_count() -> None:
     points = isoflop_runs(noise=0.0)
     best = Optimum(TRUE, 6.0).params(points.flops)
