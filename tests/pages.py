@@ -51,4 +51,10 @@ def commands(page: Path) -> list[Command]:
     return found
 
 
+def inline(page: Path) -> list[str]:
+    """Code within a page's sentences and tables, each in one line."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    return [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
+
+
 COMMANDS = [command for page in PAGES for command in commands(page)]

@@ -38,7 +38,7 @@ def checked(words: list[str]) -> bool:
     Raises:
         UserError, AssertionError: an option that is not there, a config that does not load, ...
     """
-    environment, words = _split(words)
+    environment, words = _split(["1" if word == "N" else word for word in words])
     program, *rest = words
     if program in LAUNCHERS:
         tools = [i for i, word in enumerate(words) if word.startswith("tools/")]

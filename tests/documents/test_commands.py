@@ -5,9 +5,10 @@ import importlib
 import json
 import re
 import shlex
+from functools import cache
 
 import pytest
-from pages import COMMANDS, FENCED, PAGES, ROOT, Command, blocks, commands
+from pages import COMMANDS, FENCED, PAGES, ROOT, Command, blocks, commands, inline
 from typed import checked
 
 from gam_scale.config import RunConfig
@@ -42,6 +43,33 @@ def out_of_reach(line: str) -> bool:
     accept = "benchmarks.gpu_accept" in line
     jobs = re.search(r"(?:^|\s)(?:sbatch|slurm/\w+\.sh)\b", line)
     return bool(jobs) or bool((large or accept) and not re.search(r"device[= ]cpu", line))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_flags_within_sentences_are_right(page):
+    for code in inline(page):
+        if re.match(
+            r"(python (tools/|-m (benchmarks|gam_scale)\.)|make |deepspeed .*tools/)", code
+        ):
+            words = shlex.split(code)
+            # By its name alone it is named, not typed.
+            assert len(words) < 3 + ("-m" in words) or checked(words), f"{page.name}: {code}"
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", code):
+            theirs = flag in OTHERS or re.match(r"(sbatch|pip|torchrun|torchfrtrace|srun) ", code)
+            assert theirs or flag in flags(), f"{page.name}: `{code}`: nothing has {flag}"
+
+
+OTHERS = {"--gpus-per-task", "--max-restarts", "--signal", "--time", "--cpus-per-task", "--quiet"}
+"""Flags of Slurm's commands and of launchers, as sentences name them."""
+
+
+@cache
+def flags() -> set[str]:
+    """All that stand in the code of this project's commands."""
+    folders = ("tools", "benchmarks", "gam_scale", "tests/attack")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    text = "".join(path.read_text() for path in sources)
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
 
 def test_all_command_blocks_are_marked_as_such():
