@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = (
     {"tools", "benchmarks"},
-    {"scaling", "reproduce", "compare"},
+    {"scaling", "reproduce", "compare", "preparation"},
     {"experiment"},
     {"launch", "plan", "export"},
     {"train"},

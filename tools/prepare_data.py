@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from gam_scale import cli
@@ -81,13 +82,33 @@ def main() -> None:
         workers=options.workers,
         overwrite=options.overwrite,
     )
-    manifest = prepare(spec)
+    manifest = submit(spec, options) if options.submit else prepare(spec)
     print(table(manifest))
     if note := hold_out_note(manifest):
         print(f"\n{note}")
     if not manifest.tokenizer.exact:
         print("\nthe tokenizer does not give every text back: bits per byte are of what comes back")
     print(f"\nprepared set: {options.out}")
+
+
+def submit(spec: PrepareSpec, options: argparse.Namespace) -> Manifest:
+    """Prepare by tasks side by side, on Slurm or on this machine."""
+    try:
+        from gam_scale.launch.submit import find_cluster
+        from gam_scale.preparation.array import Size
+        from gam_scale.preparation.spread import prepare_spread
+    except ImportError:
+        raise UserError("submitit is not installed; expected `make install` first") from None
+    cluster, reason = find_cluster()
+    if options.cluster != "auto":
+        cluster, reason = options.cluster, "--cluster says so"
+    where = "Slurm" if cluster == "slurm" else "this machine, without Slurm"
+    print(f"{where}: {reason}", file=sys.stderr)
+    tasks, processes = options.tasks, options.cpus_per_task
+    if cluster == "local":
+        tasks = min(tasks, options.workers)
+        processes = options.workers // tasks
+    return prepare_spread(spec, cluster, Size(tasks, processes, options.partition, options.minutes))
 
 
 def table(manifest: Manifest) -> str:
@@ -260,6 +281,20 @@ def parse_args() -> argparse.Namespace:
     add("--workers", type=cli.count(), metavar="N", default=cores(),
         help="processes (default: %(default)s, this machine's cores)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace a prepared set at --out")
+    several = parser.add_argument_group(
+        "prepare by tasks side by side, the same set byte for byte; the same command goes on where "
+        "it was ended"
+    )
+    add = several.add_argument
+    add("--submit", action="store_true", help="as an array of Slurm's, or here where there is none")
+    add("--tasks", type=cli.count(), default=8, metavar="N", help="of each array (8)")
+    add("--cluster", choices=["auto", "slurm", "local"], default="auto",
+        help="auto: Slurm where a controller answers (auto)")  # fmt: skip
+    add("--partition", default="", metavar="P", help="default: the cluster's")
+    add("--cpus-per-task", type=cli.count(), default=8, metavar="N",
+        help="cores of a task on Slurm; here all tasks together have --workers (8)")  # fmt: skip
+    add("--minutes", type=cli.count(), default=1440, metavar="N",
+        help="time limit of a task, which then starts again and goes on (1440)")  # fmt: skip
     options = parser.parse_args()
     if not options.train:
         parser.error("--train is missing; expected at least one SOURCE")

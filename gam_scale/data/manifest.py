@@ -16,6 +16,7 @@ from typing import Any, Literal
 import xxhash
 
 from gam_scale import pulse
+from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular, write_bytes
 from gam_scale.strict import from_dict, read_json, shown
@@ -47,6 +48,19 @@ class TokenizerInfo:
     bos_id: int = field(metadata=_at_least(0))
     eos_id: int | None = None
     exact: bool = True
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, file: str) -> "TokenizerInfo":
+        """That of ``tokenizer``, kept in ``file`` of the set."""
+        return cls(
+            file=file,
+            sha256=tokenizer.sha256,
+            model_type=tokenizer.model_type,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            exact=tokenizer.exact,
+        )
 
 
 @dataclass(frozen=True)

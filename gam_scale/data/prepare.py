@@ -111,12 +111,7 @@ def prepare(spec: PrepareSpec) -> Manifest:
         UserError: the output exists and is something else, a source cannot be read or is empty,
             the vocabulary does not fit the text, or the disk is full.
     """
-    if spec.tokenizer is None and any(isinstance(s, TokenSource) for s in spec.sources):
-        raise UserError(
-            "a source of tokens needs the tokenizer that made them; expected --tokenizer"
-        )
-    if spec.pairs is not None:
-        _check_pairs(spec)
+    check_sources(spec)
     out = spec.out.resolve()
     clear_leftovers(out)
     source = spec.describe()
@@ -127,15 +122,7 @@ def prepare(spec: PrepareSpec) -> Manifest:
     with work_folder(out) as work:
         hold_out = _hold_out(spec)
         tokenizer = _tokenizer(spec, hold_out, work / TOKENIZER_FILE)
-        info = TokenizerInfo(
-            file=TOKENIZER_FILE,
-            sha256=tokenizer.sha256,
-            model_type=tokenizer.model_type,
-            vocab_size=tokenizer.vocab_size,
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            exact=tokenizer.exact,
-        )
+        info = TokenizerInfo.of(tokenizer, TOKENIZER_FILE)
         splits = _write_splits(spec, hold_out, tokenizer, work)
         for note in (note for source in spec.sources for note in source.left_out.notes()):
             print(note, file=sys.stderr)
@@ -148,6 +135,16 @@ def prepare(spec: PrepareSpec) -> Manifest:
         write_manifest(work, manifest)
         place(work, out, spec.overwrite)
     return manifest
+
+
+def check_sources(spec: PrepareSpec) -> None:
+    """Refuse what does not go together."""
+    if spec.tokenizer is None and any(isinstance(s, TokenSource) for s in spec.sources):
+        raise UserError(
+            "a source of tokens needs the tokenizer that made them; expected --tokenizer"
+        )
+    if spec.pairs is not None:
+        _check_pairs(spec)
 
 
 def split_documents(
@@ -312,6 +309,19 @@ class SplitWriter:
             sample[ANSWERS] = np.packbits(self._carries[: len(block)]).tobytes()
             self._carries = self._carries[len(block) :]
         self._mds.write(sample)
+
+    def tokens_of_a_shard(self, last: int) -> int:
+        """The most tokens that a shard holds, of whole blocks and one of ``last`` at its end."""
+        blocks, room = divmod(
+            SHARD_BYTES - self._mds.extra_bytes_per_shard, self._size(BLOCK_TOKENS)
+        )
+        fits = 0 < last < BLOCK_TOKENS and self._size(last) <= room
+        return blocks * BLOCK_TOKENS + (last if fits else 0)
+
+    def _size(self, tokens: int) -> int:
+        """Bytes of a block in a shard."""
+        sample = {"tokens": np.zeros(tokens, self._rest.dtype)}
+        return len(self._mds.encode_sample(sample)) + self._mds.extra_bytes_per_sample
 
     def finish(self, left_out: dict[str, int]) -> SplitInfo:
         """Write what is left, and the index; what the split then is."""

@@ -12,7 +12,8 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,13 +131,17 @@ class FileSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A Hugging Face dataset, streamed; nothing but its small metadata is kept on disk."""
+    """A Hugging Face dataset, streamed; nothing but its small metadata is kept on disk.
+
+    ``piece`` (n, i): of its files, the i-th of n runs of about as many.
+    """
 
     name: str
     config: str | None
     split: str
     how: Reading = Reading()
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+    piece: tuple[int, int] | None = None
 
     def documents(self) -> Iterator[str | Conversation]:
         self.left_out.clear()
@@ -154,21 +159,39 @@ class HubSource:
 
     text_bytes = None
 
+    def pieces(self) -> "list[HubSource]":
+        """One for each of its files, or itself where documents may reach from file to file."""
+        with self._loaded() as rows:
+            count = 1 if self.how.separator else rows.num_shards
+        return [replace(self, piece=(count, i), left_out=LeftOut()) for i in range(count)]
+
     def _rows(self) -> Iterator[Row]:
-        where = ":".join(filter(None, ["hf", self.name, self.config, self.split]))
-        datasets = import_for(where, "datasets")
-        try:
-            rows = datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
+        where = self._where
+        with self._loaded() as rows:
+            if self.piece is not None and self.piece[0] > 1:
+                rows = rows.shard(*self.piece)
+                where = f"{where}: file {self.piece[1] + 1} of {self.piece[0]}"
             is_first = True
             for number, row in enumerate(rows, 1):
                 text = self.how.text_of(row, f"{where}: row {number}", is_first=is_first)
                 is_first = is_first and isinstance(text, UserError)
                 yield text
+
+    @property
+    def _where(self) -> str:
+        return ":".join(filter(None, ["hf", self.name, self.config, self.split]))
+
+    @contextmanager
+    def _loaded(self) -> Iterator[Any]:
+        """The data set, to be read inside; what its client raises there becomes a sentence."""
+        datasets = import_for(self._where, "datasets")
+        try:
+            yield datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
         except Exception as error:  # the hub's client raises what its many transports raise
             reason = next(iter(str(error).splitlines()), "")
             raise UserError(
-                f"{where}: cannot be loaded ({type(error).__name__}: {reason}); expected a dataset "
-                "that datasets.load_dataset finds, and a network or a local copy"
+                f"{self._where}: cannot be loaded ({type(error).__name__}: {reason}); expected a "
+                "dataset that datasets.load_dataset finds, and a network or a local copy"
             ) from None
 
 

@@ -68,7 +68,7 @@ class Worker:
         with open_regular(self.log) as file:
             file.seek(self._before)
             said = file.read().decode(errors="replace")
-        return Ended(status, _reason(status, said))
+        return Ended(status, reason(status, said))
 
     def stop(self) -> None:
         """Have it save and end, and wait until it has."""
@@ -76,7 +76,8 @@ class Worker:
         self._child.wait()
 
 
-def _reason(status: int, said: str) -> str:
+def reason(status: int, said: str) -> str:
+    """Why a process ended with ``status``, in one line of what it said; below 0: a signal's."""
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
     lines = REASON.findall(said) or said.split("\n")

@@ -104,10 +104,6 @@ def parameters(request: Request, name: str) -> dict[str, object]:
         return both | {"nodes": 1}
     if on_cpu:
         del both["gpus_per_node"]
-    options: dict[str, object] = {"requeue": True}
-    if request.partition:
-        options["partition"] = in_one_line(request.partition, "--partition")
-    options |= sbatch_options(os.environ.get("GAM_SBATCH", ""))
     setup = shell_lines(os.environ.get("GAM_MODULES", ""), "GAM_MODULES")
     # A job that was requeued on fewer nodes still has the old count of tasks, which srun takes.
     tasks = "$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE))"
@@ -122,8 +118,16 @@ def parameters(request: Request, name: str) -> dict[str, object]:
         "slurm_setup": setup,
         # Surviving ranks name the one that died before they end; see slurm/common.sh.
         "slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=180"],
-        "slurm_additional_parameters": options,
+        "slurm_additional_parameters": site_options(request.partition),
     }
+
+
+def site_options(partition: str) -> dict[str, object]:
+    """sbatch's options that every job has: it may start again; and the site's, of GAM_SBATCH."""
+    options: dict[str, object] = {"requeue": True}
+    if partition:
+        options["partition"] = in_one_line(partition, "--partition")
+    return options | sbatch_options(os.environ.get("GAM_SBATCH", ""))
 
 
 def jobs_of(request: Request) -> list[RankJob]:

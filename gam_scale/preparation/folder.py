@@ -1,0 +1,119 @@
+"""The folder in which a preparation by many processes keeps what is done, beside the set's own."""
+
+import pickle
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import gam_scale
+from gam_scale.data.prepare import TOKENIZER_FILE, PrepareSpec
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.data.tokenizer_file import load_tokenizer
+from gam_scale.errors import UserError
+from gam_scale.files import write_bytes, write_json
+from gam_scale.preparation.parts import Part, cut_up
+from gam_scale.preparation.verdicts import Verdict
+from gam_scale.run.lock import lock_path
+from gam_scale.strict import read_json
+
+BEGUN = "begun.json"
+STAGES = ("measured", "sampled", "tokenised", "sharded")
+"""Folders of what is done of each stage, in their order."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of the preparation of one set.
+
+    It holds ``begun.json`` (what the set is made from), the parts and the settings as pickles, a
+    folder for each of :data:`STAGES`, the verdicts over documents, and in ``set`` what becomes the
+    set. Processes on many hosts read it and write to it.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, out: Path) -> "Folder":
+        """That of the set ``out``."""
+        return cls(out.with_name(f".{out.name}.submitted"))
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def set(self) -> Path:
+        """What becomes the set."""
+        return self.path / "set"
+
+    @property
+    def jobs(self) -> Path:
+        """What tasks are given, and their logs."""
+        return self.path / "jobs"
+
+    def begin(self, spec: PrepareSpec) -> None:
+        """Make it, or find it as an earlier command with an equal ``spec`` left it.
+
+        Raises:
+            UserError: it was begun from something else, and ``spec.overwrite`` does not say that
+                this may go.
+        """
+        now = {"source": spec.describe(), "code": gam_scale.__version__}
+        before = read_json(self / BEGUN) if (self / BEGUN).exists() else None
+        if before is not None and before != now:
+            if not spec.overwrite:
+                raise UserError(
+                    f"{spec.out}: its preparation was begun from other inputs or settings; "
+                    "expected the same ones, another --out, or --overwrite to begin anew"
+                )
+            before = None
+        if before is None:
+            self.clear()
+        for name in (*STAGES, "verdicts", "set", "jobs"):
+            (self / name).mkdir(exist_ok=True)
+        write_bytes(self / "spec.pickle", pickle.dumps(spec))
+        if before is None:
+            write_bytes(self / "parts.pickle", pickle.dumps(cut_up(spec)))
+            write_json(self / BEGUN, now)
+
+    def clear(self) -> None:
+        """Remove all but the lock."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != lock_path(self.set):
+                path.unlink()
+
+    @cached_property
+    def spec(self) -> PrepareSpec:
+        """What is prepared."""
+        return pickle.loads((self / "spec.pickle").read_bytes())
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Of all sources."""
+        return pickle.loads((self / "parts.pickle").read_bytes())
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The set's, once it is there."""
+        return load_tokenizer(self.set / TOKENIZER_FILE, None)
+
+    def shard(self, item: str) -> Path:
+        """The file of an item of the last stage."""
+        split, number, *_ = item.split("-")
+        return self.set / split / f"shard.{number}.mds"
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a pass over all documents comes before the one that tokenises them."""
+        spec = self.spec
+        holds_out = bool(spec.valid_fraction) and not spec.valid
+        trains = spec.tokenizer is None
+        return bool(spec.filters.describe() or holds_out or trains or spec.max_documents)
+
+    def verdict(self, part: Part) -> Verdict | None:
+        """What becomes of a part's documents; None: all stay, and none is held out."""
+        if not self.is_judged:
+            return None
+        return Verdict.load(self / "verdicts" / f"{part.number:05d}.npz")
