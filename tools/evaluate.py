@@ -3,9 +3,10 @@
 
 Alone: loss, perplexity and bits per byte, on the validation split of the run's own data, another
 prepared set (--data) or a text file (--text); a checkpoint brings its config and tokenizer along.
-Several checkpoints are set side by side. Is the context used? --by-position, --compare,
---reset-ablation, --needle and --pairs ask that of checkpoints; --recall trains a small model per
-memory on associative recall, or on another task (--recall-preset), and needs none.
+Several checkpoints are set side by side. --tasks asks them tasks, as eval.tasks does in training.
+Is the context used? --by-position, --compare, --reset-ablation, --needle and --pairs ask that of
+checkpoints; --recall trains a small model per memory on associative recall, or on another task
+(--recall-preset), and needs none.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from gam_scale.checkpoint.load import Trained, load_trained
 from gam_scale.checkpoint.store import best_checkpoint
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
+from gam_scale.evaluate.asked import ask_tasks
 from gam_scale.evaluate.by_position import loss_by_position, octaves
 from gam_scale.evaluate.effective_context import (
     TARGETS,
@@ -45,6 +48,7 @@ from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.files import write_json
 from gam_scale.hardware.processor import find_device
 from gam_scale.parallel.world import World
+from gam_scale.strict import read_json
 from gam_scale.train.recall import train_recall
 
 
@@ -118,6 +122,9 @@ def _parse() -> argparse.Namespace:
         help="shares of the text before the sentence (0,0.25,0.5,0.75,1)")  # fmt: skip
     add("--trials", type=cli.count(2), default=20, help="texts for each length (20)")
     add("--candidates", type=cli.count(2), default=32, help="words to choose from (32)")
+    add("--tasks", nargs="?", const="", metavar="FILE",
+        help="the tasks of a JSON file such as configs/tasks/python.json, or of the run's "
+        "eval.tasks (docs/evaluation.md)")  # fmt: skip
     add("--recall", action="store_true", help="MQAR (arXiv 2312.04927), or the task of a preset")
     add("--memories", type=cli.several(cli.one_of(*KINDS)), default=list(KINDS),
         help=f"that --recall trains ({','.join(KINDS)})")  # fmt: skip
@@ -149,7 +156,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _asked(args: argparse.Namespace) -> bool:
-    return args.by_position or args.compare or args.reset_ablation or args.needle or args.pairs
+    flags = (args.by_position, args.compare, args.reset_ablation, args.needle, args.pairs)
+    return any(flags) or args.tasks is not None
 
 
 def _subject(path: Path, args: argparse.Namespace) -> Subject:
@@ -182,7 +190,21 @@ def _subject(path: Path, args: argparse.Namespace) -> Subject:
         found.needle = _needle(trained, source, seq_len, args)
     if args.pairs:
         found.pairs = _pairs(trained, source, seq_len, args)
+    if args.tasks is not None:
+        size = {"seq_len": seq_len, "batch_size": args.batch_size}
+        found.tasks = ask_tasks(trained, source, *_tasks(trained, args.tasks), **size)
     return found
+
+
+def _tasks(trained: Trained, file: str) -> tuple[dict[str, Any], str]:
+    """The tasks that are meant, and where they stand."""
+    given = read_json(file) if file else trained.config.eval.tasks
+    if not isinstance(given, dict) or not given:
+        where = file or f"eval.tasks of {trained.path}"
+        raise UserError(
+            f"{where} names no task; expected --tasks FILE, an object of tasks by their names"
+        )
+    return given, file or "eval.tasks"
 
 
 def _length(trained: Trained, length: int, flag: str) -> int:

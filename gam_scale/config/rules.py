@@ -135,11 +135,14 @@ def _check_sets(data: DataConfig) -> None:
 
 def _check_validation(config: RunConfig) -> None:
     names = validated_names(config)
+    for key, given in {"sets": config.eval.sets, "tasks": config.eval.tasks}.items():
+        for name in given:
+            if not re.fullmatch(r"[\w.-]+", name):
+                raise UserError(
+                    f"eval.{key} has the name {shown(name)}; expected letters, digits, '_', '-' "
+                    "and '.'"
+                )
     for name, entry in config.eval.sets.items():
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise UserError(
-                f"eval.sets has the name {shown(name)}; expected letters, digits, '_', '-' and '.'"
-            )
         if names.count(name) > 1:
             raise UserError(
                 f"eval.sets.{name} has the name of a set of data.sets, which has a curve by that "

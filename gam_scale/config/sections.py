@@ -354,6 +354,15 @@ class EvalConfig:
         "last part",
     )
     batch_size: int = option(8, "sequences per rank and forward pass", at_least=1, at_most=WIDEST)
+    tasks: dict[str, Any] = option(
+        {},
+        "tasks by a name of yours that the model is asked while it trains: objects with a kind, "
+        "such as choice, last_word, recall or needle, and its settings (docs/evaluation.md); "
+        "task/NAME/accuracy and the like in a line",
+    )
+    tasks_every: int = option(
+        0, "steps between askings, and after the last; 0: with eval.every_steps", at_least=0
+    )
     late_from: int = option(
         0,
         "tokens of context from which a target is late; the last evaluation also gives the loss of "

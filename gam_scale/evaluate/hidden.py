@@ -81,12 +81,11 @@ def words(tokenizer: Tokenizer, at_least: int = 0) -> list[int]:
     return ids
 
 
-def scores_of(
-    last_log_probs: Callable[[Tensor], Tensor], rows: Tensor, choices: Sequence[int]
-) -> Tensor:
-    """Log-probabilities of the choices after each row, (rows, choices); a few rows at a time."""
-    parts = rows.split(max(1, TOKENS_PER_PASS // rows.shape[1]))
-    return torch.cat([last_log_probs(part)[:, list(choices)] for part in parts])
+def scores_of(last_log_probs: Callable[[Tensor], Tensor], rows: Tensor, choices: Tensor) -> Tensor:
+    """Log-probabilities of its choices after each row, (rows, choices); a few rows at a time."""
+    few = max(1, TOKENS_PER_PASS // rows.shape[1])
+    parts = zip(rows.split(few), choices.split(few), strict=True)
+    return torch.cat([last_log_probs(part).gather(1, of) for part, of in parts])
 
 
 def pooled(cells: Sequence[tuple[int, float, int]]) -> list[tuple[int, Interval]]:

@@ -67,14 +67,24 @@ def key_values(
     key_words: int = 2,
     seed: int = 0,
 ) -> PairsResult:
-    """Hide ``The magic word of KEY is VALUE.`` several times in real text and ask for one.
-
-    Keys are of some words each, drawn anew, so that no key is known from elsewhere and two keys may
-    share a word; values differ. Sentences stand at even distances, the one that is asked for any of
-    them; no instruction is followed, as in :func:`gam_scale.evaluate.needle.needle`.
+    """Make :class:`KeyValues` of these, and ask a model for them.
 
     Args:
         last_log_probs: maps ids (B, T) to log-probabilities of the next token (B, vocab_size).
+        tokenizer: the model's; all others as those of the class.
+    """
+    made = KeyValues(tokenizer, documents, lengths, pairs, trials, candidates, key_words, seed)
+    return made.ask(last_log_probs)
+
+
+class KeyValues:
+    """Texts that hide ``The magic word of KEY is VALUE.`` several times and ask for one.
+
+    Keys are of some words each, drawn anew, so that no key is known from elsewhere and two keys may
+    share a word; values differ. Sentences stand at even distances, the one that is asked for any of
+    them; no instruction is followed, as in :class:`gam_scale.evaluate.needle.Needles`.
+
+    Args:
         tokenizer: the model's.
         documents: ids of real texts, each with its bos; one at least as long as the longest text.
         lengths: tokens of context.
@@ -87,28 +97,49 @@ def key_values(
     Raises:
         UserError: too few words in the tokenizer, or a length that does not hold the sentences.
     """
-    if min(pairs) < 2 or max(pairs) > candidates:
-        raise UserError(
-            f"--pairs has {list(pairs)}; expected numbers from 2 to the {candidates} candidates"
-        )
-    pool, hidden = np.array(words(tokenizer, candidates + 1)), HiddenSentences(tokenizer)
-    if min(lengths) < (least := hidden.least_length(max(pairs), key_words)):
-        raise UserError(
-            f"--needle-lengths has {min(lengths)}, too few tokens for {max(pairs)} sentences and a "
-            f"question; expected {least} or more"
-        )
-    cells = []
-    for length in lengths:
-        for count in pairs:
-            scores = []
-            for trial in range(trials):
-                rng = np.random.default_rng(derive_seed(seed, "pairs", length, count, trial))
-                keys = _keys(rng, pool, count, key_words)
-                values = rng.choice(pool, candidates, replace=False)
-                row = _row(rng, hidden, documents, length, keys, values)
-                scores.append(scores_of(last_log_probs, row[None], values.tolist())[0])
-            cells.append(_cell(torch.stack(scores).double().numpy(), length, count))
-    return PairsResult(cells, candidates, key_words)
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        documents: Sequence[np.ndarray],
+        lengths: Sequence[int],
+        pairs: Sequence[int],
+        trials: int = 50,
+        candidates: int = 32,
+        key_words: int = 2,
+        seed: int = 0,
+    ) -> None:
+        if min(pairs) < 2 or max(pairs) > candidates:
+            raise UserError(
+                f"--pairs has {list(pairs)}; expected numbers from 2 to the {candidates} candidates"
+            )
+        pool, hidden = np.array(words(tokenizer, candidates + 1)), HiddenSentences(tokenizer)
+        if min(lengths) < (least := hidden.least_length(max(pairs), key_words)):
+            raise UserError(
+                f"--needle-lengths has {min(lengths)}, too few tokens for {max(pairs)} sentences "
+                f"and a question; expected {least} or more"
+            )
+        self._candidates, self._key_words = candidates, key_words
+        self._texts = {}
+        for length in lengths:
+            for count in pairs:
+                texts = []
+                for trial in range(trials):
+                    rng = np.random.default_rng(derive_seed(seed, "pairs", length, count, trial))
+                    keys = _keys(rng, pool, count, key_words)
+                    values = rng.choice(pool, candidates, replace=False)
+                    row = _row(rng, hidden, documents, length, keys, values)
+                    texts.append((row, torch.from_numpy(values.astype(np.int64))))
+                self._texts[length, count] = texts
+
+    def ask(self, last_log_probs: Callable[[Tensor], Tensor]) -> PairsResult:
+        """Of a model that maps ids (B, T) to the next token's log-probabilities (B, vocab_size)."""
+        cells = []
+        for (length, count), texts in self._texts.items():
+            rows, values = map(torch.stack, zip(*texts, strict=True))
+            scores = scores_of(last_log_probs, rows, values)
+            cells.append(_cell(scores.double().numpy(), length, count))
+        return PairsResult(cells, self._candidates, self._key_words)
 
 
 def _keys(rng: np.random.Generator, pool: np.ndarray, count: int, key_words: int) -> np.ndarray:

@@ -60,16 +60,26 @@ def needle(
     candidates: int = 32,
     seed: int = 0,
 ) -> NeedleResult:
-    """Hide ``The magic word of KEY is VALUE.`` in real text and ask for it at the text's end.
+    """Make :class:`Needles` of these, and ask a model for them.
 
-    No instruction is followed: the text ends with ``The magic word of KEY is``, and the model's
-    own probabilities rank the candidate words for what comes next. Key and candidates are drawn
+    Args:
+        last_log_probs: maps ids (B, T) to log-probabilities of the next token (B, vocab_size).
+        tokenizer: the model's; all others as those of the class.
+    """
+    made = Needles(tokenizer, documents, lengths, depths, trials, candidates, seed)
+    return made.ask(last_log_probs)
+
+
+class Needles:
+    """Texts that hide ``The magic word of KEY is VALUE.`` and ask for it at their ends.
+
+    No instruction is followed: a text ends with ``The magic word of KEY is``, and a model's own
+    probabilities rank the candidate words for what comes next. Key and candidates are drawn
     from the tokenizer's whole words, so a candidate is one token and one forward pass scores all of
     them. The gain compares with the same text without the needle, which is one sentence longer
     instead. A trial has the same haystack, key and value at every depth.
 
     Args:
-        last_log_probs: maps ids (B, T) to log-probabilities of the next token (B, vocab_size).
         tokenizer: the model's.
         documents: ids of real texts, each with its bos; one at least as long as the haystacks.
         lengths: tokens of context.
@@ -81,26 +91,43 @@ def needle(
     Raises:
         UserError: too few words in the tokenizer, or a length that does not hold the sentences.
     """
-    pool = words(tokenizer, candidates + 1)
-    if any(not 0 <= depth <= 1 for depth in depths):
-        raise UserError(f"--needle-depths has {list(depths)}; expected shares from 0 to 1")
-    ask = _Question(tokenizer, pool, candidates)
-    least = ask.least_length(keys=1)
-    if min(lengths) < least:
-        raise UserError(
-            f"--needle-lengths has {min(lengths)}, too few tokens for the sentence and its "
-            f"question; expected {least} or more"
-        )
-    cells = []
-    for length in lengths:
-        log_probs = []
-        for trial in range(trials):
-            rng = np.random.default_rng(derive_seed(seed, length, trial))
-            rows, choices = ask.rows(rng, documents, length, depths)
-            log_probs.append(scores_of(last_log_probs, rows, choices))
-        scores = torch.stack(log_probs).double().numpy()  # (trials, depths + 1, candidates)
-        cells += [_cell(scores, i, length, depth) for i, depth in enumerate(depths)]
-    return NeedleResult(cells, candidates, 1.0 / candidates)
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        documents: Sequence[np.ndarray],
+        lengths: Sequence[int],
+        depths: Sequence[float],
+        trials: int = 20,
+        candidates: int = 32,
+        seed: int = 0,
+    ) -> None:
+        pool = words(tokenizer, candidates + 1)
+        if any(not 0 <= depth <= 1 for depth in depths):
+            raise UserError(f"--needle-depths has {list(depths)}; expected shares from 0 to 1")
+        ask = _Question(tokenizer, pool, candidates)
+        least = ask.least_length(keys=1)
+        if min(lengths) < least:
+            raise UserError(
+                f"--needle-lengths has {min(lengths)}, too few tokens for the sentence and its "
+                f"question; expected {least} or more"
+            )
+        self._depths, self._candidates = depths, candidates
+        self._texts = {}
+        for length in lengths:
+            rngs = [np.random.default_rng(derive_seed(seed, length, i)) for i in range(trials)]
+            self._texts[length] = [ask.rows(rng, documents, length, depths) for rng in rngs]
+
+    def ask(self, last_log_probs: Callable[[Tensor], Tensor]) -> NeedleResult:
+        """Of a model that maps ids (B, T) to the next token's log-probabilities (B, vocab_size)."""
+        cells = []
+        for length, texts in self._texts.items():
+            rows, choices = zip(*texts, strict=True)
+            each = [chosen for row, chosen in texts for _ in row]
+            found = scores_of(last_log_probs, torch.cat(rows), torch.tensor(each))
+            scores = found.view(len(choices), -1, self._candidates).double().numpy()
+            cells += [_cell(scores, i, length, depth) for i, depth in enumerate(self._depths)]
+        return NeedleResult(cells, self._candidates, 1.0 / self._candidates)
 
 
 class _Question(HiddenSentences):

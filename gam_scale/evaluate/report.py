@@ -47,7 +47,7 @@ def _checkpoints(subjects: Sequence[Subject]) -> list[Part]:
         shown = map(tables.needles, hidden)
         parts += [Folded(f"{table.title}, in numbers", table) for table in shown]
     parts += [tables.pairs(s) for s in subjects if s.pairs]
-    return parts
+    return parts + ([tables.tasks(subjects)] if any(s.tasks for s in subjects) else [])
 
 
 def _recall(results: Sequence[RecallResult]) -> list[Part]:

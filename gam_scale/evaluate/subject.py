@@ -7,6 +7,7 @@ from typing import Any
 
 from gam_scale.checkpoint.load import Trained
 from gam_scale.evaluate.by_position import ByPosition
+from gam_scale.evaluate.downstream.task import Figures
 from gam_scale.evaluate.effective_context import EffectiveContext
 from gam_scale.evaluate.key_values import PairsResult
 from gam_scale.evaluate.loss import LossResult
@@ -34,6 +35,7 @@ class Subject:
     effective_context: EffectiveContext | None = None
     needle: NeedleResult | None = None
     pairs: PairsResult | None = None
+    tasks: dict[str, Figures] | None = None
 
 
 def subject(trained: Trained, name: str, seq_len: int) -> Subject:

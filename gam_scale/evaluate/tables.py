@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from gam_scale.evaluate.by_position import ByPosition
+from gam_scale.evaluate.downstream.task import Figures
 from gam_scale.evaluate.effective_context import EffectiveContext
 from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.recall import RecallResult
@@ -20,6 +21,8 @@ def tables(subjects: Sequence[Subject], recalls: Sequence[RecallResult]) -> list
         made.append(differences(subjects))
     if any(s.effective_context for s in subjects):
         made.append(contexts(subjects))
+    if any(s.tasks for s in subjects):
+        made.append(tasks(subjects))
     made += [needles(s) for s in subjects if s.needle]
     made += [pairs(s) for s in subjects if s.pairs]
     return made + ([recall_sizes(recalls), recall_scores(recalls)] if recalls else [])
@@ -50,6 +53,23 @@ def sizes(subjects: Sequence[Subject]) -> Table:
     notes = [equality(*counts), *unlike.values()]
     note = " ".join(filter(None, notes))
     return Table("Models", header, rows, note).without_empty_columns()
+
+
+def tasks(subjects: Sequence[Subject]) -> Table:
+    """What each checkpoint gets right, and what else a task tells, one column a checkpoint."""
+    asked = [(s.name, s.tasks) for s in subjects if s.tasks]
+    keys = dict.fromkeys((t, f) for _, found in asked for t, of in found.items() for f in of)
+    rows = [
+        [task, figure.replace("_", " "), *(_of_task(found, task, figure) for _, found in asked)]
+        for task, figure in keys
+    ]
+    note = "Shares of right answers with Wilson's 95% interval; perplexity is of a word."
+    return Table("Tasks", ["task", "figure", *(name for name, _ in asked)], rows, note)
+
+
+def _of_task(found: dict[str, Figures], task: str, figure: str) -> str:
+    value = found.get(task, {}).get(figure)
+    return "" if value is None else f"{value:,.4f}" if isinstance(value, float) else str(value)
 
 
 def differences_in_reading(subjects: Sequence[Subject]) -> dict[str, str]:

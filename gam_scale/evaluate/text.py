@@ -3,7 +3,7 @@
 import hashlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,14 +90,24 @@ def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.nd
     if source.text is not None:
         streams = [_file(trained, source)]
     else:
-        splits = _splits(trained, source)
-        lengths = read_of_each([split.tokens for split in splits], source.max_tokens)
-        streams = [s.read(0, n).astype(np.int64) for s, n in zip(splits, lengths, strict=True)]
-    bos = trained.tokenizer.bos_id
+        streams = starts_of(_splits(trained, source), source.max_tokens)
+    what = source.text or f"the {source.split} split"
+    return long_documents(streams, trained.tokenizer.bos_id, at_least, str(what))
+
+
+def starts_of(splits: Sequence[TokenSplit], max_tokens: int) -> list[np.ndarray]:
+    """The int64 ids of each split's start, ``max_tokens`` in all, shared as evaluations do."""
+    lengths = read_of_each([split.tokens for split in splits], max_tokens)
+    return [s.read(0, n).astype(np.int64) for s, n in zip(splits, lengths, strict=True)]
+
+
+def long_documents(
+    streams: Sequence[np.ndarray], bos: int, at_least: int, what: str
+) -> list[np.ndarray]:
+    """Documents of ``at_least`` tokens or more in streams of ids; ``what`` is their name."""
     documents = [d for ids in streams for d in np.split(ids, np.flatnonzero(ids == bos)) if len(d)]
     longest = max(map(len, documents), default=0)
     if longest < at_least:
-        what = source.text or f"the {source.split} split"
         raise UserError(
             f"the longest document of {what} has {longest:,} tokens and {at_least:,} are needed; "
             "expected a longer text (--text, --data), or fewer tokens (--seq-len, --compare, "

@@ -66,6 +66,7 @@ class LanguageModel(nn.Module):
         targets: Tensor | None = None,
         layout: Layout | None = None,
         carried: CarriedRows | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Summed cross-entropy over valid targets (a scalar), or logits without targets.
 
@@ -74,13 +75,15 @@ class LanguageModel(nn.Module):
             targets: (B, T) next ids, -100 where there is none.
             layout: of the tokens; None for a plain stream.
             carried: what the rows go on from; it then holds what they leave.
+            at: (N,) the places, of all rows laid end to end, whose logits alone are wanted.
 
         Returns:
             A scalar loss *sum* (divide by the count of valid targets over the whole batch), or
-            logits (B, T, vocab_size).
+            logits (B, T, vocab_size), or (N, vocab_size) of some places.
         """
         hidden = self.hidden(tokens, layout, carried)
         if targets is None:
+            hidden = hidden if at is None else hidden.flatten(0, 1)[at]
             return capped(linear(hidden, self.head_weight), self.logit_softcap)
         return linear_cross_entropy(
             hidden.flatten(0, 1),

@@ -38,9 +38,15 @@ class Strategy(ABC):
         """The loss sum of a batch (a scalar), without dropout and without gradients."""
         return self._forward(batch.tokens, batch.targets, batch.layout)
 
-    def logits(self, tokens: Tensor, layout: Layout) -> Tensor:
-        """(B, T, vocab_size) of tokens (B, T), likewise; called by all ranks together."""
-        return self._forward(tokens, None, layout)
+    def logits(self, tokens: Tensor, layout: Layout, at: Tensor | None = None) -> Tensor:
+        """(B, T, vocab_size) of tokens (B, T), likewise; called by all ranks together.
+
+        Args:
+            tokens: this rank's part.
+            layout: of them.
+            at: (N,) the places, of this rank's B T, whose logits (N, vocab_size) alone are wanted.
+        """
+        return self._forward(tokens, None, layout, None, at)
 
     def _forward(self, *inputs: Tensor | Layout | None) -> Tensor:
         was_training = self.module.training

@@ -185,7 +185,7 @@ def _figures(lines: Sequence[Line], summary: dict[str, Any]) -> list[Part]:
         series = replace(series, smooth=False)
         caption = "targets a step, of which twice as many would gain little"
         small.append(_small("noise", "Gradient noise scale", caption, series, large, may_log=True))
-    return [_loss(lines), *_of_sets(lines), Beside(small, "three")]
+    return [_loss(lines), *_of_sets(lines), *_of_tasks(lines), Beside(small, "three")]
 
 
 def _loss(lines: Sequence[Line]) -> Figure:
@@ -201,15 +201,35 @@ def _loss(lines: Sequence[Line]) -> Figure:
 
 def _of_sets(lines: Sequence[Line]) -> list[Figure]:
     """The loss on each set that is validated on by itself."""
-    keys = dict.fromkeys(key for line in lines for key in line if key.startswith("val_loss/"))
-    series = [
-        replace(by_step(lines, key, key.partition("/")[2], joined=True), smooth=False)
-        for key in keys
-    ]
+    names = {key: key.partition("/")[2] for key in _keys(lines) if key.startswith("val_loss/")}
+    caption = "validation loss of each set, nats per token"
+    return _joined("sets", "Loss by set", caption, lines, names)
+
+
+def _of_tasks(lines: Sequence[Line]) -> list[Figure]:
+    """The share of right answers of each task."""
+    parts = {key: key.split("/", 2) for key in _keys(lines) if key.startswith("task/")}
+    names = {
+        key: f"{name}{figure.removeprefix('accuracy').replace('_', ' ')}"
+        for key, (_, name, figure) in parts.items()
+        if figure.startswith("accuracy")
+    }
+    return _joined("tasks", "Tasks", "share of right answers", lines, names, y_range=(0, 1.02))
+
+
+def _keys(lines: Sequence[Line]) -> list[str]:
+    return list(dict.fromkeys(key for line in lines for key in line))
+
+
+def _joined(
+    file: str, title: str, caption: str, lines: Sequence[Line], names: dict[str, str], **axis: Any
+) -> list[Figure]:
+    """A figure of what is measured now and then, by keys of lines; none where there are none."""
+    found = [by_step(lines, key, name, joined=True) for key, name in names.items()]
+    series = [replace(each, smooth=False) for each in found]
     if not series:
         return []
-    caption = "validation loss of each set, nats per token"
-    return [line_figure("sets", "Loss by set", caption, series, WIDE, narrow_size=NARROW)]
+    return [line_figure(file, title, caption, series, WIDE, narrow_size=NARROW, **axis)]
 
 
 def _small(

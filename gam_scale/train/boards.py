@@ -77,6 +77,7 @@ def first_line(error: Exception) -> str:
 def _tags(line: Line) -> dict[str, float]:
     """``{"train/loss": .., "val/loss": ..}`` for the sinks that group by prefix."""
     names = {k: f"val/{k[4:]}" if k.startswith("val_") else f"train/{k}" for k in line}
+    names |= {k: k for k in line if k.startswith("task/")}
     return {names[k]: v for k, v in line.items() if k not in ("step", "time") and is_finite(v)}
 
 

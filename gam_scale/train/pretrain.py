@@ -41,7 +41,7 @@ from gam_scale.train.hooks.sampling import check_prompt
 from gam_scale.train.hooks.standard import standard_hooks
 from gam_scale.train.loop import Hook, Loop, Outcome
 from gam_scale.train.preflight import preflight
-from gam_scale.train.reading import RunData, open_data
+from gam_scale.train.reading import RunData, open_data, ready_tasks
 from gam_scale.train.saver import Saver
 from gam_scale.train.session import Session
 from gam_scale.train.signals import StopRequest
@@ -132,6 +132,7 @@ def _pretrain(
     config = with_anneal(config, decay)
     check_ranks(config, world.world_size)  # again, with all numbers
     agreed(world, partial(check_start, run, config, data, fresh=fresh))
+    tasks = agreed(world, partial(ready_tasks, config, data))
     stop.check(world)
     fingerprint = data.stream.fingerprint()
     agreed(world, partial(_open, run, config, fingerprint, chosen, fresh=fresh))
@@ -157,7 +158,7 @@ def _pretrain(
             note_start(run, state.step, world.world_size)
         _announce(config, world, data)
         saver = Saver(run.checkpoints, world, config, data.tokenizer.model_bytes, run.check_lock)
-        session = Session(run, config, strategy, data, saver, stop, watchdog, hooks)
+        session = Session(run, config, strategy, data, saver, stop, watchdog, tasks, hooks)
         outcome = _train(session, state)
     else:
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)

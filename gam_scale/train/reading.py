@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gam_scale.config import DataConfig, DataSetConfig, EvalSetConfig, RunConfig
 from gam_scale.config.names import set_names
 from gam_scale.config.stages import stages_of
@@ -9,6 +11,8 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import TrainStream, open_split
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
+from gam_scale.evaluate.downstream.task import Material, Measure, make_ready, read_tasks
+from gam_scale.evaluate.text import long_documents, starts_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,26 @@ def open_data(config: RunConfig, cache: str) -> RunData:
     if best and best not in names and best not in named:
         raise UserError(f"checkpoint.best is {best}, which has no validation split; expected one")
     return RunData(train, valid, stream, tokenizer, names, named)
+
+
+def ready_tasks(config: RunConfig, data: RunData) -> dict[str, Measure]:
+    """The tasks of ``eval.tasks``, with their questions made.
+
+    Raises:
+        UserError: one cannot be asked.
+    """
+    where, seed = "eval.tasks", config.train.seed
+
+    def documents(at_least: int) -> list[np.ndarray]:
+        if not data.valid:
+            raise UserError(
+                "it needs validation text, and no set of data.sets has any; expected one"
+            )
+        streams = starts_of(data.valid, config.eval.max_tokens)
+        return long_documents(streams, data.tokenizer.bos_id, at_least, "the validation text")
+
+    material = Material(data.tokenizer, documents, config.data.seq_len, seed)
+    return make_ready(read_tasks(config.eval.tasks, where), material, where)
 
 
 def _open_validation(

@@ -1,9 +1,10 @@
 """What a start of a run has opened, for all that trains within it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gam_scale.config import RunConfig
+from gam_scale.evaluate.downstream.task import Measure
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.run.directory import RunDir
@@ -25,5 +26,7 @@ class Session:
     saver: Saver
     stop: StopRequest
     watchdog: Watchdog
+    tasks: Mapping[str, Measure]
+    """Those of ``eval.tasks``, ready to be asked."""
     hooks: Sequence[Hook] = ()
     """The caller's, which each event reaches before those of the run."""

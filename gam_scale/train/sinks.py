@@ -174,13 +174,15 @@ def format_line(line: Line, total_steps: int, brief: bool = False) -> str:
             kind, _, name = key.partition("/")
             if kind == "val_loss" and name:
                 parts.append((f"val loss of {name} {{:.3f}}", line[key]))
+            elif kind == "task" and name.endswith("/accuracy"):
+                parts.append((f"{name.removesuffix('/accuracy')} {{:.3f}}", line[key]))
         parts.insert(0, (f"step {line['step']}/{total_steps}", 0))
     return "  ".join(text.format(value) for text, value in parts if value is not None)
 
 
 def _is_measured(key: str) -> bool:
     """Whether a line has it from an evaluation."""
-    return key.startswith("val_")
+    return key.startswith(("val_", "task/"))
 
 
 def _thousands(value: float | None) -> str | None:

@@ -31,8 +31,8 @@ logger = logging.getLogger("gam_scale")
 T = TypeVar("T")
 
 SAMPLE_TOKENS = 96
-OF_SETS = ("val_loss/", "val_bits_per_byte/")
-"""How keys of a line begin that are of one set."""
+NAMED = ("val_loss/", "val_bits_per_byte/", "task/")
+"""How keys of a line begin that are of one set, or of one task."""
 WATERMARKS = (
     "max_memory_bytes",
     "max_rss_bytes",
@@ -90,7 +90,8 @@ def show_summary(run: RunDir) -> None:
         return "not known" if value is None else form.format(value)
 
     rows = {"first loss": shown("first_loss", "{:.4f}"), "last loss": shown("last_loss", "{:.4f}")}
-    named = [key for key in summary if key.startswith(OF_SETS[0])]
+    named = [key for key in summary if key.startswith("val_loss/")]
+    shares = [key for key in summary if key.startswith("task/") and key.endswith("/accuracy")]
     if summary.get("validated") == [] and not named:
         rows["validation"] = "none: no data set has a validation split"
     elif summary.get("validated") != []:
@@ -98,6 +99,8 @@ def show_summary(run: RunDir) -> None:
         rows["validation bits per byte"] = shown("val_bits_per_byte", "{:.4f}")
     for key in named:
         rows[f"loss on {key.partition('/')[2]}"] = shown(key, "{:.4f}")
+    for key in shares:
+        rows[f"right of {key.split('/')[1]}"] = shown(key, "{:.1%}")
     if origin := summary.get("continued"):
         rows["continues"] = f"{origin['run']}, with its {', '.join(origin['kept'])}"
     rows["tokens per second"] = shown("tokens_per_s", "{:,.0f}")
@@ -143,7 +146,7 @@ def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
         "val_perplexity": None if val_loss is None else perplexity(val_loss),
         "val_bits_per_byte": last.get("val_bits_per_byte"),
         "val_late_loss": last.get("val_late_loss"),
-        **{key: value for key, value in last.items() if key.startswith(OF_SETS)},
+        **{key: value for key, value in last.items() if key.startswith(NAMED)},
         "validated": list(validated),
         "tokens_per_s": _over(statistics.median_high, settled, "tokens_per_s"),
         "mfu": _over(statistics.median_high, settled, "mfu"),

@@ -25,6 +25,7 @@ from gam_scale.train.hooks.skips import CountedSkips
 from gam_scale.train.hooks.spikes import Spikes
 from gam_scale.train.hooks.stages import Stages
 from gam_scale.train.hooks.stopping import Stopping
+from gam_scale.train.hooks.tasks import Tasks
 from gam_scale.train.loop import Hook
 from gam_scale.train.metrics import StepMetrics, Throughput
 from gam_scale.train.session import Session
@@ -58,6 +59,7 @@ def standard_hooks(session: Session, log: MetricLog) -> list[Hook]:
         LayerStatistics(log, run.check_lock),
         NoiseScale(),
         Samples(data.tokenizer, log, run.check_lock),
+        Tasks(session.tasks, data.tokenizer.vocab_size, stop),
         Evaluation(data, stop),
         lines,
         CountedSkips(lines),

@@ -1,0 +1,54 @@
+"""Tasks asked of a checkpoint, as the training loop asks them."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gam_scale.checkpoint.load import Trained
+from gam_scale.evaluate.downstream.task import Figures, Material, make_ready, read_tasks
+from gam_scale.evaluate.scorer import Scorer
+from gam_scale.evaluate.text import TextSource, documents
+from gam_scale.model.layout import Layout
+from gam_scale.model.lm import LanguageModel
+from gam_scale.parallel.world import World
+
+
+def ask_tasks(
+    trained: Trained,
+    source: TextSource,
+    tasks: Mapping[str, Any],
+    where: str,
+    *,
+    seq_len: int,
+    batch_size: int,
+) -> dict[str, Figures]:
+    """What a model gets right, by the tasks' names; of the run's own seed.
+
+    Args:
+        trained: the model.
+        source: of the text in which sentences are hidden and last words are looked for.
+        tasks: as ``eval.tasks`` has them.
+        where: they stand, for messages.
+        seq_len: tokens that the model reads at most.
+        batch_size: rows of a forward pass.
+
+    Raises:
+        UserError: a task is none, or cannot be asked.
+    """
+    material = Material(
+        trained.tokenizer, partial(documents, trained, source), seq_len, trained.config.train.seed
+    )
+    measures = make_ready(read_tasks(tasks, where), material, where)
+    world = World(0, 1, 0, 1, trained.model.embedding.weight.device)
+    size = {"seq_len": seq_len, "batch_size": batch_size}
+    scorer = Scorer(partial(logits_at, trained.model), trained.tokenizer.vocab_size, world, **size)
+    return {name: measure(scorer) for name, measure in measures.items()}
+
+
+@torch.no_grad()
+def logits_at(model: LanguageModel, tokens: Tensor, layout: Layout, at: Tensor) -> Tensor:
+    """Of a model that one process holds, as :class:`~gam_scale.evaluate.scorer.Logits` has it."""
+    return model(tokens, None, layout, None, at)

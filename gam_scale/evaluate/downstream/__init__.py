@@ -1,0 +1,1 @@
+"""What a model that was trained on text is asked: tasks by name, one kind a file."""

@@ -1,0 +1,39 @@
+"""A text and what continues it, as tokens: where the one ends and the other begins."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.errors import UserError
+from gam_scale.evaluate.scorer import Text
+
+
+def continued(
+    tokenizer: Tokenizer, context: str, continuation: str, seq_len: int
+) -> tuple[Text, np.ndarray]:
+    """A text that asks for the ids of ``continuation``, and these ids.
+
+    The boundary is lm-evaluation-harness's: space at the context's end belongs to what follows, and
+    the continuation's ids are those of the whole behind as many as the context alone has. The id
+    that opens a text stands before it. Of a longer text the last ``seq_len`` tokens are read.
+
+    Raises:
+        UserError: the continuation alone is longer.
+    """
+    before = context.rstrip()
+    whole = tokenizer.encode(context + continuation)
+    n = max(1, len(whole) - len(tokenizer.encode(before)))
+    if not whole or n > seq_len:
+        raise UserError(
+            f"a continuation has {n if whole else 0} tokens; expected 1 to the {seq_len} that the "
+            "model reads"
+        )
+    ids = np.array([tokenizer.bos_id, *whole], np.int64)
+    read = ids[:-1][-seq_len:]
+    return Text(read, np.arange(len(read) - n, len(read))), ids[-n:]
+
+
+def n_bytes(texts: Sequence[str]) -> np.ndarray:
+    """UTF-8 bytes of each."""
+    return np.array([len(text.encode()) for text in texts])

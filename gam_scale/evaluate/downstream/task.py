@@ -1,0 +1,117 @@
+"""What a task of a trained model is, and the registry of their kinds, one file each."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from gam_scale.data.tokenizer import Tokenizer
+from gam_scale.errors import UserError
+from gam_scale.evaluate.interval import Interval
+from gam_scale.evaluate.scorer import Scorer
+from gam_scale.strict import from_dict, shown
+
+Figures = dict[str, float | Interval]
+"""By name; ``accuracy`` and what begins so are shares of right answers."""
+Measure = Callable[[Scorer], Figures]
+"""Asks a model; all ranks call it together."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What tasks are made of, besides their settings."""
+
+    tokenizer: Tokenizer
+    documents: Callable[[int], list[np.ndarray]]
+    """Ids of real texts of so many tokens at least, each with its bos; UserError if there is none.
+    """
+    seq_len: int
+    """Tokens that the model is asked to read at most."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DownstreamTask(ABC):
+    """The settings of one task: a frozen dataclass of a kind."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def ready(self, material: Material) -> Measure:
+        """The same questions as often as they are asked.
+
+        Raises:
+            UserError: they cannot be made.
+        """
+
+
+T = TypeVar("T", bound=type[DownstreamTask])
+_KINDS: dict[str, type[DownstreamTask]] = {}
+
+
+def downstream(kind: str) -> Callable[[T], T]:
+    """Register a kind of task: the decorator of its class."""
+
+    def register(cls: T) -> T:
+        assert kind not in _KINDS, f"two tasks are called {kind}"
+        cls.kind = kind
+        _KINDS[kind] = cls
+        return cls
+
+    return register
+
+
+def kinds() -> dict[str, type[DownstreamTask]]:
+    """Every kind by its name."""
+    for module in iter_modules([str(Path(__file__).parent)], f"{__package__}."):
+        import_module(module.name)
+    return dict(sorted(_KINDS.items()))
+
+
+def read_tasks(tasks: Mapping[str, Any], where: str) -> dict[str, DownstreamTask]:
+    """Tasks by name, of what a config or a file has: objects with a ``kind`` and its settings.
+
+    Raises:
+        UserError: an unknown kind, or a setting that is none.
+    """
+    return {name: _read(value, f"{where}.{name}") for name, value in tasks.items()}
+
+
+def _read(value: Any, where: str) -> DownstreamTask:
+    known = kinds()
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in known:
+        raise UserError(
+            f'{where} is {shown(value)}; expected an object with a "kind", one of '
+            f"{', '.join(known)}, and its settings"
+        )
+    settings = {key: setting for key, setting in value.items() if key != "kind"}
+    names = [field.name for field in fields(known[kind])]
+    if unknown := [key for key in settings if key not in names]:
+        raise UserError(
+            f"{where}.{unknown[0]} is no setting of kind {kind}; expected some of "
+            f"{', '.join(names)}"
+        )
+    return from_dict(known[kind], settings, where)
+
+
+def make_ready(
+    tasks: Mapping[str, DownstreamTask], material: Material, where: str
+) -> dict[str, Measure]:
+    """Tasks with their questions made.
+
+    Raises:
+        UserError: of one that cannot be asked, which it names.
+    """
+    measures = {}
+    for name, task in tasks.items():
+        try:
+            measures[name] = task.ready(material)
+        except UserError as error:
+            raise UserError(f"{where}.{name}: {error}") from None
+    return measures

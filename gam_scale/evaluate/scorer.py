@@ -1,0 +1,175 @@
+"""What a model gives to chosen tokens of many texts, under any engine and over all its ranks."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gam_scale.data.packing import PADDING, Batch, document_positions
+from gam_scale.model.layout import Layout
+from gam_scale.parallel.context import part
+from gam_scale.parallel.world import World
+
+LEAST = 1024
+"""Tokens of a row where shapes are free, if a model's sequences have as many."""
+AT_ONCE = 1 << 24
+"""Logits that are turned into log-probabilities at a time."""
+
+
+class Logits(Protocol):
+    """Logits (N, vocab_size) at N places of tokens (B, T); all ranks ask together."""
+
+    def __call__(self, tokens: Tensor, layout: Layout, at: Tensor) -> Tensor: ...
+
+
+class Text(NamedTuple):
+    """Ids that a model reads, and the places in them after which it is asked."""
+
+    ids: np.ndarray
+    at: np.ndarray
+
+
+class Likelihood(NamedTuple):
+    """Of texts' ends."""
+
+    nats: np.ndarray
+    """(n,) log-probability of each end."""
+    greedy: np.ndarray
+    """(n,) whether each of its ids was likelier than all others."""
+
+
+class Scorer:
+    """Reads texts in rows of several, each a document of its own, which sees nothing of the others.
+
+    All ranks call the same methods with the same arguments and get the same results: the rows are
+    dealt to them as those of an evaluation, and what each found is summed. No generator is drawn
+    from.
+
+    Args:
+        logits: the model.
+        vocab_size: ids that are tokens; a model may have more.
+        world: its ranks.
+        seq_len: tokens of a text, at most.
+        batch_size: rows per rank and forward pass.
+        fixed: every pass has ``batch_size`` rows of ``seq_len``, as a compiled model wants it.
+        watch: called before each pass.
+    """
+
+    def __init__(
+        self,
+        logits: Logits,
+        vocab_size: int,
+        world: World,
+        *,
+        seq_len: int,
+        batch_size: int,
+        fixed: bool = False,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._logits, self._vocab_size, self._world = logits, vocab_size, world
+        self._seq_len, self._batch_size, self._watch = seq_len, batch_size, watch
+        self._fixed = fixed or world.axes.context > 1
+
+    def last_log_probs(self, rows: Tensor) -> Tensor:
+        """Log-probabilities of the token after each row, (B, T) ids -> (B, vocab_size)."""
+        texts = [Text(row, np.array([len(row) - 1])) for row in rows.numpy()]
+        return self._read(texts, lambda log_probs, _: log_probs, self._vocab_size).float()
+
+    def likeliest(self, texts: Sequence[Text], candidates: np.ndarray) -> np.ndarray:
+        """Which of some ids (k,) is the likeliest after each place, (places,), -1 where none is.
+
+        A tie is not knowledge.
+        """
+        columns = torch.from_numpy(candidates)
+        found = self._read(texts, lambda log_probs, _: log_probs[:, columns], len(candidates))
+        best = found.max(1, keepdim=True).values
+        unique = (found == best).sum(1) == 1
+        return np.where(unique.numpy(), candidates[found.argmax(1).numpy()], -1)
+
+    def likelihoods(self, texts: Sequence[Text], ends: Sequence[np.ndarray]) -> Likelihood:
+        """Of the ids that each text asks for, one after each of its places."""
+        wanted = torch.from_numpy(np.concatenate(ends).astype(np.int64))[:, None]
+
+        def reduce(log_probs: Tensor, which: Tensor) -> Tensor:
+            own = log_probs.gather(1, wanted[which].to(log_probs.device))
+            first, second = log_probs.topk(2, dim=1).values.split(1, dim=1)
+            return torch.cat([own, torch.where(own >= first, second, first)], dim=1)
+
+        found = self._read(texts, reduce, 2).numpy()
+        starts = np.cumsum([0, *map(len, ends)])[:-1]
+        hits = np.logical_and.reduceat(found[:, 0] > found[:, 1], starts)
+        return Likelihood(np.add.reduceat(found[:, 0], starts), hits)
+
+    def _read(
+        self, texts: Sequence[Text], reduce: Callable[[Tensor, Tensor], Tensor], columns: int
+    ) -> Tensor:
+        """(places of all texts, columns) float64, of what ``reduce`` makes of log-probabilities.
+
+        It is given those of some places, and which of all they are.
+        """
+        rows, width = self._rows(texts)
+        readers, device = self._world.axes.readers, self._world.device
+        each = self._batch_size if self._fixed else min(self._batch_size, -(-len(rows) // readers))
+        out = torch.zeros(sum(len(text.at) for text in texts), columns, dtype=torch.float64)
+        for turn in range(-(-len(rows) // (each * readers))):
+            self._watch()
+            begin = (turn * readers + self._world.reader) * each
+            batch = part(_batch(rows[begin : begin + each], each, width), self._world)
+            places = batch.targets.flatten()
+            at = (places >= 0).nonzero()[:, 0]
+            sent = batch.to(device)
+            logits = self._logits(sent.tokens, sent.layout, at.to(device))
+            size = max(1, AT_ONCE // logits.shape[1])
+            for some, which in zip(logits.split(size), places[at].split(size), strict=True):
+                out[which] = reduce(self._log_probs(some), which).double().cpu()
+        self._world.all_reduce(out)
+        return out
+
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        logits = logits[:, : self._vocab_size]
+        return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+
+    def _rows(self, texts: Sequence[Text]) -> tuple[list[list["_Placed"]], int]:
+        """Texts in rows, in their order, as many as fit, and the width of a row."""
+        longest = max(len(text.ids) for text in texts)
+        assert longest <= self._seq_len, f"a text of {longest} tokens, of {self._seq_len} at most"
+        width = self._seq_len if self._fixed else min(self._seq_len, max(longest, LEAST))
+        rows: list[list[_Placed]] = []
+        room, first = 0, 0
+        for text in texts:
+            if len(text.ids) > room:
+                rows.append([])
+                room = width
+            rows[-1].append(_Placed(text, first))
+            room -= len(text.ids)
+            first += len(text.at)
+        return rows, width
+
+
+class _Placed(NamedTuple):
+    """A text, and the number of its first place among those of all texts."""
+
+    text: Text
+    first: int
+
+
+def _batch(rows: Sequence[Sequence[_Placed]], n_rows: int, width: int) -> Batch:
+    """Of texts as documents; the targets are the numbers of places, below zero where there is none.
+
+    Rows that are missing hold nothing.
+    """
+    tokens = np.full((n_rows, width), PADDING, np.int64)
+    places, starts = np.full_like(tokens, -1), np.zeros(tokens.shape, bool)
+    starts[:, 0] = True
+    for row, placed in enumerate(rows):
+        begin = 0
+        for text, first in placed:
+            tokens[row, begin : begin + len(text.ids)] = text.ids
+            places[row, begin + text.at] = first + np.arange(len(text.at))
+            starts[row, begin] = True
+            begin += len(text.ids)
+        starts[row, begin : begin + 1] = True  # padding is a document of its own
+    layout = Layout.of(document_positions(starts, goes_on=False))
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(places), layout)
