@@ -43,8 +43,13 @@ def ask_tasks(
     )
     measures = make_ready(read_tasks(tasks, where), material, where)
     world = World(0, 1, 0, 1, trained.model.embedding.weight.device)
-    size = {"seq_len": seq_len, "batch_size": batch_size}
-    scorer = Scorer(partial(logits_at, trained.model), trained.tokenizer.vocab_size, world, **size)
+    scorer = Scorer(
+        partial(logits_at, trained.model),
+        trained.tokenizer.vocab_size,
+        world,
+        seq_len=seq_len,
+        batch_size=batch_size,
+    )
     return {name: measure(scorer) for name, measure in measures.items()}
 
 
