@@ -15,13 +15,19 @@ from gam_scale.checkpoint.state import TrainState
 from gam_scale.checkpoint.verify import CONFIG, TOKENIZER
 from gam_scale.config import DataConfig, ModelConfig, RunConfig
 from gam_scale.config.stages import stages_of
+from gam_scale.data.chat_template import ChatTemplate
 from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
 from gam_scale.export.imported import Imported
 from gam_scale.export.sources import flat_sources
-from gam_scale.export.tokenizer_files import TOKENIZATION, tokenizer_files, tokenizer_of
+from gam_scale.export.tokenizer_files import (
+    CHAT_TEMPLATE,
+    TOKENIZATION,
+    tokenizer_files,
+    tokenizer_of,
+)
 from gam_scale.export.weights import load_safetensors
-from gam_scale.files import write_bytes, write_json
+from gam_scale.files import read_regular, write_bytes, write_json
 from gam_scale.strict import from_dict, option, read_json, to_dict
 
 WEIGHTS = "model.safetensors"
@@ -56,8 +62,9 @@ def export_hf(checkpoint: str | Path, out: Path) -> None:
         for name, text in flat_sources((_CONFIGURATION, _MODELING, TOKENIZATION)).items():
             write_bytes(folder / name, text.encode())
         write_json(folder / "config.json", _model_json(trained))
-        write_json(folder / "generation_config.json", _special_ids(trained))
-        for name, content in tokenizer_files(trained.tokenizer).items():
+        write_json(folder / "generation_config.json", _special_ids(trained) | _stops(trained))
+        chat_template = trained.config.data.chat_template
+        for name, content in tokenizer_files(trained.tokenizer, chat_template).items():
             write_bytes(folder / name, content)
         _save_weights(folder / WEIGHTS, trained, _its_name)
 
@@ -97,7 +104,12 @@ def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
     changed = {ours: config[its] for ours, its in changed.items() if its in config}
     model = from_dict(ModelConfig, config["model"] | changed, f"{path}: model")
     training = from_dict(_Training, config.get("training") or {}, f"{path}: training")
-    data = DataConfig(seq_len=training.seq_len, documents=training.documents)
+    template = folder / CHAT_TEMPLATE
+    data = DataConfig(
+        seq_len=training.seq_len,
+        documents=training.documents,
+        chat_template=read_regular(template).decode() if template.is_file() else "",
+    )
     return Imported(
         source=folder,
         config=RunConfig(model, data),
@@ -173,3 +185,12 @@ def _special_ids(trained: Trained) -> dict[str, int]:
     bos, eos = trained.tokenizer.bos_id, trained.tokenizer.eos_id
     end = bos if eos is None else eos
     return {"bos_token_id": bos, "eos_token_id": end, "pad_token_id": end}
+
+
+def _stops(trained: Trained) -> dict[str, list[int]]:
+    """The ids that end an answer, where the chat template has one of its own for that."""
+    template = trained.config.data.chat_template
+    if not template:
+        return {}
+    stops = ChatTemplate(template, trained.tokenizer).stops
+    return {"eos_token_id": sorted(stops)} if stops > trained.tokenizer.ends else {}

@@ -15,16 +15,20 @@ TOKENIZATION = "tokenization_gam_scale"
 STORED = "gam_scale_tokenizer.json"
 """A tokenizer that others made, as a checkpoint has it: for the way back."""
 
+CHAT_TEMPLATE = "chat_template.jinja"
+
 _OURS = {
     "tokenizer_class": "GAMScaleTokenizer",
     "auto_map": {"AutoTokenizer": [f"{TOKENIZATION}.GAMScaleTokenizer", None]},
 }
 
 
-def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+def tokenizer_files(tokenizer: Tokenizer, chat_template: str = "") -> dict[str, bytes]:
     """Names and contents of what transformers loads the tokenizer from.
 
     bos opens a text there too. The space that some put before a text stays out, as in training.
+    With a chat template, special tokens that a text spells are ids, as apply_chat_template needs
+    it: transformers does not tell those of the template from those of a message.
     """
     if isinstance(tokenizer, HuggingFaceTokenizer):
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **_names(tokenizer)}
@@ -37,8 +41,14 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
         others = is_json(tokenizer.model_bytes)
         files = {
             TOKENIZER: tokenizer.model,
-            TOKENIZER_CONFIG: _json(_OURS | (_names(tokenizer) if others else {})),
+            TOKENIZER_CONFIG: _json(
+                _OURS
+                | (_names(tokenizer) if others else {})
+                | ({"split_special_tokens": False} if chat_template else {})
+            ),
         }
+    if chat_template:
+        files[CHAT_TEMPLATE] = chat_template.encode()
     if is_json(tokenizer.model_bytes):
         files[STORED] = tokenizer.model_bytes
     return files
