@@ -31,10 +31,23 @@ def flat_sources(templates: Iterable[str]) -> dict[str, str]:
             waiting += _imports(module, texts[module])
     digest = hashlib.sha256("".join(texts[m] for m in sorted(texts)).encode()).hexdigest()
     operators = f'"gam_scale_{digest[:12]}::'
-    return {
+    files = {
         f"{_flat(module)}.py": _rewritten(module, text).replace(_OPERATORS, operators)
         for module, text in texts.items()
     }
+    return {name: text + _also(name, files) for name, text in files.items()}
+
+
+def _also(name: str, files: dict[str, str]) -> str:
+    """The end of a configuration: every other file, for a loader that reads no further.
+
+    transformers 4 copies those that a file names itself, and could not say that it is too old.
+    """
+    if not name.startswith("configuration"):
+        return ""
+    others = sorted(file.removesuffix(".py") for file in files if file.startswith("gam_scale"))
+    lines = "".join(f"    from .{other} import *  # noqa: F403\n" for other in others)
+    return f"\nif False:  # for transformers 4, which copies what this file names alone\n{lines}"
 
 
 def _read(module: str) -> str:

@@ -38,6 +38,14 @@ def test_every_import_of_ours_is_relative_and_there():
             assert f"{needed}.py" in files, f"{name} needs {needed}"
 
 
+def test_a_configuration_names_every_other_file():
+    files = flat_sources(TEMPLATES)
+    named = re.findall(
+        r"^\s*from \.(\w+) import", files["configuration_gam_scale.py"], re.MULTILINE
+    )
+    assert {f"{name}.py" for name in named} == {name for name in files if name[:4] == "gam_"}
+
+
 @pytest.mark.parametrize("block", ["gam", "attention", "mamba"])
 def test_the_copy_computes_the_same_bits(flat, block):
     config = ModelConfig(block=block, d_model=16, n_layers=2, vocab_size=31, max_seq_len=8)

@@ -1,6 +1,7 @@
 """The exported models do in transformers what its own models do."""
 
 import copy
+import runpy
 
 import pytest
 import torch
@@ -64,6 +65,21 @@ def test_a_cache_is_filled_in_place_piece_by_piece(model):
     mask[1, -1] = 0
     with pytest.raises(ValueError, match="padding in a row that goes on from tokens"):
         model(T[:, :2], past_key_values=cache, attention_mask=mask)
+
+
+@torch.no_grad()
+def test_a_cache_goes_by_its_newer_name_too(model):
+    """transformers 5.24 has ``cache`` for ``past_key_values``."""
+    cache = model(T[:, :5], use_cache=True).past_key_values
+    assert off(model(T[:, 5:], cache=cache).logits, model(T).logits[:, 5:]) < FLOAT32
+    assert cache.get_seq_length() == 10
+
+
+@pytest.mark.parametrize("name", ["configuration", "tokenization"])
+def test_transformers_4_is_refused(name, monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", "4.57.6")
+    with pytest.raises(ImportError, match=r"need.? transformers 5 or later \(.*\); this is 4.57.6"):
+        runpy.run_module(f"gam_scale.export.templates.{name}_gam_scale")
 
 
 def test_what_forward_takes_and_gives(model):

@@ -2,10 +2,17 @@
 
 from typing import Any
 
+import transformers
 from transformers import PretrainedConfig
 
 from gam_scale.model.config import ModelConfig
 from gam_scale.strict import from_dict, to_dict
+
+if int(transformers.__version__.partition(".")[0]) < 5:
+    raise ImportError(
+        "GAM Scale's models need transformers 5 or later (tried: 5.23.0 and 5.24.0); this is "
+        + transformers.__version__
+    )
 
 _FOLLOW = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 """What others read of any model's configuration, and here follows from ``model``."""

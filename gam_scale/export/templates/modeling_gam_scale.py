@@ -1,5 +1,6 @@
 """A GAM Scale language model in transformers: its body, with a head, with a classifier."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -84,6 +85,7 @@ class GAMScaleModel(GAMScalePreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: GAMScaleCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | tuple:
         """Final hidden states (B, T, hidden_size).
@@ -99,6 +101,7 @@ class GAMScaleModel(GAMScalePreTrainedModel):
             use_cache: give states back. None: no.
             output_hidden_states: also what goes into each layer, and what the final norm gives.
             return_dict: False: a tuple.
+            cache: ``past_key_values`` by the name that transformers has for it since 5.24.
             **kwargs: what other models know and this one has no use for.
 
         Raises:
@@ -108,9 +111,10 @@ class GAMScaleModel(GAMScalePreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("expected exactly one of input_ids and inputs_embeds")
         x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        cache = past_key_values if cache is None else cache
         if self._recomputes:
-            use_cache, past_key_values = False, None
-        cache = cache_for(past_key_values, bool(use_cache))
+            use_cache, cache = False, None
+        cache = cache_for(cache, bool(use_cache))
         shape = x.shape[0], x.shape[1]
         rows = Rows.of(shape, x.device, attention_mask, position_ids, cache)
         x, states = self._through_layers(x, rows, cache, self._asks(output_hidden_states))
@@ -212,6 +216,7 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        cache: GAMScaleCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple:
         """Logits (B, T, vocab_size), and the mean loss where ``labels`` are given.
@@ -228,6 +233,7 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
             output_hidden_states: see there.
             logits_to_keep: logits of so many last tokens, or of those of a tensor; 0: of all.
             return_dict: see there.
+            cache: see there.
             **kwargs: of the loss, as ``num_items_in_batch``: what its sum is divided by.
         """
         output = self.model(
@@ -239,6 +245,7 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            cache=cache,
         )
         hidden, loss = output.last_hidden_state, None
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -279,7 +286,12 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
         if generation_config.use_cache is not False and generation_config.prefill_chunk_size:
             # Else the first call makes one, before which adapters of prompts ask whether there is
             # any.
-            model_kwargs.setdefault("past_key_values", GAMScaleCache())
+            model_kwargs.setdefault(self._cache_name(), GAMScaleCache())
+
+    def _cache_name(self) -> str:
+        """What this transformers calls the cache: ``cache`` since 5.24."""
+        takes = inspect.signature(self.prepare_inputs_for_generation).parameters  # type: ignore[attr-defined]
+        return "cache" if "cache" in takes else "past_key_values"
 
 
 class GAMScaleForSequenceClassification(GAMScalePreTrainedModel):

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece as spm
+import transformers
 from transformers import PreTrainedTokenizer
+
+if int(transformers.__version__.partition(".")[0]) < 5:
+    raise ImportError(
+        "this tokenizer needs transformers 5 or later (tried: 5.23.0 and 5.24.0); this is "
+        f"{transformers.__version__}, which would leave out the token that opens a text"
+    )
 
 SPACE = "\u2581"  # what sentencepiece writes for a space inside its pieces
 
