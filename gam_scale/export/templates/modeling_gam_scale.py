@@ -290,7 +290,7 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
 
     def _cache_name(self) -> str:
         """What this transformers calls the cache: ``cache`` since 5.24."""
-        takes = inspect.signature(self.prepare_inputs_for_generation).parameters  # type: ignore[attr-defined]
+        takes = inspect.signature(self.prepare_inputs_for_generation).parameters  # type: ignore[misc]
         return "cache" if "cache" in takes else "past_key_values"
 
 
