@@ -172,12 +172,12 @@ def token_reading(options: argparse.Namespace) -> TokenReading:
     if options.tokenizer is None:
         if options.token_separator:
             raise UserError("--token-separator is of a tokenizer; expected --tokenizer")
-        return TokenReading(dtype=options.token_dtype)
+        return TokenReading(dtype=options.token_dtype or TokenReading.dtype)
     asked = choice(options) or Choice()
     if options.token_separator:
         asked = Choice(options.token_separator, None, asked.lossy)
     tokenizer = load_tokenizer(options.tokenizer, None if asked == Choice() else asked)
-    return TokenReading(tuple(sorted(tokenizer.ends)), options.token_dtype)
+    return TokenReading(tuple(sorted(tokenizer.ends)), options.token_dtype or tokenizer.dtype)
 
 
 def pairs(options: argparse.Namespace) -> Pairs | None:
@@ -272,8 +272,9 @@ def parse_args() -> argparse.Namespace:
     add("--max-repetition", type=cli.number(at_least=0, below=1), metavar="F",
         help="leave out texts of which a larger share of words stands in phrases of five words "
         "that came before in the text (0.15 to 0.3 are in use), and count them")  # fmt: skip
-    add("--token-dtype", choices=("uint16", "uint32"), default=TokenReading.dtype,
-        help="of .bin files that hold nothing but ids (default: %(default)s)")  # fmt: skip
+    add("--token-dtype", choices=("uint16", "uint32"),
+        help="of .bin files that hold nothing but ids (default: the narrower one that holds all "
+        "ids of the tokenizer)")  # fmt: skip
     add("--token-separator", type=cli.text, metavar="NAME",
         help="the special token between documents in files of ids (default: the one that opens "
         "documents, and --eos)")  # fmt: skip

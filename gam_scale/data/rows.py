@@ -65,11 +65,23 @@ class Reading:
                 f"--encoding {self.encoding} is unknown; expected one of Python's, such as utf-8, "
                 "latin-1, utf-16 or gb18030"
             ) from None
-        if self.template is not None and not self.columns:
+        if self.template is None:
+            return
+        if re.search("[{}]", _FIELDS.sub("", self.template)):
+            raise UserError(
+                f"--template {self.template} has a brace without its other one; expected "
+                "'{column}', or '{{' and '}}' for braces"
+            )
+        if not self.columns:
             raise UserError(
                 f"--template {self.template} has no column; expected names of columns in it, as in "
                 "'{title}\\n\\n{text}'"
             )
+
+    @property
+    def flag(self) -> str:
+        """The option that names :attr:`columns`."""
+        return "--text-column" if self.template is None else "--template"
 
     @property
     def columns(self) -> list[str]:
@@ -84,10 +96,10 @@ class Reading:
         if self.pairs:
             return conversation_of(row, str(where))
         if self.template is None:
-            return text_of(row, self.text_column, where, is_first=is_first)
+            return text_of(row, self.text_column, where, self.flag, is_first=is_first)
         values: dict[str | None, str] = {}
         for name in self.columns:
-            value = text_of(row, name, where, is_first=is_first, numbers=True)
+            value = text_of(row, name, where, self.flag, is_first=is_first, numbers=True)
             if not isinstance(value, str):
                 return value
             values[name] = value
@@ -175,16 +187,23 @@ def file_rows(path: Path, how: Reading) -> Iterator[Row]:
 
 
 def text_of(
-    row: Any, column: str, where: str | Path, *, is_first: bool, numbers: bool = False
+    row: Any,
+    column: str,
+    where: str | Path,
+    flag: str,
+    *,
+    is_first: bool,
+    numbers: bool = False,
 ) -> Row:
     """A row's text; a column that earlier rows had is this row's fault, not the column's name.
 
-    With ``numbers`` a number is the text that it is written as.
+    ``flag`` is the option that names the column. With ``numbers`` a number is the text that it is
+    written as.
     """
     node = row
     for key in [column] if isinstance(row, dict) and column in row else column.split("."):
         if not isinstance(node, dict) or key not in node:
-            return no_column(where, column, _leaves(row) if is_first else None)
+            return no_column(where, column, flag, _leaves(row) if is_first else None)
         node = node[key]
         if node is None:
             break  # the text, or an object around it
@@ -194,11 +213,11 @@ def text_of(
         return str(node)
     return UserError(
         f"{where}: column {column!r} holds {type(node).__name__}; expected text "
-        "(--text-column names the column, --skip-bad leaves such rows out)"
+        f"({flag} names the column, --skip-bad leaves such rows out)"
     )
 
 
-def no_column(where: str | Path, column: str, names: Iterable[str] | None) -> UserError:
+def no_column(where: str | Path, column: str, flag: str, names: Iterable[str] | None) -> UserError:
     """``names`` are those of the columns that are there; None where other rows have the column."""
     if names is None:
         return UserError(
@@ -206,7 +225,8 @@ def no_column(where: str | Path, column: str, names: Iterable[str] | None) -> Us
             "or --skip-bad, which leaves such rows out and counts them"
         )
     columns = ", ".join(map(repr, names)) or "none"
-    return UserError(f"{where}: no column {column!r}; expected --text-column as one of: {columns}")
+    wanted = f"{flag} as one of:" if flag == "--text-column" else f"{flag} with names among:"
+    return UserError(f"{where}: no column {column!r}; expected {wanted} {columns}")
 
 
 def import_for(where: str | Path, module: str) -> ModuleType:
@@ -306,7 +326,7 @@ def _columns(path: Path, schema: Any, how: Reading) -> list[str]:
     names = [name for field in schema for name in _field_names(field)]
     for column in how.columns:
         if column not in schema.names and column not in names:
-            raise no_column(path, column, names)
+            raise no_column(path, column, how.flag, names)
     return how.columns
 
 

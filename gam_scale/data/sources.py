@@ -246,7 +246,7 @@ def cut_at_lines(lines: Iterable[str], separator: str) -> Iterator[str]:
             yield "".join(document).strip("\r\n")
             document = []
         else:
-            document.append(line if line.endswith("\n") else line + "\n")
+            document.append(_ended(line))
 
 
 def cut_wikitext(lines: Iterable[str]) -> Iterator[str]:
@@ -257,12 +257,17 @@ def cut_wikitext(lines: Iterable[str]) -> Iterator[str]:
     """
     document: list[str] = []
     for line in lines:
-        document.append(line if line.endswith("\n") else line + "\n")
+        document.append(_ended(line))
         before, title, after = document[-3:] if len(document) > 3 else ("x", "x", "x")
         if WIKITEXT_TITLE.fullmatch(title) and before.isspace() and after.isspace():
             yield "".join(document[:-2])
             document = [title, after]
     yield "".join(document)
+
+
+def _ended(line: str) -> str:
+    """With a line break, whichever it has."""
+    return line if line.endswith(("\n", "\r")) else line + "\n"
 
 
 def _documents(

@@ -121,7 +121,18 @@ def _plain(path: Path, how: TokenReading) -> np.ndarray:
         raise UserError(
             f"{path}: {size} bytes are no whole number of {dtype}; expected another --token-dtype"
         )
-    return np.memmap(path, dtype, "r", offset) if size > offset else np.empty(0, dtype)
+    ids: np.ndarray = np.memmap(path, dtype, "r", offset) if size > offset else np.empty(0, dtype)
+    if not offset and dtype.itemsize == 2 and _is_wide(ids[:READ_IDS]):
+        raise UserError(
+            f"{path}: every second id of {dtype} is 0, as where ids are wider; expected "
+            "--token-dtype uint32"
+        )
+    return ids
+
+
+def _is_wide(ids: np.ndarray) -> bool:
+    """Whether these numbers are halves of others below 65,536, the lower half first."""
+    return len(ids) >= 32 and bool(ids.any()) and not ids[1::2].any()
 
 
 def _numpy(path: Path) -> Iterator[np.ndarray]:
@@ -212,6 +223,9 @@ def _unpacked(folder: Path, shard: dict[str, Any], work: Path) -> Path:
         return folder
     packed = read_regular(folder / shard["zip_data"]["basename"])
     compression = import_streaming().base.compression
+    (work / name).parent.mkdir(
+        parents=True, exist_ok=True
+    )  # several sets' merged index has folders
     (work / name).write_bytes(compression.decompress(shard["compression"], packed))
     return work
 
@@ -219,6 +233,6 @@ def _unpacked(folder: Path, shard: dict[str, Any], work: Path) -> Path:
 def _files(path: Path) -> list[Path]:
     """All that a source's ids depend on."""
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file())
+        return sorted(file for file in path.rglob("*") if file.is_file())
     index = path.with_suffix(".idx")
     return [path, index] if path.suffix == ".bin" and index.is_file() else [path]

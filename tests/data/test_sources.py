@@ -81,6 +81,7 @@ def test_names_with_brackets_are_no_glob(tmp_path):
     [
         ("one\nmore\n<|end|>\ntwo\n<|end|>\n", ["one\nmore", "two"]),
         ("one\r\n<|end|>\r\ntwo", ["one", "two"]),
+        ("10%\r20%\n<|end|>\ntwo\rmore\r", ["10%\r20%", "two\rmore"]),
         ("<|end|>\n\n\n<|end|>\n", []),
         ("a <|end|> inside a line\n", ["a <|end|> inside a line"]),
         ("", []),
@@ -350,7 +351,11 @@ def test_a_template_makes_one_text_of_several_columns(tmp_path, suffix, compress
         "# Three {5}\n\nthird\n",
     ]
     assert source(path, template=template).describe()["template"] == template
-    with pytest.raises(UserError, match="no column 'name'; expected .*title"):
+    with pytest.raises(UserError, match="no column 'name'; expected --template .*title"):
         documents(path, template="{name} {title}")
+    with pytest.raises(UserError, match=r"column 'data' holds dict; expected text \(--template"):
+        documents(path, template="{title} {data}")
+    with pytest.raises(UserError, match="has a brace without its other one"):
+        documents(path, template="{title} {data.text")
     with pytest.raises(UserError, match="has no column; expected names of columns"):
         documents(path, template="text {{}}")

@@ -8,6 +8,7 @@ from whole_runs import train
 
 from gam_scale.checkpoint.load import load_trained
 from gam_scale.data.manifest import read_manifest
+from gam_scale.data.shards import TokenSplit
 from gam_scale.generate import Sampling, generate
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -55,3 +56,20 @@ def test_prepare_train_generate(tmp_path, tool, tiny):
     assert (trained.tokenizer.bos_id, trained.tokenizer.sha256) == (0, sets[0].tokenizer.sha256)
     written = "".join(generate(trained.model, trained.tokenizer, "The", 8, Sampling()))
     assert isinstance(written, str)
+
+
+def test_ids_beyond_sixteen_bits_are_read_as_wide_as_the_tokenizers(tmp_path, tool):
+    """Where nothing is said; 70,000 as two halves would be two other ids."""
+    letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    vocabulary = {"<s>": 0} | {letter: i for i, letter in enumerate(sorted(letters), 1)}
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary | {"zz": 70_000}, []))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    model.add_special_tokens(["<s>"])
+    model.save(str(tmp_path / "tokenizer.json"))
+    np.array([70_000, *range(1, 257), 0, 70_000], np.uint32).tofile(tmp_path / "a.bin")
+    given = ("--tokenizer", tmp_path / "tokenizer.json", "--valid-fraction", 0, "--workers", 1)
+    done = tool("prepare_data", "--train", tmp_path / "a.bin", "--out", tmp_path / "set", *given)
+    assert done.status == 0, done.err
+    split = TokenSplit(tmp_path / "set", "train", tmp_path / "cache")
+    assert split.read(0, split.tokens).tolist() == [0, 70_000, *range(1, 257), 0, 70_000]
