@@ -31,6 +31,10 @@ def check(config: RunConfig) -> None:
         _check_noise(config.parallel)
     if config.data.carry_state:
         _check_carry_state(config)
+    if config.log.sample_prompt and config.log.sample_prompts:
+        raise UserError(
+            "log.sample_prompt and log.sample_prompts are both given; expected one of them"
+        )
     _check_start(config.checkpoint)
     _check_sets(config.data)
     _check_validation(config)

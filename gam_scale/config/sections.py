@@ -384,6 +384,9 @@ class LogConfig:
         at_least=0,
     )
     sample_prompt: str = option("", "what these texts continue; empty: a document's start")
+    sample_prompts: list[str] = option(
+        [], "several of these, a text for each, in place of log.sample_prompt"
+    )
     layers_every: int = option(
         0,
         "steps between statistics of every layer, into layers.jsonl: quantiles of horizons, gates, "

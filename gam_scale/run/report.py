@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path, PurePath
@@ -52,7 +52,7 @@ def write_report(run_dir: str | Path) -> Path:
     parts: list[Part] = [] if finished else [_progress(config, lines)]
     parts += [*_key_figures(summary), *_remarks(config, summary)]
     parts += [*_figures(lines, summary), *_layers(run_dir)]
-    parts += _samples(_written(run_dir) | {"": summary.get("sample")})
+    parts += _samples([*_written(run_dir), ("", summary.get("sample"))])
     facts = [_training(summary), _setup(config, model, summary)]
     parts.append(Beside([table for table in facts if table.rows]))
     parts += [table for table in [_stages(config)] if table.rows]
@@ -252,17 +252,18 @@ def _layers(run_dir: Path) -> list[Part]:
     return [*wide, Beside(beside)] if figures else []
 
 
-def _written(run_dir: Path) -> dict[str, str]:
-    """Texts of the run by the step after which the model wrote them: the first, the last, few."""
+def _written(run_dir: Path) -> list[tuple[str, str]]:
+    """Texts of the run, by the step after which the model wrote them: the first, the last, few."""
     records = read_records(run_dir / SAMPLES)
-    few = {round(i * (len(records) - 1) / (SAMPLES_SHOWN - 1)) for i in range(SAMPLES_SHOWN)}
-    shown = [records[i] for i in sorted(few) if records]
-    return {f"after step {record['step']:,}": text_of(record) for record in shown}
+    steps = sorted({record["step"] for record in records})
+    few = {round(i * (len(steps) - 1) / (SAMPLES_SHOWN - 1)) for i in range(SAMPLES_SHOWN)}
+    shown = {steps[i] for i in few if steps}
+    return [(f"after step {r['step']:,}", text_of(r)) for r in records if r["step"] in shown]
 
 
-def _samples(texts: Mapping[str, Any]) -> list[Part]:
+def _samples(texts: Sequence[tuple[str, Any]]) -> list[Part]:
     """What the model writes, by what is said of each text; an empty caption says nothing."""
-    passages = [(caption, str(text).strip()) for caption, text in texts.items() if text]
+    passages = [(caption, str(text).strip()) for caption, text in texts if text]
     passages = [(caption, text) for caption, text in passages if text]
     return [Quotes("What the model writes", passages)] if passages else []
 

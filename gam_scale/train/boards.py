@@ -6,9 +6,9 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from html import escape
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from gam_scale.config import RunConfig
 from gam_scale.files import read_regular, write_bytes
 from gam_scale.run.metrics_file import Line, is_finite, read_metrics
-from gam_scale.run.records import LAYERS, SAMPLES, medians, read_records, text_of
+from gam_scale.run.records import LAYERS, SAMPLES, medians, read_records
 from gam_scale.strict import to_dict
 
 logger = logging.getLogger("gam_scale")
@@ -29,7 +29,7 @@ class Board(Protocol):
 
     def scalars(self, step: int, values: dict[str, float]) -> None: ...
 
-    def text(self, step: int, text: str) -> None: ...
+    def texts(self, step: int, texts: Sequence[tuple[str, str]]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -50,9 +50,9 @@ class Guarded:
         if board := self._board:
             self._guard(lambda: board.scalars(step, values))
 
-    def text(self, step: int, text: str) -> None:
+    def texts(self, step: int, texts: Sequence[tuple[str, str]]) -> None:
         if board := self._board:
-            self._guard(lambda: board.text(step, text))
+            self._guard(lambda: board.texts(step, texts))
 
     def close(self) -> None:
         if board := self._board:
@@ -104,8 +104,10 @@ class TensorBoard:
             self._writer.add_scalar(tag, value, step)
         self._writer.flush()
 
-    def text(self, step: int, text: str) -> None:
-        self._writer.add_text("sample", text, step)
+    def texts(self, step: int, texts: Sequence[tuple[str, str]]) -> None:
+        for i, (prompt, text) in enumerate(texts, 1):
+            tag = f"sample/{i}" if len(texts) > 1 else "sample"
+            self._writer.add_text(tag, prompt + text, step)
         self._writer.flush()
 
     def close(self) -> None:
@@ -161,10 +163,11 @@ class Wandb:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._add(step, values)
 
-    def text(self, step: int, text: str) -> None:
-        from wandb import Html
+    def texts(self, step: int, texts: Sequence[tuple[str, str]]) -> None:
+        from wandb import Table
 
-        self._add(step, {"sample": Html(f"<pre>{escape(text)}</pre>")})
+        rows = [[step, prompt, text] for prompt, text in texts]
+        self._add(step, {"samples": Table(columns=["step", "prompt", "text"], data=rows)})
 
     def _add(self, step: int, values: dict[str, Any]) -> None:
         """To the row of this step, which a line of it, or the next step, ends."""
@@ -173,8 +176,9 @@ class Wandb:
 
     def _kept(self, run_dir: Path) -> Iterator[tuple[int, Callable[[], None]]]:
         """What the run directory has, by step; a step's line is the last of it."""
-        for record in read_records(run_dir / SAMPLES):
-            yield record["step"], partial(self.text, record["step"], text_of(record))
+        for step, of_it in groupby(read_records(run_dir / SAMPLES), key=lambda each: each["step"]):
+            texts = [(record["prompt"], record["text"]) for record in of_it]
+            yield step, partial(self.texts, step, texts)
         for record in read_records(run_dir / LAYERS):
             yield record["step"], partial(self.scalars, record["step"], medians(record["layers"]))
         for line in read_metrics(run_dir / "metrics.jsonl"):

@@ -92,14 +92,14 @@ class MetricLog:
                 for board in self._boards:
                     board.scalars(record["step"], medians(record["layers"]))
 
-    def sample(self, step: int, prompt: str, text: str) -> None:
-        """Keep and show what the model writes after a step."""
-        if SAMPLES in self._records:
+    def samples(self, step: int, texts: Sequence[tuple[str, str]]) -> None:
+        """Keep and show what the model writes after a step: prompts, and what continues each."""
+        for prompt, text in texts if SAMPLES in self._records else ():
             self._records[SAMPLES].write({"step": step, "prompt": prompt, "text": text})
             said = printable(" ".join((prompt + text).split()))  # any bytes may be written
             logger.info("step %d, a sample: %s", step, said, extra={"on_bar": True})
         for board in self._boards:
-            board.text(step, prompt + text)
+            board.texts(step, texts)
 
     def close(self) -> None:
         """Flush and release everything; nothing can be logged afterwards."""

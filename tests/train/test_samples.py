@@ -59,11 +59,28 @@ def written(run, prompt):
 @pytest.mark.parametrize("engine", ["zero3", "fsdp", "torch-context"])
 def test_ranks_write_it_together(tmp_path, tiny, whole, engine):
     still = {"model": {"dropout": 0.0}, "train": {"steps": 2, "warmup_steps": 1}}
-    log = EVERY_5 | {"sample_every": 2}
+    log = {"sample_every": 2, "sample_prompts": ["the cat", "a"]}
     one = whole(log=log, **still)
     parallel = ENGINES[engine] | {"device": "cpu"}
     run_ranks(train_on_ranks, 2, config=tiny(tmp_path / "two", parallel=parallel, log=log, **still))
     assert samples(tmp_path / "two") == samples(one)
+
+
+def test_each_of_several_prompts_has_its_text(tmp_path, tiny, whole, curve):
+    """As it would be alone; an empty one is a document's start."""
+    prompts, short = ["the cat", "", "a dog sees the"], {"train": {"steps": 4}}
+    log = {"sample_every": 2, "sample_prompts": prompts, "tensorboard": True}
+    train(tiny(tmp_path / "run", log=log, **short))
+    assert_equal_runs(whole(**short), tmp_path / "run", curve)
+    found = samples(tmp_path / "run")
+    assert [(s["step"], s["prompt"]) for s in found] == [(n, p) for n in (2, 4) for p in prompts]
+    for each in found[3:]:
+        assert each["text"] == written(tmp_path / "run", each["prompt"])
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("after step 4") == 3 and page.count("after step 2") == 3
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = reader.EventAccumulator(str(tmp_path / "run/logs/tensorboard")).Reload()
+    assert len(events.Tensors("sample/3/text_summary")) == 2
 
 
 def test_a_killed_run_has_each_step_once(tmp_path, tiny):
@@ -82,4 +99,9 @@ def test_a_prompt_that_a_sequence_cannot_hold_is_refused(tmp_path, tiny):
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"log.sample_prompt has \d+ tokens.*data.seq_len 48"):
         train(tiny(tmp_path / "run", log=log), fresh=True)
+    log = {"sample_every": 4, "sample_prompts": ["a", 40 * "a cat "]}
+    with pytest.raises(UserError, match=r"log.sample_prompts\[1\] has \d+ tokens"):
+        train(tiny(tmp_path / "run", log=log), fresh=True)
+    with pytest.raises(UserError, match="are both given; expected one of them"):
+        train(tiny(tmp_path / "run", log=log | {"sample_prompt": "a"}))
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before, "the earlier run is gone"

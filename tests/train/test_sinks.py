@@ -86,7 +86,7 @@ def test_without_a_terminal_every_line_is_printed(tmp_path, capsys):
 def test_a_sample_in_the_log_commands_no_terminal(tmp_path):
     setup_logging(tmp_path, rank=0)
     with MetricLog(tmp_path, config(), True, 500) as log:
-        log.sample(1, "the cat", "\x1b[31m\u202e sat\non\0")
+        log.samples(1, [("the cat", "\x1b[31m\u202e sat\non\0")])
     said = (tmp_path / "logs" / "rank0.log").read_text()
     assert said.endswith("step 1, a sample: the cat\\x1b[31m\\u202e sat on\\x00\n")
 
@@ -251,7 +251,7 @@ def test_tensorboard_has_samples_and_layers(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with MetricLog(tmp_path, config(tensorboard=True), True, 10) as log:
         log.layers(5, LAYERS)
-        log.sample(5, "the ", "cat")
+        log.samples(5, [("the ", "cat")])
         log.log(line(5))
     events = reader.EventAccumulator(str(tmp_path / "logs/tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("layers.beta/00")] == [(5, 0.5)]
@@ -264,11 +264,13 @@ def test_wandb_has_samples_and_layers_in_their_steps(tmp_path, monkeypatch):
     """What a start hands over, too: a row of each step, in order."""
     rows = []
     run = fake_run(log=lambda row, step, commit: rows.append((step, commit, sorted(row))))
-    fake = SimpleNamespace(init=lambda **kwargs: run, Settings=dict, Html=str)
+    fake = SimpleNamespace(
+        init=lambda **kwargs: run, Settings=dict, Table=lambda columns, data: data
+    )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     with MetricLog(tmp_path, config("offline"), True, 9) as log:
         log.layers(3, LAYERS)
-        log.sample(5, "the ", "cat")
+        log.samples(5, [("the ", "cat")])
         log.layers(5, LAYERS)
         log.log(line(5))
     first, again = list(rows), rows
@@ -277,7 +279,7 @@ def test_wandb_has_samples_and_layers_in_their_steps(tmp_path, monkeypatch):
         pass
     kinds = [(step, commit) for step, commit, _ in first]
     assert kinds == [(3, False), (5, False), (5, False), (5, True)]
-    assert first[0][2] == ["layers.beta/00", "step"] and first[1][2] == ["sample", "step"]
+    assert first[0][2] == ["layers.beta/00", "step"] and first[1][2] == ["samples", "step"]
     assert again == first
 
 

@@ -1,8 +1,8 @@
-"""Texts that the model writes while it trains, from a fixed prompt: a look at what it learns."""
+"""Texts that the model writes while it trains, from fixed prompts: a look at what it learns."""
 
-import codecs
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,9 +25,9 @@ LIKELY = Sampling(temperature=0.8, top_p=0.95)
 
 
 class Samples(Hook):
-    """Every ``log.sample_every`` steps, all ranks together write a text.
+    """Every ``log.sample_every`` steps, all ranks together write a text for each prompt.
 
-    Each token is read off a forward pass over the whole text, of one length, as evaluation does
+    Each token is read off a forward pass over the whole texts, of one length, as evaluation does
     it: so it works under every engine, where parameters are sharded and where a sequence is. The
     draws follow from the seed and the place in the text: the same at every step, on any rank.
 
@@ -43,12 +43,12 @@ class Samples(Hook):
         self._tokenizer, self._log, self._check_lock = tokenizer, log, check_lock
 
     def start(self, loop: Loop) -> None:
-        """Know the prompt."""
-        self._prompt = loop.config.log.sample_prompt
-        self._ids = prompt_ids(self._prompt, self._tokenizer)
+        """Know the prompts."""
+        self._prompts = prompts_of(loop.config)
+        self._ids = [prompt_ids(prompt, self._tokenizer) for prompt in self._prompts]
         longest = loop.config.data.seq_len
         cuts = loop.world.axes.context
-        each = max(LEAST, math.ceil((len(self._ids) + NEW_TOKENS) / cuts))
+        each = max(LEAST, math.ceil((max(map(len, self._ids)) + NEW_TOKENS) / cuts))
         self._length = min(longest, cuts * each)
 
     def between(self, loop: Loop) -> None:
@@ -58,36 +58,50 @@ class Samples(Hook):
             return
         loop.doing("sampling")
         with loop.clock.paused():
-            text = "".join(self._text(loop))
+            texts = [self._decoded(new) for new in self._continued(loop)]
         self._check_lock()
-        self._log.sample(step, self._prompt, text)
+        self._log.samples(step, list(zip(self._prompts, texts, strict=True)))
 
-    def _text(self, loop: Loop) -> Iterator[str]:
-        """Pieces of what continues the prompt, up to the end of its document."""
-        ids, pieces = list(self._ids), codecs.getincrementaldecoder("utf-8")("replace")
-        while len(ids) < min(self._length, len(self._ids) + NEW_TOKENS):
+    def _continued(self, loop: Loop) -> list[list[int]]:
+        """New ids for each prompt, up to the end of its document."""
+        texts = [list(ids) for ids in self._ids]
+        most = [min(self._length, len(ids) + NEW_TOKENS) for ids in texts]
+        going = [i for i, ids in enumerate(texts) if len(ids) < most[i]]
+        while going:
             pulse.beat()
-            token = self._next(loop, ids)
-            if token is None or token in self._tokenizer.ends:
-                break
-            ids.append(token)
-            yield pieces.decode(self._tokenizer.id_to_bytes(token))
-        yield pieces.decode(b"", final=True)
+            tokens = dict(zip(going, self._next(loop, texts, going), strict=True))
+            ended = {i for i, t in tokens.items() if t is None or t in self._tokenizer.ends}
+            for i in tokens.keys() - ended:
+                texts[i].append(cast(int, tokens[i]))
+            going = [i for i in going if i not in ended and len(texts[i]) < most[i]]
+        return [ids[len(prompt) :] for ids, prompt in zip(texts, self._ids, strict=True)]
 
-    def _next(self, loop: Loop, ids: list[int]) -> int | None:
-        """The id that one rank chooses for all after ``ids``; None: logits are not finite."""
-        tokens = torch.zeros(1, self._length, dtype=torch.int64)
-        tokens[0, : len(ids)] = torch.tensor(ids)
+    def _next(self, loop: Loop, texts: list[list[int]], going: list[int]) -> list[int | None]:
+        """The ids that one rank chooses for all; None: logits are not finite."""
+        tokens = torch.zeros(len(texts), self._length, dtype=torch.int64)
+        for row, ids in enumerate(texts):
+            tokens[row, : len(ids)] = torch.tensor(ids)
         world = loop.world
         batch = part(plain_batch(tokens, tokens), world).to(world.device)
         logits = loop.strategy.logits(batch.tokens, batch.layout)
-        number, last = divmod(len(ids) - 1, logits.shape[1])
-        chosen = 0.0
-        if world.reader == 0 and world.place.context == number:  # of ranks that compute the same
-            generator = draw(loop.config.train.seed, len(ids), logits.device)
-            chosen = float(_choose(logits[0, last, : self._tokenizer.vocab_size], generator))
-        (token,) = world.sum(chosen)
-        return None if math.isnan(token) else int(token)
+        chosen = []
+        for row in going:
+            number, last = divmod(len(texts[row]) - 1, logits.shape[1])
+            token = 0.0
+            if world.reader == 0 and world.place.context == number:  # of those that have the same
+                generator = draw(loop.config.train.seed, len(texts[row]), logits.device)
+                token = float(_choose(logits[row, last, : self._tokenizer.vocab_size], generator))
+            chosen.append(token)
+        return [None if math.isnan(token) else int(token) for token in world.sum(*chosen)]
+
+    def _decoded(self, ids: list[int]) -> str:
+        pieces = b"".join(map(self._tokenizer.id_to_bytes, ids))
+        return pieces.decode("utf-8", "replace")
+
+
+def prompts_of(config: RunConfig) -> list[str]:
+    """What the run's texts continue."""
+    return config.log.sample_prompts or [config.log.sample_prompt]
 
 
 def prompt_ids(prompt: str, tokenizer: Tokenizer) -> list[int]:
@@ -103,12 +117,15 @@ def check_prompt(config: RunConfig, tokenizer: Tokenizer) -> None:
     """
     if not config.log.sample_every:
         return
-    tokens, longest = len(prompt_ids(config.log.sample_prompt, tokenizer)), config.data.seq_len
-    if tokens >= longest:
-        raise UserError(
-            f"log.sample_prompt has {tokens} tokens, the one that opens a text included; expected "
-            f"fewer than data.seq_len {longest}"
-        )
+    name, longest = "log.sample_prompt", config.data.seq_len
+    for i, prompt in enumerate(prompts_of(config)):
+        tokens = len(prompt_ids(prompt, tokenizer))
+        if tokens >= longest:
+            where = f"{name}s[{i}]" if config.log.sample_prompts else name
+            raise UserError(
+                f"{where} has {tokens} tokens, the one that opens a text included; expected "
+                f"fewer than data.seq_len {longest}"
+            )
 
 
 def draw(seed: int, place: int, device: torch.device) -> torch.Generator:
