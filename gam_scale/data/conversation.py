@@ -10,7 +10,8 @@ from gam_scale.strict import shown
 
 ROLES = ("system", "user", "assistant")
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
-COLUMNS = (MESSAGES, PROMPT, COMPLETION)
+RESPONSE = "response"  # llm-foundry's other name of a completion
+COLUMNS = (MESSAGES, PROMPT, COMPLETION, RESPONSE)
 EXPECTED = f"a row with {MESSAGES!r}, or with {PROMPT!r} and {COMPLETION!r}"
 
 
@@ -54,16 +55,17 @@ def conversation_of(row: Any, where: str) -> Conversation | UserError:
     """A row's conversation, or what is wrong with the row.
 
     ``messages`` are objects with ``role`` and ``content``, as OpenAI and Hugging Face have them;
-    every answer is learned, but for those of ``weight`` 0. ``prompt`` and ``completion`` are texts,
-    or lists of such messages, and what is learned is the answers of ``completion`` alone.
+    every answer is learned, but for those of ``weight`` 0. ``prompt`` and ``completion`` (or
+    ``response``) are texts, or lists of such messages, and what is learned is the answers of
+    ``completion`` alone.
     """
     try:
         if not isinstance(row, dict):
             raise UserError(f"{where}: holds {type(row).__name__}; expected {EXPECTED}")
         if row.get(MESSAGES) is not None:
             messages = _messages(row[MESSAGES], f"{where}: {MESSAGES}")
-        elif row.get(PROMPT) is not None and row.get(COMPLETION) is not None:
-            messages = _pair(row, where)
+        elif row.get(PROMPT) is not None and (answer := _answer(row)) is not None:
+            messages = _pair(row[PROMPT], *answer, where)
         else:
             names = ", ".join(map(repr, row)) or "nothing"
             raise UserError(f"{where}: has {names}; expected {EXPECTED}")
@@ -73,15 +75,19 @@ def conversation_of(row: Any, where: str) -> Conversation | UserError:
     return Conversation(tuple(messages), where)
 
 
-def _pair(row: dict[str, Any], where: str) -> list[Message]:
+def _answer(row: dict[str, Any]) -> tuple[str, Any] | None:
+    """Its column and its value."""
+    found = ((name, row[name]) for name in (COMPLETION, RESPONSE) if row.get(name) is not None)
+    return next(found, None)
+
+
+def _pair(prompt: Any, column: str, answer: Any, where: str) -> list[Message]:
     sides = []
-    for column, role in ((PROMPT, "user"), (COMPLETION, "assistant")):
-        value = row[column]
+    for name, value, role in ((PROMPT, prompt, "user"), (column, answer, "assistant")):
         if isinstance(value, str):
             value = [{"role": role, "content": value}]
-        sides.append(_messages(value, f"{where}: {column}"))
-    prompt = [Message(message.role, message.content) for message in sides[0]]
-    return prompt + sides[1]
+        sides.append(_messages(value, f"{where}: {name}"))
+    return [Message(message.role, message.content) for message in sides[0]] + sides[1]
 
 
 def _messages(value: Any, where: str) -> list[Message]:

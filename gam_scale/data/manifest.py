@@ -115,6 +115,12 @@ class SplitInfo:
     left_out: dict[str, int] = field(default_factory=dict)
     answers: AnswersInfo | None = None
 
+    @property
+    def learned(self) -> tuple[int, int]:
+        """Tokens that carry loss, and the bytes of their text."""
+        of = self if self.answers is None else self.answers
+        return of.tokens, of.bytes
+
 
 @dataclass(frozen=True)
 class Manifest:

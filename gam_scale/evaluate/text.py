@@ -48,7 +48,7 @@ def read_of(trained: Trained, source: TextSource) -> Read:
         name, parts = str(source.text), [read_regular(source.text)]
     else:
         splits = _splits(trained, source)
-        name = ", ".join(split.name for split in splits)
+        name = ", ".join(f"{s.name}{', answers' if s.info.answers else ''}" for s in splits)
         # Of the text, not of its tokens: two tokenizers' sets of one text are one text.
         sizes = [f"{split.info.documents} documents, {split.info.bytes} bytes" for split in splits]
         parts = [size.encode() for size in sizes]

@@ -89,7 +89,9 @@ class StepMetrics:
     Args:
         flops_per_token: of a whole training step, forward and backward, by its number from 1.
         peak_flops: of all ranks' devices together, in FLOP/s.
-        bytes_per_token: UTF-8 bytes of text that one training token stands for, on average.
+        bytes_per_token: UTF-8 bytes of text that one target stands for, on average.
+        tokens_per_step: of a step by its number, where not all its tokens are targets; None: as
+            many as there are targets.
     """
 
     def __init__(
@@ -100,10 +102,11 @@ class StepMetrics:
         flops_per_token: Callable[[int], float],
         peak_flops: float,
         bytes_per_token: float,
+        tokens_per_step: Callable[[int], int] | None = None,
     ) -> None:
         self.clock, self._world = clock, world
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
-        self._bytes_per_token = bytes_per_token
+        self._bytes_per_token, self._tokens_per_step = bytes_per_token, tokens_per_step
         self._tokens = 0
         self._step_seconds = 0.0
         self._start_line(Counts())
@@ -114,8 +117,9 @@ class StepMetrics:
 
     def add(self, step: int, loss_sum: Tensor, n_targets: int, grad_norm: Tensor) -> None:
         """One optimizer step; see :meth:`Tally.add`."""
-        self._processed_tokens += n_targets
-        self._processed_flops += n_targets * self._flops_per_token(step)
+        processed = self._tokens_per_step(step) if self._tokens_per_step else n_targets
+        self._processed_tokens += processed
+        self._processed_flops += processed * self._flops_per_token(step)
         self._tally.add(step, loss_sum, n_targets, grad_norm)
 
     def counts(self) -> Counts:

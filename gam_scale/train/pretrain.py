@@ -323,6 +323,13 @@ def _announce(config: RunConfig, world: World, data: RunData) -> None:
         world.device.type,
         config.train.precision,
     )
+    for info, path in ((split.info, split.path) for split in data.train if split.info.answers):
+        logger.info(
+            "%s: answers alone carry loss, %s of %s tokens",
+            path,
+            f"{info.learned[0]:,}",
+            f"{info.tokens:,}",
+        )
     validated = {split.path for split in data.valid}
     if unseen := [split.path for split in data.train if split.path not in validated]:
         logger.info("without a validation split: %s", ", ".join(unseen))

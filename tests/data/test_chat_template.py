@@ -95,8 +95,9 @@ def test_what_is_not_learned_carries_no_loss(ours):
     ]
     read = conversation_of({"messages": row}, "x")
     assert learned(ours, *ChatTemplate(DEFAULT, ours).encode(read)) == [f" yes<{ours.bos_id}>"]
-    read = conversation_of({"prompt": row[:3], "completion": "yes"}, "x")
-    assert learned(ours, *ChatTemplate(DEFAULT, ours).encode(read)) == [f" yes<{ours.bos_id}>"]
+    for name in ("completion", "response"):
+        read = conversation_of({"prompt": row[:3], name: "yes"}, "x")
+        assert learned(ours, *ChatTemplate(DEFAULT, ours).encode(read)) == [f" yes<{ours.bos_id}>"]
 
 
 def test_special_tokens_of_a_template_are_ids_and_those_of_messages_letters(byte_level):

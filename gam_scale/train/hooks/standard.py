@@ -3,6 +3,8 @@
 import logging
 from functools import partial
 
+import numpy as np
+
 from gam_scale.config.stages import stage_number, stages_of
 from gam_scale.hardware.peak import device_peak_flops
 from gam_scale.model.lm import outline
@@ -72,13 +74,19 @@ def _metrics(session: Session, clock: Throughput) -> StepMetrics:
     config, world, train = session.config, session.strategy.world, session.data.train
     peak = device_peak_flops(world.device, config.train.precision)
     logger.info("peak %.0f GFLOP/s per rank (%s)", peak.flops / 1e9, peak.source)
-    text_bytes = sum(split.info.bytes for split in train)
+    tokens, text_bytes = np.sum([split.info.learned for split in train], axis=0).tolist()
+    answers_alone = any(split.info.answers for split in train)
     stages, model = stages_of(config), outline(config.model)
     flops = [3.0 * model.flops_per_token(stage.seq_len) for stage in stages]
     return StepMetrics(
         world,
         clock,
         flops_per_token=lambda step: flops[stage_number(stages, step - 1)],
+        tokens_per_step=(
+            (lambda step: stages[stage_number(stages, step - 1)].tokens_per_step)
+            if answers_alone
+            else None
+        ),
         peak_flops=peak.flops * world.world_size,
-        bytes_per_token=text_bytes / sum(split.tokens for split in train),
+        bytes_per_token=text_bytes / tokens,
     )
