@@ -67,7 +67,7 @@ class HuggingFaceTokenizer(Tokenizer):
             self.eos_id = vocabulary[self._special(name, "--eos", choice.eos)]
         self.names = (bos, choice.eos)
         self.model_bytes = wrap(HUGGINGFACE, self.names, choice.lossy, self.json)
-        self.exact = check_exact(self, name, lossy=choice.lossy)
+        self.exact = check_exact(self, name, lossy=choice.lossy, own_probes=self._own_probes())
 
     def encode_array(self, text: str) -> np.ndarray:
         text.encode()  # a lone surrogate fails here
@@ -120,6 +120,18 @@ class HuggingFaceTokenizer(Tokenizer):
             ) from None
         model.encode_special_tokens = True  # a text that spells <s> has three letters
         return model
+
+    def _own_probes(self) -> Iterator[str]:
+        """Added tokens, which may swallow the spaces around them, and what is replaced in a text.
+
+        Special ones among them are letters in a text, but a model may hold them as pieces too.
+        """
+        for added in self._added.values():
+            yield from (added.content, f"x {added.content} y")
+        for part in _parts(self.json.get("normalizer")):
+            pattern = part.get("pattern")
+            if part.get("type") == "Replace" and isinstance(pattern, dict):
+                yield str(pattern.get("String", ""))
 
     def _usual(self, name: str) -> str:
         """The special token that opens a document, by its name."""

@@ -165,13 +165,21 @@ class Tokenizer(ABC):
         )
 
 
-def check_exact(tokenizer: Tokenizer, name: str, *, lossy: bool) -> bool:
+def check_exact(
+    tokenizer: Tokenizer, name: str, *, lossy: bool, own_probes: Iterable[str] = ()
+) -> bool:
     """Whether every text comes back as it was.
+
+    Args:
+        tokenizer: its bos is known.
+        name: for messages.
+        lossy: take it where they do not.
+        own_probes: texts that this one might lose, besides those that any might.
 
     Raises:
         UserError: one does not, which it shows, and ``lossy`` is not set.
     """
-    for probe in _PROBES:
+    for probe in (*_PROBES, *own_probes):
         if tokenizer.decode(tokenizer.encode(probe)) == probe:
             continue
         if not lossy:

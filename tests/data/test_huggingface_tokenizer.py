@@ -124,6 +124,8 @@ def test_exact_with_the_librarys_ids(tmp_path, monkeypatch, kind):
         (tk.normalizers.NFKC(), "comes back as 'fi'"),
         (tk.normalizers.Lowercase(), "'Hello HELLO' comes back as 'hello hello'"),
         (tk.normalizers.Strip(), "' a' comes back as 'a'"),
+        (tk.normalizers.Replace("\u201d", '"'), "'\u201d' comes back as '\"'"),
+        (tk.normalizers.Sequence([tk.normalizers.Replace("``", '"')]), "'``' comes back as '\"'"),
     ],
 )
 def test_what_loses_text_is_shown_and_taken_if_asked(tmp_path, normalizer, example):
@@ -135,6 +137,25 @@ def test_what_loses_text_is_shown_and_taken_if_asked(tmp_path, normalizer, examp
     ids = model.encode(ODD)
     assert model.token_bytes()[ids].sum() == len(model.decode(ids).encode())
     assert not read_tokenizer(model.model_bytes).exact
+
+
+def test_added_tokens_that_swallow_spaces_lose_them(tmp_path):
+    model = byte_level()
+    model.add_tokens([tk.AddedToken("<kept>")])
+    model.save(str(tmp_path / "t.json"))
+    assert load_tokenizer(tmp_path / "t.json").exact
+    model.add_tokens([tk.AddedToken("<tok>", lstrip=True, rstrip=True)])
+    model.save(str(tmp_path / "t.json"))
+    with pytest.raises(UserError, match="'x <tok> y' comes back as 'x<tok>y'; expected .*--lossy"):
+        load_tokenizer(tmp_path / "t.json")
+
+
+def test_special_tokens_that_a_text_spells_as_pieces_are_lost(tmp_path):
+    content = json.loads(byte_level(special=("<|endoftext|>", "doc")).to_str())
+    content["model"]["ignore_merges"] = True  # a word that is a piece is that piece
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="'doc' comes back as ''"):
+        load_tokenizer(tmp_path / "t.json")
 
 
 def test_bytes_without_a_piece_are_lost(tmp_path):
