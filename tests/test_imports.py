@@ -28,6 +28,7 @@ ORDER = (
         "files",
         "process",
         "pulse",
+        "remote",
         "errors",
     },
     {"gam_scale"},

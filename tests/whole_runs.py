@@ -20,6 +20,7 @@ from gam_scale.strict import from_dict
 from gam_scale.train.loop import Hook, Loop
 from gam_scale.train.pretrain import pretrain
 from gam_scale.train.saver import WRITER
+from gam_scale.train.uploads import UPLOADER
 
 _HOOKS: list[Hook] = []
 """Of the runs that are trained meanwhile."""
@@ -102,7 +103,7 @@ def killed_after(step: int) -> Iterator[None]:
     with after_step(step, die), pytest.raises(Death):
         yield
     for thread in threading.enumerate():  # a process takes its threads along
-        if thread.name == WRITER:
+        if thread.name in (WRITER, UPLOADER):
             thread.join()
 
 

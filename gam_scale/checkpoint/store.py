@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,9 @@ from pathlib import Path
 from torch import nn
 
 from gam_scale.checkpoint.canonical import CanonicalTensors, write_index
+from gam_scale.checkpoint.fetch import fetched
 from gam_scale.checkpoint.fit import check_parameters
+from gam_scale.checkpoint.names import name_of, step_of
 from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.checkpoint.verify import CONFIG, STATE, TOKENIZER
@@ -26,6 +27,7 @@ from gam_scale.files import (
     write_bytes,
     write_json,
 )
+from gam_scale.remote import as_url, is_url
 from gam_scale.strict import read_record, to_dict
 
 BEST = "best.json"
@@ -47,25 +49,27 @@ class CheckpointStore:
         """Steps that have a whole checkpoint, ascending; what has other names is a user's."""
         if not self.folder.is_dir():
             return []
-        exact = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
-        named = [path for path in self.folder.iterdir() if exact.fullmatch(path.name)]
-        return sorted(int(path.name.removeprefix("step-")) for path in named if path.is_dir())
+        named = {step_of(path.name): path for path in self.folder.iterdir()}
+        return sorted(s for s, path in named.items() if s is not None and path.is_dir())
 
     def path(self, step: int) -> Path:
         """The folder of one step's checkpoint."""
-        return self.folder / f"step-{step:08d}"
+        return self.folder / name_of(step)
 
     def latest(self) -> Path | None:
         """The newest checkpoint, if there is one."""
         steps = self.steps()
         return self.path(steps[-1]) if steps else None
 
+    def best_step(self) -> int | None:
+        """The step of the lowest validation loss, whether or not its checkpoint is here."""
+        note = self.folder / BEST
+        return read_record(_Best, note).step if note.is_file() else None
+
     def best(self) -> Path | None:
         """The checkpoint of the lowest validation loss, if one was kept."""
-        if not (self.folder / BEST).is_file():
-            return None
-        path = self.path(read_record(_Best, self.folder / BEST).step)
-        return path if path.is_dir() else None
+        step = self.best_step()
+        return self.path(step) if step is not None and self.path(step).is_dir() else None
 
     def begin(self, step: int) -> Path:
         """A folder for all ranks to write their shards of ``step`` into."""
@@ -120,12 +124,18 @@ class CheckpointStore:
             shutil.rmtree(doomed, ignore_errors=True)
 
 
-def resolve(path: str | Path) -> Path:
+def resolve(path: str | Path, cache: Path | None = None) -> Path:
     """The checkpoint folder that ``path`` means: itself, or a run directory's newest.
+
+    Args:
+        path: a folder, or the URL of one, which is fetched.
+        cache: where copies of what is at URLs are kept; None: the user's own.
 
     Raises:
         UserError: there is no checkpoint there.
     """
+    if is_url(path):
+        return fetched(as_url(path), cache)
     path = Path(path)
     if (path / STATE).is_file():
         return path

@@ -65,12 +65,12 @@ def verify_checkpoint(folder: Path, part: int = 0, n_parts: int = 1) -> None:
     """
     sums = read_checksums(folder)
     _check_listed(folder, INDEX, sums)
-    _check_file(folder, INDEX, sums)
+    check_file(folder, INDEX, sums)
     tensors = read_index(folder).files()
     for name in (STATE, CONFIG, TOKENIZER, *tensors):
         _check_listed(folder, name, sums)
     for name in sorted(sums)[part::n_parts]:
-        _check_file(folder, name, sums)
+        check_file(folder, name, sums)
         if name in tensors:
             open_tensors(folder / name, tensors[name])[0].close()
 
@@ -82,7 +82,12 @@ def _check_listed(folder: Path, name: str, sums: dict[str, str]) -> None:
         )
 
 
-def _check_file(folder: Path, name: str, sums: dict[str, str]) -> None:
+def check_file(folder: Path, name: str, sums: dict[str, str]) -> None:
+    """Check that one file is what was saved.
+
+    Raises:
+        UserError: it is missing, or differs.
+    """
     if not (folder / name).exists():
         raise UserError(f"{folder / name} is missing; the checkpoint cannot be loaded")
     if checksum(folder / name) != sums[name]:

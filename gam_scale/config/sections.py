@@ -299,8 +299,8 @@ class CheckpointConfig:
     background: bool = option(True, "write while training goes on, from a copy in CPU memory")
     init_from: str = option(
         "",
-        "a run directory or step-* folder whose weights a new run starts from, with a new "
-        "optimizer, schedule and data: to continue at a longer context, or on other text",
+        "a run directory, step-* folder or URL of one whose weights a new run starts from, with "
+        "a new optimizer, schedule and data: to continue at a longer context, or on other text",
     )
     branch_of: str = option(
         "",
@@ -310,11 +310,25 @@ class CheckpointConfig:
     )
     continue_from: str = option(
         "",
-        "a run directory or step-* folder whose weights and optimizer a new run takes over, with "
-        "learning rates, batch, data, seed and the like of its own: to anneal, or to change the "
-        "mix. Steps and schedule count from 0; data goes on where it stood if sets, weights, seed "
-        "and packing are the same and neither run has stages, else begins anew (with another seed, "
-        "in another order)",
+        "a run directory, step-* folder or URL of one whose weights and optimizer a new run takes "
+        "over, with learning rates, batch, data, seed and the like of its own: to anneal, or to "
+        "change the mix. Steps and schedule count from 0; data goes on where it stood if sets, "
+        "weights, seed and packing are the same and neither run has stages, else begins anew (with "
+        "another seed, in another order)",
+    )
+    mirror: str = option(
+        "",
+        "URL (s3://, gs://, file://) of a folder of the run's own, to which each checkpoint, and "
+        "the metrics and other records, are copied while training goes on; the same command on "
+        "another machine, in an empty directory, goes on from there. Keeps what keep_last, "
+        "keep_best and keep_steps keep (docs/checkpoints.md)",
+    )
+    mirror_wait_s: float = option(
+        120.0,
+        "most seconds to wait for checkpoints on their way to the mirror where a signal stops the "
+        "run; ten times that at its end",
+        at_least=0,
+        at_most=1e6,
     )
     fall_back: bool = option(
         False, "resume from the newest sound checkpoint where newer ones are damaged"

@@ -2,12 +2,9 @@
 
 import bisect
 import fcntl
-import hashlib
 import itertools
 import os
-import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,9 +30,8 @@ from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
 from gam_scale.files import partial_folder, put_in_place
+from gam_scale.remote import cache_key, is_url, patiently
 from gam_scale.strict import read_json
-
-RETRY_SECONDS = (1.0, 5.0, 25.0)  # waits between attempts to download a file
 
 
 class TokenSplit:
@@ -269,10 +265,8 @@ class _Files:
     """Where the files of a set are: in its own folder, or in a cache filled from a URL."""
 
     def __init__(self, path: str, cache_dir: Path) -> None:
-        is_url = re.match(r"[a-z][a-z0-9+.-]*:/", path) is not None
-        self.url = path.rstrip("/") if is_url else None
-        key = hashlib.sha256(path.rstrip("/").encode()).hexdigest()[:16]
-        self.folder = cache_dir / key if is_url else Path(path)
+        self.url = path.rstrip("/") if is_url(path) else None
+        self.folder = cache_dir / cache_key(path) if self.url else Path(path)
 
     def get(self, name: str, check: Callable[[Path, str], None] | None = None) -> Path:
         """The local path of ``name``; ``check(path, url)`` judges it if it is downloaded now."""
@@ -323,18 +317,17 @@ def _download_once(url: str, target: Path, check: Callable[[Path, str], None] | 
 
 def _download(url: str, target: Path) -> None:
     downloader = import_streaming().base.storage.CloudDownloader
-    hopeless = (FileNotFoundError, ImportError, ValueError)  # a wrong name, a missing client
-    for wait in (*RETRY_SECONDS, None):
-        try:
-            return downloader.direct_download(url.removeprefix("file://"), str(target))
-        except Exception as error:  # every service's client raises its own kinds
-            if wait is None or isinstance(error, hopeless):
-                raise UserError(
-                    f"{url}: cannot be downloaded ({type(error).__name__}: {error}); expected the "
-                    "URL of a prepared set that this machine may read"
-                ) from error
-        target.unlink(missing_ok=True)
-        time.sleep(wait)
+    source = url.removeprefix("file://")
+    try:
+        patiently(
+            lambda: downloader.direct_download(source, str(target)),
+            again=lambda: target.unlink(missing_ok=True),
+        )
+    except Exception as error:  # every service's client raises its own kinds
+        raise UserError(
+            f"{url}: cannot be downloaded ({type(error).__name__}: {error}); expected the URL of a "
+            "prepared set that this machine may read"
+        ) from error
 
 
 def _verify_download(path: Path, url: str, info: ShardInfo) -> None:

@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
+from gam_scale.checkpoint.fetch import copies_of
 from gam_scale.checkpoint.state import TrainState, load_state
 from gam_scale.checkpoint.store import load_config_of, resolve
 from gam_scale.checkpoint.verify import CONFIG, TOKENIZER
@@ -11,6 +12,7 @@ from gam_scale.config import RunConfig
 from gam_scale.data.stream import TrainStream
 from gam_scale.errors import UserError
 from gam_scale.files import read_regular
+from gam_scale.remote import is_url
 from gam_scale.run.figures import Origin
 from gam_scale.run.settings import MAY_CHANGE, differences
 from gam_scale.strict import read_json, read_record, shown
@@ -20,24 +22,26 @@ NO_SHAPE = ("dropout", "init", "max_seq_len", "min_horizon", "max_horizon")
 shapes that are checked."""
 
 
-def continued_checkpoint(continue_from: str, note: Path) -> Path:
+def continued_checkpoint(continue_from: str, note: Path, cache: Path) -> Path:
     """The checkpoint of ``checkpoint.continue_from`` that a new run begins with.
 
     Args:
         continue_from: the setting.
         note: the run's continued.json: a start that was killed before it saved anything is done
             again with what it began with, though the other run may have gone on since.
+        cache: where copies of what is at a URL are kept.
 
     Raises:
         UserError: there is no checkpoint.
     """
-    newest = resolve(continue_from)
     if note.exists():
         with suppress(UserError):  # a damaged note is written anew
             begun = Path(read_record(Origin, note).run)
-            of_it = begun.resolve().is_relative_to(Path(continue_from).resolve())
-            return resolve(begun) if of_it else newest
-    return newest
+            is_far = is_url(continue_from)
+            source = copies_of(continue_from, cache) if is_far else Path(continue_from)
+            if begun.resolve().is_relative_to(source.resolve()):
+                return resolve(begun)
+    return resolve(continue_from, cache)
 
 
 def continuation(

@@ -52,6 +52,7 @@ class RunDir:
         self.continued = self.path / "continued.json"
         self.chosen = self.path / "chosen.json"
         self.anneal = self.path / "anneal.json"
+        self.mirror = self.path / "mirror.json"
         self.anneal_now = self.path / "anneal-now"
         self.checkpoints = CheckpointStore(self.path / "checkpoints")
 
@@ -84,7 +85,7 @@ class RunDir:
             self._remove()
         if self.config.exists():
             self._same_run(config, data)
-        elif self.path.is_dir() and any(map(self._is_foreign, self.path.iterdir())):
+        elif self.holds_others():
             raise UserError(
                 f"log.run_dir {self.path} has files but no config.json, so it is not a run "
                 "directory; expected an empty or a new folder"
@@ -136,6 +137,11 @@ class RunDir:
         # A job has its log and its code in the one; data is read, through the other, before a run
         # is opened, and is the same for the next run.
         return item not in (self.jobs, self.cache) and not item.name.startswith(REMOVED)
+
+    def holds_others(self) -> bool:
+        """Whether this is no run directory, and not a folder to make one of either."""
+        is_folder = not self.config.exists() and self.path.is_dir()
+        return is_folder and any(map(self._is_foreign, self.path.iterdir()))
 
     def _is_foreign(self, item: Path) -> bool:
         """Whether no start of ours, killed before there was a config.json, can have made it."""

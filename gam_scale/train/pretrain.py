@@ -37,9 +37,11 @@ from gam_scale.run.lock import RunLock
 from gam_scale.run.restarts import count_start
 from gam_scale.strict import to_dict
 from gam_scale.train.batches import Batches
+from gam_scale.train.from_mirror import Opened, open_mirror
 from gam_scale.train.hooks.sampling import check_prompt
 from gam_scale.train.hooks.standard import standard_hooks
 from gam_scale.train.loop import Hook, Loop, Outcome
+from gam_scale.train.mirror import Mirror
 from gam_scale.train.preflight import preflight
 from gam_scale.train.reading import RunData, open_data, ready_tasks
 from gam_scale.train.saver import Saver
@@ -123,6 +125,7 @@ def _pretrain(
     anneal: int,
 ) -> bool:
     run = RunDir(config.log.run_dir, *([lock.check] if lock is not None else []))
+    opened = open_mirror(run, config, world, fresh=fresh)
     data = open_data(config, config.data.cache_dir or str(run.cache))
     begun = agreed(world, partial(begun_with, run, config, fresh=fresh))
     config, chosen = resolve(config, data.tokenizer, data.stream, begun)
@@ -140,6 +143,7 @@ def _pretrain(
     if chosen is not None:
         logger.info("%s", chosen)
     agreed(world, partial(note_anneal, run, decay))
+    mirror = _begin_mirror(opened)
     if config.parallel.preflight:
         watchdog.at(0, "checking the ranks")
         size = _checkpoint_bytes(config)
@@ -157,7 +161,8 @@ def _pretrain(
             retract(run)
             note_start(run, state.step, world.world_size)
         _announce(config, world, data)
-        saver = Saver(run.checkpoints, world, config, data.tokenizer.model_bytes, run.check_lock)
+        model_bytes = data.tokenizer.model_bytes
+        saver = Saver(run.checkpoints, world, config, model_bytes, run.check_lock, mirror)
         session = Session(run, config, strategy, data, saver, stop, watchdog, tasks, hooks)
         outcome = _train(session, state)
     else:
@@ -167,7 +172,19 @@ def _pretrain(
     if outcome == "finished" and world.is_main:
         _finish(run, world, data, compiled=strategy.compilation.is_on)
     world.barrier()
+    if mirror is not None:
+        watchdog.at(config.train.steps, "waiting for the mirror")
+        mirror.finish(finished=outcome == "finished")
     return outcome == "finished"
+
+
+def _begin_mirror(opened: Opened | None) -> Mirror | None:
+    if opened is None:
+        return None
+    if opened.step is not None:
+        logger.info("fetched the checkpoint of step %d from the mirror", opened.step)
+    opened.mirror.begin(wipe=opened.wipe)
+    return opened.mirror
 
 
 def _finish(run: RunDir, world: World, data: RunData, *, compiled: bool) -> None:

@@ -18,6 +18,7 @@ from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import partial_path
 from gam_scale.parallel.world import World
+from gam_scale.train.mirror import Mirror
 
 WRITER = "checkpoint writer"
 """Name of the threads that write."""
@@ -41,6 +42,7 @@ class Saver:
     Args:
         check_lock: called on the main rank before anything that others would see; ends a process
             that may not write any more.
+        mirror: takes every checkpoint that was committed.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class Saver:
         config: RunConfig,
         tokenizer: bytes,
         check_lock: Callable[[], None] = lambda: None,
+        mirror: Mirror | None = None,
     ) -> None:
         self.store, self.world, self.config, self.tokenizer = store, world, config, tokenizer
-        self.check_lock = check_lock
+        self.check_lock, self.mirror = check_lock, mirror
         self._pending: _Pending | None = None
 
     @property
@@ -117,13 +120,17 @@ class Saver:
             except Exception as said:  # whatever it is, the others wait for this rank
                 error = said
         self._agree(error)
+        if self.mirror is not None:
+            self.mirror.add(pending.state.step)
 
     def _commit(self, pending: _Pending) -> None:
         self.check_lock()
         self.store.commit(self.world.world_size, pending.state, self.config, self.tokenizer)
         if pending.is_best:
             self.store.mark_best(pending.state.step, pending.state.best_val_loss)
-        self.store.prune(self.config.checkpoint.keep_last, self.config.checkpoint.keep_steps)
+        settings = self.config.checkpoint
+        leaving = self.mirror.uploading if self.mirror is not None else ()
+        self.store.prune(settings.keep_last, [*settings.keep_steps, *leaving])
 
     def _agree(self, error: Exception | None) -> None:
         failed = self.world.any(error is not None)

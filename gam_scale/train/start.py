@@ -22,6 +22,7 @@ from gam_scale.parallel.agreed import agreed
 from gam_scale.parallel.build import initialise
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
+from gam_scale.remote import is_url
 from gam_scale.run.branch import branch_checkpoint
 from gam_scale.run.continuation import continuation, continued_checkpoint
 from gam_scale.run.directory import RunDir
@@ -42,18 +43,19 @@ def check_start(run: RunDir, config: RunConfig, data: RunData, *, fresh: bool) -
     here = Path(config.log.run_dir).resolve()
     for key in SOURCES:
         source = getattr(config.checkpoint, key)
-        if source and Path(source).resolve().is_relative_to(here):
+        far = is_url(source)
+        if source and not far and Path(source).resolve().is_relative_to(here):
             raise UserError(
                 f"checkpoint.{key} {source} is in log.run_dir {here} itself; expected a new "
                 "run directory for a run that begins with another"
             )
     if config.checkpoint.continue_from:
-        folder = continued_checkpoint(config.checkpoint.continue_from, run.continued)
+        folder = continued_checkpoint(config.checkpoint.continue_from, run.continued, run.cache)
         continuation(folder, config, data.stream, data.tokenizer.model_bytes)
     if config.checkpoint.branch_of:
         branch_checkpoint(config, data.stream.fingerprint())
     if config.checkpoint.init_from:
-        find_checkpoint(config.checkpoint.init_from)
+        find_checkpoint(config.checkpoint.init_from, run.cache)
 
 
 def start_or_resume(
@@ -86,7 +88,7 @@ def start_or_resume(
             run.check_lock()
             run.continued.unlink(missing_ok=True)
         if config.checkpoint.init_from:
-            _start_from(config.checkpoint.init_from, strategy)
+            _start_from(config.checkpoint.init_from, strategy, run.cache)
         else:
             initialise(strategy, config)
             _warn_of_horizons(config)
@@ -129,7 +131,7 @@ def _load(folder: Path, strategy: Strategy, *, reads_on: bool) -> None:
 def _continue(run: RunDir, config: RunConfig, strategy: Strategy, data: RunData) -> TrainState:
     """Begin with another run's weights, optimizer and place in the data; note that."""
     world, source = strategy.world, config.checkpoint.continue_from
-    folder = agreed(world, partial(continued_checkpoint, source, run.continued))
+    folder = agreed(world, partial(continued_checkpoint, source, run.continued, run.cache))
     verify_checkpoint(folder, world.rank, world.world_size)
     state, origin = continuation(folder, config, data.stream, data.tokenizer.model_bytes)
     _load(folder, strategy, reads_on=state.first_sample > 0)
@@ -159,10 +161,10 @@ def _warn_of_horizons(config: RunConfig) -> None:
         )
 
 
-def _start_from(path: str, strategy: Strategy) -> None:
+def _start_from(path: str, strategy: Strategy, cache: Path) -> None:
     """The weights of another run's checkpoint, as a start."""
     world = strategy.world
-    folder = agreed(world, partial(find_checkpoint, path))
+    folder = agreed(world, partial(find_checkpoint, path, cache))
     verify_checkpoint(folder, world.rank, world.world_size)
     restore(strategy, folder, optimizer=False)
     logger.info("starting from the weights of %s", folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gam_scale import remote
 from gam_scale.data import shards
 from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
@@ -204,9 +205,9 @@ def test_downloads_are_tried_again(
 
     waits: list[float] = []
     monkeypatch.setattr(downloader, "direct_download", unreliable)
-    monkeypatch.setattr(shards.time, "sleep", waits.append)
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
     assert TokenSplit(f"file://{folder}", "train", tmp_path / "cache").tokens == 20
-    assert waits == list(shards.RETRY_SECONDS[:2])
+    assert waits == list(remote.RETRY_SECONDS[:2])
 
     failures += [ConnectionError("down")] * 10
     with pytest.raises(UserError, match=r"cannot be downloaded \(ConnectionError: down\)"):

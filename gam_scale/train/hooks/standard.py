@@ -17,6 +17,7 @@ from gam_scale.train.hooks.goodput import Goodput
 from gam_scale.train.hooks.health import RankPace
 from gam_scale.train.hooks.layers import LayerStatistics
 from gam_scale.train.hooks.lines import Lines
+from gam_scale.train.hooks.mirroring import Mirroring
 from gam_scale.train.hooks.noise_scale import NoiseScale
 from gam_scale.train.hooks.out_of_memory import OutOfMemory
 from gam_scale.train.hooks.profile import StepProfile
@@ -66,6 +67,7 @@ def standard_hooks(session: Session, log: MetricLog) -> list[Hook]:
         lines,
         CountedSkips(lines),
         Saving(session.saver),
+        *([Mirroring(session.saver.mirror)] if session.saver.mirror is not None else []),
         Stages(),
     ]
 

@@ -1,0 +1,194 @@
+"""Files at a URL: an object store's or a disk's, through fsspec; what fails there, in a sentence.
+
+A file appears whole or not at all: an object store shows an object once all of it has come, and on
+a disk it is renamed into place.
+"""
+
+import hashlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from copy import copy
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from gam_scale.errors import UserError, one_line
+from gam_scale.files import write_bytes
+from gam_scale.pulse import beat
+
+T = TypeVar("T")
+
+RETRY_SECONDS = (1.0, 5.0, 25.0)
+"""Waits between attempts to read what should be there."""
+HOPELESS = (FileNotFoundError, PermissionError, ImportError, ValueError)
+"""What another attempt would meet too: a wrong name, missing rights, a missing client."""
+HOPELESS_TOO = {"NoCredentialsError", "PartialCredentialsError", "RefreshError"}
+"""Likewise, of clients that may not be installed."""
+PATIENCE = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
+"""Of an S3 client, whose own is minutes."""
+KINDS = "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, file:///FOLDER or another URL that fsspec knows"
+EXTRAS = {"s3": "s3", "s3a": "s3"}
+"""Which extra of setup.cfg has the client of a kind of URL."""
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether it names a place at a server, or a disk's as ``file://``, and not a path."""
+    return re.match(r"[a-z][a-z0-9+.-]*:/", str(path)) is not None
+
+
+def as_url(path: str | Path) -> str:
+    """A URL as it was before it was a path, which has one slash where there are several."""
+    kind, _, rest = str(path).partition(":/")
+    return f"{kind}://{'/' * (kind == 'file')}{rest.lstrip('/')}"
+
+
+def cache_key(url: str) -> str:
+    """Name of the folder in which copies of what is at a URL are kept."""
+    return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+
+
+def patiently(call: Callable[[], T], again: Callable[[], object] = lambda: None) -> T:
+    """What ``call`` returns, at one of several attempts; ``again`` comes before each further one.
+
+    Raises:
+        Exception: of the last attempt, or of the first that is :data:`HOPELESS`.
+    """
+    for wait in RETRY_SECONDS:
+        try:
+            return call()
+        except Exception as error:  # every service's client raises its own kinds
+            if isinstance(error, HOPELESS) or type(error).__name__ in HOPELESS_TOO:
+                raise
+            again()
+            time.sleep(wait)
+    return call()
+
+
+class Remote:
+    """The folder at a URL, whose files have relative names such as ``a/b.json``.
+
+    Methods raise whatever the service's client does; :meth:`failed` makes a sentence of it.
+
+    Args:
+        url: ``s3://``, ``gs://``, ``file://``, or of another kind that fsspec has.
+        setting: what the user called it, for messages.
+
+    Raises:
+        UserError: no such kind of URL, or its client is not installed.
+    """
+
+    def __init__(self, url: str, setting: str) -> None:
+        import fsspec  # here, for it takes a tenth of a second that few commands need
+
+        if not is_url(url):
+            raise UserError(f"{setting} is {url}; expected {KINDS}")
+        self.url, self.setting = as_url(url).rstrip("/"), setting
+        kind, _, place = self.url.partition("://")
+        if not place:
+            raise UserError(f"{setting} {url} names no folder; expected {KINDS}")
+        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        if kind in ("s3", "s3a"):
+            options["config_kwargs"] = PATIENCE
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(self.url, **options)
+        except ImportError as error:
+            extra = EXTRAS.get(kind)
+            how = f"python3 tools/bootstrap.py --extras {extra}" if extra else "pip install it"
+            raise UserError(
+                f"{setting} {url}: the client for {kind}:// is not installed ({error}); {how}"
+            ) from None
+        except ValueError as error:
+            raise UserError(
+                f"{setting} {url} is no URL of a known kind ({error}); expected {KINDS}"
+            ) from None
+        self._root = self._root.rstrip("/")
+        self._on_disk = kind in ("file", "local")
+
+    def below(self, name: str) -> "Remote":
+        """The folder of that name in it."""
+        other = copy(self)
+        other.url, other._root = f"{self.url}/{name}", self._path(name)
+        return other
+
+    def failed(self, error: Exception, done: str = "reached") -> UserError:
+        """What a method has raised, as a sentence."""
+        said = one_line(" ".join(str(error).split()), 240)
+        return UserError(
+            f"{self.setting} {self.url} cannot be {done} ({type(error).__name__}: {said}); "
+            "expected a URL that exists, and that this machine may read, write and delete in"
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file in it and below, by name."""
+        found = self._fs.find(self._root, detail=True)
+        start = len(self._root) + 1
+        sizes = {path[start:]: info["size"] for path, info in found.items()}
+        return {name: size for name, size in sizes.items() if name and not _is_partial(name)}
+
+    def read(self, name: str) -> bytes | None:
+        """A small file's content; None where it is not there."""
+        try:
+            return self._fs.cat_file(self._path(name))
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make a small file, or replace it."""
+        if self._on_disk:
+            write_bytes(self._at(name), content)
+        else:
+            self._fs.pipe_file(self._path(name), content)
+
+    def put(self, local: Path, name: str) -> None:
+        """Copy a file there."""
+        if not self._on_disk:
+            self._fs.put_file(str(local), self._path(name))
+            return
+        path = self._at(name)
+        partial = path.with_name(f".{path.name}.partial")
+        shutil.copyfile(local, partial)
+        partial.replace(path)
+
+    def get(self, name: str, local: Path) -> None:
+        """Copy a file from there."""
+        from fsspec.callbacks import Callback
+
+        class Beats(Callback):
+            def relative_update(self, inc: int = 1) -> None:
+                beat()
+
+        self._fs.get_file(self._path(name), str(local), callback=Beats())
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files, one after the other; what is not there is no fault."""
+        for name in names:
+            try:
+                self._fs.rm_file(self._path(name))
+            except FileNotFoundError:
+                continue
+            if self._on_disk:
+                self._remove_empty(Path(self._path(name)).parent)
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed copies to a disk left; for its only writer."""
+        for path in Path(self._root).rglob(".*.partial") if self._on_disk else ():
+            path.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _at(self, name: str) -> Path:
+        """Where on a disk, in a folder that is there."""
+        path = Path(self._path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _remove_empty(self, folder: Path) -> None:
+        if folder != Path(self._root) and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _is_partial(name: str) -> bool:
+    """Whether a copy to a disk was killed and left it."""
+    return PurePosixPath(name).name.startswith(".")

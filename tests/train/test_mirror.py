@@ -1,0 +1,343 @@
+"""A run's copy at a URL: what is there, what comes back, whatever kills or fails meanwhile."""
+
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from object_store import BUCKET, s3_server
+from ranks import run_ranks
+from warm import ROOT, program
+from whole_runs import after_step, assert_equal_runs, killed_after, train
+
+from gam_scale import remote
+from gam_scale.checkpoint.fetch import checkpoints_in, whole_steps
+from gam_scale.checkpoint.load import load_trained
+from gam_scale.checkpoint.store import CheckpointStore, resolve
+from gam_scale.checkpoint.verify import verify_checkpoint
+from gam_scale.errors import UserError
+from gam_scale.files import CHECKSUMS
+from gam_scale.remote import Remote
+from gam_scale.train.mirror import NOTE, records_in
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """The environment in which s3:// is a server of these tests."""
+    with s3_server() as env:
+        yield env
+
+
+@pytest.fixture(params=["file", "s3"])
+def url(request, tmp_path, monkeypatch):
+    """An empty folder at a URL."""
+    if request.param == "file":
+        return f"file://{tmp_path}/mirror"
+    for name, value in request.getfixturevalue("s3").items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{tmp_path.name}"
+
+
+@pytest.fixture
+def folder_url(tmp_path):
+    """Likewise, on this disk: for what does not depend on the service."""
+    return f"file://{tmp_path}/mirror"
+
+
+def stop_me() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def steps_at(url: str) -> list[int]:
+    return whole_steps(checkpoints_in(Remote(url, "the test").sizes()))
+
+
+def mirrored(tiny, run: Path, url: str, **changes: dict) -> dict:
+    checkpoint = {"mirror": url, "every_steps": 6} | changes.pop("checkpoint", {})
+    return tiny(run, checkpoint=checkpoint, **changes)
+
+
+def test_a_machine_with_an_empty_directory_goes_on(tmp_path, tiny, whole, curve, url):
+    with killed_after(15):
+        train(mirrored(tiny, tmp_path / "first", url))
+    assert steps_at(url)[-1] <= 12
+    train(mirrored(tiny, tmp_path / "second", url))
+    assert_equal_runs(whole(), tmp_path / "second", curve)
+    there, here = steps_at(url), CheckpointStore(tmp_path / "second" / "checkpoints")
+    assert there == here.steps() == [18, 20], "other checkpoints are kept than here"
+    names = records_in(tmp_path / "second")
+    assert {"config.json", "metrics.jsonl", "report.html", "summary.json"} < set(names)
+    for name in names:
+        content = (tmp_path / "second" / name).read_bytes()
+        assert Remote(url, "the test").read(name) == content, name
+
+
+def test_a_finished_run_is_finished_elsewhere_too(tmp_path, tiny, folder_url, capsys):
+    short = {"steps": 4, "schedule": "constant"}
+    train(mirrored(tiny, tmp_path / "first", folder_url, train=short))
+    capsys.readouterr()
+    train(mirrored(tiny, tmp_path / "second", folder_url, train=short))
+    assert "validation perplexity" in capsys.readouterr().out
+    summaries = [(tmp_path / run / "summary.json").read_bytes() for run in ("first", "second")]
+    assert summaries[0] == summaries[1]
+
+
+def test_who_is_behind_takes_what_is_ahead(tmp_path, tiny, whole, curve, folder_url):
+    """A node with its own disk, given up for another, comes back."""
+    with killed_after(8):
+        train(mirrored(tiny, tmp_path / "first", folder_url))
+    shutil.copytree(tmp_path / "first", tmp_path / "kept")
+    with after_step(14, stop_me):
+        train(mirrored(tiny, tmp_path / "first", folder_url))
+    train(mirrored(tiny, tmp_path / "kept", folder_url))
+    assert_equal_runs(whole(), tmp_path / "kept", curve)
+    assert "fetched the checkpoint" in (tmp_path / "kept/logs/rank0.log").read_text()
+
+
+@pytest.mark.parametrize("engine", [pytest.param("deepspeed", marks=pytest.mark.matrix), "fsdp"])
+def test_several_ranks_upload_and_fetch_their_shares(tmp_path, tiny, engine, curve):
+    url = f"file://{tmp_path}/mirror"
+    parallel = {"engine": engine, "device": "cpu"} | ({"zero_stage": 2} if engine[0] == "d" else {})
+    configs = [
+        mirrored(tiny, tmp_path / name, url, parallel=parallel) for name in ("first", "second")
+    ]
+    run_ranks(_train_until, 2, config=configs[0], step=15)
+    run_ranks(_train_until, 2, config=configs[1], step=0)
+    configs[0]["log"]["run_dir"], configs[0]["checkpoint"] = (
+        str(tmp_path / "plain"),
+        {"every_steps": 6},
+    )
+    run_ranks(_train_until, 2, config=configs[0], step=0)
+    assert_equal_runs(tmp_path / "plain", tmp_path / "second", curve)
+    files = {path.name for path in (tmp_path / "mirror/checkpoints/step-00000020").iterdir()}
+    assert {f"shard-0000{rank}-of-00002.safetensors" for rank in (0, 1)} < files
+
+
+def _train_until(world, config: dict, step: int) -> None:
+    if step:
+        with killed_after(step):
+            train(config)
+    else:
+        train(config)
+
+
+MORE = [pytest.param(seed, marks=pytest.mark.matrix) for seed in range(1, 12)]
+
+
+@pytest.mark.parametrize("seed", [0, *MORE])
+def test_kills_at_any_instant_lose_no_more_than_is_not_there(
+    tmp_path, tiny, whole, curve, url, seed
+):
+    """Each start is on a machine of its own; the last of them trains to the end."""
+    rng, slow = random.Random(seed), "import time\nfrom gam_scale.remote import Remote\n"
+    slow += "put = Remote.put\ndef slowly(self, local, name):\n    time.sleep(0.05)\n"
+    slow += "    put(self, local, name)\nRemote.put = slowly\n"
+    script = tmp_path / "pretrain.py"
+    script.write_text(
+        slow + "import runpy\nrunpy.run_path('tools/pretrain.py', run_name='__main__')"
+    )
+    for start in range(3):
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(mirrored(tiny, tmp_path / str(start), url)))
+        job = program([script, "--config", config], cwd=ROOT)
+        if start == 2:
+            assert job.wait(100) == 0, job.err
+            break
+        first = tmp_path / str(start) / "checkpoints"
+        deadline = time.monotonic() + 60
+        while not list(first.glob("step-*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1.0))
+        job.kill()
+        for step in steps_at(url):  # whatever counts there is whole
+            verify_checkpoint(resolve(f"{url}/checkpoints/step-{step:08d}", tmp_path / "cache"))
+    assert_equal_runs(whole(), tmp_path / "2", curve)
+    assert steps_at(url) == [18, 20]
+
+
+def test_what_a_kill_left_unsealed_is_uploaded_by_the_next_start(tmp_path, tiny, folder_url):
+    run, settings = tmp_path / "run", {"steps": 6, "schedule": "constant"}
+    train(mirrored(tiny, run, folder_url, train=settings))
+    there = Remote(folder_url, "the test")
+    there.remove([f"checkpoints/step-00000006/{CHECKSUMS}", "checkpoints/step-00000006/state.json"])
+    there.write("checkpoints/step-00000003/index.json", b"{}")
+    train(mirrored(tiny, run, folder_url, train=settings))
+    assert steps_at(folder_url) == [6]
+    assert checkpoints_in(there.sizes()).keys() == {6}, "an unsealed checkpoint is left there"
+
+
+class Outage(Exception):
+    pass
+
+
+def test_an_outage_is_said_once_and_ends_nothing(
+    tmp_path, tiny, folder_url, monkeypatch, whole, curve
+):
+    put, failures = Remote.put, [Outage("try later")] * 3
+
+    def unreliable(self, local, name):
+        if failures and "shard" in name:
+            raise failures.pop()
+        put(self, local, name)
+
+    monkeypatch.setattr(Remote, "put", unreliable)
+    monkeypatch.setattr("gam_scale.train.uploads.RETRY_SECONDS", (0.01, 0.01, 0.01, 0.01))
+    train(mirrored(tiny, tmp_path / "run", folder_url))
+    assert_equal_runs(whole(), tmp_path / "run", curve)
+    assert not failures and steps_at(folder_url) == [18, 20]
+    log = (tmp_path / "run/logs/rank0.log").read_text()
+    assert log.count("Outage: try later") == 1 and log.count("can be written again") == 1
+
+
+def test_an_end_does_not_wait_for_ever(tmp_path, tiny, folder_url, monkeypatch):
+    def fails(self, local, name):
+        raise Outage("gone")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "put", fails)
+        settings = {"mirror_wait_s": 0.01}
+        train(mirrored(tiny, run, folder_url, checkpoint=settings, train={"steps": 4}))
+    assert (run / "summary.json").exists() and steps_at(folder_url) == []
+    assert "lacks the checkpoint of step 4" in (run / "logs/rank0.log").read_text()
+    train(mirrored(tiny, run, folder_url, train={"steps": 4}))
+    assert steps_at(folder_url) == [4]
+
+
+def test_a_stop_by_signal_uploads_first(tmp_path, tiny, folder_url):
+    with after_step(9, stop_me):
+        train(mirrored(tiny, tmp_path / "run", folder_url))
+    assert steps_at(folder_url)[-1] == 9
+
+
+def test_another_start_that_takes_over_is_left_alone(tmp_path, tiny, folder_url):
+    there = Remote(folder_url, "the test")
+
+    def take_over():
+        note = json.loads(there.read(NOTE))
+        there.write(NOTE, json.dumps(note | {"writer": "other", "host": "node7"}).encode())
+
+    with after_step(1, take_over):
+        train(mirrored(tiny, tmp_path / "run", folder_url))
+    assert steps_at(folder_url) == []
+    log = (tmp_path / "run/logs/rank0.log").read_text()
+    assert log.count("is written by another start of this run, on node7") == 1
+
+
+def test_what_is_another_runs_is_refused(tmp_path, tiny, folder_url):
+    short = {"steps": 2, "warmup_steps": 1}
+    train(mirrored(tiny, tmp_path / "one", folder_url, train=short))
+    train(tiny(tmp_path / "two", train=short))
+    with pytest.raises(UserError, match="holds another run than .*two; expected a URL of its own"):
+        train(mirrored(tiny, tmp_path / "two", folder_url, train=short))
+    with pytest.raises(UserError, match="holds a run, which --fresh removes from its own run"):
+        train(mirrored(tiny, tmp_path / "three", folder_url, train=short), fresh=True)
+    assert not (tmp_path / "three").exists()
+    with pytest.raises(UserError, match="train.lr is 0.5 but the run"):
+        train(mirrored(tiny, tmp_path / "four", folder_url, train=short | {"lr": 0.5}))
+
+
+def test_fresh_removes_the_run_there_too(tmp_path, tiny, folder_url):
+    for steps in (6, 2):
+        config = mirrored(
+            tiny, tmp_path / "run", folder_url, train={"steps": steps, "warmup_steps": 1}
+        )
+        train(config, fresh=True)
+        assert steps_at(folder_url) == [steps]
+
+
+def test_a_damaged_checkpoint_there_is_named_or_passed_over(
+    tmp_path, tiny, folder_url, monkeypatch
+):
+    monkeypatch.setattr(remote, "RETRY_SECONDS", ())
+    config = {"train": {"steps": 12, "schedule": "constant"}, "eval": {"every_steps": 0}}
+    train(mirrored(tiny, tmp_path / "run", folder_url, **config))
+    there = Remote(folder_url, "the test")
+    (shard,) = (n for n in there.sizes() if "12/shard" in n)
+    content = bytearray(there.read(shard))
+    content[-1] ^= 1
+    there.write(shard, bytes(content))
+    with pytest.raises(UserError, match="step-00000012, fetched: .*shard.* differs from what was"):
+        train(mirrored(tiny, tmp_path / "other", folder_url, **config))
+    train(mirrored(tiny, tmp_path / "other", folder_url, checkpoint={"fall_back": True}, **config))
+    log = (tmp_path / "other/logs/rank0.log").read_text()
+    assert "fetched the checkpoint of step 6 from the mirror" in log
+
+
+def test_tools_and_other_runs_read_a_url(tmp_path, tiny, url, monkeypatch, run_tool, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    short = {"steps": 6, "schedule": "constant"}
+    train(mirrored(tiny, tmp_path / "run", url, train=short))
+    here = load_trained(tmp_path / "run")
+    for place in (url, f"{url}/checkpoints", f"{url}/checkpoints/step-00000006/"):
+        there = load_trained(Path(place))  # a path has one slash where a URL has two
+        assert there.step == here.step == 6
+    capsys.readouterr()
+    assert run_tool("generate", url, "the ", "--max-tokens", 4, "--temperature", 0) == 0
+    text = capsys.readouterr().out
+    assert (
+        run_tool("generate", tmp_path / "run", "the ", "--max-tokens", 4, "--temperature", 0) == 0
+    )
+    assert capsys.readouterr().out == text
+    for key in ("continue_from", "init_from"):
+        train(tiny(tmp_path / key, checkpoint={key: url}, train={"steps": 2, "warmup_steps": 1}))
+    origin = json.loads((tmp_path / "continue_from/continued.json").read_text())
+    assert origin["step"] == 6
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("runs/mirror", "checkpoint.mirror is runs/mirror; expected s3://BUCKET/FOLDER"),
+        ("s4://bucket/run", "is no URL of a known kind .Protocol not known: s4.; expected s3://"),
+        ("s3://", "names no folder"),
+        ("s3://missing/run", "cannot be used .FileNotFoundError: .*bucket does not exist"),
+        ("file:///proc/mirror", "cannot be used .*expected a URL that exists, and that this"),
+    ],
+)
+def test_a_url_that_cannot_be_is_said_at_once(tmp_path, tiny, s3, monkeypatch, url, said):
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said):
+        train(mirrored(tiny, tmp_path / "run", url))
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_rights_that_are_missing_are_said(tmp_path, tiny, monkeypatch, s3):
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+
+    def denied(self, name, content):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(Remote, "write", denied)
+    with pytest.raises(
+        UserError, match="cannot be used .PermissionError: Access Denied.; expected"
+    ):
+        train(mirrored(tiny, tmp_path / "run", f"s3://{BUCKET}/denied"))
+
+
+def test_a_client_that_is_not_installed_is_named(monkeypatch):
+    import fsspec
+
+    def missing(*args, **kwargs):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(UserError, match="Install s3fs to access S3.; .*bootstrap.py --extras s3"):
+        Remote("s3://bucket/run", "checkpoint.mirror")
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """Logging handlers of runs are not left to others."""
+    yield
+    logger = logging.getLogger("gam_scale")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
