@@ -69,7 +69,7 @@ test-lm-eval:    ## install, then run lm-evaluation-harness on exported folders 
 docs:            ## the site of docs/ in runs/site, its page of settings made again, every link checked
 	@$(BIN)/python docs/site/settings_page.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
-	@echo 'open runs/site/index.html'
+	@echo 'open runs/site/index.html, or run .venv/bin/mkdocs serve, which has a search too'
 
 lint:            ## style and types alone, in the .venv that `make install` or `make test` made
 	@$(BIN)/ruff format --check -q .
