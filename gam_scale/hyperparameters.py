@@ -8,7 +8,7 @@ what is given as a number, or was chosen before it:
 global_batch_size     B = 0.58 D^0.571, in sequences, the nearest power of two           2503.04715
 beta2                 0.95^(B / that B): a half-life that is one number of tokens        2507.07101
                       whatever the batch, and 13.5 steps of the rule's
-lr                    2e-3 (W / 256)^-1 (min(B, 93.2 D^0.47) / 8192)^0.5                2203.03466
+lr                    2e-3 (W / 256)^-1 (min(B, 17.8 D^0.47) / 8192)^0.5                2203.03466
                       (D / 10^7)^-0.125                                                  2401.02954
 warmup_steps          N / B, at most a tenth of S, at least 2 / (1 - beta2), that at     2406.19146
                       most a quarter of S                                                1910.04209
@@ -44,7 +44,10 @@ LR = 2e-3
 LR_WIDTH, LR_BATCH, LR_TOKENS = 256, 8192, 1e7
 """Where :data:`LR` holds: width, tokens of a step, and of the run."""
 LR_BY_WIDTH, LR_BY_BATCH, LR_BY_TOKENS = -1.0, 0.5, -0.125
-CRITICAL, CRITICAL_BY_TOKENS = 93.2, 0.47
+CRITICAL_BY_TOKENS = 0.47
+CRITICAL = 22.91 * 512 / 1e6**CRITICAL_BY_TOKENS
+"""arXiv 2410.21676 counts sequences of 512 and millions of tokens; its law by D meets that by N,
+93.2 N^0.47, at 20 tokens a parameter."""
 BATCH, BATCH_BY_TOKENS = 0.58, 0.571
 BETA2 = 0.95
 BETA2_BOUNDS = 0.9, 0.999

@@ -6,6 +6,7 @@ import math
 import pytest
 from whole_runs import killed_after, train
 
+from gam_scale import hyperparameters as rules
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check
 from gam_scale.errors import UserError
@@ -52,8 +53,18 @@ def test_the_rate_follows_its_sources():
     assert rate(steps=4000) / rate(steps=1000) == pytest.approx(4**-0.125, rel=0.01)
     more = {"global_batch_size": 16, "steps": 500}  # the same tokens
     assert rate(**more) / rate() == pytest.approx(math.sqrt(2), rel=0.01)
-    huge = {"global_batch_size": 400, "steps": 20}, {"global_batch_size": 800, "steps": 10}
+    huge = {"global_batch_size": 50, "steps": 160}, {"global_batch_size": 100, "steps": 80}
     assert rate(**huge[0]) == rate(**huge[1]), "both are beyond the critical batch"
+    large = {"global_batch_size": 20, "steps": 400}  # 20,480 of 8.2M tokens, where 31,700 are it
+    assert rate(**huge[0]) / rate(**large) == pytest.approx(math.sqrt(31_700 / 20_480), rel=0.01)
+
+
+@pytest.mark.parametrize("parameters", [85e6, 1.2e9])
+def test_the_critical_batch_by_tokens_is_that_by_size_where_both_grow(parameters):
+    """arXiv 2410.21676 fits both, in sequences of 512: they meet at its 20 tokens a parameter."""
+    by_size = 512 * 93.2 * (parameters / 1e6) ** 0.47
+    by_tokens = rules.CRITICAL * (20 * parameters) ** rules.CRITICAL_BY_TOKENS
+    assert by_tokens == pytest.approx(by_size, rel=0.01)
 
 
 def test_beta2_has_one_half_life_in_tokens():
