@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gam_scale.checkpoint.state import load_state
 from gam_scale.checkpoint.store import load_config_of
-from gam_scale.config import AnnealConfig, RunConfig
+from gam_scale.config import AnnealConfig, RunConfig, TrainConfig
 from gam_scale.config.stages import planned_steps
 from gam_scale.errors import UserError
 from gam_scale.files import read_regular, write_json
@@ -46,13 +46,13 @@ def find_anneal(run: RunDir, config: RunConfig, asked: int = 0) -> AnnealConfig:
     Args:
         run: its directory.
         config: complete.
-        asked: steps, on the command line; else the file may ask.
+        asked: steps, on the command line; else the file may ask, which waits where it is too early.
 
     Raises:
-        UserError: it is asked for, but there is no checkpoint, or the rate is at its end already.
+        UserError: the command line asks, but there is no checkpoint, or the rate there is not above
+            that which the decay would end with.
     """
     steps = asked or requested(run)
-    asks = "--anneal-now" if asked else str(run.anneal_now)
     if run.anneal.exists():
         begun: AnnealConfig = read_record(AnnealConfig, run.anneal)
         if steps not in (0, begun.steps):
@@ -62,20 +62,28 @@ def find_anneal(run: RunDir, config: RunConfig, asked: int = 0) -> AnnealConfig:
     if not steps:
         return AnnealConfig()
     checkpoint = run.checkpoints.latest() or _of_trunk(config)
+    step = 0 if checkpoint is None else load_state(checkpoint).step
+    saved = config.train if checkpoint is None else load_config_of(checkpoint).train
+    if checkpoint is not None and can_decay(saved, step):
+        return AnnealConfig(from_step=step, steps=steps, of_steps=planned_steps(saved))
+    if not asked:
+        return AnnealConfig()
     if checkpoint is None:
         raise UserError(
-            f"{asks}: {run.path} has no checkpoint to begin a decay at; expected a run that "
+            f"--anneal-now: {run.path} has no checkpoint to begin a decay at; expected a run that "
             "has saved one, or checkpoint.branch_of such a run"
         )
-    step, saved = load_state(checkpoint).step, load_config_of(checkpoint).train
-    anneal = AnnealConfig(from_step=step, steps=steps, of_steps=planned_steps(saved))
-    rate = learning_rate(saved, step, saved.steps)
-    if rate <= saved.lr * saved.min_lr_ratio:
-        raise UserError(
-            f"{asks}: the learning rate of {checkpoint} has come down to {rate:.1e} already; "
-            "expected a checkpoint from before the end of its decay"
-        )
-    return anneal
+    raise UserError(
+        f"--anneal-now: the learning rate of {checkpoint} is "
+        f"{learning_rate(saved, step, saved.steps):.1e}, not above the "
+        f"{saved.lr * saved.min_lr_ratio:.1e} with which a decay ends; expected a checkpoint from "
+        "after the warm-up and before the end of its decay"
+    )
+
+
+def can_decay(train: TrainConfig, step: int) -> bool:
+    """Whether the rate of a step is above that with which a decay ends, as early ones' is not."""
+    return learning_rate(train, step, train.steps) > train.lr * train.min_lr_ratio
 
 
 def with_anneal(config: RunConfig, anneal: AnnealConfig) -> RunConfig:

@@ -106,6 +106,22 @@ def test_a_file_asks_a_running_job(annealed, tmp_path, tiny, curve):
     assert not file.exists()
 
 
+def test_a_file_in_the_warm_up_waits_until_rates_can_come_down(tmp_path, tiny):
+    """Of the rates of a warm-up over 8 steps the first four are at most half the peak."""
+    slow = {"steps": 12, "schedule": "constant", "warmup_steps": 8, "min_lr_ratio": 0.5}
+    config, file = tiny(tmp_path / "run", train=slow, **QUIET, **KEPT), tmp_path / "run/anneal-now"
+    with after_step(1, lambda: file.write_text("3")), killed_after(2):
+        train(config)  # before there is a checkpoint
+    train(config)
+    assert not file.exists()
+    noted = json.loads((tmp_path / "run" / "anneal.json").read_text())
+    assert (noted["from_step"], noted["steps"]) == (4, 3)
+    plan = TrainConfig(**(vars(TrainConfig()) | slow | {"lr": config["train"]["lr"]}))
+    peak = learning_rate(plan, 4, 12)
+    assert rates(tmp_path / "run")[:5] == [learning_rate(plan, step, 12) for step in range(5)]
+    assert len(rates(tmp_path / "run")) == 7 and max(rates(tmp_path / "run")) == peak
+
+
 def train_and_ask(world, config, file):
     """For ``run_ranks``; only the main rank may find the file."""
     with after_step(8, lambda: world.is_main and Path(file).write_text("5")):
@@ -145,7 +161,8 @@ def test_what_cannot_be_annealed_is_one_sentence(annealed, whole, tmp_path, tiny
         anneal(tiny(tmp_path / "new", train=WSD, **QUIET), 5)
     assert not RunDir(tmp_path / "new").config.exists()
     ended = shutil.copytree(whole(train=WSD, **QUIET, **KEPT), tmp_path / "ended")
-    with pytest.raises(UserError, match="has come down to 3.0e-04 already; expected a checkpoint"):
+    low = "is 3.0e-04, not above the 3.0e-04 with which a decay ends; expected a checkpoint"
+    with pytest.raises(UserError, match=low):
         anneal(tiny(ended, train=WSD, **QUIET, **KEPT), 5)
     bad = WSD | {"anneal": {"from_step": 3, "steps": 4, "of_steps": 20}}
     with pytest.raises(UserError, match="begins at 3 and has 4 steps but train.steps is 20"):
