@@ -66,7 +66,7 @@ def read_forecasts(forecast: Path, runs: Path | None) -> list[Forecast]:
     forecasts = _read(forecast)
     for line, family, (params, tokens, loss) in _runs(runs) if runs is not None else ():
         of_it = [
-            i
+            (abs(f.params / params - 1) + abs(f.tokens / tokens - 1), i)
             for i, f in enumerate(forecasts)
             if f.family == family and _near(f.params, params) and _near(f.tokens, tokens)
         ]
@@ -76,11 +76,12 @@ def read_forecasts(forecast: Path, runs: Path | None) -> list[Forecast]:
                 f"{large(tokens)} tokens, which {forecast} does not forecast; expected runs of its "
                 "models alone"
             )
-        if forecasts[of_it[0]].measured is not None:
+        _, nearest = min(of_it)
+        if forecasts[nearest].measured is not None:
             raise UserError(
                 f"{runs}: line {line} is a second run of one forecast; expected one run of each"
             )
-        forecasts[of_it[0]] = replace(forecasts[of_it[0]], measured=loss)
+        forecasts[nearest] = replace(forecasts[nearest], measured=loss)
     return forecasts
 
 

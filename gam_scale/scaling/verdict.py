@@ -43,7 +43,7 @@ class Verdict:
     outliers: np.ndarray
     """(m,) rows further than :data:`OUTLYING` deviations from the law."""
     without: Law | None
-    """The law of the other runs; None where there are no outliers, or too few others."""
+    """The law of the other runs; None where there are no outliers, or the others have no law."""
 
     @property
     def follows(self) -> bool:
@@ -51,12 +51,12 @@ class Verdict:
         return not self.reasons
 
 
-def refuse_without_law(fitted: Fit, draws: Bootstrap, who: str) -> None:
+def refuse_without_law(fitted: Fit, draws: Bootstrap | None, who: str) -> None:
     """Refuse a fit whose exponents the runs do not show.
 
     Args:
         fitted: to the runs of one family.
-        draws: its refits; none: their intervals are not asked.
+        draws: its refits; None, or none of them: intervals are not asked.
         who: the family in a sentence: "family x", "the runs".
 
     Raises:
@@ -68,7 +68,7 @@ def refuse_without_law(fitted: Fit, draws: Bootstrap, who: str) -> None:
     logs = np.exp(fitted.phi @ made.terms.T).reshape(3, -1)
     for term, (name, column, effect) in enumerate(TERMS, 1):
         value = float(getattr(fitted.law, name))
-        ends = draws.interval(attrgetter(name))
+        ends = None if draws is None else draws.interval(attrgetter(name))
         if value <= SHALLOWEST or np.ptp(logs[term]) < LEAST_EFFECT * made.loss.mean():
             raise NoLaw(
                 f"{who}: the loss does not fall as {column} grows, {form}; expected runs in which "
@@ -173,6 +173,8 @@ def _without(points: Points, outliers: np.ndarray, settings: FitSettings) -> Law
     rest = points.take(~np.isin(np.arange(len(points)), outliers))
     try:
         check(rest, shared_exponent=settings.shared_exponent)
+        fitted = fit(rest, settings)
+        refuse_without_law(fitted, None, "the others")
     except UserError:
         return None
-    return fit(rest, settings).law
+    return fitted.law

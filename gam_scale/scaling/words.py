@@ -1,5 +1,7 @@
 """What a set of runs shows and does not show, in sentences."""
 
+import math
+
 from gam_scale.report.numbers import general, large, ranged, scientific, times
 from gam_scale.scaling.analysis import Analysis, Family, Pair
 from gam_scale.scaling.columns import named_count, other_counts
@@ -199,6 +201,14 @@ def _pairs(pairs: list[Pair]) -> str:
     """Many comparisons, at a level that allows for their number."""
     level = SIGNIFICANT / len(pairs)
     apart = [pair for pair in pairs if pair.tests[0].p <= level]
+    least = 1 / (1 + max(pair.tests[0].draws for pair in pairs))
+    if least > level:  # even where no simulated data differ as much
+        most = [pair for pair in pairs if pair.tests[0].p <= least]
+        return (
+            f"Of {len(pairs)} pairs of families {len(most)} differ more than all data simulated "
+            f"under one law, p <= {general(least, 2)}; which of them follow different laws at a "
+            f"level that allows for their number takes --test-draws {math.ceil(1 / level) - 1}."
+        )
     return (
         f"Of {len(pairs)} pairs of families {len(apart)} follow different laws at p <= "
         f"{general(level, 2)}, which allows for their number; the table of comparisons has each."
@@ -236,7 +246,7 @@ def _outliers(family: Family) -> list[str]:
         for i in verdict.outliers[:MOST_OUTLIERS]
     ]
     more = len(verdict.outliers) - len(runs)
-    rest, law = "too few others remain for a law", verdict.without
+    rest, law = "the others have no law", verdict.without
     if law is not None:
         rest = (
             f"without them the law is {law.E:.3f} + {general(law.A, 4)} / N^{law.alpha:.3f} + "

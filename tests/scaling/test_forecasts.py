@@ -46,6 +46,15 @@ def test_a_report_forecasts_and_a_later_one_has_what_came_of_it(tmp_path) -> Non
     assert "## Forecasts" in text and forecast.exists()
 
 
+def test_a_run_is_that_of_the_nearest_forecast(tmp_path) -> None:
+    """Two models within 2% of each other, run in the other order."""
+    lines = [f"gam,asked,1e9,{tokens},{loss},," for tokens, loss in (("1e10", 3), ("1.015e10", 2))]
+    forecast = written(tmp_path / "f.csv", HEADER, *lines)
+    rows = "gam,1e9,1.014e10,2.01", "gam,1e9,1e10,3.01"
+    came = written(tmp_path / "r.csv", "family,params,tokens,loss", *rows)
+    assert [f.measured for f in read_forecasts(forecast, came)] == [3.01, 2.01]
+
+
 def test_a_forecast_is_met_to_half_a_percent() -> None:
     forecast = Forecast("gam", 1e9, 2e10, 3.0, (2.97, 3.03), 3.01)
     assert forecast.sentence().endswith("came to 3.010, -0.33% off, inside the interval: met.")

@@ -120,6 +120,14 @@ def test_outliers_are_named_with_the_law_of_the_others() -> None:
     assert found.without.alpha == pytest.approx(TRUE.alpha, abs=0.02)
 
 
+def test_outliers_that_alone_have_an_effect_of_size_leave_no_law() -> None:
+    points = no_law("no size", noise=0.0)
+    (smallest,) = np.nonzero(points.params == points.params.min())
+    points.loss[smallest[:2]] *= 1.13
+    found = verdict(points)
+    assert found.outliers.tolist() == smallest[:2].tolist() and found.without is None
+
+
 def test_exact_runs_have_no_outliers() -> None:
     points = runs(noise=0.0)
     assert find_outliers(fit(points, FAST)).tolist() == []

@@ -31,7 +31,7 @@ def several(analysis: Analysis, *names: str) -> Analysis:
         points = from_arrays(p.params, p.tokens, p.loss * 0.99**i, p.flops)
         families.append(replace(family, name=name, points=points))
     pairs = [
-        Pair(a, b, [compare.Test("one law", 9.0, 1e-4 if a == names[0] else 0.5, 20)] * 2, {})
+        Pair(a, b, [compare.Test("one law", 9.0, 1e-4 if a == names[0] else 0.5, 9999)] * 2, {})
         for a, b in combinations(names, 2)
     ]
     return replace(analysis, families=families, pairs=pairs)
@@ -49,6 +49,27 @@ def test_many_comparisons_are_one_sentence_at_a_level_for_their_number(one) -> N
     assert sentence.startswith("Of 66 pairs of families 11 follow different laws at p <= 7.6e-4,")
     few = [s for s in shows(several(one, "a", "b", "c")) if "law" in s and " and " in s]
     assert len([s for s in few if "follow different laws" in s]) == 2
+
+
+def test_too_few_draws_for_so_many_comparisons_are_said(one) -> None:
+    """Of 500 data sets none has a p below 1 / 501: too much for 66 pairs, enough for 10."""
+
+    def sentence(count: int, draws: int) -> str:
+        told = several(one, *(f"f{i}" for i in range(count)))
+        pairs = [
+            replace(
+                pair,
+                tests=[replace(t, p=max(t.p, 1 / (draws + 1)), draws=draws) for t in pair.tests],
+            )
+            for pair in told.pairs
+        ]
+        (found,) = [s for s in shows(replace(told, pairs=pairs)) if "pairs" in s]
+        return found
+
+    assert sentence(12, 500).startswith("Of 66 pairs of families 11 differ more than all data")
+    assert sentence(12, 500).endswith("takes --test-draws 1319.")
+    assert sentence(12, 1319).startswith("Of 66 pairs of families 11 follow different laws")
+    assert sentence(5, 500).startswith("Of 10 pairs of families 4 follow different laws")
 
 
 def test_exponents_that_differ_are_explained(one) -> None:
