@@ -153,10 +153,12 @@ class OnSlurm(Array):
             state, status = _end_of(number)
             said = _end_of_log(Path(log))
             if state in (*ENDED[1:], "") and (state or re.search("^error: ", said, re.MULTILINE)):
-                why = reason(-int(status[1]) if status[1] != "0" else int(status[0]), said)
+                code, by_signal = status
+                # srun's status of a task that a signal ended is 128 and the signal's number.
+                why = reason(-by_signal if by_signal else min(0, 128 - code), said)
                 if state not in ("FAILED", ""):
-                    why = f"{state} by Slurm; {why}"
-                found.append(Failure(status[0], why, Path(log)))
+                    why = f"Slurm says {state}; {why}"
+                found.append(Failure(str(code), why, Path(log)))
         return found
 
     def stop(self) -> None:
@@ -223,11 +225,11 @@ def give_up(what: str, left: int, failures: Sequence[Failure]) -> EndedByOthers:
     )
 
 
-def _end_of(number: str) -> tuple[str, tuple[str, str]]:
-    """A job's state and its status and signal; nothing where Slurm has forgotten it."""
+def _end_of(number: str) -> tuple[str, tuple[int, int]]:
+    """A job's state, and its status and signal; no state where Slurm has forgotten it."""
     said = ask_slurm("scontrol", "-o", "show", "job", number) or ""
     state, code = re.search(r"\bJobState=(\w+)", said), re.search(r"\bExitCode=(\d+):(\d+)", said)
-    status = (code[1], code[2]) if code else ("1", "0")
+    status = (int(code[1]), int(code[2])) if code else (1, 0)
     return state[1] if state else "", status
 
 
