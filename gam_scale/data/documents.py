@@ -12,6 +12,7 @@ import numpy as np
 from gam_scale.data.conversation import Conversation
 
 PIECE_CHARS = 1 << 16
+PADDING = 0  # the token where there is none; its target is always IGNORE
 BYTES_A_TOKEN = 4  # about, where only a share of a corpus is asked for
 
 
@@ -41,6 +42,11 @@ class TokenIds:
 
 
 Document = str | TokenIds | Conversation
+
+
+def padding_id(bos_id: int) -> int:
+    """The token where there is none: one that opens no document."""
+    return PADDING if bos_id != PADDING else PADDING + 1
 
 
 def size_of(document: Document) -> int:

@@ -7,12 +7,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
+from gam_scale.data.documents import padding_id
 from gam_scale.model.carry import CarriedRows
 from gam_scale.model.layout import Layout
 from gam_scale.model.loss import IGNORE
 from gam_scale.model.rotary import Rotation
-
-PADDING = 0  # the token where there is none; its target is always IGNORE
 
 Documents = Literal["reset", "concatenate"]
 
@@ -117,11 +116,6 @@ def make_batch(
     else:
         layout = Layout.stream(*tokens.shape, first=int(goes_on))
     return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), layout)
-
-
-def padding_id(bos_id: int) -> int:
-    """The token where there is none: one that opens no document."""
-    return PADDING if bos_id != PADDING else PADDING + 1
 
 
 def plain_batch(tokens: torch.Tensor, targets: torch.Tensor) -> Batch:

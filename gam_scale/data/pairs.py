@@ -10,9 +10,8 @@ import numpy as np
 
 from gam_scale.data.chat_template import DEFAULT, ChatTemplate
 from gam_scale.data.conversation import Conversation
-from gam_scale.data.documents import Document
+from gam_scale.data.documents import Document, padding_id
 from gam_scale.data.encode import Carrying, Encoded, Piece, in_batches, in_order
-from gam_scale.data.packing import padding_id
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.data.tokenizer_file import read_tokenizer
 

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gam_scale.data.packing import PADDING, Batch, document_positions
+from gam_scale.data.documents import PADDING
+from gam_scale.data.packing import Batch, document_positions
 from gam_scale.model.layout import Layout
 from gam_scale.parallel.context import part
 from gam_scale.parallel.world import World

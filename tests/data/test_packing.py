@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gam_scale.data.packing import IGNORE, PADDING, make_batch, num_sequences
+from gam_scale.data.documents import PADDING
+from gam_scale.data.packing import IGNORE, make_batch, num_sequences
 
 BOS = 1
 
