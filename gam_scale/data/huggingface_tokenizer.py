@@ -47,7 +47,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.json = _without_prefix(content)
         self._model = self._read(name)
         self._bytewise = _is_bytewise(self.json)
-        if not self._bytewise and not _has_spaces(self.json):
+        if not self._bytewise and not _has_spaces(self.json) and not _spells_bytes(self.json):
             raise UserError(
                 f"{name}: is of a kind whose ids do not say which bytes they stand for "
                 f"({content['model'].get('type')}); expected byte-level pieces as GPT-2's, or "
@@ -218,6 +218,11 @@ def _parts(part: Any) -> Iterator[dict[str, Any]]:
 
 def _is_bytewise(content: dict[str, Any]) -> bool:
     return any(part.get("type") == "ByteLevel" for part in _parts(content.get("decoder")))
+
+
+def _spells_bytes(content: dict[str, Any]) -> bool:
+    """Whether ``<0xE2>`` is a byte; with a space as itself in the pieces, as we export them."""
+    return any(part.get("type") == "ByteFallback" for part in _parts(content.get("decoder")))
 
 
 def _has_spaces(content: dict[str, Any]) -> bool:

@@ -64,12 +64,18 @@ def read_tokenizer(data: bytes, name: str = "tokenizer", choice: Choice | None =
 
 def _bos_of_folder(folder: Path) -> str | None:
     """The special token that opens a document, by the folder's own account; else what ends one."""
+    return named_in(folder, "bos_token") or named_in(folder, "eos_token")
+
+
+def named_in(folder: Path, key: str) -> str | None:
+    """A special token's name in the ``tokenizer_config.json`` of a folder.
+
+    Raises:
+        UserError: it is not JSON.
+    """
     if not (folder / TOKENIZER_CONFIG).is_file():
         return None
     config = read_json(folder / TOKENIZER_CONFIG)
-    for key in ("bos_token", "eos_token") if isinstance(config, dict) else ():
-        token = config.get(key)
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-            return token
-    return None
+    token = config.get(key) if isinstance(config, dict) else None
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None

@@ -16,6 +16,7 @@ from gam_scale.checkpoint.verify import CONFIG, TOKENIZER
 from gam_scale.config import DataConfig, ModelConfig, RunConfig
 from gam_scale.config.stages import stages_of
 from gam_scale.data.chat_template import ChatTemplate
+from gam_scale.data.tokenizer_file import TOKENIZER_JSON
 from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
 from gam_scale.export.imported import Imported
@@ -59,13 +60,15 @@ def export_hf(checkpoint: str | Path, out: Path) -> None:
     """
     trained = load_trained(checkpoint)
     with new_folder(out) as folder:
-        for name, text in flat_sources((_CONFIGURATION, _MODELING, TOKENIZATION)).items():
-            write_bytes(folder / name, text.encode())
+        template = trained.config.data.chat_template
+        files = tokenizer_files(trained.tokenizer, template, _longest(trained))
+        own = () if TOKENIZER_JSON in files else (TOKENIZATION,)
+        for name, text in flat_sources((_CONFIGURATION, _MODELING, *own)).items():
+            files[name] = text.encode()
+        for name, content in files.items():
+            write_bytes(folder / name, content)
         write_json(folder / "config.json", _model_json(trained))
         write_json(folder / "generation_config.json", _special_ids(trained) | _stops(trained))
-        chat_template = trained.config.data.chat_template
-        for name, content in tokenizer_files(trained.tokenizer, chat_template).items():
-            write_bytes(folder / name, content)
         _save_weights(folder / WEIGHTS, trained, _its_name)
 
 
@@ -110,6 +113,7 @@ def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
         documents=training.documents,
         chat_template=read_regular(template).decode() if template.is_file() else "",
     )
+    own, choice = tokenizer_of(folder)
     return Imported(
         source=folder,
         config=RunConfig(model, data),
@@ -117,7 +121,8 @@ def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
             f"{PARAM}.{_our_name(name)}": tensor for name, tensor in _read_weights(folder).items()
         },
         state=TrainState(step=training.step),
-        tokenizer=tokenizer or tokenizer_of(folder),
+        tokenizer=tokenizer or own,
+        choice=None if tokenizer else choice,
     )
 
 

@@ -12,6 +12,7 @@ from gam_scale.checkpoint.shard import Shard
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.checkpoint.store import CheckpointStore, saving
 from gam_scale.config import RunConfig
+from gam_scale.data.tokenizer import Choice
 from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
@@ -31,6 +32,8 @@ class Imported:
     """By ``KIND.NAME``, as :class:`~gam_scale.checkpoint.shard.Shard` has them."""
     state: TrainState
     tokenizer: Path
+    choice: Choice | None = None
+    """How the tokenizer is used; None: as it says itself."""
 
 
 def write_checkpoint(imported: Imported, out: Path) -> Path:
@@ -44,7 +47,7 @@ def write_checkpoint(imported: Imported, out: Path) -> Path:
     Raises:
         UserError: tensors or tokenizer do not fit the config, or ``out`` is not new.
     """
-    tokenizer = load_tokenizer(imported.tokenizer)
+    tokenizer = load_tokenizer(imported.tokenizer, imported.choice)
     vocab_size = imported.config.model.vocab_size
     if tokenizer.vocab_size > vocab_size:
         raise UserError(

@@ -7,9 +7,10 @@ from typing import Any
 from gam_scale.checkpoint.verify import TOKENIZER
 from gam_scale.data.huggingface_tokenizer import HuggingFaceTokenizer
 from gam_scale.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from gam_scale.data.tokenizer import Tokenizer
-from gam_scale.data.tokenizer_file import TOKENIZER_CONFIG, TOKENIZER_JSON
+from gam_scale.data.tokenizer import Choice, Tokenizer
+from gam_scale.data.tokenizer_file import TOKENIZER_CONFIG, TOKENIZER_JSON, named_in
 from gam_scale.data.tokenizer_form import is_json
+from gam_scale.export.fast_tokenizer import fast_json
 
 TOKENIZATION = "tokenization_gam_scale"
 STORED = "gam_scale_tokenizer.json"
@@ -17,36 +18,42 @@ STORED = "gam_scale_tokenizer.json"
 
 CHAT_TEMPLATE = "chat_template.jinja"
 
+_FAST = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 _OURS = {
     "tokenizer_class": "GAMScaleTokenizer",
     "auto_map": {"AutoTokenizer": [f"{TOKENIZATION}.GAMScaleTokenizer", None]},
 }
 
 
-def tokenizer_files(tokenizer: Tokenizer, chat_template: str = "") -> dict[str, bytes]:
+def tokenizer_files(
+    tokenizer: Tokenizer, chat_template: str = "", longest: int | None = None
+) -> dict[str, bytes]:
     """Names and contents of what transformers loads the tokenizer from.
 
-    bos opens a text there too. The space that some put before a text stays out, as in training.
-    With a chat template, special tokens that a text spells are ids, as apply_chat_template needs
-    it: transformers does not tell those of the template from those of a message.
+    Without a ``tokenizer.json`` among them the module :data:`TOKENIZATION` is needed too. bos opens
+    a text there too. The space that some put before a text stays out, as in training. With a chat
+    template, special tokens that a text spells are ids, as apply_chat_template needs it:
+    transformers does not tell those of the template from those of a message.
+
+    Args:
+        tokenizer: of the model.
+        chat_template: Jinja; empty: none.
+        longest: tokens of the longest text that the model takes.
     """
-    if isinstance(tokenizer, HuggingFaceTokenizer):
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **_names(tokenizer)}
-        files = {
-            TOKENIZER_JSON: _json(tokenizer.json | {"post_processor": _opening(tokenizer)}),
-            TOKENIZER_CONFIG: _json(config | {"clean_up_tokenization_spaces": False}),
-        }
+    files: dict[str, bytes] = {}
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        content = fast_json(tokenizer)
+        files[TOKENIZER] = tokenizer.model
     else:
-        assert isinstance(tokenizer, SentencePieceTokenizer)
-        others = is_json(tokenizer.model_bytes)
-        files = {
-            TOKENIZER: tokenizer.model,
-            TOKENIZER_CONFIG: _json(
-                _OURS
-                | (_names(tokenizer) if others else {})
-                | ({"split_special_tokens": False} if chat_template else {})
-            ),
-        }
+        assert isinstance(tokenizer, HuggingFaceTokenizer)
+        content = tokenizer.json
+    if content is not None:
+        files[TOKENIZER_JSON] = _json(content | {"post_processor": _opening(tokenizer)})
+    config = (_OURS if content is None else _FAST) | _names(tokenizer)
+    config |= {"split_special_tokens": not chat_template, "padding_side": "left"}
+    if longest is not None:
+        config["model_max_length"] = longest
+    files[TOKENIZER_CONFIG] = _json(config)
     if chat_template:
         files[CHAT_TEMPLATE] = chat_template.encode()
     if is_json(tokenizer.model_bytes):
@@ -54,15 +61,25 @@ def tokenizer_files(tokenizer: Tokenizer, chat_template: str = "") -> dict[str, 
     return files
 
 
-def tokenizer_of(folder: Path) -> Path:
-    """What our own reader takes of a Hugging Face folder: a file, or itself with a tokenizer.json.
+def tokenizer_of(folder: Path) -> tuple[Path, Choice | None]:
+    """What our own reader takes of a Hugging Face folder, and how it is used there.
 
-    transformers saves its own files alone, which do not say whether eos closed the documents.
+    transformers saves its own files alone: tokenizer.json, and names of tokens of which eos is
+    another than bos only where it closed the documents.
     """
     found = [name for name in (STORED, TOKENIZER) if (folder / name).is_file()]
+    if STORED in found:
+        return folder / STORED, None
+    choice = _choice_of(folder)
     if not found and (folder / TOKENIZER_JSON).is_file():
-        return folder
-    return folder / (found[0] if found else TOKENIZER)
+        return folder / TOKENIZER_JSON, choice
+    return folder / TOKENIZER, choice
+
+
+def _choice_of(folder: Path) -> Choice | None:
+    """By the names that transformers keeps; text that it loses was lost in training too."""
+    bos, eos = (named_in(folder, key) for key in ("bos_token", "eos_token"))
+    return Choice(bos, None if eos == bos else eos, lossy=True) if bos else None
 
 
 def _names(tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer) -> dict[str, Any]:
@@ -70,7 +87,7 @@ def _names(tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer) -> dict[str
     return {"bos_token": bos, "eos_token": eos or bos, "pad_token": eos or bos}
 
 
-def _opening(tokenizer: HuggingFaceTokenizer) -> dict[str, Any]:
+def _opening(tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer) -> dict[str, Any]:
     """bos before a text, as transformers adds it; nothing between two."""
     bos, _ = tokenizer.names
     one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
