@@ -1,8 +1,9 @@
 """Text from a model, token by token; only attention's cost per token grows with the text."""
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,37 +40,102 @@ def generate(
     """Yield pieces of text that continue ``prompt``, as they are sampled.
 
     Stops at ``max_tokens`` (None: ``MAX_TOKENS``, or as many as the context still holds) or where
-    the model ends the document. Between tokens the blocks remember a state, such as a memory's, a
-    convolution's last inputs, or attention's keys and values.
+    the model ends the document.
 
     Raises:
         UserError: attention with learned positions cannot reach that far, or the model's training
             went to NaN.
     """
-    ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
-    max_tokens = _how_many(max_tokens, len(ids), model.context_limit)
-    device = model.embedding.weight.device
-    generator = torch.Generator(device).manual_seed(seed)
-    text = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span tokens
-    model.eval()
-    with torch.no_grad():
-        logits, state = model.extend(torch.tensor([ids], device=device), model.init_state())
+    text = Continuation(model, tokenizer, sampling, seed)
+    text.read([tokenizer.bos_id, *tokenizer.encode(prompt)])
+    yield from text.pieces(max_tokens, tokenizer.ends)
+
+
+class Continuation:
+    """A text that grows by what is read into it and by what the model says; never read again.
+
+    Between tokens the blocks remember a state, such as a memory's, a convolution's last inputs, or
+    attention's keys and values.
+
+    Attributes:
+        ids: all of the text.
+        ended: whether the model ended what it said last, rather than was ended.
+    """
+
+    def __init__(
+        self, model: LanguageModel, tokenizer: Tokenizer, sampling: Sampling, seed: int = 0
+    ) -> None:
+        self._model, self._tokenizer, self._sampling = model.eval(), tokenizer, sampling
+        self._device = model.embedding.weight.device
+        self._generator = torch.Generator(self._device).manual_seed(seed)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with no text; what is drawn goes on."""
+        self.ids: list[int] = []
+        self.ended = False
+        self._seen = 0
+        self._state = self._model.init_state()
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Add ids to the text."""
+        self.ids += ids
+
+    def mark(self) -> "Mark":
+        """Where the text stands, to :meth:`go_back` to."""
+        return Mark(len(self.ids), self._seen, self._state)
+
+    def go_back(self, mark: "Mark") -> None:
+        """Forget what came since."""
+        del self.ids[mark.length :]
+        self._seen, self._state = mark.seen, mark.state
+
+    def pieces(self, max_tokens: int | None, ends: frozenset[int]) -> Iterator[str]:
+        """What the model says next, up to one of the ids that end it, which no text holds.
+
+        Args:
+            max_tokens: see :func:`generate`.
+            ends: ids that end it.
+
+        Raises:
+            UserError: see :func:`generate`.
+        """
+        max_tokens = _how_many(max_tokens, len(self.ids), self._model.context_limit)
+        text = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span tokens
+        self.ended = False
         for _ in range(max_tokens):
             pulse.beat()
-            logits = logits[0, : tokenizer.vocab_size].float()  # a model may have more ids
-            if not torch.isfinite(logits).all():
-                raise UserError(
-                    "the model's logits are not finite numbers, so there is no text to sample; "
-                    "expected a checkpoint from before its training diverged"
-                )
-            token = int(sample(logits, sampling, generator))
-            if token in tokenizer.ends:
+            token = self._next()
+            if token in ends:
+                self.ended = True
                 break
-            if piece := text.decode(tokenizer.id_to_bytes(token)):
+            self.ids.append(token)
+            if piece := text.decode(self._tokenizer.id_to_bytes(token)):
                 yield piece
-            logits, state = model.extend(torch.tensor([[token]], device=device), state)
-    if rest := text.decode(b"", final=True):
-        yield rest
+        if rest := text.decode(b"", final=True):
+            yield rest
+
+    def _next(self) -> int:
+        new = torch.tensor([self.ids[self._seen :]], device=self._device)
+        with torch.no_grad():
+            logits, state = self._model.extend(new, self._state)
+        self._state, self._seen = state, len(self.ids)
+        logits = logits[0, : self._tokenizer.vocab_size].float()  # a model may have more ids
+        if not torch.isfinite(logits).all():
+            raise UserError(
+                "the model's logits are not finite numbers, so there is no text to sample; "
+                "expected a checkpoint from before its training diverged"
+            )
+        return int(sample(logits, self._sampling, self._generator))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Of a text: its length, the tokens that the state is behind, and the state."""
+
+    length: int
+    seen: int
+    state: dict[str, Any]
 
 
 def _how_many(asked: int | None, prompt: int, limit: int | None) -> int:

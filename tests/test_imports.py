@@ -16,7 +16,7 @@ ORDER = (
     {"experiment"},
     {"launch", "plan", "export"},
     {"train"},
-    {"run", "parallel", "checkpoint", "data", "evaluate", "generate", "interop"},
+    {"run", "parallel", "checkpoint", "data", "evaluate", "generate", "chat", "interop"},
     {"config", "former", "hardware", "hyperparameters", "schedule"},
     {"model"},
     {

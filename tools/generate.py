@@ -1,17 +1,25 @@
 #!/usr/bin/env python3
 """Continue a prompt with a trained model: python tools/generate.py RUN_OR_CHECKPOINT "Once upon"
 
-Needs nothing but the checkpoint: its config and its tokenizer are inside.
+Needs nothing but the checkpoint: its config and its tokenizer are inside. --chat answers one line
+after the other, by the chat template of a model that was fine-tuned on conversations, else by going
+on with the text. Ctrl-C ends an answer, Ctrl-D (the end of the input) the chat.
 """
 
+import argparse
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gam_scale import cli
+from gam_scale.chat import Chat
 from gam_scale.checkpoint.load import load_trained
 from gam_scale.checkpoint.store import best_checkpoint
+from gam_scale.data.chat_template import ChatTemplate
 from gam_scale.errors import UserError
-from gam_scale.generate import MAX_TOKENS, Sampling, generate
+from gam_scale.generate import MAX_TOKENS, Continuation, Sampling, generate
 from gam_scale.hardware.processor import find_device
 from gam_scale.strict import is_text
 
@@ -28,12 +36,19 @@ def main() -> None:
     add("--top-k", type=cli.count(0), default=0, help="only the k likeliest; 0: all (0)")
     add("--top-p", type=cli.number(above=0, at_most=1), default=0.95, help="nucleus, 1: all (0.95)")
     add("--seed", type=cli.count(0), default=0, help="of what is sampled (0)")
+    add("--chat", action="store_true", help="answer one line after the other")
     cli.add_best(parser)
     cli.add_device(parser)
     args = parser.parse_args()
     path = best_checkpoint(args.checkpoint) if args.best else args.checkpoint
-    sampling, prompt = Sampling(args.temperature, args.top_k, args.top_p), _prompt(args.prompt)
+    sampling, prompt = Sampling(args.temperature, args.top_k, args.top_p), _prompt(args)
     trained = load_trained(path, find_device(args.device))
+    if args.chat:
+        text = Continuation(trained.model, trained.tokenizer, sampling, args.seed)
+        source = trained.config.data.chat_template
+        template = ChatTemplate(source, trained.tokenizer) if source else None
+        _chat(Chat(text, trained.tokenizer, template), prompt, args.max_tokens)
+        return
     print(prompt, end="", flush=True)
     pieces = generate(
         trained.model, trained.tokenizer, prompt, args.max_tokens, sampling, args.seed
@@ -43,8 +58,63 @@ def main() -> None:
     print()
 
 
-def _prompt(given: str) -> str:
+def _chat(chat: Chat, first: str, max_tokens: int | None) -> None:
+    """Answer ``first``, if there is one, and then one line after the other, up to their end."""
+    with suppress(ImportError):
+        import readline  # noqa: F401 (lines can then be edited)
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    said: str | None = first or _line()
+    while said is not None:
+        if is_text(said):
+            _answer(chat, said, max_tokens)
+        else:
+            print("error: that has bytes that are not UTF-8; expected text", file=sys.stderr)
+        said = _line()
+
+
+def _answer(chat: Chat, said: str, max_tokens: int | None) -> None:
+    """Print an answer as it comes; what cannot go on is said, and the chat begins anew."""
+    with _interrupts() as asked:
+        try:
+            for piece in chat.answer(said, max_tokens):
+                print(piece, end="", flush=True)
+                if asked:
+                    break
+        except UserError as error:
+            print(f"error: {error}; all that was said is forgotten", file=sys.stderr)
+            chat.restart()
+    print(flush=True)
+
+
+def _line() -> str | None:
+    """What is typed next; None where the input ends."""
+    while True:
+        try:
+            return input("> " if sys.stdin.isatty() else "")
+        except KeyboardInterrupt:
+            print("\n(Ctrl-D ends)", file=sys.stderr)
+        except EOFError:
+            if sys.stdin.isatty():
+                print()
+            return None
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The numbers of Ctrl-Cs so far, which end nothing."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _prompt(args: argparse.Namespace) -> str:
     """The prompt, from standard input for ``-``."""
+    if args.chat and args.prompt == "-":
+        raise UserError("--chat reads its lines from standard input; expected a prompt, or none")
+    given = args.prompt
     text = given if given != "-" else sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     if not is_text(text):
         raise UserError("the prompt has bytes that are not UTF-8; expected text")
