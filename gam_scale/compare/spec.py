@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gam_scale.errors import UserError
-from gam_scale.strict import from_dict, option, read_json, section
+from gam_scale.strict import AUTO, from_dict, option, read_json, section
 
 
 @dataclass
@@ -33,7 +33,7 @@ class TaskSpec:
     kind: Literal["task"] = option("task", "task")
     tasks: dict[str, TaskEntry] = option({}, "by a name of your choice")
     model: dict[str, Any] = option({}, "the model section that all share")
-    models: dict[str, Any] = option({}, "by name, what of the model section is its own")
+    models: dict[str, dict[str, Any]] = option({}, "by name, what of the model section is its own")
     lrs: list[float] = option([1e-3, 3e-3, 1e-2], "peak learning rates", above=0)
     widen: int = option(
         1, "further rates, one by one, while the best is at an end of those tried", at_least=0
@@ -102,7 +102,7 @@ class TextSpec:
 
     kind: Literal["text"] = option("text", "text")
     data: str = option("data/books", "folder that tools/prepare_data.py wrote")
-    set: dict[str, Any] = option({}, "settings of every run, by section")
+    set: dict[str, dict[str, Any]] = option({}, "settings of every run, by section")
     models: dict[str, ModelEntry] = option({}, "by name")
     start: list[str] = option(
         [],
@@ -196,8 +196,16 @@ def _check(spec: Spec) -> None:
         raise UserError("models and start are both given or both empty; expected one of them")
     if not spec.tokens and not spec.tune_tokens:
         raise UserError("tokens and tune_tokens are 0; expected tokens to train on")
+    of_all = spec.set.get("train", {})
+    if of_all.get("warmup_steps") == AUTO:
+        of_all = {key: value for key, value in of_all.items() if key != "warmup_steps"}
+    _check_own("set.", of_all)
     for name in ["", *spec.models]:
         _check_rates(spec, name)
+        _check_own(f"models.{name}.", spec.entry(name).train)
+        for key, values in spec.entry(name).fit.items():
+            if not values:
+                raise UserError(f"models.{name}.fit.{key} is []; expected one value or more")
     known = [*spec.models, *spec.start]
     against = {f"models.{name}.against": entry.against for name, entry in spec.models.items()}
     for key, name in ({"reference": spec.reference} | against).items():
@@ -214,8 +222,12 @@ def _check_rates(spec: TextSpec, model: str) -> None:
         raise UserError(
             f"{where}lrs is {lrs} with tune_tokens 0; expected one rate, or tokens to tune it on"
         )
+
+
+def _check_own(where: str, train: dict[str, Any]) -> None:
+    """Refuse settings of the train section that the comparison decides."""
     for key in DECIDED:
-        if key in spec.entry(model).train:
+        if key in train:
             raise UserError(
                 f"{where}train.{key} is the comparison's; expected lrs, seeds, tokens, tune_tokens "
                 "and warmup of the file"

@@ -169,4 +169,9 @@ def best(cells: Sequence[tuple[TextCell, Row]]) -> tuple[TextCell, Row]:
 
 def reached(row: Row) -> float:
     """The validation loss of a run, by which runs are ordered: one that diverged is the last."""
-    return math.inf if math.isnan(row["val_loss"]) else row["val_loss"]
+    return or_inf(row["val_loss"])
+
+
+def or_inf(loss: float) -> float:
+    """``loss`` to order by, which NaN does not go into: infinite then."""
+    return math.inf if math.isnan(loss) else loss

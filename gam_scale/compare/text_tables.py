@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gam_scale.compare.spec import TextSpec
+from gam_scale.compare.text_cell import or_inf
 from gam_scale.evaluate.effective_context import TOLERANCE
 from gam_scale.evaluate.hidden import to_chance
 from gam_scale.evaluate.interval import Interval
@@ -51,7 +52,7 @@ def by_model(rows: Sequence[Row], **wanted: Any) -> dict[str, list[Row]]:
 def _ordered(full: dict[str, list[Row]], reference: str) -> tuple[dict[str, Spread], str]:
     """Losses by model, the best first, and the model that others are compared with."""
     spreads = {m: Spread.of(r["val_loss"] for r in rows) for m, rows in full.items()}
-    spreads = dict(sorted(spreads.items(), key=lambda each: each[1].mean))
+    spreads = dict(sorted(spreads.items(), key=lambda each: or_inf(each[1].mean)))
     return spreads, reference if reference in full else next(iter(spreads))
 
 
@@ -133,7 +134,7 @@ def rates(tuned: dict[str, list[Row]]) -> Table:
     table = []
     for model, rows in tuned.items():
         losses = {_rate(row): row["val_loss"] for row in rows}
-        best = min(losses, key=lambda lr: losses[lr])
+        best = min(losses, key=lambda lr: or_inf(losses[lr]))
         at_edge = len(losses) > 1 and best in (min(losses), max(losses))
         cells = [f"{losses[lr]:.4f}" if lr in losses else "" for lr in lrs]
         table.append([model, *cells, f"{best:g}" + (" (edge)" if at_edge else "")])
@@ -190,7 +191,7 @@ def positions_figures(measured: dict[str, list[Row]], length: int, reference: st
         model: [Spread.of(r["bins"][k][2] for r in rows).mean for k in range(len(rows[0]["bins"]))]
         for model, rows in measured.items()
     }
-    base = reference if reference in measured else min(curves, key=lambda model: curves[model][-1])
+    base = reference if reference in measured else min(curves, key=lambda m: or_inf(curves[m][-1]))
     ends = {
         model: [(b[0] * b[1]) ** 0.5 for b in rows[0]["bins"]] for model, rows in measured.items()
     }

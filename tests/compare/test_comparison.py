@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gam_scale.compare import text_tables
 from gam_scale.compare.comparison import Comparison
 from gam_scale.compare.measure_cell import measure
 from gam_scale.compare.page import read_rows
@@ -203,6 +205,20 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     )
 
 
+def test_a_run_that_diverged_is_the_last_and_no_measure():
+    common = {"seed": 0, "parameters": 9, "memory": 1, "state": 1, "tokens": 1000}
+    common |= {"val_bits_per_byte": 1.0, "tokens_per_s": 10, "lr": 1e-3}
+    losses = {"diverged": math.nan, "worse": 3.0, "best": 1.5}
+    full = {name: [common | {"val_loss": loss}] for name, loss in losses.items()}
+    table = str(text_tables.losses(full, ""))
+    order = [table.index(name) for name in ("best", "worse", "diverged")]
+    assert order == sorted(order) and "less best" in table and "+1.5000" in table
+    tuned = [common | {"lr": lr, "val_loss": loss} for lr, loss in zip(
+        (1e-3, 2e-3, 4e-3), (math.nan, 2.0, 3.0), strict=True
+    )]  # fmt: skip
+    assert str(text_tables.rates({"delta": tuned})).splitlines()[2].endswith(" 0.002")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -218,6 +234,11 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
         (TEXT | {"models": {"a": {"lrs": [1.0, 1.0]}}}, "models.a.lrs is .* each rate once"),
         (TEXT | {"models": {"a": {"against": "b"}}}, "models.a.against is 'b'; expected the name"),
         (TEXT | {"models": {"a": {"train": {"lr": 1.0}}}}, "models.a.train.lr is the comparison's"),
+        (TEXT | {"set": {"train": {"steps": 9}}}, "set.train.steps is the comparison's"),
+        (TEXT | {"set": {"train": {"warmup_steps": 9}}}, "set.train.warmup_steps is the compar"),
+        (TEXT | {"set": {"model": 5}}, "set.model is 5; expected an object"),
+        (TASK | {"models": {"scan": 5}}, "models.scan is 5; expected an object"),
+        (TEXT | {"models": {"a": {"fit": {"delta.n_heads": []}}}}, "n_heads is \\[\\]; expected"),
         (TEXT | {"reference": "x"}, "reference is 'x'; expected the name of a model"),
         (TEXT | {"tokens": 0, "tune_tokens": 0, "lrs": [1]}, "expected tokens to train on"),
         (TEXT | {"tokns": 1}, "tokns is not a setting; did you mean tokens"),
