@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from browser import Browser
 from pages import FENCED, PAGES, ROOT
 
@@ -60,14 +61,20 @@ def test_python_api_has_every_public_name(site):
     assert gam_scale.Layer.__doc__.splitlines()[0][:40] in text, "names without docstrings"
 
 
-def test_a_page_that_the_navigation_lacks_fails(tmp_path):
-    text = (ROOT / "mkdocs.yml").read_text()
-    text = text.replace("[docs/site", f"[{ROOT}/docs/site")
-    text = text.replace("docs_dir: docs", f"docs_dir: {ROOT}/docs").replace("[.]", f"[{ROOT}]")
-    config = tmp_path / "mkdocs.yml"
-    config.write_text(text.replace("      - Speed: speed.md\n", ""))
-    done = build(tmp_path / "site", config)
-    assert done.returncode and "speed.md" in done.stdout + done.stderr
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("[a](none.md)", "none.md"), ("[a](index.md#none)", "#none"), ("", "stray.md")],
+)
+def test_a_dead_link_and_a_page_that_the_navigation_lacks_fail(tmp_path, text, said):
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    settings |= {"docs_dir": str(tmp_path / "docs"), "hooks": [], "nav": [{"Home": "index.md"}]}
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Home\n\n{text}\n")
+    if not text:
+        (tmp_path / "docs" / "stray.md").write_text("# Stray\n")
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(settings))
+    done = build(tmp_path / "site", tmp_path / "mkdocs.yml")
+    assert done.returncode and said in done.stdout + done.stderr
 
 
 def anchors(path: Path) -> set[str]:
