@@ -20,8 +20,10 @@ def test_the_citation_is_of_this_version_and_names_the_paper():
     assert "2509.00605" in cited["references"][0]["url"]
 
 
-def test_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) < 250
+def test_readme_is_short_and_links_every_page():
+    text = (ROOT / "README.md").read_text()
+    lost = [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in text]
+    assert len(text.splitlines()) < 250 and not lost, f"README.md links no {lost}"
 
 
 def test_lint_leaves_alone_what_users_make(tmp_path):
