@@ -99,16 +99,18 @@ def submit(spec: PrepareSpec, options: argparse.Namespace) -> Manifest:
         from gam_scale.preparation.spread import prepare_spread
     except ImportError:
         raise UserError("submitit is not installed; expected `make install` first") from None
-    cluster, reason = find_cluster()
-    if options.cluster != "auto":
+    if options.cluster in (None, "auto"):
+        cluster, reason = find_cluster()
+    else:
         cluster, reason = options.cluster, "--cluster says so"
     where = "Slurm" if cluster == "slurm" else "this machine, without Slurm"
     print(f"{where}: {reason}", file=sys.stderr)
-    tasks, processes = options.tasks, options.cpus_per_task
+    tasks, processes = options.tasks or 8, options.cpus_per_task or 8
     if cluster == "local":
         tasks = min(tasks, options.workers)
         processes = options.workers // tasks
-    return prepare_spread(spec, cluster, Size(tasks, processes, options.partition, options.minutes))
+    size = Size(tasks, processes, options.partition or "", options.minutes or 1440)
+    return prepare_spread(spec, cluster, size)
 
 
 def table(manifest: Manifest) -> str:
@@ -288,15 +290,18 @@ def parse_args() -> argparse.Namespace:
     )
     add = several.add_argument
     add("--submit", action="store_true", help="as an array of Slurm's, or here where there is none")
-    add("--tasks", type=cli.count(), default=8, metavar="N", help="of each array (8)")
-    add("--cluster", choices=["auto", "slurm", "local"], default="auto",
+    add("--tasks", type=cli.count(), metavar="N", help="of each array (8)")
+    add("--cluster", choices=["auto", "slurm", "local"],
         help="auto: Slurm where a controller answers (auto)")  # fmt: skip
-    add("--partition", default="", metavar="P", help="default: the cluster's")
-    add("--cpus-per-task", type=cli.count(), default=8, metavar="N",
+    add("--partition", metavar="P", help="default: the cluster's")
+    add("--cpus-per-task", type=cli.count(), metavar="N",
         help="cores of a task on Slurm; here all tasks together have --workers (8)")  # fmt: skip
-    add("--minutes", type=cli.count(), default=1440, metavar="N",
+    add("--minutes", type=cli.count(), metavar="N",
         help="time limit of a task, which then starts again and goes on (1440)")  # fmt: skip
     options = parser.parse_args()
+    for flag in ("tasks", "cluster", "partition", "cpus_per_task", "minutes"):
+        if getattr(options, flag) is not None and not options.submit:
+            raise UserError(f"--{flag.replace('_', '-')} is of tasks; expected --submit with it")
     if not options.train:
         parser.error("--train is missing; expected at least one SOURCE")
     training = (options.vocab_size, options.model_type, options.character_coverage)

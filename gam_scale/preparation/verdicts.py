@@ -21,7 +21,7 @@ from gam_scale.preparation.parts import Part
 from gam_scale.preparation.saved import load_arrays, save_arrays
 from gam_scale.preparation.survey import REASONS, Survey, staying
 
-DIGESTS_AT_ONCE = 1 << 25  # compared in memory, of about 50 bytes each
+DIGESTS_AT_ONCE = 1 << 25  # compared in memory, of about 80 bytes each
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def judge(
         surveys: the folder with ``NUMBER.npz`` for each part.
         verdicts: the folder that is filled likewise.
 
-    Memory: 10 bytes a document, and 1.7 GB at most to compare digests.
+    Memory: 10 bytes a document, and 3 GB at most to compare digests.
     """
     paths = [surveys / f"{part.number:05d}.npz" for part in parts]
     reasons = _within_limit(spec, parts, paths)

@@ -37,3 +37,24 @@ def test_nothing_is_said_of_a_share_where_none_was_asked(tool, corpus, tmp_path)
     done = tool(*command, "--skip-bad", "--valid-fraction", 0, "--out", tmp_path / "set")
     assert done.status == 0, done.err
     assert "asked" not in done.out and "valid" not in done.out
+
+
+def test_options_of_tasks_go_with_submit(tool, corpus, tmp_path):
+    command = ("prepare_data", "--train", corpus, "--out", tmp_path / "set")
+    refused = tool(*command, "--cpus-per-task", 2)
+    assert refused.status == 2 and "--cpus-per-task is of tasks; expected --submit" in refused.err
+    pairs = ("--pairs", "--seq-len", 64, "--submit", "--cluster", "local")
+    refused = tool(*command, *pairs, "--tokenizer", corpus)
+    assert refused.status == 2 and not (tmp_path / "set").exists()
+
+
+def test_submit_here_makes_the_plain_set(tool, corpus, tmp_path):
+    command = ("prepare_data", "--train", corpus, "--vocab-size", 290, "--skip-bad", "--workers", 1)
+    plain = tool(*command, "--out", tmp_path / "plain")
+    spread = tool(*command, "--out", tmp_path / "spread", "--submit", "--cluster", "local")
+    assert (plain.status, spread.status) == (0, 0), spread.err
+    assert spread.out.replace("spread", "plain") == plain.out
+    assert "hours of a core" in spread.err and "1 bad rows or files" in spread.err
+    files = [p.relative_to(tmp_path / "plain") for p in (tmp_path / "plain").rglob("*.*")]
+    for name in files:
+        assert (tmp_path / "spread" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
