@@ -57,7 +57,8 @@ def at_size(params: float, optimum: Optimum, draws: Bootstrap) -> list[Extrapola
     optima = [Optimum(laws[0], k) for laws in draws.laws]
     flops = float(optimum.flops(params))
     tokens = flops / (k * params)
-    budgets = np.array([float(o.flops(params)) if o.exists else np.nan for o in optima])
+    with np.errstate(over="ignore"):  # a budget past floats is infinite, as intervals take it
+        budgets = np.array([float(o.flops(params)) if o.exists else np.nan for o in optima])
     best = Extrapolation(
         OPTIMAL,
         params,

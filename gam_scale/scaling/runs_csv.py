@@ -26,6 +26,7 @@ COLUMNS = {
     "together; left out: every row is a run of its own",
 }
 SMALLEST, LARGEST = 1e-6, 1e40  # what a column may hold: beyond, it is a slip or a unit
+MOST_OFF = 2.0  # times its planned FLOPs that a run may have spent, or the share of them
 FLOPS_PER_PAIR = 1.0, 100.0  # FLOPs / (N D): 6 for a dense model, more where its context is long
 UNITS: dict[str, Callable[[float], float]] = {
     "nats": lambda loss: loss,
@@ -82,6 +83,7 @@ def read_csv(*paths: str | Path, unit: str | None = None, shared_exponent: bool 
         for name in names
         if name and name not in numbers and all(name in other for other, _ in read)
     ]
+    _check_further(rows, further)
     points = from_arrays(
         numbers["params"],
         numbers["tokens"],
@@ -89,7 +91,7 @@ def read_csv(*paths: str | Path, unit: str | None = None, shared_exponent: bool 
         numbers.get("flops"),
         texts.get("family"),
         texts.get("run"),
-        _read_budgets(rows),
+        _read_budgets(rows, numbers.get("flops")),
         {name: [_further(row, name, unit) for _, _, row in rows] for name in further},
     )
     where = " and ".join(map(str, dict.fromkeys(paths)))
@@ -211,16 +213,33 @@ def read_number(path: str | Path, line: int, name: str, text: object) -> float:
     return value
 
 
-def _read_budgets(rows: list[Row]) -> list[float] | None:
+def _read_budgets(rows: list[Row], flops: list[float] | None) -> list[float] | None:
     """The column flops_budget, nan where it is empty; None where it says nothing."""
     name = "flops_budget"
     cells = [row.get(name) for _, _, row in rows]
     if not any(cell and cell.strip() for cell in cells):
         return None
-    return [
+    planned = [
         read_number(path, line, name, cell) if cell and cell.strip() else math.nan
         for (path, line, _), cell in zip(rows, cells, strict=True)
     ]
+    for (path, line, _), budget, spent in zip(rows, planned, flops or [], strict=False):
+        if spent > MOST_OFF * budget or budget > MOST_OFF * spent:
+            raise UserError(
+                f"{path}: line {line}, column {name} is {budget:g} where flops is {spent:g}; "
+                f"expected FLOPs as well, within a factor of {MOST_OFF:g}"
+            )
+    return planned
+
+
+def _check_further(rows: list[Row], names: list[str]) -> None:
+    """Refuse text in further columns that a report computes with, before anything is fitted."""
+    wanted = [name for name in names if name == "steps" or name.startswith("params_")]
+    if "steps" not in names and {"batch", "seq_len"} <= set(names):
+        wanted += ["batch", "seq_len"]
+    for path, line, row in rows:
+        for name in (*wanted, *(name for name in OTHER_LOSSES if (row.get(name) or "").strip())):
+            read_number(path, line, name, row.get(name))
 
 
 def read_text(path: str | Path, line: int, name: str, text: object) -> str:

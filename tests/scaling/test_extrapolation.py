@@ -9,11 +9,13 @@ from scaling.synthetic import TRUE, runs
 from gam_scale.errors import UserError
 from gam_scale.report.numbers import general
 from gam_scale.scaling.analysis import Settings, analyse
+from gam_scale.scaling.bootstrap import Bootstrap
 from gam_scale.scaling.cost import Cost
-from gam_scale.scaling.extrapolation import ASKED, OPTIMAL
+from gam_scale.scaling.extrapolation import ASKED, OPTIMAL, at_size
 from gam_scale.scaling.fit import FitSettings
 from gam_scale.scaling.law import Law
 from gam_scale.scaling.law_text import latex, latex_text, law_rows
+from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import from_arrays
 from gam_scale.scaling.tables import costs, extrapolations
 from gam_scale.scaling.words import shows
@@ -49,6 +51,16 @@ def test_five_runs_have_a_law_of_one_exponent() -> None:
     assert family.fit.law.alpha == pytest.approx(0.33, abs=1e-3)
     with pytest.raises(UserError, match="has 5 rows; expected at least 8"):
         analyse(points, FAST)
+
+
+@pytest.mark.filterwarnings("error")
+def test_refits_under_which_a_size_is_never_the_best_are_infinite_and_no_warning() -> None:
+    """Of 400 refits one wants more FLOPs than floats hold, or forty: an interval ends there."""
+    steep = Law(E=1.7, A=1e9, B=10.0, alpha=2.9, beta=0.02)
+    for count in (1, 40):
+        draws = Bootstrap([[TRUE]] * (400 - count) + [[steep]] * count, np.zeros(400), spare=20)
+        best, _ = at_size(1e11, Optimum(TRUE, 6.0), draws)
+        assert (best.flops_interval is None) == (count == 40)
 
 
 def test_what_is_unknown_says_so() -> None:

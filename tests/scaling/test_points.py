@@ -159,6 +159,40 @@ def test_planned_budgets_are_read_where_there_are_any(tmp_path) -> None:
     assert read_csv(write(tmp_path, *(f"{r}," for r in ROWS), header=header)).budget is None
 
 
+def test_planned_budgets_are_near_what_was_spent(tmp_path) -> None:
+    """In another unit, or of another column, minima would be those of other budgets."""
+    header = "params,tokens,loss,flops,flops_budget"
+    spent = [6 * 1e12 * n * 10 * d for n, d in PAIRS]
+    rows = [f"{row},{c},{1.9 * c}" for row, c in zip(ROWS, spent, strict=True)]
+    points = read_csv(write(tmp_path, *rows, header=header))
+    assert points.budget == pytest.approx(1.9 * points.flops)
+    rows[3] = f"{ROWS[3]},{spent[3]},0.06"
+    with pytest.raises(UserError, match=r"line 5, column flops_budget is 0\.06 where flops is"):
+        read_csv(write(tmp_path, *rows, header=header))
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "message"),
+    [
+        ("steps", "", "line 11, column steps is empty"),
+        ("params_other", "x", "line 11, column params_other is 'x'"),
+        ("late_loss", "n/a", "line 11, column late_loss is 'n/a'"),
+        ("batch,seq_len", "8,0", "line 11, column seq_len is 0"),
+    ],
+)
+def test_text_in_columns_that_are_counted_with_has_its_line(
+    tmp_path, columns, cells, message
+) -> None:
+    """Where it is read: not behind minutes of fits, without a line, as the end of the report."""
+    header, good = f"params,tokens,loss,{columns}", "5,5" if "," in columns else "5"
+    rows = [f"{row},{good}" for row in ROWS]
+    with pytest.raises(UserError, match=message):
+        read_csv(write(tmp_path, *rows, f"1e6,5e7,3.0,{cells}", header=header))
+    nothing = header.replace("steps", "lr").replace("params_other", "width")
+    if nothing != header:  # nothing is computed from these
+        assert len(read_csv(write(tmp_path, *(f"{r},{cells}" for r in ROWS), header=nothing))) == 9
+
+
 def test_units_of_the_loss_are_asked_for_and_converted(tmp_path) -> None:
     nats = [4 - n / 100 - d / 100 for n, d in PAIRS]
     pairs = [row.rsplit(",", 1)[0] for row in ROWS]
