@@ -14,10 +14,12 @@ from gam_scale.checkpoint.store import best_checkpoint
 from gam_scale.config import load_config
 from gam_scale.errors import UserError
 from gam_scale.export.folder import check_is_new
-from gam_scale.export.hf import export_hf, export_safetensors, read_hf
+from gam_scale.export.hf import export_hf, export_safetensors
+from gam_scale.export.hf_import import read_hf
 from gam_scale.export.imported import Imported, write_checkpoint
 from gam_scale.export.official import read_official
 from gam_scale.export.universal import read_universal
+from gam_scale.files import read_regular
 
 EXPORTS = {"hf": export_hf, "safetensors": export_safetensors}
 FORMATS = ("hf", "official", "universal")
@@ -29,10 +31,11 @@ def main() -> None:
     check_is_new(args.out)  # before anything is read
     if args.command == "export":
         path = best_checkpoint(args.checkpoint) if args.best else args.checkpoint
-        EXPORTS[args.to](path, args.out)
+        _export(path, args)
         print(f"wrote {args.out}")
     else:
         print(f"wrote {write_checkpoint(_read(args), args.out)}")
+        print(f"train on: python tools/pretrain.py --config {args.out / 'config.json'}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     cli.add_best(export)
     export.add_argument("--to", choices=EXPORTS, required=True, help="format to write")
     export.add_argument("--out", type=Path, required=True, help="folder to make")
+    export.add_argument(
+        "--chat-template", type=Path, metavar="FILE",
+        help="hf: Jinja for conversations, as transformers has it (the run's own, if it has one)",
+    )  # fmt: skip
     read = commands.add_parser("import", help="make a checkpoint of ours from another format")
     read.add_argument("source", type=Path, help="folder, or file of official weights")
     read.add_argument(
@@ -52,6 +59,21 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("--tokenizer", type=Path, help="tokenizer.model (hf: the folder's own)")
     read.add_argument("--config", type=Path, help="universal: the run's config, a JSON file")
     return parser
+
+
+def _export(checkpoint: Path, args: argparse.Namespace) -> None:
+    if args.chat_template is None:
+        EXPORTS[args.to](checkpoint, args.out)
+        return
+    if args.to != "hf":
+        raise UserError("--chat-template is for --to hf; plain safetensors have no place for one")
+    try:
+        template = read_regular(args.chat_template).decode()
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{args.chat_template}: is not UTF-8; expected a template in Jinja"
+        ) from None
+    export_hf(checkpoint, args.out, template)
 
 
 def _read(args: argparse.Namespace) -> Imported:

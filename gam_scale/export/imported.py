@@ -1,6 +1,6 @@
 """A model from elsewhere on its way into one of our checkpoints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,14 +11,17 @@ from gam_scale.checkpoint.fit import check_parameters, check_states
 from gam_scale.checkpoint.shard import Shard
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.checkpoint.store import CheckpointStore, saving
+from gam_scale.checkpoint.verify import CONFIG
 from gam_scale.config import RunConfig
 from gam_scale.data.tokenizer import Choice
 from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
 from gam_scale.export.folder import new_folder
 from gam_scale.export.weights import check_weights
+from gam_scale.files import write_json
 from gam_scale.model.lm import outline
 from gam_scale.parallel.optimizer import parameter_groups, states_of
+from gam_scale.strict import to_dict
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Imported:
 def write_checkpoint(imported: Imported, out: Path) -> Path:
     """Write a new run directory ``out`` with one checkpoint in our own format.
 
+    Its config.json is that of a run that trains on from there, ``out`` with ``-on`` behind it.
     States that were not found are left out; our readers take those of a new run.
 
     Returns:
@@ -62,7 +66,15 @@ def write_checkpoint(imported: Imported, out: Path) -> Path:
         with saving(store.path(step)):
             write_shards(partial, 0, 1, _shards(imported.tensors))
         written = store.commit(1, imported.state, imported.config, tokenizer.model_bytes)
+        write_json(folder / CONFIG, to_dict(_trains_on(imported.config, out)))
     return out / "checkpoints" / written.name
+
+
+def _trains_on(config: RunConfig, out: Path) -> RunConfig:
+    """A run beside ``out`` that starts from its weights: data.sets is all that it may lack."""
+    start = replace(config.checkpoint, init_from=str(out))
+    log = replace(config.log, run_dir=f"{out}-on")
+    return replace(config, checkpoint=start, log=log)
 
 
 def _shards(tensors: dict[str, Tensor]) -> list[Shard]:

@@ -9,7 +9,7 @@ from pages import ROOT, blocks, commands
 from gam_scale.checkpoint.load import load_trained
 from gam_scale.data.chat_template import DEFAULT, ChatTemplate
 from gam_scale.data.conversation import Conversation, Message
-from gam_scale.export.hf import read_hf
+from gam_scale.export.hf_import import read_hf
 
 PAGE = ROOT / "docs" / "fine_tuning.md"
 SMALL = {

@@ -14,7 +14,8 @@ from gam_scale.checkpoint.load import load_trained
 from gam_scale.checkpoint.state import load_state
 from gam_scale.checkpoint.store import load_config_of
 from gam_scale.errors import UserError
-from gam_scale.export.hf import export_hf, export_safetensors, read_hf
+from gam_scale.export.hf import export_hf, export_safetensors
+from gam_scale.export.hf_import import read_hf
 from gam_scale.export.imported import write_checkpoint
 
 PROMPTS = [
@@ -167,7 +168,14 @@ def test_there_and_back_is_exact(checkpoint, tmp_path):
     assert load_state(back).step == 5
     before, after = load_config_of(path), load_config_of(back)
     assert after.model == before.model
-    assert after.data == before.data
+    assert after.data == before.data and after.train == before.train
+    trainer = tmp_path / "hf" / "trainer_state.json"
+    trainer.write_text(json.dumps({"global_step": 3}))
+    later = write_checkpoint(read_hf(tmp_path / "hf", None), tmp_path / "later")
+    assert later.name == "step-00000008" and load_state(later).step == 8
+    trainer.write_text(json.dumps({"global_step": "x"}))
+    with pytest.raises(UserError, match="global_step is 'x'; expected the number of steps"):
+        read_hf(tmp_path / "hf", None)
 
 
 def test_plain_safetensors(checkpoint, tmp_path):
