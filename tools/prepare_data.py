@@ -20,6 +20,7 @@ from gam_scale.errors import UserError
 from gam_scale.files import read_regular
 from gam_scale.report.table import Table
 
+TEXT_COLUMN = "text"
 DEFAULT_FORM = "'User: ...', 'Assistant: ...', blank lines between"
 EPILOG = """\
 a SOURCE is one of
@@ -190,8 +191,12 @@ def pairs(options: argparse.Namespace) -> Pairs | None:
         return None
     if not options.seq_len:
         raise UserError("--pairs packs conversations whole; expected --seq-len, as data.seq_len")
-    if options.template or options.document_separator:
-        raise UserError("--template and --document-separator are of texts; expected no --pairs")
+    of_texts = (options.text_column, options.template, options.document_separator)
+    if of_texts != (TEXT_COLUMN, None, None):
+        raise UserError(
+            "--text-column, --template and --document-separator are of texts; expected none of "
+            "them with --pairs"
+        )
     if not options.chat_template:
         return Pairs(options.seq_len)
     try:
@@ -238,7 +243,7 @@ def parse_args() -> argparse.Namespace:
     add("--lossy", action="store_true",
         help="take a tokenizer that does not give every text back exactly; bytes are then counted "
         "of what comes back")  # fmt: skip
-    add("--text-column", type=cli.text, metavar="NAME", default="text",
+    add("--text-column", type=cli.text, metavar="NAME", default=TEXT_COLUMN,
         help="column of .jsonl, .parquet, .arrow and hub datasets, nested ones as in data.text "
         "(default: text)")  # fmt: skip
     add("--template", type=cli.text, metavar="TEXT",

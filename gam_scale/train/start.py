@@ -11,10 +11,10 @@ from gam_scale.checkpoint.restore import restore
 from gam_scale.checkpoint.state import TrainState, load_state
 from gam_scale.checkpoint.store import CheckpointStore, load_config_of
 from gam_scale.checkpoint.store import resolve as find_checkpoint
-from gam_scale.checkpoint.verify import verify_checkpoint
+from gam_scale.checkpoint.verify import TOKENIZER, verify_checkpoint
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
-from gam_scale.files import write_json
+from gam_scale.files import read_regular, write_json
 from gam_scale.model.gam import WrittenLayer
 from gam_scale.model.lm import outline
 from gam_scale.model.memory.base import WrittenMemory
@@ -88,7 +88,8 @@ def start_or_resume(
             run.check_lock()
             run.continued.unlink(missing_ok=True)
         if config.checkpoint.init_from:
-            _start_from(config.checkpoint.init_from, strategy, run.cache)
+            folder = _start_from(config.checkpoint.init_from, strategy, run.cache)
+            _warn_of_another_tokenizer(folder, data.tokenizer.model_bytes)
         else:
             initialise(strategy, config)
             _warn_of_horizons(config)
@@ -161,13 +162,25 @@ def _warn_of_horizons(config: RunConfig) -> None:
         )
 
 
-def _start_from(path: str, strategy: Strategy, cache: Path) -> None:
-    """The weights of another run's checkpoint, as a start."""
+def _start_from(path: str, strategy: Strategy, cache: Path) -> Path:
+    """The weights of another run's checkpoint, as a start; where that was found."""
     world = strategy.world
     folder = agreed(world, partial(find_checkpoint, path, cache))
     verify_checkpoint(folder, world.rank, world.world_size)
     restore(strategy, folder, optimizer=False)
     logger.info("starting from the weights of %s", folder)
+    return folder
+
+
+def _warn_of_another_tokenizer(folder: Path, ours: bytes) -> None:
+    """Whose ids mean something else to the weights, though there be as many."""
+    if read_regular(folder / TOKENIZER) != ours:
+        logger.warning(
+            "the tokenizer of %s is not that of data.sets, so its weights know other words by "
+            "these ids; sets prepared with --tokenizer %s share it",
+            folder,
+            folder / TOKENIZER,
+        )
 
 
 def newest_sound(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chats import prepared_chats, row, spec_of
+from chats import prepared_chats, row, spec_of, write_rows
 
 from gam_scale.config import DataSetConfig
 from gam_scale.data.chat_template import DEFAULT, ChatTemplate
@@ -200,3 +200,29 @@ def test_tables_of_messages(tmp_path, prepared_set, pairs_file):
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     made = prepare(spec_of(tmp_path / "a.parquet", tmp_path / "set", prepared_set, SEQ_LEN))
     assert sum(split.documents for split in made.splits.values()) == 10
+
+
+def test_a_hub_data_set_of_messages(tmp_path, prepared_set):
+    pytest.importorskip("datasets")
+    write_rows(tmp_path / "train.jsonl", 20)
+    source = parse_source(f"hf:{tmp_path}", "train", Reading(pairs=True))
+    spec = PrepareSpec(
+        tmp_path / "set", [source], tokenizer=prepared_set, valid_fraction=0, pairs=Pairs(SEQ_LEN)
+    )
+    train = prepare(spec).splits["train"]
+    assert train.documents + train.left_out[TOO_LONG] == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--pairs"], "--pairs packs conversations whole; expected --seq-len"),
+        (["--seq-len", "64"], "are of conversations; expected --pairs"),
+        (["--pairs", "--seq-len", "64"], "--pairs fine-tunes a model; expected its --tokenizer"),
+        (["--pairs", "--seq-len", "64", "--text-column", "b"], "expected none of them with --p"),
+        (["--pairs", "--seq-len", "64", "--chat-template", "no.jinja"], "no.jinja: no such file"),
+    ],
+)
+def test_options_that_do_not_go_together(run_tool, pairs_file, tmp_path, capsys, words, fault):
+    done = run_tool("prepare_data", "--train", pairs_file, "--out", tmp_path / "set", *words)
+    assert done == 2 and fault in capsys.readouterr().err

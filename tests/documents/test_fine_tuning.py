@@ -1,7 +1,8 @@
 """docs/fine_tuning.md from start to end, on a tiny model: its code and commands as they stand."""
 
+import io
 import json
-import os
+import sys
 
 import pytest
 from pages import ROOT, blocks, commands
@@ -28,11 +29,11 @@ SMALL = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, prepared_set, run_tool):
     """Where all of the page has been done but its last block, with another first set."""
-    folder, before = tmp_path_factory.mktemp("fine_tuning"), os.getcwd()
+    folder, mocked = tmp_path_factory.mktemp("fine_tuning"), pytest.MonkeyPatch()
     (folder / "data").mkdir()
     (folder / "data" / "quickstart").symlink_to(prepared_set)
     (folder / "configs").symlink_to(ROOT / "configs")
-    os.chdir(folder)
+    mocked.chdir(folder)
     try:
         rows, _ = blocks(PAGE, "python")
         exec(rows.replace('"*.py"', '"[a-c]*.py"'), {})  # some will do
@@ -45,11 +46,15 @@ def folder(tmp_path_factory, prepared_set, run_tool):
             if tool == "pretrain":
                 small = SMALL | {"train.steps": 12 if "runs/base" in words[-1] else 16}
                 words += [word for k, v in small.items() for word in ("--set", f"{k}={v}")]
+            if tool == "generate":
+                asked = io.TextIOWrapper(io.BytesIO(b"What is abc.ABC?\n"))
+                mocked.setattr(sys, "stdin", asked)
+                words += ["--max-tokens", "5"]
             if tool == "evaluate":
                 words += ["--json", f"{words[0].replace('/', '-')}.json"]
             assert run_tool(tool, *words) == 0, command
     finally:
-        os.chdir(before)
+        mocked.undo()
     return folder
 
 

@@ -3,11 +3,13 @@
 import json
 
 import pytest
-from chats import prepared_chats
+from chats import prepared_chats, spec_of, write_rows
 from whole_runs import assert_equal_runs, killed_after, train
 
 from gam_scale.data.chat_template import DEFAULT
 from gam_scale.data.manifest import read_manifest
+from gam_scale.data.prepare import PrepareSpec, prepare
+from gam_scale.data.sources import parse_source
 from gam_scale.errors import UserError
 
 SEQ_LEN = 48
@@ -63,3 +65,19 @@ def test_another_template_than_the_datas_is_refused(tmp_path, tiny, chats):
     given = {"sets": [{"path": str(chats)}], "chat_template": "{{ messages }}"}
     with pytest.raises(UserError, match="data.chat_template is not the one"):
         train(tiny(tmp_path / "run", data=given))
+
+
+def test_weights_that_know_other_ids_are_warned_of(tmp_path, tiny, prepared_set, capsys):
+    train(tiny(tmp_path / "base", train={"steps": 2, "warmup_steps": 1}))
+    other = tmp_path / "other"
+    prepare(PrepareSpec(other, [parse_source(str(prepared_set.parent / "0*.txt"))], vocab_size=310))
+    chats = tmp_path / "chats"
+    prepare(spec_of(write_rows(tmp_path / "pairs.jsonl"), chats, other, SEQ_LEN))
+    start = {"init_from": str(tmp_path / "base")}
+    changes = {
+        "model": {"vocab_size": 320},
+        "checkpoint": start,
+        "train": {"steps": 2, "warmup_steps": 1},
+    }
+    train(tiny(tmp_path / "run", data={"sets": [{"path": str(chats)}]}, **changes))
+    assert "is not that of data.sets, so its weights know other words" in capsys.readouterr().err
