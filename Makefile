@@ -1,6 +1,9 @@
 # quickstart, install and the tests make .venv with what they need first; see README.md.
 PYTHON ?= python3
 BIN := .venv/bin
+# Elsewhere than on Linux there is no DeepSpeed: one process, by the engine that is torch alone.
+ON_LINUX := $(filter Linux,$(shell uname))
+PRETRAIN := $(if $(ON_LINUX),$(BIN)/deepspeed --quiet --num_gpus 1 tools/pretrain.py,$(BIN)/python tools/pretrain.py --set parallel.engine=torch)
 NEXT := next: `. .venv/bin/activate`, then the commands of docs/commands.md, those of docs/data.md first
 
 .PHONY: help docs quickstart test test-fast test-slurm slurm browser test-matrix test-gpu test-coverage test-transformers test-lm-eval test-attack lint format install clean
@@ -11,7 +14,7 @@ help:            ## show this list
 quickstart:      ## install, then train a small GAM on the standard library's source and sample it
 	@$(PYTHON) tools/bootstrap.py
 	@$(BIN)/python tools/prepare_data.py --train python-stdlib --vocab-size 4096 --out data/quickstart
-	@$(BIN)/deepspeed --quiet --num_gpus 1 tools/pretrain.py --config configs/quickstart.json
+	@$(PRETRAIN) --config configs/quickstart.json
 	@echo; echo '$(NEXT)'
 
 test:            ## install, then check style and types and run the tests

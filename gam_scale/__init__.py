@@ -3,8 +3,13 @@
 ``from gam_scale import Layer`` for a layer in a model of one's own: docs/layer.md.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import Any
+
+if sys.platform == "darwin":  # before torch is loaded: what Apple's GPUs lack, the CPU does
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 __version__ = "0.1.0"
 

@@ -182,9 +182,9 @@ def add_device(parser: argparse.ArgumentParser, of: str = "") -> None:
     """The ``--device`` option of what computes, which hardware.processor.find_device reads."""
     parser.add_argument(
         "--device",
-        type=one_of("auto", "cpu", "cuda"),
+        type=one_of("auto", "cpu", "cuda", "mps"),
         default="auto",
-        metavar="auto|cpu|cuda",
+        metavar="auto|cpu|cuda|mps",
         help=f"{of}auto: a GPU where there is one (auto)",
     )
 

@@ -232,6 +232,11 @@ def _check_tags(log: LogConfig) -> None:
 
 def _check_parallel(parallel: ParallelConfig) -> None:
     engine, offload, stage = parallel.engine, parallel.offload, parallel.zero_stage
+    if parallel.device == "mps" and engine != "torch":
+        raise UserError(
+            f"parallel.device is mps but parallel.engine is {engine}, which knows no Apple GPUs; "
+            "expected engine torch, or another device"
+        )
     if stage and engine != "deepspeed":
         raise UserError(
             f"parallel.zero_stage is {stage} but parallel.engine is {engine}; expected engine "

@@ -263,8 +263,10 @@ class ParallelConfig:
     deepspeed: dict[str, Any] = option(
         {}, "raw DeepSpeed options, merged into those that the rest of this config makes"
     )
-    device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", "auto: a GPU where there is one; an error where the job has GPUs that torch lacks"
+    device: Literal["auto", "cpu", "cuda", "mps"] = option(
+        "auto",
+        "mps: an Apple GPU, for engine torch on one rank (docs/laptops.md); auto: an NVIDIA GPU, "
+        "else where it can be mps, else the CPU; an error where the job has GPUs that torch lacks",
     )
     preflight: bool = option(
         True,

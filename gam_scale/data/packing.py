@@ -28,8 +28,9 @@ class Batch(NamedTuple):
     carried: CarriedRows | None = None  # what the rows go on from; None: from nothing
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on ``device``; the copies do not wait."""
-        tokens, targets = (x.to(device, non_blocking=True) for x in (self.tokens, self.targets))
+        """The same batch on ``device``; copies to a GPU that knows streams do not wait."""
+        free = torch.device(device).type == "cuda"  # Apple's may read memory that is used anew
+        tokens, targets = (x.to(device, non_blocking=free) for x in (self.tokens, self.targets))
         return self._replace(tokens=tokens, targets=targets, layout=self.layout.to(device))
 
     def pin(self) -> "Batch":

@@ -27,7 +27,8 @@ class Transfer:
     def __call__(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         """The batches on the device, for what its current stream computes from then on."""
         if self._stream is None:
-            yield from batches
+            on_cpu = self._device.type == "cpu"
+            yield from batches if on_cpu else (batch.to(self._device) for batch in batches)
             return
         sent = self._send(batches[0])
         for following in (*batches[1:], None):

@@ -9,6 +9,7 @@ from torch import Tensor
 from gam_scale.data.packing import IGNORE, Batch, num_sequences
 from gam_scale.data.stream import read_of_each
 from gam_scale.evaluate.loss import LossResult
+from gam_scale.hardware.processor import widest
 from gam_scale.parallel.world import World
 
 
@@ -60,7 +61,7 @@ def mean_losses(
         owners: of the batches' rows.
         n_sets: among them.
     """
-    nats = torch.zeros(1 + n_sets, dtype=torch.float64, device=world.device)
+    nats = torch.zeros(1 + n_sets, dtype=widest(world.device), device=world.device)
     counts = np.zeros((1 + n_sets, 2))  # tokens and bytes; the first row is of all sets
     for turn, batch in enumerate(batches):
         owner = owners.of(turn, world.reader)

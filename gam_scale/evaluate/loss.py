@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gam_scale.data.packing import IGNORE, Batch
+from gam_scale.hardware.processor import widest
 from gam_scale.model.layout import Layout
 from gam_scale.parallel.world import World
 
@@ -54,7 +55,8 @@ def mean_loss(
         token_bytes: (vocab_size,) bytes that each id stands for.
         world: the ranks to sum over.
     """
-    nats, tokens, n_bytes = torch.zeros((), dtype=torch.float64, device=world.device), 0, 0
+    nats = torch.zeros((), dtype=widest(world.device), device=world.device)
+    tokens = n_bytes = 0
     for batch in batches:
         targets = batch.targets[batch.targets != IGNORE].numpy()
         tokens += targets.size

@@ -14,6 +14,8 @@ import torch
 
 def can_compile(device: torch.device | str) -> tuple[bool, str]:
     """Whether torch.compile has what it needs here, and what it has or lacks in one phrase."""
+    if torch.device(device).type == "mps":
+        return False, "torch.compile for Apple's GPUs is untried here"
     if torch.device(device).type == "cuda":
         return _can_compile_triton(torch.cuda.get_device_capability(device))
     return _can_compile_cpp()

@@ -19,6 +19,8 @@ def peak_memory_bytes(device: torch.device | str) -> int:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":  # torch keeps no peak there: what Metal has given out now
+        return torch.mps.driver_allocated_memory()
     with contextlib.suppress(OSError):  # psutil has no peak; getrusage's cannot be reset
         match = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
         if match:

@@ -6,6 +6,7 @@ from functools import cache
 import torch
 
 from gam_scale.hardware.data_sheets import Peak, Precision, data_sheet_peak
+from gam_scale.hardware.processor import synchronize
 from gam_scale.model.linear import linear
 
 
@@ -50,8 +51,7 @@ def _matmul_seconds(n: int, dtype: torch.dtype, device: torch.device) -> float:
     while runs < 2 or time.perf_counter() - start < 0.15:
         before = time.perf_counter()
         linear(a, b)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - before)
         runs += 1
     return best

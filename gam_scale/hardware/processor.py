@@ -9,15 +9,16 @@ from gam_scale.errors import UserError
 
 
 def find_device(name: str) -> torch.device:
-    """The device that ``--device`` means: ``auto`` is a GPU where there is one.
+    """The device that ``--device`` means: ``auto`` is a GPU where there is one, Apple's too.
 
     Raises:
         UserError: a GPU is asked for and there is none.
     """
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise UserError("--device is cuda but torch sees no GPU; expected cpu or auto")
-    return torch.device(("cuda" if has_gpu else "cpu") if name == "auto" else name)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name, True):
+        maker = "" if name == "cuda" else "Apple "
+        raise UserError(f"--device is {name} but torch sees no {maker}GPU; expected cpu or auto")
+    return torch.device(next((k for k in there if there[k]), "cpu") if name == "auto" else name)
 
 
 def cpu_threads(local_world_size: int) -> int:
@@ -46,3 +47,17 @@ def _physical_cores() -> int:
         return len({(topology / f"cpu{i}" / siblings).read_text() for i in cpus})
     except OSError:
         return len(cpus)
+
+
+def widest(device: torch.device | str) -> torch.dtype:
+    """The dtype in which sums over many steps are kept there: Apple's GPUs have no float64."""
+    return torch.float64 if torch.device(device).type in ("cpu", "cuda") else torch.float32
+
+
+def synchronize(device: torch.device | str) -> None:
+    """Wait until a GPU has done all that it was given; a CPU has."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -157,7 +157,8 @@ class Layout:
         """The same layout on ``device``; the copies do not wait."""
         if self.positions.device == torch.device(device):
             return self
-        return self.map(lambda x: x.to(device, non_blocking=True))
+        free = torch.device(device).type == "cuda"  # see Batch.to
+        return self.map(lambda x: x.to(device, non_blocking=free))
 
     def pin(self) -> "Layout":
         """The same layout in page-locked memory, from where a GPU copies without a wait."""
@@ -300,4 +301,4 @@ def _spans(pieces: _Pieces, length: int, first: int, queries: int) -> Spans:
 
 def _send(x: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on ``device``, from page-locked memory, so that nothing waits."""
-    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

@@ -5,6 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+WITH_FLOAT64 = ("cpu", "cuda")
+"""Kinds of devices that have it; Apple's GPUs do not."""
+
 
 class Rotation(NamedTuple):
     """What rotary tables are made for."""
@@ -19,12 +22,14 @@ def tables(positions: Tensor, rotation: Rotation) -> dict[int, tuple[Tensor, Ten
 
     A function of positions, whatever they are: there is no longest one.
     """
-    by_width = {}
+    by_width, device = {}, positions.device
+    # Positions of 100,000 and more, times a frequency: float32 would be off by 1% of a turn.
+    positions = positions if device.type in WITH_FLOAT64 else positions.cpu()
     for width in rotation.widths:
-        # Positions of 100,000 and more, times a frequency: float32 would be off by 1% of a turn.
         exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
         angles = positions.double().unsqueeze(-1) * rotation.base**-exponent
-        by_width[width] = angles.cos().to(rotation.dtype), angles.sin().to(rotation.dtype)
+        pair = angles.cos().to(rotation.dtype), angles.sin().to(rotation.dtype)
+        by_width[width] = pair[0].to(device), pair[1].to(device)
     return by_width
 
 

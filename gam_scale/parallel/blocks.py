@@ -21,7 +21,7 @@ from gam_scale.parallel.compilation import Backend, Compilation
 
 Recompute = Literal["none", "selective", "full"]
 
-SEGMENT = {"cpu": 1024, "cuda": 8192}
+SEGMENT = {"cpu": 1024, "cuda": 8192, "mps": 8192}
 """Tokens of a sequence that a gam block takes at a time, by device: as few as fill it.
 
 On two cores a delta block of width 512 takes 0.96 to 1.0 times as long per token at 65,536 tokens

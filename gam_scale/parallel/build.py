@@ -1,8 +1,11 @@
 """From a config to a ready strategy, in one fixed order."""
 
+import importlib.util
+
 from gam_scale.config import RunConfig
 from gam_scale.config.axes import Axes
 from gam_scale.data.stream import micro_batch_rows
+from gam_scale.errors import UserError
 from gam_scale.model.carry import Carry
 from gam_scale.model.init import initial_values
 from gam_scale.model.lm import outline
@@ -13,6 +16,15 @@ from gam_scale.parallel.optimizer import build_optimizer
 from gam_scale.parallel.plain import PlainStrategy
 from gam_scale.parallel.strategy import Strategy
 from gam_scale.parallel.world import World
+
+
+def check_engine(engine: str) -> None:
+    """Refuse an engine whose package is not here, before anything is made for it."""
+    if engine == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            "parallel.engine is deepspeed, which is not installed (setup.cfg has it for Linux "
+            "alone); expected parallel.engine=torch or fsdp here"
+        )
 
 
 def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strategy:

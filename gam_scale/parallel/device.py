@@ -21,8 +21,8 @@ def on_gpus(device: str, env: Mapping[str, str]) -> bool:
         UserError: torch sees no GPU where the config asks for one, or, with ``auto``, where this
             process was given some.
     """
-    if device == "cpu" or torch.cuda.is_available():
-        return device != "cpu"
+    if device in ("cpu", "mps") or torch.cuda.is_available():
+        return device not in ("cpu", "mps")
     why = "parallel.device is cuda" if device == "cuda" else gpus_given(env)
     if not why:
         return False
@@ -31,6 +31,26 @@ def on_gpus(device: str, env: Mapping[str, str]) -> bool:
         f"{why} but torch sees no GPU ({torch.__version__} {built}); expected one, with a torch "
         "for it (python3 tools/bootstrap.py --torch cuda), or parallel.device=cpu to use CPUs"
     )
+
+
+def on_apple_gpu(device: str, engine: str, world_size: int) -> bool:
+    """Whether ``parallel.device`` is an Apple GPU here, where it is none of NVIDIA's.
+
+    Raises:
+        UserError: it is asked for, and torch sees none, or several ranks would share it.
+    """
+    if device == "mps" and not torch.backends.mps.is_available():
+        built = "is built without it" if not torch.backends.mps.is_built() else "finds none"
+        raise UserError(
+            f"parallel.device is mps but torch sees no Apple GPU ({torch.__version__} {built}); "
+            "expected macOS on Apple silicon, or parallel.device=cpu"
+        )
+    if device == "mps" and world_size > 1:
+        raise UserError(
+            f"parallel.device is mps with {world_size} ranks; expected one, which has the GPU alone"
+        )
+    may_be = device == "mps" or (device == "auto" and engine == "torch" and world_size == 1)
+    return may_be and torch.backends.mps.is_available()
 
 
 def gpus_given(env: Mapping[str, str]) -> str:

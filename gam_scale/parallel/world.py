@@ -25,7 +25,7 @@ from gam_scale.environment import number, tasks_here
 from gam_scale.errors import UserError
 from gam_scale.hardware.memory import keep_freed_memory
 from gam_scale.hardware.processor import cpu_threads
-from gam_scale.parallel.device import gpu_of, on_gpus
+from gam_scale.parallel.device import gpu_of, on_apple_gpu, on_gpus
 from gam_scale.parallel.meeting import PORTS, meet
 
 _BEFORE: dict[str, str | None] = {}
@@ -138,14 +138,16 @@ def start(
     job: str = "",
     timeout_s: float = 1800.0,
     asked_to_stop: Callable[[], bool] = lambda: False,
+    engine: str = "torch",
 ) -> World:
     """Join the job's process group, as set up by deepspeed, torchrun, srun or nothing at all.
 
     Args:
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         job: what its ranks have in common and other jobs have not, such as a run directory.
         timeout_s: for all ranks to come; see also :data:`PATIENCE`.
         asked_to_stop: whether this process was, while it waits for them.
+        engine: that is to run: not all know Apple's GPUs.
 
     Raises:
         UserError: a GPU is asked for, or given to this job, and torch sees none, or too few.
@@ -162,7 +164,8 @@ def start(
         torch.cuda.set_device(where)
         _announce({"LOCAL_RANK": str(where.index)})  # DeepSpeed takes it for the GPU's number
     else:
-        where = torch.device("cpu")
+        on_apples = on_apple_gpu(device, engine, world_size)
+        where = torch.device("mps" if on_apples else "cpu")
         # The same number of threads however a run is launched: additions keep their order.
         torch.set_num_threads(cpu_threads(local_size))
         keep_freed_memory()

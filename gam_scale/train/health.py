@@ -21,12 +21,13 @@ import torch.distributed as dist
 from gam_scale.errors import UserError
 from gam_scale.files import write_bytes
 from gam_scale.hardware.memory import host_memory_in_use, peak_memory_bytes
+from gam_scale.hardware.processor import widest
 from gam_scale.parallel.world import World
 from gam_scale.strict import read_record
 
 logger = logging.getLogger("gam_scale")
 
-SIDE = {"cpu": 192, "cuda": 2048}
+SIDE = {"cpu": 192, "cuda": 2048, "mps": 192}
 """Of the probe's square matrices: 0.1 ms or less on one core or one GPU."""
 IN_A_ROW = {"cpu": 1, "cuda": 20}
 """Products per timing: one launch alone would time the launch."""
@@ -117,10 +118,9 @@ class Health:
             host_memory_in_use(),
         ]
         # One sum of a table that has zeros in the others' rows: the one collective of any backend.
-        table = torch.zeros(
-            world.world_size, len(figures), dtype=torch.float64, device=world.device
-        )
-        table[world.rank] = torch.tensor(figures, dtype=torch.float64)
+        dtype = widest(world.device)
+        table = torch.zeros(world.world_size, len(figures), dtype=dtype, device=world.device)
+        table[world.rank] = torch.tensor(figures, dtype=dtype)
         world.all_reduce(table)
         return [
             RankHealth(rank, host, *row)

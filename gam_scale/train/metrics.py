@@ -13,6 +13,7 @@ from torch import Tensor
 from gam_scale.errors import UserError
 from gam_scale.evaluate.loss import perplexity
 from gam_scale.hardware.memory import allocator_figures, peak_memory_bytes
+from gam_scale.hardware.processor import synchronize
 from gam_scale.parallel.world import World
 from gam_scale.strict import shown
 from gam_scale.train.tally import Counts, Tally
@@ -77,8 +78,7 @@ class Throughput:
         return now, now - self._lap_start - self._left_out, self._waited
 
     def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device)
 
 
 class StepMetrics:

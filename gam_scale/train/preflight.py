@@ -115,9 +115,17 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "deepspeed": metadata.version("deepspeed"),
+        "deepspeed": _version("deepspeed"),
         "the code of gam_scale": digest.hexdigest(),
     }
+
+
+def _version(package: str) -> str:
+    """Of a package that not every system has."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def differing_versions(checks: list[RankCheck]) -> list[str]:

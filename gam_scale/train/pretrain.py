@@ -25,7 +25,7 @@ from gam_scale.hyperparameters import Chosen, asked, choose, filled
 from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.agreed import agreed
-from gam_scale.parallel.build import build_strategy
+from gam_scale.parallel.build import build_strategy, check_engine
 from gam_scale.parallel.optimizer import check_optimizer, parameter_groups, state_bytes
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
@@ -81,7 +81,9 @@ def pretrain(
     try:
         # Two clones may both train runs/quickstart at one port.
         job = f"{os.environ.get('SLURM_JOB_ID', '')} {os.path.realpath(config.log.run_dir)}"
-        world = ranks.start(config.parallel.device, job, timeout_s, lambda: stop.requested)
+        check_engine(config.parallel.engine)
+        device, engine = config.parallel.device, config.parallel.engine
+        world = ranks.start(device, job, timeout_s, lambda: stop.requested, engine)
         check_ranks(config, world.world_size)
         check_optimizer(config.train.optimizer)
         world = world.arranged(config.parallel)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gam_scale import pulse
 from gam_scale.data.packing import Batch
+from gam_scale.hardware.processor import widest
 from gam_scale.parallel.strategy import Strategy
 
 
@@ -15,7 +16,7 @@ class StepResult(NamedTuple):
     """What a step came to, scalars that are left on their device."""
 
     loss_sum: Tensor
-    """Over this rank's targets, float64."""
+    """Over this rank's targets, in the :func:`widest` dtype of its device."""
     n_targets: int
     """Of all ranks."""
     grad_norm: Tensor
@@ -48,7 +49,7 @@ def train_step(
         n_targets = int(strategy.world.sum(count_targets(batches))[0])
     device = strategy.world.device
     sent = transfer(batches) if transfer else (batch.to(device) for batch in batches)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    loss_sum = torch.zeros((), dtype=widest(device), device=device)
     for number, batch in enumerate(sent, 1):
         pulse.beat()
         loss_sum += strategy.backward(batch, 1.0 / n_targets, last=number == len(batches))

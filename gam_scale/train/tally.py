@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gam_scale.hardware.processor import widest
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -35,7 +37,7 @@ class Tally:
     def __init__(self, device: torch.device, start: Counts = Counts()) -> None:  # noqa: B008
         self._device = device
         self._counts = [
-            torch.full((), value, dtype=torch.float64, device=device)
+            torch.full((), value, dtype=widest(device), device=device)
             for value in vars(start).values()
         ]
 
@@ -49,7 +51,7 @@ class Tally:
             grad_norm: global, before clipping, a scalar.
         """
         loss, targets, steps, norm, skipped, in_a_row, longest, end = self._counts
-        grad_norm = grad_norm.detach().to(self._device, torch.float64, non_blocking=True)
+        grad_norm = grad_norm.detach().to(self._device, loss.dtype, non_blocking=True)
         applied = grad_norm.isfinite()
         loss += loss_sum.detach().where(applied, 0.0)
         norm += grad_norm.where(applied, 0.0)

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.data.packing import Batch
+from gam_scale.hardware.processor import widest
 from gam_scale.train.loop import Hook, Loop
 from gam_scale.train.step import StepResult
 
@@ -80,9 +81,13 @@ class PartNorms:
         total, parts = 0.0, 0
         for n, norms, scale in zip(self._targets, self._norms, self._scales, strict=True):
             if n:
-                square = float(torch.stack(norms).double().square().sum())
+                square = float(_wide(torch.stack(norms)).square().sum())
                 total, parts = total + square / float(scale) ** 2 / n, parts + 1
         return total, parts
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(widest(x.device))
 
 
 class NoiseScale(Hook):
