@@ -124,6 +124,17 @@ def test_every_setting_that_a_page_names_is_one(page):
         assert known, f"{page.name} names the setting {key}, which is not there"
 
 
+PATH = re.compile(r"((?:gam_scale|tests|configs|benchmarks|tools|slurm)/[\w/.]+\w)(?:::(\w+))?")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_tests_that_a_page_names_are_there(page):
+    for path, test in (found.groups() for code in inline(page) if (found := PATH.fullmatch(code))):
+        assert (ROOT / path).exists() or "NAME" in path, f"{page.name} names {path}"
+        text = (ROOT / path).read_text() if test else ""
+        assert not test or f"def {test}(" in text, f"{page.name} names {path}::{test}"
+
+
 def sets_read(words: list[str]) -> set[str]:
     """Prepared sets that a command reads: of its config or sweep file, or named by itself."""
     options = dict(zip(words, words[1:], strict=False))
