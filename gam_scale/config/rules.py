@@ -56,13 +56,14 @@ def check_ranks(config: RunConfig, world_size: int) -> None:
             f"train.global_batch_size is {rows}, which the {readers} ranks do not divide; expected "
             "a multiple of them with data.carry_state"
         )
-    alone = readers == 1 and not is_auto(rows) and rows <= config.train.micro_batch_size
-    if config.log.noise_every and alone:
-        raise UserError(
-            f"log.noise_every is {config.log.noise_every}, but a step of {rows} sequences is one "
-            f"micro-batch of train.micro_batch_size {config.train.micro_batch_size}, on one rank; "
-            "expected a smaller one, or log.noise_every 0"
-        )
+    for stage in stages_of(config) if config.log.noise_every and readers == 1 else []:
+        rows, micro = stage.global_batch_size, stage.micro_batch_size
+        if not is_auto(rows) and rows <= micro:
+            raise UserError(
+                f"log.noise_every is {config.log.noise_every}, but a step of {rows} sequences is "
+                f"one micro-batch of train.micro_batch_size {micro}, on one rank; expected a "
+                "smaller one, of each of train.stages too, or log.noise_every 0"
+            )
 
 
 def _check_length(config: RunConfig) -> None:

@@ -113,3 +113,10 @@ def test_one_micro_batch_is_refused(tmp_path, tiny):
     with pytest.raises(UserError, match="one micro-batch of train.micro_batch_size 4, on one rank"):
         train(tiny(tmp_path / "run", **one))
     check_ranks(from_dict(RunConfig, tiny(tmp_path / "run", **one)), 2)
+    # A stage has sizes of its own: its steps would not be measured, and nobody be told.
+    halves = [{"steps": 2, "micro_batch_size": 2}, {"steps": 2}]
+    staged = one | {"train": one["train"] | {"steps": 4, "stages": halves}}
+    with pytest.raises(UserError, match="one micro-batch of train.micro_batch_size 4, on one rank"):
+        check_ranks(from_dict(RunConfig, tiny(tmp_path / "run", **staged)), 1)
+    halves[1]["micro_batch_size"] = 1
+    check_ranks(from_dict(RunConfig, tiny(tmp_path / "run", **staged)), 1)
