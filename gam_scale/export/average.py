@@ -37,7 +37,7 @@ def checkpoints_of(paths: Sequence[str | Path], last: int = 0) -> list[Path]:
         last: the newest ones of each run directory only; 0: all.
 
     Raises:
-        UserError: there are fewer than two, or two of one step.
+        UserError: there are fewer than two or than ``last``, or two of one step.
     """
     found = [folder for path in paths for folder in _within(Path(path), last)]
     by_step = {load_state(folder).step: folder for folder in found}
@@ -88,6 +88,11 @@ def _within(path: Path, last: int) -> list[Path]:
     for folder in (path / "checkpoints", path):
         store = CheckpointStore(folder)
         if steps := store.steps():
+            if last > len(steps):
+                raise UserError(
+                    f"--last is {last} but {path} has {len(steps)} checkpoints; expected at most "
+                    "as many (checkpoint.keep_last says how many a run keeps)"
+                )
             return [store.path(step) for step in steps[-last:]]
     return [resolve(path)]
 

@@ -73,6 +73,7 @@ def test_every_tool_takes_it_and_a_run_goes_on_from_it(plateau, tiny, tmp_path, 
     summary = json.loads((tmp_path / "on" / "summary.json").read_text())
     assert summary["continued"]["kept"] == ["weights", "place in the data"]
     mistakes = {(plateau, "--last", 1): "expected two", (plateau,): "is not empty"}
+    mistakes[plateau, "--last", 4] = "--last is 4 but"
     for arguments, message in mistakes.items():
         target = out if "empty" in message else tmp_path / "new"
         assert run_tool("average_checkpoints", *arguments, "--out", target) == 2
