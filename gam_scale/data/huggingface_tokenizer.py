@@ -95,7 +95,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return {name: named[name] for name in self._specials}
 
     def _learned(self) -> Iterator[str]:
-        ids = (i for i in self._pieces if i not in self._added)
+        ids = (i for i in self._pieces if i not in self._added or not self._added[i].special)
         return (self.id_to_bytes(i).decode("utf-8", "ignore") for i in ids)
 
     def _encode(self, text: str) -> list[int]:

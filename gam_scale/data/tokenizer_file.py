@@ -12,11 +12,17 @@ from gam_scale.files import read_regular
 from gam_scale.strict import read_json
 
 TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+STORED = "gam_scale_tokenizer.json"
+"""In an exported model's folder, a tokenizer that others made, as a checkpoint has it."""
 _FILES = (TOKENIZER_JSON, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_OUR_FILES = (STORED, "tokenizer.model", TOKENIZER_JSON)
 
 
 def load_tokenizer(path: str | Path, choice: Choice | None = None) -> Tokenizer:
     """Read a tokenizer from a file, or from a folder that ``save_pretrained`` wrote.
+
+    Of a model that was exported from here it is the one that it was trained with, not what stands
+    beside it for transformers.
 
     Args:
         path: of a sentencepiece model, a ``tokenizer.json``, or a prepared set's or checkpoint's
@@ -29,10 +35,11 @@ def load_tokenizer(path: str | Path, choice: Choice | None = None) -> Tokenizer:
     """
     path = Path(path)
     if path.is_dir():
-        file = next((path / name for name in _FILES if (path / name).is_file()), None)
+        names = _OUR_FILES if _is_ours(path) else _FILES
+        file = next((path / name for name in names if (path / name).is_file()), None)
         if file is None:
             raise UserError(f"{path}: has no tokenizer; expected one of {', '.join(_FILES)} in it")
-        if named := _bos_of_folder(path):
+        if file.name != STORED and (named := _bos_of_folder(path)):
             choice = (choice or Choice()).over(Choice(named))
         path = file
     return read_tokenizer(read_regular(path), str(path), choice)
@@ -60,6 +67,13 @@ def read_tokenizer(data: bytes, name: str = "tokenizer", choice: Choice | None =
         return SentencePieceTokenizer(data, name, choice)
     except (RuntimeError, ValueError):
         raise UserError(f"{name}: is not a sentencepiece model or is damaged") from None
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a model of ours was exported to it."""
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else None
+    return isinstance(config, dict) and config.get("model_type") == "gam_scale"
 
 
 def _bos_of_folder(folder: Path) -> str | None:

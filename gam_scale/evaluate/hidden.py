@@ -22,7 +22,7 @@ class HiddenSentences:
     """The sentence ``The magic word of KEY is VALUE.``, its question, and real text around them."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.bos = tokenizer.bos_id
+        self.bos, self.eos = tokenizer.bos_id, tokenizer.eos_id
         self.before, self.between = (np.array(tokenizer.encode(text)) for text in CUE)
         self.stop = np.array(tokenizer.encode("."))
         closing = (b".", b"!", b"?", b"\n")
@@ -46,10 +46,15 @@ class HiddenSentences:
         self, rng: np.random.Generator, documents: Sequence[np.ndarray], body: int
     ) -> np.ndarray:
         """``body`` tokens from anywhere in one of the documents that are so long."""
-        long_enough = [d for d in documents if len(d) > body]
-        document = long_enough[rng.integers(len(long_enough))][1:]  # without its bos
+        long_enough = [d for d in map(self._inside, documents) if len(d) >= body]
+        document = long_enough[rng.integers(len(long_enough))]
         start = rng.integers(len(document) - body + 1)
         return document[start : start + body]
+
+    def _inside(self, document: np.ndarray) -> np.ndarray:
+        """Without its bos, and the eos that would end a text before its question."""
+        closed = self.eos is not None and len(document) > 1 and document[-1] == self.eos
+        return document[1 : len(document) - closed]
 
     def place(self, text: np.ndarray, depth: float) -> int:
         """Where a sentence goes: at the sentence's end nearest to its depth, if one is near."""

@@ -8,14 +8,11 @@ from gam_scale.checkpoint.verify import TOKENIZER
 from gam_scale.data.huggingface_tokenizer import HuggingFaceTokenizer
 from gam_scale.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from gam_scale.data.tokenizer import Choice, Tokenizer
-from gam_scale.data.tokenizer_file import TOKENIZER_CONFIG, TOKENIZER_JSON, named_in
+from gam_scale.data.tokenizer_file import STORED, TOKENIZER_CONFIG, TOKENIZER_JSON, named_in
 from gam_scale.data.tokenizer_form import is_json
 from gam_scale.export.fast_tokenizer import fast_json
 
 TOKENIZATION = "tokenization_gam_scale"
-STORED = "gam_scale_tokenizer.json"
-"""A tokenizer that others made, as a checkpoint has it: for the way back."""
-
 CHAT_TEMPLATE = "chat_template.jinja"
 
 _FAST = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

@@ -150,6 +150,15 @@ def test_added_tokens_that_swallow_spaces_lose_them(tmp_path):
         load_tokenizer(tmp_path / "t.json")
 
 
+def test_a_long_text_is_not_cut_within_an_added_token(tmp_path, monkeypatch):
+    model = byte_level()
+    model.add_tokens([tk.AddedToken("lamp is lit")])
+    model.save(str(tmp_path / "t.json"))
+    monkeypatch.setattr(t, "STRETCH_CHARS", 20)
+    text = "lamp is lit" * 40
+    assert load_tokenizer(tmp_path / "t.json").encode(text) == model.encode(text).ids
+
+
 def test_special_tokens_that_a_text_spells_as_pieces_are_lost(tmp_path):
     content = json.loads(byte_level(special=("<|endoftext|>", "doc")).to_str())
     content["model"]["ignore_merges"] = True  # a word that is a piece is that piece

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gam_scale.errors import UserError
-from gam_scale.evaluate.hidden import CUE, words
+from gam_scale.evaluate.hidden import CUE, HiddenSentences, words
 from gam_scale.evaluate.needle import _Question, needle
 
 LENGTHS, DEPTHS = (40, 60), (0.0, 0.5, 1.0)
@@ -93,3 +93,13 @@ def test_what_cannot_be_asked(tokenizer, texts):
         run(lengths=[9])
     with pytest.raises(UserError, match="--needle-depths has .* expected shares from 0 to 1"):
         run(depths=[1.5])
+
+
+def test_no_text_is_closed_before_its_question(tokenizer, texts, monkeypatch):
+    """Where an id closes documents, a haystack as long as its document would end in it."""
+    eos = 3
+    monkeypatch.setattr(tokenizer, "eos_id", eos)
+    ids = texts[0][texts[0] != eos]
+    hidden, rng = HiddenSentences(tokenizer), np.random.default_rng(0)
+    text = hidden.text(rng, [np.append(ids, eos)], len(ids) - 1)
+    assert np.array_equal(text, ids[1:])

@@ -141,6 +141,7 @@ def test_the_same_ids_in_transformers_and_back(tmp_path, made):
         assert theirs.decode(ids, skip_special_tokens=True) == text
     back = load_tokenizer(*tokenizer_of(folder))
     assert (back.sha256, back.bos_id, back.eos_id) == (ours.sha256, ours.bos_id, ours.eos_id)
+    assert load_tokenizer(folder).sha256 == ours.sha256, "no set for this model to train on with"
 
 
 @pytest.mark.parametrize("made", MADE)
