@@ -78,7 +78,12 @@ def main() -> None:
         choice=choice(options),
         valid_fraction=options.valid_fraction,
         max_documents=options.max_documents,
-        filters=Filters(options.deduplicate, options.min_chars or 0, options.max_repetition),
+        filters=Filters(
+            options.deduplicate or bool(options.deduplicate_against),
+            options.min_chars or 0,
+            options.max_repetition,
+            tuple(options.deduplicate_against),
+        ),
         pairs=pairs(options),
         workers=options.workers,
         overwrite=options.overwrite,
@@ -274,6 +279,9 @@ def parse_args() -> argparse.Namespace:
         "a document's tail where they are few; 0: none (default: %(default)s)")  # fmt: skip
     add("--deduplicate", action="store_true",
         help="leave out documents that are an earlier one again, and count them")  # fmt: skip
+    add("--deduplicate-against", type=Path, metavar="SET", action="append", default=[],
+        help="leave out the documents of this prepared set too, which was deduplicated itself; "
+        "repeatable")  # fmt: skip
     add("--min-chars", type=cli.count(), metavar="N",
         help="leave out texts of fewer characters, and count them")  # fmt: skip
     add("--max-repetition", type=cli.number(at_least=0, below=1), metavar="F",

@@ -4,8 +4,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from gam_scale.data.digests import digests_of, read_digests
 from gam_scale.data.documents import Document
 
 REPEATED, SHORT, REPETITIVE = "repeated", "short", "repetitive"
@@ -22,13 +24,15 @@ class Filters:
             whichever split. That takes about 100 bytes of memory a document.
         min_chars: leave out texts with fewer characters.
         max_repetition: leave out texts of which a larger share of :func:`repetition`.
+        against: prepared sets, deduplicated ones: ``deduplicate`` leaves out their documents too.
 
-    The last two judge texts alone, not documents that come as ids, nor conversations.
+    The lengths and shares judge texts alone, not documents that come as ids, nor conversations.
     """
 
     deduplicate: bool = False
     min_chars: int = 0
     max_repetition: float | None = None
+    against: tuple[Path, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """A JSON-ready account of those that are asked for."""
@@ -39,6 +43,8 @@ class Filters:
             settings["min_chars"] = self.min_chars
         if self.max_repetition is not None:
             settings["max_repetition"] = self.max_repetition
+        if self.against:
+            settings["deduplicate_against"] = digests_of(self.against)
         return settings
 
     def fault(self, document: Document) -> str | None:
@@ -56,11 +62,14 @@ class Sieve:
 
     Attributes:
         left_out: documents by split and by why they were left out.
+        digests: of the documents that stayed so far, where they are deduplicated.
     """
 
     def __init__(self, filters: Filters) -> None:
         self._filters = filters
-        self._seen: set[bytes] = set()
+        known = read_digests(filters.against).tobytes()
+        self._seen = {known[i : i + DIGEST_BYTES] for i in range(0, len(known), DIGEST_BYTES)}
+        self.digests = bytearray()
         self.left_out: dict[str, Counter[str]] = {}
 
     def kept(self, split: str, documents: Iterable[Document]) -> Iterator[Document]:
@@ -79,6 +88,7 @@ class Sieve:
         if known in self._seen:
             return REPEATED
         self._seen.add(known)
+        self.digests += known
         return None
 
 

@@ -124,7 +124,11 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A prepared set: token offset o of a split is in its sample ``o // block_tokens``."""
+    """A prepared set: token offset o of a split is in its sample ``o // block_tokens``.
+
+    ``digests_sha256`` is that of its documents' digests (:mod:`gam_scale.data.digests`), where it
+    was deduplicated.
+    """
 
     tokenizer: TokenizerInfo
     dtype: Literal["uint16", "uint32"]
@@ -133,6 +137,7 @@ class Manifest:
     source: dict[str, Any]
     code_version: str
     pairs: PairsInfo | None = None
+    digests_sha256: str | None = None
 
 
 def read_manifest(folder: str | Path) -> Manifest:

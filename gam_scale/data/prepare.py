@@ -5,7 +5,7 @@ import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 import gam_scale
+from gam_scale.data.digests import DIGESTS_FILE
 from gam_scale.data.documents import Document, size_of
 from gam_scale.data.encode import Carrying, Encoded, encode_documents
 from gam_scale.data.filters import Filters, Sieve
@@ -132,6 +133,8 @@ def prepare(spec: PrepareSpec) -> Manifest:
         manifest = Manifest(
             info, tokenizer.dtype, BLOCK_TOKENS, splits, source, gam_scale.__version__, pairs
         )
+        if spec.filters.deduplicate:
+            manifest = replace(manifest, digests_sha256=sha256_of(work / DIGESTS_FILE))
         write_manifest(work, manifest)
         place(work, out, spec.overwrite)
     return manifest
@@ -224,6 +227,8 @@ def _write_splits(
             writers[encoded.split].add(encoded)
             counter.advance(encoded.bytes)
     check_splits(spec, set(writers))
+    if spec.filters.deduplicate:
+        write_bytes(work / DIGESTS_FILE, bytes(sieve.digests))
     return {
         split: writer.finish(dict(sorted(sieve.left_out.get(split, {}).items())))
         for split, writer in sorted(writers.items())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gam_scale
+from gam_scale.data.digests import DIGESTS_FILE
 from gam_scale.data.manifest import (
     INDEX_FILE,
     Manifest,
@@ -195,7 +196,13 @@ class _Preparation:
         """Once all parts are measured: what becomes of each document; those left out, counted."""
         folder, path = self.folder, self.folder / VERDICTS
         if not path.exists():
-            verdicts = judge(folder.spec, folder.parts, folder / "measured", folder / "verdicts")
+            verdicts = judge(
+                folder.spec,
+                folder.parts,
+                folder / "measured",
+                folder / "verdicts",
+                folder / DIGESTS_FILE,
+            )
             write_json(path, verdicts)
         return read_json(path)
 
@@ -278,7 +285,13 @@ class _Preparation:
         tokenizer = folder.tokenizer
         info = TokenizerInfo.of(tokenizer, TOKENIZER_FILE)
         version = gam_scale.__version__
-        manifest = Manifest(info, tokenizer.dtype, BLOCK_TOKENS, splits, source, version)
+        sha256 = None
+        if folder.spec.filters.deduplicate:
+            shutil.copyfile(folder / DIGESTS_FILE, folder.set / DIGESTS_FILE)
+            sha256 = sha256_of(folder / DIGESTS_FILE)
+        manifest = Manifest(
+            info, tokenizer.dtype, BLOCK_TOKENS, splits, source, version, None, sha256
+        )
         write_manifest(folder.set, manifest)
         return manifest
 

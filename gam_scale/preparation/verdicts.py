@@ -4,6 +4,7 @@ The same as one process finds that goes over them in their order: the first of e
 stays, whichever part it is in, and documents are held out by their number in the whole corpus.
 """
 
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from gam_scale.data.digests import read_digests
 from gam_scale.data.documents import Document, utf8_size
 from gam_scale.data.filters import REPEATED
 from gam_scale.data.holdout import HoldOut, choose, divide
 from gam_scale.data.prepare import PrepareSpec
 from gam_scale.data.tokenizer_training import Draw, stretches
 from gam_scale.preparation.parts import Part
-from gam_scale.preparation.saved import load_arrays, save_arrays
+from gam_scale.preparation.saved import load_arrays, save_arrays, unfinished
 from gam_scale.preparation.survey import REASONS, Survey, staying
 
 DIGESTS_AT_ONCE = 1 << 25  # compared in memory, of about 80 bytes each
@@ -57,7 +59,7 @@ class Verdict:
 
 
 def judge(
-    spec: PrepareSpec, parts: Sequence[Part], surveys: Path, verdicts: Path
+    spec: PrepareSpec, parts: Sequence[Part], surveys: Path, verdicts: Path, digests: Path
 ) -> dict[str, dict[str, int]]:
     """Write a verdict for each part, of the surveys of all; documents left out, by split and why.
 
@@ -66,13 +68,15 @@ def judge(
         parts: of all sources.
         surveys: the folder with ``NUMBER.npz`` for each part.
         verdicts: the folder that is filled likewise.
+        digests: the file of those of the documents that stay, where they are deduplicated.
 
     Memory: 10 bytes a document, and 3 GB at most to compare digests.
     """
     paths = [surveys / f"{part.number:05d}.npz" for part in parts]
     reasons = _within_limit(spec, parts, paths)
     if spec.filters.deduplicate:
-        _mark_repeated(paths, reasons)
+        _mark_repeated(paths, reasons, read_digests(spec.filters.against))
+        _keep_digests(paths, reasons, digests)
     hold_out = HoldOut()
     if not spec.valid and spec.valid_fraction:
         sizes = array("Q")
@@ -122,14 +126,15 @@ def _within_limit(
     return reasons
 
 
-def _mark_repeated(paths: Sequence[Path], reasons: list[np.ndarray]) -> None:
-    """Note which documents are an earlier one again, some of the digests at a time."""
+def _mark_repeated(paths: Sequence[Path], reasons: list[np.ndarray], known: np.ndarray) -> None:
+    """Note which documents are an earlier or a known one again, some of the digests at a time."""
     stay = [np.flatnonzero(its == 0) for its in reasons]
     starts = np.cumsum([0, *(len(each) for each in stay)])
-    groups = -(-int(starts[-1]) // DIGESTS_AT_ONCE)
+    groups = -(-(int(starts[-1]) + len(known)) // DIGESTS_AT_ONCE)
     repeated = []
     for group in range(groups):
-        found, places = [], []
+        found = [known[known[:, 0] % np.uint64(groups) == group]]
+        places = [np.full(len(found[0]), -1)]
         for path, each, start in zip(paths, stay, starts.tolist(), strict=False):
             digests = load_arrays(path, "digests")["digests"][: len(each)]
             mine = np.flatnonzero(digests[:, 0] % np.uint64(groups) == group)
@@ -141,9 +146,21 @@ def _mark_repeated(paths: Sequence[Path], reasons: list[np.ndarray]) -> None:
         again = (both[1:] == both[:-1]).all(1)
         repeated.append(place[order[1:][again]])
     marked = np.sort(np.concatenate(repeated)) if repeated else np.empty(0, np.int64)
+    marked = marked[marked >= 0]  # the known ones are of no part
     bounds = np.searchsorted(marked, starts)
     for i, its in enumerate(reasons):
         its[stay[i][marked[bounds[i] : bounds[i + 1]] - starts[i]]] = REASONS.index(REPEATED)
+
+
+def _keep_digests(paths: Sequence[Path], reasons: Sequence[np.ndarray], target: Path) -> None:
+    """Write those of the documents that stay, in their order."""
+    again = REASONS.index(REPEATED)
+    with open(unfinished(target), "wb") as file:
+        for path, its in zip(paths, reasons, strict=True):
+            compared = its[(its == 0) | (its == again)]
+            digests = load_arrays(path, "digests")["digests"][: len(compared)]
+            file.write(digests[compared == 0].tobytes())
+    os.replace(unfinished(target), target)
 
 
 def _training_stretches(

@@ -139,6 +139,35 @@ def test_a_document_that_gives_its_tail(tmp_path, fraction):
     same(spec, tmp_path, (2,))
 
 
+def test_a_second_set_without_what_the_first_has(corpus, model, tmp_path):
+    def spec(pattern, *against, deduplicate=True):
+        filters = Filters(deduplicate, 4, None, against)
+        return PrepareSpec(
+            tmp_path, [source(corpus / pattern)], tokenizer=model, filters=filters,
+            valid_fraction=0,
+        )  # fmt: skip
+
+    def documents(folder):
+        return np.fromfile(folder / "digests.bin", "V16").tolist()
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    same(spec("[0-2].jsonl"), first, (2,))
+    made = same(spec("*.jsonl", first / "plain"), second, (2,))
+    has, had = documents(second / "plain"), documents(first / "plain")
+    assert len(has) == sum(s.documents for s in made.splits.values()) and len(set(has)) == len(has)
+    whole = prepare(dataclasses.replace(spec("*.jsonl"), out=tmp_path / "whole"))
+    assert not set(has) & set(had) and set(has) | set(had) == set(documents(tmp_path / "whole"))
+    assert whole.source != made.source
+    prepare(dataclasses.replace(spec("0.jsonl", deduplicate=False), out=tmp_path / "not"))
+    with pytest.raises(UserError, match="not: was prepared without --deduplicate"):
+        prepare(dataclasses.replace(spec("*.jsonl", tmp_path / "not"), out=tmp_path / "x"))
+    (first / "plain" / "digests.bin").write_bytes(bytes(32))
+    with pytest.raises(UserError, match=r"digests\.bin: has changed since the set was prepared"):
+        prepare(dataclasses.replace(spec("*.jsonl", first / "plain"), out=tmp_path / "x"))
+
+
 @pytest.mark.parametrize("limit", [None, 70])
 def test_splits_of_their_own_and_a_given_tokenizer(corpus, model, tmp_path, limit):
     spec = PrepareSpec(
@@ -215,7 +244,9 @@ def test_files_are_parts_of_a_size(tmp_path, monkeypatch):
 @pytest.mark.parametrize("at_once", [7, 1 << 25])
 def test_repeated_digests_as_one_set_finds_them(tmp_path, monkeypatch, at_once):
     monkeypatch.setattr(verdicts, "DIGESTS_AT_ONCE", at_once)
-    rng, seen, expected, reasons, paths = np.random.default_rng(at_once), set(), [], [], []
+    rng = np.random.default_rng(at_once)
+    known = rng.integers(0, 6, (5, 2)).astype(np.uint64)
+    seen, expected, reasons, paths = set(map(tuple, known)), [], [], []
     for number in range(5):
         digests = rng.integers(0, 6, (rng.integers(0, 30), 2)).astype(np.uint64)
         its = rng.integers(0, 2, 2 * len(digests)).astype(np.uint8)
@@ -229,7 +260,7 @@ def test_repeated_digests_as_one_set_finds_them(tmp_path, monkeypatch, at_once):
         verdicts.save_arrays(paths[-1], digests=digests)
         reasons.append(its)
         expected.append(own)
-    verdicts._mark_repeated(paths, reasons)
+    verdicts._mark_repeated(paths, reasons, known)
     assert [r.tolist() for r in reasons] == [e.tolist() for e in expected]
 
 
