@@ -4,12 +4,42 @@ import json
 import random
 from pathlib import Path
 
+import pytest
+
 from gam_scale.data.pairs import Pairs
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.rows import Reading
 from gam_scale.data.sources import parse_source
+from gam_scale.data.tokenizer import Choice, Tokenizer
+from gam_scale.data.tokenizer_file import load_tokenizer
 
 WORDS = ("the", "old", "harbour", "was", "quiet", "that", "morning", "and", "nobody", "came")
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{% endgeneration %}"
+    "{% else %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""A template with special tokens by name, and transformers' tag for answers."""
+SPECIAL = ["<|endoftext|>", "<|eos|>", "<|im_start|>", "<|im_end|>"]
+
+
+def byte_level(folder: Path) -> Tokenizer:
+    """A tokenizer as GPT-2's, with tokens of chats and an end of its own."""
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=340,
+        special_tokens=SPECIAL,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator(["User: it is.\n\nAssistant: Is it?!\n" * 9], trainer)
+    model.save(str(folder / "tokenizer.json"))
+    return load_tokenizer(folder / "tokenizer.json", Choice(eos="<|eos|>"))
 
 
 def row(i: int) -> dict:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gam_scale.data.conversation import Conversation
 from gam_scale.data.documents import PIECE_CHARS, Document, TokenIds, utf8_size
 
 TOLERANCE = 0.2  # of the asked share: how far whole documents may be from it
@@ -21,14 +22,18 @@ class HoldOut:
     tail_bytes: int = 0  # of document ``cut``
 
     def split(self, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
-        """Every (split, document) in their order; head and tail of the cut one separately."""
+        """Every (split, document) in their order; head and tail of the cut one separately.
+
+        A conversation is held out whole instead of cut.
+        """
         for index, document in enumerate(documents):
             parts = divide(document, self.tail_bytes) if index == self.cut else None
             if parts:
                 yield "train", parts[0]
                 yield "valid", parts[1]
             else:
-                yield "valid" if index in self.documents else "train", document
+                whole = index == self.cut and isinstance(document, Conversation)
+                yield "valid" if whole or index in self.documents else "train", document
 
 
 def choose(sizes: Sequence[int], fraction: float) -> HoldOut:

@@ -124,7 +124,7 @@ class FileSource:
 
     @property
     def text_bytes(self) -> int | None:
-        if all(path.suffix in (".txt", ".jsonl") for path in self.files):
+        if not self.how.pairs and all(path.suffix in (".txt", ".jsonl") for path in self.files):
             return sum(path.stat().st_size for path in self.files)
         return None
 

@@ -378,7 +378,9 @@ def _lanes(split: TokenSplit, seq_len: int, rows: int, seed: int) -> Lanes:
 
 
 def _check_length(split: TokenSplit, seq_len: int) -> None:
-    if split.tokens > seq_len:
+    if (
+        split.tokens > seq_len or split.manifest.pairs is not None
+    ):  # packed to a length of their own
         return
     message = f"{split.name} holds {split.tokens} tokens, too few for one sequence of data.seq_len "
     message += f"{seq_len} and the token after it; expected "

@@ -4,19 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from chats import CHATML, byte_level
 
 from gam_scale.data.chat_template import DEFAULT, ChatTemplate
 from gam_scale.data.conversation import Conversation, Message, conversation_of
-from gam_scale.data.tokenizer import Choice
 from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
-
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
-    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{% endgeneration %}"
-    "{% else %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 def talk(*contents: str, system: str = "") -> Conversation:
@@ -41,23 +34,10 @@ def ours(prepared_set):
     return load_tokenizer(prepared_set / "tokenizer.model")
 
 
-@pytest.fixture(scope="module")
-def byte_level(tmp_path_factory):
+@pytest.fixture(scope="module", name="byte_level")
+def byte_level_fixture(tmp_path_factory):
     """One as GPT-2's, with tokens of chats and an end of its own."""
-    tokenizers = pytest.importorskip("tokenizers")
-    model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=340,
-        special_tokens=["<|endoftext|>", "<|eos|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    model.train_from_iterator(["User: it is.\n\nAssistant: Is it?!\n" * 9], trainer)
-    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    model.save(str(file))
-    return load_tokenizer(file, Choice(eos="<|eos|>"))
+    return byte_level(tmp_path_factory.mktemp("tokenizer"))
 
 
 def learned(tokenizer, ids, carries) -> list[str]:

@@ -81,3 +81,15 @@ def test_weights_that_know_other_ids_are_warned_of(tmp_path, tiny, prepared_set,
     }
     train(tiny(tmp_path / "run", data={"sets": [{"path": str(chats)}]}, **changes))
     assert "is not that of data.sets, so its weights know other words" in capsys.readouterr().err
+
+
+def test_three_conversations_are_enough(tmp_path, tiny, prepared_set):
+    chats = tmp_path / "chats"
+    short = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{i}?", "completion": "no"} for i in range(3)]
+    short.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare(spec_of(short, chats, prepared_set, SEQ_LEN, valid_fraction=0.01))
+    splits = read_manifest(chats).splits
+    assert (splits["train"].documents, splits["valid"].documents) == (2, 1)
+    train(tiny(tmp_path / "run", data={"sets": [{"path": str(chats)}]}, train={"steps": 3}))
+    assert "val_loss" in (tmp_path / "run" / "metrics.jsonl").read_text()
