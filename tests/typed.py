@@ -122,6 +122,8 @@ def _read_files(tool: str, args: argparse.Namespace) -> None:
     given = vars(args)
     config = given.get("config")
     for path in config if isinstance(config, list) else [config]:
+        if str(path).startswith("runs/"):  # what another command writes
+            continue
         if path and not PLACEHOLDER.search(str(path)) and tool != "bootstrap":
             overrides = given.get("overrides") or []
             load_config(ROOT / path, [_in_place(item) for item in overrides])

@@ -1,0 +1,100 @@
+"""docs/huggingface.md from text to a merged adapter and back, on a tiny hybrid, as it stands."""
+
+import json
+import os
+
+import pytest
+import sentencepiece as spm
+import torch
+from closeness import off
+from conftest import sentences
+from pages import ROOT, blocks, commands
+
+from gam_scale.checkpoint.load import load_trained
+from gam_scale.checkpoint.state import load_state
+from gam_scale.export.hf_import import read_hf
+from gam_scale.export.imported import write_checkpoint
+
+PAGE = ROOT / "docs" / "huggingface.md"
+SMALL = {
+    "model.d_model": 32,
+    "model.attention.n_heads": 2,
+    "model.memory.n_heads": 2,
+    "train.steps": 6,
+    "train.warmup_steps": 2,
+    "train.global_batch_size": 4,
+    "eval.every_steps": 0,
+    "log.wandb": "off",
+    "log.tensorboard": "false",
+    "parallel.engine": "torch",
+    "parallel.device": "cpu",
+}
+LOAD = {"trust_remote_code": True}
+
+
+def llama_kind(folder):
+    """A folder with a sentencepiece model of Llama 2's kind: a dummy prefix, <s> and </s>."""
+    folder.mkdir(parents=True)
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences(0, 60).splitlines()),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=330,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+
+
+def test_the_page_word_for_word(tmp_path, run_tool, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("peft", reason="peft is missing; the extra hf has it")
+    pytest.importorskip("accelerate", reason="accelerate is missing; the extra hf has it")
+    monkeypatch.chdir(tmp_path)
+    llama_kind(tmp_path / "data" / "llama")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "text.txt").write_text(sentences(1, 300))
+    typed = [
+        c.words
+        for c in commands(PAGE)
+        if any("runs/llama" in w or "llama-set" in w for w in c.words)
+    ]
+    code, given = blocks(PAGE, "python")[0].replace("=20", "=3"), {}
+    for _, path, *words in [words for words in typed if words[0] == "python"]:
+        tool = path.removeprefix("tools/").removesuffix(".py")
+        if tool == "pretrain":
+            words += [word for k, v in SMALL.items() for word in ("--set", f"{k}={v}")]
+        words = ["text.txt" if word == "python-stdlib" else word for word in words]
+        if "import" in words:
+            exec(code, given)
+        assert run_tool(tool, *words) == 0, words
+    assert load_state(tmp_path / "runs/llama-back-on/checkpoints/step-00000006").step == 6
+
+    # What came back is the merged model, and the base model with the adapter that was saved.
+    ids = torch.tensor([given["tokenizer"](sentences(2, 2)).input_ids])
+    back = load_trained("runs/llama-back")
+    merged = transformers.AutoModelForCausalLM.from_pretrained("runs/llama-merged", **LOAD)
+    base = transformers.AutoModelForCausalLM.from_pretrained("runs/llama-hf", **LOAD)
+    with torch.no_grad():
+        found, before = back.model(ids), base(ids).logits
+        assert off(merged(ids).logits, found) < 1e-6 < off(before, found)
+        import peft
+
+        assert (
+            off(peft.PeftModel.from_pretrained(base, "runs/llama-lora")(ids).logits, found) < 1e-5
+        )
+    assert back.tokenizer.encode("def a b") == load_trained("runs/llama").tokenizer.encode(
+        "def a b"
+    )
+
+    # A checkpoint of Trainer itself.
+    arguments = transformers.TrainingArguments(
+        "runs/whole", max_steps=2, save_steps=2, per_device_train_batch_size=1, report_to="none"
+    )
+    rows, tokenizer = given["rows"], given["tokenizer"]
+    transformers.Trainer(merged, arguments, train_dataset=rows, processing_class=tokenizer).train()
+    checkpoint = tmp_path / "runs/whole/checkpoint-2"
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == 2
+    again = write_checkpoint(read_hf(checkpoint, None), tmp_path / "runs/again")
+    assert load_state(again).step == 8 and os.path.isfile("runs/again/config.json")
