@@ -7,6 +7,7 @@ on with the text. Ctrl-C ends an answer, Ctrl-D (the end of the input) the chat.
 """
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Iterator
@@ -62,7 +63,8 @@ def _chat(chat: Chat, first: str, max_tokens: int | None) -> None:
     """Answer ``first``, if there is one, and then one line after the other, up to their end."""
     with suppress(ImportError):
         import readline  # noqa: F401 (lines can then be edited)
-    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    with suppress(io.UnsupportedOperation):  # something has read of it already
+        sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     said: str | None = first or _line()
     while said is not None:
         if is_text(said):

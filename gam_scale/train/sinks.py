@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from gam_scale.config import RunConfig
 from gam_scale.errors import printable
 from gam_scale.files import append_regular
+from gam_scale.run.evaluations import MEASURED
 from gam_scale.run.metrics_file import JsonLines, Line
 from gam_scale.run.records import LAYERS, SAMPLES, LayerRecord, Records, medians, read_records
 from gam_scale.train.boards import Guarded, TensorBoard, Wandb
@@ -182,7 +183,7 @@ def format_line(line: Line, total_steps: int, brief: bool = False) -> str:
 
 def _is_measured(key: str) -> bool:
     """Whether a line has it from an evaluation."""
-    return key.startswith(("val_", "task/"))
+    return key.startswith(MEASURED)
 
 
 def _thousands(value: float | None) -> str | None:

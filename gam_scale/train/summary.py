@@ -19,6 +19,7 @@ from gam_scale.model.lm import outline
 from gam_scale.parallel.world import World
 from gam_scale.run.chosen import read_chosen
 from gam_scale.run.directory import RunDir
+from gam_scale.run.evaluations import write_evaluations
 from gam_scale.run.figures import Origin, read_summary
 from gam_scale.run.goodput import goodput
 from gam_scale.run.metrics_file import Line, is_finite, read_metrics
@@ -77,6 +78,7 @@ def finish(run: RunDir, world: World, validated: Sequence[str], *, compiled: boo
         time_spent = _made("goodput", partial(goodput, run))
         figures |= time_spent.figures() if time_spent else {}
         write_json(run.summary, {k: v if is_finite(v) else None for k, v in figures.items()})
+    _made("evaluations.csv", partial(write_evaluations, run.path))
     if not run.report.exists():
         _made("report.html", partial(write_report, run.path))
 

@@ -63,6 +63,10 @@ def test_tasks_are_curves_and_leave_the_run_as_it_is(tmp_path, tiny, whole, curv
     assert found[10] == answers(whole(**settings(tasks)))[10]
     summary = json.loads((run / "summary.json").read_text())
     assert summary["task/recall/accuracy"] == found[10]["task/recall/accuracy"]
+    header, *rows = (run / "evaluations.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["5", "10"] and "val_loss" in header.split(",")
+    column = header.split(",").index("task/recall/accuracy")
+    assert float(rows[1].split(",")[column]) == found[10]["task/recall/accuracy"]
     page, log = ((run / name).read_text() for name in ("report.html", "logs/rank0.log"))
     assert "share of right answers" in page and "  recall 0." in log
 
