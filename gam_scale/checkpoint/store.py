@@ -151,6 +151,8 @@ def best_checkpoint(path: str | Path) -> Path:
     Raises:
         UserError: it is no run directory, or has none.
     """
+    if is_url(path):
+        raise UserError(f"{path} is a URL, of which the newest is taken; expected no --best")
     for folder in (Path(path) / "checkpoints", Path(path)):
         if best := CheckpointStore(folder).best():
             return best

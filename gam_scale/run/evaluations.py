@@ -30,5 +30,7 @@ def table(lines: Sequence[Line]) -> list[list[object]]:
     keys = list(dict.fromkeys(key for line in lines for key in line if key.startswith(MEASURED)))
     measured = [line for line in lines if any(key in line for key in keys)]
     columns = ["step", "tokens", *keys]
-    rows = [["" if line.get(key) is None else line[key] for key in columns] for line in measured]
-    return [columns, *rows] if rows else []
+    rows: list[list[object]] = [list(columns)] if measured else []
+    for line in measured:
+        rows.append(["" if line.get(key) is None else line[key] for key in columns])
+    return rows
