@@ -57,6 +57,7 @@ def main() -> None:
         args.limit,
         args.forecast,
         args.forecast_runs,
+        args.loss_unit,
     )
     given = [*args.csv, *args.curves, args.lr, *args.evaluation, args.sweep, args.contexts]
     given += [args.forecast, args.forecast_runs]
@@ -137,7 +138,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--loss-unit",
         choices=list(UNITS),
-        help="of the column loss (nats per token); bits and perplexity are per token, too",
+        help="of the column loss of --csv and --forecast-runs (nats per token); bits and "
+        "perplexity are per token, too; other files are in nats",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report")
     add_files: dict[str, Any] = {"type": Path, "action": "append", "default": [], "metavar": "FILE"}

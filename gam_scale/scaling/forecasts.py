@@ -11,7 +11,7 @@ from gam_scale.errors import UserError
 from gam_scale.report.numbers import UNKNOWN, Range, large, ranged
 from gam_scale.report.table import Table
 from gam_scale.scaling.extrapolation import ASKED
-from gam_scale.scaling.runs_csv import read_number, read_table, read_text
+from gam_scale.scaling.runs_csv import in_nats, read_number, read_table, read_text
 
 COLUMNS = ("family", "tokens_by", "params", "tokens", "loss", "loss_run_low", "loss_run_high")
 RUN_COLUMNS = ("family", "params", "tokens", "loss")
@@ -53,18 +53,20 @@ class Forecast:
         return f"{said} and came to {self.measured:.3f}, {self.error:+.2%} off{where}: {met}."
 
 
-def read_forecasts(forecast: Path, runs: Path | None) -> list[Forecast]:
+def read_forecasts(forecast: Path, runs: Path | None, unit: str | None = None) -> list[Forecast]:
     """The models that an earlier report was asked about, with what their runs came to.
 
     Args:
         forecast: that report's extrapolation.csv.
         runs: with the columns of :data:`RUN_COLUMNS`, such as runs.csv of a sweep; None: to come.
+        unit: of their losses, as :func:`~gam_scale.scaling.runs_csv.read_csv` has it; forecasts are
+            in nats.
 
     Raises:
         UserError: a file is not one of these, or a run is none of the models.
     """
     forecasts = _read(forecast)
-    for line, family, (params, tokens, loss) in _runs(runs) if runs is not None else ():
+    for line, family, (params, tokens, loss) in _runs(runs, unit) if runs is not None else ():
         of_it = [
             (abs(f.params / params - 1) + abs(f.tokens / tokens - 1), i)
             for i, f in enumerate(forecasts)
@@ -126,10 +128,12 @@ def _read(path: Path) -> list[Forecast]:
     return forecasts
 
 
-def _runs(path: Path) -> list[tuple[int, str, tuple[float, float, float]]]:
+def _runs(path: Path, unit: str | None) -> list[tuple[int, str, tuple[float, float, float]]]:
+    rows = read_table(path, RUN_COLUMNS)
+    losses = in_nats(rows, [read_number(path, i, "loss", row["loss"]) for _, i, row in rows], unit)
     runs = []
-    for _, line, row in read_table(path, RUN_COLUMNS):
-        n, d, loss = (read_number(path, line, name, row[name]) for name in RUN_COLUMNS[1:])
+    for (_, line, row), loss in zip(rows, losses, strict=True):
+        n, d = (read_number(path, line, name, row[name]) for name in RUN_COLUMNS[1:3])
         runs.append((line, read_text(path, line, "family", row["family"]), (n, d, loss)))
     return runs
 

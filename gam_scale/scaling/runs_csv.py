@@ -77,7 +77,7 @@ def read_csv(*paths: str | Path, unit: str | None = None, shared_exponent: bool 
     _check_duplicates(rows, numbers, texts)
     _check_spelling(rows, texts.get("family", []))
     _check_flops(rows, numbers)
-    numbers["loss"] = _in_nats(rows, numbers["loss"], unit)
+    numbers["loss"] = in_nats(rows, numbers["loss"], unit)
     further = [
         name
         for name in names
@@ -290,8 +290,8 @@ def _check_flops(rows: list[Row], numbers: dict[str, list[float]]) -> None:
             )
 
 
-def _in_nats(rows: list[Row], loss: list[float], unit: str | None) -> list[float]:
-    """Losses in nats per token.
+def in_nats(rows: list[Row], loss: list[float], unit: str | None) -> list[float]:
+    """Losses of rows in nats per token; ``unit`` see :func:`read_csv`.
 
     Raises:
         UserError: no loss has such a value, or the unit must be said.

@@ -119,6 +119,7 @@ def read_supplement(
     limits: Iterable[str] = (),
     forecast: Path | None = None,
     forecast_runs: Path | None = None,
+    loss_unit: str | None = None,
 ) -> Supplement:
     """Read what there is.
 
@@ -131,6 +132,7 @@ def read_supplement(
         limits: sentences.
         forecast: see :func:`read_forecasts`.
         forecast_runs: likewise.
+        loss_unit: of these; all other losses are in nats.
 
     Raises:
         UserError: naming the file, and what in it cannot be read.
@@ -139,7 +141,7 @@ def read_supplement(
         [curve for path in curves for curve in _curves(path)],
         _rates(rates) if rates is not None else [],
         contexts=read_contexts(contexts) if contexts is not None else [],
-        forecasts=read_forecasts(forecast, forecast_runs) if forecast is not None else [],
+        forecasts=[] if forecast is None else read_forecasts(forecast, forecast_runs, loss_unit),
         sweep=json.dumps(read_json(sweep), indent=2) if sweep is not None else "",
         limits=tuple(limits),
     )

@@ -1,5 +1,6 @@
 """A loss predicted before its run stands beside what the run came to."""
 
+import math
 import re
 from pathlib import Path
 
@@ -53,6 +54,18 @@ def test_a_run_is_that_of_the_nearest_forecast(tmp_path) -> None:
     rows = "gam,1e9,1.014e10,2.01", "gam,1e9,1e10,3.01"
     came = written(tmp_path / "r.csv", "family,params,tokens,loss", *rows)
     assert [f.measured for f in read_forecasts(forecast, came)] == [3.01, 2.01]
+
+
+def test_runs_have_the_unit_that_is_said(tmp_path) -> None:
+    """Forecasts are in nats: bits or perplexities beside them would be a miss by 44% or more."""
+    forecast = written(tmp_path / "f.csv", HEADER, "gam,asked,1e9,1e10,3,,")
+    for unit, loss in (("bits", 3 / math.log(2)), ("perplexity", math.exp(3)), ("nats", 3.0)):
+        came = written(tmp_path / "r.csv", "family,params,tokens,loss", f"gam,1e9,1e10,{loss}")
+        (found,) = read_forecasts(forecast, came, unit)
+        assert found.measured == pytest.approx(3.0)
+    came = written(tmp_path / "r.csv", "family,params,tokens,loss", "gam,1e9,1e10,20.1")
+    with pytest.raises(UserError, match="line 2, column loss is 20.1, more nats per token"):
+        read_forecasts(forecast, came)
 
 
 def test_a_forecast_is_met_to_half_a_percent() -> None:
