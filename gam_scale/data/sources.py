@@ -29,7 +29,7 @@ from gam_scale.data.rows import (
     import_for,
     kept,
 )
-from gam_scale.data.tokens import TokenReading, TokenSource, is_tokens
+from gam_scale.data.tokens import INDEX, SUFFIXES, TokenReading, TokenSource, is_tokens
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular
 from gam_scale.strict import is_text, read_json, read_record
@@ -312,7 +312,7 @@ def _files_of_folder(folder: Path, role: str) -> tuple[Path, ...]:
     files = [path for path in folder.rglob("*") if not path.is_dir()]
     readable = sorted(path for path in files if path.is_file() and format_of(path))
     if not readable:
-        raise _no_file(str(folder))
+        raise _no_text(folder, files)
     if ignored := Counter(path.suffix or "no suffix" for path in set(files) - set(readable)):
         kinds = ", ".join(f"{number} {kind}" for kind, number in ignored.most_common(5))
         print(
@@ -320,6 +320,22 @@ def _files_of_folder(folder: Path, role: str) -> tuple[Path, ...]:
             file=sys.stderr,
         )
     return tuple(readable)
+
+
+def _no_text(folder: Path, files: list[Path]) -> UserError:
+    """Of a folder; tokens are asked for by the names of their files, or of their own folder."""
+    if found := next((p for p in sorted(files) if p.suffix in SUFFIXES), None):
+        return UserError(
+            f"{folder}: has no text, but tokens; expected a glob of their files, as "
+            f"'{found.parent}/*{found.suffix}'"
+        )
+    inner = sorted({path.parent for path in files if path.name == INDEX})
+    if found := next(filter(is_tokens, inner), None):
+        return UserError(
+            f"{folder}: has no text, but MDS shards of tokens below it; expected their own folder, "
+            f"as {found}"
+        )
+    return _no_file(str(folder))
 
 
 def _no_file(spec: str) -> UserError:

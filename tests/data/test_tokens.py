@@ -209,6 +209,16 @@ def test_an_account_of_a_folder_is_of_all_its_shards(tmp_path, ids):
     assert parse_source(str(path), tokens=HOW).describe() != before
 
 
+def test_a_folder_of_tokens_says_how_to_name_them(tmp_path, ids):
+    (tmp_path / "a").mkdir()
+    plain(tmp_path / "a" / "part", ids)
+    with pytest.raises(UserError, match=r"no text, but tokens; expected a glob .*/a/\*\.bin'"):
+        parse_source(str(tmp_path / "a"), tokens=HOW)
+    mds(tmp_path / "b" / "train", ids)
+    with pytest.raises(UserError, match="MDS shards of tokens below it; expected .*/b/train"):
+        parse_source(str(tmp_path / "b"), tokens=HOW)
+
+
 def test_wide_ids_are_not_read_as_narrow_ones(tmp_path, ids):
     wide = plain(tmp_path / "a", ids, "<u4")
     with pytest.raises(UserError, match="every second id of uint16 is 0.*--token-dtype uint32"):
