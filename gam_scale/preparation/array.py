@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -154,8 +155,7 @@ class OnSlurm(Array):
             said = _end_of_log(Path(log))
             if state in (*ENDED[1:], "") and (state or re.search("^error: ", said, re.MULTILINE)):
                 code, by_signal = status
-                # srun's status of a task that a signal ended is 128 and the signal's number.
-                why = reason(-by_signal if by_signal else min(0, 128 - code), said)
+                why = reason(-by_signal if by_signal else _of_srun(code), said)
                 if state not in ("FAILED", ""):
                     why = f"Slurm says {state}; {why}"
                 found.append(Failure(str(code), why, Path(log)))
@@ -164,6 +164,11 @@ class OnSlurm(Array):
     def stop(self) -> None:
         """Cancel them."""
         subprocess.run(["scancel", *self._jobs], capture_output=True)
+
+    def wait(self) -> None:
+        """Until none is at work, as far as there is a Slurm here to ask."""
+        while slurm_states() is not None and self.at_work():
+            time.sleep(self.poll_s)
 
 
 def parameters(stage: str, size: Size) -> dict[str, object]:
@@ -231,6 +236,11 @@ def _end_of(number: str) -> tuple[str, tuple[int, int]]:
     state, code = re.search(r"\bJobState=(\w+)", said), re.search(r"\bExitCode=(\d+):(\d+)", said)
     status = (int(code[1]), int(code[2])) if code else (1, 0)
     return state[1] if state else "", status
+
+
+def _of_srun(code: int) -> int:
+    """Its status; below 0 the signal's of a task that one ended, for which srun has 128 and it."""
+    return 128 - code if code - 128 in set(signal.Signals) else code
 
 
 def _end_of_log(path: Path) -> str:

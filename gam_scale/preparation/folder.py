@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import gam_scale
 from gam_scale.data.prepare import TOKENIZER_FILE, PrepareSpec
@@ -51,30 +52,34 @@ class Folder:
         """What tasks are given, and their logs."""
         return self.path / "jobs"
 
-    def begin(self, spec: PrepareSpec) -> None:
-        """Make it, or find it as an earlier command with an equal ``spec`` left it.
+    def is_begun(self, spec: PrepareSpec) -> bool:
+        """Whether an earlier command with an equal ``spec`` left it.
 
         Raises:
             UserError: it was begun from something else, and ``spec.overwrite`` does not say that
                 this may go.
         """
-        now = {"source": spec.describe(), "code": gam_scale.__version__}
-        before = read_json(self / BEGUN) if (self / BEGUN).exists() else None
-        if before is not None and before != now:
-            if not spec.overwrite:
-                raise UserError(
-                    f"{spec.out}: its preparation was begun from other inputs or settings; "
-                    "expected the same ones, another --out, or --overwrite to begin anew"
-                )
-            before = None
-        if before is None:
+        if not (self / BEGUN).exists():
+            return False
+        same = read_json(self / BEGUN) == _made_of(spec)
+        if not same and not spec.overwrite:
+            raise UserError(
+                f"{spec.out}: its preparation was begun from other inputs or settings; "
+                "expected the same ones, another --out, or --overwrite to begin anew"
+            )
+        return same
+
+    def begin(self, spec: PrepareSpec) -> None:
+        """Make it, or go on with it where :meth:`is_begun`."""
+        goes_on = self.is_begun(spec)
+        if not goes_on:
             self.clear()
         for name in (*STAGES, "verdicts", "set", "jobs"):
             (self / name).mkdir(exist_ok=True)
         write_bytes(self / "spec.pickle", pickle.dumps(spec))
-        if before is None:
+        if not goes_on:
             write_bytes(self / "parts.pickle", pickle.dumps(cut_up(spec)))
-            write_json(self / BEGUN, now)
+            write_json(self / BEGUN, _made_of(spec))
 
     def clear(self) -> None:
         """Remove all but the lock."""
@@ -117,3 +122,7 @@ class Folder:
         if not self.is_judged:
             return None
         return Verdict.load(self / "verdicts" / f"{part.number:05d}.npz")
+
+
+def _made_of(spec: PrepareSpec) -> dict[str, Any]:
+    return {"source": spec.describe(), "code": gam_scale.__version__}

@@ -93,6 +93,9 @@ def prepare_spread(spec: PrepareSpec, cluster: str, size: Size) -> Manifest:
             "be written to"
         ) from None
     with _locked(folder, spec.out):
+        if not folder.is_begun(spec) and (earlier := OnSlurm.earlier(folder.jobs)):
+            earlier.stop()  # it writes what is of other settings
+            earlier.wait()
         folder.begin(spec)
         manifest = _Preparation(folder, cluster, size).run(source)
         place(folder.set, out, spec.overwrite)

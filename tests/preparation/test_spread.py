@@ -16,8 +16,9 @@ from gam_scale.data.sources import HubSource, StdlibSource, parse_source
 from gam_scale.data.tokenizer_training import train_tokenizer
 from gam_scale.data.tokens import TokenReading
 from gam_scale.errors import EndedByOthers, UserError
+from gam_scale.preparation import array as array_module
 from gam_scale.preparation import parts, spread, verdicts
-from gam_scale.preparation.array import Array, Failure, Size
+from gam_scale.preparation.array import Array, Failure, OnSlurm, Size
 from gam_scale.preparation.folder import Folder
 from gam_scale.preparation.spread import prepare_spread
 from gam_scale.preparation.streams import shard_bounds
@@ -320,8 +321,14 @@ def test_other_settings_or_sources_are_never_mixed(corpus, tmp_path, monkeypatch
         part.check()
     with pytest.raises(UserError, match="begun from other inputs"):
         prepare_spread(spec, "local", Size(2, 1))
-    spec = dataclasses.replace(spec, overwrite=True)
+    spec, ended = dataclasses.replace(spec, overwrite=True), []
+    monkeypatch.setattr(OnSlurm, "stop", lambda array: ended.append(array.numbers))
+    monkeypatch.setattr(
+        array_module, "slurm_states", lambda: {"7_0": "CANCELLED"} if ended else {"7_0": "RUNNING"}
+    )
+    (Folder.of(spec.out).jobs / "slurm.json").write_text('{"7_0": "log"}')
     same = prepare_spread(spec, "local", Size(2, 1))
+    assert ended == ["7"], "an array at work on other settings would write beside the new ones"
     assert same == prepare(dataclasses.replace(spec, out=tmp_path / "plain"))
 
 
@@ -344,3 +351,8 @@ def test_two_commands_at_once(corpus, tmp_path):
     with spread._locked(folder, spec.out), refused:
         prepare_spread(spec, "local", Size(2, 1))
     prepare_spread(spec, "local", Size(2, 1))
+
+
+@pytest.mark.parametrize(("code", "status"), [(0, 0), (2, 2), (137, -9), (143, -15), (255, 255)])
+def test_what_srun_says_of_signals(code, status):
+    assert array_module._of_srun(code) == status
