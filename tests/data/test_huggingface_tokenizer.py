@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from gam_scale.data import tokenizer as t
+from gam_scale.data.chat_template import DEFAULT, ChatTemplate
+from gam_scale.data.conversation import Conversation, Message
 from gam_scale.data.tokenizer import Choice
 from gam_scale.data.tokenizer_file import load_tokenizer, read_tokenizer
 from gam_scale.errors import UserError
+from gam_scale.export.tokenizer_files import tokenizer_files
 
 tk = pytest.importorskip("tokenizers")
 
@@ -80,6 +83,31 @@ KINDS = {
     "llama": lambda: with_spaces("metaspace"),
     "gemma": lambda: with_spaces(""),
 }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conversations_have_the_ids_that_transformers_gives(tmp_path, kind):
+    """Answers are encoded by themselves here, and the whole text at once there."""
+    transformers = pytest.importorskip("transformers")
+    KINDS[kind]().save(str(tmp_path / "tokenizer.json"))
+    model = load_tokenizer(tmp_path / "tokenizer.json")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, content in tokenizer_files(model, DEFAULT).items():
+        (folder / name).write_bytes(content)
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    ours, rng = ChatTemplate(DEFAULT, model), random.Random(0)
+    parts = [*"".join(TEXT[:1]), "    ", "the", " \n", "\n\n", ".\n", "(", '"', "\u2028", "\ufb01"]
+    for _ in range(40):
+        talk = []
+        for role in ("user", "assistant") * rng.randrange(1, 4):
+            content = "".join(rng.choices(parts, k=rng.randrange(1, 20)))
+            talk.append({"role": role, "content": content if content.strip() else "x"})
+        said = [Message(m["role"], m["content"], m["role"] == "assistant") for m in talk]
+        ids, _ = ours.encode(Conversation(tuple(said)))
+        assert ids.tolist() == theirs.apply_chat_template(talk)["input_ids"]
+        begun = theirs.apply_chat_template(talk[:-1], add_generation_prompt=True)["input_ids"]
+        assert ours.prompt(said[:-1]) == begun
 
 
 @pytest.mark.parametrize("kind", KINDS)
