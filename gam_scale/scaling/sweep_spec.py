@@ -8,6 +8,19 @@ from gam_scale.errors import UserError
 from gam_scale.model.short_form import block_option, memory_option
 from gam_scale.strict import from_dict, option, read_json, section
 
+RULED = {
+    "lr": "expected families.lr or lrs, or dial.lr",
+    "steps": "expected budgets",
+    "epochs": "expected budgets",
+    "stages": "expected budgets",
+    "seed": "expected seeds",
+    "global_batch_size": "expected dial.batch_size",
+    "warmup_steps": "expected dial.warmup_ratio and warmup_steps",
+    "schedule": "expected none: all runs have wsd",
+    "decay_ratio": "expected dial.decay_ratio",
+}
+"""Settings of the train section that follow from a sweep's own, by what is set in their place."""
+
 
 @dataclass
 class FamilySpec:
@@ -141,9 +154,18 @@ def _check(spec: SweepSpec) -> None:
                 f"widths has {width}; expected multiples of dial.head_channels "
                 f"{spec.dial.head_channels}"
             )
+    _check_settings("set", spec.set)
     for family in spec.families:
         _check_rates(family)
+        _check_settings(f"families.{family.name}.set", family.set)
     _check_further(spec)
+
+
+def _check_settings(where: str, settings: dict[str, Any]) -> None:
+    """Refuse what the sweep's own rules would overwrite."""
+    for name in settings.get("train") or {}:
+        if name in RULED:
+            raise UserError(f"{where} has train.{name}, which the sweep itself sets; {RULED[name]}")
 
 
 def _check_rates(family: FamilySpec) -> None:

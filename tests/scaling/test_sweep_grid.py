@@ -54,6 +54,11 @@ def test_isoflop_budgets_are_flops(tmp_path) -> None:
         ({"families": [{"name": "a/b"}]}, "the name 'a/b'"),
         ({"budgets": [1e3]}, "expected at least 10"),
         ({"budget": [1e3]}, "did you mean budgets"),
+        ({"set": {"train": {"lr": "auto"}}}, "set has train.lr, .* expected families.lr"),
+        (
+            {"families": [{"name": "a", "set": {"train": {"warmup_steps": 9}}}]},
+            "families.a.set has train.warmup_steps, .* expected dial.warmup_ratio",
+        ),
         ({"vocab_size": 0}, "vocab_size is 0"),
         ({"families": [{"name": "a", "lr": 1, "lrs": {"64": 1, "128": 1}}]}, "a has lr and lrs"),
         ({"families": [{"name": "a", "lrs": {"64": 0.1}}]}, "expected two widths"),
