@@ -1,26 +1,17 @@
 """docs/checkpoints.md: its commands work as typed, on a small model."""
 
 import json
-import re
 import shlex
-from pathlib import Path
 
+from pages import ROOT, commands
 from warm import run
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def commands() -> list[str]:
-    """What the page has a user type."""
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "docs/checkpoints.md").read_text(), re.M | re.S)
-    return "".join(blocks).replace("\\\n", " ").splitlines()
 
 
 def test_the_commands_of_the_page_work(tmp_path, tiny):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny(tmp_path / "run", train={"steps": 2, "warmup_steps": 1})))
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "c")}
-    asked = commands()
+    asked = [each.line for each in commands(ROOT / "docs/checkpoints.md")]
     assert len(asked) == 3
     for command in [asked[-1], *asked[:-1]]:  # what is read is written first
         command = command.replace("/backup", str(tmp_path)).replace("data/gam-hf", f"{tmp_path}/hf")

@@ -1,11 +1,12 @@
 """Checkpoints at a URL: which of them are whole, and how they come to this machine, verified."""
 
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from gam_scale.checkpoint.names import name_of, step_of
+from gam_scale.checkpoint.names import BEST, name_of, step_of
 from gam_scale.checkpoint.verify import check_file, read_checksums
 from gam_scale.errors import UserError
 from gam_scale.files import CHECKSUMS, put_in_place
@@ -65,17 +66,18 @@ def take_files(remote: Remote, folder: Path, part: int = 0, n_parts: int = 1) ->
         raise _not_fetched(remote, error) from None
 
 
-def fetched(url: str, cache: Path | None = None) -> Path:
+def fetched(url: str, cache: Path | None = None, *, best: bool = False) -> Path:
     """A copy on this machine of the checkpoint that a URL means, made unless it is there.
 
     Args:
         url: of a step-* folder, or of a run, whose newest whole checkpoint is meant.
         cache: where copies are kept; None: below the user's cache folder.
+        best: the one of the lowest validation loss instead of the newest.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    remote = _find(Remote(url, "the checkpoint"))
+    remote = _find(Remote(url, "the checkpoint"), best=best)
     try:
         seal = patiently(lambda: remote.read(CHECKSUMS))
     except Exception as error:
@@ -106,20 +108,24 @@ def copies_of(url: str, cache: Path | None) -> Path:
     return (cache or _users_cache()) / cache_key(as_url(url))
 
 
-def _find(remote: Remote) -> Remote:
-    """The checkpoint that the URL means: at it, or the newest in the run that lies there."""
+def _find(remote: Remote, *, best: bool) -> Remote:
+    """The checkpoint that the URL means: at it, or the newest or best in the run there."""
     try:
         sizes = patiently(remote.sizes)
+        note = patiently(lambda: remote.read(f"{CHECKPOINTS}/{BEST}")) if best else None
     except Exception as error:
         raise remote.failed(error, "read") from None
-    if CHECKSUMS in sizes:
+    if CHECKSUMS in sizes and not best:
         return remote
     for folder in (CHECKPOINTS, ""):
-        if steps := whole_steps(checkpoints_in(sizes, folder)):
+        steps = whole_steps(checkpoints_in(sizes, folder))
+        if best:  # there is a note in a run alone
+            steps = [step for step in steps if note and json.loads(note).get("step") == step]
+        if steps:
             return remote.below(f"{folder}/{name_of(steps[-1])}".lstrip("/"))
     raise UserError(
-        f"{remote.url} holds no whole checkpoint; expected the URL of a run that "
-        "checkpoint.mirror wrote, or of a step-* folder in it"
+        f"{remote.url} holds no {'best' if best else 'whole'} checkpoint; expected the URL of a "
+        "run that checkpoint.mirror wrote, or of a step-* folder in it"
     )
 
 

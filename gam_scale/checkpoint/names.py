@@ -2,6 +2,8 @@
 
 import re
 
+BEST = "best.json"
+"""Beside checkpoints: which of them has the lowest validation loss."""
 EXACT = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from gam_scale.checkpoint.canonical import CanonicalTensors, write_index
 from gam_scale.checkpoint.fetch import fetched
 from gam_scale.checkpoint.fit import check_parameters
-from gam_scale.checkpoint.names import name_of, step_of
+from gam_scale.checkpoint.names import BEST, name_of, step_of
 from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.checkpoint.verify import CONFIG, STATE, TOKENIZER
@@ -29,8 +29,6 @@ from gam_scale.files import (
 )
 from gam_scale.remote import as_url, is_url
 from gam_scale.strict import read_record, to_dict
-
-BEST = "best.json"
 
 
 @dataclass
@@ -152,7 +150,7 @@ def best_checkpoint(path: str | Path) -> Path:
         UserError: it is no run directory, or has none.
     """
     if is_url(path):
-        raise UserError(f"{path} is a URL, of which the newest is taken; expected no --best")
+        return fetched(as_url(path), best=True)
     for folder in (Path(path) / "checkpoints", Path(path)):
         if best := CheckpointStore(folder).best():
             return best

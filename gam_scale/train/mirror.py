@@ -12,15 +12,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gam_scale import pulse
 from gam_scale.checkpoint.fetch import CHECKPOINTS, checkpoints_in, whole_steps
-from gam_scale.checkpoint.names import name_of
-from gam_scale.checkpoint.store import BEST
+from gam_scale.checkpoint.names import BEST, name_of
 from gam_scale.config import CheckpointConfig
 from gam_scale.files import CHECKSUMS, write_json
 from gam_scale.parallel.agreed import agreed
@@ -106,16 +105,19 @@ class Mirror:
                 self._run.checkpoints.prune(self._settings.keep_last, self._settings.keep_steps)
             self._next()
 
-    def finish(self, *, finished: bool) -> None:
+    def finish(self, asked_to_stop: Callable[[], bool]) -> None:
         """Wait for what is on its way, not for ever; then upload the records once more.
 
         Args:
-            finished: the run is; if not, a signal stops it, and its time is short.
+            asked_to_stop: whether a signal has asked this process to: its time is short then.
         """
-        seconds = self._settings.mirror_wait_s * (END_PATIENCE if finished else 1)
-        deadline = time.monotonic() + seconds
+        begun, seconds = time.monotonic(), self._settings.mirror_wait_s
+        patience = END_PATIENCE
         while self._step is not None:
-            total, late = self._world.sum(self.ballot(), time.monotonic() > deadline)
+            if patience > 1 and asked_to_stop():
+                begun, patience = time.monotonic(), 1
+            waited = time.monotonic() - begun
+            total, late = self._world.sum(self.ballot(), waited > patience * seconds)
             if total == self._world.world_size:
                 self.agreed(total)
             elif late:
@@ -126,15 +128,14 @@ class Mirror:
         left = [*self._waiting, *self.uploading]
         if left:
             logger.warning(
-                "%s lacks the checkpoint of step %s: %.0f s were not enough; the next start of the "
-                "run, from this directory, uploads it",
+                "%s lacks the checkpoint of step %s: the time was not enough "
+                "(checkpoint.mirror_wait_s); the next start from this directory uploads it",
                 self._remote.url,
                 ", ".join(map(str, sorted(left))),
-                seconds,
             )
         elif self._world.is_main:
             self._uploads.begin(self._put_records)
-        self._uploads.stop(max(1.0, deadline - time.monotonic()))
+        self._uploads.stop(max(1.0, begun + patience * seconds - time.monotonic()))
 
     def _next(self) -> None:
         if not self._waiting or self._is_off:

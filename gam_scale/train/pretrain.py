@@ -176,7 +176,7 @@ def _pretrain(
     world.barrier()
     if mirror is not None:
         watchdog.at(config.train.steps, "waiting for the mirror")
-        mirror.finish(finished=outcome == "finished")
+        mirror.finish(lambda: stop.requested)
     return outcome == "finished"
 
 

@@ -7,11 +7,11 @@ import re
 import shlex
 import subprocess
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
 from packaging.requirements import Requirement
+from pages import ROOT, commands
 from small import small
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -33,8 +33,6 @@ from gam_scale.parallel.build import check_engine
 from gam_scale.parallel.device import on_apple_gpu, on_gpus
 from gam_scale.strict import describe
 from gam_scale.train.tally import Tally
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -196,13 +194,11 @@ def test_the_quickstart_takes_the_engine_that_is_there(tmp_path, system, engine)
 
 
 def test_the_commands_of_the_page_work(tmp_path, tiny):
-    text = (ROOT / "docs/laptops.md").read_text()
-    (block,) = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)
-    quick, *commands = block.replace("\\\n", " ").splitlines()
+    quick, *typed = (each.line for each in commands(ROOT / "docs/laptops.md"))
     assert quick == "make quickstart"
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny(tmp_path / "run", train={"steps": 2, "warmup_steps": 1})))
-    for command in commands:
+    for command in typed:
         words = command.replace("configs/quickstart.json", str(config))
         _, *argv = shlex.split(words.replace("runs/", f"{tmp_path}/"))
         short = ["--set", "train.steps=2"] if "pretrain" in command else ["--max-tokens", "4"]

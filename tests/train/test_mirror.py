@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from whole_runs import after_step, assert_equal_runs, killed_after, train
 from gam_scale import remote
 from gam_scale.checkpoint.fetch import checkpoints_in, whole_steps
 from gam_scale.checkpoint.load import load_trained
-from gam_scale.checkpoint.store import CheckpointStore, resolve
+from gam_scale.checkpoint.store import CheckpointStore, best_checkpoint, resolve
 from gam_scale.checkpoint.verify import verify_checkpoint
 from gam_scale.errors import UserError
 from gam_scale.files import CHECKSUMS
@@ -63,7 +64,8 @@ def mirrored(tiny, run: Path, url: str, **changes: dict) -> dict:
 
 
 def test_a_machine_with_an_empty_directory_goes_on(tmp_path, tiny, whole, curve, url):
-    with killed_after(15):
+    note = tmp_path / "first/logs/wandb_id"
+    with killed_after(15), after_step(2, lambda: note.write_text("run-1")):
         train(mirrored(tiny, tmp_path / "first", url))
     assert steps_at(url)[-1] <= 12
     train(mirrored(tiny, tmp_path / "second", url))
@@ -71,7 +73,8 @@ def test_a_machine_with_an_empty_directory_goes_on(tmp_path, tiny, whole, curve,
     there, here = steps_at(url), CheckpointStore(tmp_path / "second" / "checkpoints")
     assert there == here.steps() == [18, 20], "other checkpoints are kept than here"
     names = records_in(tmp_path / "second")
-    assert {"config.json", "metrics.jsonl", "report.html", "summary.json"} < set(names)
+    wanted = {"config.json", "metrics.jsonl", "report.html", "summary.json", "logs/wandb_id"}
+    assert wanted < set(names), "wandb would take the run for another one"
     for name in names:
         content = (tmp_path / "second" / name).read_bytes()
         assert Remote(url, "the test").read(name) == content, name
@@ -169,6 +172,38 @@ def test_what_a_kill_left_unsealed_is_uploaded_by_the_next_start(tmp_path, tiny,
     train(mirrored(tiny, run, folder_url, train=settings))
     assert steps_at(folder_url) == [6]
     assert checkpoints_in(there.sizes()).keys() == {6}, "an unsealed checkpoint is left there"
+
+
+def test_training_waits_for_no_upload(tmp_path, tiny, folder_url, monkeypatch):
+    """It ends although the first file is on its way until the last step."""
+    over, put, here = threading.Event(), Remote.put, []
+
+    def stuck(self, local, name):
+        assert over.wait(60), "training waits for an upload"
+        put(self, local, name)
+
+    def look():
+        here.extend(CheckpointStore(tmp_path / "run/checkpoints").steps())
+        over.set()
+
+    monkeypatch.setattr(Remote, "put", stuck)
+    settings = {"every_steps": 3, "keep_last": 1, "keep_best": False}
+    with after_step(19, look):
+        train(mirrored(tiny, tmp_path / "run", folder_url, checkpoint=settings))
+    assert 3 in here and len(here) <= 3, "what is being uploaded was removed, or more is kept"
+    assert steps_at(folder_url) == CheckpointStore(tmp_path / "run/checkpoints").steps() == [20]
+
+
+def test_a_requeued_job_goes_on_elsewhere_though_it_says_fresh(
+    tmp_path, tiny, folder_url, monkeypatch, whole, curve
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with killed_after(14):
+        train(mirrored(tiny, tmp_path / "first", folder_url), fresh=True)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    train(mirrored(tiny, tmp_path / "second", folder_url), fresh=True)
+    assert_equal_runs(whole(), tmp_path / "second", curve)
+    assert "fetched the checkpoint" in (tmp_path / "second/logs/rank0.log").read_text()
 
 
 class Outage(Exception):
@@ -284,10 +319,28 @@ def test_tools_and_other_runs_read_a_url(tmp_path, tiny, url, monkeypatch, run_t
         run_tool("generate", tmp_path / "run", "the ", "--max-tokens", 4, "--temperature", 0) == 0
     )
     assert capsys.readouterr().out == text
+    assert best_checkpoint(url).name == best_checkpoint(tmp_path / "run").name
+    with pytest.raises(UserError, match="holds no best checkpoint"):
+        best_checkpoint(f"{url}/nothing")
     for key in ("continue_from", "init_from"):
         train(tiny(tmp_path / key, checkpoint={key: url}, train={"steps": 2, "warmup_steps": 1}))
     origin = json.loads((tmp_path / "continue_from/continued.json").read_text())
     assert origin["step"] == 6
+
+
+def test_data_and_mirror_at_one_server(tmp_path, tiny, s3, monkeypatch, prepared_set, whole, curve):
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    there = Remote(f"s3://{BUCKET}/data", "the test")
+    for path in filter(Path.is_file, prepared_set.rglob("*")):
+        there.put(path, path.relative_to(prepared_set).as_posix())
+    url = f"s3://{BUCKET}/both"
+    config = mirrored(tiny, tmp_path / "run", url, data={"sets": [{"path": there.url}]})
+    with killed_after(8):
+        train(config)
+    shutil.rmtree(tmp_path / "run")
+    train(config)
+    assert_equal_runs(whole(), tmp_path / "run", curve)
 
 
 @pytest.mark.parametrize(
