@@ -106,8 +106,6 @@ def _open_named(
         splits = open_split(entries, entry.split, cache, tokenizer)
         for split in splits:
             split.check_cut(data.seq_len, "data.seq_len")
-        for split in splits:
-            split.check_cut(data.seq_len, "data.seq_len")
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if not any(split.tokens > 1 for split in splits):
