@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,44 @@ def inline(page: Path) -> list[str]:
     """Code within a page's sentences and tables, each in one line."""
     text = FENCED.sub("", page.read_text(encoding="utf-8"))
     return [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
+
+
+QUICK = {
+    "train.warmup_steps": 2,
+    "train.global_batch_size": 4,
+    "eval.every_steps": 0,
+    "log.wandb": "off",
+    "log.tensorboard": "false",
+    "parallel.engine": "torch",
+    "parallel.device": "cpu",
+}
+"""What makes a page's training one of seconds, with a smaller model and fewer steps."""
+
+
+def overrides(settings: dict[str, object]) -> list[str]:
+    """The words that set these on a command line."""
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def type_in(
+    run_tool: Callable[..., int],
+    words: list[str],
+    settings: dict[str, object],
+    instead: dict[str, object],
+) -> None:
+    """Run a page's command in this process.
+
+    Args:
+        run_tool: the fixture.
+        words: of the command.
+        settings: of a training, over the page's own.
+        instead: of some words.
+    """
+    program, path, *rest = words
+    assert program == "python", words
+    tool = path.removeprefix("tools/").removesuffix(".py")
+    more = overrides(settings) if tool == "pretrain" else []
+    assert run_tool(tool, *[instead.get(word, word) for word in rest], *more) == 0, words
 
 
 COMMANDS = [command for page in PAGES for command in commands(page)]

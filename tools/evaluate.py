@@ -35,9 +35,9 @@ from gam_scale.evaluate.effective_context import (
     effective_context,
     windows_of,
 )
-from gam_scale.evaluate.key_values import PairsResult, key_values
+from gam_scale.evaluate.key_values import KeyValues, PairsResult
 from gam_scale.evaluate.loss import LossResult, mean_loss, pad_rows
-from gam_scale.evaluate.needle import NeedleResult, needle
+from gam_scale.evaluate.needle import NeedleResult, Needles
 from gam_scale.evaluate.recall import KINDS, PRESETS, RecallResult, recall_config
 from gam_scale.evaluate.report import write_comparison
 from gam_scale.evaluate.same_tokens import compare_spans, parse_spans
@@ -236,7 +236,7 @@ def _needle(
     lengths, texts = _haystacks(trained, source, seq_len, args)
     read = partial(last_log_probs, trained.model)
     depths, counts = sorted(args.needle_depths), (args.trials, args.candidates)
-    return needle(read, trained.tokenizer, texts, lengths, depths, *counts, args.seed)
+    return Needles(trained.tokenizer, texts, lengths, depths, *counts, args.seed).ask(read)
 
 
 def _pairs(
@@ -245,7 +245,8 @@ def _pairs(
     lengths, texts = _haystacks(trained, source, seq_len, args)
     read = partial(last_log_probs, trained.model)
     counts = {"trials": args.trials, "candidates": args.candidates, "seed": args.seed}
-    return key_values(read, trained.tokenizer, texts, lengths, sorted(args.pairs), **counts)
+    pairs = sorted(args.pairs)
+    return KeyValues(trained.tokenizer, texts, lengths, pairs, **counts).ask(read)
 
 
 def _haystacks(

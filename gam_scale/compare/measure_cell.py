@@ -26,8 +26,8 @@ from gam_scale.evaluate.effective_context import (
     windows_of,
 )
 from gam_scale.evaluate.hidden import TOKENS_PER_PASS
-from gam_scale.evaluate.key_values import key_values
-from gam_scale.evaluate.needle import needle
+from gam_scale.evaluate.key_values import KeyValues
+from gam_scale.evaluate.needle import Needles
 from gam_scale.evaluate.text import TextSource, batches, documents
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.experiment.cell import Cell, Row
@@ -171,9 +171,8 @@ def _positions(trained: Trained, asked: MeasureRun) -> Row:
 def _needle(trained: Trained, asked: MeasureRun) -> Row:
     texts = documents(trained, TextSource(), asked.length)
     read, settings = _reader(trained), asked.settings
-    result = needle(
-        read, trained.tokenizer, texts, [asked.length], settings.depths, settings.trials
-    )
+    lengths, depths = [asked.length], settings.depths
+    result = Needles(trained.tokenizer, texts, lengths, depths, settings.trials).ask(read)
     ((_, accuracy),) = result.by_length
     return {
         "accuracy": accuracy.mean,
@@ -187,9 +186,8 @@ def _needle(trained: Trained, asked: MeasureRun) -> Row:
 def _pairs(trained: Trained, asked: MeasureRun) -> Row:
     texts = documents(trained, TextSource(), asked.length)
     read, settings = _reader(trained), asked.settings
-    result = key_values(
-        read, trained.tokenizer, texts, [asked.length], settings.pairs, settings.trials
-    )
+    lengths, pairs = [asked.length], settings.pairs
+    result = KeyValues(trained.tokenizer, texts, lengths, pairs, settings.trials).ask(read)
     cells = [
         [c.pairs, c.accuracy.mean, c.accuracy.low, c.accuracy.high, c.copied.mean, c.trials]
         for c in result.cells

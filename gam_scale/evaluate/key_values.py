@@ -56,27 +56,6 @@ class PairsResult:
         }
 
 
-def key_values(
-    last_log_probs: Callable[[Tensor], Tensor],
-    tokenizer: Tokenizer,
-    documents: Sequence[np.ndarray],
-    lengths: Sequence[int],
-    pairs: Sequence[int],
-    trials: int = 50,
-    candidates: int = 32,
-    key_words: int = 2,
-    seed: int = 0,
-) -> PairsResult:
-    """Make :class:`KeyValues` of these, and ask a model for them.
-
-    Args:
-        last_log_probs: maps ids (B, T) to log-probabilities of the next token (B, vocab_size).
-        tokenizer: the model's; all others as those of the class.
-    """
-    made = KeyValues(tokenizer, documents, lengths, pairs, trials, candidates, key_words, seed)
-    return made.ask(last_log_probs)
-
-
 class KeyValues:
     """Texts that hide ``The magic word of KEY is VALUE.`` several times and ask for one.
 

@@ -50,26 +50,6 @@ class NeedleResult:
         return to_chance(self.by_length, self.chance)
 
 
-def needle(
-    last_log_probs: Callable[[Tensor], Tensor],
-    tokenizer: Tokenizer,
-    documents: Sequence[np.ndarray],
-    lengths: Sequence[int],
-    depths: Sequence[float],
-    trials: int = 20,
-    candidates: int = 32,
-    seed: int = 0,
-) -> NeedleResult:
-    """Make :class:`Needles` of these, and ask a model for them.
-
-    Args:
-        last_log_probs: maps ids (B, T) to log-probabilities of the next token (B, vocab_size).
-        tokenizer: the model's; all others as those of the class.
-    """
-    made = Needles(tokenizer, documents, lengths, depths, trials, candidates, seed)
-    return made.ask(last_log_probs)
-
-
 class Needles:
     """Texts that hide ``The magic word of KEY is VALUE.`` and ask for it at their ends.
 

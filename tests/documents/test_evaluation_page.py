@@ -3,7 +3,7 @@
 import json
 import shlex
 
-from pages import ROOT, commands
+from pages import ROOT, commands, overrides
 from warm import run
 
 PAGE = ROOT / "docs" / "evaluation.md"
@@ -34,7 +34,7 @@ def test_its_commands_run_in_their_order(tmp_path, prepared_set):
         python, tool, *words = shlex.split(command.line, comments=True)
         assert python == "python"
         if tool == "tools/pretrain.py":
-            words += [part for item in SMALLER.items() for part in ("--set", "{}={}".format(*item))]
+            words += overrides(SMALLER)
         done = run([ROOT / tool, *words], cwd=tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         said[command.line] = done.stdout

@@ -8,7 +8,7 @@ import sentencepiece as spm
 import torch
 from closeness import off
 from conftest import sentences
-from pages import ROOT, blocks, commands
+from pages import QUICK, ROOT, blocks, commands, type_in
 
 from gam_scale.checkpoint.load import load_trained
 from gam_scale.checkpoint.state import load_state
@@ -16,18 +16,11 @@ from gam_scale.export.hf_import import read_hf
 from gam_scale.export.imported import write_checkpoint
 
 PAGE = ROOT / "docs" / "huggingface.md"
-SMALL = {
+SMALL = QUICK | {
     "model.d_model": 32,
     "model.attention.n_heads": 2,
     "model.memory.n_heads": 2,
     "train.steps": 6,
-    "train.warmup_steps": 2,
-    "train.global_batch_size": 4,
-    "eval.every_steps": 0,
-    "log.wandb": "off",
-    "log.tensorboard": "false",
-    "parallel.engine": "torch",
-    "parallel.device": "cpu",
 }
 LOAD = {"trust_remote_code": True}
 
@@ -61,14 +54,10 @@ def test_the_page_word_for_word(tmp_path, run_tool, monkeypatch):
         if any("runs/llama" in w or "llama-set" in w for w in c.words)
     ]
     code, given = blocks(PAGE, "python")[0].replace("=20", "=3"), {}
-    for _, path, *words in [words for words in typed if words[0] == "python"]:
-        tool = path.removeprefix("tools/").removesuffix(".py")
-        if tool == "pretrain":
-            words += [word for k, v in SMALL.items() for word in ("--set", f"{k}={v}")]
-        words = ["text.txt" if word == "python-stdlib" else word for word in words]
+    for words in [words for words in typed if words[0] == "python"]:
         if "import" in words:
             exec(code, given)
-        assert run_tool(tool, *words) == 0, words
+        type_in(run_tool, words, SMALL, {"python-stdlib": "text.txt"})
     assert load_state(tmp_path / "runs/llama-back-on/checkpoints/step-00000006").step == 6
 
     # What came back is the merged model, and the base model with the adapter that was saved.

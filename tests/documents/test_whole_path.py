@@ -7,21 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import ROOT, blocks, commands
+from pages import QUICK, ROOT, blocks, commands, type_in
 
 PAGE = ROOT / "docs" / "whole_path.md"
-SMALL = {
-    "model.d_model": 64,
-    "data.seq_len": 64,
-    "train.steps": 12,
-    "train.warmup_steps": 2,
-    "train.global_batch_size": 4,
-    "eval.every_steps": 0,
-    "log.wandb": "off",
-    "log.tensorboard": "false",
-    "parallel.engine": "torch",
-    "parallel.device": "cpu",
-}
+SMALL = QUICK | {"model.d_model": 64, "data.seq_len": 64, "train.steps": 12}
 STACKS = {
     "gam_delta": '["gam_delta"]',
     "hybrid": '["gam_delta", "gam_delta", "gam_delta", "attention"]',
@@ -38,24 +27,16 @@ def test_from_a_text_to_lm_eval(layers, tmp_path, run_tool, monkeypatch):
     tokenizer, adapter, task = blocks(PAGE, "python")
     exec(tokenizer.replace('"*.py"', '"[a-c]*.py"').replace("4096", "600"), {})
     prepare, train, export, *measure = (command.words for command in commands(PAGE))
-    typed(prepare, run_tool, **{"python-stdlib": source_of_some_files(tmp_path)})
-    small = [word for k, v in SMALL.items() for word in ("--set", f"{k}={v}")]
-    typed([*train, *small, "--set", f"model.layers={layers}"], run_tool)
-    typed(export, run_tool)
+    settings = SMALL | {"model.layers": layers}
+    instead = {"python-stdlib": source_of_some_files(tmp_path)}
+    for words in (prepare, train, export):
+        type_in(run_tool, words, settings, instead)
     learned: dict = {}
     exec(adapter, learned)
     assert learned["losses"][-1] < learned["losses"][0] - 0.1
     exec(task, {})
     before, after = (bits_per_byte(words) for words in measure)
     assert 0 < after < before - 0.02
-
-
-def typed(words, run_tool, **instead):
-    """A command of the page, in this process."""
-    program, path, *rest = words
-    assert program == "python"
-    tool = path.removeprefix("tools/").removesuffix(".py")
-    assert run_tool(tool, *[instead.get(word, word) for word in rest]) == 0, words
 
 
 def source_of_some_files(folder):

@@ -7,7 +7,7 @@ import torch
 from gam_scale.errors import UserError
 from gam_scale.evaluate.hidden import HiddenSentences, pooled, to_chance, words
 from gam_scale.evaluate.interval import Interval
-from gam_scale.evaluate.key_values import _keys, _row, key_values
+from gam_scale.evaluate.key_values import KeyValues, _keys, _row
 
 
 def reader(tokenizer, whole_key: bool):
@@ -28,11 +28,11 @@ def reader(tokenizer, whole_key: bool):
 
 def test_the_key_decides(tokenizer, texts):
     settings = {"lengths": [120, 200], "pairs": [2, 4], "trials": 30, "candidates": 8}
-    right = key_values(reader(tokenizer, True), tokenizer, texts, **settings)
+    right = KeyValues(tokenizer, texts, **settings).ask(reader(tokenizer, True))
     assert [(c.length, c.pairs) for c in right.cells] == [(120, 2), (120, 4), (200, 2), (200, 4)]
     assert all(c.accuracy.mean == c.copied.mean == 1.0 for c in right.cells)
     assert right.chance_from == {2: None, 4: None}
-    copies = key_values(reader(tokenizer, False), tokenizer, texts, **settings)
+    copies = KeyValues(tokenizer, texts, **settings).ask(reader(tokenizer, False))
     for c in copies.cells:
         assert c.copied.mean == 1.0 and c.accuracy.low < c.chance < c.accuracy.high
     assert copies.chance_from == {2: 120, 4: 120}
@@ -52,9 +52,9 @@ def test_a_text_holds_every_sentence_once_and_asks_for_the_first(tokenizer, text
 
 def test_what_cannot_be_asked(tokenizer, texts):
     with pytest.raises(UserError, match="--pairs has .*; expected numbers from 2 to the 4"):
-        key_values(reader(tokenizer, True), tokenizer, texts, [90], [5], candidates=4)
+        KeyValues(tokenizer, texts, [90], [5], candidates=4).ask(reader(tokenizer, True))
     with pytest.raises(UserError, match="has 30, too few tokens for 4 sentences and a question"):
-        key_values(reader(tokenizer, True), tokenizer, texts, [30], [4], candidates=8)
+        KeyValues(tokenizer, texts, [30], [4], candidates=8).ask(reader(tokenizer, True))
 
 
 def test_where_chance_begins():

@@ -6,7 +6,7 @@ import torch
 
 from gam_scale.errors import UserError
 from gam_scale.evaluate.hidden import CUE, HiddenSentences, words
-from gam_scale.evaluate.needle import _Question, needle
+from gam_scale.evaluate.needle import Needles, _Question
 
 LENGTHS, DEPTHS = (40, 60), (0.0, 0.5, 1.0)
 V = 350
@@ -37,7 +37,7 @@ def test_words_are_whole_and_the_tokenizers_own(tokenizer):
 
 
 def test_a_model_that_copies_scores_one_everywhere(tokenizer, texts):
-    result = needle(copier(999), tokenizer, texts, LENGTHS, DEPTHS, trials=5, candidates=6)
+    result = Needles(tokenizer, texts, LENGTHS, DEPTHS, trials=5, candidates=6).ask(copier(999))
     assert [(c.length, c.depth) for c in result.cells] == [(n, d) for n in LENGTHS for d in DEPTHS]
     for cell in result.cells:
         assert (cell.accuracy.mean, cell.rank, cell.trials) == (1.0, 1.0, 5)
@@ -46,7 +46,7 @@ def test_a_model_that_copies_scores_one_everywhere(tokenizer, texts):
 
 
 def test_a_short_memory_loses_what_is_deep(tokenizer, texts):
-    result = needle(copier(25), tokenizer, texts, [60], [0.0, 1.0], trials=5, candidates=6)
+    result = Needles(tokenizer, texts, [60], [0.0, 1.0], trials=5, candidates=6).ask(copier(25))
     deep, near = result.cells
     assert (near.accuracy.mean, near.gain.mean) == (1.0, 4.0)
     assert (deep.accuracy.mean, deep.gain.mean) == (0.0, 0.0)  # ties are not knowledge
@@ -58,7 +58,7 @@ def test_guessing_is_at_chance(tokenizer, texts):
     def guess(tokens):
         return torch.log_softmax(torch.randn(len(tokens), V, generator=generator), -1)
 
-    (cell,) = needle(guess, tokenizer, texts, [40], [0.5], trials=300, candidates=4).cells
+    (cell,) = Needles(tokenizer, texts, [40], [0.5], trials=300, candidates=4).ask(guess).cells
     assert cell.accuracy.low < 0.25 < cell.accuracy.high
     assert cell.gain.low < 0 < cell.gain.high
     assert cell.rank == pytest.approx(2.5, abs=0.25)
@@ -85,7 +85,7 @@ def test_rows_differ_in_the_needle_only(tokenizer, texts):
 def test_what_cannot_be_asked(tokenizer, texts):
     def run(**changes):
         settings = {"lengths": [60], "depths": [0.5], "candidates": 4} | changes
-        needle(copier(9), tokenizer, texts, **settings)
+        Needles(tokenizer, texts, **settings).ask(copier(9))
 
     with pytest.raises(UserError, match="ids that are whole words, too few for 300 candidates"):
         run(candidates=300)

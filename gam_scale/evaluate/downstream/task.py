@@ -3,16 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from importlib import import_module
-from pathlib import Path
-from pkgutil import iter_modules
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.evaluate.interval import Interval
+from gam_scale.evaluate.kinds import Kinds
 from gam_scale.evaluate.scorer import Scorer
 from gam_scale.strict import from_dict, shown
 
@@ -50,27 +48,11 @@ class DownstreamTask(ABC):
         """
 
 
-T = TypeVar("T", bound=type[DownstreamTask])
-_KINDS: dict[str, type[DownstreamTask]] = {}
-
-
-def downstream(kind: str) -> Callable[[T], T]:
-    """Register a kind of task: the decorator of its class."""
-
-    def register(cls: T) -> T:
-        assert kind not in _KINDS, f"two tasks are called {kind}"
-        cls.kind = kind
-        _KINDS[kind] = cls
-        return cls
-
-    return register
-
-
-def kinds() -> dict[str, type[DownstreamTask]]:
-    """Every kind by its name."""
-    for module in iter_modules([str(Path(__file__).parent)], f"{__package__}."):
-        import_module(module.name)
-    return dict(sorted(_KINDS.items()))
+_KINDS: Kinds[DownstreamTask] = Kinds("gam_scale.evaluate.downstream")
+downstream = _KINDS.register
+"""The decorator of a kind of task, by its name."""
+kinds = _KINDS.all
+"""Every kind by its name."""
 
 
 def read_tasks(tasks: Mapping[str, Any], where: str) -> dict[str, DownstreamTask]:

@@ -1,17 +1,15 @@
 """What a synthetic task is, and the registry of their kinds: one file each, beside this one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
-from pkgutil import iter_modules
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 
 from gam_scale.data.packing import Batch
 from gam_scale.errors import UserError
+from gam_scale.evaluate.kinds import Kinds
 from gam_scale.model.loss import IGNORE
 
 
@@ -83,27 +81,11 @@ class Task(ABC):
         """Accuracy of naming at random one of the answers of :attr:`guessed`."""
 
 
-T = TypeVar("T", bound=type[Task])
-_KINDS: dict[str, type[Task]] = {}
-
-
-def task(kind: str) -> Callable[[T], T]:
-    """Register a kind of task: the decorator of its class."""
-
-    def register(cls: T) -> T:
-        assert kind not in _KINDS, f"two tasks are called {kind}"
-        cls.kind = kind
-        _KINDS[kind] = cls
-        return cls
-
-    return register
-
-
-def tasks() -> dict[str, type[Task]]:
-    """Every kind by its name."""
-    for module in iter_modules([str(Path(__file__).parent)], f"{__package__}."):
-        import_module(module.name)
-    return dict(sorted(_KINDS.items()))
+_KINDS: Kinds[Task] = Kinds("gam_scale.evaluate.tasks")
+task = _KINDS.register
+"""The decorator of a kind of task, by its name."""
+tasks = _KINDS.all
+"""Every kind by its name."""
 
 
 def task_of(kind: str) -> type[Task]:
