@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -152,6 +153,8 @@ def test_on_a_terminal_ctrl_c_ends_an_answer_and_ctrl_d_the_chat(whole):
         stdout=side,
         stderr=side,
         start_new_session=True,
+        # A shell has its background jobs ignore Ctrl-C, and these tests may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(side)
     try:
@@ -173,7 +176,8 @@ def until(main: int, wanted: bytes, least: int = 0) -> None:
     """Read the terminal up to ``wanted``, and so many bytes at least."""
     seen, deadline = b"", time.monotonic() + 100
     while wanted not in seen or len(seen) < least:
-        assert time.monotonic() < deadline, seen
+        ready, _, _ = select.select([main], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"{wanted!r} does not come: {seen[-500:]!r}"
         seen += os.read(main, 4096)
 
 
