@@ -12,6 +12,7 @@ from pathlib import Path
 from gam_scale import cli
 from gam_scale.checkpoint.store import best_checkpoint
 from gam_scale.config import load_config
+from gam_scale.data.chat_template import read_template
 from gam_scale.errors import UserError
 from gam_scale.export.folder import check_is_new
 from gam_scale.export.hf import export_hf, export_safetensors
@@ -19,7 +20,6 @@ from gam_scale.export.hf_import import read_hf
 from gam_scale.export.imported import Imported, write_checkpoint
 from gam_scale.export.official import read_official
 from gam_scale.export.universal import read_universal
-from gam_scale.files import read_regular
 
 EXPORTS = {"hf": export_hf, "safetensors": export_safetensors}
 FORMATS = ("hf", "official", "universal")
@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="write one of our checkpoints in another format")
-    export.add_argument("checkpoint", type=Path, help="run directory (its newest) or step-* folder")
+    export.add_argument(
+        "checkpoint", type=Path, help="run directory (its newest), step-* folder, or URL of one"
+    )
     cli.add_best(export)
     export.add_argument("--to", choices=EXPORTS, required=True, help="format to write")
     export.add_argument("--out", type=Path, required=True, help="folder to make")
@@ -67,13 +69,7 @@ def _export(checkpoint: Path, args: argparse.Namespace) -> None:
         return
     if args.to != "hf":
         raise UserError("--chat-template is for --to hf; plain safetensors have no place for one")
-    try:
-        template = read_regular(args.chat_template).decode()
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{args.chat_template}: is not UTF-8; expected a template in Jinja"
-        ) from None
-    export_hf(checkpoint, args.out, template)
+    export_hf(checkpoint, args.out, read_template(args.chat_template))
 
 
 def _read(args: argparse.Namespace) -> Imported:

@@ -12,7 +12,8 @@ checkpoints; --recall trains a small model per memory on associative recall, or 
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def _parse() -> argparse.Namespace:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT",
-        help="run directory (its newest checkpoint) or step-* folder")  # fmt: skip
+        help="run directory (its newest checkpoint), step-* folder, or URL of one")  # fmt: skip
     cli.add_best(parser)
     add("--data", help="prepared set to read instead of the run's own")
     add("--split", default="valid", help="train, valid (default) or test")
@@ -236,7 +237,8 @@ def _needle(
     lengths, texts = _haystacks(trained, source, seq_len, args)
     read = partial(last_log_probs, trained.model)
     depths, counts = sorted(args.needle_depths), (args.trials, args.candidates)
-    return Needles(trained.tokenizer, texts, lengths, depths, *counts, args.seed).ask(read)
+    with _told_of("--needle"):
+        return Needles(trained.tokenizer, texts, lengths, depths, *counts, args.seed).ask(read)
 
 
 def _pairs(
@@ -246,7 +248,17 @@ def _pairs(
     read = partial(last_log_probs, trained.model)
     counts = {"trials": args.trials, "candidates": args.candidates, "seed": args.seed}
     pairs = sorted(args.pairs)
-    return KeyValues(trained.tokenizer, texts, lengths, pairs, **counts).ask(read)
+    with _told_of("--pairs"):
+        return KeyValues(trained.tokenizer, texts, lengths, pairs, **counts).ask(read)
+
+
+@contextmanager
+def _told_of(flag: str) -> Iterator[None]:
+    """Say of which measurement a mistake is, which names settings as those of a task."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from None
 
 
 def _haystacks(

@@ -28,7 +28,9 @@ from gam_scale.strict import is_text
 def main() -> None:
     """Parse, load, stream text to the terminal."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, help="run directory (its newest) or step-* folder")
+    parser.add_argument(
+        "checkpoint", type=Path, help="run directory (its newest), step-* folder, or URL of one"
+    )
     parser.add_argument("prompt", nargs="?", default="", help="text to continue; '-' reads stdin")
     add = parser.add_argument
     add("--max-tokens", type=cli.count(), metavar="N",

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from gam_scale import cli
+from gam_scale.data.chat_template import read_template
 from gam_scale.data.filters import REPEATED, REPETITIVE, SHORT, Filters
 from gam_scale.data.holdout import TOLERANCE
 from gam_scale.data.manifest import Manifest
@@ -17,10 +18,8 @@ from gam_scale.data.tokenizer import Choice
 from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.data.tokens import TokenReading
 from gam_scale.errors import UserError
-from gam_scale.files import read_regular
 from gam_scale.report.table import Table
 
-TEXT_COLUMN = "text"
 DEFAULT_FORM = "'User: ...', 'Assistant: ...', blank lines between"
 EPILOG = """\
 a SOURCE is one of
@@ -57,7 +56,7 @@ examples
 def main() -> None:
     options = parse_args()
     how = Reading(
-        options.text_column,
+        Reading.text_column if options.text_column is None else options.text_column,
         options.document_separator,
         options.encoding,
         options.skip_bad,
@@ -197,18 +196,14 @@ def pairs(options: argparse.Namespace) -> Pairs | None:
     if not options.seq_len:
         raise UserError("--pairs packs conversations whole; expected --seq-len, as data.seq_len")
     of_texts = (options.text_column, options.template, options.document_separator)
-    if of_texts != (TEXT_COLUMN, None, None):
+    if any(each is not None for each in of_texts):
         raise UserError(
             "--text-column, --template and --document-separator are of texts; expected none of "
             "them with --pairs"
         )
     if not options.chat_template:
         return Pairs(options.seq_len)
-    try:
-        template = read_regular(options.chat_template).decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"--chat-template {options.chat_template}: is no text ({error})") from None
-    return Pairs(options.seq_len, template)
+    return Pairs(options.seq_len, read_template(options.chat_template))
 
 
 def choice(options: argparse.Namespace) -> Choice | None:
@@ -246,9 +241,9 @@ def parse_args() -> argparse.Namespace:
     add("--eos", type=cli.text, metavar="NAME",
         help="its special token that closes every document too (default: none)")  # fmt: skip
     add("--lossy", action="store_true",
-        help="take a tokenizer that does not give every text back exactly; bytes are then counted "
-        "of what comes back")  # fmt: skip
-    add("--text-column", type=cli.text, metavar="NAME", default=TEXT_COLUMN,
+        help="take a tokenizer that does not give every text back exactly; a set's bytes are those "
+        "of its text, bits per byte of an evaluation are by what comes back")  # fmt: skip
+    add("--text-column", type=cli.text, metavar="NAME",
         help="column of .jsonl, .parquet, .arrow and hub datasets, nested ones as in data.text "
         "(default: text)")  # fmt: skip
     add("--template", type=cli.text, metavar="TEXT",
@@ -315,6 +310,8 @@ def parse_args() -> argparse.Namespace:
     for flag in ("tasks", "cluster", "partition", "cpus_per_task", "minutes"):
         if getattr(options, flag) is not None and not options.submit:
             raise UserError(f"--{flag.replace('_', '-')} is of tasks; expected --submit with it")
+    if options.template is not None and options.text_column is not None:
+        raise UserError("--template and --text-column are both given; expected one of them")
     if not options.train:
         parser.error("--train is missing; expected at least one SOURCE")
     training = (options.vocab_size, options.model_type, options.character_coverage)

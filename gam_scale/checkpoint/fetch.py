@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from gam_scale.checkpoint.names import BEST, name_of, step_of
@@ -117,16 +118,25 @@ def _find(remote: Remote, *, best: bool) -> Remote:
         raise remote.failed(error, "read") from None
     if CHECKSUMS in sizes and not best:
         return remote
+    noted = _step_noted(note)
     for folder in (CHECKPOINTS, ""):
         steps = whole_steps(checkpoints_in(sizes, folder))
         if best:  # there is a note in a run alone
-            steps = [step for step in steps if note and json.loads(note).get("step") == step]
+            steps = [step for step in steps if step == noted]
         if steps:
             return remote.below(f"{folder}/{name_of(steps[-1])}".lstrip("/"))
     raise UserError(
         f"{remote.url} holds no {'best' if best else 'whole'} checkpoint; expected the URL of a "
         "run that checkpoint.mirror wrote, or of a step-* folder in it"
     )
+
+
+def _step_noted(note: bytes | None) -> int | None:
+    """The best checkpoint's step, where that was noted."""
+    with suppress(ValueError):
+        said = json.loads(note or b"{}")
+        return said.get("step") if isinstance(said, dict) else None
+    return None
 
 
 def _take(remote: Remote, folder: Path, name: str, sums: dict[str, str]) -> None:

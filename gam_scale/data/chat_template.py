@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -14,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from gam_scale.data.conversation import Conversation, Message
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError, one_line
+from gam_scale.files import read_regular
 
 DEFAULT = """\
 {{ bos_token }}
@@ -50,6 +52,21 @@ _SPECIAL = re.compile(f"{_ID}([0-9]+){_ID_END}")
 _CLOSING = re.compile(rf"\s*{_ID}[0-9]+{_ID_END}")
 _MARKS = re.compile(f"[{_ANSWER}{_ANSWER_END}]")
 _RESERVED = re.compile(f"[{_ID}-{_ANSWER_END}]")
+
+
+def read_template(path: Path) -> str:
+    """A template's source.
+
+    Raises:
+        UserError: the file cannot be read, or is empty or not UTF-8.
+    """
+    try:
+        source = read_regular(path).decode()
+    except UnicodeDecodeError:
+        source = ""
+    if not source.strip():
+        raise UserError(f"{path}: is empty or not UTF-8; expected a chat template in Jinja")
+    return source
 
 
 class ChatTemplate:

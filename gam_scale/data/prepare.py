@@ -325,7 +325,7 @@ class SplitWriter:
 
     def _size(self, tokens: int) -> int:
         """Bytes of a block in a shard."""
-        sample = {"tokens": np.zeros(tokens, self._rest.dtype)}
+        sample = {TOKENS: np.zeros(tokens, self._rest.dtype)}
         return len(self._mds.encode_sample(sample)) + self._mds.extra_bytes_per_sample
 
     def finish(self, left_out: dict[str, int]) -> SplitInfo:

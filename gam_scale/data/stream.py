@@ -378,9 +378,8 @@ def _lanes(split: TokenSplit, seq_len: int, rows: int, seed: int) -> Lanes:
 
 
 def _check_length(split: TokenSplit, seq_len: int) -> None:
-    if (
-        split.tokens > seq_len or split.manifest.pairs is not None
-    ):  # packed to a length of their own
+    # Conversations are packed to a length of their own.
+    if split.tokens > seq_len or split.manifest.pairs is not None:
         return
     message = f"{split.name} holds {split.tokens} tokens, too few for one sequence of data.seq_len "
     message += f"{seq_len} and the token after it; expected "

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from gam_scale.data.mds import import_streaming
 from gam_scale.data.rows import LeftOut
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular, read_regular
-from gam_scale.strict import read_json
+from gam_scale.strict import read_json, shown
 
 SUFFIXES = (".bin", ".npy")
 INDEX = "index.json"  # of a folder of MDS shards
@@ -217,17 +217,26 @@ def _blamed_on(folder: Path, shard: int) -> Iterator[None]:
 
 def _unpacked(folder: Path, shard: dict[str, Any], work: Path) -> Path:
     """The folder with a shard's file: its own, or where it was decompressed to."""
-    name = shard["raw_data"]["basename"]
+    name = _inside(folder, shard["raw_data"]["basename"])
     if (folder / name).is_file() or not shard.get("compression"):
         open_regular(folder / name).close()  # says which is missing
         return folder
-    packed = read_regular(folder / shard["zip_data"]["basename"])
+    packed = read_regular(folder / _inside(folder, shard["zip_data"]["basename"]))
     compression = import_streaming().base.compression
-    (work / name).parent.mkdir(
-        parents=True, exist_ok=True
-    )  # several sets' merged index has folders
+    # The merged index of several sets has their folders.
+    (work / name).parent.mkdir(parents=True, exist_ok=True)
     (work / name).write_bytes(compression.decompress(shard["compression"], packed))
     return work
+
+
+def _inside(folder: Path, name: str) -> str:
+    """Refuse names that lead out of the folder: an index may come from anywhere."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(
+            f"{folder / INDEX}: {shown(name)} leads out of {folder}; expected a file in it"
+        )
+    return name
 
 
 def _files(path: Path) -> list[Path]:

@@ -80,7 +80,7 @@ def words(tokenizer: Tokenizer, at_least: int = 0) -> list[int]:
     if len(ids) < at_least:
         raise UserError(
             f"the tokenizer has {len(ids)} ids that are whole words, too few for {at_least - 1} "
-            f"candidates; expected --candidates at most {max(0, len(ids) - 1)}, or a larger "
+            f"candidates; expected candidates of at most {max(0, len(ids) - 1)}, or a larger "
             "vocabulary"
         )
     return ids

@@ -90,12 +90,12 @@ class KeyValues:
     ) -> None:
         if min(pairs) < 2 or max(pairs) > candidates:
             raise UserError(
-                f"--pairs has {list(pairs)}; expected numbers from 2 to the {candidates} candidates"
+                f"pairs has {list(pairs)}; expected numbers from 2 to the {candidates} candidates"
             )
         pool, hidden = np.array(words(tokenizer, candidates + 1)), HiddenSentences(tokenizer)
         if min(lengths) < (least := hidden.least_length(max(pairs), key_words)):
             raise UserError(
-                f"--needle-lengths has {min(lengths)}, too few tokens for {max(pairs)} sentences "
+                f"lengths has {min(lengths)}, too few tokens for {max(pairs)} sentences "
                 f"and a question; expected {least} or more"
             )
         self._candidates, self._key_words = candidates, key_words

@@ -84,12 +84,12 @@ class Needles:
     ) -> None:
         pool = words(tokenizer, candidates + 1)
         if any(not 0 <= depth <= 1 for depth in depths):
-            raise UserError(f"--needle-depths has {list(depths)}; expected shares from 0 to 1")
+            raise UserError(f"depths has {list(depths)}; expected shares from 0 to 1")
         ask = _Question(tokenizer, pool, candidates)
         least = ask.least_length(keys=1)
         if min(lengths) < least:
             raise UserError(
-                f"--needle-lengths has {min(lengths)}, too few tokens for the sentence and its "
+                f"lengths has {min(lengths)}, too few tokens for the sentence and its "
                 f"question; expected {least} or more"
             )
         self._depths, self._candidates = depths, candidates

@@ -92,7 +92,10 @@ def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.nd
     else:
         streams = starts_of(_splits(trained, source), source.max_tokens)
     what = source.text or f"the {source.split} split"
-    return long_documents(streams, trained.tokenizer.bos_id, at_least, str(what))
+    expected = (
+        "a longer text (--text, --data), or fewer tokens (--seq-len, --compare, --needle-lengths)"
+    )
+    return long_documents(streams, trained.tokenizer.bos_id, at_least, str(what), expected)
 
 
 def starts_of(splits: Sequence[TokenSplit], max_tokens: int) -> list[np.ndarray]:
@@ -102,16 +105,19 @@ def starts_of(splits: Sequence[TokenSplit], max_tokens: int) -> list[np.ndarray]
 
 
 def long_documents(
-    streams: Sequence[np.ndarray], bos: int, at_least: int, what: str
+    streams: Sequence[np.ndarray], bos: int, at_least: int, what: str, expected: str
 ) -> list[np.ndarray]:
-    """Documents of ``at_least`` tokens or more in streams of ids; ``what`` is their name."""
+    """Documents of ``at_least`` tokens or more in streams of ids.
+
+    Raises:
+        UserError: there is none in ``what``; it says what was ``expected``.
+    """
     documents = [d for ids in streams for d in np.split(ids, np.flatnonzero(ids == bos)) if len(d)]
     longest = max(map(len, documents), default=0)
     if longest < at_least:
         raise UserError(
             f"the longest document of {what} has {longest:,} tokens and {at_least:,} are needed; "
-            "expected a longer text (--text, --data), or fewer tokens (--seq-len, --compare, "
-            "--needle-lengths)"
+            f"expected {expected}"
         )
     return [document for document in documents if len(document) >= at_least]
 

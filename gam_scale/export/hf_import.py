@@ -10,11 +10,11 @@ from torch import Tensor
 from gam_scale.checkpoint.shard import PARAM
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from gam_scale.data.chat_template import read_template
 from gam_scale.errors import UserError
 from gam_scale.export.imported import Imported
 from gam_scale.export.tokenizer_files import CHAT_TEMPLATE, tokenizer_of
 from gam_scale.export.weights import load_safetensors
-from gam_scale.files import read_regular
 from gam_scale.strict import from_dict, option, read_json, section
 
 MODEL_TYPE = "gam_scale"
@@ -71,7 +71,7 @@ def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
     data = DataConfig(
         seq_len=training.seq_len,
         documents=training.documents,
-        chat_template=read_regular(template).decode() if template.is_file() else "",
+        chat_template=read_template(template) if template.is_file() else "",
     )
     own, choice = tokenizer_of(folder)
     return Imported(

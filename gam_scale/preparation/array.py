@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -163,7 +162,7 @@ class OnSlurm(Array):
 
     def stop(self) -> None:
         """Cancel them."""
-        subprocess.run(["scancel", *self._jobs], capture_output=True)
+        ask_slurm("scancel", *self._jobs)
 
     def wait(self) -> None:
         """Until none is at work, as far as there is a Slurm here to ask."""

@@ -88,5 +88,5 @@ def _groups(paths: Sequence[Path]) -> list[tuple[tuple[Path, ...], int]]:
 
 def _size(path: Path) -> int:
     if path.is_dir():  # of MDS shards
-        return sum(file.stat().st_size for file in path.iterdir())
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return path.stat().st_size

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def prepare_spread(spec: PrepareSpec, cluster: str, size: Size) -> Manifest:
     if not may_write(out, spec.overwrite):
         made = made_from(out, source)
         print(f"{spec.out} is already prepared from the same inputs", file=sys.stderr)
-        shutil.rmtree(folder.path, ignore_errors=True)
+        _clear_away(folder, spec.out)
         return made
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -101,6 +101,16 @@ def prepare_spread(spec: PrepareSpec, cluster: str, size: Size) -> Manifest:
         place(folder.set, out, spec.overwrite)
     shutil.rmtree(folder.path, ignore_errors=True)
     return manifest
+
+
+def _clear_away(folder: Folder, out: Path) -> None:
+    """Remove what a command left that was killed once its set was in place; not another's work."""
+    if not folder.path.exists():
+        return
+    with suppress(UserError):  # a command with --overwrite is at work there
+        with _locked(folder, out):
+            folder.clear()
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 @contextmanager

@@ -81,8 +81,8 @@ def _counted(cells: Sequence[SweepCell], wrong: Callable[[SweepCell], bool], wor
 def _of_sizes(family: str, sizes: Sequence[int]) -> list[str]:
     if len(sizes) < MIN_SIZES:
         return [
-            f"{family} has {len(sizes)} sizes; expected {MIN_SIZES} or more, for a law of size has "
-            "three constants"
+            f"{family} has {_sizes(len(sizes))}; expected {MIN_SIZES} or more, for a law of size "
+            "has three constants"
         ]
     if sizes[-1] < MIN_SPAN * sizes[0]:
         return [
@@ -92,12 +92,16 @@ def _of_sizes(family: str, sizes: Sequence[int]) -> list[str]:
     return []
 
 
+def _sizes(count: int) -> str:
+    return f"{count} size{'s' * (count != 1)}"
+
+
 def _of_budget(family: str, budget: float, cells: Sequence[SweepCell]) -> str:
     """Whether sizes lie on both sides of the best one, about."""
     if len(cells) < MIN_SIZES:
         return (
-            f"{family} has {len(cells)} sizes on {scientific(budget)} FLOPs; expected {MIN_SIZES} "
-            "or more, or no best size can be read off there"
+            f"{family} has {_sizes(len(cells))} on {scientific(budget)} FLOPs; expected "
+            f"{MIN_SIZES} or more, or no best size can be read off there"
         )
     ratios = sorted(cell.tokens / cell.params for cell in cells)
     if ratios[0] < USUAL_RATIO < ratios[-1]:

@@ -188,11 +188,11 @@ def _take_records(run: RunDir, remote: Remote) -> int | None:
         for name in filter(is_record, sizes):
             target = run.path / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(
+            fetched = target.with_name(
                 f".{target.name}.{os.getpid()}.tmp"
             )  # as leftovers are named
-            patiently(lambda name=name, to=partial: remote.get(name, to))  # type: ignore[misc]
-            put_in_place(partial, target)
+            patiently(lambda name=name, to=fetched: remote.get(name, to))  # type: ignore[misc]
+            put_in_place(fetched, target)
     except Exception as error:
         raise remote.failed(error, "read") from None
     best, whole = run.checkpoints.best_step(), whole_steps(checkpoints_in(sizes))

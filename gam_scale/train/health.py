@@ -29,7 +29,7 @@ logger = logging.getLogger("gam_scale")
 
 SIDE = {"cpu": 192, "cuda": 2048, "mps": 192}
 """Of the probe's square matrices: 0.1 ms or less on one core or one GPU."""
-IN_A_ROW = {"cpu": 1, "cuda": 20}
+IN_A_ROW = {"cpu": 1, "cuda": 20, "mps": 20}
 """Products per timing: one launch alone would time the launch."""
 TIMINGS = 3
 SLOW = 1.5

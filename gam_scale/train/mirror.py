@@ -147,7 +147,7 @@ class Mirror:
         # A rank's own file, where as many ranks saved it, has the rank's number in the order.
         shards = [name for name in names if name.endswith(".safetensors")]
         others = [name for name in names if name not in shards] if rank == 0 else []
-        self._uploads.begin(partial(self._put_files, folder, [*shards[rank::ranks], *others]))
+        self._uploads.begin(partial(self._put_part, folder, [*shards[rank::ranks], *others]))
 
     def _open(self, wipe: bool) -> tuple[str, list[int]]:
         """Clear away what killed starts left at the URL; our name there, and what is only here."""
@@ -166,6 +166,15 @@ class Mirror:
             raise remote.failed(error, "written") from None
         write_json(self._run.mirror, {"run": self._name})
         return writer, sorted(set(self._run.checkpoints.steps()) - set(whole))
+
+    def _put_part(self, folder: Path, names: list[str]) -> None:
+        """Upload a rank's share, but first remove the seal of a checkpoint that had this step.
+
+        There is one where steps were done anew, from a checkpoint before a damaged one.
+        """
+        if not self._is_taken_over():
+            self._remote.remove([f"{CHECKPOINTS}/{folder.name}/{CHECKSUMS}"])
+        self._put_files(folder, names)
 
     def _put_files(self, folder: Path, names: list[str]) -> None:
         """Upload files; those that are there at another attempt are not uploaded again."""
@@ -218,9 +227,9 @@ class Mirror:
         if note.get("writer", self._writer) != self._writer and not self._lost:
             self._lost = True
             logger.error(
-                "%s is written by another start of this run, on %s: nothing more goes there from "
-                "here",
+                "%s is written by %s, on %s: nothing more goes there from here",
                 self._remote.url,
+                "another start of this run" if note.get("run") == self._name else "another run",
                 note.get("host"),
             )
         return self._lost

@@ -78,7 +78,9 @@ def ready_tasks(config: RunConfig, data: RunData) -> dict[str, Measure]:
                 "it needs validation text, and no set of data.sets has any; expected one"
             )
         streams = starts_of(data.valid, config.eval.max_tokens)
-        return long_documents(streams, data.tokenizer.bos_id, at_least, "the validation text")
+        expected = "longer texts in data.sets, or a task of fewer tokens"
+        what = "the validation text"
+        return long_documents(streams, data.tokenizer.bos_id, at_least, what, expected)
 
     material = Material(data.tokenizer, documents, config.data.seq_len, seed)
     return make_ready(read_tasks(config.eval.tasks, where), material, where)

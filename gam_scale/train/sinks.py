@@ -172,7 +172,7 @@ def format_line(line: Line, total_steps: int, brief: bool = False) -> str:
             ("val ppl {:,.1f}", line.get("val_perplexity")),
         ]
         for key in filter(_is_measured, line):
-            kind, _, name = key.partition("/")
+            kind, _, name = key.replace("{", "{{").replace("}", "}}").partition("/")
             if kind == "val_loss" and name:
                 parts.append((f"val loss of {name} {{:.3f}}", line[key]))
             elif kind == "task" and name.endswith("/accuracy"):

@@ -102,7 +102,7 @@ def show_summary(run: RunDir) -> None:
     for key in named:
         rows[f"loss on {key.partition('/')[2]}"] = shown(key, "{:.4f}")
     for key in shares:
-        rows[f"right of {key.split('/')[1]}"] = shown(key, "{:.1%}")
+        rows[f"accuracy on {key.split('/')[1]}"] = shown(key, "{:.1%}")
     if origin := summary.get("continued"):
         rows["continues"] = f"{origin['run']}, with its {', '.join(origin['kept'])}"
     rows["tokens per second"] = shown("tokens_per_s", "{:,.0f}")

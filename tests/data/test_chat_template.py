@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from chats import CHATML, byte_level
 
-from gam_scale.data.chat_template import DEFAULT, ChatTemplate
+from gam_scale.data.chat_template import DEFAULT, ChatTemplate, read_template
 from gam_scale.data.conversation import Conversation, Message, conversation_of
 from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
@@ -135,6 +135,13 @@ def test_the_text_is_the_one_that_transformers_renders(ours):
 def test_templates_that_cannot_be(ours, source, fault):
     with pytest.raises(UserError, match=fault):
         ChatTemplate(source, ours).encode(TALKS[0])
+
+
+def test_a_file_that_is_no_template(tmp_path):
+    for content in (b"\xff{{ x }}", b" \n"):
+        (tmp_path / "chat.jinja").write_bytes(content)
+        with pytest.raises(UserError, match="chat.jinja: is empty or not UTF-8; expected a chat"):
+            read_template(tmp_path / "chat.jinja")
 
 
 def test_noncharacters_are_refused(ours):

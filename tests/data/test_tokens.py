@@ -201,6 +201,18 @@ def test_damaged_shards_are_named(tmp_path, ids):
         list(parse_source(str(path), tokens=HOW).documents())
 
 
+@pytest.mark.parametrize("name", ["../outside.mds", "/outside.mds", "a/../../outside.mds"])
+def test_an_index_leads_out_of_no_folder(tmp_path, ids, name):
+    """A set from anywhere writes and reads nothing beside itself."""
+    path = mds(tmp_path / "a", ids, compression="zstd")
+    index = json.loads((path / "index.json").read_text())
+    for key in ("raw_data", "zip_data"):
+        changed = [shard | {key: shard[key] | {"basename": name}} for shard in index["shards"]]
+        (path / "index.json").write_text(json.dumps(index | {"shards": changed}))
+        with pytest.raises(UserError, match="index.json: .*outside.mds.* leads out of"):
+            list(parse_source(str(path), tokens=HOW).documents())
+
+
 def test_an_account_of_a_folder_is_of_all_its_shards(tmp_path, ids):
     path = merged(tmp_path / "a", ids)
     before = parse_source(str(path), tokens=HOW).describe()

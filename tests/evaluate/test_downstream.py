@@ -220,7 +220,18 @@ def test_hidden_sentences(tokenizer, texts):
             {"kind": "needle", "lengths": [500]},
             "tasks.t: lengths has 500; expected at most the 128",
         ),
-        ({"kind": "needle", "lengths": [9], "candidates": 4}, "too few tokens for the sentence"),
+        (
+            {"kind": "needle", "lengths": [9], "candidates": 4},
+            "tasks.t: lengths has 9, too few tokens for the sentence",
+        ),
+        (
+            {"kind": "pairs", "lengths": [100], "pairs": 5, "candidates": 4},
+            r"tasks.t: pairs has \[5\]; expected numbers from 2 to the 4",
+        ),
+        (
+            {"kind": "needle", "lengths": [60], "candidates": 999},
+            "tasks.t: the tokenizer has .* whole words, .* expected candidates of at most",
+        ),
         ({"kind": "needle", "depths": [1.5]}, r"tasks.t.depths\[0\] is 1.5; expected"),
     ],
 )

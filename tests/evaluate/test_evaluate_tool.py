@@ -91,3 +91,5 @@ def test_text_too_short_and_positions_too_few(runs, run_tool, tmp_path, capsys):
     assert "and 49 are needed; expected a longer text" in capsys.readouterr().err
     assert run_tool("evaluate", runs[0], "--needle", "--needle-lengths", "96") == 2
     assert "--needle-lengths is 96; expected 1 to 48" in capsys.readouterr().err
+    assert run_tool("evaluate", runs[0], "--needle", "--needle-lengths", "9") == 2
+    assert capsys.readouterr().err.startswith("error: --needle: ")

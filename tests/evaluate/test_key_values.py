@@ -51,7 +51,7 @@ def test_a_text_holds_every_sentence_once_and_asks_for_the_first(tokenizer, text
 
 
 def test_what_cannot_be_asked(tokenizer, texts):
-    with pytest.raises(UserError, match="--pairs has .*; expected numbers from 2 to the 4"):
+    with pytest.raises(UserError, match="pairs has .*; expected numbers from 2 to the 4"):
         KeyValues(tokenizer, texts, [90], [5], candidates=4).ask(reader(tokenizer, True))
     with pytest.raises(UserError, match="has 30, too few tokens for 4 sentences and a question"):
         KeyValues(tokenizer, texts, [30], [4], candidates=8).ask(reader(tokenizer, True))

@@ -89,9 +89,9 @@ def test_what_cannot_be_asked(tokenizer, texts):
 
     with pytest.raises(UserError, match="ids that are whole words, too few for 300 candidates"):
         run(candidates=300)
-    with pytest.raises(UserError, match="--needle-lengths has 9, too few tokens for .* expected"):
+    with pytest.raises(UserError, match="lengths has 9, too few tokens for .* expected"):
         run(lengths=[9])
-    with pytest.raises(UserError, match="--needle-depths has .* expected shares from 0 to 1"):
+    with pytest.raises(UserError, match="depths has .* expected shares from 0 to 1"):
         run(depths=[1.5])
 
 

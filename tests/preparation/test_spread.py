@@ -240,6 +240,9 @@ def test_files_are_parts_of_a_size(tmp_path, monkeypatch):
     cut = parts.cut_up(PrepareSpec(tmp_path, [source(tmp_path / "*.txt")]))
     assert [len(part.source.files) for part in cut] == [3, 1, 1, 1]
     assert [part.bytes for part in cut] == [9, 3, 50, 1]
+    (tmp_path / "shards" / "of_one").mkdir(parents=True)
+    (tmp_path / "shards" / "of_one" / "shard.00000.mds").write_text("x" * 7)
+    assert parts._size(tmp_path / "shards") == 7, "shards in folders of their own"
 
 
 @pytest.mark.parametrize("at_once", [7, 1 << 25])
@@ -351,6 +354,19 @@ def test_two_commands_at_once(corpus, tmp_path):
     with spread._locked(folder, spec.out), refused:
         prepare_spread(spec, "local", Size(2, 1))
     prepare_spread(spec, "local", Size(2, 1))
+
+
+def test_a_set_that_is_made_anew_keeps_its_work(corpus, tmp_path):
+    """The plain command finds the set made meanwhile, and takes nothing from the one at work."""
+    spec = spec_of(corpus, tmp_path)
+    made = prepare_spread(spec, "local", Size(2, 1))
+    folder = Folder.of(spec.out)
+    folder.path.mkdir()
+    (folder / "begun.json").write_text("{}")
+    with spread._locked(folder, spec.out):
+        assert prepare_spread(spec, "local", Size(2, 1)) == made
+        assert (folder / "begun.json").exists()
+    assert prepare_spread(spec, "local", Size(2, 1)) == made and not folder.path.exists()
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (2, 2), (137, -9), (143, -15), (255, 255)])

@@ -9,7 +9,7 @@ from scaling.sweeps import write
 from gam_scale.errors import UserError
 from gam_scale.model.lm import outline
 from gam_scale.scaling.sweep import sweep_grid
-from gam_scale.scaling.sweep_advice import suspicions, warnings
+from gam_scale.scaling.sweep_advice import _of_sizes, suspicions, warnings
 from gam_scale.scaling.sweep_cell import SweepCell
 from gam_scale.scaling.sweep_spec import read_sweep
 from gam_scale.schedule import stable_steps
@@ -186,6 +186,7 @@ def test_a_plan_is_told_what_it_cannot_show(tmp_path) -> None:
     spec = read_sweep(write(tmp_path))
     said = "\n".join(warnings(sweep_grid(spec, tmp_path).cells))
     assert "gam has 2 sizes; expected 4 or more" in said
+    assert _of_sizes("gam", [9])[0].startswith("gam has 1 size; expected 4 or more")
     assert "fewer than 500 steps" not in said and "one token a parameter" not in said
     few = {"budgets": [1e4, 1e5], "widths": [64, 128, 192, 256], "dial": {"batch_size": 1}}
     said = "\n".join(warnings(sweep_grid(read_sweep(write(tmp_path, **few)), tmp_path).cells))

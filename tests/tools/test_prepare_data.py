@@ -48,6 +48,13 @@ def test_options_of_tasks_go_with_submit(tool, corpus, tmp_path):
     assert refused.status == 2 and not (tmp_path / "set").exists()
 
 
+def test_a_template_is_in_the_place_of_a_column(tool, corpus, tmp_path):
+    command = ("prepare_data", "--train", corpus, "--out", tmp_path / "set", "--template", "{text}")
+    refused = tool(*command, "--text-column", "text")
+    assert refused.status == 2 and "--template and --text-column are both given" in refused.err
+    assert not (tmp_path / "set").exists()
+
+
 def test_submit_here_makes_the_plain_set(tool, corpus, tmp_path):
     command = ("prepare_data", "--train", corpus, "--vocab-size", 290, "--skip-bad", "--workers", 1)
     plain = tool(*command, "--out", tmp_path / "plain")

@@ -8,7 +8,7 @@ import torch
 from ranks import run_ranks
 
 from gam_scale.parallel.world import World
-from gam_scale.train.health import LASTS, Health, RankHealth, read_ranks
+from gam_scale.train.health import IN_A_ROW, LASTS, SIDE, Health, RankHealth, read_ranks
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
@@ -52,6 +52,10 @@ def test_the_probe_keeps_its_numbers_finite():
     health = Health(ALONE)
     assert health._probe() > 0
     assert torch.isfinite(health._square @ health._square).all()
+
+
+def test_the_probe_knows_every_kind_of_device():
+    assert SIDE.keys() == IN_A_ROW.keys() == {"cpu", "cuda", "mps"}
 
 
 @pytest.fixture

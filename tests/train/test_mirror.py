@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from object_store import BUCKET, s3_server
 from ranks import run_ranks
 from warm import ROOT, program
@@ -21,10 +22,16 @@ from gam_scale.checkpoint.fetch import checkpoints_in, whole_steps
 from gam_scale.checkpoint.load import load_trained
 from gam_scale.checkpoint.store import CheckpointStore, best_checkpoint, resolve
 from gam_scale.checkpoint.verify import verify_checkpoint
+from gam_scale.config import CheckpointConfig
 from gam_scale.errors import UserError
 from gam_scale.files import CHECKSUMS
+from gam_scale.parallel.world import World
 from gam_scale.remote import Remote
-from gam_scale.train.mirror import NOTE, records_in
+from gam_scale.run.directory import RunDir
+from gam_scale.train import mirror as mirror_module
+from gam_scale.train.mirror import NOTE, Mirror, read_note, records_in
+
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +179,43 @@ def test_what_a_kill_left_unsealed_is_uploaded_by_the_next_start(tmp_path, tiny,
     train(mirrored(tiny, run, folder_url, train=settings))
     assert steps_at(folder_url) == [6]
     assert checkpoints_in(there.sizes()).keys() == {6}, "an unsealed checkpoint is left there"
+
+
+def test_half_of_a_step_done_anew_never_looks_whole(tmp_path, tiny, folder_url, monkeypatch):
+    """Over a whole checkpoint of that step, as where a damaged one was passed over here."""
+    config = mirrored(
+        tiny, tmp_path / "run", folder_url, train={"steps": 6, "schedule": "constant"}
+    )
+    train(config)
+    run, there, put = RunDir(tmp_path / "run"), Remote(folder_url, "the test"), Remote.put
+    name = read_note(run.mirror.read_bytes())["run"]
+    mirror = Mirror(run, ALONE, CheckpointConfig(), there, name)
+    mirror.begin()
+    whole: dict[str, list[int]] = {}
+
+    def watched(remote, local, name):
+        whole[name] = steps_at(folder_url)
+        put(remote, local, name)
+
+    monkeypatch.setattr(Remote, "put", watched)
+    mirror.add(6)
+    mirror.finish(lambda: False)
+    shards = [name for name in whole if "step-00000006/" in name]
+    assert len(shards) > 3 and all(whole[name] == [] for name in shards)
+    assert steps_at(folder_url) == [6]
+
+
+def test_who_took_over_is_named(tmp_path, folder_url, monkeypatch):
+    there, said = Remote(folder_url, "the test"), []
+    monkeypatch.setattr(mirror_module.logger, "error", lambda form, *args: said.append(form % args))
+    for name in ("ours", "theirs"):
+        there.write(NOTE, json.dumps({"run": name, "writer": "other", "host": "node7"}).encode())
+        mirror = Mirror(RunDir(tmp_path / "run"), ALONE, CheckpointConfig(), there, "ours")
+        assert mirror._is_taken_over() and mirror._is_taken_over()
+    assert [line.partition(" is written by ")[2].partition(":")[0] for line in said] == [
+        "another start of this run, on node7",
+        "another run, on node7",
+    ]
 
 
 def test_training_waits_for_no_upload(tmp_path, tiny, folder_url, monkeypatch):
@@ -322,6 +366,9 @@ def test_tools_and_other_runs_read_a_url(tmp_path, tiny, url, monkeypatch, run_t
     assert best_checkpoint(url).name == best_checkpoint(tmp_path / "run").name
     with pytest.raises(UserError, match="holds no best checkpoint"):
         best_checkpoint(f"{url}/nothing")
+    Remote(url, "the test").write("checkpoints/best.json", b"[6")
+    with pytest.raises(UserError, match="holds no best checkpoint"):
+        best_checkpoint(url)
     for key in ("continue_from", "init_from"):
         train(tiny(tmp_path / key, checkpoint={key: url}, train={"steps": 2, "warmup_steps": 1}))
     origin = json.loads((tmp_path / "continue_from/continued.json").read_text())

@@ -59,6 +59,8 @@ def test_console_lines():
     more = format_line(full | {"skipped_steps": 2, "val_loss": 4.5, "val_perplexity": 90.02}, 500)
     assert more.endswith("wait 0%  skipped 2  val loss 4.500  val ppl 90.0")
     assert format_line({"step": 1, "loss": math.nan}, 2) == "step 1/2  loss nan"
+    braces = format_line({"step": 1, "val_loss/data/{a}": 1.5}, 2)  # a set's path may hold any sign
+    assert braces == "step 1/2  val loss of data/{a} 1.500"
 
 
 def test_rank_0_logs_to_console_and_file_other_ranks_to_their_file(tmp_path, capsys):

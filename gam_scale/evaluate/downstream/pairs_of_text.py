@@ -7,6 +7,7 @@ import numpy as np
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.evaluate.scorer import Text
+from gam_scale.strict import shown
 
 
 def continued(
@@ -26,8 +27,8 @@ def continued(
     n = max(1, len(whole) - len(tokenizer.encode(before)))
     if not whole or n > seq_len:
         raise UserError(
-            f"a continuation has {n if whole else 0} tokens; expected 1 to the {seq_len} that the "
-            "model reads"
+            f"{shown(continuation)} has {n if whole else 0} tokens; expected 1 to the {seq_len} "
+            "that the model reads"
         )
     ids = np.array([tokenizer.bos_id, *whole], np.int64)
     read = ids[:-1][-seq_len:]
