@@ -39,19 +39,25 @@ def main() -> None:
     extras = {e for e in args.extras.split(",") if e}
     if sys.version_info < (3, 11):  # noqa: UP036 (it runs on whatever python3 there is)
         sys.exit(f"error: this is Python {sys.version.split()[0]}; expected 3.11 or later")
-    installed = _read_stamp()
-    of_the_build = args.torch in ("auto", _torch_build()[1])
-    if installed is not None and of_the_build and ("all" in installed or extras <= installed):
-        return
-    _make_venv()
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
+    installed = _read_stamp()
+    of_the_build = args.torch in ("auto", _torch_build()[1])
+    if installed is not None and of_the_build and extras <= _with_those_of_all(config, installed):
+        return
+    _make_venv()
     wanted = extras | (installed or set())
     _install_torch(_requirement(config["options"]["install_requires"], "torch"), args.torch)
     target = f"{ROOT}[{','.join(sorted(wanted))}]" if wanted else str(ROOT)
     _pip("--no-build-isolation", "-c", str(ROOT / "constraints.txt"), "-e", target)
     _pip("--no-deps", *_without_dependencies(config, wanted))
     STAMP.write_text(json.dumps({"of": _fingerprint(), "extras": sorted(wanted)}))
+
+
+def _with_those_of_all(config: configparser.ConfigParser, extras: set[str]) -> set[str]:
+    """These extras and, where ``all`` is one, those that it stands for, which are not every one."""
+    _, _, named = config["options.extras_require"]["all"].partition("[")
+    return extras | (set(named.rstrip("]").split(",")) if "all" in extras else set())
 
 
 def _make_venv() -> None:

@@ -68,6 +68,8 @@ def sample(folder: Folder, item: str) -> Outcome:
     assert verdict is not None
     wanted = iter(verdict.sample.tolist())
     number, pieces, size = next(wanted, None), [], 0
+    if number is None:  # none of this part's
+        return {"pieces": pieces, "bytes": size}
     documents = _split(part, verdict, whole=False)
     texts = (d for split, d in documents if split == "train" and isinstance(d, str))
     for i, piece in enumerate(piece for text in texts for piece in stretches(text)):

@@ -66,6 +66,24 @@ def test_an_index_without_cuda_builds_is_said(install):
 
 
 @pytest.mark.parametrize(
+    ("installed", "extras", "is_there"),
+    [
+        ({"all"}, {"all"}, True),
+        ({"all"}, {"hub", "s3"}, True),
+        ({"all"}, {"all", "lm-eval"}, False),  # which all has not
+        ({"all", "lm-eval"}, {"lm-eval"}, True),
+        ({"hub"}, {"all"}, False),
+        (set(), set(), True),
+    ],
+)
+def test_an_extra_outside_of_all_is_still_installed(installed, extras, is_there):
+    config = configparser.ConfigParser()
+    config.read(TOOL.parents[1] / "setup.cfg")
+    covered = runpy.run_path(str(TOOL))["_with_those_of_all"](config, installed)
+    assert (extras <= covered) == is_there, covered
+
+
+@pytest.mark.parametrize(
     ("extras", "build", "platform", "triton"),
     [
         ({"all"}, "cpu", "linux", True),
