@@ -105,6 +105,11 @@ class Remote:
         self._root = self._root.rstrip("/")
         self._on_disk = kind in ("file", "local")
 
+    @property
+    def folder(self) -> Path | None:
+        """The same on a disk of this machine; None: it is at a server."""
+        return Path(self._root) if self._on_disk else None
+
     def below(self, name: str) -> "Remote":
         """The folder of that name in it."""
         other = copy(self)

@@ -165,6 +165,11 @@ def _check_validation(config: RunConfig) -> None:
             f"checkpoint.best is {shown(best)}; expected nothing, or a set that is validated on by "
             f"itself: {known}"
         )
+    if best and not config.checkpoint.keep_best:
+        raise UserError(
+            f"checkpoint.best is {shown(best)} but checkpoint.keep_best is false, so that none is "
+            "kept; expected true, or no checkpoint.best"
+        )
 
 
 def _check_steps(train: TrainConfig) -> None:

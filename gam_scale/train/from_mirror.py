@@ -71,6 +71,11 @@ def open_mirror(run: RunDir, config: RunConfig, world: World, *, fresh: bool) ->
     if not settings.mirror:
         return None
     remote = Remote(settings.mirror, SETTING)
+    here = run.path.resolve()
+    if remote.folder is not None and remote.folder.resolve().is_relative_to(here):
+        raise UserError(
+            f"{SETTING} {remote.url} is in log.run_dir {here} itself; expected a folder elsewhere"
+        )
     there = agreed(world, partial(_look, run, remote, fresh=fresh))
     step = None
     if there.ahead:

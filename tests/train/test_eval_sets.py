@@ -173,6 +173,10 @@ def test_the_best_by_another_set_counts_anew(tmp_path, tiny, mix):
         ({"eval": {"sets": {"t": {"path": "none"}}}}, "eval.sets.t: none"),
         ({"eval": {"sets": {"t": {"split": "test"}}}}, "eval.sets.t: .* has no split 'test'"),
         ({"checkpoint": {"best": "x"}}, 'checkpoint.best is "x"; expected .*: prepared, songs'),
+        (
+            {"checkpoint": {"best": "songs", "keep_best": False}},
+            'checkpoint.best is "songs" but checkpoint.keep_best is false',
+        ),
     ],
 )
 def test_what_cannot_be_validated_on(tmp_path, tiny, mix, changes, message):

@@ -408,6 +408,13 @@ def test_a_url_that_cannot_be_is_said_at_once(tmp_path, tiny, s3, monkeypatch, u
     assert not (tmp_path / "run/config.json").exists()
 
 
+@pytest.mark.parametrize("place", ["run", "run/copy"])
+def test_a_mirror_in_the_run_itself_is_refused(tmp_path, tiny, place):
+    with pytest.raises(UserError, match="is in log.run_dir .*run itself; expected a folder else"):
+        train(mirrored(tiny, tmp_path / "run", f"file://{tmp_path}/{place}"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_rights_that_are_missing_are_said(tmp_path, tiny, monkeypatch, s3):
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
