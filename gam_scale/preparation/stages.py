@@ -67,7 +67,8 @@ def sample(folder: Folder, item: str) -> Outcome:
     verdict = folder.verdict(part)
     assert verdict is not None
     wanted = iter(verdict.sample.tolist())
-    number, pieces, size = next(wanted, None), [], 0
+    pieces: list[str] = []
+    number, size = next(wanted, None), 0
     if number is None:  # none of this part's
         return {"pieces": pieces, "bytes": size}
     documents = _split(part, verdict, whole=False)

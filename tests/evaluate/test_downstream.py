@@ -59,7 +59,9 @@ def copying(vocab_size: int):
 
 def asked(task: dict, tokenizer, scorer: Scorer, texts=()) -> dict:
     """What a task finds of a model."""
-    documents = partial(long_documents, list(texts), tokenizer.bos_id, what="the text")
+    documents = partial(
+        long_documents, list(texts), tokenizer.bos_id, what="the text", expected="more"
+    )
     material = Material(tokenizer, documents, seq_len=128)
     (measure,) = make_ready(read_tasks({"t": task}, "tasks"), material, "tasks").values()
     return measure(scorer)
@@ -128,7 +130,7 @@ def test_the_boundary_is_the_harness_s(tokenizer):
         if len(after) < 6:  # the harness reads the last max_length inputs
             short, _ = continued(tokenizer, context, continuation, 6)
             assert short.ids.tolist() == full[:-1][-6:] and len(short.at) == len(after)
-    with pytest.raises(UserError, match="continuation has .* tokens; expected 1 to the 2 that"):
+    with pytest.raises(UserError, match="a tree. has 6 tokens; expected 1 to the 2 that"):
         continued(tokenizer, "a", " magic word of a tree", 2)
 
 
