@@ -1,10 +1,11 @@
 """The folder in which a preparation by many processes keeps what is done, beside the set's own."""
 
+import io
 import pickle
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import gam_scale
@@ -21,6 +22,9 @@ from gam_scale.strict import read_json
 BEGUN = "begun.json"
 STAGES = ("measured", "sampled", "tokenised", "sharded")
 """Folders of what is done of each stage, in their order."""
+
+PACKAGES = ("gam_scale", "pathlib")
+"""Of what the parts and the settings are made."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,12 @@ class Folder:
     @cached_property
     def spec(self) -> PrepareSpec:
         """What is prepared."""
-        return pickle.loads((self / "spec.pickle").read_bytes())
+        return _read(self / "spec.pickle")
 
     @cached_property
     def parts(self) -> list[Part]:
         """Of all sources."""
-        return pickle.loads((self / "parts.pickle").read_bytes())
+        return _read(self / "parts.pickle")
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -126,3 +130,20 @@ class Folder:
 
 def _made_of(spec: PrepareSpec) -> dict[str, Any]:
     return {"source": spec.describe(), "code": gam_scale.__version__}
+
+
+def _read(path: Path) -> Any:
+    return _OwnAlone(io.BytesIO(path.read_bytes())).load()
+
+
+class _OwnAlone(pickle.Unpickler):
+    """Makes dataclasses of this package and paths, and nothing that runs: others may be able to
+    write in the folder."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """See :class:`pickle.Unpickler`."""
+        if module.partition(".")[0] in PACKAGES:
+            found = super().find_class(module, name)
+            if isinstance(found, type) and (is_dataclass(found) or issubclass(found, PurePath)):
+                return found
+        raise UserError(f"a preparation's folder names {module}.{name}, which no preparation wrote")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import pickle
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from gam_scale.data.tokenizer_training import train_tokenizer
 from gam_scale.data.tokens import TokenReading
 from gam_scale.errors import EndedByOthers, UserError
 from gam_scale.preparation import array as array_module
+from gam_scale.preparation import folder as folder_module
 from gam_scale.preparation import parts, spread, verdicts
 from gam_scale.preparation.array import Array, Failure, OnSlurm, Size
 from gam_scale.preparation.folder import Folder
@@ -187,6 +190,8 @@ def test_ids_and_shards(tmp_path, model, monkeypatch):
     monkeypatch.setattr(data_prepare, "BLOCK_TOKENS", 64)
     monkeypatch.setattr(data_prepare, "SHARD_BYTES", 900)
     monkeypatch.setattr(spread, "BLOCK_TOKENS", 64)
+    packages = (*folder_module.PACKAGES, "tests")  # of StdlibHead
+    monkeypatch.setattr(folder_module, "PACKAGES", packages)
     rng = np.random.default_rng(0)
     for number in range(3):
         rng.integers(1, 280, 1500).astype(np.uint16).tofile(tmp_path / f"{number}.bin")
@@ -372,3 +377,9 @@ def test_a_set_that_is_made_anew_keeps_its_work(corpus, tmp_path):
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (2, 2), (137, -9), (143, -15), (255, 255)])
 def test_what_srun_says_of_signals(code, status):
     assert array_module._of_srun(code) == status
+
+
+def test_a_folder_that_others_wrote_runs_nothing(tmp_path):
+    (tmp_path / "parts.pickle").write_bytes(pickle.dumps(shutil.rmtree))
+    with pytest.raises(UserError, match="names shutil.rmtree, which no preparation wrote"):
+        _ = Folder(tmp_path).parts
