@@ -35,7 +35,8 @@ def main() -> None:
         print(f"wrote {args.out}")
     else:
         print(f"wrote {write_checkpoint(_read(args), args.out)}")
-        print(f"train on: python tools/pretrain.py --config {args.out / 'config.json'}")
+        data = """--set 'data.sets=[{"path": "DIR"}]'"""
+        print(f"train on: python tools/pretrain.py --config {args.out / 'config.json'} {data}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
-from gam_scale.data.conversation import COLUMNS, EXPECTED, Conversation, conversation_of
+from gam_scale.data.conversation import (
+    COLUMNS,
+    COMPLETION,
+    EXPECTED,
+    MESSAGES,
+    PROMPT,
+    Conversation,
+    conversation_of,
+)
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular
 from gam_scale.strict import parse_json
@@ -224,9 +232,12 @@ def no_column(where: str | Path, column: str, flag: str, names: Iterable[str] | 
             f"{where}: no column {column!r}, which rows before it have; expected it in every row, "
             "or --skip-bad, which leaves such rows out and counts them"
         )
-    columns = ", ".join(map(repr, names)) or "none"
+    there = list(names)
+    columns = ", ".join(map(repr, there)) or "none"
     wanted = f"{flag} as one of:" if flag == "--text-column" else f"{flag} with names among:"
-    return UserError(f"{where}: no column {column!r}; expected {wanted} {columns}")
+    pairs = MESSAGES in there or {PROMPT, COMPLETION} <= set(there)
+    hint = ", or --pairs, which reads conversations" if pairs else ""
+    return UserError(f"{where}: no column {column!r}; expected {wanted} {columns}{hint}")
 
 
 def import_for(where: str | Path, module: str) -> ModuleType:

@@ -152,6 +152,11 @@ def test_size_is_known_for_plain_text(tmp_path):
             "line 2 is not valid JSON.*one object a line, or --skip-bad",
         ),
         ("a.jsonl", b'["text"]\n', "line 1: no column"),
+        (
+            "a.jsonl",
+            b'{"prompt": "a", "completion": "b"}\n',
+            "expected --text-column as one of: 'prompt', 'completion', or --pairs, which reads",
+        ),
         ("a.jsonl", b'{"text": "\xff"}\n', "cannot be read as .jsonl"),
         ("a.txt", b"abc\xff", "cannot be read as .txt"),
     ],
