@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import IO
 
 TESTS = Path(__file__).parent
-PROCESSES = 4
-"""One for Slurm at first, which waits most of the time, and for two cores one more than they are: a
-test that starts processes waits for them, and three left a quarter of the cores idle."""
+PROCESSES = 3
+"""One for Slurm at first, which waits most of the time, and one for each of two cores."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 """Else each would want all cores for its tiny tensors, and those that compile a pool of helpers."""
 
