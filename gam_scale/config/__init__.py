@@ -5,7 +5,6 @@ A config file is JSON with the sections of :class:`RunConfig`.
 
 from gam_scale.config.load import load_config
 from gam_scale.config.sections import (
-    AnnealConfig,
     CheckpointConfig,
     DataConfig,
     DataSetConfig,
@@ -14,9 +13,8 @@ from gam_scale.config.sections import (
     LogConfig,
     ParallelConfig,
     RunConfig,
-    StageConfig,
-    TrainConfig,
 )
+from gam_scale.config.training import AnnealConfig, StageConfig, TrainConfig
 from gam_scale.model.config import ModelConfig
 from gam_scale.model.short_form import AttentionConfig, GAMConfig, MambaConfig, MemoryConfig
 

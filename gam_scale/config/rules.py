@@ -11,9 +11,9 @@ from gam_scale.config.sections import (
     LogConfig,
     ParallelConfig,
     RunConfig,
-    TrainConfig,
 )
 from gam_scale.config.stages import planned_steps, stages_of
+from gam_scale.config.training import TrainConfig
 from gam_scale.errors import UserError
 from gam_scale.strict import is_auto, shown
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from gam_scale.config.names import set_names
-from gam_scale.config.sections import DataConfig, RunConfig, StageConfig, TrainConfig
+from gam_scale.config.sections import DataConfig, RunConfig
+from gam_scale.config.training import StageConfig, TrainConfig
 from gam_scale.errors import UserError
 
 
