@@ -5,17 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import pytest
 
-from benchmarks.fake_cuda import device
 from gam_scale.plan.gpu_blocks import rows
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("delta",)
 WITHIN = 0.05  # another version of a part of torch fuses a little otherwise
 
-lacks = device.missing()
-pytestmark = pytest.mark.skipif(lacks is not None, reason=lacks or "")
+pytestmark = needs.fake_cuda
 
 
 def traced(*arguments):

@@ -7,13 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import needs
 import pytest
 
 from benchmarks import gpu_accept
 from benchmarks.accept.catalogue import CHECKS, Entry
 from benchmarks.accept.start import run_check
 from benchmarks.accept.table import table
-from benchmarks.fake_cuda import device
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = ROOT / "benchmarks/accept/precisions.json"
@@ -89,7 +89,7 @@ def test_wheels_to_bring_are_of_the_versions_that_are_tested():
             assert not version or pinned.get(name, version) == version, name
 
 
-@pytest.mark.skipif(device.missing() is not None, reason=device.missing() or "")
+@needs.fake_cuda
 def test_precisions_to_compare_with_are_those_of_the_code(tmp_path):
     command = [sys.executable, "-m", "benchmarks.accept.fake_precisions", tmp_path / "now.json"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)

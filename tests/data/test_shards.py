@@ -2,11 +2,11 @@
 
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 
@@ -229,7 +229,7 @@ def _open_and_read(url: str, cache: Path, barrier, log: Path, done) -> None:
     done.put(int(split.read(0, split.tokens).astype(np.int64).sum()))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
+@needs.fork
 def test_processes_of_a_node_download_once(
     tmp_path: Path, make_set: MakeSet, numbered: Numbered
 ) -> None:

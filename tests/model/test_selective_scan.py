@@ -2,12 +2,12 @@
 
 from functools import partial
 
+import needs
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.selective_scan import _scan, selective_scan
 
 NAMES = ("x", "dt", "A", "B", "C", "D", "initial_state")
@@ -100,11 +100,10 @@ def test_groups_side_by_side_are_one_sequence(length, resets):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@needs.compiler
 @pytest.mark.parametrize("resets", ["none", "around a chunk edge"])
 def test_compiled_pieces_are_the_recurrence(resets):
     """300 tokens: chunks of two pieces of 8 each, and a last piece of 4, which is not compiled."""
-    if not can_compile(torch.device("cpu"))[0]:
-        pytest.skip("no compiler")
     inputs, starts = make_inputs(300), make_starts(300, RESETS[resets])
     expected = outputs_and_gradients(reference_selective_scan, inputs, starts)
     with torch.autocast("cpu", torch.bfloat16):

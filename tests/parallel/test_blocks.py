@@ -1,5 +1,6 @@
 """Blocks as they run: recomputed and compiled ones give the loss and gradients of plain ones."""
 
+import needs
 import pytest
 import torch
 from closeness import off
@@ -7,7 +8,6 @@ from small import BY_CHANNEL, WHOLE, small
 from torch._dynamo.testing import CompileCounter
 
 from gam_scale.config import ModelConfig
-from gam_scale.hardware.compiler import can_compile
 from gam_scale.kernels.operator import operator
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
@@ -18,8 +18,6 @@ from gam_scale.parallel.blocks import _recomputed, prepare_blocks
 SHAPE = {"d_model": 32, "n_layers": 2, "vocab_size": 61, "max_seq_len": 16, "dropout": 0.3}
 BLOCKS = ("gam", "attention", "mamba")
 IN_SEGMENTS = [kind for kind in implementations() if MIXERS[kind].by_pieces]
-
-needs_compiler = pytest.mark.skipif(not can_compile("cpu")[0], reason=can_compile("cpu")[1])
 
 
 def model_and_tokens(block):
@@ -50,7 +48,7 @@ def test_recomputing_changes_nothing(block, recompute, layout):
         assert torch.equal(a, b)
 
 
-@needs_compiler
+@needs.compiler
 @pytest.mark.parametrize(
     ("block", "recompute", "layout"),
     [

@@ -1,11 +1,10 @@
 """Compiled blocks under engines that cut parameters up: the losses and norms of eager ones."""
 
+import needs
 import pytest
 import torch
 from engines import Trial
 from ranks import run_ranks
-
-from gam_scale.hardware.compiler import can_compile
 
 ENGINES = ("zero2", "zero3", "fsdp")
 
@@ -23,10 +22,8 @@ def train_all(world, sets):
     return results
 
 
+@needs.compiler
 def test_compiled_is_eager(prepared_set):
-    possible, reason = can_compile("cpu")
-    if not possible:
-        pytest.skip(reason)
     results = run_ranks(train_all, 2, sets=str(prepared_set))[0]
     for engine in ENGINES:
         for compiled, eager in zip(results[engine], results["eager"], strict=True):

@@ -1,5 +1,6 @@
 """Sequences cut over ranks: the losses and gradients of whole ones, and what is sent."""
 
+import needs
 import pytest
 import torch
 from closeness import worst
@@ -18,7 +19,6 @@ from gam_scale.config import (
     RunConfig,
 )
 from gam_scale.data.packing import Batch
-from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.parts import MIXERS, implementations
@@ -101,10 +101,8 @@ def test_what_float32_knows_less_well_is_cut_exactly():
         assert difference < 1e-12, f"{what}: {difference:.1e}"
 
 
+@needs.compiler
 def test_a_compiled_block_is_one_graph_with_its_exchanges_in_it():
-    possible, reason = can_compile("cpu")
-    if not possible:
-        pytest.skip(reason)
     results = run_ranks(largest_difference, 2, kinds=["delta"], compiled=True)
     assert worst(results[0].values()) < 1e-5  # fp32, as above
 

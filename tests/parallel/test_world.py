@@ -5,6 +5,7 @@ import os
 import threading
 from dataclasses import replace
 
+import needs
 import pytest
 import torch
 from ranks import run_ranks
@@ -127,7 +128,7 @@ def leave_while_a_thread_runs(world):
     return digests
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="threads are seen on Linux only")
+@needs.proc  # where threads are seen
 def test_leaving_waits_for_threads_that_still_run():
     assert run_ranks(leave_while_a_thread_runs, 1) == [
         [hashlib.sha256(bytes(200_000_000)).hexdigest()]

@@ -1,11 +1,11 @@
 """Predicted peaks against the tensors that training steps on one rank hold at once."""
 
+import needs
 import pytest
 import torch
 
 from benchmarks.train_step import peak_tensor_bytes
 from gam_scale.config import ModelConfig, RunConfig
-from gam_scale.hardware.compiler import can_compile
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import build_model
 from gam_scale.model.loss import chunk_rows
@@ -136,7 +136,7 @@ def test_many_segments_follow_from_a_few(monkeypatch, recompute):
     assert few.total == pytest.approx(peak_memory(Job.of(config, 1, 1)).total, rel=1e-3)
 
 
-@pytest.mark.skipif(not can_compile("cpu")[0], reason=can_compile("cpu")[1])
+@needs.compiler
 def test_compiled_step():
     torch._dynamo.reset()
     assert_near(make_config("delta", "selective", **SMALL))
