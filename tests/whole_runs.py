@@ -16,6 +16,7 @@ from gam_scale.config import RunConfig
 from gam_scale.config.rules import check
 from gam_scale.files import CHECKSUMS, checksum, seal, write_json
 from gam_scale.parallel.plain import PlainStrategy
+from gam_scale.run.metrics_file import read_metrics
 from gam_scale.strict import from_dict
 from gam_scale.train.loop import Hook, Loop
 from gam_scale.train.pretrain import pretrain
@@ -31,6 +32,15 @@ def train(config: dict, *, fresh: bool = False, anneal: int = 0) -> None:
     parsed = from_dict(RunConfig, config)
     check(parsed)
     pretrain(parsed, fresh=fresh, hooks=list(_HOOKS), anneal=anneal)
+
+
+def measured(prefix: str, run: Path) -> dict[int, dict[str, float]]:
+    """By step, what a run's line has under keys that begin so, where it has any."""
+    lines = read_metrics(run / "metrics.jsonl")
+    found = {
+        line["step"]: {k: v for k, v in line.items() if k.startswith(prefix)} for line in lines
+    }
+    return {step: figures for step, figures in found.items() if figures}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 import sentencepiece as spm
+from pieces import train_pieces
 
 from gam_scale.data import sentencepiece_tokenizer, tokenizer_training
 from gam_scale.data import tokenizer as t
@@ -232,24 +233,14 @@ def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path):
 def model_of_others(folder, **options):
     """A sentencepiece model made with other options than ours."""
     settings = dict(
-        normalization_rule_name="identity",
         add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        byte_fallback=True,
         required_chars=t.SPACE,
         unk_id=0,
         bos_id=1,
         eos_id=-1,
         vocab_size=400,
     )
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter([CODE[:4000], PROSE[:2000]] * 3),
-        model_prefix=str(folder / "m"),
-        model_type="bpe",
-        minloglevel=2,
-        **{**settings, **options},
-    )
-    return folder / "m.model"
+    return train_pieces(folder, [CODE[:4000], PROSE[:2000]] * 3, **settings | options)
 
 
 @pytest.mark.parametrize(

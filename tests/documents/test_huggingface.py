@@ -4,11 +4,11 @@ import json
 import os
 
 import pytest
-import sentencepiece as spm
 import torch
 from closeness import off
 from conftest import sentences
 from pages import QUICK, ROOT, blocks, commands, type_in
+from pieces import train_pieces
 
 from gam_scale.checkpoint.load import load_trained
 from gam_scale.checkpoint.state import load_state
@@ -28,16 +28,7 @@ LOAD = {"trust_remote_code": True}
 def llama_kind(folder):
     """A folder with a sentencepiece model of Llama 2's kind: a dummy prefix, <s> and </s>."""
     folder.mkdir(parents=True)
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences(0, 60).splitlines()),
-        model_prefix=str(folder / "tokenizer"),
-        model_type="bpe",
-        vocab_size=330,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
+    train_pieces(folder, sentences(0, 60).splitlines(), "tokenizer", vocab_size=330)
 
 
 def test_the_page_word_for_word(tmp_path, run_tool, monkeypatch):

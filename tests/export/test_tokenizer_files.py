@@ -5,7 +5,7 @@ import random
 import sys
 
 import pytest
-import sentencepiece as spm
+from pieces import train_pieces
 
 from gam_scale.data.tokenizer import Choice
 from gam_scale.data.tokenizer_file import load_tokenizer
@@ -21,18 +21,8 @@ SAMPLES = [TEXT[:200], " a  b ", "a", "x\ufb01 e\u0301 \x00\U0001f9d0"]
 
 
 def sentencepiece_model(folder):
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT.splitlines()),
-        model_prefix=str(folder / "m"),
-        model_type="bpe",
-        vocab_size=310,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        eos_id=2,
-        minloglevel=2,
-    )
-    return load_tokenizer(folder / "m.model", Choice(eos="</s>"))  # with a dummy prefix
+    model = train_pieces(folder, TEXT.splitlines(), vocab_size=310, eos_id=2)
+    return load_tokenizer(model, Choice(eos="</s>"))  # with a dummy prefix
 
 
 def byte_level(folder):

@@ -9,7 +9,7 @@ import torch
 from conftest import sentences
 from engines import ENGINES
 from ranks import run_ranks
-from whole_runs import assert_equal_runs, killed_after, train
+from whole_runs import assert_equal_runs, killed_after, measured, train
 
 from gam_scale.checkpoint.state import load_state
 from gam_scale.checkpoint.store import CheckpointStore, best_checkpoint
@@ -21,7 +21,6 @@ from gam_scale.errors import UserError
 from gam_scale.evaluate.by_set import Owners, mean_losses
 from gam_scale.evaluate.loss import mean_loss, pad_rows
 from gam_scale.parallel.world import World
-from gam_scale.run.metrics_file import read_metrics
 
 CPU = torch.device("cpu")
 
@@ -66,13 +65,6 @@ def train_on_ranks(world, config):
     train(config)
 
 
-def validated(run: Path) -> dict[int, dict[str, float]]:
-    """By step, what a line has of evaluations."""
-    lines = read_metrics(run / "metrics.jsonl")
-    found = {line["step"]: {k: v for k, v in line.items() if k[:4] == "val_"} for line in lines}
-    return {step: figures for step, figures in found.items() if figures}
-
-
 @pytest.mark.parametrize("readers", [1, 2, 3])
 def test_the_mean_is_what_it_was_and_its_parts_are_those_of_its_sets(prepared_set, songs, readers):
     """By a loss that is known of each target; batches of three rows span two sets."""
@@ -112,7 +104,7 @@ def test_ranks_meet_in_as_many_passes():
 def test_each_set_has_its_curve_and_one_of_them_says_what_is_best(tmp_path, tiny, mix, songs):
     run = tmp_path / "run"
     train(tiny(run, **mix))
-    found = validated(run)
+    found = measured("val_", run)
     assert sorted(found) == [4, 8, 10]
     names = {key.partition("/")[2] for key in found[4] if key.startswith("val_loss/")}
     assert names == {"prepared", "songs", "test", "all"}
@@ -140,16 +132,16 @@ def test_names_leave_the_run_and_its_mean_as_they_are(tmp_path, tiny, mix, curve
     train(tiny(tmp_path / "run", **mix))
     assert_equal_runs(tmp_path / "plain", tmp_path / "run", curve)
     train(tiny(tmp_path / "whole", **mix))
-    assert validated(tmp_path / "run") == validated(tmp_path / "whole")
+    assert measured("val_", tmp_path / "run") == measured("val_", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("engine", ["fsdp", "torch-context"])
 def test_ranks_find_the_same(tmp_path, tiny, mix, whole, engine):
     short = mix | {"train": {"steps": 2, "warmup_steps": 1}}
-    one = validated(whole(**short))
+    one = measured("val_", whole(**short))
     parallel = ENGINES[engine] | {"device": "cpu"}
     run_ranks(train_on_ranks, 2, config=tiny(tmp_path / "two", parallel=parallel, **short))
-    two = validated(tmp_path / "two")
+    two = measured("val_", tmp_path / "two")
     for step, figures in one.items():
         # Sums of float32 in another order.
         assert two[step] == pytest.approx(figures, rel=1e-5)

@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from conftest import WORDS
 from engines import ENGINES
 from ranks import run_ranks
-from whole_runs import assert_equal_runs, killed_after, train
+from whole_runs import assert_equal_runs, killed_after, measured, train
 
 from gam_scale.checkpoint.state import load_state
 from gam_scale.checkpoint.store import CheckpointStore
@@ -38,13 +37,6 @@ def train_on_ranks(world, config):
     train(config)
 
 
-def answers(run: Path) -> dict[int, dict[str, float]]:
-    """By step, what a line has of tasks."""
-    lines = read_metrics(run / "metrics.jsonl")
-    found = {line["step"]: {k: v for k, v in line.items() if k[:5] == "task/"} for line in lines}
-    return {step: figures for step, figures in found.items() if figures}
-
-
 def settings(tasks: dict, **more: object) -> dict:
     return {"train": {"steps": 10}, "eval": {"every_steps": 5, "tasks": tasks, **more}}
 
@@ -55,12 +47,12 @@ def test_tasks_are_curves_and_leave_the_run_as_it_is(tmp_path, tiny, whole, curv
         train(tiny(run, **settings(tasks)))
     train(tiny(run, **settings(tasks)))
     assert_equal_runs(plain, run, curve)
-    found = answers(run)
+    found = measured("task/", run)
     assert sorted(found) == [5, 10]
     figures = {"accuracy", "accuracy_per_byte", "bits_per_byte", "chance"}
     assert {k.split("/")[2] for k in found[10] if k.startswith("task/words/")} == figures
     assert found[10]["task/words/bits_per_byte"] < found[5]["task/words/bits_per_byte"]
-    assert found[10] == answers(whole(**settings(tasks)))[10]
+    assert found[10] == measured("task/", whole(**settings(tasks)))[10]
     summary = json.loads((run / "summary.json").read_text())
     assert summary["task/recall/accuracy"] == found[10]["task/recall/accuracy"]
     header, *rows = (run / "evaluations.csv").read_text().splitlines()
@@ -85,23 +77,23 @@ def test_a_signal_while_they_are_asked_is_seen_at_once(tmp_path, tiny, whole, ta
     train(config)
     assert len(asked) == 3
     newest = CheckpointStore(run / "checkpoints").latest()
-    assert newest is not None and load_state(newest).to_evaluate and not answers(run)
+    assert newest is not None and load_state(newest).to_evaluate and not measured("task/", run)
     train(config)
     # At step 3 the tasks alone were due: the run that goes on evaluates where a whole one does.
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines if "val_loss" in line] == [5, 10]
-    assert answers(run) == answers(whole(**settings(tasks, tasks_every=3)))
-    assert sorted(answers(run)) == [3, 6, 9, 10]
+    assert measured("task/", run) == measured("task/", whole(**settings(tasks, tasks_every=3)))
+    assert sorted(measured("task/", run)) == [3, 6, 9, 10]
 
 
 @pytest.mark.parametrize("engine", ["zero3-context", "fsdp"])
 def test_ranks_answer_together(tmp_path, tiny, whole, tasks, engine):
     short = settings(tasks) | {"model": {"dropout": 0.0}, "train": {"steps": 2, "warmup_steps": 1}}
-    one = answers(whole(**short))
+    one = measured("task/", whole(**short))
     parallel = ENGINES[engine] | {"device": "cpu"}
     run_ranks(train_on_ranks, 2, config=tiny(tmp_path / "two", parallel=parallel, **short))
     # Log-probabilities from float32 sums in another order, and what is counted of them.
-    assert answers(tmp_path / "two")[2] == pytest.approx(one[2], rel=1e-4)
+    assert measured("task/", tmp_path / "two")[2] == pytest.approx(one[2], rel=1e-4)
 
 
 def test_what_cannot_be_asked_is_said_before_anything_is_written(tmp_path, tiny):
