@@ -82,7 +82,7 @@ def from_dict(cls: type, data: Any, where: str = "") -> Any:
     for key in data:
         if key not in fields:
             name = _join(where, one_line(key))
-            raise UserError(f"{name} is not a setting{_suggest(key, list(fields))}")
+            raise UserError(f"{name} is not a setting{_suggest(where, key, list(fields))}")
     for key, field in fields.items():
         if key not in data and _is_required(field):
             raise UserError(f"{_join(where, key)} is missing; expected {_type_name(hints[key])}")
@@ -377,6 +377,8 @@ def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _suggest(key: str, known: list[str]) -> str:
+def _suggest(where: str, key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
+    if close:
+        return f"; did you mean {_join(where, close[0])}?"
+    return f"; expected one of {', '.join(known)}"

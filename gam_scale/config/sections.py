@@ -1,8 +1,8 @@
 """Every setting of a run, typed, bounded and documented, in the sections that a config file has.
 
 What a file leaves out takes the defaults below, of training.py, or of the model's in
-model/config.py. Which settings go together is in rules.py. ``python tools/pretrain.py --help-config`` prints every
-setting, its default and what it means.
+model/config.py. Which settings go together is in rules.py. ``python tools/pretrain.py
+--help-config`` prints every setting, its default and what it means.
 """
 
 from dataclasses import dataclass

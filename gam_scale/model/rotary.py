@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 WITH_FLOAT64 = ("cpu", "cuda")
-"""Kinds of devices that have it; Apple's GPUs do not."""
+"""Kinds of devices that have it; Apple's GPUs do not. As hardware/processor.py says, which an
+exported model does not carry."""
 
 
 class Rotation(NamedTuple):

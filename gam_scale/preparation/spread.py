@@ -51,6 +51,8 @@ SAID = {
     "sharded": "writing shards",
 }
 VERDICTS = "verdicts.json"
+LEAST_S = 30.0
+"""Seconds of processors below which a preparation says nothing of larger ones."""
 LATE_S = 30.0
 """What a task of another node wrote last may come to be seen here so much later."""
 
@@ -324,7 +326,7 @@ class _Preparation:
                 "core",
                 file=sys.stderr,
             )
-        if text:
+        if text and spent > LEAST_S:  # of less, most is the start of processes
             hours = spent / text * 1e12 / 3600
             print(f"at that rate 1 TB of text takes {hours:,.0f} hours of a core", file=sys.stderr)
 

@@ -114,7 +114,7 @@ def show_summary(run: RunDir) -> None:
         rows["goodput"] = f"{shown('goodput', '{:.0%}')} of {shown('wall_seconds', '{:,.0f} s')}"
         rows["goodput"] += f" in {starts}"
     if summary.get("sample") is not None:
-        print(f"\nsample:\n{summary['sample']}\n")
+        print(f"\na text that the model began itself:\n{summary['sample']}\n")
     for name, value in rows.items():
         print(f"{name:<26}{value}")
 

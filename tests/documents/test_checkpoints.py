@@ -14,8 +14,9 @@ def test_the_commands_of_the_page_work(tmp_path, tiny):
     asked = [each.line for each in commands(ROOT / "docs/checkpoints.md")]
     assert len(asked) == 3
     for command in [asked[-1], *asked[:-1]]:  # what is read is written first
-        command = command.replace("/backup", str(tmp_path)).replace("data/gam-hf", f"{tmp_path}/hf")
+        for there in ("/backup", "data", "runs"):
+            command = command.replace(f"{there}/", f"{tmp_path}/")
         python, *argv = shlex.split(command.replace("configs/quickstart.json", str(config)))
         done = run(argv, env=env, cwd=ROOT)
         assert python == "python" and done.returncode == 0, f"{command}\n{done.stderr}"
-    assert (tmp_path / "hf/config.json").exists()
+    assert (tmp_path / "gam-hf/config.json").exists()

@@ -55,7 +55,7 @@ def test_settings_reach_all_kinds_or_one():
     ("kind", "override", "message"),
     [
         ("gru", "recall.steps=1", "--memories names 'gru'; expected some of attention, delta"),
-        ("slot", "recall.stpes=1", "recall.stpes is not a setting; did you mean steps"),
+        ("slot", "recall.stpes=1", "recall.stpes is not a setting; did you mean recall.steps"),
         ("slot", "gru:recall.steps=1", "is for 'gru'; expected one of attention"),
         ("slot", "train.lr=1", "expected recall.\\* or model.\\*"),
         ("slot", "recall.train=[[8]]", "list \\[8\\] for recall; they list \\[tokens, pairs\\]"),

@@ -115,7 +115,7 @@ def test_mistakes_are_named(made, tmp_path) -> None:
         made(1, 0.125, seeds=(0, 0))
     with pytest.raises(UserError, match="--seeds is"):
         made(1, 0.125, seeds=())
-    with pytest.raises(UserError, match="did you mean dropout"):
+    with pytest.raises(UserError, match="did you mean model.dropout"):
         made(1, 0.125, overrides=("model.dropuot=0",))
     with pytest.raises(UserError, match="prepare_data"):
         DataSet.read("wikitext2", str(tmp_path))
