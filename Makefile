@@ -83,7 +83,7 @@ format:          ## format the code, in that .venv too
 	@$(BIN)/ruff format -q .
 	@$(BIN)/ruff check -q --fix .
 
-install:         ## .venv with every extra
+install:         ## .venv with every extra but lm-eval
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@echo '$(NEXT)'
 
