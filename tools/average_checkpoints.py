@@ -21,7 +21,7 @@ def main() -> None:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="step-* folders of one run, or its directory for all that it kept",
+        help="step-* folders of one run, or its directory for all that it kept, a best one as well",
     )
     parser.add_argument(
         "--last",

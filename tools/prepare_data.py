@@ -84,7 +84,7 @@ def main() -> None:
             tuple(options.deduplicate_against),
         ),
         pairs=pairs(options),
-        workers=options.workers,
+        workers=options.workers or cores(),
         overwrite=options.overwrite,
     )
     manifest = submit(spec, options) if options.submit else prepare(spec)
@@ -108,12 +108,17 @@ def submit(spec: PrepareSpec, options: argparse.Namespace) -> Manifest:
         cluster, reason = find_cluster()
     else:
         cluster, reason = options.cluster, "--cluster says so"
-    where = "Slurm" if cluster == "slurm" else "this machine, without Slurm"
-    print(f"{where}: {reason}", file=sys.stderr)
+    where, elsewhere = "Slurm", ["workers"]
     tasks, processes = options.tasks or 8, options.cpus_per_task or 8
     if cluster == "local":
-        tasks = min(tasks, options.workers)
-        processes = options.workers // tasks
+        where = "this machine, without Slurm"
+        elsewhere = ["partition", "cpus_per_task", "minutes"]
+        workers = options.workers or cores()
+        tasks = min(tasks, workers)
+        processes = workers // tasks
+    print(f"{where}: {reason}", file=sys.stderr)
+    if unused := [f"--{n.replace('_', '-')}" for n in elsewhere if getattr(options, n) is not None]:
+        print(f"not used there: {', '.join(unused)}", file=sys.stderr)
     size = Size(tasks, processes, options.partition or "", options.minutes or 1440)
     return prepare_spread(spec, cluster, size)
 
@@ -289,8 +294,8 @@ def parse_args() -> argparse.Namespace:
         help="the special token between documents in files of ids (default: the one that opens "
         "documents, and --eos)")  # fmt: skip
     add("--max-documents", type=cli.count(), metavar="N", help="read only the first N of a split")
-    add("--workers", type=cli.count(), metavar="N", default=cores(),
-        help="processes (default: %(default)s, this machine's cores)")  # fmt: skip
+    add("--workers", type=cli.count(), metavar="N",
+        help=f"processes on this machine (default: {cores()}, its cores)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace a prepared set at --out")
     several = parser.add_argument_group(
         "prepare by tasks side by side, the same set byte for byte; the same command goes on where "

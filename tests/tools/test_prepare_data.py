@@ -58,10 +58,13 @@ def test_a_template_is_in_the_place_of_a_column(tool, corpus, tmp_path):
 def test_submit_here_makes_the_plain_set(tool, corpus, tmp_path):
     command = ("prepare_data", "--train", corpus, "--vocab-size", 290, "--skip-bad", "--workers", 1)
     plain = tool(*command, "--out", tmp_path / "plain")
-    spread = tool(*command, "--out", tmp_path / "spread", "--submit", "--cluster", "local")
+    spread = tool(
+        *command, "--out", tmp_path / "spread", "--submit", "--cluster", "local", "--minutes", 9
+    )
     assert (plain.status, spread.status) == (0, 0), spread.err
     assert spread.out.replace("spread", "plain") == plain.out
-    assert "hours of a core" in spread.err and "1 bad rows or files" in spread.err
+    assert "not used there: --minutes" in spread.err and "not used" not in plain.err
+    assert "MB/s a core" in spread.err and "1 bad rows or files" in spread.err
     files = [p.relative_to(tmp_path / "plain") for p in (tmp_path / "plain").rglob("*.*")]
     for name in files:
         assert (tmp_path / "spread" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
