@@ -76,7 +76,7 @@ def test_autocast_is_that_of_a_gpu(operators):
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_a_memory_multiplies_in_fp32_in_both_passes(operators, backward):
+def test_a_memory_multiplies_in_fp32_or_finer_in_both_passes(operators, backward):
     products = {
         (module, operator): dtypes
         for (of_backward, module, operator), dtypes in operators.items()
@@ -84,5 +84,5 @@ def test_a_memory_multiplies_in_fp32_in_both_passes(operators, backward):
     }
     linear = ("memory.qkv", "memory.out")
     exact = [dtypes for (module, _), dtypes in products.items() if module not in linear]
-    assert exact and all(dtypes == {"float32"} for dtypes in exact), products
+    assert exact and all(dtypes <= {"float32", "float64"} for dtypes in exact), products
     assert all(products[key] == {"bfloat16"} for key in products if key[0] in linear), products

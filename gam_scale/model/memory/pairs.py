@@ -21,11 +21,14 @@ def pair_decays(log_decay: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tens
         what is left at token t of what s wrote (B, H, N, C, C), 0 for s > t and across documents;
         at t of what the chunk began with (B, H, N, C); at its end of what s wrote (B, H, N, C).
     """
-    total = chunks.totals(log_decay.unsqueeze(-1)).squeeze(-1)
-    between = total.unsqueeze(-1) - total.unsqueeze(-2)
+    # A token that forgets all, exp(-200), is in every sum after it: in float32 its rounding would
+    # be what is left between those, and their gradients' part of the rate. Apple GPUs have no other.
+    exact = torch.float32 if log_decay.device.type == "mps" else torch.float64
+    total = chunks.totals(log_decay.to(exact).unsqueeze(-1)).squeeze(-1)
+    between = (total.unsqueeze(-1) - total.unsqueeze(-2)).to(log_decay.dtype)
     # Masked before exp: what lies above the diagonal would overflow there.
     left = between.masked_fill(~chunks.same, -torch.inf).exp()
-    since_start = total.masked_fill(~chunks.carried, -torch.inf).exp()
+    since_start = total.to(log_decay.dtype).masked_fill(~chunks.carried, -torch.inf).exp()
     return left, since_start, left[..., -1, :]
 
 
