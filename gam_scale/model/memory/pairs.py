@@ -21,8 +21,8 @@ def pair_decays(log_decay: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tens
         what is left at token t of what s wrote (B, H, N, C, C), 0 for s > t and across documents;
         at t of what the chunk began with (B, H, N, C); at its end of what s wrote (B, H, N, C).
     """
-    # A token that forgets all, exp(-200), is in every sum after it: in float32 its rounding would
-    # be what is left between those, and their gradients' part of the rate. Apple GPUs have no other.
+    # A token that forgets all, exp(-200), is in every sum after it: in float32, its rounding would
+    # be an error of what is left between those. Apple GPUs have nothing finer.
     exact = torch.float32 if log_decay.device.type == "mps" else torch.float64
     total = chunks.totals(log_decay.to(exact).unsqueeze(-1)).squeeze(-1)
     between = (total.unsqueeze(-1) - total.unsqueeze(-2)).to(log_decay.dtype)
