@@ -9,7 +9,7 @@ from torch import Tensor
 from gam_scale.data.packing import IGNORE, Batch, num_sequences
 from gam_scale.data.stream import read_of_each
 from gam_scale.evaluate.loss import LossResult
-from gam_scale.hardware.processor import widest
+from gam_scale.model.widest import widest
 from gam_scale.parallel.world import World
 
 

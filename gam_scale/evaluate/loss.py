@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gam_scale.data.packing import IGNORE, Batch
-from gam_scale.hardware.processor import widest
 from gam_scale.model.layout import Layout
+from gam_scale.model.widest import widest
 from gam_scale.parallel.world import World
 
 

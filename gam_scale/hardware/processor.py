@@ -49,11 +49,6 @@ def _physical_cores() -> int:
         return len(cpus)
 
 
-def widest(device: torch.device | str) -> torch.dtype:
-    """The dtype in which sums over many steps are kept there: Apple's GPUs have no float64."""
-    return torch.float64 if torch.device(device).type in ("cpu", "cuda") else torch.float32
-
-
 def synchronize(device: torch.device | str) -> None:
     """Wait until a GPU has done all that it was given; a CPU has."""
     device = torch.device(device)

@@ -5,9 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-WITH_FLOAT64 = ("cpu", "cuda")
-"""Kinds of devices that have it; Apple's GPUs do not. As hardware/processor.py says, which an
-exported model does not carry."""
+from gam_scale.model.widest import widest
 
 
 class Rotation(NamedTuple):
@@ -25,7 +23,7 @@ def tables(positions: Tensor, rotation: Rotation) -> dict[int, tuple[Tensor, Ten
     """
     by_width, device = {}, positions.device
     # Positions of 100,000 and more, times a frequency: float32 would be off by 1% of a turn.
-    positions = positions if device.type in WITH_FLOAT64 else positions.cpu()
+    positions = positions if widest(device) == torch.float64 else positions.cpu()
     for width in rotation.widths:
         exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
         angles = positions.double().unsqueeze(-1) * rotation.base**-exponent

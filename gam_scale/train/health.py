@@ -21,7 +21,7 @@ import torch.distributed as dist
 from gam_scale.errors import UserError
 from gam_scale.files import write_bytes
 from gam_scale.hardware.memory import host_memory_in_use, peak_memory_bytes
-from gam_scale.hardware.processor import widest
+from gam_scale.model.widest import widest
 from gam_scale.parallel.world import World
 from gam_scale.strict import read_record
 

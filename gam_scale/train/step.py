@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gam_scale import pulse
 from gam_scale.data.packing import Batch
-from gam_scale.hardware.processor import widest
+from gam_scale.model.widest import widest
 from gam_scale.parallel.strategy import Strategy
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gam_scale.hardware.processor import widest
+from gam_scale.model.widest import widest
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,13 @@ from gam_scale.data.packing import Batch
 from gam_scale.data.transfer import Transfer
 from gam_scale.errors import UserError
 from gam_scale.hardware.compiler import can_compile
-from gam_scale.hardware.processor import find_device, widest
+from gam_scale.hardware.processor import find_device
 from gam_scale.model import rotary
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import outline
 from gam_scale.model.parts import MIXERS
 from gam_scale.model.rotary import Rotation
+from gam_scale.model.widest import widest
 from gam_scale.parallel import blocks
 from gam_scale.parallel.build import check_engine
 from gam_scale.parallel.device import on_apple_gpu, on_gpus
@@ -119,7 +120,7 @@ def test_no_layer_asks_for_float64_on_a_device_that_has_none(kind, monkeypatch):
 def test_rotary_tables_are_made_on_the_cpu_for_who_has_no_float64(monkeypatch):
     positions, rotation = torch.arange(70_000, 70_050).view(1, 50), Rotation(10_000.0, (16,))
     expected = rotary.tables(positions, rotation)[16]
-    monkeypatch.setattr(rotary, "WITH_FLOAT64", ())
+    monkeypatch.setattr("gam_scale.model.widest.WITH_FLOAT64", ())
     for ours, theirs in zip(rotary.tables(positions, rotation)[16], expected, strict=True):
         assert torch.equal(ours, theirs)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gam_scale.kernels.products import Precision, product
 from gam_scale.model.memory.recurrence import Chunks
+from gam_scale.model.widest import widest
 
 MIN_LOG_DECAY = -10.0
 """A token forgets at most 99.995% of a row: the bound that keeps :class:`PairDecays` in range."""
@@ -22,9 +23,9 @@ def pair_decays(log_decay: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tens
         at t of what the chunk began with (B, H, N, C); at its end of what s wrote (B, H, N, C).
     """
     # A token that forgets all, exp(-200), is in every sum after it: in float32, its rounding would
-    # be an error of what is left between those. Apple GPUs have nothing finer.
-    exact = torch.float32 if log_decay.device.type == "mps" else torch.float64
-    total = chunks.totals(log_decay.to(exact).unsqueeze(-1)).squeeze(-1)
+    # be an error of what is left between those.
+    exact = log_decay.to(widest(log_decay.device))
+    total = chunks.totals(exact.unsqueeze(-1)).squeeze(-1)
     between = (total.unsqueeze(-1) - total.unsqueeze(-2)).to(log_decay.dtype)
     # Masked before exp: what lies above the diagonal would overflow there.
     left = between.masked_fill(~chunks.same, -torch.inf).exp()

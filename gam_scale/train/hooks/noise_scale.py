@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.data.packing import Batch
-from gam_scale.hardware.processor import widest
+from gam_scale.model.widest import widest
 from gam_scale.train.loop import Hook, Loop
 from gam_scale.train.step import StepResult
 
