@@ -113,9 +113,8 @@ def submit(spec: PrepareSpec, options: argparse.Namespace) -> Manifest:
     if cluster == "local":
         where = "this machine, without Slurm"
         elsewhere = ["partition", "cpus_per_task", "minutes"]
-        workers = options.workers or cores()
-        tasks = min(tasks, workers)
-        processes = workers // tasks
+        tasks = min(tasks, spec.workers)
+        processes = spec.workers // tasks
     print(f"{where}: {reason}", file=sys.stderr)
     if unused := [f"--{n.replace('_', '-')}" for n in elsewhere if getattr(options, n) is not None]:
         print(f"not used there: {', '.join(unused)}", file=sys.stderr)

@@ -351,6 +351,16 @@ def test_a_failed_task_is_told_of_and_the_rest_is_done(corpus, tmp_path, capsys)
     assert not spec.out.exists()
 
 
+@pytest.mark.parametrize(("least", "said"), [(0.0, 1), (spread.LEAST_S, 0)])
+def test_only_a_longer_preparation_says_what_a_terabyte_takes(
+    corpus, model, tmp_path, monkeypatch, capsys, least, said
+):
+    monkeypatch.setattr(spread, "LEAST_S", least)
+    spec = PrepareSpec(tmp_path / "set", [source(corpus / "0.jsonl")], tokenizer=model)
+    prepare_spread(spec, "local", Size(1, 1))
+    assert capsys.readouterr().err.count("at that rate 1 TB of text takes ") == said
+
+
 def test_two_commands_at_once(corpus, tmp_path):
     spec = spec_of(corpus, tmp_path)
     folder = Folder.of(spec.out)
