@@ -40,6 +40,11 @@ class TextCell(Cell):
         """See :attr:`Cell.name`."""
         return f"{self.model_name}-{self.stage}-lr{self.config.train.lr:g}-s{self.seed}"
 
+    @property
+    def open_settings(self) -> tuple[str, ...]:
+        """See :attr:`Cell.open_settings`: rates are tuned in the precision that is fast there."""
+        return ("train.precision",) if self.stage == "tune" else ()
+
     def write_config(self) -> Path:
         """See :meth:`Cell.write_config`.
 

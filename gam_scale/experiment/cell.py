@@ -66,6 +66,11 @@ class Cell(ABC):
         """
 
     @property
+    def open_settings(self) -> tuple[str, ...]:
+        """Settings, by dotted key, that its row may have been trained with otherwise."""
+        return ()
+
+    @property
     def config_path(self) -> Path:
         """The config as a file; the log of its training stands beside it."""
         return self.folder / "configs" / f"{self.name}.json"
@@ -90,7 +95,7 @@ class Cell(ABC):
             saved = to_dict(from_dict(RunConfig, read_json(path)))
             if not saved["data"]["sets"]:  # restored from a row, which has no paths
                 saved["data"]["sets"] = values["data"]["sets"]
-            if key := changed_setting(saved, self.config, DECIDE):
+            if key := changed_setting(saved, self.config, DECIDE, self.open_settings):
                 raise UserError(f"{path} has another {key} than {now}; expected {wanted}")
         write_changed(path, values)
         return path
@@ -144,7 +149,10 @@ def write_changed(path: Path, values: dict[str, Any]) -> None:
 
 
 def changed_setting(
-    saved: dict[str, Any], config: RunConfig, sections: Sequence[str]
+    saved: dict[str, Any],
+    config: RunConfig,
+    sections: Sequence[str],
+    open_settings: Sequence[str] = (),
 ) -> str | None:
     """A setting of ``sections``, by dotted key, that a saved config has otherwise, if any.
 
@@ -152,10 +160,11 @@ def changed_setting(
         saved: of a config's file; a setting that is younger has its default there.
         config: of today.
         sections: those that decide what a run comes to; :data:`SPEED_ONLY` is left out.
+        open_settings: more that are left out.
     """
     changed = [
         key
         for key in differences(saved, config)
-        if key.partition(".")[0] in sections and key not in SPEED_ONLY
+        if key.partition(".")[0] in sections and key not in (*SPEED_ONLY, *open_settings)
     ]
     return min(changed, key=lambda key: key.count("."), default=None)  # width before its heads

@@ -181,6 +181,10 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     with pytest.raises(UserError, match="was trained on the text another and"):
         Comparison(read_spec(spec), lost).rows()
     path.write_text(json.dumps(row))
+    halves = TEXT["set"] | {"train": TEXT["set"]["train"] | {"precision": "bf16"}}
+    other = read_spec(written(tmp_path, TEXT | {"data": str(prepared_set), "set": halves}))
+    with pytest.raises(UserError, match="-full-.* has another train.precision than"):
+        Comparison(other, lost).rows()  # those that tune may be of another one
     other = read_spec(written(tmp_path, TEXT | {"data": str(prepared_set), "tune_tokens": 300}))
     with pytest.raises(UserError, match="has another train.steps than .* another --out"):
         Comparison(other, lost).rows()
