@@ -1,0 +1,82 @@
+"""Texts to practise on: what is asked for was said before, and the prepared file trains a model."""
+
+import json
+import re
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from gam_scale.data.prepare import PrepareSpec, prepare
+from gam_scale.data.shards import TokenSplit
+from gam_scale.data.sources import parse_source
+from gam_scale.errors import UserError
+from gam_scale.evaluate.practice import Practice, _shares, practice_texts
+from tests.evaluate.conftest import WORDS
+
+SAID = re.compile(r"The magic word of ((?:\w+ ?)+?) is (\w+)\.")
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory) -> TokenSplit:
+    """Of two documents in which a dozen words are whole ones."""
+    folder = tmp_path_factory.mktemp("practice")
+    for name in "ab":
+        pairs = zip(WORDS * 20, (WORDS * 22)[5:], strict=False)
+        (folder / f"{name}.txt").write_text(" ".join(f"{a} and {b}." for a, b in pairs))
+    source = parse_source(str(folder / "*.txt"))
+    prepare(PrepareSpec(folder / "set", [source], vocab_size=350, valid_fraction=0.1))
+    return TokenSplit(folder / "set", "train", folder / "cache")
+
+
+def test_every_sentence_is_said_again_and_the_text_ends_with_one(split):
+    tokenizer = split.load_tokenizer()
+    practice = Practice(shortest=200, longest=900, sentences=4)
+    texts = list(islice(practice_texts(split, tokenizer, practice, seed=3), 60))
+    assert texts == list(islice(practice_texts(split, tokenizer, practice, seed=3), 60))
+    counts, gaps = set(), set()
+    for text, tokens in texts:
+        assert 199 <= tokens <= 901 and text.endswith(".") and len(tokenizer.encode(text)) > 100
+        said = [(m[1], m[2], m.start()) for m in SAID.finditer(text)]
+        values = {key: value for key, value, _ in said}
+        assert all(values[key] == value for key, value, _ in said), "a key has two values"
+        assert len(set(values.values())) == len(values)
+        times = [sum(key == other for other, _, _ in said) for key in values]
+        assert set(times) <= {2, 3} and SAID.fullmatch(text[said[-1][2] :])
+        counts.add(len(values))
+        gaps |= {len(key.split()) for key in values}
+    assert counts == {1, 2, 3, 4} and gaps == {1, 2}
+
+
+def test_near_and_far_mentions_are_alike():
+    rng = np.random.default_rng(0)
+    pairs = [_shares(rng, 2, 1000) for _ in range(4000)]
+    assert all(0 <= a <= b <= 1 for a, b in pairs)
+    near = np.mean([b - a < 0.02 for a, b in pairs])  # 1 to 20 of up to 1,000 tokens
+    assert 0.4 < near < 0.6
+
+
+def test_what_cannot_be_hidden(split):
+    tokenizer = split.load_tokenizer()
+    for practice, said in (
+        (Practice(shortest=20), "lengths are 20 to 1000 tokens; expected .* or more"),
+        (Practice(shortest=300, longest=200), "lengths are 300 to 200 .* the shorter first"),
+        (Practice(sentences=500), "too few for 500 candidates"),
+        (Practice(shortest=9000, longest=9000, sentences=1), "documents of .* too rarely"),
+    ):
+        with pytest.raises(UserError, match=said):
+            next(practice_texts(split, tokenizer, practice))
+
+
+def test_the_tool_writes_what_is_prepared_and_trained(run_tool, split, tmp_path, capsys):
+    out, asked = tmp_path / "hidden.jsonl", ["--data", split.path, "--tokens", 3000]
+    sizes = ["--shortest", 200, "--longest", 300, "--sentences", 3]
+    assert run_tool("hide_sentences", *asked, *sizes, "--out", out) == 0
+    texts = [json.loads(line)["text"] for line in out.read_text().splitlines()]
+    assert f"{len(texts)} texts" in capsys.readouterr().out and len(texts) > 9
+    assert run_tool("hide_sentences", *asked, *sizes, "--out", out) == 2
+    assert "is there already; expected a new file" in capsys.readouterr().err
+    folder = tmp_path / "set"
+    tokenizer = ["--tokenizer", split.path, "--valid-fraction", 0.1]
+    assert run_tool("prepare_data", "--train", out, *tokenizer, "--out", folder) == 0
+    assert TokenSplit(folder, "train", tmp_path / "cache").tokens > 2000
