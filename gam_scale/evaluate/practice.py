@@ -1,6 +1,6 @@
 """Texts to practise finding on: sentences hidden in real text and said again later in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,8 @@ from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.evaluate.hidden import HiddenSentences, words
 
-MENTIONS = 3
-"""Times a sentence is said at most; every time but the first asks for its value."""
+FILL = 0.9
+"""Share of a text that sentences take at most."""
 TRIES = 100
 
 
@@ -20,12 +20,12 @@ TRIES = 100
 class Practice:
     """How long the texts are, and how much is hidden in them."""
 
-    shortest: int = 100
+    shortest: int = 40
     """Tokens."""
     longest: int = 1000
     """Tokens; lengths between the two are drawn evenly by their logarithm."""
-    sentences: int = 12
-    """Different ones in a text at most; fewer where they would take more than half of it."""
+    sentences: int = 32
+    """Different ones in a text at most."""
 
 
 def practice_texts(
@@ -34,9 +34,9 @@ def practice_texts(
     """Texts without end, each with its tokens, that hide what :class:`Needles` asks for.
 
     Each has sentences ``The magic word of KEY is VALUE.`` with keys of one or two words and
-    different values, each said two or three times, at sentences' ends of real text. One is said
-    again at the text's end, where evaluations ask. Distances between mentions are short and long
-    alike, so that a model finds the near ones first.
+    different values, at sentences' ends of real text: two of them or as many as fill most of it, of
+    which few or many are different. The text ends, where evaluations ask, with one that was said
+    before. What is learned on dense and short texts first helps with the sparse and long ones.
 
     Args:
         split: where real text comes from, one document of it in each text.
@@ -49,35 +49,28 @@ def practice_texts(
             shorter than the texts.
     """
     pool, hidden = np.array(words(tokenizer, practice.sentences + 1)), HiddenSentences(tokenizer)
-    room = 2 * MENTIONS * len(hidden.sentence([0, 0], 0))  # sentences fill half of it
-    if not room <= practice.shortest <= practice.longest:
+    size = len(hidden.sentence([0, 0], 0))
+    if not 2 * size < practice.shortest <= practice.longest:
         raise UserError(
-            f"lengths are {practice.shortest} to {practice.longest} tokens; expected {room} or "
-            "more, the shorter first"
+            f"lengths are {practice.shortest} to {practice.longest} tokens; expected more than "
+            f"{2 * size}, the shorter first"
         )
     rng = np.random.default_rng(derive_seed(seed, "practice"))
     while True:
-        length = _log_uniform(rng, practice.shortest, practice.longest)
-        most = min(practice.sentences, length // room)
+        low, high = np.log([practice.shortest, practice.longest])
+        length = round(float(np.exp(rng.uniform(low, high))))
+        mentions = max(2, int(rng.uniform(0, FILL) * length / size))
+        most = min(practice.sentences, mentions // 2)
         values = rng.choice(pool, rng.integers(1, most, endpoint=True), replace=False)
         keys = _keys(rng, pool, len(values))
-        said = [hidden.sentence(key, value) for key, value in zip(keys, values, strict=True)]
-        times = rng.integers(2, MENTIONS, len(said), endpoint=True)
-        body = length - 1 - sum(n * len(s) for n, s in zip(times, said, strict=True))
-        text = _real(rng, split, hidden, body)
-        shares = [_shares(rng, n, body) for n in times]
-        shares[0][-1] = 1.0
-        places = [
-            (hidden.place(text, share), sentence)
-            for sentence, own in zip(said, shares, strict=True)
-            for share in own
-        ]
-        ids = _mixed(text, sorted(places, key=lambda each: each[0]))
+        sentences = [hidden.sentence(key, value) for key, value in zip(keys, values, strict=True)]
+        which = rng.integers(len(sentences), size=mentions)
+        which[-1] = rng.choice(which[:-1])
+        said = [sentences[i] for i in which]
+        text = _real(rng, split, hidden, length - 1 - sum(map(len, said)))
+        places = [hidden.place(text, share) for share in rng.uniform(size=mentions)]
+        ids = _mixed(text, [*sorted(places)[:-1], len(text)], said)
         yield tokenizer.decode(ids.tolist()).strip(), len(ids) + 1
-
-
-def _log_uniform(rng: np.random.Generator, low: float, high: float) -> int:
-    return round(float(np.exp(rng.uniform(np.log(low), np.log(high)))))
 
 
 def _keys(rng: np.random.Generator, pool: np.ndarray, count: int) -> list[tuple[int, ...]]:
@@ -87,15 +80,6 @@ def _keys(rng: np.random.Generator, pool: np.ndarray, count: int) -> list[tuple[
         some = rng.choice(pool, rng.integers(1, 2, endpoint=True), replace=False)
         keys[tuple(some.tolist())] = None
     return list(keys)
-
-
-def _shares(rng: np.random.Generator, times: int, body: int) -> list[float]:
-    """Where a sentence stands, from 0 to 1: anywhere, then at distances even by their logarithm."""
-    places = [rng.uniform()]
-    for _ in range(times - 1):
-        left = max(2.0, (1 - places[-1]) * body)
-        places.append(min(1.0, places[-1] + _log_uniform(rng, 1, left) / max(1, body)))
-    return places
 
 
 def _real(
@@ -114,10 +98,10 @@ def _real(
     )
 
 
-def _mixed(text: np.ndarray, sentences: list[tuple[int, np.ndarray]]) -> np.ndarray:
+def _mixed(text: np.ndarray, places: Sequence[int], sentences: Sequence[np.ndarray]) -> np.ndarray:
     """``text`` with each sentence at its place, places in order."""
-    parts = np.split(text, [place for place, _ in sentences])
+    parts = np.split(text, places)
     mixed = [parts[0]]
-    for (_, sentence), part in zip(sentences, parts[1:], strict=True):
+    for sentence, part in zip(sentences, parts[1:], strict=True):
         mixed += [sentence, part]
     return np.concatenate(mixed)
