@@ -121,27 +121,26 @@ def _of_text(
     first, *others = spec.seeds
     tuned: list[TextCell] = []
     trained: list[TextCell] = []
-    configs: dict[str, RunConfig] = {}
+    besides: list[TextCell] = []
+    runs: dict[str, Callable[[Budget, float, int], TextCell]] = {}
     for name, (size, run) in models.items():
         own = spec.entry(name).train if run is None else optimizer_of(run)
         config = _shared(spec, own)
         if run is not None:
             checkpoint = replace(config.checkpoint, continue_from=str(run))
             config = replace(config, checkpoint=checkpoint)
-        configs[name] = config
-        run_of = partial(text_cell, folder, name, size, config)
+        runs[name] = run_of = partial(text_cell, folder, name, size, config)
         rate: float | None = spec.lrs_of(name)[0]
         if spec.tune_tokens:
             cells, rate = _tuned(spec, spec.lrs_of(name), run_of)
             tuned += cells
         if rate is not None and spec.tokens:
             trained.append(run_of(full, rate, first))
-    again = _repeated(spec, trained) if len(trained) == len(models) else []
-    for seed in others:
-        for cell in again:
-            name = cell.model_name
-            run_of = partial(text_cell, folder, name, cell.sized, configs[name])
-            trained.append(run_of(full, cell.rate, seed))
+            more = (lr for lr in spec.entry(name).full_lrs if lr != rate)
+            besides += [run_of(full, lr, first) for lr in more]
+    again = _repeated(spec, [*trained, *besides]) if len(trained) == len(models) else []
+    trained += besides
+    trained += [runs[c.model_name](full, c.rate, seed) for seed in others for c in again]
     measured = [
         each
         for cell, _ in _finished(trained)
@@ -170,14 +169,17 @@ def _tuned(
 
 
 def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
-    """The runs of the first seed that further seeds repeat; none while some are to come."""
-    finished = _finished(trained)
-    if not spec.repeat:
-        return list(trained)
-    if len(finished) < len(trained):
-        return []
-    order = sorted(finished, key=lambda each: reached(each[1]))
-    return [cell for cell, _ in order[: spec.repeat]]
+    """The runs of the first seed that further seeds repeat, a model's best; none of a model, or
+    where the best models are asked for none at all, while some are to come."""
+    best_ones = []
+    for members in grouped(trained, lambda cell: cell.model_name).values():
+        finished = _finished(members)
+        if len(finished) == len(members):
+            best_ones.append(best(finished))
+        elif spec.repeat:
+            return []
+    order = sorted(best_ones, key=lambda each: reached(each[1])) if spec.repeat else best_ones
+    return [cell for cell, _ in order[: spec.repeat or None]]
 
 
 def _further_rate(most: int, tried: Sequence[float], best: float) -> float | None:

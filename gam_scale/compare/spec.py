@@ -48,6 +48,12 @@ class ModelEntry:
     model: dict[str, Any] = option({}, "what of the model section is its own")
     train: dict[str, Any] = option({}, "what of the train section is its own: its optimizer, say")
     lrs: list[float] = option([], "its own peak learning rates; empty: the file's", above=0)
+    full_lrs: list[float] = option(
+        [],
+        "rates of full runs beside the best of those that were tuned, which fewer steps may have "
+        "made too high; the model's figures are those of its best full run",
+        above=0,
+    )
     against: str = option(
         "",
         "the model whose last loss it is to reach, of which the page gives tokens and seconds; "
@@ -216,8 +222,9 @@ def _check(spec: Spec) -> None:
 def _check_rates(spec: TextSpec, model: str) -> None:
     """Of all models, named "", or of one."""
     where, lrs = f"models.{model}." if model else "", spec.lrs_of(model)
-    if len(set(lrs)) < len(lrs):
-        raise UserError(f"{where}lrs is {lrs}; expected each rate once")
+    for key, values in (("lrs", lrs), ("full_lrs", spec.entry(model).full_lrs)):
+        if len(set(values)) < len(values):
+            raise UserError(f"{where}{key} is {values}; expected each rate once")
     if not spec.tune_tokens and len(lrs) > 1:
         raise UserError(
             f"{where}lrs is {lrs} with tune_tokens 0; expected one rate, or tokens to tune it on"

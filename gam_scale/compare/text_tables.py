@@ -24,13 +24,16 @@ MODEL_COLUMNS = ["model", "parameters", "memory", "state", "lr", "tokens", "seed
 
 def parts(rows: Sequence[Row], spec: TextSpec) -> list[Part]:
     """All that was trained and measured."""
-    reference = spec.reference
+    reference, at_rates = spec.reference, _full_rates(rows)
+    rows = _at_best(rows, at_rates)
     full, made = by_model(rows, stage="full"), list[Part]()
     if full:
         equal = equal_loss(full, spec)
         made += [losses(full, reference), *([equal] if equal else []), learning(full)]
     if tuned := by_model(rows, stage="tune"):
-        made.append(rates(tuned))
+        made.append(rates(tuned, "Learning rates"))
+    if at_rates:
+        made.append(rates(at_rates, "Learning rates of full runs"))
     measured = [row for row in rows if "what" in row]
     for length in sorted({r["length"] for r in measured if r["what"] == "positions"}):
         of_length = by_model(measured, what="positions", length=length)
@@ -47,6 +50,32 @@ def by_model(rows: Sequence[Row], **wanted: Any) -> dict[str, list[Row]]:
     """Those with the ``wanted`` values, by model."""
     alike = (row for row in rows if all(row.get(key) == wanted[key] for key in wanted))
     return grouped(alike, lambda row: row["model"])
+
+
+def _full_rates(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Full runs of the first seed, of models that have some at several rates."""
+    full = by_model(rows, stage="full")
+    firsts = {
+        model: [row for row in of_model if row["seed"] == min(r["seed"] for r in of_model)]
+        for model, of_model in full.items()
+    }
+    return {model: first for model, first in firsts.items() if len(first) > 1}
+
+
+def _at_best(rows: Sequence[Row], at_rates: dict[str, list[Row]]) -> list[Row]:
+    """Without full runs at other rates than a model's best, and what was measured of them."""
+    left_out = set()
+    for first in at_rates.values():
+        best = min(first, key=lambda row: or_inf(row["val_loss"]))
+        left_out |= {row["cell"] for row in first if row is not best}
+    return [row for row in rows if _run_of(row) not in left_out]
+
+
+def _run_of(row: Row) -> str:
+    """The run that a row is of, or that it measures."""
+    if "what" not in row:
+        return row["cell"]
+    return row["cell"].removesuffix(f"-{row['what']}-{row['length']}")
 
 
 def _ordered(full: dict[str, list[Row]], reference: str) -> tuple[dict[str, Spread], str]:
@@ -128,8 +157,8 @@ def _reaches(row: Row, goal: float) -> float | None:
     return None
 
 
-def rates(tuned: dict[str, list[Row]]) -> Table:
-    """Loss by learning rate, on the short budget, or by the multiple of the one that is chosen."""
+def rates(tuned: dict[str, list[Row]], title: str) -> Table:
+    """Loss by learning rate, on one budget, or by the multiple of the one that is chosen."""
     lrs = sorted({_rate(row) for rows in tuned.values() for row in rows})
     table = []
     for model, rows in tuned.items():
@@ -143,7 +172,7 @@ def rates(tuned: dict[str, list[Row]]) -> Table:
     note += "; a best rate at the edge may not be one."
     if _rate(some) != some["lr"]:
         note = f"Rates are multiples of what train.lr auto chooses for each model. {note}"
-    return Table("Learning rates", ["model", *map("{:g}".format, lrs), "best"], table, note)
+    return Table(title, ["model", *map("{:g}".format, lrs), "best"], table, note)
 
 
 def _rate(row: Row) -> float:

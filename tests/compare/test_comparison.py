@@ -209,6 +209,30 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     )
 
 
+def test_a_full_run_at_further_rates_counts_where_it_is_better(run_tool, tmp_path, prepared_set):
+    models = {"static": TEXT["models"]["static"] | {"lrs": [1e-5, 1e-4], "against": ""}}
+    values = TEXT | {"models": models, "data": str(prepared_set), "repeat": 0, "reference": ""}
+    spec, out = written(tmp_path, values | {"widen": 0}), tmp_path / "out"
+    comparison = Comparison(read_spec(spec), out)
+    assert train_here(comparison) == 2 + (1 + 1) + (1 + 1)
+    models["static"]["full_lrs"] = [1e-4, 1e-2]
+    spec = written(tmp_path, values | {"widen": 0})
+    comparison = Comparison(read_spec(spec), out)
+    assert train_here(comparison) == (1 + 1) + (1 + 1)
+    rows = comparison.rows()
+    found = {(r["lr"], r["seed"]) for r in rows if r.get("stage") == "full"}
+    assert found == {(1e-4, 0), (1e-2, 0), (1e-2, 1)}, "the best full run is not what is repeated"
+    assert run_tool("compare", "page", "--spec", spec, "--out", out) == 0
+    page = re.sub(r" +", " ", (out / "page" / "report.md").read_text())
+    best = [r["val_loss"] for r in rows if r.get("stage") == "full" and r["lr"] == 1e-2]
+    assert f"| static | {rows[0]['parameters']:,} |" in page and f"| {best[0]:.4f} |" in page
+    assert f"{sum(best) / 2:.4f} ±" in page, "runs at another rate are in the mean"
+    assert "Learning rates of full runs" in page
+    models["static"]["full_lrs"] = [1e-2, 1e-2]
+    with pytest.raises(UserError, match="models.static.full_lrs is .* expected each rate once"):
+        read_spec(written(tmp_path, values))
+
+
 def test_a_run_that_diverged_is_the_last_and_no_measure():
     common = {"seed": 0, "parameters": 9, "memory": 1, "state": 1, "tokens": 1000}
     common |= {"val_bits_per_byte": 1.0, "tokens_per_s": 10, "lr": 1e-3}
@@ -220,7 +244,8 @@ def test_a_run_that_diverged_is_the_last_and_no_measure():
     tuned = [common | {"lr": lr, "val_loss": loss} for lr, loss in zip(
         (1e-3, 2e-3, 4e-3), (math.nan, 2.0, 3.0), strict=True
     )]  # fmt: skip
-    assert str(text_tables.rates({"delta": tuned})).splitlines()[2].endswith(" 0.002")
+    table = str(text_tables.rates({"delta": tuned}, "Learning rates"))
+    assert table.splitlines()[2].endswith(" 0.002")
 
 
 @pytest.mark.parametrize(
