@@ -6,6 +6,7 @@ Real text of a prepared set with sentences hidden in it and said again later, as
 and a run on it learns to find such sentences: docs/long_context.md.
 """
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -37,7 +38,7 @@ def main() -> None:
     print(f"wrote {args.out}: {len(lines):,} texts, {tokens:,} tokens")
 
 
-def parse():
+def parse() -> argparse.Namespace:
     """The command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument

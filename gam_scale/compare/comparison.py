@@ -169,17 +169,15 @@ def _tuned(
 
 
 def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
-    """The runs of the first seed that further seeds repeat, a model's best; none of a model, or
-    where the best models are asked for none at all, while some are to come."""
-    best_ones = []
-    for members in grouped(trained, lambda cell: cell.model_name).values():
-        finished = _finished(members)
-        if len(finished) == len(members):
-            best_ones.append(best(finished))
-        elif spec.repeat:
-            return []
-    order = sorted(best_ones, key=lambda each: reached(each[1])) if spec.repeat else best_ones
-    return [cell for cell, _ in order[: spec.repeat or None]]
+    """Of each model that the first seed is done with, its best run, which further seeds repeat;
+    where the file says how many models, the best of them, once all are done."""
+    groups = grouped(trained, lambda cell: cell.model_name).values()
+    done = [runs for cells in groups if len(runs := _finished(cells)) == len(cells)]
+    best_ones = [best(runs) for runs in done]
+    if spec.repeat:
+        best_ones.sort(key=lambda each: reached(each[1]))
+        best_ones = best_ones[: spec.repeat] if len(done) == len(groups) else []
+    return [cell for cell, _ in best_ones]
 
 
 def _further_rate(most: int, tried: Sequence[float], best: float) -> float | None:

@@ -66,11 +66,16 @@ class HiddenSentences:
         return int(near[np.abs(near - wanted).argmin()]) if len(near) else wanted
 
 
-def words(tokenizer: Tokenizer, at_least: int = 0) -> list[int]:
+def words(tokenizer: Tokenizer, at_least: int = 0, of: str = "candidates") -> list[int]:
     """Ids that are a whole word with the space before it, and that the tokenizer itself gives.
 
+    Args:
+        tokenizer: whose ids.
+        at_least: so many, one for a key and one for each of those that are asked for.
+        of: what those are, for the message.
+
     Raises:
-        UserError: there are not so many, as keys and candidates ask for.
+        UserError: there are not so many.
     """
     ids = []
     for token in range(tokenizer.vocab_size):
@@ -80,10 +85,29 @@ def words(tokenizer: Tokenizer, at_least: int = 0) -> list[int]:
     if len(ids) < at_least:
         raise UserError(
             f"the tokenizer has {len(ids)} ids that are whole words, too few for {at_least - 1} "
-            f"candidates; expected candidates of at most {max(0, len(ids) - 1)}, or a larger "
+            f"{of}; expected {of} of at most {max(0, len(ids) - 1)}, or a larger "
             "vocabulary"
         )
     return ids
+
+
+def distinct_keys(
+    rng: np.random.Generator, pool: np.ndarray, count: int, words: Callable[[], int]
+) -> list[tuple[int, ...]]:
+    """So many keys of the pool's words, no two alike, each of as many words as ``words()`` says."""
+    keys: dict[tuple[int, ...], None] = {}
+    while len(keys) < count:
+        keys[tuple(rng.choice(pool, words(), replace=False).tolist())] = None
+    return list(keys)
+
+
+def inserted(
+    text: np.ndarray, places: Sequence[int], sentences: Sequence[np.ndarray]
+) -> np.ndarray:
+    """``text`` with each sentence at its place; places are in order."""
+    first, *parts = np.split(text, places)
+    mixed = [part for pair in zip(sentences, parts, strict=True) for part in pair]
+    return np.concatenate([first, *mixed])
 
 
 def scores_of(last_log_probs: Callable[[Tensor], Tensor], rows: Tensor, choices: Tensor) -> Tensor:

@@ -14,7 +14,14 @@ from torch import Tensor
 from gam_scale.data.order import derive_seed
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
-from gam_scale.evaluate.hidden import HiddenSentences, scores_of, to_chance, words
+from gam_scale.evaluate.hidden import (
+    HiddenSentences,
+    distinct_keys,
+    inserted,
+    scores_of,
+    to_chance,
+    words,
+)
 from gam_scale.evaluate.interval import Interval, proportion
 
 
@@ -105,7 +112,7 @@ class KeyValues:
                 texts = []
                 for trial in range(trials):
                     rng = np.random.default_rng(derive_seed(seed, "pairs", length, count, trial))
-                    keys = _keys(rng, pool, count, key_words)
+                    keys = distinct_keys(rng, pool, count, lambda: key_words)
                     values = rng.choice(pool, candidates, replace=False)
                     row = _row(rng, hidden, documents, length, keys, values)
                     texts.append((row, torch.from_numpy(values.astype(np.int64))))
@@ -121,20 +128,12 @@ class KeyValues:
         return PairsResult(cells, self._candidates, self._key_words)
 
 
-def _keys(rng: np.random.Generator, pool: np.ndarray, count: int, key_words: int) -> np.ndarray:
-    """Different ones, (count, key_words)."""
-    keys: dict[tuple[int, ...], None] = {}
-    while len(keys) < count:
-        keys[tuple(rng.choice(pool, key_words, replace=False).tolist())] = None
-    return np.array(list(keys))
-
-
 def _row(
     rng: np.random.Generator,
     hidden: HiddenSentences,
     documents: Sequence[np.ndarray],
     length: int,
-    keys: np.ndarray,
+    keys: Sequence[Sequence[int]],
     values: np.ndarray,
 ) -> Tensor:
     """A text (length,) that asks for the first key; it stands anywhere among the others."""
@@ -143,9 +142,7 @@ def _row(
     body = length - 1 - len(cue) - sum(map(len, sentences))
     text = hidden.text(rng, documents, body)
     places = sorted(hidden.place(text, (i + 0.5) / count) for i in range(count))
-    parts = np.split(text, places)
-    mixed = [part for pair in zip(parts, sentences, strict=False) for part in pair]
-    row = np.concatenate([[hidden.bos], *mixed, parts[-1], cue])
+    row = np.concatenate([[hidden.bos], inserted(text, places, sentences), cue])
     return torch.from_numpy(row.astype(np.int64))
 
 

@@ -10,7 +10,14 @@ from torch import Tensor
 from gam_scale.data.order import derive_seed
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
-from gam_scale.evaluate.hidden import HiddenSentences, pooled, scores_of, to_chance, words
+from gam_scale.evaluate.hidden import (
+    HiddenSentences,
+    inserted,
+    pooled,
+    scores_of,
+    to_chance,
+    words,
+)
 from gam_scale.evaluate.interval import Interval, mean_interval, proportion
 
 
@@ -133,7 +140,7 @@ class _Question(HiddenSentences):
         rows = []
         for depth in depths:
             place = self.place(kept, depth)
-            rows.append(np.concatenate([bos, kept[:place], needle, kept[place:], cue]))
+            rows.append(np.concatenate([bos, inserted(kept, [place], [needle]), cue]))
         rows.append(np.concatenate([bos, text, cue]))
         return torch.from_numpy(np.stack(rows).astype(np.int64)), [int(c) for c in choices]
 

@@ -1,6 +1,6 @@
 """Texts to practise finding on: sentences hidden in real text and said again later in it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from gam_scale.data.order import derive_seed
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
-from gam_scale.evaluate.hidden import HiddenSentences, words
+from gam_scale.evaluate.hidden import HiddenSentences, distinct_keys, inserted, words
 
 FILL = 0.9
 """Share of a text that sentences take at most."""
@@ -48,7 +48,8 @@ def practice_texts(
         UserError: too few whole words in the tokenizer, lengths that hold no sentence, or documents
             shorter than the texts.
     """
-    pool, hidden = np.array(words(tokenizer, practice.sentences + 1)), HiddenSentences(tokenizer)
+    pool = np.array(words(tokenizer, practice.sentences + 1, "sentences"))
+    hidden = HiddenSentences(tokenizer)
     size = len(hidden.sentence([0, 0], 0))
     if not 2 * size < practice.shortest <= practice.longest:
         raise UserError(
@@ -62,24 +63,15 @@ def practice_texts(
         mentions = max(2, int(rng.uniform(0, FILL) * length / size))
         most = min(practice.sentences, mentions // 2)
         values = rng.choice(pool, rng.integers(1, most, endpoint=True), replace=False)
-        keys = _keys(rng, pool, len(values))
+        keys = distinct_keys(rng, pool, len(values), lambda: int(rng.integers(1, 3)))
         sentences = [hidden.sentence(key, value) for key, value in zip(keys, values, strict=True)]
         which = rng.integers(len(sentences), size=mentions)
         which[-1] = rng.choice(which[:-1])
         said = [sentences[i] for i in which]
         text = _real(rng, split, hidden, length - 1 - sum(map(len, said)))
         places = [hidden.place(text, share) for share in rng.uniform(size=mentions)]
-        ids = _mixed(text, [*sorted(places)[:-1], len(text)], said)
+        ids = inserted(text, [*sorted(places)[:-1], len(text)], said)
         yield tokenizer.decode(ids.tolist()).strip(), len(ids) + 1
-
-
-def _keys(rng: np.random.Generator, pool: np.ndarray, count: int) -> list[tuple[int, ...]]:
-    """Different ones, of one or two words."""
-    keys: dict[tuple[int, ...], None] = {}
-    while len(keys) < count:
-        some = rng.choice(pool, rng.integers(1, 2, endpoint=True), replace=False)
-        keys[tuple(some.tolist())] = None
-    return list(keys)
 
 
 def _real(
@@ -96,12 +88,3 @@ def _real(
         f"documents of {split.name} have {length:,} tokens too rarely; expected longer documents, "
         "or shorter texts"
     )
-
-
-def _mixed(text: np.ndarray, places: Sequence[int], sentences: Sequence[np.ndarray]) -> np.ndarray:
-    """``text`` with each sentence at its place, places in order."""
-    parts = np.split(text, places)
-    mixed = [parts[0]]
-    for sentence, part in zip(sentences, parts[1:], strict=True):
-        mixed += [sentence, part]
-    return np.concatenate(mixed)

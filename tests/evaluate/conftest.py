@@ -63,6 +63,12 @@ WORDS = LINE.split()
 
 
 @pytest.fixture(scope="session")
+def whole_words() -> list[str]:
+    """Those that are single ids."""
+    return WORDS
+
+
+@pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory) -> Tokenizer:
     """Of 350 ids, a dozen of them whole words."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from gam_scale.errors import UserError
-from gam_scale.evaluate.hidden import HiddenSentences, pooled, to_chance, words
+from gam_scale.evaluate.hidden import HiddenSentences, distinct_keys, pooled, to_chance, words
 from gam_scale.evaluate.interval import Interval
-from gam_scale.evaluate.key_values import KeyValues, _keys, _row
+from gam_scale.evaluate.key_values import KeyValues, _row
 
 
 def reader(tokenizer, whole_key: bool):
@@ -40,7 +40,7 @@ def test_the_key_decides(tokenizer, texts):
 
 def test_a_text_holds_every_sentence_once_and_asks_for_the_first(tokenizer, texts):
     rng, pool = np.random.default_rng(0), np.array(words(tokenizer))
-    hidden, keys = HiddenSentences(tokenizer), _keys(rng, pool, 4, key_words=2)
+    hidden, keys = HiddenSentences(tokenizer), distinct_keys(rng, pool, 4, lambda: 2)
     values = rng.choice(pool, 6, replace=False)
     row = _row(rng, hidden, texts, 150, keys, values)
     text = tokenizer.decode(row[1:].tolist())

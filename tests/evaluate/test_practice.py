@@ -1,4 +1,4 @@
-"""Texts to practise on: what is asked for was said before, and the prepared file trains a model."""
+"""Texts to practise on: what is asked for was said before, and the file can be prepared."""
 
 import json
 import re
@@ -11,17 +11,16 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.data.sources import parse_source
 from gam_scale.errors import UserError
 from gam_scale.evaluate.practice import Practice, practice_texts
-from tests.evaluate.conftest import WORDS
 
 SAID = re.compile(r"The magic word of ((?:\w+ ?)+?) is (\w+)\.")
 
 
 @pytest.fixture(scope="module")
-def split(tmp_path_factory) -> TokenSplit:
+def split(tmp_path_factory, whole_words) -> TokenSplit:
     """Of two documents in which a dozen words are whole ones."""
     folder = tmp_path_factory.mktemp("practice")
     for name in "ab":
-        pairs = zip(WORDS * 20, (WORDS * 22)[5:], strict=False)
+        pairs = zip(whole_words * 20, (whole_words * 22)[5:], strict=False)
         (folder / f"{name}.txt").write_text(" ".join(f"{a} and {b}." for a, b in pairs))
     source = parse_source(str(folder / "*.txt"))
     prepare(PrepareSpec(folder / "set", [source], vocab_size=350, valid_fraction=0.1))
@@ -54,14 +53,14 @@ def test_what_cannot_be_hidden(split):
     for practice, said in (
         (Practice(shortest=20, sentences=4), "lengths are 20 to 1000 tokens; expected more than"),
         (Practice(300, 200, 4), "lengths are 300 to 200 .* the shorter first"),
-        (Practice(sentences=500), "too few for 500 candidates"),
+        (Practice(sentences=500), "too few for 500 sentences; expected sentences of at most"),
         (Practice(9000, 9000, 1), "documents of .* too rarely"),
     ):
         with pytest.raises(UserError, match=said):
             next(practice_texts(split, tokenizer, practice))
 
 
-def test_the_tool_writes_what_is_prepared_and_trained(run_tool, split, tmp_path, capsys):
+def test_the_tool_writes_what_can_be_prepared(run_tool, split, tmp_path, capsys):
     out, asked = tmp_path / "hidden.jsonl", ["--data", split.path, "--tokens", 3000]
     sizes = ["--shortest", 200, "--longest", 300, "--sentences", 3]
     assert run_tool("hide_sentences", *asked, *sizes, "--out", out) == 0
