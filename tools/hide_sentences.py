@@ -25,6 +25,7 @@ def main() -> None:
     args = parse()
     if args.out.exists():
         raise UserError(f"{args.out} is there already; expected a new file")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     practice = Practice(args.shortest, args.longest, args.sentences)
     lines, tokens = [], 0
     with tempfile.TemporaryDirectory() as cache:  # of a set behind a URL

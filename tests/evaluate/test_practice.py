@@ -61,7 +61,7 @@ def test_what_cannot_be_hidden(split):
 
 
 def test_the_tool_writes_what_can_be_prepared(run_tool, split, tmp_path, capsys):
-    out, asked = tmp_path / "hidden.jsonl", ["--data", split.path, "--tokens", 3000]
+    out, asked = tmp_path / "new" / "hidden.jsonl", ["--data", split.path, "--tokens", 3000]
     sizes = ["--shortest", 200, "--longest", 300, "--sentences", 3]
     assert run_tool("hide_sentences", *asked, *sizes, "--out", out) == 0
     texts = [json.loads(line)["text"] for line in out.read_text().splitlines()]
