@@ -57,7 +57,7 @@ class ModelEntry:
     against: str = option(
         "",
         "the model whose last loss it is to reach, of which the page gives tokens and seconds; "
-        "empty: the reference",
+        "empty: the reference, if there is one",
     )
     fit: dict[str, list[float]] = option(
         {},

@@ -117,10 +117,10 @@ def _note(full: dict[str, list[Row]]) -> str:
 
 def equal_loss(full: dict[str, list[Row]], spec: TextSpec) -> Table | None:
     """What models needed for the loss at which those that they are set against ended."""
-    spreads, reference = _ordered(full, spec.reference)
+    spreads, _ = _ordered(full, spec.reference)
     table = []
     for model in spreads:
-        other = spec.entry(model).against or reference
+        other = spec.entry(model).against or spec.reference
         if model == other or other not in full:
             continue
         goal, rows = spreads[other].mean, full[model]

@@ -17,7 +17,7 @@ from gam_scale.compare.measure_cell import measure
 from gam_scale.compare.page import read_rows
 from gam_scale.compare.rates import beyond
 from gam_scale.compare.solve import sized
-from gam_scale.compare.spec import TaskSpec, read_spec
+from gam_scale.compare.spec import ModelEntry, TaskSpec, TextSpec, read_spec
 from gam_scale.compare.task_cell import learn
 from gam_scale.errors import UserError
 from gam_scale.hyperparameters import choose
@@ -246,6 +246,24 @@ def test_a_run_that_diverged_is_the_last_and_no_measure():
     )]  # fmt: skip
     table = str(text_tables.rates({"delta": tuned}, "Learning rates"))
     assert table.splitlines()[2].endswith(" 0.002")
+
+
+def test_tokens_to_the_loss_at_which_another_ended():
+    curve = [(250, 4.0), (500, math.nan), (750, 3.5)]  # 3.25 halfway to the last loss, 3.0
+    common = {"seed": 0, "tokens": 1000, "tokens_per_s": 10, "val_loss": 3.0, "val_curve": curve}
+    full = {
+        "adamw": [common | {"val_loss": 3.25}],
+        "muon": [common, common | {"seed": 1, "tokens_per_s": 5}],
+        "slow": [common, common | {"seed": 1, "val_loss": 3.5}],
+    }
+    against = {name: ModelEntry(against="adamw") for name in ("muon", "slow")}
+    spec = TextSpec(models={"adamw": ModelEntry()} | against)
+    table = {row[0]: row[1:] for row in text_tables.equal_loss(full, spec).rows}
+    assert table.keys() == {"muon", "slow"}, "adamw is set against no other"
+    assert table["muon"][:4] == ["adamw", "3.2500", "875 ± 0", "0.88"]
+    assert table["muon"][4:] == ["131 ± 62", "1.31"]  # 87.5 s and 175 s of 100 s
+    assert table["slow"] == ["adamw", "3.2500", *["not reached"] * 4]
+    assert text_tables.equal_loss(full, TextSpec(models=dict.fromkeys(full, ModelEntry()))) is None
 
 
 @pytest.mark.parametrize(
