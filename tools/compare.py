@@ -13,11 +13,12 @@ from pathlib import Path
 
 from gam_scale import cli
 from gam_scale.compare.comparison import Comparison
-from gam_scale.compare.page import RESULTS, read_rows, write_page, write_rows
+from gam_scale.compare.page import write_page
 from gam_scale.compare.spec import Spec, TextSpec, read_spec
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.grid import Grid
+from gam_scale.experiment.kept import RESULTS, read_rows, write_rows
 from gam_scale.experiment.training import train
 from gam_scale.report.numbers import hours, scientific
 from gam_scale.report.table import Table
@@ -28,12 +29,12 @@ def main() -> int:
     args = parse()
     spec = read_spec(args.spec, args.data)
     if args.action == "page" and args.results:
-        return page(args, spec, read_rows(args.results))
+        return page(args, spec, read_rows(args.results, ["model"]))
     if args.out is None:
         raise UserError("--out is missing; expected the folder of the results")
     comparison = Comparison(spec, args.out, args.start)
     if args.to and (args.to / RESULTS).exists():
-        comparison.restore(read_rows(args.to / RESULTS))
+        comparison.restore(read_rows(args.to / RESULTS, ["model"]))
     if args.action == "plan":
         plan(comparison, args)
     elif args.action == "run":

@@ -4,7 +4,9 @@
 plan prints every run, its predicted cost and what the sweep cannot show; run trains what is
 missing, one after another or, with --submit, as a Slurm array, and goes on where it was killed;
 status says what is done; collect writes DIR/runs.csv, curves.csv and, where learning rates or
-lengths of texts were varied, lr.csv and contexts.csv, which tools/scaling_report.py reads.
+lengths of texts were varied, lr.csv and contexts.csv, which tools/scaling_report.py reads. With
+--to, these files go there, and run and collect keep there, in results.jsonl, what a report needs of
+every finished run, which then counts as done: what to save where a machine may be lost.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from gam_scale.scaling.collect import best_multipliers, collect
 from gam_scale.scaling.sweep import sweep_grid
 from gam_scale.scaling.sweep_advice import suspicions, warnings
 from gam_scale.scaling.sweep_cell import SweepCell
+from gam_scale.scaling.sweep_kept import keep, with_kept
 from gam_scale.scaling.sweep_spec import read_sweep
 
 SHOWN = {"finished": "done", "training": "begun", "unfinished": "begun", "absent": "missing"}
@@ -32,6 +35,8 @@ def main() -> int:
     """Parse, do the one thing."""
     args = parse()
     grid = sweep_grid(read_sweep(args.sweep), args.out)
+    if args.to:
+        grid = with_kept(grid, args.to)
     if args.action == "plan":
         plan(grid.only(args.only), args.gflops)
         for sentence in warnings(grid.cells):
@@ -41,7 +46,9 @@ def main() -> int:
     elif args.action == "status":
         status(grid)
     else:
-        for path, rows in collect(grid, args.out).items():
+        if args.to:
+            keep(grid, args.to)
+        for path, rows in collect(grid, args.to or args.out).items():
             print(f"{rows} rows in {path}")
     return 0
 
@@ -52,6 +59,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("action", choices=["plan", "run", "status", "collect"])
     parser.add_argument("--sweep", required=True, metavar="FILE", help="see configs/sweeps/")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the runs")
+    parser.add_argument(
+        "--to", type=Path, metavar="DIR", help="of collect's files (--out), and of kept runs"
+    )
     parser.add_argument(
         "--gflops",
         type=cli.number(above=0),
@@ -109,7 +119,7 @@ def cost(grid: Grid[SweepCell], gflops: float) -> None:
 
 def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
     """Train what is missing, here or on Slurm."""
-    grid = grid.only(args.only)
+    whole, grid = grid, grid.only(args.only)
     missing = grid.missing()
     print(f"{len(grid) - len(missing)} of {len(grid)} runs are done")
     if not missing:
@@ -120,7 +130,13 @@ def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
         return 1
     if args.submit:
         return submit(missing, args)
-    return 1 if train(missing, args.side_by_side) else 0
+
+    def still_missing() -> Grid[SweepCell]:
+        if args.to:
+            keep(whole, args.to)
+        return grid.missing()
+
+    return 1 if train(still_missing(), args.side_by_side, still_missing) else 0
 
 
 def submit(missing: Grid[SweepCell], args: argparse.Namespace) -> int:

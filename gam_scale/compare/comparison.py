@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from gam_scale.compare.kept import restore
 from gam_scale.compare.measure_cell import MeasureCell, measure_cells
 from gam_scale.compare.rates import beyond
 from gam_scale.compare.solve import Sized, sized
@@ -18,6 +17,7 @@ from gam_scale.config import RunConfig
 from gam_scale.data.manifest import read_manifest
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.grid import AnyCell, Grid
+from gam_scale.experiment.kept import restore
 from gam_scale.experiment.results import grouped
 from gam_scale.strict import from_dict
 

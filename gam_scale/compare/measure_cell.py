@@ -16,7 +16,6 @@ from torch import Tensor
 
 from gam_scale import cli
 from gam_scale.checkpoint.load import Trained, load_trained
-from gam_scale.compare.kept import KeptCell, keep_row
 from gam_scale.compare.spec import MeasureSpec
 from gam_scale.evaluate.by_position import loss_by_position, octaves
 from gam_scale.evaluate.effective_context import (
@@ -32,6 +31,7 @@ from gam_scale.evaluate.text import TextSource, batches, documents
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.code_version import code_version
+from gam_scale.experiment.kept import KeptCell, keep_row
 from gam_scale.experiment.results import kept_row
 from gam_scale.run.lock import RunLock
 from gam_scale.strict import option, read_record, section, to_dict

@@ -6,14 +6,12 @@ from pathlib import Path
 
 from gam_scale.compare import task_tables, text_tables
 from gam_scale.compare.spec import Spec, TaskSpec
-from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Row
-from gam_scale.files import read_regular, write_bytes
+from gam_scale.experiment.kept import RESULTS, write_rows
+from gam_scale.files import write_bytes
 from gam_scale.report.page import Page, Part
 from gam_scale.report.table import Table
-from gam_scale.strict import parse_json, to_dict
-
-RESULTS = "results.jsonl"
+from gam_scale.strict import to_dict
 
 
 def write_page(spec: Spec, rows: Sequence[Row], to: Path) -> list[Path]:
@@ -39,25 +37,6 @@ def write_page(spec: Spec, rows: Sequence[Row], to: Path) -> list[Path]:
         write_bytes(to / name, data)
     write_rows(rows, to)
     return [*(to / name for name in files), to / RESULTS]
-
-
-def write_rows(rows: Sequence[Row], to: Path) -> None:
-    """Write the rows alone, one a line, from which the page can be made and a run can go on."""
-    to.mkdir(parents=True, exist_ok=True)
-    write_bytes(to / RESULTS, "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Rows that a page was made from.
-
-    Raises:
-        UserError: the file is not such rows.
-    """
-    lines = read_regular(path).decode().splitlines()
-    rows = [parse_json(line, f"{path}:{i}") for i, line in enumerate(lines, 1)]
-    if not all(isinstance(row, dict) and "model" in row for row in rows):
-        raise UserError(f"{path} has rows without a model; expected the results.jsonl of a page")
-    return rows
 
 
 def _settings(spec: Spec, rows: Sequence[Row]) -> Table:

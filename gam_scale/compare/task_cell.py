@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gam_scale import cli
-from gam_scale.compare.kept import KeptCell, keep_row, without_defaults
 from gam_scale.compare.spec import TaskSpec
 from gam_scale.config import ModelConfig, RunConfig, TrainConfig
 from gam_scale.config.sections import DataConfig, LogConfig
@@ -18,6 +17,8 @@ from gam_scale.evaluate.recall import RecallConfig, RecallResult, model_of, task
 from gam_scale.evaluate.state_size import memory_size
 from gam_scale.experiment.cell import Row
 from gam_scale.experiment.code_version import code_version
+from gam_scale.experiment.deciding import without_defaults
+from gam_scale.experiment.kept import KeptCell, keep_row
 from gam_scale.experiment.results import kept_row
 from gam_scale.run.lock import RunLock
 from gam_scale.strict import from_dict, option, read_record, to_dict

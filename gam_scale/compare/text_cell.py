@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gam_scale.compare.kept import keep_row, mean_curve, without_defaults
 from gam_scale.compare.solve import Sized
 from gam_scale.config import RunConfig
 from gam_scale.config.rules import check
-from gam_scale.data.manifest import read_manifest
 from gam_scale.errors import UserError
-from gam_scale.experiment.cell import DECIDE, Cell, Row
+from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.code_version import code_version
+from gam_scale.experiment.deciding import deciding_settings, text_of
+from gam_scale.experiment.kept import keep_row, mean_curve
 from gam_scale.experiment.results import kept_row, result_path
 from gam_scale.hyperparameters import filled, with_chosen
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
-from gam_scale.strict import AUTO, is_auto, to_dict
+from gam_scale.strict import AUTO, is_auto
 
 Stage = Literal["tune", "full"]
 NEEDED = ("tokens", "val_loss", "val_bits_per_byte", "tokens_per_s")
@@ -60,28 +60,16 @@ class TextCell(Cell):
         summary = self.run_dir / "summary.json"
         if kept is None and summary.exists():
             row = self._row(read_summary(summary, NEEDED))
-            kept = keep_row(self.folder, self.name, row, self._decide())
+            kept = keep_row(self.folder, self.name, row, deciding_settings(self.config))
         if kept is not None:
             self.write_config()
-            if kept.get("text") != (text := self._text()):
+            if kept.get("text") != (text := text_of(self.config)):
                 raise UserError(
                     f"{result_path(self.folder, self.name)} was trained on the text "
                     f"{kept.get('text')} and {self.config.data.sets[0].path} is {text}; expected "
                     "the same text and tokenizer, or another --out (and --to)"
                 )
         return kept
-
-    def _text(self) -> str:
-        """Which text, in which ids: the first digits of the hashes of tokenizer and splits."""
-        manifest = read_manifest(self.config.data.sets[0].path)
-        splits = [manifest.splits[name].index_sha256 for name in sorted(manifest.splits)]
-        return "-".join(digest[:8] for digest in (manifest.tokenizer.sha256, *splits))
-
-    def _decide(self) -> dict[str, Any]:
-        """Settings that decide the row, but for where the text lies."""
-        own = without_defaults(to_dict(self.config), to_dict(RunConfig()))
-        own["data"] = {key: value for key, value in own["data"].items() if key != "sets"}
-        return {section: own[section] for section in DECIDE if section in own}
 
     def _row(self, summary: dict[str, Any]) -> Row:
         lines = read_metrics(self.run_dir / "metrics.jsonl")
@@ -100,7 +88,7 @@ class TextCell(Cell):
             "state": self.sized.state.at(seq_len),
             "ffn_width": self.sized.width,
             "layers": list(self.config.model.layer_kinds()),
-            "text": self._text(),
+            "text": text_of(self.config),
             "seq_len": seq_len,
             "tokens": summary["tokens"],
             "val_loss": summary["val_loss"],

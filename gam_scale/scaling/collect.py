@@ -8,14 +8,8 @@ from gam_scale.experiment.cell import Row
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.results import grouped
 from gam_scale.files import csv_of_dicts, write_bytes
-from gam_scale.run.directory import RunDir
-from gam_scale.run.goodput import read_starts
-from gam_scale.run.metrics_file import read_metrics
 from gam_scale.scaling.supplement import rate_sentence
 from gam_scale.scaling.sweep_cell import SweepCell
-
-CURVE_POINTS = 60
-"""Most rows of curves.csv for one run: what a figure can show."""
 
 
 def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
@@ -118,16 +112,5 @@ def _but_rate(cell: SweepCell) -> tuple[object, ...]:
 
 
 def _curve(cell: SweepCell, row: Row) -> list[Row]:
-    """A branch's curve begins where it left its trunk, whose lines its metrics begin with."""
-    per_step = cell.tokens / cell.config.train.steps
-    run = RunDir(cell.config.log.run_dir)
-    began = next((start.step for start in read_starts(run.starts)), 0)
-    lines = [line for line in read_metrics(run.metrics) if line["step"] >= began]
-    lines = [line for line in lines if line.get("loss") is not None]
-    stride = -(-len(lines) // CURVE_POINTS)
-    kept = [line for i, line in enumerate(lines) if (len(lines) - 1 - i) % max(1, stride) == 0]
     named = {name: row[name] for name in ("family", "params")} | {"run": cell.name}
-    return [
-        named | {"tokens": round(line["step"] * per_step), "loss": round(line["loss"], 5)}
-        for line in kept
-    ]
+    return [named | {"tokens": tokens, "loss": loss} for tokens, loss in cell.curve()]

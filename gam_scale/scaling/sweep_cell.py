@@ -1,17 +1,44 @@
-"""A cell of a sweep: where it branches off, and its row of the collected CSV."""
+"""A cell of a sweep: where it branches off, its row of the collected CSV, what is kept of it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gam_scale.checkpoint.state import load_state
 from gam_scale.config import load_config
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, changed_setting
+from gam_scale.experiment.deciding import deciding_settings, text_of
 from gam_scale.files import write_json
 from gam_scale.run.branch import newest_shared
 from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import read_summary
+from gam_scale.run.goodput import read_starts
+from gam_scale.run.metrics_file import read_metrics
 from gam_scale.strict import read_json, to_dict
+
+CURVE_POINTS = 60
+"""Most points of a run's curve: what a figure can show."""
+
+
+FIGURES = ("val_loss", "val_late_loss", "val_bits_per_byte")
+"""Of a run's summary, what a sweep needs."""
+
+
+@dataclass
+class KeptRun:
+    """What a sweep needs of a finished run, whose folder may be on another machine."""
+
+    cell: str
+    text: str
+    """See :func:`text_of`."""
+    config: dict[str, Any]
+    """See :func:`deciding_settings`."""
+    code_version: str
+    summary: dict[str, float | None]
+    """Its :data:`FIGURES`."""
+    curve: list[tuple[int, float]]
+    """Tokens and training loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +54,8 @@ class SweepCell(Cell):
     lr_multiplier: float = 1.0
     other_context: bool = False
     """Whether its texts have another length than the grid's."""
+    kept: KeptRun | None = None
+    """Of a run that is finished, and need not be here."""
 
     @property
     def name(self) -> str:
@@ -87,15 +116,9 @@ class SweepCell(Cell):
         Raises:
             UserError: the run was made with other settings than the sweep's now.
         """
-        run = RunDir(self.run_dir)
-        if not run.summary.exists():
+        summary, train = self._summary(), self.config.train
+        if summary is None:
             return None
-        if key := changed_setting(read_json(run.config), self.config, ("model", "train")):
-            raise UserError(
-                f"{run.path} was trained with another {key} than the sweep has now; expected the "
-                "same settings, or another --out"
-            )
-        summary, train = read_summary(run.summary), self.config.train
         return {
             "params": self.params,
             "tokens": self.tokens,
@@ -119,3 +142,51 @@ class SweepCell(Cell):
             "bits_per_byte": summary.get("val_bits_per_byte"),
             "code_version": summary.get("code_version", ""),
         }
+
+    def curve(self) -> list[tuple[int, float]]:
+        """Of the finished run, tokens and training loss.
+
+        A branch's begins where it left its trunk, whose lines its metrics begin with.
+        """
+        run = RunDir(self.run_dir)
+        if self.kept and not run.summary.exists():
+            return self.kept.curve
+        per_step = self.tokens / self.config.train.steps
+        began = next((start.step for start in read_starts(run.starts)), 0)
+        lines = [line for line in read_metrics(run.metrics) if line["step"] >= began]
+        lines = [line for line in lines if line.get("loss") is not None]
+        stride = -(-len(lines) // CURVE_POINTS)
+        shown = [line for i, line in enumerate(lines) if (len(lines) - 1 - i) % max(1, stride) == 0]
+        return [(round(line["step"] * per_step), round(line["loss"], 5)) for line in shown]
+
+    def to_keep(self) -> KeptRun:
+        """What to keep of the finished run."""
+        if self.kept and not RunDir(self.run_dir).summary.exists():
+            return self.kept
+        summary = self._summary()
+        assert summary is not None, f"{self.name} is not finished"
+        return KeptRun(
+            cell=self.name,
+            text=text_of(self.config),
+            config=deciding_settings(self.config),
+            code_version=summary.get("code_version", ""),
+            summary={name: summary.get(name) for name in FIGURES},
+            curve=self.curve(),
+        )
+
+    def _summary(self) -> dict[str, Any] | None:
+        """Of its run, or as it was kept, the settings checked; None while it is not finished."""
+        run = RunDir(self.run_dir)
+        if run.summary.exists():
+            saved, what, summary = read_json(run.config), str(run.path), read_summary(run.summary)
+        elif self.kept:
+            saved, what = self.kept.config, f"the kept run {self.name}"
+            summary = self.kept.summary | {"code_version": self.kept.code_version}
+        else:
+            return None
+        if key := changed_setting(saved, self.config, ("model", "train")):
+            raise UserError(
+                f"{what} was trained with another {key} than the sweep has now; expected the "
+                "same settings, or another --out (and --to)"
+            )
+        return summary

@@ -14,12 +14,12 @@ import pytest
 from gam_scale.compare import text_tables
 from gam_scale.compare.comparison import Comparison
 from gam_scale.compare.measure_cell import measure
-from gam_scale.compare.page import read_rows
 from gam_scale.compare.rates import beyond
 from gam_scale.compare.solve import sized
 from gam_scale.compare.spec import ModelEntry, TaskSpec, TextSpec, read_spec
 from gam_scale.compare.task_cell import learn
 from gam_scale.errors import UserError
+from gam_scale.experiment.kept import read_rows
 from gam_scale.hyperparameters import choose
 from gam_scale.train.in_turn import train_in_turn
 
@@ -132,7 +132,7 @@ def test_a_killed_command_goes_on_side_by_side_and_trains_nothing_twice(run_tool
     assert all(path.read_bytes() == value for path, value in before.items())
     alone = Comparison(read_spec(spec), tmp_path / "alone")
     assert train_here(alone) == 3
-    results = {row["cell"]: row for row in read_rows(kept / "results.jsonl")}
+    results = {row["cell"]: row for row in read_rows(kept / "results.jsonl", ["model"])}
     assert results.keys() == {row["cell"] for row in alone.rows()}
     for row in alone.rows():
         assert results[row["cell"]]["curve"] == row["curve"]
@@ -173,7 +173,7 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     lost = tmp_path / "lost"  # a machine later: the page's rows are all there is
     assert run_tool("compare", "run", "--spec", spec, "--out", lost, "--to", out / "page") == 0
     assert not (lost / "runs").exists()
-    assert Comparison(read_spec(spec), lost).rows() == read_rows(results) == rows
+    assert Comparison(read_spec(spec), lost).rows() == read_rows(results, ["model"]) == rows
     (lost / "results" / f"{places[0]['cell']}.json").unlink()
     assert not Comparison(read_spec(spec), lost).missing(), "measures a run that is not there"
     row = json.loads((path := lost / "results" / f"{full[0]['cell']}.json").read_text())

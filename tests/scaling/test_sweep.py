@@ -119,6 +119,49 @@ def test_a_killed_sweep_goes_on(tmp_path, prepared_set) -> None:
     assert "2 of 2 runs are done" in run_tool("run", spec, out).stdout
 
 
+def test_another_machine_goes_on_from_the_file_of_kept_runs(tmp_path, prepared_set) -> None:
+    data = {"data": str(prepared_set), "lr_multipliers": [2]}
+    spec, kept = write(tmp_path, **SMALL | data), tmp_path / "kept"
+    assert run_tool("run", spec, tmp_path / "runs", "--to", kept).returncode == 0
+    (tmp_path / "runs").rename(tmp_path / "lost")
+    assert run_tool("collect", spec, tmp_path / "lost").returncode == 0
+    assert "3 of 3 runs are done" in run_tool("run", spec, tmp_path / "new", "--to", kept).stdout
+    assert run_tool("collect", spec, tmp_path / "new", "--to", kept).returncode == 0
+    for name in ("runs.csv", "curves.csv", "lr.csv"):
+        assert (kept / name).read_bytes() == (tmp_path / "lost" / name).read_bytes()
+    assert not (tmp_path / "new").exists()
+
+    # A branch whose trunk is only kept is trained on its own, to the same bits.
+    lines = (kept / "results.jsonl").read_text().splitlines(keepends=True)
+    branch = next(c for c in sweep_grid(read_sweep(spec), tmp_path).cells if c.branches)
+    others = [line for line in lines if json.loads(line)["cell"] != branch.name]
+    (kept / "results.jsonl").write_text("".join(others))
+    done = run_tool("run", spec, tmp_path / "new", "--to", kept)
+    assert "2 of 3 runs are done" in done.stdout and f"[1/1] {branch.name}\n" in done.stdout
+    config = json.loads((tmp_path / "new" / "configs" / f"{branch.name}.json").read_text())
+    assert config["checkpoint"]["branch_of"] == ""
+    again = (kept / "results.jsonl").read_text().splitlines(keepends=True)
+    assert again[:-1] == others
+    mine, before = (next(json.loads(x) for x in of if branch.name in x) for of in (again, lines))
+    assert mine["summary"] == before["summary"] and mine["curve"][-1] == before["curve"][-1]
+
+    # Those of other sweeps stay beside this one's, and what does not belong is refused.
+    other = write(tmp_path, **SMALL | data | {"lr_multipliers": []})
+    assert run_tool("collect", other, tmp_path / "new", "--to", kept).returncode == 0
+    assert sorted((kept / "results.jsonl").read_text().splitlines(keepends=True)) == sorted(again)
+    faster = write(tmp_path, **SMALL | data | {"dial": {"batch_size": 2, "lr": 1}})
+    refused = run_tool("status", faster, tmp_path / "new", "--to", kept)
+    assert refused.returncode == 2 and "was trained with another train.lr" in refused.stderr
+    for text, message in (
+        (again[0].replace('"text": "', '"text": "0'), "was trained on the text 0"),
+        (again[0].replace('"text"', '"texts"'), "results.jsonl:1.texts is not a setting"),
+        ("[]", "results.jsonl:1 is []; expected an object"),
+    ):
+        (kept / "results.jsonl").write_text(text)
+        refused = run_tool("status", spec, tmp_path / "nowhere", "--to", kept)
+        assert refused.returncode == 2 and message in refused.stderr, refused.stderr
+
+
 def test_budgets_added_later_go_on_from_what_is_there(tmp_path, prepared_set) -> None:
     data = {"data": str(prepared_set), "dial": {"batch_size": 2, "warmup_ratio": 0.0}}
     out, ran = tmp_path / "runs", []

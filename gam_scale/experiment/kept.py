@@ -1,5 +1,7 @@
-"""What a comparison keeps: a config and a result of every cell, small files beside large runs."""
+"""What is kept of cells: a config and a row each, small files beside large runs, and all rows in
+one file, with which another machine goes on."""
 
+import json
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -9,11 +11,13 @@ from typing import Any
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, write_changed
 from gam_scale.experiment.results import keep, kept_row, result_path
-from gam_scale.files import write_json
-from gam_scale.strict import read_record, to_dict
+from gam_scale.files import read_regular, write_bytes, write_json
+from gam_scale.strict import parse_json, read_record, shown, to_dict
 
 CELL = re.compile(r"[\w.+-]+")
 """A cell's name."""
+RESULTS = "results.jsonl"
+"""Of a folder, its file of rows."""
 
 
 class KeptCell(Cell):
@@ -75,6 +79,29 @@ def keep_row(folder: Path, name: str, row: Row, config: dict[str, Any]) -> Row:
     return keep(folder, name, {"cell": name, **row, "config": config})
 
 
+def write_rows(rows: Sequence[Row], to: Path) -> None:
+    """Write the file of rows, one a line, into a folder that is made if need be."""
+    to.mkdir(parents=True, exist_ok=True)
+    write_bytes(to / RESULTS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def read_rows(path: Path, needs: Sequence[str] = ()) -> list[Row]:
+    """The rows of such a file, each of which has the keys ``needs``.
+
+    Raises:
+        UserError: the file is not such rows.
+    """
+    lines = read_regular(path).decode().splitlines()
+    rows = [parse_json(line, f"{path}:{i}") for i, line in enumerate(lines, 1)]
+    for i, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{i} is {shown(row)}; expected an object")
+        for key in needs:
+            if key not in row:
+                raise UserError(f"{path}:{i} has no {key}; expected {RESULTS} as a tool wrote it")
+    return rows
+
+
 def restore(folder: Path, rows: Sequence[Row]) -> None:
     """Have cells count as done whose rows were kept elsewhere, as where a machine is lost.
 
@@ -97,21 +124,6 @@ def restore(folder: Path, rows: Sequence[Row]) -> None:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, values)
-
-
-def without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Settings that are not as by default; a part of another kind whole."""
-    differing = {}
-    for key, value in values.items():
-        default = defaults.get(key)
-        if value == default and key in defaults:
-            continue
-        if isinstance(value, dict) and isinstance(default, dict):
-            same_kind = value.get("kind") == default.get("kind")
-            differing[key] = without_defaults(value, default) if same_kind else value
-        else:
-            differing[key] = value
-    return differing
 
 
 def mean_curve(points: Sequence[tuple[float, float]], most: int = 40) -> list[list[float]]:
