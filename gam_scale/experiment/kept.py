@@ -91,7 +91,12 @@ def read_rows(path: Path, needs: Sequence[str] = ()) -> list[Row]:
     Raises:
         UserError: the file is not such rows.
     """
-    lines = read_regular(path).decode().splitlines()
+    try:
+        lines = read_regular(path).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); expected a JSON object a line"
+        ) from None
     rows = [parse_json(line, f"{path}:{i}") for i, line in enumerate(lines, 1)]
     for i, row in enumerate(rows, 1):
         if not isinstance(row, dict):

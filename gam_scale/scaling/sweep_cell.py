@@ -19,8 +19,6 @@ from gam_scale.strict import read_json, to_dict
 
 CURVE_POINTS = 60
 """Most points of a run's curve: what a figure can show."""
-
-
 FIGURES = ("val_loss", "val_late_loss", "val_bits_per_byte")
 """Of a run's summary, what a sweep needs."""
 

@@ -153,11 +153,12 @@ def test_another_machine_goes_on_from_the_file_of_kept_runs(tmp_path, prepared_s
     refused = run_tool("status", faster, tmp_path / "new", "--to", kept)
     assert refused.returncode == 2 and "was trained with another train.lr" in refused.stderr
     for text, message in (
-        (again[0].replace('"text": "', '"text": "0'), "was trained on the text 0"),
-        (again[0].replace('"text"', '"texts"'), "results.jsonl:1.texts is not a setting"),
-        ("[]", "results.jsonl:1 is []; expected an object"),
+        (again[0].replace('"text": "', '"text": "0').encode(), "was trained on the text 0"),
+        (again[0].replace('"text"', '"texts"').encode(), "results.jsonl:1.texts is not a setting"),
+        (b"[]", "results.jsonl:1 is []; expected an object"),
+        (b"\xff", "results.jsonl: cannot be read ('utf-8' codec"),
     ):
-        (kept / "results.jsonl").write_text(text)
+        (kept / "results.jsonl").write_bytes(text)
         refused = run_tool("status", spec, tmp_path / "nowhere", "--to", kept)
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr
 
