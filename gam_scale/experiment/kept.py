@@ -94,9 +94,7 @@ def read_rows(path: Path, needs: Sequence[str] = ()) -> list[Row]:
     try:
         lines = read_regular(path).decode().splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); expected a JSON object a line"
-        ) from None
+        raise UserError(f"{path}: cannot be read ({error}); expected {RESULTS}") from None
     rows = [parse_json(line, f"{path}:{i}") for i, line in enumerate(lines, 1)]
     for i, row in enumerate(rows, 1):
         if not isinstance(row, dict):
