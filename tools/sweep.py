@@ -5,8 +5,9 @@ plan prints every run, its predicted cost and what the sweep cannot show; run tr
 missing, one after another or, with --submit, as a Slurm array, and goes on where it was killed;
 status says what is done; collect writes DIR/runs.csv, curves.csv and, where learning rates or
 lengths of texts were varied, lr.csv and contexts.csv, which tools/scaling_report.py reads. With
---to, these files go there, and run and collect keep there, in results.jsonl, what a report needs of
-every finished run, which then counts as done: what to save where a machine may be lost.
+--to, they go there, and run and collect keep there, in results.jsonl, what a report needs of every
+finished run, which then counts as done: what to save where a machine may be lost. One command at a
+time keeps in one folder; what --submit trains is kept by collect.
 """
 
 import argparse
@@ -46,10 +47,10 @@ def main() -> int:
     elif args.action == "status":
         status(grid)
     else:
-        if args.to:
-            keep(grid, args.to)
         for path, rows in collect(grid, args.to or args.out).items():
             print(f"{rows} rows in {path}")
+        if args.to:
+            keep(grid, args.to)
     return 0
 
 
@@ -60,7 +61,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sweep", required=True, metavar="FILE", help="see configs/sweeps/")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the runs")
     parser.add_argument(
-        "--to", type=Path, metavar="DIR", help="of collect's files (--out), and of kept runs"
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help="where finished runs are kept, in results.jsonl, and collect writes (--out)",
     )
     parser.add_argument(
         "--gflops",
@@ -119,9 +123,11 @@ def cost(grid: Grid[SweepCell], gflops: float) -> None:
 
 def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
     """Train what is missing, here or on Slurm."""
-    whole, grid = grid, grid.only(args.only)
+    grid = grid.only(args.only)
     missing = grid.missing()
     print(f"{len(grid) - len(missing)} of {len(grid)} runs are done")
+    if args.to:
+        keep(grid, args.to)
     if not missing:
         return 0
     cost(missing, args.gflops)
@@ -133,10 +139,14 @@ def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
 
     def still_missing() -> Grid[SweepCell]:
         if args.to:
-            keep(whole, args.to)
+            keep(grid, args.to)
         return grid.missing()
 
-    return 1 if train(still_missing(), args.side_by_side, still_missing) else 0
+    try:
+        return 1 if train(missing, args.side_by_side, still_missing) else 0
+    finally:
+        if args.to:
+            keep(grid, args.to)
 
 
 def submit(missing: Grid[SweepCell], args: argparse.Namespace) -> int:

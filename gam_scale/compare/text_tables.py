@@ -80,9 +80,13 @@ def _run_of(row: Row) -> str:
 
 def _ordered(full: dict[str, list[Row]], reference: str) -> tuple[dict[str, Spread], str]:
     """Losses by model, the best first, and the model that others are compared with."""
-    spreads = {m: Spread.of(r["val_loss"] for r in rows) for m, rows in full.items()}
-    spreads = dict(sorted(spreads.items(), key=lambda each: or_inf(each[1].mean)))
+    spreads = _spreads(full)
     return spreads, reference if reference in full else next(iter(spreads))
+
+
+def _spreads(full: dict[str, list[Row]]) -> dict[str, Spread]:
+    spreads = {m: Spread.of(r["val_loss"] for r in rows) for m, rows in full.items()}
+    return dict(sorted(spreads.items(), key=lambda each: or_inf(each[1].mean)))
 
 
 def losses(full: dict[str, list[Row]], reference: str) -> Table:
@@ -117,7 +121,7 @@ def _note(full: dict[str, list[Row]]) -> str:
 
 def equal_loss(full: dict[str, list[Row]], spec: TextSpec) -> Table | None:
     """What models needed for the loss at which those that they are set against ended."""
-    spreads, _ = _ordered(full, spec.reference)
+    spreads = _spreads(full)
     table = []
     for model in spreads:
         other = spec.entry(model).against or spec.reference

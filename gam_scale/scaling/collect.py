@@ -29,8 +29,8 @@ def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
     done = [(cell, row) for cell, row in grid.finished() if row["loss"] is not None]
     if not done:
         raise UserError(
-            f"{out} has no finished run of this sweep with a validation loss; expected "
-            "tools/sweep.py run first, on data with a validation split"
+            "the sweep has no finished run with a validation loss; expected tools/sweep.py run "
+            "first, on data with a validation split"
         )
     main = [(cell, row) for cell, row in done if cell.of_the_grid]
     known = {key for _, row in main for key, value in row.items() if value is not None}

@@ -52,7 +52,7 @@ def sweep_grid(spec: SweepSpec, folder: Path) -> Grid[SweepCell]:
     jobs = []
     for family in spec.families:
         for width, seed in (*product(spec.widths, spec.seeds), *repeated):
-            jobs.append(_joined(_on_budgets(spec, folder, family, width, seed)))
+            jobs.append(joined(_on_budgets(spec, folder, family, width, seed)))
         further = (*_other_rates(spec, folder, family), *_other_contexts(spec, folder, family))
         jobs += [[cell] for cell in further]
     return Grid(sorted(jobs, key=lambda job: sum(cell.own_flops for cell in job)))
@@ -84,9 +84,10 @@ def _steps(spec: SweepSpec, family: FamilySpec, width: int, budget: float) -> in
     return round(budget / per_step)
 
 
-def _joined(cells: list[SweepCell]) -> list[SweepCell]:
+def joined(cells: list[SweepCell]) -> list[SweepCell]:
     """One size and seed on its budgets, of which the largest is the trunk that the others leave."""
     trunk, *branches = cells
+    trunk.config.checkpoint.branch_of = ""
     for cell in branches:
         cell.config.checkpoint.branch_of = trunk.config.log.run_dir
     # Its own too, for a larger budget that is added later.

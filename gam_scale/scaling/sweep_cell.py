@@ -19,6 +19,8 @@ from gam_scale.strict import read_json, to_dict
 
 CURVE_POINTS = 60
 """Most points of a run's curve: what a figure can show."""
+CHECKED = ("model", "train")
+"""Sections of a config in which a finished run must be as the sweep has it."""
 FIGURES = ("val_loss", "val_late_loss", "val_bits_per_byte")
 """Of a run's summary, what a sweep needs."""
 
@@ -29,9 +31,9 @@ class KeptRun:
 
     cell: str
     text: str
-    """See :func:`text_of`."""
+    """That its data was when it was kept; see :func:`text_of`."""
     config: dict[str, Any]
-    """See :func:`deciding_settings`."""
+    """Its :data:`CHECKED` sections; see :func:`deciding_settings`."""
     code_version: str
     summary: dict[str, float | None]
     """Its :data:`FIGURES`."""
@@ -53,7 +55,7 @@ class SweepCell(Cell):
     other_context: bool = False
     """Whether its texts have another length than the grid's."""
     kept: KeptRun | None = None
-    """Of a run that is finished, and need not be here."""
+    """Of a run that is finished, and not here."""
 
     @property
     def name(self) -> str:
@@ -62,6 +64,11 @@ class SweepCell(Cell):
         if self.other_context:
             name += f"-c{self.config.data.seq_len}"
         return name if self.lr_multiplier == 1 else f"{name}-lr{self.lr_multiplier:g}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its run has finished, in its folder."""
+        return RunDir(self.run_dir).summary.exists()
 
     @property
     def of_the_grid(self) -> bool:
@@ -146,9 +153,9 @@ class SweepCell(Cell):
 
         A branch's begins where it left its trunk, whose lines its metrics begin with.
         """
-        run = RunDir(self.run_dir)
-        if self.kept and not run.summary.exists():
+        if self.kept:
             return self.kept.curve
+        run = RunDir(self.run_dir)
         per_step = self.tokens / self.config.train.steps
         began = next((start.step for start in read_starts(run.starts)), 0)
         lines = [line for line in read_metrics(run.metrics) if line["step"] >= began]
@@ -158,15 +165,14 @@ class SweepCell(Cell):
         return [(round(line["step"] * per_step), round(line["loss"], 5)) for line in shown]
 
     def to_keep(self) -> KeptRun:
-        """What to keep of the finished run."""
-        if self.kept and not RunDir(self.run_dir).summary.exists():
-            return self.kept
+        """What to keep of the run that has finished here."""
         summary = self._summary()
         assert summary is not None, f"{self.name} is not finished"
+        settings = deciding_settings(self.config)
         return KeptRun(
             cell=self.name,
             text=text_of(self.config),
-            config=deciding_settings(self.config),
+            config={name: settings[name] for name in CHECKED if name in settings},
             code_version=summary.get("code_version", ""),
             summary={name: summary.get(name) for name in FIGURES},
             curve=self.curve(),
@@ -175,14 +181,14 @@ class SweepCell(Cell):
     def _summary(self) -> dict[str, Any] | None:
         """Of its run, or as it was kept, the settings checked; None while it is not finished."""
         run = RunDir(self.run_dir)
-        if run.summary.exists():
-            saved, what, summary = read_json(run.config), str(run.path), read_summary(run.summary)
-        elif self.kept:
+        if self.kept:
             saved, what = self.kept.config, f"the kept run {self.name}"
             summary = self.kept.summary | {"code_version": self.kept.code_version}
+        elif self.is_here:
+            saved, what, summary = read_json(run.config), str(run.path), read_summary(run.summary)
         else:
             return None
-        if key := changed_setting(saved, self.config, ("model", "train")):
+        if key := changed_setting(saved, self.config, CHECKED):
             raise UserError(
                 f"{what} was trained with another {key} than the sweep has now; expected the "
                 "same settings, or another --out (and --to)"

@@ -8,6 +8,7 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.deciding import text_of
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.kept import RESULTS, read_rows, write_rows
+from gam_scale.scaling.sweep import joined
 from gam_scale.scaling.sweep_cell import KeptRun, SweepCell
 from gam_scale.strict import from_dict, to_dict
 
@@ -15,26 +16,30 @@ from gam_scale.strict import from_dict, to_dict
 def with_kept(grid: Grid[SweepCell], folder: Path) -> Grid[SweepCell]:
     """The grid, of which those runs count as done that ``folder`` keeps.
 
-    What branches off a run that is not here is trained from its own beginning.
+    What branches off a run that is kept and not here branches off the longest that is to come.
 
     Raises:
         UserError: the file is not of a sweep, or of one of another text.
     """
-    kept = _read(folder)
-    jobs = [[replace(cell, kept=kept.get(cell.name)) for cell in job] for job in grid.jobs]
-    for trunk, *branches in jobs:
-        if trunk.kept and not trunk.run_dir.exists():
-            for cell in branches:
-                cell.config.checkpoint.branch_of = ""
+    runs, jobs = _read(folder), []
+    for job in grid.jobs:
+        cells = [cell if cell.is_here else replace(cell, kept=runs.get(cell.name)) for cell in job]
+        to_come = [cell for cell in cells if not cell.kept]
+        if cells[0].kept and to_come:
+            joined(to_come)
+        jobs.append(cells)
     grid = Grid(jobs)
     _check_text(grid, folder)
     return grid
 
 
 def keep(grid: Grid[SweepCell], folder: Path) -> None:
-    """Keep the finished runs in ``folder``, beside those of another grid that it has."""
-    finished = {cell.name: cell.to_keep() for cell, _ in grid.finished()}
-    write_rows([to_dict(run) for run in (_read(folder) | finished).values()], folder)
+    """Keep the finished runs in ``folder``, beside those that it has, of this grid or another."""
+    runs = _read(folder)
+    finished = [cell for cell in grid.cells if cell.is_here and cell.name not in runs]
+    if finished:
+        runs |= {cell.name: cell.to_keep() for cell in finished}
+        write_rows([to_dict(run) for run in runs.values()], folder)
 
 
 def _read(folder: Path) -> dict[str, KeptRun]:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,31 @@ def test_another_machine_goes_on_from_the_file_of_kept_runs(tmp_path, prepared_s
         (kept / "results.jsonl").write_bytes(text)
         refused = run_tool("status", spec, tmp_path / "nowhere", "--to", kept)
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr
+
+
+def test_runs_are_kept_however_they_came_to_be_there(tmp_path, prepared_set) -> None:
+    """Trained before --to was given; here and kept; a trunk killed here and finished elsewhere."""
+    data = {"data": str(prepared_set), "budgets": [2000, 4000, 8000]}
+    spec, out, kept = write(tmp_path, **SMALL | data), tmp_path / "runs", tmp_path / "kept"
+    assert run_tool("run", spec, out).returncode == 0
+    assert "3 of 3 runs are done" in run_tool("run", spec, out, "--to", kept).stdout
+    whole = (kept / "results.jsonl").read_text().splitlines(keepends=True)
+    assert len(whole) == 3
+    trunk, *branches = sweep_grid(read_sweep(spec), out).jobs[0]
+    (kept / "results.jsonl").write_text("".join(x for x in whole if trunk.name in x))
+    (trunk.run_dir / "summary.json").unlink()
+    for cell in branches:
+        shutil.rmtree(cell.run_dir)
+    plan = run_tool("plan", spec, out, "--to", kept).stdout
+    assert "1 of them branch off a longer run" in plan, plan
+    assert run_tool("run", spec, out, "--to", kept).returncode == 0
+    configs = [json.loads(cell.config_path.read_text())["checkpoint"] for cell in branches]
+    assert [config["branch_of"] for config in configs] == ["", str(branches[0].run_dir)]
+    again = (kept / "results.jsonl").read_text().splitlines(keepends=True)
+    summaries = [
+        {row["cell"]: row["summary"] for row in map(json.loads, x)} for x in (whole, again)
+    ]
+    assert summaries[0] == summaries[1]
 
 
 def test_budgets_added_later_go_on_from_what_is_there(tmp_path, prepared_set) -> None:
