@@ -124,10 +124,14 @@ def cost(grid: Grid[SweepCell], gflops: float) -> None:
 def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
     """Train what is missing, here or on Slurm."""
     grid = grid.only(args.only)
-    missing = grid.missing()
+
+    def still_missing() -> Grid[SweepCell]:
+        if args.to:
+            keep(grid, args.to)
+        return grid.missing()
+
+    missing = still_missing()
     print(f"{len(grid) - len(missing)} of {len(grid)} runs are done")
-    if args.to:
-        keep(grid, args.to)
     if not missing:
         return 0
     cost(missing, args.gflops)
@@ -136,17 +140,10 @@ def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
         return 1
     if args.submit:
         return submit(missing, args)
-
-    def still_missing() -> Grid[SweepCell]:
-        if args.to:
-            keep(grid, args.to)
-        return grid.missing()
-
     try:
         return 1 if train(missing, args.side_by_side, still_missing) else 0
     finally:
-        if args.to:
-            keep(grid, args.to)
+        still_missing()  # at Ctrl-C, jobs have finished some of their runs
 
 
 def submit(missing: Grid[SweepCell], args: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ class KeptRun:
 
     cell: str
     text: str
-    """That its data was when it was kept; see :func:`text_of`."""
+    """What its data was when it was kept; see :func:`text_of`."""
     config: dict[str, Any]
     """Its :data:`CHECKED` sections; see :func:`deciding_settings`."""
     code_version: str
@@ -180,11 +180,11 @@ class SweepCell(Cell):
 
     def _summary(self) -> dict[str, Any] | None:
         """Of its run, or as it was kept, the settings checked; None while it is not finished."""
-        run = RunDir(self.run_dir)
         if self.kept:
             saved, what = self.kept.config, f"the kept run {self.name}"
             summary = self.kept.summary | {"code_version": self.kept.code_version}
         elif self.is_here:
+            run = RunDir(self.run_dir)
             saved, what, summary = read_json(run.config), str(run.path), read_summary(run.summary)
         else:
             return None
