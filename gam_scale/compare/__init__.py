@@ -1,1 +1,1 @@
-"""Comparisons of models at equal size, tuned and with seeds, on text and on synthetic tasks."""
+"""Comparisons of tuned models of equal size, over seeds, on text and on synthetic tasks."""

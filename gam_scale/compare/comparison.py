@@ -1,4 +1,4 @@
-"""The cells of a comparison that can be trained now: what comes later waits for earlier results."""
+"""The cells of a comparison that are known so far: later ones depend on earlier results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from gam_scale.experiment.results import grouped
 from gam_scale.strict import from_dict
 
 SURE = 0.99
-"""Accuracy at which a task is learned, and no further rate is tried."""
+"""Accuracy at which a task counts as learned and no further rate is tried."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Comparison:
     spec: Spec
     folder: Path
     start: Path | None = None
-    """Folder of the comparison whose models are gone on from."""
+    """Folder of the comparison whose trained models this one continues."""
 
     def cells(self) -> list[Cell]:
-        """All that are known now; measurements last.
+        """Return all cells that are known so far; the measurements of a text comparison last.
 
         Raises:
-            UserError: a model that cannot be made, or results of other settings.
+            UserError: a model cannot be made, or results have other settings.
         """
         if isinstance(self.spec, TaskSpec):
             return list(_of_tasks(self.spec, self.folder))
@@ -46,25 +46,25 @@ class Comparison:
 
     @cached_property
     def models(self) -> Mapping[str, tuple[Sized, Path | None]]:
-        """Every model of a text comparison, at its size, and the run that it goes on from."""
+        """Every model of a text comparison at its size, and the run that it continues, if any."""
         assert isinstance(self.spec, TextSpec)
         return _models(self.spec, self.start)
 
     def missing(self) -> Grid[Cell]:
-        """Those that are not finished, each a job, in the order in which they are trained.
+        """Return the unfinished cells, each as a job, in the order in which they are trained.
 
-        Measurements come first: they need a run that may be lost before the comparison ends.
+        Measurements come first: the run that they need may be lost before the comparison ends.
         """
         missing = [cell for cell in self.cells() if cell.row() is None]
         missing.sort(key=lambda cell: not isinstance(cell, MeasureCell))
         return Grid([[cell] for cell in missing])
 
     def rows(self) -> list[Row]:
-        """What is finished."""
+        """Return the rows of finished cells."""
         return [row for _, row in _finished(self.cells())]
 
     def restore(self, rows: Sequence[Row]) -> None:
-        """Have cells count as done whose rows were kept elsewhere; see :func:`kept.restore`."""
+        """Count cells as finished whose rows were kept elsewhere; see :func:`kept.restore`."""
         restore(self.folder, rows)
 
 
@@ -95,10 +95,10 @@ def _of_tasks(spec: TaskSpec, folder: Path) -> list[TaskCell]:
 
 
 def _best_rows(cells: Sequence[TaskCell]) -> dict[Group, tuple[float, Row]]:
-    """By group, where all of it is done, the best rate and what it came to."""
+    """Return the best rate and its row for each group whose cells are all finished."""
 
     def merit(each: tuple[TaskCell, Row]) -> tuple[float, float, float]:
-        cell, row = each  # of equals the one that tests better, then the smaller
+        cell, row = each  # ties: the better on test texts, then the lower rate
         return row["checked"], _mean_accuracy(row), -cell.lr
 
     best_ones = {}
@@ -145,7 +145,7 @@ def _of_text(
         each
         for cell, _ in _finished(trained)
         for each in measure_cells(cell, cell.model_name, spec.measure)
-        if cell.run_dir.exists() or each.row() is not None  # only the row may have been kept
+        if cell.run_dir.exists() or each.row() is not None  # a lost run may be measured
     ]
     return [*sorted(tuned, key=lambda cell: cell.flops), *trained, *measured]
 
@@ -153,7 +153,7 @@ def _of_text(
 def _tuned(
     spec: TextSpec, given: Sequence[float], run_of: Callable[[Budget, float, int], TextCell]
 ) -> tuple[list[TextCell], float | None]:
-    """The runs that tune a model, and the best rate; None while some are to come."""
+    """Return the runs that tune a model, and the best rate; None while runs are missing."""
     budget = Budget("tune", spec.tune_tokens, spec.warmup, spec.times_auto)
     lrs = list(given)
     while True:
@@ -169,8 +169,10 @@ def _tuned(
 
 
 def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
-    """Of each model that the first seed is done with, its best run, which further seeds repeat;
-    where the file says how many models, the best of them, once all are done."""
+    """Return the runs that further seeds repeat: the best of each model whose runs have finished.
+
+    If ``spec.repeat`` limits the models, return those of the best, once all models have finished.
+    """
     groups = grouped(trained, lambda cell: cell.model_name).values()
     done = [runs for cells in groups if len(runs := _finished(cells)) == len(cells)]
     best_ones = [best(runs) for runs in done]
@@ -181,7 +183,7 @@ def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
 
 
 def _further_rate(most: int, tried: Sequence[float], best: float) -> float | None:
-    """See :func:`beyond`; None once as many were tried as the file allows."""
+    """Return :func:`beyond` of the rates, or None once ``most`` rates were tried."""
     return beyond(tried, best) if len(tried) < most else None
 
 
@@ -190,7 +192,7 @@ def _finished(cells: Sequence[AnyCell]) -> list[tuple[AnyCell, Row]]:
 
 
 def _shared(spec: TextSpec, train: dict[str, Any]) -> RunConfig:
-    """What all runs have, and of one model's those settings of ``train`` that are its own."""
+    """Return the config that all runs of a model share: the file's, with its own ``train``."""
     quiet = {"wandb": "off", "tensorboard": False}
     values: dict[str, Any] = {
         "data": {"sets": [{"path": spec.data}]},

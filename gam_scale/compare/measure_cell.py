@@ -1,7 +1,7 @@
-"""A cell that measures a trained model: one thing at one length, in a process of its own.
+"""A cell that takes one measurement of a trained model at one length, in a process of its own.
 
-``python -m gam_scale.compare.measure_cell CONFIG...`` measures one after another; what is done is
-left alone, what was killed begins anew.
+``python -m gam_scale.compare.measure_cell CONFIG...`` takes measurements one after another.
+Finished ones are skipped; a killed one begins anew.
 """
 
 import sys
@@ -41,20 +41,20 @@ What = Literal["positions", "needle", "pairs", "context"]
 
 @dataclass
 class MeasureRun:
-    """The file of a cell."""
+    """The config file of a measurement."""
 
-    folder: str = option("", "of the comparison")
-    run: str = option("", "the run directory that is measured")
+    folder: str = option("", "folder of the comparison")
+    run: str = option("", "run directory to measure")
     model: str = option("", "name of the model")
-    seed: int = option(0, "of its training")
-    what: What = option("positions", "which measurement")
+    seed: int = option(0, "seed of its training")
+    what: What = option("positions", "measurement to take")
     length: int = option(0, "tokens of context")
     settings: MeasureSpec = section(MeasureSpec, "the comparison's")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureCell(KeptCell):
-    """One measurement of a finished run, whose config this cell has."""
+    """One measurement of a finished run; ``config`` is that of the run."""
 
     trainer: ClassVar[str] = "gam_scale.compare.measure_cell"
 
@@ -71,12 +71,12 @@ class MeasureCell(KeptCell):
 
     @property
     def run_dir(self) -> Path:
-        """See :attr:`Cell.run_dir`: for its lock alone."""
+        """See :attr:`Cell.run_dir`; it holds a lock only."""
         return self.folder / "measured" / self.name
 
     @property
     def flops(self) -> float:
-        """Not counted: a plan is of what is trained."""
+        """Not counted: a plan counts training only."""
         return 0.0
 
     def write_config(self) -> Path:
@@ -93,7 +93,7 @@ class MeasureCell(KeptCell):
         return self.write_once(run)
 
     def renewed(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-        """See :meth:`KeptCell.renewed`: where the run is, and what other measurements ask for."""
+        """See :meth:`KeptCell.renewed`: the run's path, and settings of other measurements only."""
         before, settings = saved["settings"], now["settings"]
         same = all(before[key] == settings[key] for key in DECIDES[self.what])
         return {"run": now["run"], "settings": settings if same else before}
@@ -105,11 +105,11 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "pairs": ("pairs", "trials"),
     "context": (),
 }
-"""The settings on which a measurement depends."""
+"""The settings on which each measurement depends."""
 
 
 def measure_cells(of: Cell, model_name: str, settings: MeasureSpec) -> list[MeasureCell]:
-    """Everything that is to be measured of a finished run."""
+    """Return the cells of all measurements that ``settings`` asks for of a finished run."""
     wanted: list[tuple[What, int]] = [("positions", length) for length in settings.positions]
     wanted += [("needle", length) for length in settings.hidden]
     wanted += [("pairs", length) for length in settings.hidden if settings.pairs]
@@ -130,7 +130,7 @@ def measure_cells(of: Cell, model_name: str, settings: MeasureSpec) -> list[Meas
 
 
 def measure(path: Path) -> None:
-    """Take the measurement of a config file and keep its row; one that is done is left alone."""
+    """Take the measurement of a config file and keep its row, unless the row is there already."""
     asked: MeasureRun = read_record(MeasureRun, path)
     folder = Path(asked.folder)
     if kept_row(folder, path.stem) is not None:
@@ -220,7 +220,7 @@ MEASURES: dict[str, Callable[[Trained, MeasureRun], Row]] = {
 
 
 def main() -> None:
-    """Every config on the command line."""
+    """Take the measurements of all config files on the command line."""
     for path in sys.argv[1:]:
         measure(Path(path))
 

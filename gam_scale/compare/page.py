@@ -1,4 +1,4 @@
-"""The page of a comparison, made from its rows alone: HTML, Markdown, pictures, the rows."""
+"""The page of a comparison, made from its rows alone, as HTML, Markdown and pictures."""
 
 import json
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ def write_page(spec: Spec, rows: Sequence[Row], to: Path) -> list[Path]:
 
     Args:
         spec: the comparison.
-        rows: of its finished cells, at least one.
-        to: the folder, made if need be.
+        rows: rows of its finished cells, at least one.
+        to: folder to write into, made if need be.
 
     Returns:
-        The files.
+        The paths of the files.
     """
     if isinstance(spec, TaskSpec):
         title, shown = "Models on synthetic tasks", task_tables.parts(rows)
@@ -40,7 +40,7 @@ def write_page(spec: Spec, rows: Sequence[Row], to: Path) -> list[Path]:
 
 
 def _settings(spec: Spec, rows: Sequence[Row]) -> Table:
-    """What all cells share, and which code made them."""
+    """Tabulate the settings of the comparison, and the versions of the code that made its rows."""
     versions = sorted({row["code_version"] for row in rows})
     settings = [["code version", ", ".join(versions)]]
     values = to_dict(spec)

@@ -1,17 +1,18 @@
-"""Learning rates that are tried beyond those of a file, so that the best has neighbours."""
+"""Learning rates beyond those of a file, tried so that the best has a neighbour on each side."""
 
 from collections.abc import Sequence
 
 
 def beyond(tried: Sequence[float], best: float) -> float | None:
-    """The next rate past the end at which the best stands, as far off as its neighbour.
+    """Return a further rate if the best is the lowest or the highest of those tried.
 
     Args:
         tried: rates, each once.
-        best: one of them.
+        best: the best of them.
 
     Returns:
-        To three digits; None where the best stands between others, or alone.
+        ``best ** 2 / neighbour`` to three digits, so that the best differs from both neighbours by
+        one factor; None if the best lies between others, or is the only one.
     """
     order = sorted(tried)
     if len(order) < 2 or best not in (order[0], order[-1]):

@@ -1,4 +1,4 @@
-"""Models brought to one size: parameters by feed-forward widths, states by what heads hold."""
+"""Bring models to one size: parameters by feed-forward widths, states by layer settings."""
 
 import copy
 from collections.abc import Iterator
@@ -15,48 +15,48 @@ from gam_scale.strict import from_dict
 
 NARROWEST = 8
 ROUND = 8
-"""Widths are multiples of it, at which kernels are fast, where that comes near enough."""
+"""Widths are multiples of this number, for fast kernels, if one comes near enough."""
 
 
 @dataclass(frozen=True)
 class Sized:
-    """A model's settings, at the common size, and what its size is."""
+    """A model's settings at the common size, and its size."""
 
     settings: dict[str, Any]
-    """Of the model section."""
+    """Settings of the model section."""
     parameters: int
-    """Beside embeddings and head."""
+    """Number of parameters without embeddings and head."""
     memory: int
     """Numbers that its written memories hold."""
     state: StateSize
-    """All that it holds of a text: convolutions and caches too."""
+    """Numbers that it holds of a text in all, with convolutions and caches."""
     width: int
-    """Of its feed-forward networks; 0: as its settings say."""
+    """Width of its feed-forward networks; 0: as its settings say."""
 
     @classmethod
     def of(cls, settings: dict[str, Any], width: int) -> Self:
-        """The model of these settings, measured."""
+        """Return the model of these settings with its measured size."""
         config = _config(settings)
         parameters = parameters_of(outline(config))
         return cls(settings, parameters, memory_size(config), state_size(config), width)
 
     @property
     def config(self) -> ModelConfig:
-        """The same as a configuration."""
+        """The settings as a configuration."""
         return _config(self.settings)
 
 
 def sized(name: str, entry: ModelEntry, shared: dict[str, Any], size: SizeSpec) -> Sized:
-    """A model with the state and the parameters of ``size``.
+    """Return a model with the state and the parameters of ``size``.
 
     Args:
-        name: of the model, for messages.
-        entry: what is its own, and what may be chosen.
-        shared: settings of the model section, vocab_size among them.
+        name: name of the model, for error messages.
+        entry: the model's own settings, and the values that may be chosen.
+        shared: settings of the model section that all models share, such as vocab_size.
         size: the common size.
 
     Raises:
-        UserError: no choice comes as near as the tolerance, or settings that cannot work.
+        UserError: no choice is within the tolerance, or the settings cannot work.
     """
     settings = _fit_state(name, entry, shared | entry.model, size)
     width = 0
@@ -68,7 +68,7 @@ def sized(name: str, entry: ModelEntry, shared: dict[str, Any], size: SizeSpec) 
 
 
 def parameters_of(model: LanguageModel) -> int:
-    """Trainable numbers but for embeddings and the head."""
+    """Count the parameters of a model without embeddings and head."""
     outside = [model.embedding, model.position, model.head]
     known = {id(p) for module in outside if module is not None for p in module.parameters()}
     return sum(p.numel() for p in model.parameters() if id(p) not in known)
@@ -81,7 +81,7 @@ def _config(settings: dict[str, Any]) -> ModelConfig:
 def _fit_state(
     name: str, entry: ModelEntry, settings: dict[str, Any], size: SizeSpec
 ) -> dict[str, Any]:
-    """The choice among ``entry.fit`` whose memories come nearest to the common state."""
+    """Return settings with the values of ``entry.fit`` that come nearest to the common state."""
     tried: list[tuple[float, int, dict[str, Any]]] = []
     problem: UserError | None = None
     for chosen in _choices(name, entry, settings):
@@ -126,7 +126,7 @@ def _choices(name: str, entry: ModelEntry, settings: dict[str, Any]) -> Iterator
 
 
 def _fit_width(name: str, settings: dict[str, Any], size: SizeSpec) -> int:
-    """The width at which the parameters come nearest to the common number."""
+    """Return the feed-forward width whose parameters come near enough to the common number."""
 
     def parameters(width: int) -> int:
         return parameters_of(outline(_config(settings | {"ffn": _wide(settings, width)})))
@@ -137,7 +137,7 @@ def _fit_width(name: str, settings: dict[str, Any], size: SizeSpec) -> int:
             f"models.{name} has no layer whose feed-forward network is model.ffn, by whose width "
             "parameters are made equal; expected one"
         )
-    exact = NARROWEST + (size.parameters - least) / (next_one - least)  # parameters are affine
+    exact = NARROWEST + (size.parameters - least) / (next_one - least)  # affine in the width
     for multiple in (ROUND, 1):
         width = max(NARROWEST, multiple * round(exact / multiple))
         off = abs(parameters(width) / size.parameters - 1)
@@ -153,7 +153,7 @@ def _fit_width(name: str, settings: dict[str, Any], size: SizeSpec) -> int:
 
 
 def _wide(settings: dict[str, Any], width: int) -> dict[str, Any]:
-    """The model's feed-forward network, so wide."""
+    """Return the settings of the model's feed-forward network, with this width."""
     ffn = settings.get("ffn", "mlp")
     named = {"kind": ffn} if isinstance(ffn, str) else ffn
     return {key: value for key, value in named.items() if key != "mult"} | {"width": width}

@@ -1,10 +1,11 @@
 """A comparison: named models, what they learn, and how each is tuned, from one strict JSON file.
 
-Two kinds. ``task`` trains small models on synthetic tasks (:mod:`gam_scale.evaluate.tasks`), each
-at every learning rate. ``text`` trains language models: at every learning rate on few tokens, then
-at the best one on many, then the best models from further seeds; then what was trained is measured.
-The best rate is never that at an end of those tried, as far as ``widen`` allows more.
-A text comparison may instead go on from the models of another one (``start``), at a longer context.
+There are two kinds. ``task`` trains small models on synthetic tasks
+(:mod:`gam_scale.evaluate.tasks`), each at every learning rate. ``text`` trains language models at
+every learning rate on few tokens, then at the best rate on many, then the best models from further
+seeds; in the end it measures the trained models. While the best rate is the lowest or highest of
+those tried, a further one is tried, at most ``widen`` of them. Instead of new models, a text
+comparison may continue models of another one (``start``), for example at a longer context.
 configs/compare/ has examples; docs/comparisons.md says what they ask.
 """
 
@@ -20,52 +21,70 @@ from gam_scale.strict import AUTO, from_dict, option, read_json, section
 class TaskEntry:
     """A synthetic task, and which models learn it."""
 
-    recall: dict[str, Any] = option({}, "its settings, as --set recall.KEY of tools/evaluate.py")
+    recall: dict[str, Any] = option(
+        {}, "settings of the task, as --set recall.KEY=VALUE of tools/evaluate.py"
+    )
     models: list[str] = option([], "names of the models that learn it; empty: all")
-    widths: list[int] = option([], "model.d_model, a model of each; empty: as the model says")
-    own_widths: dict[str, list[int]] = option({}, "of some models, by name, instead of widths")
+    widths: list[int] = option(
+        [], "values of model.d_model, with a model for each; empty: the model's own"
+    )
+    own_widths: dict[str, list[int]] = option(
+        {}, "widths of single models by name, instead of widths"
+    )
 
 
 @dataclass
 class TaskSpec:
-    """Models that learn synthetic tasks."""
+    """A comparison of models that learn synthetic tasks."""
 
     kind: Literal["task"] = option("task", "task")
-    tasks: dict[str, TaskEntry] = option({}, "by a name of your choice")
-    model: dict[str, Any] = option({}, "the model section that all share")
-    models: dict[str, dict[str, Any]] = option({}, "by name, what of the model section is its own")
+    tasks: dict[str, TaskEntry] = option({}, "tasks, by names of your choice")
+    model: dict[str, Any] = option({}, "settings of the model section that all models share")
+    models: dict[str, dict[str, Any]] = option(
+        {}, "models by name, each with its own settings of the model section"
+    )
     lrs: list[float] = option([1e-3, 3e-3, 1e-2], "peak learning rates", above=0)
     widen: int = option(
-        1, "further rates, one by one, while the best is at an end of those tried", at_least=0
+        1,
+        "most further rates, tried one by one while the best is the lowest or highest tried",
+        at_least=0,
     )
-    seeds: list[int] = option([0], "the first tunes; all train at the best rate", at_least=0)
+    seeds: list[int] = option(
+        [0], "seeds; the first tunes the rate, all train at the best one", at_least=0
+    )
 
 
 @dataclass
 class ModelEntry:
     """A language model, and how it is brought to the common size."""
 
-    model: dict[str, Any] = option({}, "what of the model section is its own")
-    train: dict[str, Any] = option({}, "what of the train section is its own: its optimizer, say")
-    lrs: list[float] = option([], "its own peak learning rates; empty: the file's", above=0)
+    model: dict[str, Any] = option({}, "the model's own settings of the model section")
+    train: dict[str, Any] = option(
+        {}, "the model's own settings of the train section, such as its optimizer"
+    )
+    lrs: list[float] = option(
+        [], "the model's own peak learning rates; empty: those of the file", above=0
+    )
     full_lrs: list[float] = option(
         [],
-        "rates of full runs beside the best of those that were tuned, which fewer steps may have "
-        "made too high; the model's figures are those of its best full run",
+        "further rates of full runs beside the best tuned one, which may be too high because "
+        "tuning has fewer steps; the model's figures are those of its best full run",
         above=0,
     )
     against: str = option(
         "",
-        "the model whose last loss it is to reach, of which the page gives tokens and seconds; "
-        "empty: the reference, if there is one",
+        "model whose final loss this one is to reach; the page says after how many tokens and "
+        "seconds; empty: the reference, if there is one",
     )
     fit: dict[str, list[float]] = option(
         {},
-        'settings of its layers by "KIND.SETTING" and the values that each may take; those whose '
-        "state comes nearest to size.state are taken",
+        'by "KIND.SETTING" of its layers, the values that this setting may take; those that bring '
+        "the state nearest to size.state are taken",
     )
     state: Literal["equal", "own"] = option(
-        "equal", "equal: refused unless its state is size.state; own: that of attention, or none"
+        "equal",
+        "equal: the model is refused unless its state is size.state; own: any state, for attention "
+        "and models without one",
     )
 
 
@@ -75,12 +94,12 @@ class SizeSpec:
 
     parameters: int = option(
         0,
-        "trainable numbers beside embeddings and head, reached by the width of the feed-forward "
-        "networks; 0: as the models say",
+        "trainable numbers without embeddings and head, reached by the width of the feed-forward "
+        "networks; 0: as many as each model has",
         at_least=0,
     )
     state: int = option(
-        0, "numbers that the memories of all layers hold; 0: as the models say", at_least=0
+        0, "numbers that the memories of all layers hold; 0: as many as each model has", at_least=0
     )
     tolerance: float = option(0.01, "relative difference that counts as equal", at_least=0)
 
@@ -89,69 +108,89 @@ class SizeSpec:
 class MeasureSpec:
     """What is measured of every model that was trained in full."""
 
-    positions: list[int] = option([], "lengths at which loss is measured by position", at_least=2)
-    hidden: list[int] = option([], "lengths at which needles and pairs are hidden", at_least=2)
-    pairs: list[int] = option([4], "sentences of key-value retrieval", at_least=2)
+    positions: list[int] = option(
+        [], "lengths in tokens at which loss by position is measured", at_least=2
+    )
+    hidden: list[int] = option(
+        [], "lengths in tokens of the texts in which needles and pairs are hidden", at_least=2
+    )
+    pairs: list[int] = option(
+        [4], "numbers of sentences in key-value retrieval; empty: not measured", at_least=2
+    )
     depths: list[float] = option(
-        [0, 0.25, 0.5, 0.75, 1], "of needles, 0 the start", at_least=0, at_most=1
+        [0, 0.25, 0.5, 0.75, 1],
+        "depths of needles, from 0, the start of the text, to 1, its end",
+        at_least=0,
+        at_most=1,
     )
     trials: int = option(20, "texts of each length, depth and number of pairs", at_least=2)
-    max_tokens: int = option(262_144, "validation tokens of loss by position; 0: all", at_least=0)
+    max_tokens: int = option(
+        262_144, "validation tokens to read for loss by position; 0: all", at_least=0
+    )
     context: int = option(
-        0, "tokens of the windows of the effective context; 0: not measured", at_least=0
+        0, "tokens of the windows for the effective context; 0: not measured", at_least=0
     )
 
 
 @dataclass
 class TextSpec:
-    """Language models."""
+    """A comparison of language models."""
 
     kind: Literal["text"] = option("text", "text")
-    data: str = option("data/books", "folder that tools/prepare_data.py wrote")
-    set: dict[str, dict[str, Any]] = option({}, "settings of every run, by section")
-    models: dict[str, ModelEntry] = option({}, "by name")
+    data: str = option("data/books", "folder of a prepared set, which tools/prepare_data.py wrote")
+    set: dict[str, dict[str, Any]] = option({}, "settings of every run, by section of its config")
+    models: dict[str, ModelEntry] = option({}, "models by name")
     start: list[str] = option(
         [],
-        "instead of models: names of another comparison (--start), whose trained models, first "
-        "seed, these go on from",
+        "instead of models: names of models of another comparison (--start), whose runs of the "
+        "first seed are continued",
     )
     start_best: int = option(
         0,
-        "beside start, so many more of them: those without attention whose validation loss was "
-        "lowest",
+        "number of models to continue beside those of start: the ones without attention whose "
+        "validation loss was lowest",
         at_least=0,
     )
     size: SizeSpec = section(SizeSpec, "the common size")
-    tokens: float = option(1e6, "of a full run; 0: none, rates alone are compared", at_least=0)
+    tokens: float = option(
+        1e6, "tokens of a full run; 0: no full runs, only rates are compared", at_least=0
+    )
     tune_tokens: float = option(
-        0, "of a run that tunes; 0: none, with one learning rate", at_least=0
+        0, "tokens of a run that tunes; 0: no tuning, with a single learning rate", at_least=0
     )
     lrs: list[float] = option([1e-3, 2e-3, 4e-3], "peak learning rates", above=0)
     times_auto: bool = option(
-        False, "lrs are multiples of what train.lr auto chooses for each model and budget"
+        False, "lrs are multiples of the rate that train.lr auto chooses for each model and budget"
     )
     widen: int = option(
         1,
-        "further rates, one by one, while the best is at an end of those that were tuned",
+        "most further rates, tuned one by one while the best is the lowest or highest tuned",
         at_least=0,
     )
     warmup: float = option(
         0.05,
-        "share of the steps that warm up, unless train.warmup_steps of set is auto",
+        "warm-up as a share of the steps, unless set has train.warmup_steps auto",
         at_least=0,
         below=1,
     )
-    seeds: list[int] = option([0], "the first tunes and trains all models in full", at_least=0)
-    repeat: int = option(0, "models, the best, that further seeds train; 0: all", at_least=0)
-    reference: str = option("", "the model that others are compared with; empty: the best")
+    seeds: list[int] = option(
+        [0],
+        "seeds; the first tunes and trains all models in full, the others repeat the best run of "
+        "each",
+        at_least=0,
+    )
+    repeat: int = option(
+        0, "number of models, the best ones, that further seeds repeat; 0: all", at_least=0
+    )
+    reference: str = option("", "model that the others are compared with; empty: the best")
     measure: MeasureSpec = section(MeasureSpec, "what is measured at the end")
 
     def entry(self, name: str) -> ModelEntry:
-        """Of a model, which may be another comparison's."""
+        """Return the entry of a model; it is empty for a model of another comparison."""
         return self.models.get(name, ModelEntry())
 
     def lrs_of(self, name: str) -> list[float]:
-        """Those at which a model is tuned first."""
+        """Return the rates at which a model is tuned first."""
         return self.entry(name).lrs or self.lrs
 
 
@@ -164,11 +203,11 @@ def read_spec(path: str | Path, data: str = "") -> Spec:
     """Read and check a comparison.
 
     Args:
-        path: of the JSON file.
-        data: the prepared set, instead of the file's.
+        path: path of the JSON file.
+        data: folder of the prepared set, instead of the file's; empty: the file's.
 
     Raises:
-        UserError: naming the file and the key.
+        UserError: the file is no valid comparison; the message names the file and the key.
     """
     values = read_json(path)
     kind = values.get("kind") if isinstance(values, dict) else None
@@ -220,7 +259,7 @@ def _check(spec: Spec) -> None:
 
 
 def _check_rates(spec: TextSpec, model: str) -> None:
-    """Of all models, named "", or of one."""
+    """Check the rates of one model, or the file's own if ``model`` is empty."""
     where, lrs = f"models.{model}." if model else "", spec.lrs_of(model)
     for key, values in (("lrs", lrs), ("full_lrs", spec.entry(model).full_lrs)):
         if len(set(values)) < len(values):

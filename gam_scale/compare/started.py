@@ -1,4 +1,4 @@
-"""Models of another comparison, which this one goes on from."""
+"""Trained models of another comparison that a comparison continues."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from gam_scale.strict import from_dict, read_json, to_dict
 
 
 def started(spec: TextSpec, start: Path | None) -> dict[str, tuple[Sized, Path]]:
-    """By name, those that ``spec.start`` and ``start_best`` ask for, and the runs of their first
-    seed.
+    """Return the models that ``spec.start`` and ``start_best`` ask for, with the runs to continue.
 
     Raises:
-        UserError: they, or what is left of their training, are not there.
+        UserError: ``start`` is None, or a model or its run is not there.
     """
     if start is None:
         raise UserError("the comparison goes on from another one's models; expected --start DIR")
@@ -34,13 +33,13 @@ def started(spec: TextSpec, start: Path | None) -> dict[str, tuple[Sized, Path]]
 
 
 def optimizer_of(run: Path) -> dict[str, Any]:
-    """Settings of the train section under which a run's optimizer can be gone on with."""
+    """Return the settings of the train section that a run's optimizer needs to continue."""
     train = from_dict(RunConfig, read_json(run / "config.json")).train
     return {"optimizer": train.optimizer, "muon_momentum": train.muon_momentum}
 
 
 def _first_full(start: Path) -> dict[str, tuple[str, Row]]:
-    """By model, its full run of the first seed: the cell's name and row."""
+    """Return cell and row of each model's full run of the lowest seed, the first by cell name."""
     full_runs: dict[str, tuple[str, Row]] = {}
     for cell, row in kept_rows(start).items():
         if row.get("stage") == "full":
@@ -71,5 +70,5 @@ def _model(start: Path, cell: str, row: Row) -> tuple[Sized, Path]:
             f"{run} is not there, of which only the result was kept; expected the run, which is "
             "trained again where the result is removed"
         )
-    config = from_dict(RunConfig, read_json(run / "config.json"))  # with its own horizons
+    config = from_dict(RunConfig, read_json(run / "config.json"))  # keeps the run's own horizons
     return Sized.of(to_dict(config.model), row["ffn_width"]), run

@@ -1,7 +1,7 @@
 """A cell of a task comparison: one model learns one synthetic task at one rate, from one seed.
 
-``python -m gam_scale.compare.task_cell CONFIG...`` trains cells one after another. A cell takes
-minutes: one that is killed begins anew.
+``python -m gam_scale.compare.task_cell CONFIG...`` trains cells one after another. A killed cell
+begins anew, because it takes only minutes.
 """
 
 import sys
@@ -30,18 +30,18 @@ Group = tuple[str, str, int]
 
 @dataclass
 class TaskRun:
-    """The file of a cell."""
+    """The config file of a task cell."""
 
     task: str = option("", "name of the task")
     model_name: str = option("", "name of the model")
-    folder: str = option("", "of the comparison")
+    folder: str = option("", "folder of the comparison")
     recall: dict[str, Any] = option({}, "settings of the task")
     model: dict[str, Any] = option({}, "the model section")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCell(KeptCell):
-    """One model on one task."""
+    """One model on one task, at one learning rate and from one seed."""
 
     trainer: ClassVar[str] = "gam_scale.compare.task_cell"
 
@@ -62,7 +62,7 @@ class TaskCell(KeptCell):
 
     @property
     def group(self) -> Group:
-        """Cells among which the best learning rate is looked for."""
+        """Key of the cells among which the best learning rate is chosen."""
         return self.task, self.model_name, self.config.model.d_model
 
     def write_config(self) -> Path:
@@ -77,7 +77,7 @@ class TaskCell(KeptCell):
         return self.write_once(run)
 
     def renewed(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-        """See :meth:`KeptCell.renewed`: defaults of settings that are younger."""
+        """See :meth:`KeptCell.renewed`: adds the defaults of settings newer than the file."""
         sections = {"recall": RecallConfig, "model": ModelConfig}
         return {key: to_dict(from_dict(cls, saved[key], key)) for key, cls in sections.items()}
 
@@ -85,13 +85,13 @@ class TaskCell(KeptCell):
 def task_cells(
     spec: TaskSpec, folder: Path, rates: dict[Group, float], beyond: dict[Group, list[float]]
 ) -> list[TaskCell]:
-    """Cells of the first seed at every rate; of further seeds at the rates that are known.
+    """Return cells of the first seed at every rate, and of further seeds at the best rates.
 
     Args:
         spec: the comparison.
-        folder: of its results.
-        rates: the best ones, by :attr:`TaskCell.group`.
-        beyond: rates that are tried besides the file's, likewise.
+        folder: folder of its results.
+        rates: the best rates that are known, by :attr:`TaskCell.group`.
+        beyond: rates that are tried besides the file's, by :attr:`TaskCell.group`.
     """
     cells = []
     for task, entry in spec.tasks.items():
@@ -136,7 +136,7 @@ def _cell(
 
 
 def learn(path: Path) -> None:
-    """Train the cell of a config file and keep its row; one that is done is left alone."""
+    """Train the cell of a config file and keep its row, unless the row is there already."""
     run: TaskRun = read_record(TaskRun, path)
     folder = Path(run.folder)
     if kept_row(folder, path.stem) is not None:
@@ -192,7 +192,7 @@ def _row(run: TaskRun, recall: RecallConfig, model: ModelConfig, result: RecallR
 
 
 def main() -> None:
-    """Every config on the command line."""
+    """Train the cells of all config files on the command line."""
     for path in sys.argv[1:]:
         learn(Path(path))
 

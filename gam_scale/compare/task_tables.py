@@ -1,4 +1,4 @@
-"""What a task comparison found, as tables and figures."""
+"""Tables and figures of what a task comparison found."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from gam_scale.report.table import Table
 
 
 def parts(rows: Sequence[Row]) -> list[Part]:
-    """All of them, task by task."""
+    """Return all tables and figures, task by task."""
     made: list[Part] = []
     for task, members in grouped(rows, lambda row: row["task"]).items():
         best = best_rows(members)
@@ -33,7 +33,10 @@ Group = tuple[str, int]
 
 
 def best_rows(rows: Sequence[Row]) -> dict[Group, list[Row]]:
-    """By model and width the seeds of its best learning rate, chosen on texts of their own."""
+    """Return the rows of the best learning rate, one per seed, by model and width.
+
+    The best rate is chosen on texts of its own; test texts decide a tie only.
+    """
     groups = grouped(rows, lambda row: (row["model"], row["width"]))
     return {group: _at_best_rate(members) for group, members in groups.items()}
 
@@ -52,7 +55,7 @@ def _at_best_rate(rows: Sequence[Row]) -> list[Row]:
 
 
 def accuracies(task: str, best: dict[Group, list[Row]]) -> Table:
-    """A row a model and width, a column a difficulty."""
+    """Tabulate accuracy: a row per model and width, a column per difficulty."""
     first = next(iter(best.values()))[0]
     labels = [score["label"] for score in first["scores"]]
     table = []
@@ -77,7 +80,7 @@ def accuracies(task: str, best: dict[Group, list[Row]]) -> Table:
 
 
 def rates(task: str, rows: Sequence[Row]) -> Table:
-    """What each learning rate came to, for the first seed."""
+    """Tabulate the accuracy at each learning rate, for the first seed."""
     first = min(row["seed"] for row in rows)
     lrs = sorted({row["lr"] for row in rows})
     by_rate = {(r["model"], r["width"], r["lr"]): r for r in rows if r["seed"] == first}
@@ -93,7 +96,7 @@ def rates(task: str, rows: Sequence[Row]) -> Table:
 
 
 def by_state(task: str, best: dict[Group, list[Row]]) -> Figure:
-    """Accuracy on the last difficulty against the numbers that are held."""
+    """Plot accuracy on the last difficulty against the numbers that a model holds."""
     models = list(dict.fromkeys(model for model, _ in best))
     hardest = next(iter(best.values()))[0]["scores"][-1]["label"]
 
@@ -116,14 +119,14 @@ def by_state(task: str, best: dict[Group, list[Row]]) -> Figure:
 
 
 def by_size(task: str, best: dict[Group, list[Row]]) -> Figure:
-    """Accuracy against the size of the texts, of each model at its largest width."""
+    """Plot accuracy against the size of the texts, for each model at its largest width."""
     widest: dict[str, tuple[int, list[Row]]] = {}
     for (model, width), rows in best.items():
         if width >= widest.get(model, (0, []))[0]:
             widest[model] = (width, rows)
     lines = []
     for i, (model, (_, rows)) in enumerate(widest.items()):
-        longest = {s["size"]: k for k, s in enumerate(rows[0]["scores"])}  # the last of a size
+        longest = {s["size"]: k for k, s in enumerate(rows[0]["scores"])}  # last of a size
         x = sorted(longest)
         y = [Spread.of(r["scores"][longest[n]]["accuracy"] for r in rows).mean for n in x]
         lines.append(Series(model, x, y, colour=i))

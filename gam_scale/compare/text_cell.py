@@ -22,18 +22,18 @@ from gam_scale.strict import AUTO, is_auto
 
 Stage = Literal["tune", "full"]
 NEEDED = ("tokens", "val_loss", "val_bits_per_byte", "tokens_per_s")
-"""Of a summary: what the page shows."""
+"""Keys of a run's summary that the page shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextCell(Cell):
-    """One run."""
+    """One run of a text comparison."""
 
     model_name: str
     stage: Stage
     sized: Sized
     rate: float
-    """As the comparison has it: its learning rate, or a multiple of the one that is chosen."""
+    """As in the comparison's file: a learning rate, or a multiple of the automatic one."""
 
     @property
     def name(self) -> str:
@@ -42,7 +42,7 @@ class TextCell(Cell):
 
     @property
     def open_settings(self) -> tuple[str, ...]:
-        """See :attr:`Cell.open_settings`: rates are tuned in the precision that is fast there."""
+        """See :attr:`Cell.open_settings`: tuning uses whatever precision is fast on a machine."""
         return ("train.precision",) if self.stage == "tune" else ()
 
     def write_config(self) -> Path:
@@ -55,7 +55,7 @@ class TextCell(Cell):
         return self.keep_config("the comparison has now", wanted)
 
     def row(self) -> Row | None:
-        """See :meth:`Cell.row`; kept beside the run, which may then be removed."""
+        """See :meth:`Cell.row`; the row is kept beside the run, which may then be removed."""
         kept = kept_row(self.folder, self.name)
         summary = self.run_dir / "summary.json"
         if kept is None and summary.exists():
@@ -102,14 +102,14 @@ class TextCell(Cell):
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a run is."""
+    """Purpose and length of a run."""
 
     stage: Stage
     tokens: float
     warmup: float
     """Share of the steps that warm up."""
     times_auto: bool = False
-    """Whether rates are multiples of the one that is chosen for the model and this budget."""
+    """Whether rates are multiples of what ``auto`` chooses for the model and this budget."""
 
 
 def text_cell(
@@ -121,10 +121,10 @@ def text_cell(
     rate: float,
     seed: int,
 ) -> TextCell:
-    """A run of a model, with what all runs share in ``config``.
+    """Return a run of a model; ``config`` has the settings that all its runs share.
 
     Raises:
-        UserError: settings that do not go together, or a budget of a few steps.
+        UserError: settings do not go together, or the budget is less than two steps.
     """
     train = replace(config.train, seed=seed)
     train.steps = round(budget.tokens / (train.global_batch_size * config.data.seq_len))
@@ -156,15 +156,15 @@ def text_cell(
 
 
 def best(cells: Sequence[tuple[TextCell, Row]]) -> tuple[TextCell, Row]:
-    """Of finished cells that with the lowest validation loss."""
+    """Return the finished cell with the lowest validation loss, and its row."""
     return min(cells, key=lambda each: reached(each[1]))
 
 
 def reached(row: Row) -> float:
-    """The validation loss of a run, by which runs are ordered: one that diverged is the last."""
+    """Return the validation loss by which a run is ordered; one that diverged comes last."""
     return or_inf(row["val_loss"])
 
 
 def or_inf(loss: float) -> float:
-    """``loss`` to order by, which NaN does not go into: infinite then."""
+    """Return ``loss``, or infinity for NaN, which has no place in an order."""
     return math.inf if math.isnan(loss) else loss

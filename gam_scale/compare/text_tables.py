@@ -1,4 +1,4 @@
-"""What a text comparison found, as tables and figures."""
+"""Tables and figures of what a text comparison found."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,12 +18,12 @@ from gam_scale.report.page import Beside, Part
 from gam_scale.report.table import Table
 
 EARLY = 0.15
-"""Share of a training that its picture leaves out."""
+"""Share of a training, at its start, that the picture of its loss leaves out."""
 MODEL_COLUMNS = ["model", "parameters", "memory", "state", "lr", "tokens", "seeds", "loss"]
 
 
 def parts(rows: Sequence[Row], spec: TextSpec) -> list[Part]:
-    """All that was trained and measured."""
+    """Return the tables and figures of all that was trained and measured."""
     reference, at_rates = spec.reference, _full_rates(rows)
     rows = _at_best(rows, at_rates)
     full, made = by_model(rows, stage="full"), list[Part]()
@@ -47,13 +47,13 @@ def parts(rows: Sequence[Row], spec: TextSpec) -> list[Part]:
 
 
 def by_model(rows: Sequence[Row], **wanted: Any) -> dict[str, list[Row]]:
-    """Those with the ``wanted`` values, by model."""
+    """Return the rows with the ``wanted`` values, by model."""
     alike = (row for row in rows if all(row.get(key) == wanted[key] for key in wanted))
     return grouped(alike, lambda row: row["model"])
 
 
 def _full_rates(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Full runs of the first seed, of models that have some at several rates."""
+    """Return, by model, the first seed's full runs of models that have them at several rates."""
     full = by_model(rows, stage="full")
     firsts = {
         model: [row for row in of_model if row["seed"] == min(r["seed"] for r in of_model)]
@@ -63,7 +63,7 @@ def _full_rates(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _at_best(rows: Sequence[Row], at_rates: dict[str, list[Row]]) -> list[Row]:
-    """Without full runs at other rates than a model's best, and what was measured of them."""
+    """Drop full runs at other rates than a model's best, and the measurements of these runs."""
     left_out = set()
     for first in at_rates.values():
         best = min(first, key=lambda row: or_inf(row["val_loss"]))
@@ -72,14 +72,14 @@ def _at_best(rows: Sequence[Row], at_rates: dict[str, list[Row]]) -> list[Row]:
 
 
 def _run_of(row: Row) -> str:
-    """The run that a row is of, or that it measures."""
+    """Return the name of the run that a row belongs to or measures."""
     if "what" not in row:
         return row["cell"]
     return row["cell"].removesuffix(f"-{row['what']}-{row['length']}")
 
 
 def _ordered(full: dict[str, list[Row]], reference: str) -> tuple[dict[str, Spread], str]:
-    """Losses by model, the best first, and the model that others are compared with."""
+    """Return losses by model, the best first, and the model that others are compared with."""
     spreads = _spreads(full)
     return spreads, reference if reference in full else next(iter(spreads))
 
@@ -90,7 +90,7 @@ def _spreads(full: dict[str, list[Row]]) -> dict[str, Spread]:
 
 
 def losses(full: dict[str, list[Row]], reference: str) -> Table:
-    """A row a model, the best first."""
+    """Tabulate size, training, loss and speed: a row per model, the best first."""
     spreads, base = _ordered(full, reference)
     table = []
     for model in spreads:
@@ -120,7 +120,7 @@ def _note(full: dict[str, list[Row]]) -> str:
 
 
 def equal_loss(full: dict[str, list[Row]], spec: TextSpec) -> Table | None:
-    """What models needed for the loss at which those that they are set against ended."""
+    """Tabulate what each model needed to reach the last loss of the one it is set against."""
     spreads = _spreads(full)
     table = []
     for model in spreads:
@@ -148,12 +148,12 @@ def equal_loss(full: dict[str, list[Row]], spec: TextSpec) -> Table | None:
 
 
 def _reaches(row: Row, goal: float) -> float | None:
-    """Tokens at which a run's validation loss is first at most ``goal``, between two looks."""
+    """Return the tokens, interpolated, at which a run's validation loss first reaches ``goal``."""
     curve = [*map(tuple, row["val_curve"]), (row["tokens"], row["val_loss"])]
     before = None
     for tokens, loss in curve:
         if loss <= goal:
-            if before is None or not before[1] > goal:  # NaN is not
+            if before is None or not before[1] > goal:  # also NaN
                 return tokens
             share = (before[1] - goal) / (before[1] - loss)
             return before[0] + share * (tokens - before[0])
@@ -162,7 +162,7 @@ def _reaches(row: Row, goal: float) -> float | None:
 
 
 def rates(tuned: dict[str, list[Row]], title: str) -> Table:
-    """Loss by learning rate, on one budget, or by the multiple of the one that is chosen."""
+    """Tabulate loss by learning rate, or by its multiple of the automatic one, on one budget."""
     lrs = sorted({_rate(row) for rows in tuned.values() for row in rows})
     table = []
     for model, rows in tuned.items():
@@ -180,12 +180,14 @@ def rates(tuned: dict[str, list[Row]], title: str) -> Table:
 
 
 def _rate(row: Row) -> float:
-    return row["rate" if "rate" in row else "lr"]  # older rows know of learning rates alone
+    return row["rate" if "rate" in row else "lr"]  # older rows have no "rate"
 
 
 def learning(full: dict[str, list[Row]]) -> Part:
-    """Validation loss over training, of the first seed; without the first fall, beside which
-    models do not differ."""
+    """Plot the first seed's validation loss over training, without the fall at the start.
+
+    Beside that fall all models would look alike.
+    """
     tokens = max(rows[0]["tokens"] for rows in full.values())
     unit, word = (1e6, "millions") if tokens >= 10e6 else (1e3, "thousands")
     lines = []
@@ -202,7 +204,7 @@ def learning(full: dict[str, list[Row]]) -> Part:
 
 
 def positions(measured: dict[str, list[Row]], length: int) -> Table:
-    """Loss by tokens of context, a column a model."""
+    """Tabulate loss by tokens of context, a column per model."""
     spans = [(b[0], b[1]) for b in max((rows[0]["bins"] for rows in measured.values()), key=len)]
     table = []
     for k, ends in enumerate(spans):
@@ -219,7 +221,7 @@ def positions(measured: dict[str, list[Row]], length: int) -> Table:
 
 
 def positions_figures(measured: dict[str, list[Row]], length: int, reference: str) -> Part:
-    """The same as lines, and what each model is off the reference, which is how they differ."""
+    """Plot loss by tokens of context, and each model's difference from the reference."""
     curves = {
         model: [Spread.of(r["bins"][k][2] for r in rows).mean for k in range(len(rows[0]["bins"]))]
         for model, rows in measured.items()
@@ -244,7 +246,7 @@ def positions_figures(measured: dict[str, list[Row]], length: int, reference: st
 
 
 Retrieved = dict[tuple[str, str], dict[int, tuple[Interval, float]]]
-"""By model and task, by length: accuracy and chance."""
+"""By model and task, then by length: accuracy and chance."""
 
 
 def _retrieved(rows: Sequence[Row]) -> Retrieved:
@@ -262,7 +264,7 @@ def _retrieved(rows: Sequence[Row]) -> Retrieved:
 
 
 def retrieval(rows: Sequence[Row]) -> Table:
-    """Needles and pairs by length, and where each falls to chance."""
+    """Tabulate accuracy of needles and pairs by length, and where each falls to chance."""
     accuracies = _retrieved(rows)
     lengths = sorted({length for at in accuracies.values() for length in at})
     table = []
@@ -283,7 +285,7 @@ def retrieval(rows: Sequence[Row]) -> Table:
 
 
 def retrieval_figures(rows: Sequence[Row]) -> Part:
-    """Accuracy by length, a figure a task."""
+    """Plot accuracy by length, a figure per task."""
     accuracies = _retrieved(rows)
     models = list(dict.fromkeys(model for model, _ in accuracies))
     figures = []
@@ -312,7 +314,7 @@ def retrieval_figures(rows: Sequence[Row]) -> Part:
 
 
 def contexts(rows: Sequence[Row]) -> Table:
-    """Effective context by clearing the memory."""
+    """Tabulate the effective context, as measured by clearing the memory."""
     table = []
     for row in rows:
         most = row["cleared"][-1][0]

@@ -1,4 +1,4 @@
-"""Conversations to token ids: a template in Jinja, as transformers' ``chat_template`` is one."""
+"""Turn conversations into token ids by a Jinja template, like transformers' ``chat_template``."""
 
 import json
 import re
@@ -39,14 +39,14 @@ DEFAULT = """\
     {{- 'Assistant:' }}
 {%- endif %}
 """
-"""``User: ...``, ``Assistant: ...``, what the system says without a name, blank lines between.
+"""The default: ``User: ...``, ``Assistant: ...``, unlabelled system messages, blank lines between.
 
-An answer is closed by eos; where bos alone parts documents, by that, after the last answer only,
-since it would begin another document. The spaces before and after an answer keep every tokenizer
-from joining it with what stands around it.
+Every answer is closed by eos. If the tokenizer has no eos, bos closes the last answer alone,
+because a bos after an earlier answer would begin another document. The spaces before and after an
+answer keep every tokenizer from merging it with the text around it.
 """
 
-# Characters that are no text in any script (Unicode's noncharacters): no content may hold them.
+# Unicode noncharacters, which are text in no script: the content of a message may not hold them.
 _ID, _ID_END, _ANSWER, _ANSWER_END = map(chr, range(0xFDD0, 0xFDD4))
 _SPECIAL = re.compile(f"{_ID}([0-9]+){_ID_END}")
 _CLOSING = re.compile(rf"\s*{_ID}[0-9]+{_ID_END}")
@@ -55,7 +55,7 @@ _RESERVED = re.compile(f"[{_ID}-{_ANSWER_END}]")
 
 
 def read_template(path: Path) -> str:
-    """A template's source.
+    """Return the source of a template file.
 
     Raises:
         UserError: the file cannot be read, or is empty or not UTF-8.
@@ -70,18 +70,19 @@ def read_template(path: Path) -> str:
 
 
 class ChatTemplate:
-    """How messages become the text, and the ids, that a model reads.
+    """Renders messages as the text, and as the token ids, that a model reads.
 
-    Special tokens that the template writes, as ``bos_token`` or by their names, are ids; those that
-    a message spells are letters like any others.
+    Special tokens that the template writes, as ``bos_token`` or by their names, become their ids;
+    special tokens that a message spells out are encoded as ordinary letters.
 
     Args:
-        source: in Jinja, given what transformers gives: ``messages``, ``add_generation_prompt``,
-            ``bos_token``, ``eos_token`` (bos where no token closes documents), ``pad_token``.
-        tokenizer: of the model.
+        source: Jinja, rendered with the variables that transformers gives: ``messages``,
+            ``add_generation_prompt``, ``bos_token``, ``eos_token`` (bos if the tokenizer has no
+            eos), ``pad_token``.
+        tokenizer: the model's tokenizer.
 
     Raises:
-        UserError: it is no template.
+        UserError: the source is not a valid template.
     """
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
@@ -99,39 +100,39 @@ class ChatTemplate:
 
     @property
     def end_id(self) -> int:
-        """What ends a conversation where the template writes no special token after an answer."""
+        """The id of eos, or else bos, which ends a conversation that the template leaves open."""
         tokenizer = self._tokenizer
         return tokenizer.bos_id if tokenizer.eos_id is None else tokenizer.eos_id
 
     @cached_property
     def stops(self) -> frozenset[int]:
-        """The ids that an answer ends with: a generator stops there."""
+        """The ids that end an answer, at which a generator stops."""
         messages = [Message("user", "a"), Message("assistant", "b", is_learned=True)]
         ids, carries = self.encode(Conversation(tuple(messages)))
         return self._tokenizer.ends | {int(ids[np.flatnonzero(carries)[-1]])}
 
     def prompt(self, messages: Iterable[Message]) -> list[int]:
-        """The ids of a conversation up to where its next answer begins, bos included.
+        """Return the ids of a conversation up to where its next answer begins, bos included.
 
         Raises:
-            UserError: the template does not take these messages.
+            UserError: the template rejects these messages.
         """
         text = self._render([_checked(message) for message in messages], prompt=True)
         return self._opened(self._ids(text).tolist())
 
     def encode(self, conversation: Conversation) -> tuple[np.ndarray, np.ndarray]:
-        """A whole conversation.
+        """Encode a whole conversation.
 
-        An answer is encoded by itself, as a model writes it, from where the prompt before it ends
-        up to the special token that closes it.
+        Each answer is encoded by itself, as a model writes it: from the end of the prompt before it
+        to the special token that closes it, inclusive.
 
         Returns:
-            Its ids (n,), bos first; and which of them carry loss (n,) bool: those of learned
-            answers and what closes them.
+            The ids (n,), bos first, and a mask (n,) bool of the ids that carry loss: the learned
+            answers and the tokens that close them.
 
         Raises:
-            UserError: the template does not take it, changes an answer, or writes a text before an
-                answer that is not the prompt that it writes for it.
+            UserError: the template rejects the conversation, changes an answer, or writes another
+                text before an answer than the prompt that it writes for that answer.
         """
         where = f"{conversation.where}: " if conversation.where else ""
         try:
@@ -163,7 +164,7 @@ class ChatTemplate:
     def _spans(
         self, messages: Sequence[Message], text: str, marked: str
     ) -> list[tuple[int, int, bool]]:
-        """Where the answers stand in ``text``, what closes them included."""
+        """Return (start, end, is_learned) of each answer in ``text``, closing token included."""
         answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
         marks = [match.start() - n for n, match in enumerate(_MARKS.finditer(marked))]
         if len(marks) != 2 * len(answers):
@@ -179,7 +180,7 @@ class ChatTemplate:
             if closing := _CLOSING.match(text, end):
                 end = closing.end()
             elif i == answers[-1]:
-                end = len(text)  # up to the end that is put there
+                end = len(text)  # where ``end_id`` is appended
             spans.append((len(prompt), end, messages[i].is_learned))
         return spans
 
@@ -198,7 +199,7 @@ class ChatTemplate:
         return ids if ids[:1] == [bos] else [bos, *ids]
 
     def _ids(self, text: str) -> np.ndarray:
-        """Of a rendered text, in which special tokens are marked."""
+        """Encode a rendered text in which special tokens are marked."""
         parts: list[np.ndarray] = []
         for number, part in enumerate(_SPECIAL.split(text)):
             ids = [int(part)] if number % 2 else self._tokenizer.encode(part)
@@ -224,7 +225,7 @@ class ChatTemplate:
 
 
 class _Generation(Extension):
-    """The tag ``generation``, by which some templates mark answers for transformers."""
+    """Accepts the tag ``generation``, with which some templates mark answers for transformers."""
 
     tags = {"generation"}
 
@@ -234,9 +235,9 @@ class _Generation(Extension):
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """As transformers renders chat templates (utils/chat_template_utils.py).
+    """Return a Jinja environment like transformers' (utils/chat_template_utils.py).
 
-    Without ``strftime_now``: the same messages give the same ids on every day.
+    It lacks ``strftime_now``, so that the same messages give the same ids on every day.
     """
 
     def raise_exception(message: str) -> None:
@@ -266,7 +267,7 @@ def _checked(message: Message) -> Message:
 
 
 def _marked(message: Message) -> Message:
-    """An answer with marks where its text begins and ends, inside of the spaces around it."""
+    """Mark where an answer's text begins and ends, inside the spaces around it."""
     if message.role != "assistant":
         return message
     core = message.content.strip()

@@ -1,4 +1,4 @@
-"""Conversations: what a model is fine-tuned on, as a row of a file or of a data set holds them."""
+"""Conversations to fine-tune a model on, as read from the rows of files and data sets."""
 
 import hashlib
 import json
@@ -10,54 +10,54 @@ from gam_scale.strict import shown
 
 ROLES = ("system", "user", "assistant")
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
-RESPONSE = "response"  # llm-foundry's other name of a completion
+RESPONSE = "response"  # llm-foundry's other name for a completion
 COLUMNS = (MESSAGES, PROMPT, COMPLETION, RESPONSE)
 EXPECTED = f"a row with {MESSAGES!r}, or with {PROMPT!r} and {COMPLETION!r}"
 
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says. ``is_learned``: an answer that the model is to learn to give."""
+    """What one side says; ``is_learned`` marks an answer that the model learns to give."""
 
     role: str
     content: str
     is_learned: bool = False
 
     def as_dict(self) -> dict[str, str]:
-        """As a chat template is given it."""
+        """Return the message in the form that chat templates expect."""
         return {"role": self.role, "content": self.content}
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in their order: a prompt, an answer, perhaps more of both; the last is an answer."""
+    """Messages in order: a prompt, an answer, perhaps more of both; the last one is an answer."""
 
     messages: tuple[Message, ...]
     where: str = ""
-    """Of which file and line it is, for messages to people."""
+    """The file and line that the conversation was read from, for error messages."""
 
     def __len__(self) -> int:
-        """Characters of all contents."""
+        """Return the number of characters in all contents."""
         return sum(len(message.content) for message in self.messages)
 
     @property
     def size(self) -> int:
-        """Bytes of all contents in UTF-8."""
+        """The number of UTF-8 bytes in all contents."""
         return sum(len(message.content.encode()) for message in self.messages)
 
     def digest(self, size: int) -> bytes:
-        """A hash of who says what and of what is learned, wherever it was read."""
+        """Return a hash of who says what and what is learned; ``where`` does not enter it."""
         said = [[m.role, m.content, m.is_learned] for m in self.messages]
         return hashlib.blake2b(json.dumps(said).encode(), digest_size=size).digest()
 
 
 def conversation_of(row: Any, where: str) -> Conversation | UserError:
-    """A row's conversation, or what is wrong with the row.
+    """Return a row's conversation, or the error that says what is wrong with the row.
 
-    ``messages`` are objects with ``role`` and ``content``, as OpenAI and Hugging Face have them;
-    every answer is learned, but for those of ``weight`` 0. ``prompt`` and ``completion`` (or
-    ``response``) are texts, or lists of such messages, and what is learned is the answers of
-    ``completion`` alone.
+    A row has either ``messages``, or ``prompt`` and ``completion`` (or ``response``). ``messages``
+    are objects with ``role`` and ``content``, in the format of OpenAI and Hugging Face; every
+    answer is learned except those of ``weight`` 0. ``prompt`` and ``completion`` are texts or lists
+    of such messages; only the answers in ``completion`` are learned.
     """
     try:
         if not isinstance(row, dict):
@@ -76,7 +76,7 @@ def conversation_of(row: Any, where: str) -> Conversation | UserError:
 
 
 def _answer(row: dict[str, Any]) -> tuple[str, Any] | None:
-    """Its column and its value."""
+    """Return the name and the value of the row's answer column, or None if it has none."""
     found = ((name, row[name]) for name in (COMPLETION, RESPONSE) if row.get(name) is not None)
     return next(found, None)
 

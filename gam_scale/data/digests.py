@@ -1,4 +1,4 @@
-"""Which documents a prepared set has, by hash: what later sets are deduplicated against."""
+"""Hashes of a prepared set's documents, against which later sets are deduplicated."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +9,14 @@ from gam_scale.data.manifest import read_manifest, sha256_of
 from gam_scale.errors import UserError
 
 DIGESTS_FILE = "digests.bin"
-"""Beside the manifest of a set that was deduplicated: 16 bytes of each document, in their order."""
+"""A file beside a deduplicated set's manifest: a 16-byte hash of each document, in order."""
 
 
 def digests_of(sets: Sequence[Path]) -> list[str]:
-    """The sha256 of each set's digests, as its manifest has it.
+    """Return the SHA-256 of each set's digests file, as its manifest records it.
 
     Raises:
-        UserError: one is no prepared set, or was not deduplicated, so that it has none.
+        UserError: a folder is no prepared set, or its set was not deduplicated and has no digests.
     """
     found = []
     for folder in sets:
@@ -31,10 +31,10 @@ def digests_of(sets: Sequence[Path]) -> list[str]:
 
 
 def read_digests(sets: Sequence[Path]) -> np.ndarray:
-    """Those of all ``sets``, (n, 2) uint64.
+    """Return the digests of all ``sets``, (n, 2) uint64.
 
     Raises:
-        UserError: as :func:`digests_of`; or the file is missing or not the one that was written.
+        UserError: as :func:`digests_of`; or a digests file is missing or has changed.
     """
     read = [np.empty((0, 2), np.uint64)]
     for folder, sha256 in zip(sets, digests_of(sets), strict=True):

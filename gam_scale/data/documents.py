@@ -1,4 +1,4 @@
-"""A document on its way into a prepared set: a text, somebody's ids of one, a conversation."""
+"""Documents on their way into a prepared set: texts, token ids or conversations."""
 
 import hashlib
 import os
@@ -12,13 +12,13 @@ import numpy as np
 from gam_scale.data.conversation import Conversation
 
 PIECE_CHARS = 1 << 16
-PADDING = 0  # the token where there is none; its target is always IGNORE
-BYTES_A_TOKEN = 4  # about, where only a share of a corpus is asked for
+PADDING = 0  # fills places without a token; the target there is always IGNORE
+BYTES_A_TOKEN = 4  # a rough figure, used only to measure out a share of a corpus
 
 
 @dataclass(frozen=True)
 class TokenIds:
-    """A document's ids, (n,) of an integer dtype, without what opens and closes it."""
+    """A document as token ids, (n,) of an integer dtype, without its bos and eos."""
 
     ids: np.ndarray
 
@@ -26,18 +26,18 @@ class TokenIds:
         return len(self.ids)
 
     def stretches(self, count: int) -> Iterator["TokenIds"]:
-        """Parts of at most ``count`` ids."""
+        """Yield the ids in parts of at most ``count``."""
         return (TokenIds(self.ids[i : i + count]) for i in range(0, len(self.ids), count))
 
     def divide(self, tail_bytes: int) -> tuple["TokenIds", "TokenIds"] | None:
-        """Head and a tail of about so many bytes of text; None of a single id."""
+        """Return a head and a tail of about ``tail_bytes`` of text; None below two ids."""
         if len(self.ids) < 2:
             return None
         at = min(max(len(self.ids) - tail_bytes // BYTES_A_TOKEN, 1), len(self.ids) - 1)
         return TokenIds(self.ids[:at]), TokenIds(self.ids[at:])
 
     def digest(self, size: int) -> bytes:
-        """A hash of the ids, whatever holds them."""
+        """Return a hash of the ids, independent of their dtype."""
         return hashlib.blake2b(self.ids.astype("<u4").tobytes(), digest_size=size).digest()
 
 
@@ -45,12 +45,12 @@ Document = str | TokenIds | Conversation
 
 
 def padding_id(bos_id: int) -> int:
-    """The token where there is none: one that opens no document."""
+    """Return the id that fills places without a token: one that opens no document."""
     return PADDING if bos_id != PADDING else PADDING + 1
 
 
 def size_of(document: Document) -> int:
-    """Bytes of text, estimated where there are ids."""
+    """Return a document's UTF-8 bytes of text, estimated if it consists of ids."""
     if isinstance(document, TokenIds):
         return BYTES_A_TOKEN * len(document.ids)
     if isinstance(document, Conversation):
@@ -59,7 +59,7 @@ def size_of(document: Document) -> int:
 
 
 def utf8_size(text: str) -> int:
-    """Bytes of ``text`` in UTF-8, without a second copy of it."""
+    """Return the number of UTF-8 bytes of ``text`` without making a second copy of it."""
     if text.isascii():
         return len(text)
     starts = range(0, len(text), PIECE_CHARS)
@@ -67,11 +67,11 @@ def utf8_size(text: str) -> int:
 
 
 def account(files: Sequence[Path]) -> dict[str, Any]:
-    """A JSON-ready account of what files hold, without reading them: equal while none changed."""
+    """Describe files by names, sizes and times, JSON-ready, to notice changes without reading."""
     digest, size = hashlib.sha256(), 0
     for path in files:
         stat = path.stat()
-        digest.update(os.fsencode(path.name))  # of any bytes
+        digest.update(os.fsencode(path.name))  # may hold any bytes
         digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         size += stat.st_size
     return {

@@ -1,4 +1,4 @@
-"""Documents to token ids on all cores, in order and in bounded memory."""
+"""Encode documents to token ids on all cores, in order and in bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,7 +15,7 @@ from gam_scale.data.workers import WorkerDied, Workers
 from gam_scale.errors import UserError
 
 BATCH_CHARS = 1 << 18  # text sent to a worker at a time
-BATCHES_AHEAD = 16  # per worker: what may wait, read or encoded, while the writer is busy
+BATCHES_AHEAD = 16  # per worker: batches that may wait, read or encoded, while the writer is busy
 
 
 class Piece(NamedTuple):
@@ -28,7 +28,7 @@ class Piece(NamedTuple):
 
 
 class Carrying(NamedTuple):
-    """Which ids carry loss, (n,) bool, the UTF-8 bytes of those, and how many ids are padding."""
+    """Which ids carry loss, (n,) bool; the UTF-8 bytes of their text; how many ids are padding."""
 
     carries: np.ndarray
     bytes: int
@@ -36,12 +36,12 @@ class Carrying(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The ids of consecutive pieces of one split, bos before each document, eos after it."""
+    """The ids of consecutive pieces of one split: bos before each document, eos (if any) after."""
 
     split: str
     tokens: np.ndarray  # (n,) in the tokenizer's dtype
     documents: int
-    bytes: int  # of the text in UTF-8
+    bytes: int  # UTF-8 bytes of the text
     carrying: Carrying | None = None  # None: all ids carry loss
 
 
@@ -51,12 +51,12 @@ def encode_documents(
     """Encode (split, document) pairs; each split's tokens come out in the order its texts came in.
 
     Args:
-        documents: read no further ahead than memory allows.
+        documents: read only a bounded number of batches ahead.
         tokenizer: sent to each worker once.
-        workers: processes; with 1 everything happens in this one.
+        workers: number of processes; with 1, this process does everything.
 
     Raises:
-        UserError: a worker was killed, as the system does where memory is short.
+        UserError: a worker was killed, as the system does when memory runs out.
     """
     batches = in_batches(_pieces(documents, tokenizer))
     yield from in_order(batches, workers, _encoder, tokenizer.model_bytes)
@@ -68,10 +68,12 @@ def in_order(
     make: Callable[[bytes], Callable[[list[Piece]], list[Any]]],
     model_bytes: bytes,
 ) -> Generator[Any, None, None]:
-    """What ``make(model_bytes)``, made once in each process, makes of each batch, in their order.
+    """Yield the items that ``make(model_bytes)(batch)`` returns for each batch, in order.
+
+    Each process calls ``make`` once.
 
     Raises:
-        UserError: a worker was killed, as the system does where memory is short.
+        UserError: a worker was killed, as the system does when memory runs out.
     """
     if workers == 1:
         encode = make(model_bytes)
@@ -95,12 +97,12 @@ def in_order(
 
 
 def _encoder(model_bytes: bytes) -> Callable[[list[Piece]], list[Encoded]]:
-    """What each process makes of the tokenizer, which it is sent once."""
+    """Return the function with which a process encodes batches."""
     return partial(_encode, read_tokenizer(model_bytes))
 
 
 def _pieces(documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer) -> Iterator[Piece]:
-    """Documents, long ones cut where the tokenizer would cut them."""
+    """Yield each document as a piece; cut long ones into the stretches that are encoded apart."""
     for split, document in documents:
         left = len(document)
         for number, part in enumerate(_stretches(document, tokenizer)):
@@ -112,12 +114,12 @@ def _stretches(document: Document, tokenizer: Tokenizer) -> Iterator[Document]:
     if isinstance(document, TokenIds):
         yield from document.stretches(BATCH_CHARS)
     else:
-        assert isinstance(document, str)  # conversations have a way of their own (pairs.py)
+        assert isinstance(document, str)  # pairs.py encodes conversations
         yield from tokenizer.stretches(document)
 
 
 def in_batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Pieces in batches of about :data:`BATCH_CHARS` characters."""
+    """Group pieces into batches of about :data:`BATCH_CHARS` characters."""
     batch: list[Piece] = []
     size = 0
     for piece in pieces:
@@ -131,7 +133,7 @@ def in_batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 def _encode(tokenizer: Tokenizer, batch: list[Piece]) -> list[Encoded]:
-    """The batch's pieces, joined per split."""
+    """Encode a batch's pieces and join them per split."""
     bos = np.array([tokenizer.bos_id], tokenizer.dtype)
     eos = bos[:0] if tokenizer.eos_id is None else np.array([tokenizer.eos_id], tokenizer.dtype)
     encoded = []
@@ -162,7 +164,7 @@ def _ids(tokenizer: Tokenizer, document: Document) -> np.ndarray:
 
 
 def _bytes(tokenizer: Tokenizer, document: Document) -> int:
-    """Of text in UTF-8."""
+    """Return the UTF-8 bytes of a document's text."""
     if isinstance(document, TokenIds):
         return int(tokenizer.token_bytes()[document.ids].sum())
     assert isinstance(document, str)

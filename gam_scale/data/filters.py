@@ -1,4 +1,4 @@
-"""Which documents of a corpus are left out when it is prepared, and how many of each kind."""
+"""Filters that leave documents of a corpus out of a prepared set and count them by reason."""
 
 import hashlib
 from collections import Counter
@@ -12,22 +12,22 @@ from gam_scale.data.documents import Document
 
 REPEATED, SHORT, REPETITIVE = "repeated", "short", "repetitive"
 PHRASE_WORDS = 5
-DIGEST_BYTES = 16  # two of 2^50 documents share one with a probability of 1 in 5e8
+DIGEST_BYTES = 16  # the chance that any two of 2^50 documents share a digest is 1 in 5e8
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What of the sources is left out; nothing by default.
+    """Which documents of the sources are left out; by default, none.
 
     Attributes:
-        deduplicate: leave out documents that are, to the last character, an earlier one, of
-            whichever split. That takes about 116 bytes of memory a document, and 100
-            for each of those of ``against``.
+        deduplicate: leave out documents that are identical, to the last character, to an earlier
+            one of any split. This takes about 116 bytes of memory for each document, and 100 for
+            each document of ``against``.
         min_chars: leave out texts with fewer characters.
-        max_repetition: leave out texts of which a larger share of :func:`repetition`.
-        against: prepared sets, deduplicated ones: ``deduplicate`` leaves out their documents too.
+        max_repetition: leave out texts whose :func:`repetition` is larger.
+        against: deduplicated prepared sets, whose documents ``deduplicate`` leaves out too.
 
-    The lengths and shares judge texts alone, not documents that come as ids, nor conversations.
+    ``min_chars`` and ``max_repetition`` apply to texts alone, not to ids or conversations.
     """
 
     deduplicate: bool = False
@@ -36,7 +36,7 @@ class Filters:
     against: tuple[Path, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """A JSON-ready account of those that are asked for."""
+        """Return a JSON-ready account of the filters that are on."""
         settings: dict[str, Any] = {}
         if self.deduplicate:
             settings["deduplicate"] = True
@@ -49,7 +49,7 @@ class Filters:
         return settings
 
     def fault(self, document: Document) -> str | None:
-        """Why a document is left out, whatever else the corpus holds; None where it stays."""
+        """Return why a document is left out, judged by itself alone; None if it stays."""
         if isinstance(document, str):
             if len(document) < self.min_chars:
                 return SHORT
@@ -59,11 +59,11 @@ class Filters:
 
 
 class Sieve:
-    """One pass of :class:`Filters` over the documents of all splits, in their order.
+    """One pass of :class:`Filters` over the documents of all splits, in order.
 
     Attributes:
-        left_out: documents by split and by why they were left out.
-        digests: of the documents that stayed so far, where they are deduplicated.
+        left_out: number of documents left out so far, by split and reason.
+        digests: joined digests of the documents kept so far; empty without deduplication.
     """
 
     def __init__(self, filters: Filters) -> None:
@@ -74,7 +74,7 @@ class Sieve:
         self.left_out: dict[str, Counter[str]] = {}
 
     def kept(self, split: str, documents: Iterable[Document]) -> Iterator[Document]:
-        """The documents that stay."""
+        """Yield the documents that stay; count the others."""
         counts = self.left_out.setdefault(split, Counter())
         for document in documents:
             if reason := self._fault(document):
@@ -94,14 +94,14 @@ class Sieve:
 
 
 def repetition(text: str) -> float:
-    """The share of a text's words that stand in a phrase of five words that came before in it.
+    """Return the share of a text's words that repeat a five-word phrase from earlier in the text.
 
-    As the repetition filter of arXiv 2112.11446 counts duplicate n-grams (there characters of
-    those, up to 15% for five words). Words are what spaces and line ends part.
+    The count follows the duplicate n-gram filter of arXiv 2112.11446 (which counts characters and
+    allows up to 15% for five words). Words are separated by spaces and line ends.
     """
     words = text.split()
     seen: set[int] = set()
-    repeated, counted = 0, 0  # words up to ``counted`` are in ``repeated`` or are not
+    repeated, counted = 0, 0  # ``repeated`` accounts for all words before ``counted``
     for start in range(len(words) - PHRASE_WORDS + 1):
         end = start + PHRASE_WORDS
         phrase = hash(tuple(words[start:end]))
@@ -114,7 +114,7 @@ def repetition(text: str) -> float:
 
 
 def digest(document: Document) -> bytes:
-    """What equal documents have in common and, in all likelihood, no others do."""
+    """Return a hash that equal documents share and, in all likelihood, no others do."""
     if not isinstance(document, str):
         return document.digest(DIGEST_BYTES)
     return hashlib.blake2b(document.encode(), digest_size=DIGEST_BYTES).digest()

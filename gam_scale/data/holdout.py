@@ -1,4 +1,4 @@
-"""Which text of a corpus is held out for validation, where it has no validation text of its own."""
+"""Choose the text to hold out for validation from a corpus without validation text of its own."""
 
 import hashlib
 import re
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from gam_scale.data.conversation import Conversation
 from gam_scale.data.documents import PIECE_CHARS, Document, TokenIds, utf8_size
 
-TOLERANCE = 0.2  # of the asked share: how far whole documents may be from it
+TOLERANCE = 0.2  # how far whole documents may be from the asked share, relative to it
 
 _WORD_START = re.compile(r"\n|(?= )")
 
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Some documents, by index, and perhaps the tail of one more."""
+    """The held-out documents, by index, and perhaps the tail of one more document."""
 
     documents: frozenset[int] = frozenset()
     cut: int | None = None
-    tail_bytes: int = 0  # of document ``cut``
+    tail_bytes: int = 0  # bytes held out of document ``cut``
 
     def split(self, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
-        """Every (split, document) in their order; head and tail of the cut one separately.
+        """Yield every (split, document) in order; head and tail of the cut document separately.
 
-        A conversation is held out whole instead of cut.
+        A conversation is held out whole instead of being cut.
         """
         for index, document in enumerate(documents):
             parts = divide(document, self.tail_bytes) if index == self.cut else None
@@ -37,12 +37,13 @@ class HoldOut:
 
 
 def choose(sizes: Sequence[int], fraction: float) -> HoldOut:
-    """Hold ``fraction`` of a corpus out, given its documents' sizes in bytes.
+    """Choose which ``fraction`` of a corpus to hold out, given its documents' sizes in bytes.
 
-    Documents come in the order of a hash of their index, the first one before all. Those whose
-    hash is below ``fraction`` are held out: the same ones however many follow. Where their text is
-    not about as much as was asked (few documents, or long ones), as many are as fill the share,
-    and the one that overfills it gives its tail alone.
+    The first document, and all whose index hashes below ``fraction``, are held out: the same ones
+    however many documents follow. If their text misses the asked share by more than
+    :data:`TOLERANCE` (documents are few, or long), documents are instead taken in the order of
+    their hashes, the first document before all, until the share is full; the document that would
+    overfill it gives only its tail.
     """
     asked = fraction * sum(sizes)
     below = [i for i in range(len(sizes)) if i == 0 or _unit_hash(i) < fraction]
@@ -62,10 +63,10 @@ def choose(sizes: Sequence[int], fraction: float) -> HoldOut:
 
 
 def _in_hash_order(sizes: Sequence[int], n_bytes: int) -> list[int]:
-    """The documents of the lowest hashes, the first one before all: enough to hold ``n_bytes``."""
+    """Return enough documents for ``n_bytes``: the first one, then those of the lowest hashes."""
     bound = 2 * n_bytes / max(1, sum(sizes))
     while True:
-        # Of a large corpus only these few are ever sorted.
+        # Of a large corpus, only these few documents are ever sorted.
         chosen = [i for i in range(len(sizes)) if i == 0 or _unit_hash(i) < bound]
         if len(chosen) == len(sizes) or sum(sizes[i] for i in chosen) > n_bytes:
             return sorted(chosen, key=lambda i: (i > 0, _unit_hash(i)))
@@ -73,7 +74,7 @@ def _in_hash_order(sizes: Sequence[int], n_bytes: int) -> list[int]:
 
 
 def divide(document: Document, tail_bytes: int) -> tuple[Document, Document] | None:
-    """A document's head and its tail of about so many bytes; None where it has no two parts."""
+    """Return a document's head and its tail of about ``tail_bytes``; None if it cannot be cut."""
     if isinstance(document, TokenIds):
         return document.divide(tail_bytes)
     if not isinstance(document, str):
@@ -83,9 +84,9 @@ def divide(document: Document, tail_bytes: int) -> tuple[Document, Document] | N
 
 
 def tail_start(text: str, n_bytes: int) -> int:
-    """Where the last ``n_bytes`` of ``text`` begin, or the first word or line in them does.
+    """Return where the last ``n_bytes`` of ``text`` begin, or a word or line shortly after that.
 
-    Neither the head nor the tail is empty, if ``text`` has two characters.
+    If ``text`` has at least two characters, neither the head nor the tail is empty.
     """
     start = len(text)
     while start and n_bytes > 0:
@@ -102,6 +103,6 @@ def tail_start(text: str, n_bytes: int) -> int:
 
 
 def _unit_hash(index: int) -> float:
-    """A number in [0, 1) for a document's index."""
+    """Hash a document's index to a number in [0, 1)."""
     digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64

@@ -1,7 +1,7 @@
-"""Tokenizers of Hugging Face's ``tokenizers``: byte-level ones, and those made as sentencepiece's.
+"""Tokenizers of Hugging Face's ``tokenizers``, either byte-level or in sentencepiece's style.
 
-GPT-2, Llama 3 and Qwen are of the first kind: a piece is spelled in 256 letters that stand for
-bytes. Llama 2 and Gemma are of the second: U+2581 in a piece is a space, ``<0xE2>`` a byte.
+GPT-2, Llama 3 and Qwen are byte-level: a piece is spelled in 256 letters that stand for bytes.
+Llama 2 and Gemma follow sentencepiece: U+2581 in a piece is a space, the piece ``<0xE2>`` a byte.
 """
 
 import json
@@ -17,30 +17,30 @@ from gam_scale.data.tokenizer import SPACE, Choice, Tokenizer, check_exact
 from gam_scale.data.tokenizer_form import HUGGINGFACE, wrap
 from gam_scale.errors import UserError, one_line
 
-# What opens a document by the names that are in use, where nothing else says it.
+# Usual names of the token that opens a document, tried in this order if nothing else names it.
 USUAL_BOS = ("<|begin_of_text|>", "<s>", "<bos>", "<|endoftext|>", "<|bos|>", "[BOS]")
-MOST_IDS = 1 << 24  # none has a tenth of them
+MOST_IDS = 1 << 24  # no real vocabulary has a tenth of this
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """What a ``tokenizer.json`` describes.
+    """The tokenizer that a ``tokenizer.json`` describes.
 
-    The space that some put before a text is left out, here and in :attr:`json`: bos opens every
-    document, and text that begins with a space is then another text. Templates that add special
-    tokens, truncation and padding are left out too.
+    The space that some tokenizers put before a text is removed, here and in :attr:`json`: bos opens
+    every document, and a text that begins with a space has to differ from one that does not.
+    Templates that add special tokens, truncation and padding are removed too.
 
     Attributes:
-        json: the tokenizer as it is used, as the object of a ``tokenizer.json``.
+        json: the tokenizer as it is used, in the form of a ``tokenizer.json``.
         names: the special tokens that open and, if any, close a document.
 
     Args:
         content: the object of the ``tokenizer.json``.
-        name: for messages.
-        choice: how it is used.
+        name: the tokenizer's name in error messages.
+        choice: how the tokenizer is used.
 
     Raises:
-        UserError: it is of another kind, loses text or lacks a special token.
+        UserError: the tokenizer is of another kind, loses text or lacks a special token.
     """
 
     def __init__(self, content: dict[str, Any], name: str, choice: Choice):
@@ -101,7 +101,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         if self._bytewise or SPACE not in text or None in self._mark:
             return self._ids(text)
-        # U+2581 itself, which would come back as a space, is spelled in bytes.
+        # U+2581 in the text would be decoded as a space, so it is spelled in bytes.
         first, *rest = map(self._ids, text.split(SPACE))
         return first + [i for part in rest for i in (*self._mark, *part)]
 
@@ -113,18 +113,19 @@ class HuggingFaceTokenizer(Tokenizer):
             model = _tokenizers(name).Tokenizer.from_str(json.dumps(self.json))
         except UserError:
             raise
-        except Exception as error:  # its own kinds, none of which it exports
+        except Exception as error:  # tokenizers exports none of the kinds that it raises
             raise UserError(
                 f"{name}: cannot be read by tokenizers ({one_line(str(error))}); expected a "
                 "tokenizer.json that it wrote"
             ) from None
-        model.encode_special_tokens = True  # a text that spells <s> has three letters
+        model.encode_special_tokens = True  # "<s>" in a text is three letters
         return model
 
     def _own_probes(self) -> Iterator[str]:
-        """Added tokens, which may swallow the spaces around them, and what is replaced in a text.
+        """Yield texts that this tokenizer in particular might lose.
 
-        Special ones among them are letters in a text, but a model may hold them as pieces too.
+        These are added tokens, which may swallow the spaces around them, and what the normalizer
+        replaces. Special added tokens in a text count as letters, but may be pieces of the model.
         """
         for added in self._added.values():
             yield from (added.content, f"x {added.content} y")
@@ -134,7 +135,7 @@ class HuggingFaceTokenizer(Tokenizer):
                 yield str(pattern.get("String", ""))
 
     def _usual(self, name: str) -> str:
-        """The special token that opens a document, by its name."""
+        """Return the token that opens a document: one of a usual name, or the only special one."""
         special = self._specials
         found = next((token for token in USUAL_BOS if token in special), None)
         if found is None and len(special) == 1:
@@ -172,7 +173,7 @@ def _tokenizers(name: str) -> ModuleType:
 
 
 def _letters() -> dict[str, int]:
-    """The bytes that the letters of byte-level pieces stand for, as GPT-2 has them."""
+    """Return the byte that each letter of byte-level pieces stands for, as in GPT-2."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in plain]
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
@@ -182,7 +183,7 @@ _LETTERS = _letters()
 
 
 def _without_prefix(content: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer.json without what adds to a text or cuts it."""
+    """Return a tokenizer.json without the parts that add to a text or truncate it."""
     kept = dict(content, truncation=None, padding=None, post_processor=None)
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         kept[part] = _no_prefix(content.get(part))
@@ -190,12 +191,12 @@ def _without_prefix(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _no_prefix(part: Any) -> Any:
-    """A normalizer, pre_tokenizer or decoder without the space before a text; None for nothing."""
+    """Return a normalizer, pre_tokenizer or decoder without its prefix space; None: drop it."""
     if not isinstance(part, dict):
         return part
     part, kind = dict(part), part.get("type")
     if kind == "Prepend" or (kind == "Strip" and part.get("content") == " "):
-        return None  # Strip with a content is the decoder's, which takes Prepend's space away
+        return None  # a Strip with a content is a decoder's and takes Prepend's space away
     if kind == "Metaspace":
         part["prepend_scheme"] = "never"
         part.pop("add_prefix_space", None)
@@ -208,7 +209,7 @@ def _no_prefix(part: Any) -> Any:
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:
-    """A normalizer, pre_tokenizer or decoder, and those that it is a sequence of."""
+    """Yield a normalizer, pre_tokenizer or decoder and, if it is a sequence, its members."""
     if isinstance(part, dict):
         yield part
         for inner in ("normalizers", "pretokenizers", "decoders"):
@@ -221,12 +222,12 @@ def _is_bytewise(content: dict[str, Any]) -> bool:
 
 
 def _spells_bytes(content: dict[str, Any]) -> bool:
-    """Whether ``<0xE2>`` is a byte; with a space as itself in the pieces, as we export them."""
+    """Return whether ``<0xE2>`` is a byte, as in our exports, whose pieces hold plain spaces."""
     return any(part.get("type") == "ByteFallback" for part in _parts(content.get("decoder")))
 
 
 def _has_spaces(content: dict[str, Any]) -> bool:
-    """Whether U+2581 in a piece is a space."""
+    """Return whether U+2581 in a piece is a space."""
     return any(
         part.get("type") == "Metaspace"
         or (part.get("type") == "Replace" and part.get("pattern") == {"String": SPACE})

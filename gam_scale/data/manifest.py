@@ -1,4 +1,4 @@
-"""``manifest.json``: what a prepared set holds, and the check that its files are still that.
+"""``manifest.json``, which says what a prepared set holds, and checks of the files against it.
 
 A prepared set is a folder with a tokenizer and one folder of MDS shards per split. Its manifest is
 written last, so a folder without one is not a prepared set.
@@ -25,7 +25,7 @@ MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.json"
 FORMAT = "gam-scale-tokens"
 VERSION = 1
-CHECKSUM = "checksum"  # the manifest's own
+CHECKSUM = "checksum"  # the key of the manifest's own checksum
 TOKENS, ANSWERS = "tokens", "answers"  # columns of the samples
 READ_BYTES = 1 << 23
 
@@ -38,7 +38,7 @@ def _at_least(bound: int) -> dict[str, Any]:
 class TokenizerInfo:
     """The tokenizer that made the tokens.
 
-    ``eos_id`` closes every document where it is not None; ``exact``: text comes back as it was.
+    ``eos_id``, if not None, closes every document. ``exact``: decoding returns the same text.
     """
 
     file: str
@@ -51,7 +51,7 @@ class TokenizerInfo:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, file: str) -> "TokenizerInfo":
-        """That of ``tokenizer``, kept in ``file`` of the set."""
+        """Describe ``tokenizer``, which the set keeps in ``file``."""
         return cls(
             file=file,
             sha256=tokenizer.sha256,
@@ -65,7 +65,7 @@ class TokenizerInfo:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One MDS file: its size and its hash, and how many tokens are in it."""
+    """One MDS file: its name, its size, the number of tokens in it, and its hash."""
 
     file: str
     bytes: int = field(metadata=_at_least(0))
@@ -75,9 +75,9 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class AnswersInfo:
-    """What of a split carries loss: so many ``tokens``, and the UTF-8 ``bytes`` of their text.
+    """How many tokens of a split carry loss, and the UTF-8 bytes of their text.
 
-    ``padding`` are the tokens that fill sequences up.
+    ``padding`` is the number of tokens that fill sequences up.
     """
 
     tokens: int = field(metadata=_at_least(0))
@@ -87,11 +87,12 @@ class AnswersInfo:
 
 @dataclass(frozen=True)
 class PairsInfo:
-    """Of a set of prompts and answers: how they became text, and the length they are packed to.
+    """How the conversations of a set became text, and the length that they are packed to.
 
-    ``chat_template`` is Jinja. Each conversation stands whole in one of the stretches of
-    ``seq_len`` tokens that a split consists of. Samples have a column :data:`ANSWERS` beside their
-    tokens: which of them carry loss, a bit each, the first one highest in its byte.
+    ``chat_template`` is Jinja. A split consists of stretches of ``seq_len`` tokens, and each
+    conversation stands whole in one of them. Beside its tokens, a sample has a column
+    :data:`ANSWERS`: one bit for each token that says whether the token carries loss, starting at
+    the highest bit of each byte.
     """
 
     seq_len: int = field(metadata=_at_least(1))
@@ -100,11 +101,12 @@ class PairsInfo:
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One token stream. ``tokens`` counts the bos of each document, ``bytes`` the text's UTF-8.
+    """The token stream of one split.
 
-    ``answers`` is None where every token carries loss.
-    ``left_out`` are documents by the filter that left them out; what training leaves out before
-    some is held out is counted there.
+    ``tokens`` includes the bos of each document; ``bytes`` is the text's size in UTF-8. ``answers``
+    is None if every token carries loss. ``left_out`` counts documents by the filter that left them
+    out. The training sources are filtered before some text is held out, so their counts are all in
+    the training split.
     """
 
     tokens: int = field(metadata=_at_least(0))
@@ -117,17 +119,17 @@ class SplitInfo:
 
     @property
     def learned(self) -> tuple[int, int]:
-        """Tokens that carry loss, and the bytes of their text."""
+        """The number of tokens that carry loss, and the UTF-8 bytes of their text."""
         of = self if self.answers is None else self.answers
         return of.tokens, of.bytes
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A prepared set: token offset o of a split is in its sample ``o // block_tokens``.
+    """The description of a prepared set.
 
-    ``digests_sha256`` is that of its documents' digests (:mod:`gam_scale.data.digests`), where it
-    was deduplicated.
+    Token ``o`` of a split is in the split's sample ``o // block_tokens``. ``digests_sha256`` is the
+    SHA-256 of the file of digests (:mod:`gam_scale.data.digests`) of a deduplicated set.
     """
 
     tokenizer: TokenizerInfo
@@ -143,12 +145,13 @@ class Manifest:
 def read_manifest(folder: str | Path) -> Manifest:
     """Read and check ``folder/manifest.json``.
 
-    Its own checksum vouches for it. Sets of earlier versions have none: theirs is checked by what
-    its numbers say of each other, and of the files (:func:`verify_files`, the shards' reader).
+    The manifest is checked against its own checksum, which manifests of earlier versions lack. Its
+    numbers are checked against each other, and later against the files (:func:`verify_files`, the
+    shards' reader).
 
     Raises:
-        UserError: it is missing, unreadable, cut short, changed, of another format or version, or
-            lacks a field; the message names the file and the field.
+        UserError: the manifest is missing, unreadable, cut short, changed, of another format or
+            version, or lacks a field; the message names the file and the field.
     """
     path = Path(folder) / MANIFEST_FILE
     if not os.path.lexists(path):
@@ -173,7 +176,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
-    """Write ``folder/manifest.json`` in one step: a reader sees the old file, the new or none."""
+    """Write the manifest in one step: a reader sees the old file, the new one or none."""
     data = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(manifest)}
     data[CHECKSUM] = _checksum(data)
     text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
@@ -181,10 +184,10 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
 
 
 def verify_files(folder: str | Path, manifest: Manifest, *, hashes: bool) -> None:
-    """Check that every file of a prepared set is what the manifest says.
+    """Check the tokenizer, the indexes and the shards of a prepared set against its manifest.
 
-    The tokenizer and the indexes are always hashed; shards by size alone, and by content where
-    ``hashes`` is set (1-2 GB/s).
+    The tokenizer and the indexes are always hashed. Shards are checked by size, and by hash too
+    (1-2 GB/s) if ``hashes`` is set.
 
     Raises:
         UserError: naming the first file that is missing, truncated or changed.
@@ -198,7 +201,7 @@ def verify_files(folder: str | Path, manifest: Manifest, *, hashes: bool) -> Non
 
 
 def verify_shard(path: str | Path, info: ShardInfo, hashes: bool) -> None:
-    """Check one shard's size, and its content where ``hashes`` is set.
+    """Check one shard's size and, if ``hashes`` is set, its content.
 
     Raises:
         UserError: naming the file and how it differs.
@@ -215,7 +218,7 @@ def verify_shard(path: str | Path, info: ShardInfo, hashes: bool) -> None:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Hex SHA-256 of a file."""
+    """Return the hex SHA-256 of a file."""
     return _digest(path, hashlib.sha256())
 
 
@@ -253,12 +256,12 @@ def _changed(path: str | Path) -> UserError:
 
 
 def _checksum(data: dict[str, Any]) -> str:
-    """Hex SHA-256 of a manifest's content, however it is laid out in the file."""
+    """Return the hex SHA-256 of a manifest's content, whatever its layout in the file."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _check(manifest: Manifest) -> None:
-    """What a manifest's numbers say of each other."""
+    """Check that a manifest's numbers agree with each other."""
     tokenizer = manifest.tokenizer
     _plain_name(tokenizer.file, "tokenizer.file")
     for key, token in (("bos_id", tokenizer.bos_id), ("eos_id", tokenizer.eos_id)):
@@ -278,7 +281,7 @@ def _check(manifest: Manifest) -> None:
         if split.answers is not None:
             _check_answers(split, split.answers, where)
             continue
-        # Each but bos and eos stands for a byte or more, where none was changed or is unknown.
+        # With an exact tokenizer, every token but bos and eos stands for a byte or more.
         least = split.tokens - split.documents * (1 if tokenizer.eos_id is None else 2)
         most = split.bytes if tokenizer.exact else math.inf
         if not 0 <= least <= most or (split.tokens and not split.bytes):

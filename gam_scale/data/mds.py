@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from types import ModuleType
 
-# What streaming imports unconditionally though reading and writing MDS needs none of it.
+# Modules that streaming always imports, though reading and writing MDS needs none of them.
 _READY_MADE_SETS = ("streaming.vision", "streaming.multimodal", "streaming.text")
 _BATCH_TYPES = {
     "transformers": None,
@@ -17,9 +17,9 @@ _BATCH_TYPES = {
 def import_streaming() -> ModuleType:
     """Import ``streaming``, also where torchvision and transformers are absent.
 
-    torchvision is only for its ready-made data sets, transformers for two types of batch that its
-    loader knows. Stand-ins are in ``sys.modules`` during the import alone, so that whoever looks
-    for the real packages later is told the truth.
+    streaming needs torchvision only for its ready-made data sets, and transformers only for two
+    types of batch that its loader knows. Stand-ins for them are in ``sys.modules`` during the
+    import alone, so that a later import of the real packages finds them, or finds them missing.
     """
     if "streaming" in sys.modules:
         return sys.modules["streaming"]

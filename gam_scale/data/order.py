@@ -1,4 +1,4 @@
-"""The order in which a run reads its sequences, as pure functions of their numbers.
+"""The order in which a run reads its sequences, as pure functions of the samples' numbers.
 
 Nothing here has state: which sequence is the n-th of a run follows from the seed and n alone, in
 O(1), so that any rank of any world size, before or after a restart, computes the same answer.
@@ -12,14 +12,17 @@ import numpy as np
 MIX_PERIOD = 10_000  # draws after which a mixture's pattern repeats: shares are exact to 0.01%
 SPANS_PER_WINDOW = 8
 GROUP, GROUPS = 256, 16
-"""Blocks of a set that a stage of shorter sequences cuts together, at most, and such groups that
-a small set has at least. Batches are of so many places of the text; where another length follows,
-less than a group is passed over."""
+"""A stage of shorter sequences cuts blocks in groups: at most ``GROUP`` of a set's blocks together,
+or fewer so that a small set has at least ``GROUPS`` groups.
+
+A batch thus mixes sequences from up to that many places in the text. When a stage of another
+length follows, less than one group is left unread.
+"""
 _ROUNDS = 8
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 64-bit seed that depends on every part; stable over machines and library versions."""
+    """Return a 64-bit seed that depends on every part; stable over machines and versions."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -42,7 +45,7 @@ class Permutation:
         self._keys = [np.uint64(derive_seed(seed, i)) for i in range(_ROUNDS)]
 
     def __call__(self, index: np.ndarray) -> np.ndarray:
-        """The places of ``index`` (any shape, each in range(n)) as int64."""
+        """Return the image of each ``index`` (any shape, each in range(n)) as int64."""
         index = np.asarray(index)
         assert ((index >= 0) & (index < self.n)).all()
         x = self._encrypt(index.astype(np.uint64).reshape(-1))
@@ -78,7 +81,7 @@ class Shuffle:
         self.window = n if n <= window else self.span * SPANS_PER_WINDOW
 
     def __call__(self, position: np.ndarray) -> np.ndarray:
-        """The sequences (int64) read at ``position`` (1-D, each in range(n))."""
+        """Return the sequences (int64) read at ``position`` (1-D, each in range(n))."""
         mixed = self._inside_windows(np.asarray(position, np.int64))
         return mixed if self.window == self.n else self._permute_spans(mixed)
 
@@ -93,8 +96,8 @@ class Shuffle:
         return out
 
     def _permute_spans(self, position: np.ndarray) -> np.ndarray:
-        # The short last span (`rest` sequences) goes to a drawn place among the permuted full
-        # ones, which keeps the arithmetic closed: behind it everything is `rest` further on.
+        # The short last span (`rest` sequences) goes to a random place among the permuted full
+        # ones. Everything behind it is shifted by `rest`, so simple arithmetic finds each place.
         full, rest = divmod(self.n, self.span)
         seed = derive_seed(self.seed, "spans")
         short = seed % (full + 1) * self.span
@@ -110,12 +113,12 @@ class Lanes:
 
     A set's n sequences are cut into ``rows`` equally long stretches, the lanes. In step s every row
     reads the s-th sequence of its lane, so that its state can be carried from one step to the next.
-    An epoch ends with the lanes. The next one assigns the lanes to the rows anew, and shifts where
-    the first lane begins: the n % rows sequences that no lane has room for are then other ones.
+    An epoch ends when the lanes end. The next epoch assigns lanes to rows anew and shifts the start
+    of the first lane, so that the n % rows sequences that no lane has room for are other ones.
 
     Attributes:
-        length: sequences in a lane, and so steps in an epoch.
-        left_over: sequences that an epoch does not read.
+        length: number of sequences in a lane, and so of steps in an epoch.
+        left_over: number of sequences that an epoch does not read.
     """
 
     def __init__(self, n: int, rows: int, seed: int) -> None:
@@ -125,7 +128,7 @@ class Lanes:
         self.left_over = n - self.length * rows
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """The sequences (int64) of samples, ``rows`` of them for each step."""
+        """Return the sequence (int64) of each sample; a step has ``rows`` samples."""
         step, row = np.divmod(np.asarray(samples, np.int64), self.rows)
         epoch, place = np.divmod(step, self.length)
         out = np.empty_like(step)
@@ -137,22 +140,23 @@ class Lanes:
         return out
 
     def starts_at(self, step: int) -> bool:
-        """Whether an epoch starts at ``step``, so that its rows continue no earlier sequence."""
+        """Return whether an epoch starts at ``step``, whose rows then continue nothing earlier."""
         return step % self.length == 0
 
 
 class Pieces:
-    """The order in which shorter sequences are cut from the blocks that the longest ones are.
+    """The order of shorter sequences, which are pieces of blocks; a block is a longest sequence.
 
-    A set's blocks come one after another without end, epoch behind epoch. Whoever reads them in
-    pieces takes a group of blocks, all their first pieces, then all their second ones: so a batch
-    has as many places of the text as one of whole blocks, and each piece comes once. What reads on
-    afterwards begins with the first block of which nothing was read, but for what a group had left.
+    A set's blocks follow each other without end, epoch after epoch. To read them in pieces, a stage
+    takes a group of blocks and reads all their first pieces, then all their second pieces, and so
+    on. A batch thus mixes as many places of the text as a batch of whole blocks, and each piece
+    comes once. The next stage begins behind the last group of which anything was read; the pieces
+    that this group had left are never read.
 
     Args:
-        first: the block that the first piece is of.
-        pieces: of a block; 1: blocks are read whole.
-        group: blocks that are cut together; of no consequence with one piece.
+        first: the block of the first piece.
+        pieces: pieces per block; 1 reads blocks whole.
+        group: number of blocks that are cut together; ignored with one piece per block.
     """
 
     def __init__(self, first: int, pieces: int, group: int) -> None:
@@ -161,21 +165,22 @@ class Pieces:
         self.group = group if pieces > 1 else 1
 
     def __call__(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For draws of the set, from 0: the block of each, and which piece of it."""
+        """Return the block of each draw of the set (counted from 0), and the piece within it."""
         group, inside = np.divmod(np.asarray(draws, np.int64), self.group * self.pieces)
         piece, block = np.divmod(inside, self.group)
         return self.first + group * self.group + block, piece
 
     def after(self, draws: int) -> int:
-        """The block that is read next where ``draws`` pieces were."""
+        """Return the block that is read next after ``draws`` pieces."""
         return self.first + -(-draws // (self.group * self.pieces)) * self.group
 
 
 class Mix:
     """Which data set each draw of a mixture comes from: a seeded pattern of ``MIX_PERIOD`` slots.
 
-    Every period holds exactly ``counts[s]`` draws of set s: its weight's share by the largest
-    remainder, and at least one. Slots are stratified, so shorter stretches keep the shares too.
+    Every period holds exactly ``counts[s]`` draws of set s: the share of its weight, rounded by the
+    largest-remainder method, and at least one. Slots are stratified, so that shorter stretches keep
+    the shares too.
     """
 
     def __init__(self, weights: list[float], seed: int) -> None:
@@ -190,26 +195,26 @@ class Mix:
         self._sets, self._draws = sets[order], draws[order]
 
     def __call__(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For draws ``n`` of the mixture: the set of each, and which draw of that set it is."""
+        """Return the set of each draw ``n`` of the mixture, and which draw of that set it is."""
         period, slot = np.divmod(np.asarray(n, np.int64), MIX_PERIOD)
         sets = self._sets[slot]
         return sets, period * self.counts[sets] + self._draws[slot]
 
     def totals(self, n: int) -> np.ndarray:
-        """How many of the first ``n`` draws are of each set."""
+        """Return how many of the first ``n`` draws are from each set."""
         periods, slots = divmod(n, MIX_PERIOD)
         return periods * self.counts + np.bincount(self._sets[:slots], minlength=len(self.counts))
 
 
 class StageOrder:
-    """Which set, block and piece of it each sample of one stage is, samples counted from 0.
+    """Maps the samples of one stage, counted from 0, to sets, blocks and pieces of blocks.
 
     Args:
-        weights: of the sets, which mix as :class:`Mix` says; 0: not read.
-        seed: of the run.
-        begins: by set, the block that the stage reads first.
-        pieces: that a block is cut into.
-        blocks: by set, how many it has.
+        weights: the sets' weights in the :class:`Mix`; a set of weight 0 is not read.
+        seed: the run's seed.
+        begins: for each set, the block that the stage reads first.
+        pieces: the number of pieces that a block is cut into.
+        blocks: for each set, its number of blocks.
     """
 
     def __init__(
@@ -229,7 +234,7 @@ class StageOrder:
         ]
 
     def __call__(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each sample: its set, the block in the set's endless row of them, and the piece."""
+        """Return each sample's set, block (numbered on over all epochs) and piece of the block."""
         mixed, draws = self.mix(samples)
         blocks, pieces = np.empty_like(draws), np.empty_like(draws)
         for i, cut in enumerate(self._cuts):
@@ -238,7 +243,7 @@ class StageOrder:
         return self._sets[mixed], blocks, pieces
 
     def after(self, samples: int) -> np.ndarray:
-        """By set, the block that is read next where so many samples were."""
+        """Return, for each set, the block that is read next after ``samples`` samples."""
         begins, totals = self._begins.copy(), self.mix.totals(samples).tolist()
         for s, cut, drawn in zip(self._sets, self._cuts, totals, strict=True):
             begins[s] = cut.after(drawn)
@@ -246,7 +251,7 @@ class StageOrder:
 
 
 def _scramble(x: np.ndarray) -> np.ndarray:
-    """The output function of SplitMix64 (Steele et al. 2014) on an array of uint64."""
+    """Apply the output function of SplitMix64 (Steele et al. 2014) to an array of uint64."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -254,7 +259,7 @@ def _scramble(x: np.ndarray) -> np.ndarray:
 
 
 def _apportion(weights: np.ndarray, slots: int) -> np.ndarray:
-    """Whole numbers that sum to ``slots``, proportional to ``weights``, none below 1."""
+    """Return integers that sum to ``slots``, proportional to ``weights``, none below 1."""
     exact = weights / weights.sum() * slots
     counts = np.maximum(1, np.floor(exact)).astype(np.int64)
     while missing := slots - int(counts.sum()):

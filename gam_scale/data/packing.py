@@ -1,4 +1,4 @@
-"""From a stream of tokens to batches: sequences, targets, positions inside documents."""
+"""Make batches of token sequences: tokens, targets and positions inside documents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,37 +19,37 @@ Documents = Literal["reset", "concatenate"]
 class Batch(NamedTuple):
     """Sequences of one forward pass, one per row; tokens and targets are (B, T) int64.
 
-    In the order of what a model is called with.
+    The fields are in the order of the arguments that a model is called with.
     """
 
     tokens: torch.Tensor
     targets: torch.Tensor  # the next token; IGNORE where there is none
-    layout: Layout  # where they stand and where documents begin
-    carried: CarriedRows | None = None  # what the rows go on from; None: from nothing
+    layout: Layout  # where the tokens stand and where documents begin
+    carried: CarriedRows | None = None  # states that the rows continue from; None: from nothing
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on ``device``; copies to a GPU that knows streams do not wait."""
-        free = torch.device(device).type == "cuda"  # Apple's may read memory that is used anew
+        """Return the batch on ``device``; copies to a CUDA device do not block."""
+        free = torch.device(device).type == "cuda"  # Apple's copies may read reused memory
         tokens, targets = (x.to(device, non_blocking=free) for x in (self.tokens, self.targets))
         return self._replace(tokens=tokens, targets=targets, layout=self.layout.to(device))
 
     def pin(self) -> "Batch":
-        """The same batch in page-locked memory, from where copies to a GPU need no host."""
+        """Return the batch in page-locked memory, from where a GPU copies without the host."""
         tokens, targets = self.tokens.pin_memory(), self.targets.pin_memory()
         return self._replace(tokens=tokens, targets=targets, layout=self.layout.pin())
 
     def turned(self, rotation: Rotation | None) -> "Batch":
-        """The same batch with the rotary tables that a model asks for."""
+        """Return the batch with the tables of a model's rotary embedding."""
         return self._replace(layout=self.layout.turned(rotation))
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Keep the memory from being given away until ``stream`` has done what it was given."""
+        """Keep the batch's memory from being reused until ``stream`` has done its queued work."""
         for x in (self.tokens, self.targets, *self.layout.tensors()):
             x.record_stream(stream)
 
     @property
     def num_targets(self) -> int:
-        """How many tokens are predicted. Ask before ``.to(device)``: this is of CPU memory only."""
+        """The number of predicted tokens; only for a batch on the CPU (before ``.to(device)``)."""
         return int(np.count_nonzero(self.targets.numpy() != IGNORE))
 
 
@@ -65,15 +65,15 @@ class Answers:
 
 
 Ids = np.ndarray | Answers
-"""Of a sequence; in an array every one carries loss."""
+"""The ids of a sequence; in a plain array every id carries loss."""
 
 
 def num_sequences(tokens: int, seq_len: int) -> int:
-    """How many sequences a stream of ``tokens`` tokens makes, a ragged last one included.
+    """Return how many sequences a stream of ``tokens`` tokens makes, a ragged last one included.
 
-    Sequence i is ``stream[i*seq_len : (i+1)*seq_len + 1]``: neighbours share one token, the last
-    target of one being the first input of the next. Every token but the stream's first is a target
-    exactly once.
+    Sequence i is ``stream[i*seq_len : (i+1)*seq_len + 1]``. Neighbours share one token: the last
+    target of a sequence is the first input of the next. Every token but the stream's first is a
+    target exactly once.
     """
     return max(0, -(-(tokens - 1) // seq_len))
 
@@ -88,8 +88,8 @@ def make_batch(
 ) -> Batch:
     """Stack sequences of up to ``seq_len + 1`` token ids; shorter ones are padded at the end.
 
-    A sequence of n + 1 ids has n inputs and n targets. One of a single id, or of none, becomes a
-    row of padding, which has no target and adds nothing to the loss.
+    A sequence of n + 1 ids has n inputs and n targets. A sequence of one id or none becomes a row
+    of padding, which has no target and adds nothing to the loss.
 
     Args:
         sequences: one for each row of the batch.
@@ -97,8 +97,8 @@ def make_batch(
         bos_id: the id that starts every document.
         documents: with "reset", positions restart at 0 at every ``bos_id`` and count on over
             padding; with "concatenate", a row is one stream.
-        goes_on: whether rows continue sequences that were read before. Their positions then count
-            from 1 up to the first start of a document, since 0 would be such a start.
+        goes_on: whether rows continue sequences that were read before. Positions before a row's
+            first document start then count from 1, because position 0 is a document's start.
     """
     assert len(sequences) > 0
     tokens = np.full((len(sequences), seq_len), padding_id(bos_id), np.int64)
@@ -120,15 +120,15 @@ def make_batch(
 
 
 def plain_batch(tokens: torch.Tensor, targets: torch.Tensor) -> Batch:
-    """Rows of one text each, (B, T) tokens and targets, with no documents in them."""
+    """Make a batch of (B, T) tokens and targets whose rows are one text each, without documents."""
     return Batch(tokens, targets, Layout.stream(*tokens.shape))
 
 
 def document_positions(starts: np.ndarray, *, goes_on: bool) -> np.ndarray:
-    """Tokens since the document's start, (B, T) int64, from a mask of starts (B, T).
+    """Return the tokens since the document's start, (B, T) int64, from a mask of starts (B, T).
 
-    Tokens before a row's first start are counted from the row's beginning: from 0, or from 1 where
-    rows continue earlier ones.
+    Tokens before a row's first start are counted from the row's beginning: from 0, or from 1 if
+    ``goes_on`` (the rows continue earlier ones).
     """
     index = np.arange(starts.shape[1])
     start = np.maximum.accumulate(np.where(starts, index, -1 if goes_on else 0), axis=1)

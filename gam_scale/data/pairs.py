@@ -1,4 +1,4 @@
-"""Conversations to sequences: encoded by a template, packed whole, none cut."""
+"""Encode conversations by a chat template and pack them whole into sequences."""
 
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -15,8 +15,8 @@ from gam_scale.data.encode import Carrying, Encoded, Piece, in_batches, in_order
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.data.tokenizer_file import read_tokenizer
 
-TOO_LONG = "too long"  # of a conversation that is left out
-OPEN = 64  # sequences that are filled at a time
+TOO_LONG = "too long"  # why a conversation is left out
+OPEN = 64  # most sequences that are filled at the same time
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Pairs:
     """How conversations become sequences.
 
     Attributes:
-        seq_len: tokens of a sequence; a conversation of more is left out and counted.
+        seq_len: tokens of a sequence; longer conversations are left out and counted.
         chat_template: Jinja, see :class:`~gam_scale.data.chat_template.ChatTemplate`.
     """
 
@@ -33,7 +33,7 @@ class Pairs:
 
 
 class EncodedPair(NamedTuple):
-    """A conversation of a split: its ids (n,), and which carry loss (n,) bool."""
+    """A conversation of a split: its ids (n,), and a mask (n,) bool of those that carry loss."""
 
     split: str
     ids: np.ndarray
@@ -47,17 +47,17 @@ def encode_pairs(
     workers: int,
     left_out: dict[str, Counter[str]],
 ) -> Generator[Encoded, None, None]:
-    """Encode and pack (split, conversation) pairs: whole sequences of the splits as they fill.
+    """Encode and pack (split, conversation) pairs; yield each sequence when it is closed.
 
     Args:
-        documents: read no further ahead than memory allows.
-        tokenizer: sent to each worker once, as the template is.
-        pairs: template and length.
-        workers: processes; with 1 everything happens in this one.
-        left_out: by split and reason; counts those that are too long.
+        documents: read only a bounded number of batches ahead.
+        tokenizer: sent to each worker once, like the template.
+        pairs: the template and the sequence length.
+        workers: number of processes; with 1, this process does everything.
+        left_out: counts by split and reason, to which conversations that are too long are added.
 
     Raises:
-        UserError: the template does not take a conversation, whose file and line are named; a
+        UserError: the template rejects a conversation (the message names its file and line), or a
             worker was killed.
     """
     pieces = (Piece(split, each, True, True) for split, each in documents)
@@ -87,7 +87,7 @@ def _encode(template: ChatTemplate, batch: list[Piece]) -> list[EncodedPair]:
 
 @dataclass
 class _Sequence:
-    """One that is being filled."""
+    """A sequence that is being filled; ``room`` is how many ids still fit."""
 
     room: int
     ids: list[np.ndarray] = field(default_factory=list)
@@ -97,8 +97,8 @@ class _Sequence:
 class Packer:
     """Puts each conversation into the fullest open sequence that has room for it (best fit).
 
-    :data:`OPEN` sequences are open at most; where one more is needed, the fullest is closed. What
-    is left of a closed one is padding, which carries no loss and begins no document.
+    At most :data:`OPEN` sequences are open; when one more is needed, the fullest is closed. The
+    room left in a closed sequence is padding, which carries no loss and begins no document.
     """
 
     def __init__(self, split: str, seq_len: int, tokenizer: Tokenizer) -> None:
@@ -108,7 +108,7 @@ class Packer:
         self._open: list[_Sequence] = []
 
     def add(self, ids: np.ndarray, carries: np.ndarray) -> Iterator[Encoded]:
-        """Take a conversation of at most ``seq_len`` ids; the sequences that are then full."""
+        """Add a conversation of at most ``seq_len`` ids; yield the sequences that this closes."""
         assert len(ids) <= self._length
         having = [each for each in self._open if each.room >= len(ids)]
         if having:
@@ -125,7 +125,7 @@ class Packer:
             yield self._closed(chosen)
 
     def rest(self) -> Iterator[Encoded]:
-        """The sequences that are still open, in the order in which they were begun."""
+        """Close and yield the sequences that are still open, in the order of their beginning."""
         while self._open:
             yield self._closed(self._open[0])
 

@@ -1,4 +1,4 @@
-"""Where a prepared set is built, and how it comes to stand in its place whole."""
+"""Build a prepared set in a hidden folder beside its place, and move it there as a whole."""
 
 import errno
 import glob
@@ -18,14 +18,14 @@ from gam_scale.errors import UserError
 from gam_scale.files import put_in_place
 
 OLD_SUFFIX = "-old"
-SILENT_S = 7 * 86400.0  # a process on another host that has written nothing since is dead
+SILENT_S = 7 * 86400.0  # another host's process that has written nothing for so long is dead
 
 
 def may_write(out: Path, overwrite: bool) -> bool:
-    """Whether ``out`` is free, or a prepared set that may be replaced.
+    """Return whether a set may be written to ``out``: it is free, or its set may be replaced.
 
     Raises:
-        UserError: something else is there.
+        UserError: ``out`` holds something other than a prepared set.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return True
@@ -37,10 +37,10 @@ def may_write(out: Path, overwrite: bool) -> bool:
 
 
 def made_from(out: Path, source: dict[str, Any]) -> Manifest:
-    """The manifest of the set at ``out``, whose files are there.
+    """Return the manifest of the set at ``out``, after a check of its origin and its files.
 
     Raises:
-        UserError: it was made from something other than ``source``, or a file is not as it was.
+        UserError: the set was made from something other than ``source``, or a file has changed.
     """
     manifest = read_manifest(out)
     if manifest.source != source:
@@ -54,7 +54,7 @@ def made_from(out: Path, source: dict[str, Any]) -> Manifest:
 
 @contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside ``out``, gone at the end unless it was renamed."""
+    """Make a hidden folder beside ``out`` and remove it at the end, unless it was renamed."""
     work = out.with_name(f"{_leftover_prefix(out)}{os.getpid()}")
     try:
         work.mkdir(parents=True)
@@ -76,7 +76,7 @@ def work_folder(out: Path) -> Iterator[Path]:
 
 
 def place(work: Path, out: Path, overwrite: bool) -> None:
-    """Rename ``work`` to ``out``; what was there is gone only once the new set is in place."""
+    """Rename ``work`` to ``out``; an earlier set is removed once the new one is in place."""
     old = work.with_name(work.name + OLD_SUFFIX)
     if overwrite and out.exists():
         os.rename(out, old)
@@ -92,7 +92,11 @@ def place(work: Path, out: Path, overwrite: bool) -> None:
 
 
 def clear_leftovers(out: Path) -> None:
-    """Remove what killed runs left beside ``out``; bring back a set in between."""
+    """Remove what killed runs left beside ``out``.
+
+    If a run was killed between moving the earlier set away and placing the new one, the earlier set
+    is moved back.
+    """
     prefix = f".{out.name}.partial-"
     for path in out.parent.glob(f"{glob.escape(prefix)}*"):
         host, _, pid = path.name.removeprefix(prefix).removesuffix(OLD_SUFFIX).rpartition("-")
@@ -105,13 +109,14 @@ def clear_leftovers(out: Path) -> None:
 
 
 def _is_at_work(folder: Path, host: str, pid: int) -> bool:
-    """Whether the process that made ``folder`` may be alive."""
+    """Return whether the process that made ``folder`` may be alive."""
     if host == socket.gethostname():
         return _is_other_process(pid)
-    # On a shared disk another machine's process has no number here, but it would write.
+    # On a shared disk, the folder's process may run on another machine, where its id cannot be
+    # looked up; if it is alive, it has written something lately.
     try:
         newest = max(path.lstat().st_ctime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:  # it is at work just now
+    except FileNotFoundError:  # a file vanished meanwhile: the process is at work
         return True
     return time.time() - newest < SILENT_S
 
@@ -121,4 +126,4 @@ def _leftover_prefix(out: Path) -> str:
 
 
 def _is_other_process(pid: int) -> bool:
-    return pid != os.getpid() and psutil.pid_exists(pid)  # a container's numbers come again
+    return pid != os.getpid() and psutil.pid_exists(pid)  # a new container reuses ids

@@ -1,4 +1,4 @@
-"""Text to a prepared set: a tokenizer, then each split as one stream of tokens in MDS shards."""
+"""Make a prepared set of text: a tokenizer, then each split as one token stream in MDS shards."""
 
 import hashlib
 import sys
@@ -59,8 +59,8 @@ class PrepareSpec:
     vocab_size: int = 32_000
     model_type: Literal["bpe", "unigram"] = "bpe"
     character_coverage: float | None = None  # see train_tokenizer
-    tokenizer: Path | None = None  # one to use in place of training one, see load_tokenizer
-    choice: Choice | None = None  # how that one is used
+    tokenizer: Path | None = None  # use this one instead of training one, see load_tokenizer
+    choice: Choice | None = None  # how the given tokenizer is used
     valid_fraction: float = 0.01  # 0: no validation split
     max_documents: int | None = None  # of each split
     filters: Filters = Filters()
@@ -70,11 +70,11 @@ class PrepareSpec:
 
     @property
     def sources(self) -> list[Source]:
-        """Of all splits."""
+        """The sources of all splits."""
         return [*self.train, *self.valid, *self.test]
 
     def describe(self) -> dict[str, Any]:
-        """A JSON-ready account of the inputs; equal accounts give equal sets."""
+        """Return a JSON-ready account of the inputs; equal accounts give equal sets."""
         if self.tokenizer is None:
             tokenizer: dict[str, Any] = {
                 "vocab_size": self.vocab_size,
@@ -102,15 +102,15 @@ class PrepareSpec:
 
 
 def prepare(spec: PrepareSpec) -> Manifest:
-    """Make the prepared set ``spec.out``, or find it made.
+    """Make the prepared set ``spec.out``, or keep the one that is there.
 
-    It is built in a hidden folder beside it and put in place by a rename: whatever interrupts
-    this leaves either the whole set or nothing. A set that was already made from an equal ``spec``
-    is checked and kept.
+    The set is built in a hidden folder beside ``spec.out`` and put in place by a rename, so that an
+    interruption leaves either the whole set or nothing. A set that was already made from an equal
+    ``spec`` is checked and kept.
 
     Raises:
-        UserError: the output exists and is something else, a source cannot be read or is empty,
-            the vocabulary does not fit the text, or the disk is full.
+        UserError: ``spec.out`` holds something else, a source cannot be read or is empty, the
+            vocabulary does not fit the text, or the disk is full.
     """
     check_sources(spec)
     out = spec.out.resolve()
@@ -141,7 +141,7 @@ def prepare(spec: PrepareSpec) -> Manifest:
 
 
 def check_sources(spec: PrepareSpec) -> None:
-    """Refuse what does not go together."""
+    """Refuse sources and settings that do not go together."""
     if spec.tokenizer is None and any(isinstance(s, TokenSource) for s in spec.sources):
         raise UserError(
             "a source of tokens needs the tokenizer that made them; expected --tokenizer"
@@ -153,7 +153,7 @@ def check_sources(spec: PrepareSpec) -> None:
 def split_documents(
     spec: PrepareSpec, hold_out: HoldOut, sieve: Sieve
 ) -> Iterator[tuple[str, Document]]:
-    """Every (split, document), training's first."""
+    """Yield every (split, document), those of the training sources first."""
     yield from hold_out.split(_training(spec, sieve))
     for split, sources in (("valid", spec.valid), ("test", spec.test)):
         for document in sieve.kept(split, _first(sources, spec.max_documents)):
@@ -165,7 +165,7 @@ def _training(spec: PrepareSpec, sieve: Sieve) -> Iterator[Document]:
 
 
 def _hold_out(spec: PrepareSpec) -> HoldOut:
-    """What of the training sources is held out; that takes a pass over them, to know how much."""
+    """Choose what of the training sources is held out, after a pass that measures their text."""
     if spec.valid or not spec.valid_fraction:
         return HoldOut()
     sizes = array("Q")
@@ -204,7 +204,7 @@ def _tokenizer(spec: PrepareSpec, hold_out: HoldOut, path: Path) -> Tokenizer:
 
 
 def _text_bytes(spec: PrepareSpec, sources: Sequence[Source]) -> int | None:
-    """About how much text is to be read, None where nobody knows."""
+    """Return about how many bytes of text are to be read, or None if that is unknown."""
     sizes = [source.text_bytes for source in sources]
     return None if spec.max_documents is not None or None in sizes else sum(filter(None, sizes))
 
@@ -236,7 +236,7 @@ def _write_splits(
 
 
 def check_splits(spec: PrepareSpec, written: set[str]) -> None:
-    """Refuse a set that lacks a split that was asked for."""
+    """Refuse a set in which a requested split is missing."""
     held_out = spec.valid_fraction > 0 and not spec.valid
     if held_out and written - {"test"} in ({"train"}, {"valid"}):
         raise UserError(
@@ -249,7 +249,7 @@ def check_splits(spec: PrepareSpec, written: set[str]) -> None:
 
 
 def _check_pairs(spec: PrepareSpec) -> None:
-    """Refuse what does not go with conversations."""
+    """Refuse sources and settings that do not go with conversations."""
     if spec.tokenizer is None:
         raise UserError("--pairs fine-tunes a model; expected its --tokenizer")
     for source in spec.sources:
@@ -267,9 +267,9 @@ def _check_pairs(spec: PrepareSpec) -> None:
 
 
 class SplitWriter:
-    """One split's stream of tokens, cut into blocks, as MDS shards in ``folder``.
+    """Writes one split's token stream, cut into blocks, as MDS shards in ``folder``.
 
-    With ``has_answers`` it also says which of them carry loss.
+    With ``has_answers``, the shards also say which tokens carry loss.
     """
 
     def __init__(self, folder: Path, dtype: str, has_answers: bool = False):
@@ -278,16 +278,16 @@ class SplitWriter:
         self._mds = import_streaming().MDSWriter(
             out=str(folder),
             columns=columns,
-            hashes=["sha256", "xxh3_64"],  # sorted, or it refuses
+            hashes=["sha256", "xxh3_64"],  # MDSWriter wants them sorted
             size_limit=SHARD_BYTES,
         )
         self._rest = np.empty(0, dtype)
         self._tokens = self._documents = self._bytes = 0
-        self._carries = np.empty(0, bool)  # of the rest
+        self._carries = np.empty(0, bool)  # which tokens of the rest carry loss
         self._answers = AnswersInfo(0, 0, 0) if has_answers else None
 
     def add(self, encoded: Encoded) -> None:
-        """Write what follows in the stream."""
+        """Append tokens to the stream; write the blocks that are full."""
         self._tokens += len(encoded.tokens)
         self._documents += encoded.documents
         self._bytes += encoded.bytes
@@ -316,7 +316,7 @@ class SplitWriter:
         self._mds.write(sample)
 
     def tokens_of_a_shard(self, last: int) -> int:
-        """The most tokens that a shard holds, of whole blocks and one of ``last`` at its end."""
+        """Return the most tokens that a shard holds if a block of ``last`` tokens may end it."""
         blocks, room = divmod(
             SHARD_BYTES - self._mds.extra_bytes_per_shard, self._size(BLOCK_TOKENS)
         )
@@ -324,12 +324,12 @@ class SplitWriter:
         return blocks * BLOCK_TOKENS + (last if fits else 0)
 
     def _size(self, tokens: int) -> int:
-        """Bytes of a block in a shard."""
+        """Return the bytes that a block of ``tokens`` tokens takes in a shard."""
         sample = {TOKENS: np.zeros(tokens, self._rest.dtype)}
         return len(self._mds.encode_sample(sample)) + self._mds.extra_bytes_per_sample
 
     def finish(self, left_out: dict[str, int]) -> SplitInfo:
-        """Write what is left, and the index; what the split then is."""
+        """Write the rest of the stream and the index; return the description of the split."""
         if len(self._rest):
             self._write(self._rest)
         self._mds.finish()

@@ -9,10 +9,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts bytes of text; shown on stderr.
+    """Counts bytes of text and shows the count on stderr.
 
     Attributes:
-        redraw: shows the bytes read so far, where a bar does; None: lines of text now and then.
+        redraw: called with the bytes read so far to update a bar; None: lines are printed instead.
     """
 
     def __init__(self, what: str, total: int | None):
@@ -41,9 +41,9 @@ class Progress:
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Progress]:
-    """Show how ``what`` goes on; ``total`` bytes are expected, None where nobody knows.
+    """Show the progress of ``what``, for which ``total`` bytes are expected (None: unknown).
 
-    The last line stays on the screen, so that a log holds how fast it was.
+    A last line stays on the screen, so that a log records the speed.
     """
     counter = Progress(what, total)
     if sys.stderr.isatty():

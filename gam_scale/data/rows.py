@@ -1,4 +1,4 @@
-"""The texts in a file's or data set's rows, where some may be empty, damaged or unlike the rest."""
+"""Read the rows of files and data sets, of which some may be empty, damaged or unlike the rest."""
 
 import codecs
 import gzip
@@ -31,7 +31,7 @@ FORMATS = (".txt", ".jsonl", ".parquet", ".arrow")
 COMPRESSIONS = (".gz", ".zst")
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, with which it begins
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, with which it starts
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -43,18 +43,19 @@ _SIGNS = {"{{": "{", "}}": "}", "\\n": "\n", "\\t": "\t"}
 _UNDECODED = re.compile("[\udc80-\udcff]")  # how "surrogateescape" keeps a byte
 
 Row = str | Conversation | None | UserError
-"""A row's text or conversation, None where it is null, or what is wrong with the row."""
+"""A row's text or conversation, None if it is null, or the error that says what is wrong."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """How rows are read.
 
-    ``text_column`` may lead into nested objects, with dots. With ``separator`` the rows, or a text
-    file's lines, are running text. ``encoding`` None: UTF-8, or what a byte order mark says.
-    ``template`` makes the text of several columns, ``{title}\\n\\n{data.text}``, in place of
-    ``text_column``; ``\\n`` and ``\\t`` in it are a line end and a tab, ``{{`` and ``}}`` braces.
-    With ``pairs`` a row is a conversation instead, see
+    Dots in ``text_column`` lead into nested objects. With ``separator``, the rows (the lines of a
+    text file) are running text, to be cut into documents. ``encoding`` None is UTF-8, or what a
+    byte order mark says. ``skip_bad`` leaves out bad rows and files instead of raising an error.
+    ``template`` replaces ``text_column`` and makes one text of several columns, as in
+    ``{title}\\n\\n{data.text}``; ``\\n`` and ``\\t`` in it are a line end and a tab, ``{{`` and
+    ``}}`` are braces. With ``pairs``, a row is a conversation instead, see
     :func:`~gam_scale.data.conversation.conversation_of`.
     """
 
@@ -100,7 +101,7 @@ class Reading:
         return list(dict.fromkeys(name for name in names if name))
 
     def text_of(self, row: Any, where: str | Path, *, is_first: bool) -> Row:
-        """A row's text; None where it, or one of those that it is made of, is null."""
+        """Return a row's text or conversation, None if one of its columns is null, or an error."""
         if self.pairs:
             return conversation_of(row, str(where))
         if self.template is None:
@@ -114,7 +115,11 @@ class Reading:
         return _FIELDS.sub(lambda m: values[m[1]] if m[1] else _SIGNS[m[0]], self.template)
 
     def describe(self) -> dict[str, Any]:
-        """Its JSON-ready account, the same as before there were the last four."""
+        """Return a JSON-ready account of the settings.
+
+        It names the last four fields only where they are set, so that it stays equal to the account
+        of sets that were made before there were such fields.
+        """
         account: dict[str, Any] = {"text_column": self.text_column, "separator": self.separator}
         if self.encoding:
             account["encoding"] = self.encoding
@@ -133,7 +138,7 @@ class LeftOut:
 
     nulls: int = 0
     bad: int = 0
-    first: str = ""  # what was wrong with the first that was bad
+    first: str = ""  # what was wrong with the first bad row or file
 
     def clear(self) -> None:
         self.nulls, self.bad, self.first = 0, 0, ""
@@ -143,7 +148,7 @@ class LeftOut:
         self.first = self.first or str(error)
 
     def notes(self) -> list[str]:
-        """Sentences for the user, none where nothing was left out."""
+        """Return sentences for the user; none if nothing was left out."""
         notes = [f"{self.nulls:,} rows without a text (null) were left out"] if self.nulls else []
         if self.bad:
             notes.append(f"{self.bad:,} bad rows or files were left out; the first: {self.first}")
@@ -151,7 +156,7 @@ class LeftOut:
 
 
 def kept(rows: Iterable[Row], skip_bad: bool, left_out: LeftOut) -> Iterator[str | Conversation]:
-    """What is a text or a conversation; else counted, or raised if bad rows are not skipped."""
+    """Yield texts and conversations; count nulls; count bad rows, or raise without ``skip_bad``."""
     for row in rows:
         if isinstance(row, str | Conversation):
             yield row
@@ -164,13 +169,13 @@ def kept(rows: Iterable[Row], skip_bad: bool, left_out: LeftOut) -> Iterator[str
 
 
 def format_of(path: Path) -> str | None:
-    """One of :data:`FORMATS`, whatever the file is compressed with."""
+    """Return which of :data:`FORMATS` a file has, compressed or not; None if it has another."""
     suffixes = path.suffixes[-2:] if path.suffix in COMPRESSIONS else path.suffixes[-1:]
     return suffixes[0] if suffixes and suffixes[0] in FORMATS else None
 
 
 def file_rows(path: Path, how: Reading) -> Iterator[Row]:
-    """A file's rows; those of a .txt are its lines where they are to be cut, else it is one.
+    """Yield a file's rows; a .txt is one row, or with ``how.separator`` one row for each line.
 
     Raises:
         UserError: the file as a whole cannot be read.
@@ -203,10 +208,11 @@ def text_of(
     is_first: bool,
     numbers: bool = False,
 ) -> Row:
-    """A row's text; a column that earlier rows had is this row's fault, not the column's name.
+    """Return the text in a column of a row, None if it is null, or the error that the row has.
 
-    ``flag`` is the option that names the column. With ``numbers`` a number is the text that it is
-    written as.
+    A missing column is blamed on its name if the row ``is_first``, else on the row, since earlier
+    rows have the column. ``flag`` is the option that names the column. With ``numbers``, a number
+    is turned into text.
     """
     node = row
     for key in [column] if isinstance(row, dict) and column in row else column.split("."):
@@ -214,7 +220,7 @@ def text_of(
             return no_column(where, column, flag, _leaves(row) if is_first else None)
         node = node[key]
         if node is None:
-            break  # the text, or an object around it
+            break  # the text, or an object around it, is null
     if node is None or isinstance(node, str):
         return node
     if numbers and isinstance(node, int | float):
@@ -226,7 +232,10 @@ def text_of(
 
 
 def no_column(where: str | Path, column: str, flag: str, names: Iterable[str] | None) -> UserError:
-    """``names`` are those of the columns that are there; None where other rows have the column."""
+    """Return the error for a missing column.
+
+    ``names`` are the columns that exist, or None if earlier rows have the column.
+    """
     if names is None:
         return UserError(
             f"{where}: no column {column!r}, which rows before it have; expected it in every row, "
@@ -241,7 +250,7 @@ def no_column(where: str | Path, column: str, flag: str, names: Iterable[str] | 
 
 
 def import_for(where: str | Path, module: str) -> ModuleType:
-    """Import what only some sources need and a plain installation lacks."""
+    """Import a module that only some sources need and that a plain installation lacks."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -253,7 +262,7 @@ def import_for(where: str | Path, module: str) -> ModuleType:
 
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
-    """The file's content, decompressed, as something that can be looked ahead into."""
+    """Open a file for reading its decompressed content; the result has ``peek``."""
     with ExitStack() as stack:
         file: Any = stack.enter_context(open_regular(path))
         if path.suffix == ".gz":
@@ -272,7 +281,7 @@ def _decoded(file: Any, how: Reading, newline: str | None) -> io.TextIOWrapper:
         encoding = next(
             (name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8"
         )
-    # Bytes that are not in the encoding are looked for in each row, which can then be named.
+    # Undecodable bytes are kept here and looked for in each row, so that the error names the row.
     return io.TextIOWrapper(file, encoding, "surrogateescape", newline=newline)
 
 
@@ -331,7 +340,7 @@ def _arrow_rows(path: Path, file: Any, how: Reading) -> Iterator[Row]:
 
 
 def _columns(path: Path, schema: Any, how: Reading) -> list[str]:
-    """Those of a table that are read."""
+    """Return the columns of a table that are read."""
     if how.pairs:
         return [name for name in COLUMNS if name in schema.names]
     names = [name for field in schema for name in _field_names(field)]
@@ -353,7 +362,7 @@ def _batch_rows(
 
 
 def _field_names(field: Any) -> list[str]:
-    """The dotted names of what an Arrow field holds."""
+    """Return the dotted names of the values in an Arrow field."""
     inner = [field.type.field(i) for i in range(field.type.num_fields)]
     if not inner or str(field.type).startswith(("list", "large_list", "map", "fixed_size_list")):
         return [field.name]
@@ -361,7 +370,7 @@ def _field_names(field: Any) -> list[str]:
 
 
 def _leaves(row: Any) -> list[str]:
-    """The dotted names of what a row holds."""
+    """Return the dotted names of the values in a row."""
     if not isinstance(row, dict):
         return []
     below = {key: _leaves(value) for key, value in row.items()}

@@ -1,4 +1,4 @@
-"""Tokenizers of sentencepiece: those that are trained here, and any other model."""
+"""Tokenizers of sentencepiece: those trained here, and any other model."""
 
 import base64
 import re
@@ -15,43 +15,43 @@ from gam_scale.errors import UserError
 UNK_ID, BOS_ID = 0, 1
 SPECIAL_PIECES = 2 + 256  # <unk>, <s>, then one piece per byte
 CACHED_WORDS = 1 << 18  # about 60 MB
-CACHED_CHARS = 64  # longer ones hardly come again
+CACHED_CHARS = 64  # longer words hardly recur
 
-# Text falls apart into words that are encoded one at a time and looked up when they come again,
-# two to four times faster than sentencepiece on running text. The ids are the same, because no
-# piece that sentencepiece learns spans a word's end and the space after it, or an ASCII letter
-# and another ASCII sign. Spaces before a word are part of it; from the first non-ASCII
-# character on, all up to the next space is.
+# Text is cut into words; each is encoded once and looked up when it recurs, which is two to four
+# times faster than sentencepiece on running text. The ids are the same, because no piece that
+# sentencepiece learns spans a word's end and the space after it, or an ASCII letter and another
+# ASCII character. A word includes the spaces before it; a word with a non-ASCII character
+# extends to the next space.
 _WORDS = re.compile(
     r" *(?:[A-Za-z]++(?![^\0-\x7f])|[^A-Za-z \x80-\U0010ffff]++(?![^\0-\x7f])|[^ ]+)| +"
 )
 _SPANS_WORDS = re.compile(
     r"[^ ] |[A-Za-z][^A-Za-z \x80-\U0010ffff]|[^A-Za-z \x80-\U0010ffff][A-Za-z]"
 )
-# A model file is a protobuf message; of a message that is in it twice, here its field 3, the
-# normalisation, the later settings hold. In it field 3, add_dummy_prefix, becomes false.
+# A model file is a protobuf message. Where a submessage occurs twice, its later settings hold; this
+# one, appended, is field 3 (normalisation), whose own field 3 (add_dummy_prefix) it sets to false.
 _NO_DUMMY_PREFIX = bytes([3 << 3 | 2, 2, 3 << 3, 0])
 
 
 class SentencePieceTokenizer(Tokenizer):
     """A sentencepiece model.
 
-    Of one that was trained here the ids are 0 ``<unk>`` (never produced), 1 ``<s>`` (document
-    boundary), 256 bytes, then the pieces, and it is stored as the model file it is. Of others the
-    special ids are where they are. The space that many put before a text is left out: bos opens
-    every document, and text that begins with a space is then another text.
+    A model trained here has the ids 0 ``<unk>`` (never produced), 1 ``<s>`` (document boundary),
+    256 bytes, then the pieces, and is stored as its plain model file. Other models keep their
+    special ids. The space that many put before a text is removed: bos opens every document, and a
+    text that begins with a space has to differ from one that does not.
 
     Attributes:
         model: the model file's content as it is used.
 
     Args:
         model: the model file's content.
-        name: for messages.
-        choice: how it is used; None: by the names that it gives itself.
+        name: the model's name in error messages.
+        choice: how the model is used; None: with the special tokens that it names itself.
 
     Raises:
-        UserError: it loses text or lacks a special token.
-        RuntimeError: it is no sentencepiece model.
+        UserError: the model loses text or lacks a special token.
+        RuntimeError: the content is no sentencepiece model.
     """
 
     _by_words: bool
@@ -66,7 +66,7 @@ class SentencePieceTokenizer(Tokenizer):
             self.bos_id = self._special_id(name, "--bos", choice.bos)
             if choice.eos is not None:
                 self.eos_id = self._special_id(name, "--eos", choice.eos)
-            # Not before it is known that nothing is done to the ends of a text.
+            # By words only once it is known that the model does nothing to the ends of a text.
             by_words, self._by_words = self._by_words, False
             self.exact = check_exact(self, name, lossy=choice.lossy)
             self._by_words = by_words and self.exact
@@ -81,8 +81,8 @@ class SentencePieceTokenizer(Tokenizer):
         self._by_words = not any(map(_SPANS_WORDS.search, self._learned()))
         self._words = _WordCache(self._encode_word)
         scores = [self._model.get_score(i) for i in range(self.vocab_size)]
-        # A piece's score is its rank in the one, a log-probability in the other. The file says it
-        # too, but reading that takes protobuf, which a plain installation lacks.
+        # A piece's score is its rank in bpe, a log-probability in unigram. The file names the type
+        # too, but reading it takes protobuf, which a plain installation lacks.
         whole = all(score.is_integer() for score in scores)
         self.model_type = "bpe" if whole else "unigram"
 
@@ -121,13 +121,13 @@ class SentencePieceTokenizer(Tokenizer):
         return {self._pieces[i]: i for i in control}
 
     def _is_spelled(self, token: int) -> bool:
-        """Whether a piece's letters are a name, not text: a special or a byte piece."""
+        """Return whether a piece's letters are a name, not text: a special or a byte piece."""
         model = self._model
         return model.is_control(token) or model.is_unknown(token) or model.is_byte(token)
 
     @cached_property
     def _space_ids(self) -> list[int]:
-        """U+2581 itself as byte pieces: sentencepiece would turn it into a space."""
+        """The byte pieces of U+2581 itself, which sentencepiece would turn into a space."""
         return [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
 
     def _encode_word(self, word: str) -> bytes:
@@ -138,7 +138,7 @@ class SentencePieceTokenizer(Tokenizer):
         return np.array(ids, self.dtype).tobytes()
 
     def _is_ours(self, choice: Choice | None) -> bool:
-        """Whether it is such a model as train_tokenizer makes, used as they are used."""
+        """Return whether the model is like those of train_tokenizer and is used like them."""
         model = self._model
         self.bos_id = BOS_ID
         if (model.unk_id(), model.bos_id()) != (UNK_ID, BOS_ID) or not self._by_words:
@@ -151,7 +151,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self.decode(self.encode(probe)) == probe
 
     def _special_id(self, name: str, flag: str, token: str | None) -> int:
-        """The id of a special token, by name; None: bos of the model, else its eos."""
+        """Return the id of a special token by name; None stands for the model's bos, else eos."""
         if token is None:
             found = next((i for i in (self._model.bos_id(), self._model.eos_id()) if i >= 0), None)
         else:
@@ -176,7 +176,7 @@ def _all(text: str) -> list[str]:
 
 
 class _WordCache(dict[str, bytes]):
-    """The ids of a word, as the bytes of an array; encoded at its first look-up."""
+    """Maps a word to its ids, as the bytes of an array; encodes it at its first look-up."""
 
     def __init__(self, encode_word: Callable[[str], bytes]):
         super().__init__()

@@ -40,10 +40,11 @@ class TokenSplit:
     ``path`` is a folder, read in place, or a URL that mosaicml-streaming can download from
     (s3://, gs://, hf://, ...; file:// copies from a slow disk). Files of a URL are downloaded at
     their first use to a folder of their own below ``cache_dir``, once for all processes that share
-    it, and stay there. ``cache_dir`` should be on a disk of the node: the lock is flock's.
+    it, and stay there. ``cache_dir`` should be on a disk of the node, since downloads are locked
+    with flock.
 
-    Each shard is checked against the manifest's hash at its first use by this process; sizes of
-    all local shards are checked here.
+    The sizes of all local shards are checked when the split is opened. Each shard's hash is checked
+    against the manifest at the shard's first use by this process.
 
     Raises:
         UserError: naming the file that is missing, truncated, changed or cannot be downloaded.
@@ -66,11 +67,11 @@ class TokenSplit:
         self._first_block = [0, *itertools.accumulate(blocks)]
         self._shards: dict[int, _Shard] = {}
         if self._readers and not self._files.url:
-            self._open_shard(len(self._readers) - 1)  # its last block says how long the stream is
+            self._open_shard(len(self._readers) - 1)  # checks the stream's length, too
 
     @property
     def name(self) -> str:
-        """For messages: the set's folder or URL, and the split."""
+        """The set's folder or URL and the split, for messages."""
         return f"{self.path}/{self.split}"
 
     @property
@@ -84,10 +85,10 @@ class TokenSplit:
         return self.manifest.tokenizer.bos_id
 
     def load_tokenizer(self) -> Tokenizer:
-        """The set's tokenizer.
+        """Return the set's tokenizer.
 
         Raises:
-            UserError: it is not the one that the manifest describes.
+            UserError: the tokenizer is not the one that the manifest describes.
         """
         with self._files.renewable():
             tokenizer = load_tokenizer(self.tokenizer_file)
@@ -104,11 +105,11 @@ class TokenSplit:
         return tokenizer
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Ids ``start`` to ``start + length`` of the stream, in the set's dtype."""
+        """Return ids ``start`` to ``start + length`` of the stream, in the set's dtype."""
         return self._gather(start, length, _Shard.block, self.manifest.dtype)
 
     def read_answers(self, start: int, length: int) -> np.ndarray | None:
-        """Which of these ids carry loss, (length,) bool; None where all do."""
+        """Return which ids of that range carry loss, (length,) bool; None if all ids do."""
         if self.manifest.pairs is None:
             return None
         return self._gather(start, length, _Shard.answers, np.bool_)
@@ -128,10 +129,11 @@ class TokenSplit:
         return out
 
     def check_cut(self, seq_len: int, what: str) -> None:
-        """Refuse a length of sequences that would cut conversations.
+        """Refuse a sequence length that would cut conversations.
 
         Raises:
-            UserError: it is not a multiple of the one that they are packed to; ``what`` names it.
+            UserError: ``seq_len``, which the message calls ``what``, is not a multiple of the
+                length that the conversations are packed to.
         """
         pairs = self.manifest.pairs
         if pairs is not None and seq_len % pairs.seq_len:
@@ -142,10 +144,10 @@ class TokenSplit:
             )
 
     def verify_local(self, number: int) -> bool:
-        """Check the content of shard ``number``; False where it is not on this machine yet.
+        """Check the content of shard ``number``; return False if it is not on this machine yet.
 
         Raises:
-            UserError: it is missing, truncated or changed.
+            UserError: the shard is missing, truncated or changed.
         """
         info = self.info.shards[number]
         path = self._files.folder / self.split / info.file
@@ -156,7 +158,7 @@ class TokenSplit:
         return True
 
     def _shard_of(self, block: int) -> tuple["_Shard", int]:
-        """The shard that holds a block, and which of its own the block is."""
+        """Return the shard that holds a block, and the block's number within that shard."""
         number = bisect.bisect_right(self._first_block, block) - 1
         shard = self._shards.get(number)
         if shard is None:
@@ -205,10 +207,10 @@ class TokenSplit:
 
 
 def chat_template_of(splits: Sequence[TokenSplit]) -> str:
-    """What those of conversations were made with; empty where none is.
+    """Return the chat template of the splits that hold conversations; empty if none does.
 
     Raises:
-        UserError: they were made with different ones.
+        UserError: the splits were made with different templates.
     """
     having = [(split, split.manifest.pairs) for split in splits]
     found = {pairs.chat_template: split.path for split, pairs in having if pairs is not None}
@@ -227,8 +229,9 @@ class _Shard:
         self._dtype = np.dtype(manifest.dtype)
         self._tokens, self._block_tokens = info.tokens, manifest.block_tokens
         self._bytes = np.memmap(path, np.uint8, mode="r")
-        # MDS: the number of samples, then uint32 offsets of their bounds. A sample's values are
-        # its last bytes; taking them from there is 7x faster than MDSReader, which we compare with.
+        # An MDS file begins with the number of samples and uint32 offsets of their bounds. Tokens
+        # are a sample's last bytes; reading them there is 7x faster than MDSReader, with which two
+        # samples are compared.
         bounds = np.frombuffer(self._bytes, np.uint32, reader.samples + 1, offset=4).tolist()
         self._starts, self._ends = bounds[:-1], bounds[1:]
         for i in {0, reader.samples - 1}:
@@ -253,11 +256,11 @@ class _Shard:
 
     def answers(self, i: int) -> np.ndarray:
         """Which tokens of block ``i`` carry loss."""
-        return np.unpackbits(self._packed(i)).view(np.bool_)  # perhaps some bits more
+        return np.unpackbits(self._packed(i)).view(np.bool_)  # up to 7 bits more than tokens
 
     def _packed(self, i: int) -> np.ndarray:
         count = min(self._block_tokens, self._tokens - i * self._block_tokens)
-        sizes = 2 * np.dtype(np.uint32).itemsize  # of both columns, before them
+        sizes = 2 * np.dtype(np.uint32).itemsize  # the sizes of both columns come first
         return np.frombuffer(self._bytes, np.uint8, -(-count // 8), self._starts[i] + sizes)
 
 
@@ -269,7 +272,7 @@ class _Files:
         self.folder = cache_dir / cache_key(path) if self.url else Path(path)
 
     def get(self, name: str, check: Callable[[Path, str], None] | None = None) -> Path:
-        """The local path of ``name``; ``check(path, url)`` judges it if it is downloaded now."""
+        """Return the local path of ``name``; ``check(path, url)`` is called on a new download."""
         target = self.folder / name
         if self.url and not target.exists():
             _download_once(f"{self.url}/{name}", target, check)
@@ -277,7 +280,7 @@ class _Files:
 
     @contextmanager
     def renewable(self) -> Iterator[None]:
-        """Say of a fault in a cached file how to renew it."""
+        """Add to an error about a cached file how to download the file again."""
         try:
             yield
         except UserError as error:
@@ -288,10 +291,10 @@ class _Files:
 
 
 def _download_once(url: str, target: Path, check: Callable[[Path, str], None] | None) -> None:
-    """Put the file at ``url`` at ``target`` unless another process has or does so."""
+    """Download ``url`` to ``target``, unless another process has done so or is doing so."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Not a link's target: the folder may be one that others write to.
+        # O_NOFOLLOW, because others may write to the folder and put a link there.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.fdopen(os.open(target.with_name(f".{target.name}.lock"), flags, 0o666), "rb")
     except OSError as error:
@@ -303,8 +306,8 @@ def _download_once(url: str, target: Path, check: Callable[[Path, str], None] | 
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.exists():
             return
-        # A folder, because some downloaders put temporary files beside their target; whatever is
-        # in it was left by a process that was killed.
+        # Download into a folder, because some downloaders put temporary files beside their target.
+        # Whatever is in it already was left by a process that was killed.
         folder = partial_folder(target)
         try:
             _download(url, folder / target.name)

@@ -1,7 +1,8 @@
-"""Where text comes from: files, Hugging Face datasets, the Python standard library, token files.
+"""Sources of documents: files, Hugging Face datasets, the Python standard library, token files.
 
-A source is something with ``documents()``, an iterator of the same texts in the same order every
-time, and ``describe()``, a JSON-ready account of it that changes when its texts do.
+A source has ``documents()``, which iterates over the same documents in the same order every time,
+and ``describe()``, a JSON-ready account that changes when the documents do (but for a Hugging Face
+dataset, which is taken to stay as it is).
 """
 
 import glob
@@ -60,7 +61,7 @@ class Source(Protocol):
 
     @property
     def text_bytes(self) -> int | None:
-        """About how much text there is, where that is known without reading it."""
+        """About how many bytes of text there are; None if only reading them would tell."""
 
 
 def parse_source(
@@ -69,15 +70,14 @@ def parse_source(
     how: Reading | None = None,
     tokens: TokenReading | None = None,
 ) -> Source:
-    """The source that ``spec`` names.
+    """Return the source that ``spec`` names.
 
     Args:
         spec: ``python-stdlib``, ``hf:NAME[:CONFIG[:SPLIT]]``, or a file, a folder or a glob.
-        role: the split it is for, ``train``, ``valid`` or ``test``; a hub dataset's split of that
-            name is read where ``spec`` names none.
-        how: which column holds the text, how running text is cut into documents (``wikitext``: by
-            :func:`cut_wikitext`, anything else by :func:`cut_at_lines`), and what is done with rows
-            that are not as the rest.
+        role: the split that the source is for, ``train``, ``valid`` or ``test``; a dataset's own
+            split for that role (:data:`HUB_SPLITS`) is read if ``spec`` names none.
+        how: how rows are read. The separator ``wikitext`` cuts running text into documents by
+            :func:`cut_wikitext`, any other by :func:`cut_at_lines`.
         tokens: how files of token ids are read.
 
     Raises:
@@ -101,7 +101,7 @@ def parse_source(
 
 @dataclass(frozen=True)
 class FileSource:
-    """Local files, in the order of their names."""
+    """Local files, read in the order of ``files``."""
 
     spec: str
     files: tuple[Path, ...]
@@ -133,7 +133,8 @@ class FileSource:
 class HubSource:
     """A Hugging Face dataset, streamed; nothing but its small metadata is kept on disk.
 
-    ``piece`` (n, i): of its files, the i-th of n runs of about as many.
+    ``piece`` (n, i) limits it to run i, counted from 0, of its files cut into n runs of similar
+    length; None is all files.
     """
 
     name: str
@@ -160,7 +161,7 @@ class HubSource:
     text_bytes = None
 
     def pieces(self) -> "list[HubSource]":
-        """One for each of its files, or itself where documents may reach from file to file."""
+        """Return a source for each file, or one for all if documents may reach across files."""
         with self._loaded() as rows:
             count = 1 if self.how.separator else rows.num_shards
         return [replace(self, piece=(count, i), left_out=LeftOut()) for i in range(count)]
@@ -183,7 +184,7 @@ class HubSource:
 
     @contextmanager
     def _loaded(self) -> Iterator[Any]:
-        """The data set, to be read inside; what its client raises there becomes a sentence."""
+        """Open the dataset to be read inside; turn whatever its client raises into a UserError."""
         datasets = import_for(self._where, "datasets")
         try:
             yield datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
@@ -236,9 +237,9 @@ class StdlibSource:
 
 
 def cut_at_lines(lines: Iterable[str], separator: str) -> Iterator[str]:
-    """Cut running text at each line that is ``separator``, which is in no document.
+    """Cut running text into documents at each line that is ``separator``, and drop these lines.
 
-    Line breaks around a separator go with it; a line given without its line break gets one.
+    Line breaks around a separator are dropped too; a line given without its line break gets one.
     """
     document: list[str] = []
     for line in chain(lines, [separator]):
@@ -250,10 +251,10 @@ def cut_at_lines(lines: Iterable[str], separator: str) -> Iterator[str]:
 
 
 def cut_wikitext(lines: Iterable[str]) -> Iterator[str]:
-    """Cut WikiText into its articles, each from its `` = Title = `` line; no character is dropped.
+    """Cut WikiText into articles, each from its `` = Title = `` line on; drop no character.
 
-    The title has a blank line before and after it: without that test a list item of WikiText-2 is
-    taken for one. A line given without its line break (a hub dataset's row) gets one.
+    A title must have a blank line before and after it; without that test, a list item of WikiText-2
+    would count as a title. A line given without its line break (a hub dataset's row) gets one.
     """
     document: list[str] = []
     for line in lines:
@@ -266,7 +267,7 @@ def cut_wikitext(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _ended(line: str) -> str:
-    """With a line break, whichever it has."""
+    """Return the line with the line break that it has, or else with a new one."""
     return line if line.endswith(("\n", "\r")) else line + "\n"
 
 
@@ -281,7 +282,7 @@ def _documents(
 
 
 def _find_tokens(spec: str) -> tuple[Path, ...]:
-    """The files of ids that a name means, or a folder of MDS shards; none where it means text."""
+    """Return the token files, or folder of MDS shards, that ``spec`` means; none if it is text."""
     if os.path.exists(spec):
         return (Path(spec),) if is_tokens(Path(spec)) else ()
     paths = [Path(path) for path in glob.glob(spec, recursive=True)]
@@ -300,7 +301,7 @@ def _find_files(spec: str, role: str) -> tuple[Path, ...]:
     for path in paths:
         if format_of(path) is None:
             raise UserError(f"{path}: unknown kind of file; expected {EXPECTED_FILES}")
-        open_regular(path).close()  # says now what it would say at the first pass
+        open_regular(path).close()  # raises now what the first pass would raise
     return tuple(sorted(paths))
 
 
@@ -323,7 +324,7 @@ def _files_of_folder(folder: Path, role: str) -> tuple[Path, ...]:
 
 
 def _no_text(folder: Path, files: list[Path]) -> UserError:
-    """Of a folder; tokens are asked for by the names of their files, or of their own folder."""
+    """Return the error for a folder without text; if it has tokens, say how to name those."""
     if found := next((p for p in sorted(files) if p.suffix in SUFFIXES), None):
         return UserError(
             f"{folder}: has no text, but tokens; expected a glob of their files, as "
@@ -346,7 +347,7 @@ def _no_file(spec: str) -> UserError:
 
 
 def _saved_split(folder: Path, split: str) -> Path:
-    """The folder of a split below one that ``DatasetDict.save_to_disk`` wrote."""
+    """Return the folder of a split inside a folder that ``DatasetDict.save_to_disk`` wrote."""
     names = read_record(_SavedSplits, folder / SAVED_SPLITS).splits
     if split not in names:
         raise UserError(
@@ -362,7 +363,7 @@ class _SavedSplits:
 
 
 def _saved_files(folder: Path) -> tuple[Path, ...]:
-    """The files of a folder that ``Dataset.save_to_disk`` wrote, in the order of its rows."""
+    """Return the files of a folder that ``Dataset.save_to_disk`` wrote, in the order of rows."""
     path = folder / SAVED_DATASET
     state = read_json(path)
     try:

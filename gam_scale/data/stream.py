@@ -20,8 +20,8 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
 
 PREFETCH_STEPS = 4
-LOOK_S = 0.2  # between looks at whether to go on waiting
-ORDER_VERSION = 1  # part of the fingerprint: raise it when another order would come out
+LOOK_S = 0.2  # seconds between checks whether to give up waiting
+ORDER_VERSION = 1  # part of the fingerprint: raise it when the order of samples changes
 
 
 def open_split(
@@ -33,8 +33,8 @@ def open_split(
     """Open the same split of several prepared sets.
 
     Raises:
-        UserError: a set cannot be opened, or their tokenizers differ from each other or from
-            ``tokenizer_sha256`` (that of a model trained before).
+        UserError: a set cannot be opened, or the tokenizers differ from each other or from
+            ``tokenizer_sha256`` (the tokenizer of a model that is to be trained further).
     """
     splits = [TokenSplit(entry.path, split, cache_dir) for entry in entries]
     first = splits[0].manifest.tokenizer.sha256
@@ -54,15 +54,15 @@ def open_split(
 
 
 class BatchSizes(Protocol):
-    """How many sequences a step has, as ``train`` of a config says it, and each stage."""
+    """The batch sizes of a step, as the section ``train`` of a config and each stage have them."""
 
     @property
     def global_batch_size(self) -> int:
-        """Over all ranks."""
+        """Sequences of a step, over all ranks."""
 
     @property
     def micro_batch_size(self) -> int:
-        """At most, per rank and forward pass."""
+        """The most sequences per rank and forward pass."""
 
 
 class TrainStream:
@@ -72,17 +72,18 @@ class TrainStream:
     and n, and on nothing else. A set is read in a new order in every epoch of its own; within an
     epoch each of its sequences comes exactly once, a ragged last one included.
 
-    With ``stages`` samples are numbered from 0 in each of them. ``seq_len`` is that of the longest
-    then; shorter sequences are cut from longer ones
-    (:class:`~gam_scale.data.order.Pieces`), and each stage reads on in
-    every set where the one before stopped. What a stage reads depends on those before it alone.
+    With ``stages``, samples are numbered from 0 in each stage. ``seq_len`` is then the longest
+    length of all stages; shorter sequences are cut from sequences of that length
+    (:class:`~gam_scale.data.order.Pieces`). In every set, a stage continues where the stage before
+    it stopped, so that what it reads depends on the earlier stages alone.
 
-    With ``rows`` above 0 the only set is read in order instead, in so many :class:`Lanes`: sample
-    n + rows goes on where sample n ends. What does not fill a sequence in every lane is left out.
+    With ``rows`` above 0, the only set is instead read in order, in that many :class:`Lanes`:
+    sample n + rows continues sample n. Tokens that would not fill a sequence in every lane are left
+    out.
 
     Raises:
-        UserError: a split holds less than one full sequence, or than one for each row, or
-            conversations that this or a stage's length would cut.
+        UserError: a split holds less than one full sequence (with ``rows``: less than one for each
+            row), or conversations that ``seq_len`` or a stage's length would cut.
     """
 
     def __init__(
@@ -126,13 +127,16 @@ class TrainStream:
 
     @property
     def epoch_sequences(self) -> int:
-        """Samples of the stream in which the first set is read once (its length, if alone)."""
+        """How many samples it takes to read the first set once (its length, if it is alone)."""
         if self.lanes:
             return self.lanes.length * self.lanes.rows
         return -(-int(self._lengths[0]) * MIX_PERIOD // int(self._mix.counts[0]))
 
     def fingerprint(self) -> str:
-        """Two streams with the same fingerprint hold the same samples under the same numbers."""
+        """Return a hash of all that samples depend on, except for the stages.
+
+        Without stages, streams of the same hash hold the same samples under the same numbers.
+        """
         parts = {
             "version": ORDER_VERSION,
             "sets": [[shard.xxh3_64 for shard in split.info.shards] for split in self.splits],
@@ -147,9 +151,9 @@ class TrainStream:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def locate(self, samples: np.ndarray, stage: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """For sample numbers of a stage: the set of each, and which of the set's sequences it is.
+        """Return the set of each sample of a stage, and the number of its sequence in that set.
 
-        Sequences are those of the stage's own length.
+        The numbers count sequences of the stage's own length.
         """
         if self.lanes:
             return np.zeros_like(samples), self.lanes(samples)
@@ -169,21 +173,22 @@ class TrainStream:
     def _cut(
         self, sets: np.ndarray, blocks: np.ndarray, pieces: np.ndarray, n_pieces: int
     ) -> np.ndarray:
-        """The numbers of pieces of blocks, each cut into ``n_pieces``, among their sets' pieces."""
+        """Return the number of each piece in its set, whose blocks have ``n_pieces`` each."""
         length = self.seq_len // n_pieces
         short = np.array([num_sequences(split.tokens, length) for split in self.splits])
-        # The ragged last block may lack pieces: those that it has come again instead.
+        # The ragged last block may lack pieces; the pieces that it has are then read again.
         there = np.minimum(n_pieces, short[sets] - blocks * n_pieces)
         return blocks * n_pieces + pieces % there
 
     def length(self, stage: int = 0) -> int:
-        """Tokens of the sequences of a stage."""
+        """Return the sequence length of a stage."""
         return self.seq_len // self._orders[stage].pieces
 
     def sequences(self, start: int, count: int, stage: int = 0) -> list[Ids]:
-        """The token ids of a stage's samples ``start`` to ``start + count``.
+        """Return the token ids of a stage's samples ``start`` to ``start + count``.
 
-        Each has one id more than its length, for the last target; a set's last one may have fewer.
+        Each has one id more than the stage's length, for the last target; the last sequence of a
+        set may have fewer.
         """
         sets, sequences = self.locate(np.arange(start, start + count), stage)
         length = self.length(stage)
@@ -193,7 +198,7 @@ class TrainStream:
         ]
 
     def epochs(self, stages: Sequence[Stage]) -> float:
-        """How often the first set is read in these stages."""
+        """Return how many times the first set is read in these stages."""
         read = 0.0
         for stage in stages:
             share = 1.0 if self.lanes else stage.weights[0] / sum(stage.weights)
@@ -202,13 +207,13 @@ class TrainStream:
 
 
 def n_micro_batches(config: BatchSizes, world_size: int) -> int:
-    """Forward passes of each rank per optimizer step (gradient accumulation)."""
+    """Return the number of forward passes per rank and optimizer step (gradient accumulation)."""
     most_rows = -(-config.global_batch_size // world_size)
     return -(-most_rows // config.micro_batch_size)
 
 
 def micro_batch_rows(rows: int, config: BatchSizes, world_size: int) -> list[int]:
-    """How many of a rank's ``rows`` each of its micro-batches has."""
+    """Return how many of a rank's ``rows`` each of its micro-batches has."""
     n_micro = n_micro_batches(config, world_size)
     cuts = [rows * i // n_micro for i in range(n_micro + 1)]
     return [b - a for a, b in itertools.pairwise(cuts)]
@@ -223,12 +228,13 @@ def micro_batches(
     first_sample: int = 0,
     stage: int = 0,
 ) -> list[Batch]:
-    """This rank's share of optimizer step ``step`` (from 0) of a stage, cut into micro-batches.
+    """Return this rank's share of step ``step`` (from 0) of a stage, cut into micro-batches.
 
-    The global batch is samples ``[step * G, (step + 1) * G)``, from ``first_sample`` on, at any
-    world size. Ranks take contiguous rows, as equal as can be, in the same number of micro-batches
-    of at most ``config.micro_batch_size`` rows, so that all meet in every collective. A rank that
-    has too few rows for that gets a micro-batch of one row without a target.
+    The global batch is samples ``[step * G, (step + 1) * G)``, counted from ``first_sample``, at
+    any world size; G is ``config.global_batch_size``. Each rank takes contiguous rows, shared as
+    equally as possible. All ranks have the same number of micro-batches of at most
+    ``config.micro_batch_size`` rows, so that they meet in every collective; a rank with too few
+    rows for that gets a micro-batch of one row without a target.
     """
     assert 0 <= rank < world_size
     first = first_sample + step * config.global_batch_size
@@ -255,7 +261,7 @@ class Prefetcher:
     An exception in ``load`` is raised by the ``next`` of its step. ``wait_seconds`` is how long
     the consumer has waited in all. Close it, or use it in a ``with`` statement.
 
-    Where ``give_up()`` becomes true while a step is waited for, its ``next`` gives no batches.
+    If ``give_up()`` becomes true while a step is waited for, its ``next`` returns an empty list.
     """
 
     def __init__(
@@ -316,11 +322,12 @@ def valid_batches(
     world_size: int,
     max_tokens: int,
 ) -> Iterator[Batch]:
-    """Batches of the start of each split in stream order, every world_size-th to this rank.
+    """Yield batches from the start of each split, in stream order: this rank's share of them.
 
-    ``max_tokens`` bounds the predicted tokens, as :func:`read_of_each` divides it; 0 means all of
-    them. The last batches may have fewer rows. All ranks get as many, since they meet in every
-    forward pass of a sharded model; the last one of some may hold nothing.
+    Every world_size-th batch is this rank's. ``max_tokens`` bounds the predicted tokens, as
+    :func:`read_of_each` divides it; 0 means all of them. The last batches may have fewer rows. All
+    ranks get the same number of batches, since they meet in every forward pass of a sharded model;
+    the last batch of some ranks may hold nothing.
     """
     rows = _valid_rows(splits, seq_len, max_tokens)
     for split in splits:
@@ -339,7 +346,7 @@ def valid_batches(
 def _valid_rows(
     splits: Sequence[TokenSplit], seq_len: int, max_tokens: int
 ) -> Iterator[tuple[TokenSplit, int, int]]:
-    """(split, number of the sequence, tokens of the split that are read) for each row."""
+    """Yield (split, number of the sequence, tokens of the split that are read) for each row."""
     limits = read_of_each([split.tokens for split in splits], max_tokens)
     for split, limit in zip(splits, limits, strict=True):
         for i in range(num_sequences(limit, seq_len)):
@@ -347,9 +354,10 @@ def _valid_rows(
 
 
 def read_of_each(lengths: Sequence[int], max_tokens: int) -> list[int]:
-    """How many tokens to read of the start of each text so that about ``max_tokens`` are predicted.
+    """Return how many tokens to read from the start of each text to predict about ``max_tokens``.
 
-    Each gets an equal share, and what a short one cannot use goes to the others; 0: all of each.
+    Each text gets an equal share, and what a short text cannot use goes to the others. With
+    ``max_tokens`` 0, all texts are read whole.
     """
     share, left = max(lengths, default=0), max_tokens
     for others, length in zip(range(len(lengths), 0, -1), sorted(lengths), strict=True):

@@ -1,4 +1,4 @@
-"""What a tokenizer is to the rest: text to ids and back, and the bytes that each id stands for."""
+"""The interface of tokenizers: text to ids and back, and the bytes that each id stands for."""
 
 import hashlib
 import re
@@ -12,16 +12,16 @@ import numpy as np
 
 from gam_scale.errors import UserError
 
-SPACE = "\u2581"  # what sentencepiece, and what is made after it, writes for a space in its pieces
-# Encoded at a time: sentencepiece takes up to 60 bytes of memory for each byte of a word, and text
-# without spaces is one word.
+SPACE = "\u2581"  # a space in the pieces of sentencepiece and of tokenizers in its style
+# Long texts are encoded in stretches of this size or up to twice as long: sentencepiece takes up to
+# 60 bytes of memory for each byte of a word, and text without spaces is one word.
 STRETCH_CHARS = 1 << 16
 TokenDtype = Literal["uint16", "uint32"]
-"""What holds a token id."""
+"""The dtypes that hold token ids."""
 
 _SPANS_SPACES = re.compile("[^ ] ")
-# What tokenizers lose: spaces, line ends, composed characters, case, marks and special tokens that
-# are spelled out in a text, and characters of any script, of two to four bytes.
+# Texts that tokenizers tend to lose: spaces, line ends, composed characters, case, spaces before
+# punctuation, U+2581 and special tokens spelled out in a text, and characters of all scripts.
 _PROBES = (
     " a",
     "a  b ",
@@ -42,8 +42,8 @@ class Choice:
 
     Attributes:
         bos: the special token that opens every document; None: the one that the tokenizer names.
-        eos: a special token that closes every document too; None: the next one's opening does.
-        lossy: take a tokenizer that does not give text back exactly.
+        eos: a special token that also closes every document; None: the next document's bos does.
+        lossy: accept a tokenizer that does not give text back exactly.
     """
 
     bos: str | None = None
@@ -51,24 +51,24 @@ class Choice:
     lossy: bool = False
 
     def over(self, other: "Choice") -> "Choice":
-        """This one, and what it leaves open as ``other`` has it."""
+        """Return this choice, with what it leaves open filled in from ``other``."""
         return Choice(self.bos or other.bos, self.eos or other.eos, self.lossy or other.lossy)
 
 
 class Tokenizer(ABC):
-    """Text to ids and back.
+    """Converts text to ids and back.
 
-    Special ids are never the ids of a text: a special token that is spelled out in one is letters
-    like any others. Lone surrogates are not text in UTF-8's sense and raise UnicodeEncodeError.
+    No text is encoded to special ids: a special token that a text spells out is encoded as ordinary
+    letters. Lone surrogates are not valid in UTF-8 and raise UnicodeEncodeError.
 
     Attributes:
-        model_bytes: all that it is made of, for
-            :func:`~gam_scale.data.tokenizer_file.read_tokenizer`.
-        model_type: the kind of its model, as manifests have it.
+        model_bytes: all that :func:`~gam_scale.data.tokenizer_file.read_tokenizer` needs to make
+            the tokenizer again.
+        model_type: the kind of model, as manifests record it.
         vocab_size: one more than the largest id.
-        bos_id: opens every document.
-        eos_id: closes every document; None: the next one's opening does.
-        exact: ``decode(encode(text)) == text`` for every text that UTF-8 can hold.
+        bos_id: the id that opens every document.
+        eos_id: the id that closes every document; None: the next document's bos does.
+        exact: whether ``decode(encode(text)) == text`` for every text that UTF-8 can hold.
     """
 
     model_bytes: bytes
@@ -78,40 +78,40 @@ class Tokenizer(ABC):
     eos_id: int | None = None
     exact: bool = True
     word_start: ClassVar[re.Pattern[str]] = re.compile(r"(?<=\S) (?=\S)")
-    """The space where a text may be cut, as far as words go."""
+    """Matches a space at which a text may be cut without cutting a word."""
 
     @abstractmethod
     def encode_array(self, text: str) -> np.ndarray:
-        """The ids of ``text``, without bos, as an array of :attr:`dtype`."""
+        """Return the ids of ``text``, without bos, as an array of :attr:`dtype`."""
 
     @abstractmethod
     def _learned(self) -> Iterator[str]:
-        """The text of every piece that stands for some."""
+        """Yield the text of every piece that stands for text."""
 
     @abstractmethod
     def id_to_bytes(self, token: int) -> bytes:
-        """What an id stands for: part of a character perhaps, nothing for special ids."""
+        """Return the bytes of an id: perhaps part of a character; none for special ids."""
 
     @property
     @abstractmethod
     def special_ids(self) -> dict[str, int]:
-        """The ids of special tokens, by the names that they have."""
+        """The ids of the special tokens, by their names."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ``ids``, special ids skipped; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of ``ids``; skip special ids, turn bytes that are not UTF-8 to U+FFFD."""
         return b"".join(self.id_to_bytes(int(i)) for i in ids).decode("utf-8", "replace")
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``, without bos."""
+        """Return the ids of ``text``, without bos."""
         return self.encode_array(text).tolist()
 
     def stretches(self, text: str) -> Iterator[str]:
-        """``text`` in parts of at most ``2 * STRETCH_CHARS`` characters, to be encoded one by one.
+        """Cut ``text`` into parts of at most ``2 * STRETCH_CHARS`` characters, encoded one by one.
 
-        Cut where a word begins, else between two characters that no piece holds side by side:
-        there the ids are those of the uncut text (of a unigram model within a word, up to ties).
-        Where there is no such place either, as in a long run of one letter, the cut is after
-        ``2 * STRETCH_CHARS`` and the ids around it may be others than the model's own.
+        A cut is where a word begins, or else between two characters that no piece holds side by
+        side; the ids are then those of the uncut text (for a unigram model cut within a word: up to
+        ties). Without such a place, as in a long run of one letter, the cut is after
+        ``2 * STRETCH_CHARS``, and the ids around it may differ from those of the uncut text.
         """
         start = 0
         while len(text) - start > 2 * STRETCH_CHARS:
@@ -121,10 +121,10 @@ class Tokenizer(ABC):
         yield text[start:] if start else text
 
     def token_bytes(self) -> np.ndarray:
-        """UTF-8 bytes that each id stands for, (vocab_size,) int32; 0 for special ids.
+        """Return the number of UTF-8 bytes of each id, (vocab_size,) int32; 0 for special ids.
 
-        Summed over ``encode(text)`` they give ``len(text.encode())``, or the length of what comes
-        back of the text where that is not :attr:`exact`: what bits per byte needs.
+        Their sum over ``encode(text)``, which bits per byte need, is ``len(text.encode())``, or the
+        length of the decoded text if the tokenizer is not :attr:`exact`.
         """
         return self._token_bytes
 
@@ -134,7 +134,7 @@ class Tokenizer(ABC):
 
     @property
     def dtype(self) -> TokenDtype:
-        """What holds an id."""
+        """The dtype that holds an id."""
         return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
 
     @cached_property
@@ -144,7 +144,7 @@ class Tokenizer(ABC):
 
     @property
     def ends(self) -> frozenset[int]:
-        """The ids that end a document: its own end, and the next one's opening."""
+        """The ids that end a document: its eos, if any, and the next document's bos."""
         return frozenset({self.bos_id} if self.eos_id is None else {self.bos_id, self.eos_id})
 
     def _cut(self, text: str, low: int, high: int) -> int:
@@ -159,7 +159,7 @@ class Tokenizer(ABC):
 
     @cached_property
     def _pairs(self) -> frozenset[str]:
-        """Any two characters that stand side by side in a piece."""
+        """All pairs of characters that stand side by side in a piece."""
         return frozenset(
             piece[i : i + 2] for piece in self._learned() for i in range(len(piece) - 1)
         )
@@ -168,16 +168,16 @@ class Tokenizer(ABC):
 def check_exact(
     tokenizer: Tokenizer, name: str, *, lossy: bool, own_probes: Iterable[str] = ()
 ) -> bool:
-    """Whether every text comes back as it was.
+    """Return whether decoding gives back every probe text as it was.
 
     Args:
-        tokenizer: its bos is known.
-        name: for messages.
-        lossy: take it where they do not.
-        own_probes: texts that this one might lose, besides those that any might.
+        tokenizer: the tokenizer to check, whose special ids are set.
+        name: the tokenizer's name in error messages.
+        lossy: accept a tokenizer that loses text.
+        own_probes: texts that this tokenizer might lose, besides those that any might.
 
     Raises:
-        UserError: one does not, which it shows, and ``lossy`` is not set.
+        UserError: a text, which the message shows, is lost, and ``lossy`` is not set.
     """
     for probe in (*_PROBES, *own_probes):
         if tokenizer.decode(tokenizer.encode(probe)) == probe:
@@ -193,7 +193,7 @@ def check_exact(
 
 
 def _example(tokenizer: Tokenizer, probe: str) -> tuple[str, str]:
-    """A short text that does not come back, and what does."""
+    """Return a short text that does not come back as it was, and what comes back instead."""
     for text in (*probe, probe) if len(probe) > 100 else (probe,):
         if (back := tokenizer.decode(tokenizer.encode(text))) != text:
             break

@@ -1,4 +1,4 @@
-"""Tokenizers from files: a sentencepiece model, a tokenizer.json, a folder of save_pretrained."""
+"""Read tokenizers: a sentencepiece model, a tokenizer.json, or a folder of save_pretrained."""
 
 import base64
 from pathlib import Path
@@ -13,7 +13,7 @@ from gam_scale.strict import read_json
 
 TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 STORED = "gam_scale_tokenizer.json"
-"""In an exported model's folder, a tokenizer that others made, as a checkpoint has it."""
+"""In an exported model's folder, a tokenizer that others made, in the form of checkpoints."""
 _FILES = (TOKENIZER_JSON, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _OUR_FILES = (STORED, "tokenizer.model", TOKENIZER_JSON)
 
@@ -21,17 +21,18 @@ _OUR_FILES = (STORED, "tokenizer.model", TOKENIZER_JSON)
 def load_tokenizer(path: str | Path, choice: Choice | None = None) -> Tokenizer:
     """Read a tokenizer from a file, or from a folder that ``save_pretrained`` wrote.
 
-    Of a model that was exported from here it is the one that it was trained with, not what stands
-    beside it for transformers.
+    From the folder of a model exported from here, read the tokenizer that the model was trained
+    with, not the files beside it that are for transformers.
 
     Args:
-        path: of a sentencepiece model, a ``tokenizer.json``, or a prepared set's or checkpoint's
-            ``tokenizer.model``; of a folder, whose ``tokenizer_config.json`` names bos.
-        choice: how one that others made is used; None: as it was stored, or by its own names.
+        path: a sentencepiece model, a ``tokenizer.json``, the ``tokenizer.model`` of a prepared set
+            or checkpoint, or a folder, whose ``tokenizer_config.json`` names bos.
+        choice: how a tokenizer that others made is used; None: as it was stored, or with the
+            special tokens that it names itself.
 
     Raises:
-        UserError: no such file, not a tokenizer, one that loses text, or a special token that it
-            does not have.
+        UserError: there is no such file, it is not a tokenizer, or the tokenizer loses text or
+            lacks a special token.
     """
     path = Path(path)
     if path.is_dir():
@@ -46,7 +47,7 @@ def load_tokenizer(path: str | Path, choice: Choice | None = None) -> Tokenizer:
 
 
 def read_tokenizer(data: bytes, name: str = "tokenizer", choice: Choice | None = None) -> Tokenizer:
-    """A tokenizer from its :attr:`~gam_scale.data.tokenizer.Tokenizer.model_bytes`, or a file's.
+    """Make a tokenizer of its :attr:`~gam_scale.data.tokenizer.Tokenizer.model_bytes` or a file's.
 
     Raises:
         UserError: as for :func:`load_tokenizer`.
@@ -62,7 +63,7 @@ def read_tokenizer(data: bytes, name: str = "tokenizer", choice: Choice | None =
         data = found.model.encode()
     try:
         data = base64.b64decode(data, validate=True) if is_json(stored) else data
-        if not data:  # of which sentencepiece only says, on stderr, that it has no model
+        if not data:  # sentencepiece would only say on stderr that there is no model
             raise ValueError
         return SentencePieceTokenizer(data, name, choice)
     except (RuntimeError, ValueError):
@@ -70,22 +71,22 @@ def read_tokenizer(data: bytes, name: str = "tokenizer", choice: Choice | None =
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a model of ours was exported to it."""
+    """Return whether the folder holds a model that was exported from here."""
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else None
     return isinstance(config, dict) and config.get("model_type") == "gam_scale"
 
 
 def _bos_of_folder(folder: Path) -> str | None:
-    """The special token that opens a document, by the folder's own account; else what ends one."""
+    """Return the bos token that the folder's config names, or else its eos token."""
     return named_in(folder, "bos_token") or named_in(folder, "eos_token")
 
 
 def named_in(folder: Path, key: str) -> str | None:
-    """A special token's name in the ``tokenizer_config.json`` of a folder.
+    """Return the special token under ``key`` in a folder's ``tokenizer_config.json``, if any.
 
     Raises:
-        UserError: it is not JSON.
+        UserError: the file is not JSON.
     """
     if not (folder / TOKENIZER_CONFIG).is_file():
         return None

@@ -1,4 +1,4 @@
-"""How a tokenizer that others made is stored: its own file's content, and how it is used."""
+"""The stored form of a tokenizer that others made: its own file's content and how it is used."""
 
 import json
 from dataclasses import dataclass
@@ -27,27 +27,27 @@ class Wrapped:
 
     @property
     def choice(self) -> Choice:
-        """How it is used."""
+        """How the tokenizer is used."""
         return Choice(self.bos, self.eos, self.lossy)
 
 
 def wrap(kind: str, names: tuple[str, str | None], lossy: bool, model: Any) -> bytes:
-    """The bytes of a stored tokenizer: equal ones for equal tokenizers."""
+    """Return the bytes of a stored tokenizer; equal tokenizers give equal bytes."""
     bos, eos = names
     data = {"format": FORMAT, "kind": kind, "bos": bos, "eos": eos, "lossy": lossy, "model": model}
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def is_json(data: bytes) -> bool:
-    """Whether a tokenizer's file is JSON: a sentencepiece model begins with another byte."""
+    """Return whether a tokenizer's file is JSON; a sentencepiece model begins with another byte."""
     return data.lstrip()[:1] == b"{"
 
 
 def unwrap(data: bytes, name: str) -> Wrapped | dict[str, Any]:
-    """A stored tokenizer, or else the object of a tokenizer.json.
+    """Parse a stored tokenizer, or else the object of a tokenizer.json.
 
     Raises:
-        UserError: it is neither.
+        UserError: the data is neither.
     """
     try:
         found = parse_json(data.decode("utf-8"), name)
@@ -68,5 +68,5 @@ def unwrap(data: bytes, name: str) -> Wrapped | dict[str, Any]:
 
 
 def _is_tokenizer(content: Any) -> bool:
-    """Whether it is an object as tokenizer.json holds one."""
+    """Return whether ``content`` has the form of a tokenizer.json."""
     return isinstance(content, dict) and isinstance(content.get("model"), dict)

@@ -1,4 +1,4 @@
-"""Training a sentencepiece tokenizer that gives every text back, the same file everywhere."""
+"""Train a sentencepiece tokenizer that gives every text back, as the same file on any machine."""
 
 import heapq
 import io
@@ -25,12 +25,12 @@ from gam_scale.files import write_bytes
 
 SAMPLE_PIECE_CHARS = 4096
 SAMPLE_BYTES = 1 << 26
-# The model file records the number of threads and unigram's sums depend on it, so one number for
-# every machine: the same text gives the same bytes everywhere.
+# The model file records the number of threads, and unigram's sums depend on it. It is fixed, so
+# that the same text gives the same bytes on every machine.
 TRAINER_THREADS = 16
 
 _TOO_MANY_CHARACTERS = re.compile(r"required_chars\. \d+ vs (\d+)")
-_NO_CHARACTERS = f" \t\0{SPACE}"  # of which the trainer makes no pieces, or one in any case
+_NO_CHARACTERS = f" \t\0{SPACE}"  # the trainer makes no pieces of these, or one in any case
 
 
 def train_tokenizer(
@@ -48,14 +48,14 @@ def train_tokenizer(
     may be pieces, so that indented text stays short.
 
     Args:
-        texts: to draw the sample from.
-        path: of the model file.
-        vocab_size: ids, the special and byte pieces included.
+        texts: the texts to draw the sample from.
+        path: the model file to write.
+        vocab_size: number of ids, the special and byte pieces included.
         model_type: how the pieces are learned.
-        max_bytes: of the sample.
-        character_coverage: the share of the sample's characters whose kinds, the commonest first,
-            have a piece of their own; the others are spelled in bytes. None: sentencepiece's
-            0.9995, and where the vocabulary has no room for those, as many kinds as fill half.
+        max_bytes: size of the sample.
+        character_coverage: the share of the sample's text to cover with pieces of one character
+            each, the commonest first; other characters are spelled in bytes. None: sentencepiece's
+            0.9995; if the vocabulary has no room for that, as many characters as fill half of it.
 
     Raises:
         UserError: the text is empty, or supports only a smaller (or needs a larger) vocabulary;
@@ -72,8 +72,8 @@ def train_on_sample(
     model_type: Literal["bpe", "unigram"] = "bpe",
     character_coverage: float | None = None,
 ) -> SentencePieceTokenizer:
-    """:func:`train_tokenizer` on stretches of text that :class:`Draw` has chosen."""
-    # The trainer drops every sentence that has its own mark for unknowns, U+2585.
+    """Train like :func:`train_tokenizer`, on stretches of text that :class:`Draw` has chosen."""
+    # The trainer drops every sentence that holds U+2585, its own mark for unknowns.
     sample = [piece.replace("\u2585", " ") for piece in sample]
     try:
         try:
@@ -92,7 +92,7 @@ def _train(
     sample: Iterable[str], vocab_size: int, model_type: str, coverage: float | None
 ) -> bytes:
     buffer = io.BytesIO()
-    # The model file records what is given, so the default is not.
+    # The model file records the settings that are given, so the default is not given.
     given: dict[str, Any] = {} if coverage is None else {"character_coverage": coverage}
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(sample),
@@ -119,17 +119,17 @@ def _train(
 
 
 def _train_on_common_characters(sample: list[str], vocab_size: int, model_type: str) -> bytes:
-    """Train where sentencepiece's own coverage, which ends at 0.98, takes too many characters.
+    """Train where sentencepiece's lowest coverage, 0.98, takes too many characters.
 
-    Half of the vocabulary is for characters, so that the other half can be longer pieces; text that
-    does not support those has characters alone.
+    Half of the vocabulary is for characters, so that the other half can be longer pieces. If the
+    text does not support that many longer pieces, the vocabulary is of characters alone.
     """
     counts = Counter[str]()
     for piece in sample:
         counts.update(piece)
     for character in _NO_CHARACTERS:
         del counts[character]
-    room = vocab_size - SPECIAL_PIECES - 1  # one is the space's
+    room = vocab_size - SPECIAL_PIECES - 1  # 1 for the space
     if room < 1:
         raise RuntimeError(f"required_chars. {vocab_size} vs {SPECIAL_PIECES + 2}")
     ranked, kept = [character for character, _ in counts.most_common()], (room + 1) // 2
@@ -150,25 +150,25 @@ def _train_on_common_characters(sample: list[str], vocab_size: int, model_type: 
 
 
 def _without_rare(sample: list[str], ranked: list[str], kept: int) -> Iterator[str]:
-    """The sample, fallen apart at all but the ``kept`` commonest characters."""
+    """Yield the sample, split at (and without) all but the ``kept`` commonest characters."""
     rare = re.compile(f"[{re.escape(''.join(ranked[kept:]))}]+")
     return (part for piece in sample for part in rare.split(piece) if part)
 
 
 class Draw:
-    """A uniform sample of stretches of text, of bounded size, chosen by their sizes alone.
+    """Draws a uniform sample of stretches of text, bounded in size, from their sizes alone.
 
-    Each stretch draws a number and those with the smallest are kept (bottom-k sampling), which
-    needs one pass and no knowledge of how much text there is.
+    Each stretch draws a random number, and the stretches with the smallest numbers are kept
+    (bottom-k sampling). This needs one pass and no knowledge of how much text there is.
     """
 
     def __init__(self, max_bytes: int = SAMPLE_BYTES, seed: int = 0) -> None:
         self._rng, self._max_bytes = random.Random(seed), max_bytes
-        self._kept: list[tuple[float, int, int]] = []  # a heap; largest number first
+        self._kept: list[tuple[float, int, int]] = []  # a heap of (-drawn number, stretch, bytes)
         self._size = self._count = 0
 
     def add(self, size: int) -> list[int]:
-        """Draw for the next stretch, of ``size`` bytes; those that are out now, by number."""
+        """Draw for the next stretch, of ``size`` bytes; return which stretches drop out."""
         draw, number = -self._rng.random(), self._count
         self._count += 1
         kept = self._kept
@@ -184,17 +184,17 @@ class Draw:
         return out
 
     def kept(self) -> list[int]:
-        """The numbers of the stretches that are in, from 0, in their order."""
+        """Return the numbers of the kept stretches, counted from 0, in order."""
         return sorted(number for _, number, _ in self._kept)
 
 
 def stretches(text: str) -> Iterator[str]:
-    """What a sample consists of."""
+    """Cut a text into the stretches that a sample consists of."""
     return (text[i : i + SAMPLE_PIECE_CHARS] for i in range(0, len(text), SAMPLE_PIECE_CHARS))
 
 
 def _sample(texts: Iterable[str], max_bytes: int, seed: int = 0) -> Iterable[str]:
-    """The stretches that :class:`Draw` chooses, in their order."""
+    """Return the stretches that :class:`Draw` chooses, in order."""
     draw = Draw(max_bytes, seed)
     kept: dict[int, str] = {}
     for number, piece in enumerate(piece for text in texts for piece in stretches(text)):

@@ -1,4 +1,4 @@
-"""Documents that come as token ids: of nanoGPT, Megatron, numpy and MDS files."""
+"""Read documents that come as token ids, in files of nanoGPT, llm.c, Megatron, numpy or MDS."""
 
 import struct
 import tempfile
@@ -21,18 +21,18 @@ SUFFIXES = (".bin", ".npy")
 INDEX = "index.json"  # of a folder of MDS shards
 COLUMNS = ("tokens", "input_ids")
 READ_IDS = 1 << 22
-LONGEST = 1 << 26  # ids of a document; what is longer is cut there
-LLM_C = {20240520: "uint16", 20240801: "uint32"}  # the first number of llm.c's 256 int32: its ids
-LLM_C_HEADER = 256 * 4
+LONGEST = 1 << 26  # ids after which a longer document is cut
+LLM_C = {20240520: "uint16", 20240801: "uint32"}  # dtype of the ids by llm.c's magic number
+LLM_C_HEADER = 256 * 4  # bytes: 256 int32, of which the magic number is the first
 MEGATRON = b"MMIDIDX\x00\x00"
 MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
 
 
 @dataclass(frozen=True)
 class TokenReading:
-    """How ids are read.
+    """How token files are read.
 
-    ``separators`` are the ids between documents; ``dtype`` is that of a ``.bin`` without a header.
+    ``separators`` are the ids between documents; ``dtype`` is for a ``.bin`` without a header.
     """
 
     separators: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ class TokenSource:
 
 
 def is_tokens(path: Path) -> bool:
-    """Whether it is a ``.bin`` or ``.npy`` file, or a folder of MDS shards."""
+    """Return whether ``path`` is a ``.bin`` or ``.npy`` file, or a folder of MDS shards."""
     if not (path / INDEX).is_file():
         return path.suffix in SUFFIXES and path.is_file()
     index = read_json(path / INDEX)
@@ -73,7 +73,10 @@ def is_tokens(path: Path) -> bool:
 
 
 def cut(streams: Iterable[np.ndarray], separators: Sequence[int]) -> Iterator[TokenIds]:
-    """Documents of ids that follow each other; an empty array ends one too, empty ones are none."""
+    """Cut a sequence of arrays of ids into documents, at separators and at empty arrays.
+
+    Empty documents are dropped; a document that reaches :data:`LONGEST` ids is cut there.
+    """
     held: list[np.ndarray] = []
     length = 0
     for stream in streams:
@@ -90,7 +93,7 @@ def cut(streams: Iterable[np.ndarray], separators: Sequence[int]) -> Iterator[To
 
 
 def _streams(path: Path, how: TokenReading) -> Iterator[np.ndarray]:
-    """Ids in the order of the file; an empty array where a document ends that the file knows of."""
+    """Yield ids in the order of the file, and an empty array where the file ends a document."""
     if path.is_dir():
         yield from _mds(path)
     elif path.suffix == ".npy":
@@ -107,7 +110,7 @@ def _slices(ids: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _plain(path: Path, how: TokenReading) -> np.ndarray:
-    """nanoGPT's: nothing but ids; or with llm.c's header."""
+    """Return the ids of a file of nanoGPT, nothing but ids, or of llm.c, which has a header."""
     with open_regular(path) as file:
         start = file.read(12)
     size, offset = path.stat().st_size, 0
@@ -131,12 +134,12 @@ def _plain(path: Path, how: TokenReading) -> np.ndarray:
 
 
 def _is_wide(ids: np.ndarray) -> bool:
-    """Whether these numbers are halves of others below 65,536, the lower half first."""
+    """Return whether the ids look like halves of wider ids below 65,536, the lower half first."""
     return len(ids) >= 32 and bool(ids.any()) and not ids[1::2].any()
 
 
 def _numpy(path: Path) -> Iterator[np.ndarray]:
-    """One stream, or a row a document."""
+    """Yield the ids of a ``.npy``: one stream, or in two dimensions a document for each row."""
     try:
         open_regular(path).close()
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -153,7 +156,7 @@ def _numpy(path: Path) -> Iterator[np.ndarray]:
 
 
 def _megatron(path: Path) -> Iterator[np.ndarray]:
-    """Megatron-LM's pair of .bin and .idx, which says where documents begin."""
+    """Yield the ids of Megatron-LM's .bin, whose .idx says where documents begin."""
     index = path.with_suffix(".idx")
     data = read_regular(index)
     try:
@@ -179,7 +182,7 @@ def _megatron(path: Path) -> Iterator[np.ndarray]:
 
 
 def _mds(folder: Path) -> Iterator[np.ndarray]:
-    """Shards of mosaicml-streaming with a column of ids, as llm-foundry writes them."""
+    """Yield the ids of mosaicml-streaming's shards with a column of ids, as llm-foundry's are."""
     streaming = import_streaming()
     shards = read_json(folder / INDEX)["shards"]
     for number, shard in enumerate(shards):
@@ -203,12 +206,12 @@ def _mds(folder: Path) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _blamed_on(folder: Path, shard: int) -> Iterator[None]:
-    """Turn what a damaged shard, or an index that is none, raises into a UserError."""
+    """Turn what a damaged shard or an invalid index raises into a UserError."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # of streaming, which trusts both, and of its decompressors
+    except Exception as error:  # from streaming, which trusts both, or from its decompressors
         raise UserError(
             f"{folder / INDEX}: shard {shard} cannot be read ({type(error).__name__}: {error}); "
             "expected MDS shards as mosaicml-streaming writes them"
@@ -216,14 +219,14 @@ def _blamed_on(folder: Path, shard: int) -> Iterator[None]:
 
 
 def _unpacked(folder: Path, shard: dict[str, Any], work: Path) -> Path:
-    """The folder with a shard's file: its own, or where it was decompressed to."""
+    """Return the folder with a shard's raw file: its own, or ``work`` if it is decompressed."""
     name = _inside(folder, shard["raw_data"]["basename"])
     if (folder / name).is_file() or not shard.get("compression"):
-        open_regular(folder / name).close()  # says which is missing
+        open_regular(folder / name).close()  # names the file if it is missing
         return folder
     packed = read_regular(folder / _inside(folder, shard["zip_data"]["basename"]))
     compression = import_streaming().base.compression
-    # The merged index of several sets has their folders.
+    # In the merged index of several sets, names have folders in them.
     (work / name).parent.mkdir(parents=True, exist_ok=True)
     (work / name).write_bytes(compression.decompress(shard["compression"], packed))
     return work
@@ -240,7 +243,7 @@ def _inside(folder: Path, name: str) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """All that a source's ids depend on."""
+    """Return all files that the ids of ``path`` depend on."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     index = path.with_suffix(".idx")

@@ -1,4 +1,4 @@
-"""A step's micro-batches on their way to a GPU, each sent while the one before is computed."""
+"""Copy a step's micro-batches to a GPU, each while the one before it is computed."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,24 +8,25 @@ from gam_scale.data.packing import Batch
 
 
 class Transfer:
-    """Copies to ``device``, on a stream of its own; on a CPU batches are where they belong."""
+    """Copies batches to ``device``, for CUDA on a stream of its own, and for a CPU not at all."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def prepare(self, batch: Batch) -> Batch:
-        """``batch`` where a GPU can fetch it by itself: in page-locked memory.
+        """Return ``batch`` in page-locked memory, from where a GPU can fetch it by itself.
 
-        For the thread that loads batches. A copy from other memory has the host wait for the GPU.
+        The thread that loads batches calls this. A copy from other memory would make the host wait
+        for the GPU.
         """
         if self._stream is None:
             return batch
-        with torch.cuda.device(self._device):  # a thread begins at the first GPU
+        with torch.cuda.device(self._device):  # a new thread uses the first GPU
             return batch.pin()
 
     def __call__(self, batches: Sequence[Batch]) -> Iterator[Batch]:
-        """The batches on the device, for what its current stream computes from then on."""
+        """Yield the batches on the device, ready for what its current stream computes next."""
         if self._stream is None:
             on_cpu = self._device.type == "cpu"
             yield from batches if on_cpu else (batch.to(self._device) for batch in batches)
@@ -37,7 +38,7 @@ class Transfer:
                 sent = self._send(following)
             computing = torch.cuda.current_stream(self._device)
             computing.wait_event(copied)
-            # Memory of the copying stream: not for its next copy before this one is used up.
+            # The memory is the copying stream's: a next copy may reuse it only after the batch.
             batch.record_stream(computing)
             yield batch
 

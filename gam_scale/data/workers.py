@@ -1,7 +1,7 @@
-"""Processes that work for this one, joined to it by pipes alone.
+"""Worker processes that are connected to this one by pipes alone.
 
-The standard library's pools need named semaphores as well, which stay in /dev/shm for good where
-all processes are killed together, as a batch system does it.
+The standard library's pools also need named semaphores, which stay in /dev/shm for good if all
+processes are killed together, as batch systems do.
 """
 
 import multiprocessing
@@ -15,18 +15,18 @@ from typing import Any
 
 
 class WorkerDied(Exception):
-    """A process ended before it had done what it was given."""
+    """A process ended before it had done its task."""
 
 
 class Workers:
-    """``count`` processes; use ``with``.
+    """A pool of ``count`` processes, for a ``with`` statement.
 
     Args:
-        make: called once in each, with ``arguments``; what it returns is called with each task.
+        make: called once in each process, with ``arguments``; what it returns does the tasks.
     """
 
     def __init__(self, count: int, make: Callable[..., Callable], *arguments: Any) -> None:
-        # A fork would copy the threads' locks of Arrow and the hub's client in whatever state.
+        # A fork would copy the locks of Arrow's and the hub client's threads in whatever state.
         self._context = multiprocessing.get_context("spawn")
         self._idle: SimpleQueue[Connection] = SimpleQueue()
         with _interrupts_blocked():
@@ -36,9 +36,9 @@ class Workers:
         self._threads = ThreadPoolExecutor(count)  # as many as there are processes: none waits
 
     def submit(self, task: Any) -> "Future[Any]":
-        """Have a process do ``task``; its result is ready when the future is.
+        """Have a process do ``task``; return a future of its result.
 
-        The future raises WorkerDied where the process was killed, and what the task raised.
+        The future raises WorkerDied if the process was killed, or else what the task raised.
         """
         return self._threads.submit(self._do, task)
 
@@ -48,7 +48,7 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
         for ours, process in self._started:
-            ours.close()  # it reads the end
+            ours.close()  # the process then reads the end of the pipe, and ends
             process.join()
 
     def _start(self, make: Callable[..., Callable], arguments: tuple) -> tuple[Connection, Any]:
@@ -73,7 +73,7 @@ class Workers:
 
 
 def _serve(connection: Connection, make: Callable[..., Callable], arguments: tuple) -> None:
-    # Ends where the other end is closed, or its process was killed.
+    # The loop ends when the other end of the pipe is closed, or its process was killed.
     with suppress(EOFError, OSError):
         work = make(*arguments)
         while True:
@@ -87,9 +87,10 @@ def _serve(connection: Connection, make: Callable[..., Callable], arguments: tup
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C reaches every process of the terminal; those started in here never see it.
+    """Block Ctrl-C, which reaches every process of the terminal, for processes started in here.
 
-    They inherit the mask; a signal that comes meanwhile waits for this process to lift its own.
+    They inherit the signal mask and never see it. A signal that comes meanwhile waits until this
+    process lifts its own mask.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

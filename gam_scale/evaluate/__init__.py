@@ -1,1 +1,1 @@
-"""What a trained model is worth: its loss, how it uses its context, what it recalls."""
+"""Evaluation of trained models: loss, use of the context, recall and tasks."""

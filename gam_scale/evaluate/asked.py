@@ -1,4 +1,4 @@
-"""Tasks asked of a checkpoint, as the training loop asks them."""
+"""Evaluate a checkpoint on downstream tasks in the same way as the training loop does."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -25,18 +25,20 @@ def ask_tasks(
     seq_len: int,
     batch_size: int,
 ) -> dict[str, Figures]:
-    """What a model gets right, by the tasks' names; of the run's own seed.
+    """Evaluate a model on tasks and return the figures of each task by its name.
+
+    The questions are drawn with the seed of the model's own run.
 
     Args:
         trained: the model.
-        source: of the text in which sentences are hidden and last words are looked for.
-        tasks: as ``eval.tasks`` has them.
-        where: they stand, for messages.
-        seq_len: tokens that the model reads at most.
+        source: the text in which sentences are hidden and last words are looked for.
+        tasks: settings of each task by name, as in ``eval.tasks``.
+        where: where ``tasks`` comes from, for error messages.
+        seq_len: most tokens that the model reads at once.
         batch_size: rows of a forward pass.
 
     Raises:
-        UserError: a task is none, or cannot be asked.
+        UserError: a task's settings are invalid, or its questions cannot be made.
     """
     material = Material(
         trained.tokenizer, partial(documents, trained, source), seq_len, trained.config.train.seed
@@ -55,5 +57,5 @@ def ask_tasks(
 
 @torch.no_grad()
 def logits_at(model: LanguageModel, tokens: Tensor, layout: Layout, at: Tensor) -> Tensor:
-    """Of a model that one process holds, as :class:`~gam_scale.evaluate.scorer.Logits` has it."""
+    """Implement :class:`~gam_scale.evaluate.scorer.Logits` for a model that one process holds."""
     return model(tokens, None, layout, None, at)

@@ -1,4 +1,4 @@
-"""Loss against position: does a token with much text before it cost less than one with little?"""
+"""Loss by position: do tokens with much text before them have a lower loss than others?"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from gam_scale.errors import UserError
 from gam_scale.evaluate.interval import METHOD, Interval, bootstrap
 
 Span = tuple[int, int]
-"""First and last number of tokens of context, both included."""
+"""Smallest and largest number of context tokens, both included."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class PositionBin:
     first: int
     last: int
     loss: Interval | None
-    """Nats per token; None where no token has so much context."""
+    """Nats per token; None if no token has that much context."""
     tokens: int
     sequences: int
 
 
 @dataclass(frozen=True)
 class ByPosition:
-    """Loss by tokens of context."""
+    """Loss by number of context tokens."""
 
     bins: list[PositionBin]
     sequences: int
@@ -36,9 +36,10 @@ class ByPosition:
 
 
 def octaves(longest: int, per_octave: int = 1) -> list[Span]:
-    """1, 2-3, 4-7, ... up to ``longest``; with ``per_octave`` 2, half octaves where they differ.
+    """Return the bins 1, 2-3, 4-7, ... up to ``longest``; ``per_octave`` 2 halves these octaves.
 
-    A last bin of less than half its width is part of the one before: few tokens would fill it.
+    Halves that round to the same number are one bin. If ``longest`` cuts off more than half of the
+    last bin, the bin joins the one before, because few tokens would fill it.
     """
     edges = {round(2 ** (i / per_octave)) for i in range(per_octave * (longest.bit_length() + 1))}
     starts = sorted(edge for edge in edges if edge <= longest)
@@ -54,20 +55,20 @@ def loss_by_position(
     bins: list[Span],
     seed: int = 0,
 ) -> ByPosition:
-    """Mean loss of the tokens in each bin.
+    """Return the mean loss of the tokens in each bin.
 
-    The context of a target counts the tokens from the start of its document, or of its sequence
-    where the document began before that, up to the one it is predicted from. Rows of the batches
-    are the sequences that the intervals resample.
+    The context of a target is the number of tokens from the start of its document up to the token
+    that it is predicted from. If the document began before the sequence, the context is counted
+    from the start of the sequence. The intervals resample whole rows of the batches.
 
     Args:
         losses: maps a batch to the nats of its targets (B, T).
         batches: sequences to read.
         bins: spans of context.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Raises:
-        UserError: there is no sequence.
+        UserError: there are no batches.
     """
     sums, counts = [], []
     for batch in batches:
@@ -86,7 +87,7 @@ def loss_by_position(
 
 
 def _totals(losses: Tensor, batch: Batch, spans: list[Span]) -> tuple[np.ndarray, np.ndarray]:
-    """Nats and targets of each row in each span, (B, spans) float64 each."""
+    """Return the summed nats and the number of targets by row and span, both (B, spans) float64."""
     nats = losses.double().numpy()
     there = (batch.targets != IGNORE).numpy()
     context = batch.layout.positions.numpy() + 1

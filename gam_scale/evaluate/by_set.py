@@ -1,4 +1,4 @@
-"""The loss of each set within one evaluation of several: the parts that their mean is made of."""
+"""Loss of each validation set when several sets are evaluated together."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,14 +14,14 @@ from gam_scale.parallel.world import World
 
 
 class Owners:
-    """Which set each row of :func:`~gam_scale.data.stream.valid_batches` is of.
+    """Maps each row of :func:`~gam_scale.data.stream.valid_batches` to the set that it is from.
 
     Args:
         lengths: tokens of each set.
-        seq_len: of a row.
-        max_tokens: shared by the sets.
+        seq_len: tokens of a row.
+        max_tokens: most tokens to predict, shared by the sets; 0: all.
         batch_size: rows of a batch.
-        readers: ranks that the batches are dealt to in turn.
+        readers: number of readers (``world.axes.readers``) that take the batches in turn.
     """
 
     def __init__(
@@ -32,12 +32,15 @@ class Owners:
         self._batch_size, self._readers = batch_size, readers
 
     def of(self, turn: int, reader: int) -> np.ndarray:
-        """Of the rows of a reader's batch in a turn; none where nothing is left for it."""
+        """Return the set of each row in a reader's batch of a turn; empty if no rows are left."""
         first = (turn * self._readers + reader) * self._batch_size
         return self._owner[first : first + self._batch_size]
 
     def most(self, turn: int) -> int:
-        """Sets in any reader's batch of a turn, at most: all ranks meet in as many passes."""
+        """Return the largest number of sets in any reader's batch of a turn.
+
+        All ranks make this many forward passes, because they have to meet in each.
+        """
         return max(len(set(self.of(turn, reader).tolist())) for reader in range(self._readers))
 
 
@@ -49,20 +52,21 @@ def mean_losses(
     owners: Owners,
     n_sets: int,
 ) -> tuple[LossResult, list[LossResult]]:
-    """As :func:`~gam_scale.evaluate.loss.mean_loss`, bit for bit, and the mean of each set.
+    """Return the mean loss of all sets together and of each set.
 
-    A batch of rows of several sets is read once for the whole and once more for each of them.
+    The first is bit for bit that of :func:`~gam_scale.evaluate.loss.mean_loss`. A batch with rows
+    of several sets is read once as a whole and once more for each of the sets.
 
     Args:
         loss_sum: maps a batch to its loss sum, a scalar.
-        batches: this rank's share, of full rows or filled up.
+        batches: this rank's share; rows without targets may pad the end of a batch.
         token_bytes: (vocab_size,) bytes that each id stands for.
         world: the ranks to sum over.
-        owners: of the batches' rows.
-        n_sets: among them.
+        owners: maps the rows of the batches to sets.
+        n_sets: number of sets.
     """
     nats = torch.zeros(1 + n_sets, dtype=widest(world.device), device=world.device)
-    counts = np.zeros((1 + n_sets, 2))  # tokens and bytes; the first row is of all sets
+    counts = np.zeros((1 + n_sets, 2))  # columns: tokens, bytes; row 0: all sets
     for turn, batch in enumerate(batches):
         owner = owners.of(turn, world.reader)
         whole = loss_sum(batch.to(world.device))
@@ -82,13 +86,16 @@ def mean_losses(
 
 
 def _counts(batch: Batch, token_bytes: np.ndarray) -> np.ndarray:
-    """Targets, and the bytes that they stand for."""
+    """Return the number of targets and the number of bytes that they stand for."""
     targets = batch.targets[batch.targets != IGNORE].numpy()
     return np.array([targets.size, token_bytes[targets].sum()])
 
 
 def _only(batch: Batch, rows: np.ndarray) -> Batch:
-    """The batch with the targets of some of its first rows alone."""
+    """Return the batch with targets only in the rows that the mask ``rows`` selects.
+
+    The mask may be shorter than the batch, whose last rows are then not selected.
+    """
     kept = torch.zeros(len(batch.targets), 1, dtype=torch.bool)
     kept[: len(rows), 0] = torch.from_numpy(rows)
     return batch._replace(targets=torch.where(kept, batch.targets, IGNORE))

@@ -1,4 +1,4 @@
-"""Effective context: what the same tokens cost when the memory was cleared k tokens before them."""
+"""Effective context: the loss of the same tokens if the memory was cleared k tokens before."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from gam_scale.evaluate.interval import METHOD, Interval, mean_interval
 from gam_scale.model.loss import IGNORE
 
 WINDOWS, TARGETS, TOLERANCE = 64, 16, 0.01
-"""Sequences, targets of each, and the rise in nats that counts as none, unless others are asked."""
+"""Defaults: number of windows, targets in each, and the rise in nats that counts as none."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ class EffectiveContext:
     cleared: list[Cleared]
     tolerance: float
     least_context: int
-    """Tokens of context that every target has at least when the context is full."""
+    """The fewest tokens of context that any target has when the context is full."""
     sequences: int
     targets: int
     method: str = METHOD
 
     @property
     def context(self) -> int | None:
-        """The smallest k from which on the loss is within the tolerance of full context's.
+        """The smallest measured k from which on the rise in loss stays within the tolerance.
 
-        None where even the longest k measured is not.
+        None if the rise is beyond the tolerance even at the largest measured k.
         """
         return self._smallest(lambda c: c.rise.mean)
 
     @property
     def sure_context(self) -> int | None:
-        """:attr:`context` by the upper ends of the intervals: where that is shown, not likely."""
+        """Like :attr:`context`, for the upper ends of the 95% intervals: shown, not only likely."""
         return self._smallest(lambda c: c.rise.high)
 
     def _smallest(self, rise: Callable[[Cleared], float]) -> int | None:
@@ -62,7 +62,7 @@ class EffectiveContext:
 
 
 def contexts(seq_len: int) -> list[int]:
-    """1, 2, 4, ... up to half the sequence: the ks to measure."""
+    """Return the ks to measure: 1, 2, 4, ... up to half of the sequence."""
     return [1 << i for i in range(max(1, seq_len // 2).bit_length())]
 
 
@@ -74,10 +74,10 @@ def effective_context(
     tolerance: float = TOLERANCE,
     tokens_per_batch: int = 8192,
 ) -> EffectiveContext:
-    """Loss of the same targets with full context and with only the last k tokens.
+    """Measure the loss of the same targets with full context and with only the last k tokens.
 
-    The shortened context is fed as a text of its own, whose memory starts empty and whose
-    positions start at 0, as they do at every sequence that training cuts out of a document.
+    The shortened context is read as a text of its own: its memory starts empty and its positions
+    start at 0, as in every sequence that training cuts out of a document.
 
     Args:
         losses: maps a batch to the nats of its targets (B, T).
@@ -85,7 +85,7 @@ def effective_context(
         ks: tokens of context to keep.
         targets: how many tokens of each window to predict, spread evenly over its second half.
         tolerance: nats per token within which a shortened context counts as enough.
-        tokens_per_batch: bounds the size of a forward pass.
+        tokens_per_batch: limits the size of a forward pass.
     """
     length = len(windows[0]) - 1
     assert max(ks) <= length // 2 + 1
@@ -108,9 +108,9 @@ def effective_context(
 
 
 def _batch(ids: Tensor, where: Sequence[int] | np.ndarray) -> Batch:
-    """(B, k + 1) ids as rows of k inputs, each a text of its own, with targets at ``where`` only.
+    """Turn ids (B, k + 1) into texts of k inputs, one per row, with targets at ``where`` only.
 
-    Without the other targets no time goes into their logits.
+    Other positions have no target, so that no time is spent on their logits.
     """
     targets = torch.full_like(ids[:, 1:], IGNORE)
     targets[:, where] = ids[:, 1:][:, where]
@@ -118,7 +118,7 @@ def _batch(ids: Tensor, where: Sequence[int] | np.ndarray) -> Batch:
 
 
 def windows_of(documents: Sequence[np.ndarray], length: int, limit: int) -> list[np.ndarray]:
-    """Up to ``limit`` stretches of ``length + 1`` ids, none across documents, evenly spread."""
+    """Return up to ``limit`` windows of ``length + 1`` ids, evenly spread, each in one document."""
     windows = [
         document[start : start + length + 1]
         for document in documents

@@ -1,4 +1,4 @@
-"""Sentences hidden in real text and asked for at its end: needles, and pairs of key and value."""
+"""Sentences hidden in real text and asked for at its end, for needles and key-value pairs."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.evaluate.interval import Interval, proportion
 
-CUE = (" The magic word of", " is")  # the key stands between them and brings its own space
-SEARCH = 48  # tokens around a depth in which the end of a sentence is looked for
+CUE = (" The magic word of", " is")  # the key comes between; its ids include the space before it
+SEARCH = 48  # most tokens from the wanted place to the end of a sentence
 TOKENS_PER_PASS = 16_384
 _WORD = re.compile(rb" [A-Za-z]{3,}")
 
@@ -30,34 +30,34 @@ class HiddenSentences:
         self.ends_sentence = np.array(last)
 
     def cue(self, key: Sequence[int]) -> np.ndarray:
-        """What the value of ``key``, ids of words, comes next after."""
+        """Return the question for ``key`` (ids of words); its answer is the next token."""
         return np.concatenate([self.before, key, self.between])
 
     def sentence(self, key: Sequence[int], value: int) -> np.ndarray:
-        """What is hidden."""
+        """Return the sentence that is hidden: cue, value and full stop."""
         return np.concatenate([self.cue(key), [value], self.stop])
 
     def least_length(self, keys: int, words: int = 1) -> int:
-        """Tokens of bos, so many sentences and the cue, with keys of so many words."""
+        """Count the tokens of bos, ``keys`` sentences and a cue, with ``words`` words in a key."""
         cue = len(self.before) + words + len(self.between)
         return 1 + keys * (cue + 1 + len(self.stop)) + cue
 
     def text(
         self, rng: np.random.Generator, documents: Sequence[np.ndarray], body: int
     ) -> np.ndarray:
-        """``body`` tokens from anywhere in one of the documents that are so long."""
+        """Draw ``body`` successive tokens from anywhere in one of the documents long enough."""
         long_enough = [d for d in map(self._inside, documents) if len(d) >= body]
         document = long_enough[rng.integers(len(long_enough))]
         start = rng.integers(len(document) - body + 1)
         return document[start : start + body]
 
     def _inside(self, document: np.ndarray) -> np.ndarray:
-        """Without its bos, and the eos that would end a text before its question."""
+        """Strip the bos, and the eos, which would end a text before its question."""
         closed = self.eos is not None and len(document) > 1 and document[-1] == self.eos
         return document[1 : len(document) - closed]
 
     def place(self, text: np.ndarray, depth: float) -> int:
-        """Where a sentence goes: at the sentence's end nearest to its depth, if one is near."""
+        """Return the place for a sentence: the sentence end nearest ``depth``, if one is near."""
         wanted = round(depth * len(text))
         if wanted in (0, len(text)):
             return wanted
@@ -67,15 +67,15 @@ class HiddenSentences:
 
 
 def words(tokenizer: Tokenizer, at_least: int = 0, of: str = "candidates") -> list[int]:
-    """Ids that are a whole word with the space before it, and that the tokenizer itself gives.
+    """Return the ids of whole words: space and three letters or more, encoded as one id.
 
     Args:
-        tokenizer: whose ids.
-        at_least: so many, one for a key and one for each of those that are asked for.
-        of: what those are, for the message.
+        tokenizer: the tokenizer to search.
+        at_least: number of words that are needed: one for a key, and the others for ``of``.
+        of: what the other words are for, for the error message.
 
     Raises:
-        UserError: there are not so many.
+        UserError: there are fewer than ``at_least`` words.
     """
     ids = []
     for token in range(tokenizer.vocab_size):
@@ -94,7 +94,7 @@ def words(tokenizer: Tokenizer, at_least: int = 0, of: str = "candidates") -> li
 def distinct_keys(
     rng: np.random.Generator, pool: np.ndarray, count: int, words: Callable[[], int]
 ) -> list[tuple[int, ...]]:
-    """So many keys of the pool's words, no two alike, each of as many words as ``words()`` says."""
+    """Draw ``count`` different keys, each of ``words()`` different words of the pool."""
     keys: dict[tuple[int, ...], None] = {}
     while len(keys) < count:
         keys[tuple(rng.choice(pool, words(), replace=False).tolist())] = None
@@ -104,23 +104,26 @@ def distinct_keys(
 def inserted(
     text: np.ndarray, places: Sequence[int], sentences: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """``text`` with each sentence at its place; places are in order."""
+    """Return ``text`` with each sentence inserted at its place; places are ascending."""
     first, *parts = np.split(text, places)
     mixed = [part for pair in zip(sentences, parts, strict=True) for part in pair]
     return np.concatenate([first, *mixed])
 
 
 def scores_of(last_log_probs: Callable[[Tensor], Tensor], rows: Tensor, choices: Tensor) -> Tensor:
-    """Log-probabilities of its choices after each row, (rows, choices); a few rows at a time."""
+    """Return log-probabilities (rows, choices) of each row's choices as its next token.
+
+    A few rows are read at a time, about :data:`TOKENS_PER_PASS` tokens.
+    """
     few = max(1, TOKENS_PER_PASS // rows.shape[1])
     parts = zip(rows.split(few), choices.split(few), strict=True)
     return torch.cat([last_log_probs(part).gather(1, of) for part, of in parts])
 
 
 def pooled(cells: Sequence[tuple[int, float, int]]) -> list[tuple[int, Interval]]:
-    """Accuracy by length, over all cells (length, accuracy, trials) of it.
+    """Return the accuracy at each length over all its cells (length, accuracy, trials).
 
-    Each answer counts as one question, though answers in one haystack are not quite independent.
+    Answers count as independent, although those in one haystack are not quite.
     """
     accuracies = []
     for length, group in groupby(sorted(cells), key=lambda cell: cell[0]):
@@ -131,7 +134,7 @@ def pooled(cells: Sequence[tuple[int, float, int]]) -> list[tuple[int, Interval]
 
 
 def to_chance(accuracies: Sequence[tuple[int, Interval]], chance: float) -> int | None:
-    """The length from which on no accuracy is surely (95%) above chance; None: the longest is."""
+    """Return the length from which on no 95% interval is above chance; None: the longest is."""
     fallen = None
     for length, accuracy in sorted(accuracies, key=lambda each: each[0], reverse=True):
         if accuracy.low > chance:

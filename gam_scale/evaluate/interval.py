@@ -1,4 +1,4 @@
-"""95% intervals that respect that the tokens of one text are correlated."""
+"""95% intervals that allow for correlation between the tokens of one text."""
 
 import math
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ class Interval:
 
 
 def bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[Interval | None]:
-    """Intervals of ``sums.sum(0) / counts.sum(0)``: means over the units of n sequences.
+    """Return bootstrap intervals of the k means ``sums.sum(0) / counts.sum(0)``.
 
-    Whole sequences are drawn with replacement (a cluster bootstrap), so nothing is assumed of how
-    the tokens of one sequence depend on each other; only sequences count as independent. A mean
-    that rests on one sequence has an infinite interval, one that rests on none is None.
+    Whole sequences are drawn with replacement (a cluster bootstrap): sequences count as independent
+    of each other, and nothing is assumed about the tokens of one sequence. A mean over one sequence
+    has an infinite interval; a mean over none is None.
 
     Args:
-        sums: (n, k) totals of each sequence in each of k groups, such as nats.
-        counts: (n, k) units behind them, such as tokens; 0 where a sequence has none.
-        seed: of the draws.
+        sums: (n, k) totals, such as nats, of each sequence in each of k groups.
+        counts: (n, k) numbers of units, such as tokens; 0 where a sequence has none.
+        seed: seed of the draws.
     """
     n, k = sums.shape
     rng = np.random.default_rng(seed)
@@ -56,22 +56,22 @@ def bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[Inter
 
 
 def mean_interval(values: np.ndarray, seed: int = 0) -> Interval:
-    """The mean of independent values (n,), n at least 1, and its bootstrap interval."""
+    """Return the mean of n >= 1 independent values (n,) and its bootstrap interval."""
     (interval,) = bootstrap(values[:, None].astype(np.float64), np.ones((len(values), 1)), seed)
     assert interval is not None
     return interval
 
 
 def proportion(right: np.ndarray, asked: np.ndarray) -> Interval:
-    """The share of right answers over n texts with ``asked`` (n,) questions each.
+    """Return the share of right answers, ``right`` (n,) of ``asked`` (n,) in n texts.
 
-    Wilson's score interval, which stays honest near 0 and 1, at the number of independent
-    questions that has the variance seen between texts; where every text scored the same, each
-    counts as one question.
+    Its interval is Wilson's score interval, which stays honest near 0 and 1. The sample size is the
+    number of independent questions that would give the variance seen between texts (at most all),
+    or n if every text has the same share.
     """
     total, n = float(asked.sum()), len(right)
     p = float(right.sum()) / total
-    # Variance of a ratio of sums over texts (linearised), against p (1 - p) / questions.
+    # Linearised variance of a ratio of sums; of independent questions it is p (1 - p) / size.
     variance = float(((right - p * asked) ** 2).sum()) / total**2 * n / max(1, n - 1)
     size = min(total, p * (1 - p) / variance) if variance > 0 else float(n)
     centre = (p + Z95**2 / (2 * size)) / (1 + Z95**2 / size)

@@ -1,6 +1,6 @@
 """Key-value retrieval: many sentences hidden in one text, one of which is asked for.
 
-A needle can be found by what it looks like; of several sentences that look alike only the key says
+A needle can be found by its form alone. Among several sentences of one form, only the key tells
 which is meant (the multi-key task of arXiv 2404.06654, the pairs of arXiv 2307.03172).
 """
 
@@ -35,7 +35,7 @@ class PairsCell:
     accuracy: Interval
     """Share of trials in which the key's value is the likeliest of the text's values."""
     copied: Interval
-    """Share in which the likeliest of all candidates is one of the text's values, any of them."""
+    """Share of trials in which the likeliest of all candidates is any of the text's values."""
     trials: int
 
     @property
@@ -54,7 +54,10 @@ class PairsResult:
 
     @property
     def chance_from(self) -> dict[int, int | None]:
-        """By pairs, the tokens from which no length beats chance; None: the longest does."""
+        """By number of pairs, the length from which on no accuracy surely beats chance.
+
+        None if the accuracy at the longest length does.
+        """
         return {
             pairs: to_chance(
                 [(c.length, c.accuracy) for c in self.cells if c.pairs == pairs], 1.0 / pairs
@@ -64,24 +67,26 @@ class PairsResult:
 
 
 class KeyValues:
-    """Texts that hide ``The magic word of KEY is VALUE.`` several times and ask for one.
+    """Texts that hide several sentences ``The magic word of KEY is VALUE.`` and ask for one value.
 
-    Keys are of some words each, drawn anew, so that no key is known from elsewhere and two keys may
-    share a word; values differ. Sentences stand at even distances, the one that is asked for any of
-    them; no instruction is followed, as in :class:`gam_scale.evaluate.needle.Needles`.
+    Each text draws its own keys, of ``key_words`` words each, so that no key is known from
+    elsewhere; two keys may share a word. Values differ. The sentences are about evenly spaced,
+    and any of them may be the one that is asked for. As with
+    :class:`gam_scale.evaluate.needle.Needles`, the model needs to follow no instruction.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         documents: ids of real texts, each with its bos; one at least as long as the longest text.
         lengths: tokens of context.
-        pairs: sentences in a text, two at least.
+        pairs: numbers of sentences in a text, each at least 2.
         trials: texts for each length and number of pairs.
-        candidates: words to choose from, the text's values among them.
+        candidates: number of words to choose from, including the text's values.
         key_words: words of a key.
-        seed: of texts and words.
+        seed: seed of texts and words.
 
     Raises:
-        UserError: too few words in the tokenizer, or a length that does not hold the sentences.
+        UserError: ``pairs`` is out of range, the tokenizer has too few whole words, or a length is
+            too short for the sentences.
     """
 
     def __init__(
@@ -119,7 +124,7 @@ class KeyValues:
                 self._texts[length, count] = texts
 
     def ask(self, last_log_probs: Callable[[Tensor], Tensor]) -> PairsResult:
-        """Of a model that maps ids (B, T) to the next token's log-probabilities (B, vocab_size)."""
+        """Ask a model, a map from ids (B, T) to next-token log-probabilities (B, vocab_size)."""
         cells = []
         for (length, count), texts in self._texts.items():
             rows, values = map(torch.stack, zip(*texts, strict=True))
@@ -136,7 +141,7 @@ def _row(
     keys: Sequence[Sequence[int]],
     values: np.ndarray,
 ) -> Tensor:
-    """A text (length,) that asks for the first key; it stands anywhere among the others."""
+    """Make a text (length,) that asks for the first key; sentences are in random order."""
     count, cue = len(keys), hidden.cue(keys[0])
     sentences = [hidden.sentence(keys[i], values[i]) for i in rng.permutation(count)]
     body = length - 1 - len(cue) - sum(map(len, sentences))
@@ -147,9 +152,12 @@ def _row(
 
 
 def _cell(scores: np.ndarray, length: int, pairs: int) -> PairsCell:
-    """Of log-probabilities (trials, candidates): the right value, the text's others, the rest."""
+    """Grade log-probabilities (trials, candidates).
+
+    The right value comes first, then the text's other values, then the other candidates.
+    """
     inside, outside = scores[:, :pairs], scores[:, pairs:]
-    # A tie is not knowledge: what is equal to the right one is not below it.
+    # A tie counts as wrong: all other values have to be strictly below the right one.
     right = (inside[:, 1:] < inside[:, :1]).all(axis=1)
     best = inside.max(axis=1) > outside.max(axis=1, initial=-np.inf)
     asked = np.ones(len(scores))

@@ -1,4 +1,4 @@
-"""Kinds of tasks by their names: one a file of a package, which registers by being there."""
+"""Registry of task kinds by name: a package's modules register their kinds when imported."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -10,10 +10,10 @@ C = TypeVar("C", bound=type)
 
 
 class Kinds(Generic[T]):
-    """The classes of a package whose modules register them.
+    """Registry of the classes that the modules of a package define.
 
     Args:
-        package: its name.
+        package: name of the package.
     """
 
     def __init__(self, package: str) -> None:
@@ -21,7 +21,7 @@ class Kinds(Generic[T]):
         self._classes: dict[str, type[T]] = {}
 
     def register(self, kind: str) -> Callable[[C], C]:
-        """The decorator of a class: it is found by this name, and has it as ``kind``."""
+        """Return a decorator that registers a class by this name and sets its ``kind`` to it."""
 
         def register(cls: C) -> C:
             assert kind not in self._classes, f"two tasks are called {kind}"
@@ -32,7 +32,7 @@ class Kinds(Generic[T]):
         return register
 
     def all(self) -> dict[str, type[T]]:
-        """Every class by its name, in their order."""
+        """Import the package's modules and return every class by name, sorted by name."""
         for module in iter_modules(import_module(self._package).__path__, f"{self._package}."):
             import_module(module.name)
         return dict(sorted(self._classes.items()))

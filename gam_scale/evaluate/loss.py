@@ -37,7 +37,7 @@ class LossResult:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss), infinite rather than an overflow for a diverged model."""
+    """Return exp(loss); infinity, not an overflow error, for a diverged model."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
@@ -47,7 +47,7 @@ def mean_loss(
     token_bytes: np.ndarray,
     world: World,
 ) -> LossResult:
-    """Mean loss over the batches of all ranks.
+    """Return the mean loss per token over the batches of all ranks.
 
     Args:
         loss_sum: maps a batch to its loss sum, a scalar.
@@ -67,7 +67,7 @@ def mean_loss(
 
 
 def late_targets(batch: Batch, late_from: int) -> Batch:
-    """The batch with those targets alone that ``late_from`` tokens of their document precede."""
+    """Keep only the targets that at least ``late_from`` tokens of their document precede."""
     if not late_from:
         return batch
     late = batch.layout.positions + 1 >= late_from
@@ -75,9 +75,9 @@ def late_targets(batch: Batch, late_from: int) -> Batch:
 
 
 def pad_rows(batch: Batch, rows: int) -> Batch:
-    """A batch with fewer sequences, filled up to ``rows`` of them by rows without targets.
+    """Pad a batch to ``rows`` sequences with rows that have no targets.
 
-    Every forward pass then has one shape: a compiled model would compile anew for another.
+    All forward passes then have one shape: a compiled model would compile again for another.
     """
     missing = rows - batch.tokens.shape[0]
     if missing <= 0:

@@ -48,35 +48,36 @@ class NeedleResult:
 
     @property
     def by_length(self) -> list[tuple[int, Interval]]:
-        """Tokens of context, and accuracy over all depths."""
+        """Length in tokens and accuracy over all depths, for each length."""
         return pooled([(c.length, c.accuracy.mean, c.trials) for c in self.cells])
 
     @property
     def chance_from(self) -> int | None:
-        """Tokens of context from which no length beats chance; None where the longest does."""
+        """The length from which on no length surely beats chance; None if the longest does."""
         return to_chance(self.by_length, self.chance)
 
 
 class Needles:
-    """Texts that hide ``The magic word of KEY is VALUE.`` and ask for it at their ends.
+    """Texts that hide ``The magic word of KEY is VALUE.`` and ask for the value at their ends.
 
-    No instruction is followed: a text ends with ``The magic word of KEY is``, and a model's own
-    probabilities rank the candidate words for what comes next. Key and candidates are drawn
+    The model needs to follow no instruction: a text ends with ``The magic word of KEY is``, and the
+    model's probabilities rank the candidate words for the next token. Key and candidates are drawn
     from the tokenizer's whole words, so a candidate is one token and one forward pass scores all of
-    them. The gain compares with the same text without the needle, which is one sentence longer
-    instead. A trial has the same haystack, key and value at every depth.
+    them. The gain compares with the same text without the needle, where more of the haystack takes
+    its place. A trial has the same haystack, key and value at every depth.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         documents: ids of real texts, each with its bos; one at least as long as the haystacks.
         lengths: tokens of context.
         depths: shares in [0, 1] of the haystack before the needle.
         trials: haystacks for each length.
-        candidates: words to choose from.
-        seed: of haystacks and words.
+        candidates: number of words to choose from.
+        seed: seed of haystacks and words.
 
     Raises:
-        UserError: too few words in the tokenizer, or a length that does not hold the sentences.
+        UserError: a depth is out of range, the tokenizer has too few whole words, or a length is
+            too short for the sentences.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Needles:
             self._texts[length] = [ask.rows(rng, documents, length, depths) for rng in rngs]
 
     def ask(self, last_log_probs: Callable[[Tensor], Tensor]) -> NeedleResult:
-        """Of a model that maps ids (B, T) to the next token's log-probabilities (B, vocab_size)."""
+        """Ask a model, a map from ids (B, T) to next-token log-probabilities (B, vocab_size)."""
         cells = []
         for length, texts in self._texts.items():
             rows, choices = zip(*texts, strict=True)
@@ -118,7 +119,7 @@ class Needles:
 
 
 class _Question(HiddenSentences):
-    """Makes haystacks that hold a needle, and the question for it."""
+    """Makes haystacks with a needle and the question for it."""
 
     def __init__(self, tokenizer: Tokenizer, pool: Sequence[int], candidates: int) -> None:
         super().__init__(tokenizer)
@@ -131,7 +132,10 @@ class _Question(HiddenSentences):
         length: int,
         depths: Sequence[float],
     ) -> tuple[Tensor, list[int]]:
-        """Texts (depths + 1, length), the last without the needle; candidates, the right first."""
+        """Return texts (depths + 1, length) and candidates.
+
+        The last text has no needle; the first candidate is the right one.
+        """
         key, *choices = rng.choice(self.pool, self.candidates + 1, replace=False)
         cue, needle = self.cue([key]), self.sentence([key], choices[0])
         body = length - 1 - len(cue)
@@ -146,9 +150,12 @@ class _Question(HiddenSentences):
 
 
 def _cell(scores: np.ndarray, i: int, length: int, depth: float) -> NeedleCell:
-    """Depth ``i`` of log-probabilities (trials, depths + 1, candidates), the right one first."""
+    """Grade depth ``i`` of log-probabilities (trials, depths + 1, candidates).
+
+    The last text has no needle; the first candidate is the right one.
+    """
     here = scores[:, i]
-    rank = 1 + (here[:, 1:] >= here[:, :1]).sum(1)  # a tie is not knowledge
+    rank = 1 + (here[:, 1:] >= here[:, :1]).sum(1)  # a tie counts as wrong
     accuracy = proportion((rank == 1).astype(np.float64), np.ones(len(rank)))
     gain = mean_interval(here[:, 0] - scores[:, -1, 0])
     return NeedleCell(length, depth, accuracy, float(rank.mean()), gain, len(rank))

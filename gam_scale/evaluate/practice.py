@@ -1,4 +1,4 @@
-"""Texts to practise finding on: sentences hidden in real text and said again later in it."""
+"""Texts to practise retrieval on: sentences hidden in real text and repeated later in it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from gam_scale.errors import UserError
 from gam_scale.evaluate.hidden import HiddenSentences, distinct_keys, inserted, words
 
 FILL = 0.9
-"""Share of a text that sentences take at most."""
+"""Largest share of a text that hidden sentences take."""
 TRIES = 100
 
 
@@ -21,32 +21,34 @@ class Practice:
     """How long the texts are, and how much is hidden in them."""
 
     shortest: int = 40
-    """Tokens."""
+    """Tokens of the shortest text."""
     longest: int = 1000
-    """Tokens; lengths between the two are drawn evenly by their logarithm."""
+    """Tokens of the longest text; the logarithms of lengths are drawn uniformly."""
     sentences: int = 32
-    """Different ones in a text at most."""
+    """Most different sentences in a text."""
 
 
 def practice_texts(
     split: TokenSplit, tokenizer: Tokenizer, practice: Practice, seed: int = 0
 ) -> Iterator[tuple[str, int]]:
-    """Texts without end, each with its tokens, that hide what :class:`Needles` asks for.
+    """Yield, without end, texts that hide what :class:`Needles` asks for, and their token counts.
 
-    Each has sentences ``The magic word of KEY is VALUE.`` with keys of one or two words and
-    different values, at sentences' ends of real text: two of them or as many as fill most of it, of
-    which few or many are different. The text ends, where evaluations ask, with one that was said
-    before. What is learned on dense and short texts first helps with the sparse and long ones.
+    Sentences ``The magic word of KEY is VALUE.``, with keys of one or two words and different
+    values, are inserted at the ends of sentences of real text. Their number is drawn between two
+    and as many as fill :data:`FILL` of the text; few or many of them are different, the others
+    repeat. The last sentence, where evaluations ask, repeats an earlier one. Lengths and densities
+    vary because what a model learns first, on short and dense texts, helps it with long and sparse
+    ones.
 
     Args:
-        split: where real text comes from, one document of it in each text.
-        tokenizer: its tokenizer.
+        split: source of the real text; each text is from one document.
+        tokenizer: the split's tokenizer.
         practice: lengths and numbers.
-        seed: of all that is drawn.
+        seed: seed of all draws.
 
     Raises:
-        UserError: too few whole words in the tokenizer, lengths that hold no sentence, or documents
-            shorter than the texts.
+        UserError: the tokenizer has too few whole words, the lengths are too short for sentences,
+            or the documents are too short for the texts.
     """
     pool = np.array(words(tokenizer, practice.sentences + 1, "sentences"))
     hidden = HiddenSentences(tokenizer)
@@ -77,7 +79,7 @@ def practice_texts(
 def _real(
     rng: np.random.Generator, split: TokenSplit, hidden: HiddenSentences, length: int
 ) -> np.ndarray:
-    """So many tokens of one document."""
+    """Draw ``length`` successive tokens from inside one document."""
     ends = [hidden.bos] if hidden.eos is None else [hidden.bos, hidden.eos]
     if length <= split.tokens:
         for _ in range(TRIES):

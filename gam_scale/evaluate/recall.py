@@ -1,4 +1,4 @@
-"""Learning a synthetic task, recall above all: settings, texts, and how much a model gets right."""
+"""Settings, presets, texts and grading for learning a synthetic task, recall above all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,62 +23,70 @@ KINDS = tuple(MIXERS)
 
 @dataclass
 class RecallConfig:
-    """The task and how it is learned; ``--set recall.KEY=VALUE``."""
+    """The task and how it is learned; ``--set recall.KEY=VALUE`` changes a setting."""
 
     task: str = option(
         "recall",
-        "recall: keys and values (MQAR); parity: of bits; s3: products of permutations; s3_swaps: "
-        "of swaps (gam_scale/evaluate/tasks has a file for each)",
+        "recall: find values by their keys (MQAR); parity: parity of bits; s3: products of "
+        "permutations; s3_swaps: products of swaps (gam_scale/evaluate/tasks has a file for each)",
     )
     vocab_size: int = option(
-        256, "ids; recall: keys are in the first half, values in the second", above=1
+        256,
+        "number of ids; in recall, keys are from the first half and values from the second",
+        above=1,
     )
     train: list[list[int]] = option(
         [[16, 2], [32, 4], [64, 8]],
-        "[tokens, pairs], of other tasks [tokens], trained on; a step draws one of them",
+        "sizes to train on, [tokens, pairs] in recall and [tokens] in other tasks; each step draws "
+        "one",
     )
     test: list[list[int]] = option(
-        [[16, 2], [32, 4], [64, 8], [128, 8], [128, 16]], "the same, tested on"
+        [[16, 2], [32, 4], [64, 8], [128, 8], [128, 16]], "sizes to test on, in the same form"
     )
     filler: Literal["random", "blank"] = option(
         "random",
-        "recall: what stands between queries; random ids, as in Zoology, or id 0, which is easier",
+        "recall: what stands between queries; random: random ids, as in Zoology; blank: id 0, "
+        "which is easier",
     )
-    steps: int = option(2000, "optimizer steps at most", at_least=1)
+    steps: int = option(2000, "most optimizer steps", at_least=1)
     batch_size: int = option(64, "texts per step", at_least=1)
     lrs: list[float] = option(
-        [3e-3], "peak learning rates: one model each, of which the best is reported", above=0
+        [3e-3],
+        "peak learning rates; a model is trained at each, and the best one is reported",
+        above=0,
     )
-    test_texts: int = option(500, "held-out texts of each difficulty", at_least=1)
+    test_texts: int = option(500, "held-out texts of each size", at_least=1)
     stop_at: float = option(
-        0.999, "accuracy on the hardest texts trained on that ends training", above=0
+        0.999,
+        "accuracy at which training ends early, on texts of the hardest size trained on",
+        above=0,
     )
-    check_every: int = option(100, "steps between looks at that accuracy", at_least=1)
-    seed: int = option(0, "seeds weights and texts", at_least=0)
+    check_every: int = option(100, "steps between measurements of that accuracy", at_least=1)
+    seed: int = option(0, "seed of weights and texts", at_least=0)
 
 
 _SMALL = {
     "d_model": 64,
     "n_layers": 2,
     "dropout": 0.0,
-    "position": "none",  # order comes from convolutions, and lengths not trained on are tested
+    "position": "none",  # convolutions give the order; tests have lengths not trained on
     "gam": {"n_slots": 64},
     "memory": {"n_heads": 1, "n_slots": 32, "top_k": 8},
     "attention": {"n_heads": 2},
     "mamba": {"expand": 2},
 }
-# Lengths of arXiv 2411.12537: learned up to 40 tokens, tested up to 256.
+# Lengths of arXiv 2411.12537: trained on up to 40 tokens, tested on up to 256.
 _TRACKED = {"train": [[4], [8], [16], [32], [40]], "test": [[40], [64], [128], [256]]}
 PRESETS: dict[str, dict[str, Any]] = {
-    # Memories: 8,192 numbers in two layers of slot, raven, delta or mamba2, 4,096 of mamba and of
-    # phase, which holds no more at this width; a scan has one per channel.
+    # State sizes: two layers of slot, raven, delta or mamba2 hold 8,192 numbers; mamba and phase
+    # hold 4,096, the most that phase can hold at this width; a scan holds one per channel.
     "cpu": {
         "recall": {},
         "model": _SMALL,
     },
-    # zoology/experiments/arxiv24_based_figure2/configs.py: lengths, pairs, their shares (100,000
-    # texts of 4 pairs to 20,000 of each other kind), 32 epochs at batch 256, learning rates.
-    # Memories: 32,768 numbers in slot, raven, delta and mamba2, 16,384 in mamba and phase.
+    # From zoology/experiments/arxiv24_based_figure2/configs.py: lengths, pairs, their shares
+    # (100,000 texts of 4 pairs, 20,000 of each other kind), 32 epochs at batch 256, learning rates.
+    # State sizes: slot, raven, delta and mamba2 hold 32,768 numbers, mamba and phase 16,384.
     "zoology": {
         "recall": {
             "vocab_size": 8192,
@@ -110,10 +118,10 @@ class RecallScore:
 
 @dataclass(frozen=True)
 class RecallResult:
-    """What one memory learned."""
+    """What a model with one kind of memory has learned."""
 
     kind: str
-    """Or the name of a model of several kinds."""
+    """Kind of its memory layers, or the name of a model with several kinds."""
     model: ModelConfig
     parameters: int
     state: StateSize
@@ -128,13 +136,13 @@ class RecallResult:
 def recall_config(
     kind: str, preset: str, overrides: Sequence[str] = ()
 ) -> tuple[RecallConfig, ModelConfig]:
-    """The preset's task and model with this kind of layer; overrides have the last word.
+    """Return a preset's task and model with this kind of layer, changed by ``overrides``.
 
-    An override may be for one kind only, ``delta:model.memory.n_heads=1``, so that states can be
-    made equal.
+    An override with a prefix is for one kind only, as ``delta:model.memory.n_heads=1``, so that
+    the kinds' states can be made equal.
 
     Raises:
-        UserError: an unknown kind, a setting that is none, or settings that do not go together.
+        UserError: an unknown kind, an unknown setting, or settings that do not go together.
     """
     if kind not in KINDS:
         raise UserError(f"--memories names {kind!r}; expected some of {', '.join(KINDS)}")
@@ -149,7 +157,7 @@ def recall_config(
 
 
 def model_of(recall: RecallConfig, settings: dict[str, Any]) -> ModelConfig:
-    """The model of these settings, as large as the task's texts and vocabulary ask for.
+    """Return the model of these settings, with the task's vocabulary and longest text.
 
     Raises:
         UserError: settings that do not go together.
@@ -166,9 +174,9 @@ def model_of(recall: RecallConfig, settings: dict[str, Any]) -> ModelConfig:
 def right_answers(
     net: LanguageModel, recall: RecallConfig, task: Task, n: int, seed: int
 ) -> np.ndarray:
-    """Labels that count and that each of ``n`` texts gets right, (n,) float64.
+    """Count the graded labels that a model gets right in each of ``n`` texts, (n,) float64.
 
-    An answer is the likeliest id; logits are computed where a label counts only.
+    An answer is the likeliest id. Logits are computed only where a label is graded.
     """
     batch, rows = texts_of(recall, task, n, seed), recall.batch_size
     weight = net.eval().head_weight
@@ -182,15 +190,15 @@ def right_answers(
 
 
 def texts_of(recall: RecallConfig, task: Task, n: int, seed: int) -> Batch:
-    """``n`` texts of the task."""
+    """Make ``n`` texts of the task, with the filler of ``recall``."""
     return task.texts(n, seed, blank=recall.filler == "blank")
 
 
 def tasks_of(recall: RecallConfig, rows: Sequence[Sequence[int]]) -> list[Task]:
-    """The tasks that ``rows`` of [tokens, pairs], or of [tokens], stand for.
+    """Return the task of each row; rows are [tokens, pairs], or [tokens].
 
     Raises:
-        UserError: no rows, or texts that cannot be made.
+        UserError: there are no rows, or their texts cannot be made.
     """
     kind = task_of(recall.task)
     if not rows:
@@ -201,7 +209,7 @@ def tasks_of(recall: RecallConfig, rows: Sequence[Sequence[int]]) -> list[Task]:
 
 
 def _for_kind(kind: str, overrides: Sequence[str]) -> list[str]:
-    """The overrides that hold for this kind, their prefix taken off."""
+    """Return the overrides that apply to this kind, without their prefix."""
     own = []
     for item in overrides:
         prefix, colon, _ = item.partition("=")[0].partition(":")

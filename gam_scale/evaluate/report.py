@@ -1,4 +1,4 @@
-"""One self-contained page that sets checkpoints, or memories, side by side."""
+"""A self-contained page that compares checkpoints, or memories."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from gam_scale.report.page import Beside, Folded, Page, Part
 def write_comparison(
     path: str | Path, subjects: Sequence[Subject], recalls: Sequence[RecallResult]
 ) -> Path:
-    """Write the page; sections of what was not measured are left out.
+    """Write the page, without sections for what was not measured.
 
     Raises:
         UserError: the file cannot be written.
@@ -58,7 +58,7 @@ def _recall(results: Sequence[RecallResult]) -> list[Part]:
 
 
 def _by_pairs(results: Sequence[RecallResult]) -> Figure:
-    # One point for each size, of recall a number of pairs: the longest text of it.
+    # One point for each size (for recall, the number of pairs), of the longest texts.
     longest = {s.task.size: s.task for s in sorted(results[0].scores, key=lambda s: s.task.seq_len)}
     sizes, unit = sorted(longest), results[0].scores[0].task.columns[-1]
     lines = []
@@ -109,7 +109,7 @@ def _effective_context(subjects: Sequence[Subject]) -> Figure:
         assert s.effective_context is not None
         points = s.effective_context.cleared
         lines.append(banded(s.name, [c.context for c in points], [c.rise for c in points], i))
-        tolerance = s.effective_context.tolerance  # the same of all
+        tolerance = s.effective_context.tolerance  # the same for all subjects
     caption = (
         "rise of the loss, in nats per token, when the memory was cleared k tokens ago; dotted: "
         f"{tolerance:g}"
@@ -143,7 +143,7 @@ def _needles(i: int, s: Subject) -> Figure:
 
 
 def banded(name: str, x: Sequence[float], intervals: Sequence[Interval], colour: int) -> Series:
-    """A line through estimates, whose intervals are its band."""
+    """Return a line through the means of ``intervals``, which are its band."""
     ends = ("mean", "low", "high")
     y, low, high = ([getattr(each, end) for each in intervals] for end in ends)
     return Series(name, x, y, low, high, colour)

@@ -1,4 +1,4 @@
-"""What more context is worth: the same tokens' loss after little and after much of their text."""
+"""What more context is worth: the loss of the same tokens after little and after much text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from gam_scale.model.loss import IGNORE
 
 @dataclass(frozen=True)
 class Difference:
-    """The loss of the same tokens with context in one span and in another."""
+    """The loss of the same tokens with context in the near span and in the far span."""
 
     near: Span
     far: Span
     near_loss: Interval
     far_loss: Interval
-    """Nats per token."""
+    """In nats per token, as ``near_loss``."""
     change: Interval
     """Far minus near, paired by token: below 0 where the longer context helps."""
     sequences: int
@@ -31,10 +31,10 @@ class Difference:
 
 
 def parse_spans(text: str) -> tuple[Span, Span]:
-    """``128-256:2048-4096`` as two spans of context.
+    """Parse two spans of context, as ``128-256:2048-4096``.
 
     Raises:
-        UserError: the text is of another form.
+        UserError: the text has another form, or the spans do not go together.
     """
     try:
         near, far = (tuple(map(int, part.split("-"))) for part in text.split(":"))
@@ -57,27 +57,28 @@ def compare_spans(
     seed: int = 0,
     tokens_per_batch: int = 8192,
 ) -> Difference:
-    """Read each window once from its start, and its late tokens again from shortly before them.
+    """Compare the loss of the same tokens with context in ``far`` and in ``near``.
 
-    Texts differ more than contexts do: how hard its words are moves the loss of a few thousand
-    tokens by more than what a memory adds. Here every token is its own control.
+    Each window is read once from its start, and its late tokens again from shortly before them.
+    Every token is its own control, because texts differ more than contexts do: how hard its words
+    are changes the loss of a few thousand tokens by more than a memory does.
 
     Args:
         losses: maps a batch to the nats of its targets (B, T).
         windows: arrays of at least ``far[1] + 1`` ids, each inside one document.
-        near: span of context of the second reading, whose text starts anew with an empty memory.
-        far: span of context in the first; its tokens are taken in groups of the near span's width,
-            and what is left over at its end is not.
-        seed: of the resampling, which draws windows.
-        tokens_per_batch: bounds the size of a forward pass.
+        near: span of context in the second reading, which starts with an empty memory.
+        far: span of context in the first reading; its tokens are taken in groups as wide as
+            ``near``, and tokens left over at its end are not used.
+        seed: seed of the resampling, which draws windows.
+        tokens_per_batch: limits the size of a forward pass.
     """
     (a, b), (c, d) = near, far
     width = b - a + 1
     starts = np.arange(c, d - width + 2, width)  # context of each group's first token in `far`
     last = int(starts[-1]) + width - 1
     ids = torch.from_numpy(np.stack([w[: last + 1] for w in windows]).astype(np.int64))
-    # Row (window, group) is ids[start - a : start + width]: its first target in `near` has a tokens
-    # of context, and is the one with `start` tokens in `far`.
+    # Row (window, group) is ids[start - a : start + width], of which the last `width` are targets.
+    # The first of them has `a` tokens of context here and `start` tokens in the first reading.
     rows = ids[:, torch.from_numpy((starts - a)[:, None] + np.arange(b + 1))].flatten(0, 1)
     of_far = _tail(losses, ids, last - c + 1, tokens_per_batch)
     of_near = _tail(losses, rows, width, tokens_per_batch).view(of_far.shape)
@@ -90,7 +91,7 @@ def compare_spans(
 def _tail(
     losses: Callable[[Batch], Tensor], ids: Tensor, wanted: int, tokens_per_batch: int
 ) -> Tensor:
-    """Nats of the last ``wanted`` tokens of each row of ids (n, T + 1), as (n, wanted) float64."""
+    """Return nats (n, wanted) float64 of the last ``wanted`` tokens of rows of ids (n, T + 1)."""
     parts = []
     for part in ids.split(max(1, tokens_per_batch // ids.shape[1])):
         targets = torch.full_like(part[:, 1:], IGNORE)

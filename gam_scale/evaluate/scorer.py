@@ -1,4 +1,4 @@
-"""What a model gives to chosen tokens of many texts, under any engine and over all its ranks."""
+"""Scores that a model gives to chosen tokens of many texts, under any engine, over all ranks."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -14,47 +14,49 @@ from gam_scale.parallel.context import part
 from gam_scale.parallel.world import World
 
 LEAST = 1024
-"""Tokens of a row where shapes are free, if a model's sequences have as many."""
+"""Least width of a row in tokens, where widths are free and the model reads as many."""
 AT_ONCE = 1 << 24
-"""Logits that are turned into log-probabilities at a time."""
+"""Number of logits that are turned into log-probabilities at a time."""
 
 
 class Logits(Protocol):
-    """Logits (N, vocab_size) at N places of tokens (B, T); all ranks ask together."""
+    """A function that returns the logits (N, vocab_size) at N places ``at`` of tokens (B, T).
+
+    Places index the rows laid end to end. All ranks call it together.
+    """
 
     def __call__(self, tokens: Tensor, layout: Layout, at: Tensor) -> Tensor: ...
 
 
 class Text(NamedTuple):
-    """Ids that a model reads, and the places in them after which it is asked."""
+    """Ids that a model reads, and the places in them at which its next token is scored."""
 
     ids: np.ndarray
     at: np.ndarray
 
 
 class Likelihood(NamedTuple):
-    """Of texts' ends."""
+    """Scores of the ends of n texts."""
 
     nats: np.ndarray
     """(n,) log-probability of each end."""
     greedy: np.ndarray
-    """(n,) whether each of its ids was likelier than all others."""
+    """(n,) whether every id of the end was likelier than all other ids."""
 
 
 class Scorer:
-    """Reads texts in rows of several, each a document of its own, which sees nothing of the others.
+    """Scores texts, several to a row, each as a document of its own that sees no other.
 
-    All ranks call the same methods with the same arguments and get the same results: the rows are
-    dealt to them as those of an evaluation, and what each found is summed. No generator is drawn
-    from.
+    All ranks call the same methods with the same arguments and get the same results: rows are dealt
+    to the ranks as in an evaluation, and the ranks' results are summed. No random number is drawn.
 
     Args:
         logits: the model.
-        vocab_size: ids that are tokens; a model may have more.
-        world: its ranks.
-        seq_len: tokens of a text, at most.
+        vocab_size: number of ids that are tokens; a model may have more logits.
+        world: the model's ranks.
+        seq_len: most tokens of a text.
         batch_size: rows per rank and forward pass.
-        fixed: every pass has ``batch_size`` rows of ``seq_len``, as a compiled model wants it.
+        fixed: give every pass ``batch_size`` rows of ``seq_len``, as a compiled model wants it.
         watch: called before each pass.
     """
 
@@ -74,15 +76,12 @@ class Scorer:
         self._fixed = fixed or world.axes.context > 1
 
     def last_log_probs(self, rows: Tensor) -> Tensor:
-        """Log-probabilities of the token after each row, (B, T) ids -> (B, vocab_size)."""
+        """Return log-probabilities of the token after each row, (B, T) ids -> (B, vocab_size)."""
         texts = [Text(row, np.array([len(row) - 1])) for row in rows.numpy()]
         return self._read(texts, lambda log_probs, _: log_probs, self._vocab_size).float()
 
     def likeliest(self, texts: Sequence[Text], candidates: np.ndarray) -> np.ndarray:
-        """Which of some ids (k,) is the likeliest after each place, (places,), -1 where none is.
-
-        A tie is not knowledge.
-        """
+        """Return the likeliest of ``candidates`` (k,) after each place, (places,); -1 for a tie."""
         columns = torch.from_numpy(candidates)
         found = self._read(texts, lambda log_probs, _: log_probs[:, columns], len(candidates))
         best = found.max(1, keepdim=True).values
@@ -90,7 +89,7 @@ class Scorer:
         return np.where(unique.numpy(), candidates[found.argmax(1).numpy()], -1)
 
     def likelihoods(self, texts: Sequence[Text], ends: Sequence[np.ndarray]) -> Likelihood:
-        """Of the ids that each text asks for, one after each of its places."""
+        """Score the end of each text; ``ends`` has one id for each of a text's places."""
         wanted = torch.from_numpy(np.concatenate(ends).astype(np.int64))[:, None]
 
         def reduce(log_probs: Tensor, which: Tensor) -> Tensor:
@@ -106,9 +105,9 @@ class Scorer:
     def _read(
         self, texts: Sequence[Text], reduce: Callable[[Tensor, Tensor], Tensor], columns: int
     ) -> Tensor:
-        """(places of all texts, columns) float64, of what ``reduce`` makes of log-probabilities.
+        """Return (places of all texts, columns) float64 that ``reduce`` makes of log-probabilities.
 
-        It is given those of some places, and which of all they are.
+        ``reduce`` takes the log-probabilities at some places and the numbers of these places.
         """
         rows, width = self._rows(texts)
         readers, device = self._world.axes.readers, self._world.device
@@ -133,7 +132,7 @@ class Scorer:
         return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
 
     def _rows(self, texts: Sequence[Text]) -> tuple[list[list["_Placed"]], int]:
-        """Texts in rows, in their order, as many as fit, and the width of a row."""
+        """Pack texts into rows, in order and as many as fit; return the rows and their width."""
         longest = max(len(text.ids) for text in texts)
         assert longest <= self._seq_len, f"a text of {longest} tokens, of {self._seq_len} at most"
         width = self._seq_len if self._fixed else min(self._seq_len, max(longest, LEAST))
@@ -150,16 +149,16 @@ class Scorer:
 
 
 class _Placed(NamedTuple):
-    """A text, and the number of its first place among those of all texts."""
+    """A text, and the number of its first place when the places of all texts are counted."""
 
     text: Text
     first: int
 
 
 def _batch(rows: Sequence[Sequence[_Placed]], n_rows: int, width: int) -> Batch:
-    """Of texts as documents; the targets are the numbers of places, below zero where there is none.
+    """Make a batch of texts as documents; missing rows are padding.
 
-    Rows that are missing hold nothing.
+    In place of targets it has the numbers of places, and -1 where there is none.
     """
     tokens = np.full((n_rows, width), PADDING, np.int64)
     places, starts = np.full_like(tokens, -1), np.zeros(tokens.shape, bool)

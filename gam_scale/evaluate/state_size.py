@@ -1,4 +1,4 @@
-"""How many numbers a model remembers of a text: what memories are compared at."""
+"""State size: how many numbers a model remembers of a text; memories are compared at one size."""
 
 import math
 from collections import Counter
@@ -11,14 +11,14 @@ from gam_scale.config import ModelConfig
 from gam_scale.model.lm import LanguageModel
 
 _MEMORIES = ("memory", "h")
-"""What layers call the state of a memory, and of a selective scan."""
+"""Names that layers give to the state of a memory, and of a selective scan."""
 
 
 @dataclass(frozen=True)
 class StateSize:
-    """Numbers held for one text of T tokens: ``constant + per_token * T``, and what windows hold.
+    """Numbers held for one text of T tokens: ``constant + per_token * T``, plus those of windows.
 
-    Of ``windows`` each (numbers, tokens) adds ``numbers * min(T, tokens)``.
+    Each (numbers, tokens) of ``windows`` adds ``numbers * min(T, tokens)``.
     """
 
     constant: int
@@ -26,7 +26,7 @@ class StateSize:
     windows: tuple[tuple[int, int], ...] = ()
 
     def at(self, tokens: int) -> int:
-        """Numbers held after ``tokens`` tokens."""
+        """Return the numbers held after ``tokens`` tokens."""
         within = sum(numbers * min(tokens, most) for numbers, most in self.windows)
         return self.constant + self.per_token * tokens + within
 
@@ -41,8 +41,8 @@ class StateSize:
 def state_size(config: ModelConfig) -> StateSize:
     """Count the tensors of ``init_state`` for one text; a complex number counts twice.
 
-    A cache starts without tokens: a tensor with a dimension of 0 grows by what its other
-    dimensions hold with every token, as far back as its layer sees.
+    A cache starts without tokens: with every token, a tensor with a dimension of 0 grows by the
+    product of its other dimensions, as far back as its layer sees.
     """
     with torch.device("meta"):
         model = LanguageModel(config)
@@ -61,9 +61,9 @@ def state_size(config: ModelConfig) -> StateSize:
 
 
 def memory_size(config: ModelConfig) -> int:
-    """Numbers that written memories alone hold of a text: no convolution's inputs, no cache.
+    """Count the numbers that written memories hold of a text, without convolutions and caches.
 
-    What papers call the size of a state, at which memories are made equal.
+    Papers call this the size of a state; memories are compared at equal values of it.
     """
     with torch.device("meta"):
         states = LanguageModel(config).init_state(1)["blocks"]
@@ -72,6 +72,7 @@ def memory_size(config: ModelConfig) -> int:
 
 
 def _numbers(tensor: Tensor) -> tuple[int, int]:
+    """Return the numbers that a state tensor holds at first, and those that each token adds."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return 0, 0  # counters
     each = 2 if tensor.is_complex() else 1

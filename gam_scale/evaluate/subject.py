@@ -1,4 +1,4 @@
-"""What is known of one checkpoint: its size, its loss, and how it uses its context."""
+"""All that was measured of one checkpoint: its size, its loss, and how it uses its context."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from gam_scale.evaluate.text import Read
 
 @dataclass
 class Subject:
-    """A checkpoint and the measurements asked for."""
+    """A checkpoint and its measurements; None for those that were not asked for."""
 
     name: str
     checkpoint: str
@@ -39,7 +39,7 @@ class Subject:
 
 
 def subject(trained: Trained, name: str, seq_len: int) -> Subject:
-    """A checkpoint before it is measured."""
+    """Describe a checkpoint that has not been measured yet."""
     model = trained.config.model
     layers = list(map(str, model.layer_kinds()))
     parameters = trained.model.n_parameters()
@@ -48,7 +48,7 @@ def subject(trained: Trained, name: str, seq_len: int) -> Subject:
 
 
 def to_json(value: Any) -> Any:
-    """Results as plain JSON: dataclasses with their properties, infinite ends as null."""
+    """Convert results to plain JSON: dataclasses with their properties, non-finite floats null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         names += [key for key, v in vars(type(value)).items() if isinstance(v, property)]

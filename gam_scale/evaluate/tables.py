@@ -13,7 +13,7 @@ from gam_scale.report.table import Table
 
 
 def tables(subjects: Sequence[Subject], recalls: Sequence[RecallResult]) -> list[Table]:
-    """All that was measured."""
+    """Return the tables of all that was measured."""
     made = [sizes(subjects)] if subjects else []
     if any(s.by_position for s in subjects):
         made.append(positions(subjects))
@@ -29,7 +29,7 @@ def tables(subjects: Sequence[Subject], recalls: Sequence[RecallResult]) -> list
 
 
 def sizes(subjects: Sequence[Subject]) -> Table:
-    """Parameters and state of each checkpoint, and its loss where it was measured."""
+    """Tabulate parameters and state of each checkpoint, and its loss if it was measured."""
     unlike = differences_in_reading(subjects)
     rows = [
         [
@@ -56,7 +56,7 @@ def sizes(subjects: Sequence[Subject]) -> Table:
 
 
 def tasks(subjects: Sequence[Subject]) -> Table:
-    """What each checkpoint gets right, and what else a task tells, one column a checkpoint."""
+    """Tabulate the figures of all tasks, such as accuracy, one column per checkpoint."""
     asked = [(s.name, s.tasks) for s in subjects if s.tasks]
     keys = dict.fromkeys((t, f) for _, found in asked for t, of in found.items() for f in of)
     rows = [
@@ -73,7 +73,7 @@ def _of_task(found: dict[str, Figures], task: str, figure: str) -> str:
 
 
 def differences_in_reading(subjects: Sequence[Subject]) -> dict[str, str]:
-    """What of the text differs between rows, ``text`` or ``tokenizer``, and a sentence on it."""
+    """Return a warning for each of ``text`` and ``tokenizer`` that differs between subjects."""
     read, differences = [s.read for s in subjects if s.read], {}
     if len({r.text_hash for r in read}) > 1:
         differences["text"] = "The rows read different texts: their figures do not compare."
@@ -85,7 +85,7 @@ def differences_in_reading(subjects: Sequence[Subject]) -> dict[str, str]:
 
 
 def recall_sizes(results: Sequence[RecallResult]) -> Table:
-    """Parameters, state and training of each memory."""
+    """Tabulate parameters, state and training of each memory."""
     lengths = [max(s.task.seq_len for s in r.scores) for r in results]
     states = [r.state.at(length) for r, length in zip(results, lengths, strict=True)]
     rows = [
@@ -99,7 +99,7 @@ def recall_sizes(results: Sequence[RecallResult]) -> Table:
 
 
 def recall_scores(results: Sequence[RecallResult]) -> Table:
-    """Accuracy by difficulty, with its interval, beside what guessing gives."""
+    """Tabulate accuracy and its interval by difficulty, beside the accuracy of guesses."""
     tasks = [score.task for score in results[0].scores]
     header = [" in ".join(reversed(tasks[0].columns)), *(t.label for t in tasks)]
     rows = [[r.kind, *(share(score.accuracy) for score in r.scores)] for r in results]
@@ -113,7 +113,7 @@ def recall_scores(results: Sequence[RecallResult]) -> Table:
 
 
 def positions(subjects: Sequence[Subject]) -> Table:
-    """Loss by tokens of context, one column a checkpoint."""
+    """Tabulate loss by tokens of context, one column per checkpoint."""
     names = [s.name for s in subjects if s.by_position]
     losses = [s.by_position for s in subjects if s.by_position]
     spans = [(b.first, b.last) for b in max((p.bins for p in losses), key=len)]
@@ -123,7 +123,7 @@ def positions(subjects: Sequence[Subject]) -> Table:
 
 
 def differences(subjects: Sequence[Subject]) -> Table:
-    """The same tokens with context in one span and in another."""
+    """Tabulate the loss of the same tokens with near and with far context."""
     measured = [(s.name, s.same_tokens) for s in subjects if s.same_tokens]
     first = measured[0][1]
     names = [f"{span(*first.near)} before", f"{span(*first.far)} before", "change, nats"]
@@ -137,7 +137,7 @@ def differences(subjects: Sequence[Subject]) -> Table:
 
 
 def contexts(subjects: Sequence[Subject]) -> Table:
-    """What clearing the memory k tokens ago costs, one column a checkpoint."""
+    """Tabulate the rise in loss if memory was cleared k tokens ago, one column per checkpoint."""
     names = [s.name for s in subjects if s.effective_context]
     measured = [s.effective_context for s in subjects if s.effective_context]
     first = measured[0]
@@ -156,7 +156,7 @@ def contexts(subjects: Sequence[Subject]) -> Table:
 
 
 def needles(subject: Subject) -> Table:
-    """Accuracy and gain by length and depth."""
+    """Tabulate a checkpoint's needles: accuracy and gain by length and depth."""
     assert subject.needle is not None
     rows = [
         [f"{c.length:,}", f"{c.depth:.0%}", share(c.accuracy), f"{c.rank:.1f}", signed(c.gain)]
@@ -170,7 +170,7 @@ def needles(subject: Subject) -> Table:
 
 
 def pairs(subject: Subject) -> Table:
-    """Accuracy by length and number of pairs."""
+    """Tabulate a checkpoint's key-value retrieval: accuracy by length and number of pairs."""
     assert subject.pairs is not None
     result = subject.pairs
     rows = [
@@ -194,7 +194,7 @@ def _fallen(length: int | None, what: str) -> str:
 
 
 def equality(parameters: Sequence[int], states: Sequence[int]) -> str:
-    """One sentence on how equal the sizes are that are set side by side."""
+    """Return a sentence on how equal the compared sizes are; empty for one model."""
     if len(parameters) < 2:
         return ""
     spread = max(parameters) / min(parameters) - 1
@@ -204,17 +204,17 @@ def equality(parameters: Sequence[int], states: Sequence[int]) -> str:
 
 
 def pattern(layers: Sequence[str]) -> str:
-    """``slot x 6``, or the kinds in their order."""
+    """Return ``slot x 6`` for layers of one kind, else the kinds in their order."""
     return f"{layers[0]} x {len(layers)}" if len(set(layers)) == 1 else " ".join(layers)
 
 
 def share(interval: Interval) -> str:
-    """An accuracy and its interval."""
+    """Format an accuracy and its interval."""
     return ranged(interval.mean, (interval.low, interval.high))
 
 
 def signed(interval: Interval) -> str:
-    """A difference and its interval."""
+    """Format a difference, with its sign, and its interval."""
     return ranged(interval.mean, (interval.low, interval.high), "{:+.4f}".format)
 
 

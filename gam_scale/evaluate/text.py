@@ -23,33 +23,33 @@ class TextSource:
     """Which text to read, and how much of it."""
 
     data: str | None = None
-    """A prepared set, instead of the run's own."""
+    """Folder of a prepared set, instead of the run's own sets."""
     split: str = "valid"
     text: Path | None = None
-    """A UTF-8 file to read instead, as one document."""
+    """A UTF-8 file to read, as one document, instead of a prepared set."""
     max_tokens: int = 0
-    """Tokens to predict at most; 0: all."""
+    """Most tokens to predict; 0: all."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """Which text a checkpoint was measured on, and in whose tokens."""
+    """Which text a checkpoint was measured on, and with which tokenizer."""
 
     text: str
-    """For people: the file, or the sets and their split."""
+    """Name to show: the file, or the sets and their split."""
     text_hash: str
     tokenizer: str
-    """Ids and the start of the hash."""
+    """Number of ids, and the start of the tokenizer's hash."""
 
 
 def read_of(trained: Trained, source: TextSource) -> Read:
-    """What ``source`` means for a checkpoint, so that several can be compared."""
+    """Identify the text and the tokenizer of a checkpoint, so that several can be compared."""
     if source.text is not None:
         name, parts = str(source.text), [read_regular(source.text)]
     else:
         splits = _splits(trained, source)
         name = ", ".join(f"{s.name}{', answers' if s.info.answers else ''}" for s in splits)
-        # Of the text, not of its tokens: two tokenizers' sets of one text are one text.
+        # Facts of the text, not of its tokens: one text has one hash with any tokenizer.
         sizes = [f"{split.info.documents} documents, {split.info.bytes} bytes" for split in splits]
         parts = [size.encode() for size in sizes]
     tokenizer = f"{trained.tokenizer.vocab_size:,} ids, {trained.tokenizer.sha256[:8]}"
@@ -57,7 +57,7 @@ def read_of(trained: Trained, source: TextSource) -> Read:
 
 
 def batches(trained: Trained, source: TextSource, seq_len: int, batch_size: int) -> Iterator[Batch]:
-    """The text as sequences of ``seq_len``, packed as the model was trained."""
+    """Yield the text as sequences of ``seq_len``, packed as in the model's training."""
     documents = trained.config.data.documents
     if source.text is None:
         splits = _splits(trained, source)
@@ -71,7 +71,7 @@ def batches(trained: Trained, source: TextSource, seq_len: int, batch_size: int)
 
 
 def counted(read: Iterable[Batch], seconds: float = 10.0) -> Iterator[Batch]:
-    """The same batches; where they take long, a line now and then says how many tokens are done."""
+    """Yield the same batches, and print every ``seconds`` or so how many tokens are done."""
     tokens, shown = 0, time.monotonic()
     for batch in read:
         yield batch
@@ -82,10 +82,10 @@ def counted(read: Iterable[Batch], seconds: float = 10.0) -> Iterator[Batch]:
 
 
 def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.ndarray]:
-    """Documents of ``at_least`` tokens or more, each with the bos that opens it, as int64 ids.
+    """Return the documents of at least ``at_least`` tokens, as int64 ids that begin with bos.
 
     Raises:
-        UserError: none is that long.
+        UserError: no document is that long.
     """
     if source.text is not None:
         streams = [_file(trained, source)]
@@ -99,7 +99,7 @@ def documents(trained: Trained, source: TextSource, at_least: int) -> list[np.nd
 
 
 def starts_of(splits: Sequence[TokenSplit], max_tokens: int) -> list[np.ndarray]:
-    """The int64 ids of each split's start, ``max_tokens`` in all, shared as evaluations do."""
+    """Read the int64 ids of each split's start; splits share ``max_tokens`` as in evaluations."""
     lengths = read_of_each([split.tokens for split in splits], max_tokens)
     return [s.read(0, n).astype(np.int64) for s, n in zip(splits, lengths, strict=True)]
 
@@ -107,10 +107,10 @@ def starts_of(splits: Sequence[TokenSplit], max_tokens: int) -> list[np.ndarray]
 def long_documents(
     streams: Sequence[np.ndarray], bos: int, at_least: int, what: str, expected: str
 ) -> list[np.ndarray]:
-    """Documents of ``at_least`` tokens or more in streams of ids.
+    """Return the documents of at least ``at_least`` tokens in streams of ids.
 
     Raises:
-        UserError: there is none in ``what``; it says what was ``expected``.
+        UserError: none is that long; ``what`` and ``expected`` are parts of the message.
     """
     documents = [d for ids in streams for d in np.split(ids, np.flatnonzero(ids == bos)) if len(d)]
     longest = max(map(len, documents), default=0)

@@ -1,4 +1,4 @@
-"""The loss of every token, without ever holding the logits of all of them."""
+"""The loss of every token, without holding the logits of all tokens at once."""
 
 from typing import Protocol
 
@@ -13,28 +13,28 @@ from gam_scale.model.loss import IGNORE, capped, chunk_rows
 
 
 class Predictor(Protocol):
-    """What these measurements need of a model: hidden states, and what makes logits of them.
+    """What these functions need of a model: hidden states, and the head that makes logits of them.
 
     ``hidden(tokens, layout)`` maps ids (B, T) to (B, T, d).
     """
 
     @property
     def head_weight(self) -> Tensor:
-        """(vocab_size, d)."""
+        """Weight of the output head, (vocab_size, d)."""
 
     @property
     def logit_softcap(self) -> float:
-        """What logits are capped at; 0: they are not."""
+        """Cap of the logits; 0: none."""
 
     def hidden(self, tokens: Tensor, layout: Layout | None = None) -> Tensor: ...
 
 
 @torch.no_grad()
 def token_losses(model: Predictor, batch: Batch) -> Tensor:
-    """Cross-entropy of each target in nats, (B, T) float32 on the CPU; 0 where there is no target.
+    """Return each target's cross-entropy in nats, (B, T) float32 on the CPU; 0 without a target.
 
-    Logits exist for a few tokens at a time (:func:`gam_scale.model.loss.chunk_rows`),
-    so the memory that a long text takes is the model's own.
+    Logits exist for a few tokens at a time (:func:`gam_scale.model.loss.chunk_rows`), so a long
+    text needs only the memory that the model itself needs.
     """
     weight = model.head_weight
     batch = batch.to(weight.device)
@@ -52,7 +52,7 @@ def token_losses(model: Predictor, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def last_log_probs(model: Predictor, tokens: Tensor) -> Tensor:
-    """Log-probabilities of the token after each row, (B, T) ids -> (B, vocab_size) on the CPU."""
+    """Return log-probabilities of the token after each row, (B, T) -> (B, vocab_size) on CPU."""
     weight = model.head_weight
     hidden = model.hidden(tokens.to(weight.device))[:, -1]
     logits = capped(F.linear(hidden, weight), model.logit_softcap)

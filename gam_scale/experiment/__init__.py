@@ -1,1 +1,1 @@
-"""Experiments: grids of runs, what each costs, their training here or on Slurm, their results."""
+"""Experiments: grids of runs, their cost, their training here or on Slurm, and their results."""

@@ -1,4 +1,4 @@
-"""A cell of an experiment: one run of its grid, what that costs, and what has become of it."""
+"""A cell of an experiment: one run of its grid, with its cost and its state."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,75 +17,75 @@ from gam_scale.run.settings import differences
 from gam_scale.schedule import stable_steps
 from gam_scale.strict import from_dict, read_json, to_dict
 
-FORWARD_AND_BACKWARD = 3.0  # a training step over a forward pass
+FORWARD_AND_BACKWARD = 3.0  # cost of a training step over that of a forward pass
 DECIDE = ("model", "data", "train", "eval")
 """Sections of a config on which the row of a whole run depends."""
 SPEED_ONLY = ("train.compile", "train.recompute", "train.micro_batch_size")
-"""Settings that change how fast a cell trains and not what it comes to."""
+"""Settings that change how fast a cell trains, and not its result."""
 
 Row = dict[str, Any]
-"""What a finished cell comes to, by the columns of the experiment's CSV."""
+"""The result of a finished cell, by the columns of the experiment's CSV."""
 State = Literal["absent", "training", "unfinished", "finished"]
-"""Not begun; trained now by a process that this host can see; begun, and killed, failed or queued;
-done. To train the cell again goes on with an unfinished one."""
+"""``absent``: not begun. ``training``: in training, by a process that this host can see.
+``unfinished``: begun, then killed, failed or queued; training it again continues it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(ABC):
-    """One run; an experiment adds the axes that tell its cells apart."""
+    """One run of an experiment, whose subclass adds the axes that tell its cells apart."""
 
     trainer: ClassVar[str] = "gam_scale.train.in_turn"
-    """The module that is run with config files to train cells one after another."""
+    """The module that trains cells one after another when it is run with their config files."""
 
     seed: int
     config: RunConfig
     folder: Path
-    """Of the experiment, which keeps configs and logs of its cells in ``configs``."""
+    """Folder of the experiment, which keeps configs and logs of its cells in ``configs``."""
     epoch_tokens: int = 0
-    """Of one epoch of its data, for a config that counts ``train.epochs``."""
+    """Tokens in one epoch of its data, for a config that counts ``train.epochs``."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Of its files: where it stands on the axes."""
+        """Name of the cell's files: its place on the axes."""
 
     @abstractmethod
     def write_config(self) -> Path:
-        """Write :attr:`config_path`, which :attr:`trainer` takes, and return it.
+        """Write :attr:`config_path`, the file for :attr:`trainer`, and return this path.
 
         Raises:
-            UserError: the config cannot work, or the file there is of another experiment.
+            UserError: the config cannot work, or the file there has other settings.
         """
 
     @abstractmethod
     def row(self) -> Row | None:
-        """What it came to; None while it is not finished.
+        """Return the result of the cell; None while it is not finished.
 
         Raises:
-            UserError: what is there was trained with other settings.
+            UserError: the result there was trained with other settings.
         """
 
     @property
     def open_settings(self) -> tuple[str, ...]:
-        """Settings, by dotted key, that its row may have been trained with otherwise."""
+        """Dotted keys of settings that may differ between its config and its trained row."""
         return ()
 
     @property
     def config_path(self) -> Path:
-        """The config as a file; the log of its training stands beside it."""
+        """Path of the config file; the log of the training is beside it."""
         return self.folder / "configs" / f"{self.name}.json"
 
     @property
     def run_dir(self) -> Path:
-        """Of its run."""
+        """Directory of its run."""
         return Path(self.config.log.run_dir)
 
     def keep_config(self, now: str, wanted: str) -> Path:
-        """Write :attr:`config_path`, unless another run's is there.
+        """Write the config to :attr:`config_path`, unless the file there has other settings.
 
         Args:
-            now: what it is that has other settings than the file, for the message.
-            wanted: what would be accepted, likewise.
+            now: what the file is compared with, for the error message.
+            wanted: what would be accepted, for the error message.
 
         Raises:
             UserError: the file has this cell with other settings.
@@ -101,7 +101,7 @@ class Cell(ABC):
         return path
 
     def state(self) -> State:
-        """What has become of it; see :meth:`row` for errors."""
+        """Return what has become of the cell; see :meth:`row` for errors."""
         if self.row() is not None:
             return "finished"
         if is_held(self.run_dir):
@@ -110,39 +110,39 @@ class Cell(ABC):
 
     @cached_property
     def model(self) -> LanguageModel:
-        """Without weights."""
+        """The model, without weights."""
         return outline(self.config.model)
 
     @property
     def tokens(self) -> float:
-        """Trained on: whole steps, or to within a step where the config counts epochs."""
+        """Tokens of its training, in whole steps; to within a step if the config counts epochs."""
         return total_tokens(self.config) or self.config.train.epochs * self.epoch_tokens
 
     @cached_property
     def flops(self) -> float:
-        """Of training: three forward passes a token, counted from the model, head included."""
+        """FLOPs of its training: three forward passes per token, of the model with its head."""
         forward = mean_over_tokens(self.config, self.model.flops_per_token)
         return FORWARD_AND_BACKWARD * forward * self.tokens
 
     @property
     def branches(self) -> bool:
-        """Whether it goes on from another run's checkpoint."""
+        """Whether it branches off another run's checkpoint, its trunk."""
         return bool(self.config.checkpoint.branch_of)
 
     @property
     def shared_steps(self) -> int:
-        """Steps that its trunk has done for it."""
+        """Steps that its trunk trains for it; 0 without a trunk."""
         return stable_steps(self.config.train, self.config.train.steps) if self.branches else 0
 
     @property
     def own_flops(self) -> float:
-        """Of ``flops``, what is left to do once the trunk is there."""
+        """The part of :attr:`flops` that is left to do once the trunk is trained."""
         shared = self.shared_steps / self.config.train.steps if self.branches else 0.0
         return self.flops * (1 - shared)
 
 
 def write_changed(path: Path, values: dict[str, Any]) -> None:
-    """Write a file unless it has these values."""
+    """Write values to a JSON file, unless it has them already."""
     if not path.exists() or read_json(path) != values:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, values)
@@ -154,17 +154,17 @@ def changed_setting(
     sections: Sequence[str],
     open_settings: Sequence[str] = (),
 ) -> str | None:
-    """A setting of ``sections``, by dotted key, that a saved config has otherwise, if any.
+    """Return the dotted key of a setting in which a saved config differs, if there is one.
 
     Args:
-        saved: of a config's file; a setting that is younger has its default there.
-        config: of today.
-        sections: those that decide what a run comes to; :data:`SPEED_ONLY` is left out.
-        open_settings: more that are left out.
+        saved: values of a config file; a setting newer than the file counts as its default.
+        config: the current config.
+        sections: the sections that are compared, without :data:`SPEED_ONLY`.
+        open_settings: further settings that are not compared.
     """
     changed = [
         key
         for key in differences(saved, config)
         if key.partition(".")[0] in sections and key not in (*SPEED_ONLY, *open_settings)
     ]
-    return min(changed, key=lambda key: key.count("."), default=None)  # width before its heads
+    return min(changed, key=lambda key: key.count("."), default=None)  # outer keys first

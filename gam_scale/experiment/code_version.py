@@ -1,4 +1,4 @@
-"""Which code made a result."""
+"""The version of the code that makes a result."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ from gam_scale import __version__
 
 
 def code_version() -> str:
-    """The package's version and, in a git checkout, its commit."""
+    """Return the package's version and, in a git checkout, its commit."""
     here = Path(__file__).resolve().parent
     try:
         described = subprocess.run(

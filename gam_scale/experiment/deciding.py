@@ -1,4 +1,4 @@
-"""What decides a cell's row: settings that are not as by default, and the text."""
+"""What decides a cell's row: the settings that are not defaults, and the text."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from gam_scale.strict import to_dict
 
 
 def deciding_settings(config: RunConfig) -> dict[str, Any]:
-    """Settings that decide a row, without defaults, but for where the text lies."""
+    """Return the settings that decide a row, without defaults and without the text's path."""
     own = without_defaults(to_dict(config), to_dict(RunConfig()))
     own["data"] = {key: value for key, value in own["data"].items() if key != "sets"}
     return {section: own[section] for section in DECIDE if section in own}
 
 
 def text_of(config: RunConfig) -> str:
-    """Which text, in which ids: the first digits of the hashes of tokenizer and splits."""
+    """Identify text and tokenizer by the first digits of the hashes of tokenizer and splits."""
     manifest = read_manifest(config.data.sets[0].path)
     splits = [manifest.splits[name].index_sha256 for name in sorted(manifest.splits)]
     return "-".join(digest[:8] for digest in (manifest.tokenizer.sha256, *splits))
 
 
 def without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Settings that are not as by default; a part of another kind whole."""
+    """Return the settings that are not defaults; a part of another ``kind`` stays whole."""
     differing = {}
     for key, value in values.items():
         default = defaults.get(key)

@@ -15,35 +15,35 @@ class Grid(Generic[AnyCell]):
     """The cells of an experiment."""
 
     jobs: Sequence[Sequence[AnyCell]]
-    """In the order in which they are trained; a cell may go on from one before it in its job."""
+    """In the order in which they are trained; a cell may continue an earlier one of its job."""
 
     @property
     def cells(self) -> list[AnyCell]:
-        """All of them, the cheapest first."""
+        """All cells, the cheapest first."""
         return sorted(chain(*self.jobs), key=lambda cell: cell.flops)
 
     def __len__(self) -> int:
         return sum(map(len, self.jobs))
 
     def missing(self) -> "Grid[AnyCell]":
-        """The same grid without the cells that are finished."""
+        """Return the same grid without the cells that are finished."""
         jobs = [[cell for cell in job if cell.row() is None] for job in self.jobs]
         return Grid([job for job in jobs if job])
 
     def only(self, text: str) -> "Grid[AnyCell]":
-        """The same grid with those jobs alone of which a cell's name contains ``text``."""
+        """Return the same grid with only the jobs that have a cell with ``text`` in its name."""
         return Grid([job for job in self.jobs if any(text in cell.name for cell in job)])
 
     def finished(self) -> list[tuple[AnyCell, Row]]:
-        """The cells that are done, each with what it came to; the cheapest first."""
+        """Return the finished cells and their rows, the cheapest first."""
         return [(cell, row) for cell in self.cells if (row := cell.row()) is not None]
 
     @property
     def flops(self) -> float:
-        """Of training every cell from its own beginning."""
+        """FLOPs of training every cell from its own beginning."""
         return sum(cell.flops for cell in self.cells)
 
     @property
     def own_flops(self) -> float:
-        """The same where cells branch off one another's runs."""
+        """FLOPs of training every cell if cells branch off one another's runs."""
         return sum(cell.own_flops for cell in self.cells)

@@ -1,5 +1,7 @@
-"""What is kept of cells: a config and a row each, small files beside large runs, and all rows in
-one file, with which another machine goes on."""
+"""Files kept of cells: a config and a row each, small beside the runs, and a file of all rows.
+
+From the file of all rows, another machine can continue the experiment.
+"""
 
 import json
 import re
@@ -15,13 +17,13 @@ from gam_scale.files import read_regular, write_bytes, write_json
 from gam_scale.strict import parse_json, read_record, shown, to_dict
 
 CELL = re.compile(r"[\w.+-]+")
-"""A cell's name."""
+"""Pattern of a cell's name."""
 RESULTS = "results.jsonl"
-"""Of a folder, its file of rows."""
+"""Name of the file of rows in a folder."""
 
 
 class KeptCell(Cell):
-    """One whose process keeps its row, and whose config is a file of another form than a run's."""
+    """A cell whose process keeps its row, and whose config file has another form than a run's."""
 
     def row(self) -> Row | None:
         """See :meth:`Cell.row`."""
@@ -32,26 +34,26 @@ class KeptCell(Cell):
 
     @abstractmethod
     def renewed(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-        """What :attr:`config_path` has in another form than today, and decides nothing: as today.
+        """Return, by key, values that replace saved ones whose difference does not change the row.
 
         Args:
-            saved: what it has.
-            now: what would be written.
+            saved: values of the file at :attr:`config_path`.
+            now: values that would be written.
         """
 
     def write_once(self, run: Any) -> Path:
-        """Write :attr:`config_path`, which what is there already has to equal.
+        """Write :attr:`config_path`; a file that is there has to have the same settings.
 
         Args:
-            run: the record that it is, with the ``folder`` of the comparison.
+            run: the record to write, with the ``folder`` of the comparison.
 
         Raises:
-            UserError: the file is of other settings.
+            UserError: the file has other settings.
         """
         path, values = self.config_path, to_dict(run)
         if path.exists():
             saved = to_dict(read_record(type(run), path))
-            saved["folder"] = values["folder"]  # it may have been moved
+            saved["folder"] = values["folder"]  # the folder may have moved
             saved |= self.renewed(saved, values)
             other = [key for key in values if saved.get(key) != values[key]]
             if other:
@@ -67,11 +69,11 @@ def keep_row(folder: Path, name: str, row: Row, config: dict[str, Any]) -> Row:
     """Write a cell's row, whole or not at all.
 
     Args:
-        folder: of the comparison.
-        name: of the cell.
-        row: what it came to.
-        config: what :func:`restore` writes as its config: settings that decide the row, without
-            defaults and paths.
+        folder: folder of the comparison.
+        name: name of the cell.
+        row: result of the cell.
+        config: the cell's config as :func:`restore` writes it: settings that decide the row,
+            without defaults and paths.
 
     Returns:
         The row as it is kept.
@@ -80,16 +82,16 @@ def keep_row(folder: Path, name: str, row: Row, config: dict[str, Any]) -> Row:
 
 
 def write_rows(rows: Sequence[Row], to: Path) -> None:
-    """Write the file of rows, one a line, into a folder that is made if need be."""
+    """Write the file of rows, one per line, into a folder that is made if need be."""
     to.mkdir(parents=True, exist_ok=True)
     write_bytes(to / RESULTS, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def read_rows(path: Path, needs: Sequence[str] = ()) -> list[Row]:
-    """The rows of such a file, each of which has the keys ``needs``.
+    """Read a file of rows and check that each has the keys ``needs``.
 
     Raises:
-        UserError: the file is not such rows.
+        UserError: the file does not consist of such rows.
     """
     try:
         lines = read_regular(path).decode().splitlines()
@@ -106,12 +108,13 @@ def read_rows(path: Path, needs: Sequence[str] = ()) -> list[Row]:
 
 
 def restore(folder: Path, rows: Sequence[Row]) -> None:
-    """Have cells count as done whose rows were kept elsewhere, as where a machine is lost.
+    """Write the files of cells whose rows were kept elsewhere, so that they count as finished.
 
-    What ``folder`` has already stays. A cell's settings are checked when its row is read.
+    This is for a machine that was lost. Files that ``folder`` has already stay. A cell's settings
+    are checked when its row is read.
 
     Raises:
-        UserError: a row that does not say which cell it is of.
+        UserError: a row does not have its cell's name and config.
     """
     for row in rows:
         name, config = row.get("cell"), row.get("config")
@@ -130,7 +133,7 @@ def restore(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def mean_curve(points: Sequence[tuple[float, float]], most: int = 40) -> list[list[float]]:
-    """At most so many points of a line, each the mean of its neighbours, to five digits."""
+    """Reduce a curve to at most ``most`` points, each the mean of neighbours, to five digits."""
     width = max(1, -(-len(points) // most))
     parts = [points[i : i + width] for i in range(0, len(points), width)]
     return [[float(f"{sum(c) / len(c):.5g}") for c in zip(*part, strict=True)] for part in parts]

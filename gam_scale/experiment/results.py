@@ -1,4 +1,4 @@
-"""What an experiment keeps of finished cells: a row each, small files beside large runs."""
+"""Rows that an experiment keeps of its finished cells, small files beside large runs."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,18 +13,18 @@ K = TypeVar("K")
 
 
 def result_path(folder: Path, name: str) -> Path:
-    """Where the row of a cell is kept, in the folder of its experiment."""
+    """Return the path of a cell's row in the folder of its experiment."""
     return folder / "results" / f"{name}.json"
 
 
 def kept_row(folder: Path, name: str) -> Row | None:
-    """A cell's row; None while it is not finished."""
+    """Return a cell's row; None while the cell is not finished."""
     path = result_path(folder, name)
     return read_json(path) if path.exists() else None
 
 
 def keep(folder: Path, name: str, row: Row) -> Row:
-    """Write a cell's row, whole or not at all; and the row."""
+    """Write a cell's row, whole or not at all, and return it."""
     path = result_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, row)
@@ -32,13 +32,13 @@ def keep(folder: Path, name: str, row: Row) -> Row:
 
 
 def kept_rows(folder: Path) -> dict[str, Row]:
-    """Every finished cell's, by its name."""
+    """Return the rows of all finished cells, by the cells' names."""
     paths = sorted((folder / "results").glob("*.json"))
     return {path.stem: read_json(path) for path in paths}
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Items by what ``key`` says of each, such as rows by model; in the order that they come."""
+    """Group items by ``key``, such as rows by model; groups and items keep their order."""
     groups: dict[K, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)

@@ -1,4 +1,4 @@
-"""Means over seeds with their spread, and what they differ by."""
+"""Means over seeds with their spread, and the differences between such means."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ from gam_scale.report.numbers import Form, plus_minus
 
 @dataclass(frozen=True)
 class Spread:
-    """Repeated measurements of one thing."""
+    """Mean and spread of repeated measurements of one thing."""
 
     mean: float
     deviation: float | None
@@ -19,19 +19,19 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
-        """Of at least one value."""
+        """Summarise one value or more."""
         values = list(values)
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation, len(values))
 
     def text(self, form: Form = "{:,.1f}".format) -> str:
-        """``630.3 ± 12.1``, or the value of the only seed."""
+        """Return ``630.3 ± 12.1``, or the value alone for one seed."""
         return plus_minus(self.mean, self.deviation, form)
 
     def less(self, other: "Spread") -> tuple[float, float | None]:
-        """The difference of the means and its standard error, sqrt(s1^2 / n1 + s2^2 / n2).
+        """Return the mean minus ``other``'s and its standard error, sqrt(s1^2 / n1 + s2^2 / n2).
 
-        The error is None where one of them has one seed.
+        The error is None if either has only one seed.
         """
         error = None
         if self.deviation is not None and other.deviation is not None:
@@ -41,5 +41,5 @@ class Spread:
         return self.mean - other.mean, error
 
     def over(self, other: "Spread") -> float:
-        """The relative change of the means: -0.6 for 60% less."""
+        """Return the relative change from ``other``'s mean: -0.6 for 60% less."""
         return self.mean / other.mean - 1

@@ -1,4 +1,4 @@
-"""A grid as an array of Slurm jobs, each of which trains its cells one after the other."""
+"""Submit a grid as an array of Slurm jobs, each of which trains its cells one after the other."""
 
 from dataclasses import replace
 
@@ -7,11 +7,11 @@ from gam_scale.launch.status import slurm_states, status
 from gam_scale.launch.submit import Request, submit
 
 UNDER_WAY = ("running", "queued", "starting", "completing")
-"""States of a run, by :mod:`gam_scale.launch.status`, that somebody trains or is about to."""
+"""States (of :mod:`gam_scale.launch.status`) of a run in training, or about to be."""
 
 
 def not_under_way(grid: Grid[AnyCell]) -> Grid[AnyCell]:
-    """The jobs of which no cell is queued or trained already."""
+    """Return the grid with only the jobs of which no cell is queued or in training."""
     states = slurm_states()
     return Grid(
         [
@@ -23,7 +23,7 @@ def not_under_way(grid: Grid[AnyCell]) -> Grid[AnyCell]:
 
 
 def as_request(grid: Grid[AnyCell], size: Request) -> Request:
-    """``size`` with the grid's jobs, whose configs are written."""
+    """Write the configs of a grid and return ``size`` with the grid's jobs."""
     configs = [[str(cell.write_config()) for cell in job] for job in grid.jobs]
     return replace(
         size, configs=[first for first, *_ in configs], then=[rest for _, *rest in configs]
@@ -31,5 +31,5 @@ def as_request(grid: Grid[AnyCell], size: Request) -> Request:
 
 
 def submit_grid(grid: Grid[AnyCell], size: Request) -> list[str]:
-    """Hand the grid in, sized as ``size`` says; the number of each of its jobs."""
+    """Submit the grid with the resources of ``size`` and return the ids of its jobs."""
     return [job.job_id for job in submit(as_request(grid, size))]

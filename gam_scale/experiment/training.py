@@ -1,4 +1,4 @@
-"""Training a grid on this machine, some jobs at a time; a job that fails does not end it."""
+"""Train a grid on this machine, some jobs at a time; a failed job does not end the others."""
 
 import time
 from collections import deque
@@ -11,12 +11,12 @@ from gam_scale.experiment.worker import Ended, Worker, wait_until_free
 from gam_scale.hardware.processor import cpu_threads
 
 POLL_S = 0.1
-"""Between looks at the processes at work."""
+"""Seconds between checks on the processes at work."""
 
 
 @dataclass(frozen=True)
 class _AtWork:
-    """A job that a process trains."""
+    """A job and the process that trains it."""
 
     job: Sequence[Cell]
     worker: Worker
@@ -27,18 +27,18 @@ def train(
     side_by_side: int = 1,
     further: Callable[[], Grid[AnyCell]] | None = None,
 ) -> list[AnyCell]:
-    """Train every cell, going on with what a killed command left of it.
+    """Train every cell, continuing what a killed command left unfinished.
 
-    Each job is a process of its own; the console is told which one runs, and why it failed.
+    Each job has a process of its own. The console shows which job begins, and why one failed.
 
     Args:
-        grid: what is to be trained.
+        grid: the jobs to train.
         side_by_side: processes at a time, which share the processor's cores.
-        further: what is to be trained, once a job has ended; for an experiment that learns from
-            its results what else to train. Jobs of cells that were begun here are not begun again.
+        further: returns the jobs to train after a job has ended, for an experiment whose results
+            decide what else to train. Jobs with cells that were begun here are left out.
 
     Returns:
-        The cells that are unfinished all the same.
+        The cells that are still unfinished.
 
     Raises:
         UserError: a config cannot work; the jobs before it are done, or begun and saved.
@@ -82,7 +82,7 @@ def _begun(job: Sequence[Cell], threads: int) -> _AtWork:
 
 
 def _failed(each: _AtWork, ended: Ended) -> list:
-    """The cells of a job whose process has ended that are unfinished; the console is told why."""
+    """Return the unfinished cells of a job whose process has ended, and print why it ended."""
     failed = [cell for cell in each.job if cell.row() is None]
     if failed:
         print(f"  status {ended.status}, {ended.reason}")

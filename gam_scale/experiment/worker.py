@@ -1,4 +1,4 @@
-"""Training in a process of its own that does not outlive the one that waits for it."""
+"""Train in a child process that does not outlive the process that waits for it."""
 
 import ctypes
 import os
@@ -17,7 +17,7 @@ from gam_scale.run.lock import is_held
 
 ROOT = Path(__file__).resolve().parents[2]
 REASON = re.compile(r"^(?:\[rank\d+\]: ?)*((?:error|[\w.]*(?:Error|Exception)): .+)$", re.MULTILINE)
-"""How a process says why it ends: ours in one line, a traceback in its last one."""
+"""The line that says why a process ended: this package's error line, or a traceback's last."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,10 @@ class Ended:
 
 
 def wait_until_free(run_dir: Path) -> None:
-    """What a killed command was training saves before it ends; another may be at work too."""
+    """Wait until no process trains in ``run_dir``.
+
+    The process of a killed command saves before it ends; or another command may be training.
+    """
     if is_held(run_dir):
         print("  another process is training it; waiting until that ends", flush=True)
     while is_held(run_dir):
@@ -41,10 +44,10 @@ class Worker:
     """A process that trains runs one after another, resuming what is there.
 
     Args:
-        trainer: module that is run with the configs.
-        configs: of the runs, as :mod:`gam_scale.train.in_turn`, or another trainer, takes them.
-        log: what the process says is added to this file.
-        threads: of its matmuls; 0: as many as it finds right.
+        trainer: module that is run with the configs, such as :mod:`gam_scale.train.in_turn`.
+        configs: config files of the runs, as the trainer takes them.
+        log: file to which the output of the process is added.
+        threads: threads of its matmuls; 0: as many as it finds right.
     """
 
     def __init__(self, trainer: str, configs: Sequence[Path], log: Path, threads: int = 0) -> None:
@@ -61,7 +64,7 @@ class Worker:
             )
 
     def ended(self) -> Ended | None:
-        """How it ended; None while it is at work."""
+        """Return how the process ended; None while it is at work."""
         status = self._child.poll()
         if status is None:
             return None
@@ -71,13 +74,13 @@ class Worker:
         return Ended(status, reason(status, said))
 
     def stop(self) -> None:
-        """Have it save and end, and wait until it has."""
+        """Tell the process to save and end, and wait until it has ended."""
         self._child.terminate()
         self._child.wait()
 
 
 def reason(status: int, said: str) -> str:
-    """Why a process ended with ``status``, in one line of what it said; below 0: a signal's."""
+    """Return in one line, from its output, why a process ended; ``status`` < 0: by a signal."""
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
     lines = REASON.findall(said) or said.split("\n")
@@ -87,7 +90,7 @@ def reason(status: int, said: str) -> str:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """In which this package is found as here, wherever the command was typed."""
+    """Return an environment in which this package is found from any working directory."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | own

@@ -1,1 +1,1 @@
-"""Preparing a set by many processes, on Slurm or here: the same bytes as by one."""
+"""Prepare a set by many processes, on Slurm or on this machine, with the same bytes as by one."""

@@ -1,4 +1,4 @@
-"""Tasks of a stage side by side: as an array of Slurm's, or as processes of this machine."""
+"""Run the tasks of a stage side by side, as a Slurm array or as processes of this machine."""
 
 import os
 import re
@@ -24,15 +24,15 @@ ENDED = (
     *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("BOOT_FAIL", "DEADLINE", "PREEMPTED"),
 )
-"""Slurm's words for a job that does not go on."""
+"""Slurm's states of a job that has ended."""
 STARTS = 1000
-"""Of a task whose time is up: each does what the one before had no time for."""
+"""How often a task whose time is up is started again, to do what it had no time for."""
 LOG_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many tasks, of how many processes each, and what Slurm is asked for."""
+    """The number of tasks, the processes of each task, and what Slurm is asked for."""
 
     tasks: int
     processes: int
@@ -50,25 +50,25 @@ class Failure:
 
 
 class Array(ABC):
-    """The tasks of a stage, begun."""
+    """The tasks of a stage, once they are started."""
 
     poll_s: float
 
     @abstractmethod
     def at_work(self) -> int:
-        """Tasks that run, or are to."""
+        """Return the number of tasks that run or are still to run."""
 
     @abstractmethod
     def failures(self) -> list[Failure]:
-        """Those that failed."""
+        """Return the tasks that failed."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End all."""
+        """End all tasks."""
 
 
 class Local(Array):
-    """Processes of this machine, which end with this one."""
+    """Tasks as processes of this machine, which end with this process."""
 
     poll_s = 0.2
 
@@ -83,11 +83,11 @@ class Local(Array):
         ]
 
     def at_work(self) -> int:
-        """Processes that run."""
+        """Return the number of processes that run."""
         return sum(worker.ended() is None for worker in self._workers)
 
     def failures(self) -> list[Failure]:
-        """Those that ended with another status than 0."""
+        """Return the processes that ended with a status other than 0."""
         ends = [(worker, worker.ended()) for worker in self._workers]
         return [
             Failure(str(end.status), end.reason, worker.log)
@@ -96,22 +96,22 @@ class Local(Array):
         ]
 
     def stop(self) -> None:
-        """End them; what they were at is done again."""
+        """End the processes; items that they had not finished are to be done again."""
         for worker in self._workers:
             worker.stop()
 
 
 class OnSlurm(Array):
-    """An array of Slurm's, which goes on without this process; ``jobs`` notes it."""
+    """A Slurm array, which goes on without this process; ``slurm.json`` keeps its job numbers."""
 
     poll_s = 2.0
 
     def __init__(self, jobs: dict[str, str]) -> None:
-        self._jobs = jobs  # logs by number
+        self._jobs = jobs  # log files by job number
 
     @classmethod
     def submit(cls, tasks: Sequence[Task], jobs: Path, size: Size) -> "OnSlurm":
-        """Hand it in."""
+        """Submit the tasks as an array and note its job numbers in the folder ``jobs``."""
         import submitit
 
         made = submitit.AutoExecutor(jobs, cluster="slurm", slurm_max_num_timeout=STARTS)
@@ -129,25 +129,25 @@ class OnSlurm(Array):
 
     @classmethod
     def earlier(cls, jobs: Path) -> "OnSlurm | None":
-        """What an earlier command handed in, where some of it is to run still."""
+        """Return the array that an earlier command submitted, if some of it runs or is to run."""
         noted = jobs / "slurm.json"
         array = cls(read_json(noted)) if noted.exists() else None
         return array if array is not None and array.at_work() else None
 
     @property
     def numbers(self) -> str:
-        """Of the array, for the console."""
+        """The array's number, for the console."""
         return ", ".join(dict.fromkeys(number.partition("_")[0] for number in self._jobs))
 
     def at_work(self) -> int:
-        """Jobs that Slurm has in its queue; all of them while it does not answer."""
+        """Return the number of jobs in Slurm's queue; of all jobs while Slurm does not answer."""
         states = slurm_states()
         if states is None:
             return len(self._jobs)
         return sum(states.get(number, "COMPLETED") not in ENDED for number in self._jobs)
 
     def failures(self) -> list[Failure]:
-        """Those that Slurm says failed, or whose log ends with an error where it has forgotten."""
+        """Return the jobs that failed, by Slurm or, if it has forgotten a job, by the job's log."""
         found = []
         for number, log in self._jobs.items():
             state, status = _end_of(number)
@@ -161,17 +161,17 @@ class OnSlurm(Array):
         return found
 
     def stop(self) -> None:
-        """Cancel them."""
+        """Cancel the jobs."""
         ask_slurm("scancel", *self._jobs)
 
     def wait(self) -> None:
-        """Until none is at work, as far as there is a Slurm here to ask."""
+        """Wait until no job is at work, or no Slurm answers here."""
         while slurm_states() is not None and self.at_work():
             time.sleep(self.poll_s)
 
 
 def parameters(stage: str, size: Size) -> dict[str, object]:
-    """submitit's, of a job of the array; site settings come from the environment as for runs."""
+    """Return submitit's parameters of an array; site settings come from the environment."""
     setup = shell_lines(os.environ.get("GAM_MODULES", ""), "GAM_MODULES")
     setup.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")
     return {
@@ -188,7 +188,7 @@ def parameters(stage: str, size: Size) -> dict[str, object]:
 
 
 def share_out(folder: Folder, stage: str, weights: dict[str, int], size: Size) -> list[Task]:
-    """Tasks of about equal weight, of the items by their weights."""
+    """Share items out to tasks of about equal total weight."""
     count = min(size.tasks, len(weights))
     loads = [0] * count
     items: list[list[str]] = [[] for _ in range(count)]
@@ -200,9 +200,9 @@ def share_out(folder: Folder, stage: str, weights: dict[str, int], size: Size) -
 
 
 def follow(array: Array, look: Callable[[], None]) -> list[Failure]:
-    """Wait until no task is at work, calling ``look`` now and then; those that failed.
+    """Wait until no task is at work, calling ``look`` now and then; return those that failed.
 
-    Ctrl-C ends the tasks first.
+    Ctrl-C, like any exception, ends the tasks first.
     """
     try:
         while array.at_work():
@@ -216,7 +216,7 @@ def follow(array: Array, look: Callable[[], None]) -> list[Failure]:
 
 
 def give_up(what: str, left: int, failures: Sequence[Failure]) -> EndedByOthers:
-    """Tell of tasks that failed; what is to be raised."""
+    """Print which tasks failed; return the error to raise."""
     for failure in failures:
         print(
             f"a task of {what} failed with status {failure.status}: {failure.reason}; its log is "
@@ -230,7 +230,7 @@ def give_up(what: str, left: int, failures: Sequence[Failure]) -> EndedByOthers:
 
 
 def _end_of(number: str) -> tuple[str, tuple[int, int]]:
-    """A job's state, and its status and signal; no state where Slurm has forgotten it."""
+    """Return a job's state and its (status, signal); an empty state if Slurm has forgotten it."""
     said = ask_slurm("scontrol", "-o", "show", "job", number) or ""
     state, code = re.search(r"\bJobState=(\w+)", said), re.search(r"\bExitCode=(\d+):(\d+)", said)
     status = (int(code[1]), int(code[2])) if code else (1, 0)
@@ -238,7 +238,7 @@ def _end_of(number: str) -> tuple[str, tuple[int, int]]:
 
 
 def _of_srun(code: int) -> int:
-    """Its status; below 0 the signal's of a task that one ended, for which srun has 128 and it."""
+    """Return a task's status from srun's code: -N for 128 + N, by which srun means signal N."""
     return 128 - code if code - 128 in set(signal.Signals) else code
 
 

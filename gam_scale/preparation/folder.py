@@ -1,4 +1,4 @@
-"""The folder in which a preparation by many processes keeps what is done, beside the set's own."""
+"""The folder, beside the set's own, in which a preparation by many processes keeps its work."""
 
 import io
 import pickle
@@ -21,10 +21,10 @@ from gam_scale.strict import read_json
 
 BEGUN = "begun.json"
 STAGES = ("measured", "sampled", "tokenised", "sharded")
-"""Folders of what is done of each stage, in their order."""
+"""The stages in order; each has a folder of this name for its finished items."""
 
 PACKAGES = ("gam_scale", "pathlib")
-"""Of what the parts and the settings are made."""
+"""Packages of the classes that the pickled parts and settings are made of."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Folder:
     """The folder of the preparation of one set.
 
     It holds ``begun.json`` (what the set is made from), the parts and the settings as pickles, a
-    folder for each of :data:`STAGES`, the verdicts over documents, and in ``set`` what becomes the
-    set. Processes on many hosts read it and write to it.
+    folder for each of :data:`STAGES`, the verdicts over documents, and the folder ``set``, which
+    becomes the set. Processes on many hosts read it and write to it.
     """
 
     path: Path
 
     @classmethod
     def of(cls, out: Path) -> "Folder":
-        """That of the set ``out``."""
+        """Return the preparation folder of the set ``out``."""
         return cls(out.with_name(f".{out.name}.submitted"))
 
     def __truediv__(self, name: str) -> Path:
@@ -48,20 +48,20 @@ class Folder:
 
     @property
     def set(self) -> Path:
-        """What becomes the set."""
+        """The folder that becomes the set."""
         return self.path / "set"
 
     @property
     def jobs(self) -> Path:
-        """What tasks are given, and their logs."""
+        """The folder of the tasks' inputs and logs."""
         return self.path / "jobs"
 
     def is_begun(self, spec: PrepareSpec) -> bool:
-        """Whether an earlier command with an equal ``spec`` left it.
+        """Return whether an earlier command began the preparation from an equal ``spec``.
 
         Raises:
-            UserError: it was begun from something else, and ``spec.overwrite`` does not say that
-                this may go.
+            UserError: the preparation was begun from something else, and ``spec.overwrite`` is not
+                set.
         """
         if not (self / BEGUN).exists():
             return False
@@ -74,7 +74,7 @@ class Folder:
         return same
 
     def begin(self, spec: PrepareSpec) -> None:
-        """Make it, or go on with it where :meth:`is_begun`."""
+        """Set the folder up for a new preparation, or to go on with one that :meth:`is_begun`."""
         goes_on = self.is_begun(spec)
         if not goes_on:
             self.clear()
@@ -95,21 +95,21 @@ class Folder:
 
     @cached_property
     def spec(self) -> PrepareSpec:
-        """What is prepared."""
+        """The settings of the preparation."""
         return _read(self / "spec.pickle")
 
     @cached_property
     def parts(self) -> list[Part]:
-        """Of all sources."""
+        """The parts of all sources."""
         return _read(self / "parts.pickle")
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The set's, once it is there."""
+        """The set's tokenizer, once it is there."""
         return load_tokenizer(self.set / TOKENIZER_FILE, None)
 
     def shard(self, item: str) -> Path:
-        """The file of an item of the last stage."""
+        """Return the shard that an item of the last stage writes."""
         split, number, *_ = item.split("-")
         return self.set / split / f"shard.{number}.mds"
 
@@ -122,7 +122,7 @@ class Folder:
         return bool(spec.filters.describe() or holds_out or trains or spec.max_documents)
 
     def verdict(self, part: Part) -> Verdict | None:
-        """What becomes of a part's documents; None: all stay, and none is held out."""
+        """Return what becomes of a part's documents; None: all stay, and none is held out."""
         if not self.is_judged:
             return None
         return Verdict.load(self / "verdicts" / f"{part.number:05d}.npz")
@@ -137,8 +137,10 @@ def _read(path: Path) -> Any:
 
 
 class _OwnAlone(pickle.Unpickler):
-    """Makes dataclasses of this package and paths, and nothing that runs: others may be able to
-    write in the folder."""
+    """Unpickles only paths and this package's dataclasses, and nothing that could run code.
+
+    Others may be able to write to the folder.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         """See :class:`pickle.Unpickler`."""

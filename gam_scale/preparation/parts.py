@@ -1,4 +1,4 @@
-"""Sources cut into parts that processes read apart: the same ones, however many there are."""
+"""Cut sources into parts for processes to read, the same parts for any number of processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +11,15 @@ from gam_scale.data.sources import FileSource, HubSource, Source
 from gam_scale.data.tokens import TokenSource
 from gam_scale.errors import UserError
 
-PART_BYTES = 1 << 28  # of files, which stay whole
+PART_BYTES = 1 << 28  # of the files of a part, which stay whole
 
 
 @dataclass(frozen=True)
 class Part:
     """Consecutive documents of one of the sources of a split.
 
-    ``account`` is what the source said of itself when the preparation began, ``bytes`` about what
-    it holds, where that is known.
+    ``account`` is the source's ``describe()`` from when the preparation began. ``bytes`` is about
+    the size of its files or text, or 0 if that is unknown.
     """
 
     number: int
@@ -29,7 +29,7 @@ class Part:
     bytes: int
 
     def check(self) -> None:
-        """Refuse a source that has changed, before or after it was read."""
+        """Refuse a source that has changed since the preparation began."""
         if self.source.describe() != self.account:
             files = getattr(self.source, "files", getattr(self.source, "paths", ()))
             name = f"{files[0]} or one of the {len(files)} files from it on" if files else "source"
@@ -40,7 +40,7 @@ class Part:
 
 
 def cut_up(spec: PrepareSpec) -> list[Part]:
-    """All parts, in the order of the documents of a preparation by one process."""
+    """Return all parts, in the order in which a preparation by one process reads them."""
     splits = {"train": spec.train, "valid": spec.valid, "test": spec.test}
     pieces = [
         (split, piece, size)
@@ -55,7 +55,7 @@ def cut_up(spec: PrepareSpec) -> list[Part]:
 
 
 def _pieces(source: Source) -> list[tuple[Source, int]]:
-    """Sources whose documents, one's after the other's, are those of ``source``; their bytes."""
+    """Return sources that one after another give the documents of ``source``, and their bytes."""
     if isinstance(source, FileSource):
         return [
             (replace(source, files=files, left_out=LeftOut()), size)
@@ -72,7 +72,7 @@ def _pieces(source: Source) -> list[tuple[Source, int]]:
 
 
 def _groups(paths: Sequence[Path]) -> list[tuple[tuple[Path, ...], int]]:
-    """Consecutive files of about :data:`PART_BYTES` together, or one that is larger alone."""
+    """Group consecutive files up to :data:`PART_BYTES`; a larger file is a group of its own."""
     groups: list[tuple[tuple[Path, ...], int]] = []
     held: list[Path] = []
     total = 0

@@ -1,4 +1,4 @@
-"""Files by which the processes of a preparation tell each other what is done: whole, or absent."""
+"""Files, whole or absent, by which processes of a preparation tell each other what is done."""
 
 import io
 import os
@@ -20,26 +20,29 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def load_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """What :func:`save_arrays` wrote, or those of it."""
+    """Read the arrays that :func:`save_arrays` wrote: those of ``names``, or all of them."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in names or file.files}
 
 
 def done_file(folder: Path, item: str) -> Path:
-    """Says, once it is there, that ``item`` of a stage is done, and what came of it."""
+    """Return the file that, once it exists, says that ``item`` is done, and holds its outcome."""
     return folder / f"{item}.json"
 
 
 def done_items(folder: Path) -> set[str]:
-    """What is done of a stage."""
+    """Return the items of a stage that are done."""
     return {p.stem for p in folder.glob("*.json") if not p.name.startswith(".")}
 
 
 def outcome(folder: Path, item: str) -> dict[str, Any]:
-    """What came of an item that is done."""
+    """Return the outcome of an item that is done."""
     return read_json(done_file(folder, item))
 
 
 def unfinished(path: Path) -> Path:
-    """Where this process writes ``path``: a started-again task may have a twin that lives on."""
+    """Return the temporary file in which this process alone writes ``path``.
+
+    When a task is started again, its earlier process may still be writing.
+    """
     return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")

@@ -1,4 +1,4 @@
-"""A set prepared by many processes: stage after stage, each of which does only what is missing."""
+"""Prepare a set by many processes, stage after stage, each of which does only what is missing."""
 
 import json
 import shutil
@@ -52,25 +52,26 @@ SAID = {
 }
 VERDICTS = "verdicts.json"
 LEAST_S = 30.0
-"""Seconds of processors below which a preparation says nothing of larger ones."""
+"""Processor seconds below which a preparation's speed says nothing about larger ones."""
 LATE_S = 30.0
-"""What a task of another node wrote last may come to be seen here so much later."""
+"""Seconds until the last files that a task on another node wrote are surely seen here."""
 
 
 def prepare_spread(spec: PrepareSpec, cluster: str, size: Size) -> Manifest:
-    """:func:`gam_scale.data.prepare.prepare` by many processes: the same set, byte for byte.
+    """Make by many processes the set of :func:`gam_scale.data.prepare.prepare`, byte for byte.
 
-    What is done is kept in a hidden folder beside the set until that is whole; the same call goes
-    on from there, whatever ended the one before.
+    Finished work is kept in a hidden folder beside the set until the set is whole; the same call
+    goes on from there, whatever ended the one before.
 
     Args:
-        spec: what is prepared; ``workers`` says nothing here.
+        spec: what to prepare; ``workers`` has no effect here.
         cluster: slurm or local.
-        size: of each stage's array of tasks.
+        size: the size of each stage's array of tasks.
 
     Raises:
-        UserError: as there; an earlier call began with something else; another is at work.
-        EndedByOthers: tasks failed, which stderr was told of.
+        UserError: as in ``prepare``; an earlier call began with another ``spec``; or another
+            command is at work on the set.
+        EndedByOthers: tasks failed; stderr says which.
     """
     check_sources(spec)
     if spec.pairs is not None:
@@ -96,7 +97,7 @@ def prepare_spread(spec: PrepareSpec, cluster: str, size: Size) -> Manifest:
         ) from None
     with _locked(folder, spec.out):
         if not folder.is_begun(spec) and (earlier := OnSlurm.earlier(folder.jobs)):
-            earlier.stop()  # it writes what is of other settings
+            earlier.stop()  # it writes results of other settings
             earlier.wait()
         folder.begin(spec)
         manifest = _Preparation(folder, cluster, size).run(source)
@@ -106,7 +107,7 @@ def prepare_spread(spec: PrepareSpec, cluster: str, size: Size) -> Manifest:
 
 
 def _clear_away(folder: Folder, out: Path) -> None:
-    """Remove what a command left that was killed once its set was in place; not another's work."""
+    """Remove the leftovers of a command that was killed after placing its set, if not in use."""
     if not folder.path.exists():
         return
     with suppress(UserError):  # a command with --overwrite is at work there
@@ -117,7 +118,7 @@ def _clear_away(folder: Folder, out: Path) -> None:
 
 @contextmanager
 def _locked(folder: Folder, out: Path) -> Iterator[None]:
-    """The right to work in the folder, which another command may have."""
+    """Hold the lock of the folder; raise a UserError if another command holds it."""
     lock = RunLock(folder.set)
     try:
         lock.acquire()
@@ -139,7 +140,7 @@ class _Preparation:
     size: Size
 
     def run(self, source: dict[str, Any]) -> Manifest:
-        """Every stage; the set is then whole, but not in its place."""
+        """Run every stage; afterwards the set is whole, but not in its place."""
         folder = self.folder
         parts = {f"{part.number:05d}": part.bytes for part in folder.parts}
         left_out: dict[str, dict[str, int]] = {}
@@ -156,7 +157,7 @@ class _Preparation:
         return self._sealed(totals, shards, left_out, source)
 
     def _stage(self, stage: str, weights: dict[str, int]) -> None:
-        """Have every item done that is not; the weights say how large each is."""
+        """Have every missing item of a stage done; ``weights`` says how large each item is."""
         if self.cluster == "slurm" and (earlier := OnSlurm.earlier(self.folder.jobs)):
             print(f"waiting for what is left of array {earlier.numbers}", file=sys.stderr)
             self._follow(earlier, stage, weights)
@@ -201,14 +202,14 @@ class _Preparation:
 
     def _missing(self, stage: str, weights: dict[str, int]) -> dict[str, int]:
         done = done_items(self.folder / stage)
-        if stage == "sharded":  # a set put in its place took them along
+        if stage == "sharded":  # a set put in its place took the shards along
             done = {item for item in done if self.folder.shard(item).exists()}
             for item in weights.keys() - done:
                 (self.folder / stage / f"{item}.json").unlink(missing_ok=True)
         return {item: weight for item, weight in weights.items() if item not in done}
 
     def _judge(self) -> dict[str, dict[str, int]]:
-        """Once all parts are measured: what becomes of each document; those left out, counted."""
+        """Judge all documents, once every part is measured; return counts of those left out."""
         folder, path = self.folder, self.folder / VERDICTS
         if not path.exists():
             verdicts = judge(
@@ -222,7 +223,7 @@ class _Preparation:
         return read_json(path)
 
     def _make_tokenizer(self, parts: dict[str, int]) -> None:
-        """The set's tokenizer: the one that was given, or trained once, on all parts' sample."""
+        """Copy the given tokenizer into the set, or train one, once, on a sample of all parts."""
         folder, spec = self.folder, self.folder.spec
         path = folder.set / TOKENIZER_FILE
         if path.exists():
@@ -245,7 +246,7 @@ class _Preparation:
         print(f"training the tokenizer took {seconds:,.1f} s", file=sys.stderr)
 
     def _totals(self, items: list[str]) -> dict[str, Counter[str]]:
-        """Tokens, documents and bytes of each split; tells of rows that were left out."""
+        """Return tokens, documents and bytes of each split; print which rows were left out."""
         totals: dict[str, Counter[str]] = {}
         left_out = LeftOut()
         for item in items:
@@ -260,7 +261,7 @@ class _Preparation:
         return dict(sorted(totals.items()))
 
     def _write_shards(self, totals: dict[str, Counter[str]]) -> dict[str, list[str]]:
-        """The shards of each split, by their items."""
+        """Write the shards of each split; return their items, in order."""
         dtype = self.folder.tokenizer.dtype
         items = {
             split: [
@@ -280,7 +281,7 @@ class _Preparation:
         left_out: dict[str, dict[str, int]],
         source: dict[str, Any],
     ) -> Manifest:
-        """The indexes, merged, and the manifest, written last."""
+        """Write the merged index of each split and, last, the manifest; return the manifest."""
         folder = self.folder
         splits = {}
         for split, counts in totals.items():
@@ -311,7 +312,7 @@ class _Preparation:
         return manifest
 
     def _tell_speeds(self) -> None:
-        """Seconds of processors that each stage took, and what 1 TB of such text would take."""
+        """Print the processor time that each stage took and that 1 TB of such text would take."""
         text, spent = 0, 0.0
         for stage, said in SAID.items():
             came = [outcome(self.folder / stage, item) for item in done_items(self.folder / stage)]
@@ -326,7 +327,7 @@ class _Preparation:
                 "core",
                 file=sys.stderr,
             )
-        if text and spent > LEAST_S:  # of less, most is the start of processes
+        if text and spent > LEAST_S:  # of less, most is starting processes
             hours = spent / text * 1e12 / 3600
             print(f"at that rate 1 TB of text takes {hours:,.0f} hours of a core", file=sys.stderr)
 

@@ -1,7 +1,7 @@
-"""What a task does of each stage: measure, sample, tokenise a part of the sources; write a shard.
+"""The work on one item of each stage: measure, sample or tokenise a part, or write a shard.
 
-Each item is done when its ``.json`` stands in the stage's folder, which is written last; done again
-it comes to the same files.
+An item is done when its ``.json``, which is written last, is in the stage's folder. An item that is
+done again gives the same files.
 """
 
 import os
@@ -35,10 +35,10 @@ Outcome = dict[str, Any]
 
 
 def doer(path: Path, stage: str) -> Callable[[str], None]:
-    """What does an item of a stage of the preparation in the folder ``path``."""
+    """Return the function that does an item of a stage of the preparation in folder ``path``."""
     folder = Folder(path)
     if stage == "sharded":
-        import_streaming()  # takes seconds, which are of no item
+        import_streaming()  # takes seconds, which no item should be charged
 
     def do(item: str) -> None:
         if done_file(folder / stage, item).exists():
@@ -52,7 +52,7 @@ def doer(path: Path, stage: str) -> Callable[[str], None]:
 
 
 def measure(folder: Folder, item: str) -> Outcome:
-    """Note what verdicts depend on of each document of a part."""
+    """Record, for each document of a part, what verdicts depend on."""
     part = folder.parts[int(item)]
     part.check()
     noted = survey(part.source.documents(), folder.spec)
@@ -62,14 +62,14 @@ def measure(folder: Folder, item: str) -> Outcome:
 
 
 def sample(folder: Folder, item: str) -> Outcome:
-    """Those stretches of a part's text that train the tokenizer."""
+    """Return the stretches of a part's text that train the tokenizer."""
     part = folder.parts[int(item)]
     verdict = folder.verdict(part)
     assert verdict is not None
     wanted = iter(verdict.sample.tolist())
     pieces: list[str] = []
     number, size = next(wanted, None), 0
-    if number is None:  # none of this part's
+    if number is None:  # none is of this part
         return {"pieces": pieces, "bytes": size}
     documents = _split(part, verdict, whole=False)
     texts = (d for split, d in documents if split == "train" and isinstance(d, str))
@@ -87,7 +87,7 @@ def sample(folder: Folder, item: str) -> Outcome:
 
 
 def tokenise(folder: Folder, item: str) -> Outcome:
-    """A part's stream of tokens, for each split that it has text of."""
+    """Write a part's token stream for each split that the part has text of."""
     part = folder.parts[int(item)]
     part.check()
     verdict = folder.verdict(part)
@@ -123,7 +123,7 @@ def tokenise(folder: Folder, item: str) -> Outcome:
 
 
 def shard(folder: Folder, item: str) -> Outcome:
-    """One shard of a split, of the streams that its parts came to."""
+    """Write one shard of a split from the token streams of the split's parts."""
     split, _, start, end = item.split("-")
     dtype = folder.tokenizer.dtype
     streams = streams_of(folder, split)
@@ -154,16 +154,16 @@ WORK: dict[str, Callable[[Folder, str], Outcome]] = {
     "tokenised": tokenise,
     "sharded": shard,
 }
-"""By the stage's folder."""
+"""The function of each stage, by the name of the stage's folder."""
 
 
 def stream_file(folder: Folder, item: str, split: str) -> Path:
-    """A part's tokens of a split: nothing but ids."""
+    """Return the file of a part's token stream for a split, which holds nothing but ids."""
     return folder / "tokenised" / f"{item}.{split}.bin"
 
 
 def streams_of(folder: Folder, split: str) -> list[tuple[Path, int]]:
-    """The files of a split's stream in their order, with the tokens of each."""
+    """Return the files of a split's stream in order, with the number of tokens of each."""
     items = [f"{part.number:05d}" for part in folder.parts]
     return [
         (stream_file(folder, item, split), counts["tokens"])
@@ -173,15 +173,15 @@ def streams_of(folder: Folder, split: str) -> list[tuple[Path, int]]:
 
 
 def _split(part: Part, verdict: Verdict | None, whole: bool) -> Iterator[tuple[str, Document]]:
-    """A part's documents that stay, and what each is for.
+    """Return the documents of a part that stay, each as (split, document).
 
     Args:
-        part: that is read.
-        verdict: None: all stay.
-        whole: whether its documents are all that there are.
+        part: the part to read.
+        verdict: what becomes of its documents; None: all stay.
+        whole: whether the source must have no documents after the judged ones.
 
     Raises:
-        UserError: they are not as many as when they were judged.
+        UserError: there are more or fewer documents than when they were judged.
     """
     documents: Iterator[Document] = part.source.documents()
     if verdict is None:
@@ -196,12 +196,12 @@ def _split(part: Part, verdict: Verdict | None, whole: bool) -> Iterator[tuple[s
 def _counted(
     part: Part, documents: Iterator[Document], count: int, whole: bool
 ) -> Iterator[Document]:
-    """The first ``count``, all of which are there."""
+    """Yield the first ``count`` documents; refuse fewer and, if ``whole``, more documents."""
     read = 0
     for document in islice(documents, count):
         read += 1
         yield document
-    # To the end where it is read whole: rows without a text may follow the last document.
+    # If ``whole``, this reads to the end: rows without a text may follow the last document.
     if read < count or (whole and next(documents, None) is not None):
         raise _other_documents(part)
 

@@ -1,4 +1,4 @@
-"""The stream of tokens of a split, in the files of its parts, and how it is cut into shards."""
+"""Read a split's token stream from the files of its parts, and find where it is cut into shards."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ READ_TOKENS = 1 << 22
 def read_stream(
     files: Sequence[tuple[Path, int]], dtype: str, start: int, end: int
 ) -> Iterator[np.ndarray]:
-    """Ids ``start`` to ``end`` of files that follow each other, some at a time."""
+    """Yield ids ``start`` to ``end`` of the concatenated (file, number of ids), some at a time."""
     first = 0
     for path, count in files:
         low, high = max(start, first), min(end, first + count)
@@ -28,11 +28,11 @@ def read_stream(
 
 
 def shard_bounds(tokens: int, dtype: str) -> list[tuple[int, int]]:
-    """Where the shards begin and end that one writer of the whole stream would make."""
+    """Return where each shard that one writer of the whole stream would make begins and ends."""
     with tempfile.TemporaryDirectory() as folder:
         writer = SplitWriter(Path(folder) / "probe", dtype)
         full = writer.tokens_of_a_shard(0)
         starts = list(range(0, tokens, full))
         if len(starts) > 1 and tokens - starts[-2] <= writer.tokens_of_a_shard(tokens % full):
-            del starts[-1]  # a short last block has room where a whole one has none
+            del starts[-1]  # a short last block fits where a whole one does not
     return [(a, b) for a, b in zip(starts, [*starts[1:], tokens], strict=True)]

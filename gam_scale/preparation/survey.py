@@ -1,4 +1,4 @@
-"""What a first pass over a part notes of each document, for all parts to be judged together."""
+"""Record, in a first pass over a part, what is needed to judge the documents of all parts."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from gam_scale.data.tokenizer_training import stretches
 from gam_scale.preparation.saved import load_arrays, save_arrays
 
 REASONS = (None, SHORT, REPETITIVE, REPEATED)
-"""Why a document is left out, by the number that arrays have; the first: it stays."""
+"""Why a document is left out; arrays hold indices into this tuple, and at 0 a document stays."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Survey:
     Attributes:
         reasons: (n,) uint8, indices of :data:`REASONS`; repeated ones are not known yet.
         sizes: (n,) uint64, bytes of text.
-        digests: (n, 2) uint64, of the documents that stay; (0, 2) where nobody asks.
-        counts: (n,) uint32, stretches that a tokenizer's sample may have of each document that
-            stays; 0 where nobody asks.
-        stretches: (sum of counts,) uint16, the bytes of each.
+        digests: (m, 2) uint64, for the m documents that stay; (0, 2) without deduplication.
+        counts: (n,) uint32, how many stretches of each document that stays a tokenizer's sample may
+            draw from; 0 if no tokenizer is trained on it.
+        stretches: (sum of counts,) uint16, the bytes of each such stretch.
     """
 
     reasons: np.ndarray
@@ -51,7 +51,7 @@ class Survey:
 
 
 def survey(documents: Iterable[Document], spec: PrepareSpec) -> Survey:
-    """Go over the documents of a part, which are in bounded memory but for this account."""
+    """Record the documents of a part; only the record stays in memory."""
     filters, trains = spec.filters, spec.tokenizer is None
     reasons, sizes, counts, pieces = array("B"), array("Q"), array("I"), array("H")
     digests = bytearray()
@@ -77,7 +77,7 @@ def survey(documents: Iterable[Document], spec: PrepareSpec) -> Survey:
 
 
 def staying(documents: Iterable[Document], reasons: np.ndarray | None) -> Iterator[Document]:
-    """The documents of a part that stay; None: all do."""
+    """Return the documents of a part that stay; all of them if ``reasons`` is None."""
     if reasons is None:
         return iter(documents)
     return (d for d, reason in zip(documents, reasons.tolist(), strict=False) if not reason)

@@ -1,4 +1,4 @@
-"""A task of a stage: items that one process, or some of one machine, do one after another.
+"""Do a task of a stage: a list of items, one after another or in several processes.
 
 ``python -m gam_scale.preparation.task FILE`` does what the file lists.
 """
@@ -20,9 +20,9 @@ from gam_scale.strict import read_record
 
 @dataclass(frozen=True)
 class Task:
-    """What a task is to do, as its file has it.
+    """What a task is to do, as its file says it.
 
-    ``folder`` is the preparation's, ``processes`` how many of them do an item each.
+    ``folder`` is the preparation's; ``processes`` is how many processes do one item each at a time.
     """
 
     folder: str
@@ -31,15 +31,15 @@ class Task:
     processes: int
 
     def write(self, path: Path) -> Path:
-        """Write its file."""
+        """Write the task's file and return its path."""
         write_json(path, vars(self))
         return path
 
     def run(self) -> None:
-        """Do what is missing of its items, each in a process.
+        """Do the items that are missing, each in one process.
 
         Raises:
-            UserError: an item's, once the others are done; or a process was killed.
+            UserError: an item failed (raised once the others are done), or a process was killed.
         """
         missing = [item for item in self.items if item not in self._done()]
         print(f"{len(missing)} of {len(self.items)} items are to be done", flush=True)
@@ -74,7 +74,7 @@ def _tell(item: str, error: BaseException | None) -> BaseException | None:
 
 
 def _raise_first(errors: list[BaseException | None]) -> None:
-    """The first; a process that the system killed is explained."""
+    """Raise the first error, if any; explain a process that the system killed."""
     failed = [error for error in errors if error is not None]
     if not failed:
         return
@@ -88,18 +88,21 @@ def _raise_first(errors: list[BaseException | None]) -> None:
 
 @dataclass(frozen=True)
 class SlurmTask:
-    """What submitit calls on Slurm; the same again when Slurm starts the job anew."""
+    """What submitit calls on Slurm, and calls again when Slurm restarts the job."""
 
     file: str
 
     def checkpoint(self) -> "object":
-        """At the time limit, or pre-empted: the job as it was, what is done is not done again."""
+        """Return the same job, to be queued again at the time limit or a preemption.
+
+        What is done is not done again.
+        """
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
     def __call__(self) -> None:
-        """Do it, and end the process with the status of a command line."""
+        """Do the task; after an error, end the process with the status of a command line."""
         try:
             read_record(Task, Path(self.file)).run()
         except Exception as error:
@@ -111,7 +114,7 @@ class SlurmTask:
 
 
 def main() -> None:
-    """Do a task of this machine."""
+    """Do the task in a file, as a process of this machine."""
     # Ctrl-C reaches every process of the terminal; the command that started this one ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parser = cli.Parser(description=__doc__.splitlines()[0])

@@ -1,7 +1,8 @@
-"""Which documents of a corpus stay and which are held out, judged over all of its parts at once.
+"""Judge which documents of a corpus stay and which are held out, over all of its parts at once.
 
-The same as one process finds that goes over them in their order: the first of equal documents
-stays, whichever part it is in, and documents are held out by their number in the whole corpus.
+The verdicts are those of one process that reads all documents in order: the first of equal
+documents stays, whichever part it is in, and documents are held out by their number in the whole
+corpus.
 """
 
 import os
@@ -23,7 +24,7 @@ from gam_scale.preparation.parts import Part
 from gam_scale.preparation.saved import load_arrays, save_arrays, unfinished
 from gam_scale.preparation.survey import REASONS, Survey, staying
 
-DIGESTS_AT_ONCE = 1 << 25  # compared in memory, of about 80 bytes each
+DIGESTS_AT_ONCE = 1 << 25  # compared in memory, where each takes about 80 bytes
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Verdict:
     """What becomes of the documents of a part.
 
     Attributes:
-        reasons: (n,) uint8 for its first n documents, which are all that are read.
-        held: of those that stay, by index among them, the ones held out for validation.
-        cut: (2,) index of one that is divided, or -1, and the bytes of its tail.
-        sample: of the stretches of its training text, those that train the tokenizer.
+        reasons: (n,) uint8, indices of REASONS for the first n documents; only these n are read.
+        held: which documents are held out for validation, as indices among those that stay.
+        cut: (2,) such an index of the document that is divided, or -1, and the bytes of its tail.
+        sample: which stretches of the part's training text train the tokenizer, by number.
     """
 
     reasons: np.ndarray
@@ -44,7 +45,7 @@ class Verdict:
 
     @property
     def hold_out(self) -> HoldOut:
-        """Of the documents that stay."""
+        """What is held out of the documents that stay."""
         cut, tail = self.cut.tolist()
         return HoldOut(frozenset(self.held.tolist()), None if cut < 0 else cut, tail)
 
@@ -61,14 +62,17 @@ class Verdict:
 def judge(
     spec: PrepareSpec, parts: Sequence[Part], surveys: Path, verdicts: Path, digests: Path
 ) -> dict[str, dict[str, int]]:
-    """Write a verdict for each part, of the surveys of all; documents left out, by split and why.
+    """Write a verdict for each part, from the surveys of all parts.
 
     Args:
         spec: what is prepared.
-        parts: of all sources.
-        surveys: the folder with ``NUMBER.npz`` for each part.
-        verdicts: the folder that is filled likewise.
-        digests: the file of those of the documents that stay, where they are deduplicated.
+        parts: the parts of all sources.
+        surveys: the folder with the survey ``NUMBER.npz`` of each part.
+        verdicts: the folder to write the verdicts to, with the same names.
+        digests: the file to write the kept documents' digests to, if they are deduplicated.
+
+    Returns:
+        The number of documents left out, by split and reason.
 
     Memory: 10 bytes a document, and 3 GB at most to compare digests.
     """
@@ -114,7 +118,7 @@ def judge(
 def _within_limit(
     spec: PrepareSpec, parts: Sequence[Part], paths: Sequence[Path]
 ) -> list[np.ndarray]:
-    """The reasons of each part, as far as ``max_documents`` of its split reaches."""
+    """Return the reasons of each part, cut off where its split reaches ``max_documents``."""
     seen: Counter[str] = Counter()
     reasons = []
     for part, path in zip(parts, paths, strict=True):
@@ -127,7 +131,10 @@ def _within_limit(
 
 
 def _mark_repeated(paths: Sequence[Path], reasons: list[np.ndarray], known: np.ndarray) -> None:
-    """Note which documents are an earlier or a known one again, some of the digests at a time."""
+    """Mark in ``reasons`` the documents that repeat an earlier or a ``known`` document.
+
+    The digests are compared group by group, to bound the memory.
+    """
     stay = [np.flatnonzero(its == 0) for its in reasons]
     starts = np.cumsum([0, *(len(each) for each in stay)])
     groups = -(-(int(starts[-1]) + len(known)) // DIGESTS_AT_ONCE)
@@ -146,14 +153,14 @@ def _mark_repeated(paths: Sequence[Path], reasons: list[np.ndarray], known: np.n
         again = (both[1:] == both[:-1]).all(1)
         repeated.append(place[order[1:][again]])
     marked = np.sort(np.concatenate(repeated)) if repeated else np.empty(0, np.int64)
-    marked = marked[marked >= 0]  # the known ones are of no part
+    marked = marked[marked >= 0]  # known documents, at -1, are of no part
     bounds = np.searchsorted(marked, starts)
     for i, its in enumerate(reasons):
         its[stay[i][marked[bounds[i] : bounds[i + 1]] - starts[i]]] = REASONS.index(REPEATED)
 
 
 def _keep_digests(paths: Sequence[Path], reasons: Sequence[np.ndarray], target: Path) -> None:
-    """Write those of the documents that stay, in their order."""
+    """Write the digests of the documents that stay, in order."""
     again = REASONS.index(REPEATED)
     with open(unfinished(target), "wb") as file:
         for path, its in zip(paths, reasons, strict=True):
@@ -166,7 +173,7 @@ def _keep_digests(paths: Sequence[Path], reasons: Sequence[np.ndarray], target: 
 def _training_stretches(
     part: Part, noted: Survey, reasons: np.ndarray, held: np.ndarray, cut: np.ndarray
 ) -> Iterator[int]:
-    """Bytes of each stretch of a part's training text, in their order."""
+    """Yield the bytes of each stretch of a part's training text, in order."""
     counts = noted.counts[: len(reasons)]
     stay = np.flatnonzero(reasons == 0)
     trained = np.zeros(len(counts), bool)
@@ -184,7 +191,10 @@ def _training_stretches(
 
 
 def _head(part: Part, reasons: np.ndarray, cut: np.ndarray) -> str:
-    """What is left for training of the document that gives its tail: it alone is read again."""
+    """Return what is left for training of the document that gives its tail.
+
+    The part's documents are read again up to this one.
+    """
     index, tail = cut.tolist()
     document = next(
         d for i, d in enumerate(staying(part.source.documents(), reasons)) if i == index

@@ -1,1 +1,1 @@
-"""How results are shown: pages, tables, figures and numbers, whatever they are results of."""
+"""Presentation of results of any kind: pages, tables, figures and formatted numbers."""

@@ -1,4 +1,4 @@
-"""The one style of axes: few ticks, horizontal rules, no box."""
+"""The style of all axes: few ticks, horizontal grid lines, no box."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ from gam_scale.report.drawn import drawable
 from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import Form
 
-STEPS = [1, 2, 2.5, 5, 10]  # of ticks
+STEPS = [1, 2, 2.5, 5, 10]  # distances of ticks, times a power of ten
 
 whole = "{:,.0f}".format
 
 
 def quieten(axes: Any, palette: Palette) -> None:
-    """Rules and labels that stay behind what is drawn."""
+    """Draw grid lines and labels in quiet colours, behind the data."""
     axes.grid(axis="y", color=palette.rule, linewidth=1)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelcolor=palette.quiet, pad=6)
@@ -22,7 +22,7 @@ def quieten(axes: Any, palette: Palette) -> None:
 
 
 def ticks_x(axes: Any, at: Sequence[float], form: Form = whole) -> None:
-    """Ticks along the x axis where values are few and known."""
+    """Put ticks on the x axis at the values ``at``."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axes.xaxis.set_major_locator(FixedLocator(at))
@@ -31,7 +31,7 @@ def ticks_x(axes: Any, at: Sequence[float], form: Form = whole) -> None:
 
 
 def ticks_y(axes: Any, form: Form = "{:.3g}".format, *, log: bool = False, most: int = 6) -> None:
-    """Few ticks along the y axis, which is logarithmic if ``log``."""
+    """Put few ticks on the y axis, and make it logarithmic if ``log``."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     if log:
@@ -52,12 +52,12 @@ def finish(
     y_form: Form = "{:.3g}".format,
     log_y: bool = False,
 ) -> None:
-    """Name the axes; x is logarithmic, and y if ``log_y``."""
+    """Name and style the axes, and make x logarithmic, and y too if ``log_y``."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    # Less than two decades need ticks between their powers of ten.
+    # An axis of less than two decades needs ticks between the powers of ten.
     subs = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=5 if narrow else 9))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -69,7 +69,7 @@ def finish(
 
 
 def label(axes: Any, palette: Palette, x: float, y: float, text: str, above: bool = False) -> None:
-    """A small note at a point."""
+    """Write a small note at the point (x, y)."""
     axes.annotate(
         drawable(text),
         (x, y),

@@ -1,4 +1,4 @@
-"""Dots in any number: those that would hide one another are drawn once."""
+"""Draw any number of dots, but only one of those that would hide one another."""
 
 from typing import Any
 
@@ -8,19 +8,20 @@ from gam_scale.report.figure import FIXED
 from gam_scale.report.looks import Palette
 
 MANY = 1000
-"""Dots up to which each is drawn by itself."""
+"""Number of dots up to which every dot is drawn."""
 MOST = 1500
-"""Dots that a page shows of one colour, from all over where there are more."""
+"""Most dots of one colour on a page; of more, an even sample is drawn."""
 _GRID = (450, 200)
-"""Places of a page's drawing that hold one dot at most, two pixels wide."""
+"""Cells across and down a page's drawing, about two pixels wide, that hold at most one dot each."""
 
 
 def draw_dots(
     axes: Any, palette: Palette, x: np.ndarray, y: np.ndarray, *, log_y: bool = False, **style: Any
 ) -> None:
-    """Dots at x (n,), on a logarithmic axis, and y (n,).
+    """Draw dots at x (n,), on a logarithmic axis, and y (n,).
 
-    A file holds many as pixels. A page cannot, whose colours change with the reader's scheme.
+    Many dots become pixels in a file. A page draws fewer dots instead, since its colours change
+    with the reader's scheme.
     """
     if len(x) > MANY and palette is FIXED:
         style["rasterized"] = True
@@ -32,7 +33,7 @@ def draw_dots(
 
 
 def _apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Indices of one dot of each place."""
+    """Return the index of one dot in each occupied cell of :data:`_GRID`."""
     places = [
         np.floor((values - values.min()) / max(float(np.ptp(values)), 1e-300) * count).astype(int)
         for values, count in zip((x, y), _GRID, strict=True)

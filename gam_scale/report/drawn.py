@@ -1,4 +1,4 @@
-"""Text that a drawing is to show as it is: not every character is in its font."""
+"""Prepare text for drawings, whose font does not have every character."""
 
 from functools import cache
 
@@ -6,13 +6,13 @@ from gam_scale.errors import printable
 from gam_scale.report.markdown import one_space
 
 MOST = 48
-"""Characters that a title or a key may have; of a longer one the middle is left out."""
+"""Most characters of a title or key; a longer text loses its middle."""
 
 
 def drawable(text: str, most: int = MOST) -> str:
-    """``text`` on one line, short, with codes such as ``\\u6587`` for what the font lacks.
+    """Return ``text`` on one short line, with codes like ``\\u6587`` for what the font lacks.
 
-    That its dollars make no formula is a setting of every drawing.
+    Dollar signs need no escape: every drawing turns formulas off.
     """
     line = shorten(text.replace("\u00a0", " "), most)
     if not line.isascii():
@@ -21,7 +21,7 @@ def drawable(text: str, most: int = MOST) -> str:
 
 
 def shorten(text: str, most: int = MOST) -> str:
-    """``text`` on one line of at most so many characters, all of which can be printed."""
+    """Return ``text`` on one line of at most ``most`` characters, all of them printable."""
     line = printable(one_space(text))
     end = most // 3
     return line if len(line) <= most else f"{line[: most - end - 1]}\u2026{line[-end:]}"
@@ -29,11 +29,11 @@ def shorten(text: str, most: int = MOST) -> str:
 
 @cache
 def _known() -> frozenset[int]:
-    """Characters of the font that every drawing is made in."""
+    """Return the code points of the characters in :data:`FONT`."""
     from matplotlib.font_manager import findfont, get_font
 
     return frozenset(get_font(findfont(FONT)).get_charmap())
 
 
 FONT = "DejaVu Sans"
-"""Comes with matplotlib, so that a drawing is the same on every machine."""
+"""Font of every drawing; it comes with matplotlib, so drawings are the same on every machine."""

@@ -1,4 +1,4 @@
-"""Figures: drawn once, for pages in the page's colours and for files in fixed ones."""
+"""Figures, drawn by one function for pages, in CSS colours, and for files, in fixed colours."""
 
 import re
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from gam_scale.report.markdown import picture, plain
 WIDE, NARROW, FILE = (912, 400), (430, 340), (820, 440)
 NO_DATA = "There are no values to draw."
 
-MANY = 5  # keys up to which they stand within a file's axes
+MANY = 5  # most keys that a file shows inside the axes rather than beside them
 
-# matplotlib cannot write CSS variables: a page's figures are drawn in colours that stand for them.
+# matplotlib cannot write CSS variables, so a page's figures are drawn in placeholder colours.
 PLACEHOLDERS = {
     "#010203": "currentColor",
     "#010204": "var(--quiet)",
@@ -30,38 +30,41 @@ FIXED = Palette("#1c1f24", "#646b76", "#e2e5e9", LIGHT)
 
 @dataclass(frozen=True)
 class Figure:
-    """Something drawn, under a title."""
+    """A drawing with a title, a caption and keys."""
 
     kind: ClassVar[str] = "figure"
 
     name: str
-    """Its file's, and on a page its class: unique there."""
+    """Name of the figure's file, and its CSS class on a page, where it must be unique."""
     title: str
     caption: str
     draw: Callable[[Any, Palette, bool], None] | None
-    """Onto matplotlib's axes, in colours; whether there is little room. None without any data."""
+    """Draws on matplotlib's axes with a palette; the flag asks for a narrow drawing.
+
+    None if there is no data.
+    """
     keys: tuple[tuple[int, str], ...] = ()
-    """Number and name of each line colour that needs explaining."""
+    """Colour index and name of each line that the legend explains."""
     size: tuple[int, int] = WIDE
-    """In pixels of a page."""
+    """Width and height on a page, in pixels."""
     narrow: tuple[int, int] | None = NARROW
-    """The size of a second drawing, for phones; None for figures that fit there."""
+    """Size of a second drawing, for phones; None if the first one fits there."""
     marked: bool = False
-    """Whether lines differ by markers, as well as by colour; else by dashes."""
+    """Whether lines differ by markers in addition to colour; otherwise they differ by dashes."""
 
     def swatches(self) -> list[tuple[str, str]]:
-        """An ``<svg>`` element for each key, and its name."""
+        """Return an ``<svg>`` element and the name of each key."""
         look = {"marked": self.marked, "dashed": not self.marked}
         return [(swatch(i, **look), name) for i, name in self.keys]
 
     def drawings(self) -> list[str]:
-        """``<svg>`` elements for a page; needs matplotlib."""
+        """Return the ``<svg>`` elements for a page; needs matplotlib."""
         if self.draw is None:
             return []
         return [self.svg(), self.svg(narrow=True)] if self.narrow else [self.svg()]
 
     def svg(self, narrow: bool = False) -> str:
-        """One element of a page, in its colours."""
+        """Return one ``<svg>`` element, in the page's colours."""
         name, size = (f"{self.name}-narrow", self.narrow) if narrow else (self.name, self.size)
         drawing = self.draw
         assert size is not None and drawing is not None
@@ -76,7 +79,7 @@ class Figure:
         )
 
     def file(self, form: str) -> bytes:
-        """As a file: ``png``, ``svg`` or ``pdf``, on white, with its keys."""
+        """Return the bytes of a ``png``, ``svg`` or ``pdf`` file, on white, with title and keys."""
         drawing = self.draw
         assert drawing is not None
 
@@ -88,7 +91,7 @@ class Figure:
             title = drawable(self.title)
             if axes.axison:
                 axes.set_title(title, loc="left", **style)
-            else:  # the place of others, which have titles of their own
+            else:  # the axes only hold panels, which have titles of their own
                 axes.figure.suptitle(title, x=0.01, ha="left", **style)
             if self.keys:
                 handles = [Line2D([], [], lw=2, **self._look(i)) for i, _ in self.keys]
@@ -103,13 +106,13 @@ class Figure:
         return _drawn(draw, FILE, self.name, {"font.size": 11}, **saving)
 
     def _look(self, i: int) -> dict[str, Any]:
-        """The i-th line's, as matplotlib takes it, in a file."""
+        """Return matplotlib's properties of the i-th line's key in a file."""
         if self.marked:
             return {"color": FIXED.line(i), "marker": FIXED.marker(i), "mew": 0}
         return {"color": FIXED.line(i), "linestyle": FIXED.dash(i)}
 
     def markdown(self) -> str:
-        """A section that shows the .png file beside the text."""
+        """Return a section of Markdown that shows the figure's .png file."""
         names = ", ".join(name for _, name in self.keys)
         caption = self.caption + (f" ({names})" if names else "")
         shown = picture(self.title, f"{self.name}.png") if self.draw else NO_DATA
@@ -117,7 +120,7 @@ class Figure:
 
 
 def shades(count: int) -> list[float]:
-    """Opacities of ``count`` lines of one colour, the last the fullest."""
+    """Return opacities for ``count`` lines of one colour, ascending to 1."""
     return [0.35 + 0.65 * (i + 1) / count for i in range(count)]
 
 
@@ -128,11 +131,11 @@ def _drawn(
     settings: dict[str, Any],
     **saving: Any,
 ) -> bytes:
-    """What ``draw`` puts on axes, saved; the same bytes each time."""
+    """Run ``draw`` on new axes and return the saved file, the same bytes each time."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    # Names of runs and families are no formulas, whatever dollars they hold.
+    # Dollar signs in the names of runs and families must not become formulas.
     every: dict[Any, Any] = {"svg.hashsalt": salt, "text.parse_math": False, "font.family": [FONT]}
     with matplotlib.rc_context(every | settings):
         canvas = Canvas((size[0] / 72, size[1] / 72), layout="constrained")  # 72 units an inch
@@ -143,7 +146,7 @@ def _drawn(
 
 
 def _element(svg: str, name: str, attributes: str) -> str:
-    """From a matplotlib file to an element: no prolog or metadata, own ids, the page's colours."""
+    """Make an element of matplotlib's file: no prolog or metadata, unique ids, page colours."""
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
     svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', svg)
     svg = svg.replace("url(#", f"url(#{name}-").replace('id="', f'id="{name}-')

@@ -1,4 +1,4 @@
-"""Figures of named series and of shares in a grid."""
+"""Line figures of named series, and heat maps of shares."""
 
 import math
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from gam_scale.report.looks import Palette
 from gam_scale.report.numbers import Form
 
 WIDE, SMALL = (912, 360), (430, 300)
-"""Sizes of a figure of lines: as wide as a page, and of two side by side, or on a phone."""
+"""Sizes of a line figure in pixels: as wide as the page; and for two side by side, or a phone."""
 MAX_POINTS = 600  # a longer line is drawn as means of neighbours
 LONG = 120  # points from which a line is drawn faint, with its running mean over it
-LABEL = 24  # characters that a row or column of a grid is named by
-FEW = 30  # points up to which each has a marker
+LABEL = 24  # most characters in the label of a heat map's row or column
+FEW = 30  # most points of a line that are drawn with markers
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line, with a band where ``low`` and ``high`` are given; it breaks at what is NaN."""
+    """One line, with a band if ``low`` and ``high`` are given; a NaN in ``y`` breaks the line."""
 
     name: str
-    """Among the figure's keys; empty for none."""
+    """Name in the figure's keys; empty: not among them."""
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     colour: int | None = None
-    """Which of the page's; None for that of its place among the series."""
+    """Index of a line colour of the page; None: the line's own index among the series."""
     opacity: float = 1.0
     smooth: bool = True
     """Whether a long line is drawn faint under its running mean."""
@@ -53,21 +53,21 @@ def line_figure(
     log_x: bool = False,
     marks: Sequence[float] = (),
 ) -> Figure:
-    """Lines over steps, or over powers of two.
+    """Return a figure of lines over optimizer steps, or over powers of two.
 
     Args:
-        name: of the figure's file, unique on a page.
-        title: of the figure.
+        name: name of the figure's file, unique on a page.
+        title: title of the figure.
         caption: what is drawn, with units.
         series: the lines.
-        size: in pixels of a page.
-        narrow_size: the size on phones, where ``size`` does not fit.
-        form: how values are written.
+        size: width and height on a page, in pixels.
+        narrow_size: the size on phones, if ``size`` does not fit there.
+        form: formats the values on the y axis.
         y_range: the ends of the y axis.
-        from_zero: the y axis starts at 0.
-        may_log: the y axis is logarithmic where values span more than a factor of 100.
-        log_x: the x axis has powers of two.
-        marks: heights of dotted rules.
+        from_zero: start the y axis at 0.
+        may_log: make the y axis logarithmic if values span more than a factor of 100.
+        log_x: make the x axis logarithmic, with ticks at powers of two.
+        marks: heights of dotted horizontal lines.
     """
     colours = [i if line.colour is None else line.colour for i, line in enumerate(series)]
     y = finite(series)
@@ -103,14 +103,14 @@ def heat_map(
     columns: Sequence[str],
     colour: int = 0,
 ) -> Figure:
-    """Shares from 0 to 1, ``cells[row][column]``, written into boxes that they fill with colour."""
+    """Return a heat map of shares from 0 to 1, ``cells[row][column]``, with the numbers in it."""
 
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         from matplotlib.patches import Rectangle
 
         for i, row in enumerate(cells):
             for j, value in enumerate(row):
-                # Never so full that the number, in the page's ink, is hard to read.
+                # At most 0.75 opaque, so that the number, in the page's ink, stays legible.
                 box = Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, linewidth=0)
                 box.set(facecolor=palette.line(colour), alpha=0.75 * value)
                 axes.add_patch(box)
@@ -128,13 +128,13 @@ def heat_map(
 
 
 def finite(series: Sequence[Series]) -> np.ndarray:
-    """All values of lines that are some."""
+    """Return the finite y values of all lines, concatenated."""
     y = np.concatenate([np.asarray(line.y, float) for line in series])
     return y[np.isfinite(y)]
 
 
 def is_wide(y: np.ndarray) -> bool:
-    """Whether a logarithmic axis serves these better: they span more than a factor of 100."""
+    """Return whether values are positive and span more than a factor of 100, for a log axis."""
     return bool(y.size and y.min() > 0 and y.max() > 100 * y.min())
 
 
@@ -147,7 +147,10 @@ def draw_line(
     width: float = 1.8,
     dash: Any = "-",
 ) -> None:
-    """A line of at most so many points, of a width in points, with its band and running mean."""
+    """Draw a line with its band and running mean.
+
+    ``most`` limits the number of data points drawn; ``width`` is in points, 1/72 inch.
+    """
     x, y = np.asarray(line.x, float), np.asarray(line.y, float)
     if line.low is not None and line.high is not None:
         low, high = np.asarray(line.low, float), np.asarray(line.high, float)
@@ -167,7 +170,7 @@ def draw_line(
 
 
 def ticks_steps(axes: Any, lines: Sequence[Series], most: int) -> None:
-    """At most so many ticks along the x axis, of the optimizer steps that lines go through."""
+    """Fit the x axis to the lines' optimizer steps, with at most about ``most`` ticks."""
     from matplotlib.ticker import MaxNLocator
 
     first = min((line.x[0] for line in lines if len(line.x)), default=0)
@@ -186,7 +189,7 @@ def _powers_of_two(axes: Any, lines: Sequence[Series], most: int) -> None:
 
 
 def _means(y: np.ndarray, width: int) -> np.ndarray:
-    """Means over runs of ``width`` neighbours, of what is finite in each."""
+    """Return the means of each ``width`` neighbours' finite values; NaN if there are none."""
     if width <= 1:
         return y
     starts = np.arange(0, len(y), width)
@@ -196,11 +199,12 @@ def _means(y: np.ndarray, width: int) -> np.ndarray:
 
 
 def _running_mean(y: np.ndarray) -> np.ndarray:
-    """Centred mean over a twentieth of the line, narrower towards its ends; gaps stay gaps."""
+    """Return the centred mean over 1/20 of the line, narrower near its ends; NaN stays NaN."""
     total = np.concatenate([[0], np.cumsum(np.nan_to_num(y))])
     count = np.concatenate([[0], np.cumsum(np.isfinite(y))])
     i = np.arange(len(y))
-    reach = np.minimum(len(y) // 40, np.minimum(i, len(y) - 1 - i))  # even-handed: no end drags
+    # Windows are symmetric, so that the mean is not dragged at the ends.
+    reach = np.minimum(len(y) // 40, np.minimum(i, len(y) - 1 - i))
     n = count[i + reach + 1] - count[i - reach]
     mean = (total[i + reach + 1] - total[i - reach]) / np.maximum(n, 1)
     return np.where(np.isfinite(y), mean, np.nan)

@@ -1,4 +1,4 @@
-"""How lines are told apart: each has a colour, a dash and a marker, for who sees no colours."""
+"""Colours, dashes and markers that tell lines apart, also for readers who see no colours."""
 
 from dataclasses import dataclass
 from html import escape
@@ -15,7 +15,7 @@ _DASHES: tuple[tuple[float, ...], ...] = (
     (7, 2, 1.5, 2),
     (3.5, 1.2, 1.2, 1.2, 1.2, 1.2),
 )
-"""Lengths drawn and left out, in widths of the line; none is a whole line."""
+"""Lengths of dashes and gaps, in widths of the line; the empty tuple is a solid line."""
 _MARKERS = "os^DvPX*<"
 _SHAPES = {
     "o": "M-3.4 0a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0-6.8 0z",
@@ -28,12 +28,12 @@ _SHAPES = {
     "*": "M0-4.4L1.1-1.4H4.2L1.7.5L2.6 3.5L0 1.7L-2.6 3.5L-1.7.5L-4.2-1.4H-1.1z",
     "<": "M-3.8 0L2.8 3.6v-7.2z",
 }
-"""Markers about 0, as paths of 8 by 8."""
+"""SVG paths of the markers, centred on 0 and about 8 by 8 units large."""
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of a figure, and what tells its lines apart besides."""
+    """Colours of a figure, and the dashes and markers of its lines."""
 
     ink: str
     quiet: str
@@ -41,21 +41,21 @@ class Palette:
     lines: tuple[str, ...]
 
     def line(self, i: int) -> str:
-        """The i-th colour; after the last the first again."""
+        """Return the i-th line colour; after the last, colours repeat."""
         return self.lines[i % len(self.lines)]
 
     def dash(self, i: int) -> Any:
-        """How the i-th line is broken, as matplotlib takes it."""
+        """Return the i-th line's dashes in matplotlib's form."""
         lengths = _dash(i)
         return (0, lengths) if lengths else "-"
 
     def marker(self, i: int) -> str:
-        """The shape of the i-th line's points, by matplotlib's name."""
+        """Return matplotlib's name of the i-th line's marker."""
         return _marker(i)
 
 
 def swatch(i: int, *, marked: bool, dashed: bool) -> str:
-    """The i-th line as an ``<svg>`` element beside its name: drawn, so that it prints in colour."""
+    """Return a sample of the i-th line as an ``<svg>`` element, which also prints in colour."""
     colour = f"var(--line{i % len(LIGHT)})"
     lengths = " ".join(f"{2 * length:g}" for length in _dash(i)) if dashed else ""
     broken = f' stroke-dasharray="{lengths}"' if lengths else ""
@@ -65,7 +65,7 @@ def swatch(i: int, *, marked: bool, dashed: bool) -> str:
 
 
 def _dash(i: int) -> tuple[float, ...]:
-    # Where colours come again, they come with other dashes.
+    # Lines that repeat a colour have other dashes.
     return _DASHES[(i + i // len(LIGHT)) % len(_DASHES)]
 
 

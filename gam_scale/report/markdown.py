@@ -1,32 +1,32 @@
-"""Text that Markdown is to show as it is."""
+"""Escape text so that Markdown shows it unchanged."""
 
 import re
 
 _MARKS = re.compile(r"([\\`*_<$~|]|&(?=#?\w+;)|\](?=[(\[:]))")
-"""What means something within a line: emphasis, code, markup, formulas, cells, entities, links."""
+"""Inline syntax: emphasis, code, markup, formulas, table cells, entities and links."""
 _START = re.compile(r"^(#+(?= )|[-+](?= )|\d+[.)](?= )|>)")
-"""What makes a line a heading, a list or a quotation."""
+"""The start of a line that makes it a heading, a list item or a quotation."""
 
 
 def plain(text: str) -> str:
-    """``text``, on one line, whose every character is read as such."""
+    """Return ``text`` on one line, escaped so that Markdown shows every character."""
     line = _MARKS.sub(r"\\\1", one_space(text))
     return _START.sub(lambda start: start[1][:-1] + "\\" + start[1][-1], line)
 
 
 def one_space(text: str) -> str:
-    """``text`` with one space for each break and run of spaces; those that hold words stay."""
+    """Return ``text`` with one space for each run of whitespace; no-break spaces stay."""
     return re.sub(r"[^\S\u00a0]+", " ", text).strip()
 
 
 def picture(title: str, file: str) -> str:
-    """A file's picture, told by its title to who cannot see it."""
+    """Return the Markdown of an image, with its title as the alternative text."""
     alternative = re.sub(r"(?<!\\)([\[\]])", r"\\\1", plain(title))
     return f"![{alternative}]({file})"
 
 
 def code(text: str) -> str:
-    """A block of ``text``, fenced by more backticks than it has in a row."""
+    """Return ``text`` as a code block, whose fence is longer than any run of backticks in it."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text}\n{fence}"

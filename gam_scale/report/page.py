@@ -1,4 +1,4 @@
-"""A page of results: one HTML file that needs nothing else, and the same as Markdown."""
+"""A page of results, as one self-contained HTML file and as Markdown."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 class Part(Protocol):
-    """What a page is made of: this module's classes, tables and figures."""
+    """An element of a page: a :class:`Table`, a :class:`Figure`, or a class of this module."""
 
     kind: ClassVar[str]
-    """Which macro of parts.html shows it."""
+    """Name of the macro in parts.html that renders the part."""
 
     def markdown(self) -> str:
-        """The same in Markdown."""
+        """Return the part as Markdown."""
 
 
 @dataclass(frozen=True)
 class KeyFigures:
-    """The few numbers to be seen first: name, value and what qualifies it, such as an interval."""
+    """The few numbers to show first: name, value, and a qualifier such as an interval."""
 
     kind: ClassVar[str] = "key_figures"
 
@@ -41,7 +41,7 @@ class KeyFigures:
 
 @dataclass(frozen=True)
 class Sentences:
-    """A list under a heading."""
+    """A list of sentences under a heading."""
 
     kind: ClassVar[str] = "sentences"
 
@@ -66,7 +66,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Quotes:
-    """Passages of text under a heading, each with a caption or an empty one."""
+    """Passages of text under a heading, each with a caption, which may be empty."""
 
     kind: ClassVar[str] = "quotes"
 
@@ -80,7 +80,7 @@ class Quotes:
 
 @dataclass(frozen=True)
 class Folded:
-    """What is seen once its title is clicked: a table, or text as it stands in a file."""
+    """A table or preformatted text that opens when the reader clicks its title."""
 
     kind: ClassVar[str] = "folded"
 
@@ -95,7 +95,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class Beside:
-    """Parts beside one another where the window has room, ``two`` or ``three``."""
+    """Parts side by side, in a wide window; ``layout`` is the CSS class ``two`` or ``three``."""
 
     kind: ClassVar[str] = "beside"
 
@@ -108,23 +108,23 @@ class Beside:
 
 @dataclass(frozen=True)
 class Page:
-    """A title, a sentence on what is shown, and the parts in their order."""
+    """A page: its title, a sentence on its subject, and its parts in order."""
 
     title: str
     subject: str
     parts: Sequence[Part]
 
     def html(self) -> str:
-        """The page: light and dark, for phones and print, without network or scripts."""
+        """Return the page as HTML: light and dark, for phones and print, no network, no scripts."""
         return _template().render(page=self, light=LIGHT, dark=DARK)
 
     def markdown(self) -> str:
-        """The same in Markdown; figures are the .png files beside it."""
+        """Return the page as Markdown, which shows the figures' .png files in the same folder."""
         parts = [f"# {plain(self.title)}", plain(self.subject)]
         return "\n\n".join([*parts, *(part.markdown() for part in self.parts)]) + "\n"
 
     def files(self, *forms: str) -> dict[str, bytes]:
-        """report.html, report.md, and every figure in each of the forms, by name of the file."""
+        """Return report.html, report.md and every figure in each of ``forms``, by file name."""
         files = {"report.html": self.html().encode(), "report.md": self.markdown().encode()}
         for figure in _figures(self.parts):
             files |= {f"{figure.name}.{form}": figure.file(form) for form in forms}
@@ -146,7 +146,7 @@ def _template() -> "Template":
 
     environment = Environment(
         loader=PackageLoader("gam_scale.report"),
-        autoescape=True,  # names of runs, texts of models: nothing becomes markup
+        autoescape=True,  # names of runs and texts of models must not become markup
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

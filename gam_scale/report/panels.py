@@ -1,4 +1,4 @@
-"""Small multiples: panels of lines side by side, on one pair of scales."""
+"""Small multiples: panels of lines side by side, which share their axes' scales."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from gam_scale.report.numbers import Form
 
 _WIDE, _NARROW = 912, 430
 _BESIDE, _BESIDE_NARROW = 4, 2
-"""Panels in a row, of a page and of a phone's."""
+"""Panels in a row, on a page and on a phone."""
 _HIGH, _TITLE = 165, 25
-"""Pixels of a row of panels, and of what stands above them."""
+"""Height in pixels of a row of panels, and of the space above all rows."""
 _POINTS = 100
-"""Of a line at most: a panel has no room for more."""
+"""Most points of a line: a panel has no room for more."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What it is called, and its lines: of the page's first colour where they name none."""
+    """The title and lines of a panel; lines without a colour get the page's first one."""
 
     title: str
     lines: Sequence[Series]
@@ -32,14 +32,14 @@ class Panel:
 def panel_figure(
     name: str, title: str, caption: str, panels: Sequence[Panel], form: Form = "{:,g}".format
 ) -> Figure:
-    """Panels of lines over steps; the y axes are logarithmic where values span a factor of 100.
+    """Return a figure of panels over steps; log y axes if values span more than a factor of 100.
 
     Args:
-        name: of the figure's file, unique on a page.
-        title: of the figure.
+        name: name of the figure's file, unique on a page.
+        title: title of the figure.
         caption: what is drawn, with units.
         panels: from left to right, then from top to bottom.
-        form: how values are written.
+        form: formats the values on the y axes.
     """
     lines = [line for panel in panels for line in panel.lines]
     y = finite(lines)

@@ -1,4 +1,4 @@
-"""One table for pages, Markdown and terminals."""
+"""A table that can be shown on pages, in Markdown and on terminals."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -8,35 +8,35 @@ from gam_scale.report.markdown import plain
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a header and rows of cells; ``note`` says what the numbers are."""
+    """A table: title, header and rows of cells; ``note`` explains the numbers."""
 
     kind: ClassVar[str] = "table"
 
     title: str
     header: list[str]
-    """Empty where the first cell of each row names the others."""
+    """Names of the columns; empty if the first cell of each row names the others."""
     rows: list[list[str]]
     note: str = ""
     stacks: bool = False
-    """Whether rows stand one below the other on phones, instead of scrolling."""
+    """Whether phones show the cells of a row below one another, instead of scrolling."""
     in_words: bool = False
-    """Whether cells are words, which a page sets from the left and breaks into lines."""
+    """Whether cells are words, which a page aligns left and breaks into lines."""
 
     @property
     def layout(self) -> str:
-        """Its class on a page: ``wide`` ones scroll."""
+        """CSS class of the table on a page; ``wide`` tables scroll."""
         if self.in_words or not self.header:
             return "words" if self.in_words else "facts"
         return "wide stacked" if self.stacks else "wide"
 
     def without_empty_columns(self) -> "Table":
-        """A copy without the columns that hold nothing in any row."""
+        """Return a copy without the columns that are empty in every row."""
         kept = [i for i in range(len(self.header)) if any(row[i] for row in self.rows)]
         rows = [[row[i] for i in kept] for row in self.rows]
         return replace(self, header=[self.header[i] for i in kept], rows=rows)
 
     def markdown(self) -> str:
-        """A section."""
+        """Return the table as a section of Markdown."""
         header = self.header or [""] * max(map(len, self.rows), default=1)
         lines = [header, ["---", *["--:"] * (len(header) - 1)]]
         if self.in_words:
@@ -49,7 +49,7 @@ class Table:
         )
 
     def __str__(self) -> str:
-        """For a terminal."""
+        """Return the table as plain text for a terminal."""
         cells = [row for row in (self.header, *self.rows) if row]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [

@@ -1,1 +1,1 @@
-"""The paper's three tables, run again: what is trained and timed, and the page that shows it."""
+"""Reproduction of the paper's three tables: what is trained and timed, and the page of results."""

@@ -1,13 +1,14 @@
 """Table 2: time and memory of one block, forward and backward, against T.
 
-As the paper measures it: blocks of width 512 (8 heads, 512 slots, dropout 0.1) in training mode on
-16 sequences of random numbers, eager, under fp16 autocast on a GPU; 5 passes to warm up, then 20
-that are timed (the paper gives their mean, the page the fastest, to which other work on the machine
-adds least); memory is the most that tensors took at once, parameters and gradients among them. At
-scale F there are 16 F sequences, 5 F and 20 F passes (at least 1 and 3), and the same T and width.
-On a CPU the precision is fp32, on one thread, and the time is the processor's, to which other work
-on the machine adds little; the fused block is without dropout there, with which torch's kernel for
-CPUs falls back to whole scores.
+The paper measures blocks of width 512 (8 heads, 512 slots, dropout 0.1) in training mode on 16
+sequences of random numbers, eager, under fp16 autocast on a GPU: 5 warm-up passes, then 20 timed
+ones. The paper gives the mean of the timed passes, the page the fastest, to which other work on the
+machine adds least. Memory is the most that tensors took at once, with parameters and gradients.
+
+At scale F there are 16 F sequences, 5 F warm-up passes (at least 1) and 20 F timed ones (at least
+3), with the same T and width. A CPU runs in fp32 on one thread, and the time is processor time, to
+which other work on the machine adds little. There the fused block has no dropout, because with
+dropout torch's CPU kernel falls back to whole score matrices.
 """
 
 import json
@@ -42,18 +43,18 @@ KINDS = ("gam", "transformer", "fused")
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 BATCH, WARM_UP, TIMED = 16, 5, 20
 SCORE_TENSORS = 6
-"""About how many tensors of (sequences, heads, T, T) the published attention holds at once."""
+"""Rough number of (sequences, heads, T, T) tensors that the published attention holds at once."""
 MIB = 1 << 20
 
 
 class ScoresAttentionBlock(AttentionBlock):
-    """The published Transformer block: scores, mask and weights are whole (B, heads, T, T) tensors.
+    """The published Transformer block, which stores scores and weights as (B, heads, T, T) tensors.
 
-    It computes what :class:`AttentionBlock` does, whose fused kernel keeps none of them.
+    It computes the same as :class:`AttentionBlock`, whose fused kernel stores neither.
     """
 
     def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
-        """See :meth:`Block.mix`; on plain whole sequences only."""
+        """See :meth:`Block.mix`; only for whole sequences, without documents or a context."""
         assert layout.documents is None and context is None, "a block of the benchmark only"
         q, k, v = self._heads(h, layout)
         scores = (q @ k.mT) * q.shape[-1] ** -0.5
@@ -63,7 +64,7 @@ class ScoresAttentionBlock(AttentionBlock):
 
 
 def build(kind: str, width: int = 512, heads: int = 8, dropout: float = 0.1) -> nn.Module:
-    """One block with its initial weights: ``gam``, ``transformer`` as published, or ``fused``."""
+    """Return a block with initial weights: ``gam``, ``transformer`` as published, or ``fused``."""
     config = ModelConfig(
         layers=["static" if kind == "gam" else "attention"],
         d_model=width,
@@ -81,9 +82,9 @@ def build(kind: str, width: int = 512, heads: int = 8, dropout: float = 0.1) -> 
 
 
 def measure(kind: str, length: int, scale: float, device: str) -> dict[str, Any]:
-    """Milliseconds of the fastest forward and backward, and the most bytes held.
+    """Measure the fastest forward and backward pass in milliseconds, and the most bytes held.
 
-    None where it does not fit.
+    ``ms`` and ``bytes`` of the result are None if the block does not fit in memory.
     """
     keep_freed_memory()
     if device == "cpu":
@@ -131,19 +132,19 @@ def _measure(block: nn.Module, batch: int, length: int, scale: float) -> dict[st
 
 
 def missing(out: Path, lengths: Sequence[int]) -> list[tuple[str, int]]:
-    """Kind and T of what is not measured yet, the shortest first."""
+    """Return kind and T of the measurements that ``out`` lacks, the shortest T first."""
     pairs = [(kind, length) for length in sorted(set(lengths)) for kind in KINDS]
     return [pair for pair in pairs if not _path(out, *pair).exists()]
 
 
 def measure_into(out: Path, kind: str, length: int, scale: float, device: str) -> dict[str, Any]:
-    """One measurement in a process of its own, kept in ``out``.
+    """Measure one block in a process of its own and keep the result in ``out``.
 
     Raises:
-        UserError: the process failed; with the last line of what it said.
+        UserError: the process failed; the message has the last line of its stderr.
     """
     command = [sys.executable, "-m", "gam_scale.reproduce.blocks", kind, str(length), str(scale)]
-    # torch's profiler talks on stderr, which is shown only if it matters.
+    # torch's profiler writes to stderr, so stderr is shown only if the process fails.
     done = subprocess.run([*command, device], capture_output=True, text=True)
     if done.returncode:
         *_, reason = (f"status {done.returncode}", *done.stderr.strip().splitlines())
@@ -160,23 +161,23 @@ def measure_into(out: Path, kind: str, length: int, scale: float, device: str) -
 
 
 def measured(out: Path) -> list[dict[str, Any]]:
-    """Everything that was measured, by kind and T."""
+    """Return all measurements in ``out``, sorted by kind and T."""
     measurements = [read_json(path) for path in (out / "blocks").glob("*.json")]
     return sorted(measurements, key=lambda block: (KINDS.index(block["kind"]), block["T"]))
 
 
 def sequences(scale: float) -> int:
-    """Of a measurement at this scale."""
+    """Return the number of sequences in a measurement at this scale."""
     return max(1, round(scale * BATCH))
 
 
 def name(device: str) -> str:
-    """Of the device, as a page gives it."""
+    """Return the name of the device that a page shows."""
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
 def available() -> float:
-    """Bytes of memory that a block may take on this machine: 0.8 of what is free."""
+    """Return the bytes of memory that a block may take here: 0.8 of what is available."""
     return 0.8 * psutil.virtual_memory().available
 
 

@@ -1,14 +1,15 @@
-"""The runs behind tables 1 and 3: models, set-ups, seeds, and the rule that shrinks them.
+"""The runs behind tables 1 and 3: models, set-ups, seeds, and the rule that scales them down.
 
-At scale 1 a run of the published set-up is configs/paper/'s file and nothing else. At scale F
+At scale 1 a run of the published set-up has the model and training of its file in configs/paper/.
+At scale F:
 
-* width, static slots, heads and sequences a step are F times the paper's (the width a multiple of
-  64, the channels of a head);
-* so are optimizer steps and warm-up steps: a run sees F^2 times the tokens;
-* the learning rate is 3e-4 times 512 over the width (arXiv 2203.03466, table 3: Adam's rate for
-  hidden matrices goes with 1 / width), but the paper's for bare Mamba blocks: without norms their
-  values overflow at a larger one (at scale 1/8 and 2.4e-3 after 35 steps);
-* depth, kernel, tokens of context, vocabulary, dropout and the rest are the paper's, so the
+* Width, static slots, heads and sequences per step are F times the paper's (the width is a multiple
+  of 64, the channels of a head).
+* Optimizer steps and warm-up steps are F times the paper's too, so a run sees F^2 times the tokens.
+* The learning rate is 3e-4 times 512 over the width (arXiv 2203.03466, table 3: Adam's rate for
+  hidden matrices is proportional to 1 / width). Bare Mamba blocks keep the paper's rate: without
+  norms, their values overflow at a larger one (at scale 1/8 and 2.4e-3 after 35 steps).
+* Depth, kernel, tokens of context, vocabulary, dropout and the rest stay the paper's, so the
   receptive field stays 13 tokens.
 """
 
@@ -31,14 +32,15 @@ from gam_scale.strict import apply_overrides, from_dict, to_dict
 
 HEAD_CHANNELS = 64
 LEAST_SCALE = 0.01
-LAST_SHARE = 0.1  # of the steps, whose mean loss is the training loss
+LAST_SHARE = 0.1  # share of the steps, at the end, whose mean loss is the training loss
 NEEDED = (
     *("parameters", "tokens", "flops_per_token", "tokens_per_s", "device"),
     *("val_loss", "val_perplexity", "val_bits_per_byte"),
 )
-"""Of a summary: what the page shows."""
+"""Keys of a run's summary that the page needs."""
 
-# What the published set-ups handicap, taken away one by one: positions first, as in all models.
+# Handicaps of the published set-ups are removed one by one; first that of the position embeddings,
+# which all models share.
 _SETUPS = {
     "gam": {
         "paper": (),
@@ -65,7 +67,7 @@ BLOCKS = {"gam": "gam", "transformer": "attention", "mamba": "mamba"}
 
 @dataclass(frozen=True)
 class DataSet:
-    """A prepared set, as one of the paper's two."""
+    """A prepared data set that stands for one of the paper's two."""
 
     name: str
     path: str
@@ -73,10 +75,10 @@ class DataSet:
 
     @classmethod
     def read(cls, name: str, path: str) -> "DataSet":
-        """With its manifest.
+        """Return the data set at ``path``, with its manifest.
 
         Raises:
-            UserError: it is not a prepared set with a validation split.
+            UserError: ``path`` is not a prepared data set with a validation split.
         """
         manifest = read_manifest(path)
         if "valid" not in manifest.splits:
@@ -87,7 +89,7 @@ class DataSet:
 
     @property
     def tokens(self) -> int:
-        """Of one epoch."""
+        """Tokens of one epoch."""
         return self.manifest.splits["train"].tokens
 
 
@@ -101,11 +103,11 @@ class PaperCell(Cell):
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the run's folder."""
         return f"{self.dataset}-{self.model_name}-{self.setup}-s{self.seed}"
 
     def write_config(self) -> Path:
-        """The config as a file for tools/pretrain.py, once.
+        """Write the config file for tools/pretrain.py, unless it is there, and return its path.
 
         Raises:
             UserError: the folder has this cell with other settings.
@@ -114,10 +116,10 @@ class PaperCell(Cell):
         return self.keep_config("this command makes", wanted)
 
     def row(self) -> Row | None:
-        """Its row of runs.csv, kept in ``results``; None while it is not finished.
+        """Return the run's row of runs.csv and keep it in ``results``; None until it has finished.
 
         Raises:
-            UserError: it was made with other settings than the cell's.
+            UserError: the run was made with other settings than the cell's.
         """
         kept, summary = kept_row(self.folder, self.name), self.run_dir / "summary.json"
         if kept is None and not summary.exists():
@@ -153,7 +155,7 @@ class PaperCell(Cell):
 
 
 def scaled(config: RunConfig, scale: float) -> RunConfig:
-    """``config`` shrunk by the rule above, in place; at scale 1 as it was."""
+    """Scale ``config`` down in place by the rule above and return it; scale 1 changes nothing."""
     model, train = config.model, config.train
     full = model.d_model
     heads = max(1, round(scale * full / HEAD_CHANNELS))
@@ -163,7 +165,7 @@ def scaled(config: RunConfig, scale: float) -> RunConfig:
     if model.memory.kind != "static":
         model.memory.n_heads = heads
     batch = max(1, round(scale * train.global_batch_size))
-    # Steps go with the scale, and an epoch has more of them by as much as a step is smaller.
+    # Smaller batches give an epoch more steps, but the run is to have ``scale`` times the steps.
     train.epochs *= scale * batch / train.global_batch_size
     train.global_batch_size = batch
     train.micro_batch_size = min(train.micro_batch_size, batch)
@@ -182,15 +184,15 @@ def paper_grid(
     folder: Path,
     overrides: Sequence[str] = (),
 ) -> Grid[PaperCell]:
-    """The runs of tables 1 and 3: every seed once before any seed twice, cheap runs first.
+    """Return the runs of tables 1 and 3: all runs of a seed before the next seed, cheap ones first.
 
     Args:
-        tables: which of the two; a run of both is one.
-        datasets: table 3 reads WikiText-2 alone.
+        tables: the tables wanted; a run that both share is trained once.
+        datasets: the data sets; table 3 uses WikiText-2 alone.
         seeds: ``train.seed`` of repeated runs.
         scale: 1 is the paper's size; at least :data:`LEAST_SCALE`.
         configs: the folder configs/paper.
-        folder: of the experiment; run directories go to ``runs`` in it.
+        folder: folder of the experiment; run directories are in its ``runs``.
         overrides: further settings of every run, ``section.key=value``.
 
     Raises:
@@ -216,7 +218,7 @@ def paper_grid(
 
 
 def _columns(table: int) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Model, set-up and the settings that make it, of each column of a table."""
+    """Return model, set-up and the settings that make it, for each column of a table."""
     if table == 1:
         return [(m, s, changes) for m, setups in _SETUPS.items() for s, changes in setups.items()]
     ablations = {"gam": (), **_ABLATIONS}
@@ -239,7 +241,8 @@ def _cell(
 ) -> PaperCell:
     block = BLOCKS[model.split("-")[0]]
     config = load_config(configs / f"{data.name}_{block}.json")
-    # The rule reads the model; what it sets gives way to what was asked for.
+    # The rule needs the model's final settings. All changes are applied again after the rule, so
+    # that they win over its values.
     shape = [c for c in changes if c.startswith("model.")]
     config = from_dict(RunConfig, apply_overrides(to_dict(config), shape))
     config = scaled(config, scale)
@@ -265,7 +268,7 @@ def _cell(
 
 
 def _train_loss(folder: Path) -> float:
-    """The mean of the last tenth of the steps, nearly: of the logged lines that end in it."""
+    """Return the mean loss of the logged lines whose step is in the last tenth of the steps."""
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if line.get("loss")]
     if not lines:
         raise UserError(f"{folder / 'metrics.jsonl'} has no losses; expected a trained run's")

@@ -1,4 +1,4 @@
-"""The page of the reproduced tables: HTML, Markdown and CSVs from what a folder holds."""
+"""The page of the reproduced tables: HTML, Markdown and CSVs from the results in a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ SETUP_FILE = "setup.json"
 
 
 def claim(out: Path, scale: float, overrides: Sequence[str]) -> None:
-    """Note in ``out`` what all its figures share, or check that it is the same.
+    """Record in ``out`` the scale and overrides of all its figures, or check them if recorded.
 
     Raises:
-        UserError: it has figures of another scale or other settings, or cannot be written.
+        UserError: ``out`` has figures of another scale or other settings, or cannot be written.
     """
     path, now = out / SETUP_FILE, {"scale": scale, "set": list(overrides)}
     if not path.exists():
@@ -47,11 +47,11 @@ def write_page(out: Path, notes: Sequence[str] = ()) -> list[Path]:
     """Write ``out``/page: report.html, report.md, figures, runs.csv and blocks.csv.
 
     Args:
-        out: what the tool filled; a page of nothing is not written.
+        out: the folder that the tool filled; without any result, no page is written.
         notes: sentences to end the limits with, such as what else the machine was doing.
 
     Returns:
-        The files; none where nothing is measured yet.
+        The files written; none if nothing is measured yet.
     """
     rows, timed = list(kept_rows(out).values()), blocks.measured(out)
     if not rows and not timed:

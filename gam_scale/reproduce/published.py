@@ -1,6 +1,6 @@
-"""What arXiv 2509.00605 reports, as the README of its code gives its three tables.
+"""The three tables of arXiv 2509.00605, as the README of its code gives them.
 
-One run each, without a spread. Perplexities are per token of the paper's own tokenizer.
+Each figure is of one run, without a spread. Perplexities are per token of the paper's tokenizer.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ class Quality:
 
     perplexity: float
     params: float
-    """In millions, to one digit as published."""
+    """In millions, with one decimal as published."""
     loss: float | None = None
     epoch_seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class BlockCost:
-    """A row of table 2; None: the GPU's memory did not hold it."""
+    """A row of table 2; None: the block did not fit in the GPU's memory."""
 
     ms: float | None
     megabytes: float | None
-    """Of 1024 * 1024 bytes."""
+    """In units of 1024 * 1024 bytes."""
 
 
 TABLE_1 = {
@@ -49,8 +49,8 @@ TABLE_2 = {
     ("transformer", 4096): BlockCost(None, None),
     ("transformer", 8192): BlockCost(None, None),
 }
-"""By block and T: forward and backward of one block, 16 sequences, fp16 autocast, a GPU that the
-paper's code does not name."""
+"""By block and T: forward and backward of one block, 16 sequences, fp16 autocast, on a GPU that
+the paper's code does not name."""
 
 TABLE_3 = {
     "gam": Quality(900.84, 22.6),
@@ -58,5 +58,5 @@ TABLE_3 = {
     "gam-sum": Quality(942.59, 19.4),
     "gam-local": Quality(944.70, 17.9),
 }
-"""By model, on WikiText-2. Both single paths are without gates. The first row is the model that
-table 1 gives 882.57."""
+"""By model, on WikiText-2. The two models with a single path have no gates. The first row is the
+same model as GAM in table 1, where its perplexity is 882.57."""

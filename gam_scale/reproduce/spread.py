@@ -1,4 +1,4 @@
-"""The finished runs by data set, model and set-up, over their seeds."""
+"""Results of the finished runs, by data set, model and set-up."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,27 +12,27 @@ Key = tuple[str, str, str]
 
 
 class Results:
-    """What the finished runs measured, by cell."""
+    """Results of the finished runs, by cell."""
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        # Rows of runs.csv by data set, model and set-up: the seeds of each.
+        # Rows of runs.csv by cell; the rows of a cell differ by their seeds.
         self.cells = grouped(rows, lambda row: (row["dataset"], row["model"], row["setup"]))
 
     def spread(self, key: Key, column: str) -> Spread | None:
-        """A column of a cell over its seeds; None where no seed is finished."""
+        """Return mean and spread of a column over a cell's seeds; None if no seed has finished."""
         rows = self.cells.get(key)
         return Spread.of(row[column] for row in rows) if rows else None
 
     def first(self, key: Key) -> dict[str, Any] | None:
-        """One of its rows, for what seeds share."""
+        """Return a row of a cell, for values that its seeds share; None if there is none."""
         rows = self.cells.get(key)
         return rows[0] if rows else None
 
     def datasets(self) -> list[str]:
-        """Those with a finished run, in the paper's order."""
+        """Return the data sets with a finished run, in the paper's order."""
         names = {dataset for dataset, _, _ in self.cells}
         return [name for name in DATASETS if name in names]
 
     def seeds(self) -> int:
-        """The most that any cell has."""
+        """Return the largest number of seeds of any cell."""
         return max((len(rows) for rows in self.cells.values()), default=0)

@@ -32,7 +32,7 @@ PARTS = {
 
 
 def tables(results: Results, blocks: Sequence[dict[str, Any]]) -> list[Table]:
-    """Every table that something was measured for."""
+    """Return every table for which something was measured."""
     of_runs = []
     for dataset in results.datasets():
         of_runs += [perplexities(results, dataset), details(results, dataset)]
@@ -45,7 +45,7 @@ def tables(results: Results, blocks: Sequence[dict[str, Any]]) -> list[Table]:
 
 
 def perplexities(results: Results, dataset: str) -> Table:
-    """Table 1: the published set-up, and beside it what it handicaps taken away."""
+    """Return table 1: perplexities in the published set-up, and without its handicaps."""
     rows = []
     for model in MODELS_1:
         cells = {
@@ -76,7 +76,7 @@ def perplexities(results: Results, dataset: str) -> Table:
 
 
 def details(results: Results, dataset: str) -> Table:
-    """Table 1's losses and times."""
+    """Return the losses and times of table 1."""
     rows = []
     for model in MODELS_1:
         for setup in SETUPS:
@@ -109,7 +109,7 @@ def details(results: Results, dataset: str) -> Table:
 
 
 def leads(results: Results) -> Table:
-    """By how much GAM's validation loss is below each baseline's, in every set-up."""
+    """Return a table of GAM's validation loss minus each baseline's, in every set-up."""
     rows = []
     for dataset in results.datasets():
         for other in MODELS_1[1:]:
@@ -136,7 +136,10 @@ def _published_lead(dataset: str, other: str) -> str:
 def lead(
     results: Results, dataset: str, other: str, setup: str
 ) -> tuple[float, float | None] | None:
-    """GAM's validation loss less another model's, and the difference's standard error."""
+    """Return GAM's validation loss minus another model's, and the difference's standard error.
+
+    A model without an unhandicapped set-up counts there in its scaled one.
+    """
     gam = results.spread((dataset, "gam", setup), "val_loss")
     theirs = results.spread((dataset, other, setup), "val_loss")
     if setup == "unhandicapped" and other not in REMOVED:
@@ -145,14 +148,14 @@ def lead(
 
 
 def block_times(blocks: Sequence[dict[str, Any]]) -> Table:
-    """Table 2, milliseconds."""
+    """Return the times of table 2, in milliseconds."""
     published = "Published: the mean of 20, of 16 sequences, fp16, on a GPU that is not named."
     note = f"{_block_note(blocks)} {published}"
     return _blocks("Table 2: ms of forward and backward of one block", blocks, "ms", note)
 
 
 def block_memory(blocks: Sequence[dict[str, Any]]) -> Table:
-    """Table 2, memory."""
+    """Return the memory of table 2."""
     note = (
         "The most that tensors took at once, parameters and gradients among them, in MB of 1024 * "
         "1024 bytes as published."
@@ -179,14 +182,14 @@ def _blocks(title: str, blocks: Sequence[dict[str, Any]], column: str, note: str
 
 
 def _in_units(block: dict[str, Any], column: str) -> float | None:
-    """Milliseconds, or megabytes of 1024 * 1024 bytes."""
+    """Return a block's milliseconds, or its memory in units of 1024 * 1024 bytes."""
     if column == "ms":
         return block["ms"]
     return None if block["bytes"] is None else block["bytes"] / MIB
 
 
 def _figure(measurement: object, value: float | None, too_large: str) -> str:
-    """A cell of table 2: empty where nothing was measured."""
+    """Format a cell of table 2; empty if nothing was measured."""
     if measurement is None:
         return ""
     return too_large if value is None else f"{value:,.1f}"
@@ -205,7 +208,7 @@ def _block_note(blocks: Sequence[dict[str, Any]]) -> str:
 
 
 def ablations(results: Results) -> Table:
-    """Table 3, with each row's perplexity over the full model's."""
+    """Return table 3, with the change of each row's perplexity from the full model's."""
     rows, full = [], ("wikitext2", "gam")
     for model in MODELS_3:
         published, base = TABLE_3[model], TABLE_3["gam"]

@@ -1,4 +1,4 @@
-"""What the reproduced tables show and do not show, in sentences."""
+"""Sentences on what the reproduced tables show and do not show."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from gam_scale.reproduce.published import TABLE_1, TABLE_3
 from gam_scale.reproduce.spread import Results
 from gam_scale.reproduce.tables import MODELS, TITLES, lead
 
-CLEAR = 2.0  # standard errors from which a difference is called one
+CLEAR = 2.0  # standard errors from which a difference counts as one
 
 HANDICAPS = [
     "All models: position embeddings are drawn from N(0, 1) over token embeddings of standard "
@@ -26,7 +26,7 @@ HANDICAPS = [
 
 
 def shows(results: Results, blocks: Sequence[dict[str, Any]]) -> list[str]:
-    """The findings, from the figures alone."""
+    """Return the findings, from the figures alone."""
     sentences = []
     for dataset in results.datasets():
         sentences += [*_positions(results, dataset), *_leads(results, dataset)]
@@ -114,7 +114,7 @@ def _blocks(blocks: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def does_not_show(results: Results, scale: float, notes: Sequence[str]) -> list[str]:
-    """The limits of the figures."""
+    """Return the limits of the figures."""
     sentences = []
     if scale < 1:
         sentences.append(

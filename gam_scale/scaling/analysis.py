@@ -1,4 +1,4 @@
-"""Everything that one set of runs says: a law for each family, and how the families differ."""
+"""The analysis of one set of runs: a law for each family, and how the families differ."""
 
 import math
 import zlib
@@ -33,26 +33,26 @@ from gam_scale.scaling.seeds import seed_spread
 from gam_scale.scaling.verdict import NoLaw, Verdict, judge, refuse_without_law, scatter
 
 Tell = Callable[[str], None]
-"""Is given a line for the user, who waits."""
+"""A function that shows the waiting user a line on the progress."""
 MOST_FLOPS = 1e60
-"""Upper bound on the compute at which a target size may be the best one. A law that asks for more
-says that size has stopped to matter: its family is reported as one without a law."""
+"""Upper bound on the compute at which a target size may be the best one. A law that needs more
+says that size no longer matters: its family is reported as one without a law."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How runs are analysed."""
+    """Settings of an analysis."""
 
     fit: FitSettings = field(default_factory=FitSettings)
     resamples: int = RESAMPLES
-    """Refits behind the intervals; 0: none."""
+    """Number of refits behind the intervals; 0: no intervals."""
     draws: int = DRAWS
-    """Simulated data sets behind each test of two families."""
+    """Number of simulated data sets behind each test of two families; 0: no tests."""
     seed: int = 0
     targets: tuple[float, ...] = ()
-    """Parameters of the models that are extrapolated to; none: see :func:`sizes_beyond`."""
+    """Parameters of the models to extrapolate to; empty: see :func:`sizes_beyond`."""
     at: tuple[tuple[float, float], ...] = ()
-    """Parameters and tokens of further ones."""
+    """Parameters and tokens of further models to extrapolate to."""
     held: str = "sizes"
     """Which runs are held out, see :func:`gam_scale.scaling.holdout.hold_out`."""
     min_steps: int = 0
@@ -61,7 +61,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of model."""
+    """The analysis of one family, a kind of model whose runs have a law."""
 
     name: str
     points: Points
@@ -69,7 +69,7 @@ class Family:
     bootstrap: Bootstrap
     optimum: Optimum
     intervals: dict[str, Range]
-    """Of the coefficients, and of the optimum's ``a``, ``b`` and ``G``."""
+    """By name, intervals of the coefficients and of the optimum's ``a``, ``b`` and ``G``."""
     verdict: Verdict
     """Whether the runs follow the law."""
     held_out: HeldOut | None
@@ -77,13 +77,13 @@ class Family:
     isoflop: IsoFlop
     extrapolations: list[Extrapolation]
     without_short: list[WithoutShort]
-    """Its law without runs of few steps, those that ``min_steps`` leaves out among them."""
+    """Laws without runs of few steps, from all runs, even those that ``min_steps`` leaves out."""
     by_count: dict[str, Fit]
-    """Its law by other counts of N, by the name of the column."""
+    """Fits with other counts of N, by the name of the column."""
 
     @property
     def farthest(self) -> float:
-        """FLOPs up to which the law is looked at: the dearest run's, or a model's not trained."""
+        """Most FLOPs of any run or known extrapolation, up to which the law is shown."""
         known = [e.flops for e in self.extrapolations if e.is_known]
         return max([float(self.points.flops.max()), *known])
 
@@ -103,13 +103,13 @@ class Family:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two families compared."""
+    """The comparison of two families."""
 
     first: str
     second: str
     tests: list[Test]
     differences: dict[str, Range]
-    """Second less first."""
+    """By quantity, the interval of the second family's value minus the first's."""
 
 
 @dataclass(frozen=True)
@@ -124,23 +124,23 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The whole."""
+    """The whole analysis: families with a law, their comparisons, and families without a law."""
 
     settings: Settings
     families: list[Family]
     pairs: list[Pair]
     left_out: list[LeftOut] = field(default_factory=list)
     too_short: int = 0
-    """Runs left out for their few steps."""
+    """Number of runs left out for their few steps."""
 
     @property
     def measured(self) -> list[tuple[str, Points]]:
-        """Name and runs of every family, those without a law last."""
+        """Name and runs of every family; families without a law come last."""
         return [(f.name, f.points) for f in self._all]
 
     @property
     def minima(self) -> list[tuple[str, Parabola]]:
-        """Name of the family and isoFLOP minimum, of every one with a minimum."""
+        """All isoFLOP minima, each with the name of its family."""
         return [(f.name, p) for f in self._all for p in f.isoflop.minima]
 
     @property
@@ -149,15 +149,15 @@ class Analysis:
 
 
 def analyse(points: Points, settings: Settings, tell: Tell = lambda _: None) -> Analysis:
-    """Fit every family, bound what its law says, compare each two.
+    """Fit every family, compute intervals of its law, and compare every two families.
 
-    A family of too few runs, or whose loss does not fall with size or data, has no law; it is named
-    with the reason, and the others go on.
+    A family of too few runs, or whose loss does not fall with size or data, has no law; it is
+    listed in ``left_out`` with the reason.
 
     Args:
-        points: of any number of families.
-        settings: of the fits.
-        tell: is given a line before each piece of work.
+        points: runs of any number of families.
+        settings: settings of the analysis.
+        tell: called with a line before each piece of work.
 
     Raises:
         UserError: no family has a law.
@@ -191,7 +191,7 @@ def _compare(families: list[Family], settings: Settings, tell: Tell) -> list[Pai
 
 
 def _family(points: Points, whole: Points, settings: Settings) -> Family:
-    """The runs of one family that count, and all of its runs."""
+    """Analyse the ``points`` of one family; ``whole`` also has its runs of too few steps."""
     name = points.families[0]
     try:
         check(points, named(name), settings.fit.shared_exponent)
@@ -234,21 +234,21 @@ def _family(points: Points, whole: Points, settings: Settings) -> Family:
 
 
 def is_affordable(optimum: Optimum, params: float) -> bool:
-    """Whether some compute below :data:`MOST_FLOPS` makes that size the best one.
+    """Return whether some compute below :data:`MOST_FLOPS` makes ``params`` the best size.
 
-    The A of a steep law is past floats, infinite, and the compute then comes out as none.
+    The A of a steep law overflows to infinity, and the compute then comes out as 0.
     """
     with np.errstate(over="ignore"):
         return bool(0 < optimum.flops(params) < MOST_FLOPS)
 
 
 def _own_seed(name: str, settings: Settings) -> int:
-    """One for each family: their refits are to be independent of one another."""
+    """Return a seed for each family, so that the families' refits are independent."""
     return settings.seed + zlib.crc32(name.encode())
 
 
 def as_dict(analysis: Analysis) -> dict[str, Any]:
-    """fit.json: every figure by name; the coefficients of an only family also at the top."""
+    """Return the content of fit.json: every figure by name; an only family's also at the top."""
     settings = analysis.settings
     families = {family.name: _family_dict(family) for family in analysis.families}
     only = next(iter(families.values())) if len(families) == 1 else {}
@@ -290,7 +290,7 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
 
 
 def _known(value: Any) -> Any:
-    """JSON has no numbers that are infinite or none: what is not known is null."""
+    """Replace infinite numbers and nan, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {key: _known(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

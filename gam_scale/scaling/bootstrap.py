@@ -1,4 +1,4 @@
-"""Intervals of everything a law says, by refitting it to reweighted runs."""
+"""Intervals of all quantities that follow from a law, by refitting it to reweighted runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from gam_scale.scaling.optimum import Optimum
 RESAMPLES = 1000
 LEVEL = 0.95
 MOST_MISSING = 0.02  # share of refits without a value, above which there is no interval
-CLOSE = 1e-9  # relative decrease of a refit's objective that ends it: intervals need no more
+CLOSE = 1e-9  # relative decrease of the objective that ends a refit: intervals need no more
 
 
 Quantity = Callable[[Law], float]
@@ -28,46 +28,46 @@ class Bootstrap:
     laws: list[list[Law]]
     """R lists of one law per family."""
     objective: np.ndarray
-    """(R,) of the refits."""
+    """(R,) objectives of the refits."""
     spare: int
-    """Degrees of freedom: independent runs minus fitted coefficients. Few widen the intervals."""
+    """Degrees of freedom, independent runs minus fitted coefficients; few make intervals wider."""
     stretch: float | None = None
-    """By how much errors are larger than the residuals behind the refits; None: that of a mean."""
+    """Ratio of errors to the residuals behind the refits; None: the ratio for a mean."""
 
     def interval(
         self, quantity: Quantity, family: int = 0, level: float = LEVEL
     ) -> tuple[float, float] | None:
-        """The interval of a quantity that follows from a family's law.
+        """Return the interval of a quantity that follows from a family's law.
 
         Args:
-            quantity: a function of the law: a coefficient, say, or the best size for a budget.
+            quantity: a function of the law, such as a coefficient or the best size for a budget.
             family: index of the family in each refit.
             level: probability that the interval holds the true value.
 
         Returns:
-            Its two ends; None where more than :data:`MOST_MISSING` of the refitted laws have no
-            such value, or the refits are fewer than 20.
+            Both ends; None if more than :data:`MOST_MISSING` of the refitted laws have no such
+            value, an end is infinite, or there are fewer than 20 refits.
         """
         return self.between(np.array([float(quantity(r[family])) for r in self.laws]), level)
 
     def between(self, values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
-        """The interval of values (R,), one for each refit; see :func:`interval_between`."""
+        """Return the interval of values (R,), one per refit; see :func:`interval_between`."""
         return interval_between(values, self.spare, level, self.stretch)
 
 
 def bootstrap(fitted: Fit, delta: float, run: np.ndarray, count: int, seed: int = 0) -> Bootstrap:
-    """Refit under ``count`` random weightings of the runs.
+    """Refit the laws under ``count`` random weightings of the runs.
 
     Each run's rows share one weight, drawn from the exponential distribution and scaled to a mean
-    of one within its family (the Bayesian bootstrap, Rubin 1981). Against drawing runs with
-    replacement it never loses a size, which small sweeps cannot do without.
+    of one within its family (the Bayesian bootstrap, Rubin 1981). Unlike drawing runs with
+    replacement, this never loses a size, which a small sweep could not spare.
 
     Args:
         fitted: the fit to all runs.
-        delta: of the Huber loss.
-        run: (n,) rows of one training run have one number.
-        count: refits; 0 for no intervals.
-        seed: of the weights.
+        delta: parameter of the Huber loss.
+        run: (n,) the number of each row's training run.
+        count: number of refits; 0 for no intervals.
+        seed: seed of the weights.
     """
     made = fitted.design
     weights = draw_weights(run, made.family, count, seed)
@@ -91,12 +91,13 @@ def bootstrap(fitted: Fit, delta: float, run: np.ndarray, count: int, seed: int 
 
 
 def _stretch(fitted: Fit, delta: float, spare: int) -> float:
-    """By how much errors are larger than residuals, of which a fit of P numbers leaves less.
+    """Return the ratio of errors to residuals, which a fit of P numbers makes smaller.
 
-    Least squares leave a share of spare / (spare + P) of the squares. Absolute values leave those
-    of a mean: they meet P runs and pull at the others by their signs alone. A Huber loss is taken
-    for the former where half of the other runs are within delta of the law, for the latter where a
-    quarter is: so simulated intervals hold the truth about as often as they say (coverage.py).
+    Least squares leaves the share spare / (spare + P) of the squared errors. Least absolute values
+    leaves as much as a mean does: the fit meets P runs exactly, and the other runs pull at it by
+    their signs alone. A Huber loss counts as least squares if half of the other runs are within
+    delta of the law, as absolute values if a quarter is, and as a mixture between. With this rule,
+    simulated intervals hold the truth about as often as they claim (coverage.py).
     """
     made = fitted.design
     within = int((np.abs(made.residuals(fitted.phi[None])[0]) < delta).sum()) - made.free
@@ -108,25 +109,25 @@ def _stretch(fitted: Fit, delta: float, spare: int) -> float:
 def interval_between(
     values: np.ndarray, spare: int, level: float = LEVEL, stretch: float | None = None
 ) -> tuple[float, float] | None:
-    """Between which of the refits' ``values`` (R,) the truth lies; None where many are nan.
+    """Return the interval of the truth, given the refits' ``values`` (R,); None if many are nan.
 
-    Infinite values count, as ones past all others; an interval that ends there is unknown, None.
+    Infinite values count, as larger than all others; an interval that ends there is unknown, None.
 
-    Percentiles at the levels that Student's t and the lost degrees of freedom ask for ("expanded
-    percentiles", Hesterberg, arXiv 1411.5279, section 3.3): plain percentiles are too narrow where
-    few runs, ``spare`` of them, are left over after fitting.
+    The ends are percentiles at levels that allow for Student's t and the lost degrees of freedom
+    ("expanded percentiles", Hesterberg, arXiv 1411.5279, section 3.3). Plain percentiles are too
+    narrow where few degrees of freedom, ``spare``, are left after fitting.
     """
     known = values[~np.isnan(values)]
     if len(values) < 20 or len(known) < (1 - MOST_MISSING) * len(values):
         return None
     tail = expanded_tail((1 - level) / 2, spare, stretch)
-    with np.errstate(invalid="ignore"):  # between two infinite values lies nan
+    with np.errstate(invalid="ignore"):  # interpolating infinite values gives nan
         low, high = np.quantile(known, [tail, 1 - tail])
     return (float(low), float(high)) if np.isfinite([low, high]).all() else None
 
 
 def draw_weights(run: np.ndarray, family: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """(count, n) weights of rows, see :func:`bootstrap`."""
+    """Return weights (count, n) of rows; see :func:`bootstrap`."""
     if not 0 <= count <= 100_000 or 0 < count < 100:
         raise UserError(f"--bootstrap is {count}; expected 100 to 100,000 refits, or 0 for none")
     rng = np.random.default_rng(seed)
@@ -139,10 +140,10 @@ def draw_weights(run: np.ndarray, family: np.ndarray, count: int, seed: int) -> 
 
 
 def expanded_tail(tail: float, spare: int, stretch: float | None = None) -> float:
-    """The tail to cut percentiles at, so that Student's t with ``spare`` degrees is allowed for.
+    """Return the level to cut percentiles at, which allows for Student's t with ``spare`` degrees.
 
-    Phi(-t stretch), where a mean's stretch is sqrt((spare + 1) / spare); the quantile of t is
-    Abramowitz and Stegun's expansion 26.7.5, which is within 1% from 4 degrees on.
+    The level is Phi(-t stretch); the default, a mean's stretch, is sqrt((spare + 1) / spare). The
+    quantile t is Abramowitz and Stegun's expansion 26.7.5, within 1% from 4 degrees on.
     """
     v = max(spare, 3)
     z = NormalDist().inv_cdf(1 - tail)
@@ -152,7 +153,7 @@ def expanded_tail(tail: float, spare: int, stretch: float | None = None) -> floa
 
 
 def of_optimum(flops_per_pair: float, what: str) -> Quantity:
-    """An attribute ``what`` of the law's :class:`Optimum`; nan where the law has no optimum."""
+    """Return the quantity ``what`` of a law's :class:`Optimum`; nan if the law has no optimum."""
 
     def value(law: Law) -> float:
         optimum = Optimum(law, flops_per_pair)

@@ -1,23 +1,24 @@
-"""Which runs were planned on one budget of FLOPs."""
+"""Group runs by the budget of FLOPs that they were planned on."""
 
 import numpy as np
 
 from gam_scale.scaling.points import Points
 
-SIZES = 3  # that a budget must have: a parabola needs as many
-WIDEST = 1.25  # times the least FLOPs of a budget that its most may be, where none is given
-SAME = 1.01  # times the least FLOPs of a budget, within which all runs are of one
-CLEAR = 0.8  # of the span of two budgets that the gap between them must be
-MOST_RUNS = 0.5  # of all runs
+SIZES = 3  # fewest sizes of a budget: a parabola needs as many
+WIDEST = 1.25  # largest ratio of FLOPs within a budget, if budgets are not given
+SAME = 1.01  # ratio of FLOPs within which runs are always of one budget
+CLEAR = 0.8  # least share of the span of two budgets that the gap between them must take
+MOST_RUNS = 0.5  # least share of all runs that must be on a budget, if budgets are not given
 
 
 def budgets(points: Points) -> list[np.ndarray]:
-    """Rows of each budget that was spent on :data:`SIZES` sizes at least, the smallest first.
+    """Return the rows of each budget with at least :data:`SIZES` sizes, the smallest budget first.
 
-    Budgets are those of the column flops_budget. Without one they are found: runs are parted where
-    their FLOPs lie furthest apart, until each part spans no more than :data:`WIDEST`; a part is a
-    budget where the next run is further from it than its own runs from each other. Where less than
-    :data:`MOST_RUNS` of all runs are of such parts, runs were not planned by FLOPs: no budgets.
+    Budgets are those of the column flops_budget. Without this column they are found: runs are split
+    where their FLOPs lie furthest apart, until each part spans no more than :data:`WIDEST`. A part
+    is a budget if the next run is further from it than its own runs are from each other. If less
+    than :data:`MOST_RUNS` of all runs are on such budgets, the runs were not planned by FLOPs, and
+    there are no budgets.
     """
     planned = points.budget is not None
     groups = _found(points.flops) if points.budget is None else _planned(points.budget)
@@ -45,12 +46,12 @@ def _found(flops: np.ndarray) -> list[np.ndarray]:
 
 
 def _widest_gap(x: np.ndarray) -> int | None:
-    """Before which of ascending numbers they are to be parted; None where they are one budget."""
+    """Return the index at which to split ascending numbers; None if they are one budget."""
     if len(x) < 2:
         return None
     gaps, spread = np.diff(x), x[-1] - x[0]
     at = int(gaps.argmax()) + 1
-    # Two budgets that are closer than one may span: both have sizes enough, and nothing between.
+    # Two budgets may be closer than WIDEST: then both have enough runs, and nothing lies between.
     two = spread > np.log(SAME) and gaps[at - 1] > CLEAR * spread
     two &= min(at, len(x) - at) >= SIZES
     return at if spread > np.log(WIDEST) or two else None

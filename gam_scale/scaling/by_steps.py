@@ -12,7 +12,7 @@ from gam_scale.scaling.points import Points, check
 
 LADDER = [m * 10**e for e in range(1, 7) for m in (1, 2, 5)]
 MOST = 6
-"""Rows of a family's table."""
+"""Most rows of a family's table."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class WithoutShort:
 
 
 def by_steps(points: Points, settings: FitSettings) -> list[WithoutShort]:
-    """The law of all runs of a family, then without those of fewer and fewer steps.
+    """Fit a family's law to all runs, then without runs below a rising number of steps.
 
     Args:
-        points: of one family.
-        settings: of the fits.
+        points: runs of one family.
+        settings: settings of the fits.
 
     Returns:
-        One for each number of steps that leaves out other runs than the one before, as long as
-        enough are left for a law; empty where steps are unknown, or leave nothing out.
+        One law for each number of steps that leaves out more runs than the one before, as long as
+        enough runs are left; empty if steps are unknown, or no number leaves out any run.
     """
     taken = steps(points)
     if taken is None:

@@ -1,4 +1,4 @@
-"""What finished runs of a sweep left, as the CSV files that a report is made of."""
+"""Collect the results of a sweep's finished runs into the CSV files that a report reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +15,13 @@ from gam_scale.scaling.sweep_cell import SweepCell
 def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
     """Write the CSV files of a sweep's finished runs into ``out``.
 
-    ``runs.csv`` has a row for every cell of the grid with a validation loss, ``curves.csv`` its
-    training loss against tokens, ``lr.csv``, where ``lr_multipliers`` asks for them, the loss at
-    each learning rate, and ``contexts.csv`` that at each length of texts. Rows go from the cheapest
-    cell to the dearest.
+    ``runs.csv`` has a row for every cell of the grid with a validation loss, and ``curves.csv`` the
+    training losses of these cells against tokens, both from the cheapest cell to the dearest. If
+    the sweep varies them, ``lr.csv`` has the loss at each learning rate and ``contexts.csv`` the
+    loss at each length of texts.
 
     Returns:
-        Rows of each file written.
+        The number of rows of each file written.
 
     Raises:
         UserError: no run has finished with a validation loss.
@@ -53,7 +53,7 @@ def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
 
 
 def sensitivity(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
-    """Finished runs of other learning rates, and those they compare with, by family and rate."""
+    """Return the runs at other learning rates with their counterparts, by family, size and rate."""
     done = [(cell, row) for cell, row in done if row["loss"] is not None]
     varied = {_but_rate(cell) for cell, _ in done if cell.lr_multiplier != 1}
     names = ("family", "params", "tokens", "width", "seed", "lr_multiplier", "lr", "loss")
@@ -64,7 +64,7 @@ def sensitivity(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
 
 
 def best_multipliers(done: Sequence[tuple[SweepCell, Row]]) -> list[str]:
-    """For each family and size where rates were varied, in a sentence, which was best."""
+    """Return a sentence on the best rate of each family and size whose rates were varied."""
     sizes = grouped(sensitivity(done), lambda row: (row["family"], row["params"]))
     columns = ("lr_multiplier", "loss")
     sentences = [
@@ -75,7 +75,7 @@ def best_multipliers(done: Sequence[tuple[SweepCell, Row]]) -> list[str]:
 
 
 def contexts(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
-    """Finished runs on texts of other lengths, and those they compare with, by family."""
+    """Return the runs on texts of other lengths with their counterparts, by family and length."""
 
     def size(cell: SweepCell) -> tuple[str, int, float, int]:
         return cell.family, cell.width, cell.tokens, cell.seed
@@ -92,10 +92,9 @@ def contexts(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
 
 
 def _counts(cell: SweepCell) -> Row:
-    """Parameters counted otherwise, each of which has a law of its own in a report.
+    """Return other counts of a cell's parameters; each gets a law of its own in a report.
 
-    Those of the embedding are counted once where the head shares them; those of learned positions
-    are in neither count.
+    Embedding weights that the head shares are counted once; learned positions never count.
     """
     model = cell.model
     total = model.n_parameters()

@@ -17,15 +17,15 @@ OTHERS = {
     "late_loss": "nats per token at late positions of the context, shown beside the mean",
 }
 FURTHER = TRAINING | OTHERS
-"""Columns that a report shows where they are there, and what they hold."""
+"""Optional columns that a report shows, and what they hold."""
 
 
 def numbers(points: Points, name: str, *, gaps: bool = False) -> np.ndarray | None:
-    """(n,) a further column, nan where a cell is empty; None where it is not there.
+    """Return a further column (n,) as numbers, nan for empty cells; None if it is not there.
 
     Args:
         points: the runs.
-        name: of the column.
+        name: name of the column.
         gaps: whether cells may be empty.
 
     Raises:
@@ -44,7 +44,7 @@ def numbers(points: Points, name: str, *, gaps: bool = False) -> np.ndarray | No
 
 
 def steps(points: Points) -> np.ndarray | None:
-    """(n,) optimizer steps of each run; None where the columns do not tell."""
+    """Return the optimizer steps (n,) of each run; None if the columns do not tell."""
     if (given := numbers(points, "steps")) is not None:
         return given
     batch, length = numbers(points, "batch"), numbers(points, "seq_len")
@@ -52,7 +52,7 @@ def steps(points: Points) -> np.ndarray | None:
 
 
 def other_counts(points: Points) -> dict[str, np.ndarray]:
-    """Other counts of N by the column's name, of those that differ from ``params`` in some row."""
+    """Return the other counts of N that differ from ``params`` in some row, by column name."""
     counts = {}
     for name in points.columns:
         if name.startswith("params_"):
@@ -63,7 +63,7 @@ def other_counts(points: Points) -> dict[str, np.ndarray]:
 
 
 def named_count(points: Points) -> str:
-    """The further column that ``params`` repeats, which says what N counts; empty for none."""
+    """Return the name of the ``params_...`` column equal to ``params``, or an empty string."""
     for name in points.columns:
         if name.startswith("params_") and name not in other_counts(points):
             return name
@@ -71,7 +71,7 @@ def named_count(points: Points) -> str:
 
 
 def with_steps(points: Points, least: int) -> Points:
-    """The runs of at least so many steps.
+    """Return the runs of at least ``least`` steps.
 
     Raises:
         UserError: the columns do not tell steps, or no run has as many.

@@ -1,4 +1,4 @@
-"""Do two families follow different laws, or do noisy runs of one law look like two?"""
+"""Test whether two families follow different laws, or noise makes one law look like two."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,13 @@ HYPOTHESES = {
 
 @dataclass(frozen=True)
 class Test:
-    """A likelihood-ratio test by simulation of what two families have in common."""
+    """A simulated likelihood-ratio test of a hypothesis on what two families have in common."""
 
     hypothesis: str
     statistic: float
-    """2 n log of the ratio of objectives, with what is in common and without."""
+    """2 n log of the ratio of the objective with common coefficients to that without."""
     p: float
-    """Share of data sets simulated under the hypothesis with as large a statistic."""
+    """Share of data sets simulated under the hypothesis with at least as large a statistic."""
     draws: int
 
 
@@ -35,12 +35,12 @@ def compare(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> list[Test]:
-    """Test each of :data:`HYPOTHESES`.
+    """Test each of :data:`HYPOTHESES` on two families.
 
     Both families are fitted apart and with coefficients in common. The drop in the summed Huber
-    loss is compared with that of data sets that follow the common fit, each run's residual from it
-    multiplied by a random number of mean 0 and variance 1 (a wild bootstrap: Mammen 1993). Rows of
-    one run share the number. Nothing is assumed of the noise but that it is symmetric.
+    loss is compared with the drop in simulated data sets: the common fit plus each run's residual
+    times a random sign, of mean 0 and variance 1 (a wild bootstrap: Mammen 1993). Rows of one run
+    share the sign. The only assumption about the noise is that it is symmetric.
     """
     joint = _join(first, second)
     apart = fit(joint, settings)
@@ -51,7 +51,10 @@ def compare(
 
 
 def differences(first: Bootstrap, second: Bootstrap) -> dict[str, tuple[float, float] | None]:
-    """Intervals of second less first: refits of the two are independent, as their runs are."""
+    """Return intervals of the second family's coefficients and ``a`` minus the first's.
+
+    The refits of the two families are independent, as their runs are.
+    """
     spare = min(first.spare, second.spare)
     stretch = max(first.stretch or 0, second.stretch or 0) or None
     intervals: dict[str, tuple[float, float] | None] = {}
@@ -94,8 +97,8 @@ def _test(
     statistic = _statistic(null.objective, apart.objective, len(joint))
     rng = np.random.default_rng(seed)
     runs, of_row = np.unique(joint.run, return_inverse=True)
-    # Residuals of the fit under the hypothesis, which simulates it best (Davidson and MacKinnon
-    # 1999), made larger by the share of numbers fitted, by which residuals are smaller than noise.
+    # Residuals of the fit under the hypothesis simulate it best (Davidson and MacKinnon 1999). They
+    # are scaled up, because fitted numbers make residuals smaller than the noise.
     residuals = null.design.residuals(null.phi[None])[0]
     noise = -residuals * np.sqrt(len(joint) / max(1, len(joint) - null.design.free))
     expected = np.log(joint.loss) + residuals
@@ -103,7 +106,7 @@ def _test(
     simulated = expected + noise * signs
     likelihoods = []
     for fitted in (null, apart):
-        # The common fit is where the simulated data comes from, so both descents begin there.
+        # The simulated data come from the common fit, so both descents begin there.
         start = fitted.design.phi(null.laws)
         end = descend(
             fitted.design,
@@ -120,8 +123,8 @@ def _test(
 
 
 def _statistic(common: np.ndarray | float, apart: np.ndarray | float, rows: int) -> np.ndarray:
-    """2 n log of the objectives' ratio: twice the log likelihood ratio where the noise is Laplace.
+    """Return 2 n log of the objectives' ratio: twice the log likelihood ratio for Laplace noise.
 
-    That is the noise for which a Huber loss of small delta is the likelihood.
+    That is the noise whose likelihood a Huber loss of small delta stands for.
     """
     return 2 * rows * np.log(np.asarray(common) / np.maximum(apart, 1e-300))

@@ -12,23 +12,23 @@ COLUMNS = ("family", "params", "tokens", "seq_len", "loss")
 
 @dataclass(frozen=True)
 class Context:
-    """One run."""
+    """One run on texts of one length."""
 
     family: str
     params: float
     tokens: float
     length: int
-    """Tokens of its texts."""
+    """Tokens of each text."""
     loss: float
     late: float | None
-    """Nats per token at late positions alone, where the column ``late_loss`` is there."""
+    """Nats per token at late positions alone, if the column ``late_loss`` has it."""
 
 
 def read_contexts(path: Path) -> list[Context]:
-    """The rows of a CSV with the columns of :data:`COLUMNS`.
+    """Read the rows of a CSV with the columns of :data:`COLUMNS`.
 
     Raises:
-        UserError: naming the line and what in it cannot be read.
+        UserError: the file is not valid; the message names the line and the cell.
     """
     contexts = []
     for _, line, row in read_table(path, COLUMNS):
@@ -42,7 +42,7 @@ def read_contexts(path: Path) -> list[Context]:
 
 
 def context_table(contexts: list[Context]) -> Table:
-    """Loss by length of texts, a row for each family, size and number of tokens."""
+    """Return a table of losses by length of texts, a row for each family, size and tokens."""
     lengths = sorted({c.length for c in contexts})
     losses: dict[tuple[str, float, float], dict[int, list[Context]]] = {}
     for c in contexts:

@@ -1,8 +1,8 @@
 """How often intervals hold the truth: python -m gam_scale.scaling.coverage --sets 200
 
-Data sets are simulated from a known law with normal noise on log L, fitted, and their intervals
-compared with the law's own coefficients. At the nominal rate 95 in 100 hold it. Two kinds of grid
-are simulated, those that a sweep makes: sizes by tokens, and, of kind isoflop, sizes by FLOPs.
+Data sets are simulated from a known law with normal noise on log L and fitted; their intervals are
+compared with the law's own coefficients. At the nominal rate, 95 of 100 intervals hold the truth.
+Two kinds of grid are simulated, as a sweep makes them: sizes by tokens, and sizes by FLOPs.
 """
 
 import math
@@ -26,15 +26,15 @@ TOKENS_GRIDS, ISOFLOP_GRIDS = ((6, 5), (4, 3)), ((7, 4), (5, 3))
 
 
 def tokens_grid(sizes: int, budgets: int) -> Points:
-    """Runs without noise: sizes from 1e6 to 1e9 parameters, each on budgets of tokens."""
+    """Return runs without noise: sizes from 1e6 to 1e9 parameters, each on budgets of tokens."""
     grid = np.meshgrid(np.geomspace(1e6, 1e9, sizes), np.geomspace(1e8, 2e10, budgets))
     return _exact(*(axis.ravel() for axis in grid))
 
 
 def isoflop_grid(sizes: int, budgets: int) -> Points:
-    """Runs without noise: the same sizes, a factor of 64 apart, on budgets of FLOPs.
+    """Return runs without noise: sizes that span a factor of 64, each on budgets of FLOPs.
 
-    The best size of each budget lies between them, nearer to the smaller ones on the small budgets.
+    The best size of each budget lies between these, nearer to the smaller ones on small budgets.
     """
     grid = np.meshgrid(np.geomspace(4e6, 2.56e8, sizes), np.geomspace(3e16, 1e18, budgets))
     n, c = (axis.ravel() for axis in grid)
@@ -53,17 +53,17 @@ def coverage(
     seed: int = 0,
     settings: FitSettings | None = None,
 ) -> dict[str, float]:
-    """Share of data sets whose intervals hold the truth, by name.
+    """Return, by quantity, the share of data sets whose interval holds the truth.
 
-    An interval that is not given holds nothing.
+    A missing interval counts as one that does not.
 
     Args:
-        sets: simulated.
-        grid: runs without noise; where they have budgets of FLOPs, also of the isoFLOP exponent.
+        sets: number of simulated data sets.
+        grid: runs without noise; if they have budgets of FLOPs, the isoFLOP exponent counts too.
         noise: standard deviation of log L.
-        resamples: refits behind each interval.
-        seed: of the first data set.
-        settings: of the fits; by default those of the report with a smaller grid.
+        resamples: number of refits behind each interval.
+        seed: seed of the first data set.
+        settings: settings of the fits; by default those of the report with a smaller grid.
     """
     settings = settings or FitSettings(grid=3)
     quantities: dict[str, Quantity] = {c: attrgetter(c) for c in COEFFICIENTS}
@@ -89,11 +89,16 @@ def _holds(interval: tuple[float, float] | None, truth: float) -> bool:
 
 
 def main() -> None:
-    """Measure and print, for two sizes of each kind of sweep."""
+    """Measure and print the coverage for two sizes of each kind of sweep."""
     parser = cli.Parser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sets", type=cli.count(), default=200, help="simulated data sets (200)")
     parser.add_argument(
-        "--noise", type=cli.number(at_least=0), default=0.005, help="of log L (0.005)"
+        "--sets", type=cli.count(), default=200, help="number of simulated data sets (default: 200)"
+    )
+    parser.add_argument(
+        "--noise",
+        type=cli.number(at_least=0),
+        default=0.005,
+        help="standard deviation of the noise on log L (default: 0.005)",
     )
     args = parser.parse_args()
     error = math.sqrt(0.95 * 0.05 / args.sets)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ARMIJO, WOLFE = 1e-4, 0.9
-HALVINGS = 50  # of a step, after which no step along the direction is taken to lower the value
+HALVINGS = 50  # of a step, after which no step along the direction counts as lowering the value
 FLAT = 1e-13  # relative decrease that counts as none
 PATIENCE = 4  # steps without a decrease that end a descent
 
@@ -22,13 +22,13 @@ class Minimum:
     value: np.ndarray
     """(B,)"""
     gradient: np.ndarray
-    """(B,) largest absolute component there."""
+    """(B,) largest absolute component of the gradient at ``x``."""
     steps: int
-    """Of the longest descent."""
+    """Steps of the longest descent."""
     finished: np.ndarray
-    """(B,) whether it ended by itself rather than at the limit of steps."""
+    """(B,) whether the descent ended by itself rather than at the limit of steps."""
     inverse: np.ndarray
-    """(B, P, P) inverse Hessians there, as the steps told them."""
+    """(B, P, P) inverse Hessians at ``x``, as BFGS estimates them."""
 
 
 def minimise(
@@ -42,18 +42,18 @@ def minimise(
 ) -> Minimum:
     """Descend from every row of ``start`` (B, P) until no step lowers the value any more.
 
-    The line search finds the weak Wolfe conditions by bisection, with which BFGS also ends well on
-    functions that are nearly not smooth (Lewis and Overton, 2013), as a Huber loss of small delta
-    is. There is deliberately no loose tolerance on the value: fits that stop early look like fits
-    that have converged (arXiv 2404.10102, section 3).
+    The line search meets the weak Wolfe conditions by bisection, with which BFGS also converges on
+    nearly nonsmooth functions (Lewis and Overton, 2013), such as a Huber loss of small delta. There
+    is deliberately no loose tolerance on the value: fits that stop early look like fits that have
+    converged (arXiv 2404.10102, section 3).
 
     Args:
-        function: values (K,) and gradients (K, P) at points (K, P) of the problems whose indices
-            (K,) into ``start`` come second.
-        start: (B, P).
-        inverse: (B, P, P) inverse Hessians to begin with, of a similar problem's minimum; None:
-            found on the way.
-        max_steps: at which a descent is given up.
+        function: returns values (K,) and gradients (K, P) at points (K, P); the second argument is
+            the index (K,) of each point's problem in ``start``.
+        start: (B, P) starting points.
+        inverse: (B, P, P) inverse Hessians to begin with, from the minimum of a similar problem;
+            None: estimated on the way.
+        max_steps: number of steps after which descents are given up.
         tolerance: largest component of a gradient that counts as zero, for values of about 1.
         flat: relative decrease of the value that counts as none.
     """
@@ -78,7 +78,7 @@ def minimise(
         h[first] = np.eye(dims) / np.maximum(1, np.linalg.norm(g[first], axis=1))[:, None, None]
         direction = -np.einsum("kpq,kq->kp", h, g)
         slope = (direction * g).sum(axis=1)
-        uphill = ~(slope < 0)  # rounding has spoilt the matrix: start it anew
+        uphill = ~(slope < 0)  # rounding has spoilt the matrix: restart it
         direction[uphill], slope[uphill] = -g[uphill], -(g[uphill] ** 2).sum(axis=1)
         step, new_value, new_gradient = _search(
             function, index, x[index], value[index], direction, slope
@@ -87,7 +87,7 @@ def minimise(
         s = step[:, None] * direction
         y = new_gradient - g
         inverse[index] = _update(h, s, y, first & moved)
-        # Where even steepest descent finds no lower point, there is none to be found.
+        # If even steepest descent finds no lower point, there is none to be found.
         stuck = ~moved & (first | uphill)
         fresh[index] = ~moved
         none = value[index] - new_value <= flat * np.abs(value[index])
@@ -105,7 +105,7 @@ def _search(
     direction: np.ndarray,
     slope: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Step lengths (0 where none lowers the value), with the values and gradients they lead to."""
+    """Return step lengths (0 if none lowers the value), and the values and gradients reached."""
     count = len(index)
     low, high, step = np.zeros(count), np.full(count, np.inf), np.ones(count)
     best, best_value = np.zeros(count), value.copy()
@@ -133,7 +133,7 @@ def _search(
 
 
 def _update(h: np.ndarray, s: np.ndarray, y: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The inverse Hessians after steps ``s`` that changed the gradients by ``y``."""
+    """Return the inverse Hessians after steps ``s`` that changed the gradients by ``y``."""
     curvature = (s * y).sum(axis=1)
     sound = curvature > 1e-300
     scale = curvature / np.where(sound, (y * y).sum(axis=1), 1)

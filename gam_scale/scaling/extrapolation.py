@@ -1,4 +1,4 @@
-"""What a law says of models that were not trained."""
+"""Predictions of a law for models that were not trained."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,22 @@ from gam_scale.scaling.bootstrap import Bootstrap
 from gam_scale.scaling.optimum import Optimum
 
 BEYOND = (10.0, 100.0)
-"""Times the largest model of every family: the sizes looked at where none are asked for."""
+"""Default target sizes, as multiples of the largest size that every family has reached."""
 TOKENS_PER_PARAMETER = 20.0
-"""A customary ratio (arXiv 2203.15556, table 3), beside each family's own best one."""
+"""A customary ratio (arXiv 2203.15556, table 3), shown beside each family's own best one."""
 OPTIMAL, ASKED = "optimal", "asked"
 PER_PARAMETER = f"{TOKENS_PER_PARAMETER:g} per parameter"
-"""How many tokens a model is given: those that are best for its compute, those that were asked
-about, those of the customary ratio."""
+"""Rules for a model's tokens: as many as are best for its compute, as many as were asked about, or
+the customary ratio."""
 NORMAL_95 = 1.96
-"""Deviations within which 95 of 100 normal numbers lie."""
+"""Standard deviations within which 95% of a normal distribution lie."""
 UNKNOWN = 1e4
-"""Ratio of an interval's ends above which what lies between is unknown."""
+"""Ratio of an interval's ends above which the number in it counts as unknown."""
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """A model of ``params`` parameters trained on ``tokens``, under a family's law."""
+    """What a family's law predicts for a model of ``params`` parameters trained on ``tokens``."""
 
     rule: str
     """:data:`OPTIMAL`, :data:`PER_PARAMETER` or :data:`ASKED`."""
@@ -36,28 +36,28 @@ class Extrapolation:
     flops_interval: Range
     loss_interval: Range
     loss_run_interval: Range = None
-    """Of what one run would measure; of models that were asked about."""
+    """Interval of the loss that one run would measure; only for models that were asked about."""
 
     @property
     def is_known(self) -> bool:
-        """Whether the runs tell how many tokens it would want, to a factor of :data:`UNKNOWN`."""
+        """Whether the runs tell the model's tokens to within a factor of :data:`UNKNOWN`."""
         numbers = (self.tokens, self.flops, self.loss)
         ends = self.tokens_interval
         return all(map(np.isfinite, numbers)) and (ends is None or ends[1] <= UNKNOWN * ends[0])
 
 
 def sizes_beyond(largest: float) -> tuple[float, ...]:
-    """The sizes that are looked at unasked, where every family has a model of ``largest``."""
+    """Return the default target sizes, given the largest size that every family has reached."""
     return tuple(times * largest for times in BEYOND)
 
 
 def at_size(params: float, optimum: Optimum, draws: Bootstrap) -> list[Extrapolation]:
-    """A model of that size on its best number of tokens, and on the customary one."""
+    """Return predictions for a model on its best number of tokens, and on the customary one."""
     k = optimum.flops_per_pair
     optima = [Optimum(laws[0], k) for laws in draws.laws]
     flops = float(optimum.flops(params))
     tokens = flops / (k * params)
-    with np.errstate(over="ignore"):  # a budget past floats is infinite, as intervals take it
+    with np.errstate(over="ignore"):  # a budget too large for a float is infinite
         budgets = np.array([float(o.flops(params)) if o.exists else np.nan for o in optima])
     best = Extrapolation(
         OPTIMAL,
@@ -81,15 +81,15 @@ def at(
     rule: str = ASKED,
     scatter: float | None = None,
 ) -> Extrapolation:
-    """A model of that size on so many tokens.
+    """Return the prediction for a model of ``params`` parameters on ``tokens`` tokens.
 
     Args:
-        params: its size.
-        tokens: that it is trained on.
-        optimum: of the family.
-        draws: the family's refits.
+        params: size of the model.
+        tokens: tokens that the model is trained on.
+        optimum: optimum of the family.
+        draws: refits of the family.
         rule: how the tokens were chosen.
-        scatter: deviation of runs from the law, of log L, for what one run would measure.
+        scatter: deviation of runs from the law in log L, for the interval of one run's loss.
     """
     loss, interval = float(optimum.law.loss(params, tokens)), _loss_between(params, tokens, draws)
     return Extrapolation(
@@ -106,7 +106,7 @@ def at(
 
 
 def _of_one_run(loss: float, interval: tuple[float, float], scatter: float) -> Range:
-    """The law's interval, widened by runs' scatter around it: independent, so in quadrature."""
+    """Widen the law's interval by the scatter of runs, in quadrature as the two are independent."""
     below, above = (max(0.0, np.log(loss / interval[0])), max(0.0, np.log(interval[1] / loss)))
     noise = NORMAL_95 * scatter
     ends = loss * np.exp(-np.hypot(below, noise)), loss * np.exp(np.hypot(above, noise))

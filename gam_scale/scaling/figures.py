@@ -1,4 +1,4 @@
-"""Figures of an analysis: runs, the laws fitted to them, and what those say beyond the runs."""
+"""Figures of an analysis: the runs, the laws fitted to them, and predictions beyond the runs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,12 +18,12 @@ from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import Points
 
 MOST_LABELS = 8
-MOST_SIZES = 12  # that have a line each
-BANDS = 300  # refits that a band is drawn from
+MOST_SIZES = 12  # most sizes that have a line each
+BANDS = 300  # most refits that a band is drawn from
 
 
 def figures(analysis: Analysis) -> list[Figure]:
-    """Every figure that the analysis has data for."""
+    """Return every figure that the analysis has data for."""
     families = analysis.families
     several = len(analysis.measured) > 1
     keys = tuple((i, f.name) for i, f in enumerate(families)) if several else ()
@@ -64,7 +64,7 @@ def _curves(points: Points, law: Law | None, i: int, named: str, suffix: str) ->
                 d = np.geomspace(d.min() / 1.3, d.max() * 1.3, 100)
                 loss = law.loss(n, d)
             axes.plot(d, loss, lw=1.6, **style)
-            if abs(last - loss[-1]) > 0.035 * span:  # labels would lie on one another
+            if abs(last - loss[-1]) > 0.035 * span:  # else labels would overlap
                 label(axes, palette, d[-1], loss[-1], large(n))
                 last = loss[-1]
         finish(axes, palette, narrow, "tokens", "loss, nats per token", large)
@@ -104,7 +104,7 @@ def _surface(family: Family, i: int, named: str, suffix: str) -> Figure:
         grid_d, grid_n = np.meshgrid(d, n)
         loss = optimum.law.loss(grid_n, grid_d)
         levels = np.quantile(loss, np.linspace(0.02, 0.95, 6 if narrow else 10))
-        axes.set(xscale="log", yscale="log")  # before contours are labelled: gaps depend on it
+        axes.set(xscale="log", yscale="log")  # before labels, whose gaps depend on scales
         lines = axes.contour(
             grid_d, grid_n, loss, levels=levels, colors=[palette.quiet], linewidths=0.9
         )
@@ -190,7 +190,7 @@ def _over_budgets(
     what: Callable[[Optimum, np.ndarray], np.ndarray],
     style: dict[str, Any],
 ) -> None:
-    """What a family's law says of each budget, with its band: dashed beyond the runs."""
+    """Draw what a family's law predicts for each budget, with a band; dashed beyond the runs."""
     c = np.geomspace(family.points.flops.min(), 1.5 * family.farthest, 120)
     y = what(family.optimum, c)
     inside = c <= family.points.flops.max()

@@ -1,4 +1,4 @@
-"""The law nearest to the runs: a grid of starts, each descended to its end."""
+"""Fit the law nearest to the runs, by a descent from every start of a grid."""
 
 from dataclasses import dataclass, replace
 
@@ -11,25 +11,25 @@ from gam_scale.scaling.points import Points
 
 DELTA = 1e-3  # arXiv 2203.15556, appendix D.3
 GRID = 5
-EXPONENTS = (0.08, 1.3)  # between which starts lie; published ones are 0.28 to 0.45
-FLOOR = (0.15, 0.97)  # E of the starts, as shares of the lowest loss
-CHUNK = 200_000  # losses that one evaluation may predict
+EXPONENTS = (0.08, 1.3)  # range of the starts; published exponents are 0.28 to 0.45
+FLOOR = (0.15, 0.97)  # range of E in the starts, as shares of the lowest loss
+CHUNK = 200_000  # most losses that one evaluation predicts
 SAME = 1e-6  # relative difference of objectives below which two descents met
 TIE = 1e-9  # relative difference below which two objectives are equal but for rounding
-SAMPLE = 400  # runs of a family that every start descends on; its ends then descend on all
-ENDS = 6  # that do
-RIVAL = 2.0  # times the least objective, within which another valley may win a resample
-STIFFNESS = 10.0  # of the walls around the laws looked at, in objectives over delta
+SAMPLE = 400  # most runs of a family in the descents from all starts
+ENDS = 6  # most ends of these descents that then descend on all runs
+RIVAL = 2.0  # times the least objective, up to which another valley may win a resample
+STIFFNESS = 10.0  # of the quadratic walls at the bounds of phi, in objectives over delta
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a law is fitted."""
+    """Settings of a fit."""
 
     delta: float = DELTA
-    """Where the Huber loss on log L goes from squares to absolute values."""
+    """Residual of log L at which the Huber loss goes from squares to absolute values."""
     grid: int = GRID
-    """Starts along each of E, alpha and beta: the cube of it in all."""
+    """Number of starts along each of E, alpha and beta; every combination is a start."""
     shared_exponent: bool = False
     """Whether alpha = beta."""
 
@@ -47,29 +47,29 @@ class Fit:
     design: Design
     laws: list[Law]
     phi: np.ndarray
-    """(P,) see :class:`Design`."""
+    """(P,) the minimum; see :class:`Design`."""
     objective: float
     """Summed Huber loss on log L."""
     gradient: float
     """Largest component of the objective's gradient, over delta."""
     starts: int
     met: int
-    """Starts that ended at the same objective."""
+    """Number of starts that ended at the least objective."""
     steps: int
-    """Of the longest descent."""
+    """Steps of the longest descent."""
     others: np.ndarray
-    """(m, P) where the best few descents ended: starts for a bootstrap."""
+    """(m, P) ends of the best few descents, from which a bootstrap starts."""
     inverse: np.ndarray
-    """(m, P, P) the inverse Hessians there."""
+    """(m, P, P) inverse Hessians at ``others``."""
 
     @property
     def law(self) -> Law:
-        """Of the only family."""
+        """The law of the only family."""
         return self.laws[0]
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the coefficients doubtful."""
+        """Reasons to doubt the coefficients, in words."""
         warnings = []
         for f, law in enumerate(self.laws):
             lowest = self.design.loss[self.design.family == f].min()
@@ -81,7 +81,7 @@ class Fit:
 
 
 def design(points: Points, settings: FitSettings, common: tuple[str, ...] = ()) -> Design:
-    """The fit of every family in ``points``, with ``common`` coefficients."""
+    """Return the design of a fit to every family in ``points``, which share ``common``."""
     names = points.families
     family = np.array([names.index(name) for name in points.family], int)
     return Design(
@@ -90,14 +90,15 @@ def design(points: Points, settings: FitSettings, common: tuple[str, ...] = ()) 
 
 
 def fit(points: Points, settings: FitSettings, common: tuple[str, ...] = ()) -> Fit:
-    """The best of the descents from every start of the grid."""
+    """Fit the families together, and return the best of the descents from the grid's starts."""
     return fit_design(design(points, settings, common), settings)
 
 
 def fit_design(made: Design, settings: FitSettings) -> Fit:
-    """:func:`fit` of a design.
+    """Fit a design; see :func:`fit`.
 
-    Of many runs, a sample is enough to find the valleys, and all of them to find a valley's end.
+    A sample of many runs is enough to find the valleys of the objective. Only the descents to the
+    ends of these valleys need all runs.
     """
     rows = _sample(made)
     small = made if len(rows) == len(made.loss) else _take(made, rows)
@@ -135,11 +136,11 @@ def descend(
     inverse: np.ndarray | None = None,
     flat: float = FLAT,
 ) -> Minimum:
-    """Descents from ``start`` (K, P), of the objective over delta so that values are about 1.
+    """Minimise the objective over delta, which makes values about 1, from ``start`` (K, P).
 
-    ``weights`` (K, n) are how often each descent counts each run, ``log_loss`` (K, n) the losses
-    that it is fitted to in place of the measured ones, ``inverse`` (K, P, P) and ``flat`` see
-    :func:`minimise`. Walls keep descents within the design's bounds, or hardly beyond.
+    ``weights`` (K, n) say how often each descent counts each run, and ``log_loss`` (K, n) replaces
+    the measured losses. For ``inverse`` (K, P, P) and ``flat`` see :func:`minimise`. Walls keep
+    descents within the design's bounds, or hardly beyond.
     """
     size = max(1, CHUNK // len(made.loss))
     low, high = made.bounds
@@ -168,7 +169,10 @@ def descend(
 
 
 def starts(made: Design, grid: int) -> np.ndarray:
-    """(grid^3, P) points over E, alpha and beta; A and B from least squares, given those."""
+    """Return a grid of points over E, alpha and beta; given those, least squares set A and B.
+
+    There are (grid^3, P) points, or (grid^2, P) if alpha = beta.
+    """
     middle = [float(np.sqrt(np.prod(EXPONENTS)))]
     exponents = np.geomspace(*EXPONENTS, grid) if grid > 1 else np.array(middle)
     floors = np.linspace(*FLOOR, grid) if grid > 1 else np.array([np.mean(FLOOR)])
@@ -186,7 +190,7 @@ def _start(made: Design, family: int, floor: float, alpha: float, beta: float) -
     rows = made.family == family
     n, d, loss = made.params[rows], made.tokens[rows], made.loss[rows]
     e = floor * float(loss.min())
-    # At the centre both columns are about 1, so that least squares are well conditioned.
+    # Relative to the centre, both columns are about 1, so that least squares is well conditioned.
     x = np.exp(-alpha * (np.log(n) - made.centre[0]))
     y = np.exp(-beta * (np.log(d) - made.centre[1]))
     a, b = np.linalg.lstsq(np.stack([x, y], axis=1), loss - e, rcond=None)[0]
@@ -198,7 +202,7 @@ def _start(made: Design, family: int, floor: float, alpha: float, beta: float) -
 
 
 def _sample(made: Design) -> np.ndarray:
-    """Rows of the design, :data:`SAMPLE` of each family at most; always the same ones."""
+    """Return at most :data:`SAMPLE` random rows of each family, the same ones in every call."""
     rng = np.random.default_rng(0)
     families = (np.flatnonzero(made.family == f) for f in range(made.n_families))
     return np.sort(np.concatenate([rng.permutation(rows)[:SAMPLE] for rows in families]))
@@ -210,10 +214,10 @@ def _take(made: Design, rows: np.ndarray) -> Design:
 
 
 def _ranked(made: Design, end: Minimum) -> tuple[np.ndarray, int]:
-    """Descents from the best to the worst, and how many ended at the least objective.
+    """Return descents from the best to the worst, and how many ended at the least objective.
 
-    Which of several is lower by a last bit is chance: the one of the flattest law is first, on
-    every machine.
+    Which of several tied descents is lower by a last bit is chance. So that the order is the same
+    on every machine, the one with the flattest law comes first.
     """
     value = np.where(np.isfinite(end.value), end.value, np.inf)
     least, scale = value.min(), max(abs(value.min()), 1e-12)
@@ -224,9 +228,10 @@ def _ranked(made: Design, end: Minimum) -> tuple[np.ndarray, int]:
 
 
 def _distinct(end: Minimum, order: np.ndarray, most: int, rival: float) -> list[int]:
-    """The best ends, one of each objective: other valleys may be the deepest of a resample.
+    """Return up to ``most`` of the best ends, one of each objective.
 
-    Those whose objective is above ``rival`` times the least one are left out.
+    Another valley than the best may be the deepest of a resample. Ends whose objective is above
+    ``rival`` times the least one are left out.
     """
     chosen = [int(order[0])]
     least = end.value[order[0]]

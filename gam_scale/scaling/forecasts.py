@@ -1,7 +1,7 @@
-"""Losses that were predicted before their runs, beside those that the runs came to.
+"""Losses that were predicted before their runs, beside the losses that the runs reached.
 
-A forecast is what an earlier report says under ``--at``, kept as that report's extrapolation.csv
-until the runs are done.
+A forecast is the loss that an earlier report predicted for a model given with ``--at``. That
+report's extrapolation.csv is kept until the runs are done.
 """
 
 from dataclasses import dataclass, replace
@@ -17,32 +17,32 @@ COLUMNS = ("family", "tokens_by", "params", "tokens", "loss", "loss_run_low", "l
 RUN_COLUMNS = ("family", "params", "tokens", "loss")
 REPORT = "extrapolation.csv of a report that was made with --at"
 NEAR = 0.02
-"""Relative difference of a run's size and tokens from the forecast's: steps are whole."""
+"""Largest relative difference of a run's size or tokens from the forecast's; steps are whole."""
 CLOSE = 0.005
 """Relative error up to which a forecast counts as met."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of one model."""
+    """The forecast of one model's loss."""
 
     family: str
     params: float
     tokens: float
     loss: float
     interval: Range
-    """Of one run's loss, 95%."""
+    """95% interval of one run's loss."""
     measured: float | None = None
-    """None while the run is to come."""
+    """Loss that the run reached; None before the run."""
 
     @property
     def error(self) -> float:
-        """Relative, of a run that is there."""
+        """Relative error of the forecast, once the loss is measured."""
         assert self.measured is not None
         return self.loss / self.measured - 1
 
     def sentence(self) -> str:
-        """What came of it."""
+        """Return a sentence that compares the forecast with the run."""
         model = f"{self.family} of {large(self.params)} parameters on {large(self.tokens)} tokens"
         said = f"{model} was forecast to reach {ranged(self.loss, self.interval)} before it was run"
         if self.measured is None:
@@ -54,16 +54,17 @@ class Forecast:
 
 
 def read_forecasts(forecast: Path, runs: Path | None, unit: str | None = None) -> list[Forecast]:
-    """The models that an earlier report was asked about, with what their runs came to.
+    """Read the forecasts of an earlier report, with the losses that their runs reached.
 
     Args:
-        forecast: that report's extrapolation.csv.
-        runs: with the columns of :data:`RUN_COLUMNS`, such as runs.csv of a sweep; None: to come.
-        unit: of their losses, as :func:`~gam_scale.scaling.runs_csv.read_csv` has it; forecasts are
-            in nats.
+        forecast: extrapolation.csv of that report.
+        runs: CSV with the columns of :data:`RUN_COLUMNS`, such as runs.csv of a sweep; None: not
+            run yet.
+        unit: unit of the losses in ``runs``, see :func:`~gam_scale.scaling.runs_csv.read_csv`;
+            forecasts are in nats.
 
     Raises:
-        UserError: a file is not one of these, or a run is none of the models.
+        UserError: a file is not valid, or a run fits no forecast, or one that already has a run.
     """
     forecasts = _read(forecast)
     for line, family, (params, tokens, loss) in _runs(runs, unit) if runs is not None else ():
@@ -88,7 +89,7 @@ def read_forecasts(forecast: Path, runs: Path | None, unit: str | None = None) -
 
 
 def forecast_table(forecasts: list[Forecast]) -> Table:
-    """Predicted and measured."""
+    """Return a table of forecast and measured losses."""
     rows = [
         [
             f.family,

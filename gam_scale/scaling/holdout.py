@@ -1,4 +1,4 @@
-"""How well a law fitted to some runs tells the loss of others: of the largest models, say."""
+"""Test how well a law fitted to some runs predicts the loss of others, such as large models."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from gam_scale.scaling.fit import FitSettings, fit
 from gam_scale.scaling.law import Law
 from gam_scale.scaling.points import Points, check
 
-SHARE = 0.2  # of the runs are held out, at least
+SHARE = 0.2  # least share of the runs that is held out
 SAME_BUDGET = 0.1  # relative difference of FLOPs within which runs spent one budget
 RULES = ("sizes", "budgets", "none")
 
@@ -21,31 +21,31 @@ class HeldOut:
     """Predictions for runs that the law was not fitted to."""
 
     law: Law
-    """Fitted to the others."""
+    """The law fitted to ``rest``."""
     params: np.ndarray
-    """(m,) of the runs held out."""
+    """(m,) N of the held-out runs."""
     tokens: np.ndarray
     loss: np.ndarray
     """(m,) measured, nats per token."""
     predicted: np.ndarray
     rest: Points
-    """The runs that it was fitted to."""
+    """The runs that the law was fitted to."""
     what: str
-    """The runs held out, in a sentence."""
+    """The held-out runs in words, for a sentence."""
 
     @property
     def fitted_error(self) -> float:
-        """Mean absolute error on those, as a share of their loss."""
+        """Mean absolute error on ``rest``, as a share of the loss."""
         return float(np.abs(self.fitted_errors).mean())
 
     @property
     def fitted_errors(self) -> np.ndarray:
-        """Predicted over measured, less one, of those."""
+        """Predicted over measured loss, minus one, of ``rest``."""
         return self.law.loss(self.rest.params, self.rest.tokens) / self.rest.loss - 1
 
     @property
     def errors(self) -> np.ndarray:
-        """(m,) predicted over measured, less one."""
+        """(m,) predicted over measured loss, minus one, of the held-out runs."""
         return self.predicted / self.loss - 1
 
     @property
@@ -55,21 +55,24 @@ class HeldOut:
 
     @property
     def bias(self) -> float:
-        """Mean error: above zero where the law promised too high a loss."""
+        """Mean error; above zero if the law predicts too high a loss."""
         return float(self.errors.mean())
 
 
 def hold_out(
     points: Points, settings: FitSettings, rule: str = "sizes"
 ) -> tuple[HeldOut | None, str]:
-    """Fit one family without some of its runs; without a result, the reason.
+    """Fit one family without some of its runs and predict these.
 
     Args:
-        points: of the family.
-        settings: of the fit.
-        rule: ``sizes``: the largest models, those that make up a fifth of the runs; where the rest
-            can no longer say what the law is, the largest one alone. ``budgets``: likewise those of
-            most FLOPs. ``COLUMN=VALUE``: the rows that have it. ``none``.
+        points: runs of the family.
+        settings: settings of the fit.
+        rule: the runs to hold out. ``sizes``: the largest models, at least a fifth of the runs; if
+            the rest cannot determine a law, the largest size alone. ``budgets``: likewise the runs
+            of most FLOPs. ``COLUMN=VALUE``: the rows with this value. ``none``: no runs.
+
+    Returns:
+        The result and an empty string, or None and the reason.
     """
     if rule == "none":
         return None, "no runs were to be held out"
@@ -99,7 +102,7 @@ def _what(rule: str) -> str:
 
 
 def _choices(points: Points, rule: str) -> Iterator[np.ndarray]:
-    """Masks (n,) of runs to hold out, the first that leaves a law to be taken."""
+    """Yield masks (n,) of runs to hold out; the first that leaves a law is to be taken."""
     if "=" in rule:
         column, _, value = rule.partition("=")
         cells = points.columns.get(column.strip().lower(), ("",) * len(points))

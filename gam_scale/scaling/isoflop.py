@@ -1,4 +1,4 @@
-"""The best size of each budget, read off the runs by a parabola (arXiv 2203.15556, section 3.2)."""
+"""The best size of each budget, by a parabola through its runs (arXiv 2203.15556, section 3.2)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,22 +12,22 @@ from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import Points
 
 NEAREST = 5
-"""Sizes that a parabola goes through, those nearest the least loss, on either side of it: a law's
-curve is none, and the further a size is from the minimum, the more it draws the parabola aside."""
-LEAST_SPAN = 4.0  # times the smallest size that the largest of a budget must be for a parabola
-MINIMA = 2  # a power law needs
+"""Number of sizes that a parabola goes through, those nearest the least loss, on both sides of it.
+A law's curve is no parabola: sizes further from the minimum would draw the fit further aside."""
+LEAST_SPAN = 4.0  # least ratio of a budget's largest to its smallest size for a parabola
+MINIMA = 2  # fewest minima for a power law
 
 
 @dataclass(frozen=True)
 class Parabola:
-    """loss = c0 + c1 x + c2 x^2 with x = log N - ``middle``, over the runs of one budget."""
+    """The fit loss = c0 + c1 x + c2 x^2, with x = log N - ``middle``, to the runs of one budget."""
 
     flops: float
     coefficients: tuple[float, float, float]
     """c2, c1, c0."""
     middle: float
     rows: np.ndarray
-    """Which of the points spent the budget."""
+    """Indices of the points that spent the budget."""
     low: float
     high: float
     """The smallest and largest N that the parabola goes through."""
@@ -36,7 +36,7 @@ class Parabola:
 
     @property
     def params(self) -> float:
-        """N at the minimum; nan where there is none."""
+        """N at the minimum; nan if there is none."""
         c2, c1, _ = self.coefficients
         with np.errstate(over="ignore"):
             return float(np.exp(self.middle - c1 / (2 * c2))) if c2 > 0 else float("nan")
@@ -52,7 +52,7 @@ class Parabola:
         return float(self.at(self.params))
 
     def at(self, params: float | np.ndarray) -> np.ndarray:
-        """Nats per token of the parabola at N parameters."""
+        """Return the parabola's nats per token at N parameters."""
         return np.polyval(self.coefficients, np.log(params) - self.middle)
 
 
@@ -62,23 +62,23 @@ class IsoFlop:
 
     parabolas: list[Parabola]
     a: float | None
-    """Less the ``bias``, where that is known."""
+    """Exponent of N*, with the ``bias`` subtracted if that is known."""
     b: float | None
     a_interval: tuple[float, float] | None
     bias: float | None
-    """By how much parabolas through runs of the fitted law miss its own exponent."""
+    """Median excess of the exponent by parabolas over the law's, in runs simulated from the law."""
     note: str
-    """Why something is missing, or empty."""
+    """Why a result is missing, or empty."""
 
     @property
     def minima(self) -> list[Parabola]:
-        """Those whose minimum lies between trained sizes."""
+        """The parabolas whose minimum lies between trained sizes."""
         return [p for p in self.parabolas if p.is_inside]
 
 
 @dataclass(frozen=True)
 class _Budget:
-    """The runs of one budget, and the parabolas through every :data:`NEAREST` of its sizes."""
+    """The runs of one budget, and parabolas through its sizes nearest the least loss."""
 
     flops: float
     rows: np.ndarray
@@ -87,19 +87,19 @@ class _Budget:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """(s,) log N, ascending."""
+        """(s,) distinct log N, ascending."""
         return np.unique(self.x)
 
     @cached_property
     def mean(self) -> np.ndarray:
-        """(s, m): ``mean @ loss`` is the mean loss of each size."""
+        """(s, m) matrix: ``mean @ loss`` is the mean loss of each size."""
         same = (self.sizes[:, None] == self.x).astype(float)
         return same / same.sum(axis=1, keepdims=True)
 
     def window(self, least: int, count: int) -> np.ndarray:
-        """(m,) whether a row is of the ``count`` sizes nearest to size ``least``.
+        """Return a mask (m,) of the rows of the ``count`` sizes nearest to that of index ``least``.
 
-        Its two neighbours are among them however far they are: the minimum lies between these.
+        The two neighbours of that size are always among them: the minimum lies between these.
         """
         distance = np.abs(self.sizes - self.sizes[least])
         distance[max(0, least - 1) : least + 2] = 0
@@ -107,7 +107,11 @@ class _Budget:
         return np.isin(self.x, near)
 
     def solution(self, least: int, count: int) -> tuple[np.ndarray, float, np.ndarray]:
-        """(3, m) by which losses give c2, c1, c0 of the parabola there; its middle; its rows."""
+        """Return how to fit a parabola about the size of index ``least``.
+
+        The result is the matrix (3, m) from losses to c2, c1 and c0, the middle, and the mask (m,)
+        of the parabola's rows.
+        """
         inside = self.window(least, count)
         middle = float(self.x[inside].mean())
         powers = np.vander(self.x[inside] - middle, 3)
@@ -116,7 +120,7 @@ class _Budget:
         return solved, middle, inside
 
     def minima(self, loss: np.ndarray) -> np.ndarray:
-        """(K,) log N at the minima of losses (K, m); nan where the least loss is at an end."""
+        """Return log N (K,) at the minima of losses (K, m); nan without a minimum between sizes."""
         least = (loss @ self.mean.T).argmin(axis=1)
         found = np.full(len(loss), np.nan)
         for at in range(1, len(self.sizes) - 1):
@@ -133,7 +137,7 @@ class _Budget:
         return found
 
     def parabola(self, loss: np.ndarray) -> Parabola:
-        """Through the losses (m,) of the rows."""
+        """Return the parabola through the losses (m,) of the rows."""
         least = int((self.mean @ loss).argmin())
         at_end = least in (0, len(self.sizes) - 1)
         for count in (NEAREST, SIZES):
@@ -153,19 +157,19 @@ def isoflop(
     seed: int = 0,
     level: float = LEVEL,
 ) -> IsoFlop:
-    """Minima of the runs of one family, grouped by the FLOPs that they spent.
+    """Return the minima of one family's runs, grouped by their budgets of FLOPs.
 
-    A law's curve over log N is steeper on one side, so that parabolas miss its minima, the more so
-    where all budgets were spent on the same sizes. By how much is simulated: the laws of a
-    bootstrap, with noise as between the runs, at the sizes and tokens of the runs. The median miss
-    is taken off the exponent, and the spread of it is the interval.
+    A law's curve over log N is steeper on one side, so parabolas miss its minima, the more so if
+    all budgets were spent on the same sizes. The miss of the exponent is simulated: the laws of a
+    bootstrap give losses at the runs' sizes and tokens, with noise as between the runs. The median
+    miss is subtracted from the exponent, and the spread of the misses gives the interval.
 
     Args:
-        points: of one family.
-        fitted: their law; None where they have none: then there is no interval.
-        draws: its refits.
-        seed: of the simulated noise.
-        level: of the interval.
+        points: runs of one family.
+        fitted: the fit of their law; None if they have none: then there is no interval.
+        draws: refits of the law.
+        seed: seed of the simulated noise.
+        level: level of the interval.
     """
     groups = budgets(points)
     if not groups:
@@ -196,7 +200,7 @@ def isoflop(
 
 
 def _missing(groups: int, parabolas: list[Parabola]) -> list[str]:
-    """Why budgets do not count, in sentences."""
+    """Return sentences on why budgets do not count."""
     notes = []
     if near := groups - len(parabolas):
         notes.append(
@@ -214,8 +218,10 @@ def _missing(groups: int, parabolas: list[Parabola]) -> list[str]:
 def _misses(
     made: list[_Budget], points: Points, fitted: Fit, draws: Bootstrap, seed: int
 ) -> np.ndarray | None:
-    """(R,) exponent by parabolas less that of the law, for runs of each refitted law; None: no
-    refits."""
+    """Return the exponent by parabolas minus the law's own (R,), for runs of each refitted law.
+
+    The result is None if there are no refits.
+    """
     if not draws.laws:
         return None
     laws = [laws[0] for laws in draws.laws]
@@ -229,7 +235,10 @@ def _misses(
 
 
 def _noise(fitted: Fit, run: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """(count, n) normal errors of log L as large as the runs' own, what a run's rows share too."""
+    """Return normal errors of log L (count, n) as large as the runs' own.
+
+    The part of an error that the rows of one run share is also as large as theirs.
+    """
     errors = fitted.design.residuals(fitted.phi[None])[0]
     runs, of_row, rows = np.unique(run, return_inverse=True, return_counts=True)
     variance = float((errors**2).sum()) / max(1, len(errors) - fitted.design.free)
@@ -244,8 +253,10 @@ def _noise(fitted: Fit, run: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def _exponents(made: list[_Budget], loss: np.ndarray) -> np.ndarray:
-    """(K,) slope of log N* over log C for losses (K, n); nan where fewer than two budgets have a
-    minimum."""
+    """Return the slope (K,) of log N* over log C for losses (K, n).
+
+    The slope is nan if fewer than two budgets have a minimum.
+    """
     best = np.stack([budget.minima(loss[:, budget.rows]) for budget in made])
     c = np.log([budget.flops for budget in made])[:, None]
     there = np.isfinite(best)

@@ -1,4 +1,4 @@
-"""Laws to be taken into a paper or a program: as LaTeX, and as rows of a CSV."""
+"""Laws as LaTeX, for a paper, and as rows of a CSV, for a program."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _LATEX = {c: f"\\{c}" for c in "#$%&_{}"} | {
 
 
 def latex(analysis: Analysis) -> str:
-    """An equation for each family, in amsmath's ``align``."""
+    """Return an equation for each family, in amsmath's ``align``."""
     lines = []
     for family in analysis.families:
         law = family.fit.law
@@ -32,12 +32,12 @@ def latex(analysis: Analysis) -> str:
 
 
 def latex_text(text: str) -> str:
-    """``text`` on one line whose every character LaTeX shows as such."""
+    """Return ``text`` on one line, escaped so that LaTeX shows every character."""
     return "".join(_LATEX.get(c, c) for c in one_space(text))
 
 
 def law_rows(analysis: Analysis) -> tuple[list[str], list[Sequence[object]]]:
-    """Header and rows of a CSV: each family's coefficients and exponents, with their intervals."""
+    """Return header and rows of a CSV of each family's coefficients, exponents and intervals."""
     quantities = (*COEFFICIENTS, "a", "b", "G")
     header = ["family", *(f"{q}{end}" for q in quantities for end in ("", "_low", "_high"))]
     rows: list[Sequence[object]] = []
@@ -54,6 +54,6 @@ def _value(family: Family, quantity: str) -> float:
 
 
 def _number(value: float) -> str:
-    """Four digits; thousands are set apart by no comma, which LaTeX would space."""
+    """Format with four digits, without commas, which LaTeX would follow by a space."""
     text = general(value, 4).replace(",", "")
     return re.sub(r"e(-?\d+)$", r" \\times 10^{\1}", text)

@@ -1,4 +1,4 @@
-"""Names of families as a report has them: on one line, and short, however the file has them."""
+"""Short, one-line names of families for a report, whatever names the file has."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,11 +8,11 @@ from gam_scale.scaling.analysis import Analysis
 from gam_scale.scaling.supplement import Supplement
 
 OF_FAMILIES = ("curves", "rates", "contexts", "forecasts")
-"""What a supplement has of families, by their names."""
+"""Attributes of a supplement whose items name a family."""
 
 
 def readable(analysis: Analysis, supplement: Supplement) -> tuple[Analysis, Supplement]:
-    """Both with names that read well and differ; fit.json keeps those of the file."""
+    """Return both with short, distinct names of families; fit.json keeps the file's names."""
     names = _short([name for name, _ in analysis.measured])
     if all(name == short for name, short in names.items()):
         return analysis, supplement
@@ -36,7 +36,7 @@ def readable(analysis: Analysis, supplement: Supplement) -> tuple[Analysis, Supp
 
 
 def _short(names: list[str]) -> dict[str, str]:
-    """By each name a short one, with a number where another already has it."""
+    """Return the short name of each name, with a number if another name already has it."""
     short: dict[str, str] = {}
     for name in names:
         wanted = shown = shorten(name)

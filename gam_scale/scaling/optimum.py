@@ -1,4 +1,4 @@
-"""The best size and data for a budget, under a law (arXiv 2203.15556, section 3.3)."""
+"""The best size and data for a budget under a law (arXiv 2203.15556, section 3.3)."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from gam_scale.scaling.law import Law
 
 @dataclass(frozen=True)
 class Optimum:
-    """N* = G (C / k)^a and D* = (C / k)^b / G minimise the law where C = k N D FLOPs."""
+    """The minimum of a law given C = k N D FLOPs: N* = G (C / k)^a and D* = (C / k)^b / G."""
 
     law: Law
     flops_per_pair: float
@@ -17,7 +17,7 @@ class Optimum:
 
     @property
     def exists(self) -> bool:
-        """Whether both terms fall, without which more of one is always better."""
+        """Whether both terms of the law fall; otherwise, no size is the best for a budget."""
         return self.law.alpha > 0 and self.law.beta > 0
 
     @property
@@ -38,17 +38,17 @@ class Optimum:
         return float(np.exp(log / (law.alpha + law.beta)))
 
     def params(self, flops: float | np.ndarray) -> np.ndarray:
-        """N* of a budget in FLOPs."""
+        """Return N* of a budget in FLOPs."""
         return self.G * (np.asarray(flops, float) / self.flops_per_pair) ** self.a
 
     def tokens(self, flops: float | np.ndarray) -> np.ndarray:
-        """D* of a budget in FLOPs."""
+        """Return D* of a budget in FLOPs."""
         return (np.asarray(flops, float) / self.flops_per_pair) ** self.b / self.G
 
     def flops(self, params: float | np.ndarray) -> np.ndarray:
-        """The budget in FLOPs for which so many parameters are best."""
+        """Return the budget in FLOPs for which ``params`` parameters are best."""
         return self.flops_per_pair * (np.asarray(params, float) / self.G) ** (1 / self.a)
 
     def loss(self, flops: float | np.ndarray) -> np.ndarray:
-        """Nats per token of the best model of a budget in FLOPs."""
+        """Return the nats per token of the best model of a budget in FLOPs."""
         return self.law.loss(self.params(flops), self.tokens(flops))

@@ -24,7 +24,7 @@ def check_folder(out: str | Path, inputs: Iterable[Path]) -> None:
     """Refuse a folder that a report cannot be written to, before anything is fitted.
 
     Raises:
-        UserError: saying why.
+        UserError: the folder cannot be used; the message says why.
     """
     ReportFolder(out, inputs).check((SUMMARY, *PAGES, *TABLES, LATEX))
 
@@ -42,10 +42,10 @@ def write_report(
     Args:
         analysis: the results.
         cost: GPUs of the table of costs.
-        source: what the runs were read from, as the report is to name it.
-        out: the folder; files of an earlier report in it give way.
+        source: what the runs were read from, as the report names it.
+        out: the folder; the files of an earlier report in it are replaced or removed.
         supplement: what else is known of the runs.
-        inputs: files that the report is made of, none of which is replaced.
+        inputs: files that the report is made of, which must not be replaced.
 
     Raises:
         UserError: the folder cannot be written.

@@ -16,18 +16,18 @@ from gam_scale.scaling.supplement_figures import supplement_figures, supplement_
 from gam_scale.scaling.words import does_not_show, shows
 
 FIRST_TABLES = 4
-"""Law, best use of compute, extrapolation and its cost stand before the figures."""
+"""Tables that stand before the figures: law, best use of compute, extrapolation and its cost."""
 LONG = 30
 """Rows above which a table is folded."""
 
 
 def page(analysis: Analysis, cost: Cost, code: str, source: str, supplement: Supplement) -> Page:
-    """All that is known, what is asked most first.
+    """Return the page of a report, which answers the most frequent questions first.
 
     Args:
         analysis: the results.
         cost: GPUs of the table of costs.
-        code: the version that made them.
+        code: version of the code that made the results.
         source: what the runs were read from.
         supplement: what else is known of the runs.
     """
@@ -57,7 +57,7 @@ def page(analysis: Analysis, cost: Cost, code: str, source: str, supplement: Sup
 
 
 def _folded(table: Table) -> Part:
-    """A long table to be opened by whoever looks for one of its rows."""
+    """Return the table, folded if it is long."""
     return Folded(table.title, table) if len(table.rows) > LONG else table
 
 
@@ -71,7 +71,7 @@ def _subject(analysis: Analysis) -> str:
 
 
 def _key_figures(analysis: Analysis) -> list[Part]:
-    """Of a single family."""
+    """Return the key figures of a single family; nothing if there are several."""
     if len(analysis.families) > 1:
         return []
     family = analysis.families[0]

@@ -1,4 +1,4 @@
-"""Runs to fit, and whether they can say what a law is."""
+"""Runs to fit, and a check of whether they can determine a law."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ import numpy as np
 from gam_scale.errors import UserError
 
 UNNAMED = "all"
-"""The only family, where there is no column family."""
-SIZES = BUDGETS = 3  # distinct N and D without which a curve has no exponent
+"""Name of the only family if there is no column family."""
+SIZES = BUDGETS = 3  # fewest distinct N, and D, that determine an exponent
 ROWS = 8  # five coefficients and something left to judge them by
 ROWS_SHARED = 5  # four coefficients, where alpha = beta
 
@@ -28,7 +28,7 @@ class Points:
     """(n,) equal numbers mark rows of one training run."""
     counted: bool = False
     budget: np.ndarray | None = None
-    """(n,) FLOPs that were planned, nan where none were; None: not known."""
+    """(n,) planned FLOPs, nan where none were planned; None: not known."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further columns of the file as text, by name; see :mod:`gam_scale.scaling.columns`."""
 
@@ -37,15 +37,15 @@ class Points:
 
     @property
     def families(self) -> list[str]:
-        """Names, in the order in which they appear."""
+        """Names of the families, in order of appearance."""
         return list(dict.fromkeys(self.family))
 
     def of(self, family: str) -> "Points":
-        """The rows of one family."""
+        """Return the rows of one family."""
         return self.take(np.array([name == family for name in self.family]))
 
     def take(self, chosen: np.ndarray) -> "Points":
-        """The rows that a mask (n,) or indices choose."""
+        """Return the rows that a mask (n,) or indices choose."""
         index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         names = tuple(self.family[i] for i in index)
         return Points(
@@ -76,7 +76,7 @@ def from_arrays(
     budget: Sequence[float] | np.ndarray | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
 ) -> Points:
-    """Points from columns, as :data:`gam_scale.scaling.runs_csv.COLUMNS` explains them.
+    """Return points from columns, which :data:`gam_scale.scaling.runs_csv.COLUMNS` explains.
 
     Call :func:`check` before fitting them.
     """
@@ -92,10 +92,10 @@ def from_arrays(
 
 
 def check(points: Points, where: str = "the data", shared_exponent: bool = False) -> None:
-    """Refuse runs of one family that cannot say what its law is, which may have alpha = beta.
+    """Refuse runs of one family that cannot determine its law; fewer runs do for alpha = beta.
 
     Raises:
-        UserError: with the reason, and what would do.
+        UserError: the message gives the reason, and what would be accepted.
     """
     for name in ("params", "tokens", "loss", "flops"):
         values = getattr(points, name)
@@ -132,5 +132,5 @@ def check(points: Points, where: str = "the data", shared_exponent: bool = False
 
 
 def named(family: str) -> str:
-    """A family in an error; runs without a column family have no name."""
+    """Return how an error message names a family; without a column family, ``the runs``."""
     return "the runs" if family == UNNAMED else f"family {family}"

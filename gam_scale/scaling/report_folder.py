@@ -1,4 +1,4 @@
-"""The folder of a report: what an earlier one left gives way, other files stay."""
+"""The folder of a report: a new report replaces an earlier one, and other files stay."""
 
 import hashlib
 import json
@@ -11,24 +11,24 @@ from gam_scale.errors import UserError
 from gam_scale.files import put_in_place, read_regular
 
 SUMMARY = "fit.json"
-"""Holds every figure, and under ``files`` a checksum of each other file of the report."""
+"""Name of the file with every figure and, under ``files``, a checksum of each other file."""
 
 
 class ReportFolder:
-    """Where a report is written, and the files that it is made of, which it must not replace."""
+    """The folder of a report, and the report's input files, which it must not replace."""
 
     def __init__(self, path: str | Path, inputs: Iterable[Path] = ()) -> None:
         self.path = Path(path)
         self.inputs = list(inputs)
 
     def check(self, names: Iterable[str]) -> None:
-        """Refuse what cannot be written, or would take an input's place.
+        """Refuse files that cannot be written or would replace an input.
 
         Args:
-            names: of files to be written.
+            names: names of the files to be written.
 
         Raises:
-            UserError: saying which file, and why.
+            UserError: a file is refused; the message says which, and why.
         """
         there = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
         if not there.is_dir():
@@ -49,20 +49,20 @@ class ReportFolder:
                     )
 
     def replace(self, files: Mapping[str, bytes], summary: Mapping[str, Any]) -> list[Path]:
-        """Write a report in place of an earlier one: all of it is on the disk before any is moved.
+        """Write a report in place of an earlier one.
 
-        Files of an earlier report that this one does not have are removed, if they are still what
-        that report wrote.
+        All files are on the disk before any is moved to its name. Files of an earlier report that
+        this one does not have are removed, if they are still what that report wrote.
 
         Args:
-            files: content by name.
-            summary: of :data:`SUMMARY`, which the list of files is added to.
+            files: contents by name.
+            summary: content of :data:`SUMMARY`, to which checksums of the files are added.
 
         Returns:
-            What was written, the summary first.
+            Paths of the files written, the summary first.
 
         Raises:
-            UserError: something cannot be written.
+            UserError: a file cannot be written, or would replace an input.
         """
         sums = {name: _checksum(data) for name, data in files.items()}
         whole = json.dumps({**summary, "files": sums}, indent=2, ensure_ascii=False) + "\n"
@@ -86,7 +86,7 @@ class ReportFolder:
         return [self.path / name for name in contents]
 
     def _stale(self, files: Mapping[str, bytes]) -> list[Path]:
-        """Files that the report here wrote, and that ``files`` does not replace."""
+        """Return the unchanged files of the earlier report that ``files`` does not replace."""
         try:
             written = json.loads(read_regular(self.path / SUMMARY))["files"].items()
         except (UserError, ValueError, KeyError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""Every run as a row: what it was trained with, what it came to, what its law says of it."""
+"""A table of all runs: their settings, their losses, and how far the law is off."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from gam_scale.scaling.law import Law
 from gam_scale.scaling.points import Points
 
 MOST = 200
-"""Rows that a page shows; the CSV has all."""
+"""Most rows that a page shows; the CSV has all."""
 _COUNTS = ("steps", "warmup_steps", "batch", "seq_len")
 
 
 def shown_columns(points: Sequence[Points]) -> list[str]:
-    """The further columns that runs have, and a report shows."""
+    """Return the further columns that a report shows and that the runs have."""
     known = [*TRAINING, *OTHERS]
     return [
         name
@@ -25,7 +25,7 @@ def shown_columns(points: Sequence[Points]) -> list[str]:
 
 
 def run_table(analysis: Analysis) -> Table:
-    """The runs of every family, with their settings."""
+    """Return a table of the runs of every family, with their settings."""
     columns = shown_columns([points for _, points in analysis.measured])
     laws = {family.name: family.fit.law for family in analysis.families}
     rows = []

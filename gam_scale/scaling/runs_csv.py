@@ -1,4 +1,4 @@
-"""Runs to fit, read from CSV files and checked row by row."""
+"""Read runs to fit from CSV files, and check them row by row."""
 
 import csv
 import difflib
@@ -25,36 +25,36 @@ COLUMNS = {
     "run": "rows of one training run (several budgets of one schedule) share it and are resampled "
     "together; left out: every row is a run of its own",
 }
-SMALLEST, LARGEST = 1e-6, 1e40  # what a column may hold: beyond, it is a slip or a unit
-MOST_OFF = 2.0  # times its planned FLOPs that a run may have spent, or the share of them
+SMALLEST, LARGEST = 1e-6, 1e40  # range of a number; beyond, it is a slip or in another unit
+MOST_OFF = 2.0  # largest factor, either way, between a run's planned and spent FLOPs
 FLOPS_PER_PAIR = 1.0, 100.0  # FLOPs / (N D): 6 for a dense model, more where its context is long
 UNITS: dict[str, Callable[[float], float]] = {
     "nats": lambda loss: loss,
     "bits": lambda loss: loss * math.log(2),
     "perplexity": math.log,
 }
-"""Loss in nats per token, from what a column holds."""
+"""By unit, the function from a value of the loss column to nats per token."""
 OTHER_LOSSES = ("late_loss",)
-"""Further columns in the unit of the losses."""
-MOST_NATS = 13.0  # a guess among 440,000 pieces has as much; no run has more
+"""Further columns in the unit of the loss column."""
+MOST_NATS = 13.0  # the loss of a guess among 440,000 tokens; no run has more
 DELIMITERS = ",;\t"
 
 Row = tuple[str | Path, int, dict[str, str]]
-"""A file, a line of it, and its cells by column."""
+"""File, number of the line, and cells by column."""
 
 
 def read_csv(*paths: str | Path, unit: str | None = None, shared_exponent: bool = False) -> Points:
     """Read and check CSV files with the columns of :data:`COLUMNS`; others are kept as text.
 
-    Families too small for a law are kept as long as another one has enough runs.
+    Families too small for a law are kept as long as another family has enough runs.
 
     Args:
-        paths: of the files.
-        unit: of the losses, one of :data:`UNITS`; None: nats, unless they cannot be.
+        paths: paths of the files.
+        unit: unit of the losses, one of :data:`UNITS`; None: nats, if all values can be nats.
         shared_exponent: whether alpha = beta, for which fewer runs will do.
 
     Raises:
-        UserError: naming the row (as a line of the file) and the column.
+        UserError: the message names the row (as a line of the file) and the column.
     """
     read = [_rows(path) for path in paths]
     names, rows = read[0][0], [row for _, rows in read for row in rows]
@@ -107,7 +107,7 @@ def read_csv(*paths: str | Path, unit: str | None = None, shared_exponent: bool 
 
 
 def _further(row: dict[str, str], name: str, unit: str | None) -> str:
-    """A cell that is kept as text; of another loss, where it is a number, in nats."""
+    """Return a cell as text; a number in one of :data:`OTHER_LOSSES` is converted to nats."""
     cell = (row.get(name) or "").strip()
     if unit is None or name not in OTHER_LOSSES:
         return cell
@@ -118,10 +118,12 @@ def _further(row: dict[str, str], name: str, unit: str | None) -> str:
 
 
 def read_rows(path: str | Path) -> tuple[list[str], list[Row]]:
-    """Columns of a CSV file, in lower case, and its rows; cells end at commas, semicolons or tabs.
+    """Return the columns of a CSV file, in lower case, and its rows.
+
+    The delimiter is the comma, semicolon or tab that the header has most of.
 
     Raises:
-        UserError: it cannot be read, or a row has more cells than the header has columns.
+        UserError: the file is unreadable, or a row has more cells than the header has columns.
     """
     try:
         text = read_regular(path).decode("utf-8-sig")
@@ -146,15 +148,15 @@ def read_rows(path: str | Path) -> tuple[list[str], list[Row]]:
 
 
 def read_table(path: str | Path, wanted: Iterable[str], expected: str = "") -> list[Row]:
-    """The rows of a CSV file that has these columns, and others.
+    """Return the rows of a CSV file that has at least the columns ``wanted``.
 
     Args:
-        path: of the file.
-        wanted: the columns.
-        expected: what would be accepted, for the message; empty: the columns.
+        path: path of the file.
+        wanted: the required columns.
+        expected: for the message, what would be accepted; empty: the required columns.
 
     Raises:
-        UserError: it cannot be read, or lacks one.
+        UserError: the file is unreadable, or lacks a column.
     """
     names, rows = read_rows(path)
     for name in wanted:
@@ -165,7 +167,7 @@ def read_table(path: str | Path, wanted: Iterable[str], expected: str = "") -> l
 
 
 def _rows(path: str | Path) -> tuple[list[str], list[Row]]:
-    """Columns and rows of one file, its header checked."""
+    """Return columns and rows of one file, after checking its header."""
     names, rows = read_rows(path)
     _check_header(path, names)
     if not rows:
@@ -187,7 +189,7 @@ def _check_header(path: str | Path, names: list[str]) -> None:
 
 
 def _hint(name: str, names: list[str]) -> str:
-    """Which of the columns that are there may be the one that is missing."""
+    """Return a hint at the column that may be meant by the missing one, or an empty string."""
     units = {"perplexity": "perplexity", "ppl": "perplexity", "bits": "bits", "bpt": "bits"}
     units["bits_per_token"] = "bits"
     for other in names if name == "loss" else []:
@@ -198,7 +200,7 @@ def _hint(name: str, names: list[str]) -> str:
 
 
 def read_number(path: str | Path, line: int, name: str, text: object) -> float:
-    """A cell of a CSV as a number above 0, or a UserError that says where it stands."""
+    """Return a CSV cell as a number above 0, or raise a UserError that says where the cell is."""
     where = f"{path}: line {line}, column {name}"
     if text is None or not str(text).strip():
         raise UserError(f"{where} is empty; expected a number above 0")
@@ -214,7 +216,7 @@ def read_number(path: str | Path, line: int, name: str, text: object) -> float:
 
 
 def _read_budgets(rows: list[Row], flops: list[float] | None) -> list[float] | None:
-    """The column flops_budget, nan where it is empty; None where it says nothing."""
+    """Return the column flops_budget, nan for empty cells; None if it is missing or all empty."""
     name = "flops_budget"
     cells = [row.get(name) for _, _, row in rows]
     if not any(cell and cell.strip() for cell in cells):
@@ -243,7 +245,7 @@ def _check_further(rows: list[Row], names: list[str]) -> None:
 
 
 def read_text(path: str | Path, line: int, name: str, text: object) -> str:
-    """A cell of a CSV that is not empty, or a UserError that says where it stands."""
+    """Return a CSV cell that is not empty, or raise a UserError that says where the cell is."""
     if text is None or not str(text).strip():
         raise UserError(f"{path}: line {line}, column {name} is empty; expected a name or number")
     return str(text).strip()
@@ -252,7 +254,7 @@ def read_text(path: str | Path, line: int, name: str, text: object) -> str:
 def _check_duplicates(
     rows: list[Row], numbers: dict[str, list[float]], texts: dict[str, list[str]]
 ) -> None:
-    """The same run twice counts twice, and makes intervals too narrow."""
+    """Refuse duplicate runs, which would count twice and make intervals too narrow."""
     seen: dict[tuple[object, ...], tuple[str | Path, int]] = {}
     for i, (path, line, _) in enumerate(rows):
         key = (numbers["params"][i], numbers["tokens"][i], *(t[i] for t in texts.values()))
@@ -268,7 +270,7 @@ def _check_duplicates(
 
 
 def _check_spelling(rows: list[Row], families: list[str]) -> None:
-    """Two spellings of one name would be two families, with a law each."""
+    """Refuse two spellings of one name, which would be two families with a law each."""
     spelt: dict[str, str] = {}
     for (path, line, _), name in zip(rows, families, strict=False):
         other = spelt.setdefault(" ".join(name.lower().split()), name)
@@ -291,10 +293,10 @@ def _check_flops(rows: list[Row], numbers: dict[str, list[float]]) -> None:
 
 
 def in_nats(rows: list[Row], loss: list[float], unit: str | None) -> list[float]:
-    """Losses of rows in nats per token; ``unit`` see :func:`read_csv`.
+    """Return the losses of rows in nats per token; for ``unit`` see :func:`read_csv`.
 
     Raises:
-        UserError: no loss has such a value, or the unit must be said.
+        UserError: a value is no loss in this unit, the unit is unknown, or it must be given.
     """
     if unit is not None and unit not in UNITS:
         raise UserError(f"--loss-unit is {unit}; expected one of {', '.join(UNITS)}")

@@ -1,4 +1,4 @@
-"""How far runs of one setting lie apart that differ by their seed alone."""
+"""The spread of the loss between runs that differ by their seed alone."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from gam_scale.scaling.points import Points
 
 
 def seed_spread(points: Points) -> float | None:
-    """Standard deviation of log loss between seeds; None where nothing was run with several.
+    """Return the standard deviation of log loss between seeds; None if no setting has several.
 
-    Pooled over the sizes and budgets of one family that have several runs, each about its own
-    mean. Beside it, errors of a fit say how much of them is noise.
+    It is pooled over the sizes and budgets of one family that have several runs, each about its
+    own mean. Compared with it, the errors of a fit show how much of them is noise.
     """
     deviations, spare = [], 0
     log_loss = np.log(points.loss)

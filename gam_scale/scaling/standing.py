@@ -1,4 +1,4 @@
-"""Which family has the least measured loss at each budget: no law is asked."""
+"""Find which family has the least measured loss at each budget, without any law."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from gam_scale.scaling.columns import numbers
 from gam_scale.scaling.points import Points
 
 SPREAD = 1.1
-"""Ratio of neighbouring FLOPs within which runs spent one budget."""
+"""Largest ratio of neighbouring FLOPs within one budget."""
 WIDEST = 1.5
-"""Ratio of its most to its least FLOPs above which a level is no budget."""
+"""Largest ratio of the most to the least FLOPs within one budget."""
 MOST, FEW = 12, 4
-"""Budgets that are told apart, and that are looked at where runs spent no common ones."""
+"""Most budgets that are told apart, and amounts of compute looked at if none are common."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Best:
     params: float
     tokens: float
     late: float | None = None
-    """Its loss at late positions, where the column ``late_loss`` is there."""
+    """The run's loss at late positions, if the column ``late_loss`` has it."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,11 @@ class Standing:
 
 
 def standings(measured: Sequence[tuple[str, Points]]) -> list[Standing]:
-    """The standing at each budget that two families or more spent, from the least to the most.
+    """Return the standing at each budget that at least two families spent, in rising order.
 
-    Where runs spent no common budgets, as on grids of tokens, at a few amounts of compute between:
-    there a family's best run is that of the least loss with so many FLOPs or fewer.
+    If runs spent no common budgets, as on grids of tokens, standings are at a few amounts of
+    compute within the range of all families. There a family's best run is the one with the least
+    loss among its runs of at most this compute.
     """
     if len(measured) < 2:
         return []
@@ -64,7 +65,7 @@ def standings(measured: Sequence[tuple[str, Points]]) -> list[Standing]:
 
 
 def _common(measured: Sequence[tuple[str, Points]]) -> list[np.ndarray]:
-    """The FLOPs of each common budget's runs; none where runs do not fall into budgets."""
+    """Return the FLOPs of each common budget's runs; empty if runs do not fall into budgets."""
     flops = np.sort(np.concatenate([_spent(p) for _, p in measured]))
     levels = np.split(flops, np.flatnonzero(flops[1:] > SPREAD * flops[:-1]) + 1)
     if len(levels) > MOST or any(level[-1] > WIDEST * level[0] for level in levels):
@@ -75,7 +76,7 @@ def _common(measured: Sequence[tuple[str, Points]]) -> list[np.ndarray]:
 
 
 def _spent(points: Points) -> np.ndarray:
-    """(n,) FLOPs that were planned, or else spent."""
+    """Return the FLOPs (n,) that were planned, or spent if none were planned."""
     if points.budget is None:
         return points.flops
     return np.where(np.isnan(points.budget), points.flops, points.budget)

@@ -1,4 +1,4 @@
-"""Who is best at each budget, in one picture of all families."""
+"""Figures and a table of which family is best at each budget."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ STYLE: dict[str, Any] = {"lw": 1.8, "ms": 6.5, "mew": 0}
 
 
 def standing(analysis: Analysis) -> list[Part]:
-    """Figures and a table of the best loss of each family at each budget.
+    """Return figures and a table of the best loss of each family at each budget.
 
-    Nothing where no budget has two families.
+    The result is empty if no budget has two families.
     """
     found = standings(analysis.measured)
     return [_figures(analysis, found), _table(analysis, found)] if found else []
@@ -83,6 +83,6 @@ def _loss(best: Best) -> str:
 
 
 def _line(found: list[Standing], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """FLOPs and least loss of one family at the budgets that it has."""
+    """Return FLOPs and least loss of one family at its budgets."""
     pairs = [(s.flops, b.loss) for s in found for b in s.best if b.name == name]
     return np.array([c for c, _ in pairs]), np.array([loss for _, loss in pairs])

@@ -1,7 +1,7 @@
-"""The supplement of a report on laws: training curves, learning rates, use of the context.
+"""The supplement of a report on laws: training curves, learning rates, contexts and forecasts.
 
-Each part is optional and read from a file: ``curves.csv`` and ``lr.csv`` of tools/sweep.py collect,
-and what ``tools/evaluate.py --json`` writes.
+Each part is optional and read from a file: ``curves.csv``, ``lr.csv`` and ``contexts.csv`` of
+tools/sweep.py collect, the JSON of tools/evaluate.py, an earlier report's ``extrapolation.csv``.
 """
 
 import json
@@ -24,7 +24,7 @@ RATE_COLUMNS = ("family", "params", "lr_multiplier", "lr", "loss")
 
 @dataclass(frozen=True)
 class Curve:
-    """Training loss of one run, or of the part of it that is not another run's."""
+    """Training loss of one run; of a branch, without the steps of its trunk."""
 
     family: str
     params: float
@@ -34,7 +34,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Rates:
-    """The loss of one family at one size by learning rate, ascending."""
+    """The losses of one family at one size, by ascending learning rate."""
 
     family: str
     params: float
@@ -45,7 +45,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Positions:
-    """Loss of one checkpoint by tokens of context; an interval's ends where they are known."""
+    """Loss of one checkpoint by tokens of context, with intervals, whose ends may be nan."""
 
     name: str
     first: list[int]
@@ -61,12 +61,12 @@ class Recalled:
 
     name: str
     scores: dict[str, tuple[float, float, float]]
-    """By ``pairs in tokens``: mean, low, high."""
+    """Mean, low and high by task, such as ``8 in 128``: pairs in tokens."""
 
 
 @dataclass(frozen=True)
 class Supplement:
-    """What was given of it; empty where nothing was."""
+    """All parts of a supplement; a part that was not given is empty."""
 
     curves: list[Curve] = field(default_factory=list)
     rates: list[Rates] = field(default_factory=list)
@@ -80,20 +80,20 @@ class Supplement:
     """Sentences on what the runs do not show."""
 
     def shown(self) -> list[str]:
-        """What came of forecasts."""
+        """Return a sentence on each forecast and its run."""
         return [forecast.sentence() for forecast in self.forecasts]
 
     def sentences(self) -> list[str]:
-        """What else the runs do not show."""
+        """Return sentences on what else the runs do not show."""
         on_rates = [rate_sentence(r.family, r.params, r.multipliers, r.losses) for r in self.rates]
         return [*self.limits, *(f"{sentence}." for sentence in on_rates if sentence)]
 
 
-ENOUGH = 0.01  # nats below which another learning rate is no better
+ENOUGH = 0.01  # nats up to which another learning rate counts as no better
 
 
 def rate_sentence(family: str, params: float, multipliers: list[float], losses: list[float]) -> str:
-    """Which multiple of the learning rate was best; empty where 1 is not among several."""
+    """Return a sentence on the best multiple of the learning rate; empty unless 1 has rivals."""
     if 1.0 not in multipliers or len(multipliers) < 2:
         return ""
     best = losses.index(min(losses))
@@ -121,21 +121,21 @@ def read_supplement(
     forecast_runs: Path | None = None,
     loss_unit: str | None = None,
 ) -> Supplement:
-    """Read what there is.
+    """Read the parts of a supplement that are given.
 
     Args:
         curves: CSV files with the columns of :data:`CURVE_COLUMNS`, a row for every logged loss.
         rates: CSV with the columns of :data:`RATE_COLUMNS`.
         evaluations: JSON files of tools/evaluate.py.
-        sweep: JSON file of tools/sweep.py.
+        sweep: sweep file of tools/sweep.py.
         contexts: see :func:`read_contexts`.
-        limits: sentences.
+        limits: sentences on what the runs do not show.
         forecast: see :func:`read_forecasts`.
-        forecast_runs: likewise.
-        loss_unit: of these; all other losses are in nats.
+        forecast_runs: the ``runs`` of :func:`read_forecasts`.
+        loss_unit: unit of the losses in ``forecast_runs``; all other losses are in nats.
 
     Raises:
-        UserError: naming the file, and what in it cannot be read.
+        UserError: a file is not valid; the message names it and what cannot be read.
     """
     supplement = Supplement(
         [curve for path in curves for curve in _curves(path)],
@@ -205,7 +205,7 @@ def _add_evaluation(path: Path, supplement: Supplement) -> None:
 
 def _positions(one: dict[str, Any]) -> Positions:
     bins = [b for b in one["by_position"]["bins"] if b["loss"] is not None]
-    # An end that resampling could not tell is null.
+    # An end of an interval that resampling could not tell is null.
     ends = [[_or_nan(b["loss"][end]) for b in bins] for end in ("mean", "low", "high")]
     return Positions(one["name"], [b["first"] for b in bins], [b["last"] for b in bins], *ends)
 

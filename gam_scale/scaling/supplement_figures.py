@@ -16,7 +16,7 @@ from gam_scale.scaling.supplement import Curve, Supplement
 
 
 def supplement_figures(supplement: Supplement, families: list[str]) -> list[Figure]:
-    """Every figure that there is data for; families in the order of their colours."""
+    """Return every figure that there is data for; ``families`` are in order of their colours."""
     drawn = []
     for i, name in enumerate(families):
         curves = [curve for curve in supplement.curves if curve.family == name]
@@ -31,7 +31,7 @@ def supplement_figures(supplement: Supplement, families: list[str]) -> list[Figu
 
 
 def supplement_tables(supplement: Supplement) -> list[Table]:
-    """Every table that there is data for."""
+    """Return every table that there is data for."""
     tables = []
     if supplement.rates:
         tables.append(_rate_table(supplement))
@@ -59,7 +59,7 @@ def _training(curves: list[Curve], i: int, named: str, suffix: str) -> Figure:
         ]
         span = np.ptp([loss for curve in curves for loss in curve.loss])
         for n, curve in sorted(zip(sizes, ends, strict=True), key=lambda pair: -pair[1].loss[-1]):
-            if last - curve.loss[-1] > 0.04 * span:  # labels would lie on one another
+            if last - curve.loss[-1] > 0.04 * span:  # else labels would overlap
                 label(axes, palette, curve.tokens[-1], curve.loss[-1], large(n))
                 last = curve.loss[-1]
         finish(axes, palette, narrow, "tokens", "training loss, nats per token", large)
@@ -70,7 +70,7 @@ def _training(curves: list[Curve], i: int, named: str, suffix: str) -> Figure:
 
 
 def _rates(supplement: Supplement, families: list[str]) -> Figure:
-    # Colours are the families'; one that has no law takes the next.
+    # Families have their colours from their order; one that is not in ``families`` has the next.
     others = dict.fromkeys(r.family for r in supplement.rates if r.family not in families)
     names = [*families, *others]
     drawn = [r for r in supplement.rates if 1.0 in r.multipliers]
@@ -96,7 +96,7 @@ def _rates(supplement: Supplement, families: list[str]) -> Figure:
 
 
 def _positions(supplement: Supplement, families: list[str]) -> Figure:
-    # A run of tools/sweep.py begins with its family's name and has that colour.
+    # The name of a run of tools/sweep.py begins with its family's name, which gives its colour.
     own = [
         next((i for i, name in enumerate(families) if p.name.startswith(f"{name}-d")), -1)
         for p in supplement.positions
@@ -107,7 +107,7 @@ def _positions(supplement: Supplement, families: list[str]) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         ends: set[int] = set()
         for i, p in zip(colours, supplement.positions, strict=True):
-            # A bin stands where its middle is on a logarithmic axis.
+            # A bin is drawn at its middle on a logarithmic axis.
             x = [math.sqrt(a * b) for a, b in zip(p.first, p.last, strict=True)]
             style = {"color": palette.line(i), "marker": palette.marker(i)}
             axes.plot(x, p.mean, lw=1.8, ms=5.5, mew=0, **style)

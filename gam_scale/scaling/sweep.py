@@ -1,26 +1,26 @@
-"""A sweep: families, sizes, budgets and seeds from one small JSON file, each cell a run's config.
+"""A sweep: families, sizes, budgets and seeds from one small JSON file; each cell is a run.
 
 One dial, the width d, sets a size by these rules:
 
 * depth: d / ``width_per_layer``, at least ``min_layers``: width and depth grow together.
-* heads of ``head_channels`` channels; a static bank of d rows, written slots of d / 4, so that
-  memories grow with the model.
-* learning rate: lr * (base_width / d) ** lr_power, with the ``lr`` of the family where it has one.
-  A power of 1 is arXiv 2203.03466, table 3: Adam's rate for hidden matrices falls as 1 / width. The
+* heads of ``head_channels`` channels; a static bank of d slots; written memories of d / 4 slots, 16
+  at least: memories grow with the model.
+* learning rate: lr * (base_width / d) ** lr_power, with the ``lr`` of the family if it has one. A
+  power of 1 is arXiv 2203.03466, table 3: Adam's rate for hidden matrices falls as 1 / width. The
   embedding's rate does not, so a smaller power suits models that are mostly embedding. A family
-  with ``lrs``, rates tuned at two widths, has the power law through both instead.
+  with ``lrs``, rates tuned at two widths, follows the power law through both instead.
 * batch: ``batch_size`` sequences, at every size and budget.
 
-The schedule is warmup-stable-decay, so that budgets share what they can (arXiv 2405.18392): the
-run of the largest budget is the trunk, and smaller ones branch off it where their own decay begins,
-from the checkpoint that it keeps there. Batch, learning rate and warm-up (a share of the smallest
-budget's steps, with a floor) are therefore one for all budgets of a size, and a branch is, bit for
-bit, the run of its own that it stands for.
+The schedule is warmup-stable-decay, so that budgets can share steps (arXiv 2405.18392). The run of
+the largest budget is the trunk. Smaller ones branch off it where their own decay begins, from a
+checkpoint that the trunk keeps there. All budgets of a size therefore have the same batch, learning
+rate and warm-up (a share of the smallest budget's steps, with a floor), and a branch is, bit for
+bit, the run that would have been trained alone.
 
-Three kinds of further runs stand beside this grid. ``lr_multipliers`` asks how much the learning
-rate matters, at both ends: of the smallest width on the smallest budget, and of the largest on the
-largest. ``repeat`` asks the same of the seed, and ``context`` of the length of the texts: as many
-tokens, and as many a step, in longer or shorter ones.
+Three kinds of further runs stand beside this grid. ``lr_multipliers`` varies the learning rate at
+both ends: at the smallest width on the smallest budget, and at the largest width on the largest.
+``repeat`` varies the seed. ``context`` varies the length of texts, with as many tokens in all and
+in each step.
 """
 
 import math
@@ -39,11 +39,11 @@ from gam_scale.schedule import stable_steps
 from gam_scale.strict import from_dict, merged
 
 LATE = 3 / 4
-"""Of a text, where its late part begins; its loss is measured where contexts are compared."""
+"""Share of a text at which its late part begins; the loss there is measured to compare contexts."""
 
 
 def sweep_grid(spec: SweepSpec, folder: Path) -> Grid[SweepCell]:
-    """The runs of the sweep, in ``folder``; a job is a trunk and its branches, cheap ones first.
+    """Return the sweep's runs, in ``folder``; a job is a trunk with its branches, cheap jobs first.
 
     Raises:
         UserError: a size cannot be trained on any of its budgets.
@@ -61,7 +61,10 @@ def sweep_grid(spec: SweepSpec, folder: Path) -> Grid[SweepCell]:
 def _on_budgets(
     spec: SweepSpec, folder: Path, family: FamilySpec, width: int, seed: int, seq_len: int = 0
 ) -> list[SweepCell]:
-    """One size on the budgets that suit it, the largest first; ``seq_len`` as :func:`_cell`'s."""
+    """Return the runs of one size on the budgets that suit it, the largest first.
+
+    For ``seq_len`` see :func:`_cell`.
+    """
     least, most = spec.ratios or (0.0, math.inf)
     steps = {budget: _steps(spec, family, width, budget) for budget in spec.budgets}
     long = sorted((budget for budget in steps if steps[budget] >= spec.min_steps), reverse=True)
@@ -85,12 +88,12 @@ def _steps(spec: SweepSpec, family: FamilySpec, width: int, budget: float) -> in
 
 
 def joined(cells: list[SweepCell]) -> list[SweepCell]:
-    """One size and seed on its budgets, of which the largest is the trunk that the others leave."""
+    """Make the first of ``cells``, one size and seed by falling budget, the trunk of the others."""
     trunk, *branches = cells
     trunk.config.checkpoint.branch_of = ""
     for cell in branches:
         cell.config.checkpoint.branch_of = trunk.config.log.run_dir
-    # Its own too, for a larger budget that is added later.
+    # The trunk also keeps the step where its own decay begins, for a larger budget added later.
     train = trunk.config.train
     kept = {cell.shared_steps for cell in branches} | {stable_steps(train, train.steps)}
     trunk.config.checkpoint.keep_steps = sorted(kept)
@@ -98,8 +101,8 @@ def joined(cells: list[SweepCell]) -> list[SweepCell]:
 
 
 def _other_rates(spec: SweepSpec, folder: Path, family: FamilySpec) -> list[SweepCell]:
-    """The ends of the grid at multiples of their learning rates."""
-    ends = {max(spec.widths): 0} | {min(spec.widths): -1}  # one, where there is one width
+    """Return the runs at both ends of the grid at multiples of their learning rates."""
+    ends = {max(spec.widths): 0} | {min(spec.widths): -1}  # a single end if there is one width
     cells = []
     for multiplier, (width, budget) in product(spec.lr_multipliers, ends.items()):
         cell = _on_budgets(spec, folder, family, width, spec.seeds[0])[budget]
@@ -109,7 +112,7 @@ def _other_rates(spec: SweepSpec, folder: Path, family: FamilySpec) -> list[Swee
 
 
 def _other_contexts(spec: SweepSpec, folder: Path, family: FamilySpec) -> list[SweepCell]:
-    """Runs of as many tokens as the grid's, and as many a step, in texts of other lengths."""
+    """Return runs on texts of other lengths, with the grid's tokens, in all and in each step."""
     width, seed = spec.context.width, spec.seeds[0]
     cells = [
         _on_budgets(spec, folder, family, width, seed, seq_len)[0]
@@ -127,7 +130,7 @@ def _cell(
     seed: int,
     seq_len: int = 0,
 ) -> SweepCell:
-    """A run; ``seq_len``, where it is given, replaces the sweep's and leaves its tokens as many."""
+    """Return one run; a ``seq_len`` above 0 replaces the sweep's, and tokens stay as many."""
     dial, shaped = spec.dial, _shaped(spec, family, width, seq_len or spec.seq_len)
     steps = _steps(spec, family, width, budget)
     batch = dial.batch_size * spec.seq_len // shaped.data.seq_len
@@ -163,13 +166,13 @@ def _cell(
 
 
 def _renamed(cell: SweepCell) -> SweepCell:
-    """The cell, whose run lies in a folder of its name."""
+    """Set the cell's run directory to a folder of the cell's name, and return the cell."""
     cell.config.log.run_dir = str(cell.folder / cell.name)
     return cell
 
 
 def peak_lr(spec: SweepSpec, family: FamilySpec, width: int) -> float:
-    """The peak learning rate of a family at a width."""
+    """Return the peak learning rate of a family at a width."""
     if not family.lrs:
         base = family.lr or spec.dial.lr
         return base * (spec.dial.base_width / width) ** spec.dial.lr_power
@@ -179,7 +182,7 @@ def peak_lr(spec: SweepSpec, family: FamilySpec, width: int) -> float:
 
 
 def _shaped(spec: SweepSpec, family: FamilySpec, width: int, seq_len: int) -> RunConfig:
-    """A config of this size, whose steps and learning rate are still to come."""
+    """Return a config of this size, without its steps and learning rate."""
     dial = spec.dial
     heads = width // dial.head_channels
     model = {

@@ -1,4 +1,4 @@
-"""What a sweep cannot show, said before it is trained; and what its results are suspected of."""
+"""Warn of what a planned sweep cannot show, and of suspicious results."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,19 +8,19 @@ from gam_scale.report.numbers import large, scientific
 from gam_scale.scaling.sweep_cell import SweepCell
 
 MIN_STEPS = 500
-"""Steps below which a loss is that of the warm-up and of the optimizer more than of the size."""
+"""Steps below which a loss reflects the warm-up and the optimizer more than the size."""
 MIN_RATIO = 1.0
-"""Tokens a parameter below which a model is hardly trained."""
+"""Tokens per parameter below which a model is hardly trained."""
 MIN_SIZES = 4
-"""Sizes with which an exponent of size can be told from other constants, and a best size be had."""
+"""Fewest sizes that tell the exponent of size from the other constants, and show a best size."""
 MIN_SPAN = 8.0
-"""Largest over smallest size, likewise."""
+"""Least ratio of the largest to the smallest size, for the same purposes."""
 USUAL_RATIO = 20.0
-"""Tokens a parameter where a budget of FLOPs is best spent, about (arXiv 2203.15556)."""
+"""Tokens per parameter that spend a budget of FLOPs about best (arXiv 2203.15556)."""
 
 
 def warnings(cells: Sequence[SweepCell]) -> list[str]:
-    """What is wrong with a plan, a sentence each; empty where nothing is.
+    """Return a sentence on each fault of a plan; empty if there is none.
 
     Args:
         cells: all cells of the sweep.
@@ -48,10 +48,10 @@ def warnings(cells: Sequence[SweepCell]) -> list[str]:
 
 
 def suspicions(done: Sequence[tuple[SweepCell, Row]]) -> list[str]:
-    """Runs that did worse than smaller ones on no more tokens, in a sentence a family.
+    """Return, for each family and seed, a sentence on the run that a smaller one beats by most.
 
-    A larger model that was trained on as many tokens and is not better was trained at a wrong
-    learning rate more often than it is worse.
+    Only larger models that saw at least as many tokens count: if one of these is worse, a wrong
+    learning rate is likelier than a model that is really worse.
     """
     grid = [
         (cell, row["loss"]) for cell, row in done if cell.of_the_grid and row["loss"] is not None
@@ -97,7 +97,7 @@ def _sizes(count: int) -> str:
 
 
 def _of_budget(family: str, budget: float, cells: Sequence[SweepCell]) -> str:
-    """Whether sizes lie on both sides of the best one, about."""
+    """Return a warning unless a budget's sizes probably lie on both sides of the best one."""
     if len(cells) < MIN_SIZES:
         return (
             f"{family} has {_sizes(len(cells))} on {scientific(budget)} FLOPs; expected "

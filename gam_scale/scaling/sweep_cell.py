@@ -1,4 +1,4 @@
-"""A cell of a sweep: where it branches off, its row of the collected CSV, what is kept of it."""
+"""A cell of a sweep: its run, where that branches off, its CSV row, and what is kept of it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,11 @@ from gam_scale.run.metrics_file import read_metrics
 from gam_scale.strict import read_json, to_dict
 
 CURVE_POINTS = 60
-"""Most points of a run's curve: what a figure can show."""
+"""Most points of a run's curve, as many as a figure can show."""
 CHECKED = ("model", "train")
-"""Sections of a config in which a finished run must be as the sweep has it."""
+"""Sections of a config in which a finished run must agree with the sweep."""
 FIGURES = ("val_loss", "val_late_loss", "val_bits_per_byte")
-"""Of a run's summary, what a sweep needs."""
+"""Keys of a run's summary that a sweep needs."""
 
 
 @dataclass
@@ -31,14 +31,14 @@ class KeptRun:
 
     cell: str
     text: str
-    """What its data was when it was kept; see :func:`text_of`."""
+    """Hashes of the run's data when the run was kept; see :func:`text_of`."""
     config: dict[str, Any]
-    """Its :data:`CHECKED` sections; see :func:`deciding_settings`."""
+    """The run's :data:`CHECKED` sections; see :func:`deciding_settings`."""
     code_version: str
     summary: dict[str, float | None]
-    """Its :data:`FIGURES`."""
+    """The run's :data:`FIGURES`."""
     curve: list[tuple[int, float]]
-    """Tokens and training loss."""
+    """Tokens and training loss of each point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +48,18 @@ class SweepCell(Cell):
     family: str
     width: int
     flops_budget: float | None
-    """Where the sweep's file says FLOPs; those of whole steps are about as many."""
+    """Planned FLOPs, which whole steps nearly spend; None if the sweep's budgets are in tokens."""
     count: str
-    """What its parameters are: ``count`` of the sweep's file."""
+    """Which parameters count: ``count`` of the sweep file."""
     lr_multiplier: float = 1.0
     other_context: bool = False
-    """Whether its texts have another length than the grid's."""
+    """Whether the run's texts have another length than the grid's."""
     kept: KeptRun | None = None
-    """Of a run that is finished, and not here."""
+    """What is kept of the run, if it has finished and its folder is not here."""
 
     @property
     def name(self) -> str:
-        """Of its folder: what differs between cells."""
+        """Name of the run's folder, made of the settings that differ between cells."""
         name = f"{self.family}-d{self.width}-t{self.tokens}-s{self.seed}"
         if self.other_context:
             name += f"-c{self.config.data.seq_len}"
@@ -67,17 +67,17 @@ class SweepCell(Cell):
 
     @property
     def is_here(self) -> bool:
-        """Whether its run has finished, in its folder."""
+        """Whether the run has finished and its folder is here."""
         return RunDir(self.run_dir).summary.exists()
 
     @property
     def of_the_grid(self) -> bool:
-        """Whether a law may be fitted to it: no other learning rate, no other length of texts."""
+        """Whether a law may be fitted to the run, at the grid's learning rate and text length."""
         return self.lr_multiplier == 1 and not self.other_context
 
     @property
     def params(self) -> int:
-        """As ``count`` says."""
+        """Number of parameters, counted as ``count`` says."""
         model, total = self.model, self.model.n_parameters()
         if model.position is not None:
             total -= model.position.weight.numel()
@@ -86,11 +86,11 @@ class SweepCell(Cell):
         return total - (self.model.head_weight.numel() if self.count == "blocks" else 0)
 
     def write_config(self) -> Path:
-        """The config as a file that tools/pretrain.py takes, checked as a whole.
+        """Write the config file for tools/pretrain.py, check it as a whole, and return its path.
 
-        It branches off the finished run of the same settings that shares most steps with it; where
-        there is none, off its trunk if that is still to come. So a budget that is added later goes
-        on from what is there, be it above or below the others.
+        The run branches off the finished run of the same settings that shares most steps with it;
+        if there is none, off its trunk, unless that has finished. So a budget that is added later
+        continues an existing run, whether it is above or below the other budgets.
         """
         path, checkpoint = self.config_path, self.config.checkpoint
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,10 @@ class SweepCell(Cell):
         return path
 
     def _finished_trunk(self) -> str:
-        """The finished run of other steps that kept the newest state that this one shares."""
+        """Return the finished run that has the newest checkpoint of a state that this run shares.
+
+        Such a run differs in its number of steps only. The result is empty if there is none.
+        """
         newest, trunk = -1, ""
         same_but_tokens = self.name.replace(f"-t{self.tokens}-", "-t*-")
         for folder in self.folder.glob(same_but_tokens):
@@ -116,10 +119,10 @@ class SweepCell(Cell):
         return trunk
 
     def row(self) -> Row | None:
-        """Its row of the collected CSV; None while it is not finished.
+        """Return the run's row of the collected CSV; None until the run has finished.
 
         Raises:
-            UserError: the run was made with other settings than the sweep's now.
+            UserError: the run was made with other settings than the sweep has now.
         """
         summary, train = self._summary(), self.config.train
         if summary is None:
@@ -149,9 +152,10 @@ class SweepCell(Cell):
         }
 
     def curve(self) -> list[tuple[int, float]]:
-        """Of the finished run, tokens and training loss.
+        """Return tokens and training loss of the finished run, :data:`CURVE_POINTS` at most.
 
-        A branch's begins where it left its trunk, whose lines its metrics begin with.
+        The curve of a branch begins where it left its trunk, though the branch's metrics file
+        begins with the trunk's lines.
         """
         if self.kept:
             return self.kept.curve
@@ -165,7 +169,7 @@ class SweepCell(Cell):
         return [(round(line["step"] * per_step), round(line["loss"], 5)) for line in shown]
 
     def to_keep(self) -> KeptRun:
-        """What to keep of the run that has finished here."""
+        """Return what to keep of the run, which must have finished here."""
         summary = self._summary()
         assert summary is not None, f"{self.name} is not finished"
         settings = deciding_settings(self.config)
@@ -179,7 +183,7 @@ class SweepCell(Cell):
         )
 
     def _summary(self) -> dict[str, Any] | None:
-        """Of its run, or as it was kept, the settings checked; None while it is not finished."""
+        """Return the run's or the kept summary, settings checked; None until it has finished."""
         if self.kept:
             saved, what = self.kept.config, f"the kept run {self.name}"
             summary = self.kept.summary | {"code_version": self.kept.code_version}

@@ -1,4 +1,4 @@
-"""A sweep's finished runs in one file of rows, with which another machine goes on."""
+"""Keep a sweep's finished runs in one file, with which another machine can continue the sweep."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,12 @@ from gam_scale.strict import from_dict, to_dict
 
 
 def with_kept(grid: Grid[SweepCell], folder: Path) -> Grid[SweepCell]:
-    """The grid, of which those runs count as done that ``folder`` keeps.
+    """Return the grid, with the runs that ``folder`` keeps counted as done.
 
-    What branches off a run that is kept and not here branches off the longest that is to come.
+    If a trunk is kept but not here, its remaining branches branch off the longest of them.
 
     Raises:
-        UserError: the file is not of a sweep, or of one of another text.
+        UserError: the file is not a sweep's, or has runs that were trained on another text.
     """
     runs, jobs = _read(folder), []
     for job in grid.jobs:
@@ -34,7 +34,7 @@ def with_kept(grid: Grid[SweepCell], folder: Path) -> Grid[SweepCell]:
 
 
 def keep(grid: Grid[SweepCell], folder: Path) -> None:
-    """Keep the finished runs in ``folder``, beside those that it has, of this grid or another."""
+    """Add the grid's finished runs to those in ``folder``, which may be of other grids too."""
     runs = _read(folder)
     finished = [cell for cell in grid.cells if cell.is_here and cell.name not in runs]
     if finished:
@@ -50,7 +50,10 @@ def _read(folder: Path) -> dict[str, KeptRun]:
 
 
 def _check_text(grid: Grid[SweepCell], folder: Path) -> None:
-    """Refuse runs on another text than the data's, where that is here: a report needs none."""
+    """Refuse kept runs of another text than the data's.
+
+    Data that is not here is not compared; a report does not need it.
+    """
     texts: dict[str, str] = {}
     for cell in grid.cells:
         data = cell.config.data.sets[0].path

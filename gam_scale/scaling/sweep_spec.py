@@ -19,52 +19,60 @@ RULED = {
     "schedule": "expected none: all runs have wsd",
     "decay_ratio": "expected dial.decay_ratio",
 }
-"""Settings of the train section that follow from a sweep's own, by what is set in their place."""
+"""Settings of the train section that a sweep derives, each with what to set instead."""
 
 
 @dataclass
 class FamilySpec:
     """One kind of model."""
 
-    name: str = option("", "the family column of the collected CSV, and a folder's name")
+    name: str = option(
+        "", "name of the family, in the column family of the collected CSV and in folders' names"
+    )
     block: str = block_option("model.block")
     memory: str = memory_option("model.memory.kind, of gam blocks")
     lr: float = option(0.0, "peak learning rate at dial.base_width; 0: dial.lr", at_least=0)
     lrs: dict[str, float] = option(
         {},
-        'in place of lr, the peak learning rates that are best at two widths, {"64": 0.01, "256": '
-        "0.004} say; every width has that of the power law through both",
+        'instead of lr, the best peak learning rates at two widths, such as {"64": 0.01, "256": '
+        "0.004}; every width has the rate of the power law through both",
     )
     set: dict[str, Any] = option(
-        {}, "further settings of its runs, by section, over those of the sweep"
+        {}, "further settings of the family's runs, by section, which override those of the sweep"
     )
 
 
 @dataclass
 class DialSpec:
-    """The constants of the rules by which a width sets all else."""
+    """Constants of the rules that derive all other settings from a width."""
 
-    width_per_layer: int = option(32, "width for each layer of depth", at_least=1)
-    min_layers: int = option(2, "the fewest layers, such as a pattern of them has", at_least=1)
-    head_channels: int = option(32, "channels of a head", at_least=2)
+    width_per_layer: int = option(
+        32, "width for each layer: there are width / width_per_layer layers", at_least=1
+    )
+    min_layers: int = option(
+        2, "fewest layers, such as the length of a pattern of layers", at_least=1
+    )
+    head_channels: int = option(32, "channels of each head", at_least=2)
     base_width: int = option(128, "width at which lr holds", at_least=1)
     lr: float = option(3e-3, "peak learning rate at base_width", above=0)
     lr_power: float = option(
-        1.0, "of base_width over the width, by which the learning rate is multiplied", at_least=0
+        1.0, "power of base_width / width by which lr is multiplied", at_least=0
     )
-    batch_size: int = option(8, "sequences a step", at_least=1)
+    batch_size: int = option(8, "sequences per step", at_least=1)
     warmup_ratio: float = option(
-        0.1, "steps that warm up, as a share of the smallest budget's", at_least=0, below=1
+        0.1, "warm-up steps, as a share of the steps of the smallest budget", at_least=0, below=1
     )
-    warmup_steps: int = option(0, "the fewest steps that warm up", at_least=0)
-    decay_ratio: float = option(0.2, "share of steps in which wsd decays", at_least=0, at_most=1)
+    warmup_steps: int = option(0, "fewest warm-up steps", at_least=0)
+    decay_ratio: float = option(
+        0.2, "share of the steps, at the end, in which wsd decays", at_least=0, at_most=1
+    )
 
 
 @dataclass
 class RepeatSpec:
-    """Runs of one width from further seeds, which tell how much a seed matters."""
+    """Runs of one width from further seeds, which show how much a seed matters."""
 
-    width: int = option(0, "one of the sweep's; 0: none is repeated", at_least=0)
+    width: int = option(0, "width to repeat, one of the sweep's; 0: none", at_least=0)
     seeds: list[int] = option([], "train.seed of each repetition", at_least=0)
 
 
@@ -72,45 +80,55 @@ class RepeatSpec:
 class ContextSpec:
     """Runs of one width on texts of other lengths, at the largest budget's tokens."""
 
-    width: int = option(0, "one of the sweep's; 0: no other lengths", at_least=0)
-    seq_lens: list[int] = option([], "tokens of context each, beside seq_len", at_least=1)
+    width: int = option(
+        0, "width to train at other lengths, one of the sweep's; 0: none", at_least=0
+    )
+    seq_lens: list[int] = option(
+        [], "tokens of context, in runs beside those of seq_len", at_least=1
+    )
 
 
 @dataclass
 class SweepSpec:
     """A sweep file."""
 
-    families: list[FamilySpec] = option([], "the kinds of model")
-    widths: list[int] = option([], "the dial: one size each", at_least=2)
-    budgets: list[float] = option([], "tokens each, or FLOPs each with kind isoflop", above=0)
+    families: list[FamilySpec] = option([], "kinds of model to train")
+    widths: list[int] = option([], "widths, each of which sets the size of a model", at_least=2)
+    budgets: list[float] = option(
+        [], "training budgets in tokens, or in FLOPs with kind isoflop", above=0
+    )
     kind: Literal["tokens", "isoflop"] = option(
-        "tokens", "tokens: every size on the same budgets of tokens; isoflop: of FLOPs"
+        "tokens", "tokens: every size is trained on the same numbers of tokens; isoflop: of FLOPs"
     )
     min_steps: int = option(
-        0, "a size is not trained on a budget that gives it fewer steps", at_least=0
+        0,
+        "fewest optimizer steps; a size is not trained on a budget that gives it fewer",
+        at_least=0,
     )
     ratios: list[float] = option(
         [],
-        "the fewest and the most tokens a parameter, [1, 200] say: a size is not trained on a "
-        "budget that gives it others; empty: any",
+        "fewest and most tokens per parameter, such as [1, 200]; a size is not trained on a budget "
+        "outside of them; empty: any",
         above=0,
     )
-    seeds: list[int] = option([0], "train.seed of repeated runs", at_least=0)
+    seeds: list[int] = option(
+        [0], "train.seed of the runs; each run is trained from every seed", at_least=0
+    )
     repeat: RepeatSpec = section(RepeatSpec, "one width from further seeds")
     context: ContextSpec = section(ContextSpec, "one width on texts of other lengths")
     lr_multipliers: list[float] = option(
         [],
-        "of the learning rate, each a further run of the smallest width on the smallest budget and "
-        "of the largest width on the largest",
+        "multiples of the learning rate; each is tried in further runs, of the smallest width on "
+        "the smallest budget and of the largest width on the largest",
         above=0,
     )
     vocab_size: int = option(0, "model.vocab_size, at least the tokenizer's", at_least=1)
-    data: str = option("", "folder that tools/prepare_data.py wrote")
-    seq_len: int = option(256, "tokens of context", at_least=1)
+    data: str = option("", "folder of a prepared set, which tools/prepare_data.py wrote")
+    seq_len: int = option(256, "tokens of context per training sequence", at_least=1)
     count: Literal["with_head", "blocks"] = option(
         "with_head",
-        "what the params column counts; with_head: blocks, norm and the tied head, whose FLOPs are "
-        "spent on every token; blocks: without it. Position embeddings never count",
+        "what the column params counts; with_head: blocks, norm and the tied head, whose FLOPs are "
+        "spent on every token; blocks: the same without the head. Position embeddings never count",
     )
     dial: DialSpec = section(DialSpec, "the constants of the rules")
     set: dict[str, Any] = option({}, "further settings of every run, by section")
@@ -120,7 +138,7 @@ def read_sweep(path: str | Path) -> SweepSpec:
     """Read and check a sweep file.
 
     Raises:
-        UserError: naming the key.
+        UserError: the file is not valid; the message names the key.
     """
     spec: SweepSpec = from_dict(SweepSpec, read_json(path))
     try:
@@ -162,7 +180,7 @@ def _check(spec: SweepSpec) -> None:
 
 
 def _check_settings(where: str, settings: dict[str, Any]) -> None:
-    """Refuse what the sweep's own rules would overwrite."""
+    """Refuse settings that the sweep's own rules would overwrite."""
     for name in settings.get("train") or {}:
         if name in RULED:
             raise UserError(f"{where} has train.{name}, which the sweep itself sets; {RULED[name]}")
@@ -178,7 +196,7 @@ def _check_rates(family: FamilySpec) -> None:
 
 
 def _check_further(spec: SweepSpec) -> None:
-    """Runs beside the grid."""
+    """Check ``repeat`` and ``context``, the runs beside the grid."""
     for key, values in (
         ("repeat.seeds", spec.repeat.seeds),
         ("context.seq_lens", spec.context.seq_lens),

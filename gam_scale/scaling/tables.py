@@ -1,4 +1,4 @@
-"""Figures of an analysis as tables, for a page, for Markdown and for CSV."""
+"""The results of an analysis as tables, for pages and Markdown."""
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from gam_scale.scaling.verdict import SHALLOWEST
 
 
 def tables(analysis: Analysis, cost: Cost) -> list[Table]:
-    """Every table that the analysis has data for."""
+    """Return every table that the analysis has data for."""
     made = [coefficients(analysis), optimum(analysis), extrapolations(analysis)]
     made += [costs(analysis, cost), quality(analysis)]
     made += [table for table in (by_steps(analysis), by_count(analysis)) if table.rows]
@@ -40,7 +40,7 @@ def tables(analysis: Analysis, cost: Cost) -> list[Table]:
 
 
 def coefficients(analysis: Analysis) -> Table:
-    """E, A, B, alpha, beta of each family."""
+    """Return a table of E, A, B, alpha and beta of each family."""
     rows = [
         [f.name]
         + [_ranged(analysis, getattr(f.fit.law, c), f.intervals[c], FORMS[c]) for c in COEFFICIENTS]
@@ -53,7 +53,7 @@ def coefficients(analysis: Analysis) -> Table:
 
 
 def quality(analysis: Analysis) -> Table:
-    """How near the law comes to the runs, and how the fit got there."""
+    """Return a table of how near each law is to its runs, and how the fit ended."""
     rows = [
         [
             f.name,
@@ -78,7 +78,7 @@ def quality(analysis: Analysis) -> Table:
 
 
 def optimum(analysis: Analysis) -> Table:
-    """Exponents of the best size and data."""
+    """Return a table of the exponents of the best size and data."""
     rows = []
     for f in analysis.families:
         rows.append(
@@ -100,7 +100,7 @@ def optimum(analysis: Analysis) -> Table:
 
 
 def extrapolations(analysis: Analysis) -> Table:
-    """Models that were not trained."""
+    """Return a table of predictions for models that were not trained."""
     rows = [
         [
             f.name,
@@ -133,7 +133,7 @@ def extrapolations(analysis: Analysis) -> Table:
 
 
 def costs(analysis: Analysis, cost: Cost) -> Table:
-    """GPU-hours of the extrapolated models."""
+    """Return a table of GPU-hours of the extrapolated models."""
     rows = []
     for f in analysis.families:
         for e in f.extrapolations:
@@ -152,7 +152,7 @@ def costs(analysis: Analysis, cost: Cost) -> Table:
 
 
 def held_out(analysis: Analysis) -> Table:
-    """Prediction of runs that the law was not fitted to."""
+    """Return a table of predictions for runs that the law was not fitted to."""
     what = next(f.held_out.what for f in analysis.families if f.held_out)
     rows = [
         [
@@ -172,7 +172,7 @@ def held_out(analysis: Analysis) -> Table:
 
 
 def minima(analysis: Analysis) -> Table:
-    """IsoFLOP minima."""
+    """Return a table of isoFLOP minima."""
     laws = {f.name: f for f in analysis.families}
     rows = [
         [name, scientific(p.flops), large(p.params), f"{p.loss:.3f}"]
@@ -186,7 +186,7 @@ def minima(analysis: Analysis) -> Table:
 
 
 def comparisons(analysis: Analysis) -> Table:
-    """Tests of whether families differ."""
+    """Return a table of tests of whether families differ."""
     rows = [
         [pair.first, pair.second, t.hypothesis, f"{t.statistic:.1f}", f"{t.p:.3f}"]
         for pair in analysis.pairs
@@ -202,7 +202,7 @@ def comparisons(analysis: Analysis) -> Table:
 
 
 def differences(analysis: Analysis) -> Table:
-    """Intervals of second less first."""
+    """Return a table of intervals of the second law's coefficients and ``a`` minus the first's."""
     rows = [
         [f"{pair.second} less {pair.first}"]
         + [_difference(pair.differences.get(c)) for c in (*COEFFICIENTS, "a")]
@@ -218,7 +218,7 @@ def differences(analysis: Analysis) -> Table:
 
 
 def settings(analysis: Analysis, cost: Cost, code: str, source: str) -> Table:
-    """Everything that the results depend on."""
+    """Return a table of everything that the results depend on."""
     s = analysis.settings
     starts = analysis.families[0].fit.starts
     rows = [
@@ -239,7 +239,7 @@ def settings(analysis: Analysis, cost: Cost, code: str, source: str) -> Table:
 
 
 def by_steps(analysis: Analysis) -> Table:
-    """How a law moves without runs of few steps."""
+    """Return a table of how each law moves without runs of few steps."""
     rows = [
         [f.name, f"{w.least:,}" if w.least else "all runs", str(w.runs)]
         + [*_shape(w.law), f"{w.error:.2%}"]
@@ -255,7 +255,7 @@ def by_steps(analysis: Analysis) -> Table:
 
 
 def by_count(analysis: Analysis) -> Table:
-    """The law by each count of N that is known."""
+    """Return a table of the law by each known count of N."""
     rows = []
     for f in analysis.families:
         if f.by_count:
@@ -279,7 +279,7 @@ FORMS: dict[str, Form] = {c: general if c in "AB" else "{:.3f}".format for c in 
 
 
 def _shape(law: Law) -> list[str]:
-    """E, alpha, beta and a; an exponent at the edge of what a law may have is none."""
+    """Return the cells E, alpha, beta and a; no law if an exponent is not within its bounds."""
     if not all(SHALLOWEST < exponent < STEEPEST for exponent in (law.alpha, law.beta)):
         return ["no law"] * 4
     cells = [FORMS[c](getattr(law, c)) for c in ("E", "alpha", "beta")]
@@ -289,7 +289,7 @@ def _shape(law: Law) -> list[str]:
 def _ranged(
     analysis: Analysis, value: float | None, interval: Range, form: Form = "{:.3f}".format
 ) -> str:
-    """A value with its interval, or without where none was asked for."""
+    """Format a value with its interval, or without if no intervals were asked for."""
     if value is None or not np.isfinite(value):
         return NOT_KNOWN
     if interval is None and analysis.settings.resamples:
@@ -298,7 +298,7 @@ def _ranged(
 
 
 def _extrapolated(e: Extrapolation) -> list[str]:
-    """Tokens, FLOPs and loss of a model that was not trained."""
+    """Return the cells tokens, FLOPs and loss of a model that was not trained."""
     if not e.is_known:
         return [NOT_KNOWN] * 3
     tokens = ranged(e.tokens, e.tokens_interval, large)

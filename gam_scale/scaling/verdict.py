@@ -1,4 +1,4 @@
-"""Whether runs have a law at all, and whether they follow the one that is nearest to them."""
+"""Decide whether runs have a law at all, and whether they follow the law nearest to them."""
 
 from dataclasses import dataclass
 from operator import attrgetter
@@ -12,13 +12,13 @@ from gam_scale.scaling.law import STEEPEST, Law
 from gam_scale.scaling.points import Points, check
 
 SHALLOWEST = 0.01
-"""Least exponent of a law. Below, it is one of the logarithm, or of noise."""
+"""Least exponent of a law. Below it, the term is like a logarithm, or noise."""
 LEAST_EFFECT = 1e-4
-"""Share of the loss that a term must move it by over all runs, without which it has no exponent."""
+"""Least change of a term over all runs, as a share of the loss, that gives it an exponent."""
 MOST_ERROR, MOST_WORST = 0.02, 0.1
 """Mean and largest error, as shares of the loss, with which runs still follow a law."""
 TREND_LEVEL = 0.01
-"""Of runs that follow a law, so many are said to have errors that run with size."""
+"""Level of the test for errors that depend on size: the share of good sets of runs that fail it."""
 TREND_DRAWS = 999
 OUTLYING = 5.0
 """Robust standard deviations from the law beyond which a run is an outlier."""
@@ -34,12 +34,12 @@ class NoLaw(UserError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs' distances from their law say of it."""
+    """Whether the runs of a family follow their law, from their distances to it."""
 
     reasons: tuple[str, ...]
     """Why the runs do not follow the law; empty where they do."""
     trend: float
-    """p of the hypothesis that errors do not run with size."""
+    """p of the hypothesis that errors do not depend on size."""
     outliers: np.ndarray
     """(m,) rows further than :data:`OUTLYING` deviations from the law."""
     without: Law | None
@@ -55,13 +55,13 @@ def refuse_without_law(fitted: Fit, draws: Bootstrap | None, who: str) -> None:
     """Refuse a fit whose exponents the runs do not show.
 
     Args:
-        fitted: to the runs of one family.
-        draws: its refits; None, or none of them: intervals are not asked.
+        fitted: fit to the runs of one family.
+        draws: refits of it; None or empty: intervals are not checked.
         who: the family in a sentence: "family x", "the runs".
 
     Raises:
-        NoLaw: an exponent lies outside :data:`SHALLOWEST` to :data:`STEEPEST`, or its interval
-            holds 0.
+        NoLaw: an exponent lies outside :data:`SHALLOWEST` to :data:`STEEPEST`, its interval holds
+            0, or its term changes by less than :data:`LEAST_EFFECT`.
     """
     form = "so no law of the form E + A / N^alpha + B / D^beta holds"
     made = fitted.design
@@ -88,13 +88,13 @@ def refuse_without_law(fitted: Fit, draws: Bootstrap | None, who: str) -> None:
 
 
 def judge(fitted: Fit, points: Points, settings: FitSettings, seed: int = 0) -> Verdict:
-    """Whether the runs of one family follow their law.
+    """Judge whether the runs of one family follow their law.
 
     Args:
-        fitted: to them.
+        fitted: fit to the runs.
         points: the runs.
-        settings: of the fit, for one without outliers.
-        seed: of the simulation behind the test of errors that run with size.
+        settings: settings of the fit, for a fit without outliers.
+        seed: seed of the simulation behind :func:`trend_with_size`.
     """
     errors = np.abs(np.exp(fitted.design.residuals(fitted.phi[None])[0]) - 1)
     trend = trend_with_size(fitted, points.run, seed)
@@ -110,29 +110,29 @@ def judge(fitted: Fit, points: Points, settings: FitSettings, seed: int = 0) -> 
 
 
 def find_outliers(fitted: Fit) -> np.ndarray:
-    """(m,) rows whose distance from the law is beyond :data:`OUTLYING` robust deviations of log L.
-
-    The robust deviation is 1.4826 medians of the distances. A fit of P numbers by nearly absolute
-    values meets P runs exactly, so that the P least distances do not count.
-    """
+    """Return the rows (m,) more than :data:`OUTLYING` robust deviations of log L off the law."""
     distance = np.abs(fitted.design.residuals(fitted.phi[None])[0])
     return np.flatnonzero(distance > OUTLYING * max(scatter(fitted), 1e-6))
 
 
 def scatter(fitted: Fit) -> float:
-    """The robust deviation of runs from the law, of log L; infinite where no run is left over."""
+    """Return the robust deviation of runs from the law, in log L; infinite if no run counts.
+
+    It is 1.4826 times the median distance. A fit of P numbers by nearly absolute values meets P
+    runs exactly, so that the P least distances do not count.
+    """
     distance = np.abs(fitted.design.residuals(fitted.phi[None])[0])
     left = np.sort(distance)[fitted.design.free :]
     return 1.4826 * float(np.median(left)) if len(left) else np.inf
 
 
 def trend_with_size(fitted: Fit, run: np.ndarray, seed: int = 0) -> float:
-    """p of the hypothesis that errors have nothing to do with size, against a curve over log N.
+    """Return p of the hypothesis that errors do not depend on size, against a curve over log N.
 
     The statistic is the share of the errors that (log N)^2 and (log N)^3 explain beyond what the
-    law's own coefficients could. Errors of either sign are as likely under the hypothesis: each
-    run's is multiplied by a random sign, :data:`TREND_DRAWS` times (a wild bootstrap: Davidson and
-    Flachaire 2008). Rows of one run share the sign, so that few runs cannot make p small.
+    law's own coefficients could. Under the hypothesis both signs of an error are equally likely, so
+    each run's errors are multiplied by a random sign, :data:`TREND_DRAWS` times (a wild bootstrap:
+    Davidson and Flachaire 2008). Rows of one run share the sign, so few runs cannot make p small.
     """
     made = fitted.design
     logs = np.exp(fitted.phi @ made.terms.T).reshape(3, -1)
@@ -156,13 +156,15 @@ def trend_with_size(fitted: Fit, run: np.ndarray, seed: int = 0) -> float:
 
 
 def _share(errors: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """(K,) share of the squares of errors (K, n) that lies in the span of ``basis`` (n, m)."""
+    """Return the share (K,) of the squared errors (K, n) in the span of ``basis`` (n, m)."""
     return ((errors @ basis) ** 2).sum(axis=1) / np.maximum((errors**2).sum(axis=1), 1e-300)
 
 
 def _basis(columns: np.ndarray) -> np.ndarray:
-    """(n, m) orthonormal, of the span of columns (n, p); those that rounding alone tells apart
-    from the others are left out."""
+    """Return an orthonormal basis (n, m) of the span of columns (n, p).
+
+    Directions that exist by rounding alone are left out.
+    """
     left, scale, _ = np.linalg.svd(columns, full_matrices=False)
     return left[:, scale > 1e-8 * max(float(scale.max()), 1e-300)]
 

@@ -1,4 +1,4 @@
-"""What a set of runs shows and does not show, in sentences."""
+"""Sentences on what a set of runs shows and does not show."""
 
 import math
 
@@ -12,15 +12,15 @@ from gam_scale.scaling.standing import Standing, standings
 from gam_scale.scaling.verdict import OUTLYING
 
 SIGNIFICANT = 0.05
-MOST_OUTLIERS = 5  # that a sentence names
+MOST_OUTLIERS = 5  # most outliers that a sentence names
 SAME_EXPONENT = 0.02
-"""Difference of two exponents below which they are one."""
+"""Difference below which two exponents count as the same."""
 MOST_PAIRS = 6
-"""Comparisons up to which each has a sentence."""
+"""Number of comparisons up to which each has a sentence."""
 
 
 def shows(analysis: Analysis) -> list[str]:
-    """What the runs show, in plain sentences; of several families who is best first."""
+    """Return sentences on what the runs show, beginning with the best of several families."""
     sentences = [best(analysis)] if len(analysis.measured) > 1 else []
     for family in analysis.families:
         sentences += [_law(family), *_outliers(family), _optimum(family)]
@@ -37,7 +37,7 @@ def shows(analysis: Analysis) -> list[str]:
 
 
 def does_not_show(analysis: Analysis) -> list[str]:
-    """What the runs do not show, and what the figures assume."""
+    """Return sentences on what the runs do not show, and what the figures assume."""
     families = analysis.families
     biggest = max(float(points.params.max()) for _, points in analysis.measured)
     far = [t for t in analysis.settings.targets if t > biggest]
@@ -79,7 +79,7 @@ def does_not_show(analysis: Analysis) -> list[str]:
 
 
 def _limits(family: Family, analysis: Analysis) -> list[str]:
-    """What the runs of one family do not show."""
+    """Return sentences on what the runs of one family do not show."""
     name = _named(family, analysis.families)
     sentences = [f"{name}{_upper(warning, name)}." for warning in family.fit.warnings]
     if family.held_out is None:
@@ -107,7 +107,7 @@ def _limits(family: Family, analysis: Analysis) -> list[str]:
 
 
 def _who(family: Family) -> str:
-    """The family in a sentence; runs without a column family have no name."""
+    """Return how a sentence names the family; without a column family, ``a model``."""
     return "a model" if family.name == UNNAMED else family.name
 
 
@@ -124,7 +124,7 @@ def _sentence(reason: str) -> str:
 
 
 def best(analysis: Analysis) -> str:
-    """Measured, not fitted: which family is best at each budget."""
+    """Return a sentence on which family is best at each budget, as measured, not fitted."""
     found = standings(analysis.measured)
     if not found:
         return "No two families were measured at one budget, so nothing says which is best."
@@ -154,7 +154,7 @@ def _leader(standing: Standing) -> str:
 
 
 def _count(analysis: Analysis) -> str:
-    """What N counts."""
+    """Return a sentence on what N counts."""
     points = analysis.measured[0][1]
     column, others = named_count(points), other_counts(points)
     also = f"; a table has the laws by {', '.join(others)} too" if others else ""
@@ -167,7 +167,7 @@ def _count(analysis: Analysis) -> str:
 
 
 def _exponents(family: Family) -> str:
-    """Where the law and the isoFLOP minima tell other exponents, what each is made of."""
+    """Return how the exponents by the law and by isoFLOP minima differ; empty if they agree."""
     fits, a = family.isoflop, family.optimum.a
     if fits.a is None or abs(fits.a - a) < SAME_EXPONENT:
         return ""
@@ -198,11 +198,11 @@ def _whose(family: Family) -> str:
 
 
 def _pairs(pairs: list[Pair]) -> str:
-    """Many comparisons, at a level that allows for their number."""
+    """Return a sentence on many comparisons, at a level that allows for their number."""
     level = SIGNIFICANT / len(pairs)
     apart = [pair for pair in pairs if pair.tests[0].p <= level]
     least = 1 / (1 + max(pair.tests[0].draws for pair in pairs))
-    if least > level:  # even where no simulated data differ as much
+    if least > level:  # no p reaches the level, even if no simulated data differ as much
         most = [pair for pair in pairs if pair.tests[0].p <= least]
         return (
             f"Of {len(pairs)} pairs of families {len(most)} differ more than all data simulated "
@@ -236,7 +236,7 @@ def _why_not(family: Family) -> str:
 
 
 def _outliers(family: Family) -> list[str]:
-    """Which runs are far from the law, and what it is without them."""
+    """Return a sentence on the runs that are far from the law, and on the law without them."""
     verdict, points = family.verdict, family.points
     if not len(verdict.outliers):
         return []

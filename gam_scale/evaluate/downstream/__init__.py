@@ -1,1 +1,1 @@
-"""What a model that was trained on text is asked: tasks by name, one kind a file."""
+"""Downstream tasks for models that were trained on text: one kind per file, found by name."""

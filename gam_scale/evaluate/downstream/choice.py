@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood: which of some continuations a model finds likeliest."""
+"""Multiple choice by likelihood: the answer is the continuation that a model finds likeliest."""
 
 import math
 from dataclasses import MISSING, dataclass
@@ -25,12 +25,12 @@ from gam_scale.strict import option, shown
 
 @dataclass(frozen=True)
 class Item:
-    """One question."""
+    """One multiple-choice question."""
 
     context: str
     choices: list[str]
     answer: int
-    """Which of the choices is right, from 0."""
+    """Index of the right choice, from 0."""
 
 
 @downstream("choice")
@@ -38,17 +38,20 @@ class Item:
 class Choice(DownstreamTask):
     """Questions of a file, each answered by the choice of the greatest likelihood.
 
-    ``accuracy`` goes by the whole log-probability of a choice, ``accuracy_per_byte`` by that over
-    its UTF-8 bytes, as lm-evaluation-harness's acc and acc_norm do (which counts characters);
-    ``bits_per_byte`` is what the right choices cost, which falls long before a small model answers.
+    ``accuracy`` compares the log-probabilities of whole choices, like acc of lm-evaluation-harness;
+    ``accuracy_per_byte`` divides them by UTF-8 bytes, where the harness's acc_norm divides by
+    characters. ``bits_per_byte`` is the cost of the right choices, which falls long before a small
+    model answers right.
     """
 
     file: str = option(
         MISSING,
-        'JSON lines, {"context": TEXT, "choices": [TEXT, ...], "answer": NUMBER from 0}',
+        'file of JSON lines, {"context": TEXT, "choices": [TEXT, ...], "answer": NUMBER from 0}',
     )
-    delimiter: str = option(" ", "between a context and each choice")
-    max_items: int = option(0, "questions that are asked, the first ones; 0: all", at_least=0)
+    delimiter: str = option(" ", "text between a context and each choice")
+    max_items: int = option(
+        0, "number of questions to ask, from the start of the file; 0: all", at_least=0
+    )
 
     def ready(self, material: Material) -> Measure:
         """See :meth:`DownstreamTask.ready`."""
@@ -85,7 +88,7 @@ def _measure(
 
 
 def _is_best(scores: np.ndarray, answer: int) -> bool:
-    """Whether no other is as good: a tie is not knowledge."""
+    """Return whether ``answer`` scores above all others; a tie counts as wrong."""
     return bool((np.delete(scores, answer) < scores[answer]).all())
 
 

@@ -1,4 +1,4 @@
-"""Sentences hidden in the validation text: a needle, and pairs of key and value."""
+"""Tasks that hide sentences in the validation text: a needle, and pairs of key and value."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,11 @@ from gam_scale.strict import option
 
 @dataclass(frozen=True)
 class _Hidden(DownstreamTask):
-    lengths: list[int] = option([], "tokens of the texts; none: data.seq_len", at_least=1)
+    lengths: list[int] = option(
+        [], "lengths of the texts in tokens; empty: data.seq_len", at_least=1
+    )
     trials: int = option(10, "texts of each length", at_least=2)
-    candidates: int = option(32, "words to choose from", at_least=2)
+    candidates: int = option(32, "number of words to choose the answer from", at_least=2)
 
     def _lengths(self, material: Material) -> list[int]:
         lengths = sorted(set(self.lengths)) or [material.seq_len]
@@ -39,12 +41,15 @@ class _Hidden(DownstreamTask):
 class Needle(_Hidden):
     """One sentence in a text; see :class:`~gam_scale.evaluate.needle.Needles`.
 
-    ``gain`` is by how many nats the sentence raises the right word, 0 for a model that did not see
-    it, whatever it answers.
+    ``gain`` is the number of nats by which the sentence raises the right word's log-probability: 0
+    for a model that does not see the sentence, whatever it answers.
     """
 
     depths: list[float] = option(
-        [0.0, 0.5, 1.0], "shares of the text before the sentence", at_least=0, at_most=1
+        [0.0, 0.5, 1.0],
+        "depths of the sentence, each as the share of the text before it",
+        at_least=0,
+        at_most=1,
     )
 
     def ready(self, material: Material) -> Measure:
@@ -69,7 +74,7 @@ class Needle(_Hidden):
 class Pairs(_Hidden):
     """Several sentences, one asked for; see :class:`~gam_scale.evaluate.key_values.KeyValues`."""
 
-    pairs: int = option(4, "sentences in a text", at_least=2)
+    pairs: int = option(4, "sentences hidden in each text", at_least=2)
 
     def ready(self, material: Material) -> Measure:
         """See :meth:`DownstreamTask.ready`."""
@@ -88,7 +93,7 @@ class Pairs(_Hidden):
 
 
 def _by_length(accuracies: list[tuple[int, Interval]]) -> Figures:
-    """``accuracy``, of the longest texts, and of several lengths each."""
+    """Return ``accuracy`` of the longest texts and, if there are several lengths, of each."""
     figures: Figures = {"accuracy": accuracies[-1][1]}
     if len(accuracies) > 1:
         figures |= {f"accuracy_at_{length}": accuracy for length, accuracy in accuracies}

@@ -1,4 +1,4 @@
-"""The last word of a passage, as LAMBADA asks for it (arXiv 1606.06031)."""
+"""Prediction of the last word of a passage, as in LAMBADA (arXiv 1606.06031)."""
 
 import math
 import re
@@ -26,21 +26,23 @@ from gam_scale.evaluate.scorer import Scorer, Text
 from gam_scale.strict import option, shown
 
 _WORD = re.compile(r"(?<=\s)\w{3,}(?=[^\w\s]|\s)")
-"""A whole word of three letters or more, something behind it."""
+"""Pattern of a whole word of three letters or more with something after it."""
 
 
 @downstream("last_word")
 @dataclass(frozen=True)
 class LastWord(DownstreamTask):
-    """Passages of a file, or of the validation text, each without its last word.
+    """Passages of a file, or of the validation text, whose last word is asked for.
 
-    ``accuracy`` is the share of words whose every token is the likeliest; ``perplexity`` is of a
-    whole word.
+    ``accuracy`` is the share of words of which every token is the likeliest; ``perplexity`` is that
+    of a whole word.
     """
 
-    file: str = option("", 'JSON lines, {"text": TEXT}; empty: passages from the validation text')
-    passages: int = option(200, "of them, at most", at_least=1)
-    tokens: int = option(128, "of each passage of the validation text, at most", at_least=16)
+    file: str = option(
+        "", 'file of JSON lines, {"text": TEXT}; empty: passages from the validation text'
+    )
+    passages: int = option(200, "most passages to ask", at_least=1)
+    tokens: int = option(128, "most tokens of a passage from the validation text", at_least=16)
 
     def ready(self, material: Material) -> Measure:
         """See :meth:`DownstreamTask.ready`."""
@@ -76,7 +78,7 @@ def _measure(texts: list[Text], ends: list[np.ndarray], scorer: Scorer) -> Figur
 
 
 def _cut(tokenizer: Tokenizer, ids: np.ndarray) -> tuple[str, str] | None:
-    """A passage up to its last whole word in the second half, and that word; None: it has none."""
+    """Return a passage up to the last whole word in its second half, and the word, or None."""
     text = tokenizer.decode(ids).strip("\N{REPLACEMENT CHARACTER}")
     words = [match for match in _WORD.finditer(text) if match.start() > len(text) // 2]
     return (text[: words[-1].start()], words[-1][0]) if words else None

@@ -1,4 +1,4 @@
-"""A text and what continues it, as tokens: where the one ends and the other begins."""
+"""Tokens of a context and its continuation, and the boundary between them."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ from gam_scale.strict import shown
 def continued(
     tokenizer: Tokenizer, context: str, continuation: str, seq_len: int
 ) -> tuple[Text, np.ndarray]:
-    """A text that asks for the ids of ``continuation``, and these ids.
+    """Return a text that asks for the ids of ``continuation``, and these ids.
 
-    The boundary is lm-evaluation-harness's: space at the context's end belongs to what follows, and
-    the continuation's ids are those of the whole behind as many as the context alone has. The id
-    that opens a text stands before it. Of a longer text the last ``seq_len`` tokens are read.
+    The boundary is lm-evaluation-harness's: space at the end of the context belongs to the
+    continuation, whose ids are those of the whole text without as many at its start as the context
+    alone has. The text begins with bos; if it is too long, its last ``seq_len`` tokens are read.
 
     Raises:
-        UserError: the continuation alone is longer.
+        UserError: both are empty, or the continuation alone is longer than ``seq_len``.
     """
     before = context.rstrip()
     whole = tokenizer.encode(context + continuation)
@@ -36,5 +36,5 @@ def continued(
 
 
 def n_bytes(texts: Sequence[str]) -> np.ndarray:
-    """UTF-8 bytes of each."""
+    """Count the UTF-8 bytes of each text."""
     return np.array([len(text.encode()) for text in texts])

@@ -10,10 +10,10 @@ from gam_scale.strict import is_text, parse_json, shown
 
 
 def read_items(path: Path, most: int = 0) -> list[tuple[dict[str, Any], str]]:
-    """The objects of a file, one a line, each with where it stands; at most so many, 0: all.
+    """Read the first ``most`` objects (0: all) of a JSON lines file, each with its file and line.
 
     Raises:
-        UserError: the file cannot be read, a line is no object, or there is none.
+        UserError: the file cannot be read, a line is no object, or the file has none.
     """
     try:
         lines = read_regular(path).decode("utf-8").split("\n")

@@ -1,7 +1,7 @@
 """The synthetic tasks of evaluate/tasks, in words of a trained model's own vocabulary.
 
-A model that was never trained on such texts can do them from the text before it alone: those of
-recall by copying what stood behind a word's first appearance (arXiv 2209.11895).
+A model that was never trained on such texts can answer from the context alone, for recall by
+copying what followed a word's first appearance (arXiv 2209.11895).
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,15 @@ from gam_scale.strict import option
 
 @dataclass(frozen=True)
 class InWords(DownstreamTask):
-    """Texts of a synthetic task; of its possible answers the likeliest counts."""
+    """Texts of a synthetic task; the likeliest of its possible answers is the model's."""
 
-    size: list[int] = option(MISSING, "[tokens, pairs] of recall, [tokens] of others", at_least=1)
-    texts: int = option(64, "to be asked", at_least=2)
-    words: int = option(64, "of the vocabulary that stand for a task's ids", at_least=2)
+    size: list[int] = option(
+        MISSING, "size of a text: [tokens, pairs] in recall, [tokens] in other tasks", at_least=1
+    )
+    texts: int = option(64, "number of texts to ask", at_least=2)
+    words: int = option(
+        64, "number of words of the vocabulary that stand for the task's ids", at_least=2
+    )
 
     def ready(self, material: Material) -> Measure:
         """See :meth:`DownstreamTask.ready`."""
@@ -59,7 +63,7 @@ class InWords(DownstreamTask):
 
 
 def _pool(tokenizer: Tokenizer, n: int) -> np.ndarray:
-    """At most ``n`` ids, an even number: whole words, then other pieces where these are too few."""
+    """Return an even number of ids, at most ``n``: whole words, then other pieces if too few."""
     found = dict.fromkeys(words(tokenizer))
     found |= dict.fromkeys(i for i in range(tokenizer.vocab_size) if tokenizer.id_to_bytes(i))
     return np.array(list(found)[: min(n, len(found)) // 2 * 2])

@@ -1,4 +1,4 @@
-"""What a task of a trained model is, and the registry of their kinds, one file each."""
+"""Base class of tasks for trained models, and the registry of their kinds, one file each."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -15,51 +15,51 @@ from gam_scale.evaluate.scorer import Scorer
 from gam_scale.strict import from_dict, shown
 
 Figures = dict[str, float | Interval]
-"""By name; ``accuracy`` and what begins so are shares of right answers."""
+"""Results by name; those that begin with ``accuracy`` are shares of right answers."""
 Measure = Callable[[Scorer], Figures]
-"""Asks a model; all ranks call it together."""
+"""A function that asks a model a task's questions; all ranks call it together."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What tasks are made of, besides their settings."""
+    """What tasks are made from, besides their settings."""
 
     tokenizer: Tokenizer
     documents: Callable[[int], list[np.ndarray]]
-    """Ids of real texts of so many tokens at least, each with its bos; UserError if there is none.
-    """
+    """Returns ids of real texts of at least so many tokens, each with its bos; raises UserError if
+    there are none."""
     seq_len: int
-    """Tokens that the model is asked to read at most."""
+    """Most tokens that the model is asked to read."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class DownstreamTask(ABC):
-    """The settings of one task: a frozen dataclass of a kind."""
+    """The settings of one task; each kind is a frozen dataclass."""
 
     kind: ClassVar[str]
 
     @abstractmethod
     def ready(self, material: Material) -> Measure:
-        """The same questions as often as they are asked.
+        """Make the questions; the function returned asks the same ones at every call.
 
         Raises:
-            UserError: they cannot be made.
+            UserError: the questions cannot be made.
         """
 
 
 _KINDS: Kinds[DownstreamTask] = Kinds("gam_scale.evaluate.downstream")
 downstream = _KINDS.register
-"""The decorator of a kind of task, by its name."""
+"""Decorator that registers a kind of task by its name."""
 kinds = _KINDS.all
-"""Every kind by its name."""
+"""Function that returns every kind by its name."""
 
 
 def read_tasks(tasks: Mapping[str, Any], where: str) -> dict[str, DownstreamTask]:
-    """Tasks by name, of what a config or a file has: objects with a ``kind`` and its settings.
+    """Read tasks from a config or a file: by name, an object with a ``kind`` and its settings.
 
     Raises:
-        UserError: an unknown kind, or a setting that is none.
+        UserError: an unknown kind, or an unknown setting.
     """
     return {name: _read(value, f"{where}.{name}") for name, value in tasks.items()}
 
@@ -85,10 +85,10 @@ def _read(value: Any, where: str) -> DownstreamTask:
 def make_ready(
     tasks: Mapping[str, DownstreamTask], material: Material, where: str
 ) -> dict[str, Measure]:
-    """Tasks with their questions made.
+    """Make the questions of each task and return the functions that ask them.
 
     Raises:
-        UserError: of one that cannot be asked, which it names.
+        UserError: the questions of a task, which the message names, cannot be made.
     """
     measures = {}
     for name, task in tasks.items():

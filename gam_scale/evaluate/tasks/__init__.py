@@ -1,1 +1,1 @@
-"""Synthetic tasks, one kind a file: what a model keeps of a text, asked without any words."""
+"""Synthetic tasks, one kind per file, that test on texts of bare ids what a model remembers."""

@@ -11,7 +11,7 @@ from gam_scale.errors import UserError
 from gam_scale.evaluate.tasks.task import Task, task
 from gam_scale.model.loss import IGNORE
 
-POWER = 0.01  # of the law that gaps between a pair and its query follow, Zoology's `power_a`
+POWER = 0.01  # of the power law of gaps between pairs and queries; Zoology's `power_a`
 
 
 @task("recall")
@@ -24,7 +24,7 @@ class Recall(Task):
     columns: ClassVar[tuple[str, ...]] = ("tokens", "pairs")
 
     def __post_init__(self) -> None:
-        """Raises UserError where such texts cannot be made."""
+        """Raise UserError if such texts cannot be made."""
         if self.pairs < 1 or 4 * self.pairs > self.seq_len or self.seq_len % 2:
             raise UserError(
                 f"recall of {self.pairs} pairs in {self.seq_len} tokens is impossible; expected an "
@@ -57,25 +57,25 @@ class Recall(Task):
 
     @property
     def chance(self) -> float:
-        """Accuracy of naming any value at random."""
+        """See :attr:`Task.chance`: one of all values."""
         return 2.0 / self.vocab_size
 
     @property
     def guess(self) -> float:
-        """Accuracy of naming one of the text's own values at random."""
+        """See :attr:`Task.guess`: one of the text's own values."""
         return 1.0 / self.pairs
 
 
 def recall_batch(task: Recall, n: int, seed: int, blank: bool = False) -> Batch:
-    """``n`` texts with their labels; the same seed gives the same texts.
+    """Make ``n`` texts with their labels; the same seed gives the same texts.
 
     A text states its pairs, ``k1 v1 k2 v2 ...``: distinct keys from the first half of the
-    vocabulary (id 0 left out), distinct values from the second. Then each key comes once more, at a
-    distance of 2 g tokens behind the pairs, g drawn without replacement from p(g) ~ (g + 1)^(a - 1)
-    with a = 0.01: mostly soon, seldom late. The label at a query is its value; other positions
-    have none. What is left is filled with random ids, or with id 0 if ``blank``. Unlike Zoology's,
-    the filler never repeats one of the text's keys, which would make a query ambiguous in a small
-    vocabulary (in theirs of 8,192 it happens to few).
+    vocabulary (without id 0), distinct values from the second. Then each key comes once more as a
+    query, 2 g tokens after the end of the pairs, where g is drawn without replacement from
+    p(g) ~ (g + 1)^(a - 1) with a = 0.01: mostly soon, seldom late. The label at a query is the
+    key's value; other positions have none. The rest is filled with random ids, or with id 0 if
+    ``blank``. Unlike Zoology's, the filler never repeats a key of the text, which would make a
+    query ambiguous: a frequent case in a small vocabulary, a rare one in Zoology's of 8,192.
     """
     rng = np.random.default_rng(seed)
     half, pairs, stated = task.vocab_size // 2, task.pairs, 2 * task.pairs
@@ -93,9 +93,9 @@ def recall_batch(task: Recall, n: int, seed: int, blank: bool = False) -> Batch:
 
 
 def _distinct(rng: np.random.Generator, weights: np.ndarray, n: int, k: int) -> np.ndarray:
-    """``k`` indices a row, drawn one after the other by weight without replacement, (n, k) int64.
+    """Draw ``k`` indices per row by weight, in turn and without replacement, (n, k) int64.
 
-    The k largest of log(weight) + Gumbel noise, in their order, are such draws.
+    The k largest of log(weight) + Gumbel noise, in descending order, are such draws.
     """
     scores = np.log(weights) + rng.gumbel(size=(n, len(weights)))
     top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
@@ -104,7 +104,7 @@ def _distinct(rng: np.random.Generator, weights: np.ndarray, n: int, k: int) -> 
 
 
 def _filler(rng: np.random.Generator, task: Recall, keys: np.ndarray, n: int) -> np.ndarray:
-    """Random ids (n, seq_len) that are none of the row's keys."""
+    """Draw random ids (n, seq_len) that are not keys of their row."""
     is_key = np.zeros((n, task.vocab_size), bool)
     np.put_along_axis(is_key, keys, True, axis=1)
     tokens = rng.integers(task.vocab_size, size=(n, task.seq_len))

@@ -1,4 +1,4 @@
-"""What a synthetic task is, and the registry of their kinds: one file each, beside this one."""
+"""Base class of synthetic tasks, and the registry of their kinds, each a file beside this one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from gam_scale.model.loss import IGNORE
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One difficulty of a task: texts of ``seq_len`` tokens, of which some have a label."""
+    """One difficulty of a task: texts of ``seq_len`` tokens, some of which have a label."""
 
     seq_len: int
     vocab_size: int
 
     kind: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ("tokens",)
-    """What the numbers are that a difficulty is given by; the first one is ``seq_len``."""
+    """Names of the numbers that define a difficulty; the first number is ``seq_len``."""
     guessed: ClassVar[str] = "the text's values"
-    """What is left to guess among once what a text shows without effort is known."""
+    """Name of the answers that :attr:`guess` chooses from, those not plainly excluded by a text."""
 
     @classmethod
     def of(cls, row: Sequence[int], vocab_size: int) -> Self:
-        """The difficulty that ``row``, numbers as :attr:`columns` names them, stands for.
+        """Return the difficulty that ``row`` defines: a number for each of :attr:`columns`.
 
         Raises:
-            UserError: not so many numbers, or such texts cannot be made.
+            UserError: too few or too many numbers, or such texts cannot be made.
         """
         if len(row) != len(cls.columns):
             example = [128, 8][: len(cls.columns)]
@@ -43,56 +43,56 @@ class Task(ABC):
 
     @abstractmethod
     def texts(self, n: int, seed: int, *, blank: bool = False) -> Batch:
-        """``n`` texts with their labels, (n, seq_len); the same seed gives the same texts.
+        """Make ``n`` texts with their labels, (n, seq_len); the same seed gives the same texts.
 
         Args:
-            n: texts.
-            seed: of the draw.
+            n: number of texts.
+            seed: seed of the draws.
             blank: fill what is neither stated nor asked with id 0.
         """
 
     @property
     @abstractmethod
     def asked(self) -> int:
-        """Labels of a text that count when a model is graded."""
+        """Number of labels in a text that count when a model is graded."""
 
     def graded(self, targets: Tensor) -> Tensor:
-        """Which labels (B, T) count when a model is graded, as a mask; all, unless a kind says."""
+        """Return the mask (B, T) of labels that count in grading: all, unless a kind overrides."""
         return targets != IGNORE
 
     @property
     def size(self) -> int:
-        """What figures have on their x axis: the last of :attr:`columns`."""
+        """The number that figures have on the x axis: the last of :attr:`columns`."""
         return self.seq_len
 
     @property
     def label(self) -> str:
-        """Of a column in a table."""
+        """Header of the difficulty's column in a table."""
         return f"{self.seq_len:,}"
 
     @property
     @abstractmethod
     def chance(self) -> float:
-        """Accuracy of naming any possible answer at random."""
+        """Accuracy of a random choice among all possible answers."""
 
     @property
     @abstractmethod
     def guess(self) -> float:
-        """Accuracy of naming at random one of the answers of :attr:`guessed`."""
+        """Accuracy of a random choice among the answers that :attr:`guessed` describes."""
 
 
 _KINDS: Kinds[Task] = Kinds("gam_scale.evaluate.tasks")
 task = _KINDS.register
-"""The decorator of a kind of task, by its name."""
+"""Decorator that registers a kind of task by its name."""
 tasks = _KINDS.all
-"""Every kind by its name."""
+"""Function that returns every kind by its name."""
 
 
 def task_of(kind: str) -> type[Task]:
-    """The class of a kind.
+    """Return the class of a kind.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no kind of that name.
     """
     known = tasks()
     if kind not in known:

@@ -1,9 +1,9 @@
 """State tracking: the label of every token is the product, in a group, of the tokens so far.
 
-A linear recurrence whose transitions have no negative eigenvalues cannot do it at any length, not
-even for two elements (arXiv 2411.12537): the delta rule needs strengths in 0..2, where a token can
-reflect the state. Train at short lengths and test at longer ones; a model that has learned the
-group goes on, one that has learned texts by heart does not.
+A linear recurrence whose transitions have no negative eigenvalues cannot do this at arbitrary
+lengths, not even in a group of two elements (arXiv 2411.12537): the delta rule needs strengths in
+0..2, with which a token can reflect the state. Train at short lengths and test at longer ones: a
+model that has learned the group generalises, one that has memorised texts does not.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from gam_scale.errors import UserError
 from gam_scale.evaluate.tasks.task import Task, task
 
 GRADED = 0.25
-"""Share of a text, its end, whose labels count: its start is as short as a text trained on."""
+"""Share of a text that is graded: its end, since its start is as short as a training text."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Tracking(Task):
     """Texts of elements of a finite group."""
 
     products: ClassVar[np.ndarray]
-    """(elements, elements): the number of a b; element 0 is the unit."""
+    """(elements, elements): row a, column b has the number of the product a b; 0 is the unit."""
     moves: ClassVar[tuple[int, ...]]
-    """Elements that a text is made of, drawn evenly."""
+    """Elements from which the tokens of a text are drawn, uniformly."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where such texts cannot be made."""
+        """Raise UserError if such texts cannot be made."""
         if self.seq_len < 1 or self.vocab_size < len(self.products):
             raise UserError(
                 f"{self.kind} of {self.seq_len} tokens with recall.vocab_size {self.vocab_size} is "
@@ -70,7 +70,10 @@ class Tracking(Task):
 
 
 def _permutations(count: int) -> tuple[list[tuple[int, ...]], np.ndarray]:
-    """Of so many things, the unit first, and the table of their products: a b is b, then a."""
+    """Return the permutations of ``count`` things, the unit first, and their products.
+
+    The product a b applies b first, then a.
+    """
     elements = list(permutations(range(count)))
     number = {element: i for i, element in enumerate(elements)}
     table = [[number[tuple(a[i] for i in b)] for b in elements] for a in elements]
@@ -92,7 +95,7 @@ class Parity(Tracking):
 @task("s3")
 @dataclass(frozen=True)
 class S3(Tracking):
-    """All six permutations of three things, which do not commute; a rotation is two reflections."""
+    """All six permutations of three things. They do not commute; a rotation is two reflections."""
 
     products: ClassVar[np.ndarray] = _S3_PRODUCTS
     moves: ClassVar[tuple[int, ...]] = tuple(range(6))
@@ -101,9 +104,9 @@ class S3(Tracking):
 @task("s3_swaps")
 @dataclass(frozen=True)
 class S3Swaps(S3):
-    """The three swaps alone, each of which is one reflection.
+    """Products of the three swaps alone, each of which is one reflection.
 
-    An even number of them is the unit or a rotation, an odd number a swap.
+    The product of an even number of swaps is the unit or a rotation, of an odd number a swap.
     """
 
     guessed: ClassVar[str] = "products of as many swaps"
@@ -113,5 +116,5 @@ class S3Swaps(S3):
 
     @property
     def guess(self) -> float:
-        """See :attr:`Task.guess`: the number of swaps tells the half of the group."""
+        """See :attr:`Task.guess`: the number of swaps, even or odd, rules out half of the group."""
         return 2.0 / len(self.products)
