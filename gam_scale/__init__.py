@@ -1,6 +1,6 @@
 """GAM Scale: train Gated Associative Memory language models (arXiv 2509.00605) at scale.
 
-``from gam_scale import Layer`` for a layer in a model of one's own: docs/layer.md.
+``from gam_scale import Layer`` gives a layer for a model of your own; see docs/layer.md.
 """
 
 import os
@@ -8,12 +8,12 @@ import sys
 from importlib import import_module
 from typing import Any
 
-if sys.platform == "darwin":  # before torch is loaded: what Apple's GPUs lack, the CPU does
+if sys.platform == "darwin":  # before torch is imported: the CPU does what Apple's GPUs lack
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 __version__ = "0.1.0"
 
-# Loaded when they are asked for: a launcher that needs the version alone does not wait for torch.
+# Imported on first use, so that a launcher that needs only the version does not wait for torch.
 _PUBLIC = {
     "FEED_FORWARDS": "model.parts",
     "LanguageModel": "model.lm",

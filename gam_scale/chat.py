@@ -1,4 +1,4 @@
-"""Turns of a person and a model: messages of a chat template, or, without one, a growing text."""
+"""Conversations with a model: messages of a chat template or, without one, a growing text."""
 
 from collections.abc import Iterator
 
@@ -9,16 +9,16 @@ from gam_scale.generate import Continuation
 
 
 class Chat:
-    """A conversation whose every turn costs its own tokens: what was read stays in the state.
+    """A conversation whose turns cost only their own tokens: the state holds what was read before.
 
-    With a template a turn is a message and its answer. Should the template write an answer in other
-    tokens than those that the model chose, that turn is read once more. Without one, what is said
-    is added to the text in a line of its own, and a model that ends the document begins another.
+    With a template, a turn is a message and its answer. If the template writes an answer in other
+    tokens than the model chose, that turn is read once more. Without a template, a message is added
+    to the text on a line of its own, or begins a new document if the model has ended the last one.
 
     Args:
-        text: empty.
-        tokenizer: of the model.
-        template: None: without.
+        text: an empty text, which the model continues.
+        tokenizer: the model's.
+        template: the chat template; None: none.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Chat:
         self._mark = self._text.mark()
 
     def answer(self, said: str, max_tokens: int | None = None) -> Iterator[str]:
-        """Pieces of what the model says to ``said``; left before its end, it ends there.
+        """Yield the model's answer to ``said`` in pieces; if the caller stops early, it ends there.
 
         Raises:
             UserError: the conversation is longer than the model's context, or the template does not
@@ -52,7 +52,7 @@ class Chat:
             for piece in self._text.pieces(max_tokens, self._template.stops):
                 spoken.append(piece)
                 yield piece
-        finally:  # also where nobody listens any more
+        finally:  # even if the caller stops early
             self._messages.append(Message("assistant", "".join(spoken)))
 
     def _add(self, said: str) -> None:
@@ -63,7 +63,7 @@ class Chat:
             self._text.read(self._tokenizer.encode(f"\n{said}"))
 
     def _follow(self, ids: list[int]) -> None:
-        """Make the text these ids, from as late in it as it agrees with them."""
+        """Make the text ``ids``, going on from its end, else the mark, else from nothing."""
         if not self._begins(ids):
             self._text.go_back(self._mark)
         if not self._begins(ids):

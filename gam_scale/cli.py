@@ -1,4 +1,4 @@
-"""How every command line of ours ends: one line for a user's mistake, a traceback for a defect."""
+"""What our command lines share: flags, exit statuses, and one line for a user's mistake."""
 
 import argparse
 import contextlib
@@ -24,7 +24,7 @@ ABOUT_PATHS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY),
     *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL),
 )
-"""What the system says of a path that a user chose or protected."""
+"""The system's errors about a path that a user can mend: by another path, or permissions."""
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -58,13 +58,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def exit_status(error: BaseException) -> int:
-    """Of a command that ends with ``error``."""
+    """Return the exit status of a command that ends with ``error``."""
     known = ending(error)
     return known[0] if known else EXIT_FAILED
 
 
 def ending(error: BaseException) -> tuple[int, str] | None:
-    """Exit status of a command that ends with ``error``, and its sentence; None for a defect."""
+    """Return the exit status and the sentence for a command's ``error``; None for a defect."""
     if isinstance(error, EndedByOthers):
         mistake = isinstance(error, MistakeElsewhere)
         return EXIT_USER_ERROR if mistake else EXIT_FAILED, str(error)
@@ -81,7 +81,7 @@ def ending(error: BaseException) -> tuple[int, str] | None:
 
 
 def _about_a_path(error: OSError) -> str | None:
-    """What the system says of a path or of its disk, where a user can mend that."""
+    """Return a sentence for an error about a path or its disk that a user can mend; else None."""
     where = f"{one_line(os.fsdecode(error.filename), 300)}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{where}no space left on the disk; free some or write elsewhere"
@@ -92,7 +92,7 @@ def _about_a_path(error: OSError) -> str | None:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is a UserError: one sentence. Flags are not to be abbreviated."""
+    """An argparse parser that raises a UserError for a mistake; flags cannot be abbreviated."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
@@ -154,12 +154,12 @@ def number(
 
 
 def several(parse: Callable[[str], Any]) -> Callable[[str], list]:
-    """A flag's ``type`` in argparse: values that ``parse`` takes, with commas between them."""
+    """A flag's ``type`` in argparse: values separated by commas, each read by ``parse``."""
     return lambda text: [parse(part.strip()) for part in text.split(",")]
 
 
 def one_of(*names: str) -> Callable[[str], str]:
-    """A flag's ``type`` in argparse, or a part of :func:`several`: one of some words."""
+    """A flag's ``type`` in argparse, or for :func:`several`: one of ``names``."""
 
     def parse(text: str) -> str:
         if text not in names:
@@ -172,43 +172,43 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 def text(value: str) -> str:
-    """A flag's ``type`` in argparse: characters, for a shell may hand over any bytes."""
+    """A flag's ``type`` in argparse: valid text, since a shell may hand over any bytes."""
     if not is_text(value):
         raise argparse.ArgumentTypeError(f"is {one_line(value)}; expected text in UTF-8")
     return value
 
 
 def add_device(parser: argparse.ArgumentParser, of: str = "") -> None:
-    """The ``--device`` option of what computes, which hardware.processor.find_device reads."""
+    """Add the ``--device`` option, which hardware.processor.find_device reads."""
     parser.add_argument(
         "--device",
         type=one_of("auto", "cpu", "cuda", "mps"),
         default="auto",
         metavar="auto|cpu|cuda|mps",
-        help=f"{of}auto: a GPU where there is one (auto)",
+        help=f"{of}auto: a GPU if there is one, else the CPU (default: auto)",
     )
 
 
 def add_best(parser: argparse.ArgumentParser) -> None:
-    """The ``--best`` option of what reads a run's checkpoint."""
+    """Add the ``--best`` option of tools that read a run's checkpoint."""
     best = "of a run directory, the checkpoint of the lowest validation loss, not the newest"
     parser.add_argument("--best", action="store_true", help=best)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """The ``--set`` option of tools that read a run's config; ``args.overrides`` is a list."""
+    """Add the ``--set`` option of tools that read a run's config; ``args.overrides`` is a list."""
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         dest="overrides",
         metavar="KEY=VALUE",
-        help="override a setting, e.g. train.lr=1e-3 (repeatable)",
+        help="override a setting, such as train.lr=1e-3 (repeatable)",
     )
 
 
 def _tell_torchrun(message: str) -> None:
-    """torchrun ends a failed job with a traceback of its own: let that close with our sentence."""
+    """Have the traceback with which torchrun ends a failed job close with our sentence."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         extra = {"timestamp": str(int(time.time())), "py_callstack": message}

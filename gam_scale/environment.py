@@ -1,4 +1,4 @@
-"""What launchers and schedulers leave in the environment, read as numbers."""
+"""Read the numbers that launchers and schedulers leave in the environment."""
 
 import re
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ from gam_scale.strict import shown
 
 
 def number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
-    """The whole number, zero or more, that the variable ``name`` holds.
+    """Return the whole number, zero or more, that the variable ``name`` holds.
 
     Args:
-        env: where it stands.
-        name: of the variable.
-        default: where it is absent or empty; None: it must be there.
+        env: the environment.
+        name: the variable's name.
+        default: the result if the variable is absent or empty; None: it must be set.
 
     Raises:
-        UserError: it is no such number.
+        UserError: the variable holds no such number.
     """
     value = env.get(name, "")
     if not value and default is not None:
@@ -27,7 +27,7 @@ def number(env: Mapping[str, str], name: str, default: int | None = None) -> int
 
 
 def tasks_here(env: Mapping[str, str]) -> int:
-    """This node's share of the tasks, which Slurm gives by node in the form ``4(x2),3``.
+    """Return this node's number of tasks, which Slurm gives for all nodes as in ``4(x2),3``.
 
     Raises:
         UserError: Slurm's variables do not say.

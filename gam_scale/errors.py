@@ -1,7 +1,8 @@
-"""The exceptions that are no defects: a mistake to mend, another rank's failure, a wish to stop."""
+"""Exceptions that are no defects: a user's mistake, another rank's failure, a request to stop."""
 
 MOST_CHARACTERS = 1200
-"""Of a whole message: several lines of a terminal, not the page that a pasted value would fill."""
+"""The most in a message: several lines of a terminal, not the page that a pasted value would fill.
+"""
 
 
 class UserError(Exception):
@@ -16,29 +17,29 @@ class UserError(Exception):
 
 
 class EndedByOthers(Exception):
-    """A failure of another rank, which the message names, ended this one: no defect of its own.
+    """Another rank's failure, which the message names, ended this rank: it is no defect here.
 
     Command lines print the message and exit with status 1; the traceback is in the rank's log.
     """
 
 
 class MistakeElsewhere(EndedByOthers):
-    """The same where the other rank met what a user can mend: to start again would not help.
+    """Another rank's error, which a user has to mend, ended this rank: a restart would not help.
 
     Command lines exit with status 2.
     """
 
 
 class Stopped(Exception):
-    """A signal asked to stop, and what was going on gives way; there is nothing of it to save."""
+    """A signal asked the process to stop, and the work in progress has nothing to save."""
 
 
 def one_line(text: str, most: int = 60) -> str:
-    """A text as a message quotes it: at most so many characters, and what cannot print escaped."""
+    """Return a text as a message quotes it: printable, and cut to at most ``most`` characters."""
     text = printable(text[: most + 1])
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def printable(text: str) -> str:
-    """A text that commands no terminal: what cannot print, line breaks too, is escaped."""
+    """Return a text whose unprintable characters, which may command a terminal, are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

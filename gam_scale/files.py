@@ -1,4 +1,4 @@
-"""Files: only ordinary ones are read; files and folders are written whole, or are not there."""
+"""Read ordinary files only; write files and folders so that they appear whole or not at all."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ _KINDS = (
 
 
 class _Reading(io.FileIO):
-    """An open file; where a disk or a server fails while it is read, a sentence names it."""
+    """A file open for reading; if its disk or server fails, a UserError names the file."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(_open(path, os.O_RDONLY, "read"))
@@ -55,14 +55,14 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     """Open an ordinary file to read its bytes; never waits, as opening a named pipe would.
 
     Raises:
-        UserError: it is missing, cannot be read, or is a folder, a pipe or a device; later reads
-            that fail raise it, too.
+        UserError: the file is missing, cannot be read, or is a folder, a pipe or a device. Later
+            reads that fail raise it too.
     """
     return io.BufferedReader(_Reading(path))
 
 
 def append_regular(path: str | Path) -> BinaryIO:
-    """Open an ordinary file, made if need be, to add to its end; otherwise :func:`open_regular`."""
+    """Open an ordinary file, made if need be, to append to; otherwise as :func:`open_regular`."""
     return os.fdopen(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "written"), "ab")
 
 
@@ -88,11 +88,11 @@ def _no_file(path: str | Path, mode: int) -> UserError:
 
 
 def read_regular(path: str | Path, most: int | None = None) -> bytes:
-    """The content of an ordinary file, as :func:`open_regular` opens it.
+    """Return the content of an ordinary file, opened by :func:`open_regular`.
 
     Args:
         path: of the file.
-        most: bytes that it may have; None: any number.
+        most: the most bytes that the file may have, else a UserError; None: any number.
     """
     with open_regular(path) as file:
         content = file.read(-1 if most is None else most + 1)
@@ -107,11 +107,11 @@ def write_bytes(path: str | Path, data: bytes, *, synced: bool = True) -> None:
     Args:
         path: of the file, which may exist.
         data: all of it.
-        synced: wait for the disk, so that a power failure too leaves the earlier file or this one,
-            and not only the kill of this process.
+        synced: wait for the disk, so that a power failure too, not only a kill of this process,
+            leaves either the earlier file or this one.
 
     Raises:
-        UserError: a folder, a pipe or a device is there, which a file would take the place of.
+        UserError: a folder, a pipe or a device is at ``path``, which the file would replace.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -128,15 +128,15 @@ def write_bytes(path: str | Path, data: bytes, *, synced: bool = True) -> None:
 def put_in_place(
     partial: Path, final: Path, *, synced: bool = True, on_disk: Collection[str] = ()
 ) -> None:
-    """Make a whole file or folder ``final``, in one rename.
+    """Move a whole file or folder to ``final``, in one rename.
 
-    A file takes the place of one that is there; a folder that of an empty folder only.
+    A file replaces a file that is there; a folder replaces only an empty folder.
 
     Args:
         partial: where it was written, on the same disk.
         final: where it is to be.
-        synced: wait until its content is on the disk before that, and the name of a folder after.
-        on_disk: names of those of its files that are there already.
+        synced: wait until the content is on the disk before the rename, and a folder's name after.
+        on_disk: names of the folder's files that are on the disk already.
     """
     if synced:
         for path in partial.rglob("*"):
@@ -160,12 +160,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """:func:`write_bytes` for JSON."""
+    """Write a value as JSON, by :func:`write_bytes`."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV file's content."""
+    """Return a CSV file's content."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -174,13 +174,13 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def csv_of_dicts(rows: Sequence[Mapping[str, object]]) -> bytes:
-    """:func:`csv_bytes` with a column for every key; empty where a row lacks it."""
+    """Return a CSV file's content with a column for every key, empty where a row lacks the key."""
     header = list(dict.fromkeys(key for row in rows for key in row))
     return csv_bytes(header, ([row.get(key, "") for key in header] for row in rows))
 
 
 def partial_folder(final: Path) -> Path:
-    """A new, empty folder to fill, which :func:`publish` makes ``final``."""
+    """Make a new, empty folder to fill, which :func:`publish` renames to ``final``."""
     partial = partial_path(final)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -188,17 +188,17 @@ def partial_folder(final: Path) -> Path:
 
 
 def partial_path(final: Path) -> Path:
-    """Where ``final`` is prepared."""
+    """Return the path at which ``final`` is prepared."""
     return final.with_name(f".{final.name}.partial")
 
 
 def publish(final: Path, checksums: dict[str, str]) -> None:
-    """Make the filled partial folder ``final`` in one rename, with a checksum of every file.
+    """Add a checksum of every file to the filled partial folder, and rename it to ``final``.
 
     Args:
         final: must not exist.
-        checksums: of files whose writer knows them already, and has synced them to the disk: the
-            largest ones, perhaps of many hosts.
+        checksums: by name, of files whose writers know them already and have synced the files to
+            the disk: the largest files, perhaps written by many hosts.
     """
     partial, on_disk = partial_path(final), checksums.keys()
     for file in sorted(partial.iterdir()):
@@ -210,12 +210,12 @@ def publish(final: Path, checksums: dict[str, str]) -> None:
 
 
 def seal(checksums: Mapping[str, str]) -> str:
-    """The checksum of a list of checksums."""
+    """Return the checksum of a list of checksums."""
     return xxhash.xxh3_128_hexdigest(json.dumps(dict(checksums), sort_keys=True).encode())
 
 
 def checksum(path: Path) -> str:
-    """The xxh3_128 of a file, in hex."""
+    """Return the xxh3_128 of a file, in hex."""
     digest = xxhash.xxh3_128()
     with open_regular(path) as file:
         while block := file.read(1 << 22):

@@ -1,4 +1,4 @@
-"""Configs that were saved when a setting had another default, to be compared with today's."""
+"""Rewrite configs that were saved with former defaults, to compare them with today's."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -10,14 +10,15 @@ from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS, Registry
 from gam_scale.strict import to_dict
 
 MAX_HORIZON = 65_536.0
-"""What model.memory.max_horizon was before it followed data.seq_len."""
+"""The default of model.memory.max_horizon before it followed data.seq_len."""
 
 
 def in_todays_terms(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
-    """A saved config as it would be saved today, to be compared with ``config``.
+    """Return a saved config as it would be saved today, to be compared with ``config``.
 
-    Its longest horizon becomes that of ``config`` where each is the default of its time: horizons
-    decide initial values alone, so that the run may go on. Its config.json then has today's.
+    If both longest horizons are the default of their time, the saved one becomes that of
+    ``config``: horizons decide only initial values, so the run may go on. Its config.json then has
+    today's.
     """
     saved = _with_parts(_with_layers(saved, config), config)
     memory = config.model.memory
@@ -33,9 +34,9 @@ def in_todays_terms(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
 
 
 def _with_parts(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
-    """``saved``, with those of the model's norm and feed-forward network that are ``config``'s own.
+    """Return ``saved`` with norm and feed-forward network as in ``config``, where they are equal.
 
-    A setting that a kind did not have has its default.
+    To compare them, a setting that a kind did not have yet is its default.
     """
     registries: tuple[tuple[str, Registry], ...] = (("norm", NORMS), ("ffn", FEED_FORWARDS))
     model = saved.get("model")
@@ -51,14 +52,15 @@ def _with_parts(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
 
 
 def _with_layers(saved: dict[str, Any], config: RunConfig) -> dict[str, Any]:
-    """``saved``, with those layers of ``config`` that are its own in a run of that length.
+    """Return ``saved`` with layers as in ``config``, where they are equal at its text length.
 
-    A setting that a kind did not have has its default, a horizon that nobody set follows the text.
+    To compare them, a setting that a kind did not have yet is its default, and a horizon that
+    nobody set follows the text length.
     """
     layers, length = config.model.layers, config.data.seq_len
     try:
         before = list(saved["model"]["layers"])
-    except (KeyError, TypeError):  # as below
+    except (KeyError, TypeError):  # no layers, or damaged: for the comparison to say
         return saved
     for i, (was, now) in enumerate(zip(before, layers, strict=False)):
         if isinstance(was, dict) and not isinstance(now, str):

@@ -1,4 +1,4 @@
-"""Text from a model, token by token; only attention's cost per token grows with the text."""
+"""Generate text from a model, token by token; only attention's cost per token grows with it."""
 
 import codecs
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from gam_scale.errors import UserError
 from gam_scale.model.lm import LanguageModel
 
 MAX_TOKENS = 200
-"""New tokens where nothing else is asked for and the model's context holds them."""
+"""Number of new tokens if none is asked for and the model's context holds them."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def generate(
 
 
 class Continuation:
-    """A text that grows by what is read into it and by what the model says; never read again.
+    """A text that grows by what is read into it and by what the model says, each token read once.
 
-    Between tokens the blocks remember a state, such as a memory's, a convolution's last inputs, or
+    Between tokens the blocks keep a state, such as a memory's, a convolution's last inputs, or
     attention's keys and values.
 
     Attributes:
-        ids: all of the text.
-        ended: whether the model ended what it said last, rather than was ended.
+        ids: the whole text's tokens.
+        ended: whether the model ended what it said last, rather than being cut off.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Continuation:
         self.restart()
 
     def restart(self) -> None:
-        """Begin with no text; what is drawn goes on."""
+        """Begin again with an empty text; the random generator goes on."""
         self.ids: list[int] = []
         self.ended = False
         self._seen = 0
@@ -82,16 +82,16 @@ class Continuation:
         self.ids += ids
 
     def mark(self) -> "Mark":
-        """Where the text stands, to :meth:`go_back` to."""
+        """Return where the text stands, for :meth:`go_back`."""
         return Mark(len(self.ids), self._seen, self._state)
 
     def go_back(self, mark: "Mark") -> None:
-        """Forget what came since."""
+        """Forget what came after ``mark``."""
         del self.ids[mark.length :]
         self._seen, self._state = mark.seen, mark.state
 
     def pieces(self, max_tokens: int | None, ends: frozenset[int]) -> Iterator[str]:
-        """What the model says next, up to one of the ids that end it, which no text holds.
+        """Yield what the model says next, up to one of the ids in ``ends``, which is left out.
 
         Args:
             max_tokens: see :func:`generate`.
@@ -131,7 +131,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Mark:
-    """Of a text: its length, the tokens that the state is behind, and the state."""
+    """A place in a text: the text's length, how many tokens the state has read, and the state."""
 
     length: int
     seen: int
@@ -139,7 +139,7 @@ class Mark:
 
 
 def _how_many(asked: int | None, prompt: int, limit: int | None) -> int:
-    """New tokens after a prompt of so many in a context of ``limit``."""
+    """Return the number of new tokens after ``prompt`` tokens in a context of ``limit``."""
     if limit is None:
         return MAX_TOKENS if asked is None else asked
     if prompt >= limit:
@@ -156,14 +156,14 @@ def _how_many(asked: int | None, prompt: int, limit: int | None) -> int:
 
 
 def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """One token id from logits (vocab_size,)."""
+    """Choose one token id from logits (vocab_size,)."""
     if sampling.temperature == 0:
         return logits.argmax()
     probs, ids = torch.softmax(logits / sampling.temperature, dim=-1).sort(descending=True)
     if sampling.top_k:
         probs = probs[: sampling.top_k]
     if sampling.top_p < 1.0:
-        # A token stays if those before it have not reached top_p yet: the first always does.
+        # A token stays if those before it do not reach top_p together: the first always does.
         before = probs.cumsum(0) - probs
         probs = probs[before < sampling.top_p]
     return ids[torch.multinomial(probs, 1, generator=generator)[0]]

@@ -1,32 +1,32 @@
-"""What "auto" in the train section becomes: rules of transfer, their sources, all constants.
+"""Choose the settings of the train section that are "auto": rules, their sources, all constants.
 
-W is the model's width, N its parameters with the head and without tables that are looked up
-(arXiv 2406.19146 has why), D the run's tokens, B those of a step, S its steps. Each rule takes
-what is given as a number, or was chosen before it:
+W is the model's width, N the number of its parameters with the head and without tables that are
+looked up (arXiv 2406.19146 says why), D the run's tokens, B the tokens of a step, S the run's
+steps. Each rule takes settings that are given as numbers or were chosen by an earlier rule:
 
 ====================  =================================================================  ==========
 global_batch_size     B = 0.58 D^0.571, in sequences, the nearest power of two           2503.04715
-beta2                 0.95^(B / that B): a half-life that is one number of tokens        2507.07101
-                      whatever the batch, and 13.5 steps of the rule's
+beta2                 0.95^(B / the rule's B): its half-life is the same in tokens for   2507.07101
+                      every batch, 13.5 steps of the rule's batch
 lr                    2e-3 (W / 256)^-1 (min(B, 17.8 D^0.47) / 8192)^0.5                2203.03466
                       (D / 10^7)^-0.125                                                  2401.02954
-warmup_steps          N / B, at most a tenth of S, at least 2 / (1 - beta2), that at     2406.19146
-                      most a quarter of S                                                1910.04209
+warmup_steps          N / B, at most a tenth of S, but at least 2 / (1 - beta2), or a    2406.19146
+                      quarter of S if that is less                                       1910.04209
 weight_decay          1 / (lr S h), where h = 1.084 (D / N)^-0.527, at most 1, is the    2405.13698
-                      share of the run that the weights are an average of                2505.13738
+                      share of the run over which the weights are an average             2505.13738
 ====================  =================================================================  ==========
 
-The learning rate is one for all parameters, times what the policy of each says. It falls as 1 / W,
-as Adam's for hidden matrices does (arXiv 2203.03466, table 3), grows with the root of the batch
-(arXiv 2205.10287) up to the critical one, which goes by D (arXiv 2410.21676), and falls with D at a
-given batch: by the power that arXiv 2401.02954 has for compute, since the 0.32 that arXiv
-2409.19913 found within horizons of one model misses what larger models were trained best with.
-The 2e-3 is our own, from the least of parabolas through three rates, on novels, AdamW: 0.014 at
-width 16 (1,024 tokens a step, 1.5M in all; attention, static and delta alike), 0.006 at 64 (4,096,
-4.1M; attention, two rates), 0.0028 at 256 (8,192, 1.5M; gam_delta; mamba2 0.0035, while static has
-not seen its best at 0.012). The rule gives 0.0144, 0.0063 and 0.0025 there, and 0.0007 for a model
-of 2,048 on 20 billion tokens in batches of 442,000, where arXiv 2503.04715 has 0.001.
-configs/compare/transfer.json checks it.
+The learning rate is the same for all parameters, times a factor from each one's policy. It falls as
+1 / W, as Adam's for hidden matrices does (arXiv 2203.03466, table 3), grows with the root of the
+batch (arXiv 2205.10287) up to the critical batch, which depends on D (arXiv 2410.21676), and falls
+with D at a given batch: by the power that arXiv 2401.02954 has for compute, since the 0.32 that
+arXiv 2409.19913 found within horizons of one model misses the best rates of larger models.
+The 2e-3 is our own, from minima of parabolas through three rates, on novels with AdamW: the best
+rate was 0.014 at width 16 (1,024 tokens a step, 1.5M in all; attention, static and delta alike),
+0.006 at 64 (4,096, 4.1M; attention, two rates), 0.0028 at 256 (8,192, 1.5M; gam_delta; mamba2
+0.0035, while static was still improving at 0.012). The rule gives 0.0144, 0.0063 and 0.0025 there,
+and 0.0007 for a model of width 2,048 on 20 billion tokens in batches of 442,000, where arXiv
+2503.04715 has 0.001. configs/compare/transfer.json checks the rule.
 """
 
 import math
@@ -42,39 +42,40 @@ from gam_scale.strict import is_auto
 
 LR = 2e-3
 LR_WIDTH, LR_BATCH, LR_TOKENS = 256, 8192, 1e7
-"""Where :data:`LR` holds: width, tokens of a step, and of the run."""
+"""The width, the tokens of a step and the tokens of the run for which :data:`LR` holds."""
 LR_BY_WIDTH, LR_BY_BATCH, LR_BY_TOKENS = -1.0, 0.5, -0.125
 CRITICAL_BY_TOKENS = 0.47
 CRITICAL = 22.91 * 512 / 1e6**CRITICAL_BY_TOKENS
-"""arXiv 2410.21676 counts sequences of 512 and millions of tokens; its law by D meets that by N,
-93.2 N^0.47, at 20 tokens a parameter."""
+"""Critical batch in tokens per D^0.47. arXiv 2410.21676 counts sequences of 512 and millions of
+tokens; its law in D agrees with its law in N, 93.2 N^0.47, at 20 tokens a parameter."""
 BATCH, BATCH_BY_TOKENS = 0.58, 0.571
 BETA2 = 0.95
 BETA2_BOUNDS = 0.9, 0.999
 WARMUP_SHARE, WARMUP_FLOOR_SHARE = 0.1, 0.25
 HORIZON, HORIZON_BY_RATIO = 1.084, -0.527
 MOST_DECAY = 1.0
-"""A run of a hundred steps would ask for more, which no source has tried."""
+"""The largest weight decay: the rule asks for more in a run of a hundred steps, which no source
+has tried."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What the rules go by."""
+    """The sizes from which the rules choose."""
 
     width: int
     parameters: int
-    """With the head, without embeddings that are looked up."""
+    """Number of parameters, with the head and without embeddings that are looked up."""
     seq_len: int
     tokens: float
-    """Of the whole run."""
+    """Tokens of the whole run."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the rules chose for a run, and from what; its chosen.json, and a part of its summary."""
+    """What the rules chose for a run, and from what: its chosen.json, and part of its summary."""
 
     settings: dict[str, float]
-    """By name, of the train section."""
+    """The chosen settings of the train section, by name."""
     scale: Scale
 
     def __str__(self) -> str:
@@ -87,16 +88,16 @@ class Chosen:
 
 
 def asked(train: TrainConfig) -> list[str]:
-    """Settings that are to be chosen, in the order of the rules."""
+    """Return the settings that are "auto", in the order of the rules."""
     return [name for name in RULES if is_auto(getattr(train, name))]
 
 
 def choose(config: RunConfig, epoch_sequences: int | None = None) -> Chosen:
-    """Numbers for all that is "auto" in ``config.train``.
+    """Choose numbers for all settings of ``config.train`` that are "auto".
 
     Args:
-        config: its vocabulary known.
-        epoch_sequences: of its first data set; None: not known.
+        config: the run's, its vocabulary known.
+        epoch_sequences: sequences that read the first data set once; None: not known.
 
     Raises:
         UserError: the run's tokens are not known.
@@ -111,7 +112,7 @@ def choose(config: RunConfig, epoch_sequences: int | None = None) -> Chosen:
 
 
 def with_chosen(config: RunConfig, epoch_sequences: int | None = None) -> RunConfig:
-    """``config`` with numbers for all that is "auto"; see :func:`choose`."""
+    """Return ``config`` with numbers for all settings that are "auto"; see :func:`choose`."""
     if not asked(config.train):
         return config
     train = filled(config.train, choose(config, epoch_sequences).settings)
@@ -119,12 +120,12 @@ def with_chosen(config: RunConfig, epoch_sequences: int | None = None) -> RunCon
 
 
 def filled(train: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
-    """``train`` with these numbers, by name."""
+    """Return ``train`` with these settings, given by name."""
     return replace(train, **settings)
 
 
 def parameters_with_head(model: LanguageModel) -> int:
-    """Trainable numbers that every token is multiplied with: all but tables that are looked up."""
+    """Count the parameters that every token is multiplied by: all but tables that are looked up."""
     tables = [model.position, None if model.head is None else model.embedding]
     return model.n_parameters() - sum(t.weight.numel() for t in tables if t is not None)
 
@@ -156,7 +157,7 @@ def _batch(train: TrainConfig, scale: Scale) -> int:
 
 
 def _tokens_a_step(train: TrainConfig, scale: Scale) -> float:
-    if train.stages:  # on average: they have batches and lengths of their own
+    if train.stages:  # on average: each stage has its own batch and length
         return scale.tokens / train.steps
     return train.global_batch_size * scale.seq_len
 
@@ -203,4 +204,4 @@ RULES: dict[str, Callable[[TrainConfig, Scale], float]] = {
     "warmup_steps": _warmup,
     "weight_decay": _weight_decay,
 }
-"""By setting, in the order in which one needs another."""
+"""The rule for each setting, in an order in which each needs only earlier ones."""

@@ -1,4 +1,4 @@
-"""To and from the weights of the official GAM code, published with arXiv 2509.00605."""
+"""Convert models from and to weights of the official GAM code, published with arXiv 2509.00605."""
 
 import re
 from dataclasses import replace
@@ -31,11 +31,11 @@ _DIMS = {
     "blocks.0.memory_bank": 2,
     "blocks.0.causal_conv.weight": 3,
 }
-"""The tensors that the model's size is read from."""
+"""Number of dimensions of the tensors that the model's sizes are read from."""
 
 
 def load_official(state_dict: dict[str, Tensor]) -> LanguageModel:
-    """Our model with the official code's weights, of whatever size, in their dtype.
+    """Build our model with the official code's weights, of whatever size, in their dtype.
 
     The state dict does not hold the dropout probability; the model gets the paper's 0.1.
 
@@ -62,7 +62,7 @@ def load_official(state_dict: dict[str, Tensor]) -> LanguageModel:
 
 
 def dump_official(model: LanguageModel) -> dict[str, Tensor]:
-    """The state dict that the official code's ``load_state_dict`` takes, its tied head included.
+    """Return the state dict that the official ``load_state_dict`` takes, its tied head included.
 
     Raises:
         UserError: the model has no counterpart there (another block, an ablation, no positions).
@@ -89,7 +89,7 @@ def dump_official(model: LanguageModel) -> dict[str, Tensor]:
 
 
 def official_name(name: str) -> str:
-    """The official code's name of our parameter ``name``."""
+    """Return the official code's name of our parameter ``name``."""
     for ours, theirs in _OURS_TO_OFFICIAL.items():
         if name.startswith(ours) or (ours.startswith(".") and ours in name):
             return name.replace(ours, theirs, 1)

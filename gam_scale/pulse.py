@@ -1,6 +1,6 @@
-"""A sign that long work goes on, for whoever has to tell it from a hang.
+"""A sign that long work goes on, which tells it from a hang.
 
-What can take minutes calls :func:`beat` for each piece that is done: a block of a file hashed, a
+Work that can take minutes calls :func:`beat` for each piece done: a block of a file hashed, a
 tensor read, a token sampled. The watchdog of a job of several ranks looks at :func:`beats`.
 """
 
@@ -14,5 +14,5 @@ def beat() -> None:
 
 
 def beats() -> int:
-    """How often that was noted in this process: another number means progress."""
+    """Return how often :func:`beat` was called in this process: a new number means progress."""
     return _beats

@@ -1,7 +1,7 @@
-"""Files at a URL: an object store's or a disk's, through fsspec; what fails there, in a sentence.
+"""Files at a URL, in an object store or on a disk, through fsspec; failures become a sentence.
 
 A file appears whole or not at all: an object store shows an object once all of it has come, and on
-a disk it is renamed into place.
+a disk the file is renamed into place.
 """
 
 import hashlib
@@ -22,37 +22,37 @@ T = TypeVar("T")
 RETRY_SECONDS = (1.0, 5.0, 25.0)
 """Waits between attempts to read what should be there."""
 HOPELESS = (FileNotFoundError, PermissionError, ImportError, ValueError)
-"""What another attempt would meet too: a wrong name, missing rights, a missing client."""
+"""Errors that another attempt would meet too: a wrong name, missing rights, a missing client."""
 HOPELESS_TOO = {"NoCredentialsError", "PartialCredentialsError", "RefreshError"}
-"""Likewise, of clients that may not be installed."""
+"""More such errors, by name: their classes are in clients that may not be installed."""
 PATIENCE = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
-"""Of an S3 client, whose own is minutes."""
+"""Time-outs of an S3 client, whose own defaults take minutes."""
 KINDS = "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, file:///FOLDER or another URL that fsspec knows"
 EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""Which extra of setup.cfg has the client of a kind of URL."""
+"""The extra of setup.cfg that has the client for a kind of URL."""
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether it names a place at a server, or a disk's as ``file://``, and not a path."""
+    """Return whether ``path`` is a URL, of a server or as in ``file://``, rather than a path."""
     return re.match(r"[a-z][a-z0-9+.-]*:/", str(path)) is not None
 
 
 def as_url(path: str | Path) -> str:
-    """A URL as it was before it was a path, which has one slash where there are several."""
+    """Restore a URL that was turned into a ``Path``, which merges adjacent slashes into one."""
     kind, _, rest = str(path).partition(":/")
     return f"{kind}://{'/' * (kind == 'file')}{rest.lstrip('/')}"
 
 
 def cache_key(url: str) -> str:
-    """Name of the folder in which copies of what is at a URL are kept."""
+    """Return the name of the folder in which copies of what is at a URL are kept."""
     return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
 
 
 def patiently(call: Callable[[], T], again: Callable[[], object] = lambda: None) -> T:
-    """What ``call`` returns, at one of several attempts; ``again`` comes before each further one.
+    """Return what ``call`` returns at one of several attempts; call ``again`` before a further one.
 
     Raises:
-        Exception: of the last attempt, or of the first that is :data:`HOPELESS`.
+        Exception: that of the last attempt, or the first that is :data:`HOPELESS`.
     """
     for wait in RETRY_SECONDS:
         try:
@@ -79,7 +79,7 @@ class Remote:
     """
 
     def __init__(self, url: str, setting: str) -> None:
-        import fsspec  # here, for it takes a tenth of a second that few commands need
+        import fsspec  # here, since it takes a tenth of a second and few commands need it
 
         if not is_url(url):
             raise UserError(f"{setting} is {url}; expected {KINDS}")
@@ -107,17 +107,17 @@ class Remote:
 
     @property
     def folder(self) -> Path | None:
-        """The same on a disk of this machine; None: it is at a server."""
+        """The folder's path on a disk of this machine; None if it is at a server."""
         return Path(self._root) if self._on_disk else None
 
     def below(self, name: str) -> "Remote":
-        """The folder of that name in it."""
+        """Return the folder ``name`` in this one."""
         other = copy(self)
         other.url, other._root = f"{self.url}/{name}", self._path(name)
         return other
 
     def failed(self, error: Exception, done: str = "reached") -> UserError:
-        """What a method has raised, as a sentence."""
+        """Return what a method has raised as a UserError, in a sentence."""
         said = one_line(" ".join(str(error).split()), 240)
         return UserError(
             f"{self.setting} {self.url} cannot be {done} ({type(error).__name__}: {said}); "
@@ -125,14 +125,14 @@ class Remote:
         )
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file in it and below, by name."""
+        """Return the bytes of every file in this folder and below, by name."""
         found = self._fs.find(self._root, detail=True)
         start = len(self._root) + 1
         sizes = {path[start:]: info["size"] for path, info in found.items()}
         return {name: size for name, size in sizes.items() if name and not _is_partial(name)}
 
     def read(self, name: str) -> bytes | None:
-        """A small file's content; None where it is not there."""
+        """Return a small file's content; None if there is no such file."""
         try:
             return self._fs.cat_file(self._path(name))
         except FileNotFoundError:
@@ -146,7 +146,7 @@ class Remote:
             self._fs.pipe_file(self._path(name), content)
 
     def put(self, local: Path, name: str) -> None:
-        """Copy a file there."""
+        """Copy the file ``local`` to ``name``."""
         if not self._on_disk:
             self._fs.put_file(str(local), self._path(name))
             return
@@ -156,7 +156,7 @@ class Remote:
         partial.replace(path)
 
     def get(self, name: str, local: Path) -> None:
-        """Copy a file from there."""
+        """Copy the file ``name`` to ``local``."""
         from fsspec.callbacks import Callback
 
         class Beats(Callback):
@@ -166,7 +166,7 @@ class Remote:
         self._fs.get_file(self._path(name), str(local), callback=Beats())
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, one after the other; what is not there is no fault."""
+        """Remove files, one after the other; a file that is not there is no error."""
         for name in names:
             try:
                 self._fs.rm_file(self._path(name))
@@ -176,7 +176,7 @@ class Remote:
                 self._remove_empty(Path(self._path(name)).parent)
 
     def remove_leftovers(self) -> None:
-        """Remove what killed copies to a disk left; for its only writer."""
+        """Remove what killed copies to a disk left; only for a folder with no other writer."""
         for path in Path(self._root).rglob(".*.partial") if self._on_disk else ():
             path.unlink(missing_ok=True)
 
@@ -184,7 +184,7 @@ class Remote:
         return f"{self._root}/{name}"
 
     def _at(self, name: str) -> Path:
-        """Where on a disk, in a folder that is there."""
+        """Return a file's path on a disk, and make its folder."""
         path = Path(self._path(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -195,5 +195,5 @@ class Remote:
 
 
 def _is_partial(name: str) -> bool:
-    """Whether a copy to a disk was killed and left it."""
+    """Return whether a file is what a killed copy to a disk left."""
     return PurePosixPath(name).name.startswith(".")

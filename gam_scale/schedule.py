@@ -7,12 +7,12 @@ from gam_scale.config.stages import planned_steps
 
 
 def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
-    """The rate of 0-based ``step`` out of ``steps``.
+    """Return the learning rate of 0-based ``step`` out of ``steps``.
 
     Warm-up is linear and reaches ``lr`` at step ``warmup_steps``. ``cosine`` then falls to
     ``lr * min_lr_ratio`` at the end; ``wsd`` (warmup-stable-decay, arXiv 2404.06395) stays at
     ``lr`` and falls linearly over the last ``decay_ratio`` of the run. With ``anneal`` the rates
-    are those of its ``of_steps`` steps up to ``from_step``, and fall linearly from there.
+    up to its ``from_step`` are those of a run of ``of_steps`` steps, and fall linearly from there.
     """
     anneal = train.anneal
     if not anneal.steps:
@@ -24,7 +24,7 @@ def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
 
 
 def _planned(train: TrainConfig, step: int, steps: int) -> float:
-    """The rate by the schedule alone."""
+    """Return the rate by the schedule, leaving ``anneal`` aside."""
     if step < train.warmup_steps:
         return train.lr * (step + 1) / train.warmup_steps
     floor = train.min_lr_ratio
@@ -40,9 +40,9 @@ def _planned(train: TrainConfig, step: int, steps: int) -> float:
 
 
 def stable_steps(train: TrainConfig, steps: int) -> int:
-    """Steps at the start whose rates do not depend on how many there are in all.
+    """Return how many steps at the start have rates that do not depend on the number of steps.
 
-    Runs of the same settings but the number of steps are one run up to the smaller of theirs.
+    Runs that differ only in their number of steps are the same run up to the smaller of theirs.
     """
     if train.schedule == "constant":
         return steps
@@ -52,9 +52,9 @@ def stable_steps(train: TrainConfig, steps: int) -> int:
 
 
 def shared_steps(one: TrainConfig, other: TrainConfig) -> int:
-    """Steps at the start in which two runs have the same rates.
+    """Return how many steps at the start have the same rates in two runs.
 
-    Their settings are the same, but for how many steps there are and for a decay on demand.
+    The runs' settings are the same, except for the number of steps and a decay on demand.
     """
     both = one, other
     ends = [train.anneal.from_step if train.anneal.steps else train.steps for train in both]

@@ -23,9 +23,9 @@ from gam_scale.errors import UserError, one_line
 from gam_scale.files import read_regular
 
 AUTO = "auto"
-"""What stands in a config for a number that is to follow from others."""
+"""What stands in a config for a number that is to be chosen from other settings."""
 
-if TYPE_CHECKING:  # what they are once that number is there, which is before anything reckons
+if TYPE_CHECKING:  # their types once the number is chosen, before anything computes with it
     FloatOrAuto = float
     IntOrAuto = int
 else:
@@ -33,7 +33,7 @@ else:
     IntOrAuto = int | Literal["auto"]
 
 LARGEST_INT = 2**63
-"""Whole numbers stay below it: what a tensor, an index or a seed can hold."""
+"""Whole numbers must be below it: what a tensor, an index or a seed can hold."""
 
 
 def option(
@@ -47,10 +47,10 @@ def option(
     read: Callable[[Any, str], Any] | None = None,
     type_name: str = "",
 ) -> Any:
-    """A dataclass field with its documentation and its accepted range.
+    """Declare a dataclass field with its documentation and its accepted range.
 
-    ``read`` makes the value of what is in the JSON and its dotted path, where its type does not
-    say how; ``type_name`` is then what the value is called.
+    ``read`` makes the value from the JSON and its dotted path, where the field's type does not say
+    how; ``type_name`` then describes the values it takes.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     meta: dict[str, Any] = {
@@ -65,7 +65,7 @@ def option(
 
 
 def section(cls: type, doc: str) -> Any:
-    """A dataclass field that nests another configuration dataclass."""
+    """Declare a dataclass field that nests another configuration dataclass."""
     return dataclasses.field(default_factory=cls, metadata={"doc": doc, "bounds": {}})
 
 
@@ -90,7 +90,7 @@ def from_dict(cls: type, data: Any, where: str = "") -> Any:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The complete, JSON-ready form of a configuration dataclass."""
+    """Return the complete, JSON-ready form of a configuration dataclass."""
     return dataclasses.asdict(config)
 
 
@@ -104,7 +104,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_record(cls: type, path: str | Path) -> Any:
-    """The dataclass that a JSON file holds, checked as strictly as a config.
+    """Read the dataclass that a JSON file holds, checked as strictly as a config.
 
     Raises:
         UserError: naming the file, and the key where one is missing, unknown or wrong.
@@ -119,19 +119,20 @@ def read_record(cls: type, path: str | Path) -> Any:
 
 
 def parse_json(text: str, where: str, row: int | None = None) -> Any:
-    """Parse JSON that may be anybody's.
+    """Parse JSON that may come from anybody.
 
-    Refused is also what Python would take, or fail on later: a key given twice, nesting without
+    It also refuses what Python would take, or fail on later: a key given twice, nesting without
     end, numbers of thousands of digits, halves of surrogate pairs.
 
     Args:
         text: one value.
-        where: it stands, which opens the message.
-        row: of a corpus, by number. What other programs wrote there is taken as they meant it: of
-            a key given twice the last value, and halves of surrogate pairs, for the reader to mend.
+        where: the text's source, which opens a message.
+        row: number of a corpus's row that the text is; None: no row. Rows are taken as other
+            programs meant them: the last value of a key given twice counts, and halves of surrogate
+            pairs stay, for the reader to mend.
 
     Raises:
-        UserError: with the line.
+        UserError: naming the line.
     """
     try:
         return _parse(text) if row is None else _parse_row(text)
@@ -143,7 +144,7 @@ def parse_json(text: str, where: str, row: int | None = None) -> Any:
 
 
 def is_text(value: str) -> bool:
-    """Whether a string can be written as UTF-8: no half of a surrogate pair, no foreign byte."""
+    """Return whether a string can be written as UTF-8: no half surrogate pair, no foreign byte."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -152,14 +153,14 @@ def is_text(value: str) -> bool:
 
 
 def merged(base: Any, over: Any) -> Any:
-    """``over``, and what objects in it lack from the objects of ``base``, at every depth."""
+    """Return ``over`` with the keys that its objects lack taken from ``base``, at every depth."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     return base | {key: merged(base.get(key), value) for key, value in over.items()}
 
 
 def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
-    """A copy of ``data`` with ``section.key=value`` overrides; values are JSON or bare words."""
+    """Copy ``data`` with ``section.key=value`` overrides, whose values are JSON or bare words."""
     if overrides and not isinstance(data, dict):
         raise UserError(f"the config is {shown(data)}; expected an object")
     data = copy.deepcopy(data)
@@ -186,12 +187,12 @@ def apply_overrides(data: Any, overrides: Sequence[str]) -> Any:
 
 
 def is_auto(value: object) -> bool:
-    """Whether a setting is a number that is still to come."""
+    """Return whether a setting is "auto", a number still to be chosen."""
     return value == AUTO
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it: JSON on one line of at most 60 characters."""
+    """Return a value as a message quotes it: JSON on one line of at most 60 characters."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):
@@ -200,13 +201,13 @@ def shown(value: Any) -> str:
 
 
 def describe(cls: type, where: str = "") -> list[tuple[str, str, str, str]]:
-    """Rows (dotted key, type, default, documentation) of every setting below ``cls``."""
+    """Return a row (dotted key, type, default, documentation) for every setting below ``cls``."""
     hints = typing.get_type_hints(cls)
     rows = []
     for field in dataclasses.fields(cls):
         hint, key = hints[field.name], _join(where, field.name)
         if "doc" not in field.metadata:
-            continue  # a part's kind, which is no choice of its own
+            continue  # a part's kind, which is no setting of its own
         if dataclasses.is_dataclass(hint):
             rows += describe(typing.cast(type, hint), key)
         else:
@@ -224,7 +225,7 @@ def describe(cls: type, where: str = "") -> list[tuple[str, str, str, str]]:
 
 
 class _UnfitJson(Exception):
-    """Valid JSON, but nothing that a reader should take; says what, and what is expected."""
+    """Valid JSON that no reader should accept; the message says why, and what is expected."""
 
 
 def _parse(text: str) -> Any:
@@ -290,7 +291,7 @@ def _convert(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any
 
 
 def _either(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any:
-    """A value of ``T | None``, or of a number's type or a word."""
+    """Convert a value of ``T | None``, or one that is either a number or a certain word."""
     inner = typing.get_args(hint)
     literals = [each for each in inner if typing.get_origin(each) is typing.Literal]
     (kind,) = [each for each in inner if each is not types.NoneType and each not in literals]
@@ -304,7 +305,7 @@ def _either(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any:
 
 
 def _example(kind: Any, value: Any) -> str:
-    """What a list of objects looks like that has ``value`` where it was meant."""
+    """Return, for a message, an example of a list of objects with ``value`` in its place."""
     if not dataclasses.is_dataclass(kind):
         return ""
     first = dataclasses.fields(kind)[0].name

@@ -1,8 +1,8 @@
-"""The canonical tensors of a checkpoint: written in shards by any engine, read in any others.
+"""A checkpoint's canonical tensors: written as one engine's shards, read as any other's.
 
 A folder holds one safetensors file per rank that saved it, whose tensors are parts of the model's
 and the optimizer's (see :class:`~gam_scale.checkpoint.shard.Shard`), and ``index.json``, which says
-where each part of each tensor is. Readers take any part of any tensor, whatever it was cut into.
+where each part of each tensor is. A reader can read any part of any tensor, however it was cut.
 """
 
 import json
@@ -36,18 +36,18 @@ from gam_scale.strict import read_record
 
 @dataclass
 class _Place:
-    """What of a tensor is in a rank's file."""
+    """The part of a tensor that is in a rank's file."""
 
     dtype: str
     shape: list[int]
-    """Of the whole tensor."""
+    """The whole tensor's."""
     offset: list[int]
     extent: list[int]
 
 
 @dataclass
 class _Note:
-    """What a rank tells of the file that it has written."""
+    """What a rank tells :func:`write_index` of the file that it has written."""
 
     file: str
     checksum: str
@@ -55,11 +55,11 @@ class _Note:
 
 
 def write_shards(folder: Path, rank: int, n_ranks: int, shards: Iterable[Shard]) -> None:
-    """Write one rank's file, and beside it what :func:`write_index` needs to know of it.
+    """Write one rank's shard file, and beside it the note that :func:`write_index` reads.
 
     Args:
         folder: the same for all ranks.
-        shards: on the CPU, no element of a tensor in two of them.
+        shards: tensors on the CPU; no element of a tensor may be in two shards, of any ranks.
     """
     name = f"shard-{rank:05d}-of-{n_ranks:05d}.safetensors"
     parts = [shard for shard in shards if shard.data.numel()]
@@ -72,13 +72,13 @@ def write_shards(folder: Path, rank: int, n_ranks: int, shards: Iterable[Shard])
 
 
 def write_index(folder: Path, n_ranks: int) -> dict[str, str]:
-    """Merge the notes of all ranks, which have finished, into the index.
+    """Merge the notes of all ranks into the index, once all ranks have written their shards.
 
     Returns:
         The checksum of every shard file, as its writer computed it.
 
     Raises:
-        UserError: ranks disagree on a tensor, or do not have all of it.
+        UserError: ranks disagree on a tensor, or their parts are not all of it.
     """
     tensors: dict[str, Entry] = {}
     checksums = {}
@@ -104,7 +104,7 @@ def write_index(folder: Path, n_ranks: int) -> dict[str, str]:
 
 
 class CanonicalTensors:
-    """The tensors of one checkpoint folder, read in any ranges; files stay open meanwhile."""
+    """Reads any part of any tensor of a checkpoint folder; files that were read stay open."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -114,17 +114,17 @@ class CanonicalTensors:
         self._open: dict[str, tuple[BufferedReader, dict[str, int]]] = {}
 
     def content(self) -> dict[str, tuple[list[int], torch.dtype]]:
-        """Shape and dtype of every tensor, by ``KIND.NAME``."""
+        """Return the shape and dtype of every tensor, by ``KIND.NAME``."""
         content = {key: (e.shape, DTYPES[e.dtype]) for key, e in self.tensors.items()}
         return content | {key: ([], count.dtype) for key, count in self._counts.items()}
 
     @property
     def has_states(self) -> bool:
-        """Whether anything is there of an optimizer."""
+        """Whether the checkpoint has any optimizer states."""
         return any(not key.startswith(f"{PARAM}.") for key in self.tensors)
 
     def read(self, kind: str, name: str, offset: Sequence[int], extent: Sequence[int]) -> Tensor:
-        """A box of the tensor, or, by one number each, a range of it; nothing else is read."""
+        """Read a box of a tensor or, with one number each, a range of it, and nothing else."""
         key = f"{kind}.{name}"
         if key in self._counts:
             return self._counts[key].clone()
@@ -134,7 +134,7 @@ class CanonicalTensors:
             ours = runs(entry.shape, offset, extent)
             return shared(ours, runs(entry.shape, its_offset, its_extent))
 
-        # Opened, and so checked, before memory is taken.
+        # The files are opened, and so checked, before memory is taken.
         needed = [
             (file_name, *self._file(file_name), place)
             for file_name, *place in entry.parts
@@ -145,7 +145,7 @@ class CanonicalTensors:
         target = part.view(-1).view(torch.uint8).numpy()
         for file_name, file, begins, place in needed:
             for to, start, count in common(*place):
-                # Not the library's mapping: its pages stay in memory until the file is closed.
+                # Not safetensors' memory map: its pages stay in memory until the file is closed.
                 file.seek(begins[key] + size * start)
                 piece = target[size * to : size * (to + count)]
                 if file.readinto(piece.data) != piece.size:
@@ -154,20 +154,20 @@ class CanonicalTensors:
         return part
 
     def load_into(self, shards: Iterable[Shard]) -> None:
-        """Fill shards, whose tensors are all there, one at a time."""
+        """Fill shards from the checkpoint, one at a time; it must have all of their tensors."""
         for shard in shards:
             place = shard.offset, shard.data.shape
-            shard.data.copy_(self.read(shard.kind, shard.name, *place))  # and forgotten
+            shard.data.copy_(self.read(shard.kind, shard.name, *place))
 
     def _file(self, name: str) -> tuple[BufferedReader, dict[str, int]]:
-        """A safetensors file, and where in it the bytes of each tensor begin."""
+        """Return a safetensors file, opened, and where in it the bytes of each tensor begin."""
         if name not in self._open:
             self._open[name] = open_tensors(self.folder / name, self._files[name])
         return self._open[name]
 
 
 def _counts(folder: Path, index: Index) -> dict[str, Tensor]:
-    """Of format 1: the count of applied steps was one for all parameters, in the run's state."""
+    """Return format 1's counts of applied steps: one for all parameters, from the run's state."""
     count = torch.tensor(float(load_state(folder).optimizer_steps))
     kinds_and_names = (key.split(".", 1) for key in index.tensors)
     names = {name for kind, name in kinds_and_names if kind != PARAM}
@@ -179,16 +179,16 @@ def _note(folder: Path, rank: int) -> Path:
 
 
 def _dtype(tensor: Tensor) -> str:
-    """Its name in safetensors files."""
+    """Return the name of a tensor's dtype in safetensors files."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     assert tensor.dtype in names, f"{tensor.dtype} is not saved"
     return names[tensor.dtype]
 
 
 def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write tensors as they lie in memory; returns the file's xxh3_128 in hex.
+    """Write tensors straight from memory; return the file's xxh3_128 in hex.
 
-    The library's own writer copies every tensor into bytes first and cannot hash on the way.
+    The safetensors library's writer copies each tensor into bytes first, and cannot hash meanwhile.
     """
     header: dict[str, Any] = {}
     end = 0

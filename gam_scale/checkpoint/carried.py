@@ -1,4 +1,4 @@
-"""The states that training rows carry on, beside the canonical tensors: one file per rank."""
+"""States that training rows carry on to the next batch, in a checkpoint: one file per rank."""
 
 import re
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from gam_scale.errors import UserError, one_line
 from gam_scale.files import open_regular
 
 CARRIED = re.compile(r"carried-[0-9]{5}\.safetensors")
-"""The name of a rank's file."""
+"""Matches the name of a rank's file."""
 
 
 def write_carried(folder: Path, rank: int, states: Mapping[str, Tensor]) -> None:
-    """Write the states of this rank's rows, along dim 0 of every tensor; on the CPU."""
+    """Write the states of this rank's rows: tensors on the CPU, with the rows along dim 0."""
     try:
         save_file(dict(states), folder / f"carried-{rank:05d}.safetensors")
     except SafetensorError as error:  # a full disk, too
@@ -26,13 +26,13 @@ def write_carried(folder: Path, rank: int, states: Mapping[str, Tensor]) -> None
 
 
 def read_carried(folder: Path, start: int, rows: int, device: torch.device) -> dict[str, Tensor]:
-    """The states of ``rows`` rows of the global batch from ``start`` on, whoever wrote them.
+    """Read the states of ``rows`` rows of the global batch from ``start`` on, whoever wrote them.
 
     Returns:
-        Nothing where nothing was carried, as at the start of an epoch.
+        The states by name; empty if nothing was carried, as at the start of an epoch.
 
     Raises:
-        UserError: a file is damaged, or they do not hold these rows.
+        UserError: a file is damaged, or the files do not hold these rows.
     """
     # Ranks hold the rows of the global batch in order.
     names = sorted(filter(CARRIED.fullmatch, read_checksums(folder)))
@@ -53,7 +53,7 @@ def read_carried(folder: Path, start: int, rows: int, device: torch.device) -> d
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    with open_regular(path):  # refuses what is no file; the library would say it in its own way
+    with open_regular(path):  # refuses what is no ordinary file, with a message of ours
         pass
     try:
         return load_file(path)

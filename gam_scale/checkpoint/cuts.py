@@ -1,4 +1,4 @@
-"""Tensors cut into parts: which elements a part is, what two have in common, whether they are all.
+"""Parts of tensors: a part's elements, what two parts share, whether parts are all of a tensor.
 
 A part is a box of a tensor, given by its offset and extent in each dimension, or a range of the
 flattened tensor, whose offset and extent are one number each.
@@ -11,21 +11,22 @@ from itertools import product
 Box = tuple[Sequence[int], Sequence[int]]
 """Offset and extent."""
 Common = tuple[int, int, int]
-"""Elements of two parts: where they begin in the data of the one, of the other; how many."""
+"""A run of elements that two parts share: where it begins in the first part's data, where in the
+second's, and its length."""
 
 
 def grid_of(shape: Sequence[int], offset: Sequence[int]) -> tuple[int, ...]:
-    """The shape in which a part's offset counts: the tensor's, for a range the flattened one's."""
+    """Return the shape that a part's offset refers to: the tensor's, or flattened for a range."""
     return tuple(shape) if len(offset) == len(shape) else (math.prod(shape),)
 
 
 def runs(
     shape: Sequence[int], offset: Sequence[int], extent: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
-    """The ranges of the flattened tensor that make up a part, ascending: first element, end."""
+    """Yield the ranges (first element, end) of the flattened tensor that are a part, ascending."""
     grid = grid_of(shape, offset)
     axis = max(len(grid) - 1, 0)
-    while axis and extent[axis] == grid[axis]:  # rows that are whole lie one behind another
+    while axis and extent[axis] == grid[axis]:  # whole rows lie one after another
         axis -= 1
     length = math.prod(extent[axis:])
     strides = [math.prod(grid[i + 1 :]) for i in range(len(grid))]
@@ -36,10 +37,10 @@ def runs(
 
 
 def shared(ours: Iterable[tuple[int, int]], theirs: Iterable[tuple[int, int]]) -> Iterator[Common]:
-    """What two parts have in common.
+    """Yield the elements that two parts have in common.
 
     Args:
-        ours, theirs: their runs.
+        ours, theirs: the parts' :func:`runs`.
     """
     others = _placed(theirs)
     other = next(others, None)
@@ -54,7 +55,7 @@ def shared(ours: Iterable[tuple[int, int]], theirs: Iterable[tuple[int, int]]) -
 
 
 def _placed(parts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """With the place of each run in the data."""
+    """Yield each run with its place in the part's data."""
     place = 0
     for start, stop in parts:
         yield start, stop, place
@@ -62,7 +63,7 @@ def _placed(parts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
 
 
 def fault(grid: Sequence[int], boxes: Sequence[Box]) -> str:
-    """What keeps ``boxes`` from being all of ``grid``, each element once; "" where nothing does."""
+    """Return what keeps ``boxes`` from covering ``grid`` exactly once, in a phrase; "": nothing."""
     for offset, extent in boxes:
         if not len(offset) == len(extent) == len(grid):
             return "is cut in several ways"

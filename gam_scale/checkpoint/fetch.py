@@ -1,4 +1,4 @@
-"""Checkpoints at a URL: which of them are whole, and how they come to this machine, verified."""
+"""Checkpoints at a URL: find those that are whole, fetch them to this machine and verify them."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from gam_scale.files import CHECKSUMS, put_in_place
 from gam_scale.remote import Remote, as_url, cache_key, patiently
 
 CHECKPOINTS = "checkpoints"
-"""The folder of a run that has them."""
+"""The folder of a run that holds its checkpoints."""
 Sizes = dict[str, int]
-"""Bytes of files, by name."""
+"""Bytes of each file, by name."""
 
 
 def checkpoints_in(sizes: Sizes, folder: str = CHECKPOINTS) -> dict[int, Sizes]:
-    """The files of each step's checkpoint, whole or not, in a folder of what is listed."""
+    """Return the listed files of each step's checkpoint in ``folder``, whole or not, by step."""
     found: dict[int, Sizes] = {}
     for path, size in sizes.items():
         where, name = PurePosixPath(path).parent, PurePosixPath(path).name
@@ -31,15 +31,18 @@ def checkpoints_in(sizes: Sizes, folder: str = CHECKPOINTS) -> dict[int, Sizes]:
 
 
 def whole_steps(checkpoints: dict[int, Sizes]) -> list[int]:
-    """Those of which all is there, ascending: the seal is written last, and removed first."""
+    """Return the steps of whole checkpoints, ascending: those with the list of their checksums.
+
+    That list is written last and removed first.
+    """
     return sorted(step for step, files in checkpoints.items() if CHECKSUMS in files)
 
 
 def take_checksums(remote: Remote, folder: Path) -> None:
-    """Begin to fetch a checkpoint: the list of its files, into ``folder``.
+    """Begin to fetch a checkpoint: fetch the list of its files into ``folder``.
 
     Raises:
-        UserError: it cannot be read, or is damaged.
+        UserError: the list cannot be read, or is damaged.
     """
     try:
         patiently(lambda: remote.get(CHECKSUMS, folder / CHECKSUMS))
@@ -54,10 +57,11 @@ def take_files(remote: Remote, folder: Path, part: int = 0, n_parts: int = 1) ->
     Args:
         remote: the checkpoint's URL.
         folder: to fetch into.
-        part: of ``n_parts``: which share of the files, so that ranks can divide them.
+        part: which of ``n_parts`` shares of the files to fetch, so that ranks can divide them.
+        n_parts: how many shares there are.
 
     Raises:
-        UserError: one is missing, or not what was saved.
+        UserError: a file is missing, or not what was saved.
     """
     try:
         sums = read_checksums(folder)
@@ -68,15 +72,15 @@ def take_files(remote: Remote, folder: Path, part: int = 0, n_parts: int = 1) ->
 
 
 def fetched(url: str, cache: Path | None = None, *, best: bool = False) -> Path:
-    """A copy on this machine of the checkpoint that a URL means, made unless it is there.
+    """Return a local copy of the checkpoint that a URL means, fetched unless it is there already.
 
     Args:
         url: of a step-* folder, or of a run, whose newest whole checkpoint is meant.
         cache: where copies are kept; None: below the user's cache folder.
-        best: the one of the lowest validation loss instead of the newest.
+        best: take the run's checkpoint of the lowest validation loss, not the newest.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is no such checkpoint, or it cannot be read.
     """
     remote = _find(Remote(url, "the checkpoint"), best=best)
     try:
@@ -105,12 +109,12 @@ def fetched(url: str, cache: Path | None = None, *, best: bool = False) -> Path:
 
 
 def copies_of(url: str, cache: Path | None) -> Path:
-    """Where :func:`fetched` puts what lies at a URL."""
+    """Return the folder in which :func:`fetched` keeps copies of what is at a URL."""
     return (cache or _users_cache()) / cache_key(as_url(url))
 
 
 def _find(remote: Remote, *, best: bool) -> Remote:
-    """The checkpoint that the URL means: at it, or the newest or best in the run there."""
+    """Return the checkpoint that the URL means: the one there, or the run's newest or best."""
     try:
         sizes = patiently(remote.sizes)
         note = patiently(lambda: remote.read(f"{CHECKPOINTS}/{BEST}")) if best else None
@@ -121,7 +125,7 @@ def _find(remote: Remote, *, best: bool) -> Remote:
     noted = _step_noted(note)
     for folder in (CHECKPOINTS, ""):
         steps = whole_steps(checkpoints_in(sizes, folder))
-        if best:  # there is a note in a run alone
+        if best:  # only a run has a note of the best
             steps = [step for step in steps if step == noted]
         if steps:
             return remote.below(f"{folder}/{name_of(steps[-1])}".lstrip("/"))
@@ -132,7 +136,7 @@ def _find(remote: Remote, *, best: bool) -> Remote:
 
 
 def _step_noted(note: bytes | None) -> int | None:
-    """The best checkpoint's step, where that was noted."""
+    """Return the step of the best checkpoint, if the note has one."""
     with suppress(ValueError):
         said = json.loads(note or b"{}")
         return said.get("step") if isinstance(said, dict) else None

@@ -1,4 +1,4 @@
-"""Whether tensors from elsewhere are those of a model and of an optimizer."""
+"""Check whether tensors from elsewhere fit a model and an optimizer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -40,13 +40,13 @@ def check_states(
     tensors: Mapping[str, tuple[Sequence[int], torch.dtype]],
     expected: Mapping[str, StateSpec],
 ) -> None:
-    """Check tensors from elsewhere against what an optimizer keeps.
+    """Check tensors from elsewhere against the states that an optimizer keeps.
 
     Args:
         where: named in the messages.
-        tensors: shapes and dtypes by ``KIND.NAME``, of parameters too, which are passed over; of
-            any parameter all states, or none.
-        expected: by ``KIND.NAME``.
+        tensors: shapes and dtypes by ``KIND.NAME``. Parameters are passed over; of each parameter
+            all states must be there, or none.
+        expected: states by ``KIND.NAME``.
 
     Raises:
         UserError: naming a state that is unknown, missing, or of another shape or dtype.

@@ -1,8 +1,8 @@
-"""What a checkpoint says of its tensors, believed only once it fits together to the last byte.
+"""A checkpoint's index of its tensors, trusted only once it agrees with the files to the last byte.
 
 ``index.json`` names every tensor, its shape, and the parts it was cut into; each part is a tensor
-of its own in one of the safetensors files, whose header says where. Nothing is read of a file, and
-no memory is taken for a tensor, before both agree.
+of its own in one of the safetensors files, whose header says where. Before index and header agree,
+nothing else of a file is read and no memory is taken for a tensor.
 """
 
 import math
@@ -23,9 +23,9 @@ from gam_scale.strict import from_dict, parse_json, read_json, shown
 
 INDEX = "index.json"
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""Of a file in a checkpoint: no path, and nothing hidden."""
+"""Matches the name of a file in a checkpoint: no path, and nothing hidden."""
 KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""Of a tensor, before its parameter's name."""
+"""Matches a tensor's kind, which stands before its parameter's name."""
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -38,22 +38,22 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""By their names in safetensors files."""
+"""Dtypes by their names in safetensors files."""
 LARGEST_HEADER = 100 << 20
-"""Bytes, as the safetensors library has it."""
+"""Most bytes of a safetensors header: the library's own limit."""
 Content = dict[str, tuple[str, tuple[int, ...]]]
-"""Of a safetensors file: dtype and shape of each tensor."""
+"""A safetensors file's content: dtype and shape of each tensor."""
 
 
 @dataclass
 class Entry:
-    """One whole tensor."""
+    """The index's entry of one whole tensor."""
 
     dtype: str
     shape: list[int]
     parts: list[tuple[str, list[int], list[int]]]
-    """File, and offset and extent of what it holds of the tensor, or, by one number each, of the
-    flattened tensor."""
+    """For each part its file, and its offset and extent: in each dimension of the tensor or, for a
+    range of the flattened tensor, one number each."""
 
     @property
     def boxes(self) -> list[Box]:
@@ -62,7 +62,7 @@ class Entry:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """The shape that is cut, as the first part is."""
+        """The shape that is cut, going by the first part: the tensor's or the flattened one."""
         return grid_of(self.shape, self.parts[0][1] if self.parts else self.shape)
 
 
@@ -71,12 +71,12 @@ class Index:
     """The content of ``index.json``."""
 
     format: Literal[1, 2]
-    """In which it was written."""
+    """The format in which the index was written."""
     tensors: dict[str, Entry]
-    """By ``KIND.NAME``."""
+    """Entries by ``KIND.NAME``."""
 
     def files(self) -> dict[str, Content]:
-        """What each safetensors file holds."""
+        """Return what each safetensors file holds, by the file's name."""
         contents: dict[str, Content] = {}
         for key, entry in self.tensors.items():
             for name, _, extent in entry.parts:
@@ -88,18 +88,18 @@ class Index:
 class _FormerEntry:
     shape: list[int]
     parts: list[tuple[str, int, int]]
-    """File, and the elements of the flattened tensor that it holds: from, and up to."""
+    """For each part its file, and the range of the flattened tensor: first element and end."""
 
 
 @dataclass
 class _FormerIndex:
-    """Format 1: float32 throughout, and ranges alone; of Adam's states the moments."""
+    """The index of format 1: float32 only, ranges only and, of Adam's states, the moments only."""
 
     format: Literal[1]
     tensors: dict[str, _FormerEntry]
 
     def today(self) -> Index:
-        """The same in today's format."""
+        """Return the same index as an :class:`Index`."""
         return Index(1, {key: self._entry(entry) for key, entry in self.tensors.items()})
 
     @staticmethod
@@ -118,7 +118,7 @@ class _Part:
 
 
 def read_index(folder: Path) -> Index:
-    """The index of a checkpoint, whole and consistent in itself.
+    """Read a checkpoint's index, and check that it is complete and consistent in itself.
 
     Raises:
         UserError: naming the file, and the tensor that is not what it should be.
@@ -163,7 +163,7 @@ def _problem(index: Index, key: str, entry: Entry) -> str:
 
 
 def open_tensors(path: Path, expected: Content) -> tuple[BufferedReader, dict[str, int]]:
-    """Open a safetensors file whose header agrees with the index.
+    """Open a safetensors file, and check that its header agrees with the index.
 
     Args:
         path: of the file.
@@ -173,7 +173,7 @@ def open_tensors(path: Path, expected: Content) -> tuple[BufferedReader, dict[st
         The file, and where in it the bytes of each tensor begin.
 
     Raises:
-        UserError: it holds anything else, or its bytes are not all accounted for.
+        UserError: the file holds anything else, or its bytes are not all accounted for.
     """
     file = open_regular(path)
     try:

@@ -1,4 +1,4 @@
-"""A trained model from its checkpoint alone: weights, config, tokenizer."""
+"""Load a trained model from its checkpoint alone: weights, config and tokenizer."""
 
 from dataclasses import dataclass
 from pathlib import Path

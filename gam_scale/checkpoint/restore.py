@@ -1,4 +1,4 @@
-"""Weights and optimizer state of a checkpoint, into an engine on any number of ranks."""
+"""Restore a checkpoint's weights and optimizer state into an engine on any number of ranks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,26 +14,26 @@ class Restorable(Protocol):
 
     @property
     def states(self) -> Mapping[str, StateSpec]:
-        """By key, all that the optimizer keeps, on whichever rank."""
+        """All states that the optimizer keeps, by key, on whichever rank."""
 
     def shards(self) -> list[Shard]:
-        """This rank's parts."""
+        """Return this rank's parts of parameters and states."""
 
     def written(self, shards: list[Shard]) -> None:
         """Take in what was written to ``shards``."""
 
 
 def restore(strategy: Restorable, checkpoint: Path, *, optimizer: bool = True) -> None:
-    """Bring ``strategy`` to what a checkpoint holds; called by all ranks alike.
+    """Set ``strategy`` to what a checkpoint holds; all ranks call this alike.
 
     Args:
-        strategy: on any number of ranks, of any engine.
-        checkpoint: its folder, verified.
-        optimizer: also its state; else that of a new run. A parameter of which the checkpoint has
-            no states, as one that was imported from weights, has those of a new run too.
+        strategy: of any engine, on any number of ranks.
+        checkpoint: the checkpoint's folder, verified.
+        optimizer: also restore the optimizer's states; otherwise they become those of a new run. So
+            do those of a parameter without states in the checkpoint, such as an imported one.
 
     Raises:
-        UserError: tensors of another model or optimizer, or a damaged file.
+        UserError: the tensors are of another model or optimizer, or a file is damaged.
     """
     tensors, shards, states = CanonicalTensors(checkpoint), strategy.shards(), strategy.states
     shapes = {shard.name: shard.shape for shard in shards if shard.kind == PARAM}

@@ -38,13 +38,13 @@ class _Best:
 
 
 class CheckpointStore:
-    """``folder/step-00000100/`` and so on; the newest is the run's state."""
+    """A run's checkpoints in ``folder/step-00000100/`` and so on; the newest is the run's state."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def steps(self) -> list[int]:
-        """Steps that have a whole checkpoint, ascending; what has other names is a user's."""
+        """Return the steps that have a whole checkpoint, ascending; other names are the user's."""
         if not self.folder.is_dir():
             return []
         named = {step_of(path.name): path for path in self.folder.iterdir()}
@@ -70,14 +70,14 @@ class CheckpointStore:
         return self.path(step) if step is not None and self.path(step).is_dir() else None
 
     def begin(self, step: int) -> Path:
-        """A folder for all ranks to write their shards of ``step`` into."""
+        """Make a folder for all ranks to write their shards of ``step`` into."""
         with saving(self.path(step)):
             return partial_folder(self.path(step))
 
     def commit(self, n_ranks: int, state: TrainState, config: RunConfig, tokenizer: bytes) -> Path:
-        """Make what ``n_ranks`` ranks have written since :meth:`begin` a checkpoint.
+        """Turn what ``n_ranks`` ranks have written since :meth:`begin` into a checkpoint.
 
-        A kill at any instant until it returns leaves the earlier ones as they were.
+        A kill at any instant before this returns leaves the earlier checkpoints as they were.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
@@ -123,11 +123,11 @@ class CheckpointStore:
 
 
 def resolve(path: str | Path, cache: Path | None = None) -> Path:
-    """The checkpoint folder that ``path`` means: itself, or a run directory's newest.
+    """Return the checkpoint folder that ``path`` means: itself, or a run directory's newest.
 
     Args:
         path: a folder, or the URL of one, which is fetched.
-        cache: where copies of what is at URLs are kept; None: the user's own.
+        cache: where copies of what is at URLs are kept; None: below the user's cache folder.
 
     Raises:
         UserError: there is no checkpoint there.
@@ -144,10 +144,10 @@ def resolve(path: str | Path, cache: Path | None = None) -> Path:
 
 
 def best_checkpoint(path: str | Path) -> Path:
-    """The checkpoint of a run directory's lowest validation loss.
+    """Return a run directory's checkpoint of the lowest validation loss.
 
     Raises:
-        UserError: it is no run directory, or has none.
+        UserError: ``path`` is no run directory, or has no best checkpoint.
     """
     if is_url(path):
         return fetched(as_url(path), best=True)
@@ -179,7 +179,7 @@ def load_model(checkpoint: Path, model: nn.Module) -> None:
 
 @contextmanager
 def saving(final: Path) -> Iterator[None]:
-    """Turn a failure to write checkpoint ``final`` into one sentence, and free what it took."""
+    """Turn a failure to write checkpoint ``final`` into a UserError; remove what was written."""
     try:
         yield
     except OSError as error:

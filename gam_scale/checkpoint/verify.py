@@ -1,7 +1,7 @@
-"""Whether a checkpoint is what was saved: every file that it needs, to the bit.
+"""Verify that a checkpoint is what was saved: every file that it needs, to the bit.
 
-``checksums.json`` lists each file's checksum and, since format 2, one of that list; a file that it
-does not name is never read.
+``checksums.json`` lists each file's checksum and, since format 2, the list's own checksum. A file
+that is not in the list is never read.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class _Sealed(_Listed):
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
-    """The checksum of every file of a checkpoint, by name.
+    """Return the checksum of every file of a checkpoint, by the file's name.
 
     Raises:
         UserError: ``folder`` is no checkpoint, or the list is damaged.
@@ -54,11 +54,12 @@ def read_checksums(folder: Path) -> dict[str, str]:
 
 
 def verify_checkpoint(folder: Path, part: int = 0, n_parts: int = 1) -> None:
-    """Check that all that a checkpoint needs is there, and is what was saved.
+    """Check that every file that a checkpoint needs is there and is what was saved.
 
     Args:
-        folder: of the checkpoint.
-        part: of ``n_parts``: which share of the files to check, so that ranks can divide them.
+        folder: the checkpoint's folder.
+        part: which of ``n_parts`` shares of the files to check, so that ranks can divide them.
+        n_parts: how many shares there are.
 
     Raises:
         UserError: naming the first file that is missing or differs.
@@ -86,7 +87,7 @@ def check_file(folder: Path, name: str, sums: dict[str, str]) -> None:
     """Check that one file is what was saved.
 
     Raises:
-        UserError: it is missing, or differs.
+        UserError: the file is missing, or differs.
     """
     if not (folder / name).exists():
         raise UserError(f"{folder / name} is missing; the checkpoint cannot be loaded")

@@ -1,4 +1,4 @@
-"""Whether torch.compile has the compilers that it needs here."""
+"""Check whether torch.compile has the compilers that it needs on this machine."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ import torch
 
 
 def can_compile(device: torch.device | str) -> tuple[bool, str]:
-    """Whether torch.compile has what it needs here, and what it has or lacks in one phrase."""
+    """Return whether torch.compile has what it needs here, and what it has or lacks in a phrase."""
     if torch.device(device).type == "mps":
         return False, "torch.compile for Apple's GPUs is untried here"
     if torch.device(device).type == "cuda":
@@ -38,7 +38,7 @@ def _can_compile_triton(capability: tuple[int, int]) -> tuple[bool, str]:
 
 
 def _can_compile_cpp() -> tuple[bool, str]:
-    """Inductor calls $CXX or else the platform's default; try just that on a small program."""
+    """Try the compiler that Inductor calls, $CXX or the platform's default, on a small program."""
     default, other = ("clang++", "g++") if sys.platform == "darwin" else ("g++", "clang++")
     compiler = os.environ.get("CXX", default)
     if not shutil.which(compiler):

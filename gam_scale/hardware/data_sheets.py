@@ -1,4 +1,4 @@
-"""Dense rates of GPUs by the name that torch has for them, from data sheets."""
+"""Dense rates of GPUs from data sheets, found by the name that torch has for a GPU."""
 
 import re
 from typing import Literal, NamedTuple
@@ -42,12 +42,12 @@ _DATA_SHEETS: list[tuple[str, str, tuple[float, float, float]]] = [
 
 
 def data_sheet_peak(name: str, precision: Precision, tf32: bool = False) -> Peak | None:
-    """A GPU's rate; None where it is not listed, has no such units, or is a MIG slice.
+    """Return a GPU's rate; None if it is not listed, has no such units, or is a MIG slice.
 
     Args:
-        name: as torch has it.
+        name: the GPU's name as torch has it.
         precision: of the products.
-        tf32: whether those of fp32 are of TF32.
+        tf32: whether fp32 products are computed in TF32.
     """
     if " MIG " in name:
         return None

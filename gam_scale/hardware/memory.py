@@ -1,4 +1,4 @@
-"""Memory of a device, of this process and of its host: most in use, in use now, kept when freed."""
+"""Memory of a device, this process and its host: peak use, present use, and reuse when freed."""
 
 import contextlib
 import ctypes
@@ -15,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def peak_memory_bytes(device: torch.device | str) -> int:
-    """Most memory held at once since the last reset: a GPU's tensors, or the process's RSS."""
+    """Return the most bytes held at once since the last reset: a GPU's tensors, or process RSS."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -30,10 +30,10 @@ def peak_memory_bytes(device: torch.device | str) -> int:
 
 
 def allocator_figures(device: torch.device | str) -> dict[str, int]:
-    """How torch's allocator is doing on a GPU; nothing for a CPU, which has none.
+    """Return figures of torch's allocator on an NVIDIA GPU; empty for other devices.
 
     Keys: memory_reserved (most bytes taken from the GPU at once, for tensors now or later);
-    alloc_retries (how often it had to give back what it kept, and wait, to find room); ooms (how
+    alloc_retries (how often it had to give back its reserve, and wait, to find room); ooms (how
     often it found none).
     """
     if torch.device(device).type != "cuda":
@@ -58,7 +58,7 @@ def reset_peak_memory(device: torch.device | str) -> None:
 
 
 def allocated_at_most(function: Callable[[], object]) -> int:
-    """Most bytes that the CPU allocator has given out at once since the call began."""
+    """Call ``function``; return the most bytes that the CPU allocator gave out at once in it."""
     with torch.profiler.profile(profile_memory=True) as profile:
         function()
     current = peak = 0
@@ -70,7 +70,7 @@ def allocated_at_most(function: Callable[[], object]) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library reuse freed tensors rather than hand their pages back to the system.
+    """Have the C library reuse freed tensors' memory rather than return its pages to the system.
 
     By default every tensor above some megabytes is mapped afresh and each of its pages faults when
     first touched. Measured on a training step at the paper's size: 27,500 page faults a step

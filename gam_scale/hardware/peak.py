@@ -11,12 +11,12 @@ from gam_scale.model.linear import linear
 
 
 def device_peak_flops(device: torch.device | str, precision: Precision) -> Peak:
-    """The dense matmul peak of one device, the denominator of MFU.
+    """Return the dense matmul peak of one device, the denominator of MFU.
 
-    Known GPUs give their data sheet's figure; fp32 means the TF32 figure only where torch has been
-    told to use TF32. Any other device, a MIG slice included, is measured, which takes about half a
-    second of a process's first run. Ranks that share one CPU should measure at the same time: each
-    then finds its share.
+    For known GPUs this is the data sheet's figure; fp32 means the TF32 figure only if torch has
+    been told to use TF32. Any other device, a MIG slice included, is measured, which takes about
+    half a second of a process's first run. Ranks that share one CPU should measure at the same
+    time: each then finds its share.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -29,9 +29,10 @@ def device_peak_flops(device: torch.device | str, precision: Precision) -> Peak:
 
 @cache
 def _measured_peak(device: torch.device, precision: Precision, threads: int) -> Peak:
-    """Best rate over square matmuls that double in size until one takes a noticeable time.
+    """Return the best rate over square matmuls that double in size until one takes over 0.05 s.
 
-    Once a process with as many ``threads``: a sweep trains dozens of short runs in one.
+    Measured once per process and number of ``threads``: a sweep trains dozens of short runs in one
+    process.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     best, best_n = 0.0, 0
@@ -45,7 +46,7 @@ def _measured_peak(device: torch.device, precision: Precision, threads: int) -> 
 
 
 def _matmul_seconds(n: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Seconds of the fastest of several (n, n) @ (n, n) products; the first ones warm up."""
+    """Return the seconds of the fastest of several (n, n) products; the first ones warm up."""
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     best, runs, start = float("inf"), 0, time.perf_counter()
     while runs < 2 or time.perf_counter() - start < 0.15:

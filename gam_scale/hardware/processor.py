@@ -1,4 +1,4 @@
-"""Which processor computes, and how many of a CPU's cores are a rank's."""
+"""Choose the processor that computes, and a rank's share of a CPU's cores."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from gam_scale.errors import UserError
 
 
 def find_device(name: str) -> torch.device:
-    """The device that ``--device`` means: ``auto`` is a GPU where there is one, Apple's too.
+    """Return the device that ``--device`` means; ``auto``: an NVIDIA or Apple GPU, else the CPU.
 
     Raises:
         UserError: a GPU is asked for and there is none.
@@ -22,7 +22,7 @@ def find_device(name: str) -> torch.device:
 
 
 def cpu_threads(local_world_size: int) -> int:
-    """Threads for this rank's matmuls: its share of the physical cores the process may use.
+    """Return this rank's threads for matmuls: its share of the physical cores it may use.
 
     ``OMP_NUM_THREADS`` wins, except for the 1 that torchrun sets by itself for several ranks.
     """
@@ -34,9 +34,9 @@ def cpu_threads(local_world_size: int) -> int:
 
 
 def _physical_cores() -> int:
-    """Cores among the CPUs this process is bound to; hyper-threads of one core count once.
+    """Count the cores among the CPUs this process is bound to, hyper-threads of a core once.
 
-    psutil counts the machine's, whatever the process is bound to.
+    psutil counts the whole machine's cores, whatever the process is bound to.
     """
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
@@ -50,7 +50,7 @@ def _physical_cores() -> int:
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Wait until a GPU has done all that it was given; a CPU has."""
+    """Wait until a GPU has done all its work; for a CPU, return at once."""
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)

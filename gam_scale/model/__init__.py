@@ -1,1 +1,1 @@
-"""The language model and its blocks; knows nothing of engines, files or launchers."""
+"""The language model and its blocks, independent of engines, files and launchers."""

@@ -1,4 +1,4 @@
-"""A layer: a norm, a mixer, and a norm and a feed-forward network behind them."""
+"""A layer: a norm and a mixer, then a norm and a feed-forward network."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Block(nn.Module, ABC):
         x = x + mixer(norm1(x))
         x = x + ffn(norm2(x))
 
-    A kind of layer is a subclass that makes its own parameters in :meth:`make` and says what they
-    do to normed tokens. Without a feed-forward network the first norm, then called ``norm``, is the
-    only one; a layer that is not residual is its mixer alone.
+    Each kind of layer is a subclass, which makes its mixer's parameters in :meth:`make` and applies
+    them to normed tokens in :meth:`mix` and :meth:`mix_next`. Without a feed-forward network, the
+    first norm is the only one and is called ``norm``; a layer that is not residual is its mixer
+    alone.
     """
 
     norm: nn.Module
@@ -54,41 +55,41 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def make(self, shape: Shape) -> None:
-        """The mixer's own parameters, as attributes."""
+        """Make the mixer's own parameters, as attributes."""
 
     @abstractmethod
     def mix(self, h: Tensor, layout: Layout, context: Context | None) -> list[Tensor]:
-        """What is added to the residual stream, one after another: (B, T, d) each.
+        """Return the terms to add to the residual stream, one after another: (B, T, d) each.
 
         Args:
             h: the normed input (B, T, d).
-            layout: of the tokens; nothing crosses from one document to the next.
-            context: the ranks that the sequences are cut over.
+            layout: the tokens' layout; nothing crosses from one document to the next.
+            context: the ranks over which the sequences are cut.
         """
 
     @abstractmethod
     def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
-        """As :meth:`mix`, of the next tokens after ``state``; and the state after them.
+        """Do as :meth:`mix` for the next tokens after ``state``; also return the new state.
 
-        It may use up the state that it is given.
+        The given state may be used up.
         """
 
     @abstractmethod
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """What the layer remembers before the first token."""
+        """Return what the layer remembers before the first token."""
 
     @abstractmethod
     def mixer_flops(self, seq_len: int) -> float:
-        """Forward FLOPs per token of the mixer, in documents of ``seq_len`` tokens."""
+        """Return the mixer's forward FLOPs per token, in documents of ``seq_len`` tokens."""
 
     @property
     def reach(self) -> int | None:
-        """How many tokens back the layer sees; None: as many as there are."""
+        """How many tokens back the layer sees; None: all of them."""
         return None
 
     @property
     def mixes_by(self) -> str:
-        """Where it has a :attr:`reach`: what of it, in the plural, mixes tokens; empty: nothing."""
+        """What mixes tokens in a layer of limited :attr:`reach`, in the plural; empty: nothing."""
         return ""
 
     def forward(
@@ -100,9 +101,9 @@ class Block(nn.Module, ABC):
     ) -> Tensor:
         """(B, T, d) -> (B, T, d); nothing crosses from one document to the next.
 
-        With ``carried``, from the state it holds, which is then the one after these tokens.
+        With ``carried``, start from the state in it and leave the state after these tokens there.
         """
-        layout = layout.to(x.device)  # a hook may have moved x, and finds no tensors in a layout
+        layout = layout.to(x.device)  # a hook may have moved x, but not the layout
         if carried is not None:
             state = carried.state() or self.init_state(x.shape[0], x.device, x.dtype)
             x, state = self.extend(x, state, layout)
@@ -111,30 +112,30 @@ class Block(nn.Module, ABC):
         return self._joined(x, self.mix(self._normed(x), layout, context))
 
     def extend(self, x: Tensor, state: State, layout: Layout) -> tuple[Tensor, State]:
-        """The next tokens (B, T, d) after ``state``, and the state after them."""
+        """Map the next tokens (B, T, d) after ``state``; also return the state after them."""
         added, state = self.mix_next(self._normed(x), state, layout)
         return self._joined(x, added), state
 
     def statistics(self, x: Tensor, layout: Layout) -> dict[str, Tensor]:
-        """What is worth watching while it trains, by name, as (values, heads).
+        """Return what is worth watching in training, by name, as (values, heads).
 
         Args:
-            x: what the layer is given, (B, T, d).
-            layout: of these tokens; none before them is known.
+            x: the layer's input (B, T, d).
+            layout: the layout of these tokens; no tokens before them are known.
         """
         return self.mixer_statistics(self._normed(x), layout)
 
     def mixer_statistics(self, h: Tensor, layout: Layout) -> dict[str, Tensor]:
-        """As :meth:`statistics`, of the normed input; of most mixers nothing."""
+        """Return the mixer's :meth:`statistics`, from its normed input; by default none."""
         return {}
 
     def flops_per_token(self, seq_len: int) -> float:
-        """Forward FLOPs per token, in documents of ``seq_len`` tokens."""
+        """Return the forward FLOPs per token, in documents of ``seq_len`` tokens."""
         ffn = self.ffn.flops_per_token() if self.ffn is not None else 0.0
         return self.mixer_flops(seq_len) + ffn
 
     def _write_once(self) -> None:
-        """Let output matrices begin as the only ones of the layer."""
+        """Initialise output matrices as the layer's only write to the residual stream."""
         for module in self.modules():
             if isinstance(module, Linear) and module.policy["weight"] is TO_RESIDUAL:
                 module.policy = module.policy | {"weight": ONLY_TO_RESIDUAL}  # of this instance
@@ -152,14 +153,14 @@ class Block(nn.Module, ABC):
 
 
 class MixerBlock(Block):
-    """A layer whose mixer is a module of its own, with dropout behind it."""
+    """A layer whose mixer is a module of its own, followed by dropout."""
 
     mixer: Any
     """A module with ``init_state``, ``extend`` and ``flops_per_token()``."""
 
     @abstractmethod
     def make_mixer(self, shape: Shape) -> nn.Module:
-        """The mixer."""
+        """Build the mixer."""
 
     def make(self, shape: Shape) -> None:
         """See :meth:`Block.make`."""
@@ -171,12 +172,12 @@ class MixerBlock(Block):
         return [self.dropout(self.mixer(h, layout, context))]
 
     def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
-        """See :meth:`Block.mix_next`; at a cost that does not depend on the past."""
+        """See :meth:`Block.mix_next`; the cost does not depend on the past."""
         y, state = self.mixer.extend(h, state, layout)
         return [self.dropout(y)], state
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """The mixer's state before the first token."""
+        """Return the mixer's state before the first token."""
         return self.mixer.init_state(batch_size, device, dtype)
 
     def mixer_flops(self, seq_len: int) -> float:

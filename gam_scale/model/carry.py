@@ -1,4 +1,4 @@
-"""States that a row's next sequence goes on from: training on a long text piece by piece."""
+"""States carried from one sequence of a row to the next, to train on long texts by pieces."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -10,7 +10,7 @@ from gam_scale.model.layout import Layout
 
 
 class Carried:
-    """One block's state before a sequence, and then after it.
+    """One block's state: before a sequence, then after it.
 
     An object of its own, since engines' hooks copy the dicts and tuples among a module's arguments.
     """
@@ -19,37 +19,37 @@ class Carried:
         self._part, self._prefix = part, f"{block}."
 
     def state(self) -> dict[str, Tensor]:
-        """As :meth:`keep` got it from the sequence before; empty if there was none."""
+        """Return what :meth:`keep` stored after the previous sequence; empty if none."""
         names = [key for key in self._part if key.startswith(self._prefix)]
         return {key.removeprefix(self._prefix): self._part[key] for key in names}
 
     def keep(self, state: dict[str, Tensor]) -> None:
-        """Copies, without gradients: a state is often a view of something much larger."""
+        """Store copies without gradients; a state is often a view of a much larger tensor."""
         for name, value in state.items():
             self._part[self._prefix + name] = value.detach().clone()
 
 
 class CarriedRows:
-    """The states that the rows of a micro-batch ended in, from which their continuations start.
+    """The states after the rows of a micro-batch, from which the next rows continue.
 
-    A model that is called with a batch and these states starts each row from its state, and writes
-    the state after the row's last token in its place. A document's start, position 0, resets a row
-    all the same.
+    A model that is called with a batch and these states starts each row from its state and replaces
+    that by the state after the row's last token. A document's start, position 0, still resets a
+    row.
     """
 
     def __init__(self, states: dict[str, Tensor] | None = None) -> None:
         self.states = dict(states or {})
-        """Of all blocks, rows along dim 0; empty: nothing was before."""
+        """The states of all blocks, rows along dim 0; empty: the rows continue nothing."""
 
     def of_block(self, block: int) -> Carried:
-        """The state of one block."""
+        """Return the state of one block."""
         return Carried(self.states, block)
 
     def layout(self, layout: Layout) -> Layout:
-        """``layout``, counted on from the last one up to each row's first document start.
+        """Return ``layout``, its positions continued from the last one up to a document's start.
 
         Args:
-            layout: counted from 1 up to the row's first document start, from 0 after one.
+            layout: its positions count from 1 up to a row's first document start, then from 0.
         """
         if "position" not in self.states:
             self.states["position"] = layout.positions.new_full((layout.rows,), -1)
@@ -59,10 +59,10 @@ class CarriedRows:
 
 
 class Carry:
-    """All rows of a rank, micro-batch by micro-batch: each step's continue those of the last.
+    """The states of all rows of a rank, by micro-batch; each step continues the rows of the last.
 
     Args:
-        rows: sequences of each of a step's micro-batches.
+        rows: sequences in each micro-batch of a step.
     """
 
     def __init__(self, rows: Sequence[int]) -> None:
@@ -70,16 +70,16 @@ class Carry:
         self.clear()
 
     def clear(self) -> None:
-        """Go on from nothing."""
+        """Drop all states: the next rows continue nothing."""
         self.parts = [CarriedRows() for _ in self.rows]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All rows' states, one after another along dim 0; empty if there are none."""
+        """Return all rows' states, one after another along dim 0; empty if there are none."""
         parts = [part.states for part in self.parts]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def load_state_dict(self, states: dict[str, Tensor]) -> None:
-        """Go on from ``states`` of as many rows, on the device where they are."""
+        """Continue from ``states`` of as many rows, on the device where they are."""
         ends = list(accumulate(self.rows))
         self.parts = [
             CarriedRows({key: value[end - n : end].clone() for key, value in states.items()})

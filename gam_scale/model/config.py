@@ -52,71 +52,84 @@ class ModelConfig:
     block: str = block_option("which block the stack is made of")
     layers: list[Any] = option(
         [],
-        "a pattern of layers, repeated over n_layers, a multiple of it: each a kind, with settings "
-        "from the sections below, or an object with a kind and settings of its own, such as "
-        '{"kind": "delta", "n_heads": 12}; empty: all are of model.block, with memory.kind',
+        "pattern of layers, repeated until there are n_layers, a multiple of its length; each is a "
+        "kind, with settings from the sections below, or an object with a kind and its own "
+        'settings, such as {"kind": "delta", "n_heads": 12}; empty: all layers are model.block, '
+        "with memory.kind",
         read=_read_layers,
         type_name="list of kinds or objects",
     )
     d_model: int = option(512, "width of the residual stream", at_least=1, at_most=WIDEST)
-    n_layers: int = option(6, "blocks", at_least=1, at_most=10_000)
+    n_layers: int = option(6, "number of layers (blocks)", at_least=1, at_most=10_000)
     ffn_mult: int = option(
         _MULT,
-        "feed-forward width as a multiple of d_model, of networks that are named by their kind",
+        "feed-forward width as a multiple of d_model, for networks given by their kind alone",
         at_least=1,
         at_most=1000,
     )
     vocab_size: int = option(
         0,
-        "rows of the embedding; 0: the tokenizer's, else at least the tokenizer's",
+        "rows of the embedding, at least as many as the tokenizer has ids; 0: exactly as many",
         at_least=0,
         at_most=LONGEST,
     )
     max_seq_len: int = option(
-        256, "rows of the learned position embedding", at_least=1, at_most=LONGEST
+        256,
+        "rows of the learned position embedding, at least data.seq_len",
+        at_least=1,
+        at_most=LONGEST,
     )
     position: Literal["learned", "none", "rotary", "rotary_attention"] = option(
         "learned",
-        "learned absolute position embeddings (the paper's); none; rotary, in attention and in "
-        "memories with queries and keys (arXiv 2104.09864); or rotary_attention, in attention "
-        "alone. Only learned ones limit the context",
+        "learned: absolute position embeddings, as in the paper; none: no positions; rotary: "
+        "rotary positions in attention and in memories with queries and keys (arXiv 2104.09864); "
+        "rotary_attention: the same in attention alone. Only learned positions limit the context",
     )
     rotary_base: float = option(
         10_000.0,
-        "slowest rotary frequency, as tokens per radian; more for longer contexts",
+        "base of rotary positions: tokens per radian of the slowest frequency; raise it for longer "
+        "contexts",
         above=1,
     )
     dropout: float = option(
-        0.1, "probability, after the embeddings and each branch", at_least=0, below=1
+        0.1,
+        "dropout probability, after the embeddings and each branch, and on attention weights",
+        at_least=0,
+        below=1,
     )
     init: Literal["scaled", "paper"] = option(
         "scaled",
-        "scaled: N(0, 0.02) embeddings, residual outputs shrunk with depth; paper: torch's "
-        "defaults with N(0, 1) position embeddings, which drown the token embeddings",
+        "initial weights; scaled: embeddings from N(0, 0.02), outputs to the residual stream "
+        "shrunk with depth; paper: torch's defaults, and position embeddings from N(0, 1), which "
+        "drown the token embeddings",
     )
     ffn: Any = option(
         "mlp",
-        "the feed-forward network of layers whose own ffn says nothing: a kind, as wide as "
-        'ffn_mult says, or an object such as {"kind": "swiglu", "mult": 4}. A mamba or mamba2 '
-        "layer has one only where its own ffn says so",
+        "feed-forward network of layers without an ffn of their own: a kind, whose width follows "
+        'from ffn_mult, or an object such as {"kind": "swiglu", "mult": 4}. mamba and mamba2 '
+        "layers have a network only if their own ffn says so",
         read=FEED_FORWARDS.read,
         type_name=" | ".join(f'"{kind}"' for kind in FEED_FORWARDS) + " or an object",
     )
     norm: Any = option(
         "layernorm",
-        "the norm before the head, and of layers that name none: a kind, or an object",
+        "norm before the head and in layers without a norm of their own: a kind, or an object with "
+        "settings",
         read=NORMS.read,
         type_name=" | ".join(f'"{kind}"' for kind in NORMS) + " or an object",
     )
     biases: bool = option(
-        True, "biases in linear layers, convolutions and LayerNorms; gates of memories keep theirs"
+        True,
+        "whether linear layers, convolutions and LayerNorms have biases; gates of memories keep "
+        "theirs",
     )
     tied_head: bool = option(
-        True, "the head's weight is the token embedding's; false: it has one of its own"
+        True, "the head shares the weight of the token embedding; false: it has its own"
     )
     logit_softcap: float = option(
         0.0,
-        "bound of the logits, c tanh(logits / c) (arXiv 2408.00118, with 30); 0: none",
+        "bound c on the logits, which become c tanh(logits / c) (arXiv 2408.00118, with 30); 0: no "
+        "bound",
         at_least=0,
     )
     gam: GAMConfig = section(GAMConfig, "settings of gam blocks")
@@ -126,7 +139,7 @@ class ModelConfig:
 
     @property
     def shape(self) -> Shape:
-        """What the layers share."""
+        """The settings that all layers share."""
         return Shape(
             d_model=self.d_model,
             dropout=self.dropout,
@@ -137,28 +150,31 @@ class ModelConfig:
 
     @property
     def pattern(self) -> list[str | MixerConfig]:
-        """What repeats over the layers: kinds, or layers with settings of their own."""
+        """The pattern that the stack repeats: kinds, or layers with settings of their own."""
         return self.layers or [self.memory.kind if self.block == GAM else self.block]
 
     def stack(self) -> list[MixerConfig]:
-        """The ``n_layers`` layers, each complete: the one place where the pattern is read."""
+        """Return the ``n_layers`` layers, each complete; only here is the pattern repeated."""
         layers = [self._layer(entry) for entry in self.pattern]
         return [layers[i % len(layers)] for i in range(self.n_layers)]
 
     def layer_kinds(self) -> list[str]:
-        """What each of the ``n_layers`` layers is."""
+        """Return the kind of each of the ``n_layers`` layers."""
         return [layer.kind for layer in self.stack()]
 
     def key(self, layer: int, setting: str) -> str:
-        """What a setting of a layer, by its number from 0, is called in the config."""
+        """Return the config key of a setting of the layer with this number, counted from 0."""
         return self._named()[layer % len(self.pattern)][1](setting)
 
     def final_norm(self) -> NormConfig:
-        """The norm before the head, and of layers that name none."""
+        """Return the norm before the head, which is also that of layers that name none."""
         return NORMS.of(self.norm)
 
     def rotation(self, dtype: torch.dtype = torch.float32) -> Rotation | None:
-        """What the layers turn by; None if none does. Tables are of float32 or, for it, float64."""
+        """Return the rotary tables that the layers need; None if no layer is rotary.
+
+        They are float32, or float64 for a float64 ``dtype``.
+        """
         shape = self.shape
         widths = sorted({w for layer in self.stack() for w in layer.turned_widths(shape)})
         if not widths:
@@ -167,7 +183,7 @@ class ModelConfig:
         return Rotation(self.rotary_base, tuple(widths), wide)
 
     def at_length(self, seq_len: int) -> "ModelConfig":
-        """This model in a run on sequences of ``seq_len`` tokens: with horizons that follow it."""
+        """Return the model for sequences of ``seq_len`` tokens; max_horizon 0 becomes seq_len."""
         _, longest = self.memory.horizons(seq_len)
         own = [e if isinstance(e, str) else e.at_length(seq_len) for e in self.layers]
         return replace(self, layers=own, memory=replace(self.memory, max_horizon=longest))
@@ -176,7 +192,7 @@ class ModelConfig:
         """Refuse a model that cannot be built.
 
         Raises:
-            UserError: naming the keys and what would do.
+            UserError: with the keys and what would be accepted.
         """
         if self.n_layers % len(self.pattern):
             raise UserError(
@@ -210,13 +226,13 @@ class ModelConfig:
         return replace(layer, ffn=self._as_wide(ffn), norm=NORMS.of(norm))
 
     def _as_wide(self, value: str | FeedForwardConfig) -> FeedForwardConfig:
-        """The feed-forward network; one named by its kind is as wide as ffn_mult says."""
+        """Return the feed-forward network; one named by its kind gets its width by ffn_mult."""
         ffn: Any = FEED_FORWARDS.of(value)
         takes_mult = isinstance(value, str) and hasattr(ffn, "mult")
         return replace(ffn, mult=self.ffn_mult) if takes_mult else ffn
 
     def _check_mult(self) -> None:
-        """Refuse a width that feed-forward networks with settings of their own do not take."""
+        """Refuse ``ffn_mult`` beside feed-forward networks that have settings of their own."""
         if self.ffn_mult == _MULT:
             return
         where = "" if isinstance(self.ffn, str) else "model.ffn"
@@ -229,7 +245,7 @@ class ModelConfig:
             )
 
     def _named(self) -> list[tuple[MixerConfig, Callable[[str], str]]]:
-        """The pattern's layers, each with what its settings are called in the config."""
+        """Return the pattern's layers, each with a function from a setting to its config key."""
         return [
             (
                 self._layer(entry),

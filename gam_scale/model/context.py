@@ -1,4 +1,4 @@
-"""What a model asks of the ranks that its sequences are cut over."""
+"""The interface to the ranks over which a model's sequences are cut."""
 
 from typing import Protocol
 
@@ -15,7 +15,7 @@ class Context(Protocol):
     size: int
 
     def gather(self, x: Tensor) -> Tensor:
-        """``x`` of every rank, in order: (size, ...)."""
+        """Return ``x`` of every rank, in rank order: (size, ...)."""
 
     def shift(self, x: Tensor) -> Tensor:
-        """``x`` of the rank before; zeros on the first one."""
+        """Return ``x`` of the previous rank; zeros on the first one."""

@@ -14,13 +14,13 @@ from gam_scale.model.policy import Draw, Policy
 
 
 def _torchs_conv1d(module: "CausalConv", value: Tensor, draw: Draw) -> None:
-    """Torch's own Conv1d default: uniform within 1 / sqrt(fan_in), fan_in = kernel_size."""
+    """Draw as torch's own Conv1d does: uniform within 1 / sqrt(fan_in), fan_in = kernel_size."""
     bound = 1.0 / math.sqrt(module.kernel_size)
     value.uniform_(-bound, bound, generator=draw.generator)
 
 
 class CausalConv(nn.Module):
-    """Depthwise convolution over time, each output seeing the last ``kernel_size`` tokens.
+    """Depthwise convolution over time; each output sees the last ``kernel_size`` tokens.
 
     Written as shifted multiply-adds on (B, T, d), which needs no transposes to a channels-first
     layout and fuses with its neighbours under torch.compile.
@@ -47,7 +47,7 @@ class CausalConv(nn.Module):
         return self._convolve(window, layout)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The inputs before the first token: zeros (B, k - 1, d)."""
+        """Return the inputs before the first token: zeros (B, k - 1, d)."""
         shape = (batch_size, self.kernel_size - 1, self.weight.shape[0])
         return torch.zeros(shape, device=device, dtype=dtype)
 
@@ -59,7 +59,11 @@ class CausalConv(nn.Module):
     def run(
         self, x: Tensor, state: Tensor, layout: Layout, context: Context | None
     ) -> tuple[Tensor, Tensor]:
-        """Convolve (B, T, d) after ``state``, or after the rank before; and its last inputs."""
+        """Convolve (B, T, d) after ``state`` or, with ``context``, after the previous rank.
+
+        Returns:
+            The output (B, T, d) and the last k - 1 inputs.
+        """
         if context is None:
             return self.extend(x, state, layout)
         return self(x, layout, context), x[:, x.shape[1] - self.kernel_size + 1 :]
@@ -78,18 +82,18 @@ class CausalConv(nn.Module):
         return y
 
     def flops_per_token(self) -> float:
-        """One multiply-add per tap."""
+        """Return the FLOPs: one multiply-add per tap."""
         return 2.0 * self.weight.numel()
 
 
 def check_taps(taps: int, key: str, tokens: int, cut: str) -> None:
-    """Refuse a convolution that reaches back past the rank before.
+    """Refuse a convolution that reaches back past the previous rank.
 
     Args:
-        taps: of the convolution.
-        key: of the setting that says so.
-        tokens: of a sequence on a rank.
-        cut: how the sequence comes to be so short, for the message.
+        taps: taps of the convolution.
+        key: config key of the taps.
+        tokens: tokens of a sequence on one rank.
+        cut: the cause of such short sequences, for the message.
     """
     if tokens < taps:
         raise UserError(f"{cut} and {key} {taps}; expected at least that many tokens on a rank")

@@ -9,9 +9,9 @@ from gam_scale.kernels.operator import operator
 
 
 class Dropout(nn.Module):
-    """As ``nn.Dropout``; on a CPU one draw of the generator decides four elements.
+    """``nn.Dropout`` in which, on a CPU, one draw of the generator decides four elements.
 
-    The probability is rounded to a multiple of 2**-16 there. Measured at 2048 x 512 elements on
+    There the probability is rounded to a multiple of 2**-16. Measured at 2048 x 512 elements on
     two cores: 1.6 ms for a mask, where torch draws one number per element in 12 ms (15 ms when
     compiled), which was 2% of a training step at the paper's size.
     """
@@ -33,10 +33,10 @@ class Dropout(nn.Module):
 
 @operator("gam_scale::keep_mask", keep="always", tags=torch.Tag.nondeterministic_seeded)
 def _keep_mask(like: Tensor, dropped: int) -> Tensor:
-    """True with probability ``1 - dropped / 2**16``, in the shape of ``like``.
+    """Draw a mask in the shape of ``like``, True with probability ``1 - dropped / 2**16``.
 
-    One opaque operator, so that a compiled block is one graph, in which a tagged draw is never
-    recomputed: the backward pass needs the mask of the forward pass.
+    It is one opaque operator, so that a compiled block stays one graph. Its tag keeps the draw from
+    being recomputed: the backward pass needs the mask of the forward pass.
     """
     return draw_lanes(like.shape) >= dropped - (1 << 15)
 

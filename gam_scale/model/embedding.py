@@ -1,4 +1,4 @@
-"""Tables of rows: token and position embeddings, and a head of its own."""
+"""Tables of rows: token and position embeddings, and a head that is not tied."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from gam_scale.model.policy import Policy, position_rows, token_rows
 
 
 class TokenEmbedding(nn.Embedding):
-    """A row for each id; the head's weight too where they are tied."""
+    """A row for each token id; also the head's weight where the two are tied."""
 
     policy: ClassVar[dict[str, Policy]] = {"weight": Policy(token_rows, "embedding", "always")}
 
@@ -21,7 +21,7 @@ class PositionEmbedding(nn.Embedding):
 
 
 class Head(nn.Linear):
-    """A row for each id, to be multiplied with hidden states: logits (..., vocab_size)."""
+    """A row for each token id, whose products with hidden states are logits."""
 
     policy: ClassVar[dict[str, Policy]] = {"weight": Policy(token_rows, "head", "always")}
 

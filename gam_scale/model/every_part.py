@@ -1,6 +1,6 @@
-"""Imports every part, so that it registers: a new one is a new file, and no list of files.
+"""Imports every part, so that it registers; a new part is a new file, and no list names it.
 
-An export, which has no packages to search, has imports one by one in the place of this module.
+An export has no packages to search, so there one import per part takes the place of this module.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""How wide a feed-forward network is: a multiple of the model's width, or a number of channels."""
+"""The width of a feed-forward network: a multiple of d_model, or a number of channels."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,29 +9,32 @@ from gam_scale.model.shape import WIDEST, Shape
 from gam_scale.strict import option
 
 MULT = 4
-"""The multiple where nothing is said."""
+"""The default multiple."""
 
 
 def mult_option(doc: str) -> Any:
-    """The field ``mult``, a multiple of d_model."""
+    """Declare the field ``mult``, a multiple of d_model."""
     return option(MULT, doc, at_least=1, at_most=1000)
 
 
 @dataclass(frozen=True)
 class WideConfig(FeedForwardConfig):
-    """Of a network between whose matrices there are more channels than d_model."""
+    """The configuration of a feed-forward network with a hidden width of its own."""
 
     mult: int = mult_option("width as a multiple of d_model")
     width: int = option(
-        0, "channels between its matrices, instead of mult; 0: by mult", at_least=0, at_most=WIDEST
+        0,
+        "hidden width in channels, given instead of mult; 0: from mult",
+        at_least=0,
+        at_most=WIDEST,
     )
 
     def channels(self, shape: Shape) -> int:
-        """Between the matrices."""
+        """Return the hidden width, between the matrices."""
         return self.width or self.by_mult(shape)
 
     def by_mult(self, shape: Shape) -> int:
-        """The channels that ``mult`` stands for."""
+        """Return the hidden width that ``mult`` stands for."""
         return self.mult * shape.d_model
 
     def check(self, shape: Shape, name: Naming) -> None:

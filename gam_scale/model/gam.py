@@ -23,18 +23,21 @@ from gam_scale.strict import option, shown
 
 @dataclass(frozen=True)
 class GAMLayer(MixerConfig):
-    """What gam layers have in common; a kind adds its memory's settings and builds it."""
+    """The settings of all gam layers; each kind adds those of its memory, and builds it."""
 
     kernel_size: int = option(
         3, "taps of the causal depthwise convolution", at_least=1, at_most=WIDEST
     )
     fusion: Literal["gate", "local", "sum"] = option(
         "gate",
-        "how local and global paths join; gate: a learned sigmoid gate each; local: one on the "
-        "local path, where the memory has an output gate of its own; sum: none",
+        "gates on the local and global paths before they are added; gate: a learned sigmoid gate "
+        "on each; local: on the local path alone, for memories with an output gate of their own; "
+        "sum: no gates",
     )
     paths: Literal["both", "local", "global"] = option(
-        "both", "ablation: keep both paths, only the convolution, or only the memory"
+        "both",
+        "paths that a layer keeps, for ablations; local: the convolution alone; global: the memory "
+        "alone",
     )
 
     sections: ClassVar[tuple[str, ...]] = ("gam", "memory")
@@ -47,17 +50,17 @@ class GAMLayer(MixerConfig):
 
     @property
     def reads_local(self) -> bool:
-        """Whether the memory reads what the convolution gives, too."""
+        """Whether the memory also reads the convolution's output."""
         return False
 
     @property
     def gates_output(self) -> bool:
-        """Whether the memory has a gate on what it reads, which may stand for a fusion gate."""
+        """Whether the memory gates what it reads, which may take the place of a fusion gate."""
         return False
 
     @abstractmethod
     def build_memory(self, shape: Shape) -> Memory:
-        """The memory's module."""
+        """Build the memory's module."""
 
     def build(self, shape: Shape) -> Block:
         """See :meth:`MixerConfig.build`."""
@@ -67,7 +70,7 @@ class GAMLayer(MixerConfig):
         """See :meth:`Part.check`."""
         if self.fusion != "local":
             return
-        by_default = type(self).fusion == "local"  # nobody need have asked for it
+        by_default = type(self).fusion == "local"  # the user may not have asked for it
         if self.paths == "global" and not by_default:
             raise UserError(
                 f"{name('fusion')} is local, a gate on the local path, with paths global, which "
@@ -81,9 +84,9 @@ class GAMLayer(MixerConfig):
             )
 
     def check_own(self, name: Naming) -> None:
-        """See :meth:`MixerConfig.check_own`: settings of a path that is left out.
+        """See :meth:`MixerConfig.check_own`: refuse settings of a path that is left out.
 
-        Of the longest horizon a run's complete config has its own length, whatever the paths.
+        ``max_horizon`` is exempt: a run's complete config has its length there, whatever the paths.
         """
         shared = {field.name for field in fields(GAMLayer)} | {"max_horizon"}
         for field in fields(self):
@@ -113,24 +116,28 @@ class WrittenLayer(GAMLayer):
     )
     max_horizon: float = option(
         0.0,
-        "the slowest one; those between are spread evenly in the logarithm, and a head alone has "
-        "the middle; 0: data.seq_len",
+        "tokens over which the slowest gate forgets at initialisation; horizons between the two "
+        "are spread evenly in the logarithm, and a single head takes the middle; 0: data.seq_len",
         at_least=0,
     )
 
     memory_input: Literal["mixed", "plain"] = option(
         "mixed",
-        "what the memory reads: mixed, the tokens and what the convolution beside it gives for "
-        "them, h + conv(h); plain, h alone",
+        "what the memory reads; mixed: the tokens plus the output of the convolution beside it, h "
+        "+ conv(h); plain: the tokens h alone",
     )
     conv_size: int = option(
         0,
-        "taps of causal depthwise convolutions behind the memory's projections: on queries, keys "
-        "and values, or of scan on what is averaged; 0: none",
+        "taps of causal depthwise convolutions inside the memory, on its projected queries, keys "
+        "and values (in scan, on what it averages); 0: no convolutions",
         at_least=0,
         at_most=WIDEST,
     )
-    activation: Activation = option("none", "of the same, behind all that")
+    activation: Activation = option(
+        "none",
+        "activation of the projected queries, keys and values (in scan, of what it averages), "
+        "after these convolutions",
+    )
 
     @property
     def reads_local(self) -> bool:
@@ -138,7 +145,7 @@ class WrittenLayer(GAMLayer):
         return self.memory_input == "mixed"
 
     def horizons(self, shape: Shape) -> tuple[float, float]:
-        """The fastest and the slowest gate's at initialisation."""
+        """Return the shortest and the longest initial horizon of gates, in tokens."""
         return horizons(self.min_horizon, self.max_horizon, shape.context)
 
     def at_length(self, seq_len: int) -> Self:
@@ -169,19 +176,19 @@ class HeadLayer(WrittenLayer):
 
     n_heads: int = option(
         4,
-        "heads, each with a state of its own; divides d_model where that gives them their width",
+        "heads, each with its own state; divides d_model where a head's width is d_model / n_heads",
         at_least=1,
         at_most=WIDEST,
     )
     output_gate: GateChoice = option(
         "none",
-        "what multiplies the heads' read-out before the output layer, of a projection of the "
-        "tokens; the norm of each head then has a weight",
+        "gate on the heads' read-out before the output layer: silu or sigmoid of a projection of "
+        "the tokens; the norm of each head then has a weight; none: no gate",
     )
 
     small: ClassVar[dict[str, object]] = {"n_heads": 2}
     of_pairs: ClassVar[bool] = False
-    """Whether channels are pairs, of complex numbers."""
+    """Whether channels come in pairs, as complex numbers."""
 
     def check(self, shape: Shape, name: Naming) -> None:
         """See :meth:`Part.check`."""
@@ -189,7 +196,7 @@ class HeadLayer(WrittenLayer):
         super().check(shape, name)
 
     def check_widths(self, shape: Shape, name: Naming) -> None:
-        """Refuse heads that do not divide the width, or whose own does not do."""
+        """Refuse heads that do not divide d_model, or whose own width is not accepted."""
         even = self.of_pairs or shape.rotary == "all"
         check_divides(name("n_heads"), self.n_heads, shape, even=even)
 
@@ -199,7 +206,7 @@ class HeadLayer(WrittenLayer):
         return self.output_gate != "none"
 
     def heads(self, shape: Shape) -> Heads:
-        """Their sizes, and what stands around them."""
+        """Return the sizes of the heads and the settings of the layers around them."""
         width = shape.d_model // self.n_heads
         around = (self.conv_size, self.activation, self.output_gate)
         return Heads(self.n_heads, width, width, self.n_heads, *around)
@@ -215,13 +222,13 @@ class HeadLayer(WrittenLayer):
 
 @dataclass(frozen=True)
 class DecayLayer(HeadLayer):
-    """A layer with heads whose decays may begin as those of gated delta nets do."""
+    """A layer with heads whose decays may start as those of gated delta nets do."""
 
     decay_start: Literal["horizons", "published"] = option(
         "horizons",
         "how fast gates forget at initialisation; horizons: as min_horizon and max_horizon say; "
-        "published: rates uniform from 0 to 16, or from 1 where channels decay, times steps "
-        "log-uniform from 0.001 to 0.1, as gated delta nets begin",
+        "published: as gated delta nets begin, with rates uniform from 0 to 16 (from 1 to 16 with "
+        "decay_per channel) times steps log-uniform from 0.001 to 0.1",
     )
 
     def at_length(self, seq_len: int) -> Self:
@@ -231,7 +238,7 @@ class DecayLayer(HeadLayer):
     def check_own(self, name: Naming) -> None:
         """See :meth:`MixerConfig.check_own`."""
         super().check_own(name)
-        usual = type(self)  # what it has by default gives way to what the user says
+        usual = type(self)  # a kind's defaults are not refused, only what the user sets
         for field in ("min_horizon", "max_horizon"):
             is_set = getattr(self, field) != getattr(usual, field)
             if self.decay_start == "published" and is_set:
@@ -242,12 +249,12 @@ class DecayLayer(HeadLayer):
 
 
 def horizons(shortest: float, longest: float, context: int) -> tuple[float, float]:
-    """In tokens; a longest one of 0 is the context's length."""
+    """Return both horizons, in tokens; a longest one of 0 becomes the context's length."""
     return shortest, longest or max(shortest, float(context))
 
 
 def check_horizons(shortest: float, longest: float, key: str) -> None:
-    """Refuse a shortest one, of the setting ``key``, above the longest."""
+    """Refuse a shortest horizon, set by ``key``, above the longest."""
     if 0 < longest < shortest:
         raise UserError(
             f"{key} is {shortest:g}, above max_horizon {longest:g}; expected at most that, or "
@@ -264,7 +271,7 @@ class GAMBlock(Block):
 
     A written memory reads h + conv(h) instead of h: a token can then store its neighbour's value
     under its own key. On recall (128 tokens, 8 pairs, width 64, 2 layers, 420 steps) the delta rule
-    answers 97% so, and 13% from h alone.
+    answers 97% that way, and 13% from h alone.
 
     Ablations: ``fusion = "sum"`` leaves out the gates; ``paths`` keeps one path only, with its own
     gate if fusion is by gate. ``fusion = "local"`` leaves out g_g.
@@ -298,9 +305,9 @@ class GAMBlock(Block):
         return self._gated(h, local, recalled)
 
     def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
-        """See :meth:`Block.mix_next`; at a cost that does not depend on the past.
+        """See :meth:`Block.mix_next`; the cost does not depend on the past.
 
-        Differentiable, documents included: a long sequence may be trained on piece by piece.
+        It is differentiable and resets at documents: a long sequence can be trained on by pieces.
         """
         local, recalled, state = None, None, dict(state)
         if self.conv is not None:
@@ -311,7 +318,7 @@ class GAMBlock(Block):
         return self._gated(h, local, recalled), state
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """The convolution's last inputs, and what the memory holds."""
+        """Return the convolution's last inputs and what the memory holds."""
         state = {}
         if self.conv is not None:
             state["conv"] = self.conv.init_state(batch_size, device, dtype)
@@ -320,7 +327,7 @@ class GAMBlock(Block):
         return state
 
     def mixer_statistics(self, h: Tensor, layout: Layout) -> dict[str, Tensor]:
-        """See :meth:`Block.mixer_statistics`: how far its gates open, and its memory's."""
+        """See :meth:`Block.mixer_statistics`: how far gates open, and the memory's statistics."""
         local = self.conv(h, layout, None) if self.conv is not None else None
         statistics: dict[str, Tensor] = {}
         for name, gate in self._gates(h).items():
@@ -341,7 +348,7 @@ class GAMBlock(Block):
         return [gates[name] * path if name in gates else path for name, path in there.items()]
 
     def _gates(self, h: Tensor) -> dict[str, Tensor]:
-        """From 0 to 1, of those paths that have one: (B, T, d)."""
+        """Return the gates, from 0 to 1, of the paths that have one: (B, T, d) each."""
         if self.gate is None:
             return {}
         gates = torch.sigmoid(self.gate(h)).chunk(len(self.gated), dim=-1)
@@ -349,7 +356,7 @@ class GAMBlock(Block):
 
     @property
     def reach(self) -> int | None:
-        """A constant bank sees no other token; the convolution sees kernel_size - 1."""
+        """See :attr:`Block.reach`: the convolution's alone, or None for a written memory."""
         if isinstance(self.memory, WrittenMemory):
             return None
         return self.conv.kernel_size - 1 if self.conv is not None else 0

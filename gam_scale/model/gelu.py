@@ -1,4 +1,4 @@
-"""The exact GELU, kept as torch's own kernel where that is the faster one."""
+"""The exact GELU, kept as torch's own kernel where that is faster."""
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,9 @@ from gam_scale.kernels.operator import operator
 
 
 def gelu(x: Tensor) -> Tensor:
-    """``x * Phi(x)``, elementwise.
+    """Return ``x * Phi(x)``, elementwise.
 
-    On a CPU torch's kernel stays an operator of its own inside a compiled block. Measured at
+    On a CPU, torch's kernel stays an operator of its own inside a compiled block. Measured at
     2048 x 2048 elements on two AVX-512 cores: 0.8 ms forward and 1.5 ms backward, where the
     compiler's generated loops take 2.1 and 2.8 ms.
     """

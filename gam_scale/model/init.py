@@ -1,4 +1,4 @@
-"""Initial weights: every parameter drawn from its own seed, so that shards can be drawn alone."""
+"""Initial weights: each parameter has a seed of its own, so that shards can be drawn alone."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ from gam_scale.pulse import beat
 def initial_values(
     model: nn.Module, config: ModelConfig, seed: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """Name and initial value of every parameter, one at a time, on the CPU.
+    """Yield the name and initial value of every parameter, one at a time, on the CPU.
 
-    ``model`` gives names, shapes and policies only and may be on the meta device. Each draw depends
-    on (seed, parameter name) alone, so a rank that holds a shard of the model gets the same numbers
-    as one that holds all of it, at the memory of one parameter.
+    ``model`` only gives names, shapes and policies, so it may be on the meta device. Each draw
+    depends on (seed, parameter name) alone, so a rank that holds a shard of the model gets the same
+    numbers as one that holds all of it, and needs memory for one parameter only.
 
     ``paper`` is what the official code does: torch's defaults for linear and convolution layers,
     token embeddings (tied to the head, so drawn as a Linear) uniform within 1 / sqrt(d_model),
-    position embeddings N(0, 1). ``scaled``, the default, draws both embeddings from N(0, 0.02),
-    linear weights from a normal of torch's default variance with zero biases, and shrinks the
-    layers that write to the residual stream by 1 / sqrt(2 n_layers); by 1 / sqrt(n_layers) where
-    the only write of a layer is its mixer's, in kinds whose configuration ``counts_writes``.
+    position embeddings N(0, 1). ``scaled``, the default, draws both embeddings from N(0, 0.02) and
+    linear weights from a normal of torch's default variance, with zero biases. Weights that write
+    to the residual stream shrink by 1 / sqrt(2 n_layers), or by 1 / sqrt(n_layers) where the mixer
+    makes the only write of its layer and its configuration ``counts_writes``.
     """
     for prefix, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -33,7 +33,7 @@ def initial_values(
             value = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
             generator = torch.Generator().manual_seed(_seed_of(seed, f"{prefix}.{name}"))
             draw = Draw(generator, config.init, config.n_layers)
-            with torch.device("cpu"):  # whichever the caller's default is, for what a policy makes
+            with torch.device("cpu"):  # for tensors that a policy creates, whatever the default
                 policy_of(module, name).init(module, value, draw)
             yield f"{prefix}.{name}".removeprefix("."), value
 

@@ -1,4 +1,4 @@
-"""One layer for a model of your own: ``from gam_scale import Layer`` (docs/layer.md)."""
+"""A single layer to use in your own model: ``from gam_scale import Layer`` (docs/layer.md)."""
 
 from typing import Any
 
@@ -14,24 +14,25 @@ from gam_scale.strict import from_dict
 
 
 class Layer(nn.Module):
-    """A whole layer of the stack, residual: norm, mixer, norm, feed-forward network.
+    """One residual layer of the stack: norm, mixer, norm, feed-forward network.
 
-    In training it maps all tokens of a sequence at once; in generation :meth:`step` takes the next
-    ones and a state. Both compute the same.
+    In training, it maps all tokens of a sequence at once; in generation, :meth:`step` maps the next
+    tokens, given a state. Both compute the same function.
 
     Args:
-        kind: of the mixer, a key of ``gam_scale.MIXERS``: ``"delta"``, ``"attention"``, ...
+        kind: kind of the mixer, a key of ``gam_scale.MIXERS``: ``"delta"``, ``"attention"``, ...
         d_model: width of the residual stream.
-        n_layers: of your stack. Initial weights that write to the residual stream shrink with it.
-        context: tokens of a text; up to it reach the horizons of gates that forget.
-        rotary: turn queries and keys by rotary positions.
+        n_layers: layers in your stack; with more, initial weights that write to the residual
+            stream are smaller.
+        context: tokens of a text, the default of the longest horizon of forgetting gates.
+        rotary: whether to turn queries and keys by rotary positions.
         dropout: probability, after each branch.
-        seed: of the initial weights.
-        **settings: of the kind, as in ``model.layers`` of a config file, ``ffn`` and ``norm``
-            among them.
+        seed: seed of the initial weights.
+        **settings: settings of the kind, as in ``model.layers`` of a config file, including
+            ``ffn`` and ``norm``.
 
     Raises:
-        UserError: no such kind, a setting that it does not have, or values that do not go together.
+        UserError: the kind is unknown, it has no such setting, or values conflict.
     """
 
     def __init__(
@@ -61,29 +62,29 @@ class Layer(nn.Module):
         initialise(self.block, self.config, seed)
 
     def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
-        """(B, T, d_model) -> the same; token t sees tokens up to t.
+        """Map (B, T, d_model) to the same shape; token t sees tokens up to t.
 
         Args:
             x: the residual stream.
-            layout: where documents begin, for rows that hold several; None: one text a row.
+            layout: where documents begin, for rows that hold several; None: one text per row.
 
         Raises:
-            UserError: ``x`` is of another shape, or empty.
+            UserError: ``x`` has another shape, or is empty.
         """
         self._check(x)
         layout = Layout.stream(*x.shape[:2]) if layout is None else layout
         return self.block(x, self._turned(layout, x))
 
     def init_state(self, batch_size: int = 1) -> State:
-        """The state before the first token of ``batch_size`` texts."""
+        """Return the state before the first token of ``batch_size`` texts."""
         weight = next(self.parameters())
         state = self.block.init_state(batch_size, weight.device, weight.dtype)
         return state | {"seen": torch.zeros((), dtype=torch.int64)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The next tokens (B, T, d_model), one or more of them, and the state behind them.
+        """Map the next one or more tokens (B, T, d_model); also return the state after them.
 
-        The state given is used up: attention writes into its buffers. Clone its tensors first to
+        The given state is used up: attention writes into its buffers. Clone its tensors first to
         continue one text twice. Without attention, or with a window, neither the state nor the cost
         of a token grows with the text.
         """

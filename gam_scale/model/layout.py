@@ -1,7 +1,7 @@
-"""Where the tokens of a batch stand and where its documents begin: worked out once, for all layers.
+"""The positions and documents of a batch's tokens, worked out once for all layers.
 
-A layout is made on the CPU beside its batch, where what depends on the documents costs no wait for
-a device, and travels with it. No layer derives anything of it again.
+A layout is made on the CPU beside its batch, where reading the documents needs no wait for a
+device, and moves to the device with the batch. No layer derives any of it again.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ _MIN_ENDS = 64
 
 
 class Stretches(NamedTuple):
-    """Documents as stretches of one sequence: all rows' tokens laid end to end, B T of them.
+    """Documents as stretches of one sequence: the B T tokens of all rows, laid end to end.
 
-    A row that goes on from earlier tokens begins with a stretch too. All have a fixed length (see
-    :func:`padded`): behind the n real stretches stand empty ones.
+    A row that continues earlier tokens begins with a stretch too. The tensors have fixed lengths
+    (see :func:`padded`): empty stretches follow the real ones, up to n in all.
     """
 
     ends: Tensor  # (n + 1,) int32: stretch i is the tokens from ends[i] to before ends[i + 1]
-    fresh: Tensor  # (n,) bool: a document starts there, and forgets what was before
+    fresh: Tensor  # (n,) bool: whether a document starts there, which forgets what came before
 
 
 class Spans(NamedTuple):
-    """What attention asks of the stretches, where keys may reach back further than queries.
+    """The stretches as attention needs them, with keys that may reach back further than queries.
 
-    Span i pairs its queries with its keys, the last query seeing its last key, the one before it
-    all but that one, and so on ("bottom-right" causal). Keys without queries are spans of their
-    own. Fixed lengths as :class:`Stretches` have.
+    Span i pairs queries with keys: its last query sees all of its keys, the query before that all
+    but the last key, and so on ("bottom-right" causal). Keys without queries are spans of their
+    own. The lengths are fixed as in :class:`Stretches`.
     """
 
     queries: Tensor  # (n + 1,) int32, cumulative: of the rows' queries laid end to end
@@ -41,32 +41,32 @@ class Spans(NamedTuple):
 
 
 class _Pieces(NamedTuple):
-    """The stretches by row, in numpy: where torch traces a model, tensors have no values."""
+    """The stretches by row, in numpy, since tensors have no values where torch traces a model."""
 
     row: np.ndarray
     begin: np.ndarray  # its first token within the row
-    end: np.ndarray  # behind its last one
+    end: np.ndarray  # one past its last token
     fresh: np.ndarray
 
 
 class Layout:
     """Positions and documents of B rows of T tokens.
 
-    A plain object, not a tuple: engines' hooks copy and cast the tensors in those. Never changed
-    once it is made; what depends on documents has shapes that do not.
+    A plain object, not a tuple, because engines' hooks copy and cast the tensors in tuples. It
+    never changes once it is made, and its shapes do not depend on where documents start.
 
     Attributes:
         rows, length: B and T.
         positions: (B, T) int64 tokens since the document's start; (1, T) where nothing resets and
             all rows are alike.
-        documents: (B, T) int32, how many documents have started in the row up to and with this
-            token: 0 for those that go on from what was before the row. None: nothing resets.
-        starts: (B, T) bool, the first tokens of documents; None likewise.
-        stretches: on the device of the other tensors.
+        documents: (B, T) int32, the number of documents that have started in the row up to and
+            including this token: 0 where a text from before the row continues. None: no resets.
+        starts: (B, T) bool, the first tokens of documents. None: no resets.
+        stretches: the documents as stretches, on the device of the other tensors.
         stretches_host: the same on the CPU, to be read without waiting for a device.
-        spans: of queries and keys, on the device.
-        spans_host: on the CPU.
-        rotation: what :attr:`turns` are made for.
+        spans: the spans of queries and keys, on the device.
+        spans_host: the same on the CPU.
+        rotation: the parameters of :attr:`turns`.
         turns: cos and sin (1 or B, T, K / 2) of the rotary angles, by head width K.
     """
 
@@ -89,10 +89,10 @@ class Layout:
 
     @classmethod
     def of(cls, positions: Tensor | np.ndarray) -> "Layout":
-        """Documents that start at every position 0.
+        """Make a layout with a document start at every position 0.
 
         Args:
-            positions: (B, T), on the CPU. A row that begins with another number goes on.
+            positions: (B, T), on the CPU. A row that begins with another number continues a text.
         """
         positions = torch.as_tensor(positions).long()
         assert positions.device.type == "cpu", "a layout is made on the CPU, then sent"
@@ -110,7 +110,7 @@ class Layout:
 
     @classmethod
     def stream(cls, rows: int, length: int, first: int = 0) -> "Layout":
-        """Rows of one stream each, which nothing resets; ``first`` is the first token's number."""
+        """Make rows of one stream each, without resets; ``first`` is the first token's position."""
         positions = torch.arange(first, first + length, device="cpu")[None]
         nothing = np.zeros(rows, np.int64)
         pieces = _Pieces(np.arange(rows), nothing, nothing + length, nothing > 0)
@@ -127,9 +127,9 @@ class Layout:
         return self.stretches_host.ends
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Layout":
-        """A layout of what ``function`` makes of each tensor; those of the host stay.
+        """Return a layout with ``function`` applied to each tensor but those kept on the host.
 
-        Segments that exist are mapped too.
+        Segments that were made before are mapped too.
         """
         new = copy(self)
         new.positions = function(self.positions)
@@ -143,7 +143,7 @@ class Layout:
         return new
 
     def tensors(self) -> list[Tensor]:
-        """All that :meth:`map` maps."""
+        """Return all tensors that :meth:`map` maps."""
         tensors: list[Tensor] = []
 
         def note(x: Tensor) -> Tensor:
@@ -154,18 +154,18 @@ class Layout:
         return tensors
 
     def to(self, device: torch.device | str) -> "Layout":
-        """The same layout on ``device``; the copies do not wait."""
+        """Return the same layout on ``device``; copies to a GPU do not wait."""
         if self.positions.device == torch.device(device):
             return self
         free = torch.device(device).type == "cuda"  # see Batch.to
         return self.map(lambda x: x.to(device, non_blocking=free))
 
     def pin(self) -> "Layout":
-        """The same layout in page-locked memory, from where a GPU copies without a wait."""
+        """Return the same layout in page-locked memory, from which a GPU copies without a wait."""
         return self.map(Tensor.pin_memory)
 
     def turned(self, rotation: Rotation | None) -> "Layout":
-        """This layout with the rotary tables that a model asks for; itself if it has them."""
+        """Return this layout with the rotary tables for ``rotation``; itself if it has them."""
         if rotation == self.rotation:
             return self
         new = self._with(self.positions)
@@ -175,9 +175,9 @@ class Layout:
         return new
 
     def continued(self, last: Tensor) -> "Layout":
-        """This layout with positions that count on from ``last`` (B,) up to a document's start.
+        """Return this layout with ``last`` (B,) added to positions before a row's first document.
 
-        It may be on a device: nothing waits for it. What says where documents are stays.
+        The layout may be on a device: nothing waits for it. The documents stay as they are.
         """
         last = last.unsqueeze(1)
         if self.documents is not None:
@@ -186,9 +186,9 @@ class Layout:
         return new.turned(self.rotation)
 
     def part(self, rank: int, size: int) -> "Layout":
-        """One rank's tokens of rows that ``size`` ranks share, each with T / size of them.
+        """Return one rank's part of rows that ``size`` ranks share: T / size tokens of each row.
 
-        Its keys are those of all ranks, T a row (:attr:`spans`).
+        Its queries see the keys of all ranks, T per row (:attr:`spans`).
         """
         length = self.length // size
         part = self._cut(rank * length, (rank + 1) * length)
@@ -197,9 +197,9 @@ class Layout:
         return part
 
     def segments(self, size: int) -> "list[Layout]":
-        """``size`` tokens of each row at a time, the last time those that are left.
+        """Return layouts of ``size`` tokens of each row at a time, the last one of the rest.
 
-        Made when first asked for; each tells its own tokens alone, as if there were no others.
+        They are made at the first call. Each describes its own tokens as if there were no others.
         """
         if size not in self._segments:
             firsts = range(0, self.length, size)
@@ -226,37 +226,37 @@ class Layout:
         return new
 
     def _documents(self, first: int, last: int) -> Tensor:
-        """Counted from 0 for what goes on from before token ``first``."""
+        """Return :attr:`documents` of a part, counted from 0 for what began before ``first``."""
         assert self.documents is not None
         here = self.documents[:, first:last]
         return here - self.documents[:, first - 1 : first] if first else alone(here)
 
     def _with(self, positions: Tensor) -> "Layout":
-        """The same documents at other positions, without tables or segments."""
+        """Return the same documents with other positions, without tables or segments."""
         new = copy(self)
         new.positions, new.rotation, new.turns, new._segments = positions, None, {}, {}
         return new
 
 
 def alone(part: Tensor) -> Tensor:
-    """A part (B, ...) of longer rows, laid out as if there were no others.
+    """Return a part (B, ...) of longer rows with the strides of a tensor of its own.
 
-    Its strides tell the length of the whole, and a graph would be compiled for each. Those of a
-    single row can be had without a copy.
+    The strides of a view depend on the length of the whole rows, and torch would compile a graph
+    for each length. For a single row, the change needs no copy.
     """
     return part.squeeze(0).unsqueeze(0) if part.shape[0] == 1 else part.contiguous()
 
 
 def padded(ends: np.ndarray) -> np.ndarray:
-    """Cumulative lengths, the last one repeated up to a power of two, 64 or more.
+    """Pad cumulative lengths to a power of two, 64 or more, by repeating the last one.
 
-    A compiled graph is made for one shape: so it serves whatever documents a batch has, until one
-    has more than there is room for.
+    A compiled graph is made for one shape. With padding it serves any batch, unless the batch has
+    more documents than there is room for.
     """
     size = _MIN_ENDS
     while size < len(ends):
         size *= 2
-    ends = ends.astype(np.int32)  # joined: dynamo cannot trace np.pad
+    ends = ends.astype(np.int32)  # joined, since dynamo cannot trace np.pad
     return np.concatenate([ends, np.repeat(ends[-1:], size - len(ends))])
 
 
@@ -270,7 +270,7 @@ def _stretches(pieces: _Pieces) -> Stretches:
 
 
 def _cut(pieces: _Pieces, first: int, last: int) -> _Pieces:
-    """Those of tokens ``first`` to before ``last`` of each row, counted from ``first``."""
+    """Return the pieces in tokens ``first`` to before ``last``, with ``first`` as token 0."""
     here = (pieces.begin < last) & (pieces.end > first)
     row, begin, end, fresh = (x[here] for x in pieces)
     goes_on = begin < first
@@ -279,10 +279,10 @@ def _cut(pieces: _Pieces, first: int, last: int) -> _Pieces:
 
 
 def _spans(pieces: _Pieces, length: int, first: int, queries: int) -> Spans:
-    """Spans of the queries ``first`` and following of each row, over all of its keys.
+    """Return the spans of ``queries`` queries from ``first`` on in each row, over all its keys.
 
-    The keys of a stretch begin where it does, before ``first`` too. Those before the first one, and
-    those behind the last query, are spans without queries.
+    The keys of a stretch begin where the stretch does, even before ``first``. Keys before the first
+    such stretch, and keys after the last query, are spans without queries.
     """
     last = first + queries
     here = (pieces.begin < last) & (pieces.end > first)
@@ -300,5 +300,5 @@ def _spans(pieces: _Pieces, length: int, first: int, queries: int) -> Spans:
 
 
 def _send(x: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on ``device``, from page-locked memory, so that nothing waits."""
+    """Copy a host tensor to ``device``; to a GPU from page-locked memory, without a wait."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

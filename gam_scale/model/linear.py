@@ -1,4 +1,4 @@
-"""Products with weights, in the faster of the two libraries that torch has for them on a CPU."""
+"""Products with weights, in the faster of torch's two CPU libraries for them."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from gam_scale.kernels.operator import operator
 from gam_scale.model.policy import BIAS, MATRIX, Policy
 
 _WORTH_CALLING = 1 << 22
-"""Multiply-adds from which on the faster library makes up for calling an operator of our own."""
+"""Multiply-adds from which the faster library outweighs the call of a custom operator."""
 
 
 class Linear(nn.Linear):
-    """As ``nn.Linear``, computed by :func:`linear`.
+    """``nn.Linear``, computed by :func:`linear`.
 
     Args:
         in_features: width of the input.
         out_features: width of the output.
-        bias: whether there is one.
+        bias: whether there is a bias.
         weight: the weight's policy.
     """
 
@@ -38,7 +38,7 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias``: (..., K), (N, K), (N,) -> (..., N).
+    """Return ``x @ weight.T + bias``: (..., K), (N, K), (N,) -> (..., N).
 
     torch hands fp32 products on x86 to MKL, which does not use the AVX-512 units of AMD's
     processors; oneDNN, also part of torch, does. Measured on two cores of a Zen 5 EPYC, from
@@ -50,9 +50,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _onednn_is_faster() -> bool:
-    """Whether fp32 products on this machine's CPU should go to oneDNN.
+    """Return whether fp32 products on this machine's CPU should go to oneDNN.
 
-    From the processor alone, not from a measurement: a resumed run must compute what it did before.
+    Decided by the processor, not by a measurement: a resumed run must compute what it did before.
     """
     if not torch.backends.mkldnn.is_available():
         return False
@@ -78,7 +78,7 @@ def _flops(x: torch.Size, weight: torch.Size, *args, **kwargs) -> int:
 
 @operator("gam_scale::linear", keep="dear", flops=_flops)
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """2-D; either matrix may be a transposed view."""
+    """Multiply 2-D matrices, either of which may be a transposed view."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

@@ -21,7 +21,7 @@ from gam_scale.model.parts import MixerConfig
 
 
 def stack_name(layers: Sequence[MixerConfig]) -> str:
-    """What a stack of such layers is called."""
+    """Return the name of a stack of such layers."""
     *first, last = dict.fromkeys(layer.kind for layer in layers)
     if first:
         return f"Language model of {', '.join(first)} and {last} layers"
@@ -37,14 +37,14 @@ class LanguageModel(nn.Module):
     Attributes:
         context: the ranks that share each sequence, of which this one holds T tokens. Set by an
             engine that cuts sequences over ranks; None: every rank holds whole sequences.
-        z_loss: what gradients have beside those of the loss; see
-            :func:`~gam_scale.model.loss.linear_cross_entropy`. Set where it is trained.
+        z_loss: weight of a term that adds to gradients but not to the loss; see
+            :func:`~gam_scale.model.loss.linear_cross_entropy`. Set where the model is trained.
     """
 
     context: Context | None = None
     z_loss: float = 0.0
     blocks: Sequence[Block]
-    """An ``nn.ModuleList``, whose type does not say of what."""
+    """An ``nn.ModuleList``, whose type cannot name that of its modules."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -68,18 +68,18 @@ class LanguageModel(nn.Module):
         carried: CarriedRows | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """Summed cross-entropy over valid targets (a scalar), or logits without targets.
+        """Return the summed cross-entropy over valid targets or, without targets, logits.
 
         Args:
             tokens: (B, T) ids.
             targets: (B, T) next ids, -100 where there is none.
-            layout: of the tokens; None for a plain stream.
-            carried: what the rows go on from; it then holds what they leave.
-            at: (N,) the places, of all rows laid end to end, whose logits alone are wanted.
+            layout: the tokens' layout; None for a plain stream.
+            carried: the states that the rows continue; replaced by the states after the rows.
+            at: (N,) indices, in all rows laid end to end, of the tokens whose logits to return.
 
         Returns:
             A scalar loss *sum* (divide by the count of valid targets over the whole batch), or
-            logits (B, T, vocab_size), or (N, vocab_size) of some places.
+            logits (B, T, vocab_size), with ``at`` (N, vocab_size).
         """
         hidden = self.hidden(tokens, layout, carried)
         if targets is None:
@@ -96,11 +96,11 @@ class LanguageModel(nn.Module):
     def hidden(
         self, tokens: Tensor, layout: Layout | None = None, carried: CarriedRows | None = None
     ) -> Tensor:
-        """Final hidden states (B, T, d_model), before the head.
+        """Return the final hidden states (B, T, d_model), before the head.
 
-        The residual stream between the blocks is fp32 under autocast, whatever precision an engine
-        gathers the embedding in: a block's small addition to a large sum is lost in bf16
-        (docs/gpu.md has what it costs). Without autocast it has the weights' precision.
+        Under autocast, the residual stream between the blocks is fp32, whatever precision an engine
+        gathers the embedding in: bf16 would lose a block's small addition to a large sum
+        (docs/gpu.md has the cost). Without autocast, it has the weights' precision.
         """
         layout = self._layout(tokens, layout)
         x = self.embedding(tokens)
@@ -119,7 +119,7 @@ class LanguageModel(nn.Module):
         return self.norm(x)
 
     def _layout(self, tokens: Tensor, layout: Layout | None) -> Layout:
-        """``layout`` or that of a plain stream, with the tables that the layers turn by."""
+        """Return ``layout``, or that of a plain stream, with the layers' rotary tables."""
         if layout is None:
             rows, length = tokens.shape
             if self.context is None:
@@ -131,16 +131,16 @@ class LanguageModel(nn.Module):
         return layout.turned(self.config.rotation(self.embedding.weight.dtype))
 
     def init_state(self, batch_size: int = 1) -> dict[str, Any]:
-        """The state before the first token of ``batch_size`` texts."""
+        """Return the state before the first token of ``batch_size`` texts."""
         weight = self.embedding.weight
         blocks = [b.init_state(batch_size, weight.device, weight.dtype) for b in self.blocks]
         return {"seen": 0, "blocks": blocks}
 
     def extend(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        """Logits (B, vocab_size) after the next tokens (B, T), and the state behind them.
+        """Return the logits (B, vocab_size) after the next tokens (B, T), and the new state.
 
-        A recurrent stack goes on past ``max_seq_len`` with positions that start over, as they do
-        at every training sequence; attention cannot (:attr:`context_limit`).
+        A recurrent stack can go on past ``max_seq_len``: learned positions start over there, as
+        they do at every training sequence. Attention cannot (:attr:`context_limit`).
         """
         seen, x = state["seen"], self.embedding(tokens)
         rows, length = tokens.shape
@@ -158,39 +158,39 @@ class LanguageModel(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """(vocab_size, d_model), whose products with hidden states are logits."""
+        """The matrix (vocab_size, d_model) whose products with hidden states are logits."""
         return (self.embedding if self.head is None else self.head).weight
 
     @property
     def logit_softcap(self) -> float:
-        """What logits are capped at; 0: they are not."""
+        """The soft bound of the logits; 0: none."""
         return self.config.logit_softcap
 
     @property
     def context_limit(self) -> int | None:
-        """Most tokens one text may have in generation; None where there is no limit."""
+        """The most tokens that a text may have in generation; None: no limit."""
         limited = any(block.layer.is_limited for block in self.blocks)
         return self.config.max_seq_len if limited and self.position is not None else None
 
     @property
     def reach(self) -> int | None:
-        """Tokens that a prediction can depend on; None: all of the text so far."""
+        """The number of tokens that a prediction can depend on; None: all of the text so far."""
         reaches = [block.reach for block in self.blocks]
         known = [reach for reach in reaches if reach is not None]
         return 1 + sum(known) if len(known) == len(reaches) else None
 
     def flops_per_token(self, seq_len: int) -> float:
-        """Forward FLOPs per token; a training step costs three times this."""
+        """Return the forward FLOPs per token; a training step costs three times as many."""
         head = 2.0 * self.head_weight.numel()
         return head + sum(block.flops_per_token(seq_len) for block in self.blocks)
 
     def n_parameters(self) -> int:
-        """Trainable numbers; a tied head has none of its own."""
+        """Return the number of parameters; a tied head has none of its own."""
         return sum(p.numel() for p in self.parameters())
 
 
 def outline(config: ModelConfig) -> LanguageModel:
-    """The model without its weights (on the meta device): names, shapes, FLOPs."""
+    """Build the model without its weights (on the meta device): names, shapes, FLOPs."""
     with torch.device("meta"):
         return LanguageModel(config)
 
@@ -198,7 +198,7 @@ def outline(config: ModelConfig) -> LanguageModel:
 def build_model(
     config: ModelConfig, seed: int, device: torch.device | str = "cpu"
 ) -> LanguageModel:
-    """A model with its initial weights, drawn on the CPU so that every device gets the same."""
+    """Build a model with initial weights, drawn on the CPU so that all devices get the same."""
     model = outline(config).to_empty(device=device)
     initialise(model, config, seed)
     return model

@@ -12,9 +12,9 @@ IGNORE = -100
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
 """Logits held at a time, by device.
 
-On a CPU 16 MiB in fp32, small enough for its outer cache to help. On a GPU 512 MiB, 4,096 tokens of
-32,768 logits: each chunk adds to the gradient of the whole head, 12 bytes moved per weight, which
-takes an H100 as long as the products of some 400 tokens, and launches 19 kernels (docs/gpu.md).
+On a CPU, 16 MiB in fp32, small enough for its outer cache to help. On a GPU, 512 MiB, 4,096 tokens
+of 32,768 logits: each chunk adds to the gradient of the whole head, which moves 12 bytes per weight
+and takes an H100 as long as the products of some 400 tokens, and launches 19 kernels (docs/gpu.md).
 """
 
 
@@ -27,23 +27,23 @@ def linear_cross_entropy(
     softcap: float = 0.0,
     z_loss: float = 0.0,
 ) -> Tensor:
-    """Sum over valid tokens of ``-log softmax(logits)[target]``, as an fp32+ scalar.
+    """Sum ``-log softmax(logits)[target]`` over valid tokens, to an fp32 or fp64 scalar.
 
-    Logits are ``hidden @ weight.T``, capped as :func:`capped` has it.
+    Logits are ``hidden @ weight.T``, capped as in :func:`capped`.
 
     Args:
         hidden: (N, d) final hidden states.
         weight: (V, d) output head.
         targets: (N,) int64 ids, :data:`IGNORE` where there is none.
         rows: tokens whose logits are held at a time; None: :func:`chunk_rows`.
-        softcap: of logits; 0: none.
-        z_loss: times ``logsumexp(logits)^2`` of each valid token, is minimised as well (arXiv
-            2204.02311, section 5). It is a part of the gradient and not of the value, so that
-            losses of runs with it and without, and of training and evaluation, compare.
+        softcap: soft bound of the logits; 0: none.
+        z_loss: weight of ``logsumexp(logits)^2`` of each valid token, which is minimised as well
+            (arXiv 2204.02311, section 5). It adds to the gradient but not to the value, so that
+            losses are comparable between runs with and without it, and with evaluation.
 
-    The gradient of the logits is known as soon as they are, so each chunk of tokens computes its
-    share of both gradients in the forward pass and drops its logits (the idea of arXiv
-    2410.10989); peak memory is a chunk's logits, twice with a cap, and no matmul runs twice.
+    The gradient of the logits is known as soon as the logits are, so the forward pass computes each
+    chunk's share of both gradients and then drops the chunk's logits (the idea of arXiv
+    2410.10989). Peak memory is one chunk's logits, twice with a cap, and no matmul runs twice.
     """
     if rows is None:
         rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device.type)
@@ -101,9 +101,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def capped(logits: Tensor, softcap: float) -> Tensor:
-    """``softcap * tanh(logits / softcap)``, as arXiv 2408.00118 has it; 0: ``logits``.
+    """Return ``softcap * tanh(logits / softcap)`` (arXiv 2408.00118); with 0, ``logits``.
 
-    In float32 at least: bfloat16 has steps of 0.125 at 30.
+    The result is in float32 at least, since bfloat16 has steps of 0.125 at 30.
     """
     if not softcap:
         return logits
@@ -112,16 +112,17 @@ def capped(logits: Tensor, softcap: float) -> Tensor:
 
 
 def chunk_rows(tokens: int, vocab: int, device: str) -> int:
-    """Tokens whose logits are held at a time, of so many: chunks of one size, a short one is slow.
+    """Return how many of ``tokens`` have their logits held at a time, in chunks of one size.
 
-    Rounded up, so that they may be up to one row more than :data:`CHUNK_ELEMENTS`.
+    A short last chunk would be slow. The number is rounded up, so that a chunk may hold up to one
+    row more than :data:`CHUNK_ELEMENTS`.
     """
     chunks = max(1, -(-tokens * vocab // CHUNK_ELEMENTS["cpu" if device == "cpu" else "cuda"]))
     return max(1, -(-tokens // chunks))
 
 
 def _capped(logits: Tensor, softcap: float, dtype: torch.dtype) -> Tensor:
-    """See :func:`capped`; in the place of ``logits`` where the dtype allows."""
+    """Do as :func:`capped`, in the memory of ``logits`` where the dtype allows."""
     if not softcap:
         return logits
     return logits.to(dtype).div_(softcap).tanh_().mul_(softcap)
@@ -130,9 +131,9 @@ def _capped(logits: Tensor, softcap: float, dtype: torch.dtype) -> Tensor:
 def _other_gradient(
     raw: Tensor, targets: Tensor, softcap: float, z_loss: float, total: Tensor
 ) -> Tensor:
-    """The gradient of raw logits (n, V) with a cap or a z-loss; the loss is added to ``total``."""
+    """Return the gradient of raw logits (n, V) with a cap or z-loss; add the loss to ``total``."""
     logits = _capped(raw, softcap, total.dtype)
-    first = logits[:, :1].to(total.dtype, copy=True)  # which the next line writes over
+    first = logits[:, :1].to(total.dtype, copy=True)  # the next line overwrites it
     log_p = _log_softmax(logits, total.dtype)
     total += F.nll_loss(log_p, targets, ignore_index=IGNORE, reduction="sum")
     log_z = first - log_p[:, :1]
@@ -145,16 +146,16 @@ def _other_gradient(
 
 
 def _log_softmax(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Over the last dim, in the place of ``logits`` where the dtype allows: one buffer, not two."""
+    """Return log-softmax over the last dim, in the memory of ``logits`` where the dtype allows."""
     if logits.dtype != dtype:
         return F.log_softmax(logits, dim=-1, dtype=dtype)
     return torch.log_softmax(logits, -1, out=logits)
 
 
 def _grad_of_logits(log_p: Tensor, targets: Tensor, times: Tensor | None = None) -> Tensor:
-    """softmax, ``times`` (n, 1) of it, minus one-hot (n, V), in the place of ``log_p``.
+    """Return ``times * softmax - one_hot`` (n, V), in the memory of ``log_p``.
 
-    Of no meaning in ignored rows.
+    ``times`` is (n, 1); None: 1. Ignored rows hold no meaningful numbers.
     """
     grad = log_p.exp_()
     if times is not None:

@@ -1,8 +1,8 @@
-"""Norms of vectors have a floor, without which a vector of zeros has an endless gradient.
+"""Norms of vectors, with a floor that keeps the gradient at a zero vector finite.
 
-At the first tokens of a document a state holds little, and what is read from it may be tiny: a norm
-without a floor takes its sign, which float32 does not know. The floors are those of published
-layers.
+At the first tokens of a document a state holds little, and what is read from it may be so tiny that
+float32 does not determine its sign. A norm without a floor would bring such rounding errors to full
+size. The floors are those of published layers.
 """
 
 import torch
@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LENGTH_FLOOR = 1e-6
-"""Of a square length."""
+"""Added to a vector's squared length."""
 
 SIZE_FLOOR = 1e-5
-"""Of a mean square."""
+"""Added to a vector's mean square."""
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """(..., K), each vector brought to length 1, very short ones to less."""
+    """Scale each vector of (..., K) to length 1, very short ones to less."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + LENGTH_FLOOR)
 
 
 def unit_size(x: Tensor) -> Tensor:
-    """(..., K), each vector brought to a mean square of 1, very short ones to less."""
+    """Scale each vector of (..., K) to a mean square of 1, very short ones to less."""
     return F.rms_norm(x, x.shape[-1:], eps=SIZE_FLOOR)

@@ -1,8 +1,8 @@
-"""The registry of parts: a layer is a mixer, a feed-forward network and a norm, each of some kind.
+"""The registry of parts: a layer consists of a mixer, a feed-forward network and norms.
 
-A part is one file in mixers/, feedforwards/ or norms/. Its configuration registers under its kind,
-holds its settings with their documentation, says what it refuses and builds its module; what
-else others want to know of a kind they ask of the configuration too. Nobody lists kinds.
+A part is one file in mixers/, feedforwards/ or norms/. Its configuration class registers under its
+kind, holds and documents the settings, refuses invalid ones and builds the module. Other code asks
+the configuration for anything else about a kind, so that no other file lists the kinds.
 """
 
 import dataclasses
@@ -19,53 +19,56 @@ from gam_scale.model.shape import Shape
 from gam_scale.strict import from_dict, option, shown
 
 Naming = Callable[[str], str]
-"""The full key, as the user wrote it, of a part's own setting."""
+"""Maps the name of a part's setting to its full key in the config, as the user wrote it."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The configuration of a part; a kind's own one gives ``kind`` its only value."""
+    """The configuration of a part; the subclass for a kind fixes the value of ``kind``."""
 
-    kind: str = option("", "which one")
+    kind: str = option("", "name of the kind")
 
     def check(self, shape: Shape, name: Naming) -> None:
-        """Refuse settings that do not go with each other or with the model's.
+        """Refuse settings that conflict with each other or with the model's.
 
         Raises:
-            UserError: naming the key, what is there and what would be accepted.
+            UserError: with the key, its value and what would be accepted.
         """
 
 
 @dataclass(frozen=True)
 class NormConfig(Part):
-    """Of a norm of the residual stream."""
+    """The configuration of a norm of the residual stream."""
 
     @abstractmethod
     def build(self, shape: Shape) -> nn.Module:
-        """A module from (..., d_model) to the same."""
+        """Build a module that maps (..., d_model) to the same shape."""
 
 
 @dataclass(frozen=True)
 class FeedForwardConfig(Part):
-    """Of what a layer computes of each token alone."""
+    """The configuration of a feed-forward network, which acts on each token separately."""
 
     @abstractmethod
     def build(self, shape: Shape) -> nn.Module | None:
-        """A module from (..., d_model) to the same, with ``flops_per_token()``; None: nothing."""
+        """Build a module from (..., d_model) to the same shape, or return None for no network.
+
+        The module has a method ``flops_per_token()``.
+        """
 
 
 P = TypeVar("P", bound=Part)
 
 
 class Registry(Generic[P]):
-    """The kinds of one family of parts, by name."""
+    """Maps the kinds of one family of parts to their configuration classes."""
 
     def __init__(self, noun: str, family: type) -> None:
         self.noun, self.family = noun, family
         self._kinds: dict[str, type[P]] = {}
 
     def register(self, config: type[P]) -> type[P]:
-        """Add a kind: the decorator of its configuration."""
+        """Register a kind; the decorator of its configuration class."""
         kind = config.kind
         assert kind and kind not in self._kinds, f"{config.__name__} has the kind {kind!r}"
         self._kinds[kind] = config
@@ -81,11 +84,11 @@ class Registry(Generic[P]):
         return self._all()[kind]
 
     def where(self, kind: str) -> tuple[str, str]:
-        """The module that a kind's configuration is in, and its name there."""
+        """Return the module and the class name of a kind's configuration."""
         return self[kind].__module__, self[kind].__name__
 
     def read(self, value: Any, where: str) -> str | P:
-        """What a config file says of a part: its kind alone, or an object with settings of it.
+        """Read a part from a config: a kind stays a string, an object becomes a configuration.
 
         Raises:
             UserError: no such kind, or a setting that this kind does not have.
@@ -95,7 +98,7 @@ class Registry(Generic[P]):
         kind = value.get("kind") if isinstance(value, dict) else value
         if not isinstance(kind, str) or kind not in self:
             missing = isinstance(value, dict) and "kind" not in value
-            value = value.kind if isinstance(value, Part) else value  # of another family
+            value = value.kind if isinstance(value, Part) else value  # a part of another family
             said = f"{where} has no kind" if missing else f"{where} is {shown(value)}"
             raise UserError(f"{said}; expected one of {self.named()}, or an object with that kind")
         if isinstance(value, str):
@@ -111,20 +114,20 @@ class Registry(Generic[P]):
         return from_dict(self[kind], value, where)
 
     def read_optional(self, value: Any, where: str) -> str | P | None:
-        """As :meth:`read`; None where nothing is said."""
+        """Read a part as :meth:`read` does; None stays None."""
         return None if value is None else self.read(value, where)
 
     def of(self, value: str | P) -> P:
-        """The configuration that a kind, or a configuration itself, stands for."""
+        """Return a kind's default configuration, or ``value`` itself if it is a configuration."""
         assert isinstance(value, str | self.family), f"{value} is no {self.noun}"
         return self[value]() if isinstance(value, str) else value
 
     def named(self) -> str:
-        """All kinds, quoted, for a message."""
+        """Return all kinds, quoted and separated by commas, for a message."""
         return ", ".join(f'"{kind}"' for kind in self)
 
     def _all(self) -> dict[str, type[P]]:
-        # For what the import does: each part registers. An export rewrites imports of this form.
+        # Imported for its effect: every part registers. An export rewrites imports of this form.
         from gam_scale.model.every_part import __doc__ as _  # noqa: F401
 
         return self._kinds
@@ -135,47 +138,46 @@ FEED_FORWARDS: Registry[FeedForwardConfig] = Registry("feed-forward network", Fe
 
 
 def part(registry: Registry, default: Any, doc: str) -> Any:
-    """A setting that is a part: its kind, or an object with settings of it."""
+    """Declare a setting that selects a part: a kind, or an object with a kind and settings."""
     return option(default, doc, read=registry.read_optional, type_name="a kind, or an object")
 
 
 @dataclass(frozen=True)
 class MixerConfig(Part):
-    """Of a layer: its mixer's own settings, and which feed-forward network and norm go with it."""
+    """The configuration of a layer: its mixer's settings, its feed-forward network and its norm."""
 
     ffn: Any = part(FEED_FORWARDS, None, "the feed-forward network; null: model.ffn")
     norm: Any = part(NORMS, None, "the norms; null: model.norm")
 
     sections: ClassVar[tuple[str, ...]] = ()
-    """Sections of the model from which a layer named by its kind alone takes settings that have
-    their names, the last one first."""
+    """Sections of the model's config from which a layer named by its kind alone takes settings, by
+    their names. If several sections have a setting, the last one counts."""
     own: ClassVar[tuple[str, ...]] = ()
-    """Settings that it takes from no section: what they mean there is not what it means by them."""
+    """Settings that it takes from no section, because they mean something else there."""
     by_pieces: ClassVar[bool] = False
-    """Whether ``extend`` knows documents and is differentiable, so that a long sequence can be
-    trained on segment by segment, and states be carried from one sequence to the next."""
+    """Whether ``extend`` is differentiable and resets where documents start. A long sequence can
+    then be trained on segment by segment, and states carried from one sequence to the next."""
     drops_weights: ClassVar[bool] = False
-    """Whether it has attention weights, and drops them out: a CPU then takes another kernel."""
+    """Whether it applies dropout to attention weights, for which a CPU takes another kernel."""
     in_chunks: ClassVar[bool] = False
-    """Whether it computes more than the recurrence whose FLOPs it counts."""
+    """Whether it computes in chunks, at more FLOPs than those of the recurrence that it counts."""
     measured_as: ClassVar[str]
-    """The kind of plan/gpu_blocks.json whose bytes and launches stand for it; each kind says it."""
+    """The kind in plan/gpu_blocks.json whose bytes and launches stand for it; each kind sets it."""
     plan_note: ClassVar[str] = ""
-    """What a plan says of a model that has such layers."""
+    """A note that a plan shows for models with such layers."""
     preset_of: ClassVar[str] = ""
-    """The kind of which it is other defaults and nothing else: what holds of that one holds here.
-    """
+    """The kind that this one differs from in defaults only; empty: it is no preset."""
     counts_writes: ClassVar[bool] = False
-    """Whether its output matrix begins larger where it is the layer's only write to the residual
-    stream, as in mamba_ssm; kinds from before that was known begin as they did."""
+    """Whether its output matrix starts larger, as in mamba_ssm, where it is the layer's only write
+    to the residual stream. Kinds older than this rule keep their initialisation."""
     kernel: ClassVar[str] = ""
-    """The package whose kernels it can run in on a GPU."""
+    """The package whose kernels it can use on a GPU; empty: none."""
     recall_after: ClassVar[tuple[str, ...]] = ()
-    """Kinds that stand before it in a model that learns associative recall."""
+    """Kinds of the layers before it in the models of the associative recall task."""
     recall: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """By preset of that task, ``KEY=VALUE`` settings of its own."""
+    """``KEY=VALUE`` settings for its models in that task, by the task's preset."""
     small: ClassVar[dict[str, Any]] = {}
-    """Settings for a width of 16 or 32, where benchmarks and tests try it."""
+    """Settings with which benchmarks and tests try it at a width of 16 or 32."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -183,53 +185,56 @@ class MixerConfig(Part):
 
     @property
     def title(self) -> str:
-        """What a stack of such layers is called."""
+        """The name of a stack of such layers."""
         return f"Language model of {self.kind} layers"
 
     def check_own(self, name: Naming) -> None:
-        """Refuse what decides nothing in a layer with settings of its own, as the user wrote it.
+        """Refuse settings without effect in a layer that the user wrote as an object.
 
-        Layers named by their kind take settings from sections that other kinds share.
+        Layers named by their kind are exempt: other kinds share the sections of their settings.
         """
 
     @abstractmethod
     def build(self, shape: Shape) -> nn.Module:
-        """The layer's module, a :class:`~gam_scale.model.block.Block`, once it names its parts."""
+        """Build the layer's :class:`~gam_scale.model.block.Block`.
+
+        ``ffn`` and ``norm`` must be configurations, as ``ModelConfig.stack`` sets them.
+        """
 
     @property
     def is_residual(self) -> bool:
-        """Whether what it computes is added to its input, of which it reads a norm."""
+        """Whether the layer reads a norm of its input and adds its output to the input."""
         return True
 
     def at_length(self, seq_len: int) -> Self:
-        """This layer in a run on sequences of ``seq_len`` tokens."""
+        """Return the layer as it is in a run on sequences of ``seq_len`` tokens."""
         return self
 
     def check_length(self, tokens: int, cut: str, name: Naming) -> None:
-        """Refuse sequences that are too short, of which a rank has ``tokens``.
+        """Refuse sequences of which a rank holds too few tokens for the layer.
 
         Args:
-            tokens: of a sequence on a rank.
-            cut: how the sequence comes to be so short, for the message.
+            tokens: tokens of a sequence on one rank.
+            cut: the cause of such short sequences, for the message.
             name: see :data:`Naming`.
         """
 
     def slow_on_gpu(self, precision: str) -> str:
-        """What of it no kernel for GPUs computes in a run's ``train.precision``; or nothing."""
+        """Describe what has no GPU kernel in this ``train.precision``; empty: nothing."""
         return ""
 
     def turned_widths(self, shape: Shape) -> tuple[int, ...]:
-        """Widths of the heads for which rotary tables are needed."""
+        """Return the head widths for which the layer needs rotary tables."""
         return ()
 
     def head_width(self, shape: Shape) -> float:
-        """Channels of a head, as far as the planner's figures depend on it."""
+        """Return the channels per head that the planner assumes."""
         return shape.d_model / 4
 
     @property
     def is_limited(self) -> bool:
-        """Whether learned positions limit the length of a text in generation. A recurrent layer
-        goes on past them, with positions that start over."""
+        """Whether learned positions limit the length of a generated text. A recurrent layer can
+        go on past them, with positions that start over."""
         return False
 
 
@@ -237,23 +242,23 @@ MIXERS: Registry[MixerConfig] = Registry("layer", MixerConfig)
 
 
 def implementations() -> list[str]:
-    """Kinds of layers that are no presets of another."""
+    """Return the kinds of layers that are not presets of another kind."""
     return [kind for kind in MIXERS if not MIXERS[kind].preset_of]
 
 
 def recall_layers(small: dict[str, Any], zoology: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """:attr:`MixerConfig.recall` of a kind whose model there has one layer.
+    """Return :attr:`MixerConfig.recall` for a kind whose models in that task repeat one layer.
 
     Args:
-        small: the layer in small tasks, with its kind.
-        zoology: in recall at the size of arXiv 2312.04927.
+        small: the layer in the small presets, with its kind.
+        zoology: the layer in the preset at the size of arXiv 2312.04927.
     """
     layers = dict.fromkeys(("cpu", "parity", "s3", "s3_swaps"), small) | {"zoology": zoology}
     return {preset: (f"model.layers={json.dumps([layer])}",) for preset, layer in layers.items()}
 
 
 def check_divides(key: str, n_heads: int, shape: Shape, *, even: bool) -> None:
-    """Refuse heads that do not divide the width, or of odd widths where pairs are turned."""
+    """Refuse ``n_heads`` that do not divide d_model or, with ``even``, give heads of odd width."""
     if shape.d_model % n_heads:
         raise UserError(
             f"{key} is {n_heads}, which does not divide model.d_model {shape.d_model}; "

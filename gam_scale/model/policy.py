@@ -1,7 +1,7 @@
-"""All that holds of a parameter beside its shape: one policy each, which its module declares.
+"""Policies: how each parameter is initialised, optimised and gathered.
 
-A module says so of its own parameters in ``policy``, a dict by name: of the class, or of one
-instance that differs.
+A module declares those of its own parameters in ``policy``, a dict by parameter name: of the
+class, or of an instance that differs from its class.
 """
 
 import math
@@ -20,7 +20,7 @@ EMBEDDING_STD = 0.02
 
 
 class Draw(NamedTuple):
-    """What a parameter is drawn with."""
+    """The arguments of a parameter's initial draw."""
 
     generator: torch.Generator
     scheme: Literal["scaled", "paper"]
@@ -28,44 +28,43 @@ class Draw(NamedTuple):
 
 
 Rule = Callable[[Any, Tensor, Draw], None]
-"""Fills a parameter with its initial value, in place: of its module, the parameter, a draw."""
+"""Fills a parameter in place with its initial value, given its module, itself and a draw."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Of one parameter."""
+    """The policy of one parameter."""
 
     init: Rule
     role: Role
-    """What it is to an optimizer: a matrix between hidden states, a gate's (it opens paths, or says
-    how fast or how strongly a memory forgets and writes), a vector (whatever its shape, it acts on
-    each channel alone), an embedding's or the head's rows."""
+    """What the parameter is to an optimizer: a matrix between hidden states; a gate's matrix, which
+    opens paths or decides how fast or how strongly a memory forgets and writes; a vector, which
+    acts on each channel alone, whatever its shape; the rows of an embedding or of the head."""
     decay: Decay
-    """Whether weight decay pulls it towards zero: always; with ``train.decay`` all only; or never.
-    """
+    """When weight decay applies: always, never, or (all) only with ``train.decay`` all."""
     precision: Precision = "any"
-    """fp32: an engine that gathers parameters in bfloat16 gathers this one as it is. A log rate of
-    -11.09 is stored in steps of 0.0625 there: a horizon is off by 3%, and what the optimizer adds
-    is not seen for a hundred steps."""
+    """fp32: an engine that gathers parameters in bfloat16 gathers this one as it is. In bfloat16, a
+    log rate of -11.09 is stored in steps of 0.0625: a horizon is off by 3%, and the optimizer's
+    updates have no effect for a hundred steps."""
     lr: float = 1.0
-    """Of the run's learning rate."""
+    """Factor on the run's learning rate."""
     stack: tuple[int, ...] = ()
-    """Rows of each of the matrices that stand in it one above the other; none: it is one matrix.
-    What is to be orthogonal is each of them."""
+    """Rows of each matrix if the parameter holds several, one above the other; empty: it is one.
+    Muon makes the update of each matrix orthogonal."""
 
 
 def ones(module: nn.Module, value: Tensor, draw: Draw) -> None:
-    """1 throughout."""
+    """Fill with ones."""
     value.fill_(1.0)
 
 
 def zeros(module: nn.Module, value: Tensor, draw: Draw) -> None:
-    """0 throughout."""
+    """Fill with zeros."""
     value.zero_()
 
 
 def linear_weight(module: nn.Linear, value: Tensor, draw: Draw) -> None:
-    """scaled: a normal with the variance of torch's default uniform; paper: that uniform."""
+    """Draw a weight: torch's default uniform (paper) or a normal of its variance (scaled)."""
     if draw.scheme == "paper":
         _torchs_uniform(module, value, draw)
     else:
@@ -73,17 +72,17 @@ def linear_weight(module: nn.Linear, value: Tensor, draw: Draw) -> None:
 
 
 def residual_weight(module: nn.Linear, value: Tensor, draw: Draw) -> None:
-    """Of a layer that writes to the residual stream twice: scaled shrinks it with depth."""
+    """Draw an output weight of a layer that writes to the residual stream twice."""
     _written(module, value, draw, times=2.0)
 
 
 def only_residual_weight(module: nn.Linear, value: Tensor, draw: Draw) -> None:
-    """Of a layer that writes to it once, having no feed-forward network."""
+    """Draw the output weight of a layer without a feed-forward network, which writes once."""
     _written(module, value, draw, times=1.0)
 
 
 def linear_bias(module: nn.Linear, value: Tensor, draw: Draw) -> None:
-    """scaled: 0; paper: torch's default."""
+    """Fill a bias: torch's default uniform (paper) or 0 (scaled)."""
     if draw.scheme == "paper":
         _torchs_uniform(module, value, draw)
     else:
@@ -91,7 +90,7 @@ def linear_bias(module: nn.Linear, value: Tensor, draw: Draw) -> None:
 
 
 def token_rows(module: nn.Module, value: Tensor, draw: Draw) -> None:
-    """scaled: N(0, 0.02); paper: uniform as the head's linear layer, with which they are tied."""
+    """Draw token rows: uniform as the tied head's linear layer (paper) or N(0, 0.02) (scaled)."""
     if draw.scheme == "scaled":
         value.normal_(0.0, EMBEDDING_STD, generator=draw.generator)
     else:
@@ -100,7 +99,7 @@ def token_rows(module: nn.Module, value: Tensor, draw: Draw) -> None:
 
 
 def position_rows(module: nn.Module, value: Tensor, draw: Draw) -> None:
-    """scaled: N(0, 0.02); paper: N(0, 1)."""
+    """Draw position embeddings: N(0, 1) (paper) or N(0, 0.02) (scaled)."""
     std = EMBEDDING_STD if draw.scheme == "scaled" else 1.0
     value.normal_(0.0, std, generator=draw.generator)
 
@@ -113,32 +112,35 @@ BIAS = Policy(linear_bias, "vector", "all")
 
 
 def stacked(*rows: int) -> Policy:
-    """Of a projection to several things: matrices of as many ``rows`` each."""
+    """Return the policy of a projection that stacks matrices of ``rows`` rows each."""
     return replace(MATRIX, stack=rows)
 
 
 def policy_of(module: nn.Module, name: str) -> Policy:
-    """Of a module's own parameter."""
+    """Return the policy of a module's own parameter."""
     own: Mapping[str, Policy] = getattr(module, "policy", {})
     assert name in own, f"{type(module).__name__} has no policy of its parameter {name}"
     return own[name]
 
 
 def policies(model: nn.Module) -> Iterator[tuple[str, Policy]]:
-    """Every parameter's name and policy, in the order of ``model.parameters()``."""
+    """Yield every parameter's name and policy, in the order of ``model.parameters()``."""
     for prefix, module in model.named_modules():
         for name, _ in module.named_parameters(recurse=False):
             yield f"{prefix}.{name}".removeprefix("."), policy_of(module, name)
 
 
 def keeps_fp32(module: nn.Module | type[nn.Module]) -> list[str]:
-    """Names of a module's own parameters that are gathered as they are."""
+    """Return the names of a module's own parameters that engines gather as they are."""
     own: Mapping[str, Policy] = getattr(module, "policy", {})
     return [name for name, policy in own.items() if policy.precision == "fp32"]
 
 
 def _written(module: nn.Linear, value: Tensor, draw: Draw, times: float) -> None:
-    """What all layers add has the same variance at any depth, of ``times`` writes by each."""
+    """Draw an output weight of a layer that writes to the residual stream ``times`` times.
+
+    With scaled, the sum of all layers' writes has the same variance at any depth.
+    """
     if draw.scheme == "paper":
         _torchs_uniform(module, value, draw)
     else:

@@ -1,4 +1,4 @@
-"""Rotary positions (arXiv 2104.09864): queries and keys turned by angles that grow with them."""
+"""Rotary positions (arXiv 2104.09864): queries and keys are turned by position-dependent angles."""
 
 from typing import NamedTuple
 
@@ -9,20 +9,20 @@ from gam_scale.model.widest import widest
 
 
 class Rotation(NamedTuple):
-    """What rotary tables are made for."""
+    """The parameters of rotary tables."""
 
     base: float
-    widths: tuple[int, ...]  # of the heads
+    widths: tuple[int, ...]  # of heads, one table each
     dtype: torch.dtype = torch.float32
 
 
 def tables(positions: Tensor, rotation: Rotation) -> dict[int, tuple[Tensor, Tensor]]:
-    """Cos and sin (B, T, K / 2) of ``position * base ** (-2 j / K)`` for pair j, by width K.
+    """Compute cos and sin (B, T, K / 2) of ``position * base ** (-2 j / K)``, by head width K.
 
-    A function of positions, whatever they are: there is no longest one.
+    j is the number of a pair of channels. No position is too large.
     """
     by_width, device = {}, positions.device
-    # Positions of 100,000 and more, times a frequency: float32 would be off by 1% of a turn.
+    # For positions of 100,000 and more, float32 angles would be off by 1% of a turn.
     positions = positions if widest(device) == torch.float64 else positions.cpu()
     for width in rotation.widths:
         exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width

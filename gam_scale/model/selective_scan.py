@@ -43,10 +43,10 @@ def selective_scan(
         D: (E,) weight of the skip connection.
         starts: (batch, T) bool, the first tokens of documents; None: nothing resets.
         initial_state: (batch, E, N) state before the first token; None: zero.
-        fused: a compiler's toolchain is there: several tokens are one loop of its own.
-        group: tokens that follow one another; groups of them run side by side, twice: for what each
-            does to a state, then from its true one. None: all T on a CPU, near sqrt(T) elsewhere,
-            where each token of each group is a few launches.
+        fused: whether a compiler is available, which makes one loop of several tokens.
+        group: consecutive tokens in a group. Groups run side by side, twice: first for what each
+            does to a state, then from its true starting state. None: all T on a CPU, near sqrt(T)
+            elsewhere, where each token of a group is a few kernel launches.
 
     Returns:
         y (batch, T, E) in the dtype of ``x``, and the final state (batch, E, N).
@@ -76,7 +76,7 @@ def _scan_rows(
     fused: bool,
     group: int,
 ) -> tuple[Tensor, Tensor]:
-    """One token after another; arguments as the operator has them."""
+    """Scan one token after another; the arguments are laid out as the operator's."""
     x, dt, B, C, initial = (v.contiguous() for v in (x, dt, B, C, initial))
     return _scan(x, dt, A, B, C, initial, reset, chunk_size(group), fused)[:2]
 
@@ -92,7 +92,7 @@ def _scan_groups(
     fused: bool,
     group: int,
 ) -> tuple[Tensor, Tensor]:
-    """Groups of tokens as rows of their own, each a fold (see memory/recurrence) and then a scan.
+    """Scan groups of tokens as rows of their own: first for folds (see memory/recurrence), then y.
 
     Tokens that pad the last group have steps of 0: they neither decay a state nor write to it.
     """
@@ -104,12 +104,12 @@ def _scan_groups(
 
     x, dt, B, C = map(cut, (x, dt, B, C))
     decay = torch.exp(dt.sum(1).unsqueeze(1) * A)
-    if reset is not None:  # after exp: an infinite time would give A a gradient of inf * 0
+    if reset is not None:  # after exp: an infinite step would give A a gradient of inf * 0
         reset = cut(reset.unsqueeze(-1)).squeeze(-1)
         decay = decay.masked_fill(reset.any(1).view(-1, 1, 1), 0.0)
     nothing = torch.zeros_like(decay)
     write = _scan_rows(x, dt, A, B, C, nothing, reset, fused, group)[1]
-    # One row of a state per number: (rows, 1, groups, N E, 1).
+    # Each number of a state is a row of it: (rows, 1, groups, N E, 1).
     decays, writes = (
         v.unflatten(0, (rows, 1, -1)).flatten(-2).unsqueeze(-1) for v in (decay, write)
     )
@@ -120,7 +120,7 @@ def _scan_groups(
 
 
 def chunk_size(length: int) -> int:
-    """Tokens between stored states: a power of two near sqrt(length)."""
+    """Return the tokens between stored states: a power of two near sqrt(length)."""
     chunk = STEPS
     while 4 * chunk * chunk < length:  # comparisons only, so that a compiled caller may vary T
         chunk *= 2
@@ -128,7 +128,7 @@ def chunk_size(length: int) -> int:
 
 
 class _Tokens(NamedTuple):
-    """What the recurrence takes of T tokens, as the operator has them."""
+    """The recurrence's inputs for T tokens, laid out as the operator's."""
 
     decay_dt: Tensor  # (b, T, E) step sizes that decay the state
     A: Tensor  # (N, E)
@@ -137,12 +137,12 @@ class _Tokens(NamedTuple):
     C: Tensor  # (b, T, N)
 
     def at(self, where: slice) -> "_Tokens":
-        """Of some of them."""
+        """Return the inputs for some of the tokens."""
         decay_dt, A, *others = self
         return _Tokens(decay_dt[:, where], A, *(x[:, where] for x in others))
 
     def step(self, t: int, h: Tensor, *, out: Tensor, decay: Tensor) -> None:
-        """decay = exp(dt A), out = decay h + write B, for token t of each row; out may be h."""
+        """Set decay = exp(dt A), out = decay h + write B for token t of each row; out may be h."""
         torch.mul(self.decay_dt[:, t].unsqueeze(1), self.A, out=decay).exp_()
         write, B = self.write[:, t], self.B[:, t]
         torch.mul(h, decay, out=out).addcmul_(write.unsqueeze(1), B.unsqueeze(-1))
@@ -152,7 +152,7 @@ class _Tokens(NamedTuple):
 # caller's graph as one node: no graph break, and no loop over time to unroll.
 @operator("gam_scale::selective_scan", keep="dear")
 def _scan(
-    x: Tensor,  # (b, T, E), as everything below contiguous and of the state's dtype
+    x: Tensor,  # (b, T, E), like all below contiguous and of the state's dtype
     dt: Tensor,  # (b, T, E)
     A: Tensor,  # (N, E)
     B: Tensor,  # (b, T, N)
@@ -162,7 +162,7 @@ def _scan(
     chunk: int,
     fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y without D (b, T, E), the final state (b, N, E), the state before each chunk."""
+    """Return y without D (b, T, E), the final state (b, N, E), the state before each chunk."""
     scan = _in_pieces if fused else _by_token
     return scan(_Tokens(_decay_dt(dt, reset), A, dt * x, B, C), initial, chunk)
 
@@ -189,7 +189,7 @@ def _in_pieces(tokens: _Tokens, initial: Tensor, chunk: int) -> tuple[Tensor, Te
 
 
 def _results(tokens: _Tokens, initial: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
-    """Room for y, and for the state before each chunk."""
+    """Allocate y, and the states before each chunk."""
     y = torch.empty_like(tokens.write)
     return y, y.new_empty((-(-y.shape[1] // chunk), *initial.shape))
 
@@ -208,7 +208,7 @@ def _scan_backward(
     chunk: int,
     fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, dt, A, B, C and the initial state: see :func:`retreat`."""
+    """Return the gradients of x, dt, A, B, C and the initial state; see :func:`retreat`."""
     backward = _back_in_pieces if fused else _back_by_token
     tokens = _Tokens(_decay_dt(dt, reset), A, dt * x, B, C)
     g, grad_A, grad_write, grad_dt, grad_B, grad_C = backward(
@@ -248,7 +248,7 @@ def _back_by_token(
 def _back_in_pieces(
     grad_y: Tensor, grad_final: Tensor, dt: Tensor, tokens: _Tokens, starts: Tensor, chunk: int
 ) -> tuple[Tensor, ...]:
-    """The states before the pieces of a chunk are computed again, then it is walked back."""
+    """Recompute the states before the pieces of each chunk, then walk back through them."""
     results = tuple(map(torch.empty_like, (tokens.write, dt, tokens.B, tokens.C)))
     g, grad_A = grad_final, torch.zeros_like(grad_final)
     forward, backward = compiled(advance), compiled(retreat)
@@ -266,7 +266,7 @@ def _back_in_pieces(
 
 
 def _decay_dt(dt: Tensor, reset: Tensor | None) -> Tensor:
-    """The step sizes that decay the state: infinite at a reset, where the decay is exactly 0."""
+    """Return the step sizes that decay the state: infinite at resets, where the decay is 0."""
     return dt if reset is None else dt.masked_fill(reset.unsqueeze(-1), torch.inf)
 
 

@@ -1,8 +1,8 @@
-"""Tokens of Mamba's selective scan, one after another: the recurrence and its gradients.
+"""Mamba's selective scan over a few tokens, one after another: the recurrence and its gradients.
 
-Each function takes all rows and channels over a few tokens, and is straight-line code, so that
-inductor makes one loop over rows, states and channels of it: the states stay in registers over
-:data:`STEPS` tokens, and every channel's exponential, products and sums are one pass.
+Each function takes all rows and channels over a few tokens and is straight-line code, of which
+inductor makes one loop over rows, states and channels: the states stay in registers over
+:data:`STEPS` tokens, and each channel's exponential, products and sums are one pass.
 
 Channels run innermost, (..., N, E).
 """
@@ -22,12 +22,12 @@ Backward of 8 x 8 tokens, E 1536, N 16 takes 1.30 ns a state on one core; with 1
 
 
 def pieces(length: int) -> list[slice]:
-    """Where each piece of ``length`` tokens stands; the last one may be shorter."""
+    """Return the slices that cut ``length`` tokens into pieces; the last may be shorter."""
     return [slice(first, min(first + STEPS, length)) for first in range(0, length, STEPS)]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, compiled where it takes a whole piece: another length is rare."""
+    """Return ``function``, compiled for whole pieces only: other lengths are rare."""
 
     def run(*args: Tensor) -> Any:
         whole = args[-1].shape[1] == STEPS
@@ -44,7 +44,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def advance(
     h: Tensor, decay_dt: Tensor, A: Tensor, write: Tensor, B: Tensor, C: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """h_t = exp(dt_t A) h_{t-1} + write_t B_t and y_t = C_t h_t.
+    """Compute h_t = exp(dt_t A) h_{t-1} + write_t B_t and y_t = C_t h_t, token by token.
 
     Args:
         h: (b, N, E) before the first token.
@@ -74,9 +74,9 @@ def retreat(
     B: Tensor,
     C: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`advance`, from the last token to the first.
+    """Compute the gradients of :func:`advance`, from the last token to the first.
 
-    With a_t = exp(dt_t A), u_t what is written and g_t = dL/dh_t through everything after it:
+    With a_t = exp(dt_t A), u_t = ``write`` and g_t the gradient of h_t through everything after it:
 
         g_t += C_t dL/dy_t      dC_t = h_t dL/dy_t      dB_t = g_t u_t      du_t = B_t g_t
         e_t = g_t a_t h_{t-1}   (the gradient of dt_t A, elementwise)
@@ -88,10 +88,10 @@ def retreat(
         grad_A: (b, N, E), what later tokens have added to A's gradient.
         grad_y: (b, t, E).
         dt: (b, t, E), finite, where ``decay_dt`` may not be.
-        decay_dt, A, write, B, C: as :func:`advance` has them.
+        decay_dt, A, write, B, C: as in :func:`advance`.
 
     Returns:
-        Gradients of h and A (b, N, E), of write and dt (b, t, E), of B and C (b, t, N).
+        The gradients of h and A (b, N, E), of write and dt (b, t, E), of B and C (b, t, N).
     """
     states, decays = _states(h, decay_dt, A, write, B)
     ones = A.new_ones(()).expand(h.shape[:2])
@@ -112,7 +112,7 @@ def retreat(
 def _states(
     h: Tensor, decay_dt: Tensor, A: Tensor, write: Tensor, B: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The state before the first token and after each, and the decays of the tokens."""
+    """Return the states before the first token and after each, and the tokens' decays."""
     states, decays = [h], []
     for t in range(write.shape[1]):
         decays.append(torch.exp(decay_dt[:, t, None] * A))
@@ -121,5 +121,5 @@ def _states(
 
 
 def _weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
-    """(b, k), (b, k, m) -> (b, m), which inductor fuses with what makes the factors."""
+    """Sum x by weights: (b, k), (b, k, m) -> (b, m). Inductor fuses the factors into it."""
     return (weights.unsqueeze(-1) * x).sum(1)

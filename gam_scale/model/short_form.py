@@ -1,7 +1,7 @@
 """The short form of a stack: kinds by name, with settings from sections that kinds share.
 
 ``model.block`` and ``model.memory.kind`` name one kind for all layers, ``model.layers`` a pattern
-of them. A layer that is an object in ``model.layers`` has its own settings and none of these.
+of kinds. A layer that is an object in ``model.layers`` has its own settings, none from sections.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from gam_scale.model.parts import MIXERS, MixerConfig
 from gam_scale.strict import option, shown
 
 GAM = "gam"
-"""What model.block calls the layers whose memory model.memory.kind says."""
+"""The value of model.block for layers whose memory model.memory.kind selects."""
 
 MEMORIES = [kind for kind in MIXERS if issubclass(MIXERS[kind], GAMLayer)]
 BLOCKS = [GAM, *(kind for kind in MIXERS if kind not in MEMORIES)]
@@ -32,19 +32,19 @@ def _one_of(choices: list[str], default: str, doc: str) -> Any:
 
 
 def block_option(doc: str) -> Any:
-    """A field that names a block for all layers, ``gam`` by default."""
+    """Declare a field that names a block for all layers, ``gam`` by default."""
     return _one_of(BLOCKS, GAM, doc)
 
 
 def memory_option(doc: str) -> Any:
-    """A field that names a memory for all gam layers, the paper's by default."""
+    """Declare a field that names a memory for all gam layers, the paper's by default."""
     return _one_of(MEMORIES, "static", doc)
 
 
 def _as_in(kind: str, setting: str) -> Any:
-    """A field as a kind's own settings have it.
+    """Declare a field as a copy of a kind's own setting.
 
-    Its doc opens with the memories that take it from there, where not all do.
+    Its doc starts with the memories, if any, that take the setting from the kind's last section.
     """
     metadata, default = _field(kind, setting)
     section = MIXERS[kind].sections[-1]
@@ -55,20 +55,20 @@ def _as_in(kind: str, setting: str) -> Any:
 
 
 def _takes(kind: str, setting: str, section: str, metadata: Mapping[str, Any]) -> bool:
-    """Whether a layer named by its kind takes a setting that means this from a section."""
+    """Return whether layers of ``kind`` take this setting, with this meaning, from ``section``."""
     is_read = section in MIXERS[kind].sections and setting not in MIXERS[kind].own
     return is_read and _field(kind, setting)[0] == metadata
 
 
 def _field(kind: str, setting: str) -> tuple[Mapping[str, Any], Any]:
-    """What holds of a setting of a kind, and its default; nothing where it has none."""
+    """Return the metadata and default of a kind's setting; ``({}, None)`` if it has none."""
     fields = {field.name: field for field in dataclasses.fields(MIXERS[kind])}
     return (fields[setting].metadata, fields[setting].default) if setting in fields else ({}, None)
 
 
 @dataclass
 class GAMConfig:
-    """Of gam layers named by their kind (arXiv 2509.00605)."""
+    """Settings of gam layers named by their kind (arXiv 2509.00605)."""
 
     n_slots: int = _as_in("static", "n_slots")
     kernel_size: int = _as_in("static", "kernel_size")
@@ -95,13 +95,13 @@ class MemoryConfig:
     max_horizon: float = _as_in("scan", "max_horizon")
 
     def horizons(self, context: int) -> tuple[float, float]:
-        """The fastest and the slowest gate's at initialisation, for texts of ``context`` tokens."""
+        """Return the shortest and longest initial horizon, for texts of ``context`` tokens."""
         return horizons(self.min_horizon, self.max_horizon, context)
 
 
 @dataclass
 class AttentionConfig:
-    """Of attention layers named by their kind, the paper's Transformer baseline."""
+    """Settings of attention layers named by their kind, the paper's Transformer baseline."""
 
     n_heads: int = _as_in("attention", "n_heads")
     n_kv_heads: int = _as_in("attention", "n_kv_heads")
@@ -111,7 +111,7 @@ class AttentionConfig:
 
 @dataclass
 class MambaConfig:
-    """Of mamba layers named by their kind (Mamba-1, arXiv 2312.00752)."""
+    """Settings of mamba layers named by their kind (Mamba-1, arXiv 2312.00752)."""
 
     d_state: int = _as_in("mamba", "d_state")
     d_conv: int = _as_in("mamba", "d_conv")
@@ -120,7 +120,7 @@ class MambaConfig:
 
 
 def layer_of(kind: str, sections: Mapping[str, Any]) -> MixerConfig:
-    """The layer that a kind alone stands for, with what the sections say of it."""
+    """Return the layer that a kind alone stands for, with its settings from the sections."""
     return MIXERS[kind](
         **{
             name: getattr(sections[section], name)
@@ -130,13 +130,13 @@ def layer_of(kind: str, sections: Mapping[str, Any]) -> MixerConfig:
 
 
 def key_of(kind: str, setting: str, sections: Mapping[str, Any]) -> str:
-    """Where such a layer's setting is to be found in the model's section."""
+    """Return the config key of such a layer's setting, or its description if it has no key."""
     section = _origins(kind, sections).get(setting)
     return f"model.{section}.{setting}" if section else f"{kind}'s {setting}"
 
 
 def _origins(kind: str, sections: Mapping[str, Any]) -> dict[str, str]:
-    """The section that each setting of a kind is taken from."""
+    """Return the section from which each setting of a kind is taken."""
     names = {field.name for field in dataclasses.fields(MIXERS[kind])} - {"kind"}
     names -= set(MIXERS[kind].own)
     return {

@@ -1,4 +1,4 @@
-"""Random tokens on which the implementations of a layer are compared."""
+"""Random inputs on which the implementations of a layer are compared."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from gam_scale.model.layout import Layout
 
 ROWS, LENGTH = 2, 200
-"""A few chunks of the kernels', the last one ragged."""
+"""A row is a few chunks of the kernels, the last one incomplete."""
 
 
 def trial_layout() -> Layout:
-    """A document that starts within a chunk of the first row; a second row that goes on."""
+    """Make a layout: a document starts within a chunk of row 0, and row 1 continues a text."""
     positions = torch.arange(LENGTH, device="cpu").repeat(ROWS, 1)
     positions[0, 70:] -= 70
     positions[1] += 5
@@ -20,6 +20,6 @@ def trial_layout() -> Layout:
 
 
 def trial_numbers() -> Callable[..., Tensor]:
-    """Draws normal numbers of a shape, the same at each start, on the CPU."""
+    """Return a function that draws normal numbers of a shape, from a fixed seed, on the CPU."""
     generator = torch.Generator().manual_seed(0)
     return lambda *shape: torch.randn(*shape, generator=generator, device="cpu")

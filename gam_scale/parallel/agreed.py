@@ -1,7 +1,7 @@
-"""What the main rank looks up for all ranks: each by itself might see something else.
+"""Look something up on the main rank alone, and give all ranks the same answer.
 
-Another run's directory may change between two looks, and a network file system may show each host
-a different state of it.
+Ranks that looked for themselves could disagree: another run's directory may change between two
+looks, and a network file system may show each host a different state of it.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 def agreed(world: World, find: Callable[[], T]) -> T:
-    """What ``find`` returns on the main rank, where alone it is called; called by all ranks.
+    """Call ``find`` on the main rank alone and return its result on all ranks, which all call this.
 
     Raises:
-        UserError: on all ranks alike, if it is raised there.
+        UserError: on all ranks alike, if ``find`` raises it.
     """
     if world.world_size == 1:
         return find()

@@ -1,4 +1,4 @@
-"""How parameters are stepped, and what is kept of each meanwhile."""
+"""Optimizer algorithms: how parameters are stepped, and which states are kept for each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from gam_scale.checkpoint.shard import PARAM, StateSpec
 from gam_scale.config import TrainConfig
 
 Group = dict[str, Any]
-"""A group of parameters as torch's optimizers take it: ``params``, and settings of its own."""
+"""A parameter group as torch's optimizers take it: ``params`` and the group's own settings."""
 
 
 def _none(shape: Sequence[int], stack: Sequence[int]) -> float:
@@ -21,37 +21,38 @@ def _none(shape: Sequence[int], stack: Sequence[int]) -> float:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One of torch's optimizers, or one like them, and what must be known of it beforehand."""
+    """An optimizer with torch's interface, and what engines and plans must know about it."""
 
     make: Callable[[list[Group], TrainConfig], torch.optim.Optimizer]
-    """What steps some groups of parameters. It must take a state that stands in its ``state``
-    already, made as :attr:`states` says, for its own first one."""
+    """Makes the optimizer that steps some groups. If its ``state`` already holds a parameter's
+    states, made as :attr:`states` declares, the optimizer must start from those."""
     states: Callable[[Sequence[int]], dict[str, StateSpec]]
-    """By its own name, each tensor that it keeps of a parameter of this shape."""
+    """Declares, by name, each tensor that the optimizer keeps for a parameter of a shape."""
     elementwise: bool
-    """Whether elements are stepped each by itself, so that an engine may show it any part of a
-    parameter: every state then has the parameter's shape, or is one number that is the same for all
-    parameters that were stepped as often. Others are shown whole parameters."""
+    """Whether each element is stepped independently, so that an engine may pass any part of a
+    parameter. Every state then has the parameter's shape, or is one number that is the same for all
+    parameters stepped equally often. An algorithm that is not elementwise gets whole parameters."""
     flops: Callable[[Sequence[int], Sequence[int]], float] = _none
-    """Of a step of a parameter of a shape and a stack of matrices (see
-    :attr:`gam_scale.model.policy.Policy.stack`), in matrix products."""
+    """FLOPs in matrix products of one step of a parameter, from its shape and its stack of matrices
+    (see :attr:`gam_scale.model.policy.Policy.stack`)."""
     additive: bool = False
-    """Whether what it adds to a parameter does not depend on it, but for decoupled weight decay. Of
-    parameters that an engine has cut, gradients alone are then sent to be stepped whole."""
+    """Whether the update added to a parameter is independent of the parameter's value, apart from
+    decoupled weight decay. To step a parameter that an engine has cut, only its gradient is then
+    sent to its owner, not its value."""
 
     def check(self, shape: Sequence[int]) -> None:
-        """What it declares of a parameter of this shape can be cut and saved."""
+        """Assert that the states declared for a parameter of this shape can be cut and saved."""
         for kind, state in self.states(shape).items():
             assert KIND.fullmatch(kind) and kind != PARAM, f"{kind!r} is no name of a state"
             assert state.dtype in DTYPES.values(), f"{kind} is {state.dtype}, which is not saved"
-            # Of no elements, it would be in no file, and the checkpoint be refused for its lack.
+            # A state without elements would be in no file: the checkpoint would lack it.
             assert 0 not in state.shape, f"{kind} of shape {state.shape} has no elements to save"
             fits = not self.elementwise or state.shape in ((), tuple(shape))
             assert fits, f"{kind} of shape {state.shape} cannot be cut as a {tuple(shape)} is"
 
 
 def check_kept(kept: Mapping[str, Tensor], declared: Mapping[str, StateSpec]) -> None:
-    """What is kept of a parameter is what was declared: else no checkpoint of it would load."""
+    """Assert that a parameter's states are those declared: no checkpoint would load otherwise."""
     actual = {kind: (tuple(tensor.shape), tensor.dtype) for kind, tensor in kept.items()}
     expected = {kind: (state.shape, state.dtype) for kind, state in declared.items()}
     assert actual == expected, f"an optimizer keeps {actual}, but declares {expected}"
@@ -68,4 +69,4 @@ def _moments(shape: Sequence[int]) -> dict[str, StateSpec]:
 
 
 ADAMW = Algorithm(_adamw, _moments, elementwise=True)
-"""Decoupled weight decay, arXiv 1711.05101, in torch's fused form."""
+"""Adam with decoupled weight decay (arXiv 1711.05101), in torch's fused form."""

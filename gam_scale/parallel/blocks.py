@@ -1,4 +1,4 @@
-"""How the blocks run: what they recompute in the backward pass, and whether compiled."""
+"""How the blocks run: what the backward pass recomputes, in which segments, whether compiled."""
 
 import logging
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from gam_scale.parallel.compilation import Backend, Compilation
 Recompute = Literal["none", "selective", "full"]
 
 SEGMENT = {"cpu": 1024, "cuda": 8192, "mps": 8192}
-"""Tokens of a sequence that a gam block takes at a time, by device: as few as fill it.
+"""Tokens that a gam block takes at a time, by device type: the fewest that keep the device busy.
 
-On two cores a delta block of width 512 takes 0.96 to 1.0 times as long per token at 65,536 tokens
-as at 1,024, in segments of 1,024 (docs/memories.md); all at once it took 1.8 times, and 6.3 GB.
+On two cores, in segments of 1,024, a delta block of width 512 takes 0.96 to 1.0 times as long per
+token at 65,536 tokens as at 1,024 (docs/memories.md); unsegmented it took 1.8 times, and 6.3 GB.
 """
 
 aten = torch.ops.aten
@@ -38,7 +38,7 @@ _DEAR = [
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
 ]
-"""Of torch's own operators, those that ``selective`` saves; ours say it of themselves."""
+"""The operators of torch whose results ``selective`` saves; ours declare this themselves."""
 
 
 def prepare_blocks(
@@ -50,18 +50,20 @@ def prepare_blocks(
     backend: Backend = "inductor",
     segment: int | None = None,
 ) -> Compilation:
-    """Set what every block does when called; engines wrap it from outside, by module hooks.
+    """Replace every block's ``forward`` by one with recomputation, compilation and segments.
+
+    Engines wrap the blocks from outside, through module hooks.
 
     Args:
         model: its blocks are changed in place.
         recompute: see ``train.recompute``.
-        compiled: each block is one graph, compiled once for the whole stack at its first call.
+        compiled: compile each block into one graph, once for the whole stack, at its first call.
         may_fail: see :class:`Compilation`.
-        backend: what torch.compile compiles with.
-        segment: tokens of a sequence at a time; None: :data:`SEGMENT` of the device.
+        backend: torch.compile's backend.
+        segment: tokens that a block takes at a time; None: :data:`SEGMENT` of the device.
 
     Returns:
-        what is compiled.
+        The compilation of these blocks.
     """
     compilation = Compilation(backend if compiled else None, may_fail=may_fail)
     prepared = partial(_prepared, recompute=recompute, compilation=compilation)
@@ -83,11 +85,11 @@ def _prepared(
     uncompiled = _recomputed(_casting_anew(function) if recomputes else function, recompute)
     if not compilation.is_on:
         return uncompiled
-    # Else it warns of in-place operators in what is recomputed; there are none.
+    # Otherwise torch warns of in-place operators in recomputed code; there are none.
     logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
-    # To dynamo every block is one function, whose graphs it counts together: for each kind of
-    # layer the whole sequence, its first segment, the others and the last, with gradients and
-    # without. Past its limit of 8 it would compile no more.
+    # Dynamo takes all blocks for one function and counts their graphs together: for each kind of
+    # layer those of a whole sequence, of its first segment, of the middle ones and of the last,
+    # each with and without gradients. Past its default limit of 8 it would compile no more.
     torch._dynamo.config.recompile_limit = 128
     return compilation(_recomputed(function, recompute), uncompiled)
 
@@ -95,7 +97,7 @@ def _prepared(
 def _recomputed(function: Callable[..., Any], recompute: Recompute) -> Callable[..., Any]:
     if recompute == "none":
         return function
-    # In every mode: a mask drawn again would be another mask.
+    # Saved in both modes: a dropout mask drawn again would be a different mask.
     saved = [aten.native_dropout.default, *kept("always")]
     if recompute == "selective":
         saved += [*_DEAR, *kept("dear")]
@@ -104,9 +106,10 @@ def _recomputed(function: Callable[..., Any], recompute: Recompute) -> Callable[
 
 
 def _casting_anew(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Without autocast's cache of bf16 weights, which a segment after the first finds filled.
+    """Return ``function`` without autocast's cache of bf16 weights.
 
-    The backward pass, which has no such cache, could not repeat what that segment did.
+    Segments after the first would find the cache filled. The backward pass, which has no such
+    cache, could not repeat what those segments did.
     """
 
     def run(x: Tensor, *args: Any) -> Any:
@@ -128,10 +131,10 @@ def _in_segments(
     context: Context | None = None,
     carried: Carried | None = None,
 ) -> Tensor:
-    """A long sequence segment by segment, each from the state that the one before left.
+    """Run a block on a long sequence by segments, each from the state that the previous one left.
 
-    What a block computes inside is then no larger than for one segment: it is recomputed segment by
-    segment too, and a CPU's caches hold as much of it at 64k tokens as at 1k.
+    The block's intermediate results are then no larger than for one segment: they are recomputed
+    segment by segment too, and a CPU's caches hold as much of them at 64k tokens as at 1k.
     """
     segment = segment or SEGMENT[x.device.type]
     if context is not None or (carried is None and x.shape[1] <= segment):
@@ -140,7 +143,7 @@ def _in_segments(
     state, outputs = state or block.init_state(x.shape[0], x.device, x.dtype), []
     for part, its in zip(x.split(segment, 1), layout.segments(segment), strict=True):
         y, state = step(alone(part), state, its)
-        # A state is often a view, which until the backward pass keeps all alive it is cut from.
+        # A state is often a view, which would keep its whole base alive until the backward pass.
         state = {name: value.clone() for name, value in state.items()}
         outputs.append(y)
     if carried is not None:

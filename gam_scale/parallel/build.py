@@ -1,4 +1,4 @@
-"""From a config to a ready strategy, in one fixed order."""
+"""Build a ready strategy from a config, in one fixed order of steps."""
 
 import importlib.util
 
@@ -19,7 +19,7 @@ from gam_scale.parallel.world import World
 
 
 def check_engine(engine: str) -> None:
-    """Refuse an engine whose package is not here, before anything is made for it."""
+    """Refuse an engine whose package is not installed, before anything is made for it."""
     if engine == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise UserError(
             "parallel.engine is deepspeed, which is not installed (setup.cfg has it for Linux "
@@ -28,7 +28,9 @@ def check_engine(engine: str) -> None:
 
 
 def build_strategy(config: RunConfig, world: World, *, compiled: bool) -> Strategy:
-    """Blocks as they run, engine, optimizer; parameters uninitialised, see :func:`initialise`.
+    """Build the strategy: blocks, engine and optimizer, with parameters left uninitialised.
+
+    :func:`initialise` sets the parameters.
 
     Args:
         config: complete; ``model.vocab_size`` resolved.
@@ -73,6 +75,6 @@ def _engine(config: RunConfig, world: World, *, compiled: bool) -> Strategy:
 
 
 def initialise(strategy: Strategy, config: RunConfig) -> None:
-    """Give a new strategy the initial weights: the same for every engine and number of ranks."""
+    """Set a new strategy's initial weights, the same for every engine and number of ranks."""
     values = initial_values(outline(config.model), config.model, config.train.seed)
     strategy.fill(values)

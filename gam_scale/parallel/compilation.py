@@ -1,4 +1,4 @@
-"""Blocks compiled by torch.compile, each into one graph; what was compiled, or why not, to log."""
+"""Compile each block into one graph by torch.compile; say what was compiled, or why nothing was."""
 
 import logging
 from collections.abc import Callable
@@ -16,29 +16,29 @@ logger = logging.getLogger("gam_scale")
 
 Backend = str | Callable[..., Any]
 _FAILURES = (TorchDynamoException, FailOnRecompileLimitHit)
-"""What torch raises where one of its parts could not compile something."""
+"""The exceptions that torch raises when one of its parts cannot compile something."""
 
 BACKWARD_AUTOCAST = "off"
-"""Autocast while a backward pass is traced, in torch's words: off, as where an uncompiled one
-runs. torch's default, "same_as_forward", casts anew what the forward pass computed in float32
-on purpose: the products of a memory's backward pass would be bfloat16 (docs/gpu.md, Precision)."""
+"""Autocast's mode while a backward pass is traced: off, as when an uncompiled backward pass runs.
+torch's default, "same_as_forward", casts again what the forward pass computed in float32 on
+purpose: the products of a memory's backward pass would be bfloat16 (docs/gpu.md, Precision)."""
 
 
 class Compilation:
-    """Compiles functions, none of which may be cut into several graphs.
+    """Compiles functions, each of which must become a single graph.
 
-    A function that cannot be one graph would run in pieces or, where it is recomputed in the
-    backward pass, not compiled at all, and torch would say nothing.
+    If graph breaks were allowed, torch would silently run a function in pieces or, where the
+    backward pass recomputes it, not compile it at all.
 
     Args:
-        backend: what torch.compile compiles with; None: nothing is compiled.
-        may_fail: a failure is logged and everything runs uncompiled from then on; else it is an
-            error.
+        backend: torch.compile's backend; None: nothing is compiled.
+        may_fail: log a failure and run everything uncompiled from then on; otherwise a failure
+            is an error.
 
     Attributes:
-        graphs: compiled so far, those without gradients included.
-        failure: why nothing is compiled any more, in a phrase.
-        when_failed: called then.
+        graphs: number of graphs compiled so far, those without gradients included.
+        failure: why nothing is compiled any more, in a phrase; None before a failure.
+        when_failed: functions to call at a failure.
     """
 
     def __init__(self, backend: Backend | None = None, *, may_fail: bool = False) -> None:
@@ -50,8 +50,8 @@ class Compilation:
     def __call__(
         self, function: Callable[..., Any], uncompiled: Callable[..., Any]
     ) -> Callable[..., Any]:
-        """``function`` compiled at its first call; ``uncompiled`` does the same without that."""
-        # Shapes are fixed; another one (a ragged last batch) must not slow the others.
+        """Return ``function``, compiled at its first call, or ``uncompiled`` after a failure."""
+        # Graphs of fixed shapes: another shape (a ragged last batch) must not slow the others.
         compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=self._counted)
 
         def run(*args: Any) -> Any:
@@ -66,7 +66,7 @@ class Compilation:
 
     @property
     def is_on(self) -> bool:
-        """Whether what is called runs compiled."""
+        """Whether the functions run compiled."""
         return self.backend is not None and self.failure is None
 
     def __str__(self) -> str:
@@ -76,14 +76,14 @@ class Compilation:
         why = self.failure or "torch.compile is not used"
         return f"blocks run uncompiled: {why}"
 
-    # One method for all functions: torch compiles functions that differ in their backend apart.
+    # One backend for all functions: torch compiles functions with different backends separately.
     def _counted(self, *args: Any) -> Any:
         self.graphs += 1
-        pulse.beat()  # a stage of longer sequences compiles all of them anew: no hang
+        pulse.beat()  # a stage of longer sequences compiles all graphs anew: no hang
         backend = self.backend
         compile_graph = lookup_backend(backend) if isinstance(backend, str) else backend
         assert compile_graph is not None
-        # The backward pass is compiled with the forward pass, where a failure is ours to handle.
+        # Compile the backward pass with the forward pass, where `run` can handle a failure.
         with functorch_config.patch(
             backward_pass_autocast=BACKWARD_AUTOCAST, force_non_lazy_backward_lowering=True
         ):
@@ -92,7 +92,7 @@ class Compilation:
         return compiled
 
     def _fail(self, error: Exception) -> None:
-        cause = getattr(error, "inner_exception", error)  # what a backend met
+        cause = getattr(error, "inner_exception", error)  # a backend's own error
         first, _, _ = str(cause).strip().partition("\n")
         reason = one_line(first or type(cause).__name__, 200)
         if not self.may_fail:

@@ -1,4 +1,4 @@
-"""Sequences cut over ranks: what the ranks exchange, and which tokens of a batch each one holds."""
+"""Sequences cut over ranks: which tokens of a batch each rank holds, and what ranks exchange."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from gam_scale.parallel.world import World
 
 
 def part(batch: Batch, world: World) -> Batch:
-    """This rank's tokens, T / context of each sequence of ``batch``."""
+    """Return this rank's part of ``batch``: T / context consecutive tokens of each sequence."""
     rank, size = world.place.context, world.axes.context
     if size == 1:
         return batch
@@ -24,11 +24,11 @@ def part(batch: Batch, world: World) -> Batch:
 
 
 class SequenceContext:
-    """The ranks along the mesh's context axis; see :class:`gam_scale.model.context.Context`.
+    """Exchanges tensors along the mesh's context axis; a :class:`gam_scale.model.context.Context`.
 
     Attributes:
-        bytes_sent: by this rank so far, forward and backward, counting one copy for each rank that
-            receives.
+        bytes_sent: bytes that this rank has sent so far, forward and backward, one copy counted
+            for each receiving rank.
     """
 
     def __init__(self, world: World) -> None:
@@ -40,15 +40,15 @@ class SequenceContext:
         _CONTEXTS.append(self)
 
     def gather(self, x: Tensor) -> Tensor:
-        """``x`` of every rank, in order: (size, ...)."""
+        """Return every rank's ``x``, stacked in rank order: (size, ...)."""
         return _gather(x.contiguous(), self._number, self.size)
 
     def shift(self, x: Tensor) -> Tensor:
-        """``x`` of the rank before; zeros on the first one."""
+        """Return the previous rank's ``x``; zeros on the first rank."""
         return _shift(x.contiguous(), self._number, 1)
 
     def _exchange(self, x: Tensor, step: int) -> Tensor:
-        """Send ``x`` by ``step`` ranks, 1 or -1; what comes from the other side, or zeros."""
+        """Send ``x`` to rank + ``step`` (1 or -1); return what rank - ``step`` sent, or zeros."""
         received = torch.zeros_like(x)
         to, source = self.rank + step, self.rank - step
         calls = []
@@ -63,16 +63,16 @@ class SequenceContext:
 
 
 def _collective(name: str, former: str) -> Callable[..., object]:
-    """A function of torch.distributed by its name, or by that which torch 2.11 has for it."""
+    """Return torch.distributed's function ``name``, which torch 2.11 calls ``former``."""
     return getattr(dist, name, None) or getattr(dist, former)
 
 
 _CONTEXTS: list[SequenceContext] = []
-"""By number: an operator's arguments are tensors and numbers."""
+"""All contexts, which operators refer to by index: their arguments are tensors and numbers."""
 
 
-# Custom operators, so that a compiled block stays one graph, and recomputation can keep what they
-# give instead of sending it again.
+# Custom operators, so that a compiled block stays one graph, and recomputation can keep their
+# results instead of sending them again.
 @operator("gam_scale::context_gather", keep="dear")
 def _gather(x: Tensor, number: int, size: int) -> Tensor:
     context = _CONTEXTS[number]
@@ -86,7 +86,7 @@ def _gather(x: Tensor, number: int, size: int) -> Tensor:
 
 @operator("gam_scale::context_scatter")
 def _scatter(grads: Tensor, number: int) -> Tensor:
-    """The sum over ranks of what each has for this one: the gradient of :func:`_gather`."""
+    """Sum all ranks' gradients of this rank's ``x``: the backward pass of :func:`_gather`."""
     context = _CONTEXTS[number]
     out = torch.empty_like(grads[0])
     _collective("reduce_scatter_single", "reduce_scatter_tensor")(

@@ -1,4 +1,4 @@
-"""Whether a run computes on GPUs, and on which of them this rank does.
+"""Decide whether a run computes on GPUs, and which GPU is this rank's.
 
 A run that asks for GPUs, or was given some, never computes on CPUs by mistake.
 """
@@ -15,11 +15,11 @@ GIVEN = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE", "CUDA_VISIBL
 
 
 def on_gpus(device: str, env: Mapping[str, str]) -> bool:
-    """Whether ``parallel.device`` is a GPU here.
+    """Return whether ``parallel.device`` means an NVIDIA GPU on this machine.
 
     Raises:
-        UserError: torch sees no GPU where the config asks for one, or, with ``auto``, where this
-            process was given some.
+        UserError: torch sees no GPU, but the config asks for one or, with ``auto``, this process
+            was given some.
     """
     if device in ("cpu", "mps") or torch.cuda.is_available():
         return device not in ("cpu", "mps")
@@ -34,10 +34,10 @@ def on_gpus(device: str, env: Mapping[str, str]) -> bool:
 
 
 def on_apple_gpu(device: str, engine: str, world_size: int) -> bool:
-    """Whether ``parallel.device`` is an Apple GPU here, where it is none of NVIDIA's.
+    """Return whether ``parallel.device`` means an Apple GPU, on a machine without NVIDIA's.
 
     Raises:
-        UserError: it is asked for, and torch sees none, or several ranks would share it.
+        UserError: an Apple GPU is asked for, but torch sees none or several ranks would share it.
     """
     if device == "mps" and not torch.backends.mps.is_available():
         built = "is built without it" if not torch.backends.mps.is_built() else "finds none"
@@ -54,7 +54,7 @@ def on_apple_gpu(device: str, engine: str, world_size: int) -> bool:
 
 
 def gpus_given(env: Mapping[str, str]) -> str:
-    """How this process was given GPUs, for a message; empty where it was not."""
+    """Return, for a message, which variable gives this process GPUs; empty if none does."""
     for name in GIVEN:
         if name == "CUDA_VISIBLE_DEVICES" and "LOCAL_SIZE" in env:
             continue  # the deepspeed command sets it on machines without a GPU too
@@ -65,14 +65,14 @@ def gpus_given(env: Mapping[str, str]) -> str:
 
 
 def gpu_of(local_rank: int, local_size: int, env: Mapping[str, str]) -> int:
-    """Which of the GPUs that torch sees here is this rank's.
+    """Return the number of this rank's GPU among those that torch sees.
 
-    Number ``local_rank`` where every rank of the host sees the GPUs of all. Under Slurm's
+    It is ``local_rank`` where every rank of the host sees the GPUs of all. Under Slurm's
     ``--gpus-per-task`` and ``--gpu-bind`` a task may see its own GPU only, which is then number 0.
 
     Args:
-        local_rank: of this rank among those of its host.
-        local_size: how many these are.
+        local_rank: this rank's number among the ranks of its host.
+        local_size: number of ranks on the host.
         env: the environment, as Slurm set it.
 
     Raises:
@@ -93,12 +93,12 @@ def gpu_of(local_rank: int, local_size: int, env: Mapping[str, str]) -> int:
 
 
 def _one_gpu_a_task(local_rank: int, ranks: int, env: Mapping[str, str]) -> bool:
-    """Whether each rank is a task of srun that was given a GPU of its own.
+    """Return whether each rank is a task of srun that was given a GPU of its own.
 
     Ranks that torchrun or deepspeed start inside one task are not.
     """
     if "SLURM_LOCALID" not in env or "SLURM_STEP_TASKS_PER_NODE" not in env:
         return False
-    on_node = number(env, "SLURM_GPUS_ON_NODE", ranks)  # of the step; old versions do not say
+    on_node = number(env, "SLURM_GPUS_ON_NODE", ranks)  # the step's; old Slurm does not set it
     is_a_task = number(env, "SLURM_LOCALID") == local_rank
     return is_a_task and tasks_here(env) == ranks and on_node >= ranks

@@ -1,7 +1,7 @@
-"""The flight recorder: which collectives each rank has begun and ended, written where one hangs.
+"""torch's flight recorder: the collectives each rank has begun and ended, written when one hangs.
 
-torch keeps the last :data:`ENTRIES` of them in memory and writes them to a file when NCCL's own
-time-out is over. The watchdog ends the process earlier than that (see
+torch keeps the last :data:`ENTRIES` collectives in memory and writes them to a file when NCCL's own
+time-out expires. The watchdog ends the process earlier (see
 :data:`gam_scale.parallel.world.PATIENCE`), and has them written first.
 """
 
@@ -12,20 +12,20 @@ from collections.abc import Mapping
 import torch
 
 ENTRIES = 2000
-"""Collectives that are kept: several steps of a deep model, in about a megabyte."""
+"""Number of collectives kept: several steps of a deep model, in about a megabyte."""
 FILE = "TORCH_FR_DUMP_TEMP_FILE"
-"""The variable that says where torch writes them: a path, to which it adds the rank."""
+"""The environment variable that holds the records' path, to which torch appends the rank."""
 WRITING_S = 20.0
-"""Seconds for writing: a rank that waits for a broken GPU or disk ends without a record."""
+"""Seconds allowed for writing: a rank that waits for a broken GPU or disk ends without a record."""
 
 
 def settings(prefix: str) -> dict[str, str]:
-    """Environment variables of a job that records, and that uses a GPU's memory without gaps.
+    """Return environment variables that switch recording on and avoid gaps in a GPU's memory.
 
-    As slurm/common.sh sets them; whatever stands in the environment already wins.
+    slurm/common.sh sets the same ones. A variable that is set already takes precedence.
 
     Args:
-        prefix: where records are written, the path of a file without its rank.
+        prefix: the records' path without the rank.
     """
     return {
         "TORCH_FR_BUFFER_SIZE": str(ENTRIES),
@@ -36,10 +36,10 @@ def settings(prefix: str) -> dict[str, str]:
 
 
 def write_record(rank: int, env: Mapping[str, str] = os.environ) -> str:
-    """Write what this rank's collectives have come to.
+    """Write the record of this rank's collectives.
 
-    Returns the path; nothing where :data:`FILE` is not set or it cannot be written. The process
-    ends with status 1 if that takes longer than :data:`WRITING_S`.
+    Returns its path; an empty string if :data:`FILE` is not set or the record cannot be written.
+    The process ends with status 1 if writing takes longer than :data:`WRITING_S`.
     """
     if not (prefix := env.get(FILE)):
         return ""

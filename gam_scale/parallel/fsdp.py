@@ -30,10 +30,10 @@ from gam_scale.parallel.world import World
 
 
 class FSDPStrategy(Strategy):
-    """Sharded over the shard and context axes together, replicated along the replicate axis."""
+    """Shards over the shard and context axes together; replicates along the replicate axis."""
 
     def __init__(self, module: LanguageModel, world: World, config: RunConfig) -> None:
-        """``module`` is on the meta device: no rank ever holds all of it."""
+        """Shard ``module``, which is on the meta device, so that no rank ever holds all of it."""
         self.module, self.world, self.precision = module, world, config.train.precision
         self.mesh = world.sharding_mesh
         shard_module(module, self.mesh, config)
@@ -44,12 +44,12 @@ class FSDPStrategy(Strategy):
 
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
         """See :meth:`Strategy.backward`."""
-        # Gradients are sharded after every micro-batch, and summed over replicas after the last.
+        # Gradients are sharded after every micro-batch, but summed over replicas after the last.
         whole, *_ = _units(self.module)
         whole.set_requires_all_reduce(last)
         with self._autocast():
             loss = self.module(*batch)
-        # FSDP averages over ranks; our scale has the global count of tokens in it already.
+        # FSDP averages over ranks: undone here, for `scale` divides by the global token count.
         (loss * (scale * self.world.world_size)).backward()
         return loss.detach()
 
@@ -59,7 +59,7 @@ class FSDPStrategy(Strategy):
 
     def shards(self) -> list[Shard]:
         """See :meth:`Strategy.shards`."""
-        # What stays gathered until a backward pass still is, after a forward pass without one.
+        # After a forward pass without a backward pass, some units are still gathered.
         for unit in _units(self.module):
             unit.reshard()
         replica = self.mesh.get_local_rank("replicate")
@@ -80,7 +80,7 @@ class FSDPStrategy(Strategy):
         return shards
 
     def _pieces(self) -> Iterator[Piece]:
-        """The rows that this rank has of each parameter."""
+        """Yield the rows that this rank has of each parameter."""
         for name, parameter in self.module.named_parameters():
             assert isinstance(parameter, DTensor)
             shape, rows = tuple(parameter.shape), parameter.to_local()
@@ -89,23 +89,23 @@ class FSDPStrategy(Strategy):
 
 
 def _offset(parameter: Tensor) -> tuple[int, ...]:
-    """Of this rank's part."""
+    """Return where this rank's part of a parameter begins, in each dimension."""
     assert isinstance(parameter, DTensor)
     place = parameter.shape, parameter.device_mesh, parameter.placements
     return tuple(compute_local_shape_and_global_offset(*place)[1])
 
 
 def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> None:
-    """Make each block, and then what is left (embeddings, final norm), a unit of gathering.
+    """Make each block, and then the rest (embeddings, final norm), a unit that is gathered as one.
 
-    See docs/gpu.md for what that sends.
+    See docs/gpu.md for what is sent.
     """
     parallel = config.parallel
     bf16 = config.train.precision == "bf16"
     options: dict[str, Any] = {
         "mesh": mesh,
-        # Gathered in bf16 but for what keeps fp32, reduced in fp32; autocast goes on deciding what
-        # is computed in which.
+        # Parameters are gathered in bf16, except those that keep fp32; gradients are reduced in
+        # fp32. Autocast still decides what is computed in which.
         "mp_policy": MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if bf16 else None,
             reduce_dtype=torch.float32,
@@ -120,11 +120,11 @@ def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> 
     *others, last = module.blocks
     for block in others:
         fully_shard(block, **options, reshard_after_forward=parallel.reshard_after_forward)
-    # The backward pass begins with these, which freeing would only have gathered again.
+    # The backward pass begins with these two: if freed, they would only be gathered again.
     fully_shard(last, **options, reshard_after_forward=False)
     fully_shard(module, **options, reshard_after_forward=False)
-    # Each block's gathering is under way before the one before it is called, also where the host
-    # is late; in the backward pass FSDP does so by itself.
+    # Start to gather each unit before the previous one is called, even where the host is late; in
+    # the backward pass FSDP does so by itself.
     units = _units(module)
     for before, after in pairwise(units):
         before.set_modules_to_forward_prefetch([after])
@@ -134,5 +134,5 @@ def shard_module(module: LanguageModel, mesh: DeviceMesh, config: RunConfig) -> 
 
 
 def _units(module: LanguageModel) -> list[FSDPModule]:
-    """The whole, then its blocks: what :func:`shard_module` has made units of."""
+    """Return the units that :func:`shard_module` has made: the whole module, then its blocks."""
     return cast(list[FSDPModule], [module, *module.blocks])

@@ -1,9 +1,9 @@
-"""Parameters that FSDP2 gathers as they are beside others that it gathers in bfloat16.
+"""Have FSDP2 gather some parameters in fp32 together with others that it gathers in bfloat16.
 
-FSDP2 has one policy for all that it gathers together. A group of their own for the few that keep
-fp32 would cost two more collectives a block and pass, each waited for, and its hooks would cut the
-block's graph in two. But one all-gather carries any mixture of dtypes as bytes; what is missing is
-that a parameter's own policy is asked, which is added here.
+FSDP2 has one precision policy for all parameters of a group. A second group for the few that keep
+fp32 would cost two more collectives per block and pass, each waited for, and its hooks would cut
+the block's graph in two. But one all-gather can carry any mixture of dtypes as bytes: FSDP2 only
+does not ask for each parameter's own precision, which this module adds.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from gam_scale.model.policy import policy_of
 
 
 def keep_fp32(unit: FSDPModule, gathered: torch.dtype) -> None:
-    """Have those parameters of ``unit`` that keep fp32 gathered in it.
+    """Have FSDP2 gather in fp32 those parameters of ``unit`` whose policy keeps fp32.
 
     Their gradients travel with the others: rounded once to ``gathered``, then summed over ranks and
     micro-batches in float32.
@@ -32,7 +32,7 @@ def keep_fp32(unit: FSDPModule, gathered: torch.dtype) -> None:
 
 
 def _after(parameter: Any, name: str, then: Callable[[Any], None]) -> None:
-    """Have ``then`` follow a method: where another torch has none, that must be seen."""
+    """Call ``then`` after each call of a method; fail where another torch lacks the method."""
     method = getattr(parameter, name, None)
     assert callable(method), f"FSDP's parameters have no {name} in torch {torch.__version__}"
 

@@ -1,4 +1,4 @@
-"""Which implementation each layer computes with: decided by all ranks, before they compile."""
+"""Choose each layer's implementation: all ranks decide together, before they compile."""
 
 import logging
 
@@ -13,10 +13,11 @@ logger = logging.getLogger("gam_scale")
 
 
 def choose_implementations(model: LanguageModel, config: RunConfig, world: World) -> None:
-    """Give every layer its implementation, and the precision of its products.
+    """Set every layer's implementation and the precision of its matrix products.
 
-    Called by all ranks together, on a model with or without its parameters; on GPUs it takes
-    seconds, in which kernels are compiled. Which implementation, and why no better one, is logged.
+    All ranks call this together, on a model with or without its parameters. On GPUs it takes
+    seconds, in which kernels are compiled. The log says which implementation was chosen, and why
+    no better one.
     """
     for module in model.modules():
         if isinstance(module, HasKernels):
@@ -31,7 +32,7 @@ def choose_implementations(model: LanguageModel, config: RunConfig, world: World
         if not isinstance(module, HasKernels):
             continue
         trials = module.trials(config.parallel.context)
-        # Layers that would be tried on the same sizes are alike.
+        # Layers of one type that would be tried on the same sizes share a choice.
         kind = type(module), tuple(x.shape for trial in trials for x in trial.inputs.values())
         if kind not in chosen:
             chosen[kind] = _choice(trials, config, world)

@@ -1,12 +1,12 @@
-"""Where the ranks of one start meet: a store that is theirs alone, whatever else uses the port.
+"""Rendezvous: the ranks of one start get a store of their own, whatever else uses the port.
 
-A job that its launcher starts anew may find the store of the start before, full of addresses of
-processes that are gone (torchrun's agent keeps one store for all of its attempts), and the port
-that it was given may have been taken by another program or another job's ranks. So nobody trusts
-what a store holds: every rank writes a name that is new, and rank 0 gathers them until all ranks
-have agreed to one list, or one of them has said that it was asked to stop: what was said first
-holds for all. Where rank 0 opens the store itself and the port is taken, it takes one of
-the next, and the others look there too.
+A job that its launcher starts anew may find the store of the previous start, full of addresses of
+processes that are gone (torchrun's agent keeps one store for all of its attempts), and its port
+may have been taken by another program or another job's ranks. So no rank trusts what a store
+holds. Every rank writes a newly drawn name, and rank 0 collects the names until all ranks have
+agreed to one list or one of them has said that it was asked to stop; whichever comes first holds
+for all. If rank 0 opens the store itself and the port is taken, it takes one of the next ports,
+and the other ranks look there too.
 """
 
 import logging
@@ -25,16 +25,16 @@ from gam_scale.errors import EndedByOthers, Stopped, UserError
 logger = logging.getLogger("gam_scale")
 
 PORTS = 16
-"""Ports that are tried, the given one and those after it."""
+"""Number of ports to try: the given one and those after it."""
 POLL_S = 0.02
 KNOCK_S = 0.1
 """Seconds between attempts to connect."""
 CONNECT_S = 2.0
 """Seconds for a host to accept a connection."""
 ANSWER_S = 5.0
-"""Seconds for what listens at a port to answer as a store does."""
+"""Seconds for whatever listens at a port to answer as a store does."""
 READ_S = 1.0
-"""Seconds for the others to read that rank 0 stops: the store ends with rank 0."""
+"""Seconds that rank 0 gives the others to read that it stops, for its store ends with it."""
 STOPPED = "stopped"
 
 
@@ -49,20 +49,20 @@ def meet(
     *,
     kept: bool,
 ) -> dist.Store:
-    """A store that holds nothing yet and that all ranks of this start, and no others, have.
+    """Return an empty store that all ranks of this start share, and no others.
 
     Args:
-        host: of rank 0, or of the launcher's agent.
-        port: there, the first of those that are tried.
+        host: where rank 0, or the launcher's agent, runs.
+        port: the first port to try on that host.
         job: a name that the job's ranks share and that no other job has.
-        rank: of this process.
-        world_size: ranks that meet.
-        timeout_s: for all of them to come.
-        asked_to_stop: whether this process was, in the meantime.
+        rank: this process's rank.
+        world_size: number of ranks that meet.
+        timeout_s: seconds for all ranks to come.
+        asked_to_stop: returns whether this process was asked to stop in the meantime.
         kept: whether the launcher's agent keeps the store; else rank 0 opens one.
 
     Raises:
-        UserError: rank 0 may use none of the ports.
+        UserError: rank 0 can listen at none of the ports.
         EndedByOthers: a rank did not come in time.
         Stopped: a rank was asked to stop before all had come.
     """
@@ -118,7 +118,10 @@ def _gather(
     late: Callable[[], bool],
     asked_to_stop: Callable[[], bool],
 ) -> str:
-    """Rank 0's part: propose the names that are there until every rank agrees to the list."""
+    """Do rank 0's part: propose the names that have come until every rank agrees to the list.
+
+    Returns rank 0's own name, by which the start is known.
+    """
     others, proposal = range(1, world_size), ""
     while True:
         names = [name, *(_read(store, f"name of {rank}") for rank in others)]
@@ -147,7 +150,10 @@ def _join(
     late: Callable[[], bool],
     asked_to_stop: Callable[[], bool],
 ) -> tuple[dist.Store, str]:
-    """Another rank's part: find the store in which rank 0 proposes this rank's name; agree."""
+    """Do another rank's part: find the store where rank 0 proposes this rank's name, and agree.
+
+    Returns that store and rank 0's name.
+    """
     with _knocking(host, ports) as doors:
         while not late():
             stopping = asked_to_stop()
@@ -156,7 +162,7 @@ def _join(
                     continue
                 try:
                     start = _answer(dist.PrefixStore(job, store), rank, name, stopping)
-                except dist.DistError:  # its job has ended, and the next may be ours
+                except dist.DistError:  # its job has ended; the next store may be ours
                     door.store = None
                     continue
                 if start:
@@ -167,7 +173,7 @@ def _join(
 
 
 def _answer(store: dist.Store, rank: int, name: str, stopping: bool) -> str:
-    """Say in a store that this rank is there, or stops; rank 0's name there once all agree."""
+    """Announce this rank, or its stop, in a store; return rank 0's name once all agree, else ""."""
     proposal = _read(store, "proposal")
     start, known = proposal.partition(" ")[0], name in proposal.split()
     if known:
@@ -181,14 +187,14 @@ def _answer(store: dist.Store, rank: int, name: str, stopping: bool) -> str:
 
 
 def _settle(store: dist.Store, start: str, wish: str) -> str:
-    """What became of the meeting that the rank 0 named ``start`` called: the first wish, if any."""
+    """Return how the meeting of the rank 0 named ``start`` ended: by the first wish; "" if none."""
     return store.compare_set(f"end of {start}", "", wish).decode()
 
 
 class _Door(threading.Thread):
-    """Connects to the store at a port as soon as there is one, and again where ``store`` is unset.
+    """Connects to the store at a port as soon as there is one, and again once ``store`` is None.
 
-    A thread, for the connection to something else that listens there and says nothing never ends.
+    It is a thread, since a connection to something else that listens there silently never ends.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -214,7 +220,7 @@ def _knocking(host: str, ports: Sequence[int]) -> Iterator[list[_Door]]:
         door.start()
     try:
         yield doors
-    except Exception:  # the process may end now, which would end a door inside C++ code: status -6
+    except Exception:  # the process may end now: a thread still inside C++ code would abort it (-6)
         _close(doors)
         deadline = time.monotonic() + ANSWER_S + CONNECT_S
         for door in doors:

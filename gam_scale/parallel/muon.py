@@ -1,4 +1,4 @@
-"""Muon: a matrix is stepped by its momentum, made orthogonal (arXiv 2502.16982)."""
+"""Muon, an optimizer that steps a matrix by its orthogonalised momentum (arXiv 2502.16982)."""
 
 from collections.abc import Sequence
 
@@ -14,34 +14,34 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the Newton-Schulz iteration, steepest at 0: kellerjordan.github.io/posts/muon."""
 ITERATIONS = 5
 RMS = 0.2
-"""Of an update's elements at a rate of 1, as AdamW's: one rate and one decay then serve both."""
+"""Root mean square of an update's elements at a learning rate of 1, about that of AdamW's updates:
+one learning rate and one weight decay then serve both."""
 SMALLEST = 1e-7
-"""Norm below which a matrix counts as this one."""
+"""The least Frobenius norm by which a matrix is divided; a smaller norm counts as this one."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps matrices by the nearest orthogonal ones to their momentum, Nesterov's.
+    """Steps each matrix by the orthogonal matrix nearest to its Nesterov momentum.
 
         M <- mu M + (1 - mu) G
         W <- (1 - lr decay) W - lr 0.2 sqrt(max(rows, columns)) orthogonal((1 - mu) G + mu M)
 
-    An orthogonal matrix's elements have a mean square of 1 / max(rows, columns), so that updates
-    are 0.2 large, as AdamW's are (arXiv 2502.16982, section 2.2). Where a parameter is a stack of
-    matrices, such as queries', keys' and values', each is one of its own: of the stack together,
-    those with small gradients would be moved little.
+    An orthogonal matrix's elements have a mean square of 1 / max(rows, columns), so that an
+    update's elements have a root mean square of 0.2, as AdamW's do (arXiv 2502.16982, section 2.2).
+    If a parameter is a stack of matrices, such as those of queries, keys and values, each matrix is
+    orthogonalised by itself: in the stack as a whole, those with small gradients would hardly move.
 
-    ``torch.optim.Muon`` with ``match_rms_adamw`` computes the same of whole parameters in bfloat16
-    alone; it has neither stacks, nor float32, nor a way to skip a step without waiting for the
-    device.
+    ``torch.optim.Muon`` with ``match_rms_adamw`` computes the same, but only for whole parameters
+    and in bfloat16, and it cannot skip a step without waiting for the device.
 
     Args:
-        groups: beside what torch knows, ``stacks`` of the parameters: see
+        groups: as torch takes them, each also with ``stacks``, one entry for each parameter: see
             :attr:`gam_scale.model.policy.Policy.stack`.
         momentum: mu.
-        dtype: in which matrices are made orthogonal.
+        dtype: in which matrices are orthogonalised.
 
     Attributes:
-        found_inf: not 0 where the next step is to change nothing, as of torch's fused optimizers.
+        found_inf: if not 0, the next step changes nothing, as with torch's fused optimizers.
     """
 
     found_inf: Tensor | None = None
@@ -66,7 +66,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         momentum = state["momentum_buffer"]
         share: float | Tensor = 1.0
-        if self.found_inf is not None:  # the momentum as it is, and nothing of the update
+        if self.found_inf is not None:  # where it is not 0, keep the momentum, update nothing
             gradient = torch.where(self.found_inf > 0, momentum, gradient)
             share = 1.0 - self.found_inf
         momentum.lerp_(gradient, 1 - self.momentum)
@@ -79,17 +79,17 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """Next to the orthogonal matrix nearest to one, whose singular values are all 1.
+    """Approximate the orthogonal matrix nearest to ``matrix``, whose singular values are all 1.
 
-    After as few iterations they are 0.7 to 1.2, but for those that were next to 0 beside the
-    largest; that trains as well.
+    After so few iterations the result's singular values are 0.7 to 1.2, except those that were
+    almost 0 beside the largest; this trains as well.
 
     Args:
         matrix: (rows, columns).
-        dtype: of the products.
+        dtype: of the matrix products.
 
     Returns:
-        Of the same shape and dtype as ``matrix``.
+        The approximation, of the same shape and dtype as ``matrix``.
     """
     x, (a, b, c) = matrix.to(dtype), QUINTIC
     is_tall = len(x) > x.shape[1]
@@ -102,14 +102,14 @@ def orthogonal(matrix: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _plus(beta: float, term: Tensor, alpha: float, left: Tensor, right: Tensor) -> Tensor:
-    """``beta term + alpha left right``."""
-    if term.is_cpu:  # in the faster library
+    """Return ``beta term + alpha left right``."""
+    if term.is_cpu:  # where `linear` calls the faster library
         return linear(left, right.mT).mul_(alpha).add_(term, alpha=beta)
     return torch.addmm(term, left, right, beta=beta, alpha=alpha)
 
 
 def _flops(shape: Sequence[int], stack: Sequence[int]) -> float:
-    """A multiply-add counted as two."""
+    """Return the FLOPs of one step of a parameter, a multiply-add counted as two."""
     total = 0.0
     for rows in stack or [shape[0]]:
         less, more = sorted((rows, shape[1]))
@@ -118,7 +118,7 @@ def _flops(shape: Sequence[int], stack: Sequence[int]) -> float:
 
 
 def _made(groups: list[Group], train: TrainConfig) -> Muon:
-    # Of a float32 run also this is exact: a sum in another order then moves a loss by 1e-6.
+    # A float32 run orthogonalises in float32: another order of a sum then moves a loss by 1e-6.
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
     return Muon(groups, train.muon_momentum, dtype)
 

@@ -1,4 +1,4 @@
-"""One optimizer for all parameters, in groups that have an algorithm and settings of their own."""
+"""One optimizer for all parameters, in groups that each have their own algorithm and settings."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -22,12 +22,13 @@ from gam_scale.parallel.whole import Piece, WholeStepper, owners_of
 class GroupedOptimizer(torch.optim.Optimizer):
     """Steps each group of parameters by the group's own algorithm.
 
-    Each group has beside what torch knows: its ``algorithm``; of its parameters ``names`` in the
-    model, whole ``shapes`` and ``stacks`` of matrices (see
-    :attr:`gam_scale.model.policy.Policy.stack`); ``lr_multiplier``, of the run's learning rate.
+    Beside torch's own keys each group has ``algorithm``; the lists ``names`` (in the model),
+    ``shapes`` (of the whole parameters) and ``stacks`` (of matrices, see
+    :attr:`gam_scale.model.policy.Policy.stack`), with one entry for each parameter; and
+    ``lr_multiplier``, a factor of the run's learning rate.
 
     Attributes:
-        found_inf: not 0 where the next step is to change nothing; a scalar on the device.
+        found_inf: a scalar on the device; if not 0, the next step changes nothing.
     """
 
     found_inf: Tensor | None = None
@@ -42,13 +43,13 @@ class GroupedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Apply the gradients; engines may show some of the groups at a time, the others empty."""
+        """Apply the gradients; an engine may step some groups at a time, with the others empty."""
         for group in self.param_groups:
             if not group["params"]:
                 continue
             number = group["number"]
             stepper, found_inf = self._steppers[number], self.found_inf
-            # Some leave everything as it was where this is not 0, as fused kernels: no host waits.
+            # Some steppers, such as fused kernels, test found_inf on the device: no host waits.
             able = getattr(stepper, "_step_supports_amp_scaling", False)  # torch's name for that
             if not able and found_inf is not None:
                 if bool(found_inf):
@@ -62,8 +63,10 @@ class GroupedOptimizer(torch.optim.Optimizer):
                 stepper.step()
 
     def _stepper(self, group: Group) -> torch.optim.Optimizer:
-        """What steps a group; an algorithm of whole parameters sees their shapes even where an
-        engine has cut them by now."""
+        """Make the optimizer that steps a group.
+
+        An algorithm of whole parameters sees their whole shapes, even if an engine has cut them.
+        """
         algorithm, its = group["algorithm"], group
         if not algorithm.elementwise:
             whole = [nn.Parameter(torch.empty(shape, device="meta")) for shape in group["shapes"]]
@@ -75,34 +78,34 @@ class GroupedOptimizer(torch.optim.Optimizer):
         return stepper
 
     def cut(self, pieces: Iterable[Piece], ranks: dist.ProcessGroup, device: torch.device) -> None:
-        """Say that an engine has cut the parameters; called by all ranks that share them.
+        """Take note that an engine has cut the parameters; all ranks that share them call this.
 
         Args:
-            pieces: of all parameters, this rank's.
-            ranks: those that have the others.
-            device: that computes and sends, wherever the pieces are.
+            pieces: this rank's pieces of all parameters.
+            ranks: the ranks that share the parameters.
+            device: the device that computes and sends, wherever the pieces are.
         """
         its = {piece.name: piece for piece in pieces}
         groups = [group for group in self.param_groups if not group["algorithm"].elementwise]
         parts = [[its[name] for name in group["names"]] for group in groups]
-        # Over all groups: many small ones would else all begin with the first rank.
+        # Balanced over all groups at once: otherwise each would begin with the first rank.
         owners = owners_of(groups, ranks.size())
         for group, part in zip(groups, parts, strict=True):
             whole = WholeStepper(group, part, owners, ranks, device, self._train)
             self._whole[group["number"]] = whole
 
     def algorithms(self) -> dict[str, Algorithm]:
-        """By a parameter's name."""
+        """Return each parameter's algorithm, by the parameter's name."""
         return {n: group["algorithm"] for group in self.param_groups for n in group["names"]}
 
     def owned(self) -> dict[str, dict[str, Tensor]]:
-        """By name, what is kept of those parameters that this rank steps whole for others too."""
+        """Return, by name, the states of the parameters that this rank steps whole for all."""
         return {name: kept for each in self._whole.values() for name, kept in each.kept()}
 
     def kept(self, parameter: Tensor, algorithm: Algorithm) -> dict[str, Tensor]:
-        """What is kept of a parameter as the engine has it, made here if no step has made it yet.
+        """Return the states of a parameter as the engine has it; make them if no step has yet.
 
-        Nothing where it is kept elsewhere: see :meth:`owned`.
+        Empty for a cut parameter that an owner steps whole: see :meth:`owned`.
         """
         if self._whole and not algorithm.elementwise:
             return {}
@@ -117,7 +120,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
 def _initial(parameter: Tensor, state: StateSpec) -> Tensor:
     if isinstance(parameter, DTensor) and state.shape == tuple(parameter.shape):
         return torch.full_like(parameter, state.initial, dtype=state.dtype, requires_grad=False)
-    # Where the parameter is: fused AdamW keeps its count of steps on the device.
+    # On the parameter's device, where fused AdamW keeps its count of steps too.
     return state.made(parameter.device)
 
 
@@ -125,11 +128,11 @@ OPTIMIZERS: dict[str, Callable[[Policy], Algorithm]] = {
     "adamw": lambda policy: ADAMW,
     "muon": lambda policy: MUON if policy.role == "matrix" else ADAMW,
 }
-"""By ``train.optimizer``, what steps a parameter of this policy."""
+"""By ``train.optimizer``, a function from a parameter's policy to the algorithm that steps it."""
 
 
 def build_optimizer(model: nn.Module, config: RunConfig) -> GroupedOptimizer:
-    """The optimizer of a model, whose parameters an engine may have cut."""
+    """Build the optimizer of a model, whose parameters an engine may have cut."""
     whole = outline(config.model)  # an engine may have flattened the parameters
     names = [name for name, _ in whole.named_parameters()]
     parameters = dict(zip(names, model.parameters(), strict=True))
@@ -140,21 +143,21 @@ def build_optimizer(model: nn.Module, config: RunConfig) -> GroupedOptimizer:
 
 
 def check_optimizer(kind: str) -> None:
-    """There is an optimizer of this name.
+    """Check that there is an optimizer of this name.
 
     Raises:
-        UserError: there is not.
+        UserError: there is none.
     """
     if kind not in OPTIMIZERS:
         raise UserError(f"train.optimizer is {kind!r}; expected one of {', '.join(OPTIMIZERS)}")
 
 
 def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
-    """The groups of a model's optimizer, whose ``params`` are still to come.
+    """Return the groups of a model's optimizer, still without ``params``.
 
     Args:
-        model: its outline, whose parameters have their shapes.
-        config: of the run.
+        model: the model's outline, whose parameters have their whole shapes.
+        config: the run's.
 
     Raises:
         UserError: there is no such optimizer, or it cannot be offloaded to files.
@@ -191,13 +194,13 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[Group]:
 
 
 def _elementwise(model: nn.Module) -> list[str]:
-    """Names of the optimizers that step all of a model's elements each by itself."""
+    """Return the names of the optimizers that step every parameter of a model elementwise."""
     its = [policy for _, policy in policies(model)]
     return [name for name, choose in OPTIMIZERS.items() if all(choose(p).elementwise for p in its)]
 
 
 def states_of(groups: Iterable[Group]) -> dict[str, StateSpec]:
-    """By key, all that is kept of any parameter, on whichever rank."""
+    """Return, by key, the states that are kept for all parameters, on whichever rank."""
     return {
         f"{kind}.{name}": state
         for group in groups
@@ -207,6 +210,6 @@ def states_of(groups: Iterable[Group]) -> dict[str, StateSpec]:
 
 
 def state_bytes(groups: Iterable[Group]) -> int:
-    """Bytes of all that is kept; of the numbers that are kept once for a parameter none."""
+    """Return the bytes of all states, without single numbers such as a count of steps."""
     states = states_of(groups).values()
     return sum(math.prod(s.shape) * s.dtype.itemsize for s in states if s.shape)

@@ -12,7 +12,7 @@ from gam_scale.parallel.world import World
 
 
 class PlainStrategy(Strategy):
-    """Every rank holds the whole model; the oracle that other engines are measured against."""
+    """Holds the whole model on every rank; the oracle that other engines are tested against."""
 
     def __init__(
         self, module: LanguageModel, optimizer: GroupedOptimizer, world: World, precision: str
@@ -44,7 +44,7 @@ class PlainStrategy(Strategy):
 
 
 def whole_shards(module: nn.Module, optimizer: GroupedOptimizer, world: World) -> list[Shard]:
-    """Shards of engines that keep everything on every rank."""
+    """Return the shards of an engine that keeps everything on every rank."""
     algorithms = optimizer.algorithms()
     shards = []
     for name, parameter in module.named_parameters():

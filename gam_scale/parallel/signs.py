@@ -1,9 +1,9 @@
-"""Signs of life of a job's ranks, exchanged through its store: two requests a rank and beat.
+"""Signs of life that a job's ranks exchange through its store: two requests per rank and beat.
 
-Each rank writes its own sign. Rank 0 alone reads them all, in one request, and writes a summary of
-a few numbers that the others read: when it last knew of progress, and who is silent. The number of
-requests thus grows with the ranks, not with their square, and only the answer to rank 0 grows in
-size. The others know that rank 0 lives by its summary.
+Each rank writes its own sign. Rank 0 alone reads them all, in one request, and writes a short
+summary that the others read: its own sign, a count of the progress that it has seen, and who is
+silent. The number of requests thus grows with the ranks, not with their square, and only the answer
+to rank 0 grows in size. The others know from the summary that rank 0 lives.
 """
 
 import json
@@ -18,7 +18,7 @@ from gam_scale import pulse
 SILENCE_S = 5.0
 """Seconds without a sign of life after which the summary names a rank."""
 NAMED = 8
-"""Silent ranks that a summary names at most."""
+"""The most silent ranks that a summary names."""
 
 FAILURE, SUMMARY = "failure", "summary"
 
@@ -31,11 +31,11 @@ class Sign:
     step: int
     doing: str
     beats: int
-    """Pieces of work done in all: progress within a long phase."""
+    """Pieces of work done so far: progress within a long phase."""
     heard: float
-    """When this rank first saw it, on its own clock: clocks of nodes differ."""
+    """When this rank first saw the sign, by its own clock: clocks of nodes differ."""
     moved: float
-    """When this rank first saw it at this place with this many beats, likewise."""
+    """When this rank last saw ``beats`` change or, for rank 0, its count of progress."""
 
     def __str__(self) -> str:
         return f"step {self.step}, {self.doing}"
@@ -54,7 +54,7 @@ class Silence:
 
 
 class Signs:
-    """What this rank knows of all; made by all ranks, each with a connection of its own."""
+    """What this rank knows of all ranks; each makes one, with its own connection to the store."""
 
     def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
         self._store, self._rank, self._world_size = store, rank, world_size
@@ -63,13 +63,13 @@ class Signs:
         self._signs: dict[int, Sign] = {}
         self._silences: list[Silence] = []
         self._failure = ""
-        # A store makes who reads a key wait until it is there.
+        # Reading a key blocks until it exists, so the keys that this rank reads are made first.
         reads = [FAILURE, SUMMARY] if rank else [FAILURE, *map(str, range(1, world_size))]
         for key in reads:
             store.compare_set(key, "", "")
 
     def beat(self, step: int, doing: str) -> None:
-        """Say that this rank lives, and where it stands; take in what the others have said."""
+        """Write this rank's sign of life and where it stands; read what the others have written."""
         self._count += 1
         own = self._count, step, doing, pulse.beats()
         self._see(self._rank, *own)
@@ -87,24 +87,24 @@ class Signs:
 
     @property
     def failure(self) -> str:
-        """What :meth:`fail` made known first, as of the last beat; empty: nothing."""
+        """The first failure that any rank made known, as of the last beat; empty: none."""
         return self._failure
 
     def fail(self, text: str) -> None:
-        """Make a failure known to all ranks, if it is the first: later ones follow from it."""
+        """Make a failure known to all ranks, but only the first: later ones follow from it."""
         self._store.compare_set(FAILURE, "", text)
 
     def silent(self, seconds: float) -> Silence | None:
-        """A rank without a sign of life for ``seconds``, which are :data:`SILENCE_S` or more."""
+        """Return a rank silent for over ``seconds`` (:data:`SILENCE_S` or more); None: no rank."""
         silences = self._silences if not self._rank else [*self._silent_here(), *self._silences]
         return next((silence for silence in silences if silence.seconds > seconds), None)
 
     def since_progress(self) -> float:
-        """Seconds since a rank has last been seen to make progress."""
+        """Return the seconds since this rank last saw any rank make progress."""
         return time.monotonic() - max(sign.moved for sign in self._signs.values())
 
     def places(self) -> dict[int, Sign]:
-        """Where each rank stands, as far as it has said; for a rank but 0 a request of its own."""
+        """Return each rank's last sign, as far as known; ranks other than 0 read them all now."""
         if self._rank and self._store.check([str(r) for r in range(1, self._world_size)]):
             self._read_all()
         return self._signs
@@ -121,7 +121,7 @@ class Signs:
         return [failure, *texts]
 
     def _take(self, zero: list, progress: int, named: list) -> None:
-        """Rank 0's summary; what it saw of any rank counts as progress of its own here."""
+        """Take in rank 0's summary; progress that it saw of any rank counts as rank 0's here."""
         self._silences = [Silence(*silence) for silence in named if silence[0] != self._rank]
         moved = progress != self._progress
         self._progress = progress
@@ -140,7 +140,7 @@ class Signs:
         self._signs[rank] = Sign(count, step, doing, beats, now, when)
 
     def _silent_here(self) -> Iterator[Silence]:
-        """The silent ones of whose signs this rank reads itself: all on rank 0, else rank 0's."""
+        """Yield the silent ranks whose signs this rank reads: on rank 0 all others, else rank 0."""
         for rank in range(1, self._world_size) if not self._rank else (0,):
             sign = self._signs.get(rank)
             since = time.monotonic() - (sign.heard if sign else self._began)

@@ -1,4 +1,4 @@
-"""The seam between the training loop and whatever engine runs the step."""
+"""The interface between the training loop and whichever engine runs the step."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from gam_scale.parallel.world import World
 
 
 class Strategy(ABC):
-    """One optimizer step, cut where engines differ.
+    """Runs optimizer steps; subclasses implement the parts in which engines differ.
 
     The loop calls :meth:`backward` once per micro-batch, then :meth:`step`. Losses are sums over
     tokens; ``scale`` is one over the count of valid targets in the *global* batch, so the gradient
@@ -32,19 +32,19 @@ class Strategy(ABC):
     world: World
     precision: str
     carry: Carry | None = None
-    """What its batches' rows left behind, where they go on; saved and read with its weights."""
+    """The states that rows carry into the next batch, if any; saved and read with the weights."""
 
     def evaluate(self, batch: Batch) -> Tensor:
-        """The loss sum of a batch (a scalar), without dropout and without gradients."""
+        """Return the loss sum of a batch (a scalar), without dropout and without gradients."""
         return self._forward(batch.tokens, batch.targets, batch.layout)
 
     def logits(self, tokens: Tensor, layout: Layout, at: Tensor | None = None) -> Tensor:
-        """(B, T, vocab_size) of tokens (B, T), likewise; called by all ranks together.
+        """Return the logits (B, T, vocab_size), likewise; all ranks call this together.
 
         Args:
-            tokens: this rank's part.
-            layout: of them.
-            at: (N,) the places, of this rank's B T, whose logits (N, vocab_size) alone are wanted.
+            tokens: this rank's part (B, T).
+            layout: of the tokens.
+            at: (N,) places among this rank's B T; only their logits (N, vocab_size) are returned.
         """
         return self._forward(tokens, None, layout, None, at)
 
@@ -58,22 +58,22 @@ class Strategy(ABC):
 
     @abstractmethod
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
-        """Forward and backward of one micro-batch; returns its detached loss sum (a scalar).
+        """Run one micro-batch forward and backward; return its detached loss sum (a scalar).
 
         ``last`` marks the step's last micro-batch, after which gradients are those of all ranks.
         """
 
     def step(self, lr: float, max_norm: float) -> Tensor:
-        """Clip the gradients, apply them at learning rate ``lr``, clear them; returns their norm.
+        """Clip the gradients, apply them at learning rate ``lr`` and clear them.
 
         Args:
-            lr: of the run; each group has it times its ``lr_multiplier``.
+            lr: the run's learning rate; each group uses it times its ``lr_multiplier``.
             max_norm: largest global L2 norm; 0: no clipping.
 
         Returns:
             The global norm before clipping, a scalar that is left on its device: nothing here waits
-            for it. If it is not finite, nothing is applied, neither to parameters nor to the
-            optimizer's state: the same on all ranks, since the norm is that of all.
+            for it. If it is not finite, neither the parameters nor the optimizer's state change, on
+            any rank, since the norm is the same on all.
         """
         norm = self._clip(max_norm if max_norm > 0 else math.inf)
         skip_unless_finite(self.optimizer, norm)
@@ -84,21 +84,22 @@ class Strategy(ABC):
 
     @property
     def states(self) -> dict[str, StateSpec]:
-        """By key, all that the optimizer keeps, on whichever rank."""
+        """All states that the optimizer keeps, by key, on whichever rank."""
         return states_of(self.optimizer.param_groups)
 
     @abstractmethod
     def shards(self) -> list[Shard]:
-        """This rank's part of the parameters and the optimizer's states, to be read or written.
+        """Return this rank's part of parameters and optimizer states, to be read or written.
 
-        Views of the engine's memory, or copies of what it keeps on a disk or for several at once.
+        A shard is a view of the engine's memory, or a copy of what the engine keeps on a disk or
+        once for several parameters.
         """
 
     def written(self, shards: list[Shard]) -> None:  # noqa: B027 (mostly nothing is to do)
-        """To be called by all ranks after what :meth:`shards` returned was written to.
+        """Take in what was written to the shards; all ranks call this afterwards.
 
         Args:
-            shards: as returned.
+            shards: as :meth:`shards` returned them.
         """
 
     def fill(self, values: Iterable[tuple[str, Tensor]]) -> None:
@@ -129,9 +130,9 @@ class Strategy(ABC):
 
 
 def skip_unless_finite(optimizer: GroupedOptimizer, norm: Tensor) -> None:
-    """Have the next ``step`` change nothing if ``norm`` is not finite, as found on its device.
+    """Have the next ``step`` change nothing if ``norm`` is not finite, as tested on its device.
 
-    Fused optimizers have a switch for it, meant for loss scaling: their kernels leave parameters
-    and moments alone, and the count of steps takes back its 1. Others wait for the device.
+    Fused optimizers have a switch for this, meant for loss scaling: their kernels leave parameters
+    and moments alone and take back the step's count. Other optimizers wait for the device.
     """
     optimizer.found_inf = norm.isfinite().logical_not_().float()

@@ -1,4 +1,4 @@
-"""Names the rank that failed or is missing, in every rank's log, within seconds: no job hangs."""
+"""The watchdog: no job hangs; within seconds each rank's log names the failed or missing rank."""
 
 import faulthandler
 import json
@@ -23,10 +23,10 @@ logger = logging.getLogger("gam_scale")
 BEAT_S = 0.5
 """Seconds between signs of life."""
 READ_S = 4 * BEAT_S
-"""Seconds for the other ranks to read why rank 0 ends, where the store ends with rank 0."""
+"""Seconds that rank 0 gives the others to read why it ends, where the store ends with it."""
 LOST_S = 60.0
-"""Seconds without a sign of life after which a rank counts as gone. So many, since an interpreter
-can be busy in one call for a while; where a collective has failed as well, SILENCE_S is enough."""
+"""Seconds without a sign of life after which a rank counts as gone: many, since an interpreter can
+be busy in one call for a while. If a collective has failed as well, SILENCE_S is enough."""
 
 NO_STORE = "rank 0 or the launcher, which held the job's store, is gone"
 
@@ -37,11 +37,11 @@ _ECHO = re.compile(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|NCCL|re
 class Watchdog:
     """Writes into the job's store what this rank does, and reads there what the others do.
 
-    As a context manager around a run: an error that leaves it is made known to all ranks, which
-    end with it and the rank's number (:class:`~gam_scale.errors.EndedByOthers`). :meth:`at` and
-    :func:`gam_scale.pulse.beat` mark progress. When no rank has made any for ``timeout_s``, the log
-    says where each one stands and which one is behind, and the job ends. While one rank is at long
-    work of its own and marks progress, the others may wait for it.
+    It is a context manager around a run. An error that leaves it is made known to all ranks, which
+    end with a message of the error and the rank (:class:`~gam_scale.errors.EndedByOthers`).
+    :meth:`at` and :func:`gam_scale.pulse.beat` mark progress. When no rank has made progress for
+    ``timeout_s``, the log says where each rank stands and which one is behind, and the job ends.
+    While one rank does long work of its own and marks progress, the others may wait for it.
     """
 
     def __init__(self, world: World, timeout_s: float) -> None:
@@ -57,7 +57,7 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         if self.world.world_size > 1:
-            # A connection of its own: the process group waits on the other one for minutes.
+            # A connection of its own: on the other one the process group may wait for minutes.
             own = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
             store = dist.PrefixStore("watchdog", own)
             self._signs = Signs(store, self.world.rank, self.world.world_size)
@@ -75,11 +75,11 @@ class Watchdog:
         if error is None or isinstance(error, Stopped):  # which all ranks raise alike
             return
         if cause := self._explain(error):
-            logger.error("%s", cause, extra={"on_bar": True})  # who prints it is the caller's
+            logger.error("%s", cause, extra={"on_bar": True})  # logged; the caller prints it
             raise cause from error
 
     def _explain(self, error: BaseException) -> EndedByOthers | None:
-        """Publish this rank's error, or, where it only echoes another rank's, say whose."""
+        """Publish this rank's error; if it only echoes another rank's, return that one's."""
         try:
             mistake = exit_status(error) == EXIT_USER_ERROR
             if mistake or not _ECHO.search(str(error)):
@@ -100,7 +100,7 @@ class Watchdog:
         try:
             while not self._stop.wait(BEAT_S):
                 cause = self._beat(LOST_S)
-                # Rank 0, which knows where all stand, says so first.
+                # Rank 0, which knows where all ranks stand, reports a stall first.
                 grace = 0.0 if self.world.is_main else SILENCE_S
                 if cause is None and self._signs.since_progress() > self.timeout_s + grace:
                     cause = EndedByOthers(self._stalled())
@@ -114,9 +114,10 @@ class Watchdog:
                 self._end(EndedByOthers(NO_STORE))
 
     def _watch_alone(self) -> None:
-        """The launcher kept the store and is gone: the ranks, who see that too, save and end.
+        """Watch this rank alone: the launcher, which kept the store, is gone.
 
-        One may wait for another's slow write meanwhile, and cannot see that it makes progress.
+        All ranks notice that, save and end. Meanwhile this one may wait for another's slow write,
+        whose progress it cannot see; it has ``timeout_s`` for that.
         """
         logger.warning("the launcher, which kept the job's store, is gone")
         known, moved = pulse.beats(), time.monotonic()
@@ -143,7 +144,7 @@ class Watchdog:
         os._exit(EXIT_USER_ERROR if isinstance(cause, MistakeElsewhere) else EXIT_FAILED)
 
     def _beat(self, silence_s: float) -> EndedByOthers | None:
-        """Exchange signs of life; why the job ends, if another rank has failed or is gone."""
+        """Exchange signs of life; return why the job ends if another rank has failed or is gone."""
         self._signs.beat(*self._place)
         if self._signs.failure:
             mistake, text = json.loads(self._signs.failure)
@@ -157,13 +158,13 @@ class Watchdog:
         self._signs.fail(json.dumps([mistake, text]))
 
     def _let_others_read(self) -> None:
-        """Before rank 0 ends, with whom the store ends where no launcher keeps it."""
+        """Wait before rank 0 ends if the store ends with it, that is, if no launcher keeps it."""
         if self.world.is_main and not _agent_keeps_store():
             time.sleep(READ_S)
 
     def _stalled(self) -> str:
         places = self._signs.places()
-        # Ranks that wait in a collective stand at the same place; the missing one elsewhere.
+        # Ranks that wait in a collective stand at the same place; the missing rank is elsewhere.
         behind = min(places, key=lambda r: (places[r].step, _times(places, r), r))
         where = "; ".join(f"rank {rank}: {sign}" for rank, sign in sorted(places.items()))
         return (
@@ -177,5 +178,5 @@ def _agent_keeps_store() -> bool:
 
 
 def _times(places: dict[int, Sign], rank: int) -> int:
-    """How many ranks stand where ``rank`` does."""
+    """Return how many ranks stand where ``rank`` does."""
     return sum(str(sign) == str(places[rank]) for sign in places.values())

@@ -1,12 +1,12 @@
-"""Parameters that an engine has cut, stepped whole: each by one rank, which is sent all parts.
+"""Step parameters whole that an engine has cut: each by its owner, one rank that gets all parts.
 
-What orthogonalises a matrix, or keeps a number of each of its rows, needs all of it. ZeRO steps a
-flat range of many parameters and FSDP2 some of the rows, so that each such parameter has an owner
-among the ranks that share it. A step sends parts of parameter and gradient there, and what comes of
-them back: three numbers of fp32 per element; two where parameters themselves are not asked for
-(:attr:`~gam_scale.parallel.algorithm.Algorithm.additive`). Of ``n`` ranks each sends ``1 / n`` of
-all elements: an exchange of all with all, not a gathering. An owner has the states of its
-parameters, whole, and computes what one process would.
+An algorithm that orthogonalises a matrix, or keeps a number for each row, needs the whole matrix.
+But ZeRO steps a flat range of many parameters on each rank, and FSDP2 some of the rows. So each
+such parameter has an owner among the ranks that share it. A step sends the parts of parameter and
+gradient to the owner, and the result back: three fp32 numbers per element, or two if the parameter
+itself is not needed (:attr:`~gam_scale.parallel.algorithm.Algorithm.additive`). Each of ``n`` ranks
+sends ``1 / n`` of all elements: an all-to-all exchange, not a gathering. An owner keeps the whole
+states of its parameters and computes what a single process would.
 """
 
 import math
@@ -28,25 +28,25 @@ class Piece:
     """This rank's part of a parameter: some elements of it, flattened."""
 
     name: str
-    """The parameter's."""
+    """The parameter's name."""
     shape: tuple[int, ...]
-    """Of the whole parameter."""
+    """The whole parameter's shape."""
     tensor: Tensor
-    """What the engine has its optimizer step, in which the part lies."""
+    """The tensor that the engine has its optimizer step, which contains the part."""
     first: int
-    """Where in it."""
+    """The part's first element in this rank's flattened ``tensor``."""
     start: int
-    """The part's first element in the parameter."""
+    """The part's first element in the flattened parameter."""
     length: int
 
     @property
     def value(self) -> Tensor:
-        """The part, a view."""
+        """The part, as a view."""
         return self._of(self.tensor)
 
     @property
     def gradient(self) -> Tensor:
-        """Of the part; a parameter without one has it of 0."""
+        """The part's gradient, 0 if the parameter has none."""
         gradient = self.tensor.grad
         return torch.zeros_like(self.value) if gradient is None else self._of(gradient)
 
@@ -56,19 +56,19 @@ class Piece:
 
 
 OF_PARAMETERS = ("params", "names", "shapes", "stacks")
-"""What a group has a list of, one entry for each of its parameters."""
+"""Keys under which a group has a list with one entry for each parameter."""
 
 
 class WholeStepper:
-    """Steps one group's parameters, of which each rank has pieces.
+    """Steps one group's parameters, of each of which every rank has a piece.
 
     Args:
-        group: of the optimizer.
-        pieces: of all the group's parameters, in their order.
-        owners: by a parameter's name; see :func:`owners_of`.
-        ranks: the process group of those that share the parameters.
-        device: that computes and sends. Pieces may be elsewhere, as may what is kept of parameters
-            between steps: where the pieces are.
+        group: the optimizer's.
+        pieces: this rank's pieces of all the group's parameters, in the group's order.
+        owners: the owning rank by a parameter's name; see :func:`owners_of`.
+        ranks: the process group of the ranks that share the parameters.
+        device: the device that computes and sends. The pieces may be on another one, where the
+            states of parameters then are too between steps.
         train: settings.
     """
 
@@ -94,10 +94,10 @@ class WholeStepper:
         self.stepper = self.algorithm.make([whole], train) if self.own else None
 
     def step(self, group: Group, found_inf: Tensor | None) -> None:
-        """Apply the gradients of those parameters that lie in what ``group`` has now.
+        """Step those parameters whose pieces lie in the ``params`` that ``group`` has now.
 
         Args:
-            group: with the settings of this step.
+            group: the group, with this step's settings.
             found_inf: see :class:`~gam_scale.parallel.optimizer.GroupedOptimizer`; None: step.
         """
         shown = {id(tensor) for tensor in group["params"]}
@@ -115,7 +115,7 @@ class WholeStepper:
         self._scatter(by_owner, own)
 
     def kept(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Names of the parameters that this rank owns, and what is kept of each."""
+        """Yield the name and the states of each parameter that this rank owns."""
         if self.stepper is None:
             return
         for piece in self.by_owner[self.ranks.rank()]:
@@ -127,7 +127,7 @@ class WholeStepper:
             yield piece.name, state
 
     def _step(self, stepper: torch.optim.Optimizer, own: list[Piece]) -> None:
-        """With what is kept of parameters in the device's memory meanwhile."""
+        """Step the owned parameters, with their states in the device's memory meanwhile."""
         states = [stepper.state[self.own[piece.name]] for piece in own]
         kept = [dict(state) for state in states]
         for state in states:
@@ -142,7 +142,7 @@ class WholeStepper:
                     state[kind] = at_home
 
     def _gather(self, by_owner: list[list[Piece]], own: list[Piece]) -> None:
-        """Give the parameters owned here their gradients, and their values or 0."""
+        """Give the parameters owned here their gradients, and their values, or 0 if additive."""
         gradients = self._whole("gradient", by_owner, own)
         if self.algorithm.additive:
             values = [torch.zeros_like(gradient) for gradient in gradients]
@@ -152,7 +152,7 @@ class WholeStepper:
             self.own[piece.name].data, self.own[piece.name].grad = value, gradient
 
     def _whole(self, attribute: str, by_owner: list[list[Piece]], own: list[Piece]) -> list[Tensor]:
-        """Of the pieces owned here, joined from all ranks."""
+        """Return the values or gradients of the parameters owned here, joined from all ranks."""
         sent = [[getattr(piece, attribute) for piece in of_one] for of_one in by_owner]
         parts = self._exchange(sent, [[self.lengths[p.name][r] for p in own] for r in self._all])
         joined = zip(own, zip(*parts, strict=True), strict=True)
@@ -161,7 +161,7 @@ class WholeStepper:
     def _decay(
         self, by_owner: list[list[Piece]], settings: Group, found_inf: Tensor | None
     ) -> None:
-        """Where the pieces are: owners do not have the values."""
+        """Apply weight decay to this rank's pieces: the owners do not have the values."""
         lost = settings["lr"] * settings["weight_decay"]
         share = 1.0 if found_inf is None else 1.0 - found_inf.to(self.home)
         kept = 1.0 - share * lost
@@ -169,7 +169,7 @@ class WholeStepper:
             piece.value.mul_(kept)
 
     def _scatter(self, by_owner: list[list[Piece]], own: list[Piece]) -> None:
-        """Bring back what the owned parameters have become, or what is to be added."""
+        """Send the owned parameters' new values, or what is to be added, back to all pieces."""
         cut = [self.own[p.name].detach().view(-1).split(self.lengths[p.name]) for p in own]
         sent = [[parts[rank] for parts in cut] for rank in self._all]
         received = self._exchange(sent, [[p.length for p in of_one] for of_one in by_owner])
@@ -181,7 +181,7 @@ class WholeStepper:
             self.own[piece.name].data = self._nothing(piece)
 
     def _exchange(self, sent: list[list[Tensor]], sizes: list[list[int]]) -> list[list[Tensor]]:
-        """To each rank its list of tensors; from each one of tensors of these sizes."""
+        """Send each rank its list of tensors; return each rank's list, of tensors of ``sizes``."""
         joined = [part for parts in sent for part in parts] or [torch.empty(0)]
         lengths = [sum(map(len, parts)) for parts in sent]
         totals = [sum(each) for each in sizes]
@@ -196,13 +196,15 @@ class WholeStepper:
         return range(self.ranks.size())
 
     def _nothing(self, piece: Piece) -> Tensor:
-        """What stands for a parameter between steps: its shape, in the memory of one number."""
+        """Return a stand-in for a parameter between steps: its shape in one number's memory."""
         return torch.empty(1, device=self.device).expand(piece.shape)
 
 
 def owners_of(groups: Iterable[Group], n_ranks: int) -> dict[str, int]:
-    """A rank for each parameter that is stepped whole, the dearest first, so that all ranks have
-    about as much to compute; where nothing is, as many elements."""
+    """Choose an owner for each parameter that is stepped whole, the most expensive one first.
+
+    All ranks then have about equal FLOPs or, where a step costs none, about equally many elements.
+    """
     costs = {
         name: (group["algorithm"].flops(shape, stack), math.prod(shape))
         for group in groups
@@ -218,7 +220,7 @@ def owners_of(groups: Iterable[Group], n_ranks: int) -> dict[str, int]:
 
 
 def _lengths(piece: Piece, spans: list[tuple[int, int]]) -> list[int]:
-    """By rank, how many of a parameter's elements it has: one range after another, all of them."""
+    """Return the length of each rank's range; assert that together they are the parameter."""
     end = 0
     for start, length in spans:
         assert not length or start == end, f"{piece.name}: elements {end} to {start} are nowhere"

@@ -1,4 +1,4 @@
-"""Who this process is among the ranks of a job, whichever launcher started it; their mesh."""
+"""This process's place among a job's ranks, whichever launcher started it, and their mesh."""
 
 import os
 import re
@@ -29,7 +29,7 @@ from gam_scale.parallel.device import gpu_of, on_apple_gpu, on_gpus
 from gam_scale.parallel.meeting import PORTS, meet
 
 _BEFORE: dict[str, str | None] = {}
-"""Environment variables that :func:`start` has set, as they were."""
+"""Former values of the environment variables that :func:`start` has set; None: it was not set."""
 _HELD: list[Callable[[], object]] = []
 """Functions that give back what engines hold beyond their run."""
 _HAS_MET = False
@@ -37,8 +37,8 @@ _HAS_MET = False
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """The variable by which torchrun says that its agent keeps the store where ranks meet."""
 PATIENCE = 10
-"""A collective waits this many times as long as the watchdog, which thus ends a job first: the
-watchdog knows whether the ranks that are missing make progress elsewhere."""
+"""A collective's time-out as a multiple of the watchdog's. The watchdog thus ends a job first; it
+knows whether the missing ranks make progress elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class World:
     """This process's place in the job, and the device it computes on.
 
     Attributes:
-        arranged_as: the axes of :meth:`arranged`; None before that.
+        arranged_as: the axes that :meth:`arranged` has set; None before that.
     """
 
     rank: int
@@ -57,7 +57,7 @@ class World:
     arranged_as: Axes | None = None
 
     def arranged(self, parallel: ParallelConfig) -> "World":
-        """The same ranks as the grid that a run's engine and its cut sequences need.
+        """Return the same rank in the grid that a run's engine and its cut sequences need.
 
         Raises:
             UserError: see :meth:`Axes.of`.
@@ -66,24 +66,24 @@ class World:
 
     @property
     def axes(self) -> Axes:
-        """The grid of all ranks; replicas alone until they are arranged."""
+        """The grid of all ranks; until they are arranged, all are replicas."""
         return self.arranged_as or Axes(replicate=self.world_size)
 
     @property
     def place(self) -> Place:
-        """This rank's coordinates in it."""
+        """This rank's coordinates in the grid."""
         return self.axes.place(self.rank)
 
     @property
     def reader(self) -> int:
-        """Which of the ``axes.readers`` shares of each batch this rank reads, or a part of."""
+        """Which of the ``axes.readers`` shares of each batch this rank reads, wholly or partly."""
         return self.axes.reader(self.rank)
 
     @cached_property
     def mesh(self) -> DeviceMesh:
         """The ranks as torch knows them, with a group along each of :data:`AXES`.
 
-        All ranks ask for it together the first time, when its groups are made.
+        All ranks must ask for it together the first time, when its groups are made.
         """
         return init_device_mesh(self.device.type, self.axes.sizes, mesh_dim_names=AXES)
 
@@ -91,7 +91,7 @@ class World:
     def sharding_mesh(self) -> DeviceMesh:
         """The mesh that an engine shards over: (replicate, holders), see :attr:`Axes.holders`.
 
-        Like :attr:`mesh`, asked for by all ranks together the first time.
+        Like :attr:`mesh`, all ranks must ask for it together the first time.
         """
         axes, names = self.axes, ("replicate", "shard")
         if axes.context == 1:
@@ -106,20 +106,20 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes what is written once."""
+        """Whether this is rank 0, which writes what is written once for all ranks."""
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
-        """Each value summed over all ranks, along every axis, in float64."""
+        """Return each value summed over all ranks, along every axis, in float64."""
         if self.world_size == 1:
             return list(values)
-        # In CPU memory, where gloo adds them also in a job on GPUs: a GPU is not waited for.
+        # In CPU memory, where gloo adds them even in a job on GPUs: no GPU is waited for.
         totals = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(totals)
         return totals.tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says so; every rank gets the same answer."""
+        """Return whether ``flag`` is true on any rank; every rank gets the same answer."""
         return self.sum(float(flag))[0] > 0
 
     def barrier(self) -> None:
@@ -140,14 +140,14 @@ def start(
     asked_to_stop: Callable[[], bool] = lambda: False,
     engine: str = "torch",
 ) -> World:
-    """Join the job's process group, as set up by deepspeed, torchrun, srun or nothing at all.
+    """Join the job's process group, as set up by deepspeed, torchrun, srun or no launcher at all.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        job: what its ranks have in common and other jobs have not, such as a run directory.
-        timeout_s: for all ranks to come; see also :data:`PATIENCE`.
-        asked_to_stop: whether this process was, while it waits for them.
-        engine: that is to run: not all know Apple's GPUs.
+        job: a name that the job's ranks share and no other job has, such as its run directory.
+        timeout_s: seconds for all ranks to come; see also :data:`PATIENCE`.
+        asked_to_stop: returns whether this process was asked to stop while it waits for them.
+        engine: the engine that is to run: not all know Apple's GPUs.
 
     Raises:
         UserError: a GPU is asked for, or given to this job, and torch sees none, or too few.
@@ -166,7 +166,7 @@ def start(
     else:
         on_apples = on_apple_gpu(device, engine, world_size)
         where = torch.device("mps" if on_apples else "cpu")
-        # The same number of threads however a run is launched: additions keep their order.
+        # The same number of threads however a run is launched, so that additions keep their order.
         torch.set_num_threads(cpu_threads(local_size))
         keep_freed_memory()
     if not dist.is_initialized():
@@ -180,9 +180,9 @@ def start(
             me = rank, world_size
             store = meet(*where_to, job, *me, timeout_s, asked_to_stop, kept=kept)
             store.set_timeout(c10d.default_pg_timeout)
-            # With the device NCCL connects all ranks now, not in each group's first collective, and
-            # a barrier need not guess it. A mesh then splits the group, which in torch 2.13 ends a
-            # process with a segmentation fault where gloo's part is not the first of its kind.
+            # Given the device, NCCL connects all ranks now, not in each group's first collective,
+            # and a barrier need not guess the device. But a mesh then splits the group, which in
+            # torch 2.13 ends a process with a segmentation fault if it has had a gloo group before.
             global _HAS_MET
             known = where if use_cuda and not _HAS_MET else None
             _HAS_MET = True
@@ -200,35 +200,35 @@ def _announce(place: Mapping[str, str]) -> None:
 
 
 def at_release(give_back: Callable[[], object]) -> None:
-    """Have :func:`release` call this, once."""
+    """Have :func:`release` call ``give_back``, once."""
     _HELD.append(give_back)
 
 
 def release() -> None:
     """Have engines give back what they hold, so that this process can train another run.
 
-    Only after a run that ended well: where a rank has died, a GPU may wait for it for ever.
+    Call it only after a run that ended well: if a rank has died, a GPU may wait for it for ever.
     """
     while _HELD:
         _HELD.pop()()
 
 
 def _be_patient(seconds: float) -> None:
-    """Have every group of ranks, whoever makes it, wait so long in a collective.
+    """Set the time-out of collectives for every group of ranks, whoever makes the group.
 
-    Groups do not inherit a time-out, and NCCL's own is 600 s: DeepSpeed's and the meshes' would
-    end a job before the watchdog has found out who is missing.
+    Groups do not inherit a time-out, and NCCL's own is 600 s: the groups of DeepSpeed and of meshes
+    would end a job before the watchdog has found out who is missing.
     """
     c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = timedelta(seconds=seconds)
 
 
 def stop() -> None:
-    """Leave the process group, when nothing runs any more that the interpreter's end could hurt."""
+    """Leave the process group, and wait for threads that the interpreter's end could hurt."""
     _HELD.clear()
     if dist.is_initialized():
         _destroy_group()
         _wait_for_threads(5.0)
-    while _BEFORE:  # what this process starts later is another job
+    while _BEFORE:  # processes that this one starts later are another job
         name, value = _BEFORE.popitem()
         os.environ.pop(name, None)
         if value is not None:
@@ -236,7 +236,7 @@ def stop() -> None:
 
 
 def _destroy_group() -> None:
-    """By DeepSpeed where it has joined, which otherwise keeps groups of it for the next run."""
+    """Destroy the group, through DeepSpeed if it has joined: else it keeps groups for later."""
     deepspeed = sys.modules.get("deepspeed")
     if deepspeed is not None and deepspeed.comm.is_initialized():
         deepspeed.comm.destroy_process_group()
@@ -245,21 +245,21 @@ def _destroy_group() -> None:
 
 
 def _wait_for_threads(timeout_s: float) -> None:
-    """Until all other threads of this process wait for something, or for ``timeout_s`` at most.
+    """Wait until all other threads of this process are idle, at most ``timeout_s``.
 
-    Engines keep references to the group, so that gloo's threads outlive it, and one may be late in
-    dropping a finished collective's tensors, for which it needs the interpreter's lock. An
-    interpreter that is ending (before Python 3.14) ends such a thread inside C++ code, which ends
-    the process instead: "terminate called without an active exception", status -6.
+    Engines keep references to the group, so that gloo's threads outlive it, and such a thread may
+    be late in dropping a finished collective's tensors, for which it needs the interpreter's lock.
+    An interpreter that is ending (before Python 3.14) ends the thread inside C++ code, which aborts
+    the process: "terminate called without an active exception", status -6.
     """
     deadline, quiet = time.monotonic() + timeout_s, 0
     while quiet < 3 and time.monotonic() < deadline:
-        time.sleep(0.001)  # without the lock, which is free for whoever waits for it
+        time.sleep(0.001)  # releases the lock for whoever waits for it
         quiet = 0 if _running_threads() else quiet + 1
 
 
 def _running_threads() -> bool:
-    """Whether a thread but this one runs, or could if it had a core; not known outside Linux."""
+    """Return whether another thread runs or is ready to run; always False outside Linux."""
     own = str(threading.get_native_id())
     # psutil knows the times of threads, but not their states.
     for thread in Path("/proc/self/task").glob("*/stat"):
@@ -271,7 +271,7 @@ def _running_threads() -> bool:
 
 
 def launcher_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+    """Return RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
     deepspeed and torchrun set them (deepspeed names the local size LOCAL_SIZE); srun sets its own
     SLURM_* names; a plain ``python`` sets none and is a job of one rank.
@@ -315,6 +315,6 @@ def _port(env: Mapping[str, str], alone: bool) -> str:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             return str(probe.getsockname()[1])
-    # The same on every rank; below what Linux gives to anybody, and a thousand jobs apart from one
-    # whose ranks may try the same.
+    # The same on every rank, and below the ports that Linux hands out. Only jobs whose numbers are
+    # a multiple of a thousand apart may try the same ports.
     return str(PORTS * (1024 + number(env, "SLURM_JOB_ID", 0) % 1000))

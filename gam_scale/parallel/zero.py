@@ -54,8 +54,8 @@ class DeepSpeedStrategy(Strategy):
         self.engine, zero, _, _ = deepspeed.initialize(
             model=module, optimizer=build_optimizer(module, config), config=options
         )
-        ranks.at_release(self.engine.destroy)  # its hooks would hold it for ever
-        # With a stage, the torch optimizer steps this rank's flat partition, inside ZeRO's own.
+        ranks.at_release(self.engine.destroy)  # the engine's hooks would keep it alive for ever
+        # In stages 1 to 3 ZeRO's optimizer wraps ours, which steps this rank's flat partition.
         self.zero = zero if self.stage else None
         self.optimizer = zero.optimizer if self.stage else zero
         if self.stage:
@@ -67,12 +67,12 @@ class DeepSpeedStrategy(Strategy):
         if config.parallel.offload == "none":
             self._trim()
         # Stage 3 averages over ranks, whatever it is told. Our losses are already divided by the
-        # global token count, so that this is undone in advance.
+        # global token count, so the average is undone in advance.
         self.undo_average = world.world_size if self.stage == 3 else 1
 
     def backward(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
         """See :meth:`Strategy.backward`."""
-        # Not counted by the engine: stages of a run differ in how many micro-batches a step has.
+        # Set, not counted by the engine: stages of a run differ in their micro-batches per step.
         self.engine.set_gradient_accumulation_boundary(last)
         loss = self.engine(*batch)
         self.engine.backward(loss * (scale * self.undo_average), scale_wrt_gas=False)
@@ -86,21 +86,21 @@ class DeepSpeedStrategy(Strategy):
         elif self.stage:
             self.clipping = zero_lean.trim_stages_1_and_2(self.zero, self.world)
         elif self.world.world_size == 1:
-            # Else gradients are copied into a bucket and back, to no end.
+            # Otherwise gradients are copied into a bucket and back, to no purpose.
             self.engine.enable_backward_allreduce = False
 
     def step(self, lr: float, max_norm: float) -> Tensor:
         """See :meth:`Strategy.step`."""
-        if self.zero is None:  # its norm would be 0 in fp32, and it does not look at it
+        if self.zero is None:  # DeepSpeed's norm would be 0 in fp32, and not be tested
             norm = super().step(lr, max_norm)
-            self.engine.micro_steps += 1  # no call of the engine ends a step without applying it
+            self.engine.micro_steps += 1  # no method of the engine ends a step without applying it
             return norm
         self._set_lr(lr)
         self.zero.clip_grad = max_norm
         self.engine.step()
         if self.clipping is not None:
             return self.clipping.norm
-        return torch.as_tensor(self.zero._global_grad_norm)  # offloaded: DeepSpeed looked at it
+        return torch.as_tensor(self.zero._global_grad_norm)  # offloaded: DeepSpeed tested it
 
     def shards(self) -> list[Shard]:
         """See :meth:`Strategy.shards`."""
@@ -119,7 +119,7 @@ class DeepSpeedStrategy(Strategy):
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """DeepSpeed, quiet, and without the C++ extensions it would build at first use."""
+    """Import DeepSpeed with few messages, and keep it from building C++ extensions at first use."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that it looked for a GPU
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -130,19 +130,19 @@ def import_deepspeed(device: torch.device) -> Any:
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
-    # Else it warns at each start of an optimizer that it was not tested with: our tests do that.
+    # Otherwise it warns at each start that it was not tested with our optimizer; our tests do so.
     if GroupedOptimizer not in ZERO_SUPPORTED_OPTIMIZERS:
         ZERO_SUPPORTED_OPTIMIZERS.append(GroupedOptimizer)
-    # On a CPU, init_distributed compiles this one (about 80 s); gloo does its work as well.
+    # On a CPU, init_distributed would compile this operator (about 80 s), whose work gloo can do.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
 def _sharded_model(deepspeed: Any, config: RunConfig, options: dict[str, Any]) -> LanguageModel:
-    """Built under ``zero.Init``: each module's parameters are sharded as soon as they exist."""
+    """Build the model under ``zero.Init``, which shards a module's parameters once they exist."""
     with deepspeed.zero.Init(config_dict_or_path=options):
         model = LanguageModel(config.model)
-    # A block is gathered and freed as one; what it computes inside may then be one graph.
+    # A block is gathered and freed as a whole, so that its computation can be one graph.
     deepspeed.utils.set_z3_leaf_modules(model, list({type(block) for block in model.blocks}))
     # The head's weight, the embedding's or its own, is read outside its module.
     deepspeed.zero.register_external_parameter(model, model.head_weight)

@@ -14,23 +14,23 @@ from gam_scale.model.policy import keeps_fp32
 
 
 def engine_config(config: RunConfig, readers: int) -> dict[str, Any]:
-    """The configuration for ``deepspeed.initialize``, for batches cut over ``readers`` shares.
+    """Return the options for ``deepspeed.initialize``, for batches cut into ``readers`` shares.
 
     Raises:
-        UserError: ``parallel.deepspeed`` sets what the rest of the config decides otherwise, or
-            names a module that is not there.
+        UserError: ``parallel.deepspeed`` contradicts the rest of the config, or names a module that
+            does not exist.
     """
     train, stage, stages = config.train, config.parallel.zero_stage, stages_of(config)
     options: dict[str, Any] = {
-        # Of the stages' most; the strategy itself says where a step ends.
+        # The largest of all stages of the run; the strategy itself says where a step ends.
         "train_micro_batch_size_per_gpu": max(one.micro_batch_size for one in stages),
         "gradient_accumulation_steps": max(n_micro_batches(one, readers) for one in stages),
-        # Stage 0 in fp32 would neither clip nor report a norm: there both are ours.
+        # DeepSpeed's stage 0 in fp32 would neither clip nor report a norm: we do both there.
         "gradient_clipping": 0.0 if stage == 0 else train.grad_clip,
         "zero_optimization": {"stage": stage},
-        "zero_force_ds_cpu_optimizer": False,  # its own would compile C++ at start-up
+        "zero_force_ds_cpu_optimizer": False,  # which would compile C++ at start-up
         "steps_per_print": 1 << 60,
-        # It would wait for the device at both ends of every micro-batch; the loop has its own.
+        # This would wait for the device at both ends of every micro-batch; the loop has its own.
         "timers": {"throughput": {"enabled": False}},
         "torch_autocast": {
             "enabled": train.precision == "bf16",
@@ -47,23 +47,23 @@ def engine_config(config: RunConfig, readers: int) -> dict[str, Any]:
         # Buffers of this many elements; DeepSpeed's own default would allocate 2 GB.
         zero["reduce_bucket_size"] = max(_largest_block(config.model), 1 << 20)
     if stage in (1, 2):
-        # A bucket goes to the ranks that own its parts; else all of it to all of them.
+        # Each part of a bucket goes to the rank that owns it; else all parts go to all ranks.
         zero["use_multi_rank_bucket_allreduce"] = False
     if stage == 3:
         zero["contiguous_gradients"] = False  # one copy less: a reduce-scatter joins them anyway
         zero |= _gathering(config.model)
     zero |= _offloading(config)
     options = _merged(options, config.parallel.deepspeed, "parallel.deepspeed", _TUNABLE)
-    low_precision_modules(options)  # DeepSpeed would say it less well, and later
+    low_precision_modules(options)  # DeepSpeed would object later, and less clearly
     return options
 
 
 def low_precision_modules(options: dict[str, Any]) -> list[type]:
-    """Modules whose gradients, and in stage 3 parameters, DeepSpeed sends in bf16.
+    """Return the modules whose gradients, and in stage 3 parameters, DeepSpeed sends in bf16.
 
     Raises:
-        UserError: one of those in ``options``, which :func:`engine_config` made, is not there, or
-            holds parameters that must keep fp32.
+        UserError: a module named in ``options``, which :func:`engine_config` made, does not exist
+            or holds parameters that must keep fp32.
     """
     autocast = options["torch_autocast"]
     names = autocast["lower_precision_safe_modules"]
@@ -90,7 +90,7 @@ def check_offload_dir(folder: str) -> None:
     """Check that state can be offloaded to files here; call it once DeepSpeed is imported.
 
     Raises:
-        UserError: the folder cannot be made, or DeepSpeed's operator for it cannot be compiled.
+        UserError: the folder cannot be made, or DeepSpeed's async_io operator cannot be compiled.
     """
     from deepspeed.git_version_info import installed_ops
     from deepspeed.ops.op_builder import AsyncIOBuilder
@@ -126,34 +126,34 @@ _TUNABLE = {
     "steps_per_print",
     "use_multi_rank_bucket_allreduce",
 }
-"""Options of ours that change speed and memory only, so that the user's are taken instead."""
+"""Options of ours that affect only speed and memory, so that the user's values replace them."""
 
 
 def _gathering(model: ModelConfig) -> dict[str, Any]:
-    """Hold one block's parameters while the next one's are on their way.
+    """Return limits that hold one block's parameters while the next one's are on their way.
 
-    DeepSpeed's own limits (a billion parameters) would keep models of up to that size whole.
+    DeepSpeed's own limits (a billion parameters) would keep models of up to that size gathered.
     """
     block = _largest_block(model)
     return {
-        # Its own linear adds the bias in place, to a product that selective recomputation keeps.
+        # DeepSpeed's linear adds the bias in place, to a product that selective recompute keeps.
         "memory_efficient_linear": False,
         "stage3_max_live_parameters": 2 * block,
-        "stage3_max_reuse_distance": 0,  # else what backward uses again stays until then
+        "stage3_max_reuse_distance": 0,  # else parameters stay until backward needs them
         "stage3_prefetch_bucket_size": block,
         "stage3_param_persistence_threshold": 4 * model.d_model,  # norms and biases stay whole
     }
 
 
 def _offloading(config: RunConfig) -> dict[str, Any]:
-    """Optimizer state, or parameters too, in CPU memory or in files."""
+    """Return options that offload optimizer state, or parameters too, to CPU memory or files."""
     offload, folder = config.parallel.offload, config.parallel.offload_dir
     if offload == "none":
         return {}
     place = {"device": "nvme", "nvme_path": folder} if folder else {"device": "cpu"}
     options: dict[str, Any] = {"offload_optimizer": place}
     if folder:
-        # What is in memory at a time; DeepSpeed's own, a billion parameters, would be all of them.
+        # Parameters in memory at a time; DeepSpeed's default, a billion, would mean all of them.
         options["sub_group_size"] = _largest_block(config.model)
     if offload == "parameters":
         options["offload_param"] = place | (_parameter_buffers(config.model) if folder else {})
@@ -161,7 +161,7 @@ def _offloading(config: RunConfig) -> dict[str, Any]:
 
 
 def _parameter_buffers(model: ModelConfig) -> dict[str, int]:
-    """Room for two blocks and the embeddings, each parameter in a buffer of the same size."""
+    """Return buffers for two blocks and the embeddings: one of equal size for each parameter."""
     sizes = [p.numel() for p in outline(model).parameters()]
     block = sum(1 for _ in outline(model).blocks[0].parameters())
     return {

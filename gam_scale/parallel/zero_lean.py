@@ -1,13 +1,13 @@
-"""Methods of DeepSpeed's that are replaced: needless copies, and waits for the gradient's norm.
+"""Replace methods of DeepSpeed that copy needlessly or wait for the gradient's norm.
 
 Parameters and gradients are fp32 in every precision (autocast computes in bf16), so a master copy
 of the parameters and conversions of the gradients would repeat what is there. On one rank gradients
-are neither exchanged nor averaged.
+need be neither exchanged nor averaged.
 
-Each replacement has its gain beside it. Shares are of a step's processor time at the paper's size
-(21.6M parameters, 8 sequences of 256, one rank, one thread), with it and without alternating in one
-process. tests/parallel/test_internals.py fails where DeepSpeed's methods are no longer those that
-were read here.
+A comment beside each replacement states its gain. Percentages are of a step's processor time at the
+paper's size (21.6M parameters, 8 sequences of 256, one rank, one thread), measured in one process
+with and without the replacement in turn. tests/parallel/test_internals.py fails if DeepSpeed's
+methods are no longer those that this module was written for.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,16 +23,16 @@ from gam_scale.parallel.world import World
 
 
 class Clipping:
-    """The norm of a step's gradients, and clipping by it, both left on the device.
+    """Takes the norm of a step's gradients and clips by it, without leaving the device.
 
-    DeepSpeed's own asks the device whether the norm is finite, to step or not to step. It is shown
-    the number 1 instead, and the optimizer's kernels decide: see
-    :func:`gam_scale.parallel.strategy.skip_unless_finite`. So a step never waits for the device,
+    DeepSpeed asks the device whether the norm is finite, to decide whether to step. Here it is
+    given the number 1 for the norm, and the optimizer's kernels decide: see
+    :func:`gam_scale.parallel.strategy.skip_unless_finite`. A step thus never waits for the device,
     where DeepSpeed's waits 5 times in stages 1 and 2 and 3 times in stage 3, and the norm is taken
-    in float32, not of a copy in float64.
+    in float32, not of a float64 copy.
 
     Attributes:
-        norm: of the last step, before clipping.
+        norm: the last step's norm before clipping.
     """
 
     norm: Tensor
@@ -41,13 +41,13 @@ class Clipping:
         self._zero = zero
 
     def measure(self) -> float:
-        """What DeepSpeed is to take for the norm of this step."""
+        """Take this step's norm; return the number that DeepSpeed is to take for it."""
         self.norm = _norm(self._zero)
         skip_unless_finite(self._zero.optimizer, self.norm)
         return 1.0
 
     def clip(self, gradients: Iterable[Tensor]) -> None:
-        """By the norm measured last, to ``clip_grad`` of the optimizer; 0: not at all."""
+        """Scale gradients down where the norm measured last exceeds ``clip_grad``; 0: do not."""
         if self._zero.clip_grad > 0:
             over = ((self.norm + 1e-6) / self._zero.clip_grad).clamp_(min=1.0)
             for gradient in gradients:
@@ -55,8 +55,8 @@ class Clipping:
 
 
 def trim_stages_1_and_2(zero: Any, world: World) -> Clipping:
-    """For ZeRO's optimizer of stage 1 or 2, without offloading: call it once, before any step."""
-    # Gain: 4 bytes for each parameter that a rank updates.
+    """Trim ZeRO's optimizer of stage 1 or 2, without offloading; call it once, before any step."""
+    # Masters share the parameters' memory. Gain: 4 bytes for each parameter that a rank updates.
     for master, parts in zip(
         zero.single_partition_of_fp32_groups, zero.parallel_partitioned_bit16_groups, strict=True
     ):
@@ -65,7 +65,7 @@ def trim_stages_1_and_2(zero: Any, world: World) -> Clipping:
     clipping = Clipping(zero)
     _replace(zero, "scaled_global_norm", clipping.measure)
     _replace(zero, "unscale_and_clip_grads", lambda gradients, norm: clipping.clip(gradients))
-    # Gradients stay where autograd left them. Gain: 1.6%, and a bucket (43 of 392 MB).
+    # One rank's gradients stay where autograd left them. Gain: 1.6%, a bucket (43 of 392 MB).
     if world.world_size == 1:
         reduce = "reduce_independent_p_g_buckets_and_remove_grads"
         _replace(zero, reduce, lambda parameter, group: None)
@@ -73,9 +73,9 @@ def trim_stages_1_and_2(zero: Any, world: World) -> Clipping:
 
 
 def trim_stage_3(zero: Any, world: World) -> Clipping:
-    """For ZeRO's optimizer of stage 3, without offloading: call it once, before any step."""
-    # DeepSpeed means to do this by itself, but compares a device with its name. Gain: 4 bytes for
-    # each parameter of this rank's part.
+    """Trim ZeRO's optimizer of stage 3, without offloading; call it once, before any step."""
+    # Masters share the parts' memory; DeepSpeed means to do this by itself, but compares a device
+    # with its name. Gain: 4 bytes for each parameter of this rank's part.
     for master, parts in zip(
         zero.fp32_partitioned_groups_flat, zero.fp16_partitioned_groups_flat, strict=True
     ):
@@ -87,14 +87,14 @@ def trim_stage_3(zero: Any, world: World) -> Clipping:
     _replace(
         zero, "unscale_and_clip_grads", lambda group, norm: clipping.clip([groups[group].grad])
     )
-    # Else they would be joined, divided by 1, and taken apart again. Gain: 3.4%.
+    # Otherwise gradients would be joined, divided by 1, and taken apart again. Gain: 3.4%.
     if world.world_size == 1:
         _replace(zero, "_DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads", _whole_gradients)
     return clipping
 
 
 def _replace(zero: Any, name: str, function: Callable[..., Any]) -> None:
-    """Put ``function`` in a method's place: where another DeepSpeed has none, that must be seen."""
+    """Replace a method by ``function``; fail if another DeepSpeed lacks the method."""
     assert callable(getattr(zero, name, None)), (
         f"this DeepSpeed's {type(zero).__name__} has no {name}"
     )
@@ -102,7 +102,7 @@ def _replace(zero: Any, name: str, function: Callable[..., Any]) -> None:
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """All elements in one dimension: a view if the tensors lie one behind another, else a copy."""
+    """Return all elements in one dimension: a view if the tensors are adjacent, else a copy."""
     first = tensors[0]
     storage, end = first.untyped_storage().data_ptr(), first.storage_offset()
     for tensor in tensors:
@@ -115,7 +115,7 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _norm(zero: Any) -> Tensor:
-    """The global L2 norm of the averaged gradients; DeepSpeed's own first makes them float64."""
+    """Return the averaged gradients' global L2 norm; DeepSpeed's own makes them float64 first."""
     groups: Iterable[Sequence[Tensor]] = zero.averaged_gradients.values()
     # Padding is 0 and does not count.
     norm = torch.nn.utils.get_total_norm([g.detach() for group in groups for g in group])

@@ -1,4 +1,4 @@
-"""Where ZeRO keeps each parameter's part and moments: all that is read of DeepSpeed's inside."""
+"""Where ZeRO keeps each parameter's part and states, as read from DeepSpeed's internals."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -14,11 +14,11 @@ from gam_scale.parallel.whole import Piece
 from gam_scale.parallel.world import World
 
 Flat = tuple[Tensor, list[Piece]]
-"""What ZeRO has its optimizer step as one parameter, and its pieces of parameters."""
+"""A tensor that ZeRO has its optimizer step as one parameter, and the pieces that lie in it."""
 
 
 def flats(module: nn.Module, zero: Any, stage: int, rank: int) -> Iterator[Flat]:
-    """What this rank's optimizer steps, and what of the parameters lies in it.
+    """Yield each tensor that this rank's optimizer steps, and the pieces of parameters in it.
 
     Every rank has a piece of every parameter, if only an empty one.
     """
@@ -47,7 +47,7 @@ def _piece_of_stage_3(zero: Any, flat: Tensor, parameter: Any, name: str, rank: 
 
 
 def of_stages_1_and_2(module: nn.Module, zero: Any, world: World) -> list[Shard]:
-    """Whole parameters on every rank; states of this rank's part of a flat concatenation."""
+    """Return whole parameters, as on every rank, and states of this rank's part of each flat."""
     shards = [
         Shard.whole(PARAM, name, parameter.detach(), world.rank, world.world_size)
         for name, parameter in module.named_parameters()
@@ -67,7 +67,7 @@ def refresh_stages_1_and_2(module: nn.Module, zero: Any, world: World, shards: l
 
 
 def of_stage_3(module: nn.Module, zero: Any, world: World) -> list[Shard]:
-    """One part of every parameter on every rank, the last ones short or empty."""
+    """Return this rank's part of every parameter and its states; last ranks' are short or empty."""
     shards = []
     for group, parts in _groups_of_stage_3(module, zero, world):
         if zero._swappable_optimizer_subgroup(group):
@@ -77,7 +77,7 @@ def of_stage_3(module: nn.Module, zero: Any, world: World) -> list[Shard]:
 
 
 def refresh_stage_3(module: nn.Module, zero: Any, world: World, shards: list[Shard]) -> None:
-    """Bring the written fp32 parts to disk, where they live there, and into those gathered."""
+    """Bring the written fp32 parts to disk, if kept there, and into parameters that stay whole."""
     written = {shard.key: shard.data for shard in shards}
     with torch.no_grad():
         for group, parts in _groups_of_stage_3(module, zero, world):
@@ -93,7 +93,7 @@ def refresh_stage_3(module: nn.Module, zero: Any, world: World, shards: list[Sha
 def _groups_of_stage_3(
     module: nn.Module, zero: Any, world: World
 ) -> Iterator[tuple[int, list[Shard]]]:
-    """Views of one group of parameters after another; if on disk, in memory until the next one."""
+    """Yield each group's number and views of its parts, in memory until the next if on disk."""
     zero._partition_all_parameters()
     for group, (flat, pieces) in enumerate(flats(module, zero, 3, world.rank)):
         on_disk = zero._swappable_optimizer_subgroup(group)
@@ -106,12 +106,12 @@ def _groups_of_stage_3(
 
 
 def _kept(optimizer: GroupedOptimizer, flat: Tensor, pieces: list[Piece]) -> dict[str, Tensor]:
-    """All of a flat's parameters are of one group, and so of one algorithm."""
+    """Return a flat's states; its parameters are all of one group, and so of one algorithm."""
     return optimizer.kept(flat, optimizer.algorithms()[pieces[0].name])
 
 
 def _parts(tensors: dict[str, Tensor], pieces: list[Piece], world: World) -> list[Shard]:
-    """Pieces of what is of a flat's shape; of its counts a copy for each parameter."""
+    """Return each piece's part of tensors of the flat's shape, and a copy of each count."""
     shards = []
     for piece in pieces:
         for kind, tensor in tensors.items():
@@ -133,10 +133,10 @@ def _owned(optimizer: GroupedOptimizer) -> list[Shard]:
 
 
 def _set_counts(optimizer: GroupedOptimizer, parts: Iterable[Flat], shards: list[Shard]) -> None:
-    """Take counts back, if the parameters of each flat agree in them.
+    """Set each flat's counts to those written for its parameters, which must agree.
 
     Raises:
-        UserError: they do not.
+        UserError: they do not agree.
     """
     written = {shard.key: shard.data for shard in shards if not shard.shape}
     for flat, pieces in parts:

@@ -1,1 +1,1 @@
-"""Feed-forward networks, one kind a file."""
+"""Feed-forward networks, one kind per file."""

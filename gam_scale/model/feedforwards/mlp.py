@@ -41,9 +41,9 @@ class MLP(nn.Module):
         return self.dropout(self.down(self.activation(self.up(x))))
 
     def activation(self, x: Tensor) -> Tensor:
-        """Between the matrices, elementwise."""
+        """Apply the activation between the matrices, elementwise."""
         return gelu(x)
 
     def flops_per_token(self) -> float:
-        """Both matmuls, a multiply-add counted as two."""
+        """Return the FLOPs of both matmuls, a multiply-add counted as two."""
         return 2.0 * (self.up.weight.numel() + self.down.weight.numel())

@@ -1,4 +1,4 @@
-"""No feed-forward network: the mixer is the whole layer, as Mamba has it."""
+"""No feed-forward network: the mixer is the whole layer, as in Mamba."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from gam_scale.model.shape import Shape
 @FEED_FORWARDS.register
 @dataclass(frozen=True)
 class NoFeedForwardConfig(FeedForwardConfig):
-    """None, and one norm in the layer instead of two."""
+    """No feed-forward network, which leaves the layer one norm instead of two."""
 
     kind: Literal["none"] = "none"
 

@@ -1,4 +1,4 @@
-"""Squared ReLU between the matrices (arXiv 2109.08668)."""
+"""A feed-forward network with squared ReLU (arXiv 2109.08668)."""
 
 from dataclasses import dataclass
 from typing import Literal

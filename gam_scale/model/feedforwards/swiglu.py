@@ -13,13 +13,13 @@ from gam_scale.model.parts import FEED_FORWARDS
 from gam_scale.model.policy import TO_RESIDUAL, stacked
 from gam_scale.model.shape import Shape
 
-_MULTIPLE = 8  # of the width, which is then a size that kernels are fast at
+_MULTIPLE = 8  # the width is a multiple of it, a size at which kernels are fast
 
 
 @FEED_FORWARDS.register
 @dataclass(frozen=True)
 class SwiGLUConfig(WideConfig):
-    """SiLU(x A) * (x B), then a matrix back: three matrices in the place of two."""
+    """SiLU(x A) * (x B), then a matrix back: three matrices instead of two."""
 
     kind: Literal["swiglu"] = "swiglu"
     mult: int = mult_option(
@@ -42,7 +42,7 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int, shape: Shape) -> None:
         super().__init__()
         d = shape.d_model
-        # Gates, then what they gate.
+        # The rows of the gates, then those of the values that they gate.
         self.up = Linear(d, 2 * width, bias=shape.biases, weight=stacked(width, width))
         self.down = Linear(width, d, bias=shape.biases, weight=TO_RESIDUAL)
         self.dropout = Dropout(shape.dropout)
@@ -53,5 +53,5 @@ class SwiGLU(nn.Module):
         return self.dropout(self.down(F.silu(gate) * up))
 
     def flops_per_token(self) -> float:
-        """The matmuls, a multiply-add counted as two."""
+        """Return the FLOPs of the matmuls, a multiply-add counted as two."""
         return 2.0 * (self.up.weight.numel() + self.down.weight.numel())

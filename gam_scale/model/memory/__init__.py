@@ -1,1 +1,1 @@
-"""The memories of gam blocks: the paper's constant bank, and those that the context writes."""
+"""What the memories of gam blocks are made of: interface, decay gates, heads, recurrence."""

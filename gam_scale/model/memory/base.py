@@ -1,4 +1,4 @@
-"""What a gam block asks of its memory, and what the written ones share."""
+"""The interface of a gam block's memory, and the base of memories that the context writes."""
 
 from abc import ABC, abstractmethod
 
@@ -10,7 +10,7 @@ from gam_scale.model.layout import Layout
 from gam_scale.model.memory.gate import DecayGate
 
 State = dict[str, Tensor]
-"""What a memory remembers between tokens; under "memory" what its recurrence holds."""
+"""What a memory remembers between tokens; the state of its recurrence is under "memory"."""
 
 
 class Memory(nn.Module, ABC):
@@ -22,32 +22,32 @@ class Memory(nn.Module, ABC):
 
         Args:
             h: the block's normed input.
-            layout: of the tokens; memories begin anew where documents do.
-            context: the ranks that the sequences are cut over.
+            layout: the tokens' layout; a memory starts anew where a document does.
+            context: the ranks over which the sequences are cut.
         """
 
     @abstractmethod
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """What it remembers before the first token."""
+        """Return what the memory remembers before the first token."""
 
     @abstractmethod
     def extend(self, h: Tensor, state: State, layout: Layout) -> tuple[Tensor, State]:
-        """The next tokens (B, T, d) after ``state``."""
+        """Read the memory at the next tokens (B, T, d); also return the state after them."""
 
     @abstractmethod
     def flops_per_token(self) -> float:
-        """Forward FLOPs per token, a written memory's as its recurrence has them."""
+        """Return the forward FLOPs per token; a written memory counts those of its recurrence."""
 
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
-        """What the memory decides of tokens (B, T, d), by name: (values, heads), to be watched."""
+        """Return statistics of tokens (B, T, d) that are worth watching, as (values, heads)."""
         return {}
 
 
 class WrittenMemory(Memory):
     """A memory whose state the context writes: one form for training, prefill and generation.
 
-    The state is float32, or float64 in a float64 model, whatever autocast says. ``gate`` says how
-    fast it forgets.
+    The state is float32, or float64 in a float64 model, whatever autocast says. ``gate`` decides
+    how fast the state is forgotten.
     """
 
     gate: DecayGate
@@ -73,23 +73,23 @@ class WrittenMemory(Memory):
     def run(
         self, h: Tensor, state: State, layout: Layout, context: Context | None
     ) -> tuple[Tensor, State]:
-        """What the tokens read (B, T, d), and the state after them.
+        """Return what the tokens read (B, T, d), and the state after them.
 
-        With ``context``, of a sequence that begins with ``state``: this rank's tokens go on from
-        those of the ranks before.
+        With ``context``, ``state`` is that before the whole sequence: this rank's tokens continue
+        those of the ranks before it.
         """
 
     def state_norm(self, h: Tensor, layout: Layout) -> Tensor:
-        """(B, heads), the length of each head's state after the first tokens (B, T, d) of rows."""
+        """Return the norm of each head's state, (B, heads), after rows' first tokens (B, T, d)."""
         state = self.init_state(h.shape[0], h.device, next(self.parameters()).dtype)
         final = self.extend(h, state, layout)[1]["memory"]
         return final.unflatten(1, (self.n_heads, -1)).flatten(2).norm(dim=-1)
 
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
-        """``horizon``: the tokens over which a gate would forget, if all were as this one."""
+        """Return ``horizon``: over how many tokens like this one a gate would forget."""
         return {"horizon": horizons_of(self.gate(h).flatten(2).unflatten(2, (self.n_heads, -1)))}
 
 
 def horizons_of(log_decay: Tensor) -> Tensor:
-    """In tokens, of log decays of (B, T, heads, ...): (values, heads)."""
+    """Convert log decays (B, T, heads, ...) to horizons in tokens, (values, heads)."""
     return -1 / log_decay.clamp(max=-1e-9).movedim(2, -1).flatten(0, -2)

@@ -1,4 +1,4 @@
-"""How fast each channel of a head's keys is forgotten."""
+"""A decay gate for each channel of a head's keys."""
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +11,17 @@ from gam_scale.model.memory.pairs import MIN_LOG_DECAY
 class ChannelDecayGate(DecayGate):
     """Log decays per key channel, ``-rate_h softplus(W2 W1 h + b)`` (arXiv 2510.26692).
 
-    The projection is of low rank; a head has one rate and each of its channels a bias. Horizons are
-    spread over heads, as a :class:`DecayGate`'s. No decay is below
+    The projection is of low rank; each head has a rate, and each of its channels a bias. Horizons
+    are spread over heads as in a :class:`DecayGate`. No log decay is below
     :data:`~gam_scale.model.memory.pairs.MIN_LOG_DECAY`.
 
     Args:
         d_model: width of the input.
         n_heads: heads of keys.
-        width: channels of each.
-        rank: of the projection.
+        width: channels of each head.
+        rank: rank of the projection.
         horizons: the shortest and the longest, in tokens.
-        decays: whether the projection's matrices decay.
+        decays: whether weight decay applies to the projection's matrices.
     """
 
     def __init__(

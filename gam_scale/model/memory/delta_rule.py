@@ -1,4 +1,4 @@
-"""The gated delta rule: a matrix of associations in which a key's new value replaces its old."""
+"""The gated delta rule: a matrix of associations in which a new value replaces a key's old one."""
 
 from functools import partial
 
@@ -33,19 +33,19 @@ def delta_memory(
 
         S_t = (I - k_t p_tᵀ) a_t S_{t-1} + k_t w_tᵀ        y_t = S_tᵀ q_t
 
-    with a_t = exp(log_decay_t), one factor, or one of each of the state's K rows. With a strength
-    b_t of writing, p_t = b_t k_t and w_t = b_t v_t: the gated delta rule (arXiv 2412.06464) and,
-    with decays of rows, Kimi's (arXiv 2510.26692). With an erase gate e_t of K channels and a write
-    gate g_t of V, p_t = e_t * k_t and w_t = g_t * v_t: GDN-2's (arXiv 2605.22791), which contains
-    the two.
+    with a_t = exp(log_decay_t), one factor for the state or one for each of its K rows. A writing
+    strength b_t, with p_t = b_t k_t and w_t = b_t v_t, makes this the gated delta rule (arXiv
+    2412.06464) or, with a decay for each row, Kimi's (arXiv 2510.26692). An erase gate e_t of K
+    channels and a write gate g_t of V channels, with p_t = e_t * k_t and w_t = g_t * v_t, make
+    this GDN-2's (arXiv 2605.22791), which contains both.
 
-    Within a chunk, with c_t the decay since its start and S its state, S_t = c_t S + sum_s (c_t /
-    c_s) k_s u_sᵀ, where the values u that are really written solve a triangular system (the WY form
-    of arXiv 2406.06484):
+    In a chunk that starts from state S, with c_t the decay since its start, S_t = c_t S + sum_s
+    (c_t / c_s) k_s u_sᵀ. The values u that are really written solve a triangular system (the WY
+    form of arXiv 2406.06484):
 
         u_t + sum_{s<t} (p_t (c_t / c_s) k_s) u_s = w_t - Sᵀ (c_t p_t)
 
-    Its solution is affine in S, so a chunk is a fold whose decay is a matrix.
+    The solution is affine in S, so a chunk is a :class:`Fold` whose decay is a matrix.
 
     Args:
         q: (B, T, H, K) queries, scaled.
@@ -53,12 +53,12 @@ def delta_memory(
         v: (B, T, H, V) values.
         log_decay: (B, T, H), at most 0; or (B, T, H, K), from
             :data:`~gam_scale.model.memory.pairs.MIN_LOG_DECAY` to 0.
-        beta: (B, T, H) strengths, from 0 to 1, or to 2: what is found under a key is then turned
-            round; or (B, T, H, K + V) erase and write gates.
+        beta: (B, T, H) strengths from 0 to 1, or to 2 where a write may turn round what it finds
+            under its key; or (B, T, H, K + V) erase and write gates.
         initial: (B, H, K, V) state before the first token.
-        layout: of the tokens; a document starts from zero.
-        context: the ranks that the sequence is cut over.
-        precision: of float32 products.
+        layout: the tokens' layout; a document starts from zero.
+        context: the ranks over which the sequence is cut.
+        precision: precision of float32 products.
 
     Returns:
         (B, T, H, V), and the state after the last token (B, H, K, V).
@@ -73,7 +73,7 @@ def delta_memory(
     by_channel = log_decay.dim() == k.dim()
     decays = (ChannelDecays if by_channel else HeadDecays)(log_decay, k, chunks, precision)
 
-    system = decays.pairs(erased, strength).tril(-1)  # unit diagonal understood
+    system = decays.pairs(erased, strength).tril(-1)  # its unit diagonal is implied
     right = torch.cat([strength * v, strength * decays.since_start * erased], dim=-1)
     # u is written - forgotten S.
     solved = solve_unit_lower(system, right)
@@ -99,10 +99,10 @@ def delta_in_kernels(
     layout: Layout,
     context: Context | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`delta_memory` in flash-linear-attention's kernels; q, k, v in the products' dtype.
+    """Compute :func:`delta_memory` in flash-linear-attention's kernels.
 
-    Over several ranks, a first pass from the unit matrix beside nothing, with values beside zeros,
-    ends in the fold of this rank's tokens.
+    q, k and v come in the dtype of products. Over several ranks, a first pass gives the fold of
+    this rank's tokens: it starts from a unit matrix beside zeros, with zeros before each value.
     """
     width, where = k.shape[-1], (layout.stretches.fresh, layout.ends, layout.ends_host)
     kernel = fla_delta

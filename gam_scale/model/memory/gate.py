@@ -1,4 +1,4 @@
-"""How fast a memory forgets: decays that depend on the token, around horizons set at the start."""
+"""How fast a memory forgets: decays that depend on the token, around initial horizons."""
 
 import math
 from dataclasses import replace
@@ -14,19 +14,19 @@ from gam_scale.model.policy import Draw, Policy, linear_bias, linear_weight
 UNIT = math.log(math.e - 1)  # softplus of it is 1
 
 STEPS = (1e-3, 1e-1)
-"""Step sizes with which Mamba's and gated delta nets' decays begin."""
+"""The range of initial step sizes of the decays of Mamba and gated delta nets."""
 MOST_RATE = 16.0
-"""That those steps are multiplied by, at most."""
+"""The largest of the initial rates that multiply those steps."""
 
 
 class Gate(nn.Linear):
-    """Says of each token how much a memory keeps or takes: float32 whatever the parameters are.
+    """A linear layer, computed in float32, that decides what a memory keeps and takes.
 
     Args:
         in_features: width of the input.
-        out_features: gates.
-        bias: whether there is one; it never decays.
-        decays: whether the matrix does, as any other does.
+        out_features: number of gates.
+        bias: whether there is a bias, to which weight decay never applies.
+        decays: whether weight decay applies to the matrix, as to any other.
     """
 
     policy: dict[str, Policy] = {
@@ -45,21 +45,21 @@ class Gate(nn.Linear):
     def forward(self, h: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         with torch.autocast(h.device.type, enabled=False):
-            weight = exact(self.weight)  # whatever an engine has made of it
+            weight = exact(self.weight)  # whichever dtype an engine gave it
             bias = None if self.bias is None else exact(self.bias)
             return linear(h.to(weight.dtype), weight, bias)
 
 
 def step_biases(value: Tensor, draw: Draw) -> None:
-    """Fill it such that softplus of it is log-uniform in :data:`STEPS` (arXiv 2312.00752)."""
+    """Fill ``value`` so that its softplus is log-uniform in :data:`STEPS` (arXiv 2312.00752)."""
     low, high = map(math.log, STEPS)
     nn.init.uniform_(value, low, high, generator=draw.generator)
     dt = value.exp()
-    value.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus, inverted
+    value.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
 
 
 def _rates(module: "DecayGate", value: Tensor, draw: Draw) -> None:
-    """Horizons spread evenly in the logarithm, in each group of gates; or published rates."""
+    """Fill log rates: horizons spread evenly in the logarithm in each group, or as published."""
     if module.least_rate is None:
         value.copy_(-torch.linspace(*module.log_horizons, value.shape[1]))
     else:
@@ -73,20 +73,20 @@ def _published_biases(module: Gate, value: Tensor, draw: Draw) -> None:
 
 
 class DecayGate(nn.Module):
-    """Log decays, ``-rate softplus(Linear(h) + c)``, where softplus(c) = 1 (as Mamba-2's).
+    """Log decays, ``-rate softplus(Linear(h) + c)``, where softplus(c) = 1 (as in Mamba-2).
 
     At initialisation gate i forgets over a horizon of about 1 / rate_i tokens. The horizons are
-    spread evenly in the logarithm over a range; a single gate gets its middle. A plain sigmoid
+    spread evenly in the logarithm over a range; a single gate gets the middle. A plain sigmoid
     would give every gate a horizon of the same few tokens, and no gradient would teach it a longer
-    one: what it has forgotten does not change the loss. Weight decay would shorten every horizon to
-    one token, so rates do not decay.
+    one, since what it has forgotten does not change the loss. Weight decay would shorten every
+    horizon to one token, so it does not apply to rates.
 
     Args:
         d_model: width of the input.
         n_gates: gates per group, over which horizons are spread.
         horizons: the shortest and the longest, in tokens.
         n_groups: groups of gates with the same horizons.
-        decays: whether the matrix in front of them decays.
+        decays: whether weight decay applies to the matrix in front of the gates.
     """
 
     policy: ClassVar[dict[str, Policy]] = {"log_rate": Policy(_rates, "vector", "never", "fp32")}
@@ -108,13 +108,13 @@ class DecayGate(nn.Module):
         self.least_rate: float | None = None
 
     def begin_as_published(self, least_rate: float) -> None:
-        """Begin as gated delta nets do (arXiv 2412.06464), whatever the context's length.
+        """Initialise as gated delta nets are (arXiv 2412.06464), whatever the context's length.
 
-        Rates are uniform up to 16, and multiply steps that are log-uniform in :data:`STEPS`:
-        horizons of 0.6 to some thousand tokens, of which most are some tens.
+        Rates are uniform up to 16 and multiply steps that are log-uniform in :data:`STEPS`. The
+        horizons range from 0.6 to some thousand tokens; most are some tens.
 
         Args:
-            least_rate: 0; or 1, as Mamba-2 has it.
+            least_rate: the lowest rate: 0, or 1 as in Mamba-2.
         """
         self.least_rate = least_rate
         bias = Policy(_published_biases, "vector", "never", "fp32")
@@ -122,15 +122,15 @@ class DecayGate(nn.Module):
 
     @property
     def longest_horizon(self) -> float:
-        """At initialisation, in tokens; 0: as published, whatever settings say."""
+        """The longest initial horizon, in tokens; 0 for published rates, which ignore settings."""
         return math.exp(self.log_horizons[1]) if self.least_rate is None else 0.0
 
     def forward(self, h: Tensor, top_k: int | None = None) -> Tensor:
         """(B, T, d) -> (B, T, groups, gates) log decays, float32 whatever the parameters are.
 
-        ``top_k`` keeps a group's strongest gates per token and holds the others at exactly 0.
+        ``top_k`` keeps a group's strongest gates per token and sets the others to exactly 0.
         """
-        # A rate of 1e-5 a token, summed over a long context: nothing for bfloat16.
+        # bfloat16 would lose rates of 1e-5 per token, summed over a long context.
         with torch.autocast(h.device.type, enabled=False):
             log_rate = exact(self.log_rate)
             strength = self.strength(h) + UNIT
@@ -142,5 +142,5 @@ class DecayGate(nn.Module):
 
 
 def exact(x: Tensor) -> Tensor:
-    """``x`` in float32; in float64 if it is."""
+    """Return ``x`` in float32, or in float64 if it already is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Memories with heads: queries, keys and values, and the recipe around what the heads do."""
+"""Memories with heads: queries, keys and values, and the layers around the recurrence."""
 
 import math
 from abc import abstractmethod
@@ -27,17 +27,17 @@ GateChoice = Literal["none", "silu", "sigmoid"]
 
 @dataclass(frozen=True)
 class Heads:
-    """Sizes of a memory's heads, and what of the recipe stands around them.
+    """The sizes of a memory's heads, and the settings of the layers around them.
 
     Attributes:
-        count: heads of queries and keys.
-        key: channels of each.
-        value: channels of a head's values.
-        values: heads of values, each with a state: a multiple of ``count``.
+        count: number of heads of queries and keys.
+        key: channels of each query and key.
+        value: channels of each value.
+        values: number of heads of values, each with a state: a multiple of ``count``.
         conv_size: taps of the convolutions behind the projections; 0: none.
-        activation: of queries, keys and values.
-        output_gate: what stands before the output layer.
-        gate_rank: of its matrix; 0: whole.
+        activation: activation of queries, keys and values.
+        output_gate: kind of the gate before the output layer.
+        gate_rank: rank of the gate's matrix; 0: full.
     """
 
     count: int
@@ -55,7 +55,7 @@ class Heads:
         return [self.count * self.key, self.count * self.key, self.values * self.value]
 
     def cut(self, qkv: Tensor) -> list[Tensor]:
-        """Queries, keys (B, T, count, key) and values (B, T, values, value) side by side."""
+        """Split projections into queries, keys (B, T, count, key), values (B, T, values, value)."""
         width = math.gcd(self.key, self.value)
         rows = qkv.unflatten(-1, (-1, width))
         parts = rows.split([channels // width for channels in self.projected], dim=2)
@@ -64,15 +64,15 @@ class Heads:
 
 
 class HeadMemory(HasKernels, WrittenMemory):
-    """Queries, keys and values per head, an output layer, and what stands between them.
+    """A memory with queries, keys and values per head, and an output layer.
 
         q, k, v = act(conv(W_q h)), act(conv(W_k h)), act(conv(W_v h))
         y       = W_o (norm(read) * gate(W_g h))
 
-    The convolutions, causal and depthwise, the activation and the gate are settings. The size of
-    what a state gives depends on how much was written to it; only its direction is used, as in
-    RetNet (arXiv 2307.08621): without an output gate, whose norm has a weight, each head's read-out
-    is brought to unit size.
+    The causal depthwise convolutions, the activation and the gate are settings. The size of what is
+    read from a state depends on how much was written to it, so only its direction is used, as in
+    RetNet (arXiv 2307.08621): an output gate has a norm with a weight; without one, each head's
+    read-out is brought to unit size.
     """
 
     def __init__(self, heads: Heads, shape: Shape) -> None:
@@ -84,7 +84,7 @@ class HeadMemory(HasKernels, WrittenMemory):
         self.qkv = Linear(d, sum(heads.projected), bias=False, weight=weight)
         self.is_rotary = shape.rotary == "all"
         self.out = Linear(value, d, bias=False, weight=TO_RESIDUAL)
-        # One convolution of all channels is one of queries, one of keys and one of values.
+        # It is depthwise, so one for all channels equals one each for queries, keys and values.
         self.conv = None
         if heads.conv_size:
             self.conv = CausalConv(sum(heads.projected), heads.conv_size, bias=False)
@@ -94,7 +94,7 @@ class HeadMemory(HasKernels, WrittenMemory):
             self.output_gate = OutputGate(d, *sizes)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """The convolutions' last inputs, and what :meth:`initial` gives."""
+        """Return the convolutions' last inputs, and what :meth:`initial` returns."""
         dtype = torch.promote_types(dtype, torch.float32)
         state = {"memory": self.initial(batch_size, device, dtype)}
         if self.conv is not None:
@@ -117,7 +117,7 @@ class HeadMemory(HasKernels, WrittenMemory):
             q, k = self.normed_pair(q, k)
             if self.is_rotary:
                 q, k = (turn(x, *layout.turns[heads.key]) for x in (q, k))
-            if self.implementation != PORTABLE:  # products as all others of the run
+            if self.implementation != PORTABLE:  # kernels multiply in the run's dtype
                 q, k, v = (x.to(dtype) for x in (q, k, v))
             y, after["memory"] = self.associate(gates, q, k, v, state["memory"], layout, context)
             y = self.normed_read(y.to(exact))
@@ -127,25 +127,25 @@ class HeadMemory(HasKernels, WrittenMemory):
 
     @abstractmethod
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """What the heads hold before the first token, (B, H, ...) in float32 or float64."""
+        """Return what the heads hold before the first token, (B, H, ...) in float32 or float64."""
 
     @abstractmethod
     def normed(self, x: Tensor) -> Tensor:
-        """Queries or keys (B, T, H, K), brought to the size that the memory wants."""
+        """Bring queries or keys (B, T, H, K) to the size that the memory needs."""
 
     def normed_pair(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys, each :meth:`normed`."""
+        """Return queries and keys, each :meth:`normed`."""
         return self.normed(q), self.normed(k)
 
     def normed_read(self, y: Tensor) -> Tensor:
-        """What heads read (B, T, H, V), of unit size; an output gate has a norm of its own."""
+        """Bring what heads read (B, T, H, V) to unit size, unless an output gate's norm does so."""
         return unit_size(y) if self.output_gate is None else y
 
     @abstractmethod
     def gates(self, h: Tensor) -> tuple[Tensor, ...]:
-        """What tokens (B, T, d) decide over the state, float32 or float64: (B, T, H, ...) each.
+        """Return the gates of tokens (B, T, d) on the state, float32 or float64: (B, T, H, ...).
 
-        Asked under the run's autocast, which a wide projection goes by; a
+        Called under the run's autocast, which a wide projection obeys; a
         :class:`~gam_scale.model.memory.gate.Gate` does not.
         """
 
@@ -160,21 +160,21 @@ class HeadMemory(HasKernels, WrittenMemory):
         layout: Layout,
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
-        """Write and read, with what :meth:`gates` gives: (B, T, H, V), and the final state."""
+        """Write and read the state by :meth:`gates`; return (B, T, H, V) and the final state."""
 
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
         """See :meth:`Memory.statistics`; ``output_gate`` is what the read-out is multiplied by."""
         return super().statistics(h) | self.output_statistics(h)
 
     def output_statistics(self, h: Tensor) -> dict[str, Tensor]:
-        """How far the output gate opens, by head; nothing where there is none."""
+        """Return how far the output gate opens, by head; empty if there is no gate."""
         if self.output_gate is None:
             return {}
         opened = self.output_gate.opened(h)  # (B, T, H, V)
         return {"output_gate": opened.movedim(2, -1).flatten(0, 2)}
 
     def around_flops(self) -> float:
-        """Per token, of all but what the heads do: projections, convolutions, output gate."""
+        """Return the FLOPs per token around the heads: projections, convolutions, output gate."""
         linears = 2.0 * (self.qkv.weight.numel() + self.out.weight.numel())
         rest = (part for part in (self.conv, self.output_gate) if part is not None)
         return linears + sum(part.flops_per_token() for part in rest)

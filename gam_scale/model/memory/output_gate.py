@@ -16,15 +16,15 @@ GateKind = Literal["silu", "sigmoid"]
 class OutputGate(nn.Module):
     """``RMSNorm(read; weight) * gate(W h)`` per head, as in gated delta nets (arXiv 2412.06464).
 
-    The norm's weight is one of a head's width, the same for all heads, and its floor 1e-5. W decays
-    as other projections do.
+    All heads share the norm's weight, of a head's width; the norm's floor is 1e-5. Weight decay
+    applies to W as to other projections.
 
     Args:
         d_model: width of what the gate is computed from.
         n_heads: heads of the memory.
         width: channels that a head reads.
-        kind: what makes a gate of W h: SiLU, or a sigmoid.
-        rank: of W, which then has a bias behind it; 0: whole.
+        kind: the activation that turns W h into gates: SiLU, or a sigmoid.
+        rank: rank of W, which is then followed by a bias; 0: full.
     """
 
     def __init__(
@@ -37,16 +37,16 @@ class OutputGate(nn.Module):
         self.linear = Linear(rank or d_model, n_heads * width, bias=rank > 0)
 
     def forward(self, read: Tensor, h: Tensor) -> Tensor:
-        """(B, T, H, V) that heads read of tokens (B, T, d_model) -> (B, T, H, V)."""
+        """Gate what heads read, (B, T, H, V), by the tokens (B, T, d_model): -> (B, T, H, V)."""
         return self.norm(read) * self.opened(h)
 
     def opened(self, h: Tensor) -> Tensor:
-        """What it multiplies by, (B, T, H, V)."""
+        """Return the gates that multiply what heads read, (B, T, H, V)."""
         h = h if self.down is None else self.down(h)
         z = self.linear(h).unflatten(-1, (-1, self.width))
         return F.silu(z) if self.kind == "silu" else torch.sigmoid(z)
 
     def flops_per_token(self) -> float:
-        """Of its matrices, a multiply-add counted as two."""
+        """Return the FLOPs of the matrices, a multiply-add counted as two."""
         linears = (part for part in (self.down, self.linear) if part is not None)
         return sum(2.0 * part.weight.numel() for part in linears)

@@ -1,4 +1,4 @@
-"""What decays leave between the tokens of a chunk: one per head and token, or one per channel."""
+"""What decays leave between the tokens of a chunk, with one decay per head or per channel."""
 
 from functools import partial
 
@@ -10,37 +10,38 @@ from gam_scale.model.memory.recurrence import Chunks
 from gam_scale.model.widest import widest
 
 MIN_LOG_DECAY = -10.0
-"""A token forgets at most 99.995% of a row: the bound that keeps :class:`PairDecays` in range."""
+"""A token forgets at most 99.995% of a row; the bound keeps :class:`PairDecays` in range."""
 
 _BASE = 8  # tokens in a block whose factors span exp(+-_BASE / 2 * 10), within float32
 
 
 def pair_decays(log_decay: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor]:
-    """One decay per head and token, (B, H, N, C), between the tokens of a chunk.
+    """Compute what decays (B, H, N, C), one per head and token, leave within a chunk.
 
     Returns:
-        what is left at token t of what s wrote (B, H, N, C, C), 0 for s > t and across documents;
-        at t of what the chunk began with (B, H, N, C); at its end of what s wrote (B, H, N, C).
+        Three factors: what is left at token t of what token s wrote (B, H, N, C, C), 0 for s > t
+        and across documents; what is left at t of the state that the chunk began with
+        (B, H, N, C); what is left at the chunk's end of what s wrote (B, H, N, C).
     """
-    # A token that forgets all, exp(-200), is in every sum after it: in float32, its rounding would
-    # be an error of what is left between those.
+    # A token that forgets all, exp(-200), is in every sum after it. In float32, its rounding would
+    # be an error of the decays between later tokens.
     exact = log_decay.to(widest(log_decay.device))
     total = chunks.totals(exact.unsqueeze(-1)).squeeze(-1)
     between = (total.unsqueeze(-1) - total.unsqueeze(-2)).to(log_decay.dtype)
-    # Masked before exp: what lies above the diagonal would overflow there.
+    # Masked before exp, which would overflow above the diagonal.
     left = between.masked_fill(~chunks.same, -torch.inf).exp()
     since_start = total.to(log_decay.dtype).masked_fill(~chunks.carried, -torch.inf).exp()
     return left, since_start, left[..., -1, :]
 
 
 class HeadDecays:
-    """One decay per head and token, as :class:`ChannelDecays` has one per channel.
+    """What decays, one per head and token, leave between the tokens of a chunk.
 
     Args:
         log_decay: (B, H, N, C), at most 0.
         k: (B, H, N, C, K) keys.
-        chunks: that all are cut into.
-        precision: of products.
+        chunks: the chunks that all tensors are cut into.
+        precision: precision of products.
 
     Attributes:
         since_start: (B, H, N, C, 1), what is left at a token of what its chunk began with.
@@ -69,13 +70,13 @@ class HeadDecays:
 
 
 class ChannelDecays:
-    """One decay per key channel and token: as :class:`HeadDecays`, with ``left[t, s, c]``.
+    """As :class:`HeadDecays` with one decay per key channel and token: ``left[t, s, c]``.
 
     Args:
         log_decay: (B, H, N, C, K), from :data:`MIN_LOG_DECAY` to 0.
         k: (B, H, N, C, K) keys.
-        chunks: that all are cut into.
-        precision: of products.
+        chunks: the chunks that all tensors are cut into.
+        precision: precision of products.
 
     Attributes:
         since_start: (B, H, N, C, K).
@@ -102,18 +103,18 @@ class PairDecays:
 
         left[t, s, m] = exp(sum of log_decay[m] over s < u <= t) share_s[m]
 
-    as products of a factor of t and one of s, so that sums over s or m are matmuls. With one common
-    reference, the factors overflow. Here a block of tokens is halved again and again: pairs across
-    its middle take their reference there, and both factors are at most 1; blocks of 8 take the
-    middle of what :data:`MIN_LOG_DECAY` allows. Pairs in different documents get numbers without
-    meaning, but finite ones.
+    It is kept as products of a factor of t and one of s, so that sums over s or m are matmuls. With
+    one reference point for a chunk, the factors would overflow. So a block of tokens is halved
+    again and again: pairs across its middle take the middle as reference, where both factors are at
+    most 1; blocks of 8 take the middle of the range that :data:`MIN_LOG_DECAY` allows. Pairs in
+    different documents get finite numbers without meaning.
 
     Args:
         log_decay: (..., C, M); C a power of two.
-        total: (..., C, M), its sums within documents.
+        total: (..., C, M), sums of ``log_decay`` within documents.
         share: (..., C, M).
         same: (..., C, C), see :class:`Chunks`.
-        precision: of products with what is summed.
+        precision: precision of the matmuls.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class PairDecays:
             half *= 2
 
     def sum(self, pairs: Tensor) -> Tensor:
-        """``sum_s pairs[t, s] left[t, s, m]``: (..., C, C), zero for s > t, -> (..., C, M)."""
+        """Return ``sum_s pairs[t, s] left[t, s, m]``: (..., C, C), 0 for s > t, -> (..., C, M)."""
         late, early = self.within
         blocks = _diagonal_blocks(pairs, self.base)
         result = late * self.matmul(blocks, early)  # (..., blocks, base, M)
@@ -152,7 +153,10 @@ class PairDecays:
         return result.squeeze(-3)
 
     def mix(self, weights: Tensor) -> Tensor:
-        """``sum_m weights[t, m] left[t, s, m]``: (..., C, M) -> (..., C, C), rubbish for s > t."""
+        """Return ``sum_m weights[t, m] left[t, s, m]`` for s <= t: (..., C, M) -> (..., C, C).
+
+        What is above the diagonal has no meaning.
+        """
         late, early = self.within
         blocks = _blocks(weights, self.base) * late
         result = self.matmul(blocks, early.mT)  # (..., blocks, base, base)
@@ -167,9 +171,10 @@ class PairDecays:
 
 
 def decay_between(early: Tensor, late: Tensor) -> Tensor:
-    """Between two sums of log decays, finite even where they are of different documents.
+    """Return the decay between two sums of log decays, finite even across documents.
 
-    Within one, rounding may put the later sum above the earlier; that must not stop gradients.
+    Within a document, rounding may put the later sum a little above the earlier. Such a gap is
+    kept, since a clamp would stop gradients; a gap above 1 is one across documents.
     """
     gap = late - early
     return gap.masked_fill(gap > 1.0, 0.0).exp()

@@ -1,9 +1,9 @@
 """The algebra of every written memory: ``state_t = decay_t state_{t-1} + write_t``.
 
-Whatever a run of tokens does to a state is such a pair too, a :class:`Fold`, and two folds in a row
-are one. So a sequence is cut into chunks whose folds are computed side by side; a scan over the
-chunks gives each its starting state; and a sequence that is cut over ranks needs one fold of each
-rank, whatever its length. A decay multiplies the rows of a state, or is a matrix.
+What consecutive tokens do to a state is such a pair of decay and write too, a :class:`Fold`, and
+two folds in a row make one. So a sequence is cut into chunks whose folds are computed side by side,
+and a scan over the chunks gives each its starting state. A sequence that is cut over ranks needs
+one fold from each rank, whatever its length. A decay is a factor per row of a state, or a matrix.
 """
 
 import os
@@ -21,28 +21,28 @@ from gam_scale.model.context import Context
 from gam_scale.model.layout import Layout
 
 LARGEST_MATRIX = 256
-"""Of a decay that the kernel takes: accumulators of more rows would leave the registers."""
+"""Most rows of a decay matrix in the kernel: accumulators of more would leave the registers."""
 
 _HAS_TRITON = find_spec("triton") is not None and any(
     shutil.which(compiler) for compiler in (os.environ.get("CC", "gcc"), "clang")
 )
-"""With a C compiler, with which it builds what launches a kernel."""
+"""Whether there is Triton, and a C compiler with which it builds the launchers of kernels."""
 
 
 class Fold(NamedTuple):
-    """What a run of tokens does to a state (..., M, D): ``state -> decay state + write``."""
+    """What consecutive tokens do to a state (..., M, D): ``state -> decay state + write``."""
 
-    decay: Tensor  # (..., M, 1), a factor of each row, or (..., M, M), a matrix
+    decay: Tensor  # (..., M, 1), a factor per row, or (..., M, M), a matrix
     write: Tensor  # (..., M, D)
 
     def __call__(self, state: Tensor, precision: Precision = "ieee") -> Tensor:
-        """The state after the tokens, (..., M, D)."""
+        """Return the state after the tokens, (..., M, D)."""
         is_matrix = self.decay.shape[-1] > 1
         left = product(self.decay, state, precision) if is_matrix else self.decay * state
         return left + self.write
 
     def of_nothing(self) -> Tensor:
-        """The fold of no tokens, its decay and write side by side."""
+        """Return the fold of no tokens, its decay and write side by side."""
         unit = torch.ones_like(self.decay)
         if unit.shape[-1] > 1:
             unit = torch.eye(unit.shape[-1], device=unit.device, dtype=unit.dtype).expand_as(unit)
@@ -55,13 +55,13 @@ class Chunks:
     C is a power of two, and no more than T needs.
 
     Args:
-        layout: of the tokens; what stood before a document's start is forgotten there.
+        layout: the tokens' layout; what came before a document's start is forgotten there.
         size: the largest C, a power of two.
 
     Attributes:
         starts: (B, 1, N, C) bool, the first tokens of documents; None where nothing resets.
-        carried: (B, 1, N, C) bool, tokens whose document was there before their chunk.
-        last: (B, 1, N, C) bool, tokens whose document is there at the end of their chunk.
+        carried: (B, 1, N, C) bool, tokens whose document began before their chunk.
+        last: (B, 1, N, C) bool, tokens whose document lasts to the end of their chunk.
         same: (B, 1, N, C, C) bool: ``same[t, s]`` if s is t or before it in the same document.
     """
 
@@ -92,10 +92,10 @@ class Chunks:
         return x.unflatten(1, (self.count, self.size)).movedim(3, 1)
 
     def totals(self, log_decay: Tensor) -> Tensor:
-        """Sums of (B, H, N, C, M) from the document's start, or the chunk's, up to each token.
+        """Sum (B, H, N, C, M) from the document's start, or the chunk's, up to each token.
 
-        A product with a mask, not differences of running sums, so that not even their rounding
-        depends on other documents.
+        This is a product with a mask rather than differences of running sums, so that not even the
+        rounding depends on other documents.
         """
         return self.same.to(log_decay.dtype) @ log_decay
 
@@ -107,13 +107,13 @@ class Chunks:
 def chunk_states(
     folds: Fold, initial: Tensor, context: Context | None, precision: Precision = "ieee"
 ) -> tuple[Tensor, Tensor]:
-    """The state before each chunk, (B, H, N, M, D), and the one after the last, (B, H, M, D).
+    """Return the states before each chunk, (B, H, N, M, D), and after the last, (B, H, M, D).
 
     Args:
-        folds: of the chunks, (B, H, N, M, 1 or M) and (B, H, N, M, D).
+        folds: the chunks' folds, (B, H, N, M, 1 or M) and (B, H, N, M, D).
         initial: (B, H, M, D) before the first token of the whole sequence.
-        context: the ranks that the sequence is cut over: they exchange one fold each.
-        precision: of products with decays that are matrices.
+        context: the ranks over which the sequence is cut; they exchange one fold each.
+        precision: precision of products with decays that are matrices.
     """
     if context is None:
         states = linear_scan(folds.decay, folds.write, initial, precision)
@@ -129,10 +129,10 @@ def chunk_states(
 
 
 def state_of_rank(fold: Tensor, initial: Tensor, context: Context) -> Tensor:
-    """The state (..., M, D) before this rank's tokens.
+    """Return the state (..., M, D) before this rank's tokens.
 
     Args:
-        fold: what they do to a state, decay and write side by side, (..., M, 1 or M, + D).
+        fold: the fold of this rank's tokens, decay and write side by side, (..., M, 1 or M, + D).
         initial: (..., M, D) before the first token of the whole sequence.
         context: the ranks, which exchange their folds.
     """
@@ -142,14 +142,14 @@ def state_of_rank(fold: Tensor, initial: Tensor, context: Context) -> Tensor:
 
 
 def state_before(folds: Fold, state: Tensor, context: Context) -> Tensor:
-    """The state before this rank's first token: ``state``, after the tokens of the ranks before.
+    """Return the state before this rank's first token: ``state`` after all earlier ranks' tokens.
 
-    Every rank computes with the folds of all ranks and discards the result for later ones: the
-    exchange of gradients in the backward pass then has a part of every rank.
+    Every rank computes with the folds of all ranks and discards the results for later ones, so that
+    every rank takes part in the exchange of gradients in the backward pass.
 
     Args:
-        folds: of each rank's tokens, (ranks, ...).
-        state: before the sequence's first token.
+        folds: the folds of each rank's tokens, (ranks, ...).
+        state: the state before the sequence's first token.
         context: the ranks.
     """
     before = torch.arange(context.size, device=state.device) < context.rank
@@ -161,15 +161,15 @@ def state_before(folds: Fold, state: Tensor, context: Context) -> Tensor:
 def linear_scan(
     decay: Tensor, write: Tensor, initial: Tensor, precision: Precision = "ieee"
 ) -> Tensor:
-    """All states of ``state_i = decay_i state_{i-1} + write_i``, the initial one first.
+    """Return all states of ``state_i = decay_i state_{i-1} + write_i``, the initial one first.
 
-    On CUDA one kernel walks all steps where Triton is installed (see kernels/chunk_scan).
+    On CUDA, where Triton is installed, one kernel walks all steps (see kernels/chunk_scan).
 
     Args:
         decay: (B, H, N, M, 1), factors of rows, or (B, H, N, M, M), matrices.
         write: (B, H, N, M, D).
         initial: (B, H, M, D).
-        precision: of products with matrices, on CUDA.
+        precision: precision of products with matrices, on CUDA.
 
     Returns:
         (B, H, N + 1, M, D).
@@ -198,10 +198,10 @@ def _linear_scan(decay: Tensor, write: Tensor, initial: Tensor, precision: str) 
 
 @operator("gam_scale::linear_scan_backward")
 def _linear_scan_backward(grad_states: Tensor, decay: Tensor, precision: str) -> Tensor:
-    """Gradients of the initial state and of each write, as the states stand.
+    """Return the gradients of the initial state and of each write, in the order of the states.
 
-    With g_i = dL/dstate_i through everything after it: dwrite_i = g_i, g_{i-1} = dL/dstate_{i-1} +
-    decay_iᵀ g_i.
+    With g_i the gradient of state_i through everything after it: dwrite_i = g_i, g_{i-1} =
+    dL/dstate_{i-1} + decay_iᵀ g_i.
     """
     if _has_kernel(decay, grad_states):
         from gam_scale.kernels.chunk_scan import backward
@@ -218,7 +218,7 @@ def _linear_scan_backward(grad_states: Tensor, decay: Tensor, precision: str) ->
 
 
 def _has_kernel(decay: Tensor, states: Tensor) -> bool:
-    """Whether kernels/chunk_scan takes these; it needs Triton, and no float64."""
+    """Return whether kernels/chunk_scan takes these; it needs Triton and float32."""
     fits = states.dtype == torch.float32 and decay.shape[-1] <= LARGEST_MATRIX
     return states.is_cuda and _HAS_TRITON and fits
 
@@ -240,7 +240,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _gradients(ctx, grad_states: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    """Of a decay, g_i state_{i-1}ᵀ, of which factors of rows keep the diagonal."""
+    """Return the gradients; a decay's is g_i state_{i-1}ᵀ, or its diagonal for factors of rows."""
     decay, states = ctx.saved_tensors
     grads = _linear_scan_backward(grad_states.contiguous(), decay, ctx.precision)
     grad_write, before = grads[:, 1:], states[:, :-1]

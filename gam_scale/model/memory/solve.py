@@ -1,4 +1,4 @@
-"""Unit triangular systems of chunks, solved in the layout that a CPU's library is fast in."""
+"""Unit triangular systems of chunks, solved in the layout in which CPU libraries are fast."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,16 @@ from gam_scale.kernels.operator import operator
 
 
 def solve_unit_lower(system: Tensor, right: Tensor) -> Tensor:
-    """``(I + system)^-1 right`` for strictly lower triangular systems.
+    """Return ``(I + system)^-1 right`` for strictly lower triangular systems.
 
     Args:
-        system: (..., C, C); what is not below the diagonal is taken for 0.
+        system: (..., C, C); entries on and above the diagonal count as 0.
         right: (..., C, D).
 
     A row-major matrix is a transposed column-major one, so the transposed problem,
     ``Xᵀ (I + system)ᵀ = rightᵀ``, needs no copies. Measured on one core of a Zen 5 EPYC, 128
-    systems of C 64 and D 128: 2.6 ms, and 2.7 ms backward, where the problem as it stands takes 3.9
-    to 6.9 and 4.8 to 7.8, depending on the layout that the compiler happens to give the operands.
+    systems of C 64 and D 128: 2.6 ms, and 2.7 ms backward. The original problem takes 3.9 to 6.9
+    and 4.8 to 7.8 ms, depending on the layout that the compiler happens to give the operands.
     """
     return _solve(system, right)
 
@@ -33,7 +33,7 @@ def _solve_transposed(system: Tensor, right: Tensor) -> Tensor:
 
 
 def _from_right(matrix: Tensor, right: Tensor, *, upper: bool) -> Tensor:
-    """X with ``Xᵀ matrix = rightᵀ``, contiguous."""
+    """Return the X with ``Xᵀ matrix = rightᵀ``, contiguous."""
     solved = torch.linalg.solve_triangular(
         matrix, right.contiguous().mT, upper=upper, left=False, unitriangular=True
     )

@@ -34,30 +34,34 @@ class AttentionLayer(MixerConfig):
     n_heads: int = option(8, "attention heads; divides d_model", at_least=1, at_most=WIDEST)
     n_kv_heads: int = option(
         0,
-        "heads of keys and values, each for as many heads of queries (grouped queries, arXiv "
-        "2305.13245); divides n_heads; 0: n_heads",
+        "heads of keys and values, each shared by equally many heads of queries (grouped-query "
+        "attention, arXiv 2305.13245); divides n_heads; 0: n_heads",
         at_least=0,
         at_most=WIDEST,
     )
     window: int = option(
         0,
-        "tokens that a token sees, itself included; 0: all of its document",
+        "most recent tokens that a token attends to, itself included; 0: all of its document",
         at_least=0,
         at_most=LONGEST,
     )
     qk_norm: bool = option(
-        False, "bring each head's queries and keys to unit size, with weights, before they meet"
+        False,
+        "normalise the queries and keys of each head (RMSNorm with weights) before they are "
+        "multiplied",
     )
     positions: Literal["model", "none", "rotary"] = option(
-        "model", "whether queries and keys are turned by rotary positions; model: as model.position"
+        "model",
+        "whether queries and keys have rotary positions; model: as model.position; none: no; "
+        "rotary: yes",
     )
 
     measured_as: ClassVar[str] = "attention"
     drops_weights: ClassVar[bool] = True
     sections: ClassVar[tuple[str, ...]] = ("attention",)
     # Zoology's order: a convolution, here a static gam layer's, ties a value to its key before
-    # attention takes both. Two layers of attention alone still guess after 1,200 steps, with
-    # rotary or learned positions, where this order recalls after 300.
+    # attention reads both. Two layers of attention alone still guess after 1,200 steps, with
+    # rotary or learned positions; this order recalls after 300.
     recall_after: ClassVar[tuple[str, ...]] = ("static",)
     small: ClassVar[dict[str, Any]] = {"n_heads": 2}
 
@@ -90,7 +94,7 @@ class AttentionLayer(MixerConfig):
             )
 
     def slow_on_gpu(self, precision: str) -> str:
-        """See :meth:`MixerConfig.slow_on_gpu`: torch's kernels with windows are for half floats."""
+        """See :meth:`MixerConfig.slow_on_gpu`: torch's kernels with windows take half floats."""
         if not self.window or precision != "fp32":
             return ""
         return (
@@ -99,7 +103,7 @@ class AttentionLayer(MixerConfig):
         )
 
     def is_rotary(self, shape: Shape) -> bool:
-        """Whether queries and keys are turned."""
+        """Return whether queries and keys are turned by rotary positions."""
         if self.positions == "model":
             return shape.rotary != "none"
         return self.positions == "rotary"
@@ -151,14 +155,14 @@ class AttentionBlock(Block):
         if context is not None or layout.documents is not None:
             y = attend(q, k, v, layout.spans, layout.spans_host, p, self.window)
         elif not self.is_plain or (p and h.device.type == "cpu"):
-            # Torch's own repeats keys, and on a CPU holds all T x T weights to drop some.
+            # torch's own function repeats keys and, on a CPU, holds all T x T weights for dropout.
             y = attend(q, k, v, dropout=p, window=self.window)
         else:
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
         return [self._out(y)]
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """An empty cache: keys and values (B, heads, capacity, d / heads), and how many are filled.
+        """Return an empty cache: keys and values (B, heads, capacity, d / heads), and their number.
 
         The number stays on the CPU, where it is read without waiting for a GPU.
         """
@@ -169,10 +173,10 @@ class AttentionBlock(Block):
     def mix_next(self, h: Tensor, state: State, layout: Layout) -> tuple[list[Tensor], State]:
         """See :meth:`Block.mix_next`.
 
-        ``state`` is used up: its buffers are written in place and made anew when full, so a step
+        ``state`` is used up: its buffers are written in place, and replaced when full, so a step
         copies O(1) tokens on average. Clone its tensors first to continue one text twice.
 
-        Where documents start, a token sees as many keys before its own as its position says.
+        With documents, a token sees as many keys before its own as its position says.
         """
         q, k, v = self._heads(h, layout)
         length, new = int(state["length"]), h.shape[1]
@@ -185,7 +189,7 @@ class AttentionBlock(Block):
             y = self._of_documents(q, k, v, layout)
         elif (seen and new > 1) or not (seen or self.is_plain):
             y = attend(q, k, v, window=self.window)
-        else:  # one token sees everything; the first tokens are plainly causal
+        else:  # one token sees all keys; the first tokens are plainly causal
             shared = not self.is_plain
             y = F.scaled_dot_product_attention(q, k, v, is_causal=not seen, enable_gqa=shared)
         state = {"k": keys, "v": values, "length": torch.tensor(end, device="cpu")}
@@ -217,12 +221,12 @@ class AttentionBlock(Block):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _of_documents(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        """What the last tokens of the keys see, (B, heads, T, d / heads)."""
+        """Attend from the keys' last T tokens, within documents: (B, heads, T, d / heads)."""
         new, keys = q.shape[2], k.shape[2]
         if new == keys:
             return attend(q, k, v, layout.spans, layout.spans_host, window=self.window)
         own = torch.arange(keys - new, keys, device=q.device)
-        back = own.unsqueeze(1) - torch.arange(keys, device=q.device)  # of key j from query t
+        back = own.unsqueeze(1) - torch.arange(keys, device=q.device)  # from query t back to key j
         reach = layout.positions if self.reach is None else layout.positions.clamp(max=self.reach)
         seen = (back >= 0) & (back <= reach.unsqueeze(-1))  # (B, T, S)
         shared = self.n_kv_heads != self.n_heads
@@ -234,9 +238,9 @@ class AttentionBlock(Block):
     def mixer_flops(self, seq_len: int) -> float:
         """See :meth:`Block.mixer_flops`: projections, and attention.
 
-        It counts q k and the weighted sum of v over the (seq_len + 1) / 2 tokens that a token sees
-        on average in one document of seq_len tokens, fewer with a window; what a kernel computes
-        and masks away does not count.
+        Attention counts q k and the weighted sum of v over the (seq_len + 1) / 2 tokens that a
+        token sees on average in one document of seq_len tokens, fewer with a window. What a kernel
+        computes and masks away does not count.
         """
         projections = 2.0 * (self.qkv.weight.numel() + self.out.weight.numel())
         seen = (seq_len + 1) / 2
@@ -248,10 +252,10 @@ class AttentionBlock(Block):
 def _append(buffer: Tensor, new: Tensor, length: int, seen: int) -> tuple[Tensor, int]:
     """Write ``new`` (B, heads, T, d / heads) behind the ``length`` tokens of a buffer.
 
-    A full one makes room: the last ``seen`` of its tokens go to another, with as much room again.
+    A full buffer is replaced: its last ``seen`` tokens go to a new one, with as much room again.
 
     Returns:
-        the buffer, and where its last token ends.
+        The buffer, and the index behind its last token.
     """
     if length + new.shape[2] > buffer.shape[2]:
         capacity = max(_MIN_CAPACITY, seen + new.shape[2], 2 * seen)

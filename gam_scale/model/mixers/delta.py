@@ -1,4 +1,4 @@
-"""A matrix of associations that the gated delta rule writes: a key's new value replaces its old."""
+"""A memory that the gated delta rule writes, in which a new value replaces a key's old one."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -37,48 +37,53 @@ class DeltaRuleLayer(DecayLayer):
         at_most=WIDEST,
     )
     expand_v: float = option(
-        1.0, "channels of a head's values, as a multiple of its keys'", above=0, at_most=100
+        1.0,
+        "channels of a head's values, as a multiple of the channels of its keys",
+        above=0,
+        at_most=100,
     )
     n_value_heads: int = option(
         0,
-        "heads of values, each with a state of its own, which share the queries and keys of "
-        "n_heads, whose multiple it is; 0: n_heads",
+        "heads of values, each with its own state, a multiple of n_heads; equally many share each "
+        "head of queries and keys; 0: n_heads",
         at_least=0,
         at_most=WIDEST,
     )
     max_beta: Literal[1, 2] = option(
         1,
-        "the most that a token writes of its value, or of gates on channels what it erases alone; "
-        "with 2 it may turn round what it finds under its key, which counting and tracking of "
-        "states need (arXiv 2411.12537)",
+        "largest writing strength (with strength_per channel, of erasing alone); 2 lets a token "
+        "reverse the sign of what is stored under its key, which counting and state tracking need "
+        "(arXiv 2411.12537)",
     )
     decay_per: Literal["head", "channel"] = option(
         "head",
-        "what has a decay of its own: each head, or each channel of its keys, through a projection "
-        "whose rank is the width of a head's values; heads that share keys then share decays and "
-        "strengths (arXiv 2510.26692)",
+        "head: one decay for each head; channel: one for each channel of its keys, from a "
+        "projection whose rank is the width of a head's values; heads that share keys then share "
+        "decays and strengths (arXiv 2510.26692)",
     )
     strength_per: Literal["head", "channel"] = option(
         "head",
-        "head: a token has one writing strength for each; channel: a gate on each channel of the "
-        "key that is erased, and on each of the value that is written (arXiv 2605.22791)",
+        "head: one writing strength for each head; channel: a gate on each channel of the key that "
+        "is erased and on each channel of the value that is written (arXiv 2605.22791)",
     )
     strength_bias: bool = option(
-        True, "a bias on strengths per head, which published layers have not"
+        True, "whether strengths per head have a bias; in published layers they have none"
     )
     decay_gates: bool = option(
         False,
-        "whether weight decay pulls at the matrices of decays and strengths, as it does in "
-        "published layers; at rates and biases it never does",
+        "whether weight decay applies to the matrices of decays and strengths, as in published "
+        "layers; rates and biases never decay",
     )
     output_gate_rank: Literal["full", "head"] = option(
-        "full", "rank of the output gate's matrix: full, or a head's width, with a bias behind it"
+        "full",
+        "rank of the output gate's matrix; head: the width of a head's values, with a bias after "
+        "it",
     )
 
     measured_as: ClassVar[str] = "delta"
     kernel: ClassVar[str] = "fla"
     keys_share: ClassVar[float] = 1.0
-    """What the keys of all heads have together, of d_model, where head_dim is 0."""
+    """The width of all heads' keys together, as a share of d_model, where head_dim is 0."""
 
     def build_memory(self, shape: Shape) -> Memory:
         """See :meth:`GAMLayer.build_memory`."""
@@ -117,7 +122,7 @@ class DeltaRuleLayer(DecayLayer):
     def check_own(self, name: Naming) -> None:
         """See :meth:`MixerConfig.check_own`."""
         super().check_own(name)
-        usual = type(self)  # what it has by default gives way to what the user says
+        usual = type(self)  # a kind's defaults are not refused, only what the user sets
         if self.strength_per == "channel" and self.strength_bias != usual.strength_bias:
             raise UserError(
                 f"{name('strength_bias')} is {shown(self.strength_bias)} with strength_per "
@@ -131,7 +136,7 @@ class DeltaRuleLayer(DecayLayer):
             )
 
     def _usual_width(self, shape: Shape) -> int:
-        """Channels of a head's keys where nothing is said: even ones where pairs are turned."""
+        """Return the default width of a head's keys, an even number with rotary positions."""
         step = 2 if shape.rotary == "all" else 1
         return max(1, round(self.keys_share * shape.d_model / self.n_heads / step)) * step
 
@@ -147,8 +152,8 @@ class DeltaLayer(DeltaRuleLayer):
 class DeltaMemory(HeadMemory):
     """A matrix of associations per head, corrected by each token; see :func:`delta_memory`.
 
-    In front of an output gate, whose norm has a floor that is worth a thought, queries are scaled
-    by K^-1/2, as in published layers; else they have length 1, and the norm undoes any scale.
+    With an output gate, queries are scaled by K^-1/2, as in published layers: the floor of the
+    gate's norm makes the scale matter. Without one they have length 1: the norm undoes any scale.
     """
 
     def __init__(self, layer: DeltaRuleLayer, shape: Shape) -> None:
@@ -164,7 +169,7 @@ class DeltaMemory(HeadMemory):
             self.gate.begin_as_published(least_rate=float(by_channel))
         self.beta = self.erase = self.write = None
         if layer.strength_per == "channel":
-            # As wide as keys and values are: exact products would cost more than all others.
+            # As wide as keys and values are: float32 products would cost more than all others.
             weight = replace(MATRIX, role="gate", decay="always" if decays else "never")
             self.erase = Linear(d, heads.count * heads.key, bias=False, weight=weight)
             self.write = Linear(d, heads.values * heads.value, bias=False, weight=weight)
@@ -174,12 +179,12 @@ class DeltaMemory(HeadMemory):
         self.max_beta = layer.max_beta
 
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Nothing: zeros (B, H, K, V)."""
+        """Return a state of zeros, (B, H, K, V)."""
         shape = (batch_size, self.n_heads, self.heads.key, self.heads.value)
         return torch.zeros(shape, device=device, dtype=dtype)
 
     def normed(self, x: Tensor) -> Tensor:
-        """Of length 1: a stronger key would overshoot where it is written twice."""
+        """Scale to length 1: a longer key would overshoot where it is written twice."""
         return unit_length(x)
 
     def gates(self, h: Tensor) -> tuple[Tensor, ...]:
@@ -207,20 +212,20 @@ class DeltaMemory(HeadMemory):
         return delta_memory(*arguments, self.fp32_matmul)
 
     def _shared(self, x: Tensor) -> Tensor:
-        """What heads of keys have, or those of values, (B, T, H, ...): for each head of values."""
+        """Expand (B, T, H, ...) to the heads of values, where H is the number of heads of keys."""
         each = self.n_heads // x.shape[2]
         return x if each == 1 else x.repeat_interleave(each, dim=2)
 
     def _log_decays(self, h: Tensor) -> Tensor:
-        """Of each head (B, T, H), or of each channel of its keys (B, T, H, K)."""
+        """Return log decays of each head (B, T, H), or of each channel of its keys (B, T, H, K)."""
         log_decay = self.gate(h)
         if isinstance(self.gate, ChannelDecayGate):
             return self._shared(log_decay)
         return log_decay.squeeze(-2)
 
     def _strengths(self, h: Tensor) -> Tensor:
-        """How much of its value a token writes, (B, T, H); or what it erases of each channel of its
-        key and writes of each of its value, (B, T, H, K + V)."""
+        """Return how much of its value a token writes, (B, T, H), or how much it erases of each
+        channel of its key and writes of each channel of its value, (B, T, H, K + V)."""
         if self.beta is not None:
             return self._shared(self._scaled(torch.sigmoid(self.beta(h))))
         assert self.erase is not None and self.write is not None
@@ -233,7 +238,7 @@ class DeltaMemory(HeadMemory):
         return strengths if self.max_beta == 1 else self.max_beta * strengths
 
     def trials(self, context: int) -> list[Trial]:
-        """See :meth:`HasKernels.trials`; values are wider where folds are made for other ranks."""
+        """See :meth:`HasKernels.trials`; several ranks add one of their folds' wider values."""
         widths = [self.heads.value] + [self.heads.key + self.heads.value] * (context > 1)
         return [self._trial(width) for width in widths]
 
@@ -265,7 +270,7 @@ class DeltaMemory(HeadMemory):
         return statistics | self.output_statistics(h)
 
     def flops_per_token(self) -> float:
-        """Projections; per entry of the state, decay, old value (2), write (2) and read (2)."""
+        """Count projections and, per state entry, decay, old value (2), write (2), read (2)."""
         gates = [m.weight for m in self.modules() if isinstance(m, Gate)]
         gates += [m.weight for m in (self.erase, self.write) if m is not None]
         state = self.n_heads * self.heads.key * self.heads.value

@@ -1,4 +1,4 @@
-"""Named recipes around the gated delta rule: the kind ``delta`` with other defaults each."""
+"""Presets of the gated delta rule: each is the kind ``delta`` with other defaults."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from gam_scale.model.parts import MIXERS, recall_layers
 
 
 def _default(name: str, value: Any, doc: str = "") -> Any:
-    """The setting that :class:`DeltaRuleLayer` has under that name, with another default."""
+    """Copy a setting of :class:`DeltaRuleLayer` with another default and, if given, doc."""
     metadata = DeltaRuleLayer.__dataclass_fields__[name].metadata
     return dataclasses.field(default=value, metadata={**metadata, "doc": doc or metadata["doc"]})
 
@@ -24,20 +24,20 @@ class _Preset(DeltaRuleLayer):
 
     preset_of: ClassVar[str] = "delta"
     counts_writes: ClassVar[bool] = True
-    # Not the section of gam layers: its defaults for the paths are the paper's.
+    # Without the section of gam layers, whose defaults for the paths are the paper's.
     sections: ClassVar[tuple[str, ...]] = ("memory",)
 
 
 @dataclass(frozen=True)
 class _Published(_Preset):
-    """Convolutions inside, no local path beside it."""
+    """A layer as published: convolutions inside the memory, no local path beside it."""
 
     fusion: Literal["gate", "local", "sum"] = _default("fusion", "sum")
     paths: Literal["both", "local", "global"] = _default("paths", "global")
     conv_size: int = _default("conv_size", 4)
     decay_start: Literal["horizons", "published"] = _default("decay_start", "published")
 
-    own: ClassVar[tuple[str, ...]] = ("min_horizon", "max_horizon")  # which decide nothing so
+    own: ClassVar[tuple[str, ...]] = ("min_horizon", "max_horizon")  # without effect here
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class GatedDeltaNetLayer(_Published):
     expand_v: float = _default("expand_v", 2.0)
 
     keys_share: ClassVar[float] = 0.75
-    # One head as wide as the model: a state as large as the other memories' there.
+    # One head as wide as the model, for a state as large as other memories' in that task.
     recall: ClassVar[dict[str, tuple[str, ...]]] = recall_layers(
         {"kind": "gdn", "n_heads": 1, "head_dim": 64, "expand_v": 1},
         {"kind": "gdn", "n_heads": 1, "head_dim": 128, "expand_v": 1},
@@ -106,7 +106,7 @@ class GatedDeltaNet2Layer(_ByChannel):
 @MIXERS.register
 @dataclass(frozen=True)
 class GAMDeltaLayer(_Preset):
-    """GAM's local path beside the gated delta rule, whose output gate stands for a fusion gate."""
+    """GAM's local path beside the gated delta rule, whose output gate replaces a fusion gate."""
 
     kind: Literal["gam_delta"] = "gam_delta"
     fusion: Literal["gate", "local", "sum"] = _default("fusion", "local")

@@ -40,8 +40,8 @@ class MambaLayer(MixerConfig):
     expand: int = option(3, "inner width as a multiple of d_model", at_least=1, at_most=1000)
     stack: Literal["residual", "paper"] = option(
         "residual",
-        "residual: pre-norm residual blocks, as Mamba is used; paper: the bare blocks that the "
-        "GAM paper's published baseline stacks, with neither residual connection nor norm",
+        "residual: pre-norm residual blocks, as Mamba is used; paper: bare blocks without residual "
+        "connection or norm, as in the published baseline of the GAM paper",
     )
 
     measured_as: ClassVar[str] = "mamba"
@@ -89,10 +89,10 @@ class MambaLayer(MixerConfig):
 
 
 class MambaBlock(MixerBlock):
-    """One mixer, and around it what ``stack`` says.
+    """A Mamba-1 mixer and, around it, what ``stack`` selects.
 
-    residual: x + dropout(mixer(LayerNorm(x))), as Mamba is used; paper: the bare mixer, with
-    neither norm, residual connection nor dropout.
+    residual: x + dropout(mixer(LayerNorm(x))), as Mamba is used; paper: the bare mixer, without
+    norm, residual connection or dropout.
     """
 
     layer: MambaLayer
@@ -103,7 +103,7 @@ class MambaBlock(MixerBlock):
 
 
 def _minus_real_rates(module: "MambaMixer", value: Tensor, draw: Draw) -> None:
-    """The real S4D initialisation, A = -(1, 2, ..., N) in every channel."""
+    """Fill A_log by the real S4D initialisation, A = -(1, 2, ..., N) in every channel."""
     rates = torch.arange(1, value.shape[1] + 1, dtype=torch.float64)
     value.copy_(rates.log().expand_as(value))
 
@@ -116,8 +116,8 @@ class MambaMixer(HasKernels):
         dt, B, C = Linear(x)                          E -> dt_rank + 2N, then dt = softplus(Linear)
         output   = Linear(scan(x, dt, B, C) * silu(z))
 
-    The scan may run in mamba_ssm's kernel, which has no first state: sequences over several ranks
-    take the portable one.
+    The scan may run in mamba_ssm's kernel, which takes no initial state: sequences over several
+    ranks use the portable scan.
     """
 
     policy: ClassVar[dict[str, Policy]] = {
@@ -156,7 +156,7 @@ class MambaMixer(HasKernels):
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """The convolution's last inputs, and the scan's h (B, E, N), float32 unless float64."""
+        """Return the convolution's last inputs and h (B, E, N), float32 unless float64."""
         h_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         return {
             "conv": self.conv.init_state(batch_size, device, dtype),
@@ -166,7 +166,7 @@ class MambaMixer(HasKernels):
     def extend(
         self, x: Tensor, state: dict[str, Tensor], layout: Layout
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The next tokens (B, T, d) after ``state``."""
+        """Map the next tokens (B, T, d) after ``state``; also return the new state."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x, conv_state = self.conv.extend(x, state["conv"], layout)
         y, h = selective_scan(*self._scan_inputs(F.silu(x)), layout.starts, state["h"])
@@ -189,16 +189,16 @@ class MambaMixer(HasKernels):
         return [Trial(_scanned, forms, inputs, (), trial_layout())]
 
     def _scan_inputs(self, x: Tensor) -> _ScanInputs:
-        """x, dt, A, B, C, D of :func:`selective_scan`."""
+        """Return x, dt, A, B, C, D of :func:`selective_scan`."""
         dt, B, C = self.x_proj(x).split(self.splits, dim=-1)
         dt = F.softplus(self.dt_proj(dt))
         return x, dt, -torch.exp(exact(self.A_log)), B, C, self.D
 
     def flops_per_token(self) -> float:
-        """Projections and convolution at two per weight, and the scan.
+        """Count projections and convolution, at two FLOPs per weight, and the scan.
 
-        The scan counts, per channel and state: dt A, exp, times h, (dt x) B, the sum, and two for
-        the product with C: 7; and per channel dt x and + D x: 3.
+        The scan takes 7 per channel and state: dt A, exp, times h, (dt x) B, the sum, and two for
+        the product with C; and 3 per channel: dt x, D x and its sum.
         """
         projections = (self.in_proj, self.x_proj, self.dt_proj, self.out_proj)
         scan = 7.0 * self.A_log.numel() + 3.0 * self.D.numel()
@@ -207,21 +207,21 @@ class MambaMixer(HasKernels):
 
 
 def _small_weight(module: "StepSize", value: Tensor, draw: Draw) -> None:
-    """Uniform within dt_rank^-1/2."""
+    """Draw uniformly within +-dt_rank^-1/2."""
     bound = module.in_features**-0.5
     nn.init.uniform_(value, -bound, bound, generator=draw.generator)
 
 
 def _log_uniform_steps(module: "StepSize", value: Tensor, draw: Draw) -> None:
-    """Biases such that softplus(bias) is log-uniform."""
+    """Draw biases whose softplus is log-uniform."""
     step_biases(value, draw)
 
 
 class StepSize(Gate):
-    """What softplus makes step sizes of, (..., dt_rank) -> (..., E).
+    """The projection whose softplus is the step sizes, (..., dt_rank) -> (..., E).
 
-    Small steps need a gate's float32: a sum of -6.9 is a step of 0.001, and bfloat16 would be 1.5%
-    off.
+    Small steps need a gate's float32: an output of -6.9 is a step of 0.001, and bfloat16 would be
+    1.5% off.
     """
 
     policy: dict[str, Policy] = {
@@ -231,13 +231,13 @@ class StepSize(Gate):
 
 
 def _scanned(*arguments: Any) -> tuple[Tensor]:
-    """The portable scan of x, dt, A, B, C and D, and a layout with documents."""
+    """Run the portable scan on x, dt, A, B, C, D and a layout with documents."""
     x, dt, A, B, C, D, layout = arguments
     return (selective_scan(x, dt, A, B, C, D, layout.starts)[0],)
 
 
 def _scanned_in_kernel(*arguments: Any) -> tuple[Tensor]:
-    """The same in mamba_ssm's kernel."""
+    """Run the same scan in mamba_ssm's kernel."""
     x, dt, A, B, C, D, layout = arguments
     return (mamba_ssm_scan(x, dt, A, B, C, D, layout.starts),)
 
@@ -252,16 +252,16 @@ def _state_before(
     layout: Layout,
     context: Context,
 ) -> Tensor:
-    """The state that the ranks before this one leave behind, (B, E, N), from one fold of each.
+    """Return the state after the ranks before this one, (B, E, N), from one fold of each rank.
 
-    A scan from zero gives this rank's write; its outputs are thrown away, so a sequence over
-    several ranks scans twice: Mamba is a baseline here.
+    A scan from zero gives this rank's write. Its outputs are thrown away, so a sequence over
+    several ranks is scanned twice, which will do for a baseline.
     """
     write = selective_scan(x, dt, A, B, C, D, layout.starts)[1]
     decay = torch.exp(dt.to(write.dtype).sum(1).unsqueeze(-1) * A)
-    if layout.starts is not None:  # after exp: an infinite time gives A a gradient of inf * 0
+    if layout.starts is not None:  # after exp: an infinite step gives A a gradient of inf * 0
         decay = decay.masked_fill(layout.starts.any(1).view(-1, 1, 1), 0.0)
-    # One row of a state per number: (ranks, 2, B, E N, 1).
+    # Each number of a state is a row of it: (ranks, 2, B, E N, 1).
     folds = context.gather(torch.stack([decay, write]).flatten(-2).unsqueeze(-1))
     nothing = torch.zeros_like(folds[0, 0])
     return state_before(Fold(*folds.unbind(1)), nothing, context).view_as(write)

@@ -46,20 +46,20 @@ class Mamba2Layer(MixerConfig):
     kind: Literal["mamba2"] = "mamba2"
     ffn: Any = part(FEED_FORWARDS, "none", "the feed-forward network; null: model.ffn")
     d_state: int = option(
-        128, "numbers of state per channel, the width of B and C", at_least=1, at_most=WIDEST
+        128, "state size per channel, which is the width of B and C", at_least=1, at_most=WIDEST
     )
     d_conv: int = option(4, "taps of the causal depthwise convolution", at_least=1, at_most=WIDEST)
     expand: int = option(2, "inner width as a multiple of d_model", at_least=1, at_most=1000)
     head_dim: int = option(
         64,
-        "channels of a head, which have one decay; divides the inner width, all of which is one "
-        "head where it is less",
+        "channels of a head, which share one decay; divides the inner width; a smaller inner width "
+        "is one head",
         at_least=1,
         at_most=WIDEST,
     )
     n_groups: int = option(
         1,
-        "groups of heads, each with a B and a C of its own; divides the number of heads",
+        "groups of heads, each with its own B and C; divides the number of heads",
         at_least=1,
         at_most=WIDEST,
     )
@@ -69,7 +69,7 @@ class Mamba2Layer(MixerConfig):
     by_pieces: ClassVar[bool] = True
     in_chunks: ClassVar[bool] = True
     counts_writes: ClassVar[bool] = True
-    # As many numbers of memory as slot, raven and delta have in these tasks.
+    # As large a state as slot, raven and delta have in these tasks.
     recall: ClassVar[dict[str, tuple[str, ...]]] = recall_layers(
         {"kind": "mamba2", "d_state": 32}, {"kind": "mamba2", "d_state": 64}
     )
@@ -123,7 +123,7 @@ class Mamba2Block(MixerBlock):
 
 
 def _log_rates(module: "Mamba2Mixer", value: Tensor, draw: Draw) -> None:
-    """Rates uniform from 1 to 16."""
+    """Draw the logarithms of rates that are uniform from 1 to 16."""
     value.uniform_(1.0, MOST_RATE, generator=draw.generator).log_()
 
 
@@ -132,17 +132,17 @@ def _log_uniform_steps(module: "Mamba2Mixer", value: Tensor, draw: Draw) -> None
 
 
 class Mamba2Mixer(HasKernels):
-    """Causal convolution, then a state per head that forgets by one factor a token; E = expand d.
+    """Causal convolution, then a state per head that decays by one factor per token; E = expand d.
 
         z, xBC, dt = Linear(input)                    d -> E, E + 2 G N, H
         x, B, C    = silu(conv(xBC))                  H heads of E / H channels; G groups of heads
         dt         = softplus(dt + dt_bias)
-        y          = ssd(x, dt, A, B, C) + D x        A = -exp(A_log), one per head, as D
+        y          = ssd(x, dt, A, B, C) + D x        A = -exp(A_log), one per head, like D
         output     = Linear(norm(y * silu(z)))
 
-    The projected dt is as exact as all of that product, under autocast bfloat16, as in mamba_ssm;
-    from the sum with its bias on, dt, A and the state are float32. The rates, dt_bias and D never
-    decay.
+    The projected dt has the precision of the whole projection, bfloat16 under autocast, as in
+    mamba_ssm. From its sum with the bias on, dt, A and the state are float32. Weight decay does not
+    apply to the rates, dt_bias and D.
     """
 
     policy: ClassVar[dict[str, Policy]] = {
@@ -179,7 +179,7 @@ class Mamba2Mixer(HasKernels):
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """The convolution's last inputs, and h (B, H, E / H, N), float32 unless float64."""
+        """Return the convolution's last inputs, and h (B, H, E / H, N), float32 unless float64."""
         return {
             "conv": self.conv.init_state(batch_size, device, dtype),
             "h": self._nothing(batch_size, device, dtype),
@@ -188,7 +188,7 @@ class Mamba2Mixer(HasKernels):
     def extend(
         self, h: Tensor, state: dict[str, Tensor], layout: Layout
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The next tokens (B, T, d) after ``state``."""
+        """Map the next tokens (B, T, d) after ``state``; also return the new state."""
         z, convolved, dt = self.in_proj(h).split(self.splits, dim=-1)
         convolved, conv_state = self.conv.extend(convolved, state["conv"], layout)
         y, final = self._read(z, convolved, dt, state["h"], layout, None)
@@ -209,11 +209,11 @@ class Mamba2Mixer(HasKernels):
         return [Trial(ssd, forms, inputs, ("x", "B", "C"), trial_layout())]
 
     def statistics(self, h: Tensor, layout: Layout) -> dict[str, Tensor]:
-        """What the heads decide of tokens (B, T, d), the first of their rows: (values, heads) each.
+        """Return statistics of tokens (B, T, d), the first of their rows: (values, heads) each.
 
-        ``horizon``: the tokens over which a head would forget, if all were as this one.
-        ``output_gate``: what its channels are multiplied by. ``state_norm``: the length of its
-        state after the tokens.
+        ``horizon``: over how many tokens like this one a head would forget. ``output_gate``: the
+        gates that multiply a head's channels. ``state_norm``: the norm of a head's state after the
+        tokens.
         """
         z, convolved, dt = self.in_proj(h).split(self.splits, dim=-1)
         rate = self._step_sizes(dt) * exact(self.A_log).exp()
@@ -227,9 +227,9 @@ class Mamba2Mixer(HasKernels):
         }
 
     def flops_per_token(self) -> float:
-        """Projections and convolution at two per weight, and the recurrence.
+        """Count projections and convolution, at two FLOPs per weight, and the recurrence.
 
-        Per number of the state a decay, a write (2) and a read (2); per channel dt x and D x: 3.
+        Per number of the state: a decay, a write (2) and a read (2). Per channel: dt x and D x (3).
         """
         matmuls = 2.0 * (self.in_proj.weight.numel() + self.out_proj.weight.numel())
         inner = self.parts[0]
@@ -241,7 +241,10 @@ class Mamba2Mixer(HasKernels):
         return torch.zeros(shape, device=device, dtype=dtype)
 
     def _step_sizes(self, dt: Tensor) -> Tensor:
-        """(..., H); added in float32: a sum of -6.9 is a step of 0.001, bfloat16 is 1.5% off."""
+        """Return step sizes (..., H), from a sum in float32.
+
+        A sum of -6.9 is a step of 0.001, and bfloat16 would be 1.5% off.
+        """
         return F.softplus(exact(dt) + exact(self.dt_bias))
 
     def _read(
@@ -253,14 +256,14 @@ class Mamba2Mixer(HasKernels):
         layout: Layout,
         context: Context | None,
     ) -> tuple[Tensor, Tensor]:
-        """The output (B, T, d) and the state after the tokens."""
+        """Return the output (B, T, d) and the state after the tokens."""
         dtype = z.dtype
         with torch.autocast(z.device.type, enabled=False):
             x, B, C = F.silu(convolved).to(state.dtype).split(self.parts, dim=-1)
             x = x.unflatten(-1, (self.n_heads, self.head_dim))
             B, C = (v.unflatten(-1, (self.n_groups, self.d_state)) for v in (B, C))
             gates = self._step_sizes(dt), -torch.exp(exact(self.A_log))
-            if self.implementation == "mamba_ssm":  # products as all others of the run
+            if self.implementation == "mamba_ssm":  # kernels multiply in the run's dtype
                 inputs = x.to(dtype), *gates, B.to(dtype), C.to(dtype)
                 y, final = ssd_in_kernels(*inputs, state, layout, context)
             else:
@@ -271,7 +274,7 @@ class Mamba2Mixer(HasKernels):
 
 
 class GatedNorm(nn.Module):
-    """RMSNorm of each group of channels, with a weight, of what the gate has multiplied already."""
+    """RMSNorm with a weight over each group of channels, applied after the gate."""
 
     policy: ClassVar[dict[str, Policy]] = {"weight": Policy(ones, "vector", "all")}
 
@@ -298,13 +301,13 @@ def ssd(
     context: Context | None = None,
     precision: Precision = "ieee",
 ) -> tuple[Tensor, Tensor]:
-    """The state space dual: per head a matrix that one factor a token decays.
+    """Run the state space dual: per head, a matrix that decays by one factor per token.
 
         h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_tᵀ        y_t = h_t C_t
 
-    Within a chunk it is attention whose weights C_t B_s are decayed from s to t; between chunks a
-    fold. B and C are those of a group of heads, so that what is written to and read from the states
-    of all its heads is one product each: their channels stand side by side.
+    Within a chunk, this is attention whose weights C_t B_s decay from s to t; between chunks, a
+    fold. The heads of a group share B and C. Their channels stand side by side, so that one product
+    writes to the states of them all, and one reads from them.
 
     Args:
         x: (B, T, H, P) inputs.
@@ -313,9 +316,9 @@ def ssd(
         B: (B, T, G, N) what each token writes with; G divides H.
         C: (B, T, G, N) what each token reads with.
         initial: (B, H, P, N) state before the first token.
-        layout: of the tokens; a document starts from zero.
-        context: the ranks that the sequence is cut over.
-        precision: of float32 products.
+        layout: the tokens' layout; a document starts from zero.
+        context: the ranks over which the sequence is cut.
+        precision: precision of float32 products.
 
     Returns:
         (B, T, H, P), and the state after the last token (B, H, P, N).
@@ -327,7 +330,7 @@ def ssd(
     left, since_start, to_end = pair_decays(chunks.cut(dt * A), chunks)
 
     def of_channels(factor: Tensor) -> Tensor:
-        """(B, H, n, C) -> (B, G, n, C, channels): of a head, at its channels."""
+        """Repeat a head's factors for its channels: (B, H, n, C) -> (B, G, n, C, channels)."""
         factor = factor.unflatten(1, (groups, each)).movedim(2, -1).unsqueeze(-1)
         return factor.expand(*factor.shape[:-1], width).flatten(-2)
 
@@ -357,10 +360,10 @@ def ssd_in_kernels(
     layout: Layout,
     context: Context | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`ssd` in mamba_ssm's kernels; x, B and C in the products' dtype.
+    """Compute :func:`ssd` in mamba_ssm's kernels; x, B and C come in the dtype of products.
 
-    Over several ranks, a first pass from nothing ends in what this rank's tokens write; a head's
-    state is one row of numbers then, with one decay.
+    Over several ranks, a first pass from a zero state gives what this rank's tokens write. In the
+    fold, a head's state is one row of numbers, with one decay.
     """
     if context is not None:
         nothing = torch.zeros_like(initial)

@@ -50,12 +50,12 @@ class PhaseMemory(HeadMemory):
         self.gate = DecayGate(shape.d_model, self.n_heads, layer.horizons(shape))
 
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Nothing: zeros (B, H, d / 2H, d / H)."""
+        """Return a state of zeros, (B, H, d / 2H, d / H)."""
         shape = (batch_size, self.n_heads, self.head_size // 2, self.head_size)
         return torch.zeros(shape, device=device, dtype=dtype)
 
     def normed(self, x: Tensor) -> Tensor:
-        """Of length 1; the read-out is brought to unit size anyway."""
+        """Scale to length 1; the read-out is brought to unit size anyway."""
         return unit_length(x)
 
     def gates(self, h: Tensor) -> tuple[Tensor, ...]:
@@ -77,7 +77,7 @@ class PhaseMemory(HeadMemory):
         return phase_memory(q, k, v, log_decay, state, layout, context, self.fp32_matmul)
 
     def flops_per_token(self) -> float:
-        """Projections; per real number of the state, a decay, a write (4) and a read (4)."""
+        """Count projections and, per real number of the state, a decay, write (4), read (4)."""
         gates = 2.0 * self.gate.strength.weight.numel()
         state = self.n_heads * self.head_size**2 / 2
         return self.around_flops() + gates + 9.0 * state
@@ -97,9 +97,9 @@ def phase_memory(
 
         S_t = a_t S_{t-1} + v_t k_t*        y_t = S_t q_t
 
-    with a_t = exp(log_decay_t), in real arithmetic, which every device's matmuls and torch.compile
-    have: complex vectors come as real and imaginary parts side by side, and the state as
-    [Re Sᵀ, Im Sᵀ].
+    with a_t = exp(log_decay_t). The arithmetic is real, since every device's matmuls and
+    torch.compile support that: complex vectors come as real and imaginary parts side by side, and
+    the state as [Re Sᵀ, Im Sᵀ].
 
     Args:
         q: (B, T, H, 2 K) queries, scaled.
@@ -107,9 +107,9 @@ def phase_memory(
         v: (B, T, H, 2 V) values.
         log_decay: (B, T, H), at most 0.
         initial: (B, H, K, 2 V) state before the first token.
-        layout: of the tokens; a document starts from zero.
-        context: the ranks that the sequence is cut over.
-        precision: of float32 products.
+        layout: the tokens' layout; a document starts from zero.
+        context: the ranks over which the sequence is cut.
+        precision: precision of float32 products.
 
     Returns:
         (B, T, H, 2 V), and the state after the last token (B, H, K, 2 V).
@@ -125,7 +125,7 @@ def phase_memory(
     decay = since_start[..., -1:, None].expand(*kept.shape[:3], kept.shape[-1], 1)
     states, final = chunk_states(Fold(decay, matmul(kept.mT, values)), initial, context)
 
-    # k* q = (q k) + i (q (-i k)) with real products: what multiplies v and, sign turned, -i v.
+    # k* q = (q k) + i (q (-i k)) with real products: the factors of v and, negated, of -i v.
     pairs = [matmul(q, k.mT) * left, matmul(q, _times_i(k, 1).mT) * -left]
     from_here = matmul(torch.cat(pairs, dim=-1), values)
     both = torch.cat([states, _times_i(states, 1)], dim=-2)  # q S = Re q S + Im q i S

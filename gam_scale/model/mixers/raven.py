@@ -1,4 +1,4 @@
-"""After Raven: many slots per head, of which a router lets each token write a few."""
+"""A memory after Raven: many slots per head, of which a router lets each token write a few."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -34,44 +34,46 @@ class RavenLayer(DecayLayer):
     n_slots: int = option(256, "rows of each head's state", at_least=1, at_most=LONGEST)
     top_k: int = option(32, "rows that a token writes", at_least=1, at_most=LONGEST)
     router_noise: float = option(
-        0.0, "size of the Gumbel noise on the router's scores in training; 0: none", at_least=0
+        0.0, "scale of the Gumbel noise on the router's scores in training; 0: no noise", at_least=0
     )
     min_horizon: float = option(
         0.5,
-        "of the fastest head at initialisation: writes after which a slot has forgotten, by tokens "
-        "that write to top_k slots alike",
+        "writes over which a slot of the fastest head forgets at initialisation, each by a token "
+        "that writes equally to top_k slots",
         above=0,
     )
     max_horizon: float = option(
         4.0,
-        "of the slowest head; those between are spread evenly in the logarithm, and a head alone "
-        "has the middle; 0: as many writes as data.seq_len tokens make",
+        "writes over which a slot of the slowest head forgets at initialisation; horizons between "
+        "the two are spread evenly in the logarithm, and a single head takes the middle; 0: as "
+        "many writes as a slot gets from data.seq_len tokens",
         at_least=0,
     )
     qk_norm: Literal["plain", "weighted"] = option(
-        "plain", "the norms of queries and of keys; weighted: with a weight each"
+        "plain",
+        "norms of queries and of keys; plain: without weights; weighted: with a weight each",
     )
     score_scale: float = option(
         0.0,
-        "what the products of queries and keys are multiplied by; 0: one over the root of a head's "
-        "width; 1 as published",
+        "factor of the products of queries and keys; 0: 1 / sqrt(head width); in the published "
+        "layer it is 1",
         at_least=0,
     )
-    read_activation: Activation = option("none", "of what is read, before its norm")
+    read_activation: Activation = option("none", "activation of the read-out, before its norm")
     read_norm: Literal["heads", "whole"] = option(
         "heads",
-        "the norm of what is read, without an output gate; heads: of each head, without a weight; "
-        "whole: of all heads together, with one",
+        "norm of the read-out without an output gate; heads: of each head, without a weight; "
+        "whole: of all heads together, with a weight",
     )
     start: Literal["bank", "zeros"] = option(
-        "bank", "what a document starts with; bank: rows that are learned; zeros: none"
+        "bank", "rows that a document starts with; bank: learned rows; zeros: rows of zeros"
     )
 
     counts_writes: ClassVar[bool] = True
     measured_as: ClassVar[str] = "raven"
     kernel: ClassVar[str] = "fla"
     own: ClassVar[tuple[str, ...]] = ("n_slots", "top_k", "min_horizon", "max_horizon")
-    # As many rows as a slot memory has there.
+    # As many rows as a slot memory has in that task.
     recall: ClassVar[dict[str, tuple[str, ...]]] = recall_layers(
         {"kind": "raven", "n_heads": 1, "n_slots": 32, "top_k": 4},
         {"kind": "raven", "n_heads": 1, "n_slots": 64, "top_k": 8},
@@ -97,7 +99,7 @@ class RavenLayer(DecayLayer):
             )
 
     def horizons(self, shape: Shape) -> tuple[float, float]:
-        """In writes to a slot."""
+        """Return the shortest and the longest initial horizon, in writes to a slot."""
         return super().horizons(replace(shape, context=self._writes(shape.context)))
 
     def at_length(self, seq_len: int) -> Self:
@@ -105,7 +107,7 @@ class RavenLayer(DecayLayer):
         return super().at_length(self._writes(seq_len))
 
     def _writes(self, tokens: int) -> int:
-        """To a slot, by so many tokens that choose all slots equally often."""
+        """Return the writes to a slot by ``tokens`` that choose all slots equally often."""
         return max(1, tokens * self.top_k // self.n_slots)
 
     def build_memory(self, shape: Shape) -> Memory:
@@ -118,16 +120,16 @@ class RavenMemory(BankMemory):
 
         log a_m = -rate softplus(W_a h + b) r_m        r = shares(W_r h), sum_m r_m = 1
 
-    with one rate per head, and the share 1 - a_m of a token's key and value in the row
+    with one rate per head. A token's key and value enter row m with the share 1 - a_m
     (:func:`~gam_scale.model.mixers.slot.slot_memory`). The recurrence and its router are those of
     "Raven: High-Recall Sequence Modeling with Sparse Memory Routing" (Afzal, Bick, Xing, Cevher and
-    Gu, 2026; github.com/goombalab/raven). What stands around them is GAM's by default: norms
-    without weights, scores over the root of a head's width, a learned bank for a document's start.
-    Settings give the published layer (docs/memories.md). Where the rates are 0 nothing is written,
-    and what is left is the paper's constant memory.
+    Gu, 2026; github.com/goombalab/raven). The rest is GAM's by default: norms without weights,
+    scores over the root of a head's width, a learned bank for a document's start. Settings give the
+    published layer (docs/memories.md). With rates of 0 nothing is written, which leaves the paper's
+    constant memory.
 
-    A slot persists because few tokens choose it, so rates may be high: slow ones, as long texts
-    ask for in :class:`~gam_scale.model.mixers.slot.SlotMemory`, would write next to nothing.
+    A slot persists because few tokens choose it, so rates may be high. Low rates, which long texts
+    need in :class:`~gam_scale.model.mixers.slot.SlotMemory`, would write next to nothing.
     """
 
     def __init__(self, layer: RavenLayer, shape: Shape) -> None:
@@ -151,7 +153,7 @@ class RavenMemory(BankMemory):
 
     @property
     def longest_horizon(self) -> float:
-        """See :attr:`WrittenMemory.longest_horizon`: by tokens that choose all slots alike."""
+        """See :attr:`WrittenMemory.longest_horizon`, for tokens that choose all slots alike."""
         return super().longest_horizon * self.rows[1]
 
     def normed_pair(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,7 +174,7 @@ class RavenMemory(BankMemory):
         return self.gate(h).mT * self.shares(h, training=training)
 
     def shares(self, h: Tensor, *, training: bool = False) -> Tensor:
-        """See :func:`shares`: (B, T, d) -> (B, T, H, M) in float32."""
+        """Return the :func:`shares` of tokens: (B, T, d) -> (B, T, H, M) in float32."""
         with torch.autocast(h.device.type, enabled=False):
             scores = self.router(h).unflatten(-1, (self.n_heads, -1))
             if training and self.noise:
@@ -184,7 +186,7 @@ class RavenMemory(BankMemory):
         return 2.0 * (self.gate.strength.weight.numel() + self.router.weight.numel())
 
     def state_norm(self, h: Tensor, layout: Layout) -> Tensor:
-        """See :meth:`WrittenMemory.state_norm`; without noise, whose draws would be the run's."""
+        """See :meth:`WrittenMemory.state_norm`; without noise, which would change later draws."""
         training = self.training
         self.eval()
         try:
@@ -195,10 +197,10 @@ class RavenMemory(BankMemory):
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
         """See :meth:`Memory.statistics`.
 
-        ``horizon``: of slots, as they are written to. ``write_horizon``: the writes after which a
-        slot has forgotten, by tokens that write to ``top_k`` slots alike. ``router_entropy``: of a
-        token's shares, in nats; log(top_k) if they are alike. ``slots_used``: the share of slots
-        that a row of tokens writes to.
+        ``horizon``: over how many tokens a slot forgets, as often as it is written to.
+        ``write_horizon``: the writes after which a slot has forgotten, if tokens write to ``top_k``
+        slots alike. ``router_entropy``: the entropy of a token's shares, in nats; log(top_k) if
+        they are alike. ``slots_used``: the share of slots that a row of tokens writes to.
         """
         given = self.shares(h)
         log_decay = self.gate(h).squeeze(2)  # (B, T, H)
@@ -211,8 +213,9 @@ class RavenMemory(BankMemory):
 
 
 class Router(nn.Linear):
-    """A score of each slot, for the tokens to choose by: float32 throughout, and out of products in
-    the weight's precision, which some engines make bfloat16.
+    """A linear layer that scores the slots from which a token chooses.
+
+    Scores are float32, from products in the weight's dtype, which some engines make bfloat16.
     """
 
     policy: ClassVar[dict[str, Policy]] = {"weight": replace(MATRIX, role="gate")}
@@ -224,7 +227,7 @@ class Router(nn.Linear):
 
 
 def shares(scores: Tensor, top_k: int) -> Tensor:
-    """What a token gives each slot of what it writes: (..., M) -> (..., M), which sum to 1.
+    """Turn scores of slots into shares of what a token writes, (..., M), which sum to 1.
 
         m = sigmoid(scores)        r = m over the sum of the top_k largest, 0 for all others
 
@@ -232,13 +235,13 @@ def shares(scores: Tensor, top_k: int) -> Tensor:
     """
     last = scores.topk(top_k, dim=-1).values[..., -1:]
     chosen = F.logsigmoid(scores).masked_fill(scores < last, -torch.inf)
-    return chosen.softmax(-1)  # where every sigmoid is next to 0, their ratios are not
+    return chosen.softmax(-1)  # ratios stay exact even where every sigmoid is close to 0
 
 
 def gumbel(like: Tensor) -> Tensor:
-    """Gumbel noise in the shape and dtype of ``like``, in 2**16 steps of probability.
+    """Draw Gumbel noise in the shape and dtype of ``like``, in 2**16 steps of probability.
 
-    Up to the draw it is computed again with whatever it is added to.
+    Where a block is recomputed, so is the noise, but from the same draw.
     """
     uniform = (_lanes(like).to(like.dtype) + (0.5 + (1 << 15))) / (1 << 16)
     return -(-uniform.log()).log()
@@ -246,7 +249,7 @@ def gumbel(like: Tensor) -> Tensor:
 
 @operator("gam_scale::lanes", keep="always", tags=torch.Tag.nondeterministic_seeded)
 def _lanes(like: Tensor) -> Tensor:
-    """Random int16 in the shape of ``like``; see ``dropout._keep_mask``, which is like it."""
+    """Draw random int16 in the shape of ``like``, as an operator like ``dropout._keep_mask``."""
     return draw_lanes(like.shape, like.device)
 
 

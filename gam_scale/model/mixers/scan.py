@@ -23,7 +23,7 @@ from gam_scale.model.shape import Shape
 from gam_scale.strict import option
 
 CHUNK = 256
-"""Near the root of a long sequence's length: the two scans, of C and T / C steps, then balance."""
+"""Near the root of a long sequence's length, to balance the two scans, of C and T / C steps."""
 
 
 @MIXERS.register
@@ -33,7 +33,7 @@ class ScanLayer(WrittenLayer):
 
     kind: Literal["scan"] = "scan"
     output_norm: bool = option(
-        False, "bring what is read to unit size, with a weight, before it meets its gate"
+        False, "normalise the read-out (RMSNorm with a weight) before its gate"
     )
 
     measured_as: ClassVar[str] = "scan"
@@ -60,7 +60,7 @@ class ScanMemory(WrittenMemory):
     def __init__(self, layer: ScanLayer, shape: Shape) -> None:
         super().__init__()
         d = shape.d_model
-        # What is averaged, and the gate on reading.
+        # The rows of what is averaged, then those of the gate on reading.
         self.value = Linear(d, 2 * d, bias=False, weight=stacked(d, d))
         self.gate = DecayGate(d, d, layer.horizons(shape))
         self.out = Linear(d, d, bias=False, weight=TO_RESIDUAL)
@@ -69,7 +69,7 @@ class ScanMemory(WrittenMemory):
         self.norm = RMSNorm(d, SIZE_FLOOR) if layer.output_norm else None
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
-        """Nothing: zeros (B, d); and the convolution's last inputs."""
+        """Return a state of zeros, (B, d), and the convolution's last inputs."""
         dtype = torch.promote_types(dtype, torch.float32)
         width = self.out.in_features
         state = {"memory": torch.zeros(batch_size, width, device=device, dtype=dtype)}
@@ -101,7 +101,7 @@ class ScanMemory(WrittenMemory):
         return super().statistics(h) | {"output_gate": opened.reshape(-1, 1)}
 
     def flops_per_token(self) -> float:
-        """Projections; per channel, a decay, a share, a write (2) and the gate; convolutions."""
+        """Count projections, convolutions and, per channel, decay, share, write (2) and gate."""
         linears = (self.value, self.out, self.gate.strength)
         conv = self.conv.flops_per_token() if self.conv is not None else 0.0
         return sum(2.0 * p.weight.numel() for p in linears) + conv + 5.0 * self.out.in_features
@@ -118,15 +118,15 @@ def scan_memory(
 
         h_t = a_t h_{t-1} + (1 - a_t) x_t
 
-    with a_t = exp(log_decay_t): the propagation of arXiv 2512.07884, whose weights on what a place
-    receives sum to one, along a line instead of over an image.
+    with a_t = exp(log_decay_t). This is the propagation of arXiv 2512.07884, in which the weights
+    on what a position receives sum to one, along a line instead of over an image.
 
     Args:
         x: (B, T, D).
         log_decay: (B, T, D), at most 0.
         initial: (B, D) before the first token.
-        layout: of the tokens; a document starts from zero.
-        context: the ranks that the sequence is cut over.
+        layout: the tokens' layout; a document starts from zero.
+        context: the ranks over which the sequence is cut.
 
     Returns:
         All h (B, T, D), and the last one (B, D).
@@ -137,7 +137,7 @@ def scan_memory(
     decay = torch.exp(log_decay)
     within = decay if chunks.starts is None else decay * ~chunks.starts.unsqueeze(-1)
     rows, channels = x.shape[0], x.shape[-1]
-    # Both scans hold a channel per row of the state. The first walks all chunks side by side.
+    # In both scans, each row of the state is a channel. The first walks all chunks side by side.
     share = -torch.expm1(log_decay)
     within, write = (y.flatten(0, 2)[:, None, :, :, None] for y in (within, share * x))
     h = linear_scan(within, write, torch.zeros_like(write[:, :, 0]))[:, 0, 1:, :, 0]

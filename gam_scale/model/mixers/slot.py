@@ -41,15 +41,17 @@ class SlotLayer(HeadLayer):
     n_slots: int = option(64, "rows of each head's state", at_least=1, at_most=LONGEST)
     gate: Literal["routed", "plain"] = option(
         "routed",
-        "which rows a token writes; routed: the top_k that a router chooses, the others keep what "
-        "they hold; plain: all of them (Gated Slot Attention)",
+        "which rows a token writes; routed: the top_k rows whose gates it opens most, while the "
+        "others stay as they are; plain: all rows (Gated Slot Attention)",
     )
-    top_k: int = option(_TOP_K, "rows a token writes with gate routed", at_least=1, at_most=LONGEST)
+    top_k: int = option(
+        _TOP_K, "rows that a token writes, with gate routed", at_least=1, at_most=LONGEST
+    )
 
     measured_as: ClassVar[str] = "slot"
     kernel: ClassVar[str] = "fla"
-    # A slot's gate sets how much it takes in as well as how long it keeps it: with horizons of
-    # up to 65,536 tokens, texts of 64 leave no trace (0.13 of 8 pairs answered, 0.71 so).
+    # A slot's gate sets both how much a slot takes in and how long it keeps that. With horizons
+    # of up to 65,536 tokens, texts of 64 leave no trace (0.13 of 8 pairs answered; here 0.71).
     recall: ClassVar[dict[str, tuple[str, ...]]] = {
         "cpu": (
             "model.memory.min_horizon=1.5",
@@ -74,7 +76,7 @@ class SlotLayer(HeadLayer):
 
 
 def _unit_rows(module: "BankMemory", value: Tensor, draw: Draw) -> None:
-    """A bank of rows about as long as the keys and values that will replace them."""
+    """Draw a bank of rows about as long as the keys and values that will replace them."""
     nn.init.normal_(value, generator=draw.generator)
 
 
@@ -82,11 +84,11 @@ class BankMemory(HeadMemory):
     """A bank of slots per head whose learned start the context overwrites; see :func:`slot_memory`.
 
     Args:
-        heads: sizes, and what stands around them.
+        heads: sizes of the heads, and settings of the layers around them.
         n_slots: rows of each head's state.
-        gate: how fast rows decay, for :meth:`log_decays`.
-        shape: of the model.
-        learned: whether a document starts with rows that are learned; else with zeros.
+        gate: decides how fast rows decay, for :meth:`log_decays`.
+        shape: settings of the model that all layers share.
+        learned: whether a document starts with learned rows; otherwise with zeros.
     """
 
     policy: ClassVar[dict[str, Policy]] = {"bank": Policy(_unit_rows, "embedding", "never")}
@@ -102,18 +104,18 @@ class BankMemory(HeadMemory):
 
     @abstractmethod
     def log_decays(self, h: Tensor, *, training: bool) -> Tensor:
-        """Of rows, (B, T, d) -> (B, T, H, M), at most 0; with noise, if any, in training alone."""
+        """Return rows' log decays (B, T, H, M) for (B, T, d); noise, if any, in training only."""
 
     @abstractmethod
     def gates_flops(self) -> float:
-        """Per token, of what decides over decays."""
+        """Return the FLOPs per token of the layers that decide decays."""
 
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The learned bank or zeros, (B, H, n_slots, 2 d / H)."""
+        """Return the learned bank or zeros, (B, H, n_slots, 2 d / H)."""
         return self._start(device, dtype).expand(batch_size, -1, -1, -1)
 
     def normed(self, x: Tensor) -> Tensor:
-        """Of unit mean square, so that scores, scaled by 1 / sqrt(K), start near unit size too."""
+        """Scale to unit mean square: scores, scaled by 1 / sqrt(K), then start near unit size."""
         return unit_size(x)
 
     def gates(self, h: Tensor) -> tuple[Tensor, ...]:
@@ -139,15 +141,15 @@ class BankMemory(HeadMemory):
         return slot_memory(*arguments, self.fp32_matmul)
 
     def _start(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """A new document's rows, (H, M, K + V)."""
+        """Return a new document's rows, (H, M, K + V)."""
         if self.bank is None:
             return torch.zeros(self.rows, device=device, dtype=dtype)
         return exact(self.bank)
 
     def slot_horizons(self, h: Tensor) -> Tensor:
-        """Tokens over which slots forget, by their mean decay: (B, T, d) -> (B M, H).
+        """Return over how many tokens slots forget, by mean decay: (B, T, d) -> (B M, H).
 
-        A token leaves most slots as they are, so no token alone says how fast one forgets.
+        A token leaves most slots as they are, so a single one does not show how fast they forget.
         """
         log_decay = self.log_decays(h, training=False).clamp(min=MIN_LOG_DECAY)
         return horizons_of(log_decay.mean(1, keepdim=True))
@@ -169,12 +171,14 @@ class BankMemory(HeadMemory):
         return [Trial(slot_memory, forms, inputs, ("q", "k", "v"), trial_layout())]
 
     def flops_per_token(self) -> float:
-        """Projections; per row and channel of the state, a decay, a write (2) and a read (2)."""
+        """Count projections and, per row and channel of the state, decay, write (2), read (2)."""
         return self.around_flops() + self.gates_flops() + 5.0 * math.prod(self.rows)
 
 
 class SlotMemory(BankMemory):
-    """With the routed gate a token writes to the ``top_k`` slots whose gates it opens most, and all
+    """A bank of slots with a gate for each slot.
+
+    With the routed gate, a token writes to the ``top_k`` slots whose gates it opens most, and all
     others keep exactly what they hold.
     """
 
@@ -192,7 +196,7 @@ class SlotMemory(BankMemory):
         return 2.0 * self.gate.strength.weight.numel()
 
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Memory.statistics`; routed, ``horizon`` is that of slots."""
+        """See :meth:`Memory.statistics`; with a routed gate, ``horizon`` is that of slots."""
         if self.top_k is None:
             return super().statistics(h)
         return {"horizon": self.slot_horizons(h)} | self.output_statistics(h)
@@ -215,8 +219,8 @@ def slot_memory(
         y_t = V_tᵀ softmax(K_t q_t)
 
     with a_t = exp(log_decay_t) a factor of each row (Gated Slot Attention, arXiv 2409.07146). A
-    document starts with ``bank``; where a_t = 1 throughout, that is all there is to read, and this
-    is the paper's constant memory.
+    document starts with ``bank``. Where a_t = 1 throughout, nothing else can be read, and this is
+    the paper's constant memory.
 
     Args:
         q: (B, T, H, K) queries, scaled.
@@ -225,10 +229,10 @@ def slot_memory(
         log_decay: (B, T, H, M), from
             :data:`~gam_scale.model.memory.pairs.MIN_LOG_DECAY` to 0.
         initial: (B, H, M, K + V), rows of keys and values before the first token.
-        bank: (H, M, K + V), those of a new document.
-        layout: of the tokens.
-        context: the ranks that the sequence is cut over.
-        precision: of float32 products.
+        bank: (H, M, K + V), the rows of a new document.
+        layout: the tokens' layout.
+        context: the ranks over which the sequence is cut.
+        precision: precision of float32 products.
 
     Returns:
         (B, T, H, V), and the rows after the last token (B, H, M, K + V).
@@ -240,7 +244,7 @@ def slot_memory(
     total = chunks.totals(log_decay)  # (B, H, N, C, M)
     share = -torch.expm1(log_decay)  # 1 - a, without the cancellation
     carried, last = chunks.carried.unsqueeze(-1), chunks.last.unsqueeze(-1)
-    survival = torch.exp(total)  # of what a token's document started with
+    survival = torch.exp(total)  # of the rows that a token's document started with
     from_chunk, from_bank = survival * carried, survival * ~carried
 
     decay, bank_left = from_chunk[..., -1:, :].mT, from_bank[..., -1:, :].mT  # (B, H, N, M, 1)
@@ -271,10 +275,10 @@ def slot_in_kernels(
     layout: Layout,
     context: Context | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`slot_memory` in flash-linear-attention's kernels; q, k, v in the products' dtype.
+    """Compute :func:`slot_memory` in flash-linear-attention's kernels.
 
-    Over several ranks, a first pass from nothing ends in what this rank's tokens write; what they
-    leave of a row is in its log decays.
+    q, k and v come in the dtype of products. Over several ranks, a first pass from zeros gives what
+    this rank's tokens write; the sums of log decays give what they leave of each row.
     """
     where = (layout.stretches.fresh, layout.ends, layout.ends_host)
     if context is not None:

@@ -41,7 +41,7 @@ class StaticLayer(GAMLayer):
 
 
 def _xavier(module: "StaticMemory", value: Tensor, draw: Draw) -> None:
-    """Xavier-uniform, as the paper has it, in either initialisation scheme."""
+    """Draw Xavier-uniform, as in the paper, in either initialisation scheme."""
     nn.init.xavier_uniform_(value, generator=draw.generator)
 
 
@@ -66,7 +66,7 @@ class StaticMemory(Memory):
     def init_state(
         self, batch_size: int, device: torch.device, dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """Nothing is remembered."""
+        """Return an empty state: nothing is remembered."""
         return {}
 
     def extend(
@@ -76,5 +76,5 @@ class StaticMemory(Memory):
         return self(h, layout), state
 
     def flops_per_token(self) -> float:
-        """Scores and read-out, one multiply-add per bank entry each."""
+        """Count scores and read-out, one multiply-add per bank entry each."""
         return 4.0 * self.bank.numel()

@@ -1,1 +1,1 @@
-"""Norms, one kind a file."""
+"""Norms, one kind per file."""

@@ -1,4 +1,4 @@
-"""LayerNorm, the paper's: mean and variance of each token's channels."""
+"""LayerNorm, the paper's norm, over the channels of each token."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -25,9 +25,9 @@ class LayerNormConfig(NormConfig):
 
 
 class LayerNorm(nn.LayerNorm):
-    """As ``nn.LayerNorm``, also of fp32 numbers with weights that an engine gathered in bf16.
+    """``nn.LayerNorm`` that also takes fp32 input with weights that an engine gathered in bf16.
 
-    CUDA's autocast casts these; a CPU's kernel refuses them.
+    CUDA's autocast casts such a mix by itself; torch's CPU kernel refuses it.
     """
 
     policy: ClassVar[dict[str, Policy]] = {

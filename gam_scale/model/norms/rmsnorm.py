@@ -16,10 +16,10 @@ from gam_scale.strict import option
 @NORMS.register
 @dataclass(frozen=True)
 class RMSNormConfig(NormConfig):
-    """RMSNorm: neither a mean is taken away nor a bias added."""
+    """RMSNorm, which neither subtracts a mean nor adds a bias."""
 
     kind: Literal["rmsnorm"] = "rmsnorm"
-    eps: float = option(1e-5, "added to the mean square", above=0)
+    eps: float = option(1e-5, "number added to the mean square, before the root", above=0)
 
     def build(self, shape: Shape) -> nn.Module:
         """See :meth:`NormConfig.build`."""
@@ -37,6 +37,6 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., d) -> (..., d), of weights that an engine gathered in bf16 too."""
+        """(..., d) -> (..., d), also with weights that an engine gathered in bf16."""
         wide = torch.promote_types(x.dtype, self.weight.dtype)
         return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps)
