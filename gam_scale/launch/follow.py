@@ -17,10 +17,10 @@ OVER = ("finished", "died", "stopped")
 
 
 def log_of(run: Path) -> Path:
-    """The log of rank 0 of the run's newest job.
+    """Return the log of rank 0 of the run's newest job.
 
     Raises:
-        UserError: no job has written one yet.
+        UserError: no job has written a log yet.
     """
     candidates = [*run.glob("jobs/*/rank0.log"), *run.glob("logs/rank0.log")]
     if (log := launch_note(run).logs) and Path(log).exists():
@@ -31,17 +31,17 @@ def log_of(run: Path) -> Path:
 
 
 def follow(run: Path, out: TextIO = sys.stdout) -> str:
-    """Print the log of a run as it grows, until the run is over; its last state.
+    """Print the log of a run as it grows, until the run is over; return its last state.
 
-    A requeued job's log is followed on into its next start.
+    If the job is requeued, the log of its next start follows.
 
     Raises:
-        UserError: nobody has started it, and no job of tools/launch.py is about to.
+        UserError: nobody has started the run, and no job of tools/launch.py is about to.
     """
     position, path = 0, None
     while True:
         states = slurm_states()
-        state = status(run, states).state  # before the log: its last lines are then read
+        state = status(run, states).state  # before the log, so that its last lines are read
         unknown = states is None and launch_note(run).cluster == "slurm"  # no controller answers
         if state == "never started" and not unknown:
             raise UserError(
@@ -67,10 +67,10 @@ def follow(run: Path, out: TextIO = sys.stdout) -> str:
 
 
 def cancel(run: Path) -> str:
-    """Ask the run's job to save and end; what was done, in a sentence.
+    """Ask the run's job to save and end; return what was done, in a sentence.
 
     Raises:
-        UserError: no job of it is running or queued.
+        UserError: no job of the run is running or queued, or none that can be reached from here.
     """
     row, note = status(run, slurm_states()), launch_note(run)
     if row.state in OVER or row.state == "never started":

@@ -1,4 +1,4 @@
-"""One rank of a run that submitit started: what its pickled job calls."""
+"""One rank of a run that submitit started: the object that its job unpickles and calls."""
 
 import os
 import sys
@@ -15,15 +15,15 @@ ELSEWHERE = (
     *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"),
     *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_ERROR_FILE"),
 )
-"""Variables that a launcher may have left where the job was submitted, as in slurm/common.sh."""
+"""Variables that a launcher may have left in the submitting shell (compare slurm/common.sh)."""
 
 
 @dataclass(frozen=True)
 class RankJob:
     """Trains when called; the same object is called again when Slurm starts the job anew.
 
-    It ends its process rather than return where a signal stopped it: a result on disk would make
-    submitit take a requeued job for a finished one.
+    If a signal stops the training, the call ends the process instead of returning: submitit would
+    write a result to disk, and then take the requeued job for a finished one.
     """
 
     config: str
@@ -31,18 +31,18 @@ class RankJob:
     overrides: list[str] = field(default_factory=list)
     fresh: bool = False
     port: int = 0
-    """Where ranks meet without Slurm, unless it is taken by then."""
+    """Port at which ranks meet without Slurm, unless the port is taken by then."""
     gpus: str | None = None
-    """CUDA_VISIBLE_DEVICES where it was submitted."""
+    """CUDA_VISIBLE_DEVICES of the submitting shell."""
     then: list[str] = field(default_factory=list)
     """Configs of further runs, trained in this order once the first has finished."""
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """The job as it was: before :meth:`__call__` nothing was done that a signal could undo."""
+        """Return the job unchanged: before :meth:`__call__` there is nothing to save."""
         return submitit.helpers.DelayedSubmission(self)
 
     def __call__(self) -> None:
-        """Train to the end, or to a signal; then have Slurm start the job again, once."""
+        """Train to the end or to a signal; after a signal, have Slurm start the job again, once."""
         stop = StopRequest()  # first of all: submitit's own handlers end the job or do nothing
         try:
             self._train()
@@ -55,11 +55,11 @@ class RankJob:
             os.environ.pop(name, None)
         if "SLURM_JOB_ID" not in os.environ or here.cluster == "local":
             os.environ |= local_place(here, self.port)
-            # submitit's own names as many GPUs as there are ranks, on a machine without any too.
+            # submitit's own value names as many GPUs as ranks, even on a machine without any.
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
             if self.gpus is not None:
                 os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus
-        # Imported on the rank only: who submits needs no engine.
+        # Imported on the rank only: the process that submits needs no engine.
         from gam_scale.parallel.flight import settings
         from gam_scale.train.in_turn import train_in_turn
 
@@ -83,7 +83,7 @@ class RankJob:
 
 
 def local_place(here: submitit.JobEnvironment, port: int) -> dict[str, str]:
-    """The variables by which ranks of submitit's local executor find each other."""
+    """Return the variables by which ranks of submitit's local executor find each other."""
     return {
         "RANK": str(here.global_rank),
         "WORLD_SIZE": str(here.num_tasks),

@@ -11,15 +11,15 @@ anything else, such as a killed rank   starts again; ``checkpoint.max_restarts``
                                        (:func:`gam_scale.run.restarts.count_start`)
 =====================================  ========================================================
 
-What a user can mend is what the command line exits with status 2 for: :func:`gam_scale.cli.ending`.
+A mistake that a user can mend is one for which the command line exits with status 2:
+:func:`gam_scale.cli.ending`.
 
-The batch shell of slurm/common.sh asks, which outlives the ranks. The batch shell of a job of
-tools/launch.py is submitit's, so its ranks ask: rank 0 after a signal, any rank after an error.
+In jobs of slurm/*.sh the batch shell, slurm/common.sh, asks this module, since it outlives the
+ranks. In jobs of tools/launch.py the batch shell is submitit's, so the ranks ask: rank 0 after a
+signal, any rank after an error.
 
-The answer is shell text. Slurm's clients are the host's, and the Python of a job may be in a
-container, which has none.
-
-``python -m gam_scale.launch.requeue STATUS`` prints it.
+The answer is shell text for the host to run, which has Slurm's clients; a job's Python may be in a
+container, which has none. ``python -m gam_scale.launch.requeue STATUS`` prints the answer.
 """
 
 import subprocess
@@ -33,28 +33,28 @@ _LOOK = """\
 state=$(squeue -h -j "$SLURM_JOB_ID" -o %T 2>/dev/null)
 echo "job $SLURM_JOB_ID: training ended with status {status}, Slurm says ${{state:-nothing}}"
 """
-# Cancelled, or requeued by Slurm already (then it is completing or pending): not ours to requeue.
-# The word `incomplete` has the controller refuse what was cancelled since squeue looked.
+# A job that was cancelled, or that Slurm itself has requeued (it is then completing or pending), is
+# left alone. With `incomplete` the controller refuses a job that was cancelled since squeue looked.
 _REQUEUE = """\
 [ "$state" != RUNNING ] || scontrol requeue incomplete "$SLURM_JOB_ID"
 """
 
 
 def starts_again(status: int) -> bool:
-    """Whether a job does whose training ended with exit ``status``."""
+    """Whether a job starts again whose training ended with exit status ``status``."""
     return status not in (0, cli.EXIT_USER_ERROR)
 
 
 def commands(status: int) -> str:
-    """Shell lines, for the host that a job runs on: say how it ended, and requeue it if need be.
+    """Return shell lines for a job's host, which say how it ended and requeue it if need be.
 
-    They requeue a job that Slurm calls RUNNING, and leave alone one that it is ending already.
+    They requeue a job that Slurm calls RUNNING, and leave alone a job that Slurm is ending already.
     """
     return _LOOK.format(status=status) + (_REQUEUE if starts_again(status) else "")
 
 
 def end_job(status: int) -> None:
-    """Do it, from a rank that is in no container."""
+    """Run :func:`commands`, from a rank that is in no container."""
     subprocess.run(["sh", "-c", commands(status)])
 
 
@@ -62,7 +62,10 @@ def main() -> None:
     """Print the commands."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "status", type=cli.count(0, 255), metavar="STATUS", help="with which training ended"
+        "status",
+        type=cli.count(0, 255),
+        metavar="STATUS",
+        help="exit status with which training ended",
     )
     print(commands(parser.parse_args().status), end="")
 

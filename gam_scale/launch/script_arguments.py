@@ -1,8 +1,8 @@
-"""What a job script was given for its ranks, checked before they start.
+"""Check the arguments that a job script passes to its ranks, before they start.
 
-``python -m gam_scale.launch.script_arguments --config FILE [--set ...]`` prints the directory of
-the run, in which the script keeps its code and logs; a mistake in the arguments or in the config
-ends the job there.
+``python -m gam_scale.launch.script_arguments --config FILE [--set ...]`` prints the run directory,
+in which the script keeps its code and logs. A mistake in the arguments or in the config ends the
+job at this point.
 """
 
 from gam_scale import cli
@@ -12,13 +12,13 @@ from gam_scale.launch.words import in_one_line
 
 
 def main() -> None:
-    """Parse, read the config, print."""
+    """Check the arguments, read the config and print the run directory."""
     parser = cli.Parser(description=__doc__.splitlines()[0], add_help=False)
     parser.add_argument(
         "--config", required=True, action="append", metavar="FILE", help="the run's JSON config"
     )
     cli.add_overrides(parser)
-    parser.add_argument("--fresh", action="store_true", help="of tools/pretrain.py")
+    parser.add_argument("--fresh", action="store_true", help="as in tools/pretrain.py")
     args, unknown = parser.parse_known_args()
     if unknown or len(args.config) > 1:
         wrong = unknown[0] if unknown else f"--config {args.config[1]}"

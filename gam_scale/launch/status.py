@@ -1,7 +1,7 @@
-"""What became of each run, from its directory and, where there is Slurm, from squeue.
+"""The status of runs, from their directories and, where there is Slurm, from squeue.
 
 No accounting database is asked: a job that squeue no longer knows and that holds no lock has
-ended, and whether it finished stands in its run directory.
+ended, and its run directory says whether it finished.
 """
 
 import shutil
@@ -28,10 +28,10 @@ class RunStatus:
 
     run: str
     state: str
-    """finished, running, queued, a state of Slurm's such as completing, stopped or died."""
+    """finished, running, queued, starting, completing, stopped, died or never started."""
     job: str
     slurm_job: str
-    """Empty where its job is not Slurm's."""
+    """Slurm's id of the job; empty if the job is not Slurm's."""
     step: int
     steps: int
     loss: float | None
@@ -41,21 +41,21 @@ class RunStatus:
     """Step of the newest checkpoint."""
     goodput: Goodput | None
     slowest: tuple[str, float] | None
-    """Host of the slowest of several ranks, and how many times as long as the median it takes."""
+    """Host of the slowest of several ranks, and its probe time over the median rank's."""
 
 
 @dataclass(frozen=True)
 class LaunchNote:
-    """What tools/launch.py noted of the job that it submitted for a run."""
+    """What tools/launch.py noted about the job that it submitted for a run."""
 
     job: str = ""
     cluster: str = ""
     logs: str = ""
-    """File that its rank 0 writes to."""
+    """File that the job's rank 0 writes to."""
     process: Process | None = None
     """The process that started the ranks of a local job."""
     pid: int = 0
-    """The number of that process, in notes of older versions: a later process may have it now."""
+    """Id of that process, in notes of older versions; another process may have the id by now."""
 
 
 SLURM_PATIENCE_S = 30.0
@@ -77,10 +77,10 @@ COLUMNS = (
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Path]:
-    """The run directories among ``folders`` and in them, submitted ones included.
+    """Return the run directories among ``folders`` and below them, submitted runs included.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no run directory.
     """
     runs: list[Path] = []
     for folder in map(Path, folders):
@@ -101,23 +101,23 @@ def _is_run(path: Path) -> bool:
     try:
         submitted = (path / "jobs" / "launched.json").is_file()
         return submitted or ((path / "config.json").is_file() and (path / "logs").is_dir())
-    except PermissionError:  # a colleague's folder: it may be one, and its row says so
+    except PermissionError:  # a colleague's folder may be a run: its row says it is unreadable
         return True
 
 
 def ask_slurm(*command: str) -> str | None:
-    """What a Slurm client prints; None where there is none, or where no controller answers."""
+    """Return what a Slurm client prints; None without the client, or if no controller answers."""
     if shutil.which(command[0]) is None:
         return None
     try:
         done = subprocess.run(command, text=True, capture_output=True, timeout=SLURM_PATIENCE_S)
-    except subprocess.TimeoutExpired:  # clients try again for minutes
+    except subprocess.TimeoutExpired:  # without a timeout, clients retry for minutes
         return None
     return None if done.returncode else done.stdout
 
 
 def slurm_states() -> dict[str, str] | None:
-    """State by job id of every job that squeue still knows; None without Slurm."""
+    """Return the state of every job that squeue still knows, by job id; None without Slurm."""
     done = ask_slurm("squeue", "-h", "-t", "all", "-r", "-o", "%i %A %T")
     if done is None:
         return None
@@ -129,7 +129,7 @@ def slurm_states() -> dict[str, str] | None:
 
 
 def status(path: Path, states: dict[str, str] | None) -> RunStatus:
-    """The row of one run; ``states`` as :func:`slurm_states` gives them."""
+    """Return the row of one run; ``states`` come from :func:`slurm_states`."""
     run = RunDir(path)
     lines = read_metrics(run.metrics)
     last = lines[-1] if lines else {}
@@ -155,7 +155,7 @@ def status(path: Path, states: dict[str, str] | None) -> RunStatus:
 
 
 def _steps(path: Path) -> int:
-    """How many steps a run is to have, by its config.json; 0 where there is none."""
+    """Return how many steps a run is to have, by its config.json; 0 if there is no file."""
     config: Any = read_json(path) if path.exists() else {"train": {"steps": 0}}
     try:
         steps = config["train"]["steps"]
@@ -175,17 +175,17 @@ def _slowest(run: RunDir) -> tuple[str, float] | None:
 
 
 def launch_note(path: Path) -> LaunchNote:
-    """What tools/launch.py noted when it submitted the run; empty where it did not."""
+    """Return what tools/launch.py noted when it submitted the run; empty if it did not."""
     note = path / "jobs" / "launched.json"
     return read_record(LaunchNote, note) if note.is_file() else LaunchNote()
 
 
 def _slurm_job(run: RunDir, note: LaunchNote, restarted: str, states: dict[str, str] | None) -> str:
-    """The Slurm job that trains the run, is to or did; empty where it is none of Slurm's."""
+    """Return the Slurm job that trains, is to train or trained the run; empty if none did."""
     written = str((holder(run.path) or {}).get("job") or "")
     if is_held(run.path):
         return written
-    # A script of slurm/ keeps what it begins with in a folder of its job's number.
+    # A script of slurm/ keeps its code and log in a folder named by its job's number.
     begun = [folder for folder in run.path.glob("jobs/*/") if folder.name.isdigit()]
     newest = max(begun, key=lambda folder: folder.stat().st_mtime, default=Path(""))
     launched = note.job if note.cluster == "slurm" else ""
@@ -210,7 +210,7 @@ def _state(
         return "completing"
     if note.process and note.process.is_alive():
         return "starting"
-    # A lock that its dead holder never gave back: it was killed.
+    # A lock that its dead holder never released: the holder was killed.
     if holder(run.path) is not None or slurm in ("FAILED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY"):
         return "died"
     if run.config.exists():
@@ -219,10 +219,10 @@ def _state(
 
 
 def look(paths: Iterable[Path], states: dict[str, str] | None) -> tuple[list[list[str]], list[str]]:
-    """The status table of runs, of which some may be damaged or somebody else's.
+    """Return the status table of runs, of which some may be damaged or somebody else's.
 
     Returns:
-        Its cells, and for each run that cannot be read a sentence that says why.
+        The table's cells, and for each run that cannot be read a sentence that says why.
     """
     cells: list[list[str]] = []
     problems = []
@@ -237,7 +237,7 @@ def look(paths: Iterable[Path], states: dict[str, str] | None) -> tuple[list[lis
 
 
 def table(rows: Iterable[RunStatus]) -> list[list[str]]:
-    """The cells of the status table, below :data:`COLUMNS`."""
+    """Return the cells of the status table, below :data:`COLUMNS`."""
     return [
         [
             row.run,

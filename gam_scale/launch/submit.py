@@ -1,4 +1,4 @@
-"""Submitting runs through submitit: to Slurm where there is one, else on this machine."""
+"""Submitting runs through submitit: to Slurm if there is one, else on this machine."""
 
 import os
 import shutil
@@ -22,38 +22,39 @@ from gam_scale.launch.words import in_one_line, sbatch_options, shell_lines
 from gam_scale.process import Process
 
 SIGNAL_DELAY_S = 300
-"""Before the time limit a job is told to save: Slurm's signals come up to a minute off."""
+"""Seconds before the time limit at which a job is told to save; Slurm's signals come up to a minute
+early or late."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to run, and on what."""
+    """What to run, and on which resources."""
 
     configs: list[str]
-    """One run each; several become a Slurm array."""
+    """Paths of config files, a job each; several become a Slurm array."""
     overrides: list[str]
     nodes: int
     gpus_per_node: int
     """Ranks per node; on CPU clusters too."""
     minutes: int
     cluster: str
-    """slurm or local."""
+    """``slurm`` or ``local``."""
     fresh: bool = False
     partition: str = ""
-    """Of Slurm; empty: SBATCH_PARTITION, or the cluster's default."""
+    """Slurm's partition; empty: SBATCH_PARTITION, or the cluster's default."""
     cpus_per_task: int = 8
     """Cores of each rank, on Slurm."""
     then: list[list[str]] = field(default_factory=list)
-    """For each of ``configs``, runs that its job trains after it; empty: none."""
+    """For each of ``configs``, configs of runs that its job trains after it; empty: none."""
 
     def jobs(self) -> list[list[str]]:
-        """The configs of each job, in the order in which it trains them."""
+        """Return the configs of each job, in the order in which the job trains them."""
         further = self.then or [[] for _ in self.configs]
         return [[one, *rest] for one, rest in zip(self.configs, further, strict=True)]
 
 
 def find_cluster() -> tuple[str, str]:
-    """``slurm`` where a controller answers, else ``local``, and why."""
+    """Return ``slurm`` if a controller answers, else ``local``, and the reason."""
     if shutil.which("sbatch") is None:
         return "local", "no sbatch here"
     if "UP" not in (ask_slurm("scontrol", "ping") or ""):
@@ -62,11 +63,11 @@ def find_cluster() -> tuple[str, str]:
 
 
 def run_dirs(request: Request) -> list[Path]:
-    """The run directory of each config, those of ``then`` too, checked as training will check it.
+    """Return the run directory of each config, those of ``then`` too, and check the configs.
 
     Raises:
-        UserError: a config is wrong, for that many ranks too, or its name in a job script; two
-            share a directory, or there are too many nodes.
+        UserError: a config is wrong, or wrong for that many ranks; a name cannot be in a job
+            script; two configs share a run directory; or there are too many nodes.
     """
     if request.cluster == "local" and request.nodes > 1:
         raise UserError(f"--nodes is {request.nodes} without Slurm; expected 1 on this machine")
@@ -87,10 +88,10 @@ def run_dirs(request: Request) -> list[Path]:
 
 
 def parameters(request: Request, name: str) -> dict[str, object]:
-    """submitit's parameters of the job; site settings come from the environment.
+    """Return submitit's parameters of the job; site settings come from the environment.
 
-    SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS and the like are sbatch's own and reach it as they
-    are (`. slurm/site.sh` sets them). SBATCH_TIMELIMIT wins over ``minutes``.
+    sbatch itself reads SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS and the like (set by
+    `. slurm/site.sh`). SBATCH_TIMELIMIT wins over ``minutes``.
     """
     on_cpu = load_config(request.configs[0], request.overrides).parallel.device == "cpu"
     both: dict[str, object] = {
@@ -105,10 +106,11 @@ def parameters(request: Request, name: str) -> dict[str, object]:
     if on_cpu:
         del both["gpus_per_node"]
     setup = shell_lines(os.environ.get("GAM_MODULES", ""), "GAM_MODULES")
-    # A job that was requeued on fewer nodes still has the old count of tasks, which srun takes.
+    # A job requeued on fewer nodes still has the old count of tasks in its environment, and srun
+    # would take that.
     tasks = "$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE))"
     setup.append(f"export SLURM_NTASKS={tasks} SLURM_NPROCS={tasks}")
-    # srun does not take what sbatch was told; without it every rank has one core.
+    # srun does not take over sbatch's --cpus-per-task; without this every rank has one core.
     setup.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")
     return both | {
         "name": name,
@@ -116,14 +118,14 @@ def parameters(request: Request, name: str) -> dict[str, object]:
         "cpus_per_task": request.cpus_per_task,
         "slurm_signal_delay_s": min(SIGNAL_DELAY_S, request.minutes * 60 // 2),
         "slurm_setup": setup,
-        # Surviving ranks name the one that died before they end; see slurm/common.sh.
+        # Surviving ranks get time to name the rank that died; see slurm/common.sh.
         "slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=180"],
         "slurm_additional_parameters": site_options(request.partition),
     }
 
 
 def site_options(partition: str) -> dict[str, object]:
-    """sbatch's options that every job has: it may start again; and the site's, of GAM_SBATCH."""
+    """Return further sbatch options of every job: requeueing, partition, those of GAM_SBATCH."""
     options: dict[str, object] = {"requeue": True}
     if partition:
         options["partition"] = in_one_line(partition, "--partition")
@@ -131,7 +133,7 @@ def site_options(partition: str) -> dict[str, object]:
 
 
 def jobs_of(request: Request) -> list[RankJob]:
-    """What each job calls; local ranks meet at a port that is free now."""
+    """Return the object that each job calls; local ranks meet at a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -145,16 +147,16 @@ def jobs_of(request: Request) -> list[RankJob]:
 
 
 class _Renderer(submitit.SlurmExecutor):
-    """Makes scripts, on machines without Slurm too."""
+    """Renders job scripts, also on machines without Slurm."""
 
     @classmethod
     def affinity(cls) -> int:
-        """Above 0: usable here."""
+        """Return a number above 0, which means that this executor is usable here."""
         return 1
 
 
 def render(request: Request) -> str:
-    """The sbatch script that :func:`submit` would hand in to Slurm, which need not be here."""
+    """Return the sbatch script that :func:`submit` would hand to Slurm, which need not be here."""
     asked = parameters(request, Path(request.configs[0]).stem)
     own = {key: value for key, value in asked.items() if key.startswith("slurm_")}
     made = _Renderer(run_dirs(request)[0] / "jobs")
@@ -169,10 +171,10 @@ def render(request: Request) -> str:
 
 @contextmanager
 def _own_streams(folder: Path) -> Iterator[None]:
-    """Processes started inside write to ``folder/controller.log`` and read nothing.
+    """Have processes started inside write to ``folder/controller.log`` and read nothing.
 
-    submitit's local controller takes on whatever this process has, and would hold a pipe
-    (``| tee``) open until the job ends.
+    submitit's local controller inherits this process's streams, and would hold a pipe (``| tee``)
+    open until the job ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -200,7 +202,7 @@ def submit(request: Request) -> list[submitit.Job[None]]:
     elif request.cluster == "slurm":
         with made.batch():
             jobs = [made.submit(job) for job in jobs_of(request)]
-    else:  # one after the other is what one machine can do; submitit would start all at once
+    else:  # one machine can run them one after the other; submitit would start all at once
         raise UserError(
             "--array without Slurm would start every run at once; expected Slurm, or "
             "one --config after the other"

@@ -1,4 +1,4 @@
-"""Values as they may stand in a job script, where a line break would begin a line of its own."""
+"""Checks of values that go into a job script, where a line break would begin a new line."""
 
 import re
 
@@ -6,10 +6,10 @@ from gam_scale.errors import UserError, one_line
 
 
 def in_one_line(value: str, what: str) -> str:
-    """``value`` itself.
+    """Return ``value`` unchanged.
 
     Raises:
-        UserError: it has a line break or another control character.
+        UserError: ``value`` has a line break or another control character.
     """
     if value.isprintable():
         return value
@@ -20,10 +20,10 @@ def in_one_line(value: str, what: str) -> str:
 
 
 def sbatch_options(text: str) -> dict[str, str | bool]:
-    """GAM_SBATCH, such as ``exclusive mem=0``, by option; True where there is no value.
+    """Return the options in GAM_SBATCH, such as ``exclusive mem=0``; True for one without a value.
 
     Raises:
-        UserError: a word is no option.
+        UserError: a word is not an option.
     """
     options: dict[str, str | bool] = {}
     for word in text.split():
@@ -40,10 +40,10 @@ def sbatch_options(text: str) -> dict[str, str | bool]:
 
 
 def shell_lines(text: str, what: str) -> list[str]:
-    """Lines of shell for a job script; none where ``text`` is empty.
+    """Return the lines of ``text``, shell commands for a job script.
 
     Raises:
-        UserError: one of them is an option for sbatch.
+        UserError: a line is an option for sbatch.
     """
     lines = text.splitlines()
     for line in lines:

@@ -1,8 +1,8 @@
-"""A decay that begins when somebody asks for it, and ends the run.
+"""A decay of the learning rate that begins on demand, and with which the run ends.
 
-Asked for by ``pretrain.py --anneal-now STEPS`` at a start, or, while a job trains, by a file
-``anneal-now`` in its run directory that holds the number of steps. It begins at the newest
-checkpoint; anneal.json notes where, so that every later start follows the same rates.
+A user asks for it by ``pretrain.py --anneal-now STEPS`` at a start, or, while a job trains, by a
+file ``anneal-now`` in its run directory that holds the number of steps. The decay begins at the
+newest checkpoint; anneal.json notes where, so that every later start follows the same rates.
 """
 
 import logging
@@ -23,15 +23,15 @@ logger = logging.getLogger("gam_scale")
 
 
 def requested(run: RunDir) -> int:
-    """Steps that the file ``anneal-now`` asks for, 0 without one; what is no number is removed.
+    """Return the steps that the file ``anneal-now`` asks for; 0 if there is no file.
 
-    Whatever lies there, a run that trains goes on.
+    A file without a valid number is removed; whatever the file is, a run that trains goes on.
     """
     try:
         text = read_regular(run.anneal_now).decode(errors="replace").strip()
-    except (OSError, UserError):  # mostly there is none
+    except (OSError, UserError):  # mostly there is no file
         return 0
-    if not text:  # who writes it has just opened it
+    if not text:  # its writer has just opened it
         return 0
     if text.isdecimal() and 0 < int(text) < 10**12:
         return int(text)
@@ -41,16 +41,17 @@ def requested(run: RunDir) -> int:
 
 
 def find_anneal(run: RunDir, config: RunConfig, asked: int = 0) -> AnnealConfig:
-    """The decay that the run has begun, or begins at its newest checkpoint; none: of 0 steps.
+    """Return the decay that the run has begun or begins at its newest checkpoint; 0 steps: none.
 
     Args:
-        run: its directory.
-        config: complete.
-        asked: steps, on the command line; else the file may ask, which waits where it is too early.
+        run: the run's directory.
+        config: the run's complete config.
+        asked: steps asked for on the command line; 0: the file may ask, and waits if it is too
+            early.
 
     Raises:
         UserError: the command line asks, but there is no checkpoint, or the rate there is not above
-            that which the decay would end with.
+            the rate that the decay would end with.
     """
     steps = asked or requested(run)
     if run.anneal.exists():
@@ -82,12 +83,12 @@ def find_anneal(run: RunDir, config: RunConfig, asked: int = 0) -> AnnealConfig:
 
 
 def can_decay(train: TrainConfig, step: int) -> bool:
-    """Whether the rate of a step is above that with which a decay ends, as early ones' is not."""
+    """Whether the rate of a step is above a decay's last rate; early in the warm-up it is not."""
     return learning_rate(train, step, train.steps) > train.lr * train.min_lr_ratio
 
 
 def with_anneal(config: RunConfig, anneal: AnnealConfig) -> RunConfig:
-    """The config of a run with a decay: it ends with that, and keeps the checkpoint before it."""
+    """Return the config of a run that ends with ``anneal`` and keeps the checkpoint before it."""
     if not anneal.steps:
         return config
     step = anneal.from_step
@@ -98,7 +99,7 @@ def with_anneal(config: RunConfig, anneal: AnnealConfig) -> RunConfig:
 
 
 def note_anneal(run: RunDir, anneal: AnnealConfig) -> None:
-    """Have all later starts of the run follow it; what asked for it is done."""
+    """Note the decay for all later starts of the run, and remove the file that asked for it."""
     if anneal.steps:
         if not run.anneal.exists():
             run.check_lock()
@@ -109,7 +110,7 @@ def note_anneal(run: RunDir, anneal: AnnealConfig) -> None:
 
 
 def _of_trunk(config: RunConfig) -> Path | None:
-    """The newest checkpoint of ``checkpoint.branch_of`` from before a decay of its own."""
+    """Return the trunk's newest checkpoint from before any decay of its own; None: none."""
     if not config.checkpoint.branch_of:
         return None
     trunk = RunDir(config.checkpoint.branch_of)

@@ -1,4 +1,4 @@
-"""A run that begins at a checkpoint of another one, up to which both would be the same run."""
+"""A run that branches off another: it begins at a checkpoint up to which both are the same run."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from gam_scale.schedule import shared_steps, stable_steps
 
 
 def branch_checkpoint(config: RunConfig, data: str) -> Path:
-    """The checkpoint of ``checkpoint.branch_of`` that a new run of ``config`` goes on from.
+    """Return the checkpoint of ``checkpoint.branch_of`` that a new run of ``config`` goes on from.
 
     Args:
-        data: fingerprint of its data stream.
+        data: fingerprint of the new run's data stream.
 
     Raises:
-        UserError: it is another run, or it kept no checkpoint that is early enough.
+        UserError: ``branch_of`` is not the same run, or kept no checkpoint that is early enough.
     """
     trunk = RunDir(config.checkpoint.branch_of)
     if not trunk.config.exists():
@@ -35,10 +35,10 @@ def branch_checkpoint(config: RunConfig, data: str) -> Path:
 
 
 def newest_shared(trunk: RunDir, config: RunConfig) -> Path | None:
-    """The newest checkpoint of ``trunk`` that is a state of ``config``'s run as well."""
+    """Return the newest checkpoint of ``trunk`` that a run of ``config`` would pass through too."""
     for step in reversed(trunk.checkpoints.steps()):
         path = trunk.checkpoints.path(step)
-        saved = load_config_of(path).train  # its steps may have been others than the run's now
+        saved = load_config_of(path).train  # the trunk's train.steps may have changed since
         if step <= shared_steps(config.train, saved):
             return path
     return None

@@ -1,4 +1,4 @@
-"""What a run has of what its config calls "auto": numbers are chosen once, when it begins."""
+"""The numbers that a run has for "auto" settings, chosen once, when the run begins."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from gam_scale.strict import from_dict, read_json, read_record, to_dict
 
 
 def begun_with(run: RunDir, config: RunConfig, *, fresh: bool) -> dict[str, float]:
-    """Numbers for what is "auto" in ``config`` of a run that has begun, or whose branch it is.
+    """Return the numbers that a run, or its trunk, already has for what is "auto" in ``config``.
 
     Args:
-        run: its directory.
-        config: to go on with.
-        fresh: what is there is to be removed.
+        run: the run's directory.
+        config: the config to go on with.
+        fresh: whether ``--fresh`` was given, which may remove the earlier run.
 
     Returns:
-        By name, of the train section; none for a run that begins.
+        Numbers by the name of the setting in the train section; none for a run that begins.
     """
     source, trunk, names = run.config, config.checkpoint.branch_of, asked(config.train)
     begun = source.exists() and not (fresh and run.is_to_go())
@@ -35,7 +35,7 @@ def begun_with(run: RunDir, config: RunConfig, *, fresh: bool) -> dict[str, floa
 
 
 def note_chosen(run: RunDir, config: RunConfig, chosen: Chosen | None) -> None:
-    """Write chosen.json where a run begins; a branch has its trunk's."""
+    """Write chosen.json for a run that begins; a branch takes over its trunk's."""
     trunk = RunDir(config.checkpoint.branch_of) if config.checkpoint.branch_of else None
     if chosen is None and trunk is not None and not run.chosen.exists():
         chosen = read_chosen(trunk.chosen)
@@ -44,5 +44,5 @@ def note_chosen(run: RunDir, config: RunConfig, chosen: Chosen | None) -> None:
 
 
 def read_chosen(path: Path) -> Chosen | None:
-    """What the rules chose for a run; None where all was given as numbers."""
+    """Return what the rules chose for a run; None if all settings were given as numbers."""
     return read_record(Chosen, path) if path.exists() else None

@@ -1,4 +1,4 @@
-"""A run that goes on with the weights and the optimizer of another, under settings of its own."""
+"""A run that continues another: with its weights and optimizer, but with settings of its own."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -18,18 +18,18 @@ from gam_scale.run.settings import MAY_CHANGE, differences
 from gam_scale.strict import read_json, read_record, shown
 
 NO_SHAPE = ("dropout", "init", "max_seq_len", "min_horizon", "max_horizon")
-"""Settings of the model, its memories and its layers, that its weights do not depend on, but for
-shapes that are checked."""
+"""Settings of the model, its memories and layers that may differ: weights depend on them only by
+their shapes, which are checked."""
 
 
 def continued_checkpoint(continue_from: str, note: Path, cache: Path) -> Path:
-    """The checkpoint of ``checkpoint.continue_from`` that a new run begins with.
+    """Return the checkpoint of ``checkpoint.continue_from`` that a new run begins with.
 
     Args:
         continue_from: the setting.
-        note: the run's continued.json: a start that was killed before it saved anything is done
-            again with what it began with, though the other run may have gone on since.
-        cache: where copies of what is at a URL are kept.
+        note: the run's continued.json. If a start was killed before it saved anything, the next
+            begins with the same checkpoint, even if the other run has gone on since.
+        cache: folder for copies of checkpoints at a URL.
 
     Raises:
         UserError: there is no checkpoint.
@@ -47,17 +47,17 @@ def continued_checkpoint(continue_from: str, note: Path, cache: Path) -> Path:
 def continuation(
     folder: Path, config: RunConfig, stream: TrainStream, tokenizer: bytes
 ) -> tuple[TrainState, Origin]:
-    """How a run of ``config`` begins with the checkpoint in ``folder`` of another.
+    """Work out how a run of ``config`` begins with the checkpoint of another run in ``folder``.
 
-    Its steps, schedule and metrics count from 0. It reads on where the other run stopped if the
-    stream is the same one (sets, shares, seed, packing; the batch may be another) and neither run
-    has stages, else its own stream from the start.
+    Its steps, schedule and metrics count from 0. If the stream is the same (sets, shares, seed,
+    packing; the batch may differ) and neither run has stages, it reads on where the other run
+    stopped, else its own stream from the start.
 
     Returns:
-        The state to begin with, and what to tell people of it.
+        The state to begin with, and a record of its origin.
 
     Raises:
-        UserError: it is of another model or tokenizer.
+        UserError: the checkpoint is of another model or tokenizer.
     """
     different = differences(read_json(folder / CONFIG), config)
     changed = {k: list(v) for k, v in different.items() if not k.startswith(MAY_CHANGE)}

@@ -25,7 +25,7 @@ from gam_scale.strict import read_json, shown, to_dict
 logger = logging.getLogger("gam_scale")
 
 REMOVED = ".removed-"
-"""How the names of folders begin in which --fresh sets a run aside."""
+"""Prefix of the folders into which --fresh moves a run before it removes it."""
 
 
 class RunDir:
@@ -33,8 +33,8 @@ class RunDir:
 
     Args:
         path: the directory.
-        check_lock: the writer's :meth:`RunLock.check`, called before each write that others would
-            see; it ends a process that has lost the lock.
+        check_lock: the writer's :meth:`RunLock.check`, to be called before each write that others
+            would see; it ends a process that has lost the lock.
     """
 
     def __init__(self, path: str | Path, check_lock: Callable[[], None] = lambda: None) -> None:
@@ -57,13 +57,13 @@ class RunDir:
         self.checkpoints = CheckpointStore(self.path / "checkpoints")
 
     def open(self, config: RunConfig, *, fresh: bool, data: str = "") -> None:
-        """Create the directory, or check that what is in it is a run of the same ``config``.
+        """Create the directory, or check that the run in it is a run of the same ``config``.
 
         Args:
-            config: complete; with vocab_size and steps resolved.
-            fresh: remove an earlier run first, unless a job that its scheduler has restarted
-                has begun the run itself.
-            data: fingerprint of its data stream; see :meth:`difference`.
+            config: complete, with vocab_size and steps resolved.
+            fresh: remove an earlier run first, unless this job, restarted by its scheduler, has
+                begun that run itself.
+            data: fingerprint of the data stream of ``config``; see :meth:`difference`.
 
         Raises:
             UserError: the folder holds another run, or cannot be written.
@@ -74,7 +74,7 @@ class RunDir:
             raise UserError(f"log.run_dir {self.path} cannot be written: {error}") from None
 
     def is_to_go(self) -> bool:
-        """Whether ``--fresh`` is to remove what is here; not a run that this very job has begun.
+        """Return whether ``--fresh`` is to remove what is here: not a run that this job has begun.
 
         A scheduler that restarts a job repeats its command, ``--fresh`` included.
         """
@@ -93,7 +93,7 @@ class RunDir:
         self.checkpoints.best()  # a damaged note would end the run at its first save
         self.path.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
-        # First of all, for it makes this a run directory.
+        # Written first, since this file makes the folder a run directory.
         write_json(self.config, to_dict(config))
         if fresh:
             note_begin(self.restarts)
@@ -101,11 +101,11 @@ class RunDir:
         self.checkpoints.folder.mkdir(exist_ok=True)
 
     def _remove(self) -> None:
-        """Set an earlier run aside, all of it or nothing, and remove it there."""
+        """Move an earlier run aside, all of it or nothing, and remove it."""
         # Only what is a run directory is deleted: a mistyped path must not cost a home folder.
         if not self.config.exists():
             return
-        # A kill midway leaves what begins anew: checkpoints go first, what makes it a run last.
+        # A run that a kill leaves midway begins anew: checkpoints go first, config.json last.
         items = [item for item in self.path.iterdir() if self._of_a_run(item)]
         items.sort(key=lambda item: (item == self.config) - (item == self.checkpoints.folder))
         aside, moved = Path(tempfile.mkdtemp(prefix=REMOVED, dir=self.path)), []
@@ -123,7 +123,7 @@ class RunDir:
         self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
-        """Remove what killed starts left unfinished; whoever holds the lock is the only writer."""
+        """Remove what killed starts left unfinished; the lock's holder is the only writer."""
         for aside in self.path.glob(f"{REMOVED}*"):
             shutil.rmtree(aside, ignore_errors=True)
             if aside.exists():
@@ -133,18 +133,18 @@ class RunDir:
         self.checkpoints.remove_leftovers()
 
     def _of_a_run(self, item: Path) -> bool:
-        """Whether ``item`` is made and removed with a run, not there before and kept after it."""
-        # A job has its log and its code in the one; data is read, through the other, before a run
-        # is opened, and is the same for the next run.
+        """Return whether ``item`` belongs to a run, with which it is made and removed."""
+        # ``jobs`` holds the log and code of the job that now runs. ``cache`` holds data: it is read
+        # before a run is opened, and is the same for the next run.
         return item not in (self.jobs, self.cache) and not item.name.startswith(REMOVED)
 
     def holds_others(self) -> bool:
-        """Whether this is no run directory, and not a folder to make one of either."""
+        """Return whether this folder is no run directory and holds files of something else."""
         is_folder = not self.config.exists() and self.path.is_dir()
         return is_folder and any(map(self._is_foreign, self.path.iterdir()))
 
     def _is_foreign(self, item: Path) -> bool:
-        """Whether no start of ours, killed before there was a config.json, can have made it."""
+        """Return whether ``item`` is no leftover of a start killed before it wrote config.json."""
         if item in (self.logs, self.checkpoints.folder):  # older versions made them first
             return not item.is_dir() or any(item.iterdir())
         return self._of_a_run(item) and not is_leftover(item)
@@ -171,16 +171,16 @@ class RunDir:
             )
 
     def take_metrics(self, trunk: str | Path, step: int) -> None:
-        """Begin metrics.jsonl with another run's lines up to ``step``, where it is left."""
+        """Begin metrics.jsonl with the trunk's lines up to ``step``, where this run leaves it."""
         write_bytes(self.metrics, read_regular(Path(trunk) / "metrics.jsonl"))
         JsonLines(self.metrics, step).close()
 
     def difference(self, config: RunConfig, data: str = "") -> str:
-        """The first setting, in words, in which this run and ``config`` are not one run.
+        """Return, in words, the first setting by which ``config`` is another run; empty if none.
 
         Args:
-            data: fingerprint of the data stream of ``config``: where this run has trained on the
-                same, the sets are its sets wherever they lie now.
+            data: fingerprint of the data stream of ``config``: if this run has trained on the same
+                stream, ``data.sets`` may name other paths.
         """
         different, newest = differences(read_json(self.config), config), self.checkpoints.latest()
         may_change: tuple[str, ...] = MAY_CHANGE

@@ -1,4 +1,4 @@
-"""evaluations.csv: what was measured now and then, a row a step, for spreadsheets and plots."""
+"""evaluations.csv: evaluations and tasks, one row per step, for spreadsheets and plots."""
 
 import csv
 import io
@@ -10,11 +10,11 @@ from gam_scale.run.metrics_file import Line, read_metrics
 
 FILE = "evaluations.csv"
 MEASURED = ("val_", "task/")
-"""How keys of a line begin that an evaluation or a task adds."""
+"""Prefixes of the keys that an evaluation or a task adds to a line."""
 
 
 def write_evaluations(run_dir: Path) -> Path | None:
-    """Write it anew from metrics.jsonl, which has each step once; None: nothing was measured."""
+    """Write evaluations.csv anew from metrics.jsonl; return None if nothing was measured."""
     rows = table(read_metrics(run_dir / "metrics.jsonl"))
     if not rows:
         return None
@@ -26,7 +26,7 @@ def write_evaluations(run_dir: Path) -> Path | None:
 
 
 def table(lines: Sequence[Line]) -> list[list[object]]:
-    """A header and a row for each line that was measured; empty where a figure is not known."""
+    """Return a header and a row for each line with an evaluation; unknown figures are empty."""
     keys = list(dict.fromkeys(key for line in lines for key in line if key.startswith(MEASURED)))
     measured = [line for line in lines if any(key in line for key in keys)]
     columns = ["step", "tokens", *keys]

@@ -1,4 +1,4 @@
-"""summary.json read back: the figures of a finished run, each of its own kind or none."""
+"""Reading summary.json: the figures of a finished run, each of its own type or None."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,31 +13,31 @@ from gam_scale.strict import from_dict, read_json, shown
 
 @dataclass
 class Origin:
-    """What a run took over from another, as its continued.json holds it, and its summary."""
+    """What a run took over from another, as in its continued.json and its summary."""
 
     run: str
-    """Folder of the checkpoint."""
+    """Folder of the other run's checkpoint."""
     step: int
-    """Of that run."""
+    """Step of that checkpoint."""
     kept: list[str]
-    """In words."""
+    """What the run took over, in words: "weights", ..."""
     first_sample: int
-    """Of the data stream: where the new run begins to read it."""
+    """Sample of the data stream that the new run reads first."""
     changed: dict[str, Any]
-    """Both values of each setting, by dotted key, that the new run has otherwise."""
+    """Settings that differ, by dotted key: the old and the new value."""
 
 
 @dataclass
 class _Other:
-    """The figures that are no number."""
+    """The figures that are not numbers."""
 
     sample: Any = None
-    """Text of the model's, which may hold any character, NUL too."""
+    """A text by the model, which may hold any character, NUL too."""
     device: str | None = None
     engine: str | None = None
     code_version: str | None = None
     report: str | None = None
-    """Its path; of older versions."""
+    """Path of report.html, in summaries of older versions."""
     compiled: bool | None = None
     validated: list[str] | None = None
     resume_seconds: list[float] | None = None
@@ -46,14 +46,14 @@ class _Other:
 
 
 def read_summary(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """The figures in ``path``; null where one is not known.
+    """Return the figures in ``path``; a figure that is not known is None.
 
     Args:
-        path: of a summary.json.
+        path: a summary.json.
         needs: keys whose figures must be known.
 
     Raises:
-        UserError: the file is damaged, or lacks a figure that is needed.
+        UserError: the file is damaged, or lacks a figure of ``needs``.
     """
     figures = read_json(path)
     if not isinstance(figures, dict):

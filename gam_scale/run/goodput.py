@@ -1,9 +1,9 @@
 """Goodput: what share of a run's wall time went into steps that count, over all of its starts.
 
 A step that a crash took back was trained twice and counts once. The first step of each start, which
-compiles, counts as starting. Two files of the run directory tell: ``starts.json``, in which rank 0
-notes each start, and ``metrics.jsonl``, whose lines have the time of day and the seconds of all
-steps so far.
+compiles, counts as part of the startup. Goodput comes from two files of the run directory:
+``starts.json``, in which rank 0 notes each start, and ``metrics.jsonl``, whose lines have the time
+of day and the seconds of all steps so far.
 """
 
 import os
@@ -22,7 +22,7 @@ from gam_scale.run.restarts import restart_number
 from gam_scale.strict import read_record
 
 _BEGAN: list[float] = []
-"""When each run began that this process has trained, one after the other."""
+"""When each run began that this process has trained, one after the other, as seconds since 1970."""
 
 
 @dataclass
@@ -30,20 +30,20 @@ class Start:
     """One start of a run, as starts.json holds it; times are in seconds since 1970."""
 
     began: float
-    """When rank 0's process was created, or when that turned to this run."""
+    """When rank 0's process was created, or when it turned to this run after another one."""
     step: int
-    """Of the checkpoint that it started from."""
+    """Step of the checkpoint that it started from."""
     ranks: int
     job: str
-    """The scheduler's name for it; empty without one."""
+    """The scheduler's id of the job; empty without a scheduler."""
     again: bool
     """Whether a scheduler restarted the run; if not, a person started it."""
     last_step: int = 0
-    """The last one that was logged before."""
+    """The last step that was logged before this start."""
     last_time: float | None = None
-    """When that was; None: nothing was."""
+    """When ``last_step`` was logged; None: nothing had been logged."""
     trained: float | None = None
-    """When its first step was done; None: it did not get that far."""
+    """When this start's first step was done; None: it did not get that far."""
 
 
 @dataclass
@@ -58,10 +58,10 @@ class Resume:
     """How a run went on after an interruption."""
 
     seconds: float
-    """From the last logged step to the first one after it: to notice, to wait in the queue, to
-    start and to load. Where a person started the run: from that start on."""
+    """Seconds from the last logged step to the first trained one after it: to notice, to wait in
+    the queue, to start and to load. If a person started the run again: from that start on."""
     steps_again: int
-    """Logged before, and trained again since the checkpoint was older."""
+    """Steps logged before and trained again, since the checkpoint was older."""
     job: str
     ranks: int
 
@@ -71,10 +71,10 @@ class Goodput:
     """Where a run's time went, up to its last logged step."""
 
     step_seconds: float
-    """Of the optimizer steps that count, without waits for data and the first of each start."""
+    """Seconds of the optimizer steps that count, without data waits and each start's first step."""
     wall_seconds: float
-    """Since the first start; the time that the run lay still until a person started it again does
-    not count, but that which a scheduler took to restart it does."""
+    """Seconds since the first start. The time that the run lay still until a person started it
+    again does not count; the time that a scheduler took to restart it does."""
     starts: int
     resumes: list[Resume] = field(default_factory=list)
 
@@ -89,7 +89,7 @@ class Goodput:
         return median(each.seconds for each in self.resumes) if self.resumes else None
 
     def figures(self) -> dict[str, Any]:
-        """What summary.json keeps of it."""
+        """Return the figures for summary.json."""
         return {
             "goodput": self.share,
             "step_seconds": self.step_seconds,
@@ -101,7 +101,7 @@ class Goodput:
 
 
 def note_start(run: RunDir, step: int, ranks: int) -> None:
-    """Add a start from ``step``; before metrics.jsonl loses the lines past it."""
+    """Note a start from ``step``; to call before metrics.jsonl loses the lines past that step."""
     starts = read_starts(run.starts)
     last = (read_metrics(run.metrics) or [{}])[-1]
     now = Start(
@@ -113,13 +113,13 @@ def note_start(run: RunDir, step: int, ranks: int) -> None:
         last_step=last.get("step", 0),
         last_time=last.get("time"),
     )
-    if starts and starts[-1].trained is None:  # it dropped those lines and wrote none itself
+    if starts and starts[-1].trained is None:  # that start dropped lines and wrote none itself
         now.last_step, now.last_time = starts[-1].last_step, starts[-1].last_time
     _write(run.starts, [*starts, now])
 
 
 def note_first_step(run: RunDir) -> None:
-    """Note that the last start has trained a step; no more than once."""
+    """Note when the last start has trained its first step; further calls do nothing."""
     starts = read_starts(run.starts)
     if starts and starts[-1].trained is None:
         run.check_lock()
@@ -128,7 +128,7 @@ def note_first_step(run: RunDir) -> None:
 
 
 def read_starts(path: Path) -> list[Start]:
-    """The starts in file ``path``; none where there is no such file.
+    """Return the starts in the file ``path``; none if there is no such file.
 
     Raises:
         UserError: the file is damaged.
@@ -137,12 +137,12 @@ def read_starts(path: Path) -> list[Start]:
 
 
 def goodput(run: RunDir) -> Goodput | None:
-    """Of a run so far; None before its first logged step, and where clocks were set meanwhile."""
+    """Return a run's goodput so far; None before the first logged step or with a clock set back."""
     starts, lines = read_starts(run.starts), read_metrics(run.metrics)
     if not starts or not lines or None in map(lines[-1].get, ("time", "step_seconds")):
         return None
     wall, resumes = lines[-1]["time"] - starts[0].began, []
-    since: float | None = None  # when the interruption began that has not ended yet
+    since: float | None = None  # start of the interruption that has not ended yet
     for before, start in zip(starts, starts[1:], strict=False):
         left = max(before.began, start.last_time or 0.0)
         if not start.again:
@@ -154,9 +154,9 @@ def goodput(run: RunDir) -> Goodput | None:
             again = max(0, start.last_step - start.step)
             resumes.append(Resume(start.trained - since, again, start.job, start.ranks))
             since = None
-    if wall <= 0:  # somebody set the clock
+    if wall <= 0:  # somebody set the clock back
         return None
-    # A branch goes on from the steps of another run, which took none of its own time.
+    # A branch inherits steps of another run, which took none of the branch's own time.
     trunk = [line for line in lines if line["step"] <= starts[0].step]
     taken = [line["step_seconds"] for line in trunk if line.get("step_seconds") is not None]
     inherited = taken[-1] if taken else 0.0
@@ -168,11 +168,11 @@ def _write(path: Path, starts: list[Start]) -> None:
 
 
 def _began() -> float:
-    """When the run began that this process trains now; a later one does not pay for its imports."""
+    """Return when the run that this process now trains began; only the first pays for imports."""
     _BEGAN.append(time.time() if _BEGAN else _process_start())
     return _BEGAN[-1]
 
 
 def _process_start() -> float:
-    """When this process was created, to a second."""
+    """Return when this process was created, to the second."""
     return psutil.Process().create_time()

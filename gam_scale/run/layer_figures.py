@@ -1,4 +1,4 @@
-"""Pictures of what a run's layers did while it trained, from layers.jsonl."""
+"""Figures of what a run's layers did while it trained, from layers.jsonl."""
 
 import math
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from gam_scale.run.records import Record
 
 SIZE, NARROW = (440, 260), (350, 240)
 MOST = 8
-"""Layers in a picture, and heads of each; of more, as many are taken from first to last."""
+"""Most layers in a figure, and most heads of each; of more, an even selection is drawn."""
 BANDS = 3
-"""Layers up to which each has its band."""
+"""Most layers in a figure for each to have a band of quantiles."""
 
 TITLES = {
     "horizon": ("Horizons", "tokens over which a memory's gates forget"),
@@ -34,13 +34,13 @@ TITLES = {
     "activation": ("Activations", "root mean square of a layer's output, per token"),
     "gradient": ("Gradients", "their length in a layer's output, per token"),
 }
-"""Of statistics by name; others are called by it."""
+"""Title and caption of statistics, by name; any other statistic has its name as its title."""
 
 
 def layer_figures(records: Sequence[Record]) -> list[Figure]:
-    """A picture of each statistic over the steps: of heads, layers side by side; else of layers.
+    """Return a figure of each statistic over the steps, with medians over the tokens.
 
-    Drawn are medians over the tokens.
+    A statistic with heads has a panel for each layer, any other a line for each layer.
     """
     if not records:
         return []
@@ -64,7 +64,7 @@ def _figure(name: str, records: Sequence[Record]) -> Figure:
 
 
 def _panel(name: str, layer: int, records: Sequence[Record]) -> Panel:
-    """A line a head; one of all where a layer has no heads."""
+    """Return a layer's panel with a line per head, or a single line if the layer has no heads."""
     counts = [len(_found(record["layers"], layer, name).get("heads", [])) for record in records]
     heads = _some(range(max(counts)))
     if not heads:
@@ -77,7 +77,7 @@ def _panel(name: str, layer: int, records: Sequence[Record]) -> Panel:
 
 
 def _some(of: Sequence[int]) -> list[int]:
-    """At most :data:`MOST`, from the first to the last."""
+    """Return at most :data:`MOST` elements, evenly spread from the first to the last."""
     if len(of) <= MOST:
         return list(of)
     return [of[round(i * (len(of) - 1) / (MOST - 1))] for i in range(MOST)]
@@ -97,7 +97,7 @@ def _median(layers: Sequence[Any], layer: int, name: str, head: int) -> float:
 
 
 def _numbers(quantiles: Sequence[float | None] | None) -> list[float]:
-    """NaN where they are missing, as in records of before a setting was changed."""
+    """Return quantiles, NaN for missing ones, as in records from before a setting was changed."""
     return [math.nan if value is None else value for value in quantiles or [None] * 3]
 
 

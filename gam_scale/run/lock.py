@@ -1,14 +1,14 @@
-"""One job at a time writes a run directory, and a dead one never keeps it.
+"""The lock of a run directory: one job at a time writes there, and a dead job never keeps the lock.
 
 The lock is a file beside the run directory, held in two ways at once. ``flock`` is exact on one
 machine and on file systems that carry locks between nodes: the kernel drops it with its holder.
-Where a file system keeps locks to each node (Lustre's ``localflock``), the holder's heartbeat
-decides: it rewrites a counter in the file, and who comes from another host watches the counter
-rather than compare clocks.
+Where a file system keeps locks to each node (Lustre's ``localflock``), a heartbeat decides: the
+holder rewrites a counter in the file, and a job on another host watches whether the counter
+changes, so that no clocks are compared.
 
-What is locked is the directory itself, whatever links lead to it. Who finds its own name gone from
-the file, such as a node that was frozen while the job started anew elsewhere, or finds another file
-or none at its path, has lost the lock and ends without writing anything more.
+The lock belongs to the real directory, whatever links lead to it. A holder loses the lock if its
+own token is gone from the file (its node was frozen, say, while the job started anew elsewhere) or
+if another file or none is at the path. It then ends without writing anything more.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ from gam_scale.strict import parse_json
 logger = logging.getLogger("gam_scale")
 
 BEAT_S = 2.0
-"""Between heartbeats."""
+"""Seconds between heartbeats."""
 WATCH_S = 8.0
-"""Without a heartbeat, after which a holder on another host is dead, if its flock is gone."""
+"""Seconds without a heartbeat that make a holder on another host dead, if its flock is gone."""
 FROZEN_S = 30.0
-"""The same where its flock is still there: a node that hangs keeps it, and so does a slow one."""
+"""The same if its flock is still there: a node that hangs keeps it, and so does a slow one."""
 LENGTH = 513
-"""Bytes of a lock file that are ours; what somebody appends is not read."""
+"""Bytes of a lock file that this module writes and reads; anything after them is ignored."""
 
 
 class RunLock:
@@ -64,8 +64,8 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            UserError: another job holds it, named with host, process and job; or what lies at its
-                path is no lock, which is left as it was.
+            UserError: another job, named with host, process and job, holds the lock; or the file
+                at the lock's path is not a lock, and is left as it was.
         """
         locked = self._open()
         try:
@@ -82,14 +82,14 @@ class RunLock:
         self._thread.start()
 
     def check(self) -> None:
-        """End this process where the lock was lost; for before anything that others would see."""
+        """End this process if it has lost the lock; to call before any write that others see."""
         if self._file is not None and not self._mine():
             other = _name(holder(self.run_dir))
             logger.error("%s: its lock was removed, or taken over by %s", self.run_dir, other)
             os._exit(1)
 
     def release(self) -> None:
-        """Give the lock back; the next one need not wait."""
+        """Release the lock, so that the next job need not wait."""
         if self._file is None:
             return
         self._stop.set()
@@ -108,18 +108,18 @@ class RunLock:
 
     @property
     def _descriptor(self) -> int:
-        """Of the open lock file."""
+        """File descriptor of the open lock file."""
         assert self._file is not None, "the lock file is not open"
         return self._file
 
     def _open(self) -> bool:
-        """Open the file at the lock's path, made if need be; whether its flock is ours."""
+        """Open the lock file, created if missing; return whether this process has its flock."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             while True:
                 self._file = _open(self.path, os.O_RDWR | os.O_CREAT)
                 locked = self._flock()
-                if not locked or self._in_place():  # else it was removed between the two
+                if not locked or self._in_place():  # else the file was removed before the flock
                     return locked
                 os.close(self._file)
         except OSError as error:
@@ -133,7 +133,7 @@ class RunLock:
         return True
 
     def _watch(self, before: dict[str, Any], seconds: float) -> None:
-        """Wait for a sign of life of a holder on another host; without any it is dead."""
+        """Watch a holder on another host; refuse if it gives a sign of life, else return."""
         deadline = time.monotonic() + seconds
         logger.info("%s was last written by %s: is it alive?", self.run_dir, _name(before))
         while time.monotonic() < deadline:
@@ -162,8 +162,8 @@ class RunLock:
         try:
             current = _parse(os.pread(self._descriptor, LENGTH, 0)) if self._in_place() else None
         except OSError as error:
-            # A file system that fails for a moment is no reason to end a run. Over NFS, the open
-            # file of a lock that was removed or replaced elsewhere is stale.
+            # A file system that fails for a moment is no reason to end a run. But over NFS the open
+            # file is stale (ESTALE) if the lock was removed or replaced elsewhere.
             return error.errno != errno.ESTALE
         return current is not None and current.get("token") == self._me["token"]
 
@@ -175,26 +175,26 @@ class RunLock:
             return False
 
     def _write(self, content: dict[str, Any] | None) -> None:
-        # One write of a fixed length: a reader never finds half of it.
+        # One write of a fixed length, so that a reader never finds half a lock.
         text = json.dumps(content).ljust(LENGTH - 1) + "\n"
         assert len(text) == LENGTH, text
         os.pwrite(self._descriptor, text.encode(), 0)
 
 
 def lock_path(run_dir: str | Path) -> Path:
-    """The lock file of a run directory; beside it, where ``--fresh`` does not remove it."""
+    """Return the path of the lock, beside the run directory, where ``--fresh`` removes nothing."""
     real = Path(os.path.realpath(run_dir))  # one directory, one lock, whatever links lead to it
     return real.parent / f".{real.name}.lock"
 
 
 def holder(run_dir: str | Path) -> dict[str, Any] | None:
-    """Who wrote the lock last without releasing it: host, pid, job, beat. It may be dead."""
+    """Return who last wrote the lock without releasing it (host, pid, job, beat); maybe dead."""
     with _opened(run_dir) as file:
         return _parse(os.pread(file, LENGTH, 0)) if file is not None else None
 
 
 def is_held(run_dir: str | Path) -> bool:
-    """Whether a process that this host can see holds the lock now."""
+    """Return whether a process whose flock this host can see holds the lock now."""
     with _opened(run_dir) as file:
         if file is None:
             return False
@@ -207,7 +207,7 @@ def is_held(run_dir: str | Path) -> bool:
 
 @contextlib.contextmanager
 def _opened(run_dir: str | Path) -> Iterator[int | None]:
-    """The lock of a run directory, to look at; None where there is none that can be read."""
+    """Open the lock of a run directory for reading; yield None if there is none to be read."""
     try:
         file = _open(lock_path(run_dir), os.O_RDONLY)
     except OSError:
@@ -220,10 +220,10 @@ def _opened(run_dir: str | Path) -> Iterator[int | None]:
 
 
 def _open(path: Path, flags: int) -> int:
-    """Open a lock file: never what a link leads to, nor a pipe or a device.
+    """Open a lock file, but never the target of a link, a pipe or a device.
 
     Raises:
-        OSError: a link or another thing that is no file lies there, or it may not be opened.
+        OSError: there is a link or no regular file at ``path``, or it may not be opened.
     """
     try:
         file = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
@@ -238,10 +238,10 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _read(file: int, path: Path) -> dict[str, Any] | None:
-    """What a lock file says of its last holder; None where it was released, or never written.
+    """Return what a lock file says of its last holder; None if it was released or never written.
 
     Raises:
-        UserError: the file is none of ours.
+        UserError: the file is not a lock.
     """
     content = os.pread(file, LENGTH, 0)
     if not content.strip(b"\0 \n"):  # a power failure may leave zeros

@@ -1,4 +1,4 @@
-"""metrics.jsonl: the lines that a run logs, and how they are read whatever a kill did to them."""
+"""metrics.jsonl: writing the lines that a run logs, and reading them even after a kill."""
 
 import json
 import logging
@@ -20,9 +20,10 @@ Line = dict[str, Any]
 
 
 class JsonLines:
-    """metrics.jsonl: one JSON object per line, null where a number is not finite.
+    """Writes metrics.jsonl: one JSON object per line, null for a number that is not finite.
 
-    Rows that are no such line, which no kill leaves but at the end, go to metrics.unreadable.
+    Lines past ``resume_step`` are dropped. Rows that cannot be read go to metrics.unreadable, but
+    for the last one, which a kill may have cut short.
     """
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
@@ -41,7 +42,7 @@ class JsonLines:
 
 
 def read_metrics(path: str | Path) -> list[Line]:
-    """The lines of a metrics.jsonl: none if it is missing, and none that a kill cut short."""
+    """Return the readable lines of a metrics.jsonl; none if the file is missing."""
     lines, unreadable = rows_of(Path(path), _line)
     if unreadable:
         _warn_of_unreadable(path, len(unreadable))
@@ -49,9 +50,10 @@ def read_metrics(path: str | Path) -> list[Line]:
 
 
 def rows_of(path: Path, read: Callable[[bytes], Line | None]) -> tuple[list[Line], list[bytes]]:
-    """What ``read`` makes of a file's rows, none where it is missing, and those it makes none of.
+    """Return what ``read`` makes of a file's rows, and the rows for which it returns None.
 
-    A kill, or a power failure, cuts the last row short; that one is neither.
+    Both are empty if the file is missing. A last row that a kill or a power failure has cut short
+    is in neither.
     """
     if not path.exists():
         return [], []
@@ -63,7 +65,7 @@ def rows_of(path: Path, read: Callable[[bytes], Line | None]) -> tuple[list[Line
 
 
 def of_a_step(row: bytes) -> dict[str, Any] | None:
-    """The object that a row holds, if it says of which step it is."""
+    """Return the JSON object in a row if it has a ``step``, else None."""
     try:
         content = parse_json(row.decode("utf-8"), "a row")
     except (UserError, UnicodeDecodeError):
@@ -79,7 +81,7 @@ def _line(row: bytes) -> Line | None:
 
 
 def keep_aside(file: Path, rows: list[bytes]) -> None:
-    """Add rows that cannot be read to what is kept of them beside ``file``."""
+    """Add unreadable rows to the file beside ``file`` that keeps them."""
     if not rows:
         return
     path = file.with_suffix(".unreadable")
@@ -100,5 +102,5 @@ def _json_line(line: Line) -> str:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether strict JSON can hold it; anything but a number can be."""
+    """Return whether a value is known and finite; anything that is no float counts as finite."""
     return value is not None and not (isinstance(value, float) and not math.isfinite(value))

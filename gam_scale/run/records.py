@@ -1,4 +1,4 @@
-"""samples.jsonl and layers.jsonl: a JSON object a line, of what numbers alone do not hold."""
+"""samples.jsonl and layers.jsonl: one JSON object per line, for more than plain numbers."""
 
 import json
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from gam_scale.run.metrics_file import keep_aside, of_a_step, rows_of
 Record = dict[str, Any]
 
 SAMPLES, LAYERS = "samples.jsonl", "layers.jsonl"
-"""Texts that the model wrote, ``prompt`` and ``text``; statistics of its ``layers``."""
+"""Files of the model's texts (``prompt`` and ``text``) and of statistics of its ``layers``."""
 
 LayerRecord = dict[str, dict[str, list[Any]]]
-"""Of one layer, by name: ``all``, the :data:`QUANTILES`, and ``heads``, those of each head."""
+"""One layer's statistics by name: ``all`` has the :data:`QUANTILES`, ``heads`` those per head."""
 
 QUANTILES = (0.05, 0.5, 0.95)
 
 
 class Records:
-    """Appends records; what a killed run wrote past the step that it resumes from is dropped.
+    """Appends records to a file, first dropping what a killed run wrote past ``resume_step``.
 
-    Rows that are none are kept aside, as those of the metrics.
+    Rows that are no records are moved to a file beside it, like unreadable rows of the metrics.
     """
 
     def __init__(self, path: Path, resume_step: int) -> None:
@@ -35,23 +35,23 @@ class Records:
         self._path = path
 
     def write(self, record: Record) -> None:
-        """Add one, of finite numbers, text, lists and the like; its ``step`` is past the last."""
+        """Append a record of finite numbers, text, lists and the like; steps must not go back."""
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
 
 def read_records(path: Path) -> list[Record]:
-    """Those of a file, none where it is missing, without what a kill cut short or is damaged."""
+    """Return the records of a file without damaged or cut-off rows; none if it is missing."""
     return rows_of(path, _record)[0]
 
 
 def text_of(sample: Record) -> str:
-    """A sample with its prompt."""
+    """Return a sample's prompt and text as one."""
     return f"{sample['prompt']}{sample['text']}"
 
 
 def medians(layers: Sequence[LayerRecord]) -> dict[str, float]:
-    """Of each layer's statistics, by names that group them: ``layers.horizon/03``."""
+    """Return the median of each layer's statistics, by names that group, ``layers.horizon/03``."""
     return {
         f"layers.{name}/{i:02d}": values["all"][1]
         for i, layer in enumerate(layers)

@@ -1,4 +1,4 @@
-"""report.html: one self-contained page on a run, for a browser, a phone or a printer."""
+"""report.html: one self-contained page about a run, for a browser, a phone or a printer."""
 
 import json
 import math
@@ -35,8 +35,8 @@ SAMPLES_SHOWN = 5
 def write_report(run_dir: str | Path) -> Path:
     """Write ``report.html`` of a run from its config.json, metrics.jsonl and summary.json.
 
-    Everything is inside the one file. A run that goes on, or was killed, has a page too: what is
-    not known yet is left out.
+    Everything is inside the one file. A run that goes on, or was killed, gets a page too, without
+    what is not known yet.
 
     Raises:
         UserError: there is no readable config.json.
@@ -64,19 +64,19 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def column(lines: Sequence[Line], key: str) -> list[float]:
-    """The values of one key, without lines that lack it or have null."""
+    """Return the values of one key, without lines that lack it or have null."""
     return [line[key] for line in lines if line.get(key) is not None]
 
 
 def by_step(lines: Sequence[Line], key: str, name: str = "", *, joined: bool = False) -> Series:
-    """A key of the metrics over optimizer steps.
+    """Return the values of one key over optimizer steps.
 
     Args:
-        lines: of metrics.jsonl.
-        key: of the values.
-        name: as a figure is to give it.
-        joined: draw through lines that lack the key, as of a loss that is measured now and then;
-            otherwise it breaks there.
+        lines: the lines of metrics.jsonl.
+        key: the key of the values.
+        name: the curve's label in the figure.
+        joined: draw the curve through lines that lack the key, as for a loss that is measured now
+            and then; otherwise the curve breaks there.
     """
     if joined:
         lines = [line for line in lines if line.get(key) is not None]
@@ -86,13 +86,13 @@ def by_step(lines: Sequence[Line], key: str, name: str = "", *, joined: bool = F
 
 
 def _of_lines(lines: Sequence[Line]) -> dict[str, Any]:
-    """What the metrics alone tell; a finished run's summary has the last word."""
+    """Return the figures that the metrics alone give; a finished run's summary overrides them."""
     speed, losses = column(lines, "tokens_per_s"), column(lines, "loss")
     last = ("val_loss", "val_perplexity", "val_bits_per_byte", "tokens")
     known = {key: column(lines, key)[-1:] for key in last}
     known |= {"first_loss": losses[:1], "last_loss": losses[-1:]}
     known["tokens_per_s"] = [median(speed)] if speed else []
-    # The clock starts anew in every process that resumes the run.
+    # The clock starts anew at each resume or rollback, so the last values before that add up.
     clock = column(lines, "seconds")
     ends = [a for a, b in zip(clock, [*clock[1:], 0.0], strict=False) if b < a]
     known["seconds"] = [sum(ends)] if ends else []
@@ -100,7 +100,7 @@ def _of_lines(lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def _model(config: dict[str, Any]) -> LanguageModel:
-    """What the run trains, without weights: whatever is said of it is asked of it."""
+    """Return the run's model without weights, to be asked for the facts on the page."""
     model = from_dict(RunConfig, config).model
     return outline(replace(model, vocab_size=model.vocab_size or 1))
 
@@ -143,7 +143,7 @@ def _key_figures(summary: dict[str, Any]) -> list[Part]:
 
 
 def _remarks(config: dict[str, Any], summary: dict[str, Any]) -> list[Part]:
-    """What was chosen by rules, not validated, done otherwise than planned or than before."""
+    """Return notes on a decay on demand, missing validation, "auto" settings, a continued run."""
     remarks: list[Part] = []
     anneal = config.get("train", {}).get("anneal") or {"steps": 0}
     if anneal["steps"]:
@@ -166,7 +166,7 @@ def _remarks(config: dict[str, Any], summary: dict[str, Any]) -> list[Part]:
 
 
 def _figures(lines: Sequence[Line], summary: dict[str, Any]) -> list[Part]:
-    """The loss, and beside one another what is small."""
+    """Return the figures of losses and tasks, and the small figures side by side."""
     if not lines:
         return []
     if find_spec("matplotlib") is None:
@@ -200,14 +200,14 @@ def _loss(lines: Sequence[Line]) -> Figure:
 
 
 def _of_sets(lines: Sequence[Line]) -> list[Figure]:
-    """The loss on each set that is validated on by itself."""
+    """Return a figure of the loss on each set that is validated on by itself."""
     names = {key: key.partition("/")[2] for key in _keys(lines) if key.startswith("val_loss/")}
     caption = "validation loss of each set, nats per token"
     return _joined("sets", "Loss by set", caption, lines, names)
 
 
 def _of_tasks(lines: Sequence[Line]) -> list[Figure]:
-    """The share of right answers of each task."""
+    """Return a figure of the share of right answers of each task."""
     parts = {key: key.split("/", 2) for key in _keys(lines) if key.startswith("task/")}
     names = {
         key: f"{name}{figure.removeprefix('accuracy').replace('_', ' ')}"
@@ -224,7 +224,7 @@ def _keys(lines: Sequence[Line]) -> list[str]:
 def _joined(
     file: str, title: str, caption: str, lines: Sequence[Line], names: dict[str, str], **axis: Any
 ) -> list[Figure]:
-    """A figure of what is measured now and then, by keys of lines; none where there are none."""
+    """Return a figure of values measured now and then, a curve per key; none without keys."""
     found = [by_step(lines, key, name, joined=True) for key, name in names.items()]
     series = [replace(each, smooth=False) for each in found]
     if not series:
@@ -243,7 +243,7 @@ def _rate(value: float) -> str:
 
 
 def _layers(run_dir: Path) -> list[Part]:
-    """What layers did, where it was noted and can be drawn."""
+    """Return figures of the layers' statistics, if these were recorded and can be drawn."""
     if find_spec("matplotlib") is None:
         return []
     figures = layer_figures(read_records(run_dir / LAYERS))
@@ -253,7 +253,7 @@ def _layers(run_dir: Path) -> list[Part]:
 
 
 def _written(run_dir: Path) -> list[tuple[str, str]]:
-    """Texts of the run, by the step after which the model wrote them: the first, the last, few."""
+    """Return captions and texts of the run's samples from a few steps, the first to the last."""
     records = read_records(run_dir / SAMPLES)
     steps = sorted({record["step"] for record in records})
     few = {round(i * (len(steps) - 1) / (SAMPLES_SHOWN - 1)) for i in range(SAMPLES_SHOWN)}
@@ -262,7 +262,7 @@ def _written(run_dir: Path) -> list[tuple[str, str]]:
 
 
 def _samples(texts: Sequence[tuple[str, Any]]) -> list[Part]:
-    """What the model writes, by what is said of each text; an empty caption says nothing."""
+    """Return a part that quotes texts, given with their captions, which may be empty."""
     passages = [(caption, str(text).strip()) for caption, text in texts if text]
     passages = [(caption, text) for caption, text in passages if text]
     return [Quotes("What the model writes", passages)] if passages else []
@@ -271,7 +271,7 @@ def _samples(texts: Sequence[tuple[str, Any]]) -> list[Part]:
 def _facts(
     title: str, summary: dict[str, Any], names: Sequence[tuple[str, str, Callable[[Any], str]]]
 ) -> Table:
-    """Figures of the summary as rows: what each is called, its key, and how it is written."""
+    """Return a table of the summary's figures; ``names`` has (label, key, format) of each row."""
     rows = [[name, form(summary[key])] for name, key, form in names if summary.get(key) is not None]
     return Table(title, [], [row for row in rows if row[1]])
 
@@ -318,7 +318,7 @@ def _setup(config: dict[str, Any], model: LanguageModel, summary: dict[str, Any]
 
 
 def _stages(config: dict[str, Any]) -> Table:
-    """What the run's steps were, where they were not all alike."""
+    """Return a table of the run's stages, empty for a run without ``train.stages``."""
     read: RunConfig = from_dict(RunConfig, config)
     names = [PurePath(entry.path).name for entry in read.data.sets]
     columns = ["", "Steps", "Sequences a step", "Tokens each", "Tokens"]
@@ -337,7 +337,7 @@ def _stages(config: dict[str, Any]) -> Table:
 
 
 def _explanations(model: LanguageModel, summary: dict[str, Any]) -> list[Part]:
-    """Why no more than ``model.reach`` tokens reach a prediction, and what an odd MFU means."""
+    """Say why only ``model.reach`` tokens reach a prediction, and what an MFU above 100% means."""
     words = []
     if model.reach is not None:
         if any(isinstance(module, StaticMemory) for module in model.modules()):

@@ -1,4 +1,4 @@
-"""How often a scheduler has restarted a run, and when to stop because that leads nowhere."""
+"""Counts how often a scheduler has restarted a run, and ends a run that makes no progress."""
 
 import os
 import socket
@@ -17,9 +17,9 @@ class Restarts:
     """A run's count of restarts, kept in its directory."""
 
     job: str = ""
-    """The scheduler's name of the job that started the run last."""
+    """The scheduler's id of the job that started the run last."""
     step: int = 0
-    """The step of the checkpoint that it started from."""
+    """The step of the checkpoint that this job started from."""
     total: int = 0
     """Restarts since the run began."""
     without_progress: int = 0
@@ -29,39 +29,39 @@ class Restarts:
 
 
 def restart_number(env: Mapping[str, str] = os.environ) -> int:
-    """How often the scheduler has restarted this job: 0 where a person started it."""
+    """Return how often the scheduler has restarted this job; 0 if a person started it."""
     by_torchrun = number(env, "TORCHELASTIC_RESTART_COUNT", 0)
     return number(env, "SLURM_RESTART_COUNT", 0) or by_torchrun
 
 
 def this_job(env: Mapping[str, str] = os.environ) -> str:
-    """What all restarts of one job have in common, and no other job has; empty without any.
+    """Return an id that all restarts of one job share, and no other job has; empty if unknown.
 
-    Where Slurm has requeued it, torchrun began anew too, by another name: Slurm's own is all.
+    If Slurm has requeued the job, torchrun has begun anew under another id, so only Slurm's counts.
     """
     run = "" if number(env, "SLURM_RESTART_COUNT", 0) else env.get("TORCHELASTIC_RUN_ID", "")
-    if run == "none":  # torchrun's default; then one process of it starts the ranks anew
+    if run == "none":  # torchrun's default; its one process then starts the ranks anew
         run = f"{socket.gethostname()}:{os.getppid()}"
     return " ".join(filter(None, (env.get("SLURM_JOB_ID"), run)))
 
 
 def begun_by_this_job(path: Path) -> bool:
-    """Whether, by the note in file ``path``, this job began the run before it was restarted.
+    """Return whether, by the note in file ``path``, this job began the run before its restart.
 
-    A job may be killed before it has removed what ``--fresh`` shall remove; after that, its
-    restarts go on with what it made.
+    A job may be killed before ``--fresh`` has removed the earlier run; its restart then removes it.
+    After that, its restarts go on with what the job made.
     """
     me, known = this_job(), read_restarts(path)
     return not me or me in (known.begun_by, known.begun_by.partition(" ")[0], known.job)
 
 
 def note_begin(path: Path) -> None:
-    """Note in file ``path`` that this job begins the run, and removed what was there."""
+    """Note in file ``path`` that this job begins the run, having removed an earlier one."""
     write_json(path, asdict(Restarts(os.environ.get("SLURM_JOB_ID", ""), begun_by=this_job())))
 
 
 def read_restarts(path: Path) -> Restarts:
-    """The count in file ``path``, zero where there is none.
+    """Return the counts in file ``path``, zero if there is no file.
 
     Raises:
         UserError: the file is damaged.
@@ -73,13 +73,13 @@ def count_start(path: Path, step: int, most: int, logs: Path) -> Restarts:
     """Note in file ``path`` that the run starts from ``step``.
 
     Args:
-        path: of the count.
-        step: of the checkpoint it starts from; 0: from the beginning.
+        path: file of the counts.
+        step: step of the checkpoint that the run starts from; 0: from the beginning.
         most: restarts without progress that are still allowed; 0: any number.
-        logs: of the ranks, where the reason of the last failure stands.
+        logs: folder of the ranks' logs, which hold the reason of the last failure.
 
     Raises:
-        UserError: a scheduler restarts the run over and over and it gets no further.
+        UserError: a scheduler restarts the run over and over, and the run gets no further.
     """
     before, number = read_restarts(path), restart_number()
     job = os.environ.get("SLURM_JOB_ID", "")
@@ -97,7 +97,7 @@ def count_start(path: Path, step: int, most: int, logs: Path) -> Restarts:
 
 
 def last_error(logs: Path) -> str | None:
-    """The newest ERROR line of all ranks' logs, without its time."""
+    """Return the newest ERROR line of all ranks' logs, without its time; None: no such line."""
     newest = ""
     for file in logs.glob("rank*.log"):
         for line in read_regular(file).decode(errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""Which settings a resumed run may change, and whether it may be made longer or shorter."""
+"""Which settings a resumed run may change, and whether the run may be made longer or shorter."""
 
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ MAY_CHANGE = (
 
 
 def differences(before: dict[str, Any], now: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, by dotted key: their value in config.json ``before`` and in ``now``."""
-    # A run that is older than a setting has its default.
+    """Return the settings that differ, by dotted key: the values in ``before`` and in ``now``."""
+    # A run from before a setting existed has the setting's default.
     old = in_todays_terms(merged(to_dict(RunConfig()), before), now)
     different = _differences(old, to_dict(now), "")
-    # Whichever numbers the run has were chosen for it, or are kept: see run/chosen.py.
+    # Settings that are "auto" now take the numbers that the run has: see run/chosen.py.
     chosen = {f"train.{name}" for name in asked(now.train)}
     return {key: both for key, both in different.items() if key not in chosen}
 
@@ -45,23 +45,23 @@ def is_of_stages(key: str) -> bool:
 
 
 def same_stages(saved: Path, now: RunConfig, step: int) -> bool:
-    """Whether the first ``step`` steps are of the same stages in two configs of a run.
+    """Return whether the first ``step`` steps have the same stages in two configs of a run.
 
     Args:
-        saved: file of the one before.
-        now: the one to go on with.
+        saved: file of the earlier config.
+        now: the config to go on with.
         step: steps that the run has done.
     """
     return first_steps(read_record(RunConfig, saved), step) == first_steps(now, step)
 
 
 def rewritten_past(saved: RunConfig, step: int, now: RunConfig) -> str:
-    """Why the steps that a run has done are no part of a run of ``now``; empty where they are.
+    """Return why the steps that a run has done do not fit a run of ``now``; empty if they fit.
 
     Args:
-        saved: config of its newest checkpoint.
-        step: steps that it has done.
-        now: the config to go on with, of another ``train.steps``: the learning rates of the steps
+        saved: config of the run's newest checkpoint.
+        step: steps that the run has done.
+        now: the config to go on with, with another ``train.steps``: the learning rates of the steps
             done may depend on how many there are in all.
     """
     before, after = saved.train, now.train
@@ -78,7 +78,7 @@ def rewritten_past(saved: RunConfig, step: int, now: RunConfig) -> str:
 
 def _differences(old: Any, new: Any, where: str) -> dict[str, tuple[Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        # First the kind: other settings of two kinds differ for that reason.
+        # The kind comes first: if it differs, so do the other settings, for that reason.
         keys = sorted(old.keys() | new.keys(), key=lambda key: (key != "kind", key))
         parts = [(f"{where}.{key}" if where else key, old.get(key), new.get(key)) for key in keys]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

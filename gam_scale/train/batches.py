@@ -1,4 +1,4 @@
-"""What a run trains on, step by step, as one rank reads it."""
+"""The micro-batches that a run trains on, step by step, as one rank reads them."""
 
 from collections.abc import Callable
 
@@ -13,15 +13,16 @@ from gam_scale.parallel.world import World
 
 
 class Batches:
-    """The micro-batches of each optimizer step.
+    """Loads this rank's micro-batches of each optimizer step.
 
     Args:
-        state: of a run that trains on; it says which batches are left out.
-        gives_up: whether one that is waited for is not worth it any more.
+        state: the state that training goes on from; it says where the data stream begins and how
+            many batches are left out.
+        gives_up: returns whether a wait for batches should end without them.
 
     Attributes:
-        stages: of the run.
-        transfer: brings them to the device.
+        stages: the stages of the run.
+        transfer: brings the micro-batches to the device.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Batches:
         self._rotation = config.model.rotation()
 
     def __call__(self, step: int) -> list[Batch]:
-        """Of the step after ``step`` of them, where :attr:`transfer` can fetch them."""
+        """Return the micro-batches of 0-based ``step``, in memory that the transfer can read."""
         world, number = self._world, step + self._left_out
         share = world.reader, world.axes.readers
         i = stage_number(self.stages, number)
@@ -49,10 +50,10 @@ class Batches:
         return [self.transfer.prepare(each) for each in parts]
 
     def stage(self, step: int) -> Stage:
-        """That of the step after ``step`` of them: of its batch, where some were left out."""
+        """Return the stage that the batch of 0-based ``step`` is in, left-out batches counted."""
         return self.stages[stage_number(self.stages, step + self._left_out)]
 
     def begins_epoch(self, step: int) -> bool:
-        """Whether all rows of the step after ``step`` start anew, where rows go on."""
+        """Whether rows carry state, and all of them start anew at 0-based ``step``."""
         before = self._first // self.stages[0].global_batch_size
         return self.stream.lanes is not None and self.stream.lanes.starts_at(before + step)

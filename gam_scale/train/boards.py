@@ -1,4 +1,4 @@
-"""TensorBoard and wandb: where a run's figures are drawn, if they are installed."""
+"""TensorBoard and wandb, which draw a run's figures if they are installed."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ logger = logging.getLogger("gam_scale")
 
 
 class Board(Protocol):
-    """Takes lines, other values and samples of text, in the order of their steps."""
+    """Receives lines, other values and texts of samples, in the order of their steps."""
 
     def write(self, line: Line) -> None: ...
 
@@ -35,7 +35,7 @@ class Board(Protocol):
 
 
 class Guarded:
-    """A board that must never stop a run: its first exception, or its absence, turns it off."""
+    """Wraps a board that must never stop a run: a missing package or an exception turns it off."""
 
     def __init__(self, name: str, make: Callable[[], Board]) -> None:
         self._name = name
@@ -70,21 +70,21 @@ class Guarded:
 
 
 def first_line(error: Exception) -> str:
-    """What a third party's exception says, shortened to a line."""
+    """Return the first line of an exception's message, or its type if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _tags(line: Line) -> dict[str, float]:
-    """``{"train/loss": .., "val/loss": ..}`` for the sinks that group by prefix."""
+    """Return ``{"train/loss": .., "val/loss": ..}``, tags that boards group by prefix."""
     names = {k: f"val/{k[4:]}" if k.startswith("val_") else f"train/{k}" for k in line}
     names |= {k: k for k in line if k.startswith("task/")}
     return {names[k]: v for k, v in line.items() if k not in ("step", "time") and is_finite(v)}
 
 
 class TensorBoard:
-    """Event files; what a killed run wrote past ``resume_step`` is hidden by TensorBoard.
+    """Writes event files; TensorBoard hides what a killed run wrote past ``resume_step``.
 
-    Each line is written at once: what a kill takes along would be missing for good.
+    Each line is flushed at once, since a line lost in a kill would be missing for good.
     """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
@@ -115,12 +115,12 @@ class TensorBoard:
 
 
 class Wandb:
-    """Online where WANDB_API_KEY is set and works, else a folder that ``wandb sync`` uploads.
+    """Logs to wandb online if WANDB_API_KEY is set and works, else to a folder for ``wandb sync``.
 
-    wandb's step is the training step. A resumed run first hands over what it kept in metrics.jsonl
-    and wandb lacks, so that each step is there once, whatever a kill took along or did twice:
-    offline the new folder holds all of them and takes the place of earlier ones; online, what was
-    uploaded stands.
+    wandb's step is the training step. A resumed run first hands over the records in its directory
+    that wandb lacks, so that wandb has each step once, even after a kill that lost or repeated
+    steps. Offline, the new folder holds all steps and replaces earlier folders; online, what was
+    uploaded stays.
     """
 
     def __init__(self, run_dir: Path, config: RunConfig) -> None:
@@ -135,7 +135,7 @@ class Wandb:
         run_id = _wandb_id(run_dir)
         init = partial(
             wandb.init,
-            entity=log.wandb_entity or None,  # None: what its own settings say
+            entity=log.wandb_entity or None,  # None: as in wandb's own settings
             project=log.wandb_project,
             group=log.wandb_group or None,
             name=log.wandb_name or run_dir.resolve().name,
@@ -170,12 +170,12 @@ class Wandb:
         self._add(step, {"samples": Table(columns=["step", "prompt", "text"], data=rows)})
 
     def _add(self, step: int, values: dict[str, Any]) -> None:
-        """To the row of this step, which a line of it, or the next step, ends."""
+        """Add values to the row of this step, which the step's line or the next step completes."""
         if values and step >= self._next_step:
             self._run.log({"step": step, **values}, step=step, commit=False)
 
     def _kept(self, run_dir: Path) -> Iterator[tuple[int, Callable[[], None]]]:
-        """What the run directory has, by step; a step's line is the last of it."""
+        """Yield each record's step and a call that logs it; a step's line comes after the rest."""
         for step, of_it in groupby(read_records(run_dir / SAMPLES), key=lambda each: each["step"]):
             texts = [(record["prompt"], record["text"]) for record in of_it]
             yield step, partial(self.texts, step, texts)
@@ -189,13 +189,13 @@ class Wandb:
 
 
 def _remove_earlier(folder: Path, run_id: str) -> None:
-    """Remove what earlier starts wrote offline, which this one writes whole."""
+    """Remove the offline folders of earlier starts, whose records this start logs again."""
     if not folder.is_dir():
         return
     age = time.time() - folder.stat().st_mtime
     for earlier in folder.glob(f"offline-run-*-{run_id}"):
         shutil.rmtree(earlier, ignore_errors=True)
-    # wandb names folders by the second, and its service may still write to one of this second.
+    # wandb names folders by the second, and its service may still write to this second's folder.
     time.sleep(min(1.1, max(0.0, 1.1 - age)))
 
 
@@ -204,12 +204,12 @@ def _online(wandb: ModuleType, init: Callable[..., Any]) -> Any:
         return init(mode="online", resume="allow")
     except Exception as error:  # no network, a wrong key, ...
         logger.warning("wandb logs offline: %s", first_line(error))
-        wandb.teardown()  # its service holds the run's id until then
+        wandb.teardown()  # until then wandb's service holds the run's id
         return None
 
 
 def _wandb_id(run_dir: Path) -> str:
-    """The id that makes a resumed run the same wandb run: made once, kept in the run directory."""
+    """Return the id that makes a resumed run the same wandb run, kept in the run directory."""
     path = run_dir / "logs" / "wandb_id"
     if not path.exists():
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", run_dir.resolve().name)[:40]

@@ -1,4 +1,4 @@
-"""A run that goes on from its mirror: on a machine that has nothing of it, or less of it."""
+"""Resuming a run from its mirror, on a machine that has nothing of the run, or less of it."""
 
 import logging
 import os
@@ -39,33 +39,34 @@ class _There:
     """What the URL has for this start."""
 
     name: str
-    """Of the run."""
+    """Name of the run."""
     ahead: list[int]
-    """Steps past the newest one here whose checkpoints are whole, the newest first."""
+    """Steps of the whole checkpoints there that are newer than all here, the newest first."""
     wipe: bool = False
-    """Whether ``--fresh`` is to remove all of it."""
+    """Whether ``--fresh`` is to remove everything there."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A mirror that is ready, and what came from it."""
+    """A mirror that is ready, and what was fetched from it."""
 
     mirror: Mirror
     step: int | None
-    """Of the checkpoint that was fetched; None: there is none newer than here."""
+    """Step of the checkpoint that was fetched; None: the mirror has none newer than here."""
     wipe: bool
 
 
 def open_mirror(run: RunDir, config: RunConfig, world: World, *, fresh: bool) -> Opened | None:
-    """Check ``checkpoint.mirror``, and fetch from it what is newer than here; by all ranks.
+    """Check ``checkpoint.mirror`` and fetch what is newer there; called by all ranks.
 
-    Before the run directory is opened, which then is as it was when that checkpoint was uploaded.
+    This comes before the run directory is opened, which then looks as it did when the fetched
+    checkpoint was uploaded.
 
     Returns:
-        None where no mirror is configured.
+        None if no mirror is configured.
 
     Raises:
-        UserError: the URL cannot be used, holds another run, or what lies there is damaged.
+        UserError: the URL cannot be used, holds another run, or holds damaged files.
     """
     settings = config.checkpoint
     if not settings.mirror:
@@ -82,7 +83,7 @@ def open_mirror(run: RunDir, config: RunConfig, world: World, *, fresh: bool) ->
         agreed(world, partial(_begin, run, remote, there.name))
         step = _fetch_newest(run, remote, world, there.ahead, fall_back=settings.fall_back)
         best = agreed(world, partial(_take_records, run, remote))
-        if best is not None and best < step:  # is kept here too, as checkpoint.keep_best has it
+        if best is not None and best < step:  # keep_best keeps it here too
             try:
                 _fetch(run, remote, world, best)
             except UserError as error:
@@ -91,7 +92,7 @@ def open_mirror(run: RunDir, config: RunConfig, world: World, *, fresh: bool) ->
 
 
 def _look(run: RunDir, remote: Remote, *, fresh: bool) -> _There:
-    """What is at the URL, which has to be readable and writable, and whether that is this run."""
+    """Find out what the URL has for this run; refuse a URL that cannot be used or is another's."""
     try:
         sizes = patiently(remote.sizes)
         note = read_note(patiently(lambda: remote.read(NOTE)))
@@ -127,7 +128,7 @@ def _look(run: RunDir, remote: Remote, *, fresh: bool) -> _There:
 
 
 def _begun_by_this_job(remote: Remote) -> bool:
-    """Whether the run at the URL was begun by the very job that its scheduler restarts here."""
+    """Whether this job, restarted by its scheduler, has itself begun the run at the URL."""
     counts = patiently(lambda: remote.read("restarts.json"))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "restarts.json"
@@ -137,7 +138,7 @@ def _begun_by_this_job(remote: Remote) -> bool:
 
 
 def _begin(run: RunDir, remote: Remote, name: str) -> None:
-    """Make the directory that of the run, so that a kill from here on leaves one."""
+    """Make this the mirrored run's directory, so that a kill from here on leaves a valid one."""
     try:
         config = patiently(lambda: remote.read("config.json"))
         if config is None:
@@ -153,7 +154,7 @@ def _begin(run: RunDir, remote: Remote, name: str) -> None:
 def _fetch_newest(
     run: RunDir, remote: Remote, world: World, steps: Sequence[int], *, fall_back: bool
 ) -> int:
-    """Fetch the first of ``steps``, or with ``fall_back`` the first of them that is sound."""
+    """Fetch the first of ``steps``, or with ``fall_back`` the first sound one; return its step."""
     for step in steps[:-1] if fall_back else ():
         try:
             _fetch(run, remote, world, step)
@@ -167,7 +168,7 @@ def _fetch_newest(
 
 
 def _fetch(run: RunDir, remote: Remote, world: World, step: int) -> None:
-    """Fetch a checkpoint, of which each rank takes a share of the files; all see the directory."""
+    """Fetch a checkpoint into the directory that all ranks share; each takes some of the files."""
     final, source = run.checkpoints.path(step), remote.below(f"{CHECKPOINTS}/{name_of(step)}")
 
     def begin() -> None:
@@ -187,7 +188,7 @@ def _fetch(run: RunDir, remote: Remote, world: World, step: int) -> None:
 
 
 def _take_records(run: RunDir, remote: Remote) -> int | None:
-    """Fetch what goes along with checkpoints; the best one's step, if only that is missing here."""
+    """Fetch the records; return the best checkpoint's step if it is whole there, but not here."""
     try:
         sizes = patiently(remote.sizes)
         for name in filter(is_record, sizes):
@@ -195,7 +196,7 @@ def _take_records(run: RunDir, remote: Remote) -> int | None:
             target.parent.mkdir(parents=True, exist_ok=True)
             fetched = target.with_name(
                 f".{target.name}.{os.getpid()}.tmp"
-            )  # as leftovers are named
+            )  # a leftover's name, so the next start removes the file after a kill
             patiently(lambda name=name, to=fetched: remote.get(name, to))  # type: ignore[misc]
             put_in_place(fetched, target)
     except Exception as error:

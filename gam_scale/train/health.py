@@ -1,8 +1,8 @@
-"""How each rank is doing, gathered when a line is logged: its pace, its waits, its memory.
+"""The health of each rank, gathered when a line is logged: its pace, its waits, its memory.
 
 Ranks that train one model finish every step together, so the duration of a step does not show
-which rank was slow. Two things do, which each rank measures without the others: the time of a
-fixed matrix product on its own device, and the time that it waited for its data.
+which rank was slow. Two times do, which each rank measures without the others: how long a fixed
+matrix product takes on its own device, and how long it has waited for its data.
 """
 
 import json
@@ -28,14 +28,14 @@ from gam_scale.strict import read_record
 logger = logging.getLogger("gam_scale")
 
 SIDE = {"cpu": 192, "cuda": 2048, "mps": 192}
-"""Of the probe's square matrices: 0.1 ms or less on one core or one GPU."""
+"""Rows of the probe's square matrices: a product takes 0.1 ms or less on one core or one GPU."""
 IN_A_ROW = {"cpu": 1, "cuda": 20, "mps": 20}
-"""Products per timing: one launch alone would time the launch."""
+"""Products per timing: on a GPU, a single product would time its launch alone."""
 TIMINGS = 3
 SLOW = 1.5
-"""Times the median rank's probe: more is a straggler, if it lasts."""
+"""A rank is slow if its probe takes this many times as long as the median rank's, or longer."""
 LASTS = 3
-"""Lines in a row."""
+"""Lines in a row for which a rank must be slow to be warned of."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class RankHealth:
     rank: int
     host: str
     probe_s: float = field(metadata={"bounds": {"above": 0}})
-    """Seconds of the fixed product, the median of a few."""
+    """Seconds of the probe, the fixed matrix products: the median of a few timings."""
     data_wait: float
-    """Share of its training time."""
+    """Share of the rank's training time that it waited for data."""
     memory_bytes: float
     """Peak of the GPU's tensors; without a GPU, of the process."""
     rss_bytes: float
     """Peak of the process's memory on its host."""
     host_memory: float
-    """Share of its host's memory that is in use by anything."""
+    """Share of the host's memory that is in use, by any process."""
 
 
 @dataclass
@@ -65,10 +65,10 @@ class _Ranks:
 
 
 class Health:
-    """Measures and gathers :class:`RankHealth`; made, and called, by all ranks alike.
+    """Measures and gathers :class:`RankHealth`; all ranks create and call it alike.
 
     Args:
-        file: rewritten by rank 0 at every line with all ranks' figures; None: nowhere.
+        file: rewritten by rank 0 at every line, with all ranks' figures; None: no file.
     """
 
     def __init__(self, world: World, file: Path | None = None) -> None:
@@ -85,7 +85,7 @@ class Health:
         self._slow_rank = -1
 
     def line(self, step: int, data_wait: float) -> dict[str, float]:
-        """The figures that a logged line takes up.
+        """Measure all ranks and return the figures for a logged line.
 
         Keys: max_memory_bytes, max_rss_bytes, max_host_memory: the largest over all ranks; and with
         several ranks slowest_rank, slowdown (its probe over the median rank's) and max_data_wait.
@@ -110,14 +110,14 @@ class Health:
 
     def _gather(self, data_wait: float) -> list[RankHealth]:
         world = self._world
-        figures = [  # as RankHealth has them, after its rank and host
+        figures = [  # in the order of RankHealth's fields, after rank and host
             self._probe() if world.world_size > 1 else 1.0,
-            0.0 if math.isnan(data_wait) else data_wait,  # no time has passed
+            0.0 if math.isnan(data_wait) else data_wait,  # NaN: no time has passed
             float(peak_memory_bytes(world.device)),
             float(peak_memory_bytes("cpu")),
             host_memory_in_use(),
         ]
-        # One sum of a table that has zeros in the others' rows: the one collective of any backend.
+        # Each rank fills its own row and the tables are summed, since every backend can sum.
         dtype = widest(world.device)
         table = torch.zeros(world.world_size, len(figures), dtype=dtype, device=world.device)
         table[world.rank] = torch.tensor(figures, dtype=dtype)
@@ -142,7 +142,7 @@ class Health:
         return median(seconds)
 
     def _warn(self, slowest: RankHealth, ratio: float) -> None:
-        """Once per spell: a single slow line is anybody's."""
+        """Warn of a rank once per slow spell; any rank may be slow in a single line."""
         same = ratio >= SLOW and slowest.rank == self._slow_rank
         self._slow_lines = self._slow_lines + 1 if same else int(ratio >= SLOW)
         self._slow_rank = slowest.rank
@@ -157,12 +157,12 @@ class Health:
 
 
 def slowdown(ranks: list[RankHealth]) -> float:
-    """How many times as long the slowest rank takes as the median one, the lower of two."""
+    """Return the slowest rank's probe time over the median rank's; of two, the faster's."""
     return max(each.probe_s for each in ranks) / median_low(each.probe_s for each in ranks)
 
 
 def read_ranks(file: Path) -> list[RankHealth]:
-    """All ranks at the last logged step; none where nothing was logged.
+    """Return the health of all ranks at the last logged step; empty if nothing was logged.
 
     Raises:
         UserError: the file is damaged.

@@ -1,6 +1,6 @@
 """``python -m gam_scale.train.in_turn CONFIG...`` trains runs one after another in one process.
 
-For runs so short that starting Python takes as long as training: those of a sweep.
+It is for the runs of a sweep, which are so short that starting Python takes as long as training.
 """
 
 import sys
@@ -15,17 +15,17 @@ from gam_scale.train.signals import StopRequest
 def train_in_turn(
     configs: Sequence[str], overrides: Sequence[str] = (), *, fresh: bool = False
 ) -> bool:
-    """Train each to its end; false once a signal stopped one.
+    """Train each config to its end; return False as soon as a signal stops one.
 
     Args:
         configs: paths of JSON files.
-        overrides: ``section.key=value``, for each of them.
-        fresh: start over rather than resume what is there.
+        overrides: ``section.key=value`` for all of them.
+        fresh: start each run over instead of resuming it.
 
     Raises:
-        UserError: a run cannot work; those after it have not been started.
+        UserError: a run cannot work; the runs after it have not been started.
     """
-    stop = StopRequest()  # of all of them: one may come between two runs
+    stop = StopRequest()  # for all runs: a signal may come between two of them
     try:
         return all(pretrain(load_config(config, overrides), fresh=fresh) for config in configs)
     finally:

@@ -1,4 +1,4 @@
-"""The losses of the last steps, read where the device that computes them is not waited for."""
+"""The losses of the last steps, read without waiting for the device that computes them."""
 
 import math
 from collections import deque
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Loss(NamedTuple):
-    """One step's, over this rank's targets as a share of all."""
+    """A rank's part of a step's loss: summed over its targets, divided by those of all ranks."""
 
     step: int
     value: float
@@ -22,10 +22,10 @@ class _Copied(NamedTuple):
 
 
 class LastLoss:
-    """Keeps the losses of a few steps, and gives the newest one that is there without a wait.
+    """Keeps the losses of a few steps and returns the newest that needs no wait.
 
-    On a CPU that is the last step's. A GPU still computes that step when the host prepares the
-    next: the one before it is given, whose copy to the host came behind its own work.
+    On a CPU this is the last step's loss. A GPU still computes the last step when the host prepares
+    the next, so there it is the loss of the step before, which was copied right after that step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -33,7 +33,7 @@ class LastLoss:
         self._copies: deque[_Copied] = deque(maxlen=2 if self._on_gpu else 1)
 
     def put(self, step: int, loss: Tensor) -> None:
-        """The loss of ``step``, a scalar on the device."""
+        """Add the loss of ``step``, a scalar on the device."""
         if not self._on_gpu:
             self._copies.append(_Copied(step, loss, None))
             return
@@ -44,10 +44,10 @@ class LastLoss:
         self._copies.append(_Copied(step, value, arrived))
 
     def get(self) -> Loss:
-        """The newest that is there; NaN, of step 0, before there is one."""
+        """Return the newest loss that needs no wait; NaN, of step 0, before there is one."""
         if len(self._copies) < (self._copies.maxlen or 0):
             return Loss(0, math.nan)
         step, value, arrived = self._copies[0]
         if arrived is not None:
-            arrived.synchronize()  # past, unless the host is a whole step ahead
+            arrived.synchronize()  # returns at once, unless the host is a whole step ahead
         return Loss(step, float(value))

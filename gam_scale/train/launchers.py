@@ -1,7 +1,7 @@
-"""Whether who started this rank is still there: no rank trains on without its launcher.
+"""A watch on the launchers of a rank, so that no rank trains on without its launcher.
 
-A launcher that is killed outright passes nothing on, and neither does the ``deepspeed`` command,
-whatever ends it: its ranks would go on, hold the run directory, and be known to nobody.
+A launcher that is killed outright passes no signal on, and the ``deepspeed`` command never does.
+Without the watch, the ranks would train on unnoticed and keep the run directory locked.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ NAMES = {
     "torch.distributed.launch",
     "submitit.local._local",
 }
-"""Programs and modules that end when their ranks do, and not before."""
+"""Launchers: programs and modules that end when their ranks do, and not before."""
 LOOK_S = 1.0
 
 
@@ -28,7 +28,7 @@ class LauncherWatch:
     """Calls ``gone`` once a launcher above this process has ended.
 
     Args:
-        gone: called in a thread of its own.
+        gone: called once, in a thread of its own.
     """
 
     def __init__(self, gone: Callable[[], None]) -> None:
@@ -38,7 +38,7 @@ class LauncherWatch:
             threading.Thread(target=self._look, name="launcher watch", daemon=True).start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         self._over.set()
 
     def _look(self) -> None:
@@ -49,9 +49,9 @@ class LauncherWatch:
 
 
 def _launchers() -> list[psutil.Process]:
-    """The parent and those above it, up to the first that is no launcher."""
+    """Return the launchers right above this process, up to the first ancestor that is none."""
     launchers: list[psutil.Process] = []
-    with contextlib.suppress(psutil.Error):  # some systems hide what others' processes are
+    with contextlib.suppress(psutil.Error):  # some systems hide other users' processes
         above = psutil.Process().parent()
         while above is not None and _is_launcher(above):
             launchers.append(above)
@@ -65,7 +65,7 @@ def _is_launcher(process: psutil.Process) -> bool:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether it has not ended; a zombie has, and so has one whose number is another's now."""
+    """Whether a process still runs, and is neither a zombie nor one whose id was reused."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

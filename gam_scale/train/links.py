@@ -11,23 +11,23 @@ from gam_scale.parallel.world import World
 
 MB = 1e6
 PROBE_BYTES = 4 << 20
-"""Summed over the ranks: some 0.4 s on a link of 10 MB/s, which is no link to train on."""
+"""Bytes summed over the ranks: some 0.4 s on a link of 10 MB/s, which is too slow to train on."""
 SLOW_LINK = 0.25
-"""Of the median rate of like links, within hosts or between them: less is worth a warning."""
+"""Share of the median rate of like links, within hosts or between them, below which to warn."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """What two neighbouring ranks sum between them."""
+    """The link between two neighbouring ranks, with its measured rate."""
 
     ranks: tuple[int, int]
     hosts: tuple[str, str]
     bytes_per_s: float
-    """Each way, both ways at once."""
+    """Rate in each direction, with both directions in use."""
 
     @property
     def within(self) -> bool:
-        """Whether it is inside one host."""
+        """Whether both ranks are on one host."""
         return self.hosts[0] == self.hosts[1]
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class Link:
 
 
 def all_reduce_rate(world: World) -> float:
-    """Bytes per second and rank that an all-reduce moves; 0 with one rank."""
+    """Return how many bytes per second each rank moves in an all-reduce; 0 with one rank."""
     if world.world_size == 1:
         return 0.0
     data = torch.ones(PROBE_BYTES // 4, device=world.device)
@@ -49,10 +49,10 @@ def all_reduce_rate(world: World) -> float:
 
 
 def measure_links(world: World, hosts: list[str]) -> list[Link]:
-    """The all-reduce rate of every pair of neighbours in the ring of ranks; called by all ranks.
+    """Measure the rate of every pair of neighbours in the ring of ranks; called by all ranks.
 
-    Pairs are measured at the same time where they share no rank: two rounds for any even number of
-    ranks, three for an odd one.
+    Pairs that share no rank are measured at the same time, which takes at most two rounds for an
+    even number of ranks and three for an odd one.
     """
     rates = torch.zeros(world.world_size, dtype=torch.float64, device=world.device)
     for pairs in _rounds(world.world_size):
@@ -69,7 +69,7 @@ def measure_links(world: World, hosts: list[str]) -> list[Link]:
 
 
 def slow_links(links: list[Link]) -> list[Link]:
-    """Those far below the median of links of their kind, inside a host or between hosts."""
+    """Return the links far below the median of their kind, within a host or between hosts."""
     slow = []
     for within in (True, False):
         like = [link for link in links if link.within == within]
@@ -80,14 +80,14 @@ def slow_links(links: list[Link]) -> list[Link]:
 
 
 def _rounds(n: int) -> list[list[tuple[int, int]]]:
-    """The links (i, i + 1) of a ring of ``n`` ranks, in rounds in which a rank has at most one."""
+    """Return the links (i, i + 1) of a ring of ``n`` ranks, in rounds without a rank twice."""
     links = [(i, (i + 1) % n) for i in range(n if n > 2 else n - 1)]
     odd_one = [links.pop()] if n > 2 and n % 2 else []
     return [part for part in (links[::2], links[1::2], odd_one) if part]
 
 
 def _pair_rate(world: World, pair: tuple[int, int]) -> float:
-    """Bytes per second each way of an all-reduce of two ranks: each sends all and adds."""
+    """Return the bytes per second in each direction of a two-rank all-reduce: send all and add."""
     other = pair[1] if world.rank == pair[0] else pair[0]
     data = torch.ones(PROBE_BYTES // 4, device=world.device)
     received = torch.empty_like(data)

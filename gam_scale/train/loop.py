@@ -1,4 +1,4 @@
-"""The training loop: one optimizer step after another, and what hooks do around each."""
+"""The training loop: one optimizer step after another, with hooks called around each step."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,92 +25,93 @@ Due = Literal["line", "save", "best"]
 
 
 class Hook:
-    """Something that happens while a model trains, beside the training itself.
+    """A task that runs beside the training itself, such as logging, evaluating or saving.
 
-    A hook overrides what it wants to be told. Every event reaches the hooks in the order of their
-    list, on all ranks alike::
+    A hook overrides the methods of the events that it needs. Every event reaches the hooks in the
+    order of their list, on all ranks alike::
 
         start                    once, before the first batch
-        between                  where a start begins with an evaluation that a signal cut short
+        between                  once, if a start repeats an evaluation that a signal cut short
         for every step:
-            before_batch         its batches are waited for next
-            ballot, agreed       a number of each hook, summed over ranks in one sum for all of them
-            before_step          the device is given the step next; batches may be replaced
-            after_step           it was given the step, and may still be computing it
-            between              the step counts: ``loop.state`` is that after it
-                look             within it, where a line is logged or a checkpoint is saved
-                line             the figures of a line that is due
-                saves            the state of a checkpoint that is due
-            over                 all that the step brought about is done
+            before_batch         the loop is about to wait for the step's batches
+            ballot, agreed       a number of each hook; one sum over ranks adds up all of them
+            before_step          the step is about to go to the device; batches may be replaced
+            after_step           the device has the step, and may still be computing it
+            between              the step is done: ``loop.state`` is the state after it
+                look             within between, if a line is logged or a checkpoint is saved
+                line             within between, if a line is due: its figures
+                saves            within between, if a checkpoint is due: its state
+            over                 everything that follows from the step is done
         leave                    the run ends, stops, rolls back or anneals (``loop.outcome``)
-        end                      in any case, an error included, the last hook first
+        end                      always, even after an error; in reverse order of the hooks
 
-    ``doing`` comes whenever the loop, or a hook, begins what may take long.
+    ``doing`` comes whenever the loop, or a hook, begins something that may take long.
 
-    What a hook may do: read all of the loop; replace ``loop.state``; in :meth:`between` ask hooks
-    behind it for a line or a checkpoint (:meth:`Loop.ask`); and in :meth:`agreed` or
-    :meth:`between` end the loop (:meth:`Loop.finish`), after which the event reaches no further
-    hook and the step's remaining events but ``over`` do not come. What it decides so, it must
-    decide on all ranks alike: :meth:`ballot` is there to agree. Only between steps may it wait for
-    the device, and only at steps of its own: the host must stay ahead. It must not draw from
-    torch's generators. What it keeps from step to step ends with the process, unless :meth:`saves`
-    puts it into the state.
+    A hook may read all of the loop and replace ``loop.state``. In :meth:`between` it may ask the
+    hooks after it for a line or a checkpoint (:meth:`Loop.ask`). In :meth:`agreed` or
+    :meth:`between` it may end the loop (:meth:`Loop.finish`): the event then reaches no further
+    hook, and of the step's remaining events only ``over`` comes. All ranks must take such a
+    decision alike; :meth:`ballot` lets them agree. A hook may wait for the device between steps
+    only, and only at steps of its own choice, since the host must stay ahead of the device. It must
+    not draw from torch's generators. What a hook keeps from step to step ends with the process,
+    unless :meth:`saves` puts it into the state.
     """
 
     def start(self, loop: "Loop") -> None:
-        """Before the first batch; again after a rollback, with another loop."""
+        """Prepare for training; called again after a rollback or annealing, with another loop."""
 
     def doing(self, loop: "Loop", what: str) -> None:
-        """The loop begins something: "reading data", "training", "evaluating", "saving", ..."""
+        """Note what begins: "reading data", "training", "evaluating", "saving", ..."""
 
     def before_batch(self, loop: "Loop") -> None:
-        """The batches of the step after ``loop.state.step`` are waited for next."""
+        """Act before the loop waits for the batches of the step after ``loop.state.step``."""
 
     def ballot(self, loop: "Loop") -> float:
-        """This rank's number for :meth:`agreed`, known to its host."""
+        """Return this rank's number for :meth:`agreed`, which its host must know already."""
         return 0.0
 
     def agreed(self, loop: "Loop", total: float) -> None:
-        """The sum of all ranks' ballots of this hook."""
+        """Act on ``total``, the sum of all ranks' ballots of this hook."""
 
     def before_step(self, loop: "Loop", batches: list[Batch]) -> list[Batch]:
-        """The micro-batches to train on, in CPU memory: those given, or others for them."""
+        """Return the micro-batches to train on, in CPU memory: the given ones or replacements."""
         return batches
 
     def after_step(self, loop: "Loop", result: StepResult) -> None:
-        """Step ``loop.state.step`` is under way on the device; not to be waited for."""
+        """Take the results of step ``loop.state.step``, for which the hook must not wait."""
 
     def between(self, loop: "Loop") -> None:
-        """Between two steps."""
+        """Act between two steps."""
 
     def look(self, loop: "Loop") -> None:
-        """The device is waited for anyway: take in what it knows."""
+        """Read results from the device, for which the host waits at this point anyway."""
 
     def line(self, loop: "Loop", figures: dict[str, Any]) -> None:
-        """Add to the figures of a line, plain numbers by name."""
+        """Add plain numbers by name to the figures of a line."""
 
     def saves(self, loop: "Loop", state: TrainState) -> TrainState:
-        """What a checkpoint is to say, with this hook's part in it."""
+        """Return the state for a checkpoint, with this hook's part added."""
         return state
 
     def over(self, loop: "Loop") -> None:
-        """The step is over, or the loop ends instead of it."""
+        """Act when a step is over, or when the loop ends instead of taking it."""
 
     def leave(self, loop: "Loop") -> None:
-        """Training ends in good order, for the reason ``loop.outcome``."""
+        """Act when training ends in good order, for the reason ``loop.outcome``."""
 
     def end(self, loop: "Loop", error: BaseException | None) -> None:
-        """Give back what :meth:`start` took; ``error`` is what ends the loop, if one does."""
+        """Release what :meth:`start` took; ``error`` is the error that ends the loop, if any."""
 
 
 class Loop:
-    """Trains from ``state`` to ``config.train.steps``; see :class:`Hook` for all the rest.
+    """Trains from ``state`` to ``config.train.steps``; hooks do everything else.
 
     Attributes:
-        state: after the last step.
-        clock: of training time, which what is no training pauses.
+        state: the train state after the last step.
+        clock: measures training time; it is paused for evaluations, checkpoints and the like.
         outcome: why the loop ends; None: it goes on.
-        asked: what hooks want between two steps: a line, a checkpoint, one that is the best so far.
+        asked: what hooks asked for between two steps: a line, a checkpoint, or a checkpoint that is
+            the best so far.
     """
 
     def __init__(
@@ -126,7 +127,8 @@ class Loop:
         self.clock = Throughput(self.world.device)
         self.outcome: Outcome | None = None
         self.asked: set[Due] = set()
-        self._first = min(state.step + 1, config.train.steps)  # that step may be to evaluate
+        # If only the last step's evaluation is still to come, that step counts as the first.
+        self._first = min(state.step + 1, config.train.steps)
 
     @property
     def done(self) -> bool:
@@ -135,29 +137,29 @@ class Loop:
 
     @property
     def is_first(self) -> bool:
-        """Whether ``state`` is that after the first step of this loop."""
+        """Whether ``state`` is the state after the first step of this loop."""
         return self.state.step == self._first
 
     def ask(self, what: Due) -> None:
-        """Have a line logged, or a checkpoint saved, before the next step."""
+        """Ask for a line to be logged, or a checkpoint to be saved, before the next step."""
         self.asked.add(what)
 
     def finish(self, outcome: Outcome) -> None:
-        """Train no further."""
+        """End the loop with ``outcome``."""
         self.outcome = outcome
 
     def doing(self, what: str) -> None:
-        """Tell all hooks what begins."""
+        """Tell all hooks that ``what`` begins."""
         for hook in self.hooks:
             hook.doing(self, what)
 
     def look(self) -> None:
-        """Have all hooks take in what the device knows, for which it is waited for."""
+        """Have all hooks read results from the device, which makes the host wait for it."""
         for hook in self.hooks:
             hook.look(self)
 
     def run(self) -> Outcome:
-        """Train until done, or until a hook ends it."""
+        """Train until all steps are done or a hook ends the loop; return the outcome."""
         with ExitStack() as stack:
             for hook in self.hooks:
                 hook.start(self)
@@ -169,7 +171,7 @@ class Loop:
                 while self.outcome is None and not self.done:
                     self._turn(steps)
                 self.outcome = self.outcome or "finished"
-                for hook in self.hooks:  # before data is waited for that may never come
+                for hook in self.hooks:  # before the prefetcher closes: it may wait for data
                     hook.leave(self)
         return self.outcome
 
@@ -188,9 +190,9 @@ class Loop:
             hook.over(self)
 
     def _agree(self, batches: list[Batch]) -> int:
-        """The targets of all ranks, in one sum with all ballots.
+        """Return the number of targets over all ranks, summed together with all ballots.
 
-        Numbers of the hosts: the device computes the last step meanwhile.
+        The sum is over numbers that the hosts know, so the device computes the last step meanwhile.
         """
         ballots = [hook.ballot(self) for hook in self.hooks]
         n_targets, *totals = self.world.sum(count_targets(batches), *ballots)
@@ -202,7 +204,7 @@ class Loop:
 
     def _step(self, batches: list[Batch], n_targets: int) -> None:
         train, state = self.config.train, self.state
-        # Dropout masks follow from the step, so a resumed run draws the same ones.
+        # The seed depends on the step, so a resumed run draws the same dropout masks.
         torch.manual_seed(derive_seed(train.seed, "dropout", state.step, self.world.rank))
         for hook in self.hooks:
             batches = hook.before_step(self, batches)

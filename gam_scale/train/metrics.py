@@ -1,4 +1,4 @@
-"""What one logged line holds, and the clock behind its tokens per second."""
+"""The figures of a logged line, and the clock behind its tokens per second."""
 
 import math
 import time
@@ -19,13 +19,14 @@ from gam_scale.strict import shown
 from gam_scale.train.tally import Counts, Tally
 
 KEPT = ("tokens", "skipped_steps", "loss_sum", "line_tokens", "line_steps", "norm_sum")
-"""What a checkpoint must hold for its run's next line; older ones lack step_seconds."""
+"""Counts that a checkpoint must hold for the run's next line; older ones lack step_seconds."""
 
 
 class Throughput:
     """A clock that counts training only: evaluation and checkpoints run inside ``paused()``.
 
-    Device work is waited for at both ends of a pause, so that neither side is billed for the other.
+    The clock waits for the device at both ends of a pause, so that neither training nor the pause
+    is charged for the other's work.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Throughput:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens inside out of the lap."""
+        """Leave the time of what happens inside out of the lap."""
         self._synchronize()
         before = self._now()
         try:
@@ -63,13 +64,13 @@ class Throughput:
             self._waited += self._now() - before
 
     def lap(self) -> tuple[float, float]:
-        """Seconds of training since the last lap, and how many of them waited for data."""
+        """End the lap; return its seconds of training, and how many of them waited for data."""
         now, seconds, waited = self._read()
         self._lap_start, self._left_out, self._waited = now, 0.0, 0.0
         return seconds, waited
 
     def so_far(self) -> tuple[float, float]:
-        """What :meth:`lap` would return; the lap goes on."""
+        """Return what :meth:`lap` would, without ending the lap."""
         return self._read()[1:]
 
     def _read(self) -> tuple[float, float, float]:
@@ -82,16 +83,16 @@ class Throughput:
 
 
 class StepMetrics:
-    """Sums over the optimizer steps since the last line.
+    """Sums over the optimizer steps since the last line, from which it makes the next line.
 
     A skipped step (its update was not applied) counts in speed and in ``skipped_steps`` only.
 
     Args:
-        flops_per_token: of a whole training step, forward and backward, by its number from 1.
+        flops_per_token: FLOPs per token, forward and backward, of a step by its number from 1.
         peak_flops: of all ranks' devices together, in FLOP/s.
         bytes_per_token: UTF-8 bytes of text that one target stands for, on average.
-        tokens_per_step: of a step by its number, where not all its tokens are targets; None: as
-            many as there are targets.
+        tokens_per_step: tokens of a step by its number, where not all of them are targets; None: a
+            step has as many tokens as targets.
     """
 
     def __init__(
@@ -116,31 +117,31 @@ class StepMetrics:
         self._processed_tokens, self._processed_flops = 0, 0.0
 
     def add(self, step: int, loss_sum: Tensor, n_targets: int, grad_norm: Tensor) -> None:
-        """One optimizer step; see :meth:`Tally.add`."""
+        """Add one optimizer step; see :meth:`Tally.add`."""
         processed = self._tokens_per_step(step) if self._tokens_per_step else n_targets
         self._processed_tokens += processed
         self._processed_flops += processed * self._flops_per_token(step)
         self._tally.add(step, loss_sum, n_targets, grad_norm)
 
     def counts(self) -> Counts:
-        """Of the steps since the last line, and the skipped ones so far; waits for the device."""
+        """Return the sums since the last line, and all skipped steps; waits for the device."""
         return self._tally.read()
 
     def leave_out_start(self) -> None:
-        """Leave the line's time so far, of a first step that compiles, out of ``step_seconds``."""
+        """Leave the line's time so far, a start's first step, out of ``step_seconds``."""
         seconds, waited = self.clock.so_far()
         self._step_seconds -= seconds - waited
 
     def line(self, step: int, lr: float) -> dict[str, Any]:
-        """The figures since the last line, as plain numbers; every rank must call this.
+        """Return the figures since the last line, as plain numbers; every rank must call this.
 
         Keys: step; tokens (targets trained on so far); loss (nats per target), perplexity,
         bits_per_byte; lr; grad_norm (mean, before clipping); tokens_per_s over all ranks; mfu;
         memory_bytes (this rank's peak); on a GPU those of :func:`allocator_figures`; data_wait
-        (share of training time); seconds (of this process, all included); time (of day, since
-        1970); step_seconds (of all steps so far that the run goes on from, over all its starts,
-        without waits for data and starts' first steps); skipped_steps (so far). Hooks add theirs. A
-        mean over no steps is NaN, a speed None.
+        (share of training time); seconds (of the clock, pauses included); time (seconds since
+        1970); step_seconds (of all steps that count, over all starts of the run, without waits for
+        data and each start's first step); skipped_steps (so far). Hooks add their own figures. A
+        mean over no steps is NaN; a speed over no steps is None.
         """
         counts = self.counts()
         (loss_sum,) = self._world.sum(counts.loss_sum)
@@ -172,9 +173,9 @@ class StepMetrics:
         return figures
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to log as if it had never stopped; every rank must call this.
+        """Return what a resumed run needs to log as if it had never stopped.
 
-        JSON-ready, and the same for any number of ranks.
+        Every rank must call this. The state is JSON-ready, and the same for any number of ranks.
         """
         counts = self.counts()
         (loss_sum,) = self._world.sum(counts.loss_sum)
@@ -190,10 +191,10 @@ class StepMetrics:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; speed is counted afresh.
+        """Go on from the result of :meth:`state_dict`; speed is counted afresh.
 
         Raises:
-            UserError: it lacks a count, or has something else in its place.
+            UserError: a count in ``state`` is missing or not a number.
         """
         for key in (*KEPT, *(state.keys() & {"step_seconds"})):
             if type(state.get(key)) not in (int, float):
@@ -202,10 +203,10 @@ class StepMetrics:
                     "expected a number"
                 )
         self._tokens = state["tokens"]
-        self._step_seconds = state.get("step_seconds", 0.0)  # older checkpoints do not know
+        self._step_seconds = state.get("step_seconds", 0.0)  # older checkpoints lack it
         self._start_line(
             Counts(
-                # The sum is of all ranks: one of them carries it on.
+                # The sum is over all ranks, so one rank alone carries it on.
                 loss_sum=state["loss_sum"] if self._world.is_main else 0.0,
                 targets=state["line_tokens"],
                 steps=state["line_steps"],

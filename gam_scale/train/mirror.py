@@ -1,9 +1,9 @@
-"""The copy of a run at a URL: checkpoints go there in the background, and come back from there.
+"""The mirror of a run at a URL, to which checkpoints are uploaded in the background.
 
-The folder at the URL is laid out as a run directory. Every rank uploads the files that are its
-share of a checkpoint; once all have, rank 0 uploads the records (config, metrics, counts of starts)
-and then the checkpoint's ``checksums.json``, by which alone it counts there. No thread takes part
-in collectives: ranks agree between two steps, in the sum that they make anyway.
+The folder at the URL is laid out like a run directory. Every rank uploads its share of a
+checkpoint's files. Once all ranks have, rank 0 uploads the records (config, metrics, counts of
+starts) and then the seal, ``checksums.json``: without it a checkpoint does not count. No thread
+takes part in collectives: ranks agree between two steps, in the sum that they make anyway.
 """
 
 import json
@@ -31,23 +31,23 @@ from gam_scale.train.uploads import Uploads
 logger = logging.getLogger("gam_scale")
 
 WAKE_S = 0.2
-"""Between looks at uploads that a run's end waits for."""
+"""Seconds between looks at the uploads that a run waits for at its end."""
 END_PATIENCE = 10
-"""Times ``checkpoint.mirror_wait_s`` that a finished run waits; nobody is about to kill it."""
+"""A finished run, which nobody is about to kill, waits ``checkpoint.mirror_wait_s`` this often."""
 NOTE = "mirror.json"
-"""Names the run: at the URL, where it says who writes there too, and in the run directory."""
+"""File that names the run, both at the URL and in the run directory; the URL's names the writer."""
 BELOW = ("logs/wandb_id", f"{CHECKPOINTS}/{BEST}")
-"""Records in folders of the run directory."""
+"""Records that are in subfolders of the run directory."""
 
 
 class Mirror:
-    """Uploads a run's checkpoints, one at a time; the newest first where several wait.
+    """Uploads a run's checkpoints, one at a time; the newest first if several wait.
 
-    All ranks call its methods alike.
+    All ranks call the methods alike.
 
     Args:
         remote: the run's folder at a URL.
-        name: of the run there, in :data:`NOTE`.
+        name: the run's name there, as in :data:`NOTE`.
     """
 
     def __init__(
@@ -56,29 +56,29 @@ class Mirror:
         self._run, self._world, self._settings, self._remote = run, world, settings, remote
         self._name, self._writer = name, ""
         self._uploads = Uploads(remote)
-        self._step: int | None = None  # whose checkpoint is on its way
+        self._step: int | None = None  # of the checkpoint being uploaded
         self._sealing = False
         self._waiting: list[int] = []
         self._lost, self._is_off = False, False
 
     @property
     def uploading(self) -> Sequence[int]:
-        """The step whose files are still to be there, whatever else is removed."""
+        """The step being uploaded, if any, whose local files must not be pruned."""
         return () if self._step is None else (self._step,)
 
     def begin(self, *, wipe: bool = False) -> None:
-        """Say who writes at the URL from now on, and upload what is only here.
+        """Claim the URL for this start, and begin to upload the checkpoints that are only here.
 
         Args:
             wipe: first remove the earlier run there, as ``--fresh`` does here.
         """
         self._writer, self._waiting = agreed(self._world, partial(self._open, wipe))
-        if self._world.is_main:  # the count of starts, for one
+        if self._world.is_main:  # for example, the count of starts
             self._uploads.begin(self._put_records)
         self._next()
 
     def add(self, step: int) -> None:
-        """Upload a checkpoint that was saved just now; one that is pruned before is left out."""
+        """Queue a checkpoint that was just saved; one pruned before its turn is left out."""
         if self._is_off:
             return
         kept = agreed(self._world, self._run.checkpoints.steps)
@@ -87,11 +87,11 @@ class Mirror:
             self._next()
 
     def ballot(self) -> bool:
-        """Whether this rank's part of what is under way is done."""
+        """Return whether this rank has done its part of the upload under way."""
         return self._step is not None and self._uploads.done
 
     def agreed(self, total: float) -> None:
-        """Go on once all ranks' ballots are true."""
+        """Once all ranks' ballots are true, seal the checkpoint, or turn to the next one."""
         if self._step is None or total < self._world.world_size:
             return
         if not self._sealing:
@@ -106,10 +106,10 @@ class Mirror:
             self._next()
 
     def finish(self, asked_to_stop: Callable[[], bool]) -> None:
-        """Wait for what is on its way, not for ever; then upload the records once more.
+        """Wait, up to a deadline, for the checkpoints under way; then upload the records again.
 
         Args:
-            asked_to_stop: whether a signal has asked this process to: its time is short then.
+            asked_to_stop: whether a signal has asked this process to stop: its time is then short.
         """
         begun, seconds = time.monotonic(), self._settings.mirror_wait_s
         patience = END_PATIENCE
@@ -144,13 +144,17 @@ class Mirror:
         rank, ranks = self._world.rank, self._world.world_size
         folder = self._run.checkpoints.path(self._step)
         names = sorted(path.name for path in folder.iterdir() if path.name != CHECKSUMS)
-        # A rank's own file, where as many ranks saved it, has the rank's number in the order.
+        # If as many ranks saved the checkpoint, each rank's share is the shard that it wrote.
         shards = [name for name in names if name.endswith(".safetensors")]
         others = [name for name in names if name not in shards] if rank == 0 else []
         self._uploads.begin(partial(self._put_part, folder, [*shards[rank::ranks], *others]))
 
     def _open(self, wipe: bool) -> tuple[str, list[int]]:
-        """Clear away what killed starts left at the URL; our name there, and what is only here."""
+        """Clean the URL of killed starts' leftovers and claim it.
+
+        Returns:
+            This writer's token, and the steps of the checkpoints that are only here.
+        """
         remote, writer = self._remote, secrets.token_hex(8)
         note = {"run": self._name, "writer": writer, "host": socket.gethostname()}
         try:
@@ -168,16 +172,16 @@ class Mirror:
         return writer, sorted(set(self._run.checkpoints.steps()) - set(whole))
 
     def _put_part(self, folder: Path, names: list[str]) -> None:
-        """Upload a rank's share, but first remove the seal of a checkpoint that had this step.
+        """Upload a rank's share, after removing the seal of an older checkpoint of this step.
 
-        There is one where steps were done anew, from a checkpoint before a damaged one.
+        There is such a checkpoint if a run has fallen back from a damaged one and repeated steps.
         """
         if not self._is_taken_over():
             self._remote.remove([f"{CHECKPOINTS}/{folder.name}/{CHECKSUMS}"])
         self._put_files(folder, names)
 
     def _put_files(self, folder: Path, names: list[str]) -> None:
-        """Upload files; those that are there at another attempt are not uploaded again."""
+        """Upload files, taking each off ``names`` so that another attempt does not repeat it."""
         while names:
             if self._is_taken_over() or not folder.is_dir():  # set aside as damaged: never sealed
                 return
@@ -185,7 +189,7 @@ class Mirror:
             del names[0]
 
     def _seal(self, step: int) -> None:
-        """Upload what makes a checkpoint one; by rank 0, once all the files are there."""
+        """Upload what is still missing, the seal last; by rank 0, once all ranks have uploaded."""
         folder = self._run.checkpoints.path(step)
         if self._is_taken_over() or not folder.is_dir():
             return
@@ -198,17 +202,17 @@ class Mirror:
         self._prune()
 
     def _put_records(self) -> None:
-        """Upload all that a run directory has beside checkpoints and logs."""
+        """Upload the run directory's records, and remove those at the URL that are gone here."""
         if self._is_taken_over():
             return
         names = records_in(self._run.path)
         for name in names:
             self._remote.put(self._run.path / name, name)
         gone = [name for name in self._remote.sizes() if is_record(name) and name not in names]
-        self._remote.remove(gone)  # a summary, say, of a run that goes on
+        self._remote.remove(gone)  # for example, the summary of a run that goes on
 
     def _prune(self) -> None:
-        """Remove at the URL what the settings do not keep, by the rule of the run directory."""
+        """Remove the checkpoints at the URL that the run directory's settings would not keep."""
         there = checkpoints_in(self._remote.sizes())
         last = whole_steps(there)[-self._settings.keep_last :]
         keep = {*last, *self._settings.keep_steps, self._run.checkpoints.best_step()}
@@ -217,12 +221,12 @@ class Mirror:
                 self._remove(step, there[step])
 
     def _remove(self, step: int, names: Sequence[str] | dict[str, int]) -> None:
-        """The seal first: a kill midway must not leave what looks whole."""
+        """Remove a checkpoint, its seal first: a kill midway must leave none that looks whole."""
         order = sorted(names, key=lambda name: name != CHECKSUMS)
         self._remote.remove(f"{CHECKPOINTS}/{name_of(step)}/{name}" for name in order)
 
     def _is_taken_over(self) -> bool:
-        """Whether another start writes at the URL now, as after a node was given up for dead."""
+        """Whether another start writes at the URL now: this node may have been taken for dead."""
         note = read_note(self._remote.read(NOTE))
         if note.get("writer", self._writer) != self._writer and not self._lost:
             self._lost = True
@@ -236,19 +240,19 @@ class Mirror:
 
 
 def is_record(name: str) -> bool:
-    """Whether a file of a run, by its name in the directory, goes along to another machine."""
+    """Whether a file, by its name in the run directory, is a record that the mirror copies."""
     alone = "/" not in name and not name.startswith(".") and name not in (NOTE, "anneal-now")
     return alone or name in BELOW
 
 
 def records_in(folder: Path) -> list[str]:
-    """The records that a run directory has."""
+    """Return the names of the records that a run directory has."""
     names = [*(path.name for path in folder.iterdir()), *BELOW]
     return sorted(name for name in names if is_record(name) and (folder / name).is_file())
 
 
 def read_note(content: bytes | None) -> dict[str, Any]:
-    """What :data:`NOTE` says; nothing where it is missing, or no note of ours."""
+    """Return the content of a :data:`NOTE`; empty if it is missing or no JSON object."""
     try:
         note = json.loads(content or b"{}")
     except ValueError:

@@ -1,7 +1,7 @@
-"""Seconds of checks on every rank before hours of training: what would fail later fails now.
+"""A few seconds of checks on every rank, so that what would fail hours later fails at the start.
 
-Each rank looks at its own machine and never raises while it does; then all of them exchange what
-they found, so that every rank ends with the same sentence, which names the rank and its host.
+Each rank checks its own machine without raising an error. Then all ranks exchange what they found,
+so that every rank ends with the same sentence, which names the failing rank and its host.
 """
 
 import logging
@@ -30,30 +30,30 @@ logger = logging.getLogger("gam_scale")
 
 MB = 1e6
 PROBE_BYTES = 4 << 20
-"""Written to the checkpoints' folder."""
+"""Bytes written to the checkpoints' folder as a test."""
 HASHING_S = 1.0
-"""For shards of the data, per rank: no further one is begun after that."""
+"""Seconds for hashing shards of the data, per rank: no further shard is begun after that."""
 SHM_BYTES_PER_GPU = 32 << 20
-"""Of /dev/shm: what NCCL takes for one rank's links; containers start with 64 MiB for all."""
+"""Bytes of /dev/shm that NCCL takes for one rank's links; containers start with 64 MiB for all."""
 FREE_GPU_SHARE = 0.8
-"""Less of a GPU's memory free at the start means that another process is on it."""
+"""If less of a GPU's memory is free at the start, another process is on the GPU."""
 MAX_SKEW_S = 30.0
-"""Between clocks: more confuses schedulers' and file systems' times."""
+"""Seconds that clocks may differ: more confuses schedulers' and file systems' times."""
 
 
 @dataclass
 class RankCheck:
-    """What one rank learnt about its own machine."""
+    """What one rank found on its own machine."""
 
     rank: int
     host: str
     versions: dict[str, str]
     clock: float
     problems: list[str] = field(default_factory=list)
-    """Sentences without a subject: what, and what would be accepted."""
+    """Sentences without their subject, the rank: what it found, and what would be accepted."""
     write_bytes_per_s: float = 0.0
     hashed: int = 0
-    """Shards whose content is what the manifest says."""
+    """Number of shards whose content matches the manifest."""
 
 
 def preflight(
@@ -62,9 +62,9 @@ def preflight(
     """Check all ranks; called by all of them.
 
     Args:
-        checkpoints: the folder that will take the checkpoints.
-        checkpoint_bytes: of one of them, from all ranks.
-        splits: of the data, of whose shards each rank hashes a few.
+        checkpoints: the folder for the checkpoints.
+        checkpoint_bytes: size of one checkpoint, from all ranks together.
+        splits: the data; each rank hashes a few of its shards.
 
     Raises:
         UserError: on every rank alike, naming the ranks that cannot train and why.
@@ -96,7 +96,7 @@ def preflight(
 def look(
     world: World, checkpoints: Path, checkpoint_bytes: int, splits: Sequence[TokenSplit] = ()
 ) -> RankCheck:
-    """What this rank finds on its own machine."""
+    """Check this rank's own machine."""
     here = RankCheck(world.rank, socket.gethostname(), versions(), time.time())
     here.problems += _device(world.device) + _shared_memory(world)
     problems, here.write_bytes_per_s = _disk(checkpoints, world, checkpoint_bytes)
@@ -107,7 +107,7 @@ def look(
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on all ranks; the code is named by a hash of its source files."""
+    """Return the versions that must agree on all ranks; the code's is a hash of its files."""
     digest = xxhash.xxh3_64()
     root = Path(gam_scale.__file__).parent
     for file in sorted(root.rglob("*.py")):
@@ -121,7 +121,7 @@ def versions() -> dict[str, str]:
 
 
 def _version(package: str) -> str:
-    """Of a package that not every system has."""
+    """Return the version of a package that not every system has."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -129,7 +129,7 @@ def _version(package: str) -> str:
 
 
 def differing_versions(checks: list[RankCheck]) -> list[str]:
-    """One sentence for each rank and package whose version differs from most ranks' version."""
+    """Return a sentence for each rank and package whose version differs from most ranks'."""
     problems = []
     for name in checks[0].versions:
         common = Counter(f.versions[name] for f in checks).most_common(1)[0][0]
@@ -143,7 +143,7 @@ def differing_versions(checks: list[RankCheck]) -> list[str]:
 
 
 def skewed_clocks(checks: list[RankCheck]) -> list[str]:
-    """One sentence for each rank whose clock differs from the median by over :data:`MAX_SKEW_S`."""
+    """Return a sentence for each rank whose clock is over :data:`MAX_SKEW_S` off the median."""
     median = sorted(f.clock for f in checks)[len(checks) // 2]
     return [
         f"rank {f.rank} on {f.host} has a clock {f.clock - median:+.0f} s off; expected at most "
@@ -185,8 +185,8 @@ def _shared_memory(world: World) -> list[str]:
 
 
 def _disk(folder: Path, world: World, checkpoint_bytes: int) -> tuple[list[str], float]:
-    """Problems with the checkpoints' folder, and how fast this rank writes there."""
-    probe = folder / f".preflight.{world.rank}.tmp"  # as leftovers are named, which a start removes
+    """Return problems with the checkpoints' folder, and the bytes per second written there."""
+    probe = folder / f".preflight.{world.rank}.tmp"  # a leftover's name, which a start removes
     try:
         free = shutil.disk_usage(folder).free
         start = time.monotonic()
@@ -208,7 +208,7 @@ def _disk(folder: Path, world: World, checkpoint_bytes: int) -> tuple[list[str],
 
 
 def _shards(splits: Sequence[TokenSplit], world: World) -> tuple[list[str], int]:
-    """Hash shards for about a second, other ones on each rank; what is wrong, and how many."""
+    """Hash shards for about a second, others on each rank; return problems and how many passed."""
     shards = [(split, i) for split in splits for i in range(len(split.info.shards))]
     first = world.rank * len(shards) // world.world_size
     deadline, hashed = time.monotonic() + HASHING_S, 0

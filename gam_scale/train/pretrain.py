@@ -54,32 +54,32 @@ from gam_scale.train.summary import finish, retract, show_summary
 logger = logging.getLogger("gam_scale")
 
 MANY_EPOCHS = 40
-"""Repeating data more often than that is worth a warning."""
+"""Epochs above which a run is warned that it repeats its data too often."""
 
 
 def pretrain(
     config: RunConfig, *, fresh: bool, hooks: Sequence[Hook] = (), anneal: int = 0
 ) -> bool:
-    """Train ``config`` to its end, resuming what its run directory holds.
+    """Train ``config`` to its end, resuming the run that its run directory holds.
 
     Args:
-        config: as read; resolved here against data and tokenizer.
-        fresh: start over where the run directory holds an earlier run; a job that its scheduler
-            restarts goes on with what it began itself.
-        hooks: of the caller, on top of those that every run has; see :class:`Hook`.
-        anneal: above 0: begin the decay now, at the newest checkpoint, over so many steps, with
-            which the run ends.
+        config: as read from the file; resolved here against data and tokenizer.
+        fresh: start over if the run directory holds an earlier run. A job that its scheduler
+            restarts still goes on with the run that it began itself.
+        hooks: the caller's hooks, in addition to those that every run has; see :class:`Hook`.
+        anneal: begin a decay of this many steps now, at the newest checkpoint, and end the run
+            with it; 0: begin none.
 
     Returns:
         Whether the run is finished; if not, a signal stopped it and its state is saved.
 
     Raises:
-        UserError: something the user gave cannot work; said before training starts.
+        UserError: something the user gave cannot work, found before training starts if possible.
     """
     timeout_s = config.parallel.timeout_s
     stop = StopRequest()
     try:
-        # Two clones may both train runs/quickstart at one port.
+        # The real path tells jobs apart: two clones may both train runs/quickstart at one port.
         job = f"{os.environ.get('SLURM_JOB_ID', '')} {os.path.realpath(config.log.run_dir)}"
         check_engine(config.parallel.engine)
         device, engine = config.parallel.device, config.parallel.engine
@@ -100,7 +100,7 @@ def pretrain(
             except Stopped:
                 raise
             except Exception as error:
-                # For the logs, which outlive the terminal; who prints it is the caller's business.
+                # For the log files, which outlive the terminal. The caller prints the error.
                 if logger.handlers:
                     kind, quiet = type(error).__name__, {"on_bar": True}
                     trace = not isinstance(error, UserError)
@@ -135,7 +135,7 @@ def _pretrain(
     if not (fresh and run.is_to_go()):
         decay = agreed(world, partial(find_anneal, run, config, anneal))
     config = with_anneal(config, decay)
-    check_ranks(config, world.world_size)  # again, with all numbers
+    check_ranks(config, world.world_size)  # again, now that all numbers are known
     agreed(world, partial(check_start, run, config, data, fresh=fresh))
     tasks = agreed(world, partial(ready_tasks, config, data))
     stop.check(world)
@@ -169,7 +169,7 @@ def _pretrain(
         outcome = _train(session, state)
     else:
         logger.info("%s is finished: step %d of %d", run.path, state.step, config.train.steps)
-        if world.is_main and not run.summary.exists():  # killed; wandb may lack the last lines
+        if world.is_main and not run.summary.exists():  # killed: wandb may lack the last lines
             MetricLog(run.path, config, True, config.train.steps, state.step).close()
     if outcome == "finished" and world.is_main:
         _finish(run, world, data, compiled=strategy.compilation.is_on)
@@ -202,7 +202,7 @@ def _checkpoint_bytes(config: RunConfig) -> int:
 
 
 def _open(run: RunDir, config: RunConfig, data: str, chosen: Chosen | None, *, fresh: bool) -> None:
-    """Open the directory, and count the start at once: whatever ends it may end it every time."""
+    """Open the run directory and count the start at once, since it may fail the same every time."""
     run.open(config, fresh=fresh, data=data)
     note_chosen(run, config, chosen)
     newest = (run.checkpoints.steps() or [0])[-1]
@@ -211,11 +211,11 @@ def _open(run: RunDir, config: RunConfig, data: str, chosen: Chosen | None, *, f
 
 
 def _train(session: Session, state: TrainState) -> Outcome:
-    """From ``state`` to the run's end or to a signal; what is due at its very end is not done."""
+    """Train from ``state`` until the run ends or a signal stops it; write no summary yet."""
     run, strategy, stop = session.run, session.strategy, session.stop
     while True:
         config = session.config
-        run.check_lock()  # a log drops the lines past its start
+        run.check_lock()  # MetricLog drops the lines past the step that it starts from
         is_main, steps = strategy.world.is_main, config.train.steps
         with MetricLog(run.path, config, is_main, steps, state.logged_step, state.step) as log:
             batches = Batches(
@@ -234,7 +234,7 @@ def _train(session: Session, state: TrainState) -> Outcome:
 
 
 def _roll_back(session: Session, spiked: TrainState) -> TrainState:
-    """The state of the last checkpoint, going on with the batch after the spike's."""
+    """Load the last checkpoint; its returned state leaves out all batches trained on since."""
     state = start_or_resume(session.run, session.config, session.strategy, session.data)
     left_out = spiked.left_out + spiked.step - state.step
     logger.warning("back to step %d, leaving out %d batches", state.step, spiked.step - state.step)
@@ -242,7 +242,7 @@ def _roll_back(session: Session, spiked: TrainState) -> TrainState:
 
 
 def _anneal(session: Session) -> tuple[Session, TrainState]:
-    """The session and its state as a start with ``--anneal-now`` would have them from here on."""
+    """Return the session and state that a start with ``--anneal-now`` would have from here on."""
     run, world = session.run, session.strategy.world
     decay = agreed(world, partial(find_anneal, run, session.config))
     agreed(world, partial(note_anneal, run, decay))
@@ -260,17 +260,18 @@ def resolve(
     """Fill in what only the data knows: vocabulary, horizons, template, "auto" and epochs' steps.
 
     Args:
-        config: as read.
-        tokenizer: of its data.
-        stream: of its data.
-        begun: numbers of the train section that the run has already for what is "auto".
+        config: as read from the file.
+        tokenizer: the data's tokenizer.
+        stream: the data's stream.
+        begun: numbers that the run already has for "auto" settings of the train section.
 
     Returns:
-        And what was chosen for the rest that is "auto"; None for nothing.
+        The complete config, and what was chosen for the remaining "auto" settings; None if nothing
+        was.
 
     Raises:
-        UserError: the vocabulary does not hold the tokenizer's, or a sequence the sample's prompt,
-            or the chat template is not that of the data.
+        UserError: the vocabulary is smaller than the tokenizer's, a sample's prompt does not fit
+            into a sequence, or the chat template is not the data's.
     """
     vocab_size = config.model.vocab_size or tokenizer.vocab_size
     if vocab_size < tokenizer.vocab_size:
@@ -293,7 +294,7 @@ def resolve(
 
 
 def _chat_template(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream) -> str:
-    """That of the data, or of the config where the data has none."""
+    """Return the data's chat template, or the config's if the data has none."""
     given, found = config.data.chat_template, chat_template_of(stream.splits)
     if given and found and given != found:
         raise UserError(
@@ -301,7 +302,7 @@ def _chat_template(config: RunConfig, tokenizer: Tokenizer, stream: TrainStream)
             "which takes theirs"
         )
     if given:
-        ChatTemplate(given, tokenizer)  # says whether it is one
+        ChatTemplate(given, tokenizer)  # raises if it is not a valid template
     return found or given
 
 

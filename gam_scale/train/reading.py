@@ -1,4 +1,4 @@
-"""What a run reads: its data sets, and the order of their samples."""
+"""The data that a run reads: its data sets, and the order of their samples."""
 
 from dataclasses import dataclass, field
 
@@ -17,29 +17,30 @@ from gam_scale.evaluate.text import long_documents, starts_of
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run reads."""
+    """The opened data of a run."""
 
     train: list[TokenSplit]
     valid: list[TokenSplit]
-    """Of the sets that have a validation split."""
+    """Validation splits of the sets that have one."""
     stream: TrainStream
     tokenizer: Tokenizer
     valid_names: list[str] = field(default_factory=list)
-    """Of ``valid``."""
+    """Names of the sets in ``valid``."""
     named: dict[str, list[TokenSplit]] = field(default_factory=dict)
-    """Of ``eval.sets``."""
+    """Splits of ``eval.sets``, by name."""
 
     @property
     def splits(self) -> list[TokenSplit]:
-        """All that is read."""
+        """All splits that the run reads."""
         return [*self.train, *self.valid, *(s for splits in self.named.values() for s in splits)]
 
 
 def open_data(config: RunConfig, cache: str) -> RunData:
-    """Open the sets of ``config``; what is remote is downloaded to folder ``cache``.
+    """Open the data sets of ``config``; remote sets are downloaded to the folder ``cache``.
 
     Raises:
-        UserError: a set is missing or damaged, or holds less than one sequence.
+        UserError: a set is missing or damaged, or holds less than one sequence; or
+            ``checkpoint.best`` names no set with a validation split.
     """
     train = open_split(config.data.sets, "train", cache)
     stream = TrainStream(
@@ -65,10 +66,10 @@ def open_data(config: RunConfig, cache: str) -> RunData:
 
 
 def ready_tasks(config: RunConfig, data: RunData) -> dict[str, Measure]:
-    """The tasks of ``eval.tasks``, with their questions made.
+    """Return the tasks of ``eval.tasks``, with their questions made.
 
     Raises:
-        UserError: one cannot be asked.
+        UserError: a task cannot be asked.
     """
     where, seed = "eval.tasks", config.train.seed
 
@@ -89,9 +90,9 @@ def ready_tasks(config: RunConfig, data: RunData) -> dict[str, Measure]:
 def _open_validation(
     data: DataConfig, train: list[TokenSplit], cache: str
 ) -> tuple[list[str], list[TokenSplit]]:
-    """The validation splits of the sets that have one, and their names.
+    """Return the names and the validation splits of the sets that have such a split.
 
-    prepare_data makes sets without.
+    prepare_data can make sets without one.
     """
     here = [split.manifest.splits.get("valid") for split in train]
     having = [i for i, info in enumerate(here) if info and info.tokens > 1]
@@ -102,7 +103,7 @@ def _open_validation(
 def _open_named(
     where: str, entry: EvalSetConfig, data: DataConfig, cache: str, tokenizer: str
 ) -> list[TokenSplit]:
-    """The splits that a name stands for, in the run's own tokens."""
+    """Return the splits of an entry of ``eval.sets``, in tokens of the run's own tokenizer."""
     entries = [DataSetConfig(entry.path)] if entry.path else data.sets
     try:
         splits = open_split(entries, entry.split, cache, tokenizer)

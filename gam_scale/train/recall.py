@@ -1,4 +1,4 @@
-"""Train one small model per memory on a synthetic task, associative recall above all."""
+"""Training of small models, each with one memory, on synthetic tasks such as associative recall."""
 
 import math
 import time
@@ -27,7 +27,7 @@ from gam_scale.parallel.world import World
 from gam_scale.train.step import train_step
 
 WARMUP = 0.1  # share of the steps
-CHECKED = 128  # texts of a look at the accuracy
+CHECKED = 128  # texts that one check of the accuracy reads
 
 
 def train_recall(
@@ -38,9 +38,9 @@ def train_recall(
     compiled: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> RecallResult:
-    """Train a model per learning rate on fresh texts; test the best of them.
+    """Train a model per learning rate on fresh texts, and test the best of them.
 
-    The best is chosen on texts of its own, so the test texts choose nothing.
+    The best model is chosen on separate texts, so the test texts do not influence the choice.
     """
     began = time.perf_counter()
     runs = []
@@ -70,7 +70,10 @@ def _log_of(run: str, log: Callable[[str], None], line: str) -> None:
 def _fit(
     net: LanguageModel, recall: RecallConfig, lr: float, log: Callable[[str], None]
 ) -> list[tuple[int, float]]:
-    """AdamW with linear warm-up and a cosine to 0; no decay, as no text comes twice."""
+    """Train ``net`` and return (step, accuracy) at each check.
+
+    AdamW has linear warm-up, a cosine to 0, and no weight decay, since no text comes twice.
+    """
     config = RunConfig(net.config, train=TrainConfig(lr=lr, weight_decay=0.0))
     optimizer = build_optimizer(net, config)
     device, curve = net.embedding.weight.device, []

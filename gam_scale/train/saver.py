@@ -21,7 +21,7 @@ from gam_scale.parallel.world import World
 from gam_scale.train.mirror import Mirror
 
 WRITER = "checkpoint writer"
-"""Name of the threads that write."""
+"""Name of the threads that write checkpoints."""
 
 
 @dataclass
@@ -33,16 +33,16 @@ class _Pending:
 
 
 class Saver:
-    """At most one checkpoint at a time is on its way to disk.
+    """Saves checkpoints in the background, at most one at a time.
 
     Training stands still only while its state is copied to CPU memory. Each rank then writes its
     own shard in a thread; no thread takes part in collectives. :meth:`finish` is the collective
-    that makes the checkpoint visible, which the loop calls once all ranks are :attr:`ready`.
+    that makes the checkpoint visible; the loop calls it once all ranks are :attr:`ready`.
 
     Args:
-        check_lock: called on the main rank before anything that others would see; ends a process
-            that may not write any more.
-        mirror: takes every checkpoint that was committed.
+        check_lock: called on the main rank before each write that others would see; it ends a
+            process that has lost the run directory's lock.
+        mirror: receives every checkpoint that was committed.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Saver:
         """Begin to save; called by all ranks at the same step.
 
         Args:
-            shards: views of the engine's memory; free to change once this returns.
-            state: as of that memory.
-            is_best: whether this is the run's lowest validation loss.
-            carried: the states of this rank's rows, if they are carried on.
+            shards: views of the engine's memory, which may change again once this returns.
+            state: the train state that belongs to ``shards``.
+            is_best: whether the checkpoint has the run's lowest validation loss.
+            carried: the states of this rank's rows, if rows carry state.
         """
         self.finish()
         if self.world.any(self.store.path(state.step).exists()):
-            if is_best and self.world.is_main:  # saved before it was evaluated
+            if is_best and self.world.is_main:  # it was saved before it was evaluated
                 self.store.mark_best(state.step, state.best_val_loss)
             return
         final = self.store.path(state.step)
@@ -90,7 +90,7 @@ class Saver:
             self.store.begin(state.step)
         copies = [replace(part, data=_to_cpu(part)) for part in map(Shard.own_part, shards)]
         carried = {key: value.to("cpu", copy=True) for key, value in carried.items()}
-        self.world.barrier()  # the folder is there
+        self.world.barrier()  # from here on the folder is there
         thread = threading.Thread(
             target=self._write, args=(final, copies, carried), name=WRITER, daemon=True
         )
@@ -100,10 +100,10 @@ class Saver:
             self.finish()
 
     def finish(self) -> None:
-        """Wait until all ranks have written, and commit; called by all ranks alike.
+        """Wait until all ranks have written, and commit the checkpoint; called by all ranks alike.
 
         Raises:
-            UserError: a rank could not write, on every rank.
+            UserError: a rank could not write; raised on every rank.
         """
         pending = self._pending
         if pending is None:
@@ -117,7 +117,7 @@ class Saver:
                 self._commit(pending)
             except OSError as said:
                 error = UserError(f"{self.store.folder} cannot be written: {said}")
-            except Exception as said:  # whatever it is, the others wait for this rank
+            except Exception as said:  # any error: the other ranks wait for this one
                 error = said
         self._agree(error)
         if self.mirror is not None:
@@ -146,11 +146,11 @@ class Saver:
                 write_shards(partial_path(final), world.rank, world.world_size, copies)
                 if carried:
                     write_carried(partial_path(final), world.rank, carried)
-        except Exception as error:  # whatever it is, this rank's part is not whole
+        except Exception as error:  # any error: this rank's part is not whole
             assert self._pending is not None
             self._pending.error = error
 
 
 def _to_cpu(part: Shard) -> Tensor:
-    # Row by row, as files have it: what a decomposition returns lies column by column.
+    # Row-major, as in files: a matrix decomposition may return its results column-major.
     return part.data.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""What a start of a run has opened, for all that trains within it."""
+"""The objects that one start of a run has opened, shared by everything that trains within it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from gam_scale.train.signals import StopRequest
 
 @dataclass(frozen=True)
 class Session:
-    """One start, from its first step to its last; a rollback goes on within it."""
+    """One start of a run, from its first step to its last, rollbacks included."""
 
     run: RunDir
     config: RunConfig
@@ -27,6 +27,6 @@ class Session:
     stop: StopRequest
     watchdog: Watchdog
     tasks: Mapping[str, Measure]
-    """Those of ``eval.tasks``, ready to be asked."""
+    """The tasks of ``eval.tasks``, ready to be asked."""
     hooks: Sequence[Hook] = ()
-    """The caller's, which each event reaches before those of the run."""
+    """The caller's hooks, which each event reaches before the run's own hooks."""

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 from gam_scale.errors import Stopped
 from gam_scale.train.launchers import LauncherWatch
 
-if TYPE_CHECKING:  # it imports torch, and a job's first seconds have signals too
+if TYPE_CHECKING:  # importing torch takes seconds, in which signals may come too
     from gam_scale.parallel.world import World
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGUSR1, SIGUSR2 or a first Ctrl-C; a second Ctrl-C interrupts at once.
+    """A request to stop, by SIGTERM, SIGUSR1, SIGUSR2 or a first Ctrl-C.
 
-    SIGUSR1 and SIGUSR2 are what Slurm and submitit send before a time limit or a pre-emption. The
-    end of the launcher that started this rank is such a request too.
+    A second Ctrl-C interrupts at once. Slurm and submitit send SIGUSR1 and SIGUSR2 before a time
+    limit or a pre-emption. The end of the launcher that started this rank is a request too.
 
-    The handler only sets a flag: saving, and agreeing with the other ranks, is the loop's work. It
-    stands around the whole run, so that a launcher that ends a job because a rank died does not cut
-    off the others while they say which one it was. One inside another asks the outer
-    one: what a command made first of all knows the signals of its whole life.
+    The handler only sets a flag: the loop saves and agrees with the other ranks. The handler stays
+    for the whole run: if a launcher ends a job because a rank died, the other ranks still have time
+    to say which one it was. A StopRequest made while another is open defers to that outer one,
+    which a command makes first of all and which has seen all signals since.
     """
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class StopRequest:
         return self._outer.requested if self._outer else self._asked
 
     def ask(self) -> None:
-        """Request it."""
+        """Request a stop."""
         if self._outer:
             self._outer.ask()
         self._asked = True
 
     def check(self, world: "World") -> None:
-        """Give way if any rank was asked to stop; called by all ranks.
+        """Raise :class:`Stopped` if any rank was asked to stop; called by all ranks.
 
         Raises:
             Stopped: on every rank alike.
@@ -57,7 +57,7 @@ class StopRequest:
         self.ask()
 
     def close(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the signal handlers that were there before."""
         if self._watch:
             self._watch.close()
         for number, handler in self._previous.items():

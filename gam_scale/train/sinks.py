@@ -25,7 +25,7 @@ logger = logging.getLogger("gam_scale")
 
 
 class Sink(Protocol):
-    """Takes lines until it is closed."""
+    """Receives lines until it is closed."""
 
     def write(self, line: Line) -> None: ...
 
@@ -33,15 +33,15 @@ class Sink(Protocol):
 
 
 class MetricLog:
-    """Hands what is logged to all sinks; on ranks other than the main one there are none.
+    """Hands all that is logged to the sinks; only the main rank has any.
 
     Args:
         run_dir: holds metrics.jsonl and logs/.
         total_steps: of the whole run, for the progress display.
         resume_step: the step of the checkpoint that training goes on from; lines past it, which a
             killed run wrote, are dropped. 0: the run starts over and so does the file.
-        layers_step: the same of layers.jsonl, which has a step before its evaluation, and thereby
-            its line, is done; None: ``resume_step``.
+        layers_step: the same for layers.jsonl, whose record of a step is written before the step's
+            evaluation and line; None: ``resume_step``.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class MetricLog:
             self._boards.append(Guarded("TensorBoard", make))
         if config.log.wandb != "off":
             self._boards.append(Guarded("wandb", partial(Wandb, run_dir, config)))
-        if layers_step > resume_step:  # a board hides what it had past the last line
+        if layers_step > resume_step:  # boards have dropped what they had past resume_step
             self._draw(run_dir, resume_step)
         self._sinks += [*self._boards, ConsoleLines(total_steps, resume_step)]
 
     def log(self, line: Line) -> None:
-        """Write one line; its values are plain numbers, its ``step`` is past that of the last."""
+        """Write one line of plain numbers, whose ``step`` must be past the last line's."""
         for sink in self._sinks:
             sink.write(line)
 
@@ -87,17 +87,17 @@ class MetricLog:
             board.scalars(step, medians(layers))
 
     def _draw(self, run_dir: Path, after: int) -> None:
-        """The medians of what layers.jsonl has past a step."""
+        """Draw the medians of the records of layers.jsonl past step ``after``."""
         for record in read_records(run_dir / LAYERS):
             if record["step"] > after:
                 for board in self._boards:
                     board.scalars(record["step"], medians(record["layers"]))
 
     def samples(self, step: int, texts: Sequence[tuple[str, str]]) -> None:
-        """Keep and show what the model writes after a step: prompts, and what continues each."""
+        """Keep and show the texts that the model writes after a step: (prompt, continuation)."""
         for prompt, text in texts if SAMPLES in self._records else ():
             self._records[SAMPLES].write({"step": step, "prompt": prompt, "text": text})
-            said = printable(" ".join((prompt + text).split()))  # any bytes may be written
+            said = printable(" ".join((prompt + text).split()))  # a model may write any bytes
             logger.info("step %d, a sample: %s", step, said, extra={"on_bar": True})
         for board in self._boards:
             board.texts(step, texts)
@@ -115,7 +115,7 @@ class MetricLog:
 
 
 class ConsoleLines:
-    """One log line per line of metrics, or on a terminal a progress bar and the evaluations."""
+    """Logs each line of metrics; on a terminal, shows a progress bar and only the evaluations."""
 
     def __init__(self, total_steps: int, resume_step: int) -> None:
         self._total, self._first, self._start = total_steps, 0, math.nan
@@ -139,7 +139,7 @@ class ConsoleLines:
             self._progress.update(self._task, completed=step, description=text, refresh=True)
 
     def _eta(self, step: int) -> str:
-        """Time left at the rate since the first line, which a start's first step slows down."""
+        """Return the time left at the rate since the first line, which has the slow first step."""
         if math.isnan(self._start):
             self._first, self._start = step, time.monotonic()
             return ""
@@ -152,7 +152,7 @@ class ConsoleLines:
 
 
 def format_line(line: Line, total_steps: int, brief: bool = False) -> str:
-    """``step 120/500  loss 5.123  ppl 167.9 ...``; ``brief`` fits beside a progress bar."""
+    """Return ``step 120/500  loss 5.123  ppl 167.9 ...``; ``brief`` fits beside a progress bar."""
     parts = [
         ("loss {:.3f}", line.get("loss")),
         ("ppl {:,.1f}", line.get("perplexity")),
@@ -182,7 +182,7 @@ def format_line(line: Line, total_steps: int, brief: bool = False) -> str:
 
 
 def _is_measured(key: str) -> bool:
-    """Whether a line has it from an evaluation."""
+    """Whether a line's key comes from an evaluation or a task."""
     return key.startswith(MEASURED)
 
 
@@ -196,7 +196,7 @@ def _thousands(value: float | None) -> str | None:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints to what sys.stderr is at that time, so that a progress bar stays below the text."""
+    """Prints to the current sys.stderr, which a progress bar replaces to stay below the text."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not getattr(record, "on_bar", False):
@@ -210,13 +210,13 @@ class _ConsoleFormatter(logging.Formatter):
 
 
 def setup_logging(run_dir: str | Path, rank: int) -> logging.Logger:
-    """The logger "gam_scale": logs/rank{rank}.log for every rank, and the console for rank 0."""
+    """Set up the logger "gam_scale": logs/rank{rank}.log on every rank, the console on rank 0."""
     logs = Path(run_dir) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for old in list(logger.handlers):
         logger.removeHandler(old)
         old.close()
-    append_regular(logs / f"rank{rank}.log").close()  # which opening it again would wait for
+    append_regular(logs / f"rank{rank}.log").close()  # refuses a pipe, on which FileHandler hangs
     file = logging.FileHandler(logs / f"rank{rank}.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)

@@ -1,4 +1,4 @@
-"""Where a run starts: at its newest checkpoint, in another run, or at initial weights."""
+"""Where a run starts: at its newest checkpoint, at another run's, or at initial weights."""
 
 import logging
 from collections.abc import Callable
@@ -31,15 +31,15 @@ from gam_scale.train.reading import RunData
 logger = logging.getLogger("gam_scale")
 
 SOURCES = ("continue_from", "branch_of", "init_from")
-"""Settings of checkpoint that name another run to begin with."""
+"""Settings of the section ``checkpoint`` that name another run to begin with."""
 FAR_HORIZON = 4
-"""Times a sequence's length from which on a memory's first horizon is warned of."""
+"""Sequence lengths above which a memory's longest horizon at initialisation gets a warning."""
 
 
 def check_start(run: RunDir, config: RunConfig, data: RunData, *, fresh: bool) -> None:
-    """Refuse another run to begin with that cannot be, before anything is written or removed."""
+    """Refuse a source that the run cannot begin with, before anything is written or removed."""
     if run.checkpoints.steps() and not (fresh and run.is_to_go()):
-        return  # it has begun
+        return  # the run has begun, so its sources do not matter
     here = Path(config.log.run_dir).resolve()
     for key in SOURCES:
         source = getattr(config.checkpoint, key)
@@ -61,10 +61,10 @@ def check_start(run: RunDir, config: RunConfig, data: RunData, *, fresh: bool) -
 def start_or_resume(
     run: RunDir, config: RunConfig, strategy: Strategy, data: RunData
 ) -> TrainState:
-    """Bring ``strategy`` to where the run goes on, or begins; called by all ranks.
+    """Load into ``strategy`` the state that the run resumes or begins with; called by all ranks.
 
     Raises:
-        UserError: a checkpoint is damaged, or of another run or model.
+        UserError: a checkpoint is damaged, or belongs to another run or model.
     """
     world, fingerprint = strategy.world, data.stream.fingerprint()
     newest = newest_sound(
@@ -95,7 +95,7 @@ def start_or_resume(
             _warn_of_horizons(config)
         return TrainState()
     state = load_state(newest)
-    # An imported checkpoint has seen no data of ours.
+    # An imported checkpoint has no fingerprint: it has not seen this data.
     if state.data_fingerprint and state.data_fingerprint != fingerprint:
         raise UserError(
             f"the data of {run.path} has changed since step {state.step} was saved; expected the "
@@ -107,7 +107,7 @@ def start_or_resume(
 
 
 def _say_what_is_ignored(newest: Path, config: RunConfig) -> None:
-    """A run that has begun goes on with its own checkpoint, whatever it is told to begin with."""
+    """Warn of sources that are ignored, since a run that has begun goes on with its own state."""
     known = load_config_of(newest).checkpoint
     for key in SOURCES:
         source = getattr(config.checkpoint, key)
@@ -121,7 +121,7 @@ def _say_what_is_ignored(newest: Path, config: RunConfig) -> None:
 
 
 def _load(folder: Path, strategy: Strategy, *, reads_on: bool) -> None:
-    """Weights, optimizer and, where its rows read on in the text, the states that they carry."""
+    """Load weights and optimizer and, if rows read on in the text, the states that they carry."""
     restore(strategy, folder)
     if strategy.carry is not None and reads_on:
         world, rows = strategy.world, sum(strategy.carry.rows)
@@ -130,7 +130,7 @@ def _load(folder: Path, strategy: Strategy, *, reads_on: bool) -> None:
 
 
 def _continue(run: RunDir, config: RunConfig, strategy: Strategy, data: RunData) -> TrainState:
-    """Begin with another run's weights, optimizer and place in the data; note that."""
+    """Begin with another run's weights, optimizer and place in the data, and note the origin."""
     world, source = strategy.world, config.checkpoint.continue_from
     folder = agreed(world, partial(continued_checkpoint, source, run.continued, run.cache))
     verify_checkpoint(folder, world.rank, world.world_size)
@@ -144,7 +144,7 @@ def _continue(run: RunDir, config: RunConfig, strategy: Strategy, data: RunData)
 
 
 def _warn_of_horizons(config: RunConfig) -> None:
-    """Warn of memories that forget nothing within a sequence, by the settings that say so."""
+    """Warn of memories that hardly forget within a sequence, naming the setting responsible."""
     length, far = config.data.seq_len, {}
     for i, block in enumerate(outline(config.model).blocks):
         memories = [m for m in block.modules() if isinstance(m, WrittenMemory)]
@@ -163,7 +163,7 @@ def _warn_of_horizons(config: RunConfig) -> None:
 
 
 def _start_from(path: str, strategy: Strategy, cache: Path) -> Path:
-    """The weights of another run's checkpoint, as a start; where that was found."""
+    """Load the weights of another run's checkpoint and return the folder it was found in."""
     world = strategy.world
     folder = agreed(world, partial(find_checkpoint, path, cache))
     verify_checkpoint(folder, world.rank, world.world_size)
@@ -173,7 +173,7 @@ def _start_from(path: str, strategy: Strategy, cache: Path) -> Path:
 
 
 def _warn_of_another_tokenizer(folder: Path, ours: bytes) -> None:
-    """Whose ids mean something else to the weights, though there be as many."""
+    """Warn if a checkpoint's ids, even if as many, stand for other tokens than ``ours``."""
     if read_regular(folder / TOKENIZER) != ours:
         logger.warning(
             "the tokenizer of %s is not that of data.sets, so its weights know other words by "
@@ -190,11 +190,13 @@ def newest_sound(
     fall_back: bool,
     check_lock: Callable[[], None] = lambda: None,
 ) -> Path | None:
-    """The newest checkpoint, verified by all ranks together; each checks a share of the files.
+    """Return the newest undamaged checkpoint, or None if there is none.
+
+    All ranks verify a checkpoint together: each checks a share of the files.
 
     Args:
-        fall_back: set a damaged one aside and take the one before; else it is an error.
-        check_lock: called on the main rank before that.
+        fall_back: set a damaged checkpoint aside and try the one before; if false, raise an error.
+        check_lock: called on the main rank before a checkpoint is set aside.
     """
     for step in reversed(agreed(world, store.steps)):
         path, error = store.path(step), None

@@ -1,4 +1,4 @@
-"""One optimizer step: the same for a run, for recall, for the benchmarks and for the tests."""
+"""One optimizer step, shared by runs, recall tasks, benchmarks and tests."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from gam_scale.parallel.strategy import Strategy
 
 
 class StepResult(NamedTuple):
-    """What a step came to, scalars that are left on their device."""
+    """The results of a step; tensors are scalars that stay on their device."""
 
     loss_sum: Tensor
-    """Over this rank's targets, in the :func:`widest` dtype of its device."""
+    """Summed over this rank's targets, in the :func:`widest` dtype of its device."""
     n_targets: int
-    """Of all ranks."""
+    """Number of targets over all ranks."""
     grad_norm: Tensor
-    """Global, before clipping. Not finite: the step was not applied, on any rank."""
+    """Global norm before clipping. If it is not finite, no rank has applied the step."""
 
 
 def train_step(
@@ -32,18 +32,19 @@ def train_step(
     n_targets: int | None = None,
     transfer: Callable[[Sequence[Batch]], Iterable[Batch]] | None = None,
 ) -> StepResult:
-    """Train on this rank's micro-batches, as many on every rank; nothing waits for the device.
+    """Take one optimizer step on this rank's micro-batches, without waiting for the device.
 
-    The loss is the mean over the targets of all ranks and micro-batches, however they are split.
+    Every rank must have as many micro-batches. The loss is the mean over the targets of all ranks
+    and micro-batches, however they are split.
 
     Args:
         strategy: the engine, ready to train.
-        batches: in CPU memory.
+        batches: the micro-batches, in CPU memory.
         lr: the learning rate of this step.
-        max_norm: of the gradients, at most; 0: no clipping.
-        n_targets: of all ranks together, where the caller has summed them with other numbers;
-            None: summed here.
-        transfer: brings the batches to the device one by one; None: each when it is its turn.
+        max_norm: norm that the gradients are clipped to; 0: no clipping.
+        n_targets: targets over all ranks, if the caller has already summed them with other
+            numbers; None: they are summed here.
+        transfer: brings the batches to the device one by one; None: each is copied at its turn.
     """
     if n_targets is None:
         n_targets = int(strategy.world.sum(count_targets(batches))[0])
@@ -57,5 +58,5 @@ def train_step(
 
 
 def count_targets(batches: Sequence[Batch]) -> int:
-    """Tokens that these batches, in CPU memory, predict."""
+    """Return how many tokens these batches, in CPU memory, predict."""
     return sum(batch.num_targets for batch in batches)

@@ -1,4 +1,4 @@
-"""What a run ends with: summary.json, report.html, and a few lines on the terminal."""
+"""The end of a run: summary.json, report.html, and a few lines on the terminal."""
 
 import logging
 import statistics
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 SAMPLE_TOKENS = 96
 NAMED = ("val_loss/", "val_bits_per_byte/", "task/")
-"""How keys of a line begin that are of one set, or of one task."""
+"""Prefixes of a line's keys that belong to one data set or one task."""
 WATERMARKS = (
     "max_memory_bytes",
     "max_rss_bytes",
@@ -42,26 +42,26 @@ WATERMARKS = (
     "alloc_retries",
     "ooms",
 )
-"""Of a line; over all ranks."""
+"""Keys of a line whose largest value goes into the summary."""
 
 
 def retract(run: RunDir) -> None:
-    """Remove what the end of a run wrote, which now goes on to a later one."""
+    """Remove the summary of a run that has ended before and now goes on."""
     run.check_lock()
     run.summary.unlink(missing_ok=True)
 
 
 def finish(run: RunDir, world: World, validated: Sequence[str], *, compiled: bool) -> None:
-    """Write what a finished run lacks of summary.json and report.html.
+    """Write the summary.json and report.html of a finished run, if missing, and evaluations.csv.
 
-    The training is done and its checkpoint stands, whatever these meet: what cannot be made is left
-    out, and a sentence says so.
+    No error here fails the run, whose checkpoint is saved already: what cannot be made is left out,
+    and the log says so.
 
     Args:
         validated: the data sets that the validation loss was measured on.
     """
     if not run.summary.exists():
-        run.report.unlink(missing_ok=True)  # somebody looked at the run before its end
+        run.report.unlink(missing_ok=True)  # it was made before the run's end
         figures = _figures(run, validated)
         figures |= {
             "sample": _made("the sample", partial(_sample, run)),
@@ -84,7 +84,7 @@ def finish(run: RunDir, world: World, validated: Sequence[str], *, compiled: boo
 
 
 def show_summary(run: RunDir) -> None:
-    """Print the end of a run for a person: figures, sample, where things are."""
+    """Print a finished run's figures, its sample and the paths of its files."""
     summary = read_summary(run.summary)
 
     def shown(key: str, form: str) -> str:
@@ -120,7 +120,7 @@ def show_summary(run: RunDir) -> None:
 
 
 def _made(what: str, make: Callable[[], T]) -> T | None:
-    """What ``make`` returns; where it fails, nothing, and a sentence on what is missing."""
+    """Return what ``make`` returns; if it fails, log that ``what`` is missing and return None."""
     try:
         return make()
     except Exception as error:  # a diverged model, a file that was removed or damaged, ...
@@ -130,7 +130,7 @@ def _made(what: str, make: Callable[[], T]) -> T | None:
 
 
 def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
-    """What the checkpoint and the logged lines tell."""
+    """Return the figures that the checkpoint and the logged lines give."""
     checkpoint = resolve(run.path)
     config, state = load_config_of(checkpoint), load_state(checkpoint)
     model = outline(config.model)
@@ -162,7 +162,7 @@ def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
 
 
 def _over(of_all: Callable[[list[float]], float], lines: Sequence[Line], key: str) -> float | None:
-    """``of_all`` of the lines' values; lines of before a resume may be an older version's."""
+    """Return ``of_all`` of the values of ``key``, which lines of an older version may lack."""
     values = [line[key] for line in lines if line.get(key) is not None]
     return of_all(values) if values else None
 

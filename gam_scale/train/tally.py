@@ -1,4 +1,4 @@
-"""What a run's steps add up to, kept where they are computed until somebody asks."""
+"""Sums over a run's optimizer steps, kept on the device until somebody reads them."""
 
 from dataclasses import dataclass
 
@@ -10,28 +10,28 @@ from gam_scale.model.widest import widest
 
 @dataclass(frozen=True)
 class Counts:
-    """What a :class:`Tally` holds. A skipped step counts in ``skipped`` and after it only."""
+    """The sums of a :class:`Tally`; a skipped step counts only in ``skipped`` and below it."""
 
     loss_sum: float = 0.0
-    """Over this rank's targets."""
+    """Summed over this rank's targets."""
     targets: int = 0
-    """Of all ranks."""
+    """Targets of all ranks."""
     steps: int = 0
     norm_sum: float = 0.0
-    """Of the global gradient norms, before clipping."""
+    """Sum of the global gradient norms before clipping."""
     skipped: int = 0
     in_a_row: int = 0
-    """Skipped ones up to the last step."""
+    """Skipped steps in a row, up to the last step."""
     longest: int = 0
-    """Most of them in a row."""
+    """Most skipped steps in a row."""
     longest_end: int = 0
-    """The last step of those."""
+    """The last of the ``longest`` skipped steps in a row."""
 
 
 class Tally:
-    """Adds steps up on ``device``; a host that adds one does not wait for it.
+    """Sums up steps on ``device``; the host that adds a step does not wait for it.
 
-    Whether a step was skipped is seen from its gradient norm, which is not finite then.
+    A step counts as skipped if its gradient norm is not finite.
     """
 
     def __init__(self, device: torch.device, start: Counts = Counts()) -> None:  # noqa: B008
@@ -42,13 +42,13 @@ class Tally:
         ]
 
     def add(self, step: int, loss_sum: Tensor, n_targets: int, grad_norm: Tensor) -> None:
-        """One optimizer step.
+        """Add one optimizer step.
 
         Args:
             step: its number.
-            loss_sum: over this rank's targets, a scalar.
-            n_targets: of all ranks.
-            grad_norm: global, before clipping, a scalar.
+            loss_sum: scalar, summed over this rank's targets.
+            n_targets: targets of all ranks.
+            grad_norm: scalar, the global norm before clipping.
         """
         loss, targets, steps, norm, skipped, in_a_row, longest, end = self._counts
         grad_norm = grad_norm.detach().to(self._device, loss.dtype, non_blocking=True)
@@ -64,6 +64,6 @@ class Tally:
         torch.maximum(longest, in_a_row, out=longest)
 
     def read(self) -> Counts:
-        """The sums so far, for which the device is waited for, once."""
+        """Return the sums so far, after one wait for the device."""
         loss, targets, steps, norm, *skips = torch.stack(self._counts).tolist()
         return Counts(loss, int(targets), int(steps), norm, *map(int, skips))

@@ -1,4 +1,4 @@
-"""Work in the background that is tried until it succeeds."""
+"""Background work that is tried again until it succeeds."""
 
 import logging
 import threading
@@ -12,13 +12,13 @@ logger = logging.getLogger("gam_scale")
 UPLOADER = "checkpoint mirror"
 """Name of the threads that upload."""
 LONGEST_WAIT_S = 60.0
-"""Between two attempts, once the first ones have failed."""
+"""Seconds between two attempts, once the first few have failed."""
 
 
 class Uploads:
-    """One piece of work after another in a thread, each until it succeeds; none ends a run.
+    """Runs one piece of work after another in threads, each until it succeeds.
 
-    An outage is said once, and its end.
+    A failure never ends a run. An outage is logged once when it starts and once when it ends.
     """
 
     def __init__(self, remote: Remote) -> None:
@@ -32,14 +32,14 @@ class Uploads:
         return self._thread is None or not self._thread.is_alive()
 
     def begin(self, work: Callable[[], None]) -> None:
-        """Do this next; what it did before it failed, another attempt does again."""
+        """Do ``work`` after the work before it; an attempt after a failure calls it anew."""
         self._thread = threading.Thread(
             target=self._persist, args=(work, self._thread), name=UPLOADER, daemon=True
         )
         self._thread.start()
 
     def stop(self, seconds: float) -> bool:
-        """Wait so long for the work, then give up at its next failure; whether it is done."""
+        """Wait up to ``seconds``, then give up at the next failure; return whether all is done."""
         if self._thread is not None:
             self._thread.join(seconds)
         self._over.set()

@@ -1,4 +1,4 @@
-"""A file in the run directory asks a running job to begin its decay now."""
+"""A decay on demand: a file in the run directory asks a running job to begin its decay now."""
 
 from gam_scale.run.anneal import can_decay, requested
 from gam_scale.run.directory import RunDir
@@ -6,29 +6,29 @@ from gam_scale.train.loop import Hook, Loop
 
 
 class Annealing(Hook):
-    """Ends the loop once the file is there, for the run to go on with the decay.
+    """Ends the loop once the file is there; the run then goes on with the decay.
 
-    It is looked for before each step behind a logged line; one in the warm-up waits until the rate
-    is above that with which the decay ends.
+    The main rank looks for the file before each step that follows a logged line. A file that comes
+    during the warm-up waits until the rate is above the one that the decay ends with.
 
     Args:
-        run: whose directory it is.
+        run: the directory in which the file may appear.
     """
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
 
     def ballot(self, loop: Loop) -> float:
-        """Whether the main rank sees it."""
+        """Return 1 if this is the main rank and it sees a request that can begin now, else 0."""
         if loop.state.step % loop.config.log.every_steps or not loop.world.is_main:
             return 0.0
         steps, step, train = requested(self._run), loop.state.step, loop.config.train
         if steps and train.anneal.steps:
-            self._run.anneal_now.unlink(missing_ok=True)  # it goes on already
+            self._run.anneal_now.unlink(missing_ok=True)  # the decay has begun already
             return 0.0
         return float(steps > 0 and step > 0 and can_decay(train, step))
 
     def agreed(self, loop: Loop, total: float) -> None:
-        """Leave the loop, if so."""
+        """End the loop if the decay is to begin."""
         if total:
             loop.finish("annealing")

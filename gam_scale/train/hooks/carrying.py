@@ -1,4 +1,4 @@
-"""Rows that go on: each step's batches begin with what those of the last step left behind."""
+"""Carried states: each row of a step's batches goes on with the state that the last step left."""
 
 from gam_scale.data.packing import Batch
 from gam_scale.train.loop import Hook, Loop
@@ -6,10 +6,10 @@ from gam_scale.train.step import StepResult
 
 
 class Carrying(Hook):
-    """Gives the batches what the strategy keeps for their rows (``data.carry_state``)."""
+    """Gives batches the states that the strategy keeps for their rows (``data.carry_state``)."""
 
     def before_step(self, loop: Loop, batches: list[Batch]) -> list[Batch]:
-        """The same batches with the states that they continue: none where an epoch begins."""
+        """Return the batches with the states that their rows continue, cleared for a new epoch."""
         carry = loop.strategy.carry
         if carry is None:
             return batches
@@ -19,7 +19,7 @@ class Carrying(Hook):
         return [batch._replace(carried=rows) for batch, rows in pairs]
 
     def after_step(self, loop: Loop, result: StepResult) -> None:
-        """Forget what may have made a gradient infinite; this waits for the device."""
+        """Clear the states if the gradient is not finite, for which the host waits."""
         carry = loop.strategy.carry
         if carry is not None and not result.grad_norm.isfinite():
             carry.clear()

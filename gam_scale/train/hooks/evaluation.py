@@ -1,4 +1,4 @@
-"""Validation during training: its losses in the line of that step, and the best checkpoint."""
+"""Validation during training: it adds losses to a step's line and finds the best checkpoint."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,15 +20,15 @@ from gam_scale.train.signals import StopRequest
 
 
 class Evaluation(Hook):
-    """Evaluates every ``eval.every_steps`` and after the last step.
+    """Evaluates every ``eval.every_steps`` steps and after the last step.
 
-    The mean over the validation splits of ``data.sets``, of several each by itself in the same
-    pass, and every set of ``eval.sets``. An evaluation gives way to a signal; the run then begins
-    with it when it resumes.
+    It measures the mean loss over the validation splits of ``data.sets``, the loss of each of
+    several splits in the same pass, and the loss of every set of ``eval.sets``. An evaluation gives
+    way to a signal; a resumed run begins with that evaluation.
 
     Args:
-        data: whose validation splits are read.
-        stop: looked at between two batches.
+        data: holds the validation splits.
+        stop: checked between two batches.
     """
 
     def __init__(self, data: RunData, stop: StopRequest) -> None:
@@ -39,7 +39,7 @@ class Evaluation(Hook):
         self._named: dict[str, LossResult] = {}
 
     def between(self, loop: Loop) -> None:
-        """Evaluate, if it is time to."""
+        """Evaluate if an evaluation is due."""
         self._result, self._late, self._named = None, None, {}
         if due(loop, loop.config.eval.every_steps):
             try:
@@ -55,7 +55,7 @@ class Evaluation(Hook):
             self._compare(loop)
 
     def line(self, loop: Loop, figures: dict[str, Any]) -> None:
-        """Add the validation losses, if this step has some."""
+        """Add the validation losses if this step was evaluated."""
         if self._result is not None:
             figures |= {
                 "val_loss": self._result.loss,
@@ -69,10 +69,10 @@ class Evaluation(Hook):
             figures["val_late_loss"] = self._late.loss
 
     def _evaluate(self, loop: Loop) -> None:
-        """All that is validated on.
+        """Measure the losses on all validation data.
 
         Raises:
-            Stopped: on all ranks alike, between two batches: a signal asks to stop.
+            Stopped: a signal asks to stop; raised on all ranks alike, between two batches.
         """
         valid, evaluate = self._data.valid, loop.strategy.evaluate
         if len(valid) > 1:
@@ -90,14 +90,14 @@ class Evaluation(Hook):
             self._late = self._mean(loop, valid, loop.config.eval.late_from)
 
     def _mean(self, loop: Loop, splits: Sequence[TokenSplit], late_from: int = 0) -> LossResult:
-        """Over all ranks, of targets with ``late_from`` tokens of context or more."""
+        """Return the mean over all ranks, of targets with at least ``late_from`` tokens before."""
         batches = self._batches(loop, splits, late_from)
         return mean_loss(loop.strategy.evaluate, batches, self._token_bytes, loop.world)
 
     def _batches(
         self, loop: Loop, splits: Sequence[TokenSplit], late_from: int = 0
     ) -> Iterator[Batch]:
-        """This rank's, of one shape, while nobody is asked to stop; all ranks have as many."""
+        """Yield this rank's batches, of one shape and as many on all ranks; check for a stop."""
         data, ev, world = loop.config.data, loop.config.eval, loop.world
         share = world.reader, world.axes.readers
         size = data.seq_len, data.documents, ev.batch_size
@@ -107,7 +107,7 @@ class Evaluation(Hook):
             yield part(pad_rows(late_targets(batch, late_from), ev.batch_size), world)
 
     def _compare(self, loop: Loop) -> None:
-        """Ask for a checkpoint, if this is the best so far."""
+        """Ask for a checkpoint if the validation loss is the lowest so far."""
         by, state = loop.config.checkpoint.best, loop.state
         result = self._named.get(by) if by else self._result
         best = state.best_val_loss if state.best_of == by else None
@@ -119,8 +119,8 @@ class Evaluation(Hook):
 
 
 def due(loop: Loop, every: int) -> bool:
-    """Whether what comes every so many steps, and after the last, comes between these two.
+    """Return whether a task that runs every ``every`` steps and after the last step is due now.
 
-    It follows from the step alone, so that a start which begins between them does it again.
+    The answer follows from the step alone, so a start that begins at such a step does it again.
     """
     return loop.done or (every > 0 and loop.state.step % every == 0)

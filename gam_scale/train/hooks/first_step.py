@@ -1,4 +1,4 @@
-"""A sign of life while a start's first step compiles, gathers and computes."""
+"""Log lines as a sign of life while a start's first step compiles, gathers and computes."""
 
 import logging
 import threading
@@ -10,17 +10,17 @@ from gam_scale.train.loop import Hook, Loop
 logger = logging.getLogger("gam_scale")
 
 THREAD = "first step"
-"""Name of the thread that says so."""
+"""Name of the thread that logs the sign of life."""
 
 
 class FirstStep(Hook):
-    """Says, from time to time, that the first step is still under way, until it is done.
+    """Logs from time to time that the first step is still under way, until it is done.
 
-    Then it says how the blocks run, and has the step left out of the run's step time.
+    It then logs how the blocks run, and has the step left out of the run's step time.
 
     Args:
-        lines: leave the step out.
-        every_s: seconds between two sentences.
+        lines: leaves the step out of the step time.
+        every_s: seconds between two log lines.
     """
 
     def __init__(self, lines: Lines, every_s: float = 30.0) -> None:
@@ -29,7 +29,7 @@ class FirstStep(Hook):
         self._thread: threading.Thread | None = None
 
     def before_batch(self, loop: Loop) -> None:
-        """Begin to say so, before the first one."""
+        """Start the thread before the first step."""
         if self._thread is None:
             compiles = ", which compiles the blocks," if loop.strategy.compilation.is_on else ""
             self._thread = threading.Thread(
@@ -38,14 +38,14 @@ class FirstStep(Hook):
             self._thread.start()
 
     def between(self, loop: Loop) -> None:
-        """The step is computed."""
+        """After the first step, stop the sign of life and log how the blocks run."""
         if loop.is_first:
             self._lines.leave_out_start()
             self._over.set()
             logger.info("%s", loop.strategy.compilation)
 
     def end(self, loop: Loop, error: BaseException | None) -> None:
-        """Say no more."""
+        """End the thread."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()

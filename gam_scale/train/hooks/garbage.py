@@ -1,7 +1,7 @@
-"""Python's garbage collector, which runs when a step is done instead of anywhere within one.
+"""Runs Python's garbage collector between steps instead of anywhere within one.
 
-It stops this rank's host for as long as it takes, at a moment of its own on each rank, and all
-others wait for the slowest in their next collective.
+A collection stops a rank's host. Left to Python, it comes at another moment on each rank, and every
+time all the other ranks wait for that one in their next collective.
 """
 
 import gc
@@ -9,30 +9,30 @@ import gc
 from gam_scale.train.loop import Hook, Loop
 
 EVERY = 100
-"""Steps between collections, the same ones on all ranks. PyTorch frees tensors by counting their
-references; what is left for the collector are cycles of small objects."""
+"""Steps between collections, which come at the same steps on all ranks. PyTorch frees tensors by
+counting references; only cycles of small objects are left for the collector."""
 
 
 class Garbage(Hook):
-    """The collector is off while the loop runs; then it is as it was before."""
+    """Turns the collector off while the loop runs, and collects after every ``every`` steps."""
 
     def __init__(self, every: int = EVERY) -> None:
         self.every = every
 
     def start(self, loop: Loop) -> None:
-        """Turn it off."""
+        """Turn the collector off."""
         self._was_on = gc.isenabled()
         gc.collect()
         gc.disable()
-        gc.freeze()  # what the start made stays: not to be gone through each time
+        gc.freeze()  # objects made by the start stay, so no collection need go through them
 
     def over(self, loop: Loop) -> None:
-        """Collect, if it is time to."""
+        """Collect if a collection is due."""
         if loop.state.step % self.every == 0:
             gc.collect()
 
     def end(self, loop: Loop, error: BaseException | None) -> None:
-        """Turn it on again."""
+        """Turn the collector on again if it was on before."""
         gc.unfreeze()
         if self._was_on:
             gc.enable()

@@ -18,25 +18,25 @@ from gam_scale.train.sinks import MetricLog
 from gam_scale.train.step import StepResult
 
 TOKENS = 1024
-"""Of each row, at most, that a layer's gates are looked at for."""
+"""Most tokens of each row for which a layer's statistics are taken."""
 MOST_VALUES = 1 << 16
-"""Of which quantiles are taken: sorting a million for each gate took as long as half a step."""
+"""Most values to take quantiles of: sorting a million for each gate took as long as half a step."""
 
 
 class LayerStatistics(Hook):
-    """Every ``log.layers_every`` steps, of the main rank's first micro-batch.
+    """Logs statistics of the main rank's first micro-batch every ``log.layers_every`` steps.
 
     ``activation`` is the root mean square of a layer's output per token, ``gradient`` the length
-    per token of the gradient of the batch's summed loss in that output. All else is what a block's
-    own ``statistics(x, layout)`` says of its input (B, T, d): tensors (values, heads) by name.
+    per token of the gradient of the batch's summed loss in that output. All others come from a
+    block's own ``statistics(x, layout)`` of its input (B, T, d): tensors (values, heads) by name.
 
-    A block is listened to from outside, where it is called, so that it may be compiled, recomputed
-    or sharded: what an engine gathers for it is there. The run's numbers stay as they are, and the
-    host waits for the device after those steps only, to read the figures.
+    Hooks of torch observe a block from outside, where it is called. The block may be compiled,
+    recomputed or sharded, since by then an engine has gathered its parameters. The run's numbers do
+    not change, and the host waits for the device after those steps only, to read the figures.
 
     Args:
-        log: where they go.
-        check_lock: as that of :class:`~gam_scale.train.hooks.lines.Lines`.
+        log: receives the statistics.
+        check_lock: as for :class:`~gam_scale.train.hooks.lines.Lines`.
     """
 
     def __init__(self, log: MetricLog, check_lock: Callable[[], None]) -> None:
@@ -45,7 +45,7 @@ class LayerStatistics(Hook):
         self._handles: list[RemovableHandle] = []
 
     def before_step(self, loop: Loop, batches: list[Batch]) -> list[Batch]:
-        """Listen to the blocks, if it is time to."""
+        """Attach listeners to the blocks if statistics are due."""
         every, step = loop.config.log.layers_every, loop.state.step + 1
         if every and step % every == 0 and loop.world.is_main:
             module = loop.strategy.module
@@ -57,13 +57,13 @@ class LayerStatistics(Hook):
         return batches
 
     def after_step(self, loop: Loop, result: StepResult) -> None:
-        """Listen no more."""
+        """Detach the listeners."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def between(self, loop: Loop) -> None:
-        """Read what was heard, for which the device is waited for."""
+        """Read and log the listeners' figures, for which the host waits for the device."""
         if not self._listeners:
             return
         heard = [listener.figures for listener in self._listeners]
@@ -73,13 +73,13 @@ class LayerStatistics(Hook):
             self._log.layers(loop.state.step, [_read(figures) for figures in heard])
 
     def end(self, loop: Loop, error: BaseException | None) -> None:
-        """Leave the blocks as they were."""
+        """Detach the listeners that an error has left."""
         for handle in self._handles:
             handle.remove()
 
 
 class _Loss:
-    """The model's output, whose gradient engines scale each in their own way."""
+    """Keeps the gradient of the model's output: the scale that the engine gives the summed loss."""
 
     scale: Tensor | None = None
 
@@ -89,7 +89,7 @@ class _Loss:
 
 
 class _Listener:
-    """What one block's first call in a step shows."""
+    """Keeps the figures of one block's first call in a step."""
 
     def __init__(self, loss: _Loss) -> None:
         self.figures: dict[str, Tensor] = {}
@@ -110,7 +110,7 @@ class _Listener:
         length = min(TOKENS, x.shape[1])
         device = x.device.type
         enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        # A weight that autocast casts here, without gradients, must not be taken for the step's.
+        # The step must not reuse a weight that autocast has cast here, without gradients.
         with torch.no_grad(), torch.autocast(device, dtype, enabled, cache_enabled=False):
             values = block.statistics(x[:, :length], layout.segments(length)[0])
             self.figures |= {name: quantiles(value) for name, value in values.items()}
@@ -130,11 +130,11 @@ class _Listener:
 
 
 def quantiles(values: Tensor) -> Tensor:
-    """(values, heads) -> (1 + heads, quantiles): of all values, and of each head's.
+    """Return the quantiles of (values, heads) as (1 + heads, quantiles): of all, then of each head.
 
-    Of more than :data:`MOST_VALUES` every second one is taken, every third one, and so on, by a
-    step that shares no factor with their number, so with no width that divides it: some channels of
-    a row would never have their turn.
+    If there are more than :data:`MOST_VALUES`, every n-th is taken. This n shares no factor with
+    the number of values, and so none with a width that divides it; otherwise some channels would
+    never be taken.
     """
     step = -(-values.numel() // MOST_VALUES)
     while math.gcd(step, len(values)) > 1:

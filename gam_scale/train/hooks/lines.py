@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl and its like: what steps add up to, logged from time to time."""
+"""Logged lines, as in metrics.jsonl: sums and means over the steps since the last line."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +13,12 @@ from gam_scale.train.tally import Counts
 
 
 class Lines(Hook):
-    """Logs a line at the first step, every ``log.every_steps``, at the last and where asked to.
+    """Logs a line at the first step, every ``log.every_steps``, at the last step and when asked to.
 
     Args:
-        make: the metrics that go by a clock.
-        log: where lines go.
-        check_lock: called before a line is written; ends a process that may not write any more.
+        make: makes the metrics that use a given clock.
+        log: receives the lines.
+        check_lock: called before a line is written; ends a process that has lost the lock.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Lines(Hook):
         self._make, self._log, self._check_lock = make, log, check_lock
 
     def start(self, loop: Loop) -> None:
-        """Go on from what a checkpoint holds of the line under way."""
+        """Go on with the line under way whose sums the checkpoint holds."""
         self._metrics = self._make(loop.clock)
         if loop.state.metrics:
             self._metrics.load_state_dict(loop.state.metrics)
@@ -40,7 +40,7 @@ class Lines(Hook):
         return self._metrics.counts()
 
     def after_step(self, loop: Loop, result: StepResult) -> None:
-        """Add the step up."""
+        """Add the step to the sums."""
         self._metrics.add(loop.state.step, *result)
 
     def leave_out_start(self) -> None:
@@ -48,7 +48,7 @@ class Lines(Hook):
         self._metrics.leave_out_start()
 
     def between(self, loop: Loop) -> None:
-        """Log, if a line is due."""
+        """Log a line if one is due."""
         step, every = loop.state.step, loop.config.log.every_steps
         if loop.done or "line" in loop.asked or step == 1 or step % every == 0:
             loop.look()
@@ -60,5 +60,5 @@ class Lines(Hook):
             self._log.log(figures)
 
     def saves(self, loop: Loop, state: TrainState) -> TrainState:
-        """With the line under way."""
+        """Return the state with the sums of the line under way."""
         return replace(state, metrics=self._metrics.state_dict())

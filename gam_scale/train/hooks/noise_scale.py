@@ -1,4 +1,4 @@
-"""The gradient noise scale: how many targets a batch may have before more of them gain little."""
+"""The gradient noise scale: the number of targets in a batch above which more gain little."""
 
 import math
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ from gam_scale.train.loop import Hook, Loop
 from gam_scale.train.step import StepResult
 
 KEPT = 0.9
-"""Of the sums of earlier measurements at the next one: about ten of them count."""
+"""Share of the earlier measurements' sums that each new one keeps, so that about ten count."""
 
 
 class Noise(NamedTuple):
     """Unbiased estimates from one step; each may be below 0."""
 
     variance: float
-    """Of the gradient of one target, summed over all parameters: the trace of its covariance."""
+    """Variance of one target's gradient over all parameters: the trace of its covariance."""
     square: float
     """Squared length of the gradient that an endless batch would have."""
 
 
 def estimate(small: float, norm: float, targets: int, parts: int) -> Noise:
-    """Noise and signal of gradients, from a batch and the parts that it is made of.
+    """Estimate the noise V and the signal |G|^2 of gradients from a batch and its parts.
 
     For a batch of n targets, E|g|^2 = |G|^2 + V / n (arXiv 1812.06162, appendix A.1); for its k
     parts, of n_i targets each, the mean of |g_i|^2 weighted by n_i is |G|^2 + V k / n.
 
     Args:
-        small: that weighted mean.
+        small: the weighted mean of |g_i|^2.
         norm: |g|, of the whole batch.
         targets: n.
         parts: k, at least 2.
@@ -45,14 +45,14 @@ def estimate(small: float, norm: float, targets: int, parts: int) -> Noise:
 
 
 class PartNorms:
-    """Listens to one step's backward passes: squared lengths of each micro-batch's own gradient.
+    """Measures the squared length of each micro-batch's own gradient during one step.
 
-    A hook on a parameter is given what one backward pass adds to its gradient, before engines sum,
-    average or cut it; all stays on the device.
+    A torch hook on a parameter receives what one backward pass adds to its gradient, before engines
+    sum, average or cut it. All results stay on the device.
 
     Args:
         module: the model, whose parameters' gradients are whole on this rank.
-        targets: of each micro-batch, in order.
+        targets: number of targets of each micro-batch, in order.
     """
 
     def __init__(self, module: nn.Module, targets: Sequence[int]) -> None:
@@ -64,20 +64,20 @@ class PartNorms:
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self._part += 1
-        output.register_hook(self._scales.append)  # engines scale the loss each in their own way
+        output.register_hook(self._scales.append)  # each engine scales the loss in its own way
 
     def _add(self, gradient: Tensor) -> None:
         norm = torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32)
         self._norms[self._part].append(norm)
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Remove the torch hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def read(self) -> tuple[float, int]:
-        """Sum of n_i |g_i|^2, g_i of the mean loss, and the parts that have targets; waits."""
+        """Wait; return the sum of n_i |g_i|^2 (g_i of the mean loss) and the parts with targets."""
         total, parts = 0.0, 0
         for n, norms, scale in zip(self._targets, self._norms, self._scales, strict=True):
             if n:
@@ -91,11 +91,12 @@ def _wide(x: Tensor) -> Tensor:
 
 
 class NoiseScale(Hook):
-    """Every ``log.noise_every`` steps, of the gradients of all ranks' micro-batches.
+    """Measures the noise scale over all ranks' micro-batches every ``log.noise_every`` steps.
 
-    A line has that step's ``grad_variance`` and ``grad_square``, see :class:`Noise`, and
-    ``noise_scale``, variance over square of about ten measurements, in targets: the ratio of sums,
-    since a mean of ratios would be biased. The host waits for the device after those steps only.
+    The step's line gets its ``grad_variance`` and ``grad_square``, see :class:`Noise`, and
+    ``noise_scale`` in targets: the sum of variances over the sum of squares of about ten
+    measurements, since a mean of ratios would be biased. The host waits for the device after those
+    steps only.
     """
 
     _listener: PartNorms | None = None
@@ -106,7 +107,7 @@ class NoiseScale(Hook):
         self._sums = Noise(*(loop.state.noise or (0.0, 0.0)))
 
     def before_step(self, loop: Loop, batches: list[Batch]) -> list[Batch]:
-        """Listen, if it is time to."""
+        """Attach the torch hooks if a measurement is due."""
         every, step = loop.config.log.noise_every, loop.state.step + 1
         if every and step % every == 0:
             targets = [batch.num_targets for batch in batches]
@@ -114,13 +115,13 @@ class NoiseScale(Hook):
         return batches
 
     def after_step(self, loop: Loop, result: StepResult) -> None:
-        """Listen no more."""
+        """Remove the torch hooks, and keep the step's result."""
         if self._listener is not None:
             self._listener.stop()
             self._result = result
 
     def between(self, loop: Loop) -> None:
-        """Read what was heard, for which the device is waited for, and have a line logged."""
+        """Read the measurement, for which the host waits for the device, and ask for a line."""
         self._noise = None
         if self._listener is None:
             return
@@ -135,18 +136,18 @@ class NoiseScale(Hook):
             loop.ask("line")
 
     def line(self, loop: Loop, figures: dict[str, Any]) -> None:
-        """Add this step's."""
+        """Add this step's measurement and the noise scale."""
         if self._noise is not None:
             variance, square = self._sums
             figures["grad_variance"], figures["grad_square"] = self._noise
             figures["noise_scale"] = variance / square if square > 0 else math.nan
 
     def saves(self, loop: Loop, state: TrainState) -> TrainState:
-        """With the sums, once there are any."""
+        """Return the state with the sums, once there are any."""
 
         return replace(state, noise=list(self._sums)) if any(self._sums) else state
 
     def end(self, loop: Loop, error: BaseException | None) -> None:
-        """Leave the parameters as they were."""
+        """Remove the torch hooks that an error has left."""
         if self._listener is not None:
             self._listener.stop()

@@ -1,4 +1,4 @@
-"""What a GPU's memory held when it did not suffice: a file for pytorch.org/memory_viz."""
+"""A record of what a full GPU's memory held, as a file for pytorch.org/memory_viz."""
 
 import logging
 from pathlib import Path
@@ -11,25 +11,25 @@ logger = logging.getLogger("gam_scale")
 
 
 class OutOfMemory(Hook):
-    """Writes ``memory-rankN.pickle`` if a run has too little memory; on a CPU it does nothing.
+    """Writes ``memory-rankN.pickle`` if a GPU runs out of memory; on a CPU it does nothing.
 
-    Where steps are profiled it notes for all memory which line asks for it, at some microseconds
-    each time.
+    In a run that profiles steps it also records which line of code asks for each piece of memory,
+    which takes some microseconds each time.
 
     Args:
-        folder: made if it is needed.
+        folder: where the file goes; created if needed.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def start(self, loop: Loop) -> None:
-        """Note from now on, if at all."""
+        """Begin to record the lines of code if the run profiles steps."""
         if self._traces(loop):
             torch.cuda.memory._record_memory_history("state", context="state", stacks="python")
 
     def end(self, loop: Loop, error: BaseException | None) -> None:
-        """Write, if that is the error: its frames still hold most of what was there."""
+        """Write the file if memory ran out: the error's frames still hold most of the tensors."""
         if isinstance(error, torch.OutOfMemoryError) and loop.world.device.type == "cuda":
             self._folder.mkdir(parents=True, exist_ok=True)
             file = self._folder / f"memory-rank{loop.world.rank}.pickle"

@@ -1,4 +1,4 @@
-"""A few steps under torch's profiler: a trace of each rank, and what took longest in its log."""
+"""A few steps under torch's profiler: each rank's trace, and in its log what took longest."""
 
 import logging
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from gam_scale.train.loop import Hook, Loop
 logger = logging.getLogger("gam_scale")
 
 LONGEST = 10
-"""Kernels, or operators, that the log names."""
+"""Number of kernels, or operators, that the log names."""
 NAME = 100
-"""Most characters of a kernel's: templates have long ones."""
+"""Most characters to log of a kernel's name: templates have long ones."""
 
 
 class StepProfile(Hook):
     """Profiles the steps that ``train.profile`` names, with all that happens until they are over.
 
-    Each rank's ``steps-A-B-rankN.json.gz``, a chrome trace, is in the folder that it is given.
+    Each rank writes a chrome trace, ``steps-A-B-rankN.json.gz``, to ``folder``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,11 +31,11 @@ class StepProfile(Hook):
         self._step: record_function | None = None
 
     def start(self, loop: Loop) -> None:
-        """Know the steps."""
+        """Read from the config which steps to profile."""
         self._first, self._last = loop.config.train.profile or (0, -1)
 
     def before_batch(self, loop: Loop) -> None:
-        """Begin, if the step is among them."""
+        """Begin to profile if the step is one of those."""
         number = loop.state.step + 1
         if not self._first <= number <= self._last:
             return
@@ -45,14 +45,14 @@ class StepProfile(Hook):
         self._step.__enter__()
 
     def over(self, loop: Loop) -> None:
-        """The step ends; after the last one, write."""
+        """End the step's mark in the trace; after the last of the steps, write the trace."""
         if self._step is not None:
             self._end_step()
             if loop.state.step >= self._last:
                 self._end(loop)
 
     def end(self, loop: Loop, error: BaseException | None) -> None:
-        """A run may end before the last of the steps."""
+        """Write the trace if the run ends before the last of the steps."""
         self._end_step()
         self._end(loop)
 
@@ -84,11 +84,11 @@ class StepProfile(Hook):
 
 
 def longest(events: Sequence[Any], device: torch.device) -> list[str]:
-    """The kernels that took longest, on a CPU the operators: a line each, their own time only.
+    """Return a line for each kernel (on a CPU, operator) that took longest, by its own time only.
 
     Args:
         events: averages by name, as the profiler gives them.
-        device: whose time counts.
+        device: the device whose time counts.
     """
     on_gpu = device.type == "cuda"
     kind = DeviceType.CUDA if on_gpu else DeviceType.CPU

@@ -1,11 +1,11 @@
-"""What this rank is at, for the watchdog of the job."""
+"""Reports to the job's watchdog what this rank is doing."""
 
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.train.loop import Hook, Loop
 
 
 class Progress(Hook):
-    """Notes whatever the loop begins as progress."""
+    """Notes everything that the loop begins as progress."""
 
     def __init__(self, watchdog: Watchdog) -> None:
         self._watchdog = watchdog

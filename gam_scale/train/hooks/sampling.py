@@ -1,4 +1,4 @@
-"""Texts that the model writes while it trains, from fixed prompts: a look at what it learns."""
+"""Texts that the model writes from fixed prompts while it trains, to show what it learns."""
 
 import math
 from collections.abc import Callable
@@ -20,21 +20,22 @@ from gam_scale.train.sinks import MetricLog
 
 NEW_TOKENS = 96
 LEAST = 64
-"""Tokens that each of the ranks has which share a sequence, if sequences are as long."""
+"""Fewest tokens of a text on each rank that shares it, if ``data.seq_len`` is long enough."""
 LIKELY = Sampling(temperature=0.8, top_p=0.95)
 
 
 class Samples(Hook):
-    """Every ``log.sample_every`` steps, all ranks together write a text for each prompt.
+    """Writes a text for each prompt, all ranks together, every ``log.sample_every`` steps.
 
-    Each token is read off a forward pass over the whole texts, of one length, as evaluation does
-    it: so it works under every engine, where parameters are sharded and where a sequence is. The
-    draws follow from the seed and the place in the text: the same at every step, on any rank.
+    Each new token takes a forward pass over the whole texts, padded to one length, as in
+    evaluation. It therefore works under every engine, with sharded parameters and sequences cut
+    over ranks. The draws follow from the seed and the place in the text alone, so they are the same
+    at every step and on any rank.
 
     Args:
-        tokenizer: of the run.
-        log: where texts go.
-        check_lock: as that of :class:`~gam_scale.train.hooks.lines.Lines`.
+        tokenizer: the run's tokenizer.
+        log: receives the texts.
+        check_lock: as for :class:`~gam_scale.train.hooks.lines.Lines`.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Samples(Hook):
         self._tokenizer, self._log, self._check_lock = tokenizer, log, check_lock
 
     def start(self, loop: Loop) -> None:
-        """Know the prompts."""
+        """Encode the prompts and choose the length of the texts."""
         self._prompts = prompts_of(loop.config)
         self._ids = [prompt_ids(prompt, self._tokenizer) for prompt in self._prompts]
         longest = loop.config.data.seq_len
@@ -52,7 +53,7 @@ class Samples(Hook):
         self._length = min(longest, cuts * each)
 
     def between(self, loop: Loop) -> None:
-        """Write, if it is time to."""
+        """Write texts if they are due."""
         every, step = loop.config.log.sample_every, loop.state.step
         if not every or step % every:
             return
@@ -63,7 +64,7 @@ class Samples(Hook):
         self._log.samples(step, list(zip(self._prompts, texts, strict=True)))
 
     def _continued(self, loop: Loop) -> list[list[int]]:
-        """New ids for each prompt, up to the end of its document."""
+        """Return the new ids for each prompt, up to the end of its document."""
         texts = [list(ids) for ids in self._ids]
         most = [min(self._length, len(ids) + NEW_TOKENS) for ids in texts]
         going = [i for i, ids in enumerate(texts) if len(ids) < most[i]]
@@ -77,7 +78,7 @@ class Samples(Hook):
         return [ids[len(prompt) :] for ids, prompt in zip(texts, self._ids, strict=True)]
 
     def _next(self, loop: Loop, texts: list[list[int]], going: list[int]) -> list[int | None]:
-        """The ids that one rank chooses for all; None: logits are not finite."""
+        """Return the next id of each text in ``going``; None: its logits are not finite."""
         tokens = torch.zeros(len(texts), self._length, dtype=torch.int64)
         for row, ids in enumerate(texts):
             tokens[row, : len(ids)] = torch.tensor(ids)
@@ -88,7 +89,7 @@ class Samples(Hook):
         for row in going:
             number, last = divmod(len(texts[row]) - 1, logits.shape[1])
             token = 0.0
-            if world.reader == 0 and world.place.context == number:  # of those that have the same
+            if world.reader == 0 and world.place.context == number:  # one rank chooses for all
                 generator = draw(loop.config.train.seed, len(texts[row]), logits.device)
                 token = float(_choose(logits[row, last, : self._tokenizer.vocab_size], generator))
             chosen.append(token)
@@ -100,20 +101,20 @@ class Samples(Hook):
 
 
 def prompts_of(config: RunConfig) -> list[str]:
-    """What the run's texts continue."""
+    """Return the prompts that the run's texts continue."""
     return config.log.sample_prompts or [config.log.sample_prompt]
 
 
 def prompt_ids(prompt: str, tokenizer: Tokenizer) -> list[int]:
-    """A prompt's tokens, after the one that opens a text."""
+    """Return the token that opens a text, followed by the prompt's tokens."""
     return [tokenizer.bos_id, *tokenizer.encode(prompt)]
 
 
 def check_prompt(config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Refuse a prompt where a sequence cannot hold it and something new.
+    """Refuse a prompt that leaves no room for a new token in a sequence.
 
     Raises:
-        UserError: the run is to write samples, and it is so long.
+        UserError: the run is to write samples, and a prompt is too long.
     """
     if not config.log.sample_every:
         return
@@ -129,7 +130,7 @@ def check_prompt(config: RunConfig, tokenizer: Tokenizer) -> None:
 
 
 def draw(seed: int, place: int, device: torch.device) -> torch.Generator:
-    """What the token in one place of a text is drawn with."""
+    """Return the generator that draws the token in one place of a text."""
     return torch.Generator(device).manual_seed(derive_seed(seed, "sample", place))
 
 

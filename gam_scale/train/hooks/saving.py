@@ -8,26 +8,26 @@ from gam_scale.train.saver import Saver
 
 
 class Saving(Hook):
-    """Saves at the steps that ``checkpoint`` names, where another hook asks, and when stopped.
+    """Saves at the steps that ``checkpoint`` sets, at the last step, when asked and when stopped.
 
-    A checkpoint is written while training goes on, and committed at the next step before which all
-    ranks have written theirs.
+    A checkpoint is written while training goes on. It is committed between two steps, as soon as
+    all ranks have written their shards.
     """
 
     def __init__(self, saver: Saver) -> None:
         self._saver = saver
 
     def ballot(self, loop: Loop) -> float:
-        """Whether this rank has written."""
+        """Return whether this rank has written its shard."""
         return float(self._saver.ready)
 
     def agreed(self, loop: Loop, total: float) -> None:
-        """Commit, once all have."""
+        """Commit the checkpoint once all ranks have written."""
         if total == loop.world.world_size:
             self._saver.finish()
 
     def between(self, loop: Loop) -> None:
-        """Save, if it is time to."""
+        """Save if a checkpoint is due."""
         step, settings = loop.state.step, loop.config.checkpoint
         due = step % settings.every_steps == 0 or step in settings.keep_steps
         if loop.done or due or loop.asked & {"save", "best"}:
@@ -36,7 +36,7 @@ class Saving(Hook):
                 self._save(loop, is_best="best" in loop.asked)
 
     def leave(self, loop: Loop) -> None:
-        """Save what a signal stops, or where a decay begins; commit what is under way."""
+        """Save if a signal stops the run or a decay begins; commit the checkpoint under way."""
         if loop.outcome in ("stopped", "annealing"):
             self._save(loop, is_best=False)
         self._saver.finish()

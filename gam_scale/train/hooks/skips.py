@@ -1,4 +1,4 @@
-"""Steps whose update was not applied: said in the log, and too many in a row end the run."""
+"""Skipped steps, whose update was not applied: they are logged; too many in a row end the run."""
 
 import logging
 from dataclasses import replace
@@ -13,22 +13,22 @@ logger = logging.getLogger("gam_scale")
 
 
 class Skips:
-    """Looks at the counts from time to time.
+    """Checks the counts of skipped steps from time to time.
 
     Args:
         most_in_a_row: see ``train.max_skipped_steps``.
         step: steps done so far.
-        skipped: how many of the run's steps were, so far.
+        skipped: steps skipped so far in the run.
     """
 
     def __init__(self, most_in_a_row: int, step: int, skipped: int) -> None:
         self._most, self._step, self._skipped = most_in_a_row, step, skipped
 
     def look(self, step: int, counts: Counts) -> int:
-        """How many steps were applied since the last look, up to ``step``.
+        """Return how many steps were applied since the last look, up to ``step``.
 
         Raises:
-            UserError: too many in a row were not.
+            UserError: too many steps in a row were skipped.
         """
         first, skipped = self._step + 1, counts.skipped - self._skipped
         done = step - self._step
@@ -48,14 +48,14 @@ class Skips:
 
 
 class CountedSkips(Hook):
-    """Counts the steps that were applied, in ``loop.state``, whenever the counts are looked at.
+    """Adds the steps that were applied to ``loop.state``, whenever the loop looks at the device.
 
     Args:
-        lines: has the counts.
+        lines: holds the counts of steps.
 
     Attributes:
-        at_once: look after each step; None: where the device has computed what it was given when
-            the host goes on, as a CPU has.
+        at_once: whether to look after each step; None: only on a CPU, whose work is done by then,
+            so that looking is no wait.
     """
 
     def __init__(self, lines: Lines, *, at_once: bool | None = None) -> None:
@@ -69,12 +69,12 @@ class CountedSkips(Hook):
         self._skips = Skips(loop.config.train.max_skipped_steps, loop.state.step, skipped)
 
     def after_step(self, loop: Loop, result: StepResult) -> None:
-        """Look, where that is no wait."""
+        """Have all hooks look at the device if that is no wait."""
         if self.at_once:
             loop.look()
 
     def look(self, loop: Loop) -> None:
-        """Take in which steps were applied."""
+        """Count the steps that were applied since the last look."""
         applied = self._skips.look(loop.state.step, self._lines.counts())
         steps = loop.state.optimizer_steps + applied
         loop.state = replace(loop.state, optimizer_steps=steps)

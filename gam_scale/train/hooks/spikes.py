@@ -1,4 +1,4 @@
-"""Loss spikes: when a step's loss is out of line with those before it, the run goes back."""
+"""Loss spikes: if a step's loss is far above those before it, the run rolls back."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ WINDOW = 32
 
 
 class SpikeDetector:
-    """Compares each loss with the median of the last ``window``, once there are as many."""
+    """Compares each loss with the median of the last ``window``, once there are that many."""
 
     def __init__(self, ratio: float, window: int) -> None:
         """``ratio``: see ``train.spike_ratio``."""
@@ -23,7 +23,7 @@ class SpikeDetector:
         self._losses: deque[float] = deque(maxlen=window)
 
     def is_spike(self, loss: float) -> bool:
-        """Whether ``loss`` is one; if not, it counts among the last ones from now on."""
+        """Return whether ``loss`` is a spike; if not, and if finite, it joins the last losses."""
         full = len(self._losses) == self._losses.maxlen
         if self.ratio > 0 and full and loss > self.ratio * statistics.median(self._losses):
             return True
@@ -33,28 +33,28 @@ class SpikeDetector:
 
 
 class Spikes(Hook):
-    """Ends the loop where the loss that is there without a wait, summed over ranks, is a spike."""
+    """Ends the loop if the newest loss that needs no wait, summed over ranks, is a spike."""
 
     def __init__(self, window: int = WINDOW) -> None:
         self.window = window
 
     def start(self, loop: Loop) -> None:
-        """Know no loss yet."""
+        """Begin without any losses."""
         self._detector = SpikeDetector(loop.config.train.spike_ratio, self.window)
         self._losses, self._recent = LastLoss(loop.world.device), Loss(0, math.nan)
 
     def ballot(self, loop: Loop) -> float:
-        """This rank's share of the loss of a step just before."""
+        """Return this rank's share of the newest loss that needs no wait."""
         self._recent = self._losses.get()
         return self._recent.value
 
     def agreed(self, loop: Loop, total: float) -> None:
-        """Roll back, if it is one."""
+        """End the loop if the summed loss is a spike; the run then rolls back."""
         if self._detector.is_spike(total):
             logger.warning("step %d has a loss of %.3f, a spike", self._recent.step, total)
             loop.finish("spiked")
 
     def after_step(self, loop: Loop, result: StepResult) -> None:
-        """Keep its loss, where spikes are looked for."""
+        """Keep the step's loss if spikes are looked for."""
         if self._detector.ratio:
             self._losses.put(loop.state.step, result.loss_sum / result.n_targets)

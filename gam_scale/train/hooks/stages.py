@@ -1,4 +1,4 @@
-"""Where a stage of the run begins: said in the log, and which one it is in each line."""
+"""The stages of a run: the log says where each begins, and each line which one it belongs to."""
 
 import logging
 from typing import Any
@@ -10,14 +10,14 @@ logger = logging.getLogger("gam_scale")
 
 
 class Stages(Hook):
-    """Tells of the stages of a run that has ``train.stages``, and does nothing in others."""
+    """Reports the stages of a run that has ``train.stages``, and does nothing in other runs."""
 
     def start(self, loop: Loop) -> None:
-        """None was told of yet."""
+        """Begin with no stage logged."""
         self._told: Stage | None = None
 
     def before_batch(self, loop: Loop) -> None:
-        """Say so, before the first step of one, and of a start."""
+        """Log the stage before its first step, and before the first step of a start."""
         stages, stage = loop.batches.stages, loop.batches.stage(loop.state.step)
         if not loop.config.train.stages or stage == self._told:
             return
@@ -35,7 +35,7 @@ class Stages(Hook):
         )
 
     def line(self, loop: Loop, figures: dict[str, Any]) -> None:
-        """Add the number of the last step's stage, from 1, and the length of its sequences."""
+        """Add the last step's stage, counted from 1, its length of sequences and its batch size."""
         if loop.config.train.stages:
             stage = loop.batches.stage(loop.state.step - 1)
             figures |= {

@@ -38,10 +38,10 @@ logger = logging.getLogger("gam_scale")
 
 
 def standard_hooks(session: Session, log: MetricLog) -> list[Hook]:
-    """Of one loop, whose lines go to ``log``.
+    """Return the hooks of one loop, whose lines go to ``log``.
 
-    Between steps the evaluation comes before the line that has its loss, and the line before the
-    checkpoint, which knows of it.
+    Between steps the evaluation comes before the line, which shows its loss, and the line comes
+    before the checkpoint, whose state must count the line as logged.
     """
     run, data, stop = session.run, session.data, session.stop
     profile = run.logs / "profile"

@@ -1,4 +1,4 @@
-"""Tasks that the model is asked while it trains: what it gets right, in the line of that step."""
+"""Tasks that the model is asked while it trains; a step's line shows what it gets right."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,15 +15,15 @@ from gam_scale.train.signals import StopRequest
 
 
 class Tasks(Hook):
-    """Asks every ``eval.tasks_every`` steps and after the last step.
+    """Asks the tasks every ``eval.tasks_every`` steps and after the last step.
 
-    It stands before the evaluation: as that it gives way to a signal, and the run then begins with
-    both when it resumes.
+    This hook comes before the evaluation. Like the evaluation, it gives way to a signal; a resumed
+    run then begins with both.
 
     Args:
         measures: the tasks, by name.
         vocab_size: of the tokenizer.
-        stop: looked at between two forward passes.
+        stop: checked between two forward passes.
     """
 
     def __init__(self, measures: Mapping[str, Measure], vocab_size: int, stop: StopRequest) -> None:
@@ -31,7 +31,7 @@ class Tasks(Hook):
         self._figures: dict[str, float] = {}
 
     def between(self, loop: Loop) -> None:
-        """Ask, if it is time to."""
+        """Ask the tasks if they are due."""
         self._figures, ev = {}, loop.config.eval
         if not self._measures or not due(loop, ev.tasks_every or ev.every_steps):
             return
@@ -58,7 +58,7 @@ class Tasks(Hook):
         loop.ask("line")
 
     def line(self, loop: Loop, figures: dict[str, Any]) -> None:
-        """Add what was found at this step."""
+        """Add the figures of the tasks asked at this step."""
         figures |= self._figures
 
     def _watch(self, loop: Loop) -> None:
