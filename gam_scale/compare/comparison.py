@@ -97,9 +97,9 @@ def _of_tasks(spec: TaskSpec, folder: Path) -> list[TaskCell]:
 def _best_rows(cells: Sequence[TaskCell]) -> dict[Group, tuple[float, Row]]:
     """Return the best rate and its row for each group whose cells are all finished."""
 
-    def merit(each: tuple[TaskCell, Row]) -> tuple[float, float, float]:
-        cell, row = each  # ties: the better on test texts, then the lower rate
-        return row["checked"], _mean_accuracy(row), -cell.lr
+    def merit(each: tuple[TaskCell, Row]) -> tuple[float, float]:
+        cell, row = each  # ties: the lower rate; test texts choose nothing
+        return row["checked"], -cell.lr
 
     best_ones = {}
     for group, members in grouped(cells, lambda cell: cell.group).items():
@@ -108,10 +108,6 @@ def _best_rows(cells: Sequence[TaskCell]) -> dict[Group, tuple[float, Row]]:
             cell, row = max(finished, key=merit)
             best_ones[group] = cell.lr, row
     return best_ones
-
-
-def _mean_accuracy(row: Row) -> float:
-    return sum(score["accuracy"] for score in row["scores"]) / len(row["scores"])
 
 
 def _of_text(

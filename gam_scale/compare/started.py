@@ -39,14 +39,18 @@ def optimizer_of(run: Path) -> dict[str, Any]:
 
 
 def _first_full(start: Path) -> dict[str, tuple[str, Row]]:
-    """Return cell and row of each model's full run of the lowest seed, the first by cell name."""
+    """Return cell and row of each model's best full run among those of its lowest seed."""
     full_runs: dict[str, tuple[str, Row]] = {}
     for cell, row in kept_rows(start).items():
         if row.get("stage") == "full":
             before = full_runs.get(row["model"])
-            if before is None or row["seed"] < before[1]["seed"]:
+            if before is None or _order(row) < _order(before[1]):
                 full_runs[row["model"]] = cell, row
     return full_runs
+
+
+def _order(row: Row) -> tuple[int, float]:
+    return row["seed"], reached(row)
 
 
 def _best(spec: TextSpec, start: Path, rows: dict[str, tuple[str, Row]]) -> list[str]:

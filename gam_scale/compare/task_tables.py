@@ -35,7 +35,7 @@ Group = tuple[str, int]
 def best_rows(rows: Sequence[Row]) -> dict[Group, list[Row]]:
     """Return the rows of the best learning rate, one per seed, by model and width.
 
-    The best rate is chosen on texts of its own; test texts decide a tie only.
+    The best rate is chosen on texts of its own; of equally good rates the lower one is taken.
     """
     groups = grouped(rows, lambda row: (row["model"], row["width"]))
     return {group: _at_best_rate(members) for group, members in groups.items()}
@@ -45,10 +45,8 @@ def _at_best_rate(rows: Sequence[Row]) -> list[Row]:
     at_rates = grouped(rows, lambda row: row["lr"])
     most = max(map(len, at_rates.values()))
 
-    def merit(rate: float) -> tuple[float, float, float]:
-        checked = Spread.of(r["checked"] for r in at_rates[rate]).mean
-        tested = Spread.of(s["accuracy"] for r in at_rates[rate] for s in r["scores"]).mean
-        return checked, tested, -rate
+    def merit(rate: float) -> tuple[float, float]:
+        return Spread.of(r["checked"] for r in at_rates[rate]).mean, -rate
 
     best = max((rate for rate in at_rates if len(at_rates[rate]) == most), key=merit)
     return sorted(at_rates[best], key=lambda r: r["seed"])

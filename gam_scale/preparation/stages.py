@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gam_scale.data.documents import Document
+from gam_scale.data.documents import Document, utf8_size
 from gam_scale.data.encode import Encoded, encode_documents
 from gam_scale.data.manifest import INDEX_FILE
 from gam_scale.data.mds import import_streaming
@@ -74,7 +74,7 @@ def sample(folder: Folder, item: str) -> Outcome:
     documents = _split(part, verdict, whole=False)
     texts = (d for split, d in documents if split == "train" and isinstance(d, str))
     for i, piece in enumerate(piece for text in texts for piece in stretches(text)):
-        size += len(piece)
+        size += utf8_size(piece)
         if i == number:
             pieces.append(piece)
             number = next(wanted, None)

@@ -203,9 +203,9 @@ def _over_budgets(
 def _band(axes: Any, family: Family, c: np.ndarray, what: Any, colour: str) -> None:
     k = family.optimum.flops_per_pair
     laws = [Optimum(laws[0], k) for laws in family.bootstrap.laws[:BANDS]]
-    draws = np.array([what(o, c) for o in laws if o.exists])
-    if len(draws) < 50:
+    if not laws:
         return
+    draws = np.array([what(o, c) if o.exists else np.full(len(c), np.nan) for o in laws])
     ends = [family.bootstrap.between(column) for column in draws.T]
     if all(ends):
         low, high = np.array(ends).T

@@ -16,7 +16,8 @@ _COUNTS = ("steps", "warmup_steps", "batch", "seq_len")
 
 def shown_columns(points: Sequence[Points]) -> list[str]:
     """Return the further columns that a report shows and that the runs have."""
-    known = [*TRAINING, *OTHERS]
+    counts = {name for p in points for name in p.columns if name.startswith("params_")}
+    known = [*TRAINING, *sorted(counts), *OTHERS]
     return [
         name
         for name in known
@@ -37,7 +38,9 @@ def run_table(analysis: Analysis) -> Table:
             rows.append([name, *sizes, *own, f"{p.loss[i]:.3f}", off])
     header = ["family", "N", "D", *(c.replace("_", " ") for c in columns), "loss", "law off by"]
     told = {**TRAINING, **OTHERS}
-    note = "; ".join(f"{c.replace('_', ' ')}: {told[c].split(';')[0]}" for c in columns)
+    note = "; ".join(
+        f"{c.replace('_', ' ')}: {told[c].split(';')[0]}" for c in columns if c in told
+    )
     if len(rows) > MOST:
         note = f"The first {MOST} of {len(rows):,} runs; fitted.csv has all. {note}"
     return Table(f"The {len(rows):,} runs", header, rows[:MOST], note)
@@ -54,4 +57,4 @@ def _cell(column: str, text: str) -> str:
         return text
     if column in _COUNTS:
         return f"{value:,.0f}"
-    return f"{value:.3f}" if column.startswith("loss") else general(value)
+    return f"{value:.3f}" if column.endswith("loss") else general(value)

@@ -152,11 +152,11 @@ def read_supplement(
 
 def _curves(path: Path) -> list[Curve]:
     rows = _rows(path, CURVE_COLUMNS, numbers=("params", "tokens", "loss"))
+    runs: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        runs.setdefault((row["family"], row["params"], row["run"]), []).append(row)
     curves = []
-    for (family, params, _), of_run in groupby(
-        rows, key=lambda row: (row["family"], row["params"], row["run"])
-    ):
-        points = list(of_run)
+    for (family, params, _), points in runs.items():
         tokens, losses = ([point[name] for point in points] for name in ("tokens", "loss"))
         curves.append(Curve(family, params, tokens, losses))
     return curves

@@ -17,6 +17,7 @@ from gam_scale.compare.measure_cell import measure
 from gam_scale.compare.rates import beyond
 from gam_scale.compare.solve import sized
 from gam_scale.compare.spec import ModelEntry, TaskSpec, TextSpec, read_spec
+from gam_scale.compare.started import started
 from gam_scale.compare.task_cell import learn
 from gam_scale.errors import UserError
 from gam_scale.experiment.kept import read_rows
@@ -97,7 +98,8 @@ def test_tasks_are_learned_at_every_rate_and_by_further_seeds_at_the_best(run_to
         mine = [r for r in rows if (r["task"], r["model"], r["width"]) == group]
         first = {r["lr"]: r["checked"] for r in mine if r["seed"] == 0}
         (again,) = (r for r in mine if r["seed"] == 1)
-        assert first[again["lr"]] == max(first.values())
+        best = max(first.values())
+        assert again["lr"] == min(lr for lr, checked in first.items() if checked == best)
         assert len(first) == 3 and {*first} - {*TASK["lrs"]} < {1e-4, 0.1}
     delta = next(r for r in rows if r["model"] == "delta" and r["width"] == 32)
     assert delta["memory"] == 32 * 16
@@ -228,6 +230,8 @@ def test_a_full_run_at_further_rates_counts_where_it_is_better(run_tool, tmp_pat
     assert f"| static | {rows[0]['parameters']:,} |" in page and f"| {best[0]:.4f} |" in page
     assert f"{sum(best) / 2:.4f} ±" in page, "runs at another rate are in the mean"
     assert "Learning rates of full runs" in page
+    ((_, continued),) = started(TextSpec(start=["static"]), out).values()
+    assert "-full-lr0.01-s0" in continued.name, "not the best run of the first seed"
     models["static"]["full_lrs"] = [1e-2, 1e-2]
     with pytest.raises(UserError, match="models.static.full_lrs is .* expected each rate once"):
         read_spec(written(tmp_path, values))

@@ -153,6 +153,13 @@ def test_mistakes_in_the_supplement_are_named(tmp_path, option, text, message) -
         read_supplement(**{given[option]: value})
 
 
+def test_the_rows_of_several_runs_may_alternate(tmp_path) -> None:
+    rows = [f"gam,{n},{n}-run,{step},{9 - step}" for step in (1, 2, 3) for n in (20, 10)]
+    (tmp_path / "curves.csv").write_text("\n".join(["family,params,run,tokens,loss", *rows]))
+    curves = read_supplement(curves=[tmp_path / "curves.csv"]).curves
+    assert [(c.params, list(c.tokens)) for c in curves] == [(20, [1, 2, 3]), (10, [1, 2, 3])]
+
+
 def test_the_supplement_is_read_as_runs_are(tmp_path) -> None:
     """Spaces, capitals and a byte order mark, as a spreadsheet leaves them."""
     path = tmp_path / "lr.csv"
@@ -192,7 +199,9 @@ def test_tables_are_csv(folder) -> None:
 def test_one_family_is_at_the_top_of_fit_json(tmp_path) -> None:
     points = runs(sizes=4, budgets=3)
     rows = zip(points.params, points.tokens, points.loss, strict=True)
-    text = "\n".join(["params,tokens,loss", *(f"{n},{d},{y}" for n, d, y in rows)])
+    further = "params_with_embedding,late_loss"
+    cells = [f"{n},{d},{y},{n + 1},{y - 0.00004}" for n, d, y in rows]
+    text = "\n".join([f"params,tokens,loss,{further}", *cells])
     (tmp_path / "runs.csv").write_text(text)
     options = ("--huber-delta", "0.01", "--shared-exponent", "--grid", "3", "--bootstrap", "0")
     done = run_tool("--csv", tmp_path / "runs.csv", "--out", tmp_path, *options)
@@ -202,7 +211,12 @@ def test_one_family_is_at_the_top_of_fit_json(tmp_path) -> None:
     assert found["settings"]["huber_delta"] == 0.01 and found["settings"]["shared_exponent"]
     assert found["intervals"]["E"] is None
     assert (tmp_path / "runs.csv").read_text() == text, "the input is not what it was"
-    assert "Intervals were not asked for" in (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.md").read_text()
+    assert (
+        "Intervals were not asked for" in page and "| params with embedding | late loss |" in page
+    )
+    assert f"| {points.loss[0] - 0.00004:.3f} | {points.loss[0]:.3f} |" in page
+    assert (tmp_path / "fitted.csv").read_text().splitlines()[0].endswith(f",error,{further}")
 
 
 def test_a_family_without_a_law_is_named_and_the_others_go_on(tmp_path) -> None:
