@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""What a checkpoint costs: how long training stands still, and the memory that loading takes.
+"""Cost of a checkpoint: how long training stands still, and the memory that loading takes.
 
     python -m benchmarks.checkpoint [--engine fsdp] [--ranks 2] [--d-model 512 --n-layers 6 ...]
 
 Saving, once in the background and once not: ``blocked`` is how long the training thread stands
-still when a save starts and when it is made visible, ``slower`` what the steps taken meanwhile lose
-beside the steps before, ``stall`` their sum, ``on disk`` the time from start to visible; medians of
-``--saves`` saves, of the slowest rank.
+still, at the start of a save and when the checkpoint is made visible. ``slower`` is how much longer
+the steps in between take than the steps before. ``stall`` is the sum of these two, ``on disk`` the
+time from the start until the checkpoint is visible. All are medians of ``--saves`` saves, of the
+slowest rank.
 
 Loading, into an engine whose memory has all been touched before: ``torch adds`` is the most that
 torch's allocator gives out at once, ``process adds`` the growth of the process's peak resident
-size. Both belong beside ``one parameter``, the largest part of one that a rank holds.
+size. Compare both with ``one parameter``, the largest part of a parameter that a rank holds.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from gam_scale.train.saver import Saver
 
 
 def main() -> None:
-    """Save both ways, load, print two tables."""
+    """Save both ways, load, and print two tables."""
     args = parse()
     if args.row:
         report(args)
@@ -68,16 +69,20 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", default="fsdp", choices=list(ROWS)[1:])
     parser.add_argument("--ranks", type=cli.count(), default=2)
     parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help="where checkpoints are written; default: a temporary one")
+    parser.add_argument("--folder", help="folder for the checkpoints (default: a temporary one)")
     cli.add_device(parser)
-    parser.add_argument("--batch", type=cli.count(), default=4, help="sequences per rank and step")
+    parser.add_argument(
+        "--batch", type=cli.count(), default=4, help="sequences per rank and step (default: 4)"
+    )
     add_sizes(parser)
-    parser.add_argument("--steps", type=cli.count(), default=6, help="timed steps before each save")
+    parser.add_argument(
+        "--steps", type=cli.count(), default=6, help="timed steps before each save (default: 6)"
+    )
     parser.add_argument("--saves", type=cli.count(), default=3)
     args = parser.parse_args()
     args.device = find_device(args.device).type
@@ -85,7 +90,7 @@ def parse() -> argparse.Namespace:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Measure one row as one of its ranks; the slowest or largest rank's figures count."""
+    """Measure one row as one of its ranks, and print the largest value of each over all ranks."""
     world = ranks.start(args.device)
     config = run_config(args, world, ROWS[args.engine])
     world = world.arranged(config.parallel)
@@ -111,7 +116,7 @@ def report(args: argparse.Namespace) -> None:
 def save(
     strategy: Strategy, config: RunConfig, saver: Saver, n_steps: int, n_saves: int
 ) -> dict[str, float]:
-    """Milliseconds of steps without and with a save; the checkpoint's bytes."""
+    """Return milliseconds of steps without and with a save, and the checkpoint's bytes."""
     world = strategy.world
     step = step_of(strategy, config)
     for _ in range(3):
@@ -138,11 +143,11 @@ def save(
 
 
 def load(strategy: Strategy, store: CheckpointStore) -> dict[str, float]:
-    """Bytes that loading takes beside the rank's own part, and seconds."""
+    """Return the bytes that loading takes beside the rank's own part, and its seconds."""
     device = strategy.world.device
     shards = strategy.shards()
     for shard in shards:
-        shard.data.zero_()  # else the first touch of the engine's own pages would be counted
+        shard.data.zero_()  # so that the first touch of the engine's own pages is not counted
     own = sum(shard.data.nbytes for shard in shards)
     reset_peak_memory(device)
     before, begin = peak_memory_bytes(device), time.perf_counter()
@@ -156,7 +161,7 @@ def load(strategy: Strategy, store: CheckpointStore) -> dict[str, float]:
 
 
 def _start(saver: Saver, strategy: Strategy, state: TrainState) -> None:
-    """What the training loop does when a save is due."""
+    """Start a save as the training loop does when one is due."""
     saver.start(strategy.shards(), state, is_best=False)
 
 
@@ -167,7 +172,7 @@ def _latest(store: CheckpointStore) -> Path:
 
 
 def _timed(function: Callable[[], object], world: World) -> float:
-    """Milliseconds that one call takes."""
+    """Return the milliseconds that one call takes."""
     begin = time.perf_counter()
     function()
     synchronise(world.device)

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""What a long context costs, for every memory, in one run.
+"""Cost of a long context, for every memory, in one run.
 
     python -m benchmarks.context block      # time and memory of one block, T from 1k to 128k
     python -m benchmarks.context model      # memory of a training step of the whole model at 64k
     python -m benchmarks.context generate   # time and memory per generated token, 1k to 100k
     python -m benchmarks.context exchange   # bytes between ranks that share a sequence
 
-``block`` times forward and backward of one compiled block, everything but its input recomputed, on
-one sequence. ``vs first`` divides a length's time per token by that of the first length just before
-and just after, since a machine's speed drifts by more than they differ: the median of some such
-ratios. ``peak`` is the most that tensors take at once, parameters aside; in ``model`` they count,
-and the process's peak, with torch and its compiler, stands beside it. Every kind runs in a process
-of its own. ``--lengths`` are the tokens at which any part measures; with ``--documents``, block and
-model get sequences packed of documents of so many tokens.
+``block`` times forward and backward of one compiled block on one sequence; all but the block's
+input is recomputed. ``vs first`` is a length's time per token, divided by the first length's from
+just before and just after, since a machine's speed drifts by more than the lengths differ; it is
+the median of some such ratios. ``peak`` is the most that tensors take at once, without parameters.
+``model`` counts parameters too, and also shows the peak of the process, with torch and its
+compiler. Every kind runs in a process of its own. ``--lengths`` are the numbers of tokens at which
+a part measures; with ``--documents``, block and model get sequences packed of documents of that
+many tokens.
 """
 
 import argparse
@@ -51,20 +52,20 @@ LENGTHS = {
     "generate": [1_000, 10_000, 50_000, 100_000],
     "exchange": [1 << 10, 1 << 13, 1 << 16, 1 << 17],
 }
-"""Tokens at which each part measures where --lengths says nothing."""
+"""Tokens at which each part measures without --lengths."""
 PLAIN = 1 << 13
 """Longest sequence of the plain eager model, which keeps every activation."""
 FITS = 1 << 14
-"""Longest sequence on which attention is tried: past it, a CPU takes minutes a block."""
+"""Longest sequence on which attention is measured: past it, a CPU takes minutes for a block."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 ROUNDS = 3
-"""Times that each length of a block is timed, between two times of the first length."""
+"""Timings of each length of a block, each of them between two timings of the first length."""
 FEW = 1 << 10
-"""Tokens of the step of a model that a long one's time per token is compared with."""
+"""Tokens of the short step with which ``model`` compares a long step's time per token."""
 
 
 def main() -> None:
-    """Run one part's rows, print its table."""
+    """Run one part's rows and print its table."""
     args = parse()
     if args.row:
         keep_freed_memory()  # as every run does
@@ -74,27 +75,38 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=LENGTHS)
     kinds, lengths = cli.several(cli.one_of(*KINDS)), cli.several(cli.count())
-    parser.add_argument("--kinds", type=kinds, default=list(KINDS), help="kinds of layer")
-    parser.add_argument("--lengths", type=lengths, help="tokens, from the fewest (by part)")
+    parser.add_argument(
+        "--kinds", type=kinds, default=list(KINDS), help="kinds of layer to measure (default: all)"
+    )
+    parser.add_argument("--lengths", type=lengths, help="tokens to measure at (default: by part)")
     parser.add_argument("--d-model", type=cli.count(), default=512)
-    parser.add_argument("--n-layers", type=cli.count(), default=6, help="not of block, exchange")
+    parser.add_argument(
+        "--n-layers", type=cli.count(), default=6, help="layers, in model and generate"
+    )
     parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
     parser.add_argument(
-        "--documents", type=cli.count(0), default=0, help="tokens of each; 0: one stream"
+        "--documents",
+        type=cli.count(0),
+        default=0,
+        help="tokens of each document; 0: one stream (default: 0)",
     )
     parser.add_argument(
-        "--dropout", type=cli.number(at_least=0, below=1), default=0.0, help="as model.dropout (0)"
+        "--dropout",
+        type=cli.number(at_least=0, below=1),
+        default=0.0,
+        help="as model.dropout (default: 0)",
     )
     cli.add_device(parser)
     parser.add_argument(
         "--clock",
         default="wall",
         choices=CLOCKS,
-        help="of block and model; cpu: the threads' time, where a machine has other work too",
+        help="clock of block and model; cpu: the threads' own time, for a machine that has other "
+        "work (default: wall)",
     )
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--length", type=cli.count(0), default=0, help=argparse.SUPPRESS)
@@ -105,7 +117,7 @@ def parse() -> argparse.Namespace:
 
 
 def make_model(args: argparse.Namespace, kind: str, n_layers: int) -> LanguageModel:
-    """A stack of one kind of layer, without positions, so without a longest sequence."""
+    """Build a stack of one kind of layer, without positions, so without a longest sequence."""
     config = ModelConfig(
         layers=[kind],
         d_model=args.d_model,
@@ -119,7 +131,7 @@ def make_model(args: argparse.Namespace, kind: str, n_layers: int) -> LanguageMo
 
 
 def layout_of(args: argparse.Namespace, length: int) -> Layout:
-    """Of one sequence, as the command line asks for it."""
+    """Return the layout of one sequence, with the documents that the command line asks for."""
     layout = Layout.stream(1, length)
     if args.documents:
         layout = Layout.of(torch.arange(length)[None] % args.documents)
@@ -127,7 +139,7 @@ def layout_of(args: argparse.Namespace, length: int) -> Layout:
 
 
 def run(args: argparse.Namespace, row: str, length: int = 0) -> dict:
-    """One row's figures, from a process of its own."""
+    """Measure one row in a process of its own and return its figures."""
     command = [sys.executable, "-m", "benchmarks.context", *sys.argv[1:]]
     command += ["--row", row, "--length", str(length)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -135,7 +147,7 @@ def run(args: argparse.Namespace, row: str, length: int = 0) -> dict:
 
 
 def block(args: argparse.Namespace) -> None:
-    """Time per token and peak memory against T."""
+    """Print time per token and peak memory of a block against T."""
     print(f"one block, d_model {args.d_model}, fp32, {args.device}, torch {torch.__version__}")
     print("| layer | T | us/token | vs first | peak | peak per token |")
     print("|---|--:|--:|--:|--:|--:|")
@@ -147,7 +159,7 @@ def block(args: argparse.Namespace) -> None:
 
 
 def block_row(args: argparse.Namespace) -> dict:
-    """Time per token and peak of every length."""
+    """Measure time per token and peak memory at every length."""
     device = torch.device(args.device)
     net = make_model(args, args.row, 1)
     prepare_blocks(net, "full", compiled=can_compile(device)[0])
@@ -174,11 +186,11 @@ def block_row(args: argparse.Namespace) -> dict:
 
 
 TIMED = 1 << 15
-"""Tokens by which a short sequence is timed, one after another."""
+"""Tokens of one timing, in which a shorter sequence is repeated until it has as many."""
 
 
 def seconds(step: Callable[[], None], repeats: int, clock: str) -> float:
-    """Mean time of a step."""
+    """Return the mean time of a step."""
     start = CLOCKS[clock]()
     for _ in range(repeats):
         step()
@@ -186,14 +198,14 @@ def seconds(step: Callable[[], None], repeats: int, clock: str) -> float:
 
 
 def beside(per_token: Callable[[int], float], length: int, first: int) -> tuple[float, float]:
-    """Time per token of a length, and of the first length before and after it."""
+    """Return the time per token of a length, and the mean of the first length's around it."""
     before = per_token(first)
     time = per_token(length)
     return time, (before + per_token(first)) / 2
 
 
 def most_bytes(step: Callable[[], None], device: torch.device) -> int:
-    """The most that tensors made in ``step`` take at once."""
+    """Return the most bytes that tensors made in ``step`` take at once."""
     if device.type == "cpu":
         return allocated_at_most(step)
     torch.cuda.reset_peak_memory_stats(device)
@@ -203,14 +215,14 @@ def most_bytes(step: Callable[[], None], device: torch.device) -> int:
 
 
 def block_step(args: argparse.Namespace, net: LanguageModel, length: int) -> Callable[[], None]:
-    """Forward and backward of one block on one sequence, gradients dropped after each step."""
+    """Return a step: forward and backward of one block on one sequence, then gradients dropped."""
     device = torch.device(args.device)
     x = torch.randn(1, length, args.d_model, device=device, requires_grad=True)
     grad, layout = torch.randn_like(x), layout_of(args, length)
 
     def step() -> None:
         net.blocks[0](x, layout).backward(grad)
-        x.grad = None  # after, so that none is there before the next step's peak is taken
+        x.grad = None  # at the end, so that no gradients are in the next step's peak
         net.zero_grad(set_to_none=True)
         synchronise(device)
 
@@ -218,7 +230,7 @@ def block_step(args: argparse.Namespace, net: LanguageModel, length: int) -> Cal
 
 
 def model(args: argparse.Namespace) -> None:
-    """A training step: every kind at each length and at 1k, the plain eager model at 8k at most."""
+    """Print a training step of every kind at each length and 1k; of the plain model up to 8k."""
     print(f"training step of {args.n_layers} layers, d_model {args.d_model}, one sequence, fp32")
     print(f"| model | T | tensors | process peak | us/token | at {FEW:,} | ratio |")
     print("|---|--:|--:|--:|--:|--:|--:|")
@@ -235,7 +247,7 @@ def model(args: argparse.Namespace) -> None:
 
 
 def model_row(args: argparse.Namespace) -> dict:
-    """One long step between two runs of short ones; parameters and gradients count."""
+    """Measure one long step between two runs of short ones; parameters and gradients count."""
     device = torch.device(args.device)
     tokens = torch.randint(args.vocab_size, (1, args.length + 1), device=device)
     if args.row == "plain":
@@ -262,7 +274,7 @@ def model_row(args: argparse.Namespace) -> dict:
     def per_token(length: int) -> float:
         return seconds(partial(step, length), 8 if length == FEW else 1, args.clock) / length
 
-    for length in (FEW, 4 * FEW):  # the long one runs what this one compiles
+    for length in (FEW, 4 * FEW):  # the long step runs what 4 * FEW compiles
         step(length)
     us, few = beside(per_token, args.length, FEW)
     peak = peak_memory_bytes(device)
@@ -273,7 +285,7 @@ def model_row(args: argparse.Namespace) -> dict:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Time and memory per token as the text grows."""
+    """Print time per token and memory as the generated text grows."""
     print(f"generation, {args.n_layers} layers, d_model {args.d_model}, fp32, {args.device}")
     heads = [f"ms at {n:,}" for n in args.lengths]
     print("| layer | " + " | ".join(heads) + " | state | process grows |")
@@ -287,7 +299,7 @@ def generate(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def generate_row(args: argparse.Namespace) -> dict:
-    """One token after another, each the likeliest; times are the median of the 500 before."""
+    """Generate the likeliest token again and again; a time is the median of the last 500 tokens."""
     net = make_model(args, args.row, args.n_layers).eval()
     state, device = net.init_state(), torch.device(args.device)
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
@@ -307,7 +319,7 @@ def generate_row(args: argparse.Namespace) -> dict:
 
 
 def exchange(args: argparse.Namespace) -> None:
-    """Bytes that each of two ranks sends for one layer, forward and backward, counted as sent."""
+    """Print the bytes that each of two ranks sends for one layer, forward and backward."""
     size = 2
     print(f"one layer, d_model {args.d_model}, batch 1, fp32, {size} ranks; sent by each rank")
     print("| exchange | messages | " + " | ".join(f"T {n:,}" for n in args.lengths) + " |")
@@ -325,11 +337,11 @@ def _kb(sent: float) -> str:
 
 
 def comparison_bytes(length: int, width: int, size: int, tensors: int, name: str) -> float:
-    """What attention would send with other schemes, per rank and layer, forward and backward.
+    """Return bytes that attention would send with another scheme, per rank and layer, both passes.
 
-    Ulysses (arXiv 2309.14509) sends (size - 1) / size of its part of q, k, v and y to other ranks,
-    and of their gradients: 8 tensors. Ring attention (arXiv 2310.01889) passes k and v on size - 1
-    times forward, and k, v and their gradients as often backward: 6.
+    In Ulysses (arXiv 2309.14509) a rank sends (size - 1) / size of its part of q, k, v, y and their
+    gradients, 8 tensors, to other ranks. In ring attention (arXiv 2310.01889) it passes k and v on
+    size - 1 times forward, and k, v and their gradients as often backward, 6 tensors.
     """
     part = 4 * length // size * width
     times = (size - 1) / size if name.startswith("Ulysses") else size - 1
@@ -337,7 +349,7 @@ def comparison_bytes(length: int, width: int, size: int, tensors: int, name: str
 
 
 def exchange_row(args: argparse.Namespace) -> dict:
-    """Counted where torch.distributed is called, and by the operators that call it, alike."""
+    """Count the bytes where torch.distributed is called, and assert that operators count alike."""
     world = ranks.start(args.device)
     world = world.arranged(ParallelConfig(context=world.world_size))
     sent = []
@@ -358,7 +370,7 @@ def exchange_row(args: argparse.Namespace) -> dict:
 
 
 def resident_bytes(device: torch.device) -> int:
-    """What the process, or the GPU's tensors, hold now."""
+    """Return the bytes that the process, or on a GPU its tensors, hold now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)

@@ -5,13 +5,13 @@
 
 ``raw`` is model, backward, clipping and fused AdamW called by hand, without any engine of ours.
 Each row runs on ranks of its own. ``ms/step`` is the median of the timed steps, of the slowest
-rank; ``vs raw`` divides it by the raw loop's on as many ranks, each of which then computes the
-same batch. ``held`` is what rank 0 keeps in tensors between steps (parameters, moments, buffers):
-every live storage, counted once. ``process`` is its peak resident size.
+rank. ``vs raw`` divides it by the raw loop's time on as many ranks; all rows have the same batch
+size per rank. ``held`` is what rank 0 keeps in tensors between steps (parameters, moments,
+buffers): every live storage, counted once. ``process`` is rank 0's peak resident size.
 
-``--paired`` is for a machine that is not quite idle: each timed step stands beside one of the raw
-loop in the same process, and ``vs raw`` is the median of their quotients. ``process`` then holds
-both.
+``--paired`` is for a machine that is not quite idle: each timed step is followed by a step of the
+raw loop in the same process, and ``vs raw`` is the median of their quotients. ``process`` then
+includes both.
 """
 
 import argparse
@@ -56,7 +56,7 @@ ROWS: dict[str, dict] = {
 
 
 def main() -> None:
-    """Run each row on each number of ranks, print the table."""
+    """Run each row on each number of ranks, and print the table."""
     args = parse()
     if args.row:
         report(args)
@@ -77,25 +77,27 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--ranks",
         type=cli.several(cli.count()),
         default=[1, 2],
-        help="numbers of ranks, comma-separated",
+        help="numbers of ranks, comma-separated (default: 1,2)",
     )
     parser.add_argument(
         "--rows",
         type=cli.several(cli.one_of(*ROWS)),
         default=list(ROWS),
-        help="which rows; the first is the base",
+        help="rows to measure, the first of which is the base",
     )
     parser.add_argument("--row", help=argparse.SUPPRESS)
     cli.add_device(parser)
-    parser.add_argument("--batch", type=cli.count(), default=8, help="sequences per rank and step")
+    parser.add_argument(
+        "--batch", type=cli.count(), default=8, help="sequences per rank and step (default: 8)"
+    )
     add_sizes(parser)
-    parser.add_argument("--steps", type=cli.count(), default=10, help="timed steps")
+    parser.add_argument("--steps", type=cli.count(), default=10, help="timed steps (default: 10)")
     parser.add_argument(
         "--paired", action="store_true", help="time each step beside one of the raw loop"
     )
@@ -105,7 +107,7 @@ def parse() -> argparse.Namespace:
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
-    """Of the model and its sequences; the paper's are the defaults."""
+    """Add options for the sizes of the model and its sequences; the paper's are the defaults."""
     parser.add_argument("--seq-len", type=cli.count(), default=256)
     parser.add_argument("--d-model", type=cli.count(), default=512)
     parser.add_argument("--n-layers", type=cli.count(), default=6)
@@ -115,7 +117,7 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
 def launch(
     row: str, n_ranks: int, module: str = "benchmarks.engines", more: Sequence[str] = ()
 ) -> dict:
-    """One row's figures, from rank 0 of ``module`` run with the same arguments and ``more``."""
+    """Run ``module`` on ranks with our own arguments and ``more``; return rank 0's figures."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     command = [sys.executable, "-m", module, *sys.argv[1:], "--row", row, *more]
     processes = []
@@ -163,7 +165,7 @@ def report(args: argparse.Namespace) -> None:
 
 
 def seconds(step: Callable[[], object], world: World) -> float:
-    """Of one step, from when all ranks are ready."""
+    """Return the seconds of one step, from when all ranks are ready."""
     world.barrier()
     start = time.perf_counter()
     step()
@@ -172,7 +174,7 @@ def seconds(step: Callable[[], object], world: World) -> float:
 
 
 def run_config(args: argparse.Namespace, world: World, parallel: dict) -> RunConfig:
-    """The paper's shape at the width and depth asked for, no dropout mask left out."""
+    """Return the paper's model, with dropout, at the width and depth that are asked for."""
     return from_dict(
         RunConfig,
         {
@@ -194,7 +196,7 @@ def run_config(args: argparse.Namespace, world: World, parallel: dict) -> RunCon
 
 
 def batch_of(config: RunConfig, world: World) -> Batch:
-    """Random tokens, others on every rank."""
+    """Return a batch of random tokens, which differ between ranks."""
     generator = torch.Generator().manual_seed(world.rank)
     shape = (config.train.micro_batch_size, config.data.seq_len + 1)
     tokens = torch.randint(config.model.vocab_size, shape, generator=generator)
@@ -203,14 +205,14 @@ def batch_of(config: RunConfig, world: World) -> Batch:
 
 
 def engine_step(config: RunConfig, world: World, compiled: bool) -> Callable[[], object]:
-    """A step through the seam, as the training loop calls it."""
+    """Return a step of a new strategy, in the form that the training loop calls."""
     strategy = build_strategy(config, world.arranged(config.parallel), compiled=compiled)
     initialise(strategy, config)
     return step_of(strategy, config)
 
 
 def step_of(strategy: Strategy, config: RunConfig) -> Callable[[], object]:
-    """A step of a ready strategy on a batch of its own."""
+    """Return a step of an initialised strategy, on one batch of random tokens."""
     world = strategy.world
     batch = batch_of(config, world)
     n_targets = batch.targets.numel() * world.world_size
@@ -218,7 +220,7 @@ def step_of(strategy: Strategy, config: RunConfig) -> Callable[[], object]:
 
 
 def raw_step(config: RunConfig, world: World, compiled: bool) -> Callable[[], None]:
-    """The same model without an engine; on several ranks each trains alone."""
+    """Return a step of the same model without an engine; on several ranks each trains alone."""
     model = build_model(config.model, 0, world.device)
     prepare_blocks(model, config.train.recompute, compiled=compiled)
     optimizer = build_optimizer(model, config)

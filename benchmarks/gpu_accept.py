@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Does this GPU do what the project says? Eleven checks, ten minutes, no network, one table.
+"""Check whether this GPU does what the project says: eleven checks, ten minutes, no network.
 
     python -m benchmarks.gpu_accept --out accept       # all checks on the GPU
     python -m benchmarks.gpu_accept --only 1,4         # some of them
     python -m benchmarks.gpu_accept --device cpu       # shrunk, to see that they run: no figures
 
-Every check runs in a process of its own and has a share of ``--minutes``; what one leaves unused,
-those after it have. A process that dies or hangs is ended, what it measured stays, and the rest of
-its check goes on in a new one. ``results.jsonl`` in the folder gets one line a check as soon as it
-is over, ``table.md`` the table; ``checkN.log`` is what check N printed. The status is 1 where a
-check failed. docs/gpu.md says what each line means, and which wheels a machine needs that has
-nothing but Python and torch.
+Every check runs in a process of its own and has a share of ``--minutes``; time that it leaves
+unused goes to the later checks. A process that dies or hangs is ended, what it measured is kept,
+and the rest of its check continues in a new process. The folder gets ``results.jsonl``, with a line
+for each check as soon as it is over, the table ``table.md``, and what check N printed in
+``checkN.log``. The exit status is 1 if a check failed. docs/gpu.md says what each line means, and
+which wheels are needed on a machine that has only Python and torch.
 """
 
 import json
@@ -23,21 +23,27 @@ from benchmarks.accept.table import table
 from gam_scale import cli
 
 MINUTES = 9.5
-"""Of ten, by default: the rest is for the table and for a machine that is slow to start."""
+"""Default of --minutes; the rest of ten is for the table and for a machine that starts slowly."""
 
 
 def main() -> int:
-    """Run the checks, print and save the table; the exit status."""
+    """Run the checks, print and save the table, and return the exit status."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     numbers = cli.several(cli.count(0, len(CHECKS) - 1))
     parser.add_argument(
-        "--only", type=numbers, default=list(range(len(CHECKS))), help="numbers of checks (all)"
+        "--only",
+        type=numbers,
+        default=list(range(len(CHECKS))),
+        help="numbers of the checks to run (default: all)",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("accept"), help="folder for what is found (accept)"
+        "--out", type=Path, default=Path("accept"), help="folder for the results (default: accept)"
     )
     parser.add_argument(
-        "--minutes", type=cli.number(above=0), default=MINUTES, help=f"for all checks ({MINUTES})"
+        "--minutes",
+        type=cli.number(above=0),
+        default=MINUTES,
+        help=f"minutes for all checks together (default: {MINUTES})",
     )
     cli.add_device(parser)
     args = parser.parse_args()
@@ -53,7 +59,7 @@ def main() -> int:
         print(f"{number} {CHECKS[number].title}", flush=True)
         try:
             result = run_check(number, CHECKS[number], args.device, out, ends, _tell)
-        except Exception as error:  # nothing may cost the checks behind it
+        except Exception as error:  # no failure may cost the later checks
             result = {"check": number, "title": CHECKS[number].title, "status": "failed"}
             result |= {"seconds": 0.0, "error": repr(error), "parts": {}}
         results.append(result)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a look at the layers (log.layers_every) costs the step that it is taken in, by kind.
+"""Cost of a look at the layers (log.layers_every) in the step that takes it, by kind of layer.
 
     python -m benchmarks.layer_statistics [--kinds delta,slot --batch 8 --seq-len 256]
 
-Steps with and without the look follow one another in turn, in one process; what is compared is
-processor time (on a GPU: time, the device waited for), as medians over ``--pairs`` pairs. With a
-look at every N-th step a run takes the N-th part of that share longer.
+A look takes the layers' statistics. Steps with and without it alternate in one process; their
+processor time is compared (on a GPU: wall time, waiting for the device), as medians over
+``--pairs`` pairs. A run with a look at every N-th step takes longer by 1 / N of the share shown.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from gam_scale.train.step import train_step
 
 
 def main() -> None:
-    """Measure each kind, print the table."""
+    """Measure each kind and print the table."""
     args = parse()
     print(
         f"batch {args.batch}, T {args.seq_len}, {args.n_layers} layers of {args.d_model}, ", end=""
@@ -48,17 +48,19 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--kinds",
         type=cli.several(cli.one_of(*MIXERS)),
         default=list(MIXERS),
-        help=f"kinds of layers ({','.join(MIXERS)})",
+        help=f"kinds of layer (default: {','.join(MIXERS)})",
     )
     cli.add_device(parser)
     add_sizes(parser)
-    parser.add_argument("--pairs", type=cli.count(), default=10, help="of steps that are timed")
+    parser.add_argument(
+        "--pairs", type=cli.count(), default=10, help="pairs of steps to time (default: 10)"
+    )
     parser.add_argument("--eager", action="store_true", help="do not compile the layers")
     args = parser.parse_args()
     args.device = find_device(args.device).type
@@ -66,7 +68,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(args: argparse.Namespace, kind: str) -> tuple[float, float]:
-    """Seconds of a step, and how many more of one with a look."""
+    """Return the seconds of a step, and how many more a step with a look takes."""
     device = torch.device(args.device)
     model = build_model(with_heads(args, kind), 0, device)
     prepare_blocks(model, "selective", compiled=not args.eager and can_compile(device)[0])
@@ -101,7 +103,7 @@ def measure(args: argparse.Namespace, kind: str) -> tuple[float, float]:
 
 
 def with_heads(args: argparse.Namespace, kind: str) -> ModelConfig:
-    """Layers of one kind, memories with heads of 64 where the width allows them."""
+    """Return a config of one kind of layer, whose memories have heads of 64 if width allows."""
     memory = MemoryConfig(n_heads=max(1, args.d_model // 64))
     return replace(model_config(args, kind), position="none", memory=memory)
 

@@ -1,4 +1,4 @@
-"""What tensors take that are alive now."""
+"""Memory of the tensors that are alive now."""
 
 import gc
 
@@ -7,7 +7,7 @@ from torch.distributed.tensor import DTensor
 
 
 def live_storages() -> dict[int, int]:
-    """Address and bytes of every tensor storage that Python can reach, each once."""
+    """Return address and bytes of every tensor storage that Python can reach, each once."""
     gc.collect()
     found = {}
     for thing in gc.get_objects():

@@ -1,4 +1,4 @@
-"""What ranks send to one another, counted where torch.distributed is called."""
+"""Bytes that ranks send to one another, counted where torch.distributed is called."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +10,10 @@ from torch import Tensor
 
 @contextmanager
 def recorded(size: int) -> Iterator[list[int]]:
-    """The bytes that each call of torch.distributed sends, one copy for each of the other ranks."""
+    """Yield a list to which each call of torch.distributed adds the bytes that it sends.
+
+    A gather or scatter sends one tensor to each of the other ranks, ``size`` - 1 of them.
+    """
     sent: list[int] = []
 
     def gathers(gathered: Tensor, here: Tensor, **_: object) -> None:
@@ -37,7 +40,7 @@ def recorded(size: int) -> Iterator[list[int]]:
 
 
 def _beside(count: Callable[..., None], call: Callable[..., object]) -> Callable[..., object]:
-    """``call``, of whose arguments ``count`` is told first."""
+    """Return ``call``, before which ``count`` is called with the same arguments."""
 
     def both(*args: object, **options: object) -> object:
         count(*args, **options)

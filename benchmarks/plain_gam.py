@@ -1,4 +1,4 @@
-"""A plain eager GAM: the paper's block as one would first write it, to measure ours against."""
+"""A plain eager GAM, the paper's block as one would first write it, to compare ours with."""
 
 import torch
 import torch.nn.functional as F

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How far gradients in bf16 are from those in fp32, uncompiled and compiled.
+"""Errors of gradients in bf16 against fp32, uncompiled and compiled.
 
     python -m benchmarks.precision [--device cuda --backend inductor] [--lengths 1024,16384]
 
-The error is the distance of two gradients over the length of the fp32 one's: of all log rates of
-the model's gates together, and of all its parameters. Each row is the mean over ``--seeds`` models,
-each on random tokens of its own. ``compiled as torch does`` leaves torch's own way of tracing a
-backward pass: with the forward pass's autocast.
+An error is the norm of the difference of two gradients, divided by the norm of the fp32 gradient:
+of all log rates of the model's gates together, and of all its parameters. Each row is the mean over
+``--seeds`` models, each on random tokens of its own. ``compiled as torch does`` traces the backward
+pass as torch does by default, with the forward pass's autocast.
 """
 
 import argparse
@@ -30,11 +30,11 @@ ROWS = {
     "compiled as torch does": "same_as_forward",
     "compiled": compilation.BACKWARD_AUTOCAST,
 }
-"""Autocast while the backward pass is traced; None: not compiled."""
+"""By row, the autocast while the backward pass is traced; None: not compiled."""
 
 
 def main() -> None:
-    """Print a row for each way to run and length."""
+    """Print a row for each length and way to run."""
     args = parse()
     print(f"layers {', '.join(args.layers)} of width {args.d_model}, {args.device}, ", end="")
     print(f"compiled by {args.backend}, {args.seeds} seeds, torch {torch.__version__}\n")
@@ -55,7 +55,8 @@ def main() -> None:
 def gradients(
     args: argparse.Namespace, length: int, seed: int, precision: str, autocast: str | None
 ) -> Gradients:
-    """Of the mean loss of one sequence, recomputed selectively as the shipped configs are."""
+    """Return the gradients of one sequence's mean loss, with selective recomputation as in the
+    shipped configs."""
     torch._dynamo.reset()
     memory = MemoryConfig(n_heads=args.n_heads)
     model = build_model(
@@ -83,22 +84,34 @@ def gradients(
 
 
 def off(found: Gradients, exact: Gradients, names: Iterable[str]) -> float:
-    """The distance of some gradients, taken together, over the length of the exact ones."""
+    """Return the norm of the errors of some gradients together, over the norm of the exact ones."""
     pairs = [(found[name], exact[name]) for name in names]
     distance = sum(float((a - b).square().sum()) for a, b in pairs)
     return (distance / sum(float(b.square().sum()) for _, b in pairs)) ** 0.5
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     cli.add_device(parser)
     backend = "aot_eager_decomp_partition"  # the graphs that inductor would be given
-    parser.add_argument("--backend", default=backend, help=f"of torch.compile ({backend})")
+    parser.add_argument(
+        "--backend", default=backend, help=f"backend of torch.compile (default: {backend})"
+    )
     lengths = cli.several(cli.count())
-    parser.add_argument("--lengths", type=lengths, default=[1024, 16384], help="tokens each")
+    parser.add_argument(
+        "--lengths",
+        type=lengths,
+        default=[1024, 16384],
+        help="tokens of the sequences (default: 1024,16384)",
+    )
     layers = cli.several(cli.one_of(*MIXERS))
-    parser.add_argument("--layers", type=layers, default=["delta"] * 4, help="kinds, one a layer")
+    parser.add_argument(
+        "--layers",
+        type=layers,
+        default=["delta"] * 4,
+        help="kind of each layer (default: four of delta)",
+    )
     parser.add_argument("--d-model", type=cli.count(), default=256)
     parser.add_argument("--n-heads", type=cli.count(), default=4)
     parser.add_argument("--vocab-size", type=cli.count(), default=2048)

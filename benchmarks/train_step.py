@@ -47,7 +47,7 @@ LR = 3e-4
 
 
 def main() -> None:
-    """Run each row in a process, print the table."""
+    """Run each row in a process, and print the table."""
     args = parse()
     if args.row:
         print(json.dumps(measure(args)))
@@ -78,20 +78,20 @@ def _row(text: str) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--rows",
         type=cli.several(_row),
         default=list(ROWS),
-        help="plain, gam or a kind of layer each, with a colon and train.recompute where another "
-        f"than the default {TrainConfig.recompute} is wanted ({','.join(ROWS)})",
+        help="rows to measure: plain, gam or a kind of layer, each with :RECOMPUTE if "
+        f"train.recompute is not to be {TrainConfig.recompute} (default: {','.join(ROWS)})",
     )
     parser.add_argument("--row", help=argparse.SUPPRESS)
     cli.add_device(parser)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     add_sizes(parser)
-    parser.add_argument("--steps", type=cli.count(), default=10, help="timed steps")
+    parser.add_argument("--steps", type=cli.count(), default=10, help="timed steps (default: 10)")
     parser.add_argument("--eager", action="store_true", help="do not compile our models")
     args = parser.parse_args()
     args.device = find_device(args.device).type
@@ -99,23 +99,27 @@ def parse() -> argparse.Namespace:
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
-    """Of the step and of the model, the paper's by default."""
-    parser.add_argument("--batch", type=cli.count(), default=8, help="sequences per step")
-    parser.add_argument("--seq-len", type=cli.count(), default=256, help="tokens per sequence")
+    """Add options for the sizes of the step and the model, the paper's by default."""
+    parser.add_argument(
+        "--batch", type=cli.count(), default=8, help="sequences per step (default: 8)"
+    )
+    parser.add_argument(
+        "--seq-len", type=cli.count(), default=256, help="tokens per sequence (default: 256)"
+    )
     parser.add_argument("--d-model", type=cli.count(), default=512)
     parser.add_argument("--n-layers", type=cli.count(), default=6)
     parser.add_argument("--vocab-size", type=cli.count(), default=10_000)
 
 
 def child(row: str) -> dict:
-    """Measure one row in its own process, so that peaks are its own."""
+    """Measure one row in its own process, so that peaks belong to this row alone."""
     command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--row", row]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Median step time and peak memory of one row."""
+    """Measure the median step time and peak memory of one row."""
     torch.manual_seed(0)
     device = torch.device(args.device)
     block, _, recompute = args.row.partition(":")
@@ -155,7 +159,7 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def model_config(args: argparse.Namespace, block: str) -> ModelConfig:
-    """The paper's shape, at the width and depth asked for."""
+    """Return the paper's model at the width and depth that are asked for."""
     return ModelConfig(
         layers=["static" if block in ("plain", "gam") else block],
         d_model=args.d_model,
@@ -166,13 +170,13 @@ def model_config(args: argparse.Namespace, block: str) -> ModelConfig:
 
 
 def counted_as(config: ModelConfig) -> LanguageModel:
-    """A weightless model of the same shape, to count its FLOPs."""
+    """Return a model of the same shape without weights, to count its FLOPs."""
     with torch.device("meta"):
         return LanguageModel(config)
 
 
 def optimizer_of(model: LanguageModel | PlainGAM) -> GroupedOptimizer | torch.optim.AdamW:
-    """What runs step our models with; of the plain row what torch.optim.AdamW does by default."""
+    """Return the optimizer that runs use for our models; for the plain row, torch's own AdamW."""
     if isinstance(model, PlainGAM):
         return torch.optim.AdamW(model.parameters(), lr=LR)
     config = RunConfig(model=model.config, train=TrainConfig(lr=LR))
@@ -185,7 +189,7 @@ def stepper(
     tokens: torch.Tensor,
     args: argparse.Namespace,
 ) -> Callable[[], object]:
-    """One whole training step as a function, of our models the one that runs take."""
+    """Return one whole training step as a function; for our models, the step that runs take."""
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     bf16 = args.precision == "bf16"
 
@@ -208,7 +212,7 @@ def stepper(
 
 
 def matmul_rate(device: torch.device, precision: str, n: int = 2048) -> float:
-    """FLOP/s of an n x n x n product, in the fastest library there is: the best of ten."""
+    """Measure the FLOP/s of an n x n x n product in the fastest library: the best of ten."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
@@ -227,7 +231,7 @@ def peak_tensor_bytes(
     model: LanguageModel | PlainGAM,
     optimizer: torch.optim.Optimizer,
 ) -> int:
-    """Most bytes held in tensors during a step: what stays between steps plus the step's peak."""
+    """Return the most bytes in tensors during a step: those kept between steps plus its peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         step()
@@ -238,7 +242,7 @@ def peak_tensor_bytes(
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for the device's queue, where it has one."""
+    """Wait for the device's queue, if it has one."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 

@@ -191,7 +191,7 @@ def add_device(parser: argparse.ArgumentParser, of: str = "") -> None:
 
 def add_best(parser: argparse.ArgumentParser) -> None:
     """Add the ``--best`` option of tools that read a run's checkpoint."""
-    best = "of a run directory, the checkpoint of the lowest validation loss, not the newest"
+    best = "use the checkpoint with the lowest validation loss of a run directory, not its newest"
     parser.add_argument("--best", action="store_true", help=best)
 
 

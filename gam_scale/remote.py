@@ -27,6 +27,8 @@ HOPELESS_TOO = {"NoCredentialsError", "PartialCredentialsError", "RefreshError"}
 """More such errors, by name: their classes are in clients that may not be installed."""
 PATIENCE = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
 """Time-outs of an S3 client, whose own defaults take minutes."""
+ON_DISK = ("file", "local")
+"""Kinds of URL whose files are on this machine."""
 KINDS = "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, file:///FOLDER or another URL that fsspec knows"
 EXTRAS = {"s3": "s3", "s3a": "s3"}
 """The extra of setup.cfg that has the client for a kind of URL."""
@@ -40,7 +42,7 @@ def is_url(path: str | Path) -> bool:
 def as_url(path: str | Path) -> str:
     """Restore a URL that was turned into a ``Path``, which merges adjacent slashes into one."""
     kind, _, rest = str(path).partition(":/")
-    return f"{kind}://{'/' * (kind == 'file')}{rest.lstrip('/')}"
+    return f"{kind}://{'/' * (kind in ON_DISK)}{rest.lstrip('/')}"
 
 
 def cache_key(url: str) -> str:
@@ -103,7 +105,7 @@ class Remote:
                 f"{setting} {url} is no URL of a known kind ({error}); expected {KINDS}"
             ) from None
         self._root = self._root.rstrip("/")
-        self._on_disk = kind in ("file", "local")
+        self._on_disk = kind in ON_DISK
 
     @property
     def folder(self) -> Path | None:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The mean of a run's last checkpoints: python tools/average_checkpoints.py RUN --last N --out DIR
+"""Average a run's last checkpoints: python tools/average_checkpoints.py RUN --last N --out DIR
 
-Of a run whose learning rate stays up (train.schedule constant, or wsd before its decay), it often
-does what a decay would. DIR is a run directory that every other tool takes; to train on from it,
-name it as checkpoint.continue_from of a new run, which begins with a new optimizer.
+If the run's learning rate stays up (train.schedule constant, or wsd before its decay), the mean
+often does what a decay would. DIR is a run directory that every other tool takes. To train on from
+it, name it in checkpoint.continue_from of a new run, which begins with a new optimizer.
 """
 
 from pathlib import Path
@@ -14,23 +14,29 @@ from gam_scale.export.folder import check_is_new
 
 
 def main() -> None:
-    """Parse, average, say where the result is."""
+    """Parse the command line, average the checkpoints and print where the result is."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "checkpoints",
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="step-* folders of one run, or its directory for all that it kept, a best one as well",
+        help="run directory, for all checkpoints in it, the best one included; or step-* folders "
+        "of one run",
     )
     parser.add_argument(
         "--last",
         type=cli.count(0),
         default=0,
         metavar="N",
-        help="of a run directory, its newest N checkpoints (default: 0, all)",
+        help="take only the newest N checkpoints of a run directory; 0: all (default: 0)",
     )
-    parser.add_argument("--out", type=Path, required=True, help="run directory to make")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="new or empty run directory to write",
+    )
     args = parser.parse_args()
     check_is_new(args.out)  # before anything is read
     folders = checkpoints_of(args.checkpoints, args.last)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Make .venv and install GAM Scale into it: `python3 tools/bootstrap.py [--extras all]`.
 
-Uses nothing but the standard library. On a machine without an NVIDIA GPU it installs torch's CPU
-build and never the CUDA build of several gigabytes; with one, the ordinary CUDA build. A login node
-without a GPU is told: `--torch cuda`.
+It uses the standard library alone. On a machine without an NVIDIA GPU it installs torch's CPU
+build, never the CUDA build of several gigabytes; with a GPU, the ordinary CUDA build. On a login
+node without a GPU, say `--torch cuda`.
 """
 
 import argparse
@@ -26,14 +26,17 @@ CPU_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/
 
 
 def main() -> None:
-    """Create the environment, or do nothing where it is up to date."""
+    """Create the environment, or do nothing if it is up to date."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--extras", default="", help="extras of setup.cfg, e.g. all or hub,track")
+    parser.add_argument(
+        "--extras", default="", help="extras of setup.cfg to install, such as all or hub,track"
+    )
     parser.add_argument(
         "--torch",
         choices=["auto", "cpu", "cuda"],
         default="auto",
-        help="torch's build; auto: CUDA where there is an NVIDIA GPU, or the one that is installed",
+        help="build of torch; auto: the one that is installed, else CUDA if there is an NVIDIA "
+        "GPU, else CPU (default: auto)",
     )
     args = parser.parse_args()
     extras = {e for e in args.extras.split(",") if e}
@@ -55,7 +58,7 @@ def main() -> None:
 
 
 def _with_those_of_all(config: configparser.ConfigParser, extras: set[str]) -> set[str]:
-    """These extras and, where ``all`` is one, those that it stands for, which are not every one."""
+    """Return these extras and, if ``all`` is one, those that it names, which are not all extras."""
     _, _, named = config["options.extras_require"]["all"].partition("[")
     return extras | (set(named.rstrip("]").split(",")) if "all" in extras else set())
 
@@ -86,7 +89,7 @@ def _can_apt() -> bool:
 
 
 def _apt_install_venv() -> bool:
-    """Debian splits ensurepip off its python3 package; root can have it back."""
+    """Install ensurepip, which Debian leaves out of its python3 package; say whether it worked."""
     print("installing python3-venv with apt-get", flush=True)
     update = subprocess.run(["apt-get", "update", "-qq"])
     install = subprocess.run(["apt-get", "install", "-y", "-qq", "python3-venv"])
@@ -94,14 +97,14 @@ def _apt_install_venv() -> bool:
 
 
 def _install_torch(requirement: str, wanted: str) -> None:
-    """Torch first: whatever follows then finds it installed and leaves it alone."""
+    """Install torch first, so that whatever follows finds it there and leaves it alone."""
     version, build = _torch_build()
     if version == requirement.partition("==")[2] and wanted in ("auto", build):
         return
     asked = "as asked" if wanted != "auto" else "as before"
-    if wanted == "auto" and version:  # what was asked for once, on a login node say, stays
+    if wanted == "auto" and version:  # the build once asked for stays, as on a login node
         wanted = build
-    if version:  # to pip one build is as good as the other
+    if version:  # pip would take the one build for the other
         subprocess.run([PYTHON, "-m", "pip", "uninstall", "-q", "-y", "torch"])
     if wanted == "cuda" or (wanted == "auto" and _has_gpu()):
         reason = "NVIDIA GPU found" if wanted == "auto" else asked
@@ -121,16 +124,16 @@ def _install_torch(requirement: str, wanted: str) -> None:
 
 
 def _without_dependencies(config: configparser.ConfigParser, extras: set[str]) -> list[str]:
-    """What is installed by itself: see setup.cfg."""
+    """Return what is installed without its dependencies; setup.cfg says why."""
     requirements = config["gam_scale:no_deps"]["requirements"].split()
-    has_triton = sys.platform == "linux"  # its wheels
+    has_triton = sys.platform == "linux"  # where it has wheels
     if has_triton and extras & {"all", "gpu"} and _torch_build()[1] == "cpu":
         requirements += config["gam_scale:no_deps_on_cpu"]["requirements"].split()
     return requirements
 
 
 def _torch_build() -> tuple[str, str]:
-    """The installed torch's version, and ``cuda`` or ``cpu``; empty where there is none."""
+    """Return the installed torch's version, and ``cuda`` or ``cpu``; both empty without a torch."""
     for file in VENV.glob("lib/python*/site-packages/torch/version.py"):
         names: dict[str, str | None] = {}
         exec(file.read_text(), names)  # a few assignments; importing torch takes seconds
@@ -146,10 +149,10 @@ def _has_gpu() -> bool:
 
 
 def _index_has_cpu_build(requirement: str) -> bool:
-    """Whether the configured package index would give a torch without CUDA libraries.
+    """Return whether the configured package index would give a torch without CUDA libraries.
 
-    Asks pip for its plan, which reads metadata only. On Linux, x86-64, PyPI's torch needs the
-    nvidia-* packages; its builds for Arm and macOS and some mirrors' do not.
+    It asks pip for a plan, for which pip reads metadata only. PyPI's torch for Linux, x86-64, needs
+    the nvidia-* packages; its builds for Arm and macOS, and those of some mirrors, do not.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
@@ -175,7 +178,7 @@ def _pip(*arguments: str) -> None:
 
 
 def _read_stamp() -> set[str] | None:
-    """The extras already installed from these very files, or None."""
+    """Return the extras already installed from these very files, or None."""
     if not STAMP.exists() or not PYTHON.exists():
         return None
     stamp = json.loads(STAMP.read_text())

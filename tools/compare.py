@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Models compared: python tools/compare.py plan|run|status|page --spec FILE --out DIR
+"""Compare models: python tools/compare.py plan|run|status|page --spec FILE --out DIR
 
-plan prints every model's size and what there is to train; run trains and measures what is missing,
-learning rates first, and goes on where it was killed; status says what is done; page writes
-report.html, report.md, pictures and results.jsonl into DIR/page or --to. The page alone can be made
-again from such a results.jsonl (--results). Where --to has a results.jsonl, its cells count as
-done, and run adds to it whenever a cell is done: what to keep where a machine may be lost.
+plan prints every model's size and what there is to train. run trains and measures what is missing,
+learning rates first, and continues where it was killed. status says what is done. page writes
+report.html, report.md, pictures and results.jsonl to DIR/page or --to; with --results, it makes the
+page again from such a results.jsonl alone. If --to has a results.jsonl, its cells count as done,
+and run adds every cell that it finishes: keep this file where a machine may be lost.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from gam_scale.report.table import Table
 
 
 def main() -> int:
-    """Parse, do the one thing."""
+    """Parse the command line and do the one action; return the exit status."""
     args = parse()
     spec = read_spec(args.spec, args.data)
     if args.action == "page" and args.results:
@@ -47,26 +47,39 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("action", choices=["plan", "run", "status", "page"])
-    add("--spec", type=Path, required=True, metavar="FILE", help="see configs/compare/")
-    add("--out", type=Path, metavar="DIR", help="of results, configs and runs")
-    add("--data", default="", metavar="DIR", help="prepared set, instead of the file's")
-    add("--start", type=Path, metavar="DIR", help="the --out whose models the file's start names")
-    add("--side-by-side", type=cli.count(), default=1, metavar="N", help="processes at a time (1)")
-    add("--only", default="", metavar="TEXT", help="cells whose name contains this")
+    add(
+        "--spec", type=Path, required=True, metavar="FILE", help="comparison (see configs/compare/)"
+    )
+    add("--out", type=Path, metavar="DIR", help="folder for results, configs and runs")
+    add("--data", default="", metavar="DIR", help="prepared set to use instead of the file's")
+    add(
+        "--start",
+        type=Path,
+        metavar="DIR",
+        help="folder (its --out) of the comparison whose models the file's start names",
+    )
+    add(
+        "--side-by-side",
+        type=cli.count(),
+        default=1,
+        metavar="N",
+        help="processes at a time (default: 1)",
+    )
+    add("--only", default="", metavar="TEXT", help="only cells whose name contains TEXT")
     add("--gflops", type=cli.number(above=0), default=50.0,
-        help="GFLOP/s that a process reaches, for the predicted time (50)")  # fmt: skip
+        help="GFLOP/s of one process, for the predicted time (default: 50)")  # fmt: skip
     add("--to", type=Path, metavar="DIR",
-        help="of the page (--out/page); run keeps results.jsonl there")  # fmt: skip
-    add("--results", type=Path, metavar="FILE", help="results.jsonl of an earlier page")
+        help="folder for the page (default: OUT/page); run keeps results.jsonl there")  # fmt: skip
+    add("--results", type=Path, metavar="FILE", help="results.jsonl to make the page from")
     return parser.parse_args()
 
 
 def plan(comparison: Comparison, args: argparse.Namespace) -> None:
-    """Sizes, and what is to be trained now; later stages follow from its results."""
+    """Print the models' sizes and what can be trained now; later stages follow from its results."""
     spec = comparison.spec
     if isinstance(spec, TextSpec):
         rows = [
@@ -87,7 +100,7 @@ def plan(comparison: Comparison, args: argparse.Namespace) -> None:
 
 
 def run(comparison: Comparison, args: argparse.Namespace) -> int:
-    """Train and measure until nothing is missing; what follows from a result is begun at once."""
+    """Train and measure until nothing is missing, and begin at once what follows from a result."""
 
     def missing() -> Grid[Cell]:
         if args.to:
@@ -103,7 +116,7 @@ def run(comparison: Comparison, args: argparse.Namespace) -> int:
 
 
 def status(comparison: Comparison) -> None:
-    """Which cells are done, begun or missing, of those that are known."""
+    """Print which of the known cells are done, begun or missing."""
     states = {cell.name: cell.state() for cell in comparison.cells()}
     print(Table("", ["cell", "state"], [list(each) for each in states.items()]))
     done = list(states.values()).count("finished")
@@ -111,7 +124,7 @@ def status(comparison: Comparison) -> None:
 
 
 def page(args: argparse.Namespace, spec: Spec, rows: list[Row]) -> int:
-    """Write the page."""
+    """Write the page; return the exit status."""
     to = args.to or (args.out / "page" if args.out else None)
     if to is None:
         raise UserError("--to is missing; expected the folder of the page")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Checkpoints to and from other formats: python tools/convert_checkpoint.py export RUN --to hf ...
+"""Convert checkpoints: python tools/convert_checkpoint.py export RUN --to hf --out DIR
 
-export writes a Hugging Face folder, or plain safetensors, from one of our checkpoints. import makes
-one of ours from an exported folder, from weights of the paper's official code, or from a DeepSpeed
-universal checkpoint; what it writes is a run directory that every other tool takes.
+export writes one of our checkpoints as a Hugging Face folder or as plain safetensors. import makes
+one of our checkpoints from an exported folder, from weights of the paper's official code, or from a
+DeepSpeed universal checkpoint; it writes a run directory that every other tool takes.
 """
 
 import argparse
@@ -26,7 +26,7 @@ FORMATS = ("hf", "official", "universal")
 
 
 def main() -> None:
-    """Parse, convert, say where the result is."""
+    """Parse the command line, convert and print where the result is."""
     args = _parser().parse_args()
     check_is_new(args.out)  # before anything is read
     if args.command == "export":
@@ -44,23 +44,35 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="write one of our checkpoints in another format")
     export.add_argument(
-        "checkpoint", type=Path, help="run directory (its newest), step-* folder, or URL of one"
+        "checkpoint",
+        type=Path,
+        help="run directory (its newest checkpoint), step-* folder, or URL of either",
     )
     cli.add_best(export)
     export.add_argument("--to", choices=EXPORTS, required=True, help="format to write")
-    export.add_argument("--out", type=Path, required=True, help="folder to make")
+    export.add_argument("--out", type=Path, required=True, help="new or empty folder to write")
     export.add_argument(
         "--chat-template", type=Path, metavar="FILE",
-        help="hf: Jinja for conversations, as transformers has it (the run's own, if it has one)",
+        help="hf: Jinja template for conversations, as in transformers (default: the run's own, if "
+        "it has one)",
     )  # fmt: skip
     read = commands.add_parser("import", help="make a checkpoint of ours from another format")
-    read.add_argument("source", type=Path, help="folder, or file of official weights")
+    read.add_argument("source", type=Path, help="folder to read, or file of official weights")
     read.add_argument(
         "--from", dest="format", required=True, choices=FORMATS, help="format to read"
     )
-    read.add_argument("--out", type=Path, required=True, help="run directory to make")
-    read.add_argument("--tokenizer", type=Path, help="tokenizer.model (hf: the folder's own)")
-    read.add_argument("--config", type=Path, help="universal: the run's config, a JSON file")
+    read.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="new or empty run directory to write",
+    )
+    read.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="tokenizer.model of the weights (default with hf: the folder's own)",
+    )
+    read.add_argument("--config", type=Path, help="universal: JSON config of the DeepSpeed run")
     return parser
 
 

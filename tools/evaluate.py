@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What a checkpoint has learned: python tools/evaluate.py RUN_OR_CHECKPOINT [...]
+"""Measure what a checkpoint has learned: python tools/evaluate.py RUN_OR_CHECKPOINT [...]
 
-Alone: loss, perplexity and bits per byte, on the validation split of the run's own data, another
-prepared set (--data) or a text file (--text); a checkpoint brings its config and tokenizer along.
-Several checkpoints are set side by side. --tasks asks them tasks, as eval.tasks does in training.
-Is the context used? --by-position, --compare, --reset-ablation, --needle and --pairs ask that of
-checkpoints; --recall trains a small model per memory on associative recall, or on another task
-(--recall-preset), and needs none.
+Without further flags: loss, perplexity and bits per byte, on the validation split of the run's own
+data, on another prepared set (--data) or on a text file (--text). A checkpoint brings its config
+and tokenizer. Several checkpoints are shown side by side. --tasks measures tasks, as eval.tasks
+does in training. --by-position, --compare, --reset-ablation, --needle and --pairs show whether the
+context is used. --recall needs no checkpoint: it trains a small model of each kind of layer on
+associative recall, or on another task (--recall-preset).
 """
 
 import argparse
@@ -54,7 +54,7 @@ from gam_scale.train.recall import train_recall
 
 
 def main() -> None:
-    """Parse, measure, print, write."""
+    """Parse the command line, measure, print and write."""
     args = _parse()
     recalls = _recall(args) if args.recall else []
     subjects = [_subject(path, args) for path in args.checkpoints]
@@ -79,61 +79,85 @@ def _parse() -> argparse.Namespace:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT",
-        help="run directory (its newest checkpoint), step-* folder, or URL of one")  # fmt: skip
+        help="run directory (its newest checkpoint), step-* folder, or URL of either")  # fmt: skip
     cli.add_best(parser)
     add("--data", help="prepared set to read instead of the run's own")
-    add("--split", default="valid", help="train, valid (default) or test")
-    add("--text", type=Path, help="a text file to read instead, as one document")
-    add("--seq-len", type=cli.count(), help="context per sequence (the training's)")
-    add("--max-tokens", type=cli.count(0), default=0, help="stop after so many; 0: all (0)")
-    add("--batch-size", type=cli.count(), default=8, help="sequences per forward pass (8)")
+    add("--split", default="valid", help="split to read: train, valid or test (default: valid)")
+    add("--text", type=Path, help="text file to read instead, as one document")
+    add("--seq-len", type=cli.count(), help="tokens of context per sequence (default: as trained)")
+    add(
+        "--max-tokens",
+        type=cli.count(0),
+        default=0,
+        help="most tokens to read; 0: all (default: 0)",
+    )
+    add("--batch-size", type=cli.count(), default=8, help="sequences per forward pass (default: 8)")
     cli.add_device(parser)
-    add("--seed", type=cli.count(0), default=0, help="of resampling and of hidden sentences (0)")
+    add("--seed", type=cli.count(0), default=0, help="seed of resampling and hiding (default: 0)")
     add("--json", nargs="?", const="-", metavar="FILE", help="print JSON, or write it to FILE")
     add("--report", type=Path, metavar="FILE", help="write one self-contained HTML page")
     add = parser.add_argument_group("which measurements (none: the loss)").add_argument
-    add("--loss", action="store_true", help="the loss, beside other measurements")
-    add("--by-position", action="store_true", help="loss by tokens of context")
-    add("--per-octave", type=cli.count(), default=1, help="bins for each doubling of context (1)")
+    add("--loss", action="store_true", help="the loss, in addition to other measurements")
+    add("--by-position", action="store_true", help="loss by position: by tokens of context")
+    add(
+        "--per-octave",
+        type=cli.count(),
+        default=1,
+        help="bins per doubling of context (default: 1)",
+    )
     add("--compare", metavar="A-B:C-D", type=parse_spans,
-        help="loss of the same tokens with A to B and with C to D tokens of text before them: "
-        "128-256:2048-4096")  # fmt: skip
-    add("--reset-ablation", action="store_true", help="loss with the memory of k tokens only")
+        help="loss of the same tokens with A to B and with C to D tokens of text before them, such "
+        "as 128-256:2048-4096")  # fmt: skip
+    add("--reset-ablation", action="store_true", help="loss if memory holds the last k tokens only")
     add("--windows", type=cli.count(2), default=WINDOWS,
-        help=f"sequences of --compare and --reset-ablation ({WINDOWS})")  # fmt: skip
+        help=f"sequences for --compare and --reset-ablation (default: {WINDOWS})")  # fmt: skip
     add(
         "--targets",
         type=cli.count(),
         default=TARGETS,
-        help=f"tokens that the ablation predicts in each ({TARGETS})",
+        help=f"tokens of each sequence that --reset-ablation predicts (default: {TARGETS})",
     )
     add("--tolerance", type=cli.number(at_least=0), default=TOLERANCE,
-        help=f"rise in nats that counts as none ({TOLERANCE:g})")  # fmt: skip
+        help="rise in nats that counts as none in --reset-ablation (default: "
+        f"{TOLERANCE:g})")  # fmt: skip
     add("--needle", action="store_true", help="a sentence hidden in the text, asked for at its end")
     add(
         "--pairs",
         type=cli.several(cli.count(2)),
         default=[],
-        help="several such sentences, of which a key of two words says which is meant: 4,16",
+        help="several such sentences, one of them asked for by its key of two words; numbers of "
+        "sentences, such as 4,16",
     )
     add("--needle-lengths", type=cli.several(cli.count()),
-        help="tokens of both (a quarter, a half, all of --seq-len)")  # fmt: skip
+        help="tokens of the texts of --needle and --pairs (default: a quarter, a half and all of "
+        "--seq-len)")  # fmt: skip
     add("--needle-depths", type=cli.several(cli.number(at_least=0, at_most=1)),
         default=[0, 0.25, 0.5, 0.75, 1],
-        help="shares of the text before the sentence (0,0.25,0.5,0.75,1)")  # fmt: skip
-    add("--trials", type=cli.count(2), default=20, help="texts for each length (20)")
-    add("--candidates", type=cli.count(2), default=32, help="words to choose from (32)")
+        help="depths of a needle, as shares of the text before it (default: "
+        "0,0.25,0.5,0.75,1)")  # fmt: skip
+    add("--trials", type=cli.count(2), default=20, help="texts of each length (default: 20)")
+    add("--candidates", type=cli.count(2), default=32, help="words to choose from (default: 32)")
     add("--tasks", nargs="?", const="", metavar="FILE",
-        help="the tasks of a JSON file such as configs/tasks/python.json, or of the run's "
-        "eval.tasks (docs/evaluation.md)")  # fmt: skip
-    add("--recall", action="store_true", help="MQAR (arXiv 2312.04927), or the task of a preset")
+        help="tasks of a JSON file such as configs/tasks/python.json; without FILE, those of the "
+        "run's eval.tasks (docs/evaluation.md)")  # fmt: skip
+    add(
+        "--recall",
+        action="store_true",
+        help="train a small model of each kind on associative recall (MQAR, arXiv 2312.04927), or "
+        "on the task of --recall-preset",
+    )
     add("--memories", type=cli.several(cli.one_of(*KINDS)), default=list(KINDS),
-        help=f"that --recall trains ({','.join(KINDS)})")  # fmt: skip
-    add("--recall-preset", choices=sorted(PRESETS), default="cpu", help="sizes of --recall (cpu)")
+        help=f"kinds of layer that --recall trains (default: {','.join(KINDS)})")  # fmt: skip
+    add(
+        "--recall-preset",
+        choices=sorted(PRESETS),
+        default="cpu",
+        help="task and sizes of --recall (default: cpu)",
+    )
     add("--compile", action="store_true", help="torch.compile the blocks of --recall's models")
     add("--set", action="append", default=[], dest="overrides", metavar="[MEMORY:]KEY=VALUE",
-        help="of what --recall trains, for all memories or one: recall.steps=2000, "
-        "delta:model.memory.n_heads=1 (repeatable)")  # fmt: skip
+        help="override a setting of what --recall trains, for all memories or for one, such as "
+        "recall.steps=2000 or delta:model.memory.n_heads=1 (repeatable)")  # fmt: skip
     args = parser.parse_args()
     _check(args)
     return args
@@ -162,7 +186,7 @@ def _asked(args: argparse.Namespace) -> bool:
 
 
 def _subject(path: Path, args: argparse.Namespace) -> Subject:
-    """Load a checkpoint and take every measurement that is asked for."""
+    """Load a checkpoint and take all measurements that are asked for."""
     trained = load_trained(best_checkpoint(path) if args.best else path, args.device)
     seq_len = _length(trained, args.seq_len or trained.config.data.seq_len, "--seq-len")
     names = [other.name for other in args.checkpoints]
@@ -198,7 +222,7 @@ def _subject(path: Path, args: argparse.Namespace) -> Subject:
 
 
 def _tasks(trained: Trained, file: str) -> tuple[dict[str, Any], str]:
-    """The tasks that are meant, and where they stand."""
+    """Return the tasks to measure, and where they are given, for messages."""
     given = read_json(file) if file else trained.config.eval.tasks
     if not isinstance(given, dict) or not given:
         where = file or f"eval.tasks of {trained.path}"
@@ -254,7 +278,7 @@ def _pairs(
 
 @contextmanager
 def _told_of(flag: str) -> Iterator[None]:
-    """Say of which measurement a mistake is, which names settings as those of a task."""
+    """Put the measurement's flag before the message of a mistake, which names a task's settings."""
     try:
         yield
     except UserError as error:
@@ -264,7 +288,7 @@ def _told_of(flag: str) -> Iterator[None]:
 def _haystacks(
     trained: Trained, source: TextSource, seq_len: int, args: argparse.Namespace
 ) -> tuple[list[int], list[np.ndarray]]:
-    """Lengths in which sentences are hidden, and documents that are long enough for all."""
+    """Return the lengths of texts with hidden sentences, and documents long enough for them all."""
     asked = args.needle_lengths or [seq_len // 4, seq_len // 2, seq_len]
     lengths = [_length(trained, length, "--needle-lengths") for length in sorted(asked)]
     return lengths, documents(trained, source, max(lengths))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Continue a prompt with a trained model: python tools/generate.py RUN_OR_CHECKPOINT "Once upon"
 
-Needs nothing but the checkpoint: its config and its tokenizer are inside. --chat answers one line
-after the other, by the chat template of a model that was fine-tuned on conversations, else by going
-on with the text. Ctrl-C ends an answer, Ctrl-D (the end of the input) the chat.
+It needs the checkpoint alone, which holds the config and the tokenizer. --chat answers each line
+that is typed: by the chat template if the model was fine-tuned on conversations, else by continuing
+the text. Ctrl-C ends an answer, Ctrl-D (the end of the input) ends the chat.
 """
 
 import argparse
@@ -26,20 +26,29 @@ from gam_scale.strict import is_text
 
 
 def main() -> None:
-    """Parse, load, stream text to the terminal."""
+    """Parse the command line, load the model and stream text to the terminal."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "checkpoint", type=Path, help="run directory (its newest), step-* folder, or URL of one"
+        "checkpoint",
+        type=Path,
+        help="run directory (its newest checkpoint), step-* folder, or URL of either",
     )
     parser.add_argument("prompt", nargs="?", default="", help="text to continue; '-' reads stdin")
     add = parser.add_argument
     add("--max-tokens", type=cli.count(), metavar="N",
-        help=f"most new tokens ({MAX_TOKENS}, or what the context still holds)")  # fmt: skip
-    add("--temperature", type=cli.number(at_least=0), default=0.8, help="0: greedy (0.8)")
-    add("--top-k", type=cli.count(0), default=0, help="only the k likeliest; 0: all (0)")
-    add("--top-p", type=cli.number(above=0, at_most=1), default=0.95, help="nucleus, 1: all (0.95)")
-    add("--seed", type=cli.count(0), default=0, help="of what is sampled (0)")
-    add("--chat", action="store_true", help="answer one line after the other")
+        help=f"most new tokens (default: {MAX_TOKENS}, or what the context still "
+        "holds)")  # fmt: skip
+    add("--temperature", type=cli.number(at_least=0), default=0.8, help="0: greedy (default: 0.8)")
+    add("--top-k", type=cli.count(0), default=0, help="only the k likeliest; 0: all (default: 0)")
+    add(
+        "--top-p",
+        type=cli.number(above=0, at_most=1),
+        default=0.95,
+        help="only the likeliest tokens with this total probability (nucleus); 1: all (default: "
+        "0.95)",
+    )
+    add("--seed", type=cli.count(0), default=0, help="seed of sampling (default: 0)")
+    add("--chat", action="store_true", help="answer each line that is typed")
     cli.add_best(parser)
     cli.add_device(parser)
     args = parser.parse_args()
@@ -62,10 +71,10 @@ def main() -> None:
 
 
 def _chat(chat: Chat, first: str, max_tokens: int | None) -> None:
-    """Answer ``first``, if there is one, and then one line after the other, up to their end."""
+    """Answer ``first``, if it is not empty, and then each line until the input ends."""
     with suppress(ImportError):
         import readline  # noqa: F401 (lines can then be edited)
-    with suppress(io.UnsupportedOperation):  # something has read of it already
+    with suppress(io.UnsupportedOperation):  # something has read from it already
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     said: str | None = first or _line()
     while said is not None:
@@ -77,7 +86,7 @@ def _chat(chat: Chat, first: str, max_tokens: int | None) -> None:
 
 
 def _answer(chat: Chat, said: str, max_tokens: int | None) -> None:
-    """Print an answer as it comes; what cannot go on is said, and the chat begins anew."""
+    """Print an answer as it comes; if the chat cannot go on, say why and start it anew."""
     with _interrupts() as asked:
         try:
             for piece in chat.answer(said, max_tokens):
@@ -91,7 +100,7 @@ def _answer(chat: Chat, said: str, max_tokens: int | None) -> None:
 
 
 def _line() -> str | None:
-    """What is typed next; None where the input ends."""
+    """Return the next line that is typed; None where the input ends."""
     while True:
         try:
             return input("> " if sys.stdin.isatty() else "")
@@ -105,7 +114,7 @@ def _line() -> str | None:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """The numbers of Ctrl-Cs so far, which end nothing."""
+    """Yield a list that gets an entry for every Ctrl-C, which then does not end the process."""
     asked: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
     try:
@@ -115,7 +124,7 @@ def _interrupts() -> Iterator[list[int]]:
 
 
 def _prompt(args: argparse.Namespace) -> str:
-    """The prompt, from standard input for ``-``."""
+    """Return the prompt, read from standard input if it is ``-``."""
     if args.chat and args.prompt == "-":
         raise UserError("--chat reads its lines from standard input; expected a prompt, or none")
     given = args.prompt

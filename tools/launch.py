@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Run on a cluster: python tools/launch.py --config FILE --nodes 4 --gpus-per-node 8
 
-Submits through submitit, to Slurm or, where there is none, to this machine. With --status,
---follow RUN or --cancel RUN it looks after runs that were submitted earlier, by any means.
+It submits jobs through submitit, to Slurm or, if there is none, to this machine. --status,
+--follow RUN and --cancel RUN look after runs that were submitted earlier, by any means.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from gam_scale.launch.status import COLUMNS, find_runs, look, slurm_states
 
 
 def main() -> int:
-    """Parse, then submit, list, follow or cancel; the exit status."""
+    """Parse the command line, then submit, list, follow or cancel; return the exit status."""
     args = parse()
     if args.status is not None:
         show(args.status or ["runs"])
@@ -33,26 +33,30 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line, checked."""
+    """Return the parsed and checked command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", metavar="FILE", help="the run's JSON config")
     parser.add_argument("--array", nargs="+", metavar="FILE", help="several configs, one run each")
     cli.add_overrides(parser)
     add, counted = parser.add_argument, cli.count()
     add("--nodes", type=counted, default=1, help="machines (default: 1)")
-    add("--gpus-per-node", type=counted, default=1, help="ranks on each (default: 1)")
+    add("--gpus-per-node", type=counted, default=1, help="GPUs, and ranks, on each (default: 1)")
     add(
         "--cpus-per-task", type=counted, default=8, help="cores of each rank, on Slurm (default: 8)"
     )
-    add("--minutes", type=counted, default=1440, help="time limit (default: 1440)")
+    add("--minutes", type=counted, default=1440, help="time limit in minutes (default: 1440)")
     parser.add_argument("--cluster", choices=["auto", "slurm", "local"], default="auto")
     parser.add_argument("--fresh", action="store_true", help="start over: remove the earlier run")
     parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
     parser.add_argument(
-        "--follow", nargs="?", const=True, metavar="RUN", help="print the log until the run ends"
+        "--follow",
+        nargs="?",
+        const=True,
+        metavar="RUN",
+        help="print the log until the run ends: of the run submitted, or of RUN",
     )
     parser.add_argument("--status", nargs="*", metavar="RUN", help="table of runs (default: runs/)")
-    parser.add_argument("--cancel", metavar="RUN", help="have a run save and end")
+    parser.add_argument("--cancel", metavar="RUN", help="make a run save a checkpoint and end")
     args = parser.parse_args()
     other = args.status is not None or args.cancel or isinstance(args.follow, str)
     if bool(args.config) + bool(args.array) + bool(other) != 1:
@@ -61,7 +65,7 @@ def parse() -> argparse.Namespace:
 
 
 def launch(args: argparse.Namespace) -> int:
-    """Render or submit, and follow if asked to."""
+    """Print the script or submit it, and follow if asked to; return the exit status."""
     try:
         from gam_scale.launch.submit import Request, find_cluster, render, run_dirs, submit
     except ImportError:
@@ -96,12 +100,12 @@ def launch(args: argparse.Namespace) -> int:
 
 
 def show(folders: list[str]) -> None:
-    """Print the status table; what cannot be read has a row of its own, and a sentence below."""
+    """Print the table of runs; one that cannot be read has a row too, and a sentence below."""
     rows, problems = look(find_runs(folders), slurm_states())
     out = Table(*COLUMNS)
     for row in rows:
         out.add_row(*row)
-    # Piped into a file there is no width to keep to.
+    # In a file there is no terminal's width to keep to.
     Console(width=None if sys.stdout.isatty() else 200).print(out)
     if len(problems) == len(rows):
         raise UserError("; ".join(problems))

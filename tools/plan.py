@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Plan before you pay: python tools/plan.py --config FILE --nodes 8 --gpus-per-node 8 --gpu h100
 
-Memory, traffic, FLOPs and time of one training step under every engine, and the cheapest settings
-that fit: for every kind of layer, mixed stacks, long sequences and those cut over ranks
-(parallel.context). No GPU is needed, no data is read and no other rank started: one layer of each
+It prints memory, traffic, FLOPs and time of one training step under every engine, and the cheapest
+settings that fit: for every kind of layer, mixed stacks, long sequences and sequences cut over
+ranks (parallel.context). It needs no GPU, reads no data and starts no other rank: one layer of each
 kind runs on tensors that have shapes only, and the rest is arithmetic. Memory is within 15% of what
-training steps on CPUs hold; times are data-sheet rates of products and of memory, an assumed share
-of them, and what a fake H100 was scheduled: not measurements.
+training steps on CPUs hold. Times are no measurements: they follow from data-sheet rates of
+products and of memory, an assumed share of these, and the work that a fake H100 was given.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from gam_scale.report.table import Table
 GIB = 2**30
 COLUMNS = {"parameters": "params", "gradients": "grads", "activations": "activ."}
 NAMED = ("sequences", "matrices")
-"""What is sent that has a column of its own, whatever the operation."""
+"""Kinds of traffic with a column of their own, whatever the operation."""
 
 
 def main() -> None:
-    """Parse, estimate, print."""
+    """Parse the command line, estimate and print."""
     args = parse()
     config = load_config(args.config, args.overrides)
     if args.gpu.lower() == "cpu":
@@ -55,40 +55,41 @@ def main() -> None:
 
 
 def hardware(args: argparse.Namespace, config: RunConfig) -> Gpu:
-    """What --gpu names."""
+    """Return the hardware that --gpu names."""
     if args.gpu.lower() == "cpu":
         return this_cpu(args.gpus_per_node, config.train.precision)
     return given_gpu(args.gpu) if "=" in args.gpu else find_gpu(args.gpu)
 
 
 def parse() -> argparse.Namespace:
-    """The command line, numbers checked."""
+    """Return the parsed command line, its numbers checked."""
     summary, _, details = __doc__.partition("\n\n")
     parser = cli.Parser(description=summary, epilog=details)
     parser.set_defaults(vocabulary_is_assumed=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's JSON config")
-    parser.add_argument("--nodes", type=cli.count(), default=1, help="machines (1)")
+    parser.add_argument("--nodes", type=cli.count(), default=1, help="machines (default: 1)")
     ranks: dict[str, Any] = {"type": cli.count(), "default": 1}
-    parser.add_argument("--gpus-per-node", **ranks, help="GPUs, and ranks, in each (1)")
+    parser.add_argument("--gpus-per-node", **ranks, help="GPUs, and ranks, on each (default: 1)")
     parser.add_argument(
         "--gpu",
         required=True,
-        help=f"{KNOWN}; cpu: this machine's, measured; or figures: {GIVEN} (what each GPU has)",
+        help=f"one of {KNOWN}; or cpu, this machine's, measured; or the figures of a GPU, {GIVEN}",
     )
     cli.add_overrides(parser)
     parser.add_argument(
         "--network-gbps",
         type=cli.number(above=0),
-        help="Gb/s per GPU between nodes (the GPU's usual)",
+        help="network between machines in Gb/s per GPU (default: what is usual for the GPU)",
     )
     parser.add_argument(
         "--matmul-share",
         type=cli.number(above=0, at_most=1),
         default=MATMUL_SHARE,
-        help=f"share of the peak that matrix products reach (an assumption: {MATMUL_SHARE})",
+        help="share of the peak that matrix products are assumed to reach (default: "
+        f"{MATMUL_SHARE})",
     )
     parser.add_argument(
-        "--price", type=cli.number(above=0), help="USD per GPU hour, for a line of costs"
+        "--price", type=cli.number(above=0), help="USD per GPU hour; adds a line of costs"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
@@ -98,7 +99,7 @@ def parse() -> argparse.Namespace:
 def print_plan(
     whole: Job, job: Job, gpu: Gpu, rows: list[Estimate], best: Estimate, args: argparse.Namespace
 ) -> None:
-    """What is planned, memory, traffic and time of every engine, the cheapest settings.
+    """Print the run, memory, traffic and time under every engine, and the cheapest settings.
 
     Args:
         whole: the run; ``job`` is its fullest stage.
@@ -150,7 +151,7 @@ def print_plan(
 
 
 def print_stages(plans: list[StagePlan], job: Job) -> None:
-    """One line a stage under the configured engine; all that follows is of the fullest."""
+    """Print a line per stage under the configured engine; all that follows is of the fullest."""
     print("\nstages under the configured engine (> the fullest: what follows is of it)")
     columns = ["", "steps", "sequences", "tokens each", "GiB", "step, ms", "tokens/s", "hours"]
     lines = []
@@ -167,7 +168,7 @@ def print_stages(plans: list[StagePlan], job: Job) -> None:
 
 
 def print_memory(rows: list[Estimate], job: Job) -> None:
-    """One line an engine, one column a category."""
+    """Print memory, with a line per engine and a column per category."""
     names = [COLUMNS.get(name, name) for name in CATEGORIES]
     lines = []
     for e in rows:
@@ -179,7 +180,7 @@ def print_memory(rows: list[Estimate], job: Job) -> None:
 
 
 def print_time(rows: list[Estimate]) -> None:
-    """One line an engine: traffic by collective, then where the time goes."""
+    """Print a line per engine: traffic by collective, then where the time goes."""
     operations = {"all_reduce": "reduce", "all_gather": "gather", "reduce_scatter": "scatter"}
     named = [n for n in NAMED if any(c.what == n for e in rows for c in e.collectives)]
     columns = [*operations.values(), *named]
@@ -195,7 +196,7 @@ def print_time(rows: list[Estimate]) -> None:
 
 
 def print_choice(whole: Job, best: Estimate, job: Job, args: argparse.Namespace) -> None:
-    """The cheapest settings and what they cost, or that none fits."""
+    """Print the cheapest settings and what they cost, or that none fits."""
     total = f"{best.memory.total / GIB:.2f} GiB"
     if best.fits:
         print(f"\ncheapest that fits: {best.label}, {total}")
@@ -211,7 +212,7 @@ def print_choice(whole: Job, best: Estimate, job: Job, args: argparse.Namespace)
 
 
 def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
-    """What these figures assume or leave out, where it matters for this config."""
+    """Return what the figures assume or leave out, as far as it matters for this config."""
     config, found = job.config, []
     layers = dict.fromkeys(config.model.stack())
     if args.vocabulary_is_assumed:
@@ -252,13 +253,13 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
 
 
 def teraflops(gpu: Gpu, precision: Precision) -> str:
-    """A rate to three digits, be it a CPU's."""
+    """Return the peak rate to three digits, for a CPU as well."""
     rate = gpu.peak_flops(precision) / 1e12
     return f"{rate:,.0f} TFLOP/s" if rate >= 100 else f"{rate:.3g} TFLOP/s"
 
 
 def changes(chosen: Job, job: Job) -> list[str]:
-    """``--set`` arguments that turn the job's config into the chosen one."""
+    """Return the ``--set`` arguments that turn the job's config into the chosen one."""
     found = []
     for section in ("parallel", "train"):
         ours, theirs = getattr(job.config, section), getattr(chosen.config, section)
@@ -271,7 +272,7 @@ def changes(chosen: Job, job: Job) -> list[str]:
 
 
 def cost(whole: Job, estimate: Estimate, price: float) -> dict[str, float]:
-    """USD of a million tokens and, where train.steps says how long it is, of the run."""
+    """Return the USD of a million tokens and, if train.steps gives its length, of the run."""
     per_token = estimate.gpu_seconds_per_token * price / 3600
     costs = {"a million tokens": per_token * 1e6}
     steps = whole.config.train.steps
@@ -286,7 +287,7 @@ def cost(whole: Job, estimate: Estimate, price: float) -> dict[str, float]:
 def as_json(
     whole: Job, job: Job, gpu: Gpu, rows: list[Estimate], best: Estimate, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """The same figures: bytes, seconds, FLOPs."""
+    """Return the same figures for JSON, in bytes, seconds and FLOPs."""
     plan = {
         "parameters": job.weights.total,
         "ranks": job.world_size,
@@ -317,7 +318,7 @@ def as_json(
 
 
 def estimate_as_json(e: Estimate, job: Job) -> dict[str, Any]:
-    """One row of the tables."""
+    """Return one row of the tables for JSON."""
     return {
         "label": e.label,
         "configured": e.job.config.parallel == job.config.parallel,

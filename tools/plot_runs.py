@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Loss curves of several runs in one figure: python tools/plot_runs.py RUN [RUN ...] --out FILE.png
+"""Plot loss curves of several runs: python tools/plot_runs.py RUN [RUN ...] --out FILE.png
 
 Lines are training loss, dots validation loss, both in nats per token, against tokens trained on.
 """
@@ -21,11 +21,11 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def main() -> None:
-    """Parse, plot, save."""
+    """Parse the command line, plot and save."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="run directories")
-    parser.add_argument("--out", type=Path, required=True, help="the .png, .svg or .pdf to write")
-    parser.add_argument("--title", default="", help="above the figure (none)")
+    parser.add_argument("--out", type=Path, required=True, help="file to write: .png, .svg or .pdf")
+    parser.add_argument("--title", default="", help="title above the figure (default: none)")
     args = parser.parse_args()
     if args.out.suffix not in SUFFIXES or args.out.is_dir():
         raise UserError(f"--out is {args.out}; expected a file that ends in {', '.join(SUFFIXES)}")
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def losses(run: Path) -> list[Line]:
-    """Lines with a loss; what is no run, as `runs/*` may name, is said and left out."""
+    """Return the lines with a loss; say if there are none, as `runs/*` may name other folders."""
     lines = read_metrics(run / "metrics.jsonl") if run.is_dir() else []
     lines = [line for line in lines if line.get("loss") is not None]
     if not lines:
@@ -48,7 +48,7 @@ def losses(run: Path) -> list[Line]:
 
 
 def figure(curves: Sequence[tuple[str, list[Line]]], title: str) -> Figure:
-    """Of lines with a loss, by the names of their runs."""
+    """Return the figure of these curves, each a run's name and its lines with a loss."""
     validated = [[line for line in lines if line.get("val_loss")] for _, lines in curves]
     keys = tuple(
         (i, f"{name}: {valid[-1]['val_loss']:.3f} on validation" if valid else name)
@@ -70,7 +70,7 @@ def figure(curves: Sequence[tuple[str, list[Line]]], title: str) -> Figure:
 
 
 def columns(lines: Sequence[Line], key: str) -> tuple[list[float], list[float]]:
-    """Tokens trained on, and what was measured after them."""
+    """Return the tokens trained on, and the values of ``key`` measured after them."""
     return [line["tokens"] for line in lines], [line[key] for line in lines]
 
 

@@ -1,4 +1,4 @@
-"""Text to a prepared set: train a tokenizer, tokenise, write streaming shards."""
+"""Make a prepared set from text: train a tokenizer, tokenise, write streaming shards."""
 
 import argparse
 import os
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def submit(spec: PrepareSpec, options: argparse.Namespace) -> Manifest:
-    """Prepare by tasks side by side, on Slurm or on this machine."""
+    """Prepare the set by tasks that run side by side, on Slurm or on this machine."""
     try:
         from gam_scale.launch.submit import find_cluster
         from gam_scale.preparation.array import Size
@@ -123,7 +123,7 @@ def submit(spec: PrepareSpec, options: argparse.Namespace) -> Manifest:
 
 
 def table(manifest: Manifest) -> str:
-    """One line per split; where some was held out, with the share that was asked and that is."""
+    """Return a table of the splits; if text was held out, with the shares asked and held."""
     rows = [["split", "documents", "tokens", "bytes", "bytes/token", "shards"]]
     for name, split in manifest.splits.items():
         counts = (split.documents, split.tokens, split.bytes)
@@ -148,7 +148,7 @@ def table(manifest: Manifest) -> str:
 
 
 def held_out(manifest: Manifest) -> tuple[float, float] | None:
-    """The share of the training text that was asked to be held out, and the share that is."""
+    """Return the share of the training text to be held out, and the share that is held out."""
     asked = manifest.source.get("valid_fraction")
     if not asked or not {"train", "valid"} <= set(manifest.splits):
         return None
@@ -157,7 +157,7 @@ def held_out(manifest: Manifest) -> tuple[float, float] | None:
 
 
 def hold_out_note(manifest: Manifest) -> str | None:
-    """A sentence where the two shares differ."""
+    """Return a sentence if these two shares differ."""
     shares = held_out(manifest)
     if shares is None or percent(shares[0]) == percent(shares[1]):
         return None
@@ -179,7 +179,7 @@ def percent(share: float) -> str:
 
 
 def token_reading(options: argparse.Namespace) -> TokenReading:
-    """How files of ids are read: documents end at the tokenizer's own special tokens or at one."""
+    """Return how to read files of ids: at which tokens documents end, and the type of an id."""
     if options.tokenizer is None:
         if options.token_separator:
             raise UserError("--token-separator is of a tokenizer; expected --tokenizer")
@@ -192,7 +192,7 @@ def token_reading(options: argparse.Namespace) -> TokenReading:
 
 
 def pairs(options: argparse.Namespace) -> Pairs | None:
-    """How conversations are read, if they are."""
+    """Return how to read conversations; None without --pairs."""
     if not options.pairs:
         if options.seq_len or options.chat_template:
             raise UserError("--seq-len and --chat-template are of conversations; expected --pairs")
@@ -211,7 +211,7 @@ def pairs(options: argparse.Namespace) -> Pairs | None:
 
 
 def choice(options: argparse.Namespace) -> Choice | None:
-    """How the given tokenizer is used; None: as it was stored, or by its own names."""
+    """Return how to use the given tokenizer; None: as it was stored, or by its own names."""
     asked = Choice(options.bos, options.eos, options.lossy)
     return None if asked == Choice() else asked
 
@@ -227,89 +227,107 @@ def parse_args() -> argparse.Namespace:
         ("test", "test text"),
     ):
         add(f"--{split}", metavar="SOURCE", action="append", default=[], help=f"{note}; repeatable")
-    add("--out", type=Path, metavar="DIR", required=True, help="the folder to make")
+    add(
+        "--out", type=Path, metavar="DIR", required=True, help="folder to write the prepared set to"
+    )
     add("--vocab-size", type=cli.count(), metavar="N",
-        help=f"tokenizer's ids, 258 special and byte pieces included (default: "
+        help="number of the tokenizer's ids, 258 special and byte pieces included (default: "
         f"{PrepareSpec.vocab_size})")  # fmt: skip
     add("--model-type", choices=("bpe", "unigram"),
-        help=f"tokenizer's kind (default: {PrepareSpec.model_type})")  # fmt: skip
+        help=f"kind of tokenizer to train (default: {PrepareSpec.model_type})")  # fmt: skip
     add("--character-coverage", type=cli.number(at_least=0.98, at_most=1), metavar="F",
-        help="share of the text's characters whose kinds, the commonest first, are pieces; bytes "
-        "spell the others (default: 0.9995, or as many kinds as fill half of the vocabulary where "
-        "it has no room for those)")  # fmt: skip
+        help="share of the text's characters to be covered by pieces of their own, given to the "
+        "commonest characters first; bytes spell all others (default: 0.9995, or as many "
+        "characters as fill half of the vocabulary if it has no room for those)")  # fmt: skip
     add("--tokenizer", type=Path, metavar="PATH",
-        help="use this one instead of training one: a sentencepiece model, a tokenizer.json, a "
-        "folder of save_pretrained, or a prepared set's")  # fmt: skip
+        help="tokenizer to use instead of training one: a sentencepiece model, a tokenizer.json, a "
+        "folder of save_pretrained, or that of a prepared set")  # fmt: skip
     add("--bos", type=cli.text, metavar="NAME",
-        help="its special token that opens every document (default: the one it names)")  # fmt: skip
+        help="special token of --tokenizer that opens every document (default: the one it "
+        "names)")  # fmt: skip
     add("--eos", type=cli.text, metavar="NAME",
-        help="its special token that closes every document too (default: none)")  # fmt: skip
+        help="special token of --tokenizer that also closes every document (default: "
+        "none)")  # fmt: skip
     add("--lossy", action="store_true",
-        help="take a tokenizer that does not give every text back exactly; a set's bytes are those "
-        "of its text, bits per byte of an evaluation are by what comes back")  # fmt: skip
+        help="accept a --tokenizer that does not give every text back exactly; a set then counts "
+        "the bytes of its text, bits per byte of an evaluation those that come back")  # fmt: skip
     add("--text-column", type=cli.text, metavar="NAME",
-        help="column of .jsonl, .parquet, .arrow and hub datasets, nested ones as in data.text "
-        "(default: text)")  # fmt: skip
+        help="column with the text in .jsonl, .parquet, .arrow and hub datasets; a nested one is "
+        "written data.text (default: text)")  # fmt: skip
     add("--template", type=cli.text, metavar="TEXT",
-        help=r"a row's text made of several columns, as in '{title}\n\n{data.text}', in place of "
+        help="text of a row made of several columns, as in '{title}\\n\\n{data.text}', instead of "
         "--text-column")  # fmt: skip
     add("--pairs", action="store_true",
-        help="rows are conversations, to fine-tune on their answers alone: 'messages' of objects "
+        help="read rows as conversations, to fine-tune on their answers alone: 'messages', objects "
         "with role and content, or 'prompt' and 'completion'")  # fmt: skip
     add("--seq-len", type=cli.count(), metavar="N",
-        help="with --pairs: the length of sequences, data.seq_len, in which conversations are "
-        "packed whole; those of more tokens are left out and counted")  # fmt: skip
+        help="with --pairs: tokens of a sequence (data.seq_len), into which conversations are "
+        "packed whole; longer ones are left out and counted")  # fmt: skip
     add("--chat-template", type=Path, metavar="FILE",
-        help="with --pairs: what makes a text of messages, Jinja as transformers' chat_template "
-        f"(default: {DEFAULT_FORM})")  # fmt: skip
+        help="with --pairs: Jinja template that turns messages into text, as transformers' "
+        f"chat_template (default: {DEFAULT_FORM})")  # fmt: skip
     add("--encoding", metavar="NAME",
-        help="of .txt and .jsonl (default: UTF-8, or what a byte order mark says)")  # fmt: skip
+        help="encoding of .txt and .jsonl files (default: UTF-8, or what a byte order mark "
+        "says)")  # fmt: skip
     add(
         "--skip-bad",
         action="store_true",
-        help="leave rows and files that cannot be read out and count them",
+        help="leave out rows and files that cannot be read, and count them",
     )
     add("--document-separator", metavar="LINE",
-        help="the line between documents, as in TinyStories' '<|endoftext|>'; 'wikitext': each "
-        "top-level heading begins one (default: a file or a row is one)")  # fmt: skip
+        help="line between documents, such as TinyStories' '<|endoftext|>'; 'wikitext': every "
+        "top-level heading begins a document (default: each file or row is a "
+        "document)")  # fmt: skip
     add("--valid-fraction", type=cli.number(at_least=0, below=1), metavar="F",
         default=PrepareSpec.valid_fraction,
-        help="share of the training text held out where there is no --valid: whole documents, or "
-        "a document's tail where they are few; 0: none (default: %(default)s)")  # fmt: skip
+        help="share of the training text to hold out if there is no --valid: whole documents, or "
+        "the tail of one where documents are few; 0: none (default: %(default)s)")  # fmt: skip
     add("--deduplicate", action="store_true",
-        help="leave out documents that are an earlier one again, and count them")  # fmt: skip
+        help="leave out documents that repeat an earlier one, and count them")  # fmt: skip
     add("--deduplicate-against", type=Path, metavar="SET", action="append", default=[],
-        help="leave out the documents of this prepared set too, which was deduplicated itself; "
-        "repeatable")  # fmt: skip
+        help="also leave out the documents of this prepared set, which must be deduplicated "
+        "itself; repeatable")  # fmt: skip
     add("--min-chars", type=cli.count(), metavar="N",
-        help="leave out texts of fewer characters, and count them")  # fmt: skip
+        help="leave out texts of fewer than N characters, and count them")  # fmt: skip
     add("--max-repetition", type=cli.number(at_least=0, below=1), metavar="F",
-        help="leave out texts of which a larger share of words stands in phrases of five words "
-        "that came before in the text (0.15 to 0.3 are in use), and count them")  # fmt: skip
+        help="leave out texts in which more than this share of the words is in phrases of five "
+        "words that came before in the text (0.15 to 0.3 are in use), and count them")  # fmt: skip
     add("--token-dtype", choices=("uint16", "uint32"),
-        help="of .bin files that hold nothing but ids (default: the narrower one that holds all "
-        "ids of the tokenizer)")  # fmt: skip
+        help="type of the ids in .bin files that hold nothing else (default: the narrower one that "
+        "holds all ids of the tokenizer)")  # fmt: skip
     add("--token-separator", type=cli.text, metavar="NAME",
-        help="the special token between documents in files of ids (default: the one that opens "
+        help="special token between documents in files of ids (default: the one that opens "
         "documents, and --eos)")  # fmt: skip
-    add("--max-documents", type=cli.count(), metavar="N", help="read only the first N of a split")
+    add(
+        "--max-documents",
+        type=cli.count(),
+        metavar="N",
+        help="read only the first N documents of each split",
+    )
     add("--workers", type=cli.count(), metavar="N",
-        help=f"processes on this machine (default: {cores()}, its cores)")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace a prepared set at --out")
+        help=f"number of processes on this machine (default: {cores()}, its cores)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace the prepared set at --out")
     several = parser.add_argument_group(
         "prepare by tasks side by side, the same set byte for byte; the same command goes on where "
         "it was ended"
     )
     add = several.add_argument
-    add("--submit", action="store_true", help="as an array of Slurm's, or here where there is none")
-    add("--tasks", type=cli.count(), metavar="N", help="of each array (8)")
+    add(
+        "--submit",
+        action="store_true",
+        help="run the tasks as an array on Slurm, or on this machine if it has none",
+    )
+    add("--tasks", type=cli.count(), metavar="N", help="tasks of each array (default: 8)")
     add("--cluster", choices=["auto", "slurm", "local"],
-        help="auto: Slurm where a controller answers (auto)")  # fmt: skip
-    add("--partition", metavar="P", help="default: the cluster's")
+        help="where tasks run; auto: on Slurm if its controller answers (default: "
+        "auto)")  # fmt: skip
+    add("--partition", metavar="P", help="Slurm partition (default: the cluster's)")
     add("--cpus-per-task", type=cli.count(), metavar="N",
-        help="cores of a task on Slurm; here all tasks together have --workers (8)")  # fmt: skip
+        help="cores of a task on Slurm (default: 8); on this machine all tasks together have those "
+        "of --workers")  # fmt: skip
     add("--minutes", type=cli.count(), metavar="N",
-        help="time limit of a task, which then starts again and goes on (1440)")  # fmt: skip
+        help="time limit of a task in minutes, after which it starts again and goes on (default: "
+        "1440)")  # fmt: skip
     options = parser.parse_args()
     for flag in ("tasks", "cluster", "partition", "cpus_per_task", "minutes"):
         if getattr(options, flag) is not None and not options.submit:
@@ -332,7 +350,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def cores() -> int:
-    """The cores this process may use: on a cluster, those of the job."""
+    """Return how many cores this process may use: on a cluster, those of the job."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 

@@ -12,7 +12,7 @@ from gam_scale.train.signals import StopRequest
 
 
 def print_settings() -> None:
-    """Every setting of a run, then those of each kind of layer and of its parts."""
+    """Print every setting of a run, then those of each kind of layer and of its parts."""
     from gam_scale.config import RunConfig
     from gam_scale.model.parts import FEED_FORWARDS, MIXERS, NORMS
     from gam_scale.strict import describe
@@ -31,7 +31,7 @@ def print_settings() -> None:
 
 
 def main() -> int:
-    """Parse, read the config, train; the exit status."""
+    """Parse the command line, read the config and train; return the exit status."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", metavar="FILE", help="the run's JSON config")
     cli.add_overrides(parser)
@@ -41,9 +41,9 @@ def main() -> int:
         type=cli.count(1),
         default=0,
         metavar="STEPS",
-        help="begin the learning rate's decay now, at the newest checkpoint (or that of "
-        "checkpoint.branch_of), linear over STEPS with which the run ends; where a job trains the "
-        "run: echo STEPS > RUN_DIR/anneal-now",
+        help="decay the learning rate from the newest checkpoint (or that of checkpoint.branch_of) "
+        "on, linearly over STEPS steps, and end the run; for a run that a job is training: echo "
+        "STEPS > RUN_DIR/anneal-now",
     )
     parser.add_argument("--help-config", action="store_true", help="list every setting and stop")
     parser.add_argument(
@@ -51,7 +51,7 @@ def main() -> int:
         type=cli.count(0, 255),
         default=0,
         metavar="N",
-        help="exit status after a signal stopped the run before its end (default: 0)",
+        help="exit status if a signal stops the run before its end (default: 0)",
     )
     # The deepspeed launcher passes this; ranks come from the environment.
     parser.add_argument("--local_rank", type=cli.count(-1), help=argparse.SUPPRESS)
@@ -63,7 +63,7 @@ def main() -> int:
         raise UserError("--config is missing; expected a JSON file such as configs/quickstart.json")
     if args.fresh and args.anneal_now:
         raise UserError("--anneal-now needs the run that --fresh removes; expected one of them")
-    stop = StopRequest()  # in the seconds, too, in which torch and the engine are imported
+    stop = StopRequest()  # also for the seconds in which torch and the engine are imported
     try:
         from gam_scale.config import load_config
         from gam_scale.train.pretrain import pretrain

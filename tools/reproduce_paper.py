@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The paper's tables again: python tools/reproduce_paper.py --table 1 2 3 --out DIR [--scale F]
+"""Reproduce the paper's tables: python tools/reproduce_paper.py --table 1 2 3 --out DIR [--scale F]
 
 Table 1 trains GAM, Transformer and Mamba on WikiText-2 and TinyStories, table 3 GAM's ablations on
 WikiText-2: as published, from the scaled initialisation, and, in table 1, without the other
-handicaps. Table 2 times one block. The same command goes on where it was stopped and repeats
-nothing that is done; DIR/page/ holds what is done so far as report.html, report.md and CSVs.
---scale below 1 shrinks the runs by the rule that the page states.
+handicaps. Table 2 times one block. The same command continues where it was stopped and repeats
+nothing that is done. DIR/page/ shows what is done so far as report.html, report.md and CSVs. With
+--scale below 1 the runs shrink by the rule that the page states.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    """Plan, run what is missing, write the page."""
+    """Plan, run what is missing and write the page; return the exit status."""
     args = parse()
     grid = planned(args)
     claim(args.out, args.scale, args.overrides)
@@ -45,36 +45,48 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--table", type=cli.count(1, 3), nargs="+", required=True, metavar="1|2|3", help="which"
+        "--table", type=cli.count(1, 3), nargs="+", required=True, metavar="1|2|3", help="tables"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="of runs; page: DIR/page"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the runs; page: DIR/page"
     )
     scale = cli.number(at_least=LEAST_SCALE, at_most=1)
-    parser.add_argument("--scale", type=scale, default=1.0, metavar="F", help="1: the paper's size")
+    parser.add_argument(
+        "--scale", type=scale, default=1.0, metavar="F", help="1: the paper's size (default: 1)"
+    )
     parser.add_argument(
         "--seeds",
         type=cli.count(0),
         nargs="+",
         default=[0, 1, 2],
-        help="train.seed of the runs (0 1 2)",
+        help="train.seed of the runs (default: 0 1 2)",
     )
-    parser.add_argument("--wikitext2", metavar="DIR", help="prepared set (docs/models.md)")
-    parser.add_argument("--tinystories", metavar="DIR", help="prepared set")
+    parser.add_argument(
+        "--wikitext2", metavar="DIR", help="prepared set of WikiText-2 (docs/models.md)"
+    )
+    parser.add_argument(
+        "--tinystories", metavar="DIR", help="prepared set of TinyStories (docs/models.md)"
+    )
     parser.add_argument(
         "--only",
         default="",
         metavar="TEXT",
-        help="runs whose name contains this, wikitext2-gam say",
+        help="only runs whose name contains TEXT, such as wikitext2-gam",
     )
     parser.add_argument(
-        "--lengths", type=cli.count(), nargs="+", default=LENGTHS, help="T of table 2"
+        "--lengths",
+        type=cli.count(),
+        nargs="+",
+        default=LENGTHS,
+        help="T of table 2, in tokens (default: the paper's)",
     )
     cli.add_device(parser, "of table 2; ")
-    parser.add_argument("--note", action="append", default=[], help="a sentence for the page")
+    parser.add_argument(
+        "--note", action="append", default=[], help="sentence to add to the page (repeatable)"
+    )
     parser.add_argument("--page-only", action="store_true", help="run nothing, write the page")
     cli.add_overrides(parser)
     args = parser.parse_args()
@@ -83,7 +95,7 @@ def parse() -> argparse.Namespace:
 
 
 def planned(args: argparse.Namespace) -> Grid[PaperCell]:
-    """The runs of tables 1 and 3, each once."""
+    """Return the runs of tables 1 and 3, each once."""
     wanted = {1: DATASETS, 2: (), 3: ("wikitext2",)}
     names = dict.fromkeys(name for table in args.table for name in wanted[table])
     for name in names:
@@ -108,7 +120,7 @@ def planned(args: argparse.Namespace) -> Grid[PaperCell]:
 
 
 def announce(missing: Grid[PaperCell]) -> None:
-    """How much there is to train."""
+    """Print how much there is to train."""
     if missing:
         took = hours(missing.flops / 1e11 / 3600)
         flops = scientific(missing.flops)

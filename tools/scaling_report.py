@@ -2,9 +2,9 @@
 """Fit scaling laws to runs and report them: python tools/scaling_report.py --csv FILE --out DIR
 
 The CSV has a row for every measured loss. DIR gets fit.json, report.html, report.md, the figures as
-PNG and SVG, the laws as LaTeX, and CSVs of them, of the fit to each run, of the frontier and of the
-extrapolation; files of an earlier report there give way, no input does. --curves, --lr and
---evaluation add what else is known of the runs, from tools/sweep.py collect and tools/evaluate.py.
+PNG and SVG, the laws as LaTeX, and CSVs of the laws, of the fit to each run, of the frontier and of
+the extrapolation. They replace the files of an earlier report, but never an input. --curves, --lr
+and --evaluation add other results of the runs, from tools/sweep.py collect and tools/evaluate.py.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from gam_scale.scaling.words import does_not_show, shows
 
 
 def main() -> None:
-    """Parse, fit, write, say what was found."""
+    """Parse the command line, fit, write the report and print what was found."""
     args = parse()
     fitting = FitSettings(args.huber_delta, args.grid, args.shared_exponent)
     settings = Settings(
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 class Progress:
-    """Lines on stderr of what is being done, none sooner than a second after another."""
+    """Prints to stderr what is being done, at most one line a second."""
 
     def __init__(self) -> None:
         self._last = -float("inf")
@@ -92,7 +92,7 @@ class Progress:
 
 
 def check_rule(rule: str, points: Points) -> None:
-    """Refuse runs to be held out that no column can tell."""
+    """Refuse to hold out runs by a column that the CSV does not have."""
     column = rule.partition("=")[0].strip().lower()
     if "=" in rule and column not in points.columns:
         there = ", ".join(points.columns) or "none"
@@ -103,7 +103,7 @@ def check_rule(rule: str, points: Points) -> None:
 
 
 def model(text: str) -> tuple[float, float]:
-    """``N,D``: parameters and tokens."""
+    """Parse ``N,D``: parameters and tokens."""
     numbers = cli.several(cli.number(above=0, below=1e20))(text)
     if len(numbers) != 2:
         raise argparse.ArgumentTypeError(f"is {one_line(text)}; expected N,D as in 7e9,1.4e11")
@@ -111,7 +111,7 @@ def model(text: str) -> tuple[float, float]:
 
 
 def rule(text: str) -> str:
-    """Which runs are held out."""
+    """Parse which runs are held out."""
     if text not in RULES and not all(text.partition("=")):
         raise argparse.ArgumentTypeError(
             f"is {one_line(text)}; expected {', '.join(RULES)} or COLUMN=VALUE"
@@ -120,7 +120,7 @@ def rule(text: str) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """The command line, numbers checked."""
+    """Return the parsed command line, its numbers checked."""
     columns = "\n".join(
         f"  {name:<8}{'' if name in REQUIRED else '(optional) '}{text}"
         for name, text in COLUMNS.items()
@@ -133,61 +133,90 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--csv", type=Path, required=True, nargs="+", metavar="FILE", help="the runs"
+        "--csv",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="the runs: a row for every measured loss",
     )
     parser.add_argument(
         "--loss-unit",
         choices=list(UNITS),
-        help="of the column loss of --csv and --forecast-runs (nats per token); bits and "
-        "perplexity are per token, too; other files are in nats",
+        help="unit, per token, of the column loss in --csv and --forecast-runs (default: nats); "
+        "other files are in nats",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the report")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the report"
+    )
     add_files: dict[str, Any] = {"type": Path, "action": "append", "default": [], "metavar": "FILE"}
-    parser.add_argument("--curves", **add_files, help="training losses: curves.csv (repeatable)")
-    parser.add_argument("--lr", type=Path, metavar="FILE", help="learning rates: lr.csv")
+    parser.add_argument(
+        "--curves", **add_files, help="curves.csv, with training losses (repeatable)"
+    )
+    parser.add_argument(
+        "--lr", type=Path, metavar="FILE", help="lr.csv, with losses at several learning rates"
+    )
     parser.add_argument(
         "--evaluation",
         **add_files,
-        help="loss by position and recall: JSON of tools/evaluate.py (repeatable)",
+        help="JSON of tools/evaluate.py, with loss by position and recall (repeatable)",
     )
     parser.add_argument(
-        "--contexts", type=Path, metavar="FILE", help="texts of other lengths: contexts.csv"
+        "--contexts",
+        type=Path,
+        metavar="FILE",
+        help="contexts.csv, with runs on texts of other lengths",
     )
     parser.add_argument(
         "--forecast",
         type=Path,
         metavar="FILE",
-        help="models predicted before they were run: extrapolation.csv of a report with --at",
+        help="extrapolation.csv of a report with --at, with models that were predicted before they "
+        "were run",
     )
     parser.add_argument(
-        "--forecast-runs", type=Path, metavar="FILE", help="what these came to: runs.csv"
+        "--forecast-runs",
+        type=Path,
+        metavar="FILE",
+        help="runs.csv, with the losses that these models reached",
     )
-    parser.add_argument("--sweep", type=Path, metavar="FILE", help="its settings, to be shown")
+    parser.add_argument(
+        "--sweep", type=Path, metavar="FILE", help="the sweep's file, whose settings are shown"
+    )
     parser.add_argument(
         "--limit",
         action="append",
         default=[],
         metavar="TEXT",
-        help="a sentence on what the runs do not show (repeatable)",
+        help="sentence on what the runs do not show, for the report (repeatable)",
     )
     parser.add_argument(
-        "--huber-delta", type=cli.number(above=0), default=DELTA, help=f"on log L ({DELTA:g})"
+        "--huber-delta",
+        type=cli.number(above=0),
+        default=DELTA,
+        help=f"delta of the Huber loss on log L (default: {DELTA:g})",
     )
     parser.add_argument(
-        "--grid", type=cli.count(1, 20), default=GRID, help=f"starts per dimension ({GRID})"
+        "--grid",
+        type=cli.count(1, 20),
+        default=GRID,
+        help=f"starting points of the fit per dimension (default: {GRID})",
     )
     parser.add_argument(
-        "--bootstrap", type=cli.count(0, 100_000), default=RESAMPLES, help=f"refits ({RESAMPLES})"
+        "--bootstrap",
+        type=cli.count(0, 100_000),
+        default=RESAMPLES,
+        help=f"refits to resampled runs, for intervals (default: {RESAMPLES})",
     )
     parser.add_argument("--shared-exponent", action="store_true", help="fit with alpha = beta")
     parser.add_argument(
         "--test-draws",
         type=cli.count(0, 100_000),
         default=DRAWS,
-        help=f"data sets per test ({DRAWS}); 0: no tests",
+        help=f"simulated data sets per test; 0: no tests (default: {DRAWS})",
     )
     parser.add_argument(
-        "--seed", type=cli.count(0), default=0, help="of refits and simulations (0)"
+        "--seed", type=cli.count(0), default=0, help="seed of refits and simulations (default: 0)"
     )
     parser.add_argument(
         "--targets",
@@ -195,7 +224,8 @@ def parse() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="N",
-        help="parameters to extrapolate to (10 and 100 times the largest model's)",
+        help="numbers of parameters to extrapolate to (default: 10 and 100 times the largest "
+        "model's)",
     )
     parser.add_argument(
         "--at",
@@ -203,35 +233,35 @@ def parse() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="N,D",
-        help="parameters and tokens of models whose loss is to be predicted",
+        help="parameters and tokens of models whose loss to predict, such as 7e9,1.4e11",
     )
     parser.add_argument(
         "--hold-out",
         type=rule,
         default=RULES[0],
         metavar="RUNS",
-        help="runs that a further fit does not see and predicts: sizes, the largest models (this); "
-        "budgets, those of most FLOPs; COLUMN=VALUE, the rows that have it; none",
+        help="runs that a further fit leaves out and predicts; sizes: the largest models; budgets: "
+        "those of most FLOPs; COLUMN=VALUE: the rows that have it; none (default: sizes)",
     )
     parser.add_argument(
         "--min-steps",
         type=cli.count(0),
         default=0,
         metavar="N",
-        help="leave out runs of fewer optimizer steps (0); needs a column steps, or batch and "
-        "seq_len",
+        help="leave out runs of fewer than N optimizer steps (default: 0); needs a column steps, "
+        "or batch and seq_len",
     )
     parser.add_argument(
         "--gpus",
         type=cli.several(str),
         default=list(GPUS),
-        help=f"for the costs ({','.join(GPUS)})",
+        help=f"GPUs whose costs are shown (default: {','.join(GPUS)})",
     )
     parser.add_argument(
         "--mfu",
         type=cli.number(above=0, at_most=1),
         default=MFU,
-        help=f"share of their rate ({MFU})",
+        help=f"share of these GPUs' peak rate that training reaches (default: {MFU})",
     )
     args = parser.parse_args()
     if args.forecast_runs and not args.forecast:

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Runs for a scaling law: python tools/sweep.py plan|run|status|collect --sweep FILE --out DIR
+"""Train a scaling law's runs: python tools/sweep.py plan|run|status|collect --sweep FILE --out DIR
 
-plan prints every run, its predicted cost and what the sweep cannot show; run trains what is
-missing, one after another or, with --submit, as a Slurm array, and goes on where it was killed;
-status says what is done; collect writes DIR/runs.csv, curves.csv and, where learning rates or
-lengths of texts were varied, lr.csv and contexts.csv, which tools/scaling_report.py reads. With
---to, they go there, and run and collect keep there, in results.jsonl, what a report needs of every
-finished run, which then counts as done: what to save where a machine may be lost. One command at a
-time keeps in one folder; what --submit trains is kept by collect.
+plan prints every run, its predicted cost and what the sweep cannot show. run trains what is
+missing, one after another or, with --submit, as a Slurm array, and continues where it was killed.
+status says what is done. collect writes DIR/runs.csv, curves.csv and, if learning rates or lengths
+of texts were varied, lr.csv and contexts.csv, which tools/scaling_report.py reads.
+
+With --to, these files go there. run and collect then also keep there, in results.jsonl, what a
+report needs of every finished run, which counts as done from then on: save this folder where a
+machine may be lost. Only one command at a time may keep results in a folder; collect keeps those of
+--submit.
 """
 
 import argparse
@@ -29,11 +31,11 @@ from gam_scale.scaling.sweep_kept import keep, with_kept
 from gam_scale.scaling.sweep_spec import read_sweep
 
 SHOWN = {"finished": "done", "training": "begun", "unfinished": "begun", "absent": "missing"}
-"""States of a cell, as the status table has them."""
+"""What the status table calls each state of a cell."""
 
 
 def main() -> int:
-    """Parse, do the one thing."""
+    """Parse the command line and do the one action; return the exit status."""
     args = parse()
     grid = sweep_grid(read_sweep(args.sweep), args.out)
     if args.to:
@@ -55,38 +57,66 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """The command line, numbers checked."""
+    """Return the parsed command line, its numbers checked."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["plan", "run", "status", "collect"])
-    parser.add_argument("--sweep", required=True, metavar="FILE", help="see configs/sweeps/")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the runs")
+    parser.add_argument(
+        "--sweep",
+        required=True,
+        metavar="FILE",
+        help="JSON file of the sweep (see configs/sweeps/)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the runs"
+    )
     parser.add_argument(
         "--to",
         type=Path,
         metavar="DIR",
-        help="where finished runs are kept, in results.jsonl, and collect writes (--out)",
+        help="folder for what collect writes, instead of --out, and for results.jsonl, which keeps "
+        "finished runs",
     )
     parser.add_argument(
         "--gflops",
         type=cli.number(above=0),
         default=100.0,
-        help="GFLOP/s that training reaches on this machine, for the predicted time (100)",
+        help="GFLOP/s that training reaches on this machine, for the predicted time (default: 100)",
     )
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="plan, run: jobs with a cell whose name has this"
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="plan, run: jobs with a run whose name contains TEXT",
     )
     parser.add_argument(
-        "--side-by-side", type=cli.count(), default=1, metavar="N", help="run: jobs at a time (1)"
+        "--side-by-side",
+        type=cli.count(),
+        default=1,
+        metavar="N",
+        help="run: jobs at a time (default: 1)",
     )
     parser.add_argument("--yes", action="store_true", help="run: do not ask, even on a terminal")
     slurm = parser.add_argument_group("run on Slurm, a job for each trunk and its branches")
-    slurm.add_argument("--submit", action="store_true", help="as an array of jobs")
-    slurm.add_argument("--partition", default="", metavar="P", help="default: the cluster's")
-    slurm.add_argument("--nodes", type=cli.count(), default=1, help="of each job (1)")
-    slurm.add_argument("--gpus-per-node", type=cli.count(), default=1, help="ranks on each (1)")
-    slurm.add_argument("--cpus-per-task", type=cli.count(), default=8, help="cores of a rank (8)")
+    slurm.add_argument("--submit", action="store_true", help="submit the runs as an array of jobs")
+    slurm.add_argument(
+        "--partition", default="", metavar="P", help="partition (default: the cluster's)"
+    )
+    slurm.add_argument(
+        "--nodes", type=cli.count(), default=1, help="machines of each job (default: 1)"
+    )
+    slurm.add_argument(
+        "--gpus-per-node",
+        type=cli.count(),
+        default=1,
+        help="GPUs, and ranks, on each machine (default: 1)",
+    )
+    slurm.add_argument(
+        "--cpus-per-task", type=cli.count(), default=8, help="cores of each rank (default: 8)"
+    )
     minutes: dict[str, Any] = {"type": cli.count(), "default": 1440}
-    slurm.add_argument("--minutes", **minutes, help="time limit of each job (1440)")
+    slurm.add_argument(
+        "--minutes", **minutes, help="time limit of each job in minutes (default: 1440)"
+    )
     slurm.add_argument("--dry-run", action="store_true", help="print a job's script, submit none")
     args = parser.parse_args()
     if args.dry_run and not args.submit:
@@ -95,7 +125,7 @@ def parse() -> argparse.Namespace:
 
 
 def plan(grid: Grid[SweepCell], gflops: float) -> None:
-    """Every run, the cheapest first, and the sum."""
+    """Print every run, the cheapest first, and what all of them cost."""
     rows = []
     for cell in grid.cells:
         settings = cell.config.train
@@ -109,7 +139,7 @@ def plan(grid: Grid[SweepCell], gflops: float) -> None:
 
 
 def cost(grid: Grid[SweepCell], gflops: float) -> None:
-    """What these runs take, and what branching off one another saves."""
+    """Print what these runs cost, and what branching off one another saves."""
     own, alone = grid.own_flops, grid.flops
     took = hours(own / (gflops * 1e9) / 3600)
     print(f"{len(grid)} runs, {scientific(own)} FLOPs: {took} hours at {gflops:g} GFLOP/s")
@@ -122,7 +152,7 @@ def cost(grid: Grid[SweepCell], gflops: float) -> None:
 
 
 def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
-    """Train what is missing, here or on Slurm."""
+    """Train what is missing, here or on Slurm; return the exit status."""
     grid = grid.only(args.only)
 
     def still_missing() -> Grid[SweepCell]:
@@ -143,11 +173,11 @@ def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
     try:
         return 1 if train(missing, args.side_by_side, still_missing) else 0
     finally:
-        still_missing()  # at Ctrl-C, jobs have finished some of their runs
+        still_missing()  # also at Ctrl-C, when jobs have finished some of their runs
 
 
 def submit(missing: Grid[SweepCell], args: argparse.Namespace) -> int:
-    """Hand in an array of jobs, but for those with a run that is under way already."""
+    """Submit an array of jobs, without those that have a run under way; return the exit status."""
     try:
         from gam_scale.experiment.submission import as_request, not_under_way, submit_grid
         from gam_scale.launch.submit import Request, find_cluster, render
@@ -183,7 +213,7 @@ def submit(missing: Grid[SweepCell], args: argparse.Namespace) -> int:
 
 
 def status(grid: Grid[SweepCell]) -> None:
-    """Which runs are done, begun or missing, and what the learning rate does."""
+    """Print which runs are done, begun or missing, and what the learning rates show."""
     counts, done = {"done": 0, "begun": 0, "missing": 0}, grid.finished()
     rows = {cell.name: row for cell, row in done}
     lines = []

@@ -14,13 +14,13 @@ from gam_scale.plan.memory import peak_memory
 
 
 def with_rows(config: RunConfig, rows: int) -> RunConfig:
-    """The same run with other micro-batches, one a step."""
+    """Return the config with micro-batches of ``rows`` sequences, one micro-batch a step."""
     train = replace(config.train, micro_batch_size=rows, global_batch_size=rows)
     return replace(config, train=train)
 
 
 def largest(config: RunConfig, free: float) -> int:
-    """Most sequences of a micro-batch whose planned peak fits."""
+    """Return the largest micro-batch, of up to 256 sequences, whose planned peak fits ``free``."""
     rows = 1
     while peak_memory(Job.of(with_rows(config, rows + 1), 1, 1)).total <= free and rows < 256:
         rows += 1
@@ -28,7 +28,7 @@ def largest(config: RunConfig, free: float) -> int:
 
 
 def largest_micro_batch(check: Check) -> None:
-    """Try it; where it does not fit after all, nine tenths of it, and so on."""
+    """Try the largest planned micro-batch; if it does not fit, nine tenths of it, and so on."""
     layers = f"model.n_layers={check.pick(8, 2)}"
     config = shipped(check, "gam_1b", ["parallel.engine=torch", layers])
     if check.device.type != "cuda":

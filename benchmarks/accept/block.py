@@ -1,4 +1,4 @@
-"""Check 4: how long a block takes, eager, compiled, in TF32 and with fla, and in which kernels."""
+"""Check 4: time of a block, eager, compiled, in TF32 and with fla, and of its kernels."""
 
 from functools import partial
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from gam_scale.hardware.peak import device_peak_flops
 from gam_scale.kernels.choice import PORTABLE
 
 KERNEL_NAME = 60
-"""Characters of a kernel's name that a row has room for."""
+"""Most characters of a kernel's name that a row shows."""
 
 
 class How(NamedTuple):
-    """In which a block may run."""
+    """One way to run a block."""
 
     compiled: bool = True
     implementation: str = PORTABLE
@@ -33,7 +33,7 @@ WAYS = {
 
 
 def times(check: Check, name: str, how: How) -> None:
-    """Forward alone, and a step; a compiled one's ten longest kernels as well."""
+    """Time a step; of an eager block also the forward pass, of others the ten longest kernels."""
     setting = f"train.fp32_matmul={how.fp32_matmul}"
     block = OneBlock(check, name, setting, compiled=how.compiled, implementation=how.implementation)
     with installed(check):
@@ -47,7 +47,7 @@ def _measure(check: Check, block: OneBlock, *, compiled: bool) -> None:
     flops = 3 * block.model.blocks[0].flops_per_token(block.x.shape[1]) * block.tokens
     peak = device_peak_flops(check.device, block.config.train.precision).flops
     check.figure("of the peak rate (MFU of the block)", flops / ms * 1e3 / peak)
-    if not compiled:  # for which a graph of its own would be compiled
+    if not compiled:  # a compiled block would compile another graph without gradients
         with torch.no_grad():
             ms = milliseconds(block.forward, check.device)
         check.figure("forward without gradients", ms, "ms")

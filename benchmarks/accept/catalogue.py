@@ -1,4 +1,4 @@
-"""Which checks there are. No torch here: what starts them must outlive whatever torch does."""
+"""The list of checks. It imports no torch: what starts them must outlive whatever torch does."""
 
 from typing import NamedTuple
 
@@ -8,9 +8,9 @@ class Entry(NamedTuple):
 
     title: str
     module: str
-    """Where its ``PARTS`` are."""
+    """The module that has its ``PARTS``."""
     seconds: int
-    """Its share of the ten minutes; what those before it leave unused comes on top."""
+    """The check's share of the ten minutes; time that earlier checks leave unused is added."""
 
 
 CHECKS = (

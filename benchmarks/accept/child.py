@@ -1,4 +1,4 @@
-"""One check in this process, as gpu_accept.py starts it."""
+"""Run one check in this process, as gpu_accept.py starts it."""
 
 import faulthandler
 import importlib
@@ -14,18 +14,23 @@ from gam_scale.hardware.processor import find_device
 
 
 def main() -> int:
-    """Run what is left of a check's parts."""
+    """Run the parts of a check that are left."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("module", help="whose PARTS are run")
+    parser.add_argument("module", help="module whose PARTS to run")
     parser.add_argument("--record", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument(
-        "--seconds", type=cli.number(above=0), required=True, help="until this process is ended"
+        "--seconds",
+        type=cli.number(above=0),
+        required=True,
+        help="seconds until this process is ended",
     )
-    parser.add_argument("--leave-out", default="", help="parts, with commas between them")
+    parser.add_argument(
+        "--leave-out", default="", help="parts to leave out, with commas between them"
+    )
     cli.add_device(parser)
     args = parser.parse_args()
-    # Shortly before: what every thread is at, in the log.
+    # Shortly before this process is ended, the log gets what every thread is doing.
     faulthandler.dump_traceback_later(max(1.0, args.seconds - 1.0), file=sys.stderr)
     device = find_device(args.device)
     if device.type == "cuda":

@@ -24,7 +24,7 @@ from gam_scale.model.lm import LanguageModel, outline
 
 
 def main() -> None:
-    """Trace a block of each kind; write where it computes what in which precision."""
+    """Trace a block of each kind, and write the dtypes of its operators."""
     check = Check(Path(os.devnull), torch.device("cuda:0"), Path(), math.inf)
     with FakeTensorMode(allow_non_fake_inputs=True):
         found = {kind: places(check, kind, Maker(without_numbers, sent)) for kind in KINDS}
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def without_numbers(config: ModelConfig, seed: int, device: torch.device) -> LanguageModel:
-    """build_model where there is no memory to draw them into."""
+    """Stand in for build_model, with parameters that have no numbers and take no memory."""
     with unset_fake_temporarily():
         model = outline(config)
     for module in model.modules():
@@ -44,7 +44,7 @@ def without_numbers(config: ModelConfig, seed: int, device: torch.device) -> Lan
 
 
 def sent(layout: Layout, device: torch.device) -> Layout:
-    """Layout.to where no tensor can go; what is read of it on the CPU stays."""
+    """Stand in for Layout.to on a fake device; what is read of a layout on the CPU stays."""
     return layout.map(lambda x: torch.empty_like(x, device=device))
 
 

@@ -18,7 +18,7 @@ IMPLEMENTATIONS = (PORTABLE, FLA)
 
 
 def run_in(model: nn.Module, implementation: str, fp32_matmul: str) -> None:
-    """What choose_implementations sets, without asking whether it agrees."""
+    """Set what choose_implementations sets, without testing whether the implementation agrees."""
     for module in model.modules():
         if isinstance(module, HasKernels):
             module.implementation = implementation
@@ -28,7 +28,7 @@ def run_in(model: nn.Module, implementation: str, fp32_matmul: str) -> None:
 
 @contextmanager
 def installed(check: Check) -> Iterator[None]:
-    """A CPU has no such kernels: there, those that the tests put in their place."""
+    """Put the tests' stand-ins in the kernels' place within the context, if this is a CPU."""
     if not check.small:
         yield
         return
@@ -50,7 +50,7 @@ class _Notes(logging.Handler):
 
 
 def chosen(check: Check) -> None:
-    """What a run of gam_1b with delta and slot layers decides by itself, and why."""
+    """Record what a run of gam_1b with delta and slot layers chooses by itself, and why."""
     layers = ['model.layers=["delta","slot"]', "model.n_layers=2"]
     config = shipped(check, "gam_1b", layers)
     logger, notes = logging.getLogger("gam_scale"), _Notes(check)

@@ -1,4 +1,4 @@
-"""Check 3: into how many graphs a block compiles, and what breaks one."""
+"""Check 3: number of graphs into which a block compiles, and causes of graph breaks."""
 
 import time
 from functools import partial
@@ -11,11 +11,12 @@ from benchmarks.accept.one_block import OneBlock
 from benchmarks.accept.record import Check
 
 GRAPHS = {"gam_1b": 1, "ctx16k": 2}
-"""Of a block: ctx16k's sequence has a first segment, and others that go on from a state."""
+"""Expected graphs of a block. ctx16k's sequence has a first segment, and others that continue from
+a state."""
 
 
 def graphs(check: Check, name: str, implementation: str) -> None:
-    """Compile one block by two steps on it, and count."""
+    """Compile one block by running two steps, and count its graphs."""
     torch._dynamo.reset()
     counters.clear()
     begun = time.monotonic()

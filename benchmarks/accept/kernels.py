@@ -23,10 +23,10 @@ from gam_scale.model.memory.delta_rule import delta_memory
 from gam_scale.model.mixers.slot import slot_memory
 
 BOUNDS = {torch.bfloat16: 2e-2, torch.float32: 5e-3}
-"""Relative, against float64 from the same numbers: bf16 keeps 8 bits, float32's products, in TF32,
-11; what is multiplied again and again is off by a few of the last."""
+"""Relative bounds against float64 from the same numbers. bf16 keeps 8 bits, and products of float32
+in TF32 keep 11; numbers that are multiplied again and again are off by a few of the last."""
 AGAIN = 1e-3
-"""Relative, of the same kernels once more: sums may come in another order."""
+"""Relative bound of a second call of the same kernels, whose sums may come in another order."""
 
 Function = Callable[..., tuple[Tensor, Tensor]]
 KERNELS: dict[str, tuple[Function, Function]] = {
@@ -38,7 +38,7 @@ KERNELS: dict[str, tuple[Function, Function]] = {
 
 
 def inputs(kind: str, config: RunConfig) -> dict[str, Tensor]:
-    """Random arguments of this run's heads, float32, by name."""
+    """Return random float32 arguments of this run's heads, by name."""
     (rows, length, width), heads = sizes(config), config.model.memory.n_heads
     size, slots = width // heads, config.model.memory.n_slots
     q, k, v = torch.randn(3, rows, length, heads, size)
@@ -56,7 +56,7 @@ def inputs(kind: str, config: RunConfig) -> dict[str, Tensor]:
 
 
 def layout(config: RunConfig) -> Layout:
-    """Packed documents; the first row goes on from a state."""
+    """Return a layout of packed documents, whose first row goes on from a state."""
     rows, length, _ = sizes(config)
     positions = (torch.arange(length) % DOCUMENT).repeat(rows, 1)
     positions[0, :DOCUMENT] += 1
@@ -64,7 +64,7 @@ def layout(config: RunConfig) -> Layout:
 
 
 def compare(check: Check, kind: str, name: str) -> None:
-    """Outputs, states and gradients; without gradients, and recomputed; times."""
+    """Compare a kernel with float64, then with itself under no_grad and recomputed; time both."""
     config = shipped(check, name)
     kernel, portable = KERNELS[kind]
     given = {name: x.to(check.device) for name, x in inputs(kind, config).items()}

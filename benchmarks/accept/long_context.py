@@ -9,11 +9,11 @@ from benchmarks.accept.shapes import shipped
 from benchmarks.accept.training import run_steps, tell
 
 GATES = ("memory.gate.log_rate", "memory.gate.strength.weight", "memory.beta.weight")
-"""Parameters whose gradients are sums over all tokens: where bf16 would show first."""
+"""Parameters whose gradients are sums over all tokens, where errors of bf16 would show first."""
 
 
 def steps(check: Check) -> None:
-    """Four of its 24 layers under DeepSpeed's stage 2, a sequence a step."""
+    """Train four of ctx16k's 24 layers under DeepSpeed's stage 2, a sequence a step."""
     layers = f"model.n_layers={check.pick(4, 2)}"
     rows = ("train.global_batch_size=1", "train.micro_batch_size=1")
     config = shipped(check, "ctx16k", [layers, *rows])
@@ -21,13 +21,13 @@ def steps(check: Check) -> None:
 
 
 def gradients(check: Check) -> None:
-    """A block in bf16, eager and compiled, against the same in float32, eager."""
+    """Compare a block's gradients in bf16, eager and compiled, with those in float32, eager."""
     exact = _gradients(check, "fp32", compiled=False)
     for name, compiled in (("eager", False), ("compiled", True)):
         found = _gradients(check, "bf16", compiled=compiled)
         for gate in GATES:
             wrong = off(found[gate], exact[gate])
-            # Weights and activations of 8 bits: compiled or not, errors are of one size.
+            # Weights and activations have 8 bits: errors are of one size, compiled or not.
             check.figure(f"{gate}, {name} bf16 from fp32", wrong, "relative", at_most=0.1)
 
 

@@ -1,4 +1,4 @@
-"""Check 0: what this is, and the rates that everything else is measured against."""
+"""Check 0: the machine, and the rates that everything else is measured against."""
 
 import importlib.metadata
 import platform
@@ -21,7 +21,7 @@ GIB = 2**30
 
 
 def names(check: Check) -> None:
-    """Versions, the device, its clocks as the driver tells them."""
+    """Record versions, and the device with its memory."""
     check.note("python", platform.python_version())
     for package in PACKAGES:
         try:
@@ -42,7 +42,7 @@ def names(check: Check) -> None:
 
 
 def clocks(check: Check) -> None:
-    """After a second of work, so that they are not those of an idle device."""
+    """Record the driver's clocks after a second of work, so not those of an idle device."""
     tool = shutil.which("nvidia-smi")
     if check.device.type != "cuda" or tool is None:
         check.note("clocks", "no nvidia-smi here")
@@ -57,7 +57,7 @@ def clocks(check: Check) -> None:
 
 
 def products(check: Check) -> None:
-    """Square matrix products in each arithmetic; shares are of the data sheet's rate, if known."""
+    """Measure square matrix products in each arithmetic; record the peak rates behind MFU."""
     n = check.pick(8192, 256)
     flops = 2 * n**3
     for name, dtype, tf32 in (
@@ -78,7 +78,7 @@ def products(check: Check) -> None:
 
 
 def copies(check: Check) -> None:
-    """Bytes read and written by a copy on the device; to it, from pinned memory."""
+    """Measure copies on the device, bytes read and written, and to it from the CPU's memory."""
     size = check.pick(2 * GIB, 2**22)
     source = torch.ones(size // 4, device=check.device)
     target = torch.empty_like(source)

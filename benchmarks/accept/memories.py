@@ -1,9 +1,9 @@
 """Check 1: every memory's outputs, final states and gradients against float64, on this device.
 
-The memories of gam blocks, and Mamba-2's, are compared with the recurrence, one token at a time,
-that their tests use; Mamba's scan with itself in float64 on the CPU, where the same tests hold it
-to a recurrence. Rows are packed with documents: one starts in the middle of a chunk, one at its
-edge, one is a single token, and the second row goes on from a state.
+The memories of gam blocks, and Mamba-2's, are compared with the recurrences, one token at a time,
+that their tests use. Mamba's scan is compared with itself in float64 on the CPU, where the same
+tests compare it with a recurrence. The first row is packed with documents: one starts in the middle
+of a chunk, one at the edge of a chunk, one is a single token. The second row goes on from a state.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,9 @@ from gam_scale.model.selective_scan import selective_scan
 
 ROWS, HEADS = 2, 2
 FP32 = 3e-5
-"""Relative, of a whole tensor: ten times the largest on a CPU at a GPU's sizes (3.3e-6), since sums
-come in another order. Products in TF32 by mistake would be off by about 1e-3."""
+"""Relative bound of a whole tensor's error: ten times the largest on a CPU at a GPU's sizes
+(3.3e-6), since sums come in another order. Products in TF32 by mistake would be off by about
+1e-3."""
 
 Function = Callable[..., tuple[Tensor, Tensor]]
 
@@ -39,13 +40,13 @@ def normal(*shape: int) -> Tensor:
 
 
 def decays(*shape: int, lowest: float) -> Tensor:
-    """Logarithms of every size, a third of them exactly 0."""
+    """Return logarithms of decays, of every size, a third of them exactly 0."""
     log_decay = -torch.exp(8 * torch.rand(shape, dtype=torch.float64) - 5).clamp(max=-lowest)
     return log_decay.masked_fill(torch.rand(shape) < 0.33, 0.0)
 
 
 def inputs(kind: str, length: int, width: int) -> list[Tensor]:
-    """Random arguments, float64: of ``width`` channels a head, and as many slots, states, ..."""
+    """Return random float64 arguments: ``width`` channels a head, as many slots or states, ..."""
     torch.manual_seed(0)
     heads = (ROWS, length, HEADS, width)
     if kind == "slot":
@@ -82,7 +83,7 @@ def inputs(kind: str, length: int, width: int) -> list[Tensor]:
 
 
 def packed(length: int) -> Layout:
-    """Documents in the first row; the second one goes on."""
+    """Return a layout with documents in the first row; the second row goes on from a state."""
     first = torch.arange(length)
     for start in (length // 3, min(length - 2, 64), length - 1):
         first[start:] = torch.arange(length - start)
@@ -90,7 +91,7 @@ def packed(length: int) -> Layout:
 
 
 def results(function: Function, given: list[Tensor], where: Layout) -> list[Tensor]:
-    """Output, final state, and the gradient of each input for fixed random cotangents."""
+    """Return output, final state, and each input's gradient for fixed random cotangents."""
     leaves = [x.detach().clone().requires_grad_() for x in given]
     outputs = function(*leaves, where)
     torch.manual_seed(1)
@@ -99,7 +100,7 @@ def results(function: Function, given: list[Tensor], where: Layout) -> list[Tens
 
 
 def mamba(*given: Any) -> tuple[Tensor, Tensor]:
-    """selective_scan with its arguments in the order of the other memories."""
+    """Call selective_scan with arguments in the order of the other memories."""
     x, dt, A, B, C, D, state, where = given
     return selective_scan(x, dt, A, B, C, D, where.starts, state)
 
@@ -115,7 +116,7 @@ FUNCTIONS: dict[str, Function] = {
 
 
 def oracle(kind: str, *given: Any) -> tuple[Tensor, Tensor]:
-    """What the memory is to give."""
+    """Return what the memory should give."""
     if kind == "mamba":
         return mamba(*given)
     *inputs, where = given
@@ -123,7 +124,7 @@ def oracle(kind: str, *given: Any) -> tuple[Tensor, Tensor]:
 
 
 def compare(check: Check, kind: str) -> None:
-    """One memory in float32 against float64."""
+    """Compare one memory in float32 with float64."""
     length, width = check.pick((300, 128), (70, 8))
     given, where = inputs(kind, length, width), packed(length)
     there = torch.device("cpu") if kind == "mamba" else check.device

@@ -20,7 +20,7 @@ Backend = str | Callable[..., Any]
 
 
 class Maker(NamedTuple):
-    """Where a block's tensors come from."""
+    """How a block's tensors are made: its model, and its layout on a device."""
 
     model: Callable[[ModelConfig, int, torch.device], LanguageModel]  # config, seed, device
     send: Callable[[Layout, torch.device], Layout]
@@ -29,7 +29,7 @@ class Maker(NamedTuple):
 REAL = Maker(build_model, Layout.to)
 
 DOCUMENT = 1000
-"""Tokens of each document in a sequence but its last: neither chunks nor segments end with them."""
+"""Tokens of each document in a sequence but the last; no chunk or segment ends with a document."""
 
 
 class OneBlock:
@@ -45,7 +45,7 @@ class OneBlock:
         implementation: str = PORTABLE,
         maker: Maker = REAL,
     ) -> None:
-        """With other ``settings`` than the config's, and not the usual backend if one is given."""
+        """Build the block; ``settings`` replace the config's, ``backend`` the usual one."""
         self.check = check
         self.config = shipped(check, name, settings)
         self.config.model.n_layers = 1
@@ -63,25 +63,25 @@ class OneBlock:
         self.tokens = rows * length
         self.x = torch.randn(rows, length, width, device=check.device, requires_grad=True)
         self.grad = torch.randn_like(self.x)
-        with unset_fake_temporarily():  # what a layout says is read, also for a fake device
+        with unset_fake_temporarily():  # a layout's numbers are read, even for a fake device
             positions = (torch.arange(length) % DOCUMENT).repeat(rows, 1)
             layout = Layout.of(positions).turned(self.config.model.rotation())
         self.layout = maker.send(layout, check.device)
 
     def forward(self) -> Tensor:
-        """What training calls."""
+        """Call the block as training does."""
         bf16 = self.config.train.precision == "bf16"
         with torch.autocast(self.check.device.type, torch.bfloat16, enabled=bf16):
             return self.model.blocks[0](self.x, self.layout)
 
     def step(self) -> None:
-        """Forward and backward; gradients are dropped before."""
+        """Drop the gradients, then run forward and backward."""
         self.x.grad = None
         self.model.zero_grad(set_to_none=True)
         self.forward().backward(self.grad)
 
     def gradients(self) -> dict[str, Tensor]:
-        """Of the input and of every parameter, after a step."""
+        """Return the gradients of the input and of every parameter, after a step."""
         leaves = {"x": self.x, **dict(self.model.blocks[0].named_parameters())}
         found = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
         assert len(found) == len(leaves), "a parameter without a gradient"

@@ -16,7 +16,7 @@ CHUNK = 64
 
 
 def both_ways(check: Check, name: str, function: Callable[..., Tensor], *leaves: Tensor) -> None:
-    """Milliseconds of a forward pass, and of a forward and backward pass."""
+    """Time a forward pass, and a forward and backward pass."""
     leaves = tuple(x.to(check.device).requires_grad_() for x in leaves)
     with torch.no_grad():
         grad = torch.randn_like(function(*leaves))
@@ -31,7 +31,7 @@ def both_ways(check: Check, name: str, function: Callable[..., Tensor], *leaves:
 
 
 def solve(check: Check) -> None:
-    """Systems of a delta memory's chunks: heads times chunks of them, K + V right-hand sides."""
+    """Time solving the systems of delta memories: one a head and chunk, K + V right-hand sides."""
     for heads, length, width in check.pick(
         ((24, 4096, 128), (96, 4096, 128), (16, 16_384, 64)), ((2, 128, 8),)
     ):
@@ -42,7 +42,7 @@ def solve(check: Check) -> None:
 
 
 def chunk_scan(check: Check) -> None:
-    """Over the chunks of a sequence: with matrices, as delta's, and with factors, as phase's."""
+    """Time the scan over a sequence's chunks, with delta's matrices and with phase's factors."""
     for heads, length, width in check.pick(
         ((24, 4096, 128), (16, 16_384, 64), (16, 65_536, 64)), ((2, 256, 8),)
     ):
@@ -57,7 +57,7 @@ def chunk_scan(check: Check) -> None:
 
 
 def mamba_scan(check: Check) -> None:
-    """The selective scan in its portable form, 16 states a channel."""
+    """Time the portable selective scan, with 16 states a channel."""
     for rows, length, width in check.pick(((2, 4096, 3072), (8, 1024, 1536)), ((1, 64, 16),)):
         shape = (rows, length)
         leaves = [torch.randn(*shape, width), torch.rand(*shape, width) / 10]
@@ -68,7 +68,7 @@ def mamba_scan(check: Check) -> None:
 
 
 def loss(check: Check) -> None:
-    """The head's cross-entropy in bf16, forward and backward in one; logits only in chunks."""
+    """Time the head's cross-entropy in bf16, forward and backward together, logits in chunks."""
     for tokens, width, vocab in check.pick(
         ((8192, 1536, 32_768), (16_384, 1024, 32_768), (8192, 1536, 131_072)), ((64, 16, 100),)
     ):

@@ -1,4 +1,4 @@
-"""Check 9: in which precision a block computes what, here and on the fake H100 of the tests."""
+"""Check 9: dtypes of a block's operators, here and on the fake H100 of the tests."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -17,20 +17,20 @@ from gam_scale.model.parts import implementations
 from gam_scale.strict import read_json
 
 EXPECTED = Path(__file__).with_name("precisions.json")
-"""Made by ``python -m benchmarks.accept.fake_precisions``."""
+"""The dtypes on a fake H100, made by ``python -m benchmarks.accept.fake_precisions``."""
 KINDS = tuple(implementations())
 SHORT = ("data.seq_len=256", "model.max_seq_len=256")
 SHOWN = 8
-"""Of the differences, as many are written down."""
+"""Most differences that are recorded."""
 
 Places = dict[str, list[str]]
 
 
 def places(check: Check, kind: str, maker: Maker = REAL) -> Places:
-    """By pass, module and operator: the dtypes that it takes and gives, every pair once.
+    """Return by pass, module and operator the dtypes taken and given, every pair once.
 
-    Graphs are traced and decomposed as for inductor, then run as they are. ``maker`` is
-    what the block's tensors come from.
+    Graphs are traced and decomposed as for inductor, then run as they are. ``maker`` makes the
+    block's tensors.
     """
     graphs: list[fx.GraphModule] = []
     layers = f'model.layers=["{kind}"]'
@@ -54,9 +54,10 @@ def _noting(graphs: list[fx.GraphModule]) -> Callable[..., Any]:
 
 
 def compare(check: Check, kind: str) -> None:
-    """Places that are in both, and those of them that differ: none may, on a GPU.
+    """Count the places that are both here and expected, and those that differ: 0 on a GPU.
 
-    A CPU's autocast is another one; another torch may decompose operators otherwise.
+    On a CPU they may differ, since its autocast does. Places may be in one only, since another
+    torch may decompose operators otherwise.
     """
     kept = read_json(EXPECTED)
     found, expected = places(check, kind), kept["places"][kind]

@@ -1,4 +1,4 @@
-"""Check 7: the quickstart's commands as users type them; training is killed and goes on."""
+"""Check 7: the quickstart's commands as users type them; training is killed and resumed."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ PROMPT = "def "
 
 
 class Quickstart:
-    """Folders of one such run, and its sizes."""
+    """Folders, sizes and command of one run of the quickstart."""
 
     def __init__(self, check: Check) -> None:
         self.check = check
@@ -28,7 +28,7 @@ class Quickstart:
         self.steps, self.saves, self.killed = check.pick((600, 100, 250), (60, 10, 25))
 
     def command(self) -> list[str]:
-        """The training run's, under DeepSpeed's launcher."""
+        """Return the command that trains, under DeepSpeed's launcher."""
         settings = {
             "data.sets": json.dumps([{"path": str(self.data)}]),
             "log.run_dir": self.run,
@@ -47,21 +47,21 @@ class Quickstart:
         return [*words, *(w for key, v in settings.items() for w in ("--set", f"{key}={v}"))]
 
     def lines(self) -> list[dict]:
-        """Of metrics.jsonl, as far as it is written."""
+        """Return the lines of metrics.jsonl that are written so far."""
         with suppress(Exception):  # none yet, or half a line
             return read_metrics(self.run / "metrics.jsonl")
         return []
 
 
 def launcher() -> list[str]:
-    """The deepspeed command of this Python."""
+    """Return the deepspeed command of this Python."""
     beside = Path(sys.executable).parent / "deepspeed"
     launcher = str(beside) if beside.exists() else shutil.which("deepspeed")
     return [launcher] if launcher else [sys.executable, "-m", "deepspeed.launcher.runner"]
 
 
 def call(check: Check, *words: object) -> str:
-    """What a command prints; it has to end well."""
+    """Run a command that has to succeed, and return what it prints."""
     done = subprocess.run(
         [*map(str, words)],
         cwd=ROOT,
@@ -77,7 +77,7 @@ def call(check: Check, *words: object) -> str:
 
 
 def prepare(check: Check) -> None:
-    """The standard library's source, which every machine with Python has."""
+    """Prepare the standard library's source, which every machine with Python has."""
     quick, begun = Quickstart(check), time.monotonic()
     few = check.pick((), ("--max-documents", 200))
     vocabulary = check.pick(4096, 400)
@@ -87,7 +87,7 @@ def prepare(check: Check) -> None:
 
 
 def killed(check: Check) -> None:
-    """SIGKILL to launcher and rank at once, in the middle of the run."""
+    """Kill launcher and rank together by SIGKILL in the middle of the run."""
     quick, begun = Quickstart(check), time.monotonic()
     shutil.rmtree(quick.run, ignore_errors=True)
     process = psutil.Popen(quick.command(), cwd=ROOT)
@@ -107,7 +107,7 @@ def killed(check: Check) -> None:
 
 
 def resumed(check: Check) -> None:
-    """The same command again: it goes on, and its first losses are those of before."""
+    """Run the same command again: it must resume, and repeat the losses of steps done before."""
     quick, begun = Quickstart(check), time.monotonic()
     before = {line["step"]: line["loss"] for line in quick.lines()}
     said = call(check, *quick.command())
@@ -118,7 +118,7 @@ def resumed(check: Check) -> None:
     steps = [line["step"] for line in lines]
     check.figure("steps logged, each once", len(set(steps)), at_least=quick.steps)
     off = max(abs(line["loss"] - before.get(line["step"], line["loss"])) for line in lines)
-    # Sums by atomic additions come in any order on a GPU; on a CPU nothing does.
+    # Atomic additions sum up in any order on a GPU; on a CPU every order is fixed.
     check.figure("largest difference of a loss computed twice", off, at_most=check.pick(0.05, 0.0))
     check.figure("last loss", lines[-1]["loss"], "nats", at_most=lines[0]["loss"] - 0.5)
     speeds = [line["tokens_per_s"] for line in lines if line["tokens_per_s"]]
@@ -128,7 +128,7 @@ def resumed(check: Check) -> None:
 
 
 def evaluated(check: Check) -> None:
-    """The loss that tools/evaluate.py finds is that of the run's end."""
+    """Check that tools/evaluate.py finds the loss that the run had at its end."""
     quick = Quickstart(check)
     report = check.folder / "evaluated.json"
     command = [sys.executable, "tools/evaluate.py", quick.run, "--device", check.device.type]
@@ -140,7 +140,7 @@ def evaluated(check: Check) -> None:
 
 
 def generated(check: Check) -> None:
-    """tools/generate.py goes on from a prompt; two greedy runs write the same."""
+    """Check that tools/generate.py continues a prompt, and that two greedy runs write the same."""
     quick, begun = Quickstart(check), time.monotonic()
     command = [sys.executable, "tools/generate.py", quick.run, PROMPT, "--device"]
     command += [check.device.type, "--max-tokens", "40", "--temperature", "0"]

@@ -1,4 +1,4 @@
-"""What a check writes down, line by line, so that a process that dies loses nothing it measured."""
+"""Record of a check, written line by line, so that a process that dies loses no measurement."""
 
 import json
 import math
@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 FATAL = 3
-"""Exit status of a process whose GPU takes no more commands: the parts left need another one."""
+"""Exit status of a process whose GPU takes no more commands: other parts need another process."""
 TRACE_LINES = 12
-"""Of a traceback that a record keeps, its last ones."""
+"""Number of a traceback's last lines that a record keeps."""
 
 
 class Check:
-    """The hand of one check's process: a device, a folder, and a record.
+    """What the parts of a check work with: a device, a folder, and a record.
 
     Attributes:
-        device: what is measured.
-        small: sizes are to be a CPU's, seconds in all: no figure means anything then.
+        device: the device that is measured.
+        small: whether sizes are to be a CPU's, so that all takes seconds and no figure means much.
         folder: for traces and runs; a check may leave files there.
         ends: when the process is ended, on time.monotonic's clock.
     """
@@ -33,12 +33,12 @@ class Check:
         self.part = ""
 
     def pick(self, gpu: Any, cpu: Any) -> Any:
-        """The size for a GPU, or the one that a CPU can do in no time."""
+        """Return the size for a GPU, or on a CPU the one that takes no time there."""
         return cpu if self.small else gpu
 
     @property
     def seconds_left(self) -> float:
-        """Until this process is ended."""
+        """Seconds until this process is ended."""
         return self.ends - time.monotonic()
 
     def figure(
@@ -50,7 +50,7 @@ class Check:
         at_most: float | None = None,
         at_least: float | None = None,
     ) -> None:
-        """Write a number down; out of its bounds, or not finite, the check has failed."""
+        """Record a number; if it is out of its bounds or not finite, the check has failed."""
         value = float(value)
         ok = math.isfinite(value)
         ok = (
@@ -62,22 +62,22 @@ class Check:
         self.write(figure=name, value=shown, unit=unit, ok=ok, **bounds)
 
     def note(self, name: str, text: object) -> None:
-        """Write a word down: a name, a version, a reason."""
+        """Record a text: a name, a version, a reason."""
         self.write(note=name, text=str(text))
 
     def fail(self, error: str) -> None:
-        """Say what went wrong; the check goes on."""
+        """Record what went wrong; the check goes on."""
         self.write(error=error)
 
     def write(self, **event: Any) -> None:
-        """One line of the record."""
+        """Write one line of the record."""
         line = json.dumps({"part": self.part} | event)
         with open(self._record, "a") as file:
             file.write(line + "\n")
         print(line, flush=True)
 
     def run(self, parts: Mapping[str, Callable[["Check"], None]], leave_out: set[str]) -> int:
-        """Call every part; what one raises is written down. The exit status."""
+        """Call every part, record what it raises, and return the exit status."""
         self.write(parts=list(parts))
         for name, part in parts.items():
             if name in leave_out:
@@ -98,7 +98,7 @@ class Check:
         return 0
 
     def _still_computes(self) -> bool:
-        """Whether the GPU takes commands: after an illegal access it never does again."""
+        """Return whether the GPU takes commands; after an illegal access it never does again."""
         if self.device.type != "cuda":
             return True
         try:

@@ -1,6 +1,6 @@
-"""A check in a process of its own, started again without the part that ended it, until time is up.
+"""Run a check in a process of its own, and again without the part that ended it, until time is up.
 
-Standard library only: this must outlive whatever torch does.
+This module uses only the standard library, since it must outlive whatever torch does.
 """
 
 import contextlib
@@ -18,24 +18,24 @@ from benchmarks.accept.catalogue import Entry
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARE = 0.6
-"""Of a check's time that one part may take while others wait."""
+"""Share of a check's remaining time that one part may take while others wait."""
 LEAST = 6.0
-"""Seconds below which no process is started: torch would not even be imported."""
+"""Fewest seconds for which a process is started: in less, torch would not even be imported."""
 TAIL = 1500
-"""Characters of its log that the record keeps of a process that died."""
+"""Number of last characters of its log that the error of a process that died has."""
 
 
 def run_check(
     number: int, entry: Entry, device: str, out: Path, ends: float, tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    """One check's result, as a line of results.jsonl holds it.
+    """Run one check and return its result, as a line of results.jsonl holds it.
 
     Args:
-        number: of the check, by which its files are named.
-        entry: what it is.
-        device: as --device says.
-        out: where its record, its log and its folder go.
-        ends: when it has to be over, on time.monotonic's clock.
+        number: the check's number, by which its files are named.
+        entry: the check.
+        device: value of --device.
+        out: folder for the check's record, log and folder.
+        ends: when the check has to be over, on time.monotonic's clock.
         tell: prints progress.
     """
     begun = time.monotonic()
@@ -63,7 +63,7 @@ def run_check(
     if error:
         result["error"] = error
     with contextlib.suppress(OSError):
-        folder.rmdir()  # where a check left nothing
+        folder.rmdir()  # if the check left nothing there
     return result | {"parts": parts}
 
 
@@ -75,7 +75,10 @@ def _run_once(
     parts: dict[str, dict[str, Any]],
     tell: Callable[[str], None],
 ) -> int | None:
-    """The exit status of one process, None where it was ended; ``parts`` has what it wrote."""
+    """Run one process, and add to ``parts`` what it records; return its exit status.
+
+    The status is None if the process ran out of time and was ended.
+    """
     record, log, folder = places
     command = [sys.executable, "-m", "benchmarks.accept.child", module, "--device", device]
     command += ["--record", str(record), "--folder", str(folder), "--seconds", f"{seconds:.1f}"]
@@ -107,7 +110,7 @@ def _run_once(
 
 
 def _lines(record: Path, offset: int) -> tuple[list[dict], int]:
-    """What has been written since ``offset``, whole lines only."""
+    """Return the whole lines that were written since ``offset``, and the new offset."""
     if not record.exists():
         return [], offset
     with open(record, "rb") as file:
@@ -118,7 +121,7 @@ def _lines(record: Path, offset: int) -> tuple[list[dict], int]:
 
 
 def _take(line: dict, parts: dict[str, dict[str, Any]], tell: Callable[[str], None]) -> bool:
-    """Put a line of the record where it belongs; whether it begins a part."""
+    """Put a line of the record into its part, and return whether it begins a part."""
     for name in line.get("parts", ()):
         parts.setdefault(name, {"figures": [], "notes": {}, "errors": []})
     part = parts.get(line["part"])
@@ -148,9 +151,9 @@ def _take(line: dict, parts: dict[str, dict[str, Any]], tell: Callable[[str], No
 def _why_it_ended(
     status: int | None, parts: dict[str, dict[str, Any]], log: Path, had: list[str]
 ) -> str:
-    """Blame the part that was under way; where none was, say why no other process would do better.
+    """Fail the part that was under way; if there was none, return why another try would not help.
 
-    Empty: what is left of the parts may be tried.
+    An empty result means that the parts left may be tried.
     """
     how = "ran out of time" if status is None else f"ended with status {status}"
     if status is not None and status < 0:
@@ -174,7 +177,7 @@ def _tail(log: Path) -> str:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """The process and all that it started."""
+    """End the process and all processes that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

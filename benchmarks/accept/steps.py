@@ -8,7 +8,7 @@ ONE_MICRO_BATCH = ("train.global_batch_size=2",)
 
 
 def gam_1b(check: Check, engine: str) -> None:
-    """Eight of its 28 layers, the shipped micro-batch, one micro-batch a step."""
+    """Train eight of gam_1b's 28 layers on the shipped micro-batch, one micro-batch a step."""
     layers = f"model.n_layers={check.pick(8, 2)}"
     config = shipped(check, "gam_1b", [f"parallel.engine={engine}", layers, *ONE_MICRO_BATCH])
     tell(check, config, run_steps(check, config))

@@ -1,10 +1,10 @@
-"""Results as a table: a row a figure, in the order of the checks."""
+"""The table of results: a row for each figure, in the order of the checks."""
 
 from typing import Any
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown, of results as :func:`benchmarks.accept.start.run_check` gives them."""
+    """Return Markdown of results that :func:`benchmarks.accept.start.run_check` returned."""
     lines = ["| check | status | seconds |", "|---|---|--:|"]
     for result in results:
         name = f"{result['check']} {result['title']}"
@@ -29,7 +29,7 @@ def _cells(figure: dict[str, Any]) -> tuple[str, ...]:
 
 
 def number(value: float) -> str:
-    """Four digits, thousands with commas, what is tiny or huge by its power of ten."""
+    """Format a number: four digits, thousands with commas, tiny and huge ones by powers of ten."""
     if value == int(value) and abs(value) < 1e9:
         return f"{int(value):,}"
     if 1e-3 <= abs(value) < 1e9:

@@ -1,4 +1,4 @@
-"""How long something takes on a device, and which of its kernels take longest."""
+"""Time of a function on a device, and which of its kernels take longest."""
 
 import statistics
 import time
@@ -8,13 +8,13 @@ import torch
 
 REPEATS = 10
 ENOUGH_S = 1.5
-"""Seconds after which a slow thing has been timed often enough, three times at least."""
+"""Seconds after which a slow function has been timed often enough, but three times at least."""
 
 
 def milliseconds(
     function: Callable[[], object], device: torch.device, repeats: int = REPEATS, warm_up: int = 2
 ) -> float:
-    """The median of single calls, each between two events of the device where it has such."""
+    """Return the median of single calls, each timed by two events of the device if it has any."""
     for _ in range(warm_up):
         function()
     times: list[float] = []
@@ -41,9 +41,9 @@ def _once(function: Callable[[], object], device: torch.device) -> float:
 def longest(
     function: Callable[[], object], device: torch.device, n: int = 10
 ) -> list[tuple[str, int, float]]:
-    """Of one call: the names of the kernels (of a CPU's operators), how often they run, their ms.
+    """Return the ``n`` longest kernels of one call (on a CPU: operators), the longest first.
 
-    The longest first.
+    Each has its name, the number of its runs, and their milliseconds.
     """
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":

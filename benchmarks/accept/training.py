@@ -1,4 +1,4 @@
-"""Steps of a shipped config through the seam that the training loop calls, on random tokens."""
+"""Steps of a shipped config, called as the training loop calls them, on random tokens."""
 
 import statistics
 import time
@@ -21,16 +21,16 @@ from gam_scale.plan.memory import peak_memory
 GIB = 2**30
 STEPS = 12
 WARM_UP = 3
-"""Of them, which compile."""
+"""First steps, which compile and are not timed."""
 
 
 class Steps(NamedTuple):
-    """What steps of a run took."""
+    """Time and memory of a run's steps."""
 
     seconds: float
-    """Of one, the median of those after the first ones."""
+    """Median time of a step, without the first ones."""
     peak_bytes: int
-    """Most that tensors held at once on a GPU; of a CPU's process, its resident size."""
+    """Most that tensors held at once on a GPU; on a CPU, the process's peak resident size."""
 
 
 def run_steps(check: Check, config: RunConfig) -> Steps:
@@ -57,7 +57,7 @@ def run_steps(check: Check, config: RunConfig) -> Steps:
 
 
 def tell(check: Check, config: RunConfig, steps: Steps) -> None:
-    """Speed, MFU, and memory beside what the plan says."""
+    """Record speed, MFU, and peak memory beside the planned one."""
     rows, length = config.train.micro_batch_size, config.data.seq_len
     tokens = rows * length
     flops = 3 * outline(config.model).flops_per_token(length) * tokens

@@ -24,32 +24,33 @@ DEVICE = torch.device("cuda:0")
 
 @dataclass(frozen=True)
 class Trace:
-    """What one layer came to in one micro-batch."""
+    """Graphs, kernels and memory of one layer in one micro-batch."""
 
     tokens: int
     graphs: list[Graph]
-    failure: str | None  # why it is not compiled, where it should be
-    kernels: list[Kernel]  # of the graphs, or of every operator where there is no graph
+    failure: str | None  # why it could not be compiled; None: it was, or was not to be
+    kernels: list[Kernel]  # of all graphs; of every operator if there are no graphs
     weights: set[torch.Size]  # their shapes
 
     @property
     def forward_graphs(self) -> int:
-        """Graphs of the block itself; each has one for its backward pass."""
+        """Number of forward graphs, each of which has one for its backward pass."""
         return sum(not graph.is_backward for graph in self.graphs)
 
     @property
     def bytes_per_token(self) -> float:
-        """Read from memory and written to it."""
+        """Bytes per token that are read from memory and written to it."""
         return sum(kernel.read_and_written for kernel in self.kernels) / self.tokens
 
     @property
     def kept(self) -> float:
-        """Bytes per token that the forward pass keeps, its input aside."""
+        """Bytes per token that the forward pass keeps, without the layer's input."""
         return sum(g.kept() for g in self.graphs if g.is_backward) / self.tokens
 
     @property
     def peak(self) -> float:
-        """Bytes per token at the fullest moment of the backward pass: activations but the input."""
+        """Bytes per token of activations at the backward pass's fullest moment, without the
+        input."""
         peaks = [g.peak - g.returned(self.weights) for g in self.graphs if g.is_backward]
         return max(peaks, default=0) / self.tokens
 
@@ -61,9 +62,9 @@ def trace(
     compiled: bool = True,
     implementation: str = PORTABLE,
 ) -> Trace:
-    """A layer, named by its kind or with settings of its own, in a micro-batch of this run.
+    """Trace a layer, given by kind or settings, in a micro-batch of this run.
 
-    If it does not compile, its operators are counted one by one, as they would run.
+    If the layer does not compile, its operators are counted one by one, as they would run.
     """
     torch._dynamo.reset()
     compiler, counter = Compiler(), Counter()
@@ -75,7 +76,7 @@ def trace(
         compilation = prepare_blocks(
             model, config.train.recompute, compiled=compiled, may_fail=True, backend=compiler
         )
-        # Nothing compiles below a mode that sees every operator.
+        # Under a mode that sees every operator, nothing would be compiled.
         _step(model.blocks[0], config, nullcontext() if compiled else counter)
     if compilation.failure is not None:
         found = trace(config, layer, compiled=False, implementation=implementation)
@@ -87,7 +88,7 @@ def trace(
 
 
 def _model(config: RunConfig, layer: str | MixerConfig) -> LanguageModel:
-    """One layer with weights as the run's engine hands them to it."""
+    """Build one layer, with weights in the dtypes in which the run's engine hands them to it."""
     shape = replace(config.model, layers=[layer], n_layers=1, vocab_size=1)
     gathered_in_bf16 = config.parallel.engine == "fsdp" and config.train.precision == "bf16"
     with unset_fake_temporarily():
@@ -114,7 +115,7 @@ def _step(block: nn.Module, config: RunConfig, counter: AbstractContextManager[A
 
 
 def _layout(config: RunConfig, rows: int, length: int) -> Layout:
-    """As a batch brings it along, its segments made: nothing of it is the layer's work."""
+    """Return the layout that comes with a batch, with its segments: not the layer's work."""
     with unset_fake_temporarily():
         layout = Layout.stream(rows, length)
         if config.data.documents == "reset":
@@ -125,7 +126,7 @@ def _layout(config: RunConfig, rows: int, length: int) -> Layout:
 
 
 def by_name(trace: Trace) -> dict[str, tuple[int, float]]:
-    """Per kernel name: how many, and their bytes per token."""
+    """Return for each kernel name the number of kernels and their bytes per token."""
     number: Tally[str] = Tally()
     moved: Tally[str] = Tally()
     for kernel in trace.kernels:

@@ -24,7 +24,7 @@ from gam_scale import cli
 
 
 def main() -> None:
-    """Trace what is asked for; print it, or write all of it where it belongs."""
+    """Trace the rows that are asked for; print them, or write them into the file and docs."""
     args = parse()
     without_kernels()
     if args.dtypes:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line, names checked."""
+    """Read the command line and check its names."""
     parser = cli.Parser(description="What a block costs on a GPU: graphs, kernels, bytes.")
     for flag, known in (
         ("kinds", (*KINDS, *LAYERS)),
@@ -49,11 +49,17 @@ def parse() -> argparse.Namespace:
         ("recompute", RECOMPUTE),
     ):
         names = cli.several(cli.one_of(*known))
-        parser.add_argument(f"--{flag}", type=names, help=f"of {','.join(known)} (all)")
+        parser.add_argument(
+            f"--{flag}", type=names, help=f"some of {','.join(known)} (default: all)"
+        )
     parser.add_argument(
-        "--update", action="store_true", help="write the rows asked for beside those of the table"
+        "--update",
+        action="store_true",
+        help="write the rows asked for into the table, beside its others",
     )
-    parser.add_argument("--dtypes", action="store_true", help="print the operators' precisions")
+    parser.add_argument(
+        "--dtypes", action="store_true", help="print the operators' precisions and stop"
+    )
     args = parser.parse_args()
     args.only_print = any((args.kinds, args.configs, args.recompute))
     args.kinds = args.kinds or (*KINDS, *LAYERS)
@@ -71,7 +77,7 @@ def _noted(row: Row) -> dict[str, Any]:
 
 
 def dtypes(kind: str, config: str) -> dict[str, Any]:
-    """All operators of a block's graphs: pass, module, name, dtypes in and out, how many."""
+    """Return all operators of a block's graphs: pass, module, name, dtypes in and out, number."""
     found = trace(Row(config, kind, "selective").settings(), layer_of(kind))
     counted = nodes([graph.module for graph in found.graphs])
     return {"kind": kind, "operators": [[*node, n] for node, n in sorted(counted.items())]}

@@ -1,6 +1,7 @@
-"""Have this process believe in an H100. For good: never in a process that does anything else.
+"""Makes torch believe in an H100, for good: only in a process that does nothing else.
 
-:func:`activate` comes first of all: torch asks once whether there is a device, when imported.
+:func:`activate` must be called first of all, since torch asks whether there is a device only once,
+when it is imported.
 """
 
 import ctypes
@@ -36,13 +37,13 @@ H100 = SimpleNamespace(
     is_integrated=False,
     gcnArchName="",
 )
-"""What torch.cuda.get_device_properties says of one."""
+"""What torch.cuda.get_device_properties returns for an H100."""
 
 _SOURCE = Path(__file__).with_name("guard.cpp")
 
 
 def missing() -> str | None:
-    """What a fake device needs and this machine lacks, in a phrase."""
+    """Return what this machine lacks for a fake device, in a phrase; None if nothing."""
     import torch
 
     if torch.version.cuda is not None:
@@ -55,7 +56,7 @@ def missing() -> str | None:
 
 
 def activate() -> None:
-    """One H100, from here to the end of this process, which must not have imported torch yet."""
+    """Fake an H100 until the end of this process, which must not have imported torch yet."""
     assert "torch" not in sys.modules, "torch knows already that there is no device"
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     package = _torch()
@@ -69,14 +70,14 @@ def activate() -> None:
 
 
 def _torch() -> Path:
-    """The folder of torch, which is not imported for that."""
+    """Return torch's folder without importing torch."""
     spec = importlib.util.find_spec("torch")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent
 
 
 def _library(package: Path) -> Path:
-    """guard.cpp, compiled once for each version of torch."""
+    """Return the library of guard.cpp, which is compiled once for each version of torch."""
     version = f"{importlib.metadata.version('torch')} {_SOURCE.read_text()}"
     folder = Path(tempfile.gettempdir()) / f"gam_scale_fake_cuda_{os.getuid()}"
     library = folder / f"{hashlib.sha256(version.encode()).hexdigest()[:16]}.so"
@@ -88,12 +89,12 @@ def _library(package: Path) -> Path:
         command += [str(_SOURCE), "-o", str(made)]
         command += [f"-L{package / 'lib'}", "-lc10", "-ltorch_cpu"]
         subprocess.run(command, check=True)
-        made.replace(library)  # whole or not there, for whoever makes it beside us
+        made.replace(library)  # at once: another process may be making it too
     return library
 
 
 def _answer_queries() -> None:
-    """What torch.cuda is asked by our code and by torch's."""
+    """Answer what our code and torch's ask of torch.cuda."""
     import torch
     import torch._subclasses.fake_tensor as fake_tensor
 
@@ -128,7 +129,7 @@ def _answer_queries() -> None:
 
 
 def _answer_dynamo() -> None:
-    """What the compiler asks of a device's interface."""
+    """Answer what the compiler asks of a device's interface."""
     import torch.utils._triton as has
     from torch._dynamo.device_interface import CudaInterface
 
@@ -157,7 +158,7 @@ def _answer_dynamo() -> None:
 
 
 def _answer_triton() -> None:
-    """What inductor asks of the driver."""
+    """Answer what inductor asks of the driver."""
     import torch
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
@@ -182,7 +183,7 @@ def _answer_triton() -> None:
 
 
 def _keep_inductor_from_measuring() -> None:
-    """Nothing may run on the device: neither constants, nor trials of shapes or patterns."""
+    """Keep inductor from running constants, or trials of shapes or patterns, on the device."""
     import torch._inductor.config as config
     import torch._inductor.fx_passes.fuse_attention as fuse_attention
     import torch._inductor.fx_passes.pad_mm as pad_mm

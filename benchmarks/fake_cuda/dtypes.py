@@ -1,4 +1,4 @@
-"""In which precision a block computes what, on a fake device or a real one."""
+"""Dtypes in which the operators of a block compute, on a fake device or a real one."""
 
 import copy
 from collections import Counter
@@ -12,9 +12,9 @@ from torch._inductor import compile_fx
 
 
 class Node(NamedTuple):
-    """Operators that are alike: where, in which pass, what they take and give."""
+    """One sort of operator: in which pass and module, and which dtypes it takes and gives."""
 
-    backward: bool  # of the backward pass's own; what it recomputes is the forward pass's
+    backward: bool  # part of the backward pass; what that pass recomputes counts as forward
     module: str  # its path within the block: memory.gate.strength
     operator: str
     taken: str  # dtypes of the tensors it reads: float32 bfloat16
@@ -22,7 +22,7 @@ class Node(NamedTuple):
 
 
 def recorder(graphs: list[fx.GraphModule]) -> Callable[..., Any]:
-    """A backend for torch.compile: inductor, every graph that it is given noted in ``graphs``."""
+    """Make a backend for torch.compile: inductor, with every graph it gets added to ``graphs``."""
 
     def inner(module: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> Any:
         graphs.append(copy.deepcopy(module))  # inductor rewrites it
@@ -32,7 +32,7 @@ def recorder(graphs: list[fx.GraphModule]) -> Callable[..., Any]:
 
 
 def nodes(graphs: Sequence[fx.GraphModule]) -> Counter[Node]:
-    """All operators of a block's graphs but views and casts, counted."""
+    """Count all operators of a block's graphs, except for views and casts."""
     found: Counter[Node] = Counter()
     for graph in graphs:
         for node in graph.graph.nodes:

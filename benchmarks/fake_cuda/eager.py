@@ -1,4 +1,4 @@
-"""What an uncompiled block costs: a kernel an operator, its inputs read, its results written."""
+"""Cost of an uncompiled block: a kernel per operator, which reads inputs and writes results."""
 
 from typing import Any
 
@@ -24,10 +24,10 @@ _WITHOUT_WORK = {
 
 
 class Counter(TorchDispatchMode):
-    """Counts while it is entered, above a FakeTensorMode.
+    """Mode that counts kernels while it is entered, above a FakeTensorMode.
 
     Attributes:
-        kernels: of the operators that had work to do, in their order.
+        kernels: one for each operator that had work to do, in order.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Counter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if func not in _WITHOUT_WORK and not _is_view(func):
             made = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.is_cuda]
-            if made:  # else it asked something of a tensor
+            if made:  # other operators only ask something of a tensor
                 moved = made + [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
                 name = str(func.overloadpacket).removeprefix("aten.")
                 self.kernels.append(Kernel(name, sum(map(_bytes, moved))))
@@ -52,5 +52,5 @@ def _is_view(func: torch._ops.OpOverload) -> bool:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """What is read of it: of an expanded tensor no more than there is."""
+    """Return a tensor's bytes, or its storage's, which are fewer for an expanded tensor."""
     return min(tensor.nbytes, tensor.untyped_storage().nbytes())

@@ -1,4 +1,4 @@
-"""What inductor makes of a block: graphs, the kernels that it schedules, the bytes they move."""
+"""Inductor's graphs of a block, the kernels that it schedules, and the bytes that they move."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -36,12 +36,12 @@ class Graph:
     peak: int  # bytes at its fullest moment, inputs that it may free included
 
     def kept(self) -> int:
-        """Bytes that a backward graph takes over from the forward graph, its inputs aside."""
+        """Return the bytes that a backward graph gets from the forward graph, inputs aside."""
         nodes = self.module.graph.find_nodes(op="placeholder")
         return sum(_bytes(n) for n in nodes if not n.name.startswith(("primals", "tangents")))
 
     def returned(self, shapes: set[torch.Size]) -> int:
-        """Bytes of what it returns in one of these shapes."""
+        """Return the bytes of the graph's results that have one of these shapes."""
         (output,) = self.module.graph.find_nodes(op="output")
         nodes = {n for n in output.args[0] if isinstance(n, fx.Node)}
         return sum(_bytes(n) for n in nodes if n.meta["val"].shape in shapes)
@@ -53,7 +53,7 @@ def _bytes(node: fx.Node) -> int:
 
 
 class Compiler:
-    """A backend for torch.compile: keeps what inductor would run, and runs the graph as it is.
+    """Backend for torch.compile that keeps what inductor would run, and runs the graph itself.
 
     Attributes:
         graphs: in the order in which they were compiled.
@@ -76,7 +76,7 @@ class Compiler:
 
 
 class _Scheduled(Exception):  # noqa: N818 (no error: the way out of inductor)
-    """All that inductor does before it writes and compiles code is done."""
+    """Raised when inductor has done all that it does before it writes and compiles code."""
 
     def __init__(self, kernels: list[Kernel], peak: int) -> None:
         self.kernels, self.peak = kernels, peak
@@ -91,7 +91,7 @@ def _stop(lowering: GraphLowering) -> None:
 def _scheduled(
     module: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]
 ) -> tuple[list[Kernel], int]:
-    """What inductor would run for this graph, and its peak in bytes."""
+    """Return the kernels that inductor would run for this graph, and its peak in bytes."""
     try:
         with patch.object(GraphLowering, "compile_to_module", _stop):
             compile_fx.compile_fx_inner(module, inputs, **options)
@@ -127,7 +127,7 @@ def _name(node: Any) -> str:
 
 
 def _peak(lowering: GraphLowering) -> int:
-    """By inductor's own account, in the order that it chose."""
+    """Return the peak in bytes by inductor's own account, in the order that it chose."""
     planned = lowering.scheduler
     peak, _ = memory.prepare_planning_info(
         planned.nodes,

@@ -12,7 +12,7 @@ using c10::Stream;
 Device only() { return Device(DeviceType::CUDA, 0); }
 Stream queue() { return Stream(Stream::DEFAULT, only()); }
 
-// torch's own guard for devices without work, given device 0, its one stream and events that are over.
+// torch's own guard for devices that do nothing, with a device 0, one stream, and events that have happened.
 struct Guard final : c10::impl::NoOpDeviceGuardImpl<DeviceType::CUDA> {
   Device exchangeDevice(Device) const override { return only(); }
   Device getDevice() const override { return only(); }

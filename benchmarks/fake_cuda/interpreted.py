@@ -1,4 +1,4 @@
-"""Graphs of a compiler, run operator by operator instead of compiled."""
+"""Running of a compiler's graphs operator by operator, instead of compiling them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from torch import fx
 
 
 def interpreted(graph: fx.GraphModule) -> Callable[[list[Any]], Any]:
-    """Runs ``graph``; like compiled code it lets go of its arguments, which come in one list."""
+    """Return a function that runs ``graph`` on a list, which it empties as compiled code does."""
 
     def run(args: list[Any]) -> Any:
         taken = list(args)

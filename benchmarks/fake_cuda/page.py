@@ -1,4 +1,4 @@
-"""Where the figures are kept: a file that the planner reads, and a table in docs/gpu.md."""
+"""The two places of the figures: a file that the planner reads, and a table in docs/gpu.md."""
 
 import json
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ Rows = Sequence[dict[str, Any]]
 
 
 def beside(rows: Rows) -> Rows:
-    """The table's, with these in the place of the same ones or behind all others.
+    """Return the file's rows, in which ``rows`` replace those of the same blocks or come last.
 
     Raises:
-        UserError: the table is of another torch.
+        UserError: the file was made with another torch.
     """
     kept = read_json(FIGURES)
     if kept["torch"] != (here := _torch()):
@@ -38,7 +38,7 @@ def beside(rows: Rows) -> Rows:
 
 
 def write(rows: Rows) -> None:
-    """Put all rows into both files; what stands there of former versions stays."""
+    """Write all rows into both files; the file's figures of a former version stay."""
     kept = read_json(FIGURES)
     kept |= {"torch": _torch(), "rows": list(rows)}
     FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
@@ -53,13 +53,13 @@ def _torch() -> str:
 
 
 def tables(kept: dict[str, Any]) -> str:
-    """Markdown: one table a config."""
+    """Return Markdown: one table for each config, and one of the LAYERS."""
     configs = dict.fromkeys(row["config"] for row in kept["rows"])
     return "\n".join([*(_table(config, kept) for config in configs), _others(kept["rows"])])
 
 
 def _others(rows: Rows) -> str:
-    """Layers with other parts, beside what a plan makes of them."""
+    """Return the table of layers with other parts, beside what a plan counts for them."""
     lines = [
         "Layers with other settings and parts in `configs/gam_1b.json`, beside what a plan counts:",
         "",
@@ -75,7 +75,7 @@ def _others(rows: Rows) -> str:
 
 
 def planned(name: str) -> float:
-    """Bytes per token of one of the LAYERS, as ``tools/plan.py`` has them."""
+    """Return the bytes per token of one of the LAYERS that ``tools/plan.py`` counts."""
     config = Row("gam_1b", name, "selective").settings()
     model = replace(config.model, layers=[layer_of(name)], n_layers=1)
     moved = traffic(model, model.stack()[0], setting(config, config.train.micro_batch_size))
@@ -112,7 +112,7 @@ def _table(config: str, kept: dict[str, Any]) -> str:
 
 
 def _former(row: dict[str, Any] | None) -> str:
-    if row is None:  # a kind that there was not
+    if row is None:  # a kind that did not exist yet
         return ""
     if "error" in row:
         return row["error"]

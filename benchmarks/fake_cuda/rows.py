@@ -1,4 +1,4 @@
-"""The rows of the table: which blocks are traced, and what is noted of each."""
+"""The rows of the table: which blocks are traced, and which figures each row has."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from gam_scale.parallel.blocks import Recompute
 KINDS = tuple(implementations())
 CONFIGS = ("gam_1b", "ctx16k")
 HEADS = {"gam_1b": 12, "ctx16k": 16}
-"""Of memories: 128 channels each, and 64."""
+"""Heads of memories: of 128 channels in gam_1b, of 64 in ctx16k."""
 LAYERS: dict[str, dict[str, Any]] = {
     "gam_delta": {"kind": "gam_delta", "n_heads": 12},
     "gdn": {"kind": "gdn", "n_heads": 12},
@@ -24,20 +24,20 @@ LAYERS: dict[str, dict[str, Any]] = {
     "grouped_queries": {"kind": "attention", "n_heads": 12, "n_kv_heads": 3, "qk_norm": True},
     "swiglu_rmsnorm": {"kind": "static", "ffn": "swiglu", "norm": "rmsnorm"},
 }
-"""By name: layers with other settings and parts, of which a plan counts what it was not shown."""
+"""By name, layers with other settings and parts, which plans have to estimate from other rows."""
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 KERNELS = {kind: MIXERS[kind].kernel for kind in KINDS if MIXERS[kind].kernel}
-"""Implementations beside the portable one. Their packages need not be there to be scheduled."""
+"""Implementations other than the portable one. Tracing them does not need their packages."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One block, by default settings, in one micro-batch of a shipped config.
+    """One block with default settings in one micro-batch of a shipped config.
 
-    In the place of the config's own layers, which any of them may become.
+    The block is traced in place of the config's own layers.
     """
 
-    config: str  # of configs/, all of whose settings hold but heads of memories and the following
+    config: str  # in configs/; its settings hold, but for heads of memories and the fields below
     kind: str  # or one of LAYERS
     recompute: Recompute
     compiled: bool = True
@@ -45,7 +45,7 @@ class Row:
     implementation: str = "portable"
 
     def settings(self) -> RunConfig:
-        """The whole config."""
+        """Return the whole config."""
         config = load_config(f"configs/{self.config}.json")
         train = replace(config.train, recompute=self.recompute, precision=self.precision)
         memory = replace(config.model.memory, n_heads=HEADS[self.config])
@@ -53,10 +53,10 @@ class Row:
 
 
 def rows(kinds: Sequence[str], configs: Sequence[str], modes: Sequence[Recompute]) -> list[Row]:
-    """Those of the table: every combination, compiled; others of the usual way to recompute.
+    """Return the table's rows: every combination, compiled, and more with selective recomputation.
 
-    Those are kernels, of each config, and uncompiled and fp32 layers of the first, and there too
-    the :data:`LAYERS`.
+    The latter are implementations in kernels for each config; and for the first config uncompiled
+    and fp32 layers, and the :data:`LAYERS`.
     """
     chosen = [kind for kind in kinds if kind not in LAYERS]
     found = [Row(*parts) for parts in product(configs, chosen, modes)]
@@ -71,12 +71,12 @@ def rows(kinds: Sequence[str], configs: Sequence[str], modes: Sequence[Recompute
 
 
 def layer_of(name: str) -> str | MixerConfig:
-    """One of the :data:`LAYERS`, or the kind that has that name."""
+    """Return one of the :data:`LAYERS`, or the kind of that name, as a config's layer."""
     return MIXERS.read(LAYERS.get(name, name), name)
 
 
 def measured(row: Row) -> dict[str, Any]:
-    """The row and its figures, as JSON has them."""
+    """Trace the row and return it with its figures, for JSON."""
     config = row.settings()
     found = trace(
         config, layer_of(row.kind), compiled=row.compiled, implementation=row.implementation
@@ -85,7 +85,7 @@ def measured(row: Row) -> dict[str, Any]:
 
 
 def figures(found: Trace) -> dict[str, Any]:
-    """What the table has of a trace: bytes are per token."""
+    """Return the figures of a trace that the table has; bytes are per token."""
     return {
         "graphs": found.forward_graphs,
         "failure": found.failure,
@@ -98,5 +98,5 @@ def figures(found: Trace) -> dict[str, Any]:
 
 
 def without_kernels() -> None:
-    """As if flash-linear-attention and mamba_ssm were not installed, whoever traces where."""
+    """Hide flash-linear-attention and mamba_ssm, so that traces are the same on any machine."""
     sys.modules["fla"] = sys.modules["mamba_ssm"] = None  # type: ignore[assignment]

@@ -21,9 +21,9 @@ HEAD = """# Every setting
 
 A run is configured by one JSON file of the sections below. What a file leaves out has the default.
 `--set section.key=value` changes one setting of it on the command line, again and again if need be;
-values are JSON, and what is no JSON is a string. An unknown key, a value of another type or out of
-bounds is refused in a sentence that says what is accepted. The complete configuration of a run
-stands in its `config.json`. `python tools/pretrain.py --help-config` prints the same as text.
+values are JSON; anything else is taken as a string. An unknown key, a value of another type or one
+out of bounds is refused in a sentence that says what is accepted. The complete configuration of a
+run stands in its `config.json`. `python tools/pretrain.py --help-config` prints the same as text.
 
 ```bash
 python tools/pretrain.py --config configs/quickstart.json --set train.steps=300 \\

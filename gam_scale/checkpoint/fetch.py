@@ -7,14 +7,12 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from gam_scale.checkpoint.names import BEST, name_of, step_of
+from gam_scale.checkpoint.names import BEST, CHECKPOINTS, name_of, step_of
 from gam_scale.checkpoint.verify import check_file, read_checksums
 from gam_scale.errors import UserError
 from gam_scale.files import CHECKSUMS, put_in_place
 from gam_scale.remote import Remote, as_url, cache_key, patiently
 
-CHECKPOINTS = "checkpoints"
-"""The folder of a run that holds its checkpoints."""
 Sizes = dict[str, int]
 """Bytes of each file, by name."""
 

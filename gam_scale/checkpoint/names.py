@@ -2,6 +2,8 @@
 
 import re
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a run that holds its checkpoints."""
 BEST = "best.json"
 """The file beside checkpoints that says which of them has the lowest validation loss."""
 EXACT = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")

@@ -1,10 +1,10 @@
 """The state of a run at a checkpoint, apart from tensors."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gam_scale.checkpoint.names import step_of
 from gam_scale.checkpoint.verify import STATE
 from gam_scale.errors import UserError
 from gam_scale.strict import option, read_record
@@ -68,7 +68,7 @@ def load_state(checkpoint: Path) -> TrainState:
         UserError: the state is damaged, or of another step than the folder's name says.
     """
     state: TrainState = read_record(TrainState, checkpoint / STATE)
-    named = re.fullmatch(r"step-([0-9]+)", checkpoint.name)
-    if named and int(named[1]) != state.step:
-        raise UserError(f"{checkpoint / STATE}: step is {state.step}; expected {int(named[1])}")
+    named = step_of(checkpoint.name)
+    if named is not None and named != state.step:
+        raise UserError(f"{checkpoint / STATE}: step is {state.step}; expected {named}")
     return state

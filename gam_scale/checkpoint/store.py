@@ -13,7 +13,7 @@ from torch import nn
 from gam_scale.checkpoint.canonical import CanonicalTensors, write_index
 from gam_scale.checkpoint.fetch import fetched
 from gam_scale.checkpoint.fit import check_parameters
-from gam_scale.checkpoint.names import BEST, name_of, step_of
+from gam_scale.checkpoint.names import BEST, CHECKPOINTS, name_of, step_of
 from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.checkpoint.verify import CONFIG, STATE, TOKENIZER
@@ -137,7 +137,7 @@ def resolve(path: str | Path, cache: Path | None = None) -> Path:
     path = Path(path)
     if (path / STATE).is_file():
         return path
-    for folder in (path / "checkpoints", path):
+    for folder in (path / CHECKPOINTS, path):
         if newest := CheckpointStore(folder).latest():
             return newest
     raise UserError(f"{path} holds no checkpoint; expected a run directory or a step-* folder")
@@ -151,7 +151,7 @@ def best_checkpoint(path: str | Path) -> Path:
     """
     if is_url(path):
         return fetched(as_url(path), best=True)
-    for folder in (Path(path) / "checkpoints", Path(path)):
+    for folder in (Path(path) / CHECKPOINTS, Path(path)):
         if best := CheckpointStore(folder).best():
             return best
     raise UserError(

@@ -1,4 +1,4 @@
-"""The one place where a run is configured: its settings, what goes together, and its file.
+"""A run's configuration: its settings, the rules for combining them, and its file.
 
 A config file is JSON with the sections of :class:`RunConfig`.
 """
@@ -18,7 +18,7 @@ from gam_scale.config.training import AnnealConfig, StageConfig, TrainConfig
 from gam_scale.model.config import ModelConfig
 from gam_scale.model.short_form import AttentionConfig, GAMConfig, MambaConfig, MemoryConfig
 
-__all__ = [  # what others read from here
+__all__ = [  # the names that other packages use
     "AnnealConfig",
     "AttentionConfig",
     "CheckpointConfig",

@@ -1,4 +1,4 @@
-"""Which rank is where: the one place that numbers a job's ranks.
+"""The grid of a job's ranks: the one place where ranks are numbered.
 
 The ranks are a grid of three axes, ``replicate``, ``shard`` and ``context``, numbered along the
 last axis first. Eight ranks, two along each axis::
@@ -9,14 +9,15 @@ last axis first. Eight ranks, two along each axis::
     replicate 1   shard 0       rank 4      rank 5
                   shard 1       rank 6      rank 7
 
-* **context**: the ranks of one row above read the same sequences, each its own T / context
-  consecutive tokens of every one. They exchange most often, so they are neighbours.
-* **shard**: the ranks of one block of rows (0 to 3, 4 to 7) hold one copy of what the engine
-  shards, each its own part: the engine shards over ``shard`` and ``context`` together, since all
-  ranks need the same weights, whichever tokens they read.
-* **replicate**: each block has a copy of its own. An engine that shards nothing has shard 1.
+* **context**: the ranks of one row above share their sequences: of each, a rank reads its own
+  T / context consecutive tokens. These ranks exchange data most often, so they are neighbours.
+* **shard**: the ranks of one block of rows (0 to 3, 4 to 7) together hold one copy of what the
+  engine shards, each its own part. The engine shards over ``shard`` and ``context`` together,
+  since all ranks need the same weights, whichever tokens they read.
+* **replicate**: each block of rows has its own copy. With an engine that shards nothing, the axis
+  ``shard`` has size 1.
 
-Each row reads sequences of its own; every sum over tokens goes over all ranks.
+Each row reads its own sequences; every sum over tokens goes over all ranks.
 """
 
 import math
@@ -29,7 +30,7 @@ from gam_scale.errors import UserError
 
 Axis = Literal["replicate", "shard", "context"]
 AXES: tuple[Axis, ...] = ("replicate", "shard", "context")
-"""From the axis whose neighbours are farthest apart to that of adjacent ranks."""
+"""From the axis whose neighbours are farthest apart to the one of adjacent ranks."""
 
 
 class Place(NamedTuple):
@@ -42,7 +43,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Axes:
-    """How many ranks there are along each axis."""
+    """The number of ranks along each axis."""
 
     replicate: int = 1
     shard: int = 1
@@ -50,7 +51,7 @@ class Axes:
 
     @classmethod
     def of(cls, parallel: ParallelConfig, world_size: int) -> "Axes":
-        """The axes of a job of ``world_size`` ranks.
+        """Return the axes of a job of ``world_size`` ranks.
 
         Raises:
             UserError: the ranks cannot be divided as ``parallel`` asks for.
@@ -78,35 +79,35 @@ class Axes:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """In the order of :data:`AXES`."""
+        """The sizes of the axes, in the order of :data:`AXES`."""
         return astuple(self)
 
     @property
     def world_size(self) -> int:
-        """All ranks."""
+        """The number of all ranks."""
         return math.prod(self.sizes)
 
     @property
     def readers(self) -> int:
-        """Groups of ranks that each read sequences of their own."""
+        """The number of groups of ranks that each read their own sequences."""
         return self.replicate * self.shard
 
     @property
     def holders(self) -> int:
-        """Ranks that hold one copy of what the engine shards."""
+        """The number of ranks that together hold one copy of what the engine shards."""
         return self.shard * self.context
 
     def place(self, rank: int) -> Place:
-        """Where ``rank`` is."""
+        """Return the coordinates of ``rank``."""
         reader, context = divmod(rank, self.context)
         return Place(*divmod(reader, self.shard), context)
 
     def reader(self, rank: int) -> int:
-        """Which of the :attr:`readers` ``rank`` belongs to."""
+        """Return which of the :attr:`readers` ``rank`` belongs to."""
         return rank // self.context
 
     def groups(self, *along: Axis) -> list[list[int]]:
-        """All groups of ranks whose coordinates differ along these axes alone, each in order."""
+        """Return all groups of ranks that differ in these coordinates alone, each in order."""
         groups: dict[tuple[int, ...], list[int]] = {}
         for rank, place in enumerate(product(*map(range, self.sizes))):
             fixed = (i for name, i in zip(AXES, place, strict=True) if name not in along)

@@ -1,4 +1,4 @@
-"""A config file, read and checked as a whole."""
+"""Reading a config file, and checking it as a whole."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a JSON config, apply ``section.key=value`` overrides, check it as a whole.
 
     Raises:
-        UserError: in one sentence, before anything else is loaded.
+        UserError: what is wrong, in one sentence, before anything else is loaded.
     """
     config = with_steps(from_dict(RunConfig, apply_overrides(read_json(path), overrides)))
     check(config)

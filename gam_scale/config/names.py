@@ -1,4 +1,4 @@
-"""What the sets of a run are called where one of them is meant."""
+"""Names by which settings and metrics refer to a run's data sets."""
 
 from pathlib import PurePath
 
@@ -6,7 +6,7 @@ from gam_scale.config.sections import DataConfig, RunConfig
 
 
 def set_names(data: DataConfig) -> list[str]:
-    """Of each of ``data.sets``: the last part of its path, where no other set shares that."""
+    """Return each set's name: the last part of its path, or all of its path if sets share that."""
     last = [PurePath(entry.path).name or entry.path for entry in data.sets]
     return [
         name if last.count(name) == 1 else entry.path
@@ -15,6 +15,6 @@ def set_names(data: DataConfig) -> list[str]:
 
 
 def validated_names(config: RunConfig) -> list[str]:
-    """Of what may have a validation loss of its own: several ``data.sets``, and ``eval.sets``."""
+    """Return the names with their own validation loss: several ``data.sets``, and ``eval.sets``."""
     several = set_names(config.data) if len(config.data.sets) > 1 else []
     return [*several, *config.eval.sets]

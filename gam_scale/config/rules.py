@@ -1,4 +1,4 @@
-"""Which settings of a run go together."""
+"""The rules on which settings of a run go together."""
 
 import re
 from dataclasses import replace
@@ -18,11 +18,11 @@ from gam_scale.errors import UserError
 from gam_scale.strict import is_auto, shown
 
 LONGEST_TAG = 64
-"""Characters; wandb's bound."""
+"""Most characters of a tag, which is wandb's limit."""
 
 
 def check(config: RunConfig) -> None:
-    """Refuse combinations that cannot work; each message names the keys and what would do."""
+    """Refuse combinations that cannot work; each message names the keys and what would work."""
     _check_parallel(config.parallel)
     config.model.check()
     _check_length(config)
@@ -45,10 +45,10 @@ def check(config: RunConfig) -> None:
 
 
 def check_ranks(config: RunConfig, world_size: int) -> None:
-    """Refuse what cannot be divided over ``world_size`` ranks.
+    """Refuse settings that do not fit ``world_size`` ranks.
 
     Raises:
-        UserError: see also :meth:`Axes.of`.
+        UserError: naming the setting; :meth:`Axes.of` raises it as well.
     """
     readers, rows = Axes.of(config.parallel, world_size).readers, config.train.global_batch_size
     if config.data.carry_state and not is_auto(rows) and rows % readers:
@@ -208,7 +208,7 @@ def _check_stages(config: RunConfig) -> None:
             f"train.stages have {steps} steps in all but train.steps is {planned_steps(train)}; "
             "expected the same, or train.steps 0"
         )
-    stages = stages_of(replace(config, train=replace(train, steps=steps)))  # to come as well
+    stages = stages_of(replace(config, train=replace(train, steps=steps)))  # those to come too
     for i, stage in enumerate(stages):
         length, where = stage.seq_len, f"train.stages[{i}].seq_len is {stage.seq_len}"
         if longest % length:
@@ -230,7 +230,7 @@ def _check_stages(config: RunConfig) -> None:
 
 def _check_tags(log: LogConfig) -> None:
     for i, tag in enumerate(log.wandb_tags):
-        if not 1 <= len(tag) <= LONGEST_TAG:  # which would turn wandb off once training begins
+        if not 1 <= len(tag) <= LONGEST_TAG:  # wandb would turn itself off once training begins
             raise UserError(
                 f"log.wandb_tags[{i}] has {len(tag)} characters; wandb takes 1 to {LONGEST_TAG}"
             )

@@ -1,7 +1,7 @@
-"""The stages of a run: stretches of steps that each have a length, a batch and a mix of their own.
+"""The stages of a run: stretches of steps with their own sequence length, batch and mix of data.
 
-A run without ``train.stages`` is one stage, so that whoever asks for lengths, batches or tokens
-asks the stages.
+A run without ``train.stages`` has one stage, so code that needs lengths, batches or tokens can
+always ask the stages.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,36 +15,37 @@ from gam_scale.errors import UserError
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, with nothing left to a default."""
+    """One stage, with every setting filled in."""
 
     first_step: int
-    """From 0."""
+    """Counted from 0."""
     steps: int
     seq_len: int
     global_batch_size: int
     micro_batch_size: int
     weights: tuple[float, ...]
-    """Of each of ``data.sets``; 0: not read."""
+    """One for each of ``data.sets``; 0: the set is not read."""
 
     @property
     def tokens_per_step(self) -> int:
-        """Over all ranks."""
+        """Tokens of one step over all ranks."""
         return self.global_batch_size * self.seq_len
 
     @property
     def tokens(self) -> int:
-        """Of all its steps."""
+        """Tokens of all steps of the stage."""
         return self.steps * self.tokens_per_step
 
 
 def stages_of(config: RunConfig) -> list[Stage]:
-    """The stages that ``train.steps`` steps have, in order, at least one.
+    """Return the stages of ``train.steps`` steps in order, at least one.
 
-    A run that ends early has fewer than its config names, one that goes on past their end stays
-    in the last. Where ``train.steps`` is not known yet, a single stage has 0 steps.
+    A run that ends early has fewer stages than its config names; a run that goes on past their end
+    stays in the last. While ``train.steps`` is not known, the stage of a run without
+    ``train.stages`` has 0 steps.
 
     Raises:
-        UserError: a stage's weights name a set that is not there.
+        UserError: a stage's weights name a set that is not there, or leave out every set.
     """
     train, end = config.train, config.train.steps
     given = train.stages or [StageConfig(steps=end)]
@@ -68,24 +69,24 @@ def stages_of(config: RunConfig) -> list[Stage]:
 
 
 def planned_steps(train: TrainConfig) -> int:
-    """Steps as the schedule was made for them: a decay on demand may end the run elsewhere."""
+    """Return the steps that the schedule is for; a decay on demand may end the run elsewhere."""
     return train.anneal.of_steps if train.anneal.steps else train.steps
 
 
 def stage_number(stages: Sequence[Stage], step: int) -> int:
-    """Which of the stages 0-based ``step`` is in; past the end of all, the last."""
+    """Return the number of the stage that 0-based ``step`` is in: the last one past their end."""
     begun = [i for i, stage in enumerate(stages) if stage.first_step <= step]
     return begun[-1]
 
 
 def first_steps(config: RunConfig, steps: int) -> list[Stage]:
-    """What decides the first ``steps`` steps: the stages up to there, micro-batches apart."""
+    """Return what decides the first ``steps`` steps: their stages, but for micro-batch sizes."""
     stages = stages_of(replace(config, train=replace(config.train, steps=steps)))
     return [replace(stage, micro_batch_size=0) for stage in stages] if steps else []
 
 
 def with_steps(config: RunConfig) -> RunConfig:
-    """The config with ``train.steps`` as the stages have them, where it leaves them out."""
+    """Return the config with ``train.steps`` filled in from its stages, if it leaves them out."""
     train = config.train
     if not train.stages or train.steps or train.epochs:
         return config
@@ -93,12 +94,12 @@ def with_steps(config: RunConfig) -> RunConfig:
 
 
 def total_tokens(config: RunConfig) -> int:
-    """Of the whole run; 0 where ``train.steps`` is not known."""
+    """Return the tokens of the whole run; 0 while ``train.steps`` is not known."""
     return sum(stage.tokens for stage in stages_of(config))
 
 
 def mean_over_tokens(config: RunConfig, of_length: Callable[[int], float]) -> float:
-    """The mean over the run's tokens of what depends on the length of their sequences, as FLOPs."""
+    """Return the mean over the run's tokens of a figure by sequence length, such as FLOPs."""
     stages = stages_of(config)
     by_length = {length: of_length(length) for length in {stage.seq_len for stage in stages}}
     if len(by_length) == 1:
@@ -108,7 +109,7 @@ def mean_over_tokens(config: RunConfig, of_length: Callable[[int], float]) -> fl
 
 
 def _weights(one: StageConfig, data: DataConfig, where: str) -> tuple[float, ...]:
-    """Of each set, by its path or by the last part of it, where no other set shares that."""
+    """Return the stage's weight of each set, which it gives by the set's path or name."""
     given = dict(one.weights)
     weights = []
     names = set_names(data)

@@ -1,7 +1,7 @@
-"""The mean of a run's checkpoints, as one more: what a plateau of the learning rate gains so.
+"""Average of a run's checkpoints, written as one more checkpoint.
 
-Weights that are averaged over the last part of a run whose rate stays up (LAWA, arXiv 2209.14981)
-lose much of what the noise of its steps adds to the loss, without the steps of a decay.
+Averaging the weights over the last part of a run whose learning rate stays up (LAWA, arXiv
+2209.14981) removes much of the loss that noisy steps add, without the steps of a decay.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gam_scale import __version__
 from gam_scale.checkpoint.canonical import CanonicalTensors, write_shards
+from gam_scale.checkpoint.names import CHECKPOINTS
 from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.checkpoint.state import load_state
 from gam_scale.checkpoint.store import CheckpointStore, load_config_of, resolve, saving
@@ -24,17 +25,17 @@ from gam_scale.run.settings import MAY_CHANGE, differences, is_of_stages, same_s
 from gam_scale.strict import read_json, shown
 
 NOTE = "averaged.json"
-"""In the new run directory: the checkpoints that its own is the mean of."""
+"""File in the new run directory that lists the averaged checkpoints."""
 FILE_BYTES = 256 << 20
-"""Of one file of the result, where no single tensor has more: what is in memory at a time."""
+"""Most bytes of one file of the result, unless one tensor has more. It bounds the memory needed."""
 
 
 def checkpoints_of(paths: Sequence[str | Path], last: int = 0) -> list[Path]:
-    """The checkpoints that ``paths`` mean, by step.
+    """Return the checkpoints that ``paths`` name, in order of their steps.
 
     Args:
-        paths: step-* folders, and run directories for all of theirs.
-        last: the newest ones of each run directory only; 0: all.
+        paths: step-* folders, and run directories, which name all of their checkpoints.
+        last: take only this many, the newest, of each run directory; 0: all.
 
     Raises:
         UserError: there are fewer than two or than ``last``, or two of one step.
@@ -50,19 +51,19 @@ def checkpoints_of(paths: Sequence[str | Path], last: int = 0) -> list[Path]:
 def average(folders: Sequence[Path], out: Path) -> Path:
     """Write a new run directory ``out`` whose one checkpoint has the mean of all parameters.
 
-    It has the step, config, tokenizer and place in the data of the last of ``folders``, and no
-    optimizer's state: who trains on begins with that of a new run. Sums are float32; in memory is
-    what one file of the result holds (:data:`FILE_BYTES`, or one tensor) twice.
+    The checkpoint has the step, config, tokenizer and place in the data of the last of ``folders``,
+    but no optimizer states: further training starts with those of a new run. Sums are float32;
+    memory holds one file's worth of the result (:data:`FILE_BYTES`, or one tensor) twice.
 
     Args:
-        folders: as :func:`checkpoints_of` gives them.
+        folders: checkpoints, as :func:`checkpoints_of` returns them.
         out: a new or empty folder.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        UserError: they are not of one run, one is damaged, or ``out`` is not new.
+        UserError: the checkpoints are not of one run, one is damaged, or ``out`` is not new.
     """
     newest = folders[-1]
     for folder in folders:
@@ -73,7 +74,7 @@ def average(folders: Sequence[Path], out: Path) -> Path:
     state, config = load_state(newest), load_config_of(newest)
     state = replace(state, best_val_loss=None, world_size=1, code_version=__version__)
     with new_folder(out) as folder:
-        store, files = CheckpointStore(folder / "checkpoints"), _files(sources[-1])
+        store, files = CheckpointStore(folder / CHECKPOINTS), _files(sources[-1])
         partial = store.begin(state.step)
         with saving(store.path(state.step)):
             for number, names in enumerate(files):
@@ -81,11 +82,11 @@ def average(folders: Sequence[Path], out: Path) -> Path:
                 write_shards(partial, number, len(files), means)
         written = store.commit(len(files), state, config, read_regular(newest / TOKENIZER))
         write_json(folder / NOTE, [str(each.resolve()) for each in folders])
-    return out / "checkpoints" / written.name
+    return out / CHECKPOINTS / written.name
 
 
 def _within(path: Path, last: int) -> list[Path]:
-    for folder in (path / "checkpoints", path):
+    for folder in (path / CHECKPOINTS, path):
         store = CheckpointStore(folder)
         if steps := store.steps():
             if last > len(steps):
@@ -100,10 +101,10 @@ def _within(path: Path, last: int) -> list[Path]:
 def _check_same(
     folder: Path, tensors: CanonicalTensors, newest: Path, expected: CanonicalTensors
 ) -> None:
-    """Refuse the mean of what is not one run's.
+    """Check that a checkpoint is of the same run as the newest one.
 
     Raises:
-        UserError: naming what differs.
+        UserError: it is not; the message names what differs.
     """
     config = load_config_of(newest)
     for key, (before, now) in differences(read_json(folder / CONFIG), config).items():
@@ -134,7 +135,7 @@ def _in_words(content: tuple[list[int], torch.dtype] | None) -> str:
 
 
 def _files(tensors: CanonicalTensors) -> list[list[str]]:
-    """The parameters of each file of the result."""
+    """Return the names of the parameters in each file of the result."""
     files: list[list[str]] = []
     room = 0
     for name, (shape, dtype) in _parameters(tensors).items():
@@ -148,7 +149,7 @@ def _files(tensors: CanonicalTensors) -> list[list[str]]:
 
 
 def _mean(sources: Sequence[CanonicalTensors], name: str) -> Tensor:
-    """Of a parameter, in its own dtype."""
+    """Return the mean of a parameter, in the parameter's dtype."""
     tensors = _each(sources, name)
     first = next(tensors)
     total = first.float()

@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what its checkpoint and its run say, and nothing else."""
+"""The model card of an exported folder, made of what its checkpoint and its run say."""
 
 from collections import Counter
 from typing import Any
@@ -24,7 +24,7 @@ Python files of this folder; gam_scale itself need not be installed."""
 
 
 def model_card(trained: Trained, folder: str) -> str:
-    """README.md of the folder of that name, with the header that the Hugging Face hub reads."""
+    """Return README.md of the folder called ``folder``, with the header that the hub reads."""
     parts = {
         "Training": _table(_training(trained)),
         "Validation": _table(_losses(trained)),
@@ -57,7 +57,7 @@ def _training(trained: Trained) -> dict[str, Any]:
     train, data = trained.config.train, trained.config.data
     stages = [s for s in stages_of(trained.config) if s.first_step < trained.step]
     tokens = sum(_steps(s, trained.step) * s.tokens_per_step for s in stages)
-    if not data.sets or not stages:  # nobody has trained it here
+    if not data.sets or not stages:  # not trained here
         return {"steps": trained.step or None}
     return {
         "data": ", ".join(set_names(data)),
@@ -83,7 +83,7 @@ def _each(values: Any) -> str:
 
 
 def _losses(trained: Trained) -> dict[str, Any]:
-    """The run's last validation up to this step."""
+    """Return the results of the run's last validation up to the checkpoint's step."""
     lines = read_metrics(trained.path.parent.parent / "metrics.jsonl")
     for line in reversed([one for one in lines if one.get("step", 0) <= trained.step]):
         loss = line.get("val_loss")

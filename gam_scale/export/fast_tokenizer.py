@@ -1,4 +1,4 @@
-"""A sentencepiece model as a ``tokenizer.json``, where that gives the same ids."""
+"""Conversion of a sentencepiece model to a ``tokenizer.json`` that gives the same ids."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ import sentencepiece as spm
 from gam_scale.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from gam_scale.data.tokenizer import SPACE
 
-# Letters of many scripts, control characters, spaces, emoji; special tokens that are spelled out.
+# Texts to compare ids on: letters of many scripts, control characters, spaces, emoji; special
+# tokens that are spelled out.
 _RANGES = (range(0x300), range(0x300, 0xD800, 53), range(0xE000, 0x10FFFF, 1021))
 _CHARACTERS = "".join(chr(code) for codes in _RANGES for code in codes)
 _SPELLED = f"<s></s><unk><0x41> a{SPACE}b {SPACE} <|endoftext|>"
@@ -17,15 +18,15 @@ _PIECES_AT_A_TIME = 500
 
 
 def fast_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | None:
-    """The object of a ``tokenizer.json`` with the ids of ``tokenizer``; None: there is none.
+    """Return the object of a ``tokenizer.json`` that gives the ids of ``tokenizer``, or None.
 
-    There is for models of byte pairs that spell unknown characters in bytes and change no text:
-    what train_tokenizer makes, and Llama 2's kind. Unigram models resolve ties by the rounding of
-    their sums, which ``tokenizers`` does in another precision. A space is a space in the pieces
-    there, so that U+2581 in a text is spelled in bytes, as here.
+    Byte-pair models that spell unknown characters in bytes and change no text have one: those that
+    train_tokenizer makes, and Llama 2's kind. Unigram models have none, since they resolve ties by
+    the rounding of sums, which ``tokenizers`` computes in another precision. The object's pieces
+    have plain spaces, so that U+2581 in a text is spelled in bytes, as it is by ``tokenizer``.
 
-    The ids are compared on a text of all pieces and characters of all scripts, for which the
-    package ``tokenizers`` is needed; without it there is None, too.
+    The ids are compared on texts with all pieces and characters of all scripts. This needs the
+    package ``tokenizers``; without it the result is None.
     """
     try:
         import tokenizers
@@ -44,12 +45,12 @@ def fast_json(tokenizer: SentencePieceTokenizer) -> dict[str, Any] | None:
 
 
 class _Pieces:
-    """What a sentencepiece model consists of.
+    """The pieces of a sentencepiece model.
 
     Attributes:
-        texts: what each piece stands for, or, of special ones and bytes, its name; by id.
+        texts: by id, the text that a piece stands for; for special pieces and bytes, the name.
         learned: the ids of pieces that stand for text.
-        special: the ids of those that stand for none.
+        special: the ids of pieces that stand for no text.
     """
 
     def __init__(self, model: spm.SentencePieceProcessor) -> None:
@@ -62,12 +63,12 @@ class _Pieces:
         self.texts = [n if i in named else n.replace(SPACE, " ") for i, n in enumerate(names)]
 
     def spell_all_bytes(self) -> bool:
-        """Whether there is a piece for every byte, and no two pieces of one text."""
+        """Return whether there is a piece for every byte, and no two pieces have the same text."""
         names = {self.texts[i] for i in range(len(self.texts)) if self._model.is_byte(i)}
         return len(names) == 256 and len(set(self.texts)) == len(self.texts)
 
     def json(self) -> dict[str, Any]:
-        """The object of a tokenizer.json."""
+        """Return the object of a tokenizer.json."""
         return {
             "version": "1.0",
             "truncation": None,
@@ -95,8 +96,8 @@ class _Pieces:
         }
 
     def _merges(self) -> Iterator[list[str]]:
-        """Pairs of pieces that make a third, the best first: there as here the best pair of a text
-        is merged first, the leftmost of equals."""
+        """Yield pairs of pieces that join to a third piece, the best first. Both libraries merge
+        the best pair in a text first, and of equal pairs the leftmost."""
         ids = {self.texts[i]: i for i in self.learned}
         for i in sorted(self.learned, key=self._model.get_score, reverse=True):
             text = self.texts[i]
@@ -105,7 +106,7 @@ class _Pieces:
             yield from (list(pair) for pair in sorted(made, key=lambda p: (ids[p[0]], ids[p[1]])))
 
     def probes(self) -> Iterator[str]:
-        """Texts that have every piece in them, next to others."""
+        """Yield texts with characters of all scripts, and with every piece next to others."""
         yield from (_SPELLED, *(_CHARACTERS[i:] for i in range(0, len(_CHARACTERS), 1000)))
         for first in range(0, len(self.learned), _PIECES_AT_A_TIME):
             some = [self.texts[i] for i in self.learned[first : first + _PIECES_AT_A_TIME]]

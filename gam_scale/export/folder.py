@@ -10,10 +10,10 @@ from gam_scale.files import partial_folder, put_in_place
 
 
 def check_is_new(out: Path) -> None:
-    """Refuse an output folder that holds something already.
+    """Check that an output folder does not exist or is empty.
 
     Raises:
-        UserError: naming it.
+        UserError: it is a file or holds something.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; expected a new or empty folder")
@@ -23,7 +23,7 @@ def check_is_new(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes ``out`` in one rename when the block ends without an error.
+    """Yield a folder to fill, which becomes ``out`` in one rename if the block raises no error.
 
     Raises:
         UserError: ``out`` holds something, or cannot be written.

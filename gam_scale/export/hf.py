@@ -1,4 +1,4 @@
-"""Hugging Face folders, and plain safetensors, written from a checkpoint."""
+"""Export of a checkpoint to a Hugging Face folder, or to plain safetensors."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,21 +33,22 @@ _MODELING = "modeling_gam_scale"
 
 
 def export_hf(checkpoint: str | Path, out: Path, chat_template: str = "") -> None:
-    """Write what transformers loads with ``trust_remote_code=True``, without gam_scale installed.
+    """Write a folder that transformers loads with ``trust_remote_code=True``, without gam_scale.
 
     Args:
         checkpoint: run directory, or step-* folder.
         out: a new folder.
-        chat_template: Jinja, in the place of the run's own.
+        chat_template: Jinja that replaces the run's own template.
 
     Raises:
-        UserError: no checkpoint there, a damaged one, ``out`` is not empty, or no such template.
+        UserError: the checkpoint is missing or damaged, ``out`` is not empty, or the template
+            cannot be read.
     """
     trained = load_trained(checkpoint)
     if chat_template:
         data = replace(trained.config.data, chat_template=chat_template)
         trained = replace(trained, config=replace(trained.config, data=data))
-        ChatTemplate(chat_template, trained.tokenizer)  # it can be read
+        ChatTemplate(chat_template, trained.tokenizer)  # raises if it cannot be read
     with new_folder(out) as folder:
         template = trained.config.data.chat_template
         files = tokenizer_files(trained.tokenizer, template, _longest(trained))
@@ -63,7 +64,7 @@ def export_hf(checkpoint: str | Path, out: Path, chat_template: str = "") -> Non
 
 
 def export_safetensors(checkpoint: str | Path, out: Path) -> None:
-    """Write the weights by our names in one file, with the run's config and the tokenizer.
+    """Write the weights under our own names in one file, with the run's config and the tokenizer.
 
     Raises:
         UserError: as for :func:`export_hf`.
@@ -81,8 +82,8 @@ def _its_name(name: str) -> str:
 
 def _save_weights(path: Path, trained: Trained, name_of: Callable[[str], str]) -> None:
     tensors = {name_of(name): p.detach() for name, p in trained.model.named_parameters()}
-    save_file(tensors, path, metadata={"format": "pt"})  # transformers wants to be told
-    path.chmod((path.parent / CONFIG).stat().st_mode)  # it is written for its owner alone
+    save_file(tensors, path, metadata={"format": "pt"})  # transformers requires a format
+    path.chmod((path.parent / CONFIG).stat().st_mode)  # save_file lets only the owner read it
 
 
 def _model_json(trained: Trained) -> dict[str, Any]:
@@ -113,20 +114,20 @@ def _model_json(trained: Trained) -> dict[str, Any]:
 
 
 def _longest(trained: Trained) -> int:
-    """Tokens of the longest sequences so far: stages may have lengths of their own."""
+    """Return the longest sequence length trained on so far, since stages may differ in length."""
     stages = stages_of(trained.config)
     return max(s.seq_len for s in stages if s.first_step <= trained.step)
 
 
 def _special_ids(trained: Trained) -> dict[str, int]:
-    """A document ends where the next one begins, unless an id closes it."""
+    """Return the special ids. Where no id closes documents, eos is bos: the next one begins."""
     bos, eos = trained.tokenizer.bos_id, trained.tokenizer.eos_id
     end = bos if eos is None else eos
     return {"bos_token_id": bos, "eos_token_id": end, "pad_token_id": end}
 
 
 def _stops(trained: Trained) -> dict[str, list[int]]:
-    """The ids that end an answer, where the chat template has one of its own for that."""
+    """Return all ids that end an answer, if the chat template adds some; else nothing."""
     template = trained.config.data.chat_template
     if not template:
         return {}

@@ -1,4 +1,4 @@
-"""A Hugging Face folder read back: as it was exported, or as transformers saved it."""
+"""Import of a Hugging Face folder that we exported, as it was or as transformers saved it again."""
 
 import re
 from dataclasses import dataclass, replace
@@ -22,14 +22,14 @@ WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 TRAINER_STATE = "trainer_state.json"
 PREFIX = "model."
-"""Our names start with it there, but the head's: what has a head holds the rest as its ``model``.
-"""
+"""Prefix of all parameter names there but the head's: a model with a head holds the rest as its
+``model``."""
 HEAD, ITS_HEAD = "head.weight", "lm_head.weight"
 
 
 @dataclass
 class Training:
-    """How the model was trained, as the folder's config.json notes it."""
+    """How the model was trained, as recorded in the folder's config.json."""
 
     step: int = option(0, "steps done", at_least=0)
     seq_len: int = option(256, "data.seq_len", at_least=1)
@@ -38,18 +38,18 @@ class Training:
 
 
 def recipe_of(train: TrainConfig) -> TrainConfig:
-    """The section without names of data sets, which are places on somebody's disk."""
+    """Return the section without names of data sets, which are places on somebody's disk."""
     return replace(train, stages=[replace(stage, weights={}) for stage in train.stages])
 
 
 def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
-    """What :func:`~gam_scale.export.hf.export_hf` wrote, or transformers saved after training it.
+    """Read what :func:`~gam_scale.export.hf.export_hf` wrote, or what transformers saved later.
 
-    A checkpoint of transformers' Trainer adds its own steps to those before.
+    In a checkpoint of transformers' Trainer, the Trainer's steps are added to the earlier ones.
 
     Args:
-        folder: with ``config.json``.
-        tokenizer: another model file than the folder's own.
+        folder: holds ``config.json``.
+        tokenizer: a tokenizer file to take instead of the folder's own.
 
     Raises:
         UserError: no such folder, another kind of model, or damaged weights.
@@ -87,7 +87,7 @@ def read_hf(folder: Path, tokenizer: Path | None) -> Imported:
 
 
 def _trainer_steps(folder: Path) -> int:
-    """Steps that transformers' Trainer made, by its own account."""
+    """Return the number of steps that transformers' Trainer recorded, 0 without its file."""
     path = folder / TRAINER_STATE
     if not path.is_file():
         return 0

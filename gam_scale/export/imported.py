@@ -1,4 +1,4 @@
-"""A model from elsewhere on its way into one of our checkpoints."""
+"""Writing of a model that was read from another format into one of our checkpoints."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gam_scale.checkpoint.canonical import write_shards
 from gam_scale.checkpoint.fit import check_parameters, check_states
+from gam_scale.checkpoint.names import CHECKPOINTS
 from gam_scale.checkpoint.shard import Shard
 from gam_scale.checkpoint.state import TrainState
 from gam_scale.checkpoint.store import CheckpointStore, saving
@@ -26,24 +27,26 @@ from gam_scale.strict import to_dict
 
 @dataclass
 class Imported:
-    """What a reader of another format found."""
+    """A model that was read from another format."""
 
     source: Path
-    """Named when something does not fit."""
+    """The file or folder that was read, which error messages name."""
     config: RunConfig
     tensors: dict[str, Tensor]
-    """By ``KIND.NAME``, as :class:`~gam_scale.checkpoint.shard.Shard` has them."""
+    """Parameters and optimizer states, by the keys ``KIND.NAME`` of
+    :class:`~gam_scale.checkpoint.shard.Shard`."""
     state: TrainState
     tokenizer: Path
     choice: Choice | None = None
-    """How the tokenizer is used; None: as it says itself."""
+    """How the tokenizer is used; None: as its own file says."""
 
 
 def write_checkpoint(imported: Imported, out: Path) -> Path:
     """Write a new run directory ``out`` with one checkpoint in our own format.
 
-    Its config.json is that of a run that trains on from there, ``out`` with ``-on`` behind it.
-    States that were not found are left out; our readers take those of a new run.
+    The directory's config.json is for a run that continues from this checkpoint, in the directory
+    ``out`` with ``-on`` appended. Optimizer states that were not found are left out; our readers
+    take those of a new run.
 
     Returns:
         The checkpoint's folder.
@@ -60,18 +63,19 @@ def write_checkpoint(imported: Imported, out: Path) -> Path:
         )
     _check_tensors(imported)
     with new_folder(out) as folder:
-        store = CheckpointStore(folder / "checkpoints")
+        store = CheckpointStore(folder / CHECKPOINTS)
         step = imported.state.step
         partial = store.begin(step)
         with saving(store.path(step)):
             write_shards(partial, 0, 1, _shards(imported.tensors))
         written = store.commit(1, imported.state, imported.config, tokenizer.model_bytes)
         write_json(folder / CONFIG, to_dict(_trains_on(imported.config, out)))
-    return out / "checkpoints" / written.name
+    return out / CHECKPOINTS / written.name
 
 
 def _trains_on(config: RunConfig, out: Path) -> RunConfig:
-    """A run beside ``out`` that starts from its weights: data.sets is all that it may lack."""
+    """Return the config of a run beside ``out`` that starts from its weights; only data.sets may
+    still be missing."""
     start = replace(config.checkpoint, init_from=str(out))
     log = replace(config.log, run_dir=f"{out}-on")
     return replace(config, checkpoint=start, log=log)

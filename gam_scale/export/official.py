@@ -1,4 +1,4 @@
-"""State dicts of the official GAM code (arXiv 2509.00605), read from a file."""
+"""Import of state dicts of the official GAM code (arXiv 2509.00605)."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from gam_scale.interop import load_official
 
 
 def read_official(path: Path, tokenizer: Path) -> Imported:
-    """The parameters of a ``.safetensors`` file, or of a ``.pt`` file that holds nothing but them.
+    """Read the parameters in a ``.safetensors`` file, or in a ``.pt`` file that holds nothing else.
 
     Raises:
         UserError: no such file, a damaged one, or not the official model's tensors.

@@ -1,4 +1,4 @@
-"""The model's own source as a flat folder of files that import each other relatively."""
+"""The model's source as a flat folder of files with relative imports."""
 
 import ast
 import hashlib
@@ -16,11 +16,11 @@ _OPERATORS = '"gam_scale::'  # the library that custom operators are registered 
 
 
 def flat_sources(templates: Iterable[str]) -> dict[str, str]:
-    """File name to text of some modules of :data:`TEMPLATES` and all that they import of ours.
+    """Return by file name the text of some :data:`TEMPLATES` and of all our modules they import.
 
     ``gam_scale.model.lm`` becomes ``gam_scale_model_lm.py``; a template keeps its name. Operators
-    get a library named after the sources, so that an export never replaces those of an installed
-    gam_scale, or of another export, in the same process.
+    are registered in a library named by a hash of the sources, so that an export never replaces
+    those of an installed gam_scale, or of another export, in the same process.
     """
     texts: dict[str, str] = {}
     waiting = [f"{TEMPLATES}.{name}" for name in templates]
@@ -39,9 +39,10 @@ def flat_sources(templates: Iterable[str]) -> dict[str, str]:
 
 
 def _also(name: str, files: dict[str, str]) -> str:
-    """The end of a configuration: every other file, for a loader that reads no further.
+    """Return the end of a configuration file, which names every other file; else nothing.
 
-    transformers 4 copies those that a file names itself, and could not say that it is too old.
+    transformers 4 copies only the files that this file itself names. Without the others, loading
+    would fail before the configuration could say that transformers is too old.
     """
     if not name.startswith("configuration"):
         return ""
@@ -53,14 +54,14 @@ def _also(name: str, files: dict[str, str]) -> str:
 def _read(module: str) -> str:
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None, module
-    if module == EVERY_PART:  # searches packages, of which a flat folder has none
+    if module == EVERY_PART:  # searches packages, which a flat folder does not have
         parts = sorted(r.where(kind) for r in (NORMS, FEED_FORWARDS, MIXERS) for kind in r)
         return "".join(f"from {where} import {name}  # noqa: F401\n" for where, name in parts)
     return Path(spec.origin).read_text(encoding="utf-8")
 
 
 def _imports(module: str, text: str) -> list[str]:
-    """Modules of ours that ``text`` imports, all in the one form that can be rewritten."""
+    """Return our modules that ``text`` imports; assert that each import can be rewritten."""
     names: list[str] = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gam_scale"):

@@ -1,4 +1,4 @@
-"""The files of a Hugging Face folder that hold its tokenizer, whichever kind it is."""
+"""The files of a Hugging Face folder that hold its tokenizer, of any kind."""
 
 import json
 from pathlib import Path
@@ -25,17 +25,17 @@ _OURS = {
 def tokenizer_files(
     tokenizer: Tokenizer, chat_template: str = "", longest: int | None = None
 ) -> dict[str, bytes]:
-    """Names and contents of what transformers loads the tokenizer from.
+    """Return names and contents of the files from which transformers loads the tokenizer.
 
-    Without a ``tokenizer.json`` among them the module :data:`TOKENIZATION` is needed too. bos opens
-    a text there too. The space that some put before a text stays out, as in training. With a chat
-    template, special tokens that a text spells are ids, as apply_chat_template needs it:
-    transformers does not tell those of the template from those of a message.
+    If there is no ``tokenizer.json`` among them, the module :data:`TOKENIZATION` is needed too. As
+    in training, bos opens a text, and the space that some tokenizers put before a text is left out.
+    With a chat template, special tokens that a text spells out become ids, as apply_chat_template
+    needs: transformers does not tell the template's from those in a message.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         chat_template: Jinja; empty: none.
-        longest: tokens of the longest text that the model takes.
+        longest: tokens of the longest text that the model takes; None: not recorded.
     """
     files: dict[str, bytes] = {}
     if isinstance(tokenizer, SentencePieceTokenizer):
@@ -59,10 +59,10 @@ def tokenizer_files(
 
 
 def tokenizer_of(folder: Path) -> tuple[Path, Choice | None]:
-    """What our own reader takes of a Hugging Face folder, and how it is used there.
+    """Return the tokenizer file that our reader takes from a Hugging Face folder, and its use.
 
-    transformers saves its own files alone: tokenizer.json, and names of tokens of which eos is
-    another than bos only where it closed the documents.
+    If transformers saved the folder, only its own files are there: tokenizer.json, and the names of
+    special tokens, in which eos differs from bos only if it closed the documents.
     """
     found = [name for name in (STORED, TOKENIZER) if (folder / name).is_file()]
     if STORED in found:
@@ -74,7 +74,8 @@ def tokenizer_of(folder: Path) -> tuple[Path, Choice | None]:
 
 
 def _choice_of(folder: Path) -> Choice | None:
-    """By the names that transformers keeps; text that it loses was lost in training too."""
+    """Return the use that the names kept by transformers imply. A lossy tokenizer is accepted,
+    since the text that it loses was lost in training too."""
     bos, eos = (named_in(folder, key) for key in ("bos_token", "eos_token"))
     return Choice(bos, None if eos == bos else eos, lossy=True) if bos else None
 
@@ -85,7 +86,7 @@ def _names(tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer) -> dict[str
 
 
 def _opening(tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer) -> dict[str, Any]:
-    """bos before a text, as transformers adds it; nothing between two."""
+    """Return a post-processor that puts bos before a text, and nothing between two texts."""
     bos, _ = tokenizer.names
     one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     special = {"SpecialToken": {"id": bos, "type_id": 0}}

@@ -1,4 +1,4 @@
-"""DeepSpeed's universal checkpoints: one folder of files for each parameter."""
+"""Import of DeepSpeed's universal checkpoints, which have a folder of files for each parameter."""
 
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -23,11 +23,11 @@ _EMBEDDING = "embedding.weight"
 
 
 def read_universal(folder: Path, config: RunConfig, tokenizer: Path) -> Imported:
-    """Parameters, both moments and the step count of a model of ours that DeepSpeed trained.
+    """Read parameters, Adam's moments and the step count of our model that DeepSpeed trained.
 
     Args:
         folder: what ``python -m deepspeed.checkpoint.ds_to_universal`` wrote.
-        config: of the run; a vocabulary size of 0 is taken from the embedding.
+        config: the run's config; if its vocabulary size is 0, the embedding's is taken.
 
     Raises:
         UserError: not such a folder, a damaged file, or parameters of another model.
@@ -69,7 +69,7 @@ def _with_vocabulary(folder: Path, config: RunConfig) -> RunConfig:
 
 
 def _read(path: Path, shape: torch.Size | None) -> Tensor:
-    """One tensor; ZeRO stage 3 leaves it flat."""
+    """Read one tensor, and give it its shape back where ZeRO stage 3 has flattened it."""
     tensor = _tensor(path)
     if shape is not None and tensor.dim() == 1 and tensor.numel() == shape.numel():
         return tensor.view(shape)
@@ -86,16 +86,16 @@ def _tensor(path: Path) -> Tensor:
 
 
 def _steps(folder: Path, names: list[str]) -> tuple[int, int]:
-    """Steps taken, and how many of them Adam applied.
+    """Return the number of steps taken, and how many of them Adam applied.
 
     Raises:
-        UserError: neither is there; Adam's bias correction would be wrong without.
+        UserError: neither number is there, without which Adam's bias correction would be wrong.
     """
     applied = next((p for n in names if (p := folder / "zero" / n / "step.pt").is_file()), None)
     engine = next(iter(sorted(folder.glob("*mp_rank_00_model_states.pt"))), None)
     counts = []
     if engine is not None:
-        # It may hold a user's own objects, which are not loaded; Adam's count has to do then.
+        # The file may hold a user's own objects, which are not loaded; then Adam's count must do.
         with suppress(UserError) if applied else nullcontext():
             state = load_pickled(engine)
             steps = state.get("global_steps") if isinstance(state, dict) else None

@@ -1,5 +1,4 @@
-"""Tensors from files that may be anybody's: loaded without running their code, taken if they can be
-weights."""
+"""Loading of tensors from untrusted files, without running their code, and checks of tensors."""
 
 import zipfile
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file.
+    """Load the tensors of one file.
 
     Raises:
         UserError: no such file, or a damaged one.
@@ -31,14 +30,14 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_pickled(path: Path) -> Any:
-    """What a ``.pt`` file holds, if that is tensors and plain containers: no code of its runs.
+    """Load a ``.pt`` file of tensors and plain containers; no code in the file is run.
 
     Raises:
         UserError: no such file, or one that holds anything else.
     """
     open_regular(path).close()
     try:
-        # Mapped, a tensor that nobody looks at is never read; torch's old format cannot be.
+        # Of a mapped file unused tensors are never read; torch's old format cannot be mapped.
         mapped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception:  # a damaged pickle can make the reader fail in any way
@@ -49,14 +48,14 @@ def load_pickled(path: Path) -> Any:
 
 
 def check_weights(where: object, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are no weights, whatever their shapes.
+    """Check that tensors can be weights, whatever their shapes.
 
     Args:
-        where: named in the messages.
+        where: the source, which the messages name.
         tensors: by name.
 
     Raises:
-        UserError: one is of whole or complex numbers, sparse, or not finite.
+        UserError: a tensor has whole or complex numbers, is sparse, or is not finite.
     """
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS or tensor.layout is not torch.strided:

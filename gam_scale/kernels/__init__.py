@@ -1,1 +1,1 @@
-"""Operators of our own: one opaque node each in a compiled graph, with kernels behind them."""
+"""Custom operators, each an opaque node in a compiled graph with a kernel behind it."""

@@ -1,8 +1,9 @@
 """Causal attention within stretches of tokens, as one operator, without a (T, T) mask.
 
-On a CPU torch's flash kernel runs on one stretch after another, on a GPU one of torch's kernels for
-sequences of different lengths on all at once. What these cannot do (dropout on a CPU, queries that
-are fewer than their keys there, unusual widths of heads) is computed in blocks of queries.
+On a CPU torch's flash kernel computes one stretch after another; on a GPU one of torch's kernels
+for sequences of different lengths computes all of them at once. Cases that these kernels lack (on a
+CPU dropout, windows, and fewer queries than keys; on a GPU unusual head widths, and windows outside
+its flash kernel) are computed in blocks of queries.
 """
 
 from typing import Literal
@@ -34,10 +35,10 @@ _on_cpu = aten._scaled_dot_product_flash_attention_for_cpu
 _on_cpu_backward = aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 Spans = tuple[Tensor, Tensor]
-"""Where stretches end: cumulative numbers of queries and of keys, (n + 1,) int32 each.
+"""Ends of the stretches: cumulative numbers of queries and of keys, (n + 1,) int32 each.
 
-All rows are laid end to end: from 0 to B T, and from 0 to B S. A stretch may have no queries, or
-nothing at all.
+They count over all rows laid end to end, from 0 to B T and from 0 to B S. A stretch may have keys
+but no queries, or be empty.
 """
 
 
@@ -50,20 +51,20 @@ def attend(
     dropout: float = 0.0,
     window: int = 0,
 ) -> Tensor:
-    """Softmax attention of queries (B, H, T, K) to keys and values (B, G, S, K) -> (B, H, T, K).
+    """Return softmax attention (B, H, T, K) of q (B, H, T, K) to k and v (B, G, S, K).
 
-    The last query of a stretch sees all keys of that stretch, the one before it all but the last.
-    Keys that are more than the queries come before these. Each of the G heads of keys serves the
-    H / G heads of queries beside each other (grouped queries, arXiv 2305.13245).
+    The last query of a stretch sees all keys of the stretch, the query before it all but the last
+    key, and so on; surplus keys, where there are fewer queries than keys, come first. Each of the
+    G key heads serves H / G adjacent query heads (grouped queries, arXiv 2305.13245).
 
     Args:
         q: queries.
         k: keys.
         v: values.
-        spans: the stretches, on the device; None: each row is one.
-        spans_host: the same on the CPU, where they are read without waiting for a device.
+        spans: the stretches, on the device; None: each row is one stretch.
+        spans_host: the same on the CPU, where reading them needs no wait for a device.
         dropout: probability that a weight is zeroed.
-        window: keys that a query sees at most, its own being the last; 0: no limit.
+        window: most keys that a query sees, the last of them its own; 0: no limit.
     """
     seed = _seed(q) if dropout else None
     where = (*(spans or (None, None)), *(spans_host or (None, None)))
@@ -72,9 +73,9 @@ def attend(
 
 @operator("gam_scale::attention_seed", keep="always", tags=torch.Tag.nondeterministic_seeded)
 def _seed(like: Tensor) -> Tensor:
-    """Where dropout's masks come from: () int64, drawn from the CPU's generator and left there.
+    """Draw the seed of dropout's masks, () int64 on the CPU, from the CPU's generator.
 
-    Recomputation has to keep it; all else is a function of it.
+    A recomputed block keeps the seed; all masks are a function of it.
     """
     return torch.empty((), dtype=torch.int64).random_(0, None)
 
@@ -87,9 +88,10 @@ def _(like: Tensor) -> Tensor:
 def _pairs(
     q: Tensor, k: Tensor, ends: Tensor | None, key_ends: Tensor | None, window: int = 0
 ) -> int:
-    """Queries and keys they see, times heads; as if rows were whole where ``ends`` has no data.
+    """Count the pairs of a query and a key that it sees, over all heads.
 
-    In numpy: numbers that torch computes while it traces have no values.
+    Where ``ends`` has no data, each row counts as one stretch. The counting is done in numpy, since
+    numbers that torch computes while it traces have no values.
     """
     rows, heads, length, _ = q.shape
     if type(ends) is Tensor and key_ends is not None and not ends.is_meta:
@@ -97,14 +99,14 @@ def _pairs(
     else:
         n, m = (np.full(rows, size) for size in (length, k.shape[2]))
     seen = n * m - n * (n - 1) // 2
-    if window:  # the last queries would see up to m keys: so many of them too many
+    if window:  # query i from the end would see m - i keys: take off those beyond the window
         beyond = np.minimum(n, np.maximum(0, m - window))
         seen = seen - beyond * (m - window) + beyond * (beyond - 1) // 2
     return heads * int(seen.sum())
 
 
 def _flops(q, k, v, ends, key_ends, ends_host, key_ends_host, *args, **kwargs) -> int:
-    """Two products over all pairs that are seen; what is computed and hidden does not count."""
+    """Count two products over all visible pairs; pairs computed and then masked do not count."""
     window = args[2] if len(args) > 2 else 0
     return 2 * 2 * q.shape[-1] * _pairs(q, k, ends_host, key_ends_host, window)
 
@@ -122,9 +124,9 @@ def _attention(
     seed: Tensor | None,
     window: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, and what the backward pass wants of a kernel: log-sum-exp, its random state.
+    """Return the output, and for the backward pass the kernel's log-sum-exps and random state.
 
-    The last two are empty where there is nothing of the kind.
+    Either of the last two is empty where the kernel has none.
     """
     form = _form(q, k, dropout, window)
     out, lse, rng = _empty(form, q, dropout)
@@ -137,7 +139,7 @@ def _attention(
         return *efficient(q, k, v, stretches, dropout, seed), rng
     parts = pieces(q.shape[0], q.shape[2], k.shape[2], ends_host, key_ends_host)
     if form == "blocks":
-        with torch.autocast(q.device.type, enabled=False):  # a caller's reaches into operators
+        with torch.autocast(q.device.type, enabled=False):  # a caller's autocast reaches in here
             blockwise(q, k, v, parts, _weight_dropout(dropout, seed), out, window)
         return out, lse, rng
     for piece in parts:
@@ -153,7 +155,7 @@ def _(q, k, v, ends, key_ends, ends_host, key_ends_host, dropout, seed, window=0
 
 
 def _flops_backward(grad, out, lse, rng, *inputs, **kwargs) -> int:
-    """Five products: the scores again; gradients of weights, queries, keys and values."""
+    """Count five products: the scores again; gradients of weights, queries, keys and values."""
     return 5 * _flops(*inputs) // 2
 
 
@@ -226,7 +228,7 @@ _attention.register_autograd(_backward, setup_context=_setup)
 def _form(
     q: Tensor, k: Tensor, dropout: float, window: int
 ) -> Literal["cpu", "flash", "efficient", "blocks"]:
-    """Which kernel computes it: torch's of that name, or blocks of queries."""
+    """Choose the kernel: torch's for CPUs, its flash or efficient one, or our blocks of queries."""
     if q.is_cuda:
         form = kernel_for(q)
         return "blocks" if form == "efficient" and window else form
@@ -234,13 +236,13 @@ def _form(
 
 
 def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
-    """Keys or values (B, G, S, K) once for each head of the queries (B, H, T, K)."""
+    """Repeat keys or values (B, G, S, K) for each head of the queries (B, H, T, K)."""
     heads, queries = x.shape[1], q.shape[1]
     return x if heads == queries else x.repeat_interleave(queries // heads, dim=1)
 
 
 def _shared(grads: tuple[Tensor, Tensor, Tensor], heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients, those of keys and values summed over the heads of queries that they served."""
+    """Sum the gradients of keys and values over the query heads that each of their heads served."""
     of_queries, of_keys, of_values = grads
     if of_queries.shape[1] == heads:
         return grads
@@ -249,12 +251,12 @@ def _shared(grads: tuple[Tensor, Tensor, Tensor], heads: int) -> tuple[Tensor, T
 
 
 def _as_tokens(x: Tensor) -> Tensor:
-    """In the layout that the operator's outputs are declared with."""
+    """Copy ``x`` into the memory layout that the operator's outputs are declared with."""
     return empty_tokens(x).copy_(x)
 
 
 def _empty(form: str, q: Tensor, dropout: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The operator's results, not yet filled in."""
+    """Allocate the operator's results, not yet filled in."""
     rows, heads, length, _ = q.shape
     shape = {"cpu": (rows, heads, length), "blocks": (0,)}.get(form, (heads, rows * length))
     lse = q.new_empty(shape, dtype=torch.promote_types(q.dtype, torch.float32))
@@ -263,7 +265,7 @@ def _empty(form: str, q: Tensor, dropout: float) -> tuple[Tensor, Tensor, Tensor
 
 
 def _mask(piece: Piece, q: Tensor) -> dict:
-    """The arguments by which torch's CPU kernel knows which query sees which keys."""
+    """Return the arguments that tell torch's CPU kernel which keys each query sees."""
     if len(piece.lengths) == 1:
         return {"is_causal": True}
     unseen = hidden(piece.lengths, q.device)
@@ -272,7 +274,7 @@ def _mask(piece: Piece, q: Tensor) -> dict:
 
 
 def workspace(q: Tensor, k: Tensor, dropout: float, window: int = 0) -> tuple[float, float]:
-    """Bytes that the operator takes beside its inputs and results, and its backward pass."""
+    """Return the bytes that forward and backward each take beside their inputs and results."""
     tokens = q[0].numel() + k[0].numel()  # of a row
     if _form(q, k, dropout, window) == "blocks":
         repeated = 2.0 * (q.shape[1] // k.shape[1] * k.nbytes) if k.shape[1] < q.shape[1] else 0.0

@@ -1,4 +1,4 @@
-"""Attention in blocks of queries: any device, width and dropout, in memory that grows with T."""
+"""Attention in blocks of queries: any device, head width and dropout, in memory linear in T."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -10,33 +10,33 @@ from gam_scale.kernels.lanes import draw_lanes
 from gam_scale.kernels.pieces import Piece, hidden
 
 QUERIES = 64
-"""Queries of a block: fewer make products thin, more compute more that is masked away."""
+"""Queries of a block: fewer make the products thin, more compute more pairs that are masked."""
 WEIGHTS = 1 << 20
-"""Weights of a block where one head has no more: 4 MiB, which a CPU's caches hold."""
+"""Most weights of a block, unless one head alone has more: 4 MiB, which a CPU's caches hold."""
 
 
 class WeightDropout(NamedTuple):
-    """Which weights are dropped: a function of the seed, so that the backward pass draws it again.
+    """Dropout of attention weights by masks that the backward pass draws again from the seed.
 
-    The probability is a multiple of 2**-16, as in :mod:`gam_scale.model.dropout`.
+    The probability is rounded to a multiple of 2**-16, as in :mod:`gam_scale.model.dropout`.
     """
 
     p: float
     seed: int
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """That draws all blocks' masks, one after another."""
+        """Return the generator that draws the masks of all blocks, one after another."""
         return torch.Generator(device).manual_seed(self.seed)
 
     def mask(self, weights: Tensor, generator: torch.Generator | None) -> Tensor:
-        """True where a weight is dropped; ``generator`` as :meth:`generator` made it."""
+        """Return True where a weight is dropped; ``generator`` is from :meth:`generator`."""
         assert generator is not None
         lanes = draw_lanes(weights.shape, weights.device, generator)
         return lanes < round(self.p * (1 << 16)) - (1 << 15)
 
     @property
     def scale(self) -> float:
-        """What keeps the mean of those that stay."""
+        """Factor of the weights that stay, which preserves their mean."""
         return (1 << 16) / ((1 << 16) - round(self.p * (1 << 16)))
 
 
@@ -49,9 +49,9 @@ def blockwise(
     out: Tensor,
     window: int = 0,
 ) -> None:
-    """(B, H, T, K) queries, (B, H, S, K) keys and values, into ``out`` (B, H, T, K).
+    """Write attention of q (B, H, T, K) to k and v (B, H, S, K) into ``out`` (B, H, T, K).
 
-    With a ``window`` a query sees that many keys at most.
+    With a ``window`` a query sees at most that many keys.
     """
     generator = dropout.generator(q.device) if dropout else None
     for piece in pieces:
@@ -77,7 +77,7 @@ def blockwise_backward(
     gradients: tuple[Tensor, Tensor, Tensor],
     window: int = 0,
 ) -> None:
-    """Into ``gradients`` those of queries, keys and values; the weights are computed again."""
+    """Write the gradients of q, k and v into ``gradients``; the weights are computed again."""
     grad_q, grad_k, grad_v = gradients
     grad_k.zero_(), grad_v.zero_()  # keys that no query sees are in no piece
     generator = dropout.generator(q.device) if dropout else None
@@ -105,22 +105,23 @@ def blockwise_backward(
 
 
 def block_bytes(q: Tensor, k: Tensor, window: int = 0) -> tuple[float, float]:
-    """Bytes that the forward and the backward pass take for the longest piece, a whole row."""
+    """Return the bytes that forward and backward take for the longest piece, a whole row."""
     tokens, keys = q[0].numel(), k[0].numel()
     block = min(q.shape[2], QUERIES)
     seen = min(k.shape[2], block + window - 1) if window else k.shape[2]
     weights = max(WEIGHTS, block * seen)
     weights = min(weights, q.shape[1] * block * seen)
     size = torch.promote_types(q.dtype, torch.float32).itemsize
-    # Queries, keys, values and the result; of these the gradients too. Weights and what is drawn
-    # for them; or kept weights, the gradients of weights and of scores.
+    # Forward: queries and result; keys and values; weights and the draws for their dropout.
+    # Backward: queries, gradients of result and queries; keys, values and their gradients; weights,
+    # kept weights, gradients of weights and scores.
     return float(size * (2 * tokens + 2 * keys + 2 * weights)), float(
         size * (3 * tokens + 4 * keys + 4 * weights)
     )
 
 
 def empty_tokens(like: Tensor) -> Tensor:
-    """(B, H, T, K), laid out as (B, T, H, K): what follows takes the heads of a token together."""
+    """Allocate (B, H, T, K) laid out as (B, T, H, K), since later code joins a token's heads."""
     b, h, t, k = like.shape
     return like.new_empty(b, t, h, k).transpose(1, 2)
 
@@ -128,10 +129,10 @@ def empty_tokens(like: Tensor) -> Tensor:
 def _blocks(
     piece: Piece, queries: Tensor, keys: Tensor, window: int
 ) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], Tensor]]:
-    """Of a piece's (N, n, K) queries and (N, m, K) keys: some queries, and all keys they may see.
+    """Cut a piece's (N, n, K) queries and (N, m, K) keys into blocks; yield the indices and mask.
 
-    The third tells which of the last of these keys, as many as queries, a query does not see; with
-    a window, which of all of them.
+    A block has some of the queries and all keys that they may see. The mask is True where a query
+    does not see a key; it covers the last keys, as many as queries, or with a window all keys.
     """
     heads, length, _ = queries.shape
     is_run = len(piece.lengths) > 1  # of few tokens
@@ -151,7 +152,7 @@ def _blocks(
 
 
 def _with_window(mask: Tensor, keys: int, window: int) -> Tensor:
-    """``mask`` (n, n) of the last n keys, and of all ``keys`` what lies before a query's window."""
+    """Widen ``mask`` (n, n) of the last n keys to all ``keys``; hide those before the window."""
     n = mask.shape[0]
     whole = torch.ones(n, keys, dtype=torch.bool, device=mask.device).tril_(keys - n - window)
     whole[:, keys - n :].logical_or_(mask)
@@ -159,14 +160,14 @@ def _with_window(mask: Tensor, keys: int, window: int) -> Tensor:
 
 
 def _weights(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over keys, (N, n, m)."""
+    """Return the softmax over keys of the masked scores, (N, n, m)."""
     scores = torch.bmm(queries, keys.mT)
     scores[..., -mask.shape[1] :].masked_fill_(mask, -torch.inf)
     return torch.softmax(scores, -1, out=scores)
 
 
 def _of_piece(piece: Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled queries, keys, values, each (rows and heads, tokens, K), fp32 or fp64."""
+    """Return scaled queries, keys and values, each (rows * heads, tokens, K), in fp32 or fp64."""
     queries = _flat(q[piece.rows, :, piece.queries]) * _scale(q)
     return queries, _flat(k[piece.rows, :, piece.keys]), _flat(v[piece.rows, :, piece.keys])
 

@@ -1,6 +1,6 @@
 """Attention within stretches by torch's CUDA kernels for sequences of different lengths.
 
-Their signatures are the same in torch 2.11 and 2.13.
+The kernels' signatures are the same in torch 2.11 and 2.13.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ aten = torch.ops.aten
 _BOTTOM_RIGHT = 2
 """Mask type of the efficient kernel in which the last query sees the last key."""
 _LSE_MULTIPLE = 32
-"""To a multiple of which the efficient kernel pads log-sum-exps."""
+"""The efficient kernel pads log-sum-exps to a multiple of this length."""
 
 
 class Stretches(NamedTuple):
-    """Where stretches end, and the longest; on the host the same is known without a wait."""
+    """Ends of the stretches, on the device, and the longest lengths, as numbers on the host."""
 
     ends: Tensor  # (n + 1,) int32 of queries, on the device
     key_ends: Tensor
@@ -36,9 +36,9 @@ class Stretches(NamedTuple):
         ends_host: Tensor | None,
         key_ends_host: Tensor | None,
     ) -> "Stretches":
-        """Of queries (B, H, T, K) and keys (B, H, S, K); ends as ``attend`` has them.
+        """Describe queries (B, H, T, K) and keys (B, H, S, K); ends as in ``attend``'s spans.
 
-        Without the stretches at the end that have neither: kernels reserve memory for each.
+        Empty stretches at the end are left out, since kernels reserve memory for each stretch.
         """
         (rows, _, length, _), keys = q.shape, k.shape[2]
         if ends is None:
@@ -51,7 +51,7 @@ class Stretches(NamedTuple):
 
 
 def kernel_for(q: Tensor) -> Literal["flash", "efficient", "blocks"]:
-    """The fastest that takes heads of this width and dtype."""
+    """Return the fastest kernel that takes heads of this width and dtype."""
     width, is_half = q.shape[-1], q.dtype in (torch.float16, torch.bfloat16)
     is_recent = torch.cuda.get_device_capability(q.device) >= (8, 0)
     if is_half and is_recent and width % 8 == 0 and width <= 256:
@@ -69,7 +69,7 @@ def flash(
     seed: Tensor | None,
     window: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Result (B, H, T, K), log-sum-exps (H, B T), and the random state where there is dropout."""
+    """Return the result (B, H, T, K), log-sum-exps (H, B T) and, with dropout, the random state."""
     with _seeded(q.device, seed):
         out, lse, rng, _, _ = aten._flash_attention_forward(
             *map(_packed, (q, k, v)), *s, dropout, True, False, **_reach(window)
@@ -102,7 +102,7 @@ def flash_backward(
 def efficient(
     q: Tensor, k: Tensor, v: Tensor, s: Stretches, dropout: float, seed: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Result (B, H, T, K) and log-sum-exps (H, B T)."""
+    """Return the result (B, H, T, K) and log-sum-exps (H, B T)."""
     with _seeded(q.device, seed):
         out, lse, *_ = aten._efficient_attention_forward(
             *(_packed(x)[None] for x in (q, k, v)), None, *s, dropout, _BOTTOM_RIGHT, True
@@ -127,7 +127,7 @@ def efficient_backward(
     padded = -(-s.longest // _LSE_MULTIPLE) * _LSE_MULTIPLE
     whole = lse.new_full((s.ends.shape[0] - 1, lse.shape[0], padded), torch.inf)
     whole[stretch, :, place] = lse.t()
-    # Read on the host. A generator that was just given a seed is at offset 0.
+    # Offset, which the kernel reads on the host: 0 in a generator that was just given a seed.
     start = torch.zeros((), dtype=torch.int64)
     of_q, of_k, of_v, _ = aten._efficient_attention_backward(
         *(_packed(x)[None] for x in (grad, q, k, v)),
@@ -145,19 +145,19 @@ def efficient_backward(
 
 
 def _reach(window: int) -> dict[str, int]:
-    """How far the flash kernel's queries look back: a window's own token is not counted there."""
+    """Return how far the flash kernel's queries look back, not counting a query's own token."""
     return {"window_size_left": window - 1, "window_size_right": 0} if window else {}
 
 
 def _places(q: Tensor, s: Stretches) -> tuple[Tensor, Tensor]:
-    """Each query's stretch and its place in it, (B T,) int64."""
+    """Return each query's stretch and its place in the stretch, (B T,) integers."""
     query = torch.arange(q.shape[0] * q.shape[2], dtype=torch.int32, device=q.device)
     stretch = torch.searchsorted(s.ends[1:], query, right=True)
     return stretch, query - s.ends[stretch]
 
 
 def _packed(x: Tensor) -> Tensor:
-    """(B, H, T, K) -> (B T, H, K)."""
+    """Reshape (B, H, T, K) to (B T, H, K)."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
@@ -167,7 +167,7 @@ def _unpacked(x: Tensor, like: Tensor) -> Tensor:
 
 @contextmanager
 def _seeded(device: torch.device, seed: Tensor | None) -> Iterator[None]:
-    """With the device's generator at ``seed``, and where it was afterwards."""
+    """Set the device's generator to ``seed`` within the context; then restore its state."""
     if seed is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Delta rules with decays per channel in flash-linear-attention's kernels, as our operators."""
+"""Operators for delta rules with a decay per channel, in flash-linear-attention's kernels."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,26 +23,26 @@ def fla_channel_delta(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`gam_scale.kernels.delta.fla_delta`, with a decay for each channel of the keys.
+    """Compute :func:`gam_scale.kernels.delta.fla_delta` with a decay for each channel of the keys.
 
     Args:
-        q: (B, T, H, K) queries, scaled, in the dtype of the products, as keys and values.
+        q: (B, T, H, K) queries, scaled, in the dtype of the products, like keys and values.
         k: (B, T, H, K) keys, and v: (B, T, H, V) values.
         log_decay: (B, T, H, K) float32.
-        beta: (B, T, H) strengths; or (B, T, H, K + V) erase and write gates, which the kernels
-            take in the dtype of ``q``; float32.
-        initial: (B, H, K, V) float32.
-        fresh: with ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
+        beta: float32, either (B, T, H) strengths or (B, T, H, K + V) erase and write gates, which
+            are cast to the dtype of ``q`` for the kernels.
+        initial: (B, H, K, V) float32 state before the first token.
+        fresh: like ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
 
     Returns:
-        (B, T, H, V) in the dtype of ``q``, and the state after the last token (B, H, K, V),
-        float32.
+        outputs (B, T, H, V) in the dtype of ``q``, and the state after the last token
+        (B, H, K, V), float32.
     """
     return _fla_channel_delta(q, k, v, log_decay, beta, initial, fresh, ends, ends_host)[:2]
 
 
 class Functions(NamedTuple):
-    """Of the installed flash-linear-attention."""
+    """The functions of flash-linear-attention that the operators call."""
 
     kda_forward: Callable[..., Any]
     kda_backward: Callable[..., Any]
@@ -51,7 +51,7 @@ class Functions(NamedTuple):
 
 
 def functions() -> Functions:
-    """Those of Kimi Delta Attention, with one strength, and of GDN-2, with gates of channels."""
+    """Import those of Kimi Delta Attention (one strength a head) and GDN-2 (gates per channel)."""
     from fla.ops.gdn2.chunk_bwd import chunk_gdn2_bwd
     from fla.ops.gdn2.chunk_fwd import chunk_gdn2_fwd
     from fla.ops.kda.chunk_bwd import chunk_kda_bwd
@@ -72,10 +72,10 @@ def _fla_channel_delta(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Outputs, final states, and for backward: sums of log decays, and of each chunk the products
-    of queries and keys and the solved system.
+    """Return outputs, final states and, for backward, sums of log decays, and each chunk's products
+    of queries with keys and solved system.
 
-    Shapes depend on (B, T) alone: how many stretches there are stays in here.
+    No shape depends on the number of stretches, only on (B, T).
     """
     rows, length = q.shape[:2]
     cut = stretches(rows, fresh, ends, ends_host)
@@ -95,7 +95,7 @@ def _fla_channel_delta(
 
 
 def _gates(q: Tensor, v: Tensor, beta: Tensor) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
-    """What the kernels call a token's strengths, and these."""
+    """Return the kernels' names of a token's strengths or gates, and the tensors."""
     if beta.dim() < q.dim():
         return ("beta",), (beta,)
     erase, write = beta.to(q.dtype).split([q.shape[-1], v.shape[-1]], dim=-1)
@@ -118,7 +118,7 @@ def _fla_channel_delta_backward(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, log_decay, beta and the initial state."""
+    """Return the gradients of q, k, v, log_decay, beta and the initial state."""
     rows, length = q.shape[:2]
     cut = stretches(rows, fresh, ends, ends_host)
     names, gates = _gates(q, v, beta)

@@ -1,4 +1,4 @@
-"""Which implementation a layer runs in: decided once, by trying those that may be there."""
+"""Choice of the implementation that a layer runs in, made once, by trying each candidate."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ from gam_scale.kernels.products import Precision
 PORTABLE = "portable"
 
 TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 5e-2}
-"""Relative, of each output and gradient: what is left of 10 bits of a factor, or of 8, after the
-few products that stand one behind the other."""
+"""Largest relative error of each output and gradient, by the dtype of the products: room for
+factors rounded to 10 bits (TF32) or 8 (bfloat16) in a few products, one after another."""
 
 _LONGEST_REASON = 200
 
@@ -22,24 +22,24 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 
 class Trial(NamedTuple):
-    """A layer's computation at a run's sizes, for random inputs."""
+    """A layer's computation, with random inputs of a run's sizes."""
 
-    portable: Function  # of the inputs, and of the layout
-    kernels: dict[str, Function]  # likewise, by implementation, the best one first
+    portable: Function  # takes the inputs, then the layout
+    kernels: dict[str, Function]  # the same function by implementation, the best one first
     inputs: dict[str, Tensor]  # float32, on the CPU
-    products: tuple[str, ...]  # those of them that come in the dtype of the products
-    layout: Any  # with documents; goes to a device with ``to``
+    products: tuple[str, ...]  # names of the inputs that come in the dtype of the products
+    layout: Any  # has documents; goes to a device with ``to``
 
 
 class HasKernels(nn.Module):
-    """A layer whose computation has implementations beside the portable one.
+    """A layer whose computation may have other implementations than the portable one.
 
     Attributes:
-        implementation: which of them it runs in. Set before anything is compiled: it is all that
-            ``forward`` asks.
-        fused: whether the portable one may count on inductor to fuse its pieces: the block that it
-            is in is compiled.
-        fp32_matmul: of products that are this layer's own; set before anything is compiled.
+        implementation: the one that the layer runs in. It must be set before anything is compiled,
+            since ``forward`` looks at nothing else.
+        fused: whether the portable implementation may rely on inductor to fuse its steps, because
+            the layer's block is compiled.
+        fp32_matmul: precision of the layer's own float32 products; set before anything is compiled.
     """
 
     implementation: str = PORTABLE
@@ -47,15 +47,15 @@ class HasKernels(nn.Module):
     fp32_matmul: Precision = "ieee"
 
     def trials(self, context: int) -> list[Trial]:
-        """What an implementation must agree in, with sequences over ``context`` ranks.
+        """Return the trials that a kernel has to pass, for sequences cut over ``context`` ranks.
 
-        All have the same kernels; none where there is no kernel.
+        All trials have the same kernels; a layer without kernels has no trials.
         """
         return []
 
 
 class Choice(NamedTuple):
-    """An implementation, and why each of those before it is not used."""
+    """The chosen implementation, and for each better one the reason why it is not used."""
 
     implementation: str
     reasons: list[str]
@@ -68,14 +68,14 @@ def choose(
     precision: Precision,
     agree: Callable[[bool], bool],
 ) -> Choice:
-    """The first implementation that runs here, and on every rank, as the portable one does.
+    """Return the first implementation that agrees with the portable one on every rank.
 
     Args:
         trials: a layer's :meth:`HasKernels.trials`.
-        device: of the run, as the next two.
-        dtype: of products in bf16 or fp32.
-        precision: of products in fp32.
-        agree: whether all ranks say so; called by all alike.
+        device: the run's device.
+        dtype: of the run's products, bfloat16 or float32.
+        precision: of the run's products in float32.
+        agree: returns whether all ranks pass True; all ranks call it together.
     """
     reasons: list[str] = []
     for name in trials[0].kernels if trials else ():
@@ -94,7 +94,7 @@ def _problem(
     dtype: torch.dtype,
     precision: Precision,
 ) -> str:
-    """Why the kernel cannot stand for the portable form; empty if it can."""
+    """Return why the kernel cannot replace the portable form; empty if it can."""
     if trial.products and dtype == torch.float32 and precision == "ieee":
         return "its products of float32 are TF32 and train.fp32_matmul is ieee"
     rounded = {
@@ -105,20 +105,20 @@ def _problem(
         expected = _results(trial.portable, {k: x.float() for k, x in rounded.items()}, trial)
         results = _results(trial.kernels[name], rounded, trial)
         differences = {what: _off(results[what], expected[what]) for what in expected}
-    except Exception as error:  # whatever it is, the portable form is there
+    except Exception as error:  # whatever fails, the portable form remains
         text = str(error).strip().splitlines()
         return one_line(f"{type(error).__name__}: {text[0] if text else ''}", _LONGEST_REASON)
     for what, off in differences.items():
-        if not off <= TOLERANCE[dtype]:  # NaN is neither
+        if not off <= TOLERANCE[dtype]:  # also when NaN
             return f"its {what} is off by {off:.1e}"
     return ""
 
 
 def _results(function: Function, inputs: dict[str, Tensor], trial: Trial) -> dict[str, Tensor]:
-    """Outputs, and gradients of their squares by the inputs' names."""
+    """Return the outputs, and the gradients of the sum of their squares, by name."""
     leaves = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
     layout = trial.layout.to(next(iter(leaves.values())).device)
-    # Under no_grad, or autocast, it would be another computation.
+    # A caller's no_grad or autocast would change the computation.
     device = layout.positions.device.type
     with torch.enable_grad(), torch.autocast(device, enabled=False):
         outputs = function(*leaves.values(), layout)

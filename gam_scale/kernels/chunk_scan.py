@@ -1,7 +1,8 @@
-"""Triton kernels of ``state_i = decay_i state_{i-1} + write_i``: one launch, whatever the steps.
+"""Triton kernels of ``state_i = decay_i state_{i-1} + write_i``: one launch for all steps.
 
-One program holds one row's states, or some columns of them, and walks all steps. Backward is the
-same walk from the other end, with each matrix transposed; the formulas are in memory/recurrence.py.
+One program holds the state of one row, or a part of it, and walks through all steps. Backward is
+the same walk from the other end, with each matrix transposed; ``gam_scale.model.memory.recurrence``
+has the formulas.
 """
 
 import torch
@@ -9,15 +10,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 256  # states of a program where decays are factors
+_BLOCK = 256  # numbers of a state that one program holds where decays are factors
 
 
 def forward(decay: Tensor, write: Tensor, initial: Tensor, precision: str) -> Tensor:
-    """All states (R, N + 1, M, D), the initial one first.
+    """Return the states after each of N steps, the initial ones first, (R, N + 1, M, D).
+
+    All arguments but ``precision`` are contiguous float32.
 
     Args:
-        decay: (R, N, M, 1), factors of rows, or (R, N, M, M), matrices, M at most
-            256; as the others contiguous float32.
+        decay: (R, N, M, 1), a factor for each row of a state, or (R, N, M, M), a matrix, M at most
+            256.
         write: (R, N, M, D).
         initial: (R, M, D).
         precision: of products with matrices, "ieee" or "tf32".
@@ -30,7 +33,8 @@ def forward(decay: Tensor, write: Tensor, initial: Tensor, precision: str) -> Te
 
 
 def backward(grad_states: Tensor, decay: Tensor, precision: str) -> Tensor:
-    """Gradients of the initial state and each write, (R, N + 1, M, D), from that of all states."""
+    """Return gradients of the initial state and of each write, (R, N + 1, M, D), given those of
+    all states."""
     grads = torch.empty_like(grad_states)
     grads[:, -1].copy_(grad_states[:, -1])
     _launch(decay, grad_states, grads, precision, reverse=True)
@@ -62,7 +66,8 @@ def _launch(decay: Tensor, added: Tensor, states: Tensor, precision: str, *, rev
 
 
 def tile_of(size: int, width: int) -> dict[str, int]:
-    """What a program of :func:`_matrices` holds: COLUMNS of a state, DEPTH of a matrix."""
+    """Return the launch options of :func:`_matrices`, whose program holds COLUMNS of a state and
+    reads DEPTH columns of a matrix at a time."""
     rows = max(16, triton.next_power_of_2(size))
     return {
         "SIZE": rows,
@@ -114,7 +119,7 @@ def _matrices(
     PRECISION: tl.constexpr,
     REVERSE: tl.constexpr,
 ):
-    """A state is read again, DEPTH rows at a time: its program wrote it, so a cache has it."""
+    """Walk the steps, reading the last state back DEPTH rows at a time; a cache has it still."""
     row, numbers = tl.program_id(0).to(tl.int64), size * width
     m, k = tl.arange(0, SIZE), tl.arange(0, DEPTH)
     d = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -142,4 +147,4 @@ def _matrices(
             )
             state = tl.dot(matrix, part, state, input_precision=PRECISION)
         tl.store(states + (i if REVERSE else i + 1) * numbers + at, state, inside)
-        tl.debug_barrier()  # the other threads of the program read it next
+        tl.debug_barrier()  # other threads of the program read this state next

@@ -1,4 +1,4 @@
-"""The gated delta rule in flash-linear-attention's kernels, as operators of our own."""
+"""Operators for the gated delta rule, in flash-linear-attention's kernels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,26 +21,26 @@ def fla_delta(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """What ``gam_scale.model.memory.delta_rule.delta_memory`` computes, in fla 0.6.0.
+    """Compute ``gam_scale.model.memory.delta_rule.delta_memory`` with kernels of fla 0.6.0.
 
     Args:
-        q: (B, T, H, K) queries, scaled, in the dtype of the products: bfloat16 or float32, whose
-            products are TF32.
+        q: (B, T, H, K) queries, scaled, in the dtype of the products: bfloat16, or float32, which
+            the kernels multiply in TF32.
         k: (B, T, H, K) keys, and v: (B, T, H, V) values, in the same dtype.
         log_decay: (B, T, H) float32.
         beta: (B, T, H) float32.
-        initial: (B, H, K, V) float32.
-        fresh: with ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
+        initial: (B, H, K, V) float32 state before the first token.
+        fresh: like ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
 
     Returns:
-        (B, T, H, V) in the dtype of ``q``, and the state after the last token (B, H, K, V),
-        float32.
+        outputs (B, T, H, V) in the dtype of ``q``, and the state after the last token
+        (B, H, K, V), float32.
     """
     return _fla_delta(q, k, v, log_decay, beta, initial, fresh, ends, ends_host)[:2]
 
 
 def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward of the installed flash-linear-attention."""
+    """Import forward and backward of the installed flash-linear-attention."""
     from fla.ops.gated_delta_rule.chunk import (
         chunk_gated_delta_rule_bwd,
         chunk_gated_delta_rule_fwd,
@@ -50,8 +50,8 @@ def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
-    """Products with chunks of C tokens, per token and head: C K three times, C V twice, and K V
-    three times, at two FLOPs each."""
+    """Count the products, which take chunks of C tokens: per token and head three times C K, twice
+    C V and three times K V, at two FLOPs each."""
     rows, length, heads, key = q
     value = v[-1]
     return 2 * rows * length * heads * (CHUNK * (3 * key + 2 * value) + 3 * key * value)
@@ -67,10 +67,10 @@ def backward_flops(
     of_keys: int = 10,
     **__: Any,
 ) -> int:
-    """Likewise: what is computed anew, and the gradients of every product.
+    """Count the products of the backward pass: those computed again, and all products' gradients.
 
     Args:
-        of_keys: how many products of C tokens with K channels that makes; the others as in forward.
+        of_keys: number of products of size C K; the other arguments are shapes.
     """
     rows, length, heads, key = q
     value = v[-1]
@@ -90,9 +90,9 @@ def _fla_delta(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Outputs, final states, and for backward: sums of log decays and the solved systems of chunks.
+    """Return outputs, final states and, for backward, log decays' sums and chunks' solved systems.
 
-    Shapes depend on (B, T) alone: how many stretches there are stays in here.
+    No shape depends on the number of stretches, only on (B, T).
     """
     forward, _ = functions()
     rows, length = q.shape[:2]
@@ -125,7 +125,7 @@ def _fla_delta_backward(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, log_decay, beta and the initial state."""
+    """Return the gradients of q, k, v, log_decay, beta and the initial state."""
     _, backward = functions()
     rows, length = q.shape[:2]
     cut = stretches(rows, fresh, ends, ends_host)
@@ -157,8 +157,8 @@ def _(grad, grad_final, q, k, v, total, beta, solved, initial, fresh, ends, ends
 
 
 def keep_inputs(ctx, inputs, output) -> None:
-    """For backward: of inputs all but log decays, and what the operator returns beside its outputs
-    and final states, the sums of log decays first."""
+    """Save the tensors of the backward pass: the inputs, but for the log decays their sums, and
+    what else the operator returns after outputs and final states (the sums come first there)."""
     q, k, v, _, beta, *states = inputs
     _, _, *kept = output
     ctx.save_for_backward(q, k, v, kept[0], beta, *kept[1:], *states)
@@ -167,10 +167,10 @@ def keep_inputs(ctx, inputs, output) -> None:
 
 
 def gradients_by(backward: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
-    """What an operator's autograd calls, with ``backward`` of what :func:`keep_inputs` kept."""
+    """Return an operator's autograd function: ``backward`` of what :func:`keep_inputs` saved."""
 
     def gradients(ctx, grad, grad_final, *_):
-        saved = ctx.saved_tensors  # to be asked for once: a checkpoint unpacks them
+        saved = ctx.saved_tensors  # read once only: a checkpoint hands them out once
         q, _, v, *_, initial, _, _, _ = saved
         if grad is None:
             grad = q.new_zeros(v.shape)

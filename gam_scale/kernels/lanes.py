@@ -1,4 +1,4 @@
-"""Random 16-bit numbers, four to a draw."""
+"""Random 16-bit numbers, four from each draw of a generator."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 LANES = 4
-"""16-bit numbers in one 64-bit draw."""
+"""Number of 16-bit numbers in one 64-bit draw."""
 
 
 def draw_lanes(
@@ -15,7 +15,7 @@ def draw_lanes(
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Independent int16, all 2**16 values equally likely; ``generator``: None is the default one.
+    """Draw independent int16 numbers, all 2**16 values equally likely.
 
     Measured at 2048 x 512 numbers on two cores: 1.6 ms, where torch's own dropout draws in 12 ms.
     """

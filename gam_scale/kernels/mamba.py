@@ -1,4 +1,4 @@
-"""Mamba's selective scan in mamba_ssm's kernel, as an operator of our own."""
+"""Operator for Mamba's selective scan, in mamba_ssm's kernel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ _KERNEL_CHUNK = 2048
 """Tokens between the states that the kernel keeps for its backward pass."""
 
 _NOTHING_LEFT = 128.0
-"""exp(-128) is 0 in float32, whose smallest number is exp(-103.3)."""
+"""Exponent that erases a state: exp(-128) is 0 in float32, whose smallest number is exp(-103.3)."""
 
 
 def mamba_ssm_scan(
@@ -24,11 +24,11 @@ def mamba_ssm_scan(
     D: Tensor,
     starts: Tensor | None = None,
 ) -> Tensor:
-    """What ``gam_scale.model.selective_scan.selective_scan`` computes from a state of zero.
+    """Compute ``gam_scale.model.selective_scan.selective_scan`` from a state of zero.
 
-    The kernel has no resets. Where a document starts, the step is so long (:func:`_forgetting`)
-    that the state before it is multiplied by exactly 0, and the input so much smaller that dt x is
-    what it was.
+    The kernel has no resets. A document's first token therefore gets a step so long
+    (:func:`_forgetting`) that the state before it is multiplied by exactly 0, and an input so much
+    smaller that dt x stays the same.
 
     Args:
         x: (batch, T, E) inputs.
@@ -53,18 +53,18 @@ def mamba_ssm_scan(
 
 
 def _forgetting(A: Tensor) -> Tensor:
-    """Steps (E,) that leave nothing of a channel's states: exp(step A) is 0 in float32.
+    """Return step sizes (E,) that erase each channel's states: exp(step A) is 0 in float32.
 
-    For any A below 0, down to -1e-20, which would keep a state for ever; and no longer than that:
-    the kernel multiplies them by a difference that is 0 but for rounding, when it sums up A's
-    gradient. Powers of two, so that dividing by them rounds nothing.
+    Rates A closer to 0 than -1e-20, which would keep a state for ever, count as -1e-20. Steps are
+    no longer than that needs: when the kernel sums A's gradient, it multiplies them by a difference
+    that is 0 but for rounding. They are powers of two, so that dividing by them rounds nothing.
     """
     slowest = A.abs().amin(dim=1).clamp(min=1e-20)
     return torch.exp2(torch.ceil(torch.log2(_NOTHING_LEFT / slowest)))
 
 
 def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward of the installed mamba_ssm."""
+    """Import forward and backward of the installed mamba_ssm."""
     import mamba_ssm  # noqa: F401 (its extension alone may be another package's)
     import selective_scan_cuda
 
@@ -72,21 +72,21 @@ def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _flops(x: torch.Size, dt: torch.Size, A: torch.Size, *_: Any, **__: Any) -> int:
-    """Per channel and state a decay (2), its product and sum, what is written and what is read."""
+    """Count 7 FLOPs per token, channel and state: decay (2), its product and sum, write, read."""
     rows, length, width = x
     return 7 * rows * length * width * A[-1]
 
 
 def _backward_flops(grad: torch.Size, *shapes: Any, **options: Any) -> int:
-    """The states once more, and two products for each."""
+    """Count the forward pass once more, and two products for each of its own."""
     return 3 * _flops(*shapes, **options)
 
 
-# Both take and give time as the last but one dimension, as the portable scan does; what the kernel
-# wants, time innermost and a group of B and C, is made inside.
+# Both operators take and return time as the last dimension but one, like the portable scan; inside
+# they make what the kernel takes, time innermost and a group dimension in B and C.
 @operator("gam_scale::mamba_ssm_scan", keep="dear", flops=_flops)
 def _scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """y without D (batch, T, E), and the kernel's states (batch, E, chunks, 2 N)."""
+    """Return y without D x (batch, T, E), and the kernel's states (batch, E, chunks, 2 N)."""
     forward, _ = functions()
     u, delta, b, c = _time_innermost(x, dt, B, C)
     y, states, *_ = forward(u, delta, A.contiguous(), b, c, None, None, None, False)
@@ -97,7 +97,7 @@ def _scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tenso
 def _scan_backward(
     grad: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, states: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, dt, A, B and C."""
+    """Return the gradients of x, dt, A, B and C."""
     _, backward = functions()
     u, delta, b, c = _time_innermost(x, dt, B, C)
     dy = grad.mT.contiguous()

@@ -1,4 +1,4 @@
-"""Mamba-2's state space dual in mamba_ssm's Triton kernels, as an operator of our own."""
+"""Operator for Mamba-2's state space dual, in mamba_ssm's Triton kernels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +9,11 @@ from torch import Tensor
 from gam_scale.kernels.operator import operator
 
 _CHUNK = 256
-"""Tokens that meet one another in products: mamba_ssm's default."""
+"""Tokens of a chunk, within which all pairs are multiplied: mamba_ssm's default."""
 
 
 def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Forward and backward of the installed mamba_ssm."""
+    """Import forward and backward of the installed mamba_ssm."""
     from mamba_ssm.ops.triton.ssd_combined import (
         _mamba_chunk_scan_combined_bwd,
         _mamba_chunk_scan_combined_fwd,
@@ -23,7 +23,7 @@ def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _products(x: torch.Size, B: torch.Size) -> tuple[int, int, int]:
-    """FLOPs of one product of C with B, of pairs with x, and with the states, over all tokens."""
+    """Return the FLOPs over all tokens of one product C B, of pairs with x, and with the states."""
     rows, length, heads, width = x
     groups, states = B[2:]
     each = 2 * rows * length
@@ -32,7 +32,7 @@ def _products(x: torch.Size, B: torch.Size) -> tuple[int, int, int]:
 
 
 def _flops(x: torch.Size, dt: Any, A: Any, B: torch.Size, *_: Any, **__: Any) -> int:
-    """C B, pairs with x, what is written to states and read of them."""
+    """Count C B, pairs with x, and the states' writes and reads."""
     scores, pairs, states = _products(x, B)
     return scores + pairs + 2 * states
 
@@ -48,8 +48,8 @@ def _backward_flops(
     *_: Any,
     **__: Any,
 ) -> int:
-    """C B and the states once more; gradients of C B and of both its factors, of x and of pairs,
-    and, of the states, of what is written, read, and of B and C."""
+    """Count C B and the states computed again; the gradients of C B's factors, of pairs and of x;
+    and the states' gradients: of writes, of reads, of B and of C."""
     scores, pairs, states = _products(x, B)
     return 3 * scores + 2 * pairs + 5 * states
 
@@ -64,22 +64,23 @@ def mamba_ssm_ssd(
     initial: Tensor,
     documents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What ``gam_scale.model.mixers.mamba2.ssd`` computes; mamba_ssm 2.2 and later.
+    """Compute ``gam_scale.model.mixers.mamba2.ssd`` with kernels of mamba_ssm 2.2 and later.
 
-    The kernels compare the numbers of documents, and 0 goes on from the initial state: a layout's.
+    The kernels tell documents apart by their numbers, and continue number 0 from the initial state;
+    this fits a layout's ``documents``.
 
     Args:
-        x: (B, T, H, P) inputs in the dtype of the products, bfloat16 or float32, whose products
-            are TF32; as B and C.
+        x: (B, T, H, P) inputs. They, B and C are in the dtype of the products: bfloat16, or
+            float32, which the kernels multiply in TF32.
         dt: (B, T, H) float32 step sizes.
         A: (H,) float32 decay rates, negative.
         B: (B, T, G, N) what each token writes with.
         C: (B, T, G, N) what each token reads with.
         initial: (B, H, P, N) float32 state before the first token.
-        documents: (B, T) int32, how many have started up to each token; None: nothing resets.
+        documents: (B, T) int32 number of documents started up to each token; None: no resets.
 
     Returns:
-        (B, T, H, P) in the dtype of ``x``, and the state after the last token, float32.
+        y (B, T, H, P) in the dtype of ``x``, and the state after the last token, float32.
     """
     forward, _ = functions()
     inputs = (v.contiguous() for v in (x, dt, A, B, C))
@@ -100,7 +101,7 @@ def _ssd_backward(
     initial: Tensor,
     documents: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, dt, A, B, C and the initial state."""
+    """Return the gradients of x, dt, A, B, C and the initial state."""
     _, backward = functions()
     inputs = (v.contiguous() for v in (grad, x, dt, A, B, C, y))
     dx, ddt, dA, dB, dC, _, _, _, dinitial = backward(

@@ -1,4 +1,4 @@
-"""Operators of our own: one opaque node each in a compiled graph."""
+"""Definition of custom operators, each an opaque node in a compiled graph."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -8,16 +8,16 @@ from torch._library.custom_ops import OPDEFS
 from torch.utils.flop_counter import register_flop_formula
 
 Keep = Literal["dear", "always"]
-"""When a block that is recomputed has kept an operator's result. ``dear``: with ``train.recompute``
-selective, since it costs much to compute again; ``always``: with full too, since a second result
-would be another one, as of a random draw."""
+"""When a recomputed block keeps an operator's result. ``dear``: only with ``train.recompute``
+selective, for a result that is expensive to compute again. ``always``: with full too, for a result
+that would differ the second time, such as a random draw."""
 
 KEPT: dict[str, Keep] = {}
-"""By name, the operators that say so."""
+"""The operators with a ``keep``, by name."""
 
 
 def kept(how: Keep) -> list[Any]:
-    """The operators defined so far that are kept in that way."""
+    """Return the operators defined so far whose ``keep`` is ``how``."""
     names = [name.split("::") for name, keep in KEPT.items() if keep == how]
     return [getattr(getattr(torch.ops, library), name).default for library, name in names]
 
@@ -29,17 +29,17 @@ def operator(
     keep: Keep | None = None,
     **options: Any,
 ) -> Callable:
-    """``torch.library.custom_op(name, mutates_args=())``, defined once in a process.
+    """Decorate a function as ``torch.library.custom_op(name, mutates_args=())``, once in a process.
 
-    transformers runs the modules of an exported model again where it is loaded again. Torch would
-    then free the first definition under the models that still call it.
+    transformers executes an exported model's modules again when the model is loaded again. A second
+    definition would make torch free the first one, which models loaded before still call.
 
     Args:
         name: ``library::operator``.
-        flops: its FLOPs from the shapes of its arguments, for torch's FLOP counter.
-        flops_of_values: the same from the arguments themselves.
-        keep: whether a backward pass that computes a block again has kept its results.
-        options: as torch has them.
+        flops: computes its FLOPs from the shapes of its arguments, for torch's FLOP counter.
+        flops_of_values: computes the same from the arguments themselves.
+        keep: when a recomputed block keeps its results; None: never.
+        options: further options of ``custom_op``.
     """
 
     def define(function: Callable) -> Any:

@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 
 RUN = 128
-"""Most tokens of short stretches that are computed together, pairs across two of them hidden.
+"""Most tokens of a run: short stretches computed in one call, with pairs across two of them masked.
 
 A call costs some 20 microseconds whatever its size: as much as the attention of 20 tokens.
 """
 
 
 class Piece(NamedTuple):
-    """Queries of a row and the keys they see, the last query the last key: a stretch, or a run.
+    """Queries of one row, and the keys that they see: one stretch, or a run of short ones.
 
-    With more keys than queries, all queries see those that come before theirs.
+    The last query sees the last key. Where there are more keys than queries, all queries see the
+    surplus keys, which come first.
     """
 
     rows: slice  # one
@@ -25,13 +26,13 @@ class Piece(NamedTuple):
     lengths: tuple[int, ...]  # tokens of each stretch in it
 
     def may_join(self, piece: "Piece") -> bool:
-        """Whether the stretch behind this one goes into the same run."""
+        """Return whether ``piece``, if it is the next stretch, fits into the same run."""
         follows = self.rows == piece.rows and self.queries.stop == piece.queries.start
         n = piece.queries.stop - self.queries.start
         return follows and n <= RUN and n == piece.keys.stop - self.keys.start
 
     def joined(self, piece: "Piece") -> "Piece":
-        """With the stretch behind it."""
+        """Return this piece and the next stretch, ``piece``, as one."""
         return Piece(
             self.rows,
             slice(self.queries.start, piece.queries.stop),
@@ -43,10 +44,10 @@ class Piece(NamedTuple):
 def pieces(
     rows: int, length: int, keys: int, ends: Tensor | None, key_ends: Tensor | None
 ) -> Iterator[Piece]:
-    """Each query once, in order.
+    """Yield pieces in order that hold each query once.
 
     Args:
-        rows: B; without ``ends`` each is one stretch.
+        rows: B; without ``ends`` each row is one stretch.
         length: queries of each row.
         keys: keys of each row.
         ends: (n + 1,) int32 on the CPU, cumulative numbers of queries of the stretches, rows laid
@@ -79,7 +80,7 @@ def pieces(
 
 
 def hidden(lengths: tuple[int, ...], device: torch.device | str) -> Tensor:
-    """What tokens of stretches of so many do not see of each other, (n, n) bool."""
+    """Return the (n, n) bool mask, True where hidden, of stretches of the given lengths."""
     n = sum(lengths)
     later = torch.ones(n, n, dtype=torch.bool, device=device).triu_(1)
     if len(lengths) == 1:

@@ -1,4 +1,4 @@
-"""Products of the memories' float32 matrices, in TF32 where a run asks for it."""
+"""Products of the memories' float32 matrices, in TF32 if a run asks for it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ from torch import Tensor
 from gam_scale.kernels.operator import operator
 
 Precision = Literal["ieee", "tf32"]
-"""As ``train.fp32_matmul`` has it."""
+"""Value of ``train.fp32_matmul``."""
 
 
 def product(a: Tensor, b: Tensor, precision: Precision) -> Tensor:
-    """``a @ b``, (..., M, K) and (..., K, N) with leading dimensions that broadcast.
+    """Return ``a @ b`` of (..., M, K) and (..., K, N), whose leading dimensions broadcast.
 
-    With ``tf32`` float32 matrices on a GPU are multiplied in TF32, 10 bits of each factor with
-    float32 sums, whatever torch is told for all other products; elsewhere it changes nothing.
+    With ``tf32``, float32 matrices on a GPU are multiplied in TF32 (10 bits of each factor, sums in
+    float32), whatever torch's own setting; for all others the precision changes nothing.
     """
     if precision == "ieee" or a.device.type != "cuda" or a.dtype != torch.float32:
         return a @ b
@@ -26,7 +26,7 @@ def product(a: Tensor, b: Tensor, precision: Precision) -> Tensor:
 
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """torch's float32 products on GPUs are made in TF32 within it, or as torch was told."""
+    """Let torch multiply float32 matrices on GPUs in TF32 within the context, if so asked."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     if precision == "tf32":

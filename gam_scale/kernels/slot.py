@@ -1,4 +1,4 @@
-"""Gated slot attention in flash-linear-attention's kernels, as operators of our own."""
+"""Operators for gated slot attention, in flash-linear-attention's kernels."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,37 +23,37 @@ def fla_slot(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """What ``gam_scale.model.mixers.slot.slot_memory`` computes; flash-linear-attention 0.6.0.
+    """Compute ``gam_scale.model.mixers.slot.slot_memory`` with flash-linear-attention 0.6.0.
 
     Args:
-        q: (B, T, H, K) queries, scaled, in the dtype of the products: bfloat16 or float32, whose
-            products are TF32.
+        q: (B, T, H, K) queries, scaled, in the dtype of the products: bfloat16, or float32, which
+            the kernels multiply in TF32.
         k: (B, T, H, K) keys, and v: (B, T, H, V) values, in the same dtype.
         log_decay: (B, T, H, M) float32.
-        initial: (B, H, M, K + V) float32, rows of keys and values before the first token.
-        bank: (H, M, K + V) float32, those of a new document.
-        fresh: with ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
+        initial: (B, H, M, K + V) float32 state before the first token: each slot's key and value.
+        bank: (H, M, K + V) float32 state at the start of a document.
+        fresh: like ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
 
     Returns:
-        (B, T, H, V) in the dtype of ``q``, and the rows after the last token (B, H, M, K + V),
-        float32.
+        outputs (B, T, H, V) in the dtype of ``q``, and the state after the last token
+        (B, H, M, K + V), float32.
     """
-    share = -torch.expm1(log_decay)  # what is written, in float32 until it meets the keys
+    share = -torch.expm1(log_decay)  # of a slot that a token overwrites; rounded after this line
     arguments = (q, k, v, share.to(q.dtype), log_decay, initial, bank, fresh, ends, ends_host)
     return _fla_slot(*arguments)[:2]
 
 
 class Functions(NamedTuple):
-    """What is called of flash-linear-attention."""
+    """The functions that the operators call: three of flash-linear-attention, and our counted."""
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
-    sums: Callable[..., Tensor]  # within chunks
+    sums: Callable[..., Tensor]  # cumulative, within chunks
     counted: Callable[[Stretches], AbstractContextManager[None]]
 
 
 def functions() -> Functions:
-    """Those of the installed package."""
+    """Import the functions from the installed package."""
     from fla.ops.gsa.chunk_bwd import chunk_gsa_bwd
     from fla.ops.gsa.chunk_fwd import chunk_gsa_fwd
     from fla.ops.utils import chunk_local_cumsum
@@ -62,7 +62,7 @@ def functions() -> Functions:
 
 
 class _Counted(Tensor):
-    """Numbers on a device, of which the last one is known here too."""
+    """Numbers on a device, the last of which is known on the CPU too."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     last: Tensor
@@ -73,10 +73,10 @@ class _Counted(Tensor):
 
 @contextmanager
 def counted(cut: Stretches) -> Iterator[None]:
-    """Let flash-linear-attention have the number of chunks without waiting for the device.
+    """Give flash-linear-attention the number of chunks without a wait for the device.
 
-    Its states of chunks take cumulative lengths alone, and ask the device how many chunks they
-    make: six times in each layer's step.
+    Its functions for chunks' states take only cumulative lengths, and would ask the device how many
+    chunks these make: six times in each layer's step.
     """
     from fla.ops.common import chunk_h
 
@@ -92,8 +92,8 @@ def counted(cut: Stretches) -> Iterator[None]:
 def _flops(
     q: torch.Size, k: torch.Size, v: torch.Size, share: torch.Size, *_: Any, **__: Any
 ) -> int:
-    """Products with chunks of C tokens, per token and head: pairs of tokens over C K, C V and
-    twice C M, states over M K and M V twice each, at two FLOPs."""
+    """Count the products, which take chunks of C tokens: per token and head C K, C V and twice C M
+    for pairs of tokens, twice M K and twice M V for states, at two FLOPs each."""
     rows, length, heads, key = q
     slots, width = share[-1], key + v[-1]
     return 2 * rows * length * heads * (CHUNK * (width + 2 * slots) + 2 * slots * width)
@@ -109,7 +109,7 @@ def _backward_flops(
     *_: Any,
     **__: Any,
 ) -> int:
-    """Likewise: what is computed anew, and the gradients of every product."""
+    """Count the backward pass's products: those computed again, and all products' gradients."""
     rows, length, heads, key = q
     slots, width = share[-1], key + v[-1]
     return 2 * rows * length * heads * (CHUNK * (2 * width + 5 * slots) + 5 * slots * width)
@@ -128,9 +128,9 @@ def _fla_slot(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Outputs, final states, and for backward: scores, weights, and products of pairs of tokens.
+    """Return outputs, final states and, for backward, scores, weights and products of token pairs.
 
-    Shapes depend on (B, T) alone: how many stretches there are stays in here.
+    No shape depends on the number of stretches, only on (B, T).
     """
     fla = functions()
     rows, length = q.shape[:2]
@@ -170,9 +170,9 @@ def _fla_slot_backward(
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v, share, log_decay, the initial state and the bank.
+    """Return the gradients of q, k, v, share, log_decay, the initial state and the bank.
 
-    That of ``log_decay`` comes in the dtype of ``share``.
+    flash-linear-attention rounds that of ``log_decay`` to the dtype of ``share``.
     """
     fla = functions()
     rows, length, _, width = q.shape
@@ -198,14 +198,14 @@ def _fla_slot_backward(
 
 
 def _totals(fla: Functions, log_decay: Tensor, cut: Stretches) -> Tensor:
-    """Sums within chunks, of logarithms to base 2, (1, B T, H, M)."""
+    """Return the cumulative sums within chunks of the decays' binary logarithms, (1, B T, H, M)."""
     (flat,) = in_one_row(log_decay)
     ends = {"cu_seqlens": cut.ends, "chunk_indices": cut.chunks}
     return fla.sums(flat, chunk_size=CHUNK, scale=math.log2(math.e), **ends)
 
 
 def _states(cut: Stretches, initial: Tensor, bank: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Before each stretch, keys by column: (N, H, K, M) and (N, H, M, V)."""
+    """Return the state before each stretch: keys as columns (N, H, K, M), values (N, H, M, V)."""
     rows = cut.states(initial, bank)
     return rows[..., :width].mT.contiguous(), rows[..., width:].contiguous()
 

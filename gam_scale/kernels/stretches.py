@@ -8,43 +8,44 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 CHUNK = 64
-"""Tokens that flash-linear-attention's kernels take at a time."""
+"""Tokens of a chunk, which flash-linear-attention's kernels compute at a time."""
 
 
 class Stretches(NamedTuple):
-    """N stretches of B rows of T tokens laid end to end, on the rows' device.
+    """The N stretches that make up B rows of T tokens laid end to end, on the rows' device.
 
-    A stretch is a document, or as much of one as a row holds of it. Each has a first state of its
-    own, and its chunks are its own too.
+    A stretch is a document, or the part of a document that a row holds. Each stretch has its own
+    initial state, and no chunk reaches into another stretch.
     """
 
     ends: Tensor  # (N + 1,) int32: cumulative lengths, from 0 to B T
-    chunks: Tensor  # (chunks, 2) int32: a chunk's stretch, and its place in that
+    chunks: Tensor  # (chunks, 2) int32: a chunk's stretch, and its place in the stretch
     chunk_ends: Tensor  # (N + 1,) int64: cumulative numbers of chunks
-    row: Tensor  # (N,) int64: the row that a stretch is of
-    fresh: Tensor  # (N,) bool: a document starts here
+    row: Tensor  # (N,) int64: the row of each stretch
+    fresh: Tensor  # (N,) bool: whether a stretch begins with a document
     first: Tensor  # (B,) int64: each row's first stretch
     last: Tensor  # (B,) int64: each row's last stretch
 
     def states(self, initial: Tensor, fresh: Tensor | float) -> Tensor:
-        """The state before each stretch (N, ...).
+        """Return the state before each stretch (N, ...).
 
         Args:
-            initial: (B, ...) before each row's first token.
-            fresh: (...) before each document.
+            initial: (B, ...) state before each row's first token.
+            fresh: (...) state before each document.
         """
         states = initial[self.row]
         return torch.where(self._is_fresh(states), fresh, states)
 
     def gradients(self, grads: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of ``initial`` and ``fresh`` from those of the states before each stretch."""
+        """Return gradients of ``initial`` and ``fresh``, given those of :meth:`states`' result."""
         of_rows = grads[self.first]
         is_fresh = self._is_fresh(grads)
         of_rows = of_rows.masked_fill(is_fresh[self.first], 0.0)
         return of_rows, grads.masked_fill(~is_fresh, 0.0).sum(0)
 
     def at_ends(self, grads: Tensor) -> Tensor:
-        """Gradients (B, ...) of the states after each row, as those after each stretch (N, ...)."""
+        """Turn gradients (B, ...) of the states after each row into those after each stretch
+        (N, ...), which are zero but for a row's last stretch."""
         return grads.new_zeros((len(self.row), *grads.shape[1:])).index_copy_(0, self.last, grads)
 
     def _is_fresh(self, states: Tensor) -> Tensor:
@@ -52,17 +53,17 @@ class Stretches(NamedTuple):
 
 
 _KNOWN = WeakTensorKeyDictionary()
-"""By ``ends_host``, while that is alive: every layer asks for the same."""
+"""Stretches by ``ends_host``, while that tensor is alive, since every layer asks for the same."""
 
 
 def stretches(rows: int, fresh: Tensor, ends: Tensor, ends_host: Tensor) -> Stretches:
-    """What B rows are made of, without waiting for the device.
+    """Return the stretches that make up B rows, without waiting for the device.
 
     Args:
         rows: B.
-        fresh: (n,) bool, by stretch: a document starts there.
-        ends: (n + 1,) int32, cumulative lengths of the stretches from 0 to B T; empty ones follow
-            behind the others.
+        fresh: (n,) bool, whether a document starts with the stretch.
+        ends: (n + 1,) int32, cumulative lengths of the stretches from 0 to B T; empty stretches
+            follow after all others.
         ends_host: the same in the CPU's memory.
     """
     sources = (fresh, ends)
@@ -80,7 +81,7 @@ def _cut(rows: int, fresh: Tensor, ends: Tensor, ends_host: Tensor) -> Stretches
     assert bool((lengths[:count] > 0).all()), "an empty stretch stands before another one"
     n_chunks = int(((lengths + (CHUNK - 1)) // CHUNK).sum())
 
-    # From here on, on the device; what has a length of its own is told how long it will be.
+    # From here on, on the device: with ``output_size``, torch need not wait for a length.
     ends = ends[: count + 1]
     of_each = (ends.diff() + (CHUNK - 1)) // CHUNK
     chunk_ends = F.pad(of_each.cumsum(0), (1, 0))
@@ -101,5 +102,5 @@ def _cut(rows: int, fresh: Tensor, ends: Tensor, ends_host: Tensor) -> Stretches
 
 
 def in_one_row(*tensors: Tensor) -> list[Tensor]:
-    """Each (B, T, ...) as (1, B T, ...), contiguous."""
+    """Return each (B, T, ...) as (1, B T, ...), contiguous."""
     return [x.flatten(0, 1).unsqueeze(0).contiguous() for x in tensors]

@@ -228,20 +228,19 @@ class ModelConfig:
     def _as_wide(self, value: str | FeedForwardConfig) -> FeedForwardConfig:
         """Return the feed-forward network; one named by its kind gets its width by ffn_mult."""
         ffn: Any = FEED_FORWARDS.of(value)
-        takes_mult = isinstance(value, str) and hasattr(ffn, "mult")
-        return replace(ffn, mult=self.ffn_mult) if takes_mult else ffn
+        return replace(ffn, mult=self.ffn_mult) if _takes_mult(value) else ffn
 
     def _check_mult(self) -> None:
-        """Refuse ``ffn_mult`` beside feed-forward networks that have settings of their own."""
-        if self.ffn_mult == _MULT:
+        """Refuse ``ffn_mult`` where no layer takes its feed-forward network's width from it."""
+        if not self.layers and isinstance(self.ffn, str):  # blocks without a network ignore it
             return
-        where = "" if isinstance(self.ffn, str) else "model.ffn"
-        if not any(isinstance(e, str) or isinstance(e.ffn, str | None) for e in self.pattern):
-            where = "every ffn in model.layers"
-        if where:
+        layers = [layer_of(e, self._sections) if isinstance(e, str) else e for e in self.pattern]
+        networks = [self.ffn if layer.ffn is None else layer.ffn for layer in layers]
+        if self.ffn_mult != _MULT and not any(map(_takes_mult, networks)):
             raise UserError(
-                f"model.ffn_mult is {self.ffn_mult} beside {where}, with settings of its own; "
-                f"expected its mult there, or ffn_mult {_MULT}"
+                f"model.ffn_mult is {self.ffn_mult}, which no layer takes: their feed-forward "
+                "networks have settings of their own, or there is none; expected mult in those "
+                f"settings (model.ffn, or ffn in model.layers), or ffn_mult {_MULT}"
             )
 
     def _named(self) -> list[tuple[MixerConfig, Callable[[str], str]]]:
@@ -264,3 +263,8 @@ class ModelConfig:
             "attention": self.attention,
             "mamba": self.mamba,
         }
+
+
+def _takes_mult(network: str | FeedForwardConfig) -> bool:
+    """Return whether a network is named by a kind alone that has a ``mult``."""
+    return isinstance(network, str) and hasattr(FEED_FORWARDS.of(network), "mult")

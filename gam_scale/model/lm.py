@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gam_scale.model.block import Block
@@ -103,9 +102,7 @@ class LanguageModel(nn.Module):
         (docs/gpu.md has the cost). Without autocast, it has the weights' precision.
         """
         layout = self._layout(tokens, layout)
-        x = self.embedding(tokens)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.float()
+        x = self._embedded(tokens)
         if self.position is not None:
             x = x + self.position(layout.positions)
         x = self.dropout(x)
@@ -117,6 +114,10 @@ class LanguageModel(nn.Module):
             for block in self.blocks:
                 x = block(x, layout, self.context)
         return self.norm(x)
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        return x.float() if torch.is_autocast_enabled(x.device.type) else x
 
     def _layout(self, tokens: Tensor, layout: Layout | None) -> Layout:
         """Return ``layout``, or that of a plain stream, with the layers' rotary tables."""
@@ -142,7 +143,7 @@ class LanguageModel(nn.Module):
         A recurrent stack can go on past ``max_seq_len``: learned positions start over there, as
         they do at every training sequence. Attention cannot (:attr:`context_limit`).
         """
-        seen, x = state["seen"], self.embedding(tokens)
+        seen, x = state["seen"], self._embedded(tokens)
         rows, length = tokens.shape
         layout = Layout.stream(rows, length, first=seen).to(tokens.device)
         layout = layout.turned(self.config.rotation(x.dtype))
@@ -152,7 +153,7 @@ class LanguageModel(nn.Module):
         for block, block_state in zip(self.blocks, state["blocks"], strict=True):
             x, block_state = block.extend(x, block_state, layout)
             states.append(block_state)
-        logits = F.linear(self.norm(x[:, -1]), self.head_weight)
+        logits = linear(self.norm(x[:, -1]), self.head_weight)
         logits = capped(logits, self.logit_softcap)
         return logits, {"seen": seen + tokens.shape[1], "blocks": states}
 

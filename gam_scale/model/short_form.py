@@ -81,11 +81,10 @@ class MemoryConfig:
     """The memory of gam layers named by their kind: a constant bank, or one the context writes."""
 
     kind: str = memory_option(
-        "static: the paper's constant bank, gam.n_slots rows; slot: a gated bank of key and value "
-        "rows; raven: a large one, few rows of which a token writes; delta: the gated delta rule, "
-        "and with a recipe around it gdn, kda, gdn2, gam_delta; "
-        "phase: complex associations; scan: a gated average per channel (docs/memories.md compares "
-        "them)",
+        "static: constant bank of gam.n_slots rows, as in the paper; slot: gated bank of key and "
+        "value rows; raven: large bank of which a token writes few rows; delta: gated delta rule; "
+        "gdn, kda, gdn2, gam_delta: recipes around it; phase: complex associations; scan: gated "
+        "average per channel (docs/memories.md compares them)",
     )
     n_heads: int = _as_in("delta", "n_heads")
     n_slots: int = _as_in("slot", "n_slots")

@@ -1,6 +1,6 @@
-"""What a layer keeps for its backward pass, needs in it, computes and exchanges, from a trace.
+"""Memory, computation and exchanges of a layer in a training step, from a trace.
 
-The only place that knows how layers run on which device; :mod:`gam_scale.plan.trace` runs them.
+Only this module knows how layers run on which device; :mod:`gam_scale.plan.trace` runs them.
 """
 
 from collections.abc import Callable
@@ -21,18 +21,18 @@ from gam_scale.plan.trace import BlockTrace, Work, trace_block, trace_loss
 FP32 = 4
 
 _ROWS = 2
-"""Sequences that are traced: all that a layer holds grows with them alike."""
+"""Sequences that are traced; activations and work are proportional to their number."""
 
 _SEGMENTS = 4
-"""Segments that are traced at most: past a few, each adds as much as the one before."""
+"""Most segments that are traced; past a few, each adds as much as the one before."""
 
 
 class Setting(NamedTuple):
-    """How layers run, as far as memory, FLOPs and exchanges depend on it."""
+    """How layers run, as far as their memory, FLOPs and exchanges depend on it."""
 
     rows: int  # sequences of one micro-batch
-    length: int  # tokens of each on one rank
-    compute: int  # bytes of a matmul's inputs and outputs: 2 under autocast, else 4
+    length: int  # tokens of each sequence on one rank
+    compute: int  # bytes of a number that a matmul takes or gives: 2 under autocast, else 4
     recompute: Literal["none", "selective", "full"]
     compiled: bool
     on_cpu: bool
@@ -41,12 +41,12 @@ class Setting(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Of one micro-batch on one rank."""
+        """Tokens of one micro-batch on one rank."""
         return self.rows * self.length
 
 
 def setting(config: RunConfig, rows: int) -> Setting:
-    """The setting of a run whose micro-batches have ``rows`` sequences on each rank."""
+    """Return the setting of a run whose micro-batches have ``rows`` sequences on each rank."""
     return Setting(
         rows=rows,
         length=config.data.seq_len // config.parallel.context,
@@ -60,14 +60,14 @@ def setting(config: RunConfig, rows: int) -> Setting:
 
 
 def work(model: ModelConfig, one: MixerConfig, run: Setting) -> Work:
-    """What one layer computes and exchanges in a micro-batch; compiled, that is the same."""
+    """Return what one layer computes and exchanges in a micro-batch, compiled or not."""
     return layer(model, one, run._replace(compiled=False)).work
 
 
 def layer(model: ModelConfig, one: MixerConfig, run: Setting) -> BlockTrace:
-    """One layer's figures for a micro-batch, whatever else is in memory.
+    """Return the trace of one layer for a micro-batch.
 
-    What a compiled one computes and exchanges is not in them: see :func:`work`.
+    The trace of a compiled layer lacks what it computes and exchanges: see :func:`work`.
     """
     traced = run._replace(rows=_ROWS)
     segment = _segment(run)
@@ -75,7 +75,7 @@ def layer(model: ModelConfig, one: MixerConfig, run: Setting) -> BlockTrace:
     if segments(one, run) <= _SEGMENTS:
         block = _traced(model, one, traced)
     else:
-        # Whole segments, then the same remainder as the whole length has.
+        # Trace some whole segments and the remainder of the full length; extrapolate the others.
         length = most + run.length % segment
         longer = _traced(model, one, traced._replace(length=length))
         shorter = _traced(model, one, traced._replace(length=length - segment))
@@ -90,7 +90,8 @@ def _traced(model: ModelConfig, one: MixerConfig, run: Setting) -> BlockTrace:
     model = replace(model, layers=[one], n_layers=1, vocab_size=1, max_seq_len=1)
     masks = 0.0
     if one.drops_weights and not run.on_cpu:
-        # CPU kernels that never hold the weights know no dropout; a GPU's do.
+        # Traces run CPU kernels, which have to hold attention weights to drop some; a GPU's need
+        # not. So trace without dropout, and add the masks of the layer's other two dropouts.
         masks = 2.0 * run.tokens * model.d_model if model.dropout else 0.0
         model = replace(model, dropout=0.0)
     return _known(model, run).keeping(masks)
@@ -112,7 +113,7 @@ def _known(model: ModelConfig, run: Setting) -> BlockTrace:
 
 
 def _build(model: ModelConfig, run: Setting, backend: Callable[..., Any]) -> nn.Module:
-    """A layer as it trains; the embedding that comes with it does not matter."""
+    """Build a layer as it is trained; the embedding that comes with it does not matter."""
     whole = LanguageModel(model)
     prepare_blocks(
         whole, run.recompute, compiled=run.compiled, backend=backend, segment=_segment(run)
@@ -121,16 +122,16 @@ def _build(model: ModelConfig, run: Setting, backend: Callable[..., Any]) -> nn.
 
 
 def segments(one: MixerConfig, run: Setting) -> int:
-    """Parts of a sequence that a layer takes one after another."""
+    """Return the number of parts of a sequence that a layer takes one after another."""
     if run.context > 1 or not one.by_pieces:
         return 1
     return -(-run.length // _segment(run))
 
 
 def loss(model: ModelConfig, run: Setting) -> float:
-    """Bytes that the loss takes beside the gradients it leaves and the head's bf16 copy.
+    """Return the bytes that the loss takes beside the gradients it leaves and the head's bf16 copy.
 
-    See :mod:`gam_scale.model.loss`: chunk by chunk, so that two of them show the peak.
+    :mod:`gam_scale.model.loss` works chunk by chunk, so that two chunks show the peak.
     """
     vocab, width = model.vocab_size, model.d_model
     rows = chunk_rows(run.tokens, vocab, "cpu" if run.on_cpu else "cuda")
@@ -139,7 +140,7 @@ def loss(model: ModelConfig, run: Setting) -> float:
     peak = trace_loss(tokens, vocab, width, rows, bf16=run.compute != FP32, softcap=cap)
     if run.compute != FP32:
         peak -= vocab * width * run.compute
-        # The log-softmax of bf16 logits goes by way of an fp32 copy on a CPU only.
+        # The log-softmax of bf16 logits makes an fp32 copy on a CPU only.
         peak -= 0 if run.on_cpu or cap else rows * vocab * FP32
     return peak - tokens * width * FP32 - vocab * width * FP32
 

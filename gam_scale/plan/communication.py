@@ -17,8 +17,8 @@ class Collective:
 
     op: Operation
     what: Literal["gradients", "parameters", "sequences", "matrices"]
-    # Of whole tensors, before scattering or after gathering; of what all ranks have for others; or
-    # of what is shifted.
+    # Of whole tensors, before scattering or after gathering; in an all-to-all, of all ranks'
+    # tensors together; in a shift, of what one rank passes on.
     bytes: float
     ranks: int  # in each group
     stride: int = 1  # from one rank of a group to the next
@@ -27,9 +27,9 @@ class Collective:
     def sent(self) -> float:
         """Bytes that each rank sends in a ring: (n - 1) / n of the tensor, all-reduce twice that.
 
-        That is the least any algorithm needs when links are all alike; a tree sends as much. Where
-        all send to all, each has 1 / n of the tensors, and keeps 1 / n of that. A shift goes from
-        each rank to the next, and from the last one nowhere.
+        No algorithm needs less when all links are alike; a tree sends as much. In an all-to-all
+        each rank has 1 / n of the tensors, and keeps 1 / n of its part. In a shift each rank sends
+        to the next one, and the last rank to none.
         """
         if self.op == "all_to_all":
             return self.bytes * (self.ranks - 1) / self.ranks**2
@@ -38,25 +38,25 @@ class Collective:
         return _PASSES[self.op] * self.bytes * (self.ranks - 1) / self.ranks
 
     def stays_in_node(self, gpus_per_node: int) -> bool:
-        """Whether no group reaches beyond a node, ranks being numbered node by node."""
+        """Return whether every group lies within a node, ranks being numbered node by node."""
         return gpus_per_node % (self.ranks * self.stride) == 0
 
 
 def collectives(job: Job) -> list[Collective]:
-    """All that a step exchanges, a few numbers for norms and losses left out.
+    """Return all exchanges of a step, except for the few numbers of norms and losses.
 
-    Stages 1 and 2 reduce each part of a bucket to the rank that owns it, which sends what a
-    reduce-scatter does; whole buckets to all ranks with ``use_multi_rank_bucket_allreduce``.
+    ZeRO stages 1 and 2 reduce whole buckets to all ranks with ``use_multi_rank_bucket_allreduce``,
+    otherwise each part of a bucket to its owner, which sends as much as a reduce-scatter.
     """
     exchanges = [*_COLLECTIVES[job.engine](job), *_sequences(job), _matrices(job)]
     return [c for c in exchanges if c.ranks > 1 and c.bytes]
 
 
 def _sequences(job: Job) -> Iterator[Collective]:
-    """What the ranks of one sequence exchange inside the blocks, which wait for it.
+    """Yield what the ranks of one sequence exchange inside the blocks, which wait for it.
 
-    Convolutions shift their last tokens, memories gather one folded state of each rank, attention
-    gathers keys and values; their gradients go the other way.
+    Convolutions shift their last tokens, memories gather one folded state from each rank, and
+    attention gathers keys and values; the gradients of all these go the other way.
     """
     ranks = job.config.parallel.context
     if ranks == 1:
@@ -68,14 +68,14 @@ def _sequences(job: Job) -> Iterator[Collective]:
 
 
 def _matrices(job: Job) -> Collective:
-    """Gradients of matrices go to those that step them whole, what comes of them back."""
+    """Return the exchange of matrices that one rank steps whole: parts go there, updates back."""
     return Collective(
         "all_to_all", "matrices", job.update.sent, job.axes.holders if job.cuts else 1
     )
 
 
 def overlaps(job: Job) -> bool:
-    """Whether the engine is assumed to hide communication behind the blocks' computation."""
+    """Return whether the engine is assumed to hide communication behind the blocks' computation."""
     return job.engine in ("zero2", "zero3", "fsdp")
 
 
@@ -84,7 +84,7 @@ def _plain(job: Job) -> Iterator[Collective]:
 
 
 def _zero_1(job: Job) -> Iterator[Collective]:
-    """Gradients once a step; stage 2 after every micro-batch. Updated parameters once."""
+    """Yield gradients, once a step, in stage 2 once a micro-batch; updated parameters once."""
     times = job.micro_batches if job.engine == "zero2" else 1
     whole_buckets = job.zero_option("use_multi_rank_bucket_allreduce", True)
     op: Operation = "all_reduce" if whole_buckets else "reduce_scatter"
@@ -93,7 +93,7 @@ def _zero_1(job: Job) -> Iterator[Collective]:
 
 
 def _zero_3(job: Job) -> Iterator[Collective]:
-    """Every micro-batch gathers each parameter twice, or once where it stays until backward.
+    """Yield parameters, gathered twice a micro-batch or once if they stay till backward; gradients.
 
     Parameters up to a size are never freed: they are gathered once a step, after their update.
     """
@@ -110,17 +110,20 @@ def _zero_3(job: Job) -> Iterator[Collective]:
 
 
 def _gradients(job: Job) -> float:
-    """Bytes of one exchange of all gradients by stages 1 to 3."""
+    """Return the bytes of one exchange of all gradients in ZeRO stages 1 to 3."""
     weights = job.weights
     low = weights.of_modules(job.low_precision_modules)
     return weights.total * FP32 - low * (FP32 - job.compute_bytes)
 
 
 def _fsdp(job: Job) -> Iterator[Collective]:
-    """Rows are padded to a multiple of the group, which counts when ranks outnumber them."""
+    """Yield FSDP2's exchanges, with each parameter's rows padded to a multiple of the ranks.
+
+    The padding matters where there are more ranks than rows.
+    """
     ranks, times = job.axes.holders, job.micro_batches
     padded = job.weights.row_shard(ranks) * ranks
-    # The last block, the embeddings and the norm stay from the forward pass to the backward pass.
+    # The last block, the embeddings and the norm stay gathered until the backward pass.
     whole, once = job.weights.gathered_bytes(ranks, job.compute_bytes)
     parameters = 2 * whole - once if job.config.parallel.reshard_after_forward else whole
     yield Collective("all_gather", "parameters", parameters * times, ranks)

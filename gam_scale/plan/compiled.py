@@ -1,8 +1,8 @@
-"""Memory of a compiled block: its graphs as torch cuts them, and inductor's peak by a factor.
+"""Memory of a compiled block, from its graphs as torch cuts them and a factor for inductor's peak.
 
-The graphs, and so what one keeps for the other, are those that the compiler would get. What the
-backward graph needs beside that depends on which of its values inductor writes to memory; how much
-that came to on a fake H100, for each kind of layer, is in gpu_blocks.json.
+The graphs are those that the compiler would get, and so is what the forward graph keeps for the
+backward graph. What the backward graph needs beyond that depends on which of its values inductor
+writes to memory: gpu_blocks.json has the amount on a fake H100 for each kind of layer.
 """
 
 import copy
@@ -25,20 +25,20 @@ def compiler(
     is_weight: Callable[[torch.Size], bool],
     factor: float,
 ) -> Callable[..., Any]:
-    """A backend for torch.compile whose graphs are handed to ``run`` at each call.
+    """Make a backend for torch.compile that hands each graph to ``run`` whenever it is called.
 
     Args:
-        run: takes a graph and its inputs, gives its outputs.
-        is_weight: whether weights have that shape.
-        factor: the most that a backward graph holds of activations, the block's input aside, over
-            what the forward graph would keep for it if nothing were recomputed.
+        run: takes a graph and its inputs, and returns its outputs.
+        is_weight: returns whether a shape is that of some weights.
+        factor: peak of a backward graph's activations without the block's input, divided by what
+            the forward graph would keep for it if nothing were recomputed.
     """
     most = 0.0
 
     def partition(joint: fx.GraphModule, inputs: Any, **options: Any) -> Any:
         nonlocal most
         cut = partial(min_cut_rematerialization_partition, compiler="inductor")
-        with warnings.catch_warnings():  # torch's trees of arguments warn of themselves in a copy
+        with warnings.catch_warnings():  # a copy of torch's argument trees warns
             warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
             whole = copy.deepcopy(joint)
         for node in whole.graph.nodes:
@@ -55,10 +55,10 @@ def compiler(
 
         def call(args: list[Any]) -> list[Any]:
             taken = list(args)
-            args.clear()  # as compiled code does: saved tensors go when they were read
+            args.clear()  # as compiled code does, which frees saved tensors once they are read
             return run(graph, taken)
 
-        call._boxed_call = True  # type: ignore[attr-defined]  # so torch marks such a function
+        call._boxed_call = True  # type: ignore[attr-defined]  # torch's mark of such a function
         return call
 
     return aot_autograd(
@@ -74,13 +74,12 @@ class GraphMemory:
 
     Args:
         module: the graph.
-        is_weight: whether weights have that shape.
-        most: bytes of activations at its fullest moment, the block's input and what operators take
-            for themselves aside.
+        is_weight: returns whether a shape is that of some weights.
+        most: peak bytes of activations, without the block's input and operators' workspace.
 
     Attributes:
-        activations: bytes at that moment beside the graph's inputs.
-        gradients: bytes of weights' gradients.
+        activations: peak bytes of activations beside the graph's inputs, with workspace.
+        gradients: bytes of the weights' gradients that the graph makes.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class GraphMemory:
         self.gradients = sum(_bytes(n) for n in made if _is_like(n, is_weight))
 
     def outputs(self, args: list[Any]) -> list[Any]:
-        """Tensors without data in the place of what the graph returns."""
+        """Return tensors without data in place of the graph's results, for the inputs ``args``."""
         given = dict(zip(self.inputs, args, strict=True))
         made: dict[fx.Node, Tensor] = {}
         results = []
@@ -122,7 +121,10 @@ class GraphMemory:
         return results
 
     def copies(self, is_weight: Sequence[bool]) -> list[bool]:
-        """For each output, whether it is computed from weights alone: from inputs that are."""
+        """Return for each output whether it is a copy of weights, given which inputs are weights.
+
+        A copy is computed from weights alone and is no larger than they are.
+        """
         derived = {n for n, w in zip(self.inputs, is_weight, strict=True) if w}
         for node in self.nodes:
             inputs = node.all_input_nodes
@@ -137,7 +139,7 @@ def _inputs(module: fx.GraphModule) -> list[fx.Node]:
 
 
 def _base(node: fx.Node) -> fx.Node:
-    """What a view is a view of."""
+    """Return the node that a view, maybe of a view, is a view of; any other node itself."""
     while _is_view(node):
         node = node.all_input_nodes[0]
     return node
@@ -145,7 +147,7 @@ def _base(node: fx.Node) -> fx.Node:
 
 def _is_view(node: fx.Node) -> bool:
     if node.op == "call_function" and _is_item(node):
-        return _is_view(node.all_input_nodes[0])  # one of several views, as of queries and keys
+        return _is_view(node.all_input_nodes[0])  # one of several views, such as queries and keys
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return False
     returns = node.target._schema.returns
@@ -159,13 +161,13 @@ def _is_item(node: fx.Node) -> bool:
 
 
 def _is_like(node: fx.Node, is_weight: Callable[[torch.Size], bool]) -> bool:
-    """Whether a value has the shape of weights, maybe transposed."""
+    """Return whether a value has the shape of some weights, or that shape transposed."""
     value = node.meta["val"]
     return isinstance(value, Tensor) and (is_weight(value.shape) or is_weight(value.shape[::-1]))
 
 
 def _workspace(node: fx.Node) -> float:
-    """Bytes that an operator takes while it runs, results that are taken apart included."""
+    """Return the bytes that an operator takes while it runs, with its results if it has several."""
     if node.target not in WORKSPACE:
         return 0.0
     value = node.meta["val"]
@@ -175,7 +177,7 @@ def _workspace(node: fx.Node) -> float:
 
 
 def _bytes(node: fx.Node) -> float:
-    """Of a value; what gives several is counted where each is taken."""
+    """Return a node's bytes; 0 for several values, which count at the nodes that pick one each."""
     value = node.meta.get("val")
     return float(value.nbytes) if isinstance(value, Tensor) else 0.0
 

@@ -41,20 +41,20 @@ class Estimate:
 
     @property
     def tokens(self) -> int:
-        """Of one step over all ranks."""
+        """Tokens of one step over all ranks."""
         return self.job.config.train.global_batch_size * self.job.config.data.seq_len
 
     @cached_property
     def flops(self) -> float:
-        """Of one step over all ranks: three times the forward pass, nothing recomputed."""
+        """FLOPs of one step over all ranks: three times the forward pass, nothing recomputed."""
         forward = self.job.weights.model.flops_per_token(self.job.config.data.seq_len)
         return 3 * forward * self.tokens
 
     @cached_property
     def extra_flops(self) -> float:
-        """Of one step over all ranks, on top of :attr:`flops`.
+        """FLOPs of one step over all ranks beyond :attr:`flops`.
 
-        What is recomputed, and what a written memory's chunks compute beyond its recurrence.
+        They are recomputation, and what a written memory's chunks compute beyond its recurrence.
         """
         model, length = self.job.config.model, self.job.config.data.seq_len
         run = setting(self.job.config, self.job.config.train.global_batch_size)
@@ -70,9 +70,9 @@ class Estimate:
 
     @cached_property
     def fp32_flops(self) -> float:
-        """Of a bf16 step over all ranks, those that autocast leaves to fp32.
+        """FLOPs of one step over all ranks that autocast to bf16 leaves in fp32; 0 in an fp32 run.
 
-        Products of written memories, and of Mamba's step sizes.
+        They are the products of written memories, and of Mamba's step sizes.
         """
         config = self.job.config
         if config.train.precision == "fp32":
@@ -82,7 +82,7 @@ class Estimate:
 
     @cached_property
     def computing(self) -> timing.Seconds:
-        """Of a step on the rank with most sequences."""
+        """Seconds that the rank with most sequences computes in a step, by what limits them."""
         job, total = self.job, timing.Seconds()
         model, run = job.config.model, setting(job.config, job.micro_rows)
         for layer, n in Counter(model.stack()).items():
@@ -96,12 +96,12 @@ class Estimate:
 
     @property
     def compute_seconds(self) -> float:
-        """All of :attr:`computing`, one after another."""
+        """Sum of :attr:`computing`: nothing is assumed to run side by side."""
         return self.computing.total
 
     @property
     def communication_seconds(self) -> float:
-        """Each collective at the rate of the slowest link it crosses, one after another."""
+        """Sum over all collectives, each at the rate of the slowest link that it crosses."""
         return sum(map(self._seconds, self.collectives))
 
     def _seconds(self, collective: Collective) -> float:
@@ -110,15 +110,15 @@ class Estimate:
 
     @property
     def sent_bytes(self) -> float:
-        """By each rank in one step."""
+        """Bytes that each rank sends in one step."""
         return sum(c.sent for c in self.collectives)
 
     @property
     def step_seconds(self) -> float:
         """The longer of computing and communicating where they overlap, else their sum.
 
-        A layer waits for what the ranks of a sequence exchange in it, and the optimizer for
-        matrices that it steps whole: that overlaps with nothing.
+        Two exchanges overlap with nothing, since something waits for them: a layer for those among
+        the ranks of a sequence, the optimizer for those of matrices that it steps whole.
         """
         alone = ("sequences", "matrices")
         waited = sum(self._seconds(c) for c in self.collectives if c.what in alone)
@@ -136,18 +136,19 @@ class Estimate:
 
 
 def engines(job: Job, gpu: Gpu, share: float) -> list[Estimate]:
-    """Every engine and stage with the job's own batches and recomputation.
+    """Return estimates for every engine and stage, with the job's own batches and recomputation.
 
-    An engine that the job's raw DeepSpeed options rule out is left out.
+    Engines that the job's raw DeepSpeed options rule out are left out.
     """
     return [Estimate(label, job, gpu, share) for label, job in _variants(job)]
 
 
 def cheapest(job: Job, gpu: Gpu, share: float) -> Estimate:
-    """Of all engines, recomputations and micro-batches, the fewest GPU-seconds per token.
+    """Return the estimate with the fewest GPU-seconds per token that fits in memory.
 
-    Ties, frequent among engines that hide their communication, go to less recomputation, less
-    traffic and larger micro-batches. If nothing fits, what comes nearest to fitting.
+    All engines, recomputations and micro-batches are compared. Ties, frequent among engines that
+    hide their communication, go to less recomputation, less traffic and larger micro-batches. If
+    nothing fits, the estimate that comes nearest to fitting is returned.
     """
     every = [
         Estimate(label, variant.having(train=train), gpu, share)

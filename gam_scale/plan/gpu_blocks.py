@@ -1,7 +1,7 @@
-"""What a fake H100 was scheduled: gpu_blocks.json, which ``python -m benchmarks.fake_cuda`` makes.
+"""Figures of layers scheduled for a fake H100: gpu_blocks.json, from ``benchmarks.fake_cuda``.
 
-It has a layer of each kind, by default settings, in the place of the layers of gam_1b and ctx16k,
-and a few others, which show how good a plan of other layers is.
+The file has a layer of each kind with default settings, in place of the layers of gam_1b and
+ctx16k, and some others, which show how good plans of other layers are.
 """
 
 from functools import cache
@@ -13,15 +13,15 @@ from gam_scale.model.parts import MixerConfig
 from gam_scale.strict import read_json
 
 CONFIG = "gam_1b"
-"""Whose layers stand for those of all sizes."""
+"""Config whose layers stand for layers of all sizes."""
 
 TOKENS = 4096
-"""Of its sequences."""
+"""Length of its sequences."""
 
 
 @cache
 def rows() -> list[dict[str, Any]]:
-    """All that the file has."""
+    """Return all rows of the file."""
     return read_json(Path(__file__).with_name("gpu_blocks.json"))["rows"]
 
 
@@ -32,7 +32,7 @@ def row(
     precision: str = "bf16",
     config: str = CONFIG,
 ) -> dict[str, Any]:
-    """Figures of one layer in its portable form; bytes are per token."""
+    """Return the figures of one layer in its portable form; bytes are per token."""
     wanted = (config, kind, recompute, compiled, precision, "portable")
     keys = ("config", "kind", "recompute", "compiled", "precision", "implementation")
     (only,) = (each for each in rows() if tuple(each[key] for key in keys) == wanted)
@@ -40,7 +40,7 @@ def row(
 
 
 def model(kind: str) -> ModelConfig:
-    """The layer of :data:`CONFIG` that was measured."""
+    """Return a model of the one layer of a kind that was measured in :data:`CONFIG`."""
     return ModelConfig(
         layers=[kind],
         n_layers=1,
@@ -54,12 +54,12 @@ def model(kind: str) -> ModelConfig:
 
 
 def peak_factor(model: ModelConfig, one: MixerConfig, recompute: str) -> float:
-    """See :func:`gam_scale.plan.compiled.compiler`; of the config whose heads are most alike.
+    """Return the ``factor`` of :func:`gam_scale.plan.compiled.compiler` for a layer.
 
-    A head's matrices are square, what it reads and writes is not: at a width of 64 they are a
-    smaller part of what is kept than at 128.
+    It is that of the config with more similar heads: a head's matrices are square, what it reads
+    and writes is not, so they are a smaller part of what is kept at a width of 64 than at 128.
     """
     config = "ctx16k" if one.head_width(model.shape) < 96 else CONFIG
     here, none = (row(one.measured_as, mode, config=config) for mode in (recompute, "none"))
-    # Of one segment, of as many as there are graphs; what is kept is of all.
+    # The peak is of one segment, of as many as there are graphs; what is kept is of all segments.
     return here["graphs"] * here["peak"] / none["kept"]

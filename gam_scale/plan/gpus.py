@@ -1,4 +1,4 @@
-"""What a GPU, or this machine's CPU, holds, computes and exchanges: the figures behind a plan."""
+"""Memory, rates and links of GPUs and of this machine's CPU: the figures behind a plan."""
 
 import os
 import re
@@ -16,14 +16,14 @@ class Gpu:
     """One kind of GPU and the network that its nodes usually have."""
 
     name: str
-    peaks: dict[Precision, float]  # dense matmul FLOP/s; a precision without units is not there
+    peaks: dict[Precision, float]  # dense matmul FLOP/s, only of precisions that it has units for
     memory_bytes: float
     link_bytes: float  # per second and direction, between the GPUs of one node
     network_bits: float  # per second and GPU, between nodes
-    memory_rate: float | None  # bytes per second to and from its memory; None: not counted
+    memory_rate: float | None  # bytes per second to and from its memory; None: time not counted
 
     def peak_flops(self, precision: Precision) -> float:
-        """Dense matmul FLOP/s.
+        """Return the dense matmul FLOP/s of a precision.
 
         Raises:
             UserError: the GPU has no units for that precision, or its rate was not given.
@@ -44,16 +44,16 @@ class Gpu:
 _PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 _GIB, _GB, _GBIT, _TFLOPS = 2.0**30, 1e9, 1e9, 1e12
 
-# GiB, GB/s to its memory, GB/s between the GPUs of a node, Gb/s between nodes; rates are in
-# gam_scale.hardware.data_sheets, by the name that torch has for the GPU. Memory, its rate and links
-# from NVIDIA's product data sheets ("HGX B200", "H100 Tensor Core GPU", "H200", "A100", "L40S",
-# "L4", "T4", "V100", "GeForce RTX 4090"; of the last, the whitepaper "Ada" has the rate). A sheet's
-# GB of device memory are GiB; its link figure adds up both directions, of which a ring uses each
-# once, so it is halved here: B200 1,800 GB/s of NVLink, H100 and H200 900, A100 600, V100 SXM2 300.
-# L40S, L4 and RTX 4090 have PCIe 4.0 x16 (64 GB/s), T4 has PCIe 3.0 x16 (32 GB/s). Networks are
-# assumptions, one adapter a GPU as in NVIDIA's own DGX: NDR InfiniBand (400 Gb/s) beside B200, H100
-# and H200, HDR (200 Gb/s) beside A100, EDR (100 Gb/s) beside V100, where four adapters served eight
-# GPUs: 50 each; 100 Gb/s Ethernet for cards without NVLink, 25 beside the small L4 and T4.
+# By name: torch's name for the GPU, by which gam_scale.hardware.data_sheets has its FLOP/s; GiB of
+# memory; GB/s to memory; GB/s between GPUs of a node; Gb/s between nodes. Memory, its rate and the
+# links are from NVIDIA's product data sheets ("HGX B200", "H100 Tensor Core GPU", "H200", "A100",
+# "L40S", "L4", "T4", "V100", "GeForce RTX 4090", whose memory rate is in the whitepaper "Ada"). A
+# sheet's GB of device memory are GiB. Its link figure adds up both directions, of which a ring uses
+# each once, so it is halved here: B200 1,800 GB/s of NVLink, H100, H200 900, A100 600, V100 SXM2
+# 300; L40S, L4 and RTX 4090 have PCIe 4.0 x16 (64 GB/s), T4 has PCIe 3.0 x16 (32 GB/s). Networks
+# are assumptions, one adapter a GPU as in NVIDIA's own DGX: NDR InfiniBand (400 Gb/s) beside B200,
+# H100 and H200, HDR (200 Gb/s) beside A100; beside V100 EDR (100 Gb/s), where four adapters served
+# eight GPUs, so 50 each; 100 Gb/s Ethernet for cards without NVLink, 25 for the small L4 and T4.
 _GPUS = {
     "b200": ("NVIDIA B200", 180, 8000, 900, 400),
     "h200": ("NVIDIA H200", 141, 4800, 450, 400),
@@ -69,7 +69,7 @@ _GPUS = {
 }
 KNOWN = ", ".join(_GPUS)
 
-# What may be given of a GPU that is not in the table: its unit, and whether it must be.
+# Figures that may be given of a GPU that is not in the table: unit, and whether it is required.
 _GIVEN = {
     "memory": (_GIB, True),
     "bandwidth": (_GB, True),
@@ -82,10 +82,10 @@ GIVEN = "memory=GiB,bandwidth=GB/s,bf16=TFLOP/s,fp32=TFLOP/s,link=GB/s,network=G
 
 
 def find_gpu(name: str) -> Gpu:
-    """The GPU of that name.
+    """Return the GPU of that name.
 
     Raises:
-        UserError: it is not in the table.
+        UserError: the table has no such name.
     """
     if name.lower() not in _GPUS:
         raise UserError(
@@ -99,9 +99,9 @@ def find_gpu(name: str) -> Gpu:
 
 
 def given_gpu(text: str) -> Gpu:
-    """A GPU by its figures: ``memory=96,bandwidth=3000,bf16=900,fp32=60,link=450,network=400``.
+    """Parse figures of a GPU: ``memory=96,bandwidth=3000,bf16=900,fp32=60,link=450,network=400``.
 
-    A link that is not given is PCIe 4.0 x16's 32 GB/s, a network 100 Gb/s.
+    The link is 32 GB/s (PCIe 4.0 x16) and the network 100 Gb/s if they are not given.
 
     Raises:
         UserError: a figure is unknown, missing, or no number above 0.
@@ -121,12 +121,12 @@ def given_gpu(text: str) -> Gpu:
 
 
 def this_cpu(ranks: int, precision: Precision) -> Gpu:
-    """This machine's CPU as one of ``ranks`` sees it: its share of cores and memory.
+    """Return one rank's share, of ``ranks``, of this machine's CPU and memory.
 
-    Rates of products are measured now; what its memory moves is not counted. What ranks exchange
-    goes through memory, at an assumed 2 GB/s, and between machines at an assumed 10 Gb/s.
+    The call measures rates of products; time for memory traffic is not counted. Ranks are assumed
+    to exchange through memory at 2 GB/s, and between machines at 10 Gb/s.
     """
-    # Only to measure takes torch, whose import costs seconds that reports need not wait.
+    # Imported only to measure: it imports torch, which takes seconds that reports need not wait.
     from gam_scale.hardware.peak import device_peak_flops
 
     peaks: dict[Precision, float] = {

@@ -29,7 +29,7 @@ class Job:
 
     @classmethod
     def of(cls, config: RunConfig, nodes: int, gpus_per_node: int) -> "Job":
-        """The job of a complete config.
+        """Make the job of a complete config.
 
         Raises:
             UserError: no rank, an unknown vocabulary, or sharding over ranks that do not divide.
@@ -59,50 +59,50 @@ class Job:
 
     @property
     def cuts(self) -> bool:
-        """Whether the engine cuts what the optimizer steps, be it among one rank."""
+        """Whether the engine cuts the parameters that the optimizer steps, even over one rank."""
         return self.engine not in ("torch", "zero0")
 
     @cached_property
     def update(self) -> Update:
-        """What the optimizer does."""
+        """What the optimizer's step keeps, computes and sends."""
         groups = parameter_groups(self.weights.model, self.config)
         return Update.of(groups, self.axes.holders if self.cuts else 1)
 
     @property
     def axes(self) -> Axes:
-        """The grid of its ranks."""
+        """The grid of the job's ranks."""
         return Axes.of(self.config.parallel, self.world_size)
 
     @property
     def rows(self) -> int:
-        """Sequences a step on the rank that has most, or its part of them."""
+        """Sequences of a step on the rank that has most; if they are cut, it has a part of each."""
         return -(-self.config.train.global_batch_size // self.axes.readers)
 
     @property
     def micro_batches(self) -> int:
-        """Forward passes a step."""
+        """Micro-batches, and so forward passes, of a step."""
         return n_micro_batches(self.config.train, self.axes.readers)
 
     @property
     def micro_rows(self) -> int:
-        """Sequences of the largest micro-batch: rows are dealt out evenly."""
+        """Sequences of the largest micro-batch; :attr:`rows` are dealt out evenly."""
         return -(-self.rows // self.micro_batches)
 
     @property
     def compute_bytes(self) -> int:
-        """Of one number in a matmul."""
+        """Bytes of one number in a matmul."""
         return 2 if self.config.train.precision == "bf16" else 4
 
     @cached_property
     def deepspeed(self) -> dict[str, Any]:
         """DeepSpeed's own configuration of this run."""
-        # One block of each kind instead of all spares building a deep model's outline again.
+        # One block of each kind is enough, and spares building a deep model's outline again.
         model = self.config.model
         model = replace(model, n_layers=min(model.n_layers, len(model.pattern)))
         return engine_config(replace(self.config, model=model), self.axes.readers)
 
     def zero_option(self, name: str, default: int) -> int:
-        """An option of DeepSpeed's zero_optimization section, or what DeepSpeed takes for it."""
+        """Return an option of DeepSpeed's zero_optimization section, or DeepSpeed's ``default``."""
         value = self.deepspeed["zero_optimization"].get(name, default)
         if not isinstance(value, int | float):
             raise UserError(
@@ -117,23 +117,24 @@ class Job:
 
     @cached_property
     def reused_blocks(self) -> int:
-        """Blocks that stage 3 leaves gathered from their forward to their backward pass.
+        """Number of blocks that stage 3 leaves gathered from their forward to their backward pass.
 
-        DeepSpeed frees a parameter only if its next use lies ``stage3_max_reuse_distance`` (its
-        default a billion) parameters ahead; from a block that is twice the blocks behind it.
+        DeepSpeed frees a parameter only if its next use lies ``stage3_max_reuse_distance`` (default
+        a billion) parameters ahead. From a block's forward pass to its backward pass that distance
+        is twice the parameters of all later blocks.
         """
         limit = self.zero_option("stage3_max_reuse_distance", 10**9)
         behind = list(accumulate(reversed(self.weights.blocks[1:]), initial=0))
         return sum(2 * n < limit for n in behind)
 
     def layers(self, rows: int) -> list[BlockTrace]:
-        """What each layer holds for ``rows`` sequences on each rank."""
+        """Return the trace of each layer for ``rows`` sequences on each rank."""
         model, run = self.config.model, setting(self.config, rows)
         traces = {one: layer(model, one, run) for one in set(model.stack())}
         return [traces[one] for one in model.stack()]
 
     def work(self, rows: int) -> Work:
-        """What all layers compute and exchange for ``rows`` sequences, on each rank."""
+        """Return what all layers compute and exchange for ``rows`` sequences on each rank."""
         model, run = self.config.model, setting(self.config, rows)
         total = Work()
         for one in model.stack():
@@ -141,12 +142,12 @@ class Job:
         return total
 
     def having(self, **sections: Any) -> "Job":
-        """The same job with other settings: ``having(train={"recompute": "full"})``."""
+        """Return the same job with other settings: ``having(train={"recompute": "full"})``."""
         changed = {k: replace(getattr(self.config, k), **v) for k, v in sections.items()}
         return replace(self, config=replace(self.config, **changed))
 
     def running(self, engine: str, **options: Any) -> "Job":
-        """The same job under another engine; options that only other engines have are reset."""
+        """Return the same job under another engine; options that this engine lacks are reset."""
         parallel = self.config.parallel
         defaults = ParallelConfig()
         stage = int(engine[4:]) if engine.startswith("zero") else defaults.zero_stage

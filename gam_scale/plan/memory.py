@@ -12,13 +12,13 @@ from gam_scale.plan.trace import BlockTrace
 class Memory:
     """Bytes of one rank at one moment."""
 
-    parameters: float = 0  # what the rank stores, not what it gathers
+    parameters: float = 0  # that the rank stores; gathered ones are buffers
     gradients: float = 0
-    optimizer: float = 0  # what it keeps, such as Adam's moments
+    optimizer: float = 0  # states that the optimizer keeps, such as Adam's moments
     activations: float = 0  # kept tensors and the working space of one block's backward pass
-    logits: float = 0  # of the loss's chunks of tokens, and what comes from them
+    logits: float = 0  # of the loss's chunks of tokens, and what is computed from them
     buffers: float = 0  # gathered parameters, bf16 copies, buckets of collectives
-    moment: str = ""  # when: in the loss, in the first or last block's backward pass, ...
+    moment: str = ""  # "loss", "backward pass of layer 0", ...
 
     @property
     def total(self) -> float:
@@ -29,36 +29,36 @@ CATEGORIES = [f.name for f in fields(Memory) if f.name != "moment"]
 
 
 def peak_memory(job: Job) -> Memory:
-    """The fullest moment of a training step, on the rank that holds most.
+    """Return the fullest moment of a training step, on the rank that holds most.
 
-    Which is in the loss, in the backward pass of a layer or at its end, or where gradients are
-    exchanged: as that pass goes on, activations shrink and gradients grow.
+    It is in the loss, in a layer's backward pass or at its end, or where gradients are exchanged:
+    as the backward pass goes on, activations shrink and gradients grow.
     """
     return max(_moments(job), key=lambda memory: memory.total)
 
 
 def updated_bytes(job: Job) -> float:
-    """Of the parameters that each rank updates; of those that are offloaded none."""
+    """Return the bytes of the parameters that each rank updates; offloaded ones do not count."""
     return _HOLDINGS[job.engine](job).updated
 
 
 def kept_bytes(job: Job) -> float:
-    """That the optimizer keeps on the rank's device."""
+    """Return the bytes that the optimizer keeps on the rank's device."""
     updated = updated_bytes(job)
     return job.update.kept(updated / (job.weights.total * FP32)) if updated else 0.0
 
 
 @dataclass(frozen=True)
 class _Holding:
-    """What an engine holds in one rank, in bytes."""
+    """What an engine holds on one rank's device, in bytes."""
 
     parameters: float
-    updated: float  # parameters that the rank updates, on the device
-    accumulated: float  # gradients there before the last micro-batch's backward pass
+    updated: float  # parameters that the rank updates
+    accumulated: float  # gradients that exist before the last micro-batch's backward pass
     left: float  # share of a block's gradients that stays after its backward pass
-    gathered: float  # parameters of other ranks, and what else is there during forward passes
-    bucket: float  # where gradients wait for their collective, during backward passes
-    exchange: Memory  # gradients and buffers while they are exchanged, at the step's end
+    gathered: float  # parameters from other ranks, and other buffers of the passes
+    bucket: float  # in which gradients wait for their collective, during backward passes
+    exchange: Memory  # gradients and buffers during the exchange at the step's end
 
 
 def _moments(job: Job) -> Iterator[Memory]:
@@ -67,7 +67,7 @@ def _moments(job: Job) -> Iterator[Memory]:
     layers = job.layers(job.micro_rows)
     head, mask = weights.head * FP32, _embedding_mask(job, run)
     stream = run.tokens * job.config.model.d_model * FP32
-    has_copies = job.engine != "fsdp"  # which gathers in bf16 to begin with
+    has_copies = job.engine != "fsdp"  # of weights in bf16, as which fsdp gathers them
     optimizer = kept_bytes(job)
 
     def moment(what: str, **bytes: float) -> Memory:
@@ -76,12 +76,12 @@ def _moments(job: Job) -> Iterator[Memory]:
     yield _loss(job, run, layers, held)
     kept = sum(layer.kept.activations for layer in layers)
     copies = sum(layer.kept.copies for layer in layers)
-    # The head's gradient is whole from the loss on: the embedding adds to it at the very end.
+    # The loss makes the head's whole gradient; the embedding adds to it at the very end.
     gradients = held.accumulated + head
     for i, (layer, size) in reversed(list(enumerate(zip(layers, weights.blocks, strict=True)))):
         bucket = held.bucket
         if i == len(layers) - 1 and job.engine == "fsdp":
-            # None to exchange until a block is done, and what that one kept is free again.
+            # The first block to go back has none waiting until its end, when what it kept is free.
             bucket = max(0.0, bucket - layer.kept.activations)
         kept -= layer.kept.activations
         copies -= layer.kept.copies
@@ -94,26 +94,29 @@ def _moments(job: Job) -> Iterator[Memory]:
         yield moment(
             f"end of layer {i}",
             gradients=gradients + size * FP32,
-            activations=kept + 2 * stream + mask,  # its input, and that one's gradient
+            activations=kept + 2 * stream + mask,  # 2: the layer's input, and its gradient
             buffers=held.gathered + held.bucket + has_copies * copies,
         )
         gradients += size * FP32 * held.left
     yield moment(
         "embedding's backward pass",
-        # Its gradient, beside the one that the head left.
+        # The embedding's gradient, beside the one that the head left.
         gradients=gradients + head,
         activations=stream,
         buffers=held.gathered + held.bucket,
     )
     yield moment("exchange", gradients=held.exchange.gradients, buffers=held.exchange.buffers)
     if job.cuts:
-        # Matrices that an owner steps whole: as they are sent, as they come, and joined.
+        # Three copies of the matrices that a rank steps whole: as sent, as received, and joined.
         whole = 3 * job.update.whole
         yield moment("update", gradients=held.exchange.gradients, buffers=whole)
 
 
 def _loss(job: Job, run: Setting, layers: list[BlockTrace], held: _Holding) -> Memory:
-    """The chunked loss, which makes the head's gradient: see :mod:`gam_scale.model.loss`."""
+    """Return the memory during the chunked loss, which makes the head's gradient.
+
+    See :mod:`gam_scale.model.loss`.
+    """
     weights, model = job.weights, job.config.model
     width = model.d_model
     buffers = held.gathered
@@ -125,7 +128,7 @@ def _loss(job: Job, run: Setting, layers: list[BlockTrace], held: _Holding) -> M
         held.parameters,
         gradients=held.accumulated + weights.head * FP32,
         optimizer=kept_bytes(job),
-        # Beside the layers': the final norm's input and output, and the output's gradient.
+        # Those of the layers; the final norm's input and output, and the output's gradient.
         activations=sum(layer.kept.activations for layer in layers)
         + 3 * run.tokens * width * FP32
         + _embedding_mask(job, run),
@@ -140,7 +143,8 @@ def _embedding_mask(job: Job, run: Setting) -> float:
 
 
 def _plain(job: Job) -> _Holding:
-    """Everything on every rank; gradients are summed in a flat copy (DeepSpeed: by buckets)."""
+    """Return what plain engines hold: all on every rank, and a flat copy (DeepSpeed: a bucket) in
+    which gradients are summed."""
     whole = job.weights.total * FP32
     bucket = whole if job.engine == "torch" else min(whole, _DEFAULT_BUCKET * FP32)
     flat = bucket if job.world_size > 1 else 0
@@ -151,14 +155,14 @@ def _plain(job: Job) -> _Holding:
 
 
 _DEFAULT_BUCKET = 500_000_000
-"""Elements of DeepSpeed's buckets where its options do not say."""
+"""Elements of DeepSpeed's buckets if its options give no size."""
 
 
 def _zero_1(job: Job) -> _Holding:
-    """Moments sharded; gradients exchanged through buckets."""
+    """Return what stage 1 holds: shards of optimizer states; gradients go through buckets."""
     whole, shard = job.weights.total * FP32, job.weights.total * FP32 / job.world_size
     bucket, flat = _buckets(job)
-    # A first bucket leaves the rank's own share behind, then a second is copied for its collective.
+    # Of two buckets, the first has left the rank's own share when the second is copied to be sent.
     copies = flat + shard if job.low_precision_modules else max(flat, shard)
     accumulated, left = (whole, 0) if job.micro_batches > 1 else (0, 1)
     exchange = Memory(gradients=whole, buffers=bucket + copies)
@@ -166,7 +170,7 @@ def _zero_1(job: Job) -> _Holding:
 
 
 def _zero_2(job: Job) -> _Holding:
-    """As stage 1, but a reduced gradient leaves only the rank's own share behind."""
+    """Return what stage 2 holds: as stage 1, but only the rank's own share of reduced gradients."""
     whole, shard = job.weights.total * FP32, job.weights.total * FP32 / job.world_size
     bucket, flat = _buckets(job)
     accumulated = shard if job.micro_batches > 1 else 0
@@ -177,11 +181,12 @@ def _zero_2(job: Job) -> _Holding:
 
 
 def _buckets(job: Job) -> tuple[float, float]:
-    """Bytes of DeepSpeed's buckets and of the copy that their largest collective works on.
+    """Return the bytes of DeepSpeed's buckets, and of the copy that the largest collective takes.
 
-    What is sent in bf16 has a bucket of its own, of fp32 numbers, and is copied once more to
-    convert it. What is too large for a bucket is copied alone: the head, never in bf16. In stage 3
-    a bucket is no buffer, but gradients that wait; few wait to be sent in fp32 then.
+    Gradients that are sent in bf16 have their own bucket, of fp32 numbers, and are copied once more
+    to be converted. A gradient that no bucket holds is copied alone: the head's, which is never
+    sent in bf16. In stage 3 a bucket is no buffer, but the gradients that wait themselves, few of
+    them to be sent in fp32 if others are sent in bf16.
     """
     bucket = job.zero_option("reduce_bucket_size", _DEFAULT_BUCKET) * FP32
     flat = min(max(bucket, job.weights.head * FP32), job.weights.total * FP32)
@@ -193,12 +198,12 @@ def _buckets(job: Job) -> tuple[float, float]:
 
 
 def _zero_3(job: Job) -> _Holding:
-    """Everything sharded; blocks gathered one ahead, and kept as far as DeepSpeed's reuse goes."""
+    """Return what stage 3 holds: shards of all; blocks gathered one ahead, or kept for reuse."""
     weights = job.weights
     shard = weights.total * FP32 / job.world_size
     bucket, flat = _buckets(job)
-    # Whatever it sends, DeepSpeed gathers into fp32. An eager block that recomputes nothing keeps
-    # views of its gathered weights, which freeing the parameter does not free.
+    # Whatever dtype it sends, DeepSpeed gathers into fp32. An eager block that recomputes nothing
+    # keeps views of its gathered weights: freeing the parameter does not free their memory.
     train = job.config.train
     keeps = train.recompute == "none" and train.compile == "off"
     blocks = len(weights.blocks) if keeps else job.reused_blocks + 2
@@ -215,12 +220,12 @@ def _offloaded(job: Job, size: float) -> float:
 
 
 def _fsdp(job: Job) -> _Holding:
-    """Everything sharded by rows; two blocks gathered at once, or all if they are not resharded."""
+    """Return what FSDP2 holds: shards by rows; two gathered blocks, or all if not resharded."""
     weights = job.weights
     shard = weights.row_shard(job.axes.holders) * FP32
     offloads = job.config.parallel.offload == "parameters"
     blocks = 2 if job.config.parallel.reshard_after_forward else len(weights.blocks)
-    # One is being copied out of its flat buffer.
+    # One block more is being copied out of its flat buffer.
     in_flight = weights.adjacent(blocks) + weights.adjacent(1)
     gathered = (weights.outside + in_flight) * job.compute_bytes
     if job.micro_batches > 1:

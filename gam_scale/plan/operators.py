@@ -1,6 +1,6 @@
-"""What operators of our own take, compute and send, of which torch sees inputs and outputs only.
+"""Memory, FLOPs and exchanges of our own operators, of which torch sees only inputs and outputs.
 
-An operator that is not in a table takes, computes or sends nothing that counts.
+An operator that is missing from a table takes, computes or sends nothing that counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from gam_scale.model.selective_steps import STEPS
 
 
 class Moved(NamedTuple):
-    """Bytes that operators read and write, each by itself, as nothing fuses them."""
+    """Bytes that operators read and write if each runs by itself, not fused with others."""
 
     products: float = 0.0  # matrix products
     others: float = 0.0
@@ -29,7 +29,7 @@ class Exchanged(NamedTuple):
 
     all_gather: float = 0.0
     reduce_scatter: float = 0.0
-    shift: float = 0.0  # from a rank that has another one on that side
+    shift: float = 0.0  # sent by a rank that has a neighbour on that side
 
 
 _OPS = torch.ops.gam_scale
@@ -40,21 +40,21 @@ EXCHANGES: _Table = {
     _OPS.context_scatter.default: lambda x, number: Exchanged(reduce_scatter=x.nbytes),
     _OPS.context_shift.default: lambda x, number, step: Exchanged(shift=x.nbytes),
 }
-"""By operator and from its arguments: an :class:`Exchanged`."""
+"""By operator, the function from its arguments to what it exchanges."""
 
 
 def _linear_scan_flops(decay: Tensor, write: Tensor, *_: Any) -> float:
-    """Each state is a decay, a factor or a matrix, of the one before, and a write."""
+    """Count a decay of the last state, by a factor or a matrix, and a write, for each state."""
     return 2.0 * write.numel() * decay.shape[-1]
 
 
 def _linear_scan_backward_flops(grads: Tensor, decay: Tensor, *_: Any) -> float:
-    """The same, of gradients. Products that give those of the decays are operators of torch."""
+    """Count the same scan of gradients; torch's own operators compute those of the decays."""
     return _linear_scan_flops(decay, grads[:, 1:])
 
 
 def _solve_flops(lower: Tensor, right: Tensor, *_: Any) -> float:
-    """Half of a square matrix of factors, each multiplied and added to every column."""
+    """Count half of a square matrix of factors, each multiplied and added for every column."""
     return float(right.numel() * lower.shape[-1])
 
 
@@ -64,11 +64,11 @@ FLOPS: _Table = {
     _OPS.linear_scan.default: _linear_scan_flops,
     _OPS.linear_scan_backward.default: _linear_scan_backward_flops,
 }
-"""By operator and from its arguments."""
+"""By operator, the function from its arguments to its FLOPs."""
 
 
 def _selective_scan_bytes(x: Tensor, *rest: Any) -> float:
-    """What each token writes, step sizes with resets, and two states."""
+    """Return the bytes of what each token writes, of step sizes with resets, and of two states."""
     initial, reset = rest[4], rest[5]
     return x.nbytes * (2 if reset is not None else 1) + 2.0 * initial.nbytes
 
@@ -76,7 +76,10 @@ def _selective_scan_bytes(x: Tensor, *rest: Any) -> float:
 def _selective_scan_backward_bytes(
     grad_y: Tensor, grad_final: Tensor, x: Tensor, *rest: Any
 ) -> float:
-    """As forward, and the states and decays of one chunk; fused, also gradients, of one piece."""
+    """Return the bytes of the forward pass, and of one chunk's states and decays.
+
+    Fused, only one piece of a chunk has those at a time, and their gradients.
+    """
     reset, chunk, fused = rest[4], rest[6], rest[7]
     states = (4 * STEPS + chunk // STEPS if fused else 2 * min(chunk, x.shape[1])) + 3
     return x.nbytes * (2 if reset is not None else 1) + float(states * grad_final.nbytes)
@@ -107,7 +110,7 @@ _WITHOUT_WORK = (
 def moved(
     func: torch._ops.OpOverload, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> Moved:
-    """What one operator reads and writes; a view, or an empty tensor, nothing."""
+    """Return what one operator reads and writes: nothing for a view or an empty tensor."""
     returns: Any = func._schema.returns
     alias = returns[0].alias_info if returns else None
     if func in _WITHOUT_WORK or (alias is not None and not alias.is_write):
@@ -117,7 +120,7 @@ def moved(
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Of an expanded tensor no more than there is."""
+    """Return a tensor's bytes, or its storage's, which are fewer for an expanded tensor."""
     return min(tensor.nbytes, tensor.untyped_storage().nbytes())
 
 
@@ -127,4 +130,4 @@ WORKSPACE: _Table = {
     _OPS.selective_scan.default: _selective_scan_bytes,
     _OPS.selective_scan_backward.default: _selective_scan_backward_bytes,
 }
-"""Bytes that an operator takes beside its inputs and outputs, from its arguments."""
+"""By operator, the function from its arguments to bytes it takes beside inputs and outputs."""

@@ -1,4 +1,4 @@
-"""The stages of a run, each planned as a run of its own."""
+"""Plans of a run's stages, each as a run of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,24 +18,24 @@ class StagePlan:
 
     @property
     def seconds(self) -> float:
-        """Of all its steps."""
+        """Seconds of all the stage's steps."""
         return self.stage.steps * self.estimate.step_seconds
 
 
 def stage_jobs(job: Job) -> list[Job]:
-    """The job of each stage; of a run without ``train.stages`` the job itself."""
+    """Return the job of each stage; for a run without ``train.stages`` the job itself."""
     if not job.config.train.stages:
         return [job]
     return [_at(job, stage) for stage in stages_of(job.config)]
 
 
 def fullest(jobs: Sequence[Job]) -> Job:
-    """That which takes most memory under its own engine: all of them have to fit."""
+    """Return the job that takes most memory under its own engine, since all of them must fit."""
     return max(jobs, key=lambda job: peak_memory(job).total) if len(jobs) > 1 else jobs[0]
 
 
 def stage_plans(job: Job, chosen: Estimate) -> list[StagePlan]:
-    """All stages of ``job`` under the engine and the recomputation of an estimate."""
+    """Plan all stages of ``job`` with the engine and the recomputation of the estimate."""
     parallel, recompute = chosen.job.config.parallel, chosen.job.config.train.recompute
     plans = []
     for stage, own in zip(stages_of(job.config), stage_jobs(job), strict=True):

@@ -1,4 +1,4 @@
-"""How long a layer computes: what it multiplies, moves and launches, each at its own rate.
+"""Time that layers, head and update compute: products, memory traffic, scans and launches.
 
 All shares and times below are assumptions about GPUs: none was measured on one.
 """
@@ -14,31 +14,31 @@ from gam_scale.plan.gpus import Gpu
 from gam_scale.plan.traffic import traffic
 
 MATMUL_SHARE = 0.65
-"""Of the data sheet's peak that matrix products of a model's sizes reach."""
+"""Share of the data sheet's peak that matrix products of a model's sizes reach."""
 
 MEMORY_SHARE = 0.8
-"""Of the data sheet's rate that kernels reach which do nothing but read and write."""
+"""Share of the data sheet's memory rate that kernels reach which only read and write."""
 
 SCAN_SHARE = 0.1
-"""Of the fp32 peak, in scans and triangular solves: step after step, with little beside it."""
+"""Share of the fp32 peak that scans and triangular solves reach, whose steps follow each other."""
 
 LAUNCH_S = 3e-6
-"""From the end of one kernel's work to the begin of the next one's."""
+"""Seconds from the end of one kernel's work to the start of the next kernel's."""
 
 _LOGIT_BYTES = 12.0
-"""Read and written for an entry of the logits: bf16, six passes of products and softmax over it."""
+"""Bytes read and written per entry of bf16 logits, in six passes of products and softmax."""
 
 _CAP_BYTES = 58.0
-"""Likewise for a cap, whose passes are in fp32: a copy of bf16 logits, three over it, the slope's
-two, and one over the gradient."""
+"""Bytes that a cap adds per entry of the logits, in fp32: a copy of the bf16 logits, three passes
+over the copy, two for the slope, and one over the gradient."""
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of computing, by what limits it."""
+    """Seconds of computing, by what limits it."""
 
-    products: float = 0.0  # matrix products and attention: their FLOPs, or their bytes if longer
-    memory: float = 0.0  # all else that reads and writes
+    products: float = 0.0  # of matrix products and attention: for FLOPs, or for bytes if longer
+    memory: float = 0.0  # of all other reads and writes
     scans: float = 0.0
     launches: float = 0.0
 
@@ -47,20 +47,20 @@ class Seconds:
         return sum(getattr(self, field.name) for field in fields(self))
 
     def plus(self, other: "Seconds", times: float = 1.0) -> "Seconds":
-        """This and ``times`` the other."""
+        """Return the sum of this and ``times`` the other."""
         return Seconds(
             *(getattr(self, f.name) + times * getattr(other, f.name) for f in fields(self))
         )
 
 
 def layer(model: ModelConfig, one: MixerConfig, run: Setting, gpu: Gpu, share: float) -> Seconds:
-    """One layer's forward and backward pass over a micro-batch.
+    """Estimate the time of one layer's forward and backward pass over a micro-batch.
 
     Args:
-        model: its sizes.
-        one: the layer, in the portable form.
+        model: gives the layer's sizes.
+        one: the layer, which runs in its portable form.
         run: how layers run.
-        gpu: with a ``memory_rate`` of None, FLOPs alone count.
+        gpu: if its ``memory_rate`` is None, only FLOPs count.
         share: see :data:`MATMUL_SHARE`.
     """
     done, precision = work(model, one, run), _precision(run)
@@ -83,11 +83,11 @@ def layer(model: ModelConfig, one: MixerConfig, run: Setting, gpu: Gpu, share: f
 def head(
     parameters: int, width: int, run: Setting, gpu: Gpu, share: float, *, capped: bool
 ) -> Seconds:
-    """The logits of a micro-batch, the loss and both passes of what makes them.
+    """Estimate the time of a micro-batch's logits and loss, forward and backward.
 
     Args:
-        parameters: of the head, vocabulary times width.
-        width: of the model.
+        parameters: number of the head's parameters, vocabulary times width.
+        width: the model's width.
         run, gpu, share: see :func:`layer`.
         capped: whether logits have a cap.
     """
@@ -103,12 +103,14 @@ def head(
 def update(
     updated: float, kept: float, flops: float, run: Setting, gpu: Gpu, share: float
 ) -> Seconds:
-    """Parameters and what the optimizer keeps of them read and written, gradients read; products.
+    """Estimate the time of the optimizer's step.
+
+    It reads and writes parameters and states, reads gradients, and makes matrix products.
 
     Args:
         updated: bytes of the parameters that this rank updates.
-        kept: bytes that the optimizer keeps of them.
-        flops: of its matrix products.
+        kept: bytes of the states that the optimizer keeps for them.
+        flops: FLOPs of the optimizer's matrix products.
         run, gpu, share: see :func:`layer`.
     """
     moved = (2 + 1) * updated + 2 * kept

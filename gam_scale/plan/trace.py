@@ -1,8 +1,8 @@
-"""Runs a block on tensors without data, and records what it holds, computes and sends.
+"""Run of a block on tensors without data, which records what the block holds, computes and sends.
 
-The block is the one that trains, wrapped as training wraps it, so that every kind of layer, way of
-recomputing and length in segments is covered by its own code. Nothing is computed: torch's fake
-tensors have shapes only.
+The block is the one that trains, wrapped as training wraps it, so that its own code accounts for
+every kind of layer, way of recomputing and number of segments. Nothing is computed: torch's fake
+tensors have only shapes.
 """
 
 import weakref
@@ -26,7 +26,7 @@ from gam_scale.plan.operators import EXCHANGES, FLOPS, WORKSPACE, Exchanged, Mov
 
 
 class Bytes(NamedTuple):
-    """Memory by what it is for."""
+    """Bytes of memory by what they are for."""
 
     activations: float = 0.0
     copies: float = 0.0  # of weights, in another precision or form
@@ -36,16 +36,16 @@ class Bytes(NamedTuple):
         return Bytes(*map(sum, zip(self, other, strict=True)))
 
     def scaled(self, rows: float) -> "Bytes":
-        """For ``rows`` times as many sequences."""
+        """Return the bytes for ``rows`` times as many sequences."""
         return self._replace(activations=self.activations * rows)
 
 
 class Work(NamedTuple):
     """What a block computes and exchanges in both passes, recomputation included."""
 
-    flops: float = 0.0  # of matrix products and attention, as torch's counter has them
-    scan_flops: float = 0.0  # of operators of our own, which that counter does not know
-    fp32_flops: float = 0.0  # of both, those on fp32 numbers
+    flops: float = 0.0  # of matrix products and attention, by torch's counter
+    scan_flops: float = 0.0  # of our own operators, which torch's counter does not know
+    fp32_flops: float = 0.0  # the part of both that is on fp32 numbers
     exchanged: Exchanged = Exchanged()
     moved: Moved = Moved()
 
@@ -54,15 +54,15 @@ class Work(NamedTuple):
 
 
 class BlockTrace(NamedTuple):
-    """What one forward and one backward pass of a block came to."""
+    """Memory and work of one forward and one backward pass of a block."""
 
-    kept: Bytes  # from its forward to its backward pass, its input included
+    kept: Bytes  # from the forward to the backward pass, the block's input included
     cached: float  # weights' copies that autocast keeps until the whole forward pass is done
-    peak: Bytes  # at the fullest moment of the backward pass, what was kept included
-    work: Work  # in an eager block
+    peak: Bytes  # at the fullest moment of the backward pass, ``kept`` included
+    work: Work  # complete only for an eager block
 
     def scaled(self, rows: float) -> "BlockTrace":
-        """For ``rows`` times as many sequences."""
+        """Return the trace for ``rows`` times as many sequences."""
         return BlockTrace(
             self.kept.scaled(rows),
             self.cached,
@@ -71,28 +71,28 @@ class BlockTrace(NamedTuple):
         )
 
     def extrapolated(self, shorter: "BlockTrace", times: float) -> "BlockTrace":
-        """The trace of a longer sequence: every figure grows linearly from segment to segment.
+        """Return the trace of a longer sequence; every figure grows linearly with the segments.
 
         Args:
-            shorter: the trace of a sequence that is one segment shorter than this one's.
-            times: segments by which the sequence asked for is longer than this one's.
+            shorter: the trace of a sequence one segment shorter than this trace's.
+            times: number of segments by which the longer sequence exceeds this trace's.
         """
         return _combined(lambda a, b: a + times * (a - b), self, shorter)
 
     def keeping(self, more: float) -> "BlockTrace":
-        """With so many bytes more from the forward to the backward pass."""
+        """Return the trace with ``more`` bytes kept from the forward to the backward pass."""
         return self._replace(kept=self.kept.plus(Bytes(more)), peak=self.peak.plus(Bytes(more)))
 
 
 def _combined(function: Callable[..., float], *tuples: Any) -> Any:
-    """``function`` of all numbers in named tuples of one kind."""
+    """Apply ``function`` to the numbers at each place in nested named tuples of one kind."""
     if not isinstance(tuples[0], tuple):
         return function(*tuples)
     return type(tuples[0])(*(_combined(function, *parts) for parts in zip(*tuples, strict=True)))
 
 
 class FakeContext:
-    """A rank among those that share a sequence, as far as shapes go."""
+    """One of the ranks that share a sequence, as far as shapes go."""
 
     def __init__(self, size: int) -> None:
         self.rank, self.size = 1, size
@@ -116,15 +116,15 @@ def trace_block(
     rotation: Rotation | None,
     factor: float = 1.0,
 ) -> BlockTrace:
-    """Run one block forward and backward.
+    """Run one block forward and backward, and return its trace.
 
     Args:
-        build: makes the block, prepared as it trains; takes the backend for torch.compile.
-        shape: (B, T, d) of its input, T being this rank's tokens.
-        bf16: under autocast.
-        documents: they restart within a sequence.
-        context: ranks that share each sequence.
-        rotation: what it turns queries and keys by.
+        build: makes the block, prepared as for training, given the backend for torch.compile.
+        shape: (B, T, d) of the block's input, T being this rank's tokens.
+        bf16: whether autocast to bf16 is on.
+        documents: whether documents start within a sequence.
+        context: number of ranks that share each sequence.
+        rotation: rotary rotation of queries and keys; None: none.
         factor: of a compiled block's peak, see :func:`gam_scale.plan.compiled.compiler`.
     """
     layout = _layout(*shape[:2], documents, context).turned(rotation)
@@ -156,7 +156,7 @@ def trace_block(
 
 
 def _layout(rows: int, length: int, documents: bool, context: int) -> Layout:
-    """Of the first of ``context`` ranks with ``length`` tokens of each row."""
+    """Return the layout of the first of ``context`` ranks, with ``length`` tokens of each row."""
     whole = Layout.stream(rows, context * length)
     if documents:
         whole = Layout.of(whole.positions.expand(rows, -1).contiguous())
@@ -167,9 +167,9 @@ def _layout(rows: int, length: int, documents: bool, context: int) -> Layout:
 def trace_loss(
     tokens: int, vocab: int, width: int, rows: int, *, bf16: bool, softcap: float = 0.0
 ) -> float:
-    """Peak bytes of the loss, the gradients that it leaves behind included, its inputs not.
+    """Return the peak bytes of the loss, with the gradients that it leaves, without its inputs.
 
-    ``rows`` of the tokens are taken at a time; ``softcap`` is the logits'.
+    The loss takes ``rows`` tokens at a time; ``softcap`` bounds the logits, 0: unbounded.
     """
     recorder = Recorder()
     with FakeTensorMode():
@@ -184,7 +184,7 @@ def trace_loss(
 
 
 class _Source(torch.autograd.Function):
-    """A block's input, which nothing but the block holds on to."""
+    """Source of a block's input, which nothing but the block keeps alive."""
 
     @staticmethod
     def forward(ctx, leaf: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -196,7 +196,7 @@ class _Source(torch.autograd.Function):
 
 
 class _Sink(torch.autograd.Function):
-    """What comes after a block: gives its output a gradient, which nothing else holds on to."""
+    """Stand-in for all after a block: gives its output a gradient that nothing keeps alive."""
 
     @staticmethod
     def forward(ctx, y: Tensor) -> Tensor:
@@ -210,12 +210,12 @@ class _Sink(torch.autograd.Function):
 
 
 class Recorder(TorchDispatchMode):
-    """Notes when storages come and go, which of them hold weights, FLOPs and exchanges.
+    """Records when storages come and go, which of them hold weights, and operators' work.
 
     Attributes:
-        work: so far.
-        events: (number of a storage, bytes), negative when it goes; or the peak of a compiled graph
-            while that runs.
+        work: the work so far.
+        events: (number of a storage, bytes), negative when it goes; or :class:`Bytes` that an
+            operator or a compiled graph takes only while it runs.
     """
 
     def __init__(self) -> None:
@@ -224,17 +224,17 @@ class Recorder(TorchDispatchMode):
         self.work = Work()
         self._numbers: dict[int, int] = {}  # of live storages, by address
         self._live: dict[int, tuple[float, Any]] = {}  # bytes, and a reference with a callback
-        self._known: set[int] = set()  # addresses of weights and of what was there before
-        self._copies: set[int] = set()  # numbers of what was computed from weights alone
+        self._known: set[int] = set()  # addresses that do not count: see :meth:`know`
+        self._copies: set[int] = set()  # numbers of storages computed from weights alone
         self._is_on = True
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """Blocks are compiled as if no mode were on."""
+        """Return True: torch is to compile blocks as if no mode were on."""
         return True
 
     def know(self, weights: Iterable[Tensor], *others: Iterable[Tensor]) -> None:
-        """Do not count these; what is computed from ``weights`` alone is a copy of them."""
+        """Do not count these tensors; take what is computed from ``weights`` alone for a copy."""
         weights = list(weights)
         self._shapes = {w.shape for w in weights}
         self._weights = {_address(w) for w in weights}
@@ -256,12 +256,12 @@ class Recorder(TorchDispatchMode):
         return out
 
     def is_weight(self, tensor: Tensor) -> bool:
-        """Whether it holds weights or a copy of them, and not one for each sequence."""
+        """Return whether it holds weights or a copy of them; one copy per sequence is no copy."""
         address = _address(tensor)
         return address in self._weights or self._numbers.get(address) in self._copies
 
     def is_shape_of_weights(self, shape: torch.Size) -> bool:
-        """Whether some weights have it."""
+        """Return whether some weights have this shape."""
         return shape in self._shapes
 
     def see(self, tensor: Tensor, *, is_copy: bool) -> None:
@@ -282,7 +282,7 @@ class Recorder(TorchDispatchMode):
         self.events.append((number, -size))
 
     def run_graph(self, graph: GraphMemory, args: list[Tensor]) -> list[Any]:
-        """Stand in for a compiled graph: its outputs, without data, and the peak while it runs."""
+        """Stand in for a compiled graph: record its peak and return outputs without data."""
         self._is_on = False
         copies = graph.copies([isinstance(a, Tensor) and self.is_weight(a) for a in args])
         outputs = graph.outputs(args)
@@ -294,15 +294,15 @@ class Recorder(TorchDispatchMode):
         return outputs
 
     def now(self) -> dict[int, float]:
-        """Live storages and their bytes."""
+        """Return the live storages' numbers and bytes."""
         return {number: size for number, (size, _) in self._live.items()}
 
     def total(self, live: dict[int, float], gradients: list[Tensor]) -> Bytes:
-        """Their bytes by category."""
+        """Return the bytes of ``live`` storages by category, ``gradients`` being the weights'."""
         return self._sum(live, self._of(gradients))
 
     def peak(self, live: dict[int, float], start: int, gradients: list[Tensor]) -> Bytes:
-        """The most since event ``start``, when ``live`` was there."""
+        """Return the largest total since event ``start``, when the storages ``live`` existed."""
         weights = self._of(gradients)
         most = current = self._sum(live, weights)
         for event in self.events[start:]:
@@ -332,7 +332,7 @@ def _work(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
     known = flop_registry.get(func._overloadpacket)
     counted = known(*args, **kwargs, out_val=out) if known else 0.0
     ours = FLOPS[func](*args) if func in FLOPS else 0.0
-    # Of what is multiplied, which comes first: attention in bf16 keeps its sums in fp32.
+    # The first argument decides, which is multiplied: attention in bf16 keeps its sums in fp32.
     floats = (a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point())
     is_fp32 = next(floats, None) == torch.float32
     exchanged = EXCHANGES[func](*args) if func in EXCHANGES else Exchanged()

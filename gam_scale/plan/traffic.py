@@ -1,10 +1,10 @@
-"""What layers move through a GPU's memory and launch, from what a fake H100 was scheduled.
+"""Memory traffic and kernel launches of layers on a GPU, from those scheduled for a fake H100.
 
-That was done for a layer of each kind (:mod:`gam_scale.plan.gpu_blocks`). Of a layer of another
-width, with other parts or settings, all operators are counted, each by itself as nothing fuses
-them, and those of the measured layer too: as many times what these move is what that one moves
-fused, products apart from all else. So a feed-forward network, a norm, fewer heads of keys or a
-gate that no GPU was scheduled with count as far as operators of theirs read and write.
+:mod:`gam_scale.plan.gpu_blocks` has the traffic of one layer of each kind, with fused kernels. For
+a layer with another width, other parts or settings, the unfused operators of both layers are
+counted, and the known traffic is scaled by the ratio of the counts, once for matrix products and
+once for all else. So a feed-forward network, a norm, fewer key heads or a gate that was not
+scheduled counts by what its operators read and write.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of one layer in one micro-batch, forward and backward, recomputation included."""
+    """Traffic of one layer in a micro-batch, forward and backward, recomputation included."""
 
     products: float  # bytes per token that matrix products read and write
     others: float  # bytes per token of all else
@@ -28,7 +28,7 @@ class Traffic:
 
 
 def traffic(model: ModelConfig, one: MixerConfig, run: Setting) -> Traffic:
-    """Bytes and launches of a layer in the portable form, on a GPU."""
+    """Return the bytes and launches of a layer in its portable form on a GPU."""
     kind, precision = one.measured_as, "fp32" if run.compute == FP32 else "bf16"
     row = gpu_blocks.row(kind, run.recompute if run.compiled else "selective", run.compiled)
     usual = gpu_blocks.row(kind)
@@ -43,13 +43,13 @@ def traffic(model: ModelConfig, one: MixerConfig, run: Setting) -> Traffic:
 
 
 def unfused(model: ModelConfig, one: MixerConfig, run: Setting) -> Moved:
-    """Bytes per token that a layer's operators move, each by itself."""
+    """Return the bytes per token that a layer's operators move if each runs by itself."""
     moved = work(model, one, run).moved
     return Moved(*(size / run.tokens for size in moved))
 
 
 def _measured(kind: str, run: Setting) -> Moved:
-    """As :func:`unfused`, of the layer that a fake H100 was scheduled, by this run's rules."""
+    """Return :func:`unfused` of the layer in gpu_blocks.json, with this run's other settings."""
     model = gpu_blocks.model(kind)
     alike = run._replace(rows=2, length=gpu_blocks.TOKENS, documents=True, context=1)
     return unfused(model, model.stack()[0], alike)

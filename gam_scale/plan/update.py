@@ -1,4 +1,4 @@
-"""What the optimizer's step keeps, computes and sends on the rank that has most of it."""
+"""Memory, computation and traffic of the optimizer's step, on the ranks that have most."""
 
 import math
 from collections import defaultdict
@@ -13,17 +13,18 @@ from gam_scale.plan.activations import FP32
 
 @dataclass(frozen=True)
 class Update:
-    """Of parameters that engines may cut anywhere, and of those that one rank steps whole."""
+    """Figures of a step of parameters that engines may cut anywhere ("parts"), and of parameters
+    that one rank, their owner, steps whole."""
 
-    kept_of_parts: float  # bytes kept of the former, on all ranks together
-    kept_whole: float  # bytes kept of the latter, on the fullest rank
-    whole: float  # bytes of the latter themselves, likewise
-    sent: float  # bytes of what all ranks send of them to their owners, and get back
+    kept_of_parts: float  # bytes kept for parts, on all ranks together
+    kept_whole: float  # bytes kept for whole parameters, on the fullest rank
+    whole: float  # bytes of the whole parameters themselves, on the rank that owns most
+    sent: float  # bytes of whole parameters that all ranks send to owners, and get back
     flops: float  # of matrix products, on the rank that has most
 
     @classmethod
     def of(cls, groups: Sequence[Group], ranks: int) -> "Update":
-        """Of groups of parameters that ``ranks`` share; 1: that each rank has all of."""
+        """Add up groups of parameters that ``ranks`` share; 1: each rank has all parameters."""
         owners = owners_of(groups, ranks)
         kept: dict[int, float] = defaultdict(float)
         size: dict[int, float] = defaultdict(float)
@@ -44,7 +45,7 @@ class Update:
         return cls(state_bytes(parts), _most(kept), _most(size), sent, _most(flops))
 
     def kept(self, share: float) -> float:
-        """Bytes kept on the fullest rank, where each steps this share of all parameters."""
+        """Return the bytes kept on the fullest rank, if each rank steps this share of the parts."""
         return share * self.kept_of_parts + self.kept_whole
 
 

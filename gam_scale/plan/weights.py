@@ -1,4 +1,4 @@
-"""How many parameters a model has, where, and how evenly they shard."""
+"""Counts of a model's parameters: where they are, and how evenly they shard."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from gam_scale.plan.activations import FP32
 
 @dataclass(frozen=True)
 class Weights:
-    """Counts of parameters."""
+    """Counts of a model's parameters."""
 
     model: LanguageModel  # on the meta device
 
     @classmethod
     def of(cls, config: ModelConfig) -> "Weights":
-        """Of the model that ``config`` describes; ``vocab_size`` must be known."""
+        """Describe the model of ``config``, whose ``vocab_size`` must be known."""
         return cls(outline(config))
 
     @cached_property
@@ -30,17 +30,17 @@ class Weights:
 
     @cached_property
     def blocks(self) -> list[int]:
-        """Those of each block."""
+        """Number of parameters of each block."""
         return [sum(p.numel() for p in block.parameters()) for block in self.model.blocks]
 
     def adjacent(self, n_blocks: int) -> int:
-        """The most that as many blocks in a row have, or all blocks if there are fewer."""
+        """Return the most parameters of ``n_blocks`` adjacent blocks, or of all if fewer."""
         n = min(n_blocks, len(self.blocks))
         return max(sum(self.blocks[i : i + n]) for i in range(len(self.blocks) - n + 1))
 
     @property
     def outside(self) -> int:
-        """Embeddings, the final norm and the head, which are gathered together."""
+        """Parameters of embeddings, final norm and head, which are gathered together."""
         return self.total - sum(self.blocks)
 
     @property
@@ -48,28 +48,28 @@ class Weights:
         return self.model.head_weight.numel()
 
     def of_modules(self, classes: Sequence[type], above: int = 0) -> int:
-        """Those that modules of exactly these classes hold, in parameters of more elements."""
+        """Count elements of parameters larger than ``above`` in modules of just these classes."""
         modules = (m for m in self.model.modules() if type(m) in classes)
         sizes = (p.numel() for m in modules for p in m.parameters(recurse=False))
         return sum(n for n in sizes if n > above)
 
     def up_to(self, threshold: int) -> int:
-        """Those in parameters of at most ``threshold`` elements."""
+        """Count elements of the parameters that have at most ``threshold`` elements."""
         return sum(p.numel() for p in self.model.parameters() if p.numel() <= threshold)
 
     def row_shard(self, ranks: int) -> int:
-        """What the first of ``ranks`` holds when each parameter is split by rows (FSDP2).
+        """Count the first rank's elements if ``ranks`` split each parameter by rows (FSDP2).
 
-        With more ranks than rows the last ranks hold nothing of it, but all send padded rows.
+        With more ranks than rows the last ranks hold nothing, but all ranks send padded rows.
         """
         return sum(_row_shard(p.shape, ranks) for p in self.model.parameters())
 
     def gathered_bytes(self, ranks: int, compute: int) -> tuple[int, int]:
-        """Of what FSDP2 gathers of the whole model, and of its last block, embeddings and norm.
+        """Return the bytes that FSDP2 gathers: of the model; of last block, embeddings and norm.
 
         Args:
-            ranks: that gather.
-            compute: bytes of a number, where it need not be fp32.
+            ranks: number of ranks that gather.
+            compute: bytes of a number that need not be fp32.
         """
         *others, _ = self.model.blocks
         middle = sum(_gathered(block, ranks, compute) for block in others)

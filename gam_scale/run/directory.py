@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from gam_scale.checkpoint.names import CHECKPOINTS
 from gam_scale.checkpoint.state import load_state
 from gam_scale.checkpoint.store import CheckpointStore, load_config_of
 from gam_scale.config import RunConfig
@@ -54,7 +55,7 @@ class RunDir:
         self.anneal = self.path / "anneal.json"
         self.mirror = self.path / "mirror.json"
         self.anneal_now = self.path / "anneal-now"
-        self.checkpoints = CheckpointStore(self.path / "checkpoints")
+        self.checkpoints = CheckpointStore(self.path / CHECKPOINTS)
 
     def open(self, config: RunConfig, *, fresh: bool, data: str = "") -> None:
         """Create the directory, or check that the run in it is a run of the same ``config``.

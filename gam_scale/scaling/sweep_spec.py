@@ -152,6 +152,8 @@ def _check(spec: SweepSpec) -> None:
     for key in ("families", "widths", "budgets", "seeds", "data"):
         if not getattr(spec, key):
             raise UserError(f"{key} is empty; expected at least one")
+    if not spec.vocab_size:
+        raise UserError("vocab_size is missing; expected at least the tokenizer's")
     for key in ("widths", "budgets", "seeds", "lr_multipliers"):
         if len(set(getattr(spec, key))) < len(getattr(spec, key)):
             raise UserError(f"{key} has a value twice; expected each once")

@@ -10,13 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from gam_scale.checkpoint.fetch import (
-    CHECKPOINTS,
     checkpoints_in,
     take_checksums,
     take_files,
     whole_steps,
 )
-from gam_scale.checkpoint.names import name_of
+from gam_scale.checkpoint.names import CHECKPOINTS, name_of
 from gam_scale.checkpoint.store import saving
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError

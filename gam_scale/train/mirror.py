@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale import pulse
-from gam_scale.checkpoint.fetch import CHECKPOINTS, checkpoints_in, whole_steps
-from gam_scale.checkpoint.names import BEST, name_of
+from gam_scale.checkpoint.fetch import checkpoints_in, whole_steps
+from gam_scale.checkpoint.names import BEST, CHECKPOINTS, name_of
 from gam_scale.config import CheckpointConfig
 from gam_scale.files import CHECKSUMS, write_json
 from gam_scale.parallel.agreed import agreed

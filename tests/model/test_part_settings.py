@@ -104,12 +104,13 @@ from gam_scale.strict import from_dict
         ),
         (
             {"ffn": {"kind": "swiglu"}, "ffn_mult": 8},
-            "model.ffn_mult is 8 beside model.ffn, with settings of its own; expected its mult",
+            "model.ffn_mult is 8, which no layer takes: .* expected mult in those settings",
         ),
         (
             {"layers": [{"kind": "delta", "ffn": {"kind": "mlp"}}], "ffn_mult": 8},
-            "model.ffn_mult is 8 beside every ffn in model.layers",
+            "model.ffn_mult is 8, which no layer takes",
         ),
+        ({"layers": ["mamba"], "ffn_mult": 8}, "model.ffn_mult is 8, which no layer takes"),
         (
             {"layers": [{"kind": "mamba", "stack": "paper", "norm": "rmsnorm"}]},
             r"layers\[0\].norm is given with stack paper, a bare block without norms",

@@ -1,5 +1,6 @@
 """What a sweep's file says becomes cells, and what such a sweep cannot show is said."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -74,6 +75,14 @@ def test_isoflop_budgets_are_flops(tmp_path) -> None:
 def test_mistakes_are_named(tmp_path, changes, message) -> None:
     with pytest.raises(UserError, match=message):
         sweep_grid(read_sweep(write(tmp_path, **changes)), tmp_path)
+
+
+def test_the_vocabulary_has_no_default(tmp_path) -> None:
+    values = json.loads(write(tmp_path).read_text())
+    del values["vocab_size"]
+    (tmp_path / "none.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="vocab_size is missing; expected at least the tokenizer's"):
+        read_sweep(tmp_path / "none.json")
 
 
 def test_smaller_budgets_branch_off_the_largest(tmp_path) -> None:

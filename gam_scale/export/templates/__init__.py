@@ -1,1 +1,1 @@
-"""What an exported Hugging Face folder adds to the model's own source; needs transformers."""
+"""Modules that an exported Hugging Face folder adds to the model's source; need transformers."""

@@ -1,4 +1,4 @@
-"""What a GAM Scale language model remembers of the texts so far, as transformers carries it."""
+"""Cache of a GAM Scale language model's states, in the form that transformers passes around."""
 
 from collections.abc import Callable
 
@@ -9,34 +9,34 @@ State = dict[str, Tensor]
 
 
 class LayerState:
-    """One layer's state: a block reads it, and keeps the one behind its tokens in its place."""
+    """One layer's state, which a block reads, and replaces by the state after its own tokens."""
 
     def __init__(self, state: State | None = None) -> None:
         self._state = state or {}
 
     def state(self) -> State:
-        """As the tokens before left it; empty: nothing was before."""
+        """Return the state after the tokens so far; empty before the first one."""
         return self._state
 
     def keep(self, state: State) -> None:
-        """Gradients included, as a cache of keys and values has them."""
+        """Replace the state; gradients flow through it, as through a cache of keys and values."""
         self._state = state
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
-        """What ``function`` makes of each tensor that has rows, in its place."""
+        """Replace each tensor that has rows by what ``function`` makes of it."""
         self._state = {k: function(v) if v.dim() else v for k, v in self._state.items()}
 
 
 class GAMScaleCache:
     """The states of all layers, passed as ``past_key_values`` and filled in place.
 
-    ``GAMScaleCache()`` is an empty one. It cannot go back, so nothing crops it; ``copy.deepcopy``
-    before a call keeps it as it was.
+    ``GAMScaleCache()`` makes an empty cache. A cache cannot forget its last tokens, so it cannot be
+    cropped; ``copy.deepcopy`` before a call keeps it as it was.
 
     Attributes:
         seen: tokens of each row so far, padding included.
-        positions: (B,) of each row's next token; None: ``seen``, in all rows.
-        begun: whether every row has a token that is no padding.
+        positions: (B,) position of each row's next token; None: ``seen`` in all rows.
+        begun: whether every row has had a token other than padding.
     """
 
     is_compileable = False
@@ -50,11 +50,11 @@ class GAMScaleCache:
         self._layers: dict[int, LayerState] = {}
 
     def layer(self, index: int) -> LayerState:
-        """The state of one layer."""
+        """Return the state of one layer."""
         return self._layers.setdefault(index, LayerState())
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens seen so far, padding included."""
+        """Return the number of tokens seen so far, padding included."""
         return self.seen
 
     def reset(self) -> None:
@@ -70,7 +70,7 @@ class GAMScaleCache:
         self.reorder_cache(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each row ``repeats`` times."""
+        """Repeat each row of the batch ``repeats`` times."""
         self._map(lambda x: x.repeat_interleave(repeats, 0))
 
     def crop(self, *args: int) -> None:
@@ -92,7 +92,7 @@ class GAMScaleCache:
 
 
 def cache_for(past: object, use_cache: bool) -> GAMScaleCache | None:
-    """The cache that a call goes on from and fills; None: neither.
+    """Return the cache that a call continues from and fills, or None if it uses no cache.
 
     Raises:
         ValueError: ``past`` is a cache of another kind.
@@ -108,7 +108,7 @@ def cache_for(past: object, use_cache: bool) -> GAMScaleCache | None:
 
 
 def next_positions(cache: GAMScaleCache, rows: int, device: torch.device) -> Tensor:
-    """(B,) of each row's next token, on ``device``."""
+    """Return the position of each row's next token, (B,), on ``device``."""
     if cache.positions is not None:
         return cache.positions.to(device)
     return torch.full((rows,), cache.seen, device=device)

@@ -1,4 +1,4 @@
-"""The configuration of a GAM Scale language model, as Hugging Face reads it."""
+"""The configuration of a GAM Scale language model, in transformers."""
 
 from typing import Any
 
@@ -15,19 +15,20 @@ if int(transformers.__version__.partition(".")[0]) < 5:
     )
 
 _FOLLOW = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
-"""What others read of any model's configuration, and here follows from ``model``."""
+"""Attributes that libraries read of any model's configuration; here they follow from ``model``."""
 
 
 class GAMScaleConfig(PretrainedConfig):
     """GAM Scale's own model configuration under the one key ``model``.
 
     Args:
-        model: what GAM Scale calls the ``model`` section of a run's config.
-        vocab_size: rows of the embedding; counts where ``model`` says otherwise, which is what
-            ``resize_token_embeddings`` changes.
-        training: what the weights were trained with; ``seq_len`` of it is the longest sequence of
-            a model without a table of positions, as far as anybody has seen it work.
-        **kwargs: ``tie_word_embeddings``, else as ``model`` says; and what all configurations have.
+        model: the ``model`` section of a GAM Scale run's config.
+        vocab_size: rows of the embedding. It overrides ``model``, since
+            ``resize_token_embeddings`` changes only this number. None: as in ``model``.
+        training: what the weights were trained with. Its ``seq_len`` is the longest sequence that a
+            model without a table of positions is known to work for.
+        **kwargs: ``tie_word_embeddings``, by default as in ``model``, and what all configurations
+            have.
     """
 
     model_type = "gam_scale"
@@ -48,7 +49,7 @@ class GAMScaleConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     def model_config(self) -> ModelConfig:
-        """What the language model is built from."""
+        """Return the configuration that the language model is built from."""
         own = {"vocab_size": self.vocab_size, "tied_head": self.tie_word_embeddings}
         return from_dict(ModelConfig, self.model | own, "model")
 
@@ -59,12 +60,12 @@ class GAMScaleConfig(PretrainedConfig):
 
     @property
     def num_hidden_layers(self) -> int:
-        """Blocks."""
+        """Number of blocks."""
         return self.model["n_layers"]
 
     @property
     def num_attention_heads(self) -> int:
-        """The most that a layer has, of attention or of its memory."""
+        """Largest number of heads in any layer, of its attention or its memory."""
         return max(getattr(layer, "n_heads", 1) for layer in self.model_config().stack())
 
     @property
@@ -76,5 +77,5 @@ class GAMScaleConfig(PretrainedConfig):
         return trained
 
     def to_dict(self) -> dict[str, Any]:
-        """What is saved, and what libraries of adapters read sizes from."""
+        """Return what is saved, and what adapter libraries read sizes from."""
         return super().to_dict() | {name: getattr(self, name) for name in _FOLLOW}

@@ -1,4 +1,4 @@
-"""A GAM Scale language model in transformers: its body, with a head, with a classifier."""
+"""A GAM Scale language model in transformers: without a head, with one, or with a classifier."""
 
 import inspect
 from collections.abc import Callable
@@ -30,22 +30,22 @@ class GAMScalePreTrainedModel(PreTrainedModel):
     config_class = GAMScaleConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _is_stateful = True  # a state cannot go back, which assisted generation would ask of it
+    _is_stateful = True  # states cannot go back, as assisted generation would require
     _supports_sdpa = True
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """GAM Scale's own initial values for the weights that were not loaded."""
+        """Give the weights that were not loaded GAM Scale's own initial values."""
         config = self.config.model_config()
         draw = Draw(torch.default_generator, config.init, config.n_layers)
         for module in self.modules():
             if not hasattr(module, "policy"):
-                self._initialize_weights(module)  # of torch's, as a head that was resized
+                self._initialize_weights(module)  # a module of torch, such as a resized head
                 continue
             for name, p in module.named_parameters(recurse=False):
                 if not getattr(p, "_is_hf_initialized", False):
                     value = torch.empty(p.shape, dtype=p.dtype, device="cpu")
-                    with torch.device("cpu"):  # for what a policy makes
+                    with torch.device("cpu"):  # for tensors that a policy makes
                         policy_of(module, name).init(module, value, draw)
                     p.data.copy_(value)
                     p._is_hf_initialized = True  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ class GAMScaleModel(GAMScalePreTrainedModel):
 
     def __init__(self, config: GAMScaleConfig) -> None:
         super().__init__(config)
-        own = replace(config.model_config(), tied_head=True)  # without a head
+        own = replace(config.model_config(), tied_head=True)  # adds no head
         whole = LanguageModel(own)
         self.rotation, self.logit_softcap = own.rotation(), own.logit_softcap
         self.context_limit = whole.context_limit
@@ -88,25 +88,26 @@ class GAMScaleModel(GAMScalePreTrainedModel):
         cache: GAMScaleCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | tuple:
-        """Final hidden states (B, T, hidden_size).
+        """Return the final hidden states (B, T, hidden_size).
 
         Args:
             input_ids: (B, T) ids.
-            attention_mask: (B, T), 0 at padding, wherever it stands. With tokens in
-                ``past_key_values`` also as long as both.
-            position_ids: (B or 1, T); a text of its own starts at every 0, as in packed batches.
-                Without, and in padded rows, they are counted.
-            past_key_values: the states behind earlier tokens, which it then holds behind these.
-            inputs_embeds: (B, T, hidden_size) in the place of ``input_ids``.
-            use_cache: give states back. None: no.
-            output_hidden_states: also what goes into each layer, and what the final norm gives.
-            return_dict: False: a tuple.
-            cache: ``past_key_values`` by the name that transformers has for it since 5.24.
-            **kwargs: what other models know and this one has no use for.
+            attention_mask: (B, T), 0 at padding, which may stand anywhere; or (B, seen + T) after
+                ``seen`` tokens in ``past_key_values``.
+            position_ids: (B or 1, T); a new text starts at every 0, as in packed batches. None, and
+                in padded rows: tokens are counted instead.
+            past_key_values: the states after earlier tokens; the call updates them to those after
+                its own tokens.
+            inputs_embeds: (B, T, hidden_size), instead of ``input_ids``.
+            use_cache: whether to return states. None: no.
+            output_hidden_states: whether to return each layer's input and the final norm's output.
+            return_dict: False: return a tuple.
+            cache: ``past_key_values`` under the name that transformers has for it since 5.24.
+            **kwargs: arguments of other models, which are ignored.
 
         Raises:
-            ValueError: ids and embeddings, or neither; a text that is longer than the model's
-                positions; or a mask or a cache that does not fit.
+            ValueError: there are both ids and embeddings, or neither; a text is longer than the
+                model's positions; or a mask or a cache does not fit.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("expected exactly one of input_ids and inputs_embeds")
@@ -149,9 +150,9 @@ class GAMScaleModel(GAMScalePreTrainedModel):
     def _through_layers(
         self, x: Tensor, rows: Rows, cache: GAMScaleCache | None, keep: bool
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """What the final norm gives; and what went into each layer, and the same, if asked to."""
+        """Return the final norm's output; if ``keep``, also each layer's input and that output."""
         if torch.is_autocast_enabled(x.device.type):
-            x = x.float()  # as in training: the residual stream of all layers
+            x = x.float()  # the residual stream of all layers is float32, as in training
         rotation = self.rotation
         if rotation is not None:
             rotation = rotation._replace(dtype=torch.promote_types(x.dtype, torch.float32))
@@ -174,10 +175,10 @@ class GAMScaleModel(GAMScalePreTrainedModel):
         return x, (*states, x) if keep else None
 
     def _learned(self, positions: Tensor, length: int, cache: GAMScaleCache | None) -> Tensor:
-        """Positions that the table has.
+        """Return positions as indices into the table of learned positions.
 
-        Without attention texts go on past it from a state, with positions that start over, as they
-        do at every training sequence.
+        Without attention layers, a text may go on from a state beyond the end of the table. Its
+        positions then start over, as they do at every training sequence.
         """
         assert self.position is not None
         limit = self.position.num_embeddings
@@ -189,10 +190,10 @@ class GAMScaleModel(GAMScalePreTrainedModel):
 
 
 class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
-    """The model with its head, tied to the token embedding or of its own.
+    """The model with a head, which is tied to the token embedding or has weights of its own.
 
-    ``generate`` feeds one token at a time to the layers' states, at a cost per token that does not
-    grow with the text (attention layers apart), padded batches included.
+    ``generate`` feeds one token at a time to the layers' states, in padded batches too. The cost
+    per token does not grow with the text, except in attention layers.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}
@@ -219,10 +220,10 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
         cache: GAMScaleCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple:
-        """Logits (B, T, vocab_size), and the mean loss where ``labels`` are given.
+        """Return logits (B, T, vocab_size) and, given ``labels``, the mean loss.
 
         Args:
-            input_ids: as :meth:`GAMScaleModel.forward` has them, and so the others not named here.
+            input_ids: see :meth:`GAMScaleModel.forward`.
             attention_mask: see there.
             position_ids: see there.
             past_key_values: see there.
@@ -231,10 +232,11 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
                 predicts label t + 1.
             use_cache: see there.
             output_hidden_states: see there.
-            logits_to_keep: logits of so many last tokens, or of those of a tensor; 0: of all.
+            logits_to_keep: number of last tokens whose logits are returned, or a tensor of tokens'
+                indices; 0: all.
             return_dict: see there.
             cache: see there.
-            **kwargs: of the loss, as ``num_items_in_batch``: what its sum is divided by.
+            **kwargs: for the loss, such as ``num_items_in_batch``, which its sum is divided by.
         """
         output = self.model(
             input_ids=input_ids,
@@ -251,7 +253,7 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         if labels is None:
             logits = self._logits(hidden[:, kept])
-        else:  # of all tokens, whichever logits are kept
+        else:  # the loss is over all tokens, whichever logits are kept
             logits = self._logits(hidden)
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
             logits = logits[:, kept]
@@ -277,19 +279,19 @@ class GAMScaleForCausalLM(GAMScalePreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # there is one of its own
+        return False  # the model has a cache of its own
 
     def _prepare_cache_for_generation(  # type: ignore[override]  # the rest is passed on
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         if generation_config.use_cache is not False and generation_config.prefill_chunk_size:
-            # Else the first call makes one, before which adapters of prompts ask whether there is
-            # any.
+            # Without chunks the first call makes the cache, since adapters of prompts ask before
+            # that call whether there is one.
             model_kwargs.setdefault(self._cache_name(), GAMScaleCache())
 
     def _cache_name(self) -> str:
-        """What this transformers calls the cache: ``cache`` since 5.24."""
+        """Return this transformers' name of the cache argument: ``cache`` since 5.24."""
         takes = inspect.signature(self.prepare_inputs_for_generation).parameters  # type: ignore[misc]
         return "cache" if "cache" in takes else "past_key_values"
 
@@ -313,14 +315,14 @@ class GAMScaleForSequenceClassification(GAMScalePreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutputWithPast | tuple:
-        """Logits (B, num_labels), and the loss that ``config.problem_type`` names.
+        """Return logits (B, num_labels) and, given ``labels``, the loss of ``config.problem_type``.
 
         Args:
             input_ids: (B, T) ids.
-            attention_mask: (B, T), 0 at padding. None: whatever is ``config.pad_token_id`` at a
-                row's end is padding.
-            labels: (B,) classes, or as the problem type has them.
-            return_dict: False: a tuple.
+            attention_mask: (B, T), 0 at padding. None: ``config.pad_token_id`` at a row's end is
+                padding.
+            labels: (B,) classes, or labels in the form that the problem type takes.
+            return_dict: False: return a tuple.
             **kwargs: see :meth:`GAMScaleModel.forward`.
         """
         output = self.model(input_ids, attention_mask, return_dict=True, **kwargs)
@@ -342,7 +344,7 @@ class GAMScaleForSequenceClassification(GAMScalePreTrainedModel):
         return result if as_dict else result.to_tuple()
 
     def _last_tokens(self, ids: Tensor | None, mask: Tensor | None, hidden: Tensor) -> Tensor:
-        """(B,) where each row's last token stands."""
+        """Return the index of each row's last token that is no padding, (B,)."""
         rows, length = hidden.shape[:2]
         if mask is None and ids is not None and self.config.pad_token_id is not None:
             mask = ids != self.config.pad_token_id

@@ -1,4 +1,4 @@
-"""Weights that accelerate keeps elsewhere, on the CPU or on disk, fetched for a whole layer."""
+"""Fetching of a whole layer's weights that accelerate keeps elsewhere, on the CPU or on disk."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from torch import nn
 
 @contextmanager
 def fetched(block: nn.Module) -> Iterator[None]:
-    """While it lasts, the weights of a layer are there.
+    """Have all weights of a layer in place within the context.
 
-    accelerate hangs its hooks on the call of each module that has weights. Layers also use them
-    outside of such a call, where a convolution or a memory goes on from its state: so the hooks are
-    called for all modules of a layer around its own call.
+    accelerate attaches its hooks to the call of each module that has weights. Layers use weights
+    outside of such calls, too, where a convolution or a memory continues from its state. So this
+    context calls the hooks of all modules of a layer around the layer's own call.
     """
     hooked = _hooked(block)
     for module, hook in hooked:
@@ -26,7 +26,7 @@ def fetched(block: nn.Module) -> Iterator[None]:
 
 
 def _hooked(block: nn.Module) -> list[tuple[nn.Module, Any]]:
-    """The modules of a layer whose weights are elsewhere, with what fetches them."""
+    """Return the modules of a layer whose weights are elsewhere, with the hooks that fetch them."""
     found = []
     for module in block.modules():
         hook = getattr(module, "_hf_hook", None)

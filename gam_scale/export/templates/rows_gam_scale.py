@@ -1,4 +1,4 @@
-"""Where the tokens of a padded or packed batch stand, from what transformers says of them."""
+"""Layout of a padded or packed batch, from the mask and positions that transformers passes."""
 
 import torch
 from torch import Tensor
@@ -8,16 +8,18 @@ from gam_scale.model.layout import Layout
 
 
 class Rows:
-    """The tokens of one call.
+    """Layout and order of the tokens of one call.
 
-    Padding must not reach any state: where it stands behind or between tokens, each row is computed
-    with its padding in front, every pad a document of its own that nothing leaves.
+    Padding must not reach any state. Where padding stands after or between tokens, each row is
+    computed with its padding moved to the front, every pad as a document of its own, from which
+    nothing is carried over.
 
     Attributes:
-        layout: of the tokens as the layers see them.
-        order: (B, T) which token of a row stands where; None: as they came.
-        positions: (B,) of each row's next token; None: all the tokens before it, in all rows.
-        begun: whether every row has a token that is no padding.
+        layout: layout of the tokens in the order in which the layers see them.
+        order: (B, T) index of the token at each place of a row; None: as the tokens came.
+        positions: (B,) position of each row's next token; None: the number of tokens before it, in
+            all rows.
+        begun: whether every row has had a token other than padding.
     """
 
     def __init__(
@@ -38,29 +40,31 @@ class Rows:
         position_ids: Tensor | None,
         cache: GAMScaleCache | None,
     ) -> "Rows":
-        """Of (B, T) tokens on ``device``.
+        """Make the rows of a call with (B, T) tokens.
 
         Args:
             shape: B and T.
-            device: where the layout is wanted.
+            device: the layout's device.
             mask: (B, T) or, with the tokens in the cache, (B, seen + T): 0 at padding.
-            position_ids: (B or 1, T); a document starts at every 0. Padded rows count their own.
-            cache: what the rows go on from.
+            position_ids: (B or 1, T); a document starts at every 0. Ignored in padded rows, whose
+                tokens are counted.
+            cache: the states from which the rows continue.
 
         Raises:
-            ValueError: another shape, or padding in a row that has tokens in the cache.
+            ValueError: the mask has another shape, or there is padding in a row that has tokens in
+                the cache.
         """
         rows, length = shape
         seen = 0 if cache is None else cache.seen
         own = cache is not None and cache.positions is not None
         new = _of_new(mask, rows, length, seen)
         if length == 1 and seen and cache is not None and cache.begun:
-            new = None  # a text that has begun goes on, and nobody needs to look
+            new = None  # texts that have begun go on: no need to read the mask
         if new is not None:
             new = new.cpu()
             behind = bool((new[:, 1:] < new[:, :-1]).any())
             if bool(new.all()) or (cache is None and not _is_before_a_token(new)):
-                new = None  # nothing, or only what no token sees
+                new = None  # no padding, or only padding that no token sees
         if new is not None:
             return cls._padded(new, device, cache, behind)
         if position_ids is not None and not own:
@@ -70,7 +74,7 @@ class Rows:
                 return cls(layout, positions=layout.positions[:, -1] + 1)
         if cache is None or not own:
             return cls(Layout.stream(rows, length, first=seen).to(device))
-        # Positions of which the CPU need not know: no document starts.
+        # No document starts, so that the CPU need not know the positions.
         counted = torch.arange(1, length + 1, device="cpu").expand(shape)
         last = next_positions(cache, rows, device) - 1
         layout = Layout.of(counted).to(device).continued(last)
@@ -99,11 +103,11 @@ class Rows:
         return cls(layout, None if order is None else order.to(device), after, begun)
 
     def ordered(self, x: Tensor) -> Tensor:
-        """(B, T, d) as the layers see it."""
+        """Return (B, T, d) in the order in which the layers see it."""
         return x if self.order is None else x.gather(1, self._index(self.order, x))
 
     def restored(self, x: Tensor) -> Tensor:
-        """(B, T, d) as it came: undoes :meth:`ordered`."""
+        """Return (B, T, d) in its original order, which undoes :meth:`ordered`."""
         return x if self.order is None else x.gather(1, self._index(self.order.argsort(1), x))
 
     @staticmethod
@@ -112,7 +116,7 @@ class Rows:
 
 
 def _of_new(mask: Tensor | None, rows: int, length: int, seen: int) -> Tensor | None:
-    """(B, T) bool: which of the new tokens are no padding."""
+    """Return which of the new tokens are no padding, (B, T) bool; None without a mask."""
     if mask is None:
         return None
     if mask.dim() != 2 or mask.shape[0] != rows or mask.shape[1] not in (length, seen + length):
@@ -125,5 +129,5 @@ def _of_new(mask: Tensor | None, rows: int, length: int, seen: int) -> Tensor | 
 
 
 def _is_before_a_token(mask: Tensor) -> bool:
-    """Whether padding stands before a token of its row."""
+    """Return whether padding stands just before a token in any row."""
     return bool((mask[:, 1:] > mask[:, :-1]).any())

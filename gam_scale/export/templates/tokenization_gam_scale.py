@@ -18,10 +18,10 @@ SPACE = "\u2581"  # what sentencepiece writes for a space inside its pieces
 
 
 class GAMScaleTokenizer(PreTrainedTokenizer):
-    """The same ids as GAM Scale's own, ``<s>`` first; decoding gives every text back as it was.
+    """Tokenizer that gives GAM Scale's own ids, ``<s>`` first, and decodes every text exactly.
 
-    ``<s>`` begins each document, so it ends the one before it, and pads. Written in a text it is
-    three characters like any others, unless ``split_special_tokens`` is switched off.
+    ``<s>`` begins each document, so it also ends the document before it, and it pads. Spelled out
+    in a text, it is three ordinary characters, unless ``split_special_tokens`` is switched off.
     """
 
     vocab_files_names = {"vocab_file": "tokenizer.model"}
@@ -43,16 +43,16 @@ class GAMScaleTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Ids of the sentencepiece model."""
+        """Number of ids of the sentencepiece model."""
         return self.pieces.vocab_size()
 
     def get_vocab(self) -> dict[str, int]:
-        """Every piece's id."""
+        """Return the id of every piece."""
         pieces = {self.pieces.id_to_piece(i): i for i in range(self.vocab_size)}
         return pieces | self._added_tokens_encoder
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """The text of pieces; special tokens are spelled out."""
+        """Return the text of pieces, with special tokens spelled out."""
         text = ""
         run: list[int] = []
         for token in tokens:

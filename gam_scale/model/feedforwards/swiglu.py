@@ -23,8 +23,8 @@ class SwiGLUConfig(WideConfig):
 
     kind: Literal["swiglu"] = "swiglu"
     mult: int = mult_option(
-        "its parameters are those of two matrices of that multiple of d_model: it is 2/3 as wide, "
-        "rounded up to a multiple of 8"
+        "width as a multiple of d_model, counted in parameters: its three matrices have those of "
+        "two of this multiple, so it is 2/3 as wide, rounded up to a multiple of 8"
     )
 
     def build(self, shape: Shape) -> nn.Module:

@@ -58,8 +58,8 @@ class GatedDeltaNetLayer(_Published):
     head_dim: int = _default(
         "head_dim",
         0,
-        "channels of a head's queries and keys; 0: 0.75 d_model / n_heads, as published, to the "
-        "nearest whole number, and with rotary positions the nearest even one",
+        "channels of a head's queries and keys; 0: 0.75 d_model / n_heads, as published, rounded "
+        "to a whole number (an even one with rotary positions)",
     )
     expand_v: float = _default("expand_v", 2.0)
 
