@@ -18,11 +18,11 @@ def sizes(*layers):
 def test_convolutions_inside_a_memory_are_none():
     """What they saw last is carried, and is no memory."""
     heads = {"n_heads": 2, "head_dim": 8, "expand_v": 1}
-    for kind, taps in (("gam_delta", 3), ("gdn", 4), ("kda", 4), ("gdn2", 4)):
-        width = 16 if kind == "gam_delta" else 48  # beside the memory, or on queries, keys, values
-        assert sizes({"kind": kind} | heads) == (128, 128 + (taps - 1) * width), kind
-    both = {"kind": "gam_delta", "conv_size": 4} | heads
-    assert sizes(both) == (128, 128 + 2 * 16 + 3 * 48)
+    beside, inside = 2 * 16, 3 * 48  # of 3 taps on d, and of 4 on queries, keys and values
+    for kind in ("gdn", "kda", "gdn2"):
+        assert sizes({"kind": kind} | heads) == (128, 128 + inside), kind
+    assert sizes({"kind": "gam_delta", "conv_size": 0} | heads) == (128, 128 + beside)
+    assert sizes({"kind": "gam_delta"} | heads) == (128, 128 + beside + inside)
     assert sizes({"kind": "scan", "conv_size": 4}) == (16, 16 + 2 * 16 + 3 * 16)
 
 

@@ -140,7 +140,7 @@ def test_gam_delta_is_delta_by_other_settings():
     }
     preset = memory_of(kind="gam_delta", n_heads=HEADS)
     settings = {"fusion": "local", "activation": "silu", "output_gate": "silu"}
-    settings |= {"strength_bias": False, "decay_gates": True}
+    settings |= {"strength_bias": False, "decay_gates": True, "conv_size": 4}
     spelled = memory_of(kind="delta", n_heads=HEADS, **settings)
     h = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert torch.equal(preset(h, plain(h)), spelled(h, plain(h)))

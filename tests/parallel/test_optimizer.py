@@ -46,7 +46,7 @@ LAYERS = {
             "memory.output_gate.linear.bias",
         },
     ],
-    "gam_delta": [GAM, PUBLISHED, {"always": "memory.beta.weight"}],
+    "gam_delta": [GAM, PUBLISHED, {"always": "memory.beta.weight memory.conv.weight"}],
     "phase": [GAM, HEADS],
     "scan": [GAM, {"always": "memory.value.weight memory.out.weight", "never": WRITTEN}],
     "attention": [

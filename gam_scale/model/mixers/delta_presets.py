@@ -106,7 +106,12 @@ class GatedDeltaNet2Layer(_ByChannel):
 @MIXERS.register
 @dataclass(frozen=True)
 class GAMDeltaLayer(_Preset):
-    """GAM's local path beside the gated delta rule, whose output gate replaces a fusion gate."""
+    """GAM's local path beside the gated delta rule, whose output gate replaces a fusion gate.
+
+    Convolutions of 4 tokens stand inside as well: on prose, and to find values by their keys, both
+    together are better than either alone (docs/memories.md).
+    """
 
     kind: Literal["gam_delta"] = "gam_delta"
     fusion: Literal["gate", "local", "sum"] = _default("fusion", "local")
+    conv_size: int = _default("conv_size", 4)
