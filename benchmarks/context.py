@@ -60,7 +60,7 @@ FITS = 1 << 14
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 ROUNDS = 3
 """Timings of each length of a block, each of them between two timings of the first length."""
-FEW = 1 << 10
+SHORT_STEP = 1 << 10
 """Tokens of the short step with which ``model`` compares a long step's time per token."""
 
 
@@ -232,7 +232,7 @@ def block_step(args: argparse.Namespace, net: LanguageModel, length: int) -> Cal
 def model(args: argparse.Namespace) -> None:
     """Print a training step of every kind at each length and 1k; of the plain model up to 8k."""
     print(f"training step of {args.n_layers} layers, d_model {args.d_model}, one sequence, fp32")
-    print(f"| model | T | tensors | process peak | us/token | at {FEW:,} | ratio |")
+    print(f"| model | T | tensors | process peak | us/token | at {SHORT_STEP:,} | ratio |")
     print("|---|--:|--:|--:|--:|--:|--:|")
     rows = [("plain", n) for n in sorted({min(PLAIN, n) for n in args.lengths})]
     rows += [(kind, n) for kind in args.kinds for n in args.lengths]
@@ -263,7 +263,7 @@ def model_row(args: argparse.Namespace) -> dict:
         net = make_model(args, args.row, args.n_layers)
         prepare_blocks(net, "full", compiled=can_compile(device)[0])
 
-    layouts = {n: layout_of(args, n) for n in (FEW, 4 * FEW, args.length)}
+    layouts = {n: layout_of(args, n) for n in (SHORT_STEP, 4 * SHORT_STEP, args.length)}
 
     def step(length: int) -> None:
         net.zero_grad(set_to_none=True)
@@ -272,11 +272,11 @@ def model_row(args: argparse.Namespace) -> dict:
         synchronise(device)
 
     def per_token(length: int) -> float:
-        return seconds(partial(step, length), 8 if length == FEW else 1, args.clock) / length
+        return seconds(partial(step, length), 8 if length == SHORT_STEP else 1, args.clock) / length
 
-    for length in (FEW, 4 * FEW):  # the long step runs what 4 * FEW compiles
+    for length in (SHORT_STEP, 4 * SHORT_STEP):  # the long step runs what 4 * SHORT_STEP compiles
         step(length)
-    us, few = beside(per_token, args.length, FEW)
+    us, few = beside(per_token, args.length, SHORT_STEP)
     peak = peak_memory_bytes(device)
     net.zero_grad(set_to_none=True)
     weights = sum(p.nbytes for p in net.parameters())

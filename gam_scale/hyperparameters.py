@@ -87,7 +87,7 @@ class Chosen:
         )
 
 
-def asked(train: TrainConfig) -> list[str]:
+def auto_settings(train: TrainConfig) -> list[str]:
     """Return the settings that are "auto", in the order of the rules."""
     return [name for name in RULES if is_auto(getattr(train, name))]
 
@@ -105,7 +105,7 @@ def choose(config: RunConfig, epoch_sequences: int | None = None) -> Chosen:
     train = replace(config.train)
     scale = _scale(config, epoch_sequences)
     settings = {}
-    for name in asked(train):
+    for name in auto_settings(train):
         settings[name] = RULES[name](train, scale)
         setattr(train, name, settings[name])
     return Chosen(settings, scale)
@@ -113,13 +113,13 @@ def choose(config: RunConfig, epoch_sequences: int | None = None) -> Chosen:
 
 def with_chosen(config: RunConfig, epoch_sequences: int | None = None) -> RunConfig:
     """Return ``config`` with numbers for all settings that are "auto"; see :func:`choose`."""
-    if not asked(config.train):
+    if not auto_settings(config.train):
         return config
-    train = filled(config.train, choose(config, epoch_sequences).settings)
+    train = with_settings(config.train, choose(config, epoch_sequences).settings)
     return replace(config, train=train)
 
 
-def filled(train: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+def with_settings(train: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
     """Return ``train`` with these settings, given by name."""
     return replace(train, **settings)
 
@@ -136,8 +136,8 @@ def _scale(config: RunConfig, epoch_sequences: int | None) -> Scale:
     if train.epochs:
         if epoch_sequences is None:
             raise UserError(
-                f"train.{asked(train)[0]} is auto with train.epochs, and the data is not read "
-                "here; expected train.steps, or a number"
+                f"train.{auto_settings(train)[0]} is auto with train.epochs, and the data is not "
+                "read here; expected train.steps, or a number"
             )
         tokens = train.epochs * epoch_sequences * length
     elif is_auto(train.global_batch_size):  # D = S B, so that B = 0.58 (S B)^0.571

@@ -15,7 +15,7 @@ GOES_ON = (False, True)
 def packed_inputs(
     kind: str, heads: int = 2, width: int = 8, slots: int = 6
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Random arguments by name; fresh, ends and ends on the host, padded; positions (B, T)."""
+    """Random arguments by name; padded stretches, with their ends on the host; positions (B, T)."""
     generator = torch.Generator().manual_seed(0)
     rows, length = len(DOCUMENTS), sum(DOCUMENTS[0])
     q, k, v = torch.randn(3, rows, length, heads, width, generator=generator)

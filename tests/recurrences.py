@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 
-def _at_start(state: Tensor, fresh: Tensor | float, positions: Tensor | None, t: int) -> Tensor:
-    """``state``, or ``fresh`` in the rows where token t starts a document."""
+def _at_start(state: Tensor, new_state: Tensor | float, positions: Tensor | None, t: int) -> Tensor:
+    """``state``, or ``new_state`` in the rows where token t starts a document."""
     if positions is None:
         return state
     starts = (positions[:, t] == 0).view(-1, *[1] * (state.dim() - 1))
-    return torch.where(starts, fresh, state)
+    return torch.where(starts, new_state, state)
 
 
 def slot(q, k, v, log_decay, state, bank, positions=None):

@@ -63,5 +63,5 @@ def small(*kinds: str | dict[str, Any], **settings: Any) -> ModelConfig:
 def _narrow(layer: str | dict[str, Any]) -> str | dict[str, Any]:
     """What a section says nothing of says itself how it is narrow."""
     if isinstance(layer, str) and not MIXERS[layer].sections:
-        return {"kind": layer} | MIXERS[layer].small
+        return {"kind": layer} | MIXERS[layer].small_settings
     return layer

@@ -17,7 +17,7 @@ ORDER = (
     {"launch", "plan", "export"},
     {"train"},
     {"run", "parallel", "checkpoint", "data", "evaluate", "generate", "chat", "interop"},
-    {"config", "former", "hardware", "hyperparameters", "schedule"},
+    {"config", "former_configs", "hardware", "hyperparameters", "schedule"},
     {"model"},
     {
         "kernels",

@@ -34,7 +34,7 @@ class Rowwise(Toy):
         assert all(p.dim() >= 2 for group in self.param_groups for p in group["params"])
 
     def made(self, p):
-        return {kind: state.made(p.device) for kind, state in _rowwise(p.shape).items()}
+        return {kind: state.initial_tensor(p.device) for kind, state in _rowwise(p.shape).items()}
 
     def update(self, p, state, group):
         state["count"] += 1

@@ -15,7 +15,7 @@ from rich.table import Table
 from gam_scale import cli
 from gam_scale.errors import UserError
 from gam_scale.launch.follow import cancel, follow
-from gam_scale.launch.status import COLUMNS, find_runs, look, slurm_states
+from gam_scale.launch.status import COLUMNS, find_runs, slurm_states, status_table
 
 
 def main() -> int:
@@ -101,7 +101,7 @@ def launch(args: argparse.Namespace) -> int:
 
 def show(folders: list[str]) -> None:
     """Print the table of runs; one that cannot be read has a row too, and a sentence below."""
-    rows, problems = look(find_runs(folders), slurm_states())
+    rows, problems = status_table(find_runs(folders), slurm_states())
     out = Table(*COLUMNS)
     for row in rows:
         out.add_row(*row)

@@ -69,7 +69,7 @@ def compare(check: Check, kind: str, name: str) -> None:
     kernel, portable = KERNELS[kind]
     given = {name: x.to(check.device) for name, x in inputs(kind, config).items()}
     where = layout(config).to(check.device)
-    tail = where.stretches.fresh, where.ends, where.ends_host
+    tail = where.stretches.starts_document, where.ends, where.ends_host
 
     def fused(*leaves: Tensor) -> tuple[Tensor, Tensor]:
         return kernel(*leaves, *tail)

@@ -33,7 +33,7 @@ def main() -> None:
     chosen = rows(args.kinds, args.configs, args.recompute)
     found = [_noted(row) for row in chosen]
     if args.update:
-        page.write(page.beside(found))
+        page.write(page.merged_with_file(found))
     elif args.only_print:
         print(json.dumps(found))
     else:

@@ -21,7 +21,7 @@ BEGIN, END = "<!-- python -m benchmarks.fake_cuda -->", "<!-- end -->"
 Rows = Sequence[dict[str, Any]]
 
 
-def beside(rows: Rows) -> Rows:
+def merged_with_file(rows: Rows) -> Rows:
     """Return the file's rows, in which ``rows`` replace those of the same blocks or come last.
 
     Raises:

@@ -98,7 +98,7 @@ class _FormerIndex:
     format: Literal[1]
     tensors: dict[str, _FormerEntry]
 
-    def today(self) -> Index:
+    def as_index(self) -> Index:
         """Return the same index as an :class:`Index`."""
         return Index(1, {key: self._entry(entry) for key, entry in self.tensors.items()})
 
@@ -137,7 +137,7 @@ def _read(path: Path) -> Index:
         raise UserError(f"{path} is {shown(data)}; expected an object")
     try:
         if data.get("format") == 1:
-            return from_dict(_FormerIndex, data).today()
+            return from_dict(_FormerIndex, data).as_index()
         return from_dict(Index, data)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -19,7 +19,7 @@ class Restorable(Protocol):
     def shards(self) -> list[Shard]:
         """Return this rank's parts of parameters and states."""
 
-    def written(self, shards: list[Shard]) -> None:
+    def after_write(self, shards: list[Shard]) -> None:
         """Take in what was written to ``shards``."""
 
 
@@ -46,4 +46,4 @@ def restore(strategy: Restorable, checkpoint: Path, *, optimizer: bool = True) -
             tensors.load_into([shard])
         else:
             shard.data.fill_(states[shard.key].initial)
-    strategy.written(shards)
+    strategy.after_write(shards)

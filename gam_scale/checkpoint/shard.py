@@ -21,7 +21,7 @@ class StateSpec:
     initial: float = 0.0
     """The value of every element before the first step."""
 
-    def made(self, device: torch.device) -> Tensor:
+    def initial_tensor(self, device: torch.device) -> Tensor:
         """Make the state as it is before the first step."""
         return torch.full(self.shape, self.initial, dtype=self.dtype, device=device)
 

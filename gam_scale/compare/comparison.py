@@ -6,13 +6,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from gam_scale.compare.continued_models import continued_models, optimizer_of
 from gam_scale.compare.measure_cell import MeasureCell, measure_cells
 from gam_scale.compare.rates import beyond
 from gam_scale.compare.solve import Sized, sized
 from gam_scale.compare.spec import Spec, TaskSpec, TextSpec
-from gam_scale.compare.started import optimizer_of, started
 from gam_scale.compare.task_cell import Group, TaskCell, task_cells
-from gam_scale.compare.text_cell import Budget, TextCell, best, reached, text_cell
+from gam_scale.compare.text_cell import Budget, TextCell, best, final_loss, text_cell
 from gam_scale.config import RunConfig
 from gam_scale.data.manifest import read_manifest
 from gam_scale.experiment.cell import Cell, Row
@@ -70,7 +70,7 @@ class Comparison:
 
 def _models(spec: TextSpec, start: Path | None) -> Mapping[str, tuple[Sized, Path | None]]:
     if not spec.models:
-        return started(spec, start)
+        return continued_models(spec, start)
     vocabulary = read_manifest(spec.data).tokenizer.vocab_size
     shared = {"vocab_size": vocabulary, **spec.set.get("model", {})}
     return {
@@ -173,7 +173,7 @@ def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
     done = [runs for cells in groups if len(runs := _finished(cells)) == len(cells)]
     best_ones = [best(runs) for runs in done]
     if spec.repeat:
-        best_ones.sort(key=lambda each: reached(each[1]))
+        best_ones.sort(key=lambda each: final_loss(each[1]))
         best_ones = best_ones[: spec.repeat] if len(done) == len(groups) else []
     return [cell for cell, _ in best_ones]
 

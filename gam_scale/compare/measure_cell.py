@@ -31,7 +31,7 @@ from gam_scale.evaluate.text import TextSource, batches, documents
 from gam_scale.evaluate.token_loss import last_log_probs, token_losses
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.code_version import code_version
-from gam_scale.experiment.kept import KeptCell, keep_row
+from gam_scale.experiment.kept import KeptCell, keep_row_with_config
 from gam_scale.experiment.results import kept_row
 from gam_scale.run.lock import RunLock
 from gam_scale.strict import option, read_record, section, to_dict
@@ -58,7 +58,7 @@ class MeasureCell(KeptCell):
 
     trainer: ClassVar[str] = "gam_scale.compare.measure_cell"
 
-    of: Cell
+    measured: Cell
     model_name: str
     what: What
     length: int
@@ -67,7 +67,7 @@ class MeasureCell(KeptCell):
     @property
     def name(self) -> str:
         """See :attr:`Cell.name`."""
-        return f"{self.of.name}-{self.what}-{self.length}"
+        return f"{self.measured.name}-{self.what}-{self.length}"
 
     @property
     def run_dir(self) -> Path:
@@ -83,7 +83,7 @@ class MeasureCell(KeptCell):
         """See :meth:`Cell.write_config`."""
         run = MeasureRun(
             str(self.folder.absolute()),
-            str(self.of.run_dir.absolute()),
+            str(self.measured.run_dir.absolute()),
             self.model_name,
             self.seed,
             self.what,
@@ -92,8 +92,11 @@ class MeasureCell(KeptCell):
         )
         return self.write_once(run)
 
-    def renewed(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-        """See :meth:`KeptCell.renewed`: the run's path, and settings of other measurements only."""
+    def harmless_changes(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+        """See :meth:`KeptCell.harmless_changes`.
+
+        They are the run's path, and settings of other measurements only.
+        """
         before, settings = saved["settings"], now["settings"]
         same = all(before[key] == settings[key] for key in DECIDES[self.what])
         return {"run": now["run"], "settings": settings if same else before}
@@ -108,7 +111,7 @@ DECIDES: dict[str, tuple[str, ...]] = {
 """The settings on which each measurement depends."""
 
 
-def measure_cells(of: Cell, model_name: str, settings: MeasureSpec) -> list[MeasureCell]:
+def measure_cells(measured: Cell, model_name: str, settings: MeasureSpec) -> list[MeasureCell]:
     """Return the cells of all measurements that ``settings`` asks for of a finished run."""
     wanted: list[tuple[What, int]] = [("positions", length) for length in settings.positions]
     wanted += [("needle", length) for length in settings.hidden]
@@ -116,10 +119,10 @@ def measure_cells(of: Cell, model_name: str, settings: MeasureSpec) -> list[Meas
     wanted += [("context", settings.context)] if settings.context else []
     return [
         MeasureCell(
-            seed=of.seed,
-            config=of.config,
-            folder=of.folder,
-            of=of,
+            seed=measured.seed,
+            config=measured.config,
+            folder=measured.folder,
+            measured=measured,
             model_name=model_name,
             what=what,
             length=length,
@@ -149,7 +152,7 @@ def measure(path: Path) -> None:
         decides = {key: to_dict(asked.settings)[key] for key in DECIDES[asked.what]}
         config = {key: row[key] for key in ("model", "seed", "what", "length")}
         row |= {"code_version": code_version()}
-        keep_row(folder, path.stem, row, config | {"settings": decides})
+        keep_row_with_config(folder, path.stem, row, config | {"settings": decides})
 
 
 def _positions(trained: Trained, asked: MeasureRun) -> Row:

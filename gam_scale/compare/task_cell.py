@@ -18,7 +18,7 @@ from gam_scale.evaluate.state_size import memory_size
 from gam_scale.experiment.cell import Row
 from gam_scale.experiment.code_version import code_version
 from gam_scale.experiment.deciding import without_defaults
-from gam_scale.experiment.kept import KeptCell, keep_row
+from gam_scale.experiment.kept import KeptCell, keep_row_with_config
 from gam_scale.experiment.results import kept_row
 from gam_scale.run.lock import RunLock
 from gam_scale.strict import from_dict, option, read_record, to_dict
@@ -76,8 +76,8 @@ class TaskCell(KeptCell):
         )
         return self.write_once(run)
 
-    def renewed(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-        """See :meth:`KeptCell.renewed`: adds the defaults of settings newer than the file."""
+    def harmless_changes(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+        """See :meth:`KeptCell.harmless_changes`: defaults of settings newer than the file."""
         sections = {"recall": RecallConfig, "model": ModelConfig}
         return {key: to_dict(from_dict(cls, saved[key], key)) for key, cls in sections.items()}
 
@@ -151,7 +151,7 @@ def learn(path: Path) -> None:
             "recall": without_defaults(to_dict(recall), to_dict(RecallConfig())),
             "model": without_defaults(to_dict(model), to_dict(ModelConfig())),
         }
-        keep_row(folder, path.stem, _row(run, recall, model, result), config)
+        keep_row_with_config(folder, path.stem, _row(run, recall, model, result), config)
 
 
 def _say(line: str) -> None:

@@ -13,9 +13,9 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.code_version import code_version
 from gam_scale.experiment.deciding import deciding_settings, text_of
-from gam_scale.experiment.kept import keep_row, mean_curve
+from gam_scale.experiment.kept import keep_row_with_config, mean_curve
 from gam_scale.experiment.results import kept_row, result_path
-from gam_scale.hyperparameters import filled, with_chosen
+from gam_scale.hyperparameters import with_chosen, with_settings
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.strict import AUTO, is_auto
@@ -41,8 +41,11 @@ class TextCell(Cell):
         return f"{self.model_name}-{self.stage}-lr{self.config.train.lr:g}-s{self.seed}"
 
     @property
-    def open_settings(self) -> tuple[str, ...]:
-        """See :attr:`Cell.open_settings`: tuning uses whatever precision is fast on a machine."""
+    def settings_free_to_differ(self) -> tuple[str, ...]:
+        """See :attr:`Cell.settings_free_to_differ`.
+
+        Tuning uses whatever precision is fast on a machine.
+        """
         return ("train.precision",) if self.stage == "tune" else ()
 
     def write_config(self) -> Path:
@@ -60,7 +63,7 @@ class TextCell(Cell):
         summary = self.run_dir / "summary.json"
         if kept is None and summary.exists():
             row = self._row(read_summary(summary, NEEDED))
-            kept = keep_row(self.folder, self.name, row, deciding_settings(self.config))
+            kept = keep_row_with_config(self.folder, self.name, row, deciding_settings(self.config))
         if kept is not None:
             self.write_config()
             if kept.get("text") != (text := text_of(self.config)):
@@ -136,7 +139,7 @@ def text_cell(
     if not is_auto(train.warmup_steps):
         train.warmup_steps = max(1, round(budget.warmup * train.steps))
     train.micro_batch_size = min(train.micro_batch_size, train.global_batch_size)
-    train = filled(train, {"lr": AUTO if budget.times_auto else rate})
+    train = with_settings(train, {"lr": AUTO if budget.times_auto else rate})
     config = with_chosen(replace(config, model=size.config, train=train))
     if budget.times_auto:
         chosen = config.train.lr
@@ -157,10 +160,10 @@ def text_cell(
 
 def best(cells: Sequence[tuple[TextCell, Row]]) -> tuple[TextCell, Row]:
     """Return the finished cell with the lowest validation loss, and its row."""
-    return min(cells, key=lambda each: reached(each[1]))
+    return min(cells, key=lambda each: final_loss(each[1]))
 
 
-def reached(row: Row) -> float:
+def final_loss(row: Row) -> float:
     """Return the validation loss by which a run is ordered; one that diverged comes last."""
     return or_inf(row["val_loss"])
 

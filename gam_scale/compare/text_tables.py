@@ -6,7 +6,7 @@ from typing import Any
 from gam_scale.compare.spec import TextSpec
 from gam_scale.compare.text_cell import or_inf
 from gam_scale.evaluate.effective_context import TOLERANCE
-from gam_scale.evaluate.hidden import to_chance
+from gam_scale.evaluate.hidden import chance_length
 from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.report import banded
 from gam_scale.experiment.cell import Row
@@ -95,14 +95,14 @@ def losses(full: dict[str, list[Row]], reference: str) -> Table:
     table = []
     for model in spreads:
         rows, some = full[model], full[model][0]
-        less = spreads[model].less(spreads[base])
+        difference = spreads[model].difference(spreads[base])
         sizes = [f"{some['parameters']:,}", f"{some['memory']:,}", f"{some['state']:,}"]
         trained = [f"{some['lr']:g}", large(some["tokens"]), str(len(rows))]
         speed = Spread.of(r["tokens_per_s"] for r in rows).text("{:,.0f}".format)
         bits = Spread.of(r["val_bits_per_byte"] for r in rows).text("{:.4f}".format)
         table.append(
             [model, *sizes, *trained, spreads[model].text("{:.4f}".format)]
-            + ["" if model == base else plus_minus(*less, "{:+.4f}".format), bits, speed]
+            + ["" if model == base else plus_minus(*difference, "{:+.4f}".format), bits, speed]
         )
     header = [*MODEL_COLUMNS, f"less {base}", "bits/byte", "tokens/s"]
     return Table("Models", header, table, _note(full))
@@ -270,7 +270,7 @@ def retrieval(rows: Sequence[Row]) -> Table:
     table = []
     for (model, task), at in accuracies.items():
         chance = next(iter(at.values()))[1]
-        fallen = to_chance([(length, accuracy) for length, (accuracy, _) in at.items()], chance)
+        fallen = chance_length([(length, accuracy) for length, (accuracy, _) in at.items()], chance)
         cells = [
             ranged(a.mean, (a.low, a.high), "{:.2f}".format) if (a := at.get(n, (None,))[0]) else ""
             for n in lengths

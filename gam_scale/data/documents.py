@@ -66,7 +66,7 @@ def utf8_size(text: str) -> int:
     return sum(len(text[start : start + PIECE_CHARS].encode()) for start in starts)
 
 
-def account(files: Sequence[Path]) -> dict[str, Any]:
+def files_fingerprint(files: Sequence[Path]) -> dict[str, Any]:
     """Describe files by names, sizes and times, JSON-ready, to notice changes without reading."""
     digest, size = hashlib.sha256(), 0
     for path in files:

@@ -48,7 +48,7 @@ class Filters:
             settings["deduplicate_against"] = digests_of(self.against)
         return settings
 
-    def fault(self, document: Document) -> str | None:
+    def reason_to_leave_out(self, document: Document) -> str | None:
         """Return why a document is left out, judged by itself alone; None if it stays."""
         if isinstance(document, str):
             if len(document) < self.min_chars:
@@ -77,13 +77,13 @@ class Sieve:
         """Yield the documents that stay; count the others."""
         counts = self.left_out.setdefault(split, Counter())
         for document in documents:
-            if reason := self._fault(document):
+            if reason := self._reason_to_leave_out(document):
                 counts[reason] += 1
             else:
                 yield document
 
-    def _fault(self, document: Document) -> str | None:
-        if (reason := self._filters.fault(document)) or not self._filters.deduplicate:
+    def _reason_to_leave_out(self, document: Document) -> str | None:
+        if (reason := self._filters.reason_to_leave_out(document)) or not self._filters.deduplicate:
             return reason
         known = digest(document)
         if known in self._seen:

@@ -36,7 +36,7 @@ def may_write(out: Path, overwrite: bool) -> bool:
     return overwrite
 
 
-def made_from(out: Path, source: dict[str, Any]) -> Manifest:
+def verified_manifest(out: Path, source: dict[str, Any]) -> Manifest:
     """Return the manifest of the set at ``out``, after a check of its origin and its files.
 
     Raises:

@@ -33,7 +33,7 @@ from gam_scale.data.manifest import (
 )
 from gam_scale.data.mds import import_streaming
 from gam_scale.data.pairs import Pairs, encode_pairs
-from gam_scale.data.place import clear_leftovers, made_from, may_write, place, work_folder
+from gam_scale.data.place import clear_leftovers, may_write, place, verified_manifest, work_folder
 from gam_scale.data.progress import progress
 from gam_scale.data.sources import FileSource, HubSource, Source
 from gam_scale.data.tokenizer import Choice, Tokenizer
@@ -116,7 +116,7 @@ def prepare(spec: PrepareSpec) -> Manifest:
     out = spec.out.resolve()
     clear_leftovers(out)
     source = spec.describe()
-    made = None if may_write(out, spec.overwrite) else made_from(out, source)
+    made = None if may_write(out, spec.overwrite) else verified_manifest(out, source)
     if made is not None:
         print(f"{spec.out} is already prepared from the same inputs", file=sys.stderr)
         return made

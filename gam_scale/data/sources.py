@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gam_scale.data.conversation import Conversation
-from gam_scale.data.documents import Document, account
+from gam_scale.data.documents import Document, files_fingerprint
 from gam_scale.data.rows import (
     LeftOut,
     Reading,
@@ -120,7 +120,12 @@ class FileSource:
                 self.left_out.add(error)
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "files", "spec": self.spec, **self.how.describe(), **account(self.files)}
+        return {
+            "kind": "files",
+            "spec": self.spec,
+            **self.how.describe(),
+            **files_fingerprint(self.files),
+        }
 
     @property
     def text_bytes(self) -> int | None:

@@ -20,7 +20,7 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
 
 PREFETCH_STEPS = 4
-LOOK_S = 0.2  # seconds between checks whether to give up waiting
+GIVE_UP_POLL_S = 0.2  # seconds between checks whether to give up waiting
 ORDER_VERSION = 1  # part of the fingerprint: raise it when the order of samples changes
 
 
@@ -288,7 +288,7 @@ class Prefetcher:
         began = time.perf_counter()
         try:
             future = self._pending.popleft()
-            while not wait([future], LOOK_S).done and not self._give_up():
+            while not wait([future], GIVE_UP_POLL_S).done and not self._give_up():
                 pass
             batches = future.result() if future.done() else []
         finally:

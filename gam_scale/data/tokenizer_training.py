@@ -188,7 +188,7 @@ class Draw:
         return sorted(number for _, number, _ in self._kept)
 
 
-def stretches(text: str) -> Iterator[str]:
+def sample_pieces(text: str) -> Iterator[str]:
     """Cut a text into the stretches that a sample consists of."""
     return (text[i : i + SAMPLE_PIECE_CHARS] for i in range(0, len(text), SAMPLE_PIECE_CHARS))
 
@@ -197,7 +197,7 @@ def _sample(texts: Iterable[str], max_bytes: int, seed: int = 0) -> Iterable[str
     """Return the stretches that :class:`Draw` chooses, in order."""
     draw = Draw(max_bytes, seed)
     kept: dict[int, str] = {}
-    for number, piece in enumerate(piece for text in texts for piece in stretches(text)):
+    for number, piece in enumerate(piece for text in texts for piece in sample_pieces(text)):
         kept[number] = piece
         for out in draw.add(utf8_size(piece)):
             del kept[out]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gam_scale.data.documents import TokenIds, account
+from gam_scale.data.documents import TokenIds, files_fingerprint
 from gam_scale.data.mds import import_streaming
 from gam_scale.data.rows import LeftOut
 from gam_scale.errors import UserError
@@ -58,7 +58,7 @@ class TokenSource:
             "spec": self.spec,
             "separators": list(self.how.separators),
             "dtype": self.how.dtype,
-            **account([file for path in self.paths for file in _files(path)]),
+            **files_fingerprint([file for path in self.paths for file in _files(path)]),
         }
 
     text_bytes = None

@@ -13,7 +13,7 @@ from gam_scale.model.widest import widest
 from gam_scale.parallel.world import World
 
 
-class Owners:
+class RowSets:
     """Maps each row of :func:`~gam_scale.data.stream.valid_batches` to the set that it is from.
 
     Args:
@@ -28,20 +28,22 @@ class Owners:
         self, lengths: Sequence[int], seq_len: int, max_tokens: int, batch_size: int, readers: int
     ) -> None:
         rows = [num_sequences(n, seq_len) for n in read_of_each(lengths, max_tokens)]
-        self._owner = np.repeat(np.arange(len(rows)), rows)
+        self._set_of_row = np.repeat(np.arange(len(rows)), rows)
         self._batch_size, self._readers = batch_size, readers
 
-    def of(self, turn: int, reader: int) -> np.ndarray:
+    def sets_of_rows(self, turn: int, reader: int) -> np.ndarray:
         """Return the set of each row in a reader's batch of a turn; empty if no rows are left."""
         first = (turn * self._readers + reader) * self._batch_size
-        return self._owner[first : first + self._batch_size]
+        return self._set_of_row[first : first + self._batch_size]
 
-    def most(self, turn: int) -> int:
+    def max_sets(self, turn: int) -> int:
         """Return the largest number of sets in any reader's batch of a turn.
 
         All ranks make this many forward passes, because they have to meet in each.
         """
-        return max(len(set(self.of(turn, reader).tolist())) for reader in range(self._readers))
+        return max(
+            len(set(self.sets_of_rows(turn, reader).tolist())) for reader in range(self._readers)
+        )
 
 
 def mean_losses(
@@ -49,7 +51,7 @@ def mean_losses(
     batches: Iterable[Batch],
     token_bytes: np.ndarray,
     world: World,
-    owners: Owners,
+    row_sets: RowSets,
     n_sets: int,
 ) -> tuple[LossResult, list[LossResult]]:
     """Return the mean loss of all sets together and of each set.
@@ -62,20 +64,20 @@ def mean_losses(
         batches: this rank's share; rows without targets may pad the end of a batch.
         token_bytes: (vocab_size,) bytes that each id stands for.
         world: the ranks to sum over.
-        owners: maps the rows of the batches to sets.
+        row_sets: maps the rows of the batches to sets.
         n_sets: number of sets.
     """
     nats = torch.zeros(1 + n_sets, dtype=widest(world.device), device=world.device)
     counts = np.zeros((1 + n_sets, 2))  # columns: tokens, bytes; row 0: all sets
     for turn, batch in enumerate(batches):
-        owner = owners.of(turn, world.reader)
+        set_of_row = row_sets.sets_of_rows(turn, world.reader)
         whole = loss_sum(batch.to(world.device))
         nats[0] += whole
         counts[0] += _counts(batch, token_bytes)
-        sets, passes = np.unique(owner).tolist(), owners.most(turn)
+        sets, passes = np.unique(set_of_row).tolist(), row_sets.max_sets(turn)
         for i in range(passes):
             mine = sets[i] if i < len(sets) else None
-            part = batch if passes == 1 else _only(batch, owner == mine)
+            part = batch if passes == 1 else _only(batch, set_of_row == mine)
             total = whole if passes == 1 else loss_sum(part.to(world.device))
             if mine is not None:
                 nats[1 + mine] += total

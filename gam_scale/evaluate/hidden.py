@@ -133,7 +133,7 @@ def pooled(cells: Sequence[tuple[int, float, int]]) -> list[tuple[int, Interval]
     return accuracies
 
 
-def to_chance(accuracies: Sequence[tuple[int, Interval]], chance: float) -> int | None:
+def chance_length(accuracies: Sequence[tuple[int, Interval]], chance: float) -> int | None:
     """Return the length from which on no 95% interval is above chance; None: the longest is."""
     fallen = None
     for length, accuracy in sorted(accuracies, key=lambda each: each[0], reverse=True):

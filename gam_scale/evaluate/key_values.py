@@ -16,10 +16,10 @@ from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.evaluate.hidden import (
     HiddenSentences,
+    chance_length,
     distinct_keys,
     inserted,
     scores_of,
-    to_chance,
     words,
 )
 from gam_scale.evaluate.interval import Interval, proportion
@@ -59,7 +59,7 @@ class PairsResult:
         None if the accuracy at the longest length does.
         """
         return {
-            pairs: to_chance(
+            pairs: chance_length(
                 [(c.length, c.accuracy) for c in self.cells if c.pairs == pairs], 1.0 / pairs
             )
             for pairs in sorted({c.pairs for c in self.cells})

@@ -12,10 +12,10 @@ from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.evaluate.hidden import (
     HiddenSentences,
+    chance_length,
     inserted,
     pooled,
     scores_of,
-    to_chance,
     words,
 )
 from gam_scale.evaluate.interval import Interval, mean_interval, proportion
@@ -54,7 +54,7 @@ class NeedleResult:
     @property
     def chance_from(self) -> int | None:
         """The length from which on no length surely beats chance; None if the longest does."""
-        return to_chance(self.by_length, self.chance)
+        return chance_length(self.by_length, self.chance)
 
 
 class Needles:

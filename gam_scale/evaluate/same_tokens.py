@@ -80,15 +80,15 @@ def compare_spans(
     # Row (window, group) is ids[start - a : start + width], of which the last `width` are targets.
     # The first of them has `a` tokens of context here and `start` tokens in the first reading.
     rows = ids[:, torch.from_numpy((starts - a)[:, None] + np.arange(b + 1))].flatten(0, 1)
-    of_far = _tail(losses, ids, last - c + 1, tokens_per_batch)
-    of_near = _tail(losses, rows, width, tokens_per_batch).view(of_far.shape)
+    of_far = _last_losses(losses, ids, last - c + 1, tokens_per_batch)
+    of_near = _last_losses(losses, rows, width, tokens_per_batch).view(of_far.shape)
     loss_near, loss_far, difference = (
         mean_interval(nats.mean(1).numpy(), seed) for nats in (of_near, of_far, of_far - of_near)
     )
     return Difference(near, far, loss_near, loss_far, difference, len(ids), of_far.numel())
 
 
-def _tail(
+def _last_losses(
     losses: Callable[[Batch], Tensor], ids: Tensor, wanted: int, tokens_per_batch: int
 ) -> Tensor:
     """Return nats (n, wanted) float64 of the last ``wanted`` tokens of rows of ids (n, T + 1)."""

@@ -66,7 +66,7 @@ class Cell(ABC):
         """
 
     @property
-    def open_settings(self) -> tuple[str, ...]:
+    def settings_free_to_differ(self) -> tuple[str, ...]:
         """Dotted keys of settings that may differ between its config and its trained row."""
         return ()
 
@@ -95,7 +95,7 @@ class Cell(ABC):
             saved = to_dict(from_dict(RunConfig, read_json(path)))
             if not saved["data"]["sets"]:  # restored from a row, which has no paths
                 saved["data"]["sets"] = values["data"]["sets"]
-            if key := changed_setting(saved, self.config, DECIDE, self.open_settings):
+            if key := changed_setting(saved, self.config, DECIDE, self.settings_free_to_differ):
                 raise UserError(f"{path} has another {key} than {now}; expected {wanted}")
         write_changed(path, values)
         return path
@@ -152,7 +152,7 @@ def changed_setting(
     saved: dict[str, Any],
     config: RunConfig,
     sections: Sequence[str],
-    open_settings: Sequence[str] = (),
+    settings_free_to_differ: Sequence[str] = (),
 ) -> str | None:
     """Return the dotted key of a setting in which a saved config differs, if there is one.
 
@@ -160,11 +160,11 @@ def changed_setting(
         saved: values of a config file; a setting newer than the file counts as its default.
         config: the current config.
         sections: the sections that are compared, without :data:`SPEED_ONLY`.
-        open_settings: further settings that are not compared.
+        settings_free_to_differ: further settings that are not compared.
     """
     changed = [
         key
         for key in differences(saved, config)
-        if key.partition(".")[0] in sections and key not in (*SPEED_ONLY, *open_settings)
+        if key.partition(".")[0] in sections and key not in (*SPEED_ONLY, *settings_free_to_differ)
     ]
     return min(changed, key=lambda key: key.count("."), default=None)  # outer keys first

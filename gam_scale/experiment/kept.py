@@ -12,7 +12,7 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, write_changed
-from gam_scale.experiment.results import keep, kept_row, result_path
+from gam_scale.experiment.results import keep_row, kept_row, result_path
 from gam_scale.files import read_regular, write_bytes, write_json
 from gam_scale.strict import parse_json, read_record, shown, to_dict
 
@@ -33,7 +33,7 @@ class KeptCell(Cell):
         return kept
 
     @abstractmethod
-    def renewed(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    def harmless_changes(self, saved: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         """Return, by key, values that replace saved ones whose difference does not change the row.
 
         Args:
@@ -54,7 +54,7 @@ class KeptCell(Cell):
         if path.exists():
             saved = to_dict(read_record(type(run), path))
             saved["folder"] = values["folder"]  # the folder may have moved
-            saved |= self.renewed(saved, values)
+            saved |= self.harmless_changes(saved, values)
             other = [key for key in values if saved.get(key) != values[key]]
             if other:
                 raise UserError(
@@ -65,8 +65,8 @@ class KeptCell(Cell):
         return path
 
 
-def keep_row(folder: Path, name: str, row: Row, config: dict[str, Any]) -> Row:
-    """Write a cell's row, whole or not at all.
+def keep_row_with_config(folder: Path, name: str, row: Row, config: dict[str, Any]) -> Row:
+    """Write a cell's row with its name and config, whole or not at all.
 
     Args:
         folder: folder of the comparison.
@@ -78,7 +78,7 @@ def keep_row(folder: Path, name: str, row: Row, config: dict[str, Any]) -> Row:
     Returns:
         The row as it is kept.
     """
-    return keep(folder, name, {"cell": name, **row, "config": config})
+    return keep_row(folder, name, {"cell": name, **row, "config": config})
 
 
 def write_rows(rows: Sequence[Row], to: Path) -> None:

@@ -23,7 +23,7 @@ def kept_row(folder: Path, name: str) -> Row | None:
     return read_json(path) if path.exists() else None
 
 
-def keep(folder: Path, name: str, row: Row) -> Row:
+def keep_row(folder: Path, name: str, row: Row) -> Row:
     """Write a cell's row, whole or not at all, and return it."""
     path = result_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)

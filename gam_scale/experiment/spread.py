@@ -28,7 +28,7 @@ class Spread:
         """Return ``630.3 ± 12.1``, or the value alone for one seed."""
         return plus_minus(self.mean, self.deviation, form)
 
-    def less(self, other: "Spread") -> tuple[float, float | None]:
+    def difference(self, other: "Spread") -> tuple[float, float | None]:
         """Return the mean minus ``other``'s and its standard error, sqrt(s1^2 / n1 + s2^2 / n2).
 
         The error is None if either has only one seed.

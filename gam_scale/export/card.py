@@ -7,7 +7,7 @@ from gam_scale.checkpoint.load import Trained
 from gam_scale.config.names import set_names
 from gam_scale.config.stages import Stage, stages_of
 from gam_scale.evaluate.loss import perplexity
-from gam_scale.run.metrics_file import is_finite, read_metrics
+from gam_scale.run.metrics_file import is_known_and_finite, read_metrics
 
 _LOAD = """\
 ```python
@@ -87,13 +87,13 @@ def _losses(trained: Trained) -> dict[str, Any]:
     lines = read_metrics(trained.path.parent.parent / "metrics.jsonl")
     for line in reversed([one for one in lines if one.get("step", 0) <= trained.step]):
         loss = line.get("val_loss")
-        if loss is not None and is_finite(loss):
+        if loss is not None and is_known_and_finite(loss):
             bits = line.get("val_bits_per_byte")
             return {
                 "at step": f"{line['step']:,}",
                 "loss, nats a token": f"{loss:.4f}",
                 "perplexity": f"{perplexity(loss):.2f}",
-                "bits per byte": f"{bits:.4f}" if is_finite(bits) else None,
+                "bits per byte": f"{bits:.4f}" if is_known_and_finite(bits) else None,
             }
     return {}
 

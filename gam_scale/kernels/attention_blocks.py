@@ -55,7 +55,7 @@ def blockwise(
     """
     generator = dropout.generator(q.device) if dropout else None
     for piece in pieces:
-        queries, keys, values = _of_piece(piece, q, k, v)
+        queries, keys, values = _piece_tensors(piece, q, k, v)
         result = torch.empty_like(queries)
         for at, seen, mask in _blocks(piece, queries, keys, window):
             weights = _weights(queries[at], keys[seen], mask)
@@ -64,7 +64,7 @@ def blockwise(
             torch.bmm(weights, values[seen], out=result[at])
         if dropout:
             result *= dropout.scale
-        _put(result, out[piece.rows, :, piece.queries])
+        _copy_into(result, out[piece.rows, :, piece.queries])
 
 
 def blockwise_backward(
@@ -82,7 +82,7 @@ def blockwise_backward(
     grad_k.zero_(), grad_v.zero_()  # keys that no query sees are in no piece
     generator = dropout.generator(q.device) if dropout else None
     for piece in pieces:
-        queries, keys, values = _of_piece(piece, q, k, v)
+        queries, keys, values = _piece_tensors(piece, q, k, v)
         grads = _flat(grad[piece.rows, :, piece.queries])
         if dropout:
             grads = grads * dropout.scale
@@ -99,9 +99,9 @@ def blockwise_backward(
             of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
             of_keys[seen].baddbmm_(of_scores.mT, queries[at])
             torch.bmm(of_scores, keys[seen], out=of_queries[at])
-        _put(of_queries.mul_(_scale(q)), grad_q[piece.rows, :, piece.queries])
-        _put(of_keys, grad_k[piece.rows, :, piece.keys])
-        _put(of_values, grad_v[piece.rows, :, piece.keys])
+        _copy_into(of_queries.mul_(_scale(q)), grad_q[piece.rows, :, piece.queries])
+        _copy_into(of_keys, grad_k[piece.rows, :, piece.keys])
+        _copy_into(of_values, grad_v[piece.rows, :, piece.keys])
 
 
 def block_bytes(q: Tensor, k: Tensor, window: int = 0) -> tuple[float, float]:
@@ -166,7 +166,7 @@ def _weights(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     return torch.softmax(scores, -1, out=scores)
 
 
-def _of_piece(piece: Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _piece_tensors(piece: Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return scaled queries, keys and values, each (rows * heads, tokens, K), in fp32 or fp64."""
     queries = _flat(q[piece.rows, :, piece.queries]) * _scale(q)
     return queries, _flat(k[piece.rows, :, piece.keys]), _flat(v[piece.rows, :, piece.keys])
@@ -176,7 +176,7 @@ def _flat(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32)).flatten(0, 1).contiguous()
 
 
-def _put(x: Tensor, place: Tensor) -> None:
+def _copy_into(x: Tensor, place: Tensor) -> None:
     place.copy_(x.view(place.shape))
 
 

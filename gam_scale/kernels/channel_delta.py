@@ -19,7 +19,7 @@ def fla_channel_delta(
     log_decay: Tensor,
     beta: Tensor,
     initial: Tensor,
-    fresh: Tensor,
+    starts_document: Tensor,
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -32,13 +32,15 @@ def fla_channel_delta(
         beta: float32, either (B, T, H) strengths or (B, T, H, K + V) erase and write gates, which
             are cast to the dtype of ``q`` for the kernels.
         initial: (B, H, K, V) float32 state before the first token.
-        fresh: like ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
+        starts_document: like ``ends`` and ``ends_host``, see
+            :func:`gam_scale.kernels.stretches.stretches`.
 
     Returns:
         outputs (B, T, H, V) in the dtype of ``q``, and the state after the last token
         (B, H, K, V), float32.
     """
-    return _fla_channel_delta(q, k, v, log_decay, beta, initial, fresh, ends, ends_host)[:2]
+    arguments = (q, k, v, log_decay, beta, initial, starts_document, ends, ends_host)
+    return _fla_channel_delta(*arguments)[:2]
 
 
 class Functions(NamedTuple):
@@ -68,7 +70,7 @@ def _fla_channel_delta(
     log_decay: Tensor,
     beta: Tensor,
     initial: Tensor,
-    fresh: Tensor,
+    starts_document: Tensor,
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -78,7 +80,7 @@ def _fla_channel_delta(
     No shape depends on the number of stretches, only on (B, T).
     """
     rows, length = q.shape[:2]
-    cut = stretches(rows, fresh, ends, ends_host)
+    cut = stretches(rows, starts_document, ends, ends_host)
     names, gates = _gates(q, v, beta)
     flat = in_one_row(q, k, v, log_decay, *gates)
     forward = functions().kda_forward if len(gates) == 1 else functions().gdn2_forward
@@ -114,13 +116,13 @@ def _fla_channel_delta_backward(
     pairs: Tensor,
     solved: Tensor,
     initial: Tensor,
-    fresh: Tensor,
+    starts_document: Tensor,
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v, log_decay, beta and the initial state."""
     rows, length = q.shape[:2]
-    cut = stretches(rows, fresh, ends, ends_host)
+    cut = stretches(rows, starts_document, ends, ends_host)
     names, gates = _gates(q, v, beta)
     flat = in_one_row(grad, q, k, v, total, pairs, solved, *gates)
     backward = functions().kda_backward if len(gates) == 1 else functions().gdn2_backward
@@ -141,7 +143,7 @@ def _fla_channel_delta_backward(
 
 
 @_fla_channel_delta.register_fake
-def _(q, k, v, log_decay, beta, initial, fresh, ends, ends_host):
+def _(q, k, v, log_decay, beta, initial, starts_document, ends, ends_host):
     within = (*q.shape[:3], CHUNK)
     y, total = q.new_empty(v.shape), log_decay.new_empty(log_decay.shape)
     pairs, solved = q.new_empty(within), q.new_empty(within)
@@ -149,7 +151,7 @@ def _(q, k, v, log_decay, beta, initial, fresh, ends, ends_host):
 
 
 @_fla_channel_delta_backward.register_fake
-def _(grad, grad_final, q, k, v, total, beta, pairs, solved, initial, fresh, ends, ends_host):
+def _(grad, grad_final, q, k, v, total, beta, pairs, solved, initial, *_):
     return tuple(x.new_empty(x.shape) for x in (q, k, v, total, beta, initial))
 
 

@@ -17,7 +17,7 @@ def fla_delta(
     log_decay: Tensor,
     beta: Tensor,
     initial: Tensor,
-    fresh: Tensor,
+    starts_document: Tensor,
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -30,13 +30,14 @@ def fla_delta(
         log_decay: (B, T, H) float32.
         beta: (B, T, H) float32.
         initial: (B, H, K, V) float32 state before the first token.
-        fresh: like ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
+        starts_document: like ``ends`` and ``ends_host``, see
+            :func:`gam_scale.kernels.stretches.stretches`.
 
     Returns:
         outputs (B, T, H, V) in the dtype of ``q``, and the state after the last token
         (B, H, K, V), float32.
     """
-    return _fla_delta(q, k, v, log_decay, beta, initial, fresh, ends, ends_host)[:2]
+    return _fla_delta(q, k, v, log_decay, beta, initial, starts_document, ends, ends_host)[:2]
 
 
 def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -86,7 +87,7 @@ def _fla_delta(
     log_decay: Tensor,
     beta: Tensor,
     initial: Tensor,
-    fresh: Tensor,
+    starts_document: Tensor,
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -96,7 +97,7 @@ def _fla_delta(
     """
     forward, _ = functions()
     rows, length = q.shape[:2]
-    cut = stretches(rows, fresh, ends, ends_host)
+    cut = stretches(rows, starts_document, ends, ends_host)
     flat = in_one_row(q, k, v, log_decay, beta)
     total, y, solved, final, *_ = forward(
         **dict(zip(("q", "k", "v", "g", "beta"), flat, strict=True)),
@@ -121,14 +122,14 @@ def _fla_delta_backward(
     beta: Tensor,
     solved: Tensor,
     initial: Tensor,
-    fresh: Tensor,
+    starts_document: Tensor,
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v, log_decay, beta and the initial state."""
     _, backward = functions()
     rows, length = q.shape[:2]
-    cut = stretches(rows, fresh, ends, ends_host)
+    cut = stretches(rows, starts_document, ends, ends_host)
     names = ("do", "q", "k", "v", "g", "beta", "A")
     flat = in_one_row(grad, q, k, v, total, beta, solved)
     dq, dk, dv, dbeta, ddecay, dstates, *_ = backward(
@@ -145,14 +146,14 @@ def _fla_delta_backward(
 
 
 @_fla_delta.register_fake
-def _(q, k, v, log_decay, beta, initial, fresh, ends, ends_host):
+def _(q, k, v, log_decay, beta, initial, starts_document, ends, ends_host):
     heads = q.shape[:3]
     y, solved = q.new_empty((*heads, v.shape[-1])), q.new_empty((*heads, CHUNK))
     return y, initial.new_empty(initial.shape), log_decay.new_empty(heads), solved
 
 
 @_fla_delta_backward.register_fake
-def _(grad, grad_final, q, k, v, total, beta, solved, initial, fresh, ends, ends_host):
+def _(grad, grad_final, q, k, v, total, beta, solved, initial, starts_document, ends, ends_host):
     return tuple(x.new_empty(x.shape) for x in (q, k, v, total, beta, initial))
 
 

@@ -19,7 +19,7 @@ def fla_slot(
     log_decay: Tensor,
     initial: Tensor,
     bank: Tensor,
-    fresh: Tensor,
+    starts_document: Tensor,
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -32,24 +32,25 @@ def fla_slot(
         log_decay: (B, T, H, M) float32.
         initial: (B, H, M, K + V) float32 state before the first token: each slot's key and value.
         bank: (H, M, K + V) float32 state at the start of a document.
-        fresh: like ``ends`` and ``ends_host``, see :func:`gam_scale.kernels.stretches.stretches`.
+        starts_document: like ``ends`` and ``ends_host``, see
+            :func:`gam_scale.kernels.stretches.stretches`.
 
     Returns:
         outputs (B, T, H, V) in the dtype of ``q``, and the state after the last token
         (B, H, M, K + V), float32.
     """
     share = -torch.expm1(log_decay)  # of a slot that a token overwrites; rounded after this line
-    arguments = (q, k, v, share.to(q.dtype), log_decay, initial, bank, fresh, ends, ends_host)
-    return _fla_slot(*arguments)[:2]
+    stretches_of = (starts_document, ends, ends_host)
+    return _fla_slot(q, k, v, share.to(q.dtype), log_decay, initial, bank, *stretches_of)[:2]
 
 
 class Functions(NamedTuple):
-    """The functions that the operators call: three of flash-linear-attention, and our counted."""
+    """The functions that the operators call: flash-linear-attention's, and one of our own."""
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     sums: Callable[..., Tensor]  # cumulative, within chunks
-    counted: Callable[[Stretches], AbstractContextManager[None]]
+    known_chunk_count: Callable[[Stretches], AbstractContextManager[None]]
 
 
 def functions() -> Functions:
@@ -58,10 +59,10 @@ def functions() -> Functions:
     from fla.ops.gsa.chunk_fwd import chunk_gsa_fwd
     from fla.ops.utils import chunk_local_cumsum
 
-    return Functions(chunk_gsa_fwd, chunk_gsa_bwd, chunk_local_cumsum, counted)
+    return Functions(chunk_gsa_fwd, chunk_gsa_bwd, chunk_local_cumsum, known_chunk_count)
 
 
-class _Counted(Tensor):
+class _LastKnown(Tensor):
     """Numbers on a device, the last of which is known on the CPU too."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -72,7 +73,7 @@ class _Counted(Tensor):
 
 
 @contextmanager
-def counted(cut: Stretches) -> Iterator[None]:
+def known_chunk_count(cut: Stretches) -> Iterator[None]:
     """Give flash-linear-attention the number of chunks without a wait for the device.
 
     Its functions for chunks' states take only cumulative lengths, and would ask the device how many
@@ -80,7 +81,7 @@ def counted(cut: Stretches) -> Iterator[None]:
     """
     from fla.ops.common import chunk_h
 
-    ends = cut.chunk_ends.as_subclass(_Counted)
+    ends = cut.chunk_ends.as_subclass(_LastKnown)
     ends.last = torch.tensor(len(cut.chunks))
     ask, chunk_h.prepare_chunk_offsets = chunk_h.prepare_chunk_offsets, lambda *_: ends
     try:
@@ -124,7 +125,7 @@ def _fla_slot(
     log_decay: Tensor,
     initial: Tensor,
     bank: Tensor,
-    fresh: Tensor,
+    starts_document: Tensor,
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -134,9 +135,9 @@ def _fla_slot(
     """
     fla = functions()
     rows, length = q.shape[:2]
-    cut = stretches(rows, fresh, ends, ends_host)
+    cut = stretches(rows, starts_document, ends, ends_host)
     flat = in_one_row(q, k, v, share)
-    with fla.counted(cut):
+    with fla.known_chunk_count(cut):
         _, keys, scores, weights, pairs, _, values, y = fla.forward(
             **dict(zip(("q", "k", "v", "s"), flat, strict=True)),
             g=_totals(fla, log_decay, cut),
@@ -166,7 +167,7 @@ def _fla_slot_backward(
     scores: Tensor,
     weights: Tensor,
     pairs: Tensor,
-    fresh: Tensor,
+    starts_document: Tensor,
     ends: Tensor,
     ends_host: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -176,11 +177,11 @@ def _fla_slot_backward(
     """
     fla = functions()
     rows, length, _, width = q.shape
-    cut = stretches(rows, fresh, ends, ends_host)
+    cut = stretches(rows, starts_document, ends, ends_host)
     names = ("do", "q", "k", "v", "s", "ok", "p", "A")
     flat = in_one_row(grad, q, k, v, share, scores, weights, pairs)
     last = cut.at_ends(grad_final)
-    with fla.counted(cut):
+    with fla.known_chunk_count(cut):
         dq, dk, dv, dshare, ddecay, dkeys, dvalues = fla.backward(
             **dict(zip(names, flat, strict=True)),
             g=_totals(fla, log_decay, cut),
@@ -211,7 +212,7 @@ def _states(cut: Stretches, initial: Tensor, bank: Tensor, width: int) -> tuple[
 
 
 @_fla_slot.register_fake
-def _(q, k, v, share, log_decay, initial, bank, fresh, ends, ends_host):
+def _(q, k, v, share, log_decay, initial, bank, starts_document, ends, ends_host):
     heads, slots = q.shape[:3], share.shape[-1]
     return (
         q.new_empty((*heads, v.shape[-1])),
@@ -229,9 +230,9 @@ def _(grad, grad_final, q, k, v, share, log_decay, initial, bank, *_):
 
 
 def _save(ctx, inputs, output) -> None:
-    *leaves, fresh, ends, ends_host = inputs
+    *leaves, starts_document, ends, ends_host = inputs
     _, _, *saved = output
-    ctx.save_for_backward(*leaves, *saved, fresh, ends, ends_host)
+    ctx.save_for_backward(*leaves, *saved, starts_document, ends, ends_host)
     ctx.mark_non_differentiable(*saved)
     ctx.set_materialize_grads(False)
 

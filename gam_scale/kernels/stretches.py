@@ -22,60 +22,60 @@ class Stretches(NamedTuple):
     chunks: Tensor  # (chunks, 2) int32: a chunk's stretch, and its place in the stretch
     chunk_ends: Tensor  # (N + 1,) int64: cumulative numbers of chunks
     row: Tensor  # (N,) int64: the row of each stretch
-    fresh: Tensor  # (N,) bool: whether a stretch begins with a document
+    starts_document: Tensor  # (N,) bool: whether a stretch begins with a document
     first: Tensor  # (B,) int64: each row's first stretch
     last: Tensor  # (B,) int64: each row's last stretch
 
-    def states(self, initial: Tensor, fresh: Tensor | float) -> Tensor:
+    def states(self, initial: Tensor, new_state: Tensor | float) -> Tensor:
         """Return the state before each stretch (N, ...).
 
         Args:
             initial: (B, ...) state before each row's first token.
-            fresh: (...) state before each document.
+            new_state: (...) state before each document.
         """
         states = initial[self.row]
-        return torch.where(self._is_fresh(states), fresh, states)
+        return torch.where(self._starts_like(states), new_state, states)
 
     def gradients(self, grads: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gradients of ``initial`` and ``fresh``, given those of :meth:`states`' result."""
+        """Return gradients of ``initial`` and ``new_state``, given those of :meth:`states`."""
         of_rows = grads[self.first]
-        is_fresh = self._is_fresh(grads)
-        of_rows = of_rows.masked_fill(is_fresh[self.first], 0.0)
-        return of_rows, grads.masked_fill(~is_fresh, 0.0).sum(0)
+        starts = self._starts_like(grads)
+        of_rows = of_rows.masked_fill(starts[self.first], 0.0)
+        return of_rows, grads.masked_fill(~starts, 0.0).sum(0)
 
     def at_ends(self, grads: Tensor) -> Tensor:
         """Turn gradients (B, ...) of the states after each row into those after each stretch
         (N, ...), which are zero but for a row's last stretch."""
         return grads.new_zeros((len(self.row), *grads.shape[1:])).index_copy_(0, self.last, grads)
 
-    def _is_fresh(self, states: Tensor) -> Tensor:
-        return self.fresh.view(-1, *[1] * (states.dim() - 1))
+    def _starts_like(self, states: Tensor) -> Tensor:
+        return self.starts_document.view(-1, *[1] * (states.dim() - 1))
 
 
 _KNOWN = WeakTensorKeyDictionary()
 """Stretches by ``ends_host``, while that tensor is alive, since every layer asks for the same."""
 
 
-def stretches(rows: int, fresh: Tensor, ends: Tensor, ends_host: Tensor) -> Stretches:
+def stretches(rows: int, starts_document: Tensor, ends: Tensor, ends_host: Tensor) -> Stretches:
     """Return the stretches that make up B rows, without waiting for the device.
 
     Args:
         rows: B.
-        fresh: (n,) bool, whether a document starts with the stretch.
+        starts_document: (n,) bool, whether a document starts with the stretch.
         ends: (n + 1,) int32, cumulative lengths of the stretches from 0 to B T; empty stretches
             follow after all others.
         ends_host: the same in the CPU's memory.
     """
-    sources = (fresh, ends)
+    sources = (starts_document, ends)
     known = _KNOWN.get(ends_host)
     if known is not None and all(a is b for a, b in zip(known[0], sources, strict=True)):
         return known[1]
-    cut = _cut(rows, fresh, ends, ends_host)
+    cut = _cut(rows, starts_document, ends, ends_host)
     _KNOWN[ends_host] = (sources, cut)
     return cut
 
 
-def _cut(rows: int, fresh: Tensor, ends: Tensor, ends_host: Tensor) -> Stretches:
+def _cut(rows: int, starts_document: Tensor, ends: Tensor, ends_host: Tensor) -> Stretches:
     lengths = ends_host.diff()
     count, length = int((lengths > 0).sum()), int(ends_host[-1]) // rows
     assert bool((lengths[:count] > 0).all()), "an empty stretch stands before another one"
@@ -95,7 +95,7 @@ def _cut(rows: int, fresh: Tensor, ends: Tensor, ends_host: Tensor) -> Stretches
         chunks=torch.stack([stretch, place], dim=1).to(ends.dtype),
         chunk_ends=chunk_ends,
         row=firsts // length,
-        fresh=fresh[:count],
+        starts_document=starts_document[:count],
         first=torch.searchsorted(firsts, row_firsts),
         last=torch.searchsorted(firsts, row_firsts + length) - 1,
     )

@@ -218,7 +218,9 @@ def _state(
     return "died" if note.process else "never started"
 
 
-def look(paths: Iterable[Path], states: dict[str, str] | None) -> tuple[list[list[str]], list[str]]:
+def status_table(
+    paths: Iterable[Path], states: dict[str, str] | None
+) -> tuple[list[list[str]], list[str]]:
     """Return the status table of runs, of which some may be damaged or somebody else's.
 
     Returns:

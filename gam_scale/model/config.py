@@ -213,10 +213,10 @@ class ModelConfig:
         memory = self.memory
         check_horizons(memory.min_horizon, memory.max_horizon, "model.memory.min_horizon")
 
-    def check_length(self, tokens: int, cut: str) -> None:
+    def check_length(self, tokens: int, reason: str) -> None:
         """Refuse sequences too short for a layer; see :meth:`MixerConfig.check_length`."""
         for layer, name in self._named():
-            layer.check_length(tokens, cut, name)
+            layer.check_length(tokens, reason, name)
 
     def _layer(self, entry: str | MixerConfig) -> MixerConfig:
         layer = layer_of(entry, self._sections) if isinstance(entry, str) else entry

@@ -56,7 +56,7 @@ class CausalConv(nn.Module):
         window = torch.cat([state, x], dim=1)
         return self._convolve(window, layout), window[:, x.shape[1] :]
 
-    def run(
+    def forward_from(
         self, x: Tensor, state: Tensor, layout: Layout, context: Context | None
     ) -> tuple[Tensor, Tensor]:
         """Convolve (B, T, d) after ``state`` or, with ``context``, after the previous rank.
@@ -86,14 +86,14 @@ class CausalConv(nn.Module):
         return 2.0 * self.weight.numel()
 
 
-def check_taps(taps: int, key: str, tokens: int, cut: str) -> None:
+def check_taps(taps: int, key: str, tokens: int, reason: str) -> None:
     """Refuse a convolution that reaches back past the previous rank.
 
     Args:
         taps: taps of the convolution.
         key: config key of the taps.
         tokens: tokens of a sequence on one rank.
-        cut: the cause of such short sequences, for the message.
+        reason: why sequences are so short, with which the message begins.
     """
     if tokens < taps:
-        raise UserError(f"{cut} and {key} {taps}; expected at least that many tokens on a rank")
+        raise UserError(f"{reason} and {key} {taps}; expected at least that many tokens on a rank")

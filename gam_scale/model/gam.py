@@ -99,17 +99,17 @@ class GAMLayer(MixerConfig):
                     f"no {field.name}"
                 )
 
-    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+    def check_length(self, tokens: int, reason: str, name: Naming) -> None:
         """See :meth:`MixerConfig.check_length`."""
         if self.paths != "global":
-            check_taps(self.kernel_size, name("kernel_size"), tokens, cut)
+            check_taps(self.kernel_size, name("kernel_size"), tokens, reason)
 
 
 @dataclass(frozen=True)
 class WrittenLayer(GAMLayer):
     """A gam layer whose memory the context writes, through gates that forget."""
 
-    in_chunks: ClassVar[bool] = True
+    computes_in_chunks: ClassVar[bool] = True
 
     min_horizon: float = option(
         16.0, "tokens over which the fastest gate forgets at initialisation", above=1
@@ -163,11 +163,11 @@ class WrittenLayer(GAMLayer):
             )
         check_horizons(self.min_horizon, self.max_horizon, name("min_horizon"))
 
-    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+    def check_length(self, tokens: int, reason: str, name: Naming) -> None:
         """See :meth:`MixerConfig.check_length`."""
-        super().check_length(tokens, cut, name)
+        super().check_length(tokens, reason, name)
         if self.paths != "local":
-            check_taps(self.conv_size, name("conv_size"), tokens, cut)
+            check_taps(self.conv_size, name("conv_size"), tokens, reason)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class HeadLayer(WrittenLayer):
         "the tokens; the norm of each head then has a weight; none: no gate",
     )
 
-    small: ClassVar[dict[str, object]] = {"n_heads": 2}
+    small_settings: ClassVar[dict[str, object]] = {"n_heads": 2}
     of_pairs: ClassVar[bool] = False
     """Whether channels come in pairs, as complex numbers."""
 
@@ -213,11 +213,11 @@ class HeadLayer(WrittenLayer):
 
     def head_width(self, shape: Shape) -> float:
         """See :meth:`MixerConfig.head_width`."""
-        return float(self.heads(shape).key)
+        return float(self.heads(shape).key_width)
 
     def turned_widths(self, shape: Shape) -> tuple[int, ...]:
         """See :meth:`MixerConfig.turned_widths`."""
-        return (self.heads(shape).key,) if shape.rotary == "all" else ()
+        return (self.heads(shape).key_width,) if shape.rotary == "all" else ()
 
 
 @dataclass(frozen=True)

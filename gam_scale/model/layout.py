@@ -25,7 +25,7 @@ class Stretches(NamedTuple):
     """
 
     ends: Tensor  # (n + 1,) int32: stretch i is the tokens from ends[i] to before ends[i + 1]
-    fresh: Tensor  # (n,) bool: whether a document starts there, which forgets what came before
+    starts_document: Tensor  # (n,) bool: whether one starts there, which forgets what came before
 
 
 class Spans(NamedTuple):
@@ -40,13 +40,13 @@ class Spans(NamedTuple):
     keys: Tensor  # (n + 1,) int32, cumulative: of the rows' keys laid end to end
 
 
-class _Pieces(NamedTuple):
+class _RowStretches(NamedTuple):
     """The stretches by row, in numpy, since tensors have no values where torch traces a model."""
 
     row: np.ndarray
     begin: np.ndarray  # its first token within the row
     end: np.ndarray  # one past its last token
-    fresh: np.ndarray
+    starts_document: np.ndarray
 
 
 class Layout:
@@ -76,12 +76,12 @@ class Layout:
         positions: Tensor,
         documents: Tensor | None,
         starts: Tensor | None,
-        pieces: _Pieces,
+        row_stretches: _RowStretches,
     ) -> None:
         self.rows, self.length = shape
         self.positions, self.documents, self.starts = positions, documents, starts
-        self._pieces = pieces
-        self.stretches = self.stretches_host = _stretches(pieces)
+        self._row_stretches = row_stretches
+        self.stretches = self.stretches_host = _stretches(row_stretches)
         self.spans = self.spans_host = Spans(self.ends_host, self.ends_host)
         self.rotation: Rotation | None = None
         self.turns: dict[int, tuple[Tensor, Tensor]] = {}
@@ -97,24 +97,24 @@ class Layout:
         positions = torch.as_tensor(positions).long()
         assert positions.device.type == "cpu", "a layout is made on the CPU, then sent"
         starts = positions == 0
-        fresh = starts.numpy()
-        begins = fresh.copy()
+        is_start = starts.numpy()
+        begins = is_start.copy()
         begins[:, 0] = True
         row, begin = begins.nonzero()
         end = np.append(begin[1:], 0)
         end[end == 0] = begins.shape[1]
-        pieces = _Pieces(row, begin, end, fresh[row, begin])
+        row_stretches = _RowStretches(row, begin, end, is_start[row, begin])
         documents = starts.cumsum(1, dtype=torch.int32)
         rows, length = positions.shape
-        return cls((rows, length), positions, documents, starts, pieces)
+        return cls((rows, length), positions, documents, starts, row_stretches)
 
     @classmethod
     def stream(cls, rows: int, length: int, first: int = 0) -> "Layout":
         """Make rows of one stream each, without resets; ``first`` is the first token's position."""
         positions = torch.arange(first, first + length, device="cpu")[None]
         nothing = np.zeros(rows, np.int64)
-        pieces = _Pieces(np.arange(rows), nothing, nothing + length, nothing > 0)
-        return cls((rows, length), positions, None, None, pieces)
+        row_stretches = _RowStretches(np.arange(rows), nothing, nothing + length, nothing > 0)
+        return cls((rows, length), positions, None, None, row_stretches)
 
     @property
     def ends(self) -> Tensor:
@@ -192,7 +192,7 @@ class Layout:
         """
         length = self.length // size
         part = self._cut(rank * length, (rank + 1) * length)
-        part.spans_host = _spans(self._pieces, self.length, rank * length, length)
+        part.spans_host = _spans(self._row_stretches, self.length, rank * length, length)
         part.spans = Spans(*(_send(x, self.positions.device) for x in part.spans_host))
         return part
 
@@ -213,7 +213,7 @@ class Layout:
             alone(self.positions[:, first:last]),
             None if self.documents is None else self._documents(first, last),
             None if self.starts is None else alone(self.starts[:, first:last]),
-            _cut(self._pieces, first, last),
+            _cut(self._row_stretches, first, last),
         )
         if device.type != "cpu":
             new.stretches = Stretches(*(_send(x, device) for x in new.stretches_host))
@@ -260,33 +260,31 @@ def padded(ends: np.ndarray) -> np.ndarray:
     return np.concatenate([ends, np.repeat(ends[-1:], size - len(ends))])
 
 
-def _stretches(pieces: _Pieces) -> Stretches:
-    ends = padded(np.append(0, (pieces.end - pieces.begin).cumsum()))
-    empty = len(ends) - 1 - len(pieces.row)
-    return Stretches(
-        torch.from_numpy(ends),
-        torch.from_numpy(np.concatenate([pieces.fresh, np.zeros(empty, np.bool_)])),
-    )
+def _stretches(row_stretches: _RowStretches) -> Stretches:
+    ends = padded(np.append(0, (row_stretches.end - row_stretches.begin).cumsum()))
+    empty = len(ends) - 1 - len(row_stretches.row)
+    starts = np.concatenate([row_stretches.starts_document, np.zeros(empty, np.bool_)])
+    return Stretches(torch.from_numpy(ends), torch.from_numpy(starts))
 
 
-def _cut(pieces: _Pieces, first: int, last: int) -> _Pieces:
-    """Return the pieces in tokens ``first`` to before ``last``, with ``first`` as token 0."""
-    here = (pieces.begin < last) & (pieces.end > first)
-    row, begin, end, fresh = (x[here] for x in pieces)
+def _cut(row_stretches: _RowStretches, first: int, last: int) -> _RowStretches:
+    """Return the stretches in tokens ``first`` to before ``last``, with ``first`` as token 0."""
+    here = (row_stretches.begin < last) & (row_stretches.end > first)
+    row, begin, end, starts_document = (x[here] for x in row_stretches)
     goes_on = begin < first
     begin, end = np.maximum(begin, first), np.minimum(end, last)
-    return _Pieces(row, begin - first, end - first, fresh & ~goes_on)
+    return _RowStretches(row, begin - first, end - first, starts_document & ~goes_on)
 
 
-def _spans(pieces: _Pieces, length: int, first: int, queries: int) -> Spans:
+def _spans(row_stretches: _RowStretches, length: int, first: int, queries: int) -> Spans:
     """Return the spans of ``queries`` queries from ``first`` on in each row, over all its keys.
 
     The keys of a stretch begin where the stretch does, even before ``first``. Keys before the first
     such stretch, and keys after the last query, are spans without queries.
     """
     last = first + queries
-    here = (pieces.begin < last) & (pieces.end > first)
-    row, begin, end, _ = (x[here] for x in pieces)
+    here = (row_stretches.begin < last) & (row_stretches.end > first)
+    row, begin, end, _ = (x[here] for x in row_stretches)
     end = np.minimum(end, last)
     sizes = []
     for i in range(row[-1] + 1):

@@ -152,16 +152,16 @@ class MixerConfig(Part):
     sections: ClassVar[tuple[str, ...]] = ()
     """Sections of the model's config from which a layer named by its kind alone takes settings, by
     their names. If several sections have a setting, the last one counts."""
-    own: ClassVar[tuple[str, ...]] = ()
+    not_from_sections: ClassVar[tuple[str, ...]] = ()
     """Settings that it takes from no section, because they mean something else there."""
     by_pieces: ClassVar[bool] = False
     """Whether ``extend`` is differentiable and resets where documents start. A long sequence can
     then be trained on segment by segment, and states carried from one sequence to the next."""
     drops_weights: ClassVar[bool] = False
     """Whether it applies dropout to attention weights, for which a CPU takes another kernel."""
-    in_chunks: ClassVar[bool] = False
+    computes_in_chunks: ClassVar[bool] = False
     """Whether it computes in chunks, at more FLOPs than those of the recurrence that it counts."""
-    measured_as: ClassVar[str]
+    gpu_block_kind: ClassVar[str]
     """The kind in plan/gpu_blocks.json whose bytes and launches stand for it; each kind sets it."""
     plan_note: ClassVar[str] = ""
     """A note that a plan shows for models with such layers."""
@@ -176,12 +176,13 @@ class MixerConfig(Part):
     """Kinds of the layers before it in the models of the associative recall task."""
     recall: ClassVar[dict[str, tuple[str, ...]]] = {}
     """``KEY=VALUE`` settings for its models in that task, by the task's preset."""
-    small: ClassVar[dict[str, Any]] = {}
+    small_settings: ClassVar[dict[str, Any]] = {}
     """Settings with which benchmarks and tests try it at a width of 16 or 32."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        assert not cls.kind or hasattr(cls, "measured_as"), f"{cls.__name__}: measured_as is what?"
+        is_known = not cls.kind or hasattr(cls, "gpu_block_kind")
+        assert is_known, f"{cls.__name__}: gpu_block_kind is what?"
 
     @property
     def title(self) -> str:
@@ -210,12 +211,12 @@ class MixerConfig(Part):
         """Return the layer as it is in a run on sequences of ``seq_len`` tokens."""
         return self
 
-    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+    def check_length(self, tokens: int, reason: str, name: Naming) -> None:
         """Refuse sequences of which a rank holds too few tokens for the layer.
 
         Args:
             tokens: tokens of a sequence on one rank.
-            cut: the cause of such short sequences, for the message.
+            reason: why sequences are so short, with which the message begins.
             name: see :data:`Naming`.
         """
 

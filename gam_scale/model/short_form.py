@@ -56,7 +56,7 @@ def _as_in(kind: str, setting: str) -> Any:
 
 def _takes(kind: str, setting: str, section: str, metadata: Mapping[str, Any]) -> bool:
     """Return whether layers of ``kind`` take this setting, with this meaning, from ``section``."""
-    is_read = section in MIXERS[kind].sections and setting not in MIXERS[kind].own
+    is_read = section in MIXERS[kind].sections and setting not in MIXERS[kind].not_from_sections
     return is_read and _field(kind, setting)[0] == metadata
 
 
@@ -137,7 +137,7 @@ def key_of(kind: str, setting: str, sections: Mapping[str, Any]) -> str:
 def _origins(kind: str, sections: Mapping[str, Any]) -> dict[str, str]:
     """Return the section from which each setting of a kind is taken."""
     names = {field.name for field in dataclasses.fields(MIXERS[kind])} - {"kind"}
-    names -= set(MIXERS[kind].own)
+    names -= set(MIXERS[kind].not_from_sections)
     return {
         field.name: section
         for section in MIXERS[kind].sections

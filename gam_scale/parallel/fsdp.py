@@ -68,14 +68,14 @@ class FSDPStrategy(Strategy):
         algorithms = self.optimizer.algorithms()
         shards = []
         for name, parameter in self.module.named_parameters():
-            kept = self.optimizer.kept(parameter, algorithms[name])
+            kept = self.optimizer.local_states(parameter, algorithms[name])
             for kind, tensor in {PARAM: parameter.detach(), **kept}.items():
                 if isinstance(tensor, DTensor):
                     place = tuple(tensor.shape), _offset(parameter), tensor.to_local()
                     shards.append(Shard(kind, name, *place, *replicas))
                 else:
                     shards.append(Shard.whole(kind, name, tensor, *everywhere))
-        for name, kept in self.optimizer.owned().items():
+        for name, kept in self.optimizer.owned_states().items():
             shards += [Shard.whole(kind, name, tensor, *replicas) for kind, tensor in kept.items()]
         return shards
 

@@ -47,7 +47,7 @@ def meet(
     timeout_s: float,
     asked_to_stop: Callable[[], bool] = lambda: False,
     *,
-    kept: bool,
+    agent_keeps_store: bool,
 ) -> dist.Store:
     """Return an empty store that all ranks of this start share, and no others.
 
@@ -59,7 +59,7 @@ def meet(
         world_size: number of ranks that meet.
         timeout_s: seconds for all ranks to come.
         asked_to_stop: returns whether this process was asked to stop in the meantime.
-        kept: whether the launcher's agent keeps the store; else rank 0 opens one.
+        agent_keeps_store: whether the launcher's agent keeps the store; else rank 0 opens one.
 
     Raises:
         UserError: rank 0 can listen at none of the ports.
@@ -72,11 +72,11 @@ def meet(
         time.sleep(POLL_S)
         return time.monotonic() > deadline
 
-    ports = range(port, port + 1) if kept else range(port, min(port + PORTS, 1 << 16))
+    ports = range(port, port + 1) if agent_keeps_store else range(port, min(port + PORTS, 1 << 16))
     if rank > 0:
         store, start = _join(host, ports, job, rank, name, late, asked_to_stop)
     else:
-        kept_one = _wait_for(host, port, late, asked_to_stop) if kept else None
+        kept_one = _wait_for(host, port, late, asked_to_stop) if agent_keeps_store else None
         store = kept_one or _open(host, ports, world_size)
         ours = dist.PrefixStore(job, store)
         start = _gather(ours, name, world_size, late, asked_to_stop)
@@ -130,7 +130,7 @@ def _gather(
             store.set("proposal", proposal)
         absent = [rank for rank in others if _read(store, f"agreed by {rank}") != proposal]
         wish = STOPPED if asked_to_stop() else "" if absent else proposal
-        end = _settle(store, name, wish)
+        end = _set_or_read_end(store, name, wish)
         if end == proposal:
             return name
         if end == STOPPED:
@@ -180,13 +180,13 @@ def _answer(store: dist.Store, rank: int, name: str, stopping: bool) -> str:
         store.set(f"agreed by {rank}", proposal)
     else:
         store.set(f"name of {rank}", name)
-    end = _settle(store, start, STOPPED if stopping else "") if start else ""
+    end = _set_or_read_end(store, start, STOPPED if stopping else "") if start else ""
     if known and end == STOPPED:
         raise Stopped
     return start if known and end == proposal else ""
 
 
-def _settle(store: dist.Store, start: str, wish: str) -> str:
+def _set_or_read_end(store: dist.Store, start: str, wish: str) -> str:
     """Return how the meeting of the rank 0 named ``start`` ended: by the first wish; "" if none."""
     return store.compare_set(f"end of {start}", "", wish).decode()
 

@@ -98,14 +98,14 @@ class GroupedOptimizer(torch.optim.Optimizer):
         """Return each parameter's algorithm, by the parameter's name."""
         return {n: group["algorithm"] for group in self.param_groups for n in group["names"]}
 
-    def owned(self) -> dict[str, dict[str, Tensor]]:
+    def owned_states(self) -> dict[str, dict[str, Tensor]]:
         """Return, by name, the states of the parameters that this rank steps whole for all."""
-        return {name: kept for each in self._whole.values() for name, kept in each.kept()}
+        return {name: kept for each in self._whole.values() for name, kept in each.owned_states()}
 
-    def kept(self, parameter: Tensor, algorithm: Algorithm) -> dict[str, Tensor]:
+    def local_states(self, parameter: Tensor, algorithm: Algorithm) -> dict[str, Tensor]:
         """Return the states of a parameter as the engine has it; make them if no step has yet.
 
-        Empty for a cut parameter that an owner steps whole: see :meth:`owned`.
+        Empty for a cut parameter that an owner steps whole: see :meth:`owned_states`.
         """
         if self._whole and not algorithm.elementwise:
             return {}
@@ -121,7 +121,7 @@ def _initial(parameter: Tensor, state: StateSpec) -> Tensor:
     if isinstance(parameter, DTensor) and state.shape == tuple(parameter.shape):
         return torch.full_like(parameter, state.initial, dtype=state.dtype, requires_grad=False)
     # On the parameter's device, where fused AdamW keeps its count of steps too.
-    return state.made(parameter.device)
+    return state.initial_tensor(parameter.device)
 
 
 OPTIMIZERS: dict[str, Callable[[Policy], Algorithm]] = {

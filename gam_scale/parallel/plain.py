@@ -48,7 +48,7 @@ def whole_shards(module: nn.Module, optimizer: GroupedOptimizer, world: World) -
     algorithms = optimizer.algorithms()
     shards = []
     for name, parameter in module.named_parameters():
-        tensors = {PARAM: parameter.detach(), **optimizer.kept(parameter, algorithms[name])}
+        tensors = {PARAM: parameter.detach(), **optimizer.local_states(parameter, algorithms[name])}
         for kind, tensor in tensors.items():
             shards.append(Shard.whole(kind, name, tensor, world.rank, world.world_size))
     return shards

@@ -95,7 +95,7 @@ class Strategy(ABC):
         once for several parameters.
         """
 
-    def written(self, shards: list[Shard]) -> None:  # noqa: B027 (mostly nothing is to do)
+    def after_write(self, shards: list[Shard]) -> None:  # noqa: B027 (mostly nothing is to do)
         """Take in what was written to the shards; all ranks call this afterwards.
 
         Args:
@@ -115,7 +115,7 @@ class Strategy(ABC):
         for shard in shards:
             if shard.kind != PARAM:
                 shard.data.fill_(states[shard.key].initial)
-        self.written(shards)
+        self.after_write(shards)
 
     def _clip(self, max_norm: float) -> Tensor:
         return nn.utils.clip_grad_norm_(self.module.parameters(), max_norm)

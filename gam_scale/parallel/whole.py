@@ -33,9 +33,9 @@ class Piece:
     """The whole parameter's shape."""
     tensor: Tensor
     """The tensor that the engine has its optimizer step, which contains the part."""
-    first: int
+    offset_in_tensor: int
     """The part's first element in this rank's flattened ``tensor``."""
-    start: int
+    offset_in_parameter: int
     """The part's first element in the flattened parameter."""
     length: int
 
@@ -52,7 +52,7 @@ class Piece:
 
     def _of(self, tensor: Tensor) -> Tensor:
         local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        return local.detach().view(-1)[self.first : self.first + self.length]
+        return local.detach().view(-1)[self.offset_in_tensor : self.offset_in_tensor + self.length]
 
 
 OF_PARAMETERS = ("params", "names", "shapes", "stacks")
@@ -84,7 +84,9 @@ class WholeStepper:
         self.algorithm, self.ranks = group["algorithm"], ranks
         self.device, self.home = device, pieces[0].tensor.device
         spans: list[Any] = [None] * ranks.size()
-        dist.all_gather_object(spans, [(p.start, p.length) for p in pieces], group=ranks)
+        dist.all_gather_object(
+            spans, [(p.offset_in_parameter, p.length) for p in pieces], group=ranks
+        )
         self.lengths = {p.name: _lengths(p, [s[i] for s in spans]) for i, p in enumerate(pieces)}
         self.by_owner = [[p for p in pieces if owners[p.name] == rank] for rank in self._all]
         self.own = {p.name: nn.Parameter(self._nothing(p)) for p in self.by_owner[ranks.rank()]}
@@ -114,7 +116,7 @@ class WholeStepper:
             self._step(self.stepper, own)
         self._scatter(by_owner, own)
 
-    def kept(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    def owned_states(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Yield the name and the states of each parameter that this rank owns."""
         if self.stepper is None:
             return
@@ -122,7 +124,7 @@ class WholeStepper:
             state = self.stepper.state[self.own[piece.name]]
             declared = self.algorithm.states(piece.shape)
             if not state:
-                state |= {kind: each.made(self.home) for kind, each in declared.items()}
+                state |= {kind: each.initial_tensor(self.home) for kind, each in declared.items()}
             check_kept(state, declared)
             yield piece.name, state
 

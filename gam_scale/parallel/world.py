@@ -176,9 +176,11 @@ def start(
         else:
             _be_patient(min(PATIENCE * timeout_s, 1e7))
             where_to = place["MASTER_ADDR"], int(place["MASTER_PORT"])
-            kept = os.environ.get(AGENT_STORE) == "True"
+            agent_keeps_store = os.environ.get(AGENT_STORE) == "True"
             me = rank, world_size
-            store = meet(*where_to, job, *me, timeout_s, asked_to_stop, kept=kept)
+            store = meet(
+                *where_to, job, *me, timeout_s, asked_to_stop, agent_keeps_store=agent_keeps_store
+            )
             store.set_timeout(c10d.default_pg_timeout)
             # Given the device, NCCL connects all ranks now, not in each group's first collective,
             # and a barrier need not guess the device. But a mesh then splits the group, which in

@@ -65,7 +65,7 @@ class DeepSpeedStrategy(Strategy):
             self.optimizer.cut(pieces, zero.dp_process_group, world.device)
         self.clipping: zero_lean.Clipping | None = None
         if config.parallel.offload == "none":
-            self._trim()
+            self._replace_methods()
         # Stage 3 averages over ranks, whatever it is told. Our losses are already divided by the
         # global token count, so the average is undone in advance.
         self.undo_average = world.world_size if self.stage == 3 else 1
@@ -80,11 +80,11 @@ class DeepSpeedStrategy(Strategy):
             self.engine.step()  # between boundaries this only counts the micro-batch
         return loss.detach()
 
-    def _trim(self) -> None:
+    def _replace_methods(self) -> None:
         if self.stage == 3:
-            self.clipping = zero_lean.trim_stage_3(self.zero, self.world)
+            self.clipping = zero_lean.replace_methods_of_stage_3(self.zero, self.world)
         elif self.stage:
-            self.clipping = zero_lean.trim_stages_1_and_2(self.zero, self.world)
+            self.clipping = zero_lean.replace_methods_of_stages_1_and_2(self.zero, self.world)
         elif self.world.world_size == 1:
             # Otherwise gradients are copied into a bucket and back, to no purpose.
             self.engine.enable_backward_allreduce = False
@@ -110,8 +110,8 @@ class DeepSpeedStrategy(Strategy):
             return zero_shards.of_stage_3(self.module, self.zero, self.world)
         return zero_shards.of_stages_1_and_2(self.module, self.zero, self.world)
 
-    def written(self, shards: list[Shard]) -> None:
-        """See :meth:`Strategy.written`."""
+    def after_write(self, shards: list[Shard]) -> None:
+        """See :meth:`Strategy.after_write`."""
         if self.stage == 3:
             zero_shards.refresh_stage_3(self.module, self.zero, self.world, shards)
         elif self.stage:

@@ -54,8 +54,11 @@ class Clipping:
                 gradient.mul_(1.0 / over)
 
 
-def trim_stages_1_and_2(zero: Any, world: World) -> Clipping:
-    """Trim ZeRO's optimizer of stage 1 or 2, without offloading; call it once, before any step."""
+def replace_methods_of_stages_1_and_2(zero: Any, world: World) -> Clipping:
+    """Replace methods of ZeRO's optimizer of stages 1 and 2; masters share the parameters' memory.
+
+    Only for an optimizer that is not offloaded. Call it once, before any step.
+    """
     # Masters share the parameters' memory. Gain: 4 bytes for each parameter that a rank updates.
     for master, parts in zip(
         zero.single_partition_of_fp32_groups, zero.parallel_partitioned_bit16_groups, strict=True
@@ -72,8 +75,11 @@ def trim_stages_1_and_2(zero: Any, world: World) -> Clipping:
     return clipping
 
 
-def trim_stage_3(zero: Any, world: World) -> Clipping:
-    """Trim ZeRO's optimizer of stage 3, without offloading; call it once, before any step."""
+def replace_methods_of_stage_3(zero: Any, world: World) -> Clipping:
+    """Replace methods of ZeRO's optimizer of stage 3; masters share the parts' memory.
+
+    Only for an optimizer that is not offloaded. Call it once, before any step.
+    """
     # Masters share the parts' memory; DeepSpeed means to do this by itself, but compares a device
     # with its name. Gain: 4 bytes for each parameter of this rank's part.
     for master, parts in zip(

@@ -53,8 +53,8 @@ def of_stages_1_and_2(module: nn.Module, zero: Any, world: World) -> list[Shard]
         for name, parameter in module.named_parameters()
     ]
     for flat, pieces in flats(module, zero, 1, world.rank):
-        shards += _parts(_kept(zero.optimizer, flat, pieces), pieces, world)
-    return shards + _owned(zero.optimizer)
+        shards += _parts(_states_of_flat(zero.optimizer, flat, pieces), pieces, world)
+    return shards + _owned_shards(zero.optimizer)
 
 
 def refresh_stages_1_and_2(module: nn.Module, zero: Any, world: World, shards: list[Shard]) -> None:
@@ -73,7 +73,7 @@ def of_stage_3(module: nn.Module, zero: Any, world: World) -> list[Shard]:
         if zero._swappable_optimizer_subgroup(group):
             parts = [replace(part, data=part.data.clone()) for part in parts]
         shards += parts
-    return shards + _owned(zero.optimizer)
+    return shards + _owned_shards(zero.optimizer)
 
 
 def refresh_stage_3(module: nn.Module, zero: Any, world: World, shards: list[Shard]) -> None:
@@ -99,15 +99,17 @@ def _groups_of_stage_3(
         on_disk = zero._swappable_optimizer_subgroup(group)
         if on_disk:
             zero._optimizer_states_and_gradient_swap_in(group)
-        tensors = {PARAM: flat.detach(), **_kept(zero.optimizer, flat, pieces)}
+        tensors = {PARAM: flat.detach(), **_states_of_flat(zero.optimizer, flat, pieces)}
         yield group, _parts(tensors, pieces, world)
         if on_disk:
             zero._optimizer_states_and_gradient_swap_out(group)
 
 
-def _kept(optimizer: GroupedOptimizer, flat: Tensor, pieces: list[Piece]) -> dict[str, Tensor]:
+def _states_of_flat(
+    optimizer: GroupedOptimizer, flat: Tensor, pieces: list[Piece]
+) -> dict[str, Tensor]:
     """Return a flat's states; its parameters are all of one group, and so of one algorithm."""
-    return optimizer.kept(flat, optimizer.algorithms()[pieces[0].name])
+    return optimizer.local_states(flat, optimizer.algorithms()[pieces[0].name])
 
 
 def _parts(tensors: dict[str, Tensor], pieces: list[Piece], world: World) -> list[Shard]:
@@ -116,18 +118,20 @@ def _parts(tensors: dict[str, Tensor], pieces: list[Piece], world: World) -> lis
     for piece in pieces:
         for kind, tensor in tensors.items():
             if tensor.dim():
-                data = tensor[piece.first : piece.first + piece.length]
-                shards.append(Shard(kind, piece.name, piece.shape, (piece.start,), data))
+                data = tensor[piece.offset_in_tensor : piece.offset_in_tensor + piece.length]
+                shards.append(
+                    Shard(kind, piece.name, piece.shape, (piece.offset_in_parameter,), data)
+                )
             else:
                 place = world.rank, world.world_size
                 shards.append(Shard.whole(kind, piece.name, tensor.clone(), *place))
     return shards
 
 
-def _owned(optimizer: GroupedOptimizer) -> list[Shard]:
+def _owned_shards(optimizer: GroupedOptimizer) -> list[Shard]:
     return [
         Shard.whole(kind, name, tensor)
-        for name, kept in optimizer.owned().items()
+        for name, kept in optimizer.owned_states().items()
         for kind, tensor in kept.items()
     ]
 

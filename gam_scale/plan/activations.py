@@ -59,26 +59,26 @@ def setting(config: RunConfig, rows: int) -> Setting:
     )
 
 
-def work(model: ModelConfig, one: MixerConfig, run: Setting) -> Work:
+def layer_work(model: ModelConfig, layer_config: MixerConfig, run: Setting) -> Work:
     """Return what one layer computes and exchanges in a micro-batch, compiled or not."""
-    return layer(model, one, run._replace(compiled=False)).work
+    return layer_trace(model, layer_config, run._replace(compiled=False)).work
 
 
-def layer(model: ModelConfig, one: MixerConfig, run: Setting) -> BlockTrace:
+def layer_trace(model: ModelConfig, layer_config: MixerConfig, run: Setting) -> BlockTrace:
     """Return the trace of one layer for a micro-batch.
 
-    The trace of a compiled layer lacks what it computes and exchanges: see :func:`work`.
+    The trace of a compiled layer lacks what it computes and exchanges: see :func:`layer_work`.
     """
     traced = run._replace(rows=_ROWS)
     segment = _segment(run)
     most = _SEGMENTS * segment
-    if segments(one, run) <= _SEGMENTS:
-        block = _traced(model, one, traced)
+    if segments(layer_config, run) <= _SEGMENTS:
+        block = _traced(model, layer_config, traced)
     else:
         # Trace some whole segments and the remainder of the full length; extrapolate the others.
         length = most + run.length % segment
-        longer = _traced(model, one, traced._replace(length=length))
-        shorter = _traced(model, one, traced._replace(length=length - segment))
+        longer = _traced(model, layer_config, traced._replace(length=length))
+        shorter = _traced(model, layer_config, traced._replace(length=length - segment))
         block = longer.extrapolated(shorter, (run.length - length) / segment)
     return block.scaled(run.rows / traced.rows)
 
@@ -86,10 +86,10 @@ def layer(model: ModelConfig, one: MixerConfig, run: Setting) -> BlockTrace:
 _KNOWN: dict[tuple[str, Setting, int], BlockTrace] = {}
 
 
-def _traced(model: ModelConfig, one: MixerConfig, run: Setting) -> BlockTrace:
-    model = replace(model, layers=[one], n_layers=1, vocab_size=1, max_seq_len=1)
+def _traced(model: ModelConfig, layer_config: MixerConfig, run: Setting) -> BlockTrace:
+    model = replace(model, layers=[layer_config], n_layers=1, vocab_size=1, max_seq_len=1)
     masks = 0.0
-    if one.drops_weights and not run.on_cpu:
+    if layer_config.drops_weights and not run.on_cpu:
         # Traces run CPU kernels, which have to hold attention weights to drop some; a GPU's need
         # not. So trace without dropout, and add the masks of the layer's other two dropouts.
         masks = 2.0 * run.tokens * model.d_model if model.dropout else 0.0
@@ -121,14 +121,14 @@ def _build(model: ModelConfig, run: Setting, backend: Callable[..., Any]) -> nn.
     return whole.blocks[0]
 
 
-def segments(one: MixerConfig, run: Setting) -> int:
+def segments(layer_config: MixerConfig, run: Setting) -> int:
     """Return the number of parts of a sequence that a layer takes one after another."""
-    if run.context > 1 or not one.by_pieces:
+    if run.context > 1 or not layer_config.by_pieces:
         return 1
     return -(-run.length // _segment(run))
 
 
-def loss(model: ModelConfig, run: Setting) -> float:
+def loss_bytes(model: ModelConfig, run: Setting) -> float:
     """Return the bytes that the loss takes beside the gradients it leaves and the head's bf16 copy.
 
     :mod:`gam_scale.model.loss` works chunk by chunk, so that two chunks show the peak.

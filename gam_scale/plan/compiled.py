@@ -33,10 +33,10 @@ def compiler(
         factor: peak of a backward graph's activations without the block's input, divided by what
             the forward graph would keep for it if nothing were recomputed.
     """
-    most = 0.0
+    peak_bytes = 0.0
 
     def partition(joint: fx.GraphModule, inputs: Any, **options: Any) -> Any:
-        nonlocal most
+        nonlocal peak_bytes
         cut = partial(min_cut_rematerialization_partition, compiler="inductor")
         with warnings.catch_warnings():  # a copy of torch's argument trees warns
             warnings.filterwarnings("ignore", "`isinstance", FutureWarning)
@@ -45,13 +45,13 @@ def compiler(
             node.meta.pop("recompute", None)
         _, backward = cut(whole, inputs, **options)
         kept = [n for n in _inputs(backward) if not n.name.startswith(("primals", "tangents"))]
-        most = factor * sum(_bytes(n) for n in kept if not _is_like(n, is_weight))
+        peak_bytes = factor * sum(_bytes(n) for n in kept if not _is_like(n, is_weight))
         return cut(joint, inputs, **options)
 
     def compile_graph(
         module: fx.GraphModule, _: Sequence[Any], *, is_backward: bool
     ) -> Callable[[list[Any]], list[Any]]:
-        graph = GraphMemory(module, is_weight, most if is_backward else 0.0)
+        graph = GraphMemory(module, is_weight, peak_bytes if is_backward else 0.0)
 
         def call(args: list[Any]) -> list[Any]:
             taken = list(args)
@@ -75,7 +75,7 @@ class GraphMemory:
     Args:
         module: the graph.
         is_weight: returns whether a shape is that of some weights.
-        most: peak bytes of activations, without the block's input and operators' workspace.
+        peak_bytes: peak bytes of activations, without the block's input and operators' workspace.
 
     Attributes:
         activations: peak bytes of activations beside the graph's inputs, with workspace.
@@ -83,7 +83,7 @@ class GraphMemory:
     """
 
     def __init__(
-        self, module: fx.GraphModule, is_weight: Callable[[torch.Size], bool], most: float
+        self, module: fx.GraphModule, is_weight: Callable[[torch.Size], bool], peak_bytes: float
     ) -> None:
         self.inputs = _inputs(module)
         self.nodes = [n for n in module.graph.nodes if n.op != "output"]
@@ -93,7 +93,7 @@ class GraphMemory:
         given = [n for n in self.inputs if not n.name.startswith("primals")]
         here = sum(_bytes(n) for n in given if not _is_like(n, is_weight))
         workspace = max(map(_workspace, self.nodes), default=0.0)
-        self.activations = max(0.0, most - here) + workspace
+        self.activations = max(0.0, peak_bytes - here) + workspace
         made = {self.base[n] for n in self.returned if isinstance(n, fx.Node)} - set(self.inputs)
         self.gradients = sum(_bytes(n) for n in made if _is_like(n, is_weight))
 

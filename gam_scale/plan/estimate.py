@@ -8,7 +8,7 @@ from typing import Any
 
 from gam_scale.errors import UserError
 from gam_scale.plan import timing
-from gam_scale.plan.activations import setting, work
+from gam_scale.plan.activations import layer_work, setting
 from gam_scale.plan.communication import Collective, collectives, overlaps
 from gam_scale.plan.gpus import Gpu
 from gam_scale.plan.job import Job
@@ -60,12 +60,13 @@ class Estimate:
         run = setting(self.job.config, self.job.config.train.global_batch_size)
         blocks, extra = self.job.weights.model.blocks, 0.0
         for block in blocks:
-            done = work(model, block.layer, run)
-            if block.layer.in_chunks:
+            done = layer_work(model, block.layer, run)
+            if block.layer.computes_in_chunks:
                 counted = 3 * block.flops_per_token(length) * run.tokens
                 extra += max(0.0, done.flops + done.scan_flops - counted)
             else:
-                extra += done.flops - work(model, block.layer, run._replace(recompute="none")).flops
+                plain = layer_work(model, block.layer, run._replace(recompute="none"))
+                extra += done.flops - plain.flops
         return extra * self.job.config.parallel.context  # each rank has a part of the tokens
 
     @cached_property
@@ -86,12 +87,12 @@ class Estimate:
         job, total = self.job, timing.Seconds()
         model, run = job.config.model, setting(job.config, job.micro_rows)
         for layer, n in Counter(model.stack()).items():
-            one = timing.layer(model, layer, run, self.gpu, self.share)
-            total = total.plus(one, n)
+            seconds = timing.layer_seconds(model, layer, run, self.gpu, self.share)
+            total = total.plus(seconds, n)
         head = job.weights.head, model.d_model, run, self.gpu, self.share
-        total = total.plus(timing.head(*head, capped=model.logit_softcap > 0))
+        total = total.plus(timing.head_seconds(*head, capped=model.logit_softcap > 0))
         sizes = updated_bytes(job), kept_bytes(job), job.update.flops
-        whole = timing.update(*sizes, run, self.gpu, self.share)
+        whole = timing.update_seconds(*sizes, run, self.gpu, self.share)
         return whole.plus(total, job.rows / job.micro_rows)
 
     @property

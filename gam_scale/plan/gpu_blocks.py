@@ -53,13 +53,14 @@ def model(kind: str) -> ModelConfig:
     )
 
 
-def peak_factor(model: ModelConfig, one: MixerConfig, recompute: str) -> float:
+def peak_factor(model: ModelConfig, layer_config: MixerConfig, recompute: str) -> float:
     """Return the ``factor`` of :func:`gam_scale.plan.compiled.compiler` for a layer.
 
     It is that of the config with more similar heads: a head's matrices are square, what it reads
     and writes is not, so they are a smaller part of what is kept at a width of 64 than at 128.
     """
-    config = "ctx16k" if one.head_width(model.shape) < 96 else CONFIG
-    here, none = (row(one.measured_as, mode, config=config) for mode in (recompute, "none"))
+    config = "ctx16k" if layer_config.head_width(model.shape) < 96 else CONFIG
+    kind = layer_config.gpu_block_kind
+    here, none = (row(kind, mode, config=config) for mode in (recompute, "none"))
     # The peak is of one segment, of as many as there are graphs; what is kept is of all segments.
     return here["graphs"] * here["peak"] / none["kept"]

@@ -12,7 +12,7 @@ from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
 from gam_scale.parallel.optimizer import parameter_groups
 from gam_scale.parallel.zero_config import engine_config, low_precision_modules
-from gam_scale.plan.activations import layer, setting, work
+from gam_scale.plan.activations import layer_trace, layer_work, setting
 from gam_scale.plan.trace import BlockTrace, Work
 from gam_scale.plan.update import Update
 from gam_scale.plan.weights import Weights
@@ -130,15 +130,15 @@ class Job:
     def layers(self, rows: int) -> list[BlockTrace]:
         """Return the trace of each layer for ``rows`` sequences on each rank."""
         model, run = self.config.model, setting(self.config, rows)
-        traces = {one: layer(model, one, run) for one in set(model.stack())}
-        return [traces[one] for one in model.stack()]
+        traces = {layer: layer_trace(model, layer, run) for layer in set(model.stack())}
+        return [traces[layer] for layer in model.stack()]
 
     def work(self, rows: int) -> Work:
         """Return what all layers compute and exchange for ``rows`` sequences on each rank."""
         model, run = self.config.model, setting(self.config, rows)
         total = Work()
-        for one in model.stack():
-            total = total.plus(work(model, one, run))
+        for layer in model.stack():
+            total = total.plus(layer_work(model, layer, run))
         return total
 
     def having(self, **sections: Any) -> "Job":

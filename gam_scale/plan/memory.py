@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from gam_scale.plan.activations import FP32, Setting, loss, setting
+from gam_scale.plan.activations import FP32, Setting, loss_bytes, setting
 from gam_scale.plan.job import Job
 from gam_scale.plan.trace import BlockTrace
 
@@ -55,7 +55,7 @@ class _Holding:
     parameters: float
     updated: float  # parameters that the rank updates
     accumulated: float  # gradients that exist before the last micro-batch's backward pass
-    left: float  # share of a block's gradients that stays after its backward pass
+    gradient_share_left: float  # share of a block's gradients that stays after its backward pass
     gathered: float  # parameters from other ranks, and other buffers of the passes
     bucket: float  # in which gradients wait for their collective, during backward passes
     exchange: Memory  # gradients and buffers during the exchange at the step's end
@@ -97,7 +97,7 @@ def _moments(job: Job) -> Iterator[Memory]:
             activations=kept + 2 * stream + mask,  # 2: the layer's input, and its gradient
             buffers=held.gathered + held.bucket + has_copies * copies,
         )
-        gradients += size * FP32 * held.left
+        gradients += size * FP32 * held.gradient_share_left
     yield moment(
         "embedding's backward pass",
         # The embedding's gradient, beside the one that the head left.
@@ -108,7 +108,7 @@ def _moments(job: Job) -> Iterator[Memory]:
     yield moment("exchange", gradients=held.exchange.gradients, buffers=held.exchange.buffers)
     if job.cuts:
         # Three copies of the matrices that a rank steps whole: as sent, as received, and joined.
-        whole = 3 * job.update.whole
+        whole = 3 * job.update.whole_bytes
         yield moment("update", gradients=held.exchange.gradients, buffers=whole)
 
 
@@ -132,7 +132,7 @@ def _loss(job: Job, run: Setting, layers: list[BlockTrace], held: _Holding) -> M
         activations=sum(layer.kept.activations for layer in layers)
         + 3 * run.tokens * width * FP32
         + _embedding_mask(job, run),
-        logits=loss(model, run),
+        logits=loss_bytes(model, run),
         buffers=buffers,
         moment="loss",
     )
@@ -149,9 +149,9 @@ def _plain(job: Job) -> _Holding:
     bucket = whole if job.engine == "torch" else min(whole, _DEFAULT_BUCKET * FP32)
     flat = bucket if job.world_size > 1 else 0
     accumulated = whole if job.micro_batches > 1 else 0
-    left = 0 if accumulated else 1
+    share_left = 0 if accumulated else 1
     exchange = Memory(gradients=whole, buffers=flat)
-    return _Holding(whole, whole, accumulated, left, 0, 0, exchange)
+    return _Holding(whole, whole, accumulated, share_left, 0, 0, exchange)
 
 
 _DEFAULT_BUCKET = 500_000_000
@@ -164,9 +164,9 @@ def _zero_1(job: Job) -> _Holding:
     bucket, flat = _buckets(job)
     # Of two buckets, the first has left the rank's own share when the second is copied to be sent.
     copies = flat + shard if job.low_precision_modules else max(flat, shard)
-    accumulated, left = (whole, 0) if job.micro_batches > 1 else (0, 1)
+    accumulated, share_left = (whole, 0) if job.micro_batches > 1 else (0, 1)
     exchange = Memory(gradients=whole, buffers=bucket + copies)
-    return _Holding(whole, _offloaded(job, shard), accumulated, left, 0, bucket, exchange)
+    return _Holding(whole, _offloaded(job, shard), accumulated, share_left, 0, bucket, exchange)
 
 
 def _zero_2(job: Job) -> _Holding:
@@ -176,8 +176,8 @@ def _zero_2(job: Job) -> _Holding:
     accumulated = shard if job.micro_batches > 1 else 0
     gradients = accumulated + shard + max(shard, job.weights.head * FP32)
     exchange = Memory(gradients=gradients, buffers=bucket + flat)
-    left = 1 / job.world_size
-    return _Holding(whole, _offloaded(job, shard), accumulated, left, 0, bucket, exchange)
+    share_left = 1 / job.world_size
+    return _Holding(whole, _offloaded(job, shard), accumulated, share_left, 0, bucket, exchange)
 
 
 def _buckets(job: Job) -> tuple[float, float]:
@@ -233,13 +233,13 @@ def _fsdp(job: Job) -> _Holding:
     each = job.compute_bytes + FP32  # a gradient as it is computed, and flat in fp32
     bucket = weights.adjacent(1) * each
     accumulated = shard if job.micro_batches > 1 and not offloads else 0
-    left = 0 if accumulated or offloads else 1 / job.axes.holders
+    share_left = 0 if accumulated or offloads else 1 / job.axes.holders
     exchange = Memory(
         gradients=0 if offloads else shard,
         buffers=weights.outside * (job.compute_bytes + each),
     )
     parameters = 0 if offloads else shard
-    return _Holding(parameters, parameters, accumulated, left, gathered, bucket, exchange)
+    return _Holding(parameters, parameters, accumulated, share_left, gathered, bucket, exchange)
 
 
 _HOLDINGS = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from gam_scale.config import ModelConfig
 from gam_scale.hardware.data_sheets import Precision
 from gam_scale.model.parts import MixerConfig
-from gam_scale.plan.activations import Setting, segments, work
+from gam_scale.plan.activations import Setting, layer_work, segments
 from gam_scale.plan.gpus import Gpu
 from gam_scale.plan.traffic import traffic
 
@@ -53,34 +53,36 @@ class Seconds:
         )
 
 
-def layer(model: ModelConfig, one: MixerConfig, run: Setting, gpu: Gpu, share: float) -> Seconds:
+def layer_seconds(
+    model: ModelConfig, layer_config: MixerConfig, run: Setting, gpu: Gpu, share: float
+) -> Seconds:
     """Estimate the time of one layer's forward and backward pass over a micro-batch.
 
     Args:
         model: gives the layer's sizes.
-        one: the layer, which runs in its portable form.
+        layer_config: the layer, which runs in its portable form.
         run: how layers run.
         gpu: if its ``memory_rate`` is None, only FLOPs count.
         share: see :data:`MATMUL_SHARE`.
     """
-    done, precision = work(model, one, run), _precision(run)
+    done, precision = layer_work(model, layer_config, run), _precision(run)
     in_fp32 = done.flops if precision == "fp32" else done.fp32_flops - done.scan_flops
     seconds = (done.flops - in_fp32) / gpu.peak_flops(precision)
     seconds = (seconds + in_fp32 / gpu.peak_flops("fp32")) / share
     scans = done.scan_flops / gpu.peak_flops("fp32")
     if gpu.memory_rate is None:
         return Seconds(products=seconds, scans=scans / share)
-    moved = traffic(model, one, run)
+    moved = traffic(model, layer_config, run)
     rate = gpu.memory_rate * MEMORY_SHARE
     return Seconds(
         products=max(seconds, moved.products * run.tokens / rate),
         memory=moved.others * run.tokens / rate,
         scans=scans / SCAN_SHARE,
-        launches=moved.launches * segments(one, run) * LAUNCH_S,
+        launches=moved.launches * segments(layer_config, run) * LAUNCH_S,
     )
 
 
-def head(
+def head_seconds(
     parameters: int, width: int, run: Setting, gpu: Gpu, share: float, *, capped: bool
 ) -> Seconds:
     """Estimate the time of a micro-batch's logits and loss, forward and backward.
@@ -88,7 +90,7 @@ def head(
     Args:
         parameters: number of the head's parameters, vocabulary times width.
         width: the model's width.
-        run, gpu, share: see :func:`layer`.
+        run, gpu, share: see :func:`layer_seconds`.
         capped: whether logits have a cap.
     """
     flops = 6.0 * parameters * run.tokens
@@ -100,7 +102,7 @@ def head(
     return Seconds(products=max(seconds, moved / rate), memory=capped * _CAP_BYTES * entries / rate)
 
 
-def update(
+def update_seconds(
     updated: float, kept: float, flops: float, run: Setting, gpu: Gpu, share: float
 ) -> Seconds:
     """Estimate the time of the optimizer's step.
@@ -111,7 +113,7 @@ def update(
         updated: bytes of the parameters that this rank updates.
         kept: bytes of the states that the optimizer keeps for them.
         flops: FLOPs of the optimizer's matrix products.
-        run, gpu, share: see :func:`layer`.
+        run, gpu, share: see :func:`layer_seconds`.
     """
     moved = (2 + 1) * updated + 2 * kept
     return Seconds(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gam_scale.config import ModelConfig
 from gam_scale.model.parts import MixerConfig
 from gam_scale.plan import gpu_blocks
-from gam_scale.plan.activations import FP32, Setting, work
+from gam_scale.plan.activations import FP32, Setting, layer_work
 from gam_scale.plan.operators import Moved
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
@@ -27,13 +27,13 @@ class Traffic:
     launches: int  # for each segment of a sequence
 
 
-def traffic(model: ModelConfig, one: MixerConfig, run: Setting) -> Traffic:
+def traffic(model: ModelConfig, layer_config: MixerConfig, run: Setting) -> Traffic:
     """Return the bytes and launches of a layer in its portable form on a GPU."""
-    kind, precision = one.measured_as, "fp32" if run.compute == FP32 else "bf16"
+    kind, precision = layer_config.gpu_block_kind, "fp32" if run.compute == FP32 else "bf16"
     row = gpu_blocks.row(kind, run.recompute if run.compiled else "selective", run.compiled)
     usual = gpu_blocks.row(kind)
     wide = gpu_blocks.row(kind, precision=precision)["bytes"] / usual["bytes"]
-    here, there = unfused(model, one, run), _measured(kind, run)
+    here, there = unfused(model, layer_config, run), _measured(kind, run)
     products = sum(row["by_kernel"].get(name, (0, 0))[1] for name in _PRODUCTS)
     return Traffic(
         wide * products * here.products / there.products,
@@ -42,9 +42,9 @@ def traffic(model: ModelConfig, one: MixerConfig, run: Setting) -> Traffic:
     )
 
 
-def unfused(model: ModelConfig, one: MixerConfig, run: Setting) -> Moved:
+def unfused(model: ModelConfig, layer_config: MixerConfig, run: Setting) -> Moved:
     """Return the bytes per token that a layer's operators move if each runs by itself."""
-    moved = work(model, one, run).moved
+    moved = layer_work(model, layer_config, run).moved
     return Moved(*(size / run.tokens for size in moved))
 
 

@@ -16,9 +16,9 @@ class Update:
     """Figures of a step of parameters that engines may cut anywhere ("parts"), and of parameters
     that one rank, their owner, steps whole."""
 
-    kept_of_parts: float  # bytes kept for parts, on all ranks together
-    kept_whole: float  # bytes kept for whole parameters, on the fullest rank
-    whole: float  # bytes of the whole parameters themselves, on the rank that owns most
+    cut_state_bytes: float  # bytes kept for parts, on all ranks together
+    whole_state_bytes: float  # bytes kept for whole parameters, on the fullest rank
+    whole_bytes: float  # bytes of the whole parameters themselves, on the rank that owns most
     sent: float  # bytes of whole parameters that all ranks send to owners, and get back
     flops: float  # of matrix products, on the rank that has most
 
@@ -46,7 +46,7 @@ class Update:
 
     def kept(self, share: float) -> float:
         """Return the bytes kept on the fullest rank, if each rank steps this share of the parts."""
-        return share * self.kept_of_parts + self.kept_whole
+        return share * self.cut_state_bytes + self.whole_state_bytes
 
 
 def _most(by_rank: dict[int, float]) -> float:

@@ -154,7 +154,7 @@ class OnSlurm(Array):
             said = _end_of_log(Path(log))
             if state in (*ENDED[1:], "") and (state or re.search("^error: ", said, re.MULTILINE)):
                 code, by_signal = status
-                why = reason(-by_signal if by_signal else _of_srun(code), said)
+                why = reason(-by_signal if by_signal else _status_of_srun_code(code), said)
                 if state not in ("FAILED", ""):
                     why = f"Slurm says {state}; {why}"
                 found.append(Failure(str(code), why, Path(log)))
@@ -215,7 +215,7 @@ def follow(array: Array, look: Callable[[], None]) -> list[Failure]:
     return array.failures()
 
 
-def give_up(what: str, left: int, failures: Sequence[Failure]) -> EndedByOthers:
+def failure_error(what: str, left: int, failures: Sequence[Failure]) -> EndedByOthers:
     """Print which tasks failed; return the error to raise."""
     for failure in failures:
         print(
@@ -223,8 +223,8 @@ def give_up(what: str, left: int, failures: Sequence[Failure]) -> EndedByOthers:
             f"{failure.log}",
             file=sys.stderr,
         )
-    mended = bool(failures) and all(failure.status == "2" for failure in failures)
-    return (MistakeElsewhere if mended else EndedByOthers)(
+    mendable = bool(failures) and all(failure.status == "2" for failure in failures)
+    return (MistakeElsewhere if mendable else EndedByOthers)(
         f"{what}: {left} items are not done; what is done stays, and the same command does the rest"
     )
 
@@ -237,7 +237,7 @@ def _end_of(number: str) -> tuple[str, tuple[int, int]]:
     return state[1] if state else "", status
 
 
-def _of_srun(code: int) -> int:
+def _status_of_srun_code(code: int) -> int:
     """Return a task's status from srun's code: -N for 128 + N, by which srun means signal N."""
     return 128 - code if code - 128 in set(signal.Signals) else code
 

@@ -22,7 +22,7 @@ from gam_scale.data.manifest import (
     sha256_of,
     write_manifest,
 )
-from gam_scale.data.place import clear_leftovers, made_from, may_write, place
+from gam_scale.data.place import clear_leftovers, may_write, place, verified_manifest
 from gam_scale.data.prepare import (
     BLOCK_TOKENS,
     TOKENIZER_FILE,
@@ -36,7 +36,15 @@ from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.data.tokenizer_training import train_on_sample
 from gam_scale.errors import UserError
 from gam_scale.files import write_bytes, write_json
-from gam_scale.preparation.array import Array, Local, OnSlurm, Size, follow, give_up, share_out
+from gam_scale.preparation.array import (
+    Array,
+    Local,
+    OnSlurm,
+    Size,
+    failure_error,
+    follow,
+    share_out,
+)
 from gam_scale.preparation.folder import Folder
 from gam_scale.preparation.saved import done_items, outcome
 from gam_scale.preparation.streams import shard_bounds
@@ -84,7 +92,7 @@ def prepare_spread(spec: PrepareSpec, cluster: str, size: Size) -> Manifest:
     folder = Folder.of(out)
     source = spec.describe()
     if not may_write(out, spec.overwrite):
-        made = made_from(out, source)
+        made = verified_manifest(out, source)
         print(f"{spec.out} is already prepared from the same inputs", file=sys.stderr)
         _clear_away(folder, spec.out)
         return made
@@ -154,7 +162,7 @@ class _Preparation:
         check_splits(folder.spec, set(totals))
         shards = self._write_shards(totals)
         self._tell_speeds()
-        return self._sealed(totals, shards, left_out, source)
+        return self._write_manifest(totals, shards, left_out, source)
 
     def _stage(self, stage: str, weights: dict[str, int]) -> None:
         """Have every missing item of a stage done; ``weights`` says how large each item is."""
@@ -179,7 +187,7 @@ class _Preparation:
             while (left := self._missing(stage, weights)) and time.monotonic() < deadline:
                 time.sleep(1)
             if left:
-                raise give_up(SAID[stage], len(left), failures)
+                raise failure_error(SAID[stage], len(left), failures)
 
     def _follow(self, array: Array, stage: str, weights: dict[str, int]) -> list[Any]:
         seen: set[str] = set(weights) - set(self._missing(stage, weights))
@@ -274,7 +282,7 @@ class _Preparation:
         self._stage("sharded", sizes)
         return items
 
-    def _sealed(
+    def _write_manifest(
         self,
         totals: dict[str, Counter[str]],
         shards: dict[str, list[str]],

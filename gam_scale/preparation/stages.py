@@ -20,7 +20,7 @@ from gam_scale.data.encode import Encoded, encode_documents
 from gam_scale.data.manifest import INDEX_FILE
 from gam_scale.data.mds import import_streaming
 from gam_scale.data.prepare import SplitWriter
-from gam_scale.data.tokenizer_training import stretches
+from gam_scale.data.tokenizer_training import sample_pieces
 from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.preparation.folder import Folder
@@ -34,13 +34,13 @@ from gam_scale.strict import read_json
 Outcome = dict[str, Any]
 
 
-def doer(path: Path, stage: str) -> Callable[[str], None]:
+def item_worker(path: Path, stage: str) -> Callable[[str], None]:
     """Return the function that does an item of a stage of the preparation in folder ``path``."""
     folder = Folder(path)
     if stage == "sharded":
         import_streaming()  # takes seconds, which no item should be charged
 
-    def do(item: str) -> None:
+    def work(item: str) -> None:
         if done_file(folder / stage, item).exists():
             return
         began = time.process_time()
@@ -48,7 +48,7 @@ def doer(path: Path, stage: str) -> Callable[[str], None]:
         came["seconds"] = round(time.process_time() - began, 3)
         write_json(done_file(folder / stage, item), came)
 
-    return do
+    return work
 
 
 def measure(folder: Folder, item: str) -> Outcome:
@@ -73,7 +73,7 @@ def sample(folder: Folder, item: str) -> Outcome:
         return {"pieces": pieces, "bytes": size}
     documents = _split(part, verdict, whole=False)
     texts = (d for split, d in documents if split == "train" and isinstance(d, str))
-    for i, piece in enumerate(piece for text in texts for piece in stretches(text)):
+    for i, piece in enumerate(piece for text in texts for piece in sample_pieces(text)):
         size += utf8_size(piece)
         if i == number:
             pieces.append(piece)

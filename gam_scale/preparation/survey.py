@@ -11,7 +11,7 @@ import numpy as np
 from gam_scale.data.documents import Document, size_of, utf8_size
 from gam_scale.data.filters import DIGEST_BYTES, REPEATED, REPETITIVE, SHORT, digest
 from gam_scale.data.prepare import PrepareSpec
-from gam_scale.data.tokenizer_training import stretches
+from gam_scale.data.tokenizer_training import sample_pieces
 from gam_scale.preparation.saved import load_arrays, save_arrays
 
 REASONS = (None, SHORT, REPETITIVE, REPEATED)
@@ -56,7 +56,7 @@ def survey(documents: Iterable[Document], spec: PrepareSpec) -> Survey:
     reasons, sizes, counts, pieces = array("B"), array("Q"), array("I"), array("H")
     digests = bytearray()
     for document in islice(documents, spec.max_documents):
-        reason = REASONS.index(filters.fault(document))
+        reason = REASONS.index(filters.reason_to_leave_out(document))
         reasons.append(reason)
         sizes.append(size_of(document))
         before = len(pieces)
@@ -64,7 +64,7 @@ def survey(documents: Iterable[Document], spec: PrepareSpec) -> Survey:
             if filters.deduplicate:
                 digests += digest(document)
             if trains and isinstance(document, str):
-                pieces.extend(utf8_size(piece) for piece in stretches(document))
+                pieces.extend(utf8_size(piece) for piece in sample_pieces(document))
         counts.append(len(pieces) - before)
     assert DIGEST_BYTES == 16
     return Survey(

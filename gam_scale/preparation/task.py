@@ -14,7 +14,7 @@ from gam_scale.errors import UserError
 from gam_scale.files import write_json
 from gam_scale.preparation.folder import Folder
 from gam_scale.preparation.saved import done_items
-from gam_scale.preparation.stages import doer
+from gam_scale.preparation.stages import item_worker
 from gam_scale.strict import read_record
 
 
@@ -47,18 +47,18 @@ class Task:
         if count < 2:
             self._one_by_one(missing)
             return
-        with Workers(count, doer, Path(self.folder), self.stage) as pool:
+        with Workers(count, item_worker, Path(self.folder), self.stage) as pool:
             waiting = [(item, pool.submit(item)) for item in missing]
             errors = [_tell(item, future.exception()) for item, future in waiting]
         _raise_first(errors)
 
     def _one_by_one(self, missing: list[str]) -> None:
-        do = doer(Path(self.folder), self.stage)
+        work = item_worker(Path(self.folder), self.stage)
         errors: list[BaseException | None] = []
         for item in missing:
             error = None
             try:
-                do(item)
+                work(item)
             except Exception as raised:
                 error = raised
             errors.append(_tell(item, error))

@@ -19,7 +19,7 @@ from gam_scale.data.documents import Document, utf8_size
 from gam_scale.data.filters import REPEATED
 from gam_scale.data.holdout import HoldOut, choose, divide
 from gam_scale.data.prepare import PrepareSpec
-from gam_scale.data.tokenizer_training import Draw, stretches
+from gam_scale.data.tokenizer_training import Draw, sample_pieces
 from gam_scale.preparation.parts import Part
 from gam_scale.preparation.saved import load_arrays, save_arrays, unfinished
 from gam_scale.preparation.survey import REASONS, Survey, staying
@@ -184,7 +184,7 @@ def _training_stretches(
     yield from noted.stretches[:end][np.repeat(trained[:at], counts[:at])].tolist()
     if at < len(counts):
         head = _head(part, reasons, cut)
-        yield from (utf8_size(piece) for piece in stretches(head))
+        yield from (utf8_size(piece) for piece in sample_pieces(head))
         after = slice(at + 1, None)
         rest = noted.stretches[end + int(counts[at]) : int(counts.sum())]
         yield from rest[np.repeat(trained[after], counts[after])].tolist()

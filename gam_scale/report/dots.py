@@ -7,9 +7,9 @@ import numpy as np
 from gam_scale.report.figure import FIXED
 from gam_scale.report.looks import Palette
 
-MANY = 1000
+MAX_DOTS_ALL_DRAWN = 1000
 """Number of dots up to which every dot is drawn."""
-MOST = 1500
+MAX_DOTS_ON_PAGE = 1500
 """Most dots of one colour on a page; of more, an even sample is drawn."""
 _GRID = (450, 200)
 """Cells across and down a page's drawing, about two pixels wide, that hold at most one dot each."""
@@ -23,11 +23,11 @@ def draw_dots(
     Many dots become pixels in a file. A page draws fewer dots instead, since its colours change
     with the reader's scheme.
     """
-    if len(x) > MANY and palette is FIXED:
+    if len(x) > MAX_DOTS_ALL_DRAWN and palette is FIXED:
         style["rasterized"] = True
-    elif len(x) > MANY:
+    elif len(x) > MAX_DOTS_ALL_DRAWN:
         kept = _apart(np.log(x), np.log(y) if log_y else y)
-        kept = kept[:: -(-len(kept) // MOST)]
+        kept = kept[:: -(-len(kept) // MAX_DOTS_ON_PAGE)]
         x, y = x[kept], y[kept]
     axes.plot(x, y, **{"marker": "o", "ms": 4.5, "mew": 0, "ls": ""} | style)
 

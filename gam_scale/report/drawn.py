@@ -5,11 +5,11 @@ from functools import cache
 from gam_scale.errors import printable
 from gam_scale.report.markdown import one_space
 
-MOST = 48
+MAX_CHARACTERS = 48
 """Most characters of a title or key; a longer text loses its middle."""
 
 
-def drawable(text: str, most: int = MOST) -> str:
+def drawable(text: str, most: int = MAX_CHARACTERS) -> str:
     """Return ``text`` on one short line, with codes like ``\\u6587`` for what the font lacks.
 
     Dollar signs need no escape: every drawing turns formulas off.
@@ -20,7 +20,7 @@ def drawable(text: str, most: int = MOST) -> str:
     return line
 
 
-def shorten(text: str, most: int = MOST) -> str:
+def shorten(text: str, most: int = MAX_CHARACTERS) -> str:
     """Return ``text`` on one line of at most ``most`` characters, all of them printable."""
     line = printable(one_space(text))
     end = most // 3

@@ -14,7 +14,7 @@ from gam_scale.report.markdown import picture, plain
 WIDE, NARROW, FILE = (912, 400), (430, 340), (820, 440)
 NO_DATA = "There are no values to draw."
 
-MANY = 5  # most keys that a file shows inside the axes rather than beside them
+MAX_KEYS_INSIDE = 5  # most keys that a file shows inside the axes rather than beside them
 
 # matplotlib cannot write CSS variables, so a page's figures are drawn in placeholder colours.
 PLACEHOLDERS = {
@@ -97,7 +97,7 @@ class Figure:
                 handles = [Line2D([], [], lw=2, **self._look(i)) for i, _ in self.keys]
                 names = [drawable(name) for _, name in self.keys]
                 beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
-                where = beside if len(names) > MANY else {}
+                where = beside if len(names) > MAX_KEYS_INSIDE else {}
                 axes.legend(handles, names, frameon=False, labelcolor=FIXED.ink, **where)
 
         saving = {"format": form, "dpi": 144, "facecolor": "white"}

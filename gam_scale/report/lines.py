@@ -18,7 +18,7 @@ WIDE, SMALL = (912, 360), (430, 300)
 MAX_POINTS = 600  # a longer line is drawn as means of neighbours
 LONG = 120  # points from which a line is drawn faint, with its running mean over it
 LABEL = 24  # most characters in the label of a heat map's row or column
-FEW = 30  # most points of a line that are drawn with markers
+MAX_MARKED_POINTS = 30  # most points of a line that are drawn with markers
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def draw_line(
         known = np.isfinite(y) & np.isfinite(low) & np.isfinite(high)
         axes.fill_between(x[known], low[known], high[known], color=colour, alpha=0.18, lw=0)
     dots = {"marker": "o", "markersize": 2.2 * width, "markeredgewidth": 0}
-    if len(y) > FEW:
+    if len(y) > MAX_MARKED_POINTS:
         dots = {}
     smooth = line.smooth and len(y) >= LONG
     run = math.ceil(len(y) / most)

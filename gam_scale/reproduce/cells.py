@@ -25,7 +25,7 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.code_version import code_version
 from gam_scale.experiment.grid import Grid
-from gam_scale.experiment.results import keep, kept_row
+from gam_scale.experiment.results import keep_row, kept_row
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.strict import apply_overrides, from_dict, to_dict
@@ -125,7 +125,7 @@ class PaperCell(Cell):
         if kept is None and not summary.exists():
             return None
         self.write_config()
-        return kept or keep(self.folder, self.name, self._row(read_summary(summary, NEEDED)))
+        return kept or keep_row(self.folder, self.name, self._row(read_summary(summary, NEEDED)))
 
     def _row(self, summary: dict[str, Any]) -> Row:
         config = self.config

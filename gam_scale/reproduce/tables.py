@@ -144,7 +144,7 @@ def lead(
     theirs = results.spread((dataset, other, setup), "val_loss")
     if setup == "unhandicapped" and other not in REMOVED:
         theirs = results.spread((dataset, other, "scaled"), "val_loss")
-    return gam.less(theirs) if gam and theirs else None
+    return gam.difference(theirs) if gam and theirs else None
 
 
 def block_times(blocks: Sequence[dict[str, Any]]) -> Table:

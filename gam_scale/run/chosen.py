@@ -5,12 +5,12 @@ from typing import Any
 
 from gam_scale.config import RunConfig, TrainConfig
 from gam_scale.files import write_json
-from gam_scale.hyperparameters import Chosen, asked
+from gam_scale.hyperparameters import Chosen, auto_settings
 from gam_scale.run.directory import RunDir
 from gam_scale.strict import from_dict, read_json, read_record, to_dict
 
 
-def begun_with(run: RunDir, config: RunConfig, *, fresh: bool) -> dict[str, float]:
+def numbers_of_begun_run(run: RunDir, config: RunConfig, *, fresh: bool) -> dict[str, float]:
     """Return the numbers that a run, or its trunk, already has for what is "auto" in ``config``.
 
     Args:
@@ -21,8 +21,8 @@ def begun_with(run: RunDir, config: RunConfig, *, fresh: bool) -> dict[str, floa
     Returns:
         Numbers by the name of the setting in the train section; none for a run that begins.
     """
-    source, trunk, names = run.config, config.checkpoint.branch_of, asked(config.train)
-    begun = source.exists() and not (fresh and run.is_to_go())
+    source, trunk, names = run.config, config.checkpoint.branch_of, auto_settings(config.train)
+    begun = source.exists() and not (fresh and run.fresh_removes())
     if trunk and not begun:
         source, begun = RunDir(trunk).config, RunDir(trunk).config.exists()
     if not (begun and names):

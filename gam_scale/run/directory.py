@@ -18,8 +18,8 @@ from gam_scale.run.settings import (
     MAY_CHANGE,
     differences,
     is_of_stages,
-    rewritten_past,
     same_stages,
+    why_steps_do_not_fit,
 )
 from gam_scale.strict import read_json, shown, to_dict
 
@@ -70,11 +70,11 @@ class RunDir:
             UserError: the folder holds another run, or cannot be written.
         """
         try:
-            self._open(config, data, fresh and self.is_to_go())
+            self._open(config, data, fresh and self.fresh_removes())
         except OSError as error:
             raise UserError(f"log.run_dir {self.path} cannot be written: {error}") from None
 
-    def is_to_go(self) -> bool:
+    def fresh_removes(self) -> bool:
         """Return whether ``--fresh`` is to remove what is here: not a run that this job has begun.
 
         A scheduler that restarts a job repeats its command, ``--fresh`` included.
@@ -86,7 +86,7 @@ class RunDir:
             self._remove()
         if self.config.exists():
             self._same_run(config, data)
-        elif self.holds_others():
+        elif self.holds_foreign_files():
             raise UserError(
                 f"log.run_dir {self.path} has files but no config.json, so it is not a run "
                 "directory; expected an empty or a new folder"
@@ -139,7 +139,7 @@ class RunDir:
         # before a run is opened, and is the same for the next run.
         return item not in (self.jobs, self.cache) and not item.name.startswith(REMOVED)
 
-    def holds_others(self) -> bool:
+    def holds_foreign_files(self) -> bool:
         """Return whether this folder is no run directory and holds files of something else."""
         is_folder = not self.config.exists() and self.path.is_dir()
         return is_folder and any(map(self._is_foreign, self.path.iterdir()))
@@ -165,7 +165,7 @@ class RunDir:
             )
         if newest is None or "train.steps" not in differences(read_json(self.config), config):
             return
-        if differs := rewritten_past(load_config_of(newest), done, config):
+        if differs := why_steps_do_not_fit(load_config_of(newest), done, config):
             raise UserError(
                 f"{differs}; expected the same train.steps, or a new log.run_dir with "
                 f"checkpoint.continue_from {self.path}, whose schedule is its own"

@@ -11,7 +11,7 @@ from gam_scale.report.panels import Panel, panel_figure
 from gam_scale.run.records import Record
 
 SIZE, NARROW = (440, 260), (350, 240)
-MOST = 8
+MAX_SHOWN = 8
 """Most layers in a figure, and most heads of each; of more, an even selection is drawn."""
 BANDS = 3
 """Most layers in a figure for each to have a band of quantiles."""
@@ -77,10 +77,10 @@ def _panel(name: str, layer: int, records: Sequence[Record]) -> Panel:
 
 
 def _some(of: Sequence[int]) -> list[int]:
-    """Return at most :data:`MOST` elements, evenly spread from the first to the last."""
-    if len(of) <= MOST:
+    """Return at most :data:`MAX_SHOWN` elements, evenly spread from the first to the last."""
+    if len(of) <= MAX_SHOWN:
         return list(of)
-    return [of[round(i * (len(of) - 1) / (MOST - 1))] for i in range(MOST)]
+    return [of[round(i * (len(of) - 1) / (MAX_SHOWN - 1))] for i in range(MAX_SHOWN)]
 
 
 def _series(name: str, layer: int, records: Sequence[Record], *, band: bool) -> Series:

@@ -97,10 +97,10 @@ def _warn_of_unreadable(path: str | Path, rows: int) -> None:
 
 
 def _json_line(line: Line) -> str:
-    finite = {k: v if is_finite(v) else None for k, v in line.items()}
+    finite = {k: v if is_known_and_finite(v) else None for k, v in line.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-def is_finite(value: Any) -> bool:
+def is_known_and_finite(value: Any) -> bool:
     """Return whether a value is known and finite; anything that is no float counts as finite."""
     return value is not None and not (isinstance(value, float) and not math.isfinite(value))

@@ -5,8 +5,8 @@ from typing import Any
 
 from gam_scale.config import RunConfig
 from gam_scale.config.stages import first_steps
-from gam_scale.former import in_todays_terms
-from gam_scale.hyperparameters import asked
+from gam_scale.former_configs import in_todays_terms
+from gam_scale.hyperparameters import auto_settings
 from gam_scale.schedule import learning_rate, shared_steps
 from gam_scale.strict import merged, read_record, to_dict
 
@@ -35,7 +35,7 @@ def differences(before: dict[str, Any], now: RunConfig) -> dict[str, tuple[Any, 
     old = in_todays_terms(merged(to_dict(RunConfig()), before), now)
     different = _differences(old, to_dict(now), "")
     # Settings that are "auto" now take the numbers that the run has: see run/chosen.py.
-    chosen = {f"train.{name}" for name in asked(now.train)}
+    chosen = {f"train.{name}" for name in auto_settings(now.train)}
     return {key: both for key, both in different.items() if key not in chosen}
 
 
@@ -55,7 +55,7 @@ def same_stages(saved: Path, now: RunConfig, step: int) -> bool:
     return first_steps(read_record(RunConfig, saved), step) == first_steps(now, step)
 
 
-def rewritten_past(saved: RunConfig, step: int, now: RunConfig) -> str:
+def why_steps_do_not_fit(saved: RunConfig, step: int, now: RunConfig) -> str:
     """Return why the steps that a run has done do not fit a run of ``now``; empty if they fit.
 
     Args:

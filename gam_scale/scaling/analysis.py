@@ -20,9 +20,9 @@ from gam_scale.scaling.bootstrap import (
     of_optimum,
 )
 from gam_scale.scaling.by_steps import WithoutShort, by_steps
-from gam_scale.scaling.columns import other_counts, with_steps
+from gam_scale.scaling.columns import other_counts, with_min_steps
 from gam_scale.scaling.compare import DRAWS, Test, compare, differences
-from gam_scale.scaling.extrapolation import Extrapolation, at, at_size, sizes_beyond
+from gam_scale.scaling.extrapolation import Extrapolation, at_size, predict, sizes_beyond
 from gam_scale.scaling.fit import Fit, FitSettings, fit
 from gam_scale.scaling.holdout import HeldOut, hold_out
 from gam_scale.scaling.isoflop import IsoFlop, Parabola, isoflop
@@ -163,7 +163,7 @@ def analyse(points: Points, settings: Settings, tell: Tell = lambda _: None) -> 
         UserError: no family has a law.
     """
     families, left_out = [], []
-    whole, points = points, with_steps(points, settings.min_steps)
+    whole, points = points, with_min_steps(points, settings.min_steps)
     if not settings.targets:
         largest = min(float(points.of(name).params.max()) for name in points.families)
         settings = replace(settings, targets=sizes_beyond(largest))
@@ -201,30 +201,33 @@ def _family(points: Points, whole: Points, settings: Settings) -> Family:
     k = points.flops_per_pair
     optimum = Optimum(best.law, k)
     seed = _own_seed(name, settings)
-    draws = bootstrap(best, settings.fit.delta, points.run, settings.resamples, seed)
-    refuse_without_law(best, draws, named(name))
+    refits = bootstrap(best, settings.fit.delta, points.run, settings.resamples, seed)
+    refuse_without_law(best, refits, named(name))
     if not is_affordable(optimum, max(*settings.targets, *points.params)):
         raise NoLaw(
             f"{named(name)}: what size adds ends within the runs (alpha {best.law.alpha:.3g}), so "
             f"no budget below {MOST_FLOPS:.0e} FLOPs makes the sizes to extrapolate to the best; "
             "expected runs in which the largest models gain from more tokens as smaller ones do"
         )
-    intervals = {c: draws.interval(attrgetter(c)) for c in COEFFICIENTS}
-    intervals |= {w: draws.interval(of_optimum(k, w)) for w in ("a", "b", "G")}
+    intervals = {c: refits.interval(attrgetter(c)) for c in COEFFICIENTS}
+    intervals |= {w: refits.interval(of_optimum(k, w)) for w in ("a", "b", "G")}
     held_out, note = hold_out(points, settings.fit, settings.held)
-    sizes = [e for target in settings.targets for e in at_size(target, optimum, draws)]
+    sizes = [e for target in settings.targets for e in at_size(target, optimum, refits)]
     return Family(
         name,
         points,
         best,
-        draws,
+        refits,
         optimum,
         intervals,
         judge(best, points, settings.fit, seed),
         held_out,
         note,
-        isoflop(points, best, draws, seed),
-        [*sizes, *(at(*model, optimum, draws, scatter=scatter(best)) for model in settings.at)],
+        isoflop(points, best, refits, seed),
+        [
+            *sizes,
+            *(predict(*model, optimum, refits, scatter=scatter(best)) for model in settings.at),
+        ],
         by_steps(whole, settings.fit),
         {
             name: fit(replace(points, params=count), settings.fit)
@@ -310,7 +313,7 @@ def _family_dict(family: Family) -> dict[str, Any]:
         "tokens_range": [float(points.tokens.min()), float(points.tokens.max())],
         "descent": {
             "starts": fitted.starts,
-            "starts_at_minimum": fitted.met,
+            "starts_at_minimum": fitted.starts_at_minimum,
             "largest_gradient_over_delta": fitted.gradient,
             "longest": fitted.steps,
         },

@@ -29,9 +29,9 @@ class Bootstrap:
     """R lists of one law per family."""
     objective: np.ndarray
     """(R,) objectives of the refits."""
-    spare: int
+    degrees_of_freedom: int
     """Degrees of freedom, independent runs minus fitted coefficients; few make intervals wider."""
-    stretch: float | None = None
+    error_to_residual: float | None = None
     """Ratio of errors to the residuals behind the refits; None: the ratio for a mean."""
 
     def interval(
@@ -52,7 +52,7 @@ class Bootstrap:
 
     def between(self, values: np.ndarray, level: float = LEVEL) -> tuple[float, float] | None:
         """Return the interval of values (R,), one per refit; see :func:`interval_between`."""
-        return interval_between(values, self.spare, level, self.stretch)
+        return interval_between(values, self.degrees_of_freedom, level, self.error_to_residual)
 
 
 def bootstrap(fitted: Fit, delta: float, run: np.ndarray, count: int, seed: int = 0) -> Bootstrap:
@@ -85,29 +85,37 @@ def bootstrap(fitted: Fit, delta: float, run: np.ndarray, count: int, seed: int 
     value = np.where(np.isfinite(end.value), end.value, np.inf).reshape(count, each)
     best = value.argmin(axis=1)
     phi = end.x.reshape(count, each, -1)[np.arange(count), best]
-    spare = len(np.unique(run)) - made.free
+    degrees_of_freedom = len(np.unique(run)) - made.n_free
     laws = [made.laws(p) for p in phi]
-    return Bootstrap(laws, value.min(axis=1) * delta, spare, _stretch(fitted, delta, spare))
+    return Bootstrap(
+        laws,
+        value.min(axis=1) * delta,
+        degrees_of_freedom,
+        _error_to_residual(fitted, delta, degrees_of_freedom),
+    )
 
 
-def _stretch(fitted: Fit, delta: float, spare: int) -> float:
+def _error_to_residual(fitted: Fit, delta: float, degrees_of_freedom: int) -> float:
     """Return the ratio of errors to residuals, which a fit of P numbers makes smaller.
 
-    Least squares leaves the share spare / (spare + P) of the squared errors. Least absolute values
-    leaves as much as a mean does: the fit meets P runs exactly, and the other runs pull at it by
-    their signs alone. A Huber loss counts as least squares if half of the other runs are within
-    delta of the law, as absolute values if a quarter is, and as a mixture between. With this rule,
-    simulated intervals hold the truth about as often as they claim (coverage.py).
+    Least squares leaves the share v / (v + P) of the squared errors, with v degrees of freedom.
+    Least absolute values leaves as much as a mean does: the fit meets P runs exactly, and the other
+    runs pull at it by their signs alone. A Huber loss counts as least squares if half of the other
+    runs are within delta of the law, as absolute values if a quarter is, and as a mixture between.
+    With this rule, simulated intervals hold the truth about as often as they claim (coverage.py).
     """
     made = fitted.design
-    within = int((np.abs(made.residuals(fitted.phi[None])[0]) < delta).sum()) - made.free
-    share = within / max(1, len(made.loss) - made.free)
+    within = int((np.abs(made.residuals(fitted.phi[None])[0]) < delta).sum()) - made.n_free
+    share = within / max(1, len(made.loss) - made.n_free)
     squares = float(np.clip((share - 0.25) / 0.25, 0, 1))
-    return float(np.sqrt(1 + (1 + squares * (made.free - 1)) / max(spare, 3)))
+    return float(np.sqrt(1 + (1 + squares * (made.n_free - 1)) / max(degrees_of_freedom, 3)))
 
 
 def interval_between(
-    values: np.ndarray, spare: int, level: float = LEVEL, stretch: float | None = None
+    values: np.ndarray,
+    degrees_of_freedom: int,
+    level: float = LEVEL,
+    error_to_residual: float | None = None,
 ) -> tuple[float, float] | None:
     """Return the interval of the truth, given the refits' ``values`` (R,); None if many are nan.
 
@@ -115,12 +123,12 @@ def interval_between(
 
     The ends are percentiles at levels that allow for Student's t and the lost degrees of freedom
     ("expanded percentiles", Hesterberg, arXiv 1411.5279, section 3.3). Plain percentiles are too
-    narrow where few degrees of freedom, ``spare``, are left after fitting.
+    narrow where few degrees of freedom are left after fitting.
     """
     known = values[~np.isnan(values)]
     if len(values) < 20 or len(known) < (1 - MOST_MISSING) * len(values):
         return None
-    tail = expanded_tail((1 - level) / 2, spare, stretch)
+    tail = expanded_tail((1 - level) / 2, degrees_of_freedom, error_to_residual)
     with np.errstate(invalid="ignore"):  # interpolating infinite values gives nan
         low, high = np.quantile(known, [tail, 1 - tail])
     return (float(low), float(high)) if np.isfinite([low, high]).all() else None
@@ -139,17 +147,20 @@ def draw_weights(run: np.ndarray, family: np.ndarray, count: int, seed: int) -> 
     return weights
 
 
-def expanded_tail(tail: float, spare: int, stretch: float | None = None) -> float:
-    """Return the level to cut percentiles at, which allows for Student's t with ``spare`` degrees.
+def expanded_tail(
+    tail: float, degrees_of_freedom: int, error_to_residual: float | None = None
+) -> float:
+    """Return the level to cut percentiles at, which allows for Student's t with few degrees.
 
-    The level is Phi(-t stretch); the default, a mean's stretch, is sqrt((spare + 1) / spare). The
-    quantile t is Abramowitz and Stegun's expansion 26.7.5, within 1% from 4 degrees on.
+    The level is Phi(-t r). The ratio r is ``error_to_residual``; by default it is that of a mean,
+    sqrt((v + 1) / v) for v degrees of freedom. The quantile t is Abramowitz and Stegun's expansion
+    26.7.5, within 1% from 4 degrees on.
     """
-    v = max(spare, 3)
+    v = max(degrees_of_freedom, 3)
     z = NormalDist().inv_cdf(1 - tail)
     t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
     t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    return NormalDist().cdf(-t * (stretch or np.sqrt((v + 1) / v)))
+    return NormalDist().cdf(-t * (error_to_residual or np.sqrt((v + 1) / v)))
 
 
 def of_optimum(flops_per_pair: float, what: str) -> Quantity:

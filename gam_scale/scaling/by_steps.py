@@ -11,7 +11,7 @@ from gam_scale.scaling.law import Law
 from gam_scale.scaling.points import Points, check
 
 LADDER = [m * 10**e for e in range(1, 7) for m in (1, 2, 5)]
-MOST = 6
+MAX_ROWS = 6
 """Most rows of a family's table."""
 
 
@@ -53,6 +53,6 @@ def by_steps(points: Points, settings: FitSettings) -> list[WithoutShort]:
         law = fit(kept, settings).law
         off = np.abs(law.loss(kept.params, kept.tokens) / kept.loss - 1)
         rows.append(WithoutShort(least, len(kept), law, float(off.mean())))
-        if len(rows) == MOST:
+        if len(rows) == MAX_ROWS:
             break
     return rows if len(rows) > 1 else []

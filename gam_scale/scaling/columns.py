@@ -20,7 +20,7 @@ FURTHER = TRAINING | OTHERS
 """Optional columns that a report shows, and what they hold."""
 
 
-def numbers(points: Points, name: str, *, gaps: bool = False) -> np.ndarray | None:
+def numeric_column(points: Points, name: str, *, gaps: bool = False) -> np.ndarray | None:
     """Return a further column (n,) as numbers, nan for empty cells; None if it is not there.
 
     Args:
@@ -45,9 +45,9 @@ def numbers(points: Points, name: str, *, gaps: bool = False) -> np.ndarray | No
 
 def steps(points: Points) -> np.ndarray | None:
     """Return the optimizer steps (n,) of each run; None if the columns do not tell."""
-    if (given := numbers(points, "steps")) is not None:
+    if (given := numeric_column(points, "steps")) is not None:
         return given
-    batch, length = numbers(points, "batch"), numbers(points, "seq_len")
+    batch, length = numeric_column(points, "batch"), numeric_column(points, "seq_len")
     return None if batch is None or length is None else points.tokens / (batch * length)
 
 
@@ -56,7 +56,7 @@ def other_counts(points: Points) -> dict[str, np.ndarray]:
     counts = {}
     for name in points.columns:
         if name.startswith("params_"):
-            values = numbers(points, name)
+            values = numeric_column(points, name)
             if values is not None and not np.array_equal(values, points.params):
                 counts[name] = values
     return counts
@@ -70,7 +70,7 @@ def named_count(points: Points) -> str:
     return ""
 
 
-def with_steps(points: Points, least: int) -> Points:
+def with_min_steps(points: Points, least: int) -> Points:
     """Return the runs of at least ``least`` steps.
 
     Raises:

@@ -55,12 +55,12 @@ def differences(first: Bootstrap, second: Bootstrap) -> dict[str, tuple[float, f
 
     The refits of the two families are independent, as their runs are.
     """
-    spare = min(first.spare, second.spare)
-    stretch = max(first.stretch or 0, second.stretch or 0) or None
+    degrees_of_freedom = min(first.degrees_of_freedom, second.degrees_of_freedom)
+    error_to_residual = max(first.error_to_residual or 0, second.error_to_residual or 0) or None
     intervals: dict[str, tuple[float, float] | None] = {}
     for name in (*COEFFICIENTS, "a"):
         one, two = (np.array([_value(r[0], name) for r in b.laws]) for b in (first, second))
-        both = Bootstrap(first.laws, first.objective, spare, stretch)
+        both = Bootstrap(first.laws, first.objective, degrees_of_freedom, error_to_residual)
         intervals[name] = both.between(two - one)
     return intervals
 
@@ -100,7 +100,7 @@ def _test(
     # Residuals of the fit under the hypothesis simulate it best (Davidson and MacKinnon 1999). They
     # are scaled up, because fitted numbers make residuals smaller than the noise.
     residuals = null.design.residuals(null.phi[None])[0]
-    noise = -residuals * np.sqrt(len(joint) / max(1, len(joint) - null.design.free))
+    noise = -residuals * np.sqrt(len(joint) / max(1, len(joint) - null.design.n_free))
     expected = np.log(joint.loss) + residuals
     signs = rng.choice([-1.0, 1.0], size=(draws, len(runs)))[:, of_row]
     simulated = expected + noise * signs

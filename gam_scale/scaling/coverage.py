@@ -74,10 +74,10 @@ def coverage(
         error = noise * np.random.default_rng(seed + i).standard_normal(len(grid))
         points = from_arrays(grid.params, grid.tokens, grid.loss * np.exp(error))
         fitted = fit(points, settings)
-        draws = bootstrap(fitted, settings.delta, points.run, resamples, seed + i)
+        refits = bootstrap(fitted, settings.delta, points.run, resamples, seed + i)
         for name, quantity in quantities.items():
-            hits[name] += _holds(draws.interval(quantity), quantity(LAW))
-        minima = isoflop(points, fitted, draws, seed + i)
+            hits[name] += _holds(refits.interval(quantity), quantity(LAW))
+        minima = isoflop(points, fitted, refits, seed + i)
         if minima.parabolas:
             held = _holds(minima.a_interval, Optimum(LAW, FLOPS_PER_PAIR).a)
             hits["a (isoFLOP)"] = hits.get("a (isoFLOP)", 0) + held

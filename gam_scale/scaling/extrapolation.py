@@ -51,10 +51,10 @@ def sizes_beyond(largest: float) -> tuple[float, ...]:
     return tuple(times * largest for times in BEYOND)
 
 
-def at_size(params: float, optimum: Optimum, draws: Bootstrap) -> list[Extrapolation]:
+def at_size(params: float, optimum: Optimum, refits: Bootstrap) -> list[Extrapolation]:
     """Return predictions for a model on its best number of tokens, and on the customary one."""
     k = optimum.flops_per_pair
-    optima = [Optimum(laws[0], k) for laws in draws.laws]
+    optima = [Optimum(laws[0], k) for laws in refits.laws]
     flops = float(optimum.flops(params))
     tokens = flops / (k * params)
     with np.errstate(over="ignore"):  # a budget too large for a float is infinite
@@ -65,19 +65,19 @@ def at_size(params: float, optimum: Optimum, draws: Bootstrap) -> list[Extrapola
         tokens,
         flops,
         float(optimum.law.loss(params, tokens)),
-        draws.between(budgets / (k * params)),
-        draws.between(budgets),
-        _loss_between(params, tokens, draws),
+        refits.between(budgets / (k * params)),
+        refits.between(budgets),
+        _loss_between(params, tokens, refits),
     )
-    customary = at(params, TOKENS_PER_PARAMETER * params, optimum, draws, PER_PARAMETER)
+    customary = predict(params, TOKENS_PER_PARAMETER * params, optimum, refits, PER_PARAMETER)
     return [best, customary]
 
 
-def at(
+def predict(
     params: float,
     tokens: float,
     optimum: Optimum,
-    draws: Bootstrap,
+    refits: Bootstrap,
     rule: str = ASKED,
     scatter: float | None = None,
 ) -> Extrapolation:
@@ -87,11 +87,11 @@ def at(
         params: size of the model.
         tokens: tokens that the model is trained on.
         optimum: optimum of the family.
-        draws: refits of the family.
+        refits: the family's law, refitted to reweighted runs.
         rule: how the tokens were chosen.
         scatter: deviation of runs from the law in log L, for the interval of one run's loss.
     """
-    loss, interval = float(optimum.law.loss(params, tokens)), _loss_between(params, tokens, draws)
+    loss, interval = float(optimum.law.loss(params, tokens)), _loss_between(params, tokens, refits)
     return Extrapolation(
         rule,
         params,
@@ -113,5 +113,5 @@ def _of_one_run(loss: float, interval: tuple[float, float], scatter: float) -> R
     return (float(ends[0]), float(ends[1])) if np.all(np.isfinite(ends)) else None
 
 
-def _loss_between(params: float, tokens: float, draws: Bootstrap) -> Range:
-    return draws.between(np.array([float(laws[0].loss(params, tokens)) for laws in draws.laws]))
+def _loss_between(params: float, tokens: float, refits: Bootstrap) -> Range:
+    return refits.between(np.array([float(laws[0].loss(params, tokens)) for laws in refits.laws]))

@@ -178,7 +178,7 @@ def _held_out(families: list[Family], keys: Any) -> Figure:
         axes.axhline(0, color=palette.quiet, lw=1)
         finish(axes, palette, narrow, "parameters", "predicted over measured, %", large)
 
-    what = next(f.held_out.what for f in families if f.held_out)
+    what = next(f.held_out.description for f in families if f.held_out)
     caption = f"error of a law fitted without {what}; faint: runs it was fitted to; "
     caption += "full: runs it had not seen"
     return Figure("held-out", f"Predicting {what}", caption, draw, keys, marked=True)
@@ -205,8 +205,8 @@ def _band(axes: Any, family: Family, c: np.ndarray, what: Any, colour: str) -> N
     laws = [Optimum(laws[0], k) for laws in family.bootstrap.laws[:BANDS]]
     if not laws:
         return
-    draws = np.array([what(o, c) if o.exists else np.full(len(c), np.nan) for o in laws])
-    ends = [family.bootstrap.between(column) for column in draws.T]
+    values = np.array([what(o, c) if o.exists else np.full(len(c), np.nan) for o in laws])
+    ends = [family.bootstrap.between(column) for column in values.T]
     if all(ends):
         low, high = np.array(ends).T
         axes.fill_between(c, low, high, color=colour, alpha=0.16, lw=0)

@@ -53,7 +53,7 @@ class Fit:
     gradient: float
     """Largest component of the objective's gradient, over delta."""
     starts: int
-    met: int
+    starts_at_minimum: int
     """Number of starts that ended at the least objective."""
     steps: int
     """Steps of the longest descent."""
@@ -75,7 +75,7 @@ class Fit:
             lowest = self.design.loss[self.design.family == f].min()
             if law.E / lowest < 1e-3:
                 warnings.append("E is practically zero: the runs do not show where the loss ends")
-        if self.met < 2 and self.starts > 1:
+        if self.starts_at_minimum < 2 and self.starts > 1:
             warnings.append("only one start reached the minimum: try a larger grid")
         return warnings
 
@@ -103,7 +103,7 @@ def fit_design(made: Design, settings: FitSettings) -> Fit:
     rows = _sample(made)
     small = made if len(rows) == len(made.loss) else _take(made, rows)
     begun = descend(small, settings.delta, starts(small, settings.grid))
-    order, met = _ranked(small, begun)
+    order, at_minimum = _ranked(small, begun)
     if small is made:
         end = begun
     else:
@@ -120,7 +120,7 @@ def fit_design(made: Design, settings: FitSettings) -> Fit:
         float(end.value[best] * settings.delta),
         float(end.gradient[best]),
         len(begun.value),
-        met,
+        at_minimum,
         max(begun.steps, end.steps),
         end.x[others],
         end.inverse[others],

@@ -30,7 +30,7 @@ class HeldOut:
     predicted: np.ndarray
     rest: Points
     """The runs that the law was fitted to."""
-    what: str
+    description: str
     """The held-out runs in words, for a sentence."""
 
     @property
@@ -90,13 +90,13 @@ def hold_out(
         with np.errstate(over="ignore", invalid="ignore"):
             predicted = law.loss(out.params, out.tokens)
         if not np.isfinite(predicted).all():
-            reason = f"without {_what(rule)} the runs have no law"
+            reason = f"without {_described(rule)} the runs have no law"
             continue
-        return HeldOut(law, out.params, out.tokens, out.loss, predicted, rest, _what(rule)), ""
+        return HeldOut(law, out.params, out.tokens, out.loss, predicted, rest, _described(rule)), ""
     return None, reason
 
 
-def _what(rule: str) -> str:
+def _described(rule: str) -> str:
     named = {"sizes": "the largest models", "budgets": "the largest budgets"}
     return named.get(rule, f"the runs of {rule}")
 

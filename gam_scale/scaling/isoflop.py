@@ -153,7 +153,7 @@ class _Budget:
 def isoflop(
     points: Points,
     fitted: Fit | None = None,
-    draws: Bootstrap | None = None,
+    refits: Bootstrap | None = None,
     seed: int = 0,
     level: float = LEVEL,
 ) -> IsoFlop:
@@ -167,7 +167,7 @@ def isoflop(
     Args:
         points: runs of one family.
         fitted: the fit of their law; None if they have none: then there is no interval.
-        draws: refits of the law.
+        refits: the law, refitted to reweighted runs.
         seed: seed of the simulated noise.
         level: level of the interval.
     """
@@ -184,11 +184,13 @@ def isoflop(
         note = " ".join([*notes, "No exponent follows."])
         return IsoFlop(parabolas, None, None, None, None, note)
     a = float(_exponents(made, points.loss[None])[0])
-    misses = None if fitted is None or draws is None else _misses(made, points, fitted, draws, seed)
-    if misses is None or draws is None:
+    misses = (
+        None if fitted is None or refits is None else _misses(made, points, fitted, refits, seed)
+    )
+    if misses is None or refits is None:
         notes.append("The isoFLOP exponent has no interval: that takes a law and its refits.")
         return IsoFlop(parabolas, a, 1 - a, None, None, " ".join(notes))
-    ends = draws.between(a - misses, level)
+    ends = refits.between(a - misses, level)
     if ends is None:
         notes.append(
             "The isoFLOP exponent has no interval: in runs simulated from the law, too few budgets "
@@ -216,15 +218,15 @@ def _missing(groups: int, parabolas: list[Parabola]) -> list[str]:
 
 
 def _misses(
-    made: list[_Budget], points: Points, fitted: Fit, draws: Bootstrap, seed: int
+    made: list[_Budget], points: Points, fitted: Fit, refits: Bootstrap, seed: int
 ) -> np.ndarray | None:
     """Return the exponent by parabolas minus the law's own (R,), for runs of each refitted law.
 
     The result is None if there are no refits.
     """
-    if not draws.laws:
+    if not refits.laws:
         return None
-    laws = [laws[0] for laws in draws.laws]
+    laws = [laws[0] for laws in refits.laws]
     expected = np.array([law.loss(points.params, points.tokens) for law in laws])
     noise = _noise(fitted, points.run, len(laws), seed)
     k = points.flops_per_pair
@@ -241,7 +243,7 @@ def _noise(fitted: Fit, run: np.ndarray, count: int, seed: int) -> np.ndarray:
     """
     errors = fitted.design.residuals(fitted.phi[None])[0]
     runs, of_row, rows = np.unique(run, return_inverse=True, return_counts=True)
-    variance = float((errors**2).sum()) / max(1, len(errors) - fitted.design.free)
+    variance = float((errors**2).sum()) / max(1, len(errors) - fitted.design.n_free)
     means = np.bincount(of_row, errors) / rows
     within = ((errors - means[of_row]) ** 2).sum() / max(1, len(errors) - len(runs))
     own = min(variance, float(within)) if len(runs) < len(errors) else variance

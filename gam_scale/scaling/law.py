@@ -77,7 +77,7 @@ class Design:
         return places
 
     @cached_property
-    def free(self) -> int:
+    def n_free(self) -> int:
         """P, the number of fitted numbers."""
         return int(self.places.max()) + 1
 
@@ -85,13 +85,13 @@ class Design:
     def terms(self) -> np.ndarray:
         """(3n, P) matrix: ``terms @ phi`` are the logs of E, A / N^alpha and B / D^beta, n each."""
         n = len(self.loss)
-        rows, terms = np.arange(n), np.zeros((3, n, self.free))
+        rows, terms = np.arange(n), np.zeros((3, n, self.n_free))
         at = self.places[self.family]
         for term in range(3):
             terms[term, rows, at[:, term]] = 1
         terms[1, rows, at[:, 3]] -= np.log(self.params) - self.centre[0]
         terms[2, rows, at[:, 4]] -= np.log(self.tokens) - self.centre[1]
-        return terms.reshape(3 * n, self.free)
+        return terms.reshape(3 * n, self.n_free)
 
     @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +101,7 @@ class Design:
         absent, and an exponent past :data:`STEEPEST` makes a step. Where an unbounded descent along
         such a valley ends would depend on the last bit of a processor's arithmetic.
         """
-        low, high = np.full(self.free, -STEEPEST), np.full(self.free, STEEPEST)
+        low, high = np.full(self.n_free, -STEEPEST), np.full(self.n_free, STEEPEST)
         for f in range(self.n_families):
             least = np.log(LEAST_TERM * self.loss[self.family == f].min())
             low[self.places[f, :3]], high[self.places[f, :3]] = least, np.inf
@@ -123,7 +123,7 @@ class Design:
 
     def phi(self, laws: list[Law]) -> np.ndarray:
         """Return phi (P,) of the given laws, the inverse of :meth:`laws`."""
-        phi = np.zeros(self.free)
+        phi = np.zeros(self.n_free)
         for f, law in enumerate(laws):
             logs = np.log([law.E, law.A, law.B])
             logs[1:] -= np.array([law.alpha, law.beta]) * self.centre

@@ -9,7 +9,7 @@ from gam_scale.scaling.columns import OTHERS, TRAINING
 from gam_scale.scaling.law import Law
 from gam_scale.scaling.points import Points
 
-MOST = 200
+MAX_ROWS_SHOWN = 200
 """Most rows that a page shows; the CSV has all."""
 _COUNTS = ("steps", "warmup_steps", "batch", "seq_len")
 
@@ -41,9 +41,9 @@ def run_table(analysis: Analysis) -> Table:
     note = "; ".join(
         f"{c.replace('_', ' ')}: {told[c].split(';')[0]}" for c in columns if c in told
     )
-    if len(rows) > MOST:
-        note = f"The first {MOST} of {len(rows):,} runs; fitted.csv has all. {note}"
-    return Table(f"The {len(rows):,} runs", header, rows[:MOST], note)
+    if len(rows) > MAX_ROWS_SHOWN:
+        note = f"The first {MAX_ROWS_SHOWN} of {len(rows):,} runs; fitted.csv has all. {note}"
+    return Table(f"The {len(rows):,} runs", header, rows[:MAX_ROWS_SHOWN], note)
 
 
 def _error(law: Law, p: Points, i: int) -> float:

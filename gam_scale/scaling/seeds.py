@@ -11,7 +11,7 @@ def seed_spread(points: Points) -> float | None:
     It is pooled over the sizes and budgets of one family that have several runs, each about its
     own mean. Compared with it, the errors of a fit show how much of them is noise.
     """
-    deviations, spare = [], 0
+    deviations, degrees_of_freedom = [], 0
     log_loss = np.log(points.loss)
     settings, of_row = np.unique(
         np.stack([points.params, points.tokens]), axis=1, return_inverse=True
@@ -19,5 +19,5 @@ def seed_spread(points: Points) -> float | None:
     for i in range(settings.shape[1]):
         own = log_loss[of_row.ravel() == i]
         deviations.append(((own - own.mean()) ** 2).sum())
-        spare += len(own) - 1
-    return float(np.sqrt(sum(deviations) / spare)) if spare else None
+        degrees_of_freedom += len(own) - 1
+    return float(np.sqrt(sum(deviations) / degrees_of_freedom)) if degrees_of_freedom else None

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gam_scale.scaling.columns import numbers
+from gam_scale.scaling.columns import numeric_column
 from gam_scale.scaling.points import Points
 
 SPREAD = 1.1
 """Largest ratio of neighbouring FLOPs within one budget."""
 WIDEST = 1.5
 """Largest ratio of the most to the least FLOPs within one budget."""
-MOST, FEW = 12, 4
+MAX_BUDGETS, SAMPLED_BUDGETS = 12, 4
 """Most budgets that are told apart, and amounts of compute looked at if none are common."""
 
 
@@ -59,7 +59,7 @@ def standings(measured: Sequence[tuple[str, Points]]) -> list[Standing]:
     else:
         low = max(float(p.flops.min()) for _, p in measured)
         high = min(float(p.flops.max()) for _, p in measured)
-        budgets = np.geomspace(low, high, FEW) if high > low else np.array([])
+        budgets = np.geomspace(low, high, SAMPLED_BUDGETS) if high > low else np.array([])
         found = [_standing(c, [(n, p.take(p.flops <= c)) for n, p in measured]) for c in budgets]
     return [standing for standing in found if len(standing.best) > 1]
 
@@ -68,7 +68,7 @@ def _common(measured: Sequence[tuple[str, Points]]) -> list[np.ndarray]:
     """Return the FLOPs of each common budget's runs; empty if runs do not fall into budgets."""
     flops = np.sort(np.concatenate([_spent(p) for _, p in measured]))
     levels = np.split(flops, np.flatnonzero(flops[1:] > SPREAD * flops[:-1]) + 1)
-    if len(levels) > MOST or any(level[-1] > WIDEST * level[0] for level in levels):
+    if len(levels) > MAX_BUDGETS or any(level[-1] > WIDEST * level[0] for level in levels):
         return []
     return [
         level for level in levels if sum(np.isin(level, _spent(p)).any() for _, p in measured) > 1
@@ -88,7 +88,7 @@ def _standing(flops: float, runs: Sequence[tuple[str, Points]]) -> Standing:
         if len(points):
             i = int(points.loss.argmin())
             loss, n, d = (float(c[i]) for c in (points.loss, points.params, points.tokens))
-            late = numbers(points, "late_loss", gaps=True)
+            late = numeric_column(points, "late_loss", gaps=True)
             own = np.nan if late is None else float(late[i])
             best.append(Best(name, loss, n, d, own if np.isfinite(own) else None))
     return Standing(float(flops), sorted(best, key=lambda one: one.loss))

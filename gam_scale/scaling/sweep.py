@@ -52,7 +52,7 @@ def sweep_grid(spec: SweepSpec, folder: Path) -> Grid[SweepCell]:
     jobs = []
     for family in spec.families:
         for width, seed in (*product(spec.widths, spec.seeds), *repeated):
-            jobs.append(joined(_on_budgets(spec, folder, family, width, seed)))
+            jobs.append(link_branches(_on_budgets(spec, folder, family, width, seed)))
         further = (*_other_rates(spec, folder, family), *_other_contexts(spec, folder, family))
         jobs += [[cell] for cell in further]
     return Grid(sorted(jobs, key=lambda job: sum(cell.own_flops for cell in job)))
@@ -87,7 +87,7 @@ def _steps(spec: SweepSpec, family: FamilySpec, width: int, budget: float) -> in
     return round(budget / per_step)
 
 
-def joined(cells: list[SweepCell]) -> list[SweepCell]:
+def link_branches(cells: list[SweepCell]) -> list[SweepCell]:
     """Make the first of ``cells``, one size and seed by falling budget, the trunk of the others."""
     trunk, *branches = cells
     trunk.config.checkpoint.branch_of = ""

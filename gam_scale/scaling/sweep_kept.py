@@ -8,7 +8,7 @@ from gam_scale.errors import UserError
 from gam_scale.experiment.deciding import text_of
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.kept import RESULTS, read_rows, write_rows
-from gam_scale.scaling.sweep import joined
+from gam_scale.scaling.sweep import link_branches
 from gam_scale.scaling.sweep_cell import KeptRun, SweepCell
 from gam_scale.strict import from_dict, to_dict
 
@@ -26,7 +26,7 @@ def with_kept(grid: Grid[SweepCell], folder: Path) -> Grid[SweepCell]:
         cells = [cell if cell.is_here else replace(cell, kept=runs.get(cell.name)) for cell in job]
         to_come = [cell for cell in cells if not cell.kept]
         if cells[0].kept and to_come:
-            joined(to_come)
+            link_branches(to_come)
         jobs.append(cells)
     grid = Grid(jobs)
     _check_text(grid, folder)

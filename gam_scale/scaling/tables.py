@@ -61,7 +61,7 @@ def quality(analysis: Analysis) -> Table:
             f"{f.error:.2%}",
             f"{f.worst:.2%}",
             known(seed_spread(f.points), "{:.2%}".format),
-            f"{f.fit.met} of {f.fit.starts}",
+            f"{f.fit.starts_at_minimum} of {f.fit.starts}",
             scientific(f.fit.gradient, 1),
         ]
         for f in analysis.families
@@ -153,7 +153,7 @@ def costs(analysis: Analysis, cost: Cost) -> Table:
 
 def held_out(analysis: Analysis) -> Table:
     """Return a table of predictions for runs that the law was not fitted to."""
-    what = next(f.held_out.what for f in analysis.families if f.held_out)
+    what = next(f.held_out.description for f in analysis.families if f.held_out)
     rows = [
         [
             f.name,

@@ -51,12 +51,12 @@ class Verdict:
         return not self.reasons
 
 
-def refuse_without_law(fitted: Fit, draws: Bootstrap | None, who: str) -> None:
+def refuse_without_law(fitted: Fit, refits: Bootstrap | None, who: str) -> None:
     """Refuse a fit whose exponents the runs do not show.
 
     Args:
         fitted: fit to the runs of one family.
-        draws: refits of it; None or empty: intervals are not checked.
+        refits: its refits to reweighted runs; None or empty: intervals are not checked.
         who: the family in a sentence: "family x", "the runs".
 
     Raises:
@@ -68,7 +68,7 @@ def refuse_without_law(fitted: Fit, draws: Bootstrap | None, who: str) -> None:
     logs = np.exp(fitted.phi @ made.terms.T).reshape(3, -1)
     for term, (name, column, effect) in enumerate(TERMS, 1):
         value = float(getattr(fitted.law, name))
-        ends = None if draws is None else draws.interval(attrgetter(name))
+        ends = None if refits is None else refits.interval(attrgetter(name))
         if value <= SHALLOWEST or np.ptp(logs[term]) < LEAST_EFFECT * made.loss.mean():
             raise NoLaw(
                 f"{who}: the loss does not fall as {column} grows, {form}; expected runs in which "
@@ -122,7 +122,7 @@ def scatter(fitted: Fit) -> float:
     runs exactly, so that the P least distances do not count.
     """
     distance = np.abs(fitted.design.residuals(fitted.phi[None])[0])
-    left = np.sort(distance)[fitted.design.free :]
+    left = np.sort(distance)[fitted.design.n_free :]
     return 1.4826 * float(np.median(left)) if len(left) else np.inf
 
 
@@ -137,7 +137,7 @@ def trend_with_size(fitted: Fit, run: np.ndarray, seed: int = 0) -> float:
     made = fitted.design
     logs = np.exp(fitted.phi @ made.terms.T).reshape(3, -1)
     share = logs / logs.sum(axis=0)
-    tangent = np.einsum("tn,tnp->np", share, made.terms.reshape(3, -1, made.free))
+    tangent = np.einsum("tn,tnp->np", share, made.terms.reshape(3, -1, made.n_free))
     size = np.log(made.params)
     size = (size - size.mean()) / size.std()
     own = _basis(tangent)

@@ -276,7 +276,7 @@ def _held_out(family: Family) -> str:
     much = "too high" if held.bias > 0 else "too low"
     whose = "the law" if family.name == UNNAMED else f"{family.name}'s law"
     return (
-        f"Fitted without {held.what}, {whose} is off by {held.mean_error:.2%} "
+        f"Fitted without {held.description}, {whose} is off by {held.mean_error:.2%} "
         f"on them on average ({abs(held.bias):.2%} {much}), against {held.fitted_error:.2%} on the "
         "runs it was fitted to."
     )

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from gam_scale.config import RunConfig
 from gam_scale.files import read_regular, write_bytes
-from gam_scale.run.metrics_file import Line, is_finite, read_metrics
+from gam_scale.run.metrics_file import Line, is_known_and_finite, read_metrics
 from gam_scale.run.records import LAYERS, SAMPLES, medians, read_records
 from gam_scale.strict import to_dict
 
@@ -78,7 +78,9 @@ def _tags(line: Line) -> dict[str, float]:
     """Return ``{"train/loss": .., "val/loss": ..}``, tags that boards group by prefix."""
     names = {k: f"val/{k[4:]}" if k.startswith("val_") else f"train/{k}" for k in line}
     names |= {k: k for k in line if k.startswith("task/")}
-    return {names[k]: v for k, v in line.items() if k not in ("step", "time") and is_finite(v)}
+    return {
+        names[k]: v for k, v in line.items() if k not in ("step", "time") and is_known_and_finite(v)
+    }
 
 
 class TensorBoard:

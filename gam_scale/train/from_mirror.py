@@ -109,14 +109,14 @@ def _look(run: RunDir, remote: Remote, *, fresh: bool) -> _There:
             f"{SETTING} {remote.url} holds another run than {run.path}; expected a URL of its own "
             "for each run, or an empty run directory to go on with what is there"
         )
-    if begun and fresh and run.is_to_go():
+    if begun and fresh and run.fresh_removes():
         return _There(secrets.token_hex(8), [], wipe=True)
     if not begun and fresh and not _begun_by_this_job(remote):
         raise UserError(
             f"{SETTING} {remote.url} holds a run, which --fresh removes from its own run directory "
             f"only; expected an empty URL, or no --fresh, to go on with it in {run.path}"
         )
-    if not isinstance(theirs, str) or run.holds_others():
+    if not isinstance(theirs, str) or run.holds_foreign_files():
         raise UserError(
             f"{SETTING} {remote.url} holds checkpoints "
             + (f"but no {NOTE}" if not theirs else f"and {run.path} other files")

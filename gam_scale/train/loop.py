@@ -38,7 +38,7 @@ class Hook:
             before_step          the step is about to go to the device; batches may be replaced
             after_step           the device has the step, and may still be computing it
             between              the step is done: ``loop.state`` is the state after it
-                look             within between, if a line is logged or a checkpoint is saved
+                read_device      within between, if a line is logged or a checkpoint is saved
                 line             within between, if a line is due: its figures
                 saves            within between, if a checkpoint is due: its state
             over                 everything that follows from the step is done
@@ -83,7 +83,7 @@ class Hook:
     def between(self, loop: "Loop") -> None:
         """Act between two steps."""
 
-    def look(self, loop: "Loop") -> None:
+    def read_device(self, loop: "Loop") -> None:
         """Read results from the device, for which the host waits at this point anyway."""
 
     def line(self, loop: "Loop", figures: dict[str, Any]) -> None:
@@ -153,10 +153,10 @@ class Loop:
         for hook in self.hooks:
             hook.doing(self, what)
 
-    def look(self) -> None:
+    def read_device(self) -> None:
         """Have all hooks read results from the device, which makes the host wait for it."""
         for hook in self.hooks:
-            hook.look(self)
+            hook.read_device(self)
 
     def run(self) -> Outcome:
         """Train until all steps are done or a hook ends the loop; return the outcome."""

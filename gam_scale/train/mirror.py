@@ -36,7 +36,7 @@ END_PATIENCE = 10
 """A finished run, which nobody is about to kill, waits ``checkpoint.mirror_wait_s`` this often."""
 NOTE = "mirror.json"
 """File that names the run, both at the URL and in the run directory; the URL's names the writer."""
-BELOW = ("logs/wandb_id", f"{CHECKPOINTS}/{BEST}")
+NESTED_RECORDS = ("logs/wandb_id", f"{CHECKPOINTS}/{BEST}")
 """Records that are in subfolders of the run directory."""
 
 
@@ -242,12 +242,12 @@ class Mirror:
 def is_record(name: str) -> bool:
     """Whether a file, by its name in the run directory, is a record that the mirror copies."""
     alone = "/" not in name and not name.startswith(".") and name not in (NOTE, "anneal-now")
-    return alone or name in BELOW
+    return alone or name in NESTED_RECORDS
 
 
 def records_in(folder: Path) -> list[str]:
     """Return the names of the records that a run directory has."""
-    names = [*(path.name for path in folder.iterdir()), *BELOW]
+    names = [*(path.name for path in folder.iterdir()), *NESTED_RECORDS]
     return sorted(name for name in names if is_record(name) and (folder / name).is_file())
 
 

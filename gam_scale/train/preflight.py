@@ -71,7 +71,7 @@ def preflight(
     """
     start = time.monotonic()
     world.barrier()  # clocks are read at about the same time
-    checks = _exchange(world, look(world, checkpoints, checkpoint_bytes, splits))
+    checks = _exchange(world, check_rank(world, checkpoints, checkpoint_bytes, splits))
     problems = [f"rank {f.rank} on {f.host} {text}" for f in checks for text in f.problems]
     problems += differing_versions(checks) + skewed_clocks(checks)
     if problems:
@@ -93,7 +93,7 @@ def preflight(
         logger.warning("%s, less than a quarter of what like links reach", link)
 
 
-def look(
+def check_rank(
     world: World, checkpoints: Path, checkpoint_bytes: int, splits: Sequence[TokenSplit] = ()
 ) -> RankCheck:
     """Check this rank's own machine."""

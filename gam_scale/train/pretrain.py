@@ -21,7 +21,7 @@ from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
 from gam_scale.files import write_json
 from gam_scale.hardware.compiler import can_compile
-from gam_scale.hyperparameters import Chosen, asked, choose, filled
+from gam_scale.hyperparameters import Chosen, auto_settings, choose, with_settings
 from gam_scale.model.lm import outline
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.agreed import agreed
@@ -30,7 +30,7 @@ from gam_scale.parallel.optimizer import check_optimizer, parameter_groups, stat
 from gam_scale.parallel.watchdog import Watchdog
 from gam_scale.parallel.world import World
 from gam_scale.run.anneal import find_anneal, note_anneal, with_anneal
-from gam_scale.run.chosen import begun_with, note_chosen
+from gam_scale.run.chosen import note_chosen, numbers_of_begun_run
 from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import note_start
 from gam_scale.run.lock import RunLock
@@ -129,10 +129,10 @@ def _pretrain(
     run = RunDir(config.log.run_dir, *([lock.check] if lock is not None else []))
     opened = open_mirror(run, config, world, fresh=fresh)
     data = open_data(config, config.data.cache_dir or str(run.cache))
-    begun = agreed(world, partial(begun_with, run, config, fresh=fresh))
+    begun = agreed(world, partial(numbers_of_begun_run, run, config, fresh=fresh))
     config, chosen = resolve(config, data.tokenizer, data.stream, begun)
     decay = AnnealConfig()
-    if not (fresh and run.is_to_go()):
+    if not (fresh and run.fresh_removes()):
         decay = agreed(world, partial(find_anneal, run, config, anneal))
     config = with_anneal(config, decay)
     check_ranks(config, world.world_size)  # again, now that all numbers are known
@@ -281,9 +281,11 @@ def resolve(
         )
     model = replace(config.model.at_length(config.data.seq_len), vocab_size=vocab_size)
     data = replace(config.data, chat_template=_chat_template(config, tokenizer, stream))
-    config = with_steps(replace(config, model=model, data=data, train=filled(config.train, begun)))
-    chosen = choose(config, stream.epoch_sequences) if asked(config.train) else None
-    train = filled(config.train, chosen.settings if chosen else {})
+    config = with_steps(
+        replace(config, model=model, data=data, train=with_settings(config.train, begun))
+    )
+    chosen = choose(config, stream.epoch_sequences) if auto_settings(config.train) else None
+    train = with_settings(config.train, chosen.settings if chosen else {})
     if train.epochs:
         steps = math.ceil(train.epochs * stream.epoch_sequences / train.global_batch_size)
         train = replace(train, steps=steps, epochs=0.0)

@@ -38,7 +38,7 @@ FAR_HORIZON = 4
 
 def check_start(run: RunDir, config: RunConfig, data: RunData, *, fresh: bool) -> None:
     """Refuse a source that the run cannot begin with, before anything is written or removed."""
-    if run.checkpoints.steps() and not (fresh and run.is_to_go()):
+    if run.checkpoints.steps() and not (fresh and run.fresh_removes()):
         return  # the run has begun, so its sources do not matter
     here = Path(config.log.run_dir).resolve()
     for key in SOURCES:

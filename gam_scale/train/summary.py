@@ -22,7 +22,7 @@ from gam_scale.run.directory import RunDir
 from gam_scale.run.evaluations import write_evaluations
 from gam_scale.run.figures import Origin, read_summary
 from gam_scale.run.goodput import goodput
-from gam_scale.run.metrics_file import Line, is_finite, read_metrics
+from gam_scale.run.metrics_file import Line, is_known_and_finite, read_metrics
 from gam_scale.run.report import write_report
 from gam_scale.strict import read_record, to_dict
 from gam_scale.train.boards import first_line
@@ -64,23 +64,25 @@ def finish(run: RunDir, world: World, validated: Sequence[str], *, compiled: boo
         run.report.unlink(missing_ok=True)  # it was made before the run's end
         figures = _figures(run, validated)
         figures |= {
-            "sample": _made("the sample", partial(_sample, run)),
+            "sample": _made_or_warned("the sample", partial(_sample, run)),
             "device": world.device.type,
             "ranks": world.world_size,
             "compiled": compiled,
             "code_version": __version__,
         }
         if run.continued.exists():
-            origin = _made("its origin", partial(read_record, Origin, run.continued))
+            origin = _made_or_warned("its origin", partial(read_record, Origin, run.continued))
             figures["continued"] = asdict(origin) if origin else None
-        chosen = _made("what was chosen", partial(read_chosen, run.chosen))
+        chosen = _made_or_warned("what was chosen", partial(read_chosen, run.chosen))
         figures |= {"chosen": to_dict(chosen)} if chosen else {}
-        time_spent = _made("goodput", partial(goodput, run))
+        time_spent = _made_or_warned("goodput", partial(goodput, run))
         figures |= time_spent.figures() if time_spent else {}
-        write_json(run.summary, {k: v if is_finite(v) else None for k, v in figures.items()})
-    _made("evaluations.csv", partial(write_evaluations, run.path))
+        write_json(
+            run.summary, {k: v if is_known_and_finite(v) else None for k, v in figures.items()}
+        )
+    _made_or_warned("evaluations.csv", partial(write_evaluations, run.path))
     if not run.report.exists():
-        _made("report.html", partial(write_report, run.path))
+        _made_or_warned("report.html", partial(write_report, run.path))
 
 
 def show_summary(run: RunDir) -> None:
@@ -119,7 +121,7 @@ def show_summary(run: RunDir) -> None:
         print(f"{name:<26}{value}")
 
 
-def _made(what: str, make: Callable[[], T]) -> T | None:
+def _made_or_warned(what: str, make: Callable[[], T]) -> T | None:
     """Return what ``make`` returns; if it fails, log that ``what`` is missing and return None."""
     try:
         return make()
@@ -134,7 +136,7 @@ def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
     checkpoint = resolve(run.path)
     config, state = load_config_of(checkpoint), load_state(checkpoint)
     model = outline(config.model)
-    lines = _made("every loss and speed", partial(read_metrics, run.metrics)) or []
+    lines = _made_or_warned("every loss and speed", partial(read_metrics, run.metrics)) or []
     if not run.metrics.exists():
         logger.warning("losses and speeds are missing from the summary: %s is gone", run.metrics)
     first, last = (lines[0], lines[-1]) if lines else ({}, {})

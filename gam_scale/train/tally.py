@@ -22,10 +22,10 @@ class Counts:
     skipped: int = 0
     in_a_row: int = 0
     """Skipped steps in a row, up to the last step."""
-    longest: int = 0
+    longest_streak: int = 0
     """Most skipped steps in a row."""
-    longest_end: int = 0
-    """The last of the ``longest`` skipped steps in a row."""
+    longest_streak_end: int = 0
+    """The last of the ``longest_streak`` skipped steps in a row."""
 
 
 class Tally:

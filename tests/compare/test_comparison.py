@@ -13,11 +13,11 @@ import pytest
 
 from gam_scale.compare import text_tables
 from gam_scale.compare.comparison import Comparison
+from gam_scale.compare.continued_models import continued_models
 from gam_scale.compare.measure_cell import measure
 from gam_scale.compare.rates import beyond
 from gam_scale.compare.solve import sized
 from gam_scale.compare.spec import ModelEntry, TaskSpec, TextSpec, read_spec
-from gam_scale.compare.started import started
 from gam_scale.compare.task_cell import learn
 from gam_scale.errors import UserError
 from gam_scale.experiment.kept import read_rows
@@ -230,7 +230,7 @@ def test_a_full_run_at_further_rates_counts_where_it_is_better(run_tool, tmp_pat
     assert f"| static | {rows[0]['parameters']:,} |" in page and f"| {best[0]:.4f} |" in page
     assert f"{sum(best) / 2:.4f} ±" in page, "runs at another rate are in the mean"
     assert "Learning rates of full runs" in page
-    ((_, continued),) = started(TextSpec(start=["static"]), out).values()
+    ((_, continued),) = continued_models(TextSpec(start=["static"]), out).values()
     assert "-full-lr0.01-s0" in continued.name, "not the best run of the first seed"
     models["static"]["full_lrs"] = [1e-2, 1e-2]
     with pytest.raises(UserError, match="models.static.full_lrs is .* expected each rate once"):

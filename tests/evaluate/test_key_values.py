@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gam_scale.errors import UserError
-from gam_scale.evaluate.hidden import HiddenSentences, distinct_keys, pooled, to_chance, words
+from gam_scale.evaluate.hidden import HiddenSentences, chance_length, distinct_keys, pooled, words
 from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.key_values import KeyValues, _row
 
@@ -62,7 +62,7 @@ def test_where_chance_begins():
         return Interval(low + 0.1, low, low + 0.2)
 
     found = [(512, at(0.5)), (1024, at(0.01)), (2048, at(0.2)), (4096, at(0.0)), (8192, at(0.02))]
-    assert to_chance(found, 0.05) == 4096
-    assert to_chance(found[:3], 0.05) is None and to_chance(found[1:2], 0.05) == 1024
+    assert chance_length(found, 0.05) == 4096
+    assert chance_length(found[:3], 0.05) is None and chance_length(found[1:2], 0.05) == 1024
     ((length, share),) = pooled([(64, 0.5, 10), (64, 1.0, 10)])
     assert length == 64 and share.mean == 0.75

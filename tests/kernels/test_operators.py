@@ -45,8 +45,8 @@ def test_packed_documents_and_states(kind):
 def test_rows_that_never_begin_anew(kind):
     operator = OPERATORS[kind][0]
     inputs, _, _ = packed_inputs(kind)
-    ends, fresh = torch.tensor([0, 80, 160], dtype=torch.int32), torch.tensor([False, False])
-    found = results(lambda *leaves: operator(*leaves, fresh, ends, ends.clone()), inputs)
+    ends, starts = torch.tensor([0, 80, 160], dtype=torch.int32), torch.tensor([False, False])
+    found = results(lambda *leaves: operator(*leaves, starts, ends, ends.clone()), inputs)
     if kind == "slot":  # nothing of the bank is read
         assert not found["bank"].any()
         inputs["bank"] = inputs["bank"] * 0

@@ -18,24 +18,24 @@ CASES = {
 
 
 def layout(starts, padding=0):
-    """Which stretches are fresh, and their ends, of rows whose documents start there."""
+    """Which stretches start documents, and their ends, of rows whose documents start there."""
     begins = [row * LENGTH + token for row, tokens in enumerate(starts) for token in tokens]
     firsts = sorted({*begins, *(row * LENGTH for row in range(len(starts)))})
-    fresh = torch.tensor([first in begins for first in firsts] + [False] * padding)
+    starts_document = torch.tensor([first in begins for first in firsts] + [False] * padding)
     total = len(starts) * LENGTH
-    return fresh, torch.tensor([*firsts, *[total] * (1 + padding)], dtype=torch.int32)
+    return starts_document, torch.tensor([*firsts, *[total] * (1 + padding)], dtype=torch.int32)
 
 
 @pytest.mark.parametrize("padding", [0, 5])
 @pytest.mark.parametrize("case", CASES)
 def test_what_rows_are_made_of(case, padding):
-    fresh, ends = layout(CASES[case], padding)
-    cut = stretches(2, fresh, ends, ends.clone())
+    starts_document, ends = layout(CASES[case], padding)
+    cut = stretches(2, starts_document, ends, ends.clone())
     bounds = [end for i, end in enumerate(ends.tolist()) if i == 0 or end != ends[i - 1]]
     assert cut.ends.tolist() == bounds
     firsts = bounds[:-1]
     assert cut.row.tolist() == [first // LENGTH for first in firsts]
-    assert cut.fresh.tolist() == fresh[: len(firsts)].tolist()
+    assert cut.starts_document.tolist() == starts_document[: len(firsts)].tolist()
     for row in range(2):
         of_row = [i for i, first in enumerate(firsts) if first // LENGTH == row]
         assert (int(cut.first[row]), int(cut.last[row])) == (of_row[0], of_row[-1])
@@ -52,12 +52,12 @@ def test_what_rows_are_made_of(case, padding):
 
 @pytest.mark.parametrize("case", CASES)
 def test_states_and_their_gradients(case):
-    fresh, ends = layout(CASES[case])
-    cut = stretches(2, fresh, ends, ends.clone())
+    starts_document, ends = layout(CASES[case])
+    cut = stretches(2, starts_document, ends, ends.clone())
     initial, begin = torch.tensor([[1.0], [2.0]]), torch.tensor([5.0])
     states = cut.states(initial, begin).flatten().tolist()
-    pairs = zip(cut.fresh.tolist(), cut.row.tolist(), strict=True)
-    assert states == [5.0 if is_fresh else row + 1.0 for is_fresh, row in pairs]
+    pairs = zip(cut.starts_document.tolist(), cut.row.tolist(), strict=True)
+    assert states == [5.0 if starts else row + 1.0 for starts, row in pairs]
     grads = torch.arange(1.0, 1 + len(states)).unsqueeze(1)
     leaves = [initial.requires_grad_(), begin.requires_grad_()]
     expected = torch.autograd.grad(cut.states(*leaves), leaves, grads)
@@ -68,18 +68,18 @@ def test_states_and_their_gradients(case):
 
 def test_nothing_waits_for_the_device():
     """On a device without contents nothing can: its numbers are not there to be read."""
-    fresh, ends = layout(CASES["ragged"], padding=3)
-    here = stretches(2, fresh, ends, ends.clone())
-    there = stretches(2, fresh.to("meta"), ends.to("meta"), ends.clone())
+    starts_document, ends = layout(CASES["ragged"], padding=3)
+    here = stretches(2, starts_document, ends, ends.clone())
+    there = stretches(2, starts_document.to("meta"), ends.to("meta"), ends.clone())
     for a, b in zip(here, there, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype) and b.is_meta
 
 
 def test_a_batch_is_cut_once_and_another_one_anew():
-    fresh, ends = layout(CASES["ragged"])
+    starts_document, ends = layout(CASES["ragged"])
     host = ends.clone()
-    cut = stretches(2, fresh, ends, host)
-    assert stretches(2, fresh, ends, host) is cut
-    other = torch.zeros_like(fresh)
-    assert not stretches(2, other, ends, host).fresh.any()
-    assert not stretches(2, other, ends, ends.clone()).fresh.any()
+    cut = stretches(2, starts_document, ends, host)
+    assert stretches(2, starts_document, ends, host) is cut
+    other = torch.zeros_like(starts_document)
+    assert not stretches(2, other, ends, host).starts_document.any()
+    assert not stretches(2, other, ends, ends.clone()).starts_document.any()

@@ -158,7 +158,7 @@ def test_gdn_is_as_large_as_published(d, n_heads, position, width):
     config = from_dict(ModelConfig, {"layers": [layer], "d_model": d, "position": position})
     config.check()
     heads = config.stack()[0].heads(config.shape)
-    assert (heads.key, heads.value) == (width, 2 * width)
+    assert (heads.key_width, heads.value_width) == (width, 2 * width)
     if 4 * width * n_heads == 3 * d:
         memory = config.stack()[0].build_memory(config.shape)
         matrices = [memory.qkv, memory.out, memory.output_gate.linear]

@@ -29,7 +29,7 @@ def test_the_pages_examples_run():
 @pytest.mark.parametrize("kind", implementations())
 @pytest.mark.parametrize("rotary", [False, True])
 def test_steps_equal_the_whole_sequence(kind, rotary):
-    layer = Layer(kind, 32, rotary=rotary, **MIXERS[kind].small).double()
+    layer = Layer(kind, 32, rotary=rotary, **MIXERS[kind].small_settings).double()
     x = torch.randn(2, 9, 32, dtype=torch.float64)
     state, pieces = layer.init_state(2), []
     for part in (x[:, :4], *x[:, 4:].split(1, dim=1)):
@@ -57,7 +57,7 @@ def test_tokens_of_another_shape_are_refused(shape):
 @pytest.mark.parametrize("kind", implementations())
 def test_a_layer_can_be_made_without_memory_for_it(kind):
     with torch.device("meta"):
-        layer = Layer(kind, 32, **MIXERS[kind].small)
+        layer = Layer(kind, 32, **MIXERS[kind].small_settings)
     assert all(parameter.is_meta for parameter in layer.parameters())
 
 

@@ -34,7 +34,7 @@ cases = pytest.mark.parametrize("positions", CASES.values(), ids=CASES)
 
 
 def expected_stretches(positions: torch.Tensor) -> list[tuple[int, bool]]:
-    """(first token of all rows laid end to end, fresh) of each."""
+    """(first token of all rows laid end to end, whether a document starts) of each."""
     found = []
     for r, row in enumerate(positions.tolist()):
         for t, position in enumerate(row):
@@ -53,12 +53,12 @@ def check(layout: Layout, positions: torch.Tensor) -> None:
     for row, documents in zip(positions.tolist(), layout.documents.tolist(), strict=True):
         assert documents == [row[: t + 1].count(0) for t in range(length)]
     expected = expected_stretches(positions)
-    ends, fresh = (x.tolist() for x in layout.stretches_host)
+    ends, starts = (x.tolist() for x in layout.stretches_host)
     n = len(expected)
-    assert list(zip(ends[:-1], fresh, strict=True))[:n] == expected
+    assert list(zip(ends[:-1], starts, strict=True))[:n] == expected
     assert layout.ends.dtype == torch.int32
-    assert len(ends) == max(64, 1 << n.bit_length()) and len(fresh) == len(ends) - 1
-    assert set(ends[n:]) == {rows * length} and not any(fresh[n:])
+    assert len(ends) == max(64, 1 << n.bit_length()) and len(starts) == len(ends) - 1
+    assert set(ends[n:]) == {rows * length} and not any(starts[n:])
 
 
 @cases
@@ -82,7 +82,7 @@ def test_plain_stream(rows, length, first):
     ends = layout.ends.tolist()
     assert ends[: rows + 1] == [i * length for i in range(rows + 1)]
     assert set(ends[rows:]) == {rows * length} and len(ends) == 64
-    assert not layout.stretches.fresh.any()
+    assert not layout.stretches.starts_document.any()
 
 
 @cases

@@ -204,7 +204,7 @@ def test_what_the_short_form_of_old_runs_leaves_unused_is_no_mistake():
 
 
 def test_a_kind_that_does_not_say_what_it_is_measured_as_is_none():
-    with pytest.raises(AssertionError, match="Nameless: measured_as is what"):
+    with pytest.raises(AssertionError, match="Nameless: gpu_block_kind is what"):
 
         class Nameless(MixerConfig):
             kind = "nameless"

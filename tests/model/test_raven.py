@@ -86,7 +86,7 @@ def test_chunks_are_the_recurrence(length, dtype, tolerance):
     expected = results(lambda h: step_by_step(memory, h, start, positions), memory, h)
     memory, h = memory.to(dtype), h.detach().to(dtype).requires_grad_()
     start, layout = start.to(dtype), Layout.of(positions)
-    found = results(lambda h: memory.run(h, {"memory": start}, layout, None), memory, h)
+    found = results(lambda h: memory.forward_from(h, {"memory": start}, layout, None), memory, h)
     names = ["y", "state", "h", *(name for name, _ in memory.named_parameters())]
     for name, x, y in zip(names, found, expected, strict=True):
         assert off(x, y) < tolerance, name
@@ -116,12 +116,12 @@ def test_without_writes_it_is_a_constant_bank():
     with torch.no_grad():
         memory.gate.log_rate.fill_(-torch.inf)
     start = memory.init_state(2, h.device, h.dtype)
-    y, state = memory.run(h, start, Layout.of(positions), None)
+    y, state = memory.forward_from(h, start, Layout.of(positions), None)
     assert torch.equal(state["memory"], start["memory"])
     keys, values = memory.bank.split(D // H, -1)
-    q = memory.normed(memory.qkv(h)[..., :D].unflatten(-1, (H, -1))) * (D // H) ** -0.5
+    q = memory.norm_heads(memory.qkv(h)[..., :D].unflatten(-1, (H, -1))) * (D // H) ** -0.5
     read = torch.einsum("bthk,hmk->bthm", q, keys).softmax(-1)
-    read = memory.normed(torch.einsum("bthm,hmv->bthv", read, values))
+    read = memory.norm_heads(torch.einsum("bthm,hmv->bthv", read, values))
     torch.testing.assert_close(y, memory.out(read.flatten(2)), rtol=1e-12, atol=1e-12)
 
 
@@ -162,7 +162,7 @@ def test_noise_stays_in_one_graph_and_is_drawn_once():
     grads = []
     for recompute, compiled in (("none", False), ("selective", True), ("full", False)):
         torch._dynamo.reset()
-        layers = [{"kind": "raven", **RavenLayer.small, "router_noise": 1.0}]
+        layers = [{"kind": "raven", **RavenLayer.small_settings, "router_noise": 1.0}]
         config = from_dict(ModelConfig, to_dict(small("raven")) | {"layers": layers}, "model")
         model, counter = build_model(config, 0), CompileCounterWithBackend("aot_eager")
         prepare_blocks(model, recompute, compiled=compiled, backend=counter)

@@ -48,28 +48,28 @@ def assert_own_store(stores: list[dist.Store], value: str) -> None:
 
 def test_a_second_start_in_a_kept_store_meets_none_of_the_first(kept):
     for attempt in "first", "second", "third":
-        assert_own_store(met(kept.port, {"job": 3}, kept=True)["job"], attempt)
+        assert_own_store(met(kept.port, {"job": 3}, agent_keeps_store=True)["job"], attempt)
 
 
 def test_ranks_that_died_while_they_met_are_not_waited_for(kept):
     with pytest.raises(EndedByOthers, match="rank 1 found no rank 0"):
-        meet("127.0.0.1", kept.port, "job", 1, 3, 0.2, kept=True)
+        meet("127.0.0.1", kept.port, "job", 1, 3, 0.2, agent_keeps_store=True)
     with pytest.raises(EndedByOthers, match="of 3 ranks these did not come to rank 0: 1, 2"):
-        meet("127.0.0.1", kept.port, "job", 0, 3, 0.2, kept=True)
-    assert_own_store(met(kept.port, {"job": 3}, kept=True)["job"], "again")
+        meet("127.0.0.1", kept.port, "job", 0, 3, 0.2, agent_keeps_store=True)
+    assert_own_store(met(kept.port, {"job": 3}, agent_keeps_store=True)["job"], "again")
 
 
 def test_a_taken_port_is_named_and_the_next_is_taken(free_port, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("gam_scale"), "propagate", True)
     with socket.create_server(("", free_port)):  # accepts, and says nothing
         with caplog.at_level("WARNING", "gam_scale"):
-            meetings = met(free_port, {"job": 2}, kept=False)
+            meetings = met(free_port, {"job": 2}, agent_keeps_store=False)
         assert_own_store(meetings["job"], "here")
     assert f"MASTER_PORT {free_port} is taken by another process" in caplog.text
 
 
 def test_jobs_that_were_given_one_port_meet_apart(free_port):
-    for job, stores in met(free_port, {"a": 2, "b": 3}, kept=False).items():
+    for job, stores in met(free_port, {"a": 2, "b": 3}, agent_keeps_store=False).items():
         assert_own_store(stores, job)
 
 
@@ -77,10 +77,12 @@ def test_a_store_that_ends_is_left_for_the_next_at_its_port(free_port):
     """Rank 1 of a process's second run may come while rank 0 has not left the first yet."""
     first = [dist.TCPStore("127.0.0.1", free_port, is_master=True, wait_for_workers=False)]
     with ThreadPoolExecutor(1) as threads:
-        call = threads.submit(meet, "127.0.0.1", free_port, "job", 1, 2, 20.0, kept=False)
+        call = threads.submit(
+            meet, "127.0.0.1", free_port, "job", 1, 2, 20.0, agent_keeps_store=False
+        )
         wait_until(lambda: first[0].check(["job/name of 1"]))
         first.clear()
-        zero = meet("127.0.0.1", free_port, "job", 0, 2, 20.0, kept=False)
+        zero = meet("127.0.0.1", free_port, "job", 0, 2, 20.0, agent_keeps_store=False)
         assert_own_store([zero, call.result()], "second")
 
 
@@ -93,7 +95,7 @@ def test_all_who_wait_stop_where_one_is_asked_to(free_port, stopped):
             threads.submit(
                 *(meet, "127.0.0.1", free_port, "job", rank, 3, 20.0),
                 asked.is_set if rank == stopped else lambda: False,
-                kept=False,
+                agent_keeps_store=False,
             )
             for rank in (0, 1)
         ]
@@ -115,7 +117,9 @@ def test_who_has_agreed_does_not_stop_alone_once_all_have(kept):
         return agreed
 
     with ThreadPoolExecutor(1) as threads:
-        call = threads.submit(meet, "127.0.0.1", kept.port, "job", 1, 2, 20.0, asked, kept=True)
+        call = threads.submit(
+            meet, "127.0.0.1", kept.port, "job", 1, 2, 20.0, asked, agent_keeps_store=True
+        )
         wait_until(lambda: store.check(["name of 1"]))
         store.set("proposal", f"zero {store.get('name of 1').decode()}")
         assert_own_store([dist.PrefixStore("job/zero", kept), call.result()], "both")
@@ -131,7 +135,7 @@ def wait_until(holds) -> None:
 def test_no_free_port_is_one_sentence(monkeypatch):
     with pytest.raises(UserError, match="cannot listen at MASTER_PORT 80 nor at"):
         monkeypatch.setattr(dist, "TCPStore", _refused)
-        meet("127.0.0.1", 80, "job", 0, 2, 1.0, kept=False)
+        meet("127.0.0.1", 80, "job", 0, 2, 1.0, agent_keeps_store=False)
 
 
 def _refused(*args, **options):

@@ -45,7 +45,9 @@ def multiplied(world, sets, optimizer):
             if step.numel()
         ]
         assert all(not theirs[name].any() for name in plain if factors[name] == 0), engine
-        owned = sum(kept["columns"].numel() for kept in trial.strategy.optimizer.owned().values())
+        owned = sum(
+            kept["columns"].numel() for kept in trial.strategy.optimizer.owned_states().values()
+        )
         for group in trial.strategy.optimizer.param_groups:
             group["weight_decay"] = 5.0
         trial.step(1)

@@ -45,7 +45,7 @@ def train_and_resume(world, offload, folder):
     shards = strategy.shards()
     for shard, was in zip(shards, saved, strict=True):
         shard.data.copy_(was.data)
-    strategy.written(shards)
+    strategy.after_write(shards)
     again = [step(1), step(2)]
     files = Path(folder or "none").rglob("*.swp")
     return {"first": first, "again": again, "bytes": sum(path.stat().st_size for path in files)}

@@ -16,7 +16,7 @@ from gam_scale.parallel.algorithm import Algorithm
 from gam_scale.parallel.blocks import prepare_blocks
 from gam_scale.parallel.optimizer import OPTIMIZERS
 from gam_scale.plan import gpu_blocks, timing
-from gam_scale.plan.activations import Setting, setting, work
+from gam_scale.plan.activations import Setting, layer_work, setting
 from gam_scale.plan.communication import Collective
 from gam_scale.plan.estimate import Estimate, cheapest, engines
 from gam_scale.plan.gpu_blocks import rows
@@ -108,7 +108,7 @@ def test_attention_in_bf16_multiplies_nothing_in_fp32():
     assert work.flops > 0 == work.fp32_flops
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if MIXERS[kind].in_chunks])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if MIXERS[kind].computes_in_chunks])
 def test_a_chunked_memory_computes_more_than_its_recurrence(kind):
     memory = {"n_heads": 2, "n_slots": 8, "top_k": 4}
     job = Job.of(make_config(layers=[kind] * 2, memory=memory), 1, 1)
@@ -149,8 +149,8 @@ def test_a_layer_takes_as_long_as_what_it_multiplies_moves_and_launches():
     run = Setting(2, 4096, 2, "selective", True, False, False, 1)
     model = make_config(**shape).model
     (delta,) = set(model.stack())
-    spent = timing.layer(model, delta, run, H100, 0.5)
-    done = work(model, delta, run)
+    spent = timing.layer_seconds(model, delta, run, H100, 0.5)
+    done = layer_work(model, delta, run)
     moved = traffic(model, delta, run)
     in_fp32 = done.fp32_flops - done.scan_flops
     products = ((done.flops - in_fp32) / 989.4e12 + in_fp32 / 67e12) / 0.5
@@ -175,7 +175,7 @@ def test_an_optimizer_that_keeps_nothing_updates_parameters_all_the_same(monkeyp
         assert first - second == pytest.approx(4 * passes / (0.8 * 3.35e12), rel=1e-3)
         its = plain.running(engine)
         sizes = updated_bytes(its), kept_bytes(its), its.update.flops
-        updated = timing.update(*sizes, setting(config, ROWS), H100, 0.5)
+        updated = timing.update_seconds(*sizes, setting(config, ROWS), H100, 0.5)
         assert sizes[1:] == (0, 0)
         assert updated.memory == pytest.approx(3 / 4 * (first - second)) and not updated.products
 
@@ -184,14 +184,14 @@ def test_a_cpu_is_planned_by_its_products_alone():
     cpu = replace(H100, memory_rate=None)
     config = make_config()
     (static,) = set(config.model.stack())
-    spent = timing.layer(config.model, static, setting(config, ROWS), cpu, 0.5)
+    spent = timing.layer_seconds(config.model, static, setting(config, ROWS), cpu, 0.5)
     assert spent.products > 0 == spent.memory + spent.launches
 
 
 @pytest.mark.parametrize("kind", MIXERS)
 def test_a_plan_is_made_of_a_layer_of_the_same_kind(kind):
     """Or of the kind that it is a preset of, whatever else a row might be like."""
-    stands_for = MIXERS[kind].measured_as
+    stands_for = MIXERS[kind].gpu_block_kind
     assert stands_for == (MIXERS[kind].preset_of or kind)
     for config in ("gam_1b", "ctx16k"):
         assert gpu_blocks.row(stands_for, config=config)["kind"] == stands_for
@@ -199,7 +199,7 @@ def test_a_plan_is_made_of_a_layer_of_the_same_kind(kind):
     assert layer.kind == stands_for, "the planner counts another layer beside the row"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if MIXERS[kind].measured_as == kind])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if MIXERS[kind].gpu_block_kind == kind])
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 def test_traffic_grows_with_the_width(kind, recompute):
     """The layers of ctx16k, two thirds as wide, other heads, weights in fp32, were traced too."""

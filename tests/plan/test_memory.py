@@ -172,7 +172,7 @@ def test_offloading_takes_the_optimizer_off_the_device():
 def test_two_chunks_of_the_loss_stand_for_all(tokens):
     vocab, width = 1000, 32
     run = activations.setting(make_config("gam", "none", **SMALL), 1)._replace(length=tokens)
-    found = activations.loss(ModelConfig(vocab_size=vocab, d_model=width), run)
+    found = activations.loss_bytes(ModelConfig(vocab_size=vocab, d_model=width), run)
     rows = chunk_rows(tokens, vocab, "cpu")
     whole = trace_loss(tokens, vocab, width, rows, bf16=False) - 4 * width * (tokens + vocab)
     assert found == pytest.approx(whole, rel=1e-3)

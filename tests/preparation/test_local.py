@@ -11,7 +11,7 @@ from gam_scale.data.sources import parse_source
 from gam_scale.data.tokenizer_training import train_tokenizer
 from gam_scale.files import write_bytes
 from gam_scale.preparation import parts
-from gam_scale.preparation.array import Local, Size, follow, give_up, share_out
+from gam_scale.preparation.array import Local, Size, failure_error, follow, share_out
 from gam_scale.preparation.folder import Folder
 from gam_scale.preparation.saved import done_items
 
@@ -47,7 +47,7 @@ def test_a_killed_task_is_named_and_its_items_are_done_again(folder, capsys):
     assert [f.reason for f in failures] == ["killed by SIGKILL"]
     done = done_items(folder / "tokenised")
     assert done == {"00001"}, "what the other task had"
-    error = give_up("tokenising", 2, failures)
+    error = failure_error("tokenising", 2, failures)
     assert "2 items are not done; what is done stays" in str(error)
     assert f"its log is {failures[0].log}" in capsys.readouterr().err
     assert follow(begun(folder, ITEMS, tasks=1, processes=2), lambda: None) == []

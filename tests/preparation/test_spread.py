@@ -386,7 +386,7 @@ def test_a_set_that_is_made_anew_keeps_its_work(corpus, tmp_path):
 
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (2, 2), (137, -9), (143, -15), (255, 255)])
 def test_what_srun_says_of_signals(code, status):
-    assert array_module._of_srun(code) == status
+    assert array_module._status_of_srun_code(code) == status
 
 
 def test_a_folder_that_others_wrote_runs_nothing(tmp_path):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from gam_scale.report.axes import finish
-from gam_scale.report.dots import MANY, MOST, draw_dots
+from gam_scale.report.dots import MAX_DOTS_ALL_DRAWN, MAX_DOTS_ON_PAGE, draw_dots
 from gam_scale.report.figure import Figure
 from gam_scale.report.looks import Palette
 
@@ -23,9 +23,9 @@ def figure(count: int) -> Figure:
 
 
 def test_a_page_has_one_dot_of_each_place_and_a_file_has_pixels() -> None:
-    few, many = figure(MANY), figure(50 * MANY)
-    assert few.svg().count("<use") >= MANY and b"<image" not in few.file("svg")
-    assert MOST / 2 < many.svg().count("<use") <= MOST + 50  # and the ticks
+    few, many = figure(MAX_DOTS_ALL_DRAWN), figure(50 * MAX_DOTS_ALL_DRAWN)
+    assert few.svg().count("<use") >= MAX_DOTS_ALL_DRAWN and b"<image" not in few.file("svg")
+    assert MAX_DOTS_ON_PAGE / 2 < many.svg().count("<use") <= MAX_DOTS_ON_PAGE + 50  # and the ticks
     assert "<image" not in many.svg()
     drawn = many.file("svg")
     assert b"<image" in drawn and len(drawn) < 200_000
@@ -33,7 +33,7 @@ def test_a_page_has_one_dot_of_each_place_and_a_file_has_pixels() -> None:
 
 def test_a_place_keeps_its_dot() -> None:
     """Dots on two points alone are drawn as two."""
-    x = np.tile([1.0, 10.0], MANY)
+    x = np.tile([1.0, 10.0], MAX_DOTS_ALL_DRAWN)
 
     class Axes:
         def plot(self, x: Any, y: Any, **_: Any) -> None:

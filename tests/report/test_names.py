@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from gam_scale.report.drawn import MOST, drawable
+from gam_scale.report.drawn import MAX_CHARACTERS, drawable
 from gam_scale.report.figure import Figure
 from gam_scale.report.lines import Series, heat_map, line_figure
 from gam_scale.report.markdown import picture, plain
@@ -56,7 +56,7 @@ def test_a_name_is_drawn_without_a_word(name) -> None:
 
 def test_long_names_are_drawn_short_and_differ() -> None:
     names = [drawable("x" * 400 + end) for end in ("first", "second")]
-    assert len(set(names)) == 2 and all(len(name) == MOST for name in names)
+    assert len(set(names)) == 2 and all(len(name) == MAX_CHARACTERS for name in names)
     assert drawable("a\u00b1\u6587") == "a\u00b1\\u6587"
 
 

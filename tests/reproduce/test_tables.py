@@ -56,7 +56,7 @@ def test_spread_is_numpys(n) -> None:
     a, b = rng.normal(5, 2, n), rng.normal(4, 1, n + 1)
     mine, other = Spread.of(a.tolist()), Spread.of(b.tolist())
     assert mine.mean == pytest.approx(a.mean()) and mine.deviation == pytest.approx(a.std(ddof=1))
-    difference, error = mine.less(other)
+    difference, error = mine.difference(other)
     assert difference == pytest.approx(a.mean() - b.mean())
     assert error == pytest.approx(np.sqrt(a.var(ddof=1) / n + b.var(ddof=1) / (n + 1)))
     assert mine.over(other) == pytest.approx((a.mean() - b.mean()) / b.mean())
@@ -66,7 +66,7 @@ def test_one_seed_has_no_spread() -> None:
     one, two = Spread.of([3.0]), Spread.of([1.0, 2.0])
     assert one.deviation is None and one.text() == "3.0" and one.seeds == 1
     assert two.text("{:.2f}".format) == "1.50 ± 0.71"
-    assert one.less(two) == (1.5, None) and two.less(one) == (-1.5, None)
+    assert one.difference(two) == (1.5, None) and two.difference(one) == (-1.5, None)
 
 
 def test_table_1_and_its_handicap_columns(rows) -> None:

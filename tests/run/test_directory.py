@@ -19,7 +19,7 @@ from gam_scale.run.restarts import read_restarts, this_job
 from gam_scale.run.settings import differences
 from gam_scale.strict import from_dict, to_dict
 from gam_scale.train.health import Health
-from gam_scale.train.preflight import look
+from gam_scale.train.preflight import check_rank
 
 CALLS = ("mkdir", "rename", "replace", "unlink", "rmdir")
 """Of the system; what is not one of them changes no directory."""
@@ -259,7 +259,7 @@ def test_what_is_written_for_a_moment_is_named_as_a_leftover(tmp_path, config, m
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda *_, **__: None)
         patch.setattr(os, "replace", lambda *_: None)
-        look(alone, run.checkpoints.folder, 0)
+        check_rank(alone, run.checkpoints.folder, 0)
         Health(alone, run.ranks).line(1, 0.0)
     left = set(run.path.rglob("*")) - before
     assert len(left) == 2, "nothing was left"

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Canvas
 from whole_runs import train
 
 from gam_scale.report.figure import FIXED
-from gam_scale.run.layer_figures import MOST, layer_figures
+from gam_scale.run.layer_figures import MAX_SHOWN, layer_figures
 from gam_scale.run.lock import RunLock
 from gam_scale.run.records import LAYERS, SAMPLES, Records, medians, read_records, text_of
 from gam_scale.run.report import write_report
@@ -53,7 +53,7 @@ def test_of_many_layers_some_are_drawn_from_the_first_to_the_last():
     records = [{"step": step, "layers": [plain] * 30} for step in (10, 20)]
     (figure,) = layer_figures(records)
     names = [name for _, name in figure.keys]
-    assert len(names) == MOST and (names[0], names[-1]) == ("layer 1", "layer 30")
+    assert len(names) == MAX_SHOWN and (names[0], names[-1]) == ("layer 1", "layer 30")
     assert layer_figures([]) == []
 
 

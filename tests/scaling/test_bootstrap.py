@@ -52,8 +52,8 @@ def test_less_noise_makes_narrower_intervals() -> None:
     widths = []
     for noise in (0.002, 0.02):
         points = runs(noise=noise, seed=5)
-        draws = bootstrap(fit(points, FitSettings(grid=3)), 1e-3, points.run, 200)
-        low, high = draws.interval(lambda law: law.alpha)
+        refits = bootstrap(fit(points, FitSettings(grid=3)), 1e-3, points.run, 200)
+        low, high = refits.interval(lambda law: law.alpha)
         widths.append(high - low)
     assert widths[0] < 0.3 * widths[1]
 
@@ -76,11 +76,11 @@ def test_tails_allow_for_few_runs() -> None:
 
 
 def test_no_interval_where_refits_often_have_no_value() -> None:
-    draws = Bootstrap([], np.zeros(0), 20)
+    refits = Bootstrap([], np.zeros(0), 20)
     values = np.linspace(0, 1, 200)
-    assert draws.between(values) is not None
+    assert refits.between(values) is not None
     values[:10] = np.nan
-    assert draws.between(values) is None
+    assert refits.between(values) is None
     assert Bootstrap([], np.zeros(0), 20).interval(lambda law: law.E) is None
 
 

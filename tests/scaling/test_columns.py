@@ -7,7 +7,13 @@ from scaling.synthetic import TRUE, runs
 from gam_scale.errors import UserError
 from gam_scale.scaling.analysis import Settings, analyse
 from gam_scale.scaling.by_steps import by_steps
-from gam_scale.scaling.columns import named_count, numbers, other_counts, steps, with_steps
+from gam_scale.scaling.columns import (
+    named_count,
+    numeric_column,
+    other_counts,
+    steps,
+    with_min_steps,
+)
 from gam_scale.scaling.fit import FitSettings
 from gam_scale.scaling.holdout import hold_out
 from gam_scale.scaling.points import Points, from_arrays
@@ -37,12 +43,12 @@ def test_steps_are_a_column_or_follow_from_others() -> None:
     np.testing.assert_allclose(steps(derived), points.tokens / 1000)
     assert steps(runs()) is None and by_steps(runs(), FAST) == []
     with pytest.raises(UserError, match="--min-steps needs a column steps"):
-        with_steps(runs(), 1)
+        with_min_steps(runs(), 1)
     with pytest.raises(UserError, match="--min-steps is 30000; expected at most 20000"):
-        with_steps(points, 30000)
+        with_min_steps(points, 30000)
     bad = from_arrays([1.0], [1.0], [1.0], columns={"steps": ["x\n"]})
     with pytest.raises(UserError, match="column steps has 'x.*'; expected a number above 0"):
-        numbers(bad, "steps")
+        numeric_column(bad, "steps")
 
 
 def test_the_law_without_short_runs_is_the_true_one() -> None:

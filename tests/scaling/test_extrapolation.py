@@ -58,8 +58,10 @@ def test_refits_under_which_a_size_is_never_the_best_are_infinite_and_no_warning
     """Of 400 refits one wants more FLOPs than floats hold, or forty: an interval ends there."""
     steep = Law(E=1.7, A=1e9, B=10.0, alpha=2.9, beta=0.02)
     for count in (1, 40):
-        draws = Bootstrap([[TRUE]] * (400 - count) + [[steep]] * count, np.zeros(400), spare=20)
-        best, _ = at_size(1e11, Optimum(TRUE, 6.0), draws)
+        refits = Bootstrap(
+            [[TRUE]] * (400 - count) + [[steep]] * count, np.zeros(400), degrees_of_freedom=20
+        )
+        best, _ = at_size(1e11, Optimum(TRUE, 6.0), refits)
         assert (best.flops_interval is None) == (count == 40)
 
 

@@ -30,10 +30,10 @@ def two_families() -> Points:
 def test_gradients_are_those_of_finite_differences(shared, common, delta) -> None:
     made = design(two_families(), FitSettings(shared_exponent=shared), common)
     rng = np.random.default_rng(0)
-    phi = starts(made, 1) + 0.1 * rng.standard_normal((1, made.free))
+    phi = starts(made, 1) + 0.1 * rng.standard_normal((1, made.n_free))
     weights = rng.exponential(size=(1, len(made.loss)))
     _, gradient = made.objective(phi, delta, weights)
-    for i in range(made.free):
+    for i in range(made.n_free):
         step = np.zeros_like(phi)
         step[0, i] = 1e-6
         up, _ = made.objective(phi + step, delta, weights)
@@ -55,7 +55,7 @@ def test_objective_is_the_sum_of_the_published_one() -> None:
 def test_exact_data_gives_the_law_back() -> None:
     found = fit(runs(noise=0.0), FitSettings(grid=3))
     assert found.law.as_dict() == pytest.approx(TRUE.as_dict(), rel=1e-6)
-    assert found.met == found.starts == 27
+    assert found.starts_at_minimum == found.starts == 27
     assert found.warnings == []
 
 
@@ -69,7 +69,7 @@ def test_every_start_ends_at_the_minimum() -> None:
     assert end.value.max() == pytest.approx(end.value.min(), rel=1e-6)
     best = fit(points, settings)
     rng = np.random.default_rng(0)
-    near = best.phi + 1e-3 * rng.standard_normal((200, made.free))
+    near = best.phi + 1e-3 * rng.standard_normal((200, made.n_free))
     assert made.objective(near, settings.delta)[0].min() > best.objective
 
 
@@ -130,6 +130,6 @@ def test_a_design_counts_its_free_numbers() -> None:
     family = np.array([0, 0, 1])
     three = np.ones(3)
     counts = {(): 10, ("alpha", "beta"): 8, COEFFICIENTS: 5}
-    for common, free in counts.items():
-        assert Design(three, three, three, family, common=common).free == free
-    assert Design(three, three, three, family, shared_exponent=True).free == 8
+    for common, n_free in counts.items():
+        assert Design(three, three, three, family, common=common).n_free == n_free
+    assert Design(three, three, three, family, shared_exponent=True).n_free == 8

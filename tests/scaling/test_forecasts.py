@@ -10,7 +10,7 @@ from scaling.test_report import FAST, run_tool
 
 from gam_scale.errors import UserError
 from gam_scale.scaling.bootstrap import bootstrap
-from gam_scale.scaling.extrapolation import at
+from gam_scale.scaling.extrapolation import predict
 from gam_scale.scaling.fit import FitSettings, fit
 from gam_scale.scaling.forecasts import Forecast, read_forecasts
 from gam_scale.scaling.optimum import Optimum
@@ -81,8 +81,8 @@ def test_the_interval_is_of_one_run() -> None:
     for seed in range(20):
         points = runs(noise=noise, seed=seed)
         best = fit(points, FitSettings(grid=2))
-        draws = bootstrap(best, FitSettings().delta, points.run, 100, seed)
-        said = at(*MODEL, Optimum(best.law, 6.0), draws, scatter=scatter(best))
+        refits = bootstrap(best, FitSettings().delta, points.run, 100, seed)
+        said = predict(*MODEL, Optimum(best.law, 6.0), refits, scatter=scatter(best))
         (sign,) = runs(noise=noise, seed=100 + seed, sizes=1, budgets=1).loss / TRUE.loss(1e6, 1e8)
         low, high = said.loss_run_interval
         assert low < said.loss_interval[0] and said.loss_interval[1] < high

@@ -18,7 +18,7 @@ from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
 from gam_scale.data.stream import open_split, valid_batches
 from gam_scale.errors import UserError
-from gam_scale.evaluate.by_set import Owners, mean_losses
+from gam_scale.evaluate.by_set import RowSets, mean_losses
 from gam_scale.evaluate.loss import mean_loss, pad_rows
 from gam_scale.parallel.world import World
 
@@ -80,9 +80,9 @@ def test_the_mean_is_what_it_was_and_its_parts_are_those_of_its_sets(prepared_se
     for reader in range(readers):
         batches = valid_batches(splits, *size, reader, readers, 700)
         world = Unsummed(reader, readers, 0, 1, CPU)
-        owners = Owners([split.tokens for split in splits], 48, 700, 3, readers)
+        row_sets = RowSets([split.tokens for split in splits], 48, 700, 3, readers)
         full = (pad_rows(batch, 3) for batch in batches)
-        mean, parts = mean_losses(loss_sum, full, token_bytes, world, owners, 3)
+        mean, parts = mean_losses(loss_sum, full, token_bytes, world, row_sets, 3)
         sums += [(one.loss * one.tokens, one.tokens, one.bytes) for one in (mean, *parts)]
     alone = World(0, 1, 0, 1, CPU)
     whole = mean_loss(loss_sum, valid_batches(splits, *size, 0, 1, 700), token_bytes, alone)
@@ -95,10 +95,10 @@ def test_the_mean_is_what_it_was_and_its_parts_are_those_of_its_sets(prepared_se
 
 
 def test_ranks_meet_in_as_many_passes():
-    owners = Owners([100, 60, 300], seq_len=10, max_tokens=0, batch_size=4, readers=2)
-    assert [owners.of(1, reader).tolist() for reader in (0, 1)] == [[0, 0, 1, 1], [1, 1, 1, 1]]
-    assert [len(owners.of(5, reader)) for reader in (0, 1)] == [4, 2]
-    assert [owners.most(turn) for turn in range(6)] == [1, 2, 1, 1, 1, 1]
+    row_sets = RowSets([100, 60, 300], seq_len=10, max_tokens=0, batch_size=4, readers=2)
+    assert [row_sets.sets_of_rows(1, i).tolist() for i in (0, 1)] == [[0, 0, 1, 1], [1, 1, 1, 1]]
+    assert [len(row_sets.sets_of_rows(5, i)) for i in (0, 1)] == [4, 2]
+    assert [row_sets.max_sets(turn) for turn in range(6)] == [1, 2, 1, 1, 1, 1]
 
 
 def test_each_set_has_its_curve_and_one_of_them_says_what_is_best(tmp_path, tiny, mix, songs):

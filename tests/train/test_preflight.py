@@ -11,7 +11,13 @@ from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
 from gam_scale.parallel import world as ranks
 from gam_scale.train import preflight as module
-from gam_scale.train.preflight import RankCheck, differing_versions, look, preflight, skewed_clocks
+from gam_scale.train.preflight import (
+    RankCheck,
+    check_rank,
+    differing_versions,
+    preflight,
+    skewed_clocks,
+)
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def test_too_little_disk(tmp_path, world):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, world):
-    here = look(world, tmp_path / "missing", 0)
+    here = check_rank(world, tmp_path / "missing", 0)
     assert "cannot write" in here.problems[0] and "No such file" in here.problems[0]
 
 
@@ -43,7 +49,7 @@ def test_a_damaged_shard_is_found(tmp_path, world, prepared_set):
     copy = tmp_path / "set"
     shutil.copytree(prepared_set, copy)
     split = TokenSplit(copy, "train", tmp_path / "cache")
-    assert look(world, tmp_path, 0, [split]).hashed == len(split.info.shards)
+    assert check_rank(world, tmp_path, 0, [split]).hashed == len(split.info.shards)
     shard = copy / "train" / split.info.shards[-1].file
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1  # of the same size: only its hash tells
@@ -71,7 +77,7 @@ def test_every_rank_says_who_failed(tmp_path):
 
 
 def one_fails(world, folder):
-    real = module.look
+    real = module.check_rank
 
     def sabotaged(*arguments):
         mine = real(*arguments)
@@ -79,7 +85,7 @@ def one_fails(world, folder):
             mine.problems.append("has torch broken; expected it whole")
         return mine
 
-    module.look = sabotaged
+    module.check_rank = sabotaged
     try:
         preflight(world, Path(folder), os.cpu_count())
     except UserError as error:

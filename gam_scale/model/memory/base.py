@@ -63,14 +63,14 @@ class WrittenMemory(Memory):
         """See :meth:`Memory.forward`."""
         weight = next(self.parameters())
         state = self.init_state(h.shape[0], h.device, weight.dtype)
-        return self.run(h, state, layout, context)[0]
+        return self.forward_from(h, state, layout, context)[0]
 
     def extend(self, h: Tensor, state: State, layout: Layout) -> tuple[Tensor, State]:
         """See :meth:`Memory.extend`."""
-        return self.run(h, state, layout, None)
+        return self.forward_from(h, state, layout, None)
 
     @abstractmethod
-    def run(
+    def forward_from(
         self, h: Tensor, state: State, layout: Layout, context: Context | None
     ) -> tuple[Tensor, State]:
         """Return what the tokens read (B, T, d), and the state after them.

@@ -104,7 +104,7 @@ def delta_in_kernels(
     q, k and v come in the dtype of products. Over several ranks, a first pass gives the fold of
     this rank's tokens: it starts from a unit matrix beside zeros, with zeros before each value.
     """
-    width, where = k.shape[-1], (layout.stretches.fresh, layout.ends, layout.ends_host)
+    width, where = k.shape[-1], (layout.stretches.starts_document, layout.ends, layout.ends_host)
     kernel = fla_delta
     if log_decay.dim() == k.dim() or beta.dim() == k.dim():
         kernel = fla_channel_delta

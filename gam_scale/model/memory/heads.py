@@ -30,20 +30,20 @@ class Heads:
     """The sizes of a memory's heads, and the settings of the layers around them.
 
     Attributes:
-        count: number of heads of queries and keys.
-        key: channels of each query and key.
-        value: channels of each value.
-        values: number of heads of values, each with a state: a multiple of ``count``.
+        n_key_heads: number of heads of queries and keys.
+        key_width: channels of each query and key.
+        value_width: channels of each value.
+        n_value_heads: number of heads of values, each with a state: a multiple of ``n_key_heads``.
         conv_size: taps of the convolutions behind the projections; 0: none.
         activation: activation of queries, keys and values.
         output_gate: kind of the gate before the output layer.
         gate_rank: rank of the gate's matrix; 0: full.
     """
 
-    count: int
-    key: int
-    value: int
-    values: int
+    n_key_heads: int
+    key_width: int
+    value_width: int
+    n_value_heads: int
     conv_size: int = 0
     activation: Activation = "none"
     output_gate: GateChoice = "none"
@@ -52,14 +52,16 @@ class Heads:
     @property
     def projected(self) -> list[int]:
         """Channels of all queries, all keys, all values."""
-        return [self.count * self.key, self.count * self.key, self.values * self.value]
+        keys = self.n_key_heads * self.key_width
+        return [keys, keys, self.n_value_heads * self.value_width]
 
     def cut(self, qkv: Tensor) -> list[Tensor]:
-        """Split projections into queries, keys (B, T, count, key), values (B, T, values, value)."""
-        width = math.gcd(self.key, self.value)
+        """Split projections into queries and keys (B, T, n_key_heads, key_width), and values
+        (B, T, n_value_heads, value_width)."""
+        width = math.gcd(self.key_width, self.value_width)
         rows = qkv.unflatten(-1, (-1, width))
         parts = rows.split([channels // width for channels in self.projected], dim=2)
-        heads = (self.count, self.count, self.values)
+        heads = (self.n_key_heads, self.n_key_heads, self.n_value_heads)
         return [x.flatten(2).unflatten(2, (n, -1)) for x, n in zip(parts, heads, strict=True)]
 
 
@@ -79,7 +81,7 @@ class HeadMemory(HasKernels, WrittenMemory):
         super().__init__()
         d, (*_, value) = shape.d_model, heads.projected
         self.heads = heads
-        self.n_heads, self.head_size = heads.values, heads.key
+        self.n_heads, self.head_size = heads.n_value_heads, heads.key_width
         weight = stacked(*heads.projected)
         self.qkv = Linear(d, sum(heads.projected), bias=False, weight=weight)
         self.is_rotary = shape.rotary == "all"
@@ -90,7 +92,7 @@ class HeadMemory(HasKernels, WrittenMemory):
             self.conv = CausalConv(sum(heads.projected), heads.conv_size, bias=False)
         self.output_gate = None
         if heads.output_gate != "none":
-            sizes = (heads.values, heads.value, heads.output_gate, heads.gate_rank)
+            sizes = (heads.n_value_heads, heads.value_width, heads.output_gate, heads.gate_rank)
             self.output_gate = OutputGate(d, *sizes)
 
     def init_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
@@ -101,26 +103,26 @@ class HeadMemory(HasKernels, WrittenMemory):
             state["qkv"] = self.conv.init_state(batch_size, device, dtype)
         return state
 
-    def run(
+    def forward_from(
         self, h: Tensor, state: State, layout: Layout, context: Context | None
     ) -> tuple[Tensor, State]:
-        """See :meth:`WrittenMemory.run`."""
+        """See :meth:`WrittenMemory.forward_from`."""
         qkv, gates, heads, after = self.qkv(h), self.gates(h), self.heads, {}
         dtype, exact = qkv.dtype, state["memory"].dtype
         with torch.autocast(h.device.type, enabled=False):
             qkv = qkv.to(exact)
             if self.conv is not None:
-                qkv, after["qkv"] = self.conv.run(qkv, state["qkv"], layout, context)
+                qkv, after["qkv"] = self.conv.forward_from(qkv, state["qkv"], layout, context)
             if heads.activation == "silu":
                 qkv = F.silu(qkv)
             q, k, v = heads.cut(qkv)
-            q, k = self.normed_pair(q, k)
+            q, k = self.norm_queries_keys(q, k)
             if self.is_rotary:
-                q, k = (turn(x, *layout.turns[heads.key]) for x in (q, k))
+                q, k = (turn(x, *layout.turns[heads.key_width]) for x in (q, k))
             if self.implementation != PORTABLE:  # kernels multiply in the run's dtype
                 q, k, v = (x.to(dtype) for x in (q, k, v))
             y, after["memory"] = self.associate(gates, q, k, v, state["memory"], layout, context)
-            y = self.normed_read(y.to(exact))
+            y = self.norm_read(y.to(exact))
         if self.output_gate is not None:
             y = self.output_gate(y, h)
         return self.out(y.flatten(2).to(dtype)), after
@@ -130,14 +132,14 @@ class HeadMemory(HasKernels, WrittenMemory):
         """Return what the heads hold before the first token, (B, H, ...) in float32 or float64."""
 
     @abstractmethod
-    def normed(self, x: Tensor) -> Tensor:
+    def norm_heads(self, x: Tensor) -> Tensor:
         """Bring queries or keys (B, T, H, K) to the size that the memory needs."""
 
-    def normed_pair(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Return queries and keys, each :meth:`normed`."""
-        return self.normed(q), self.normed(k)
+    def norm_queries_keys(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries and keys, each by :meth:`norm_heads`."""
+        return self.norm_heads(q), self.norm_heads(k)
 
-    def normed_read(self, y: Tensor) -> Tensor:
+    def norm_read(self, y: Tensor) -> Tensor:
         """Bring what heads read (B, T, H, V) to unit size, unless an output gate's norm does so."""
         return unit_size(y) if self.output_gate is None else y
 

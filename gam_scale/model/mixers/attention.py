@@ -56,14 +56,14 @@ class AttentionLayer(MixerConfig):
         "rotary: yes",
     )
 
-    measured_as: ClassVar[str] = "attention"
+    gpu_block_kind: ClassVar[str] = "attention"
     drops_weights: ClassVar[bool] = True
     sections: ClassVar[tuple[str, ...]] = ("attention",)
     # Zoology's order: a convolution, here a static gam layer's, ties a value to its key before
     # attention reads both. Two layers of attention alone still guess after 1,200 steps, with
     # rotary or learned positions; this order recalls after 300.
     recall_after: ClassVar[tuple[str, ...]] = ("static",)
-    small: ClassVar[dict[str, Any]] = {"n_heads": 2}
+    small_settings: ClassVar[dict[str, Any]] = {"n_heads": 2}
 
     @property
     def title(self) -> str:

@@ -80,7 +80,7 @@ class DeltaRuleLayer(DecayLayer):
         "it",
     )
 
-    measured_as: ClassVar[str] = "delta"
+    gpu_block_kind: ClassVar[str] = "delta"
     kernel: ClassVar[str] = "fla"
     keys_share: ClassVar[float] = 1.0
     """The width of all heads' keys together, as a share of d_model, where head_dim is 0."""
@@ -108,14 +108,14 @@ class DeltaRuleLayer(DecayLayer):
                 "positions"
             )
         heads = self.heads(shape)
-        if heads.values % self.n_heads:
+        if heads.n_value_heads % self.n_heads:
             raise UserError(
                 f"{name('n_value_heads')} is {self.n_value_heads}, which is no multiple of n_heads "
                 f"{self.n_heads}; expected a multiple, or 0 for as many"
             )
-        if abs(heads.value - heads.key * self.expand_v) > 1e-6:
+        if abs(heads.value_width - heads.key_width * self.expand_v) > 1e-6:
             raise UserError(
-                f"{name('expand_v')} is {self.expand_v:g} with keys of {heads.key} channels; "
+                f"{name('expand_v')} is {self.expand_v:g} with keys of {heads.key_width} channels; "
                 "expected a multiple that gives a whole number of channels"
             )
 
@@ -161,7 +161,7 @@ class DeltaMemory(HeadMemory):
         d, heads, decays = shape.d_model, self.heads, layer.decay_gates
         by_channel, horizons = layer.decay_per == "channel", layer.horizons(shape)
         if by_channel:
-            sizes = (heads.count, heads.key, heads.value)
+            sizes = (heads.n_key_heads, heads.key_width, heads.value_width)
             self.gate: DecayGate = ChannelDecayGate(d, *sizes, horizons, decays=decays)
         else:
             self.gate = DecayGate(d, self.n_heads, horizons, decays=decays)
@@ -171,19 +171,20 @@ class DeltaMemory(HeadMemory):
         if layer.strength_per == "channel":
             # As wide as keys and values are: float32 products would cost more than all others.
             weight = replace(MATRIX, role="gate", decay="always" if decays else "never")
-            self.erase = Linear(d, heads.count * heads.key, bias=False, weight=weight)
-            self.write = Linear(d, heads.values * heads.value, bias=False, weight=weight)
+            self.erase = Linear(d, heads.n_key_heads * heads.key_width, bias=False, weight=weight)
+            values = heads.n_value_heads * heads.value_width
+            self.write = Linear(d, values, bias=False, weight=weight)
         else:
-            count = heads.count if by_channel else heads.values
+            count = heads.n_key_heads if by_channel else heads.n_value_heads
             self.beta = Gate(d, count, layer.strength_bias, decays=decays)
         self.max_beta = layer.max_beta
 
     def initial(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Return a state of zeros, (B, H, K, V)."""
-        shape = (batch_size, self.n_heads, self.heads.key, self.heads.value)
+        shape = (batch_size, self.n_heads, self.heads.key_width, self.heads.value_width)
         return torch.zeros(shape, device=device, dtype=dtype)
 
-    def normed(self, x: Tensor) -> Tensor:
+    def norm_heads(self, x: Tensor) -> Tensor:
         """Scale to length 1: a longer key would overshoot where it is written twice."""
         return unit_length(x)
 
@@ -203,7 +204,7 @@ class DeltaMemory(HeadMemory):
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`HeadMemory.associate`."""
         if self.output_gate is not None:
-            q = q * self.heads.key**-0.5
+            q = q * self.heads.key_width**-0.5
         q, k = self._shared(q), self._shared(k)
         log_decay, strengths = gates
         arguments = (q, k, v, log_decay, strengths, state, layout, context)
@@ -230,8 +231,10 @@ class DeltaMemory(HeadMemory):
             return self._shared(self._scaled(torch.sigmoid(self.beta(h))))
         assert self.erase is not None and self.write is not None
         heads = self.heads
-        erased = torch.sigmoid(exact(self.erase(h))).unflatten(-1, (heads.count, heads.key))
-        written = torch.sigmoid(exact(self.write(h))).unflatten(-1, (heads.values, heads.value))
+        keys = (heads.n_key_heads, heads.key_width)
+        values = (heads.n_value_heads, heads.value_width)
+        erased = torch.sigmoid(exact(self.erase(h))).unflatten(-1, keys)
+        written = torch.sigmoid(exact(self.write(h))).unflatten(-1, values)
         return torch.cat([self._shared(self._scaled(erased)), written], dim=-1)
 
     def _scaled(self, strengths: Tensor) -> Tensor:
@@ -239,20 +242,21 @@ class DeltaMemory(HeadMemory):
 
     def trials(self, context: int) -> list[Trial]:
         """See :meth:`HasKernels.trials`; several ranks add one of their folds' wider values."""
-        widths = [self.heads.value] + [self.heads.key + self.heads.value] * (context > 1)
+        key, value = self.heads.key_width, self.heads.value_width
+        widths = [value] + [key + value] * (context > 1)
         return [self._trial(width) for width in widths]
 
     def _trial(self, width: int) -> Trial:
         draw, heads = trial_numbers(), (ROWS, LENGTH, self.n_heads)
-        decays = (self.heads.key,) * isinstance(self.gate, ChannelDecayGate)
-        strengths = (self.heads.key + width,) * (self.beta is None)
+        decays = (self.heads.key_width,) * isinstance(self.gate, ChannelDecayGate)
+        strengths = (self.heads.key_width + width,) * (self.beta is None)
         inputs = {
-            "q": self.normed(draw(*heads, self.heads.key)),
-            "k": self.normed(draw(*heads, self.heads.key)),
+            "q": self.norm_heads(draw(*heads, self.heads.key_width)),
+            "k": self.norm_heads(draw(*heads, self.heads.key_width)),
             "v": draw(*heads, width),
             "log_decay": -draw(*heads, *decays).square().clamp(max=-MIN_LOG_DECAY),
             "beta": self.max_beta * torch.sigmoid(draw(*heads, *strengths)),
-            "initial": draw(ROWS, self.n_heads, self.heads.key, width),
+            "initial": draw(ROWS, self.n_heads, self.heads.key_width, width),
         }
         forms: dict[str, Function] = {"fla": delta_in_kernels}
         return Trial(delta_memory, forms, inputs, ("q", "k", "v"), trial_layout())
@@ -265,7 +269,7 @@ class DeltaMemory(HeadMemory):
         if self.beta is not None:
             statistics["beta"] = strengths.flatten(0, 1)
         else:
-            erased, written = strengths.split([self.heads.key, self.heads.value], dim=2)
+            erased, written = strengths.split([self.heads.key_width, self.heads.value_width], dim=2)
             statistics |= {"erase": erased.flatten(0, 2), "write": written.flatten(0, 2)}
         return statistics | self.output_statistics(h)
 
@@ -273,5 +277,5 @@ class DeltaMemory(HeadMemory):
         """Count projections and, per state entry, decay, old value (2), write (2), read (2)."""
         gates = [m.weight for m in self.modules() if isinstance(m, Gate)]
         gates += [m.weight for m in (self.erase, self.write) if m is not None]
-        state = self.n_heads * self.heads.key * self.heads.value
+        state = self.n_heads * self.heads.key_width * self.heads.value_width
         return self.around_flops() + sum(2.0 * w.numel() for w in gates) + 7.0 * state

@@ -37,7 +37,8 @@ class _Published(_Preset):
     conv_size: int = _default("conv_size", 4)
     decay_start: Literal["horizons", "published"] = _default("decay_start", "published")
 
-    own: ClassVar[tuple[str, ...]] = ("min_horizon", "max_horizon")  # without effect here
+    # Without effect here.
+    not_from_sections: ClassVar[tuple[str, ...]] = ("min_horizon", "max_horizon")
 
 
 @dataclass(frozen=True)

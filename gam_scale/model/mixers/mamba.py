@@ -44,14 +44,14 @@ class MambaLayer(MixerConfig):
         "connection or norm, as in the published baseline of the GAM paper",
     )
 
-    measured_as: ClassVar[str] = "mamba"
+    gpu_block_kind: ClassVar[str] = "mamba"
     sections: ClassVar[tuple[str, ...]] = ("mamba",)
     plan_note: ClassVar[str] = (
         "time leaves out what Mamba's portable scan moves and launches inside"
     )
     kernel: ClassVar[str] = "mamba_ssm"
     recall: ClassVar[dict[str, tuple[str, ...]]] = {"zoology": ("model.mamba.d_state=32",)}
-    small: ClassVar[dict[str, Any]] = {"d_state": 4, "expand": 2}
+    small_settings: ClassVar[dict[str, Any]] = {"d_state": 4, "expand": 2}
 
     @property
     def title(self) -> str:
@@ -83,9 +83,9 @@ class MambaLayer(MixerConfig):
                 "norm null, or stack residual"
             )
 
-    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+    def check_length(self, tokens: int, reason: str, name: Naming) -> None:
         """See :meth:`MixerConfig.check_length`."""
-        check_taps(self.d_conv, name("d_conv"), tokens, cut)
+        check_taps(self.d_conv, name("d_conv"), tokens, reason)
 
 
 class MambaBlock(MixerBlock):

@@ -64,16 +64,16 @@ class Mamba2Layer(MixerConfig):
         at_most=WIDEST,
     )
 
-    measured_as: ClassVar[str] = "mamba2"
+    gpu_block_kind: ClassVar[str] = "mamba2"
     kernel: ClassVar[str] = "mamba_ssm"
     by_pieces: ClassVar[bool] = True
-    in_chunks: ClassVar[bool] = True
+    computes_in_chunks: ClassVar[bool] = True
     counts_writes: ClassVar[bool] = True
     # As large a state as slot, raven and delta have in these tasks.
     recall: ClassVar[dict[str, tuple[str, ...]]] = recall_layers(
         {"kind": "mamba2", "d_state": 32}, {"kind": "mamba2", "d_state": 64}
     )
-    small: ClassVar[dict[str, Any]] = {"d_state": 4, "head_dim": 8, "n_groups": 2}
+    small_settings: ClassVar[dict[str, Any]] = {"d_state": 4, "head_dim": 8, "n_groups": 2}
 
     @property
     def title(self) -> str:
@@ -99,9 +99,9 @@ class Mamba2Layer(MixerConfig):
                 "heads; expected a divisor"
             )
 
-    def check_length(self, tokens: int, cut: str, name: Naming) -> None:
+    def check_length(self, tokens: int, reason: str, name: Naming) -> None:
         """See :meth:`MixerConfig.check_length`."""
-        check_taps(self.d_conv, name("d_conv"), tokens, cut)
+        check_taps(self.d_conv, name("d_conv"), tokens, reason)
 
     def head_width(self, shape: Shape) -> int:
         """See :meth:`MixerConfig.head_width`."""

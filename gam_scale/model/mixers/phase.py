@@ -30,7 +30,7 @@ class PhaseLayer(HeadLayer):
 
     kind: Literal["phase"] = "phase"
 
-    measured_as: ClassVar[str] = "phase"
+    gpu_block_kind: ClassVar[str] = "phase"
     of_pairs: ClassVar[bool] = True
 
     def build_memory(self, shape: Shape) -> Memory:
@@ -54,7 +54,7 @@ class PhaseMemory(HeadMemory):
         shape = (batch_size, self.n_heads, self.head_size // 2, self.head_size)
         return torch.zeros(shape, device=device, dtype=dtype)
 
-    def normed(self, x: Tensor) -> Tensor:
+    def norm_heads(self, x: Tensor) -> Tensor:
         """Scale to length 1; the read-out is brought to unit size anyway."""
         return unit_length(x)
 

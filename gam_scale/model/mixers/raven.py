@@ -70,15 +70,20 @@ class RavenLayer(DecayLayer):
     )
 
     counts_writes: ClassVar[bool] = True
-    measured_as: ClassVar[str] = "raven"
+    gpu_block_kind: ClassVar[str] = "raven"
     kernel: ClassVar[str] = "fla"
-    own: ClassVar[tuple[str, ...]] = ("n_slots", "top_k", "min_horizon", "max_horizon")
+    not_from_sections: ClassVar[tuple[str, ...]] = (
+        "n_slots",
+        "top_k",
+        "min_horizon",
+        "max_horizon",
+    )
     # As many rows as a slot memory has in that task.
     recall: ClassVar[dict[str, tuple[str, ...]]] = recall_layers(
         {"kind": "raven", "n_heads": 1, "n_slots": 32, "top_k": 4},
         {"kind": "raven", "n_heads": 1, "n_slots": 64, "top_k": 8},
     )
-    small: ClassVar[dict[str, Any]] = {"n_heads": 2, "n_slots": 6, "top_k": 2}
+    small_settings: ClassVar[dict[str, Any]] = {"n_heads": 2, "n_slots": 6, "top_k": 2}
 
     def check(self, shape: Shape, name: Naming) -> None:
         """See :meth:`Part.check`."""
@@ -156,17 +161,17 @@ class RavenMemory(BankMemory):
         """See :attr:`WrittenMemory.longest_horizon`, for tokens that choose all slots alike."""
         return super().longest_horizon * self.rows[1]
 
-    def normed_pair(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`HeadMemory.normed_pair`."""
+    def norm_queries_keys(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`HeadMemory.norm_queries_keys`."""
         if self.q_norm is None or self.k_norm is None:
-            return super().normed_pair(q, k)
+            return super().norm_queries_keys(q, k)
         return self.q_norm(q), self.k_norm(k)
 
-    def normed_read(self, y: Tensor) -> Tensor:
-        """See :meth:`HeadMemory.normed_read`."""
+    def norm_read(self, y: Tensor) -> Tensor:
+        """See :meth:`HeadMemory.norm_read`."""
         y = F.silu(y) if self.read_activation == "silu" else y
         if self.read_norm is None:
-            return super().normed_read(y)
+            return super().norm_read(y)
         return self.read_norm(y.flatten(2)).view_as(y)
 
     def log_decays(self, h: Tensor, *, training: bool) -> Tensor:

@@ -36,7 +36,7 @@ class ScanLayer(WrittenLayer):
         False, "normalise the read-out (RMSNorm with a weight) before its gate"
     )
 
-    measured_as: ClassVar[str] = "scan"
+    gpu_block_kind: ClassVar[str] = "scan"
 
     @property
     def gates_output(self) -> bool:
@@ -77,16 +77,16 @@ class ScanMemory(WrittenMemory):
             state["value"] = self.conv.init_state(batch_size, device, dtype)
         return state
 
-    def run(
+    def forward_from(
         self, h: Tensor, state: State, layout: Layout, context: Context | None
     ) -> tuple[Tensor, State]:
-        """See :meth:`WrittenMemory.run`."""
+        """See :meth:`WrittenMemory.forward_from`."""
         before, after = state["memory"], {}
         x, z = self.value(h).chunk(2, dim=-1)
         with torch.autocast(h.device.type, enabled=False):
             x = x.to(before.dtype)
             if self.conv is not None:
-                x, after["value"] = self.conv.run(x, state["value"], layout, context)
+                x, after["value"] = self.conv.forward_from(x, state["value"], layout, context)
             if self.activation == "silu":
                 x = F.silu(x)
             log_decay = self.gate(h).squeeze(-2)

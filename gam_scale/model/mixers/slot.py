@@ -48,7 +48,7 @@ class SlotLayer(HeadLayer):
         _TOP_K, "rows that a token writes, with gate routed", at_least=1, at_most=LONGEST
     )
 
-    measured_as: ClassVar[str] = "slot"
+    gpu_block_kind: ClassVar[str] = "slot"
     kernel: ClassVar[str] = "fla"
     # A slot's gate sets both how much a slot takes in and how long it keeps that. With horizons
     # of up to 65,536 tokens, texts of 64 leave no trace (0.13 of 8 pairs answered; here 0.71).
@@ -59,7 +59,7 @@ class SlotLayer(HeadLayer):
             "model.memory.top_k=4",
         )
     }
-    small: ClassVar[dict[str, Any]] = {"n_heads": 2, "n_slots": 6, "top_k": 2}
+    small_settings: ClassVar[dict[str, Any]] = {"n_heads": 2, "n_slots": 6, "top_k": 2}
 
     def check_own(self, name: Naming) -> None:
         """See :meth:`MixerConfig.check_own`."""
@@ -114,7 +114,7 @@ class BankMemory(HeadMemory):
         """Return the learned bank or zeros, (B, H, n_slots, 2 d / H)."""
         return self._start(device, dtype).expand(batch_size, -1, -1, -1)
 
-    def normed(self, x: Tensor) -> Tensor:
+    def norm_heads(self, x: Tensor) -> Tensor:
         """Scale to unit mean square: scores, scaled by 1 / sqrt(K), then start near unit size."""
         return unit_size(x)
 
@@ -160,8 +160,8 @@ class BankMemory(HeadMemory):
         slots = self.rows[1:]
         decay = draw(*heads, slots[0])
         inputs = {
-            "q": self.normed(draw(*heads, self.head_size)) * self.score_scale,
-            "k": self.normed(draw(*heads, self.head_size)),
+            "q": self.norm_heads(draw(*heads, self.head_size)) * self.score_scale,
+            "k": self.norm_heads(draw(*heads, self.head_size)),
             "v": draw(*heads, self.head_size),
             "log_decay": (-decay.square() * (decay > 0)).clamp(min=MIN_LOG_DECAY),
             "initial": draw(ROWS, self.n_heads, *slots),
@@ -280,7 +280,7 @@ def slot_in_kernels(
     q, k and v come in the dtype of products. Over several ranks, a first pass from zeros gives what
     this rank's tokens write; the sums of log decays give what they leave of each row.
     """
-    where = (layout.stretches.fresh, layout.ends, layout.ends_host)
+    where = (layout.stretches.starts_document, layout.ends, layout.ends_host)
     if context is not None:
         _, write = fla_slot(k, k, v, log_decay, torch.zeros_like(initial), bank, *where)
         left = log_decay.sum(1).exp().unsqueeze(-1)  # (B, H, M, 1)

@@ -26,9 +26,9 @@ class StaticLayer(GAMLayer):
     kind: Literal["static"] = "static"
     n_slots: int = option(512, "rows of each layer's memory bank", at_least=1, at_most=LONGEST)
 
-    measured_as: ClassVar[str] = "static"
+    gpu_block_kind: ClassVar[str] = "static"
     sections: ClassVar[tuple[str, ...]] = ("gam",)
-    small: ClassVar[dict[str, Any]] = {"n_slots": 6}
+    small_settings: ClassVar[dict[str, Any]] = {"n_slots": 6}
 
     @property
     def title(self) -> str:

@@ -11,7 +11,7 @@ from gam_scale.data.packing import Batch
 from gam_scale.data.shards import TokenSplit
 from gam_scale.data.stream import valid_batches
 from gam_scale.errors import Stopped
-from gam_scale.evaluate.by_set import Owners, mean_losses
+from gam_scale.evaluate.by_set import RowSets, mean_losses
 from gam_scale.evaluate.loss import LossResult, late_targets, mean_loss, pad_rows
 from gam_scale.parallel.context import part
 from gam_scale.train.loop import Hook, Loop
@@ -80,7 +80,7 @@ class Evaluation(Hook):
             lengths = [split.tokens for split in valid]
             size = loop.config.data.seq_len, ev.max_tokens, ev.batch_size, readers
             read = self._batches(loop, valid), self._token_bytes, loop.world
-            self._result, parts = mean_losses(evaluate, *read, Owners(lengths, *size), len(valid))
+            self._result, parts = mean_losses(evaluate, *read, RowSets(lengths, *size), len(valid))
             self._named = dict(zip(self._data.valid_names, parts, strict=True))
         elif valid:
             self._result = self._mean(loop, valid)

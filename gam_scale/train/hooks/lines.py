@@ -51,7 +51,7 @@ class Lines(Hook):
         """Log a line if one is due."""
         step, every = loop.state.step, loop.config.log.every_steps
         if loop.done or "line" in loop.asked or step == 1 or step % every == 0:
-            loop.look()
+            loop.read_device()
             self._check_lock()
             train = loop.config.train
             figures = self._metrics.line(step, learning_rate(train, step - 1, train.steps))

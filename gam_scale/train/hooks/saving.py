@@ -42,7 +42,7 @@ class Saving(Hook):
         self._saver.finish()
 
     def _save(self, loop: Loop, *, is_best: bool) -> None:
-        loop.look()
+        loop.read_device()
         state = replace(
             loop.state,
             data_fingerprint=loop.batches.stream.fingerprint(),

@@ -24,8 +24,8 @@ class Skips:
     def __init__(self, most_in_a_row: int, step: int, skipped: int) -> None:
         self._most, self._step, self._skipped = most_in_a_row, step, skipped
 
-    def look(self, step: int, counts: Counts) -> int:
-        """Return how many steps were applied since the last look, up to ``step``.
+    def check(self, step: int, counts: Counts) -> int:
+        """Return how many steps were applied since the last check, up to ``step``.
 
         Raises:
             UserError: too many steps in a row were skipped.
@@ -38,24 +38,24 @@ class Skips:
         elif skipped:
             said = "%d of the steps %d to %d skipped: their gradients are not finite"
             logger.warning(said, skipped, first, step)
-        if counts.longest >= self._most:
+        if counts.longest_streak >= self._most:
             raise UserError(
-                f"{counts.longest} steps in a row, the last one {counts.longest_end}, had no "
-                "finite gradient; expected fewer than train.max_skipped_steps: lower train.lr, or "
-                "resume from an earlier checkpoint"
+                f"{counts.longest_streak} steps in a row, the last one "
+                f"{counts.longest_streak_end}, had no finite gradient; expected fewer than "
+                "train.max_skipped_steps: lower train.lr, or resume from an earlier checkpoint"
             )
         return done - skipped
 
 
 class CountedSkips(Hook):
-    """Adds the steps that were applied to ``loop.state``, whenever the loop looks at the device.
+    """Adds the steps that were applied to ``loop.state``, whenever the loop reads the device.
 
     Args:
         lines: holds the counts of steps.
 
     Attributes:
-        at_once: whether to look after each step; None: only on a CPU, whose work is done by then,
-            so that looking is no wait.
+        at_once: whether to read after each step; None: only on a CPU, whose work is done by then,
+            so that reading is no wait.
     """
 
     def __init__(self, lines: Lines, *, at_once: bool | None = None) -> None:
@@ -69,12 +69,12 @@ class CountedSkips(Hook):
         self._skips = Skips(loop.config.train.max_skipped_steps, loop.state.step, skipped)
 
     def after_step(self, loop: Loop, result: StepResult) -> None:
-        """Have all hooks look at the device if that is no wait."""
+        """Have all hooks read the device if that is no wait."""
         if self.at_once:
-            loop.look()
+            loop.read_device()
 
-    def look(self, loop: Loop) -> None:
-        """Count the steps that were applied since the last look."""
-        applied = self._skips.look(loop.state.step, self._lines.counts())
+    def read_device(self, loop: Loop) -> None:
+        """Count the steps that were applied since the last read."""
+        applied = self._skips.check(loop.state.step, self._lines.counts())
         steps = loop.state.optimizer_steps + applied
         loop.state = replace(loop.state, optimizer_steps=steps)

@@ -5,7 +5,7 @@ from typing import Any
 
 from gam_scale.compare.solve import Sized
 from gam_scale.compare.spec import TextSpec
-from gam_scale.compare.text_cell import reached
+from gam_scale.compare.text_cell import final_loss
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Row
@@ -13,7 +13,7 @@ from gam_scale.experiment.results import kept_rows
 from gam_scale.strict import from_dict, read_json, to_dict
 
 
-def started(spec: TextSpec, start: Path | None) -> dict[str, tuple[Sized, Path]]:
+def continued_models(spec: TextSpec, start: Path | None) -> dict[str, tuple[Sized, Path]]:
     """Return the models that ``spec.start`` and ``start_best`` ask for, with the runs to continue.
 
     Raises:
@@ -50,12 +50,12 @@ def _first_full(start: Path) -> dict[str, tuple[str, Row]]:
 
 
 def _order(row: Row) -> tuple[int, float]:
-    return row["seed"], reached(row)
+    return row["seed"], final_loss(row)
 
 
 def _best(spec: TextSpec, start: Path, rows: dict[str, tuple[str, Row]]) -> list[str]:
     losses = {
-        name: reached(row)
+        name: final_loss(row)
         for name, (_, row) in rows.items()
         if name not in spec.start and "attention" not in row["layers"]
     }

@@ -3,7 +3,7 @@
 import pytest
 
 from gam_scale.config import RunConfig
-from gam_scale.former import in_todays_terms
+from gam_scale.former_configs import in_todays_terms
 from gam_scale.strict import from_dict, to_dict
 
 
