@@ -104,7 +104,7 @@ def run(comparison: Comparison, args: argparse.Namespace) -> int:
 
     def missing() -> Grid[Cell]:
         if args.to:
-            write_rows(comparison.rows(), args.to)
+            write_rows(comparison.rows_to_keep(), args.to)
         return comparison.missing().only(args.only)
 
     first = missing()

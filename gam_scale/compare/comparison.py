@@ -18,7 +18,7 @@ from gam_scale.data.manifest import read_manifest
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.grid import AnyCell, Grid
 from gam_scale.experiment.kept import restore
-from gam_scale.experiment.results import grouped
+from gam_scale.experiment.results import grouped, kept_rows
 from gam_scale.strict import from_dict
 
 SURE = 0.99
@@ -62,6 +62,18 @@ class Comparison:
     def rows(self) -> list[Row]:
         """Return the rows of finished cells."""
         return [row for _, row in _finished(self.cells())]
+
+    def rows_to_keep(self) -> list[Row]:
+        """Return the rows of finished cells, then rows of the same models that wait to be known.
+
+        A further seed, for example, waits when a rate is added at which its model has yet to be
+        trained. Its row counts again once that is done.
+        """
+        rows = self.rows()
+        known = {row["cell"] for row in rows}
+        models = self.spec.models if isinstance(self.spec, TaskSpec) else self.models
+        kept = kept_rows(self.folder).items()
+        return [*rows, *(r for name, r in kept if name not in known and r["model"] in models)]
 
     def restore(self, rows: Sequence[Row]) -> None:
         """Count cells as finished whose rows were kept elsewhere; see :func:`kept.restore`."""

@@ -232,6 +232,12 @@ def test_a_full_run_at_further_rates_counts_where_it_is_better(run_tool, tmp_pat
     assert "Learning rates of full runs" in page
     ((_, continued),) = continued_models(TextSpec(start=["static"]), out).values()
     assert "-full-lr0.01-s0" in continued.name, "not the best run of the first seed"
+    models["static"]["full_lrs"] = [1e-4, 1e-2, 1e-3]
+    waiting = Comparison(read_spec(written(tmp_path, values | {"widen": 0})), out)
+    again = (rows[-1]["cell"], 1)
+    assert again in {(r["cell"], r["seed"]) for r in rows}
+    assert again not in {(r["cell"], r["seed"]) for r in waiting.rows()}
+    assert sorted(r["cell"] for r in waiting.rows_to_keep()) == sorted(r["cell"] for r in rows)
     models["static"]["full_lrs"] = [1e-2, 1e-2]
     with pytest.raises(UserError, match="models.static.full_lrs is .* expected each rate once"):
         read_spec(written(tmp_path, values))
