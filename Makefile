@@ -1,7 +1,7 @@
-# quickstart, install and the tests make .venv with what they need first; see README.md.
+# quickstart, install and the tests first make .venv with what they need; see README.md.
 PYTHON ?= python3
 BIN := .venv/bin
-# Elsewhere than on Linux there is no DeepSpeed: one process, by the engine that is torch alone.
+# DeepSpeed needs Linux. Elsewhere one process trains, with the engine torch.
 ON_LINUX := $(filter Linux,$(shell uname))
 PRETRAIN := $(if $(ON_LINUX),$(BIN)/deepspeed --quiet --num_gpus 1 tools/pretrain.py,$(BIN)/python tools/pretrain.py --set parallel.engine=torch)
 NEXT := next: `. .venv/bin/activate`, then the commands of docs/commands.md, those of docs/data.md first
@@ -38,15 +38,15 @@ browser:         ## install Chromium alone (as root, Debian), in which `make tes
 	@command -v chromium >/dev/null || { apt-get update -q && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; }
 
-test-attack:     ## install, then thousands of damaged files, odd settings and odd flags (half an hour)
+test-attack:     ## install, then try thousands of damaged files, odd settings and odd flags (half an hour)
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(BIN)/python -m pytest tests/attack --attacks 2500 --attack-seed $${SEED:-1}
 
-test-matrix:     ## install, then resume every engine's checkpoint under every other, offload to files (minutes)
+test-matrix:     ## install, then resume every engine's checkpoint under every other, and offload to files (minutes)
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(BIN)/python -m pytest -m matrix
 
-test-gpu:        ## install, then the longer tests of GPUs without one (minutes)
+test-gpu:        ## install, then run the longer tests of code for GPUs, without a GPU (minutes)
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@$(BIN)/python -m pytest -m gpu_full
 
@@ -69,12 +69,12 @@ test-lm-eval:    ## install, then run lm-evaluation-harness on exported folders 
 	@$(PYTHON) tools/bootstrap.py --extras all,lm-eval
 	@$(BIN)/python -m pytest -m lm_eval
 
-docs:            ## the site of docs/ in runs/site, its page of settings made again, every link checked
+docs:            ## build the site of docs/ in runs/site with a new page of settings; every link is checked
 	@$(BIN)/python docs/site/settings_page.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo 'open runs/site/index.html, or run .venv/bin/mkdocs serve, which has a search too'
 
-lint:            ## style and types alone, in the .venv that `make install` or `make test` made
+lint:            ## check style and types alone, in the .venv that `make install` or `make test` made
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/ruff check -q .
 	@$(BIN)/mypy --no-error-summary
@@ -83,7 +83,7 @@ format:          ## format the code, in that .venv too
 	@$(BIN)/ruff format -q .
 	@$(BIN)/ruff check -q --fix .
 
-install:         ## .venv with every extra but lm-eval
+install:         ## make .venv with every extra but lm-eval
 	@$(PYTHON) tools/bootstrap.py --extras all
 	@echo '$(NEXT)'
 

@@ -1,15 +1,16 @@
-# The body of every job script here: sourced with CONFIG set. Outside a job it submits the script.
+# The body of every job script here, which sets CONFIG and sources it. Outside a job it submits the
+# script instead.
 #
 #   GAM_ARGS="--set train.lr=1e-4" sbatch slurm/gam_1b.sh      from the repository's root
-#   slurm/gam_1b.sh --nodes=4                                  the same, with site.sh for sbatch too
+#   slurm/gam_1b.sh --nodes=4                                  the same, with site.sh's settings
 #
-# GAM_ARGS are --set KEY=VALUE and --fresh of tools/pretrain.py, divided at spaces and line breaks.
+# GAM_ARGS: --set KEY=VALUE and --fresh for tools/pretrain.py, split at spaces and line breaks.
 #
-# Whether a job starts again once its training has ended, gam_scale/launch/requeue.py says.
+# gam_scale/launch/requeue.py decides whether a job starts again once its training has ended.
 set -uo pipefail
 
 STOPPED=75 # tools/pretrain.py's status after a signal
-MENDABLE=2 # its status after an error of the user's
+MENDABLE=2 # its status after a user's mistake
 
 fail() {
     echo "error: $*" >&2
@@ -23,7 +24,7 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
     exec sbatch "$@" "slurm/$(basename "$0")"
 fi
 
-# Where a rank stands is srun's to say, not a variable that came along from where sbatch was called.
+# srun gives each rank its place; no variable from the shell that called sbatch may do so.
 unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE LOCAL_SIZE TORCHELASTIC_USE_AGENT_STORE \
     TORCHELASTIC_RUN_ID TORCHELASTIC_RESTART_COUNT TORCHELASTIC_ERROR_FILE
 
@@ -31,7 +32,7 @@ cd "${GAM_ROOT:-$SLURM_SUBMIT_DIR}" || exit
 [ -f slurm/site.sh ] || fail "$PWD is not the repository's root; expected sbatch to be called there, or GAM_ROOT to name it"
 . slurm/site.sh
 eval "$GAM_MODULES"
-words() { read -rd '' -a "$1" <<<"$2" || :; } # NAME TEXT: an array of what spaces and lines divide
+words() { read -rd '' -a "$1" <<<"$2" || :; } # NAME TEXT: split TEXT into the array NAME
 words arguments "${GAM_ARGS:-}"
 words container "$GAM_CONTAINER"
 words srun_options "$GAM_SRUN"
@@ -39,7 +40,7 @@ arguments=(--config "$CONFIG" "${arguments[@]}")
 # A job that was requeued on fewer nodes still has the old count of tasks in SLURM_NTASKS.
 [ -n "${SLURM_NTASKS_PER_NODE:-}" ] &&
     srun_options=(--ntasks=$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE)) "${srun_options[@]}")
-# srun does not take what sbatch was told; without it every rank has one core.
+# srun does not inherit --cpus-per-task from sbatch; without this every rank has one core.
 export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-${SLURM_CPUS_PER_TASK:-1}}
 python=("${container[@]}" "$GAM_PYTHON")
 
@@ -56,15 +57,15 @@ if [ ! -d "$code" ]; then # a requeued job goes on with the code that it began w
     printf '%s\n' "${arguments[*]}" >"$job/arguments"
     mv "$code.partial" "$code"
 fi
-arguments+=(--config "$code/$(basename -- "$CONFIG")") # the later one counts
+arguments+=(--config "$code/$(basename -- "$CONFIG")") # the later --config counts
 
 # --- where ranks meet: on the first node, at a port that they take themselves (parallel/meeting.py)
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 unset MASTER_PORT
 export MASTER_ADDR PYTHONPATH="$code${PYTHONPATH:+:$PYTHONPATH}"
 
-# --- what a hang leaves behind: the last collectives of each rank, in $job/flight_rank_N; and memory
-# of GPUs that grows in place, without gaps (as in parallel/flight.py)
+# --- settings as in parallel/flight.py: a hang leaves the last collectives of each rank in
+# $job/flight_rank_N, and GPU memory grows in place, without gaps
 export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
 export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-$job/flight_rank_}
 export TORCH_NCCL_DUMP_ON_TIMEOUT=${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}
@@ -81,14 +82,14 @@ clean_shm() {
 # passed on. A shell handles a signal only between commands, hence `&` and `wait`.
 echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_JOB_NUM_NODES node(s) from $MASTER_ADDR, $SRUN_CPUS_PER_TASK core(s) a rank, logs in $job"
 clean_shm
-# A rank that fails is named by the others before they end: no --kill-on-bad-exit, which would also
-# hide its status.
+# When a rank fails, the others name it before they end: hence no --kill-on-bad-exit, which would
+# also hide the failed rank's status.
 srun --kill-on-bad-exit=0 --wait=180 --label --output="$job/rank%t.log" --open-mode=append \
     "${srun_options[@]}" "${python[@]}" -u "$code/tools/pretrain.py" --stopped-status $STOPPED \
     "${arguments[@]}" --set "data.cache_dir=$GAM_SCRATCH/gam-cache-$(id -un)" &
 srun=$!
 trap 'kill -USR1 $srun' USR1 USR2
-trap : TERM # the ranks have it too, and this shell waits for them
+trap : TERM # the ranks get TERM too, and this shell waits for them
 while
     wait $srun
     status=$?
@@ -96,9 +97,9 @@ while
 do :; done
 clean_shm
 
-# --- does the job start again? By the code that it began with (-P: not this folder's), unless that
-# is older than the question. A Python that cannot start any more, on a node that fails, leaves the
-# policy to this shell.
+# --- does the job start again? The code that it began with decides (-P: not this folder's); if that
+# code is too old to have the module, this folder's does. If Python cannot start any more, on a node
+# that fails, this shell decides.
 decide() { "${python[@]}" "$@" -m gam_scale.launch.requeue "$status"; }
 if next=$(decide -P 2>/dev/null || decide); then
     eval "$next"

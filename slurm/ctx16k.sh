@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The 16k-token GAM on 4 nodes of 8 GPUs: see common.sh and site.sh.
+# A GAM for texts of 16k tokens on 4 nodes of 8 GPUs: see common.sh and site.sh.
 #SBATCH --job-name=ctx16k
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=8
@@ -8,7 +8,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.out
-# Slurm may send it a minute early or late, and saving takes its time.
+# 300 s before the end: Slurm may send the signal a minute early or late, and saving takes time.
 #SBATCH --signal=USR1@300
 
 CONFIG=${CONFIG:-configs/ctx16k.json}

@@ -8,7 +8,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.out
-# Slurm may send it a minute early or late, and saving takes its time.
+# 300 s before the end: Slurm may send the signal a minute early or late, and saving takes time.
 #SBATCH --signal=USR1@300
 
 CONFIG=${CONFIG:-configs/gam_1b.json}

@@ -1,5 +1,5 @@
-# What differs from one cluster to the next. Every variable here may as well be set in the
-# environment, which wins; nothing in the job scripts needs to be edited.
+# Settings that differ between clusters. A variable that is set in the environment takes precedence
+# over its value here; the job scripts need no edits.
 
 # sbatch reads these itself (SBATCH_* in its manual; a command-line option wins over them).
 # export SBATCH_ACCOUNT=${SBATCH_ACCOUNT:-my_account}
@@ -7,20 +7,20 @@
 export SBATCH_TIMELIMIT=${SBATCH_TIMELIMIT:-24:00:00}
 # export SBATCH_QOS=${SBATCH_QOS:-normal}
 
-# Shell words run on each node's batch shell before training, such as `module load cuda/12.8`.
+# Shell commands that the batch shell runs before training, such as `module load cuda/12.8`.
 export GAM_MODULES=${GAM_MODULES:-}
-# The Python of the tasks; the repository's own environment unless there is a container.
+# The Python of the tasks: that of the repository's .venv, unless a container has its own.
 export GAM_PYTHON=${GAM_PYTHON:-.venv/bin/python}
-# Words before it, such as `apptainer exec --nv /images/gam.sif`.
+# The command in front of it, such as `apptainer exec --nv /images/gam.sif`.
 export GAM_CONTAINER=${GAM_CONTAINER:-}
 # More options of srun, such as `--container-image=...` (pyxis) or `--gpu-bind=none`.
 export GAM_SRUN=${GAM_SRUN:-}
 # A folder local to each node, for the cache of remote data sets.
 export GAM_SCRATCH=${GAM_SCRATCH:-${TMPDIR:-/tmp}}
-# 1: remove this user's leftovers of killed ranks from /dev/shm before and after. Only where a job
-# has its nodes to itself: Slurm cannot tell whose they are.
+# 1: before and after training, remove what killed ranks of this user left in /dev/shm. Only for
+# jobs that have their nodes to themselves: nothing tells which job a file is from.
 export GAM_CLEAN_SHM=${GAM_CLEAN_SHM:-0}
 
-# The network between nodes: the libraries' own choice unless the site knows better.
+# The network between nodes; if these are not set, the libraries choose it.
 # export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-ib0}
 # export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-ib0}

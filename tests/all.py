@@ -1,8 +1,8 @@
-"""All tests, in a few processes side by side, since many of them wait for others part of the time.
+"""Run all tests in several processes side by side, since many tests wait part of the time.
 
-``python tests/all.py [OPTIONS OF PYTEST]``, options alone. Each process takes the next file when it
-is done with one (tests/turns.py). What the first one says is seen at once, the others' words come
-last, each in one piece.
+Usage: ``python tests/all.py [PYTEST OPTIONS]``, with options only, no paths. A process that has
+finished a test file takes the next one (see tests/turns.py). The first process prints as it runs;
+the output of each other process follows at the end, in one piece.
 """
 
 import os
@@ -14,13 +14,13 @@ from typing import IO
 
 TESTS = Path(__file__).parent
 PROCESSES = 3
-"""One for Slurm at first, which waits most of the time, and one for each of two cores."""
+"""One that begins with the Slurm tests and mostly waits, and one for each of two cores."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-"""Else each would want all cores for its tiny tensors, and those that compile a pool of helpers."""
+"""Keeps a process from using all cores for tiny tensors, or starting a pool to compile."""
 
 
 def main(options: list[str]) -> int:
-    """The exit status: 0 where every process ended well, so not one that a signal ended."""
+    """Run the tests; return 0 if every process exits with 0, else at least 1, also for a signal."""
     with tempfile.NamedTemporaryFile() as turns:
         command = [sys.executable, "-m", "pytest", f"--turns={turns.name}", *options]
         env = os.environ | ONE_THREAD
@@ -28,7 +28,7 @@ def main(options: list[str]) -> int:
         try:
             statuses = [subprocess.run(command, cwd=TESTS.parent, env=env).returncode]
             statuses += [process.wait() for process, _ in others]
-        finally:  # a Ctrl-C reaches all of them; none outlives this one
+        finally:  # Ctrl-C reaches all processes; none may outlive this one
             for process, _ in others:
                 process.terminate()
                 process.wait()
@@ -39,7 +39,7 @@ def main(options: list[str]) -> int:
 
 
 def _begin(command: list[str], env: dict[str, str]) -> tuple[subprocess.Popen, IO[str]]:
-    """Tests under way, and what they say."""
+    """Start a test process; return it and the file that receives its output."""
     said = tempfile.TemporaryFile("w+", errors="backslashreplace")  # noqa: SIM115
     process = subprocess.Popen(command, cwd=TESTS.parent, env=env, stdout=said, stderr=said)
     return process, said

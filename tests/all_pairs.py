@@ -1,4 +1,4 @@
-"""Attention as masked softmax over all pairs, in float64: what forms of it are measured against."""
+"""Attention as a masked softmax over all pairs, in float64: a reference for other forms."""
 
 import torch
 from closeness import off
@@ -8,7 +8,10 @@ HEADS, WIDTH = 3, 8
 
 
 def tensors(rows, keys, dtype=torch.float64, seed=0):
-    """q, k, v and a gradient as blocks have them: views (B, H, T, K) of (B, T, 3, H, K)."""
+    """Return [q, k, v] and a gradient: views (B, H, T, K) of (B, T, 2, H, K), as in blocks.
+
+    ``keys``: number of queries and of keys.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def make(length, parts):
@@ -21,19 +24,20 @@ def tensors(rows, keys, dtype=torch.float64, seed=0):
 
 
 def all_pairs(q: Tensor, k: Tensor, v: Tensor, sees: Tensor) -> Tensor:
-    """Softmax over the keys that each query sees, (B, 1, T, S) bool."""
+    """Attend to the keys that each query sees; ``sees`` is (B, 1, T, S) bool."""
     scores = q @ k.mT / q.shape[-1] ** 0.5
     return scores.masked_fill(~sees, -torch.inf).softmax(-1) @ v
 
 
 def same_stretch(rows) -> Tensor:
+    """Return the causal mask (B, 1, T, T) within each row's stretches of these lengths."""
     numbers = [torch.repeat_interleave(torch.tensor(lengths)) for lengths in rows]
     number = torch.stack(numbers)
     return (number[:, None, :, None] == number[:, None, None]).tril()
 
 
 def spans_of(rows, padding: int = 5) -> tuple[Tensor, Tensor]:
-    """Of as many keys as queries, with empty stretches at the end."""
+    """Return the rows' spans, with as many keys as queries and empty ones at the end."""
     lengths = torch.tensor([0, *(n for row in rows for n in row), *[0] * padding])
     return (lengths.cumsum(0).int(),) * 2
 
@@ -46,5 +50,5 @@ def compare(inputs, grad, found, sees, tolerance):
     wanted = torch.autograd.grad(expected, exact, grad.double())
     for name, a, b in zip("qkv", gradients, wanted, strict=True):
         assert a.dtype == inputs[0].dtype
-        # Where every query sees one key, weights are 1 and have no gradient but rounding's.
+        # If every query sees one key, weights are 1 and their gradients are rounding errors.
         assert (a.double() - b).abs().max() < tolerance * max(1.0, b.abs().max()), name

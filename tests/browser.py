@@ -37,7 +37,7 @@ class Browser:
         os.close(theirs_out)
         self._buffer, self._count, self._session = b"", 0, None
         self.requests: list[str] = []
-        """URLs asked for since the last :meth:`open`."""
+        """URLs requested since the last :meth:`open`."""
         pages = self.call("Target.getTargets")["targetInfos"]
         (target,) = [page["targetId"] for page in pages if page["type"] == "page"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
@@ -55,7 +55,7 @@ class Browser:
         os.close(self._out)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The result of one command; events on the way are noted."""
+        """Send a command and return its result; record the URLs requested meanwhile."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": parameters}
         if self._session is not None:
@@ -91,12 +91,12 @@ class Browser:
             pass
 
     def value(self, expression: str) -> Any:
-        """Of JavaScript in the page."""
+        """Return the value of a JavaScript expression in the page."""
         told = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
     def screenshot(self, path: Path) -> None:
-        """The whole page, as PNG."""
+        """Save the whole page as PNG."""
         taken = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(taken["data"]))

@@ -21,12 +21,12 @@ CHATML = (
     "{% else %}{{ m['content'] }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""A template with special tokens by name, and transformers' tag for answers."""
+"""A template that names special tokens and marks answers with transformers' generation tag."""
 SPECIAL = ["<|endoftext|>", "<|eos|>", "<|im_start|>", "<|im_end|>"]
 
 
 def byte_level(folder: Path) -> Tokenizer:
-    """A tokenizer as GPT-2's, with tokens of chats and an end of its own."""
+    """Return a tokenizer like GPT-2's, with chat tokens and ``<|eos|>`` as the end of text."""
     tokenizers = pytest.importorskip("tokenizers")
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -43,7 +43,7 @@ def byte_level(folder: Path) -> Tokenizer:
 
 
 def row(i: int) -> dict:
-    """The i-th; some have two turns, every 17th is far too long."""
+    """Return row i: every third is a chat of two exchanges; a few others are far too long."""
     rng = random.Random(i)
     many = 2 + rng.randrange(8) + 200 * (i % 17 == 3)
     words = [rng.choice(WORDS) for _ in range(many)]
@@ -54,13 +54,13 @@ def row(i: int) -> dict:
 
 
 def write_rows(path: Path, count: int = 150) -> Path:
-    """The first of them as .jsonl."""
+    """Write the first ``count`` rows as .jsonl."""
     path.write_text("".join(json.dumps(row(i)) + "\n" for i in range(count)))
     return path
 
 
 def spec_of(path: Path, out: Path, tokenizer: Path, seq_len: int, **options) -> PrepareSpec:
-    """How a set of a file of conversations is prepared, one in ten held out."""
+    """Return the spec that prepares a file of conversations, one in ten of them held out."""
     return PrepareSpec(
         out,
         [parse_source(str(path), "train", Reading(pairs=True))],
@@ -70,7 +70,7 @@ def spec_of(path: Path, out: Path, tokenizer: Path, seq_len: int, **options) -> 
 
 
 def prepared_chats(folder: Path, tokenizer: Path, seq_len: int) -> Path:
-    """A prepared set of them."""
+    """Write rows, prepare them and return the prepared set's folder."""
     out = folder / "chats"
     prepare(spec_of(write_rows(folder / "pairs.jsonl"), out, tokenizer, seq_len))
     return out

@@ -62,7 +62,7 @@ def save(folder: Path, step: int, model_and_optimizer=None, n_ranks: int = 1) ->
 
 
 def whole(tensors: CanonicalTensors, key: str) -> torch.Tensor:
-    """One tensor of a checkpoint, in its own shape."""
+    """Read one tensor of a checkpoint whole, by its key ``kind.name``."""
     kind, name = key.split(".", 1)
     shape, _ = tensors.content()[key]
     return tensors.read(kind, name, [0] * len(shape), shape)

@@ -1,8 +1,8 @@
-"""Comparisons that NaN does not pass.
+"""Comparisons that fail on NaN.
 
-``max(0.1, nan)`` is 0.1, ``not nan > limit`` is true, NaN is "not equal" to everything, "any" of it
-is true, and a list that holds it may equal itself sorted: a comparison made of these holds for
-results that are broken.
+Python's own may pass on broken results: ``max(0.1, nan)`` is 0.1, ``not nan > limit`` is true, NaN
+is "not equal" to everything, ``any`` takes NaN for true, and a list that holds NaN may equal itself
+sorted.
 """
 
 import math
@@ -14,37 +14,39 @@ from torch import Tensor
 
 
 def off(found: Tensor, expected: Tensor) -> float:
-    """How far ``found`` lies from ``expected``, over the size of that; infinite if either is not
-    finite throughout."""
+    """Return the norm of the difference, relative to the norm of ``expected``.
+
+    It is infinite if any element of either is not finite.
+    """
     found, expected = found.detach().double(), expected.detach().double()
     distance = (found - expected).norm()
     return worst([float(distance / expected.norm())]) if distance != 0 else 0.0
 
 
 def worst(differences: Iterable[float]) -> float:
-    """The largest; infinite if there is none, or one is not a finite number."""
+    """Return the largest value; infinity if there is none or any is not finite."""
     differences = list(differences)
     finite = differences and all(map(math.isfinite, differences))
     return max(differences) if finite else math.inf
 
 
 def least(values: Iterable[float]) -> float:
-    """The smallest; minus infinity if there is none, or one is not a finite number."""
+    """Return the smallest value; minus infinity if there is none or any is not finite."""
     return -worst(-value for value in values)
 
 
 def rises(values: Iterable[float]) -> bool:
-    """Whether no value is below the one before, and all are finite."""
+    """Return whether no value is below the one before, and all are finite."""
     values = list(values)  # not values == sorted(values): a list equals itself, NaN and all
     return all(map(math.isfinite, values)) and all(map(operator.le, values, values[1:]))
 
 
 def is_alive(x: Tensor | None) -> bool:
-    """Whether there are numbers, all finite, and some that are not zero."""
+    """Return whether a tensor is given, all finite and not all zero."""
     return x is not None and bool(torch.isfinite(x).all()) and bool(x.any())
 
 
 def differ(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of finite numbers are not the same."""
+    """Return whether two tensors differ and are both finite throughout."""
     finite = bool(torch.isfinite(one).all()) and bool(torch.isfinite(other).all())
     return finite and not torch.equal(one, other)

@@ -1,4 +1,4 @@
-"""A small prepared set of generated text, and the config of a tiny run on it."""
+"""Fixtures of all tests: a small prepared set of generated text, and tiny runs on it."""
 
 import json
 import random
@@ -20,13 +20,13 @@ WORDS = TEXT.split()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of tests/attack; pytest asks only this file for them."""
+    """Add the options of tests/attack; pytest reads options only from this file."""
     parser.addoption("--attacks", type=int, default=70, help="cases of each kind, at least (70)")
     parser.addoption("--attack-seed", type=int, default=0, help="which cases (0)")
 
 
 def sentences(seed: int, count: int) -> str:
-    """Repeatable nonsense with some structure: something for a small model to learn."""
+    """Return ``count`` lines of reproducible nonsense, with some structure for a model to learn."""
     rng = random.Random(seed)
     lines = (" ".join(rng.choices(WORDS, k=rng.randint(4, 12))) + "." for _ in range(count))
     return "\n".join(lines)
@@ -34,7 +34,7 @@ def sentences(seed: int, count: int) -> str:
 
 @pytest.fixture(scope="session")
 def run_tool() -> Callable[..., int]:
-    """``run_tool("evaluate", ...)``: exit status of tools/evaluate.py; output is left to capsys."""
+    """``run_tool("evaluate", ...)`` -> exit status of tools/evaluate.py; capsys has its output."""
 
     def run(name: str, *arguments: object) -> int:
         path, before = str(TOOLS / f"{name}.py"), sys.argv
@@ -51,7 +51,7 @@ def run_tool() -> Callable[..., int]:
 
 @pytest.fixture(scope="session")
 def prepared_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """About 24 documents of some hundred words each, with a vocabulary of 320."""
+    """24 text files of a few hundred words each, prepared with a vocabulary of 320."""
     folder = tmp_path_factory.mktemp("corpus")
     for i in range(24):
         (folder / f"{i:02d}.txt").write_text(sentences(i, 20 + i))
@@ -104,9 +104,9 @@ def tiny(prepared_set: Path) -> Callable[..., dict]:
 def whole(
     tiny: Callable[..., dict], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """``whole(section={...})`` -> the run of that ``tiny`` config, undisturbed from start to end.
+    """``whole(section={...})`` -> the directory of a complete run of that ``tiny`` config.
 
-    It is trained when first asked for and is every test's: to be looked at, and left alone.
+    A run is trained without interruption on first use and shared by all tests: never change it.
     """
     from whole_runs import train
 
@@ -125,11 +125,11 @@ def whole(
 
 @pytest.fixture
 def curve() -> Callable[[Path], list[dict]]:
-    """``curve(run_dir)`` -> the logged lines without what depends on the clock."""
+    """``curve(run_dir)`` -> the logged lines, without the values that depend on the clock."""
 
     def read(run_dir: Path) -> list[dict]:
         lines = list(map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()))
-        # A loss that is not finite is logged as null, and one null equals the other.
+        # A loss that is not finite is logged as null, and two nulls would compare as equal.
         lost = [line["step"] for line in lines if line["loss"] is None]
         assert not lost, f"{run_dir}: no loss at steps {lost}"
         return [{k: line.get(k) for k in COMPARED} for line in lines]

@@ -1,6 +1,7 @@
-"""Which lines ask torch.cuda for something, and, as a plugin of pytest, which of them tests ran.
+"""Find the lines that use torch.cuda and, as a pytest plugin, record which lines tests run.
 
-Only a function that is about to run such a line is watched, line by line: all else runs untraced.
+The plugin traces the files that have such lines, line by line; all else runs untraced. At the end
+it writes [path, line] pairs to the file named by the environment variable CUDA_LINES.
 """
 
 import ast
@@ -16,7 +17,7 @@ PACKAGE = ROOT / "gam_scale"
 
 
 def lines_of(source: str) -> Iterator[tuple[str, int]]:
-    """Functions, by their names within the file, and the lines that use torch.cuda in them."""
+    """Yield each use of torch.cuda: the function's name within the file, and the line."""
 
     def walk(node: ast.AST, name: str) -> Iterator[tuple[str, int]]:
         for child in ast.iter_child_nodes(node):
@@ -24,7 +25,7 @@ def lines_of(source: str) -> Iterator[tuple[str, int]]:
             if isinstance(child, ast.FunctionDef | ast.ClassDef):
                 inner = f"{name}.{child.name}".lstrip(".")
             is_use = isinstance(child, ast.Attribute) and ast.unparse(child) == "torch.cuda"
-            # What annotates or stands outside of functions does nothing.
+            # An argument's annotation, and code outside of functions, asks a GPU for nothing.
             if is_use and name and not isinstance(node, ast.arg):
                 yield name, child.lineno
             yield from walk(child, inner)
@@ -33,7 +34,7 @@ def lines_of(source: str) -> Iterator[tuple[str, int]]:
 
 
 def all_lines() -> dict[str, set[int]]:
-    """``path:function`` of the package -> its lines."""
+    """Return the package's lines that use torch.cuda, by ``path:function``."""
     found: dict[str, set[int]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for name, line in lines_of(path.read_text()):

@@ -62,7 +62,7 @@ SMALL = {
 
 
 class Trial:
-    """A tiny model under one engine, trained by hand on a prepared set; no dropout."""
+    """A tiny model without dropout under one engine, trained step by step on a prepared set."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Trial:
         initialise(self.strategy, self.config)
 
     def step(self, number: int) -> tuple[float, float]:
-        """Global mean loss and gradient norm of one step."""
+        """Train step ``number``; return the global mean loss and the gradient norm."""
         world = self.world
         share = world.reader, world.axes.readers
         batches = micro_batches(self.stream, number, self.config.train, *share)
@@ -106,9 +106,10 @@ class Trial:
         return total / n_targets, float(norm)
 
     def saved_and_going_on(self, folder: Path, first: int, done: int, more: int) -> list[float]:
-        """Losses of ``more`` steps, while the state after ``done`` steps from ``first`` is saved.
+        """Save in the background and train ``more`` steps meanwhile; return their losses.
 
-        They change the engine's memory while the shards are being written.
+        The caller has trained ``done`` steps from ``first`` on: that state is saved. The further
+        steps change the engine's memory while the shards are being written.
         """
         middle = first + done
         saver = Saver(CheckpointStore(folder), self.world, self.config, b"tokenizer")
@@ -119,24 +120,26 @@ class Trial:
         return losses
 
     def losses_after(self, checkpoint: Path, steps: int) -> list[float]:
-        """Of the steps that follow a checkpoint, once it is restored."""
+        """Restore a checkpoint and return the losses of the steps that follow it."""
         restore(self.strategy, checkpoint)
         first = load_state(checkpoint).step
         return [self.step(first + i)[0] for i in range(steps)]
 
     def everything(self) -> list[tuple[str, bytes]]:
-        """This rank's part of the parameters and of all that the optimizer keeps, to the bit."""
+        """Return the bytes of this rank's part of the parameters and optimizer states, by key."""
         return [(s.key, s.data.numpy().tobytes()) for s in self.strategy.shards()]
 
     def weights(self) -> float:
-        """The sum of absolute values of all parameters."""
+        """Return the sum of absolute values of all parameters, over all ranks."""
         parts = [s.own_part() for s in self.strategy.shards() if s.kind == "param"]
         return self.world.sum(sum(float(p.data.double().abs().sum()) for p in parts))[0]
 
 
 def differences(cut: nn.Module, whole: nn.Module, batch: Batch, world: World) -> list[float]:
-    """Relative, of loss and gradients of a model whose sequences are cut over ranks, from those of
-    one that has them whole."""
+    """Return how far the loss and each gradient of ``cut`` are from those of ``whole``, relatively.
+
+    ``cut`` has its sequences divided over the ranks, ``whole`` has them whole.
+    """
     expected = whole(batch.tokens, batch.targets, batch.layout)
     expected.backward()
     here = part(batch, world)
@@ -150,12 +153,12 @@ def differences(cut: nn.Module, whole: nn.Module, batch: Batch, world: World) ->
 
 
 def open_stream(sets: str) -> TrainStream:
-    """The stream of every trial."""
+    """Open the training stream that every trial reads."""
     splits = open_split([DataSetConfig(sets)], "train", "unused")
     return TrainStream(splits, [1.0], SEQ_LEN, "reset", 0, 1 << 20)
 
 
 def first_step(stream: TrainStream) -> int:
-    """So that the epoch's last sequence, shorter than the others, is among the steps trained."""
+    """Return the step before the one that trains the epoch's last sequence, a shorter one."""
     _, order = stream.locate(np.arange(stream.epoch_sequences))
     return max(0, int(np.argmax(order)) // BATCH - 1)

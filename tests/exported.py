@@ -1,4 +1,4 @@
-"""Models as they are exported, small, and texts for them; needs transformers."""
+"""Small models in their exported form, and tokens to run them on; needs transformers."""
 
 import torch
 from small import VOCAB, small
@@ -8,10 +8,10 @@ from gam_scale.export.templates.modeling_gam_scale import GAMScaleForCausalLM
 from gam_scale.strict import to_dict
 
 T = torch.randint(1, VOCAB, (2, 10), generator=torch.Generator().manual_seed(0))
-LENGTH = 6  # of the second row's text where it is padded
+LENGTH = 6  # tokens that the second row keeps when it is padded
 GREEDY = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
 FLOAT32 = 1e-5
-"""Sums in another order: relative, of logits of the size of 1."""
+"""Relative tolerance of logits of about 1, for sums in another order."""
 
 ATTENTION = {"kind": "attention", "n_heads": 2, "n_kv_heads": 1, "qk_norm": True, "window": 5}
 MODELS = {
@@ -31,7 +31,7 @@ def config_of(*kinds, **settings) -> GAMScaleConfig:
 
 
 def model_of(*kinds, cls=GAMScaleForCausalLM, **settings):
-    """A model whose weights are far from zero everywhere."""
+    """Return a model with noise added to all weights, so that none is zero throughout."""
     torch.manual_seed(0)
     model = cls(config_of(*kinds, **settings)).eval()
     for p in model.parameters():
@@ -40,7 +40,7 @@ def model_of(*kinds, cls=GAMScaleForCausalLM, **settings):
 
 
 def padded(side: str) -> tuple[torch.Tensor, torch.Tensor, slice]:
-    """The second row as its first tokens alone, a mask, and where they stand."""
+    """Return T with a shortened and padded second row, the mask, and that row's real places."""
     ids, mask = torch.zeros_like(T), torch.zeros_like(T)
     ids[0], mask[0] = T[0], 1
     real = slice(10 - LENGTH, None) if side == "left" else slice(None, LENGTH)

@@ -1,4 +1,4 @@
-"""Where the host would wait for a GPU, found on a CPU: operators whose result it must know."""
+"""Find, on a CPU, where the host would wait for a GPU: at operators whose result it must know."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 READ = {"_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave", "unique_dim"}
-"""Operators that give a number to the host, or a shape that depends on values."""
+"""Operators that give the host a number, or whose output shape depends on values."""
 INDEXED = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"}
-"""Operators that count what a mask selects, where they are given one."""
+"""Operators that, if indexed by a mask, must count the elements it selects."""
 
 
 class HostWaits(TorchDispatchMode):
-    """Counts, in the thread that enters it, what would wait if every tensor were on a GPU.
+    """Records, in the thread that enters it, what would wait if every tensor were on a GPU.
 
     Attributes:
-        found: names of the operators, in order.
+        found: names of the operators that would wait, in order.
     """
 
     def __init__(self) -> None:
@@ -41,9 +41,9 @@ class HostWaits(TorchDispatchMode):
 
 @contextmanager
 def host_waits() -> Iterator[HostWaits]:
-    """Count inside, and ``tolist``, ``cpu`` and ``synchronize`` too, which are no operators.
+    """Record waits inside, also at ``tolist``, ``cpu`` and ``synchronize``, which are no operators.
 
-    What DeepSpeed does on a GPU alone is not seen: see its ``resolves_data_dependency``.
+    Code that DeepSpeed runs only on a GPU is not seen: see its ``resolves_data_dependency``.
     """
     mode = HostWaits()
 

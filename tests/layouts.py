@@ -1,4 +1,4 @@
-"""Layouts of what tests feed to blocks."""
+"""Layouts of the inputs of blocks."""
 
 from torch import Tensor
 
@@ -6,5 +6,5 @@ from gam_scale.model.layout import Layout
 
 
 def plain(x: Tensor, first: int = 0) -> Layout:
-    """Rows (B, T, ...) of one stream each, the first token being number ``first``."""
+    """Lay out x (B, T, ...): each row is one stream whose first token is number ``first``."""
     return Layout.stream(*x.shape[:2], first=first)

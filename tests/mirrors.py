@@ -1,4 +1,4 @@
-"""Runs that are copied to a URL."""
+"""Helpers for runs that are mirrored to a URL."""
 
 import os
 import signal

@@ -1,7 +1,7 @@
-"""What some tests need and a machine may lack, as marks; CI's has all of it, and skips none.
+"""Marks that skip a test where the machine lacks what it needs; CI has everything, skips none.
 
-Elsewhere a skipped test says what is lacking: macOS has no /proc, a plain Debian no compiler, and a
-build of torch for CUDA cannot take a fake device for a real one.
+A skipped test says what is missing: macOS has no /proc, a plain Debian has no compiler, and a CUDA
+build of torch cannot take a fake device for a real one.
 """
 
 import os
@@ -15,10 +15,10 @@ _compiles, _why = can_compile("cpu")
 _lacks = device.missing()
 
 compiler = pytest.mark.skipif(not _compiles, reason=_why)
-"""torch.compile on this CPU, which needs a C++ compiler; without one, runs are eager and say so."""
+"""Needs torch.compile on this CPU: a C++ compiler. Without one, runs are eager and say so."""
 fake_cuda = pytest.mark.skipif(_lacks is not None, reason=_lacks or "")
-"""A CPU taken for a GPU (benchmarks/fake_cuda), which builds of torch for CUDA cannot do."""
+"""Needs a CPU that poses as a GPU (benchmarks/fake_cuda): CUDA builds of torch cannot do that."""
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
-"""Windows has none: processes of several ranks there would need another helper."""
+"""Needs fork, which Windows lacks: several ranks there would need another helper."""
 proc = pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="looks at /proc")
-"""What a process's threads and files are is read there, on Linux alone."""
+"""Needs Linux's /proc, where a process's threads and files are listed."""

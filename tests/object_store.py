@@ -1,4 +1,4 @@
-"""A real S3 server on this machine, and what a client of it finds in its environment."""
+"""A real S3 server on this machine, and the environment that leads clients to it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ BUCKET = "bucket"
 
 @contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
-    """moto's server with one empty bucket; the environment in which s3:// URLs lead to it."""
+    """Run moto's server with one empty bucket; yield the variables that lead s3:// URLs to it."""
     moto = pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
     import logging
 
     import boto3
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else it logs every request
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

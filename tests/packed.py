@@ -1,4 +1,4 @@
-"""Inputs of packed memories, and what comes of them: outputs, final states, gradients."""
+"""Inputs for memories over packed documents, and their results: outputs, states, gradients."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Two rows: documents that begin inside; one that goes on from before, then one of a single token.
+# Of two rows: the lengths of their documents, and whether the first one began before the row.
 DOCUMENTS = ((30, 1, 49), (70, 1, 9))
 GOES_ON = (False, True)
 
@@ -15,7 +15,10 @@ GOES_ON = (False, True)
 def packed_inputs(
     kind: str, heads: int = 2, width: int = 8, slots: int = 6
 ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Random arguments by name; padded stretches, with their ends on the host; positions (B, T)."""
+    """Return random arguments by name, the padded stretches, and the positions (B, T).
+
+    The stretches: whether each starts a document, their ends, and the ends on the host.
+    """
     generator = torch.Generator().manual_seed(0)
     rows, length = len(DOCUMENTS), sum(DOCUMENTS[0])
     q, k, v = torch.randn(3, rows, length, heads, width, generator=generator)
@@ -23,7 +26,7 @@ def packed_inputs(
         gates = torch.rand(rows, length, heads, slots, generator=generator)
         state = torch.randn(rows, heads, slots, 2 * width, generator=generator)
         bank = torch.randn(heads, slots, 2 * width, generator=generator)
-        # Some slots are not written to.
+        # Where the log decay is zeroed, a slot is not written to.
         inputs = {"q": q * width**-0.5, "k": k, "v": v, "log_decay": -gates * (gates > 0.3)}
         inputs |= {"initial": state, "bank": bank}
     else:
@@ -49,7 +52,7 @@ def packed_inputs(
 def results(
     function: Callable[..., tuple[Tensor, Tensor]], inputs: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """``y``, ``final``, and the gradients by the inputs' names of the sum of both squared."""
+    """Return ``y``, ``final`` and, by input name, the gradients of their sums of squares."""
     leaves = [x.clone().requires_grad_() for x in inputs.values()]
     y, final = function(*leaves)
     grads = torch.autograd.grad(y.square().sum() + final.square().sum(), leaves)

@@ -1,4 +1,4 @@
-"""README.md and the pages of docs/, and what they have a user type."""
+"""README.md and the other pages, and the commands that they tell users to type."""
 
 import re
 import shlex
@@ -16,16 +16,16 @@ FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 
 
 class Command(NamedTuple):
-    """One command, continued lines joined, and what the page says of it behind a #."""
+    """One command of a page, its continued lines joined, and the page's comments (#) on it."""
 
     page: str
     line: str
     said: str
-    """Its own comment, and those that stand alone above it in its block."""
+    """The comment lines above it in its block, and the comment on its own line."""
 
     @property
     def words(self) -> list[str]:
-        """As a shell divides it."""
+        """The command's words, split as a shell does."""
         return shlex.split(self.line, comments=True)
 
     def __str__(self) -> str:
@@ -33,13 +33,13 @@ class Command(NamedTuple):
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """What stands in a page's fences of a language."""
+    """Return the contents of a page's fenced blocks of a language."""
     found = FENCED.findall(page.read_text(encoding="utf-8"))
     return [text for name, text in found if name == language]
 
 
 def commands(page: Path) -> list[Command]:
-    """What a page has a user type, one command after another."""
+    """Return the commands in a page's bash blocks, in order."""
     found = []
     for block in blocks(page, "bash"):
         alone = ""
@@ -53,7 +53,7 @@ def commands(page: Path) -> list[Command]:
 
 
 def inline(page: Path) -> list[str]:
-    """Code within a page's sentences and tables, each in one line."""
+    """Return the inline code of a page's sentences and tables, each piece on one line."""
     text = FENCED.sub("", page.read_text(encoding="utf-8"))
     return [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
 
@@ -67,11 +67,11 @@ QUICK = {
     "parallel.engine": "torch",
     "parallel.device": "cpu",
 }
-"""What makes a page's training one of seconds, with a smaller model and fewer steps."""
+"""Settings that, with a smaller model and fewer steps, make a page's training take seconds."""
 
 
 def overrides(settings: dict[str, object]) -> list[str]:
-    """The words that set these on a command line."""
+    """Return the command-line words that set these settings."""
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
 
 
@@ -85,9 +85,9 @@ def type_in(
 
     Args:
         run_tool: the fixture.
-        words: of the command.
-        settings: of a training, over the page's own.
-        instead: of some words.
+        words: the command.
+        settings: set over the page's own, if the command is a training.
+        instead: replacements for some words.
     """
     program, path, *rest = words
     assert program == "python", words

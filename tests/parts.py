@@ -1,4 +1,4 @@
-"""A check that does what a GPU's may: good figures, bad ones, an error, a death, a hang."""
+"""A GPU check whose parts end in every way: good figures, bad ones, an error, a death, a hang."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Sentencepiece models as other people train them: byte pairs, all text given back."""
+"""SentencePiece models as others train them: byte-pair encoding that restores any text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import sentencepiece as spm
 
 
 def train_pieces(folder: Path, texts: Sequence[str], name: str = "m", **settings: object) -> Path:
-    """A model in a file of that name, of the kind of Llama 2's but for ``settings``."""
+    """Train a model like Llama 2's, but for ``settings``; return its file ``name``.model."""
     usual = {
         "model_type": "bpe",
         "byte_fallback": True,

@@ -1,8 +1,8 @@
 """Run a test's function on several gloo ranks, each a process of its own (see warm.py).
 
 ``run_ranks(function, world_size, key=value, ...)`` calls ``function(world, key=value, ...)`` on
-every rank and returns what each returned (JSON values). If ranks fail, their tracebacks are the
-test's failure and the others are killed; nothing outlives ``TIMEOUT`` seconds.
+every rank and returns the list of their results (JSON values). If ranks fail, the test fails with
+their tracebacks and the others are killed; no rank outlives ``TIMEOUT`` seconds.
 """
 
 import importlib.util
@@ -24,8 +24,8 @@ GRACE = 15
 
 def run_ranks(function: Callable[..., Any], world_size: int, **arguments: Any) -> list[Any]:
     """See the module's docstring; ``function`` is a module-level function of a test file."""
-    # The ranks meet in a store that lives here, as under torchrun: no port that is free now and
-    # taken a moment later.
+    # The ranks meet in a store of this process, as under torchrun. A port chosen here for rank 0
+    # to open could be taken before it does.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
         command = [__file__, function.__code__.co_filename, function.__name__]
@@ -54,8 +54,11 @@ def run_ranks(function: Callable[..., Any], world_size: int, **arguments: Any) -
 
 
 def _wait(ranks: list[Program]) -> None:
-    """Until all have ended, or ``GRACE`` seconds after one failed: its peers see a closed
-    connection, may well be noticed first, and must not hide the rank that knows why."""
+    """Wait until all have ended, or ``GRACE`` seconds after one failed; report the failures.
+
+    A failed rank's peers see a closed connection. Their failures may be noticed first, and must
+    not hide the rank that knows why.
+    """
     deadline = time.monotonic() + TIMEOUT
     running = ranks
     failed = False

@@ -1,11 +1,11 @@
-"""The written memories step by step, one token at a time: what their chunked forms must equal."""
+"""The written memories, computed one token at a time: the reference for their chunked forms."""
 
 import torch
 from torch import Tensor
 
 
 def _at_start(state: Tensor, new_state: Tensor | float, positions: Tensor | None, t: int) -> Tensor:
-    """``state``, or ``new_state`` in the rows where token t starts a document."""
+    """Return ``state``, with ``new_state`` in the rows where token t starts a document."""
     if positions is None:
         return state
     starts = (positions[:, t] == 0).view(-1, *[1] * (state.dim() - 1))
@@ -13,7 +13,7 @@ def _at_start(state: Tensor, new_state: Tensor | float, positions: Tensor | None
 
 
 def slot(q, k, v, log_decay, state, bank, positions=None):
-    """K and V rows side by side, (B, H, M, K + V)."""
+    """Run slots whose states are K and V side by side, (B, H, M, K + V)."""
     width, ys = q.shape[-1], []
     for t in range(q.shape[1]):
         state = _at_start(state, bank, positions, t)
@@ -25,7 +25,7 @@ def slot(q, k, v, log_decay, state, bank, positions=None):
 
 
 def delta(q, k, v, log_decay, beta, state, positions=None):
-    """S (B, H, K, V)."""
+    """Run the gated delta rule, with a state S (B, H, K, V)."""
     ys = []
     for t in range(q.shape[1]):
         state = _at_start(state, 0.0, positions, t)
@@ -38,8 +38,10 @@ def delta(q, k, v, log_decay, beta, state, positions=None):
 
 
 def erasing_delta(q, k, v, log_decay, gates, state, positions=None):
-    """S (B, H, K, V), with decays (B, T, H, K), and erase and write gates (B, T, H, K + V), or one
-    strength for all (B, T, H)."""
+    """Run the delta rule with decays per channel (B, T, H, K) and a state S (B, H, K, V).
+
+    ``gates``: erase and write gates side by side, (B, T, H, K + V), or one strength (B, T, H).
+    """
     if gates.dim() < k.dim():
         gates = gates.unsqueeze(-1).expand(*k.shape[:-1], k.shape[-1] + v.shape[-1])
     erase, write = gates.split([k.shape[-1], v.shape[-1]], -1)
@@ -53,7 +55,10 @@ def erasing_delta(q, k, v, log_decay, gates, state, positions=None):
 
 
 def phase(q, k, v, log_decay, state, positions=None):
-    """S (B, H, V, K) in complex numbers, transposed at both ends; vectors as [Re, Im]."""
+    """Run the phase memory, with a complex state S (B, H, V, K).
+
+    Arguments and results have complex numbers as [Re, Im] side by side, and S transposed.
+    """
     q, k, v, state = map(_to_complex, (q, k, v, state))
     state, ys = state.mT, []
     for t in range(q.shape[1]):
@@ -65,7 +70,7 @@ def phase(q, k, v, log_decay, state, positions=None):
 
 
 def scan(x, log_decay, state, positions=None):
-    """h (B, D)."""
+    """Run the gated scan, with a state h (B, D)."""
     ys = []
     for t in range(x.shape[1]):
         state = _at_start(state, 0.0, positions, t)
@@ -76,7 +81,7 @@ def scan(x, log_decay, state, positions=None):
 
 
 def mamba2(x, dt, A, B, C, state, positions=None):
-    """h (B, H, P, N); arXiv 2405.21060, equation 2. B and C are of groups of heads."""
+    """Run Mamba-2 (arXiv 2405.21060, equation 2): h (B, H, P, N), B and C of groups of heads."""
     each, ys = x.shape[2] // B.shape[2], []
     for t in range(x.shape[1]):
         state = _at_start(state, 0.0, positions, t)

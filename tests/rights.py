@@ -1,4 +1,4 @@
-"""Root without its right to read and write whatever it likes."""
+"""Take from root its right to read and write any file."""
 
 import ctypes
 import os
@@ -12,13 +12,13 @@ _VERSION_3 = 0x20080522
 
 @contextmanager
 def without_roots_rights() -> Iterator[None]:
-    """Inside, this thread obeys files' permissions, whoever it is."""
+    """Make this thread obey file permissions inside, even as root."""
     get, set_ = _CALLS[os.uname().machine]
     system = ctypes.CDLL(None, use_errno=True).syscall
     header, was = (ctypes.c_uint32 * 2)(_VERSION_3, 0), (ctypes.c_uint32 * 6)()
     assert system(get, header, was) == 0, os.strerror(ctypes.get_errno())
     now = (ctypes.c_uint32 * 6)(*was)
-    now[0] &= ~_ANYTHING  # effective; what is permitted stays, to be taken up again
+    now[0] &= ~_ANYTHING  # the effective set; the permitted set stays, to restore it
     assert system(set_, header, now) == 0, os.strerror(ctypes.get_errno())
     try:
         yield

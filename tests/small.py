@@ -1,4 +1,4 @@
-"""Models as small as they can be and still have of everything more than one."""
+"""The smallest models that still have more than one of everything."""
 
 from typing import Any
 
@@ -23,9 +23,9 @@ WHOLE = {
     "activation": "silu",
     "output_gate": "silu",
 }
-"""A memory with all of the recipe around it."""
+"""A memory with all of the recipe around it: convolution, activation, output gate, ..."""
 BY_CHANNEL = {"kind": "gdn2", "n_heads": 2, "n_value_heads": 4, "expand_v": 2.0, "max_beta": 2}
-"""The same, with gates of channels."""
+"""A memory of the same sizes whose gates are per channel."""
 
 PUBLISHED_RAVEN = {
     "kind": "raven",
@@ -40,11 +40,11 @@ PUBLISHED_RAVEN = {
     "decay_start": "published",
     "router_noise": 1.0,
 }
-"""The settings that docs/memories.md has for the published layer."""
+"""The settings of docs/memories.md that give Raven's published layer."""
 
 
 def small(*kinds: str | dict[str, Any], **settings: Any) -> ModelConfig:
-    """A model of layers of these kinds or objects; ``settings`` beside or instead of those here."""
+    """Return the config of a model with these layers; ``settings`` replace or add to the usual."""
     usual = {
         "layers": [MIXERS.read(_narrow(kind), "layers") for kind in kinds],
         "n_layers": len(kinds),
@@ -61,7 +61,7 @@ def small(*kinds: str | dict[str, Any], **settings: Any) -> ModelConfig:
 
 
 def _narrow(layer: str | dict[str, Any]) -> str | dict[str, Any]:
-    """What a section says nothing of says itself how it is narrow."""
+    """Add its own small settings to a layer whose sizes no section of the config sets."""
     if isinstance(layer, str) and not MIXERS[layer].sections:
         return {"kind": layer} | MIXERS[layer].small_settings
     return layer

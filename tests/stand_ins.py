@@ -1,6 +1,7 @@
-"""Stand-ins for flash-linear-attention's functions on a CPU: its signatures, float64 recurrences.
+"""Stand-ins on a CPU for kernels of flash-linear-attention and mamba_ssm: float64 recurrences.
 
-What they keep for the backward pass has the shapes of the package's; its numbers are their own.
+They have the packages' signatures. The tensors that they keep for the backward pass have the
+packages' shapes, but not their values.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch import Tensor
 from gam_scale.kernels import channel_delta, delta, mamba, mamba2, slot
 
 CALLS: list[str] = []
-"""Names of the functions that were called."""
+"""Names of the stand-ins that were called, in order."""
 
 
 def delta_forward(
@@ -193,7 +194,7 @@ def slot_backward(
 
 
 def mamba_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """``selective_scan_cuda.fwd`` of mamba_ssm: time innermost, float32, states every 2,048."""
+    """``selective_scan_cuda.fwd`` of mamba_ssm: time last, float32, a state per 2,048 tokens."""
     CALLS.append("mamba_forward")
     assert D is z is delta_bias is None and not delta_softplus
     assert all(x.is_contiguous() and x.dtype == torch.float32 for x in (u, delta, A, B, C))
@@ -223,7 +224,7 @@ def _mamba(u, delta, A, B, C) -> Tensor:
 
 
 def mamba2_forward(x, dt, A, B, C, chunk_size, initial_states, seq_idx):
-    """``_mamba_chunk_scan_combined_fwd`` of mamba_ssm: also a y of gated outputs, and parts."""
+    """``_mamba_chunk_scan_combined_fwd`` of mamba_ssm, with None for the results not used."""
     CALLS.append("mamba2_forward")
     assert all(v.is_contiguous() for v in (x, dt, A, B, C, initial_states)) and chunk_size == 256
     assert x.dtype == B.dtype == C.dtype and dt.dtype == A.dtype == torch.float32
@@ -249,7 +250,7 @@ def _ssd(documents: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
-    """Have the operators call these until the test is over."""
+    """Make the operators call the stand-ins until ``patch`` is undone."""
     CALLS.clear()
     patch.setattr(delta, "functions", lambda: (delta_forward, delta_backward))
     channel = (channel_forward, channel_backward, gated_forward, gated_backward)
@@ -263,7 +264,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
 
 
 def _check(ends: Tensor, chunks: Tensor, tensors: list[Tensor]) -> None:
-    """What the kernels take for granted."""
+    """Assert what the kernels rely on: contiguous tensors, and the places of 64-token chunks."""
     assert all(x.is_contiguous() for x in tensors)
     count = 0
     for stretch, length in enumerate(ends.diff().tolist()):
@@ -295,7 +296,7 @@ def _stretched(recurrence, ends: Tensor, q, k, v, g, beta, states) -> tuple[Tens
 
 
 def _slot(ends: Tensor, q, k, v, s, g, keys, values) -> tuple[Tensor, Tensor, Tensor]:
-    """States (N, H, K, M) and (N, H, M, V)."""
+    """Run the slots; the states of keys are (N, H, K, M), those of values (N, H, M, V)."""
     bounds, outputs, last = ends.tolist(), [], []
     assert len(keys) == len(values) == len(bounds) - 1
     for i, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)):
@@ -317,7 +318,7 @@ def _gradients(
         copies = [x.double().requires_grad_() for x in leaves]
         return torch.autograd.grad(function(*copies), copies, _double(*grads))
 
-    # Inside an operator autograd is off, in this thread.
+    # Autograd is off in the thread that runs an operator, so another thread does this.
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(run).result()
     return [grad.to(x.dtype) for grad, x in zip(found, leaves, strict=True)]

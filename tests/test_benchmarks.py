@@ -1,4 +1,4 @@
-"""What benchmarks are asked for is what they measure."""
+"""Benchmarks measure what they are asked for."""
 
 import json
 
@@ -14,7 +14,7 @@ TINY = [*SMALL, "--seq-len", "8", "--batch", "1", "--steps", "1"]
 
 @pytest.fixture
 def printed(monkeypatch, capsys):
-    """``printed(benchmark, words)`` -> what its command line prints, of one eager process."""
+    """``printed(benchmark, *words)`` -> what its command line prints, run without compiling."""
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     for benchmark in (engines, checkpoint):
         monkeypatch.setattr(benchmark, "can_compile", lambda device: (False, "a test"))
@@ -30,12 +30,12 @@ def printed(monkeypatch, capsys):
 
 @pytest.fixture
 def figures(printed):
-    """Of one row, which a parent process reads from the last line."""
+    """``figures(benchmark, *words)`` -> a row's figures, which parents read from the last line."""
     return lambda *typed: json.loads(printed(*typed).splitlines()[-1])
 
 
 def cells(table):
-    """Of a printed table, by row."""
+    """Return the cells of a printed table, by the name of the row."""
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
     return {name: found for name, *found in rows[1:]}
 

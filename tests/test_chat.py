@@ -36,7 +36,7 @@ def tokenizer(prepared_set: Path) -> Tokenizer:
 
 
 class Told:
-    """A model that notes what it is told, and says what it is to say: ids, by how many it read."""
+    """A model that records the ids that it reads, and says given text or ids, then the end."""
 
     def __init__(self, tokenizer: Tokenizer, *says: str | int) -> None:
         self.model = build_model(small("static", vocab_size=tokenizer.vocab_size), seed=1)
@@ -93,7 +93,7 @@ def test_a_template_is_followed_and_turns_cost_their_own_tokens(tokenizer):
 
 
 def test_an_answer_in_other_tokens_is_read_again(tokenizer):
-    """Letter by letter, as no tokenizer writes it."""
+    """The model answers letter by letter, as no tokenizer encodes it."""
     letters = [tokenizer.encode(letter)[-1] for letter in " cat"]
     told = Told(tokenizer, *letters, tokenizer.bos_id, " a tree")
     talk = chat(told, tokenizer, DEFAULT)
@@ -125,7 +125,7 @@ def test_what_is_left_before_its_end_is_what_was_said(tokenizer):
 
 
 def test_the_tool_answers_lines_and_forgets_what_is_too_long(whole, tmp_path):
-    """Standard input is no terminal; a context of 48 tokens ends the second answer's room."""
+    """Standard input is no terminal; the second line is too long for a context of 48 tokens."""
     run = whole(model={"block": "attention", "attention": {"n_heads": 2}}, train={"steps": 4})
     lines = f"the cat\n{'sees ' * 80}\nthe dog\n"
     command = [sys.executable, "tools/generate.py", str(run), "--chat", "--device", "cpu"]
@@ -179,10 +179,10 @@ def test_on_a_terminal_ctrl_c_ends_an_answer_and_ctrl_d_the_chat(whole):
 def until(
     main: int, done: Callable[[bytes], bool], press: Callable[[], object] = lambda: None
 ) -> None:
-    """Read the terminal until ``done`` of what it has shown since.
+    """Read the terminal until ``done`` is true of what it has shown since the call.
 
-    ``press`` is called whenever it is silent for a second: a key between a prompt and its
-    reading is lost, or heard with the next one, and an answer may hold what looks like a prompt.
+    ``press`` is called whenever the terminal is silent for a second: a key pressed after a prompt
+    but before it is read may be lost or come late, and an answer may have what looks like a prompt.
     """
     seen, deadline = b"", time.monotonic() + 100
     while not done(seen):

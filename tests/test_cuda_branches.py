@@ -33,12 +33,12 @@ ELSEWHERE = (
     "tests/train/test_metrics.py",
     "tests/train/test_profile.py",
 )
-"""Where those lines are run that are not run here."""
+"""The test files that run the lines that this file does not."""
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What torch.cuda was asked; tensors for a GPU are made on the CPU."""
+    """The functions of torch.cuda called so far; tensors for a GPU are made on the CPU."""
     made: list[str] = []
     answers = {
         "is_available": True,
@@ -121,7 +121,7 @@ def test_a_block_is_timed_to_its_end(calls):
 
 @pytest.mark.gpu_full
 def test_every_line_for_a_gpu_is_run_by_a_test(tmp_path):
-    """In a process of its own, since only there every line is watched."""
+    """The tests run in a process of their own, which traces lines from its start."""
     seen = tmp_path / "lines.json"
     env = os.environ | {"CUDA_LINES": str(seen), "PYTHONPATH": str(Path(__file__).parent)}
     here = ["tests/test_cuda_branches.py", "-k", "not every_line_for_a_gpu"]

@@ -12,13 +12,13 @@ from gam_scale.plan.gpu_blocks import rows
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("delta",)
-WITHIN = 0.05  # another version of a part of torch fuses a little otherwise
+WITHIN = 0.05  # relative: other versions of torch's parts fuse a little differently
 
 pytestmark = needs.fake_cuda
 
 
 def traced(*arguments):
-    """What ``python -m benchmarks.fake_cuda`` prints, in a process of its own."""
+    """Return what ``python -m benchmarks.fake_cuda`` prints, run in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.fake_cuda", *arguments]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stderr
@@ -26,7 +26,7 @@ def traced(*arguments):
 
 
 def described(row):
-    """What was traced, without what came out."""
+    """Return what a row traced, without the results."""
     keys = ("config", "kind", "recompute", "compiled", "precision", "implementation")
     return tuple(row[key] for key in keys)
 
@@ -62,7 +62,7 @@ def test_the_table_says_that_no_block_is_cut():
 
 @pytest.fixture(scope="module")
 def operators():
-    """Of delta blocks: (of the backward pass, module, operator) -> dtypes of what it takes."""
+    """Of a delta block: (is in the backward pass, module, operator) -> dtypes of its inputs."""
     (found,) = traced("--dtypes", "--kinds", "delta", "--configs", "gam_1b")
     taken = {}
     for backward, module, operator, inputs, _, _ in found["operators"]:
@@ -84,7 +84,7 @@ def test_a_memory_multiplies_in_fp32_or_finer_in_both_passes(operators, backward
     }
     linear = ("memory.qkv", "memory.out")
     exact = {key: dtypes for key, dtypes in products.items() if key[0] not in linear}
-    # The heads' products, beside which their decays are summed.
+    # The heads' products, and the sums of their decays.
     assert exact.pop(("memory", "bmm")) == {"float32", "float64"}, products
     assert exact and all(dtypes == {"float32"} for dtypes in exact.values()), products
     assert all(products[key] == {"bfloat16"} for key in products if key[0] in linear), products

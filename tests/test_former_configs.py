@@ -1,4 +1,4 @@
-"""Configs of before a default changed: the same runs, sweeps and tables as today's."""
+"""Configs saved before a default changed: they mean the same runs, sweeps and tables as today's."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The acceptance run of a GPU: nothing ends it, and on a CPU every check of it runs, shrunk."""
+"""The acceptance run of a GPU: no failure ends it, and on a CPU all its checks run, smaller."""
 
 import json
 import re

@@ -55,13 +55,13 @@ def test_the_rate_follows_its_sources():
     assert rate(**more) / rate() == pytest.approx(math.sqrt(2), rel=0.01)
     huge = {"global_batch_size": 50, "steps": 160}, {"global_batch_size": 100, "steps": 80}
     assert rate(**huge[0]) == rate(**huge[1]), "both are beyond the critical batch"
-    large = {"global_batch_size": 20, "steps": 400}  # 20,480 of 8.2M tokens, where 31,700 are it
+    large = {"global_batch_size": 20, "steps": 400}  # 20,480 of 8.2M tokens; 31,700 is critical
     assert rate(**huge[0]) / rate(**large) == pytest.approx(math.sqrt(31_700 / 20_480), rel=0.01)
 
 
 @pytest.mark.parametrize("parameters", [85e6, 1.2e9])
 def test_the_critical_batch_by_tokens_is_that_by_size_where_both_grow(parameters):
-    """arXiv 2410.21676 fits both, in sequences of 512: they meet at its 20 tokens a parameter."""
+    """arXiv 2410.21676 fits both, in sequences of 512: they meet at 20 tokens per parameter."""
     by_size = 512 * 93.2 * (parameters / 1e6) ** 0.47
     by_tokens = rules.CRITICAL * (20 * parameters) ** rules.CRITICAL_BY_TOKENS
     assert by_tokens == pytest.approx(by_size, rel=0.01)
@@ -80,7 +80,7 @@ def test_the_batch_is_the_published_one_for_the_tokens_that_it_makes():
     for steps in (500, 20_000):
         batch = chosen("global_batch_size", steps=steps, seq_len=64)
         published = 0.58 * (steps * batch * 64) ** 0.571 / 64
-        # Rounded to a power of two, of which the tokens have their part.
+        # The batch is rounded to a power of two, and the tokens change with it.
         assert abs(math.log2(batch / published)) < 0.5
         assert math.log2(batch).is_integer()
     assert chosen("global_batch_size", steps=10) == 1
@@ -173,7 +173,7 @@ def test_a_run_says_what_was_chosen_and_keeps_it(tmp_path, tiny):
     unresolved = from_dict(RunConfig, made("run"))
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert not [key for key in differences(saved, unresolved) if key.startswith("train.")]
-    train(made("run", steps=66))  # longer: a run of its own would have other numbers
+    train(made("run", steps=66))  # longer: a new run would get other numbers
     assert kept("run") == first
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["chosen"]["settings"] == first[1]

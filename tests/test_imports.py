@@ -1,6 +1,6 @@
-"""Imports point one way: the order of rooms, no circle, nothing that runs back up.
+"""Imports point one way: rooms (packages and top modules) have an order, and there is no circle.
 
-``python tests/test_imports.py`` lists what breaks the order, import by import.
+``python tests/test_imports.py`` lists the imports that break the order.
 """
 
 import ast
@@ -33,29 +33,29 @@ ORDER = (
     },
     {"gam_scale"},
 )
-"""Rooms, from the top: each imports from its own row and from those below it."""
+"""Rows of rooms, from the top: a room imports only from its own row and from those below."""
 
 
 def modules() -> dict[str, ast.Module]:
-    """Every module of the package, the tools and the benchmarks, parsed, by its dotted name."""
+    """Parse every module of the package, the tools and the benchmarks, by dotted name."""
     folders = ("gam_scale", "tools", "benchmarks")
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return {_name(path): ast.parse(path.read_text()) for path in paths}
 
 
 def imports(parsed: Mapping[str, ast.Module]) -> dict[str, set[str]]:
-    """What each module imports of the others, inside functions and for type checkers too."""
+    """Return which others each module imports, also inside functions and for type checkers."""
     return {n: _imported(tree, parsed) & parsed.keys() - {n} for n, tree in parsed.items()}
 
 
 def room(module: str) -> str:
-    """``gam_scale.data.rows`` is of ``data``, ``tools.plan`` of ``tools``."""
+    """Return a module's room: ``data`` of ``gam_scale.data.rows``, ``tools`` of ``tools.plan``."""
     first, *rest = module.split(".")
     return rest[0] if first == "gam_scale" and rest else first
 
 
 def circle(graph: Mapping[str, set[str]]) -> list[str]:
-    """Modules that import each other in a ring; none where there is no ring."""
+    """Return modules that import each other in a circle; an empty list if there is none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -64,14 +64,14 @@ def circle(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def back_up(graph: Mapping[str, set[str]]) -> list[tuple[str, str]]:
-    """Imports from a room of a higher row."""
+    """Return the imports from a higher row, as (importer, imported)."""
     row = {name: i for i, names in enumerate(ORDER) for name in names}
     pairs = [(module, each) for module, needed in graph.items() for each in sorted(needed)]
     return [(a, b) for a, b in pairs if row[room(a)] > row[room(b)]]
 
 
 def rooms_of_one_row(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Which rooms import which others of their own row."""
+    """Return which other rooms of its own row each room imports."""
     row = {name: i for i, names in enumerate(ORDER) for name in names}
     needed: dict[str, set[str]] = {name: set() for name in row}
     for module, others in graph.items():

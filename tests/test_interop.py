@@ -1,4 +1,4 @@
-"""Our GAM against what the paper's official code computed, in float64."""
+"""Our GAM against results of the paper's official code, in float64."""
 
 from pathlib import Path
 

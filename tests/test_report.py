@@ -70,7 +70,7 @@ class Structure(HTMLParser):
 
 
 def test_goodput_of_a_run_that_was_restarted(tmp_path):
-    """Finished or not: 20 s of steps in 100 s, 40 s of them to resume, 3 steps done twice."""
+    """Of 100 s, 20 s are steps that count and 40 s resume the run; 3 steps are trained twice."""
     first = {"began": 100.0, "step": 0, "ranks": 2, "job": "7", "again": False, "trained": 110.0}
     second = first | {"began": 170.0, "step": 6, "again": True, "trained": 190.0}
     second |= {"last_step": 9, "last_time": 150.0}
@@ -83,7 +83,7 @@ def test_goodput_of_a_run_that_was_restarted(tmp_path):
         "Steps trained again": "3",
     }.items():
         assert f"<th scope=row>{name}</th><td>{value}</td>" in text
-    assert "Goodput" not in page(tmp_path, [line(12)])  # of an older version
+    assert "Goodput" not in page(tmp_path, [line(12)])  # a run of an older version
 
 
 def test_four_plots_the_figures_and_the_sample(tmp_path):
@@ -220,8 +220,10 @@ def test_a_run_that_has_logged_nothing_has_no_figures_of_training(tmp_path):
     ],
 )
 def test_what_is_said_of_a_model_is_asked_of_it(tmp_path, changes, name):
-    """Of its layers, whether model.block or model.layers names them; a written memory is no bank,
-    and all that was written reaches a prediction."""
+    """The page describes the model's layers, whether model.block or model.layers names them.
+
+    A written memory is no fixed bank, and all that was written reaches a prediction.
+    """
     config = to_dict(from_dict(RunConfig, {"model": changes}))
     (tmp_path / "config.json").write_text(json.dumps(config))
     text = Structure(write_report(tmp_path).read_text()).text

@@ -1,4 +1,4 @@
-"""JSON that is anybody's: what it holds is taken exactly, or refused in one sentence."""
+"""JSON from anybody: its values are taken exactly, or refused in one sentence."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_json_that_no_reader_should_take(text, said, tmp_path):
     (tmp_path / "x.json").write_text(text)
     message = refusal(read_json, tmp_path / "x.json")
     assert said in message and message.startswith(str(tmp_path / "x.json"))
-    if "not valid" not in said:  # as an override, what is not JSON is a bare word
+    if "not valid" not in said:  # an override that is not JSON is a bare word
         assert said in refusal(apply_overrides, {}, [f"a={text}"])
 
 
@@ -74,7 +74,7 @@ def test_files_that_are_not_ordinary_are_refused_and_never_waited_for(tmp_path):
     assert "cannot be read: Not a directory" in refusal(read_regular, "/dev/null/x")
     assert "mem cannot be read: Input/output error" in refusal(read_regular, "/proc/self/mem")
     assert "is not a file name" in refusal(read_regular, "a\0b")
-    for path in (tmp_path, tmp_path / "pipe", "/dev/null"):  # nothing takes their place
+    for path in (tmp_path, tmp_path / "pipe", "/dev/null"):  # no file replaces them
         assert "expected a file" in refusal(write_bytes, path, b"x")
     (tmp_path / "long").write_bytes(b"x" * 11)
     assert "more than 10 bytes" in refusal(read_regular, tmp_path / "long", 10)

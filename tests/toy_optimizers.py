@@ -1,4 +1,4 @@
-"""Optimizers whose states have odd shapes and dtypes, to be had as ``train.optimizer``."""
+"""Optimizers whose states have odd shapes and dtypes; ``train.optimizer`` "toys" uses them."""
 
 import math
 
@@ -10,7 +10,7 @@ from gam_scale.parallel.optimizer import OPTIMIZERS
 
 
 class Toy(torch.optim.Optimizer):
-    """Steps each parameter by :meth:`update`, whose first state :meth:`made` makes."""
+    """Steps each parameter by a subclass's ``update``, on the state that its ``made`` creates."""
 
     def __init__(self, groups: list[dict]) -> None:
         super().__init__(groups, {})
@@ -30,7 +30,7 @@ class Rowwise(Toy):
 
     def __init__(self, groups: list[dict]) -> None:
         super().__init__(groups)
-        # As torch's Muon, which refuses what an engine has flattened.
+        # Like torch's Muon, refuse parameters that an engine has flattened.
         assert all(p.dim() >= 2 for group in self.param_groups for p in group["params"])
 
     def made(self, p):
@@ -42,12 +42,12 @@ class Rowwise(Toy):
         fast, slow = state["averages"]
         fast.lerp_(p.grad, 0.5)
         slow.lerp_(p.grad, 0.05)
-        # As decompositions return theirs, one column after another.
+        # Column after column in memory, as matrix decompositions return their results.
         state["columns"] = p.grad.flatten(1).t().contiguous().t()
         update = (fast + slow + 0.1 * state["columns"].reshape(p.shape)) / (
             state["row"].view(-1, *[1] * (p.dim() - 1)).sqrt() + 1e-8
         )
-        update /= update.norm() * state["count"].sqrt()  # of the whole matrix
+        update /= update.norm() * state["count"].sqrt()  # norm of the whole matrix
         p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
 
 
@@ -62,7 +62,7 @@ def _rowwise(shape):
 
 
 class Signs(Toy):
-    """Elementwise: a momentum in float64 and a count, an int."""
+    """Steps elementwise: it keeps a momentum in float64 and an integer count."""
 
     def made(self, p):
         count = torch.zeros((), dtype=torch.int64, device=p.device)
@@ -87,7 +87,7 @@ SIGNS = Algorithm(
 
 
 def toys(policy):
-    """All three at once, as recipes with an algorithm of their own for matrices have it."""
+    """Choose a parameter's algorithm by its role, as recipes do that treat matrices apart."""
     return {"matrix": ROWWISE, "vector": SIGNS}.get(policy.role, ADAMW)
 
 

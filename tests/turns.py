@@ -1,8 +1,8 @@
-"""A pytest plugin: several processes that take turns at one list of tests, file after file.
+"""A pytest plugin that divides the tests among several processes, file by file.
 
-``python -m pytest --turns FILE`` in each process, all with the same options. Whoever is
-free takes the next file, so that all end at about the same time; a file's tests, and its fixtures,
-stay in one process. FILE counts the turns taken.
+Run ``python -m pytest --turns FILE`` in each process, all with the same options. A process that is
+free takes the next test file as its turn, so that all end at about the same time; a file's tests
+and fixtures stay in one process. FILE holds the number of turns taken.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 WHOLE = ("slurm",)
-"""Folders that are one turn: their cluster is started once."""
+"""Folders that are one turn, so that their cluster is started only once."""
 FIRST = (
     "slurm",
     "plan/test_engines.py",
@@ -30,29 +30,29 @@ FIRST = (
     "train/test_stopping.py",
     "parallel/test_meeting.py",  # leaves threads that wait for ranks, for some seconds
 )
-"""What takes a minute and more: nobody is to begin it when the others are at their end."""
+"""Tests of a minute or more come first: none may begin when the other processes are ending."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where turns are counted."""
+    """Add the option that names the file of turns."""
     parser.addoption("--turns", type=Path, metavar="FILE", help="see tests/turns.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Nothing else where nobody takes turns."""
+    """Register the hooks if ``--turns`` is given."""
     if count := config.option.turns:
         config.pluginmanager.register(Turns(count))
 
 
 class Turns:
-    """The hooks of one of the processes."""
+    """The hooks of a process that takes turns."""
 
     def __init__(self, count: Path) -> None:
         self._count = count
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """As pytest's own loop, over the turns that are this process's."""
+        """Run tests as pytest's own loop does, but only those of this process's turns."""
         if session.testsfailed and not session.config.option.continue_on_collection_errors:
             raise session.Interrupted(f"{session.testsfailed} errors during collection")
         if session.config.option.collectonly:
@@ -70,12 +70,12 @@ class Turns:
         return True
 
     def _taken(self, turns: list[list[pytest.Item]]) -> Iterator[pytest.Item]:
-        """The tests of one turn after another, each turn taken as late as can be."""
+        """Yield the tests of one turn after another, taking each turn as late as possible."""
         while (number := self._next()) < len(turns):
             yield from turns[number]
 
     def _next(self) -> int:
-        """How many turns had been taken, and one more is."""
+        """Take the next turn and return its number, counted from 0 over all processes."""
         with open(self._count, "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             number = int(file.read() or 0)
@@ -85,7 +85,7 @@ class Turns:
 
 
 def turns(items: list[pytest.Item]) -> list[list[pytest.Item]]:
-    """The tests of each file or whole folder, the longest first."""
+    """Group tests into turns, each a file or a whole folder, with the longest ones first."""
     found: dict[str, list[pytest.Item]] = {name: [] for name in FIRST}
     for item in items:
         path = item.path.relative_to(TESTS)

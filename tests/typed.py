@@ -1,7 +1,7 @@
-"""A command that a page shows, checked without being run: its own parser, config and files read it.
+"""Check a command that a page shows without running it: parse its options, load its files.
 
-``checked(words)`` says how, and raises what the command itself would. It knows the commands of this
-project; another program's are None.
+``checked(words)`` raises what the command itself would raise. It returns whether it knows the
+command: it knows those of this project, and no other program's.
 """
 
 import argparse
@@ -23,20 +23,20 @@ from gam_scale.errors import UserError
 from gam_scale.scaling.sweep_spec import read_sweep
 
 PLACEHOLDER = re.compile(r"\b(?:FILE|DIR|RUN|NAME|TEXT|KEY|N)\b")
-"""In a config's name: the reader's own, which nobody can read here."""
+"""Words for the reader's own values; a config whose name has one cannot be loaded here."""
 LAUNCHERS = {"deepspeed", "torchrun", "srun"}
 IN_A_SHELL = {".venv/bin/activate", "slurm/site.sh"}
 
 
 class _Parsed(Exception):
-    """Ends a command once it has read its command line."""
+    """Raised to end a command once it has parsed its command line."""
 
 
 def checked(words: list[str]) -> bool:
-    """Whether this project knows the command; what is wrong with it is raised.
+    """Check a command and return whether it is one of this project's.
 
     Raises:
-        UserError, AssertionError: an option that is not there, a config that does not load, ...
+        UserError, AssertionError: an unknown option, a config that does not load, ...
     """
     environment, words = _split(["1" if word == "N" else word for word in words])
     program, *rest = words

@@ -1,9 +1,9 @@
-"""Programs in processes of their own, forked from one that has imported everything already.
+"""Start programs quickly, as forks of a warm process that has imported everything already.
 
-Importing torch and DeepSpeed takes seconds of a processor, which a test would pay for each rank and
-each command line that it starts. A fork is a process like any other from there on: with its own
-environment, folder, output and death, and it ends as Python ends. What a test of the start itself
-starts (a launcher, the first seconds) is started by hand.
+Importing torch and DeepSpeed takes seconds of CPU time, which a test would pay for each rank and
+each command line that it starts. A fork is a process like any other: it has its own environment,
+working directory, output and exit status, and ends as Python does. Tests of the start itself (a
+launcher, the first seconds) start their programs by themselves.
 
 ``program(argv)`` runs a script as ``python argv[0] argv[1]...`` would.
 """
@@ -26,20 +26,20 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 SEEDS = 2
-"""Warm processes, by turns, so that not all ranks of a job have sets of strings in one order."""
+"""Warm processes; ranks alternate, so that not all have sets of strings in the same order."""
 
 _LOCK = threading.Lock()
 
 
 class Program:
-    """A program under way, and how it ended; see :func:`program`."""
+    """A program that was started by :func:`program`, running or ended."""
 
     def __init__(self, folder: Path, warm: subprocess.Popen, *, leads: bool) -> None:
         self._folder, self._warm, self._leads = folder, warm, leads
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Its status as subprocess has it, or None while it runs."""
+        """Return its exit status as subprocess does, or None while it runs."""
         status = self._folder / "status"
         if self.returncode is None and status.exists():
             self.returncode = os.waitstatus_to_exitcode(int(status.read_text()))
@@ -47,10 +47,10 @@ class Program:
         return self.returncode
 
     def wait(self, seconds: float) -> int:
-        """Its status; it is killed where it takes longer.
+        """Wait for its end and return its status; kill it after ``seconds``.
 
         Raises:
-            subprocess.TimeoutExpired: it was.
+            subprocess.TimeoutExpired: it was killed.
         """
         until = time.monotonic() + seconds
         while (status := self.poll()) is None:
@@ -62,16 +62,16 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Of the program itself, once it has been forked."""
+        """The program's own process id; waits until it has been forked."""
         while not (note := self._folder / "pid").exists():
             self.poll()
             time.sleep(0.005)
         return int(note.read_text())
 
     def kill(self) -> None:
-        """SIGKILL, to all that it has started too where it leads a group; returns once it ended."""
+        """Send SIGKILL, to its whole process group if it leads one; return once it has ended."""
         while self.poll() is None:
-            with suppress(ProcessLookupError):  # it ends right now, or does not lead yet
+            with suppress(ProcessLookupError):  # it is ending, or leads no group yet
                 (os.killpg if self._leads else os.kill)(self.pid, signal.SIGKILL)
             time.sleep(0.005)
 
@@ -82,7 +82,7 @@ class Program:
 
     @property
     def err(self) -> str:
-        """Likewise, of its standard error."""
+        """What it has written to its standard error so far."""
         return (self._folder / "err").read_text(errors="replace")
 
 
@@ -102,10 +102,11 @@ def program(
     number: int = 0,
     leads: bool = False,
 ) -> Program:
-    """Start ``argv``; of several of one job, each has its ``number``.
+    """Start a script with its arguments, ``argv``, and return at once.
 
     Args:
-        leads: a process group of its own, so that what it starts is killed with it.
+        number: its number among the programs of one job, such as its rank.
+        leads: whether it leads a process group of its own, so that what it starts is killed too.
     """
     folder = Path(tempfile.mkdtemp(prefix="program", dir=_folder().name))
     request = {"argv": list(map(str, argv)), "cwd": str(cwd), "folder": str(folder), "leads": leads}
@@ -119,14 +120,14 @@ def program(
 
 
 def run(argv: Sequence[object], *, seconds: float = 300, **options: object) -> Done:
-    """Wait for the program's end, too."""
+    """Start a program as :func:`program` does and wait for its end."""
     started = program(argv, **options)
     return Done(started.wait(seconds), started.out, started.err)
 
 
 @cache
 def _warm(seed: int) -> subprocess.Popen:
-    """The process that forks, started when first asked for."""
+    """Return the process that forks, started at the first call."""
     warm = subprocess.Popen(
         [sys.executable, __file__],
         stdin=subprocess.PIPE,
@@ -140,12 +141,12 @@ def _warm(seed: int) -> subprocess.Popen:
 
 @cache
 def _folder() -> tempfile.TemporaryDirectory:
-    """Of all programs, removed at the end."""
+    """Return the folder of all programs' files, removed at the end."""
     return tempfile.TemporaryDirectory(prefix="programs")
 
 
 def _serve() -> dict:
-    """Fork for each line of standard input; returns in the forks alone, with their requests."""
+    """Fork for each request on standard input; return only in a fork, with its request."""
     import deepspeed  # noqa: F401
     import matplotlib.figure  # noqa: F401
     import pytest  # noqa: F401
@@ -157,18 +158,18 @@ def _serve() -> dict:
     import gam_scale.train.pretrain  # noqa: F401
 
     sys.stdout.flush()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whose end is that of the tests
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # this process ends with the tests
     for line in sys.stdin:
         request = json.loads(line)
         _reap()
         if os.fork() == 0 and _keep(Path(request["folder"])):
             return request
-    _reap()  # so that their time is known as this process's
+    _reap()  # so that their CPU time counts as this process's
     os._exit(0)
 
 
 def _keep(folder: Path) -> bool:
-    """Fork once more: true in the child; the parent waits for it and notes how it ended."""
+    """Fork again and return True in the child; the parent notes its pid and status, and exits."""
     child = os.fork()
     if child == 0:
         return True
@@ -179,7 +180,7 @@ def _keep(folder: Path) -> bool:
 
 
 def _write(path: Path, number: int) -> None:
-    """At once, for whoever looks meanwhile."""
+    """Write a number atomically: others may read the file at any time."""
     path.with_suffix(".tmp").write_text(str(number))
     path.with_suffix(".tmp").rename(path)
 
@@ -191,7 +192,7 @@ def _reap() -> None:
 
 
 def _become(argv: list[str], cwd: str, folder: str, leads: bool, env: dict[str, str]) -> None:
-    """Be the program, whose end is then that of this process."""
+    """Turn this process into the program, and end as the program ends."""
     import runpy
 
     import numpy as np
@@ -205,7 +206,7 @@ def _become(argv: list[str], cwd: str, folder: str, leads: bool, env: dict[str, 
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    np.random.seed()  # Python's own does so by itself, and torch's is the same in each process
+    np.random.seed()  # a fork reseeds Python's own; torch's seed is the same in any process
     sys.argv[:], sys.path[0] = argv, str(Path(argv[0]).parent)
     runpy.run_path(argv[0], run_name="__main__")
 

@@ -1,4 +1,4 @@
-"""Whole runs inside the tests' process: to train one, to kill one, to compare two."""
+"""Train, kill and compare whole runs inside the tests' process."""
 
 import math
 import threading
@@ -24,18 +24,18 @@ from gam_scale.train.saver import WRITER
 from gam_scale.train.uploads import UPLOADER
 
 _HOOKS: list[Hook] = []
-"""Of the runs that are trained meanwhile."""
+"""Hooks that :func:`train` adds to a run; see :func:`hooked`."""
 
 
 def train(config: dict, *, fresh: bool = False, anneal: int = 0) -> None:
-    """As tools/pretrain.py does with ``config`` in a file."""
+    """Train as tools/pretrain.py does with ``config`` in a file."""
     parsed = from_dict(RunConfig, config)
     check(parsed)
     pretrain(parsed, fresh=fresh, hooks=list(_HOOKS), anneal=anneal)
 
 
 def measured(prefix: str, run: Path) -> dict[int, dict[str, float]]:
-    """By step, what a run's line has under keys that begin so, where it has any."""
+    """Return the logged values whose keys begin with ``prefix``, by step, where there are any."""
     lines = read_metrics(run / "metrics.jsonl")
     found = {
         line["step"]: {k: v for k, v in line.items() if k.startswith(prefix)} for line in lines
@@ -45,7 +45,7 @@ def measured(prefix: str, run: Path) -> dict[int, dict[str, float]]:
 
 @contextmanager
 def hooked(*hooks: Hook) -> Iterator[None]:
-    """Runs inside have these hooks, too."""
+    """Add these hooks to the runs trained inside."""
     before = len(_HOOKS)
     _HOOKS.extend(hooks)
     try:
@@ -55,7 +55,7 @@ def hooked(*hooks: Hook) -> Iterator[None]:
 
 
 class After(Hook):
-    """Does something once a step is over."""
+    """Calls an action once a step is over, unless that step ended the run."""
 
     def __init__(self, step: int, action: Callable[[], object]) -> None:
         self._step, self._action = step, action
@@ -66,7 +66,7 @@ class After(Hook):
 
 
 class Setting(Hook):
-    """Sets attributes of the run's hook of one kind, before it starts."""
+    """Sets attributes of the run's only hook of one type when training starts."""
 
     def __init__(self, kind: type[Hook], **values: object) -> None:
         self._kind, self._values = kind, values
@@ -79,13 +79,13 @@ class Setting(Hook):
 
 
 def after_step(step: int, action: Callable[[], object]) -> AbstractContextManager[None]:
-    """Runs inside do ``action`` once ``step`` is done."""
+    """Make runs trained inside call ``action`` once ``step`` is done."""
     return hooked(After(step, action))
 
 
 @contextmanager
 def spoiled(*steps: int) -> Iterator[None]:
-    """The gradients of these steps, counted from 1 over all runs inside, are no numbers."""
+    """Put NaN into the gradients of these steps, counted from 1 over all runs inside."""
     done, original = [], PlainStrategy.backward
 
     def backward(self, batch, scale, *, last):
@@ -102,7 +102,7 @@ def spoiled(*steps: int) -> Iterator[None]:
 
 @contextmanager
 def killed_after(step: int) -> Iterator[None]:
-    """The run inside ends once ``step`` is done, as a killed process does."""
+    """End the run inside once ``step`` is done, as if its process were killed."""
 
     class Death(BaseException):
         pass
@@ -112,19 +112,19 @@ def killed_after(step: int) -> Iterator[None]:
 
     with after_step(step, die), pytest.raises(Death):
         yield
-    for thread in threading.enumerate():  # a process takes its threads along
+    for thread in threading.enumerate():  # none outlives a killed process
         if thread.name in (WRITER, UPLOADER):
             thread.join()
 
 
 def last_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
-    """Parameters and states of a run's newest checkpoint, by kind and name."""
+    """Return the parameters and states of a run's newest checkpoint, by ``kind.name``."""
     tensors = CanonicalTensors(CheckpointStore(run_dir / "checkpoints").latest())
     return {key: whole(tensors, key) for key in tensors.tensors}
 
 
 def assert_equal_runs(one: Path, other: Path, curve: Callable[[Path], list[dict]]) -> None:
-    """Losses, weights and moments, bit for bit."""
+    """Assert that two runs have equal losses, weights and moments, bit for bit."""
     assert curve(one) == curve(other)
     ours, theirs = last_tensors(one), last_tensors(other)
     assert ours.keys() == theirs.keys()
@@ -133,7 +133,7 @@ def assert_equal_runs(one: Path, other: Path, curve: Callable[[Path], list[dict]
 
 
 def reseal(checkpoint: Path) -> None:
-    """Give a checkpoint that was changed the right sums, as who means harm would."""
+    """Give a changed checkpoint valid checksums, as an attacker would."""
     files = [path for path in checkpoint.iterdir() if path.name != CHECKSUMS]
     sums = {path.name: checksum(path) for path in files}
     write_json(checkpoint / CHECKSUMS, {"format": 2, "files": sums, "seal": seal(sums)})

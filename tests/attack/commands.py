@@ -1,4 +1,4 @@
-"""Command lines run for an attack, and what every one of them must end with."""
+"""Run command lines for an attack, and judge how each of them ends."""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ ENVIRONMENT = {
     "WANDB_MODE": "offline",
 }
 SECONDS = 100
-"""After which a command line hangs: each takes one or two."""
+"""After this long a command line counts as hanging; each takes one or two seconds."""
 AT_ONCE = 2
 
 
@@ -34,7 +34,7 @@ class Done:
 
     @property
     def fault(self) -> str:
-        """What no input may lead to; empty: it did the work, or refused it in one sentence."""
+        """What is wrong with this end; empty if it did the work, or refused it in one sentence."""
         said = [line for line in self.err.splitlines() if line.startswith("error: ")]
         if self.status is None:
             return f"hangs: not ended after {SECONDS} s"
@@ -53,7 +53,7 @@ class Commands:
     """Runs tools/*.py, each in a process of its own."""
 
     def run(self, cwd: Path, tool: str, *arguments: str, as_anybody: bool = False) -> Done:
-        """One command line, typed in folder ``cwd``; ``as_anybody``: without root's rights."""
+        """Run a command line in folder ``cwd``, without root's rights if ``as_anybody``."""
         rights = "anybody" if as_anybody else "own"
         argv = [LIMITED, rights, ROOT / "tools" / f"{tool}.py", *arguments]
         started = warm.program(argv, cwd=cwd, env=os.environ | ENVIRONMENT, leads=True)
@@ -64,6 +64,6 @@ class Commands:
 
 
 def in_parallel(function: Any, cases: Sequence[Any]) -> list[Any]:
-    """``function`` of every case, a few at a time."""
+    """Return ``function(case)`` for every case, computed a few at a time."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(function, cases))

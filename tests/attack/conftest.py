@@ -5,11 +5,11 @@ import pytest
 
 @pytest.fixture(scope="session")
 def n_attacks(request: pytest.FixtureRequest) -> int:
-    """Cases of each kind."""
+    """The least number of cases of each kind."""
     return request.config.getoption("--attacks")
 
 
 @pytest.fixture(scope="session")
 def attack_seed(request: pytest.FixtureRequest) -> int:
-    """Which cases they are."""
+    """The seed that chooses the cases."""
     return request.config.getoption("--attack-seed")

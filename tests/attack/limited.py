@@ -1,6 +1,6 @@
-"""A command line of tools/*.py that may ask for anything and takes the machine along with nothing.
+"""Run a command line of tools/*.py with limits, so that it cannot harm the machine.
 
-``python limited.py RIGHTS TOOL ARGUMENTS...``: RIGHTS is ``anybody`` for a process without root's.
+``python limited.py RIGHTS TOOL ARGUMENTS...``: RIGHTS is ``anybody`` to run it without root's.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from typing import Any
 from rights import without_roots_rights
 
 MOST_BYTES = 4 << 30
-"""Of memory that it may allocate: whoever asks for more was given an absurd size."""
+"""The memory that it may allocate; only a command given an absurd size asks for more."""
 
 
 def main(rights: str, *argv: str) -> None:
-    """Become the command line; never returns."""
+    """Become the command line and never return."""
     status: Any = 1
     try:
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
@@ -38,7 +38,7 @@ def main(rights: str, *argv: str) -> None:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(status)  # of hundreds, none has to end as neatly as Python does
+        os._exit(status)  # quicker than Python's own exit, and there are hundreds
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What anybody, or a bad disk, may make of a file, of a value in a JSON file, of a flag."""
+"""What users or a bad disk may do to a file, to a value in a JSON file, and to a flag."""
 
 import json
 import os
@@ -14,17 +14,17 @@ VALUES: list[Any] = [
     *(float("nan"), float("inf"), "x", "nan", "..", "../x", "pipe", "data", "a\nb", "a\0b"),
     *("x" * 5000, "\ud800", "{}", "%s", "--help", " "),
 ]
-"""In the place of any value of a JSON file."""
+"""What may replace any value of a JSON file."""
 WORDS = [
     *("", " ", "-1", "0", "1", "1.5", "1e30", "1e999", "nan", "-inf", "0x10", "9" * 30, "1" * 5000),
     *("x", "..", "../x", "pipe", "data", "no/such", "a\nb", "\udcff", "x" * 5000),
     *("[" * 1000, "{}", "a=b", "1,2", ",", ":", "0-0:0-0", "cuda", "%s", "\u202e", "*"),
 ]
-"""As the value of any flag."""
+"""What may be the value of any flag."""
 
 
 def leaves(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The path of every value in parsed JSON, containers included."""
+    """Yield the path of every value in parsed JSON, containers included."""
     yield path
     inner = {dict: dict.items, list: enumerate}.get(type(value), lambda _: ())
     for key, item in inner(value):
@@ -32,7 +32,7 @@ def leaves(value: Any, path: tuple = ()) -> Iterator[tuple]:
 
 
 def replaced(value: Any, path: tuple, new: Any) -> Any:
-    """A copy of parsed JSON with another value at ``path``."""
+    """Return a copy of parsed JSON with the value ``new`` at ``path``."""
     if not path:
         return new
     copy = value.copy()
@@ -41,10 +41,10 @@ def replaced(value: Any, path: tuple, new: Any) -> Any:
 
 
 def mutate_file(path: Path, rng: Random) -> str:
-    """Damage a file in some way; says which."""
+    """Damage a file in a random way and return which."""
     kinds: dict[str, Callable[[Path, Random], str]] = dict(_ANY)
     if path.suffix in (".json", ".jsonl"):
-        # Most of what a JSON file can say wrongly is said by its values.
+        # Most mistakes in a JSON file are in its values: half of the damage or so is to them.
         kinds |= {f"a value of JSON {i}": _json_value for i in range(len(_ANY))} | _JSON
     name = rng.choice(sorted(kinds))
     return kinds[name](path, rng) or name

@@ -1,7 +1,7 @@
-"""Every file of a run and of a data set damaged, every setting and flag set to anything, by seed.
+"""Attack every file of a run and of a data set with damage, every setting and flag with any value.
 
-Whatever it is, a command line does the same work as without the damage, or says one sentence and
-exits with 2: no traceback, no hang, no success that means something else. ``--attacks N`` sets how
+In every case, a command line must do the same work as without the damage, or print one sentence and
+exit with 2: no traceback, no hang, no success that means something else. ``--attacks N`` sets how
 many cases of each kind are tried, every setting and flag at least once; ``--attack-seed`` which.
 """
 
@@ -30,13 +30,13 @@ STEPS, MORE_STEPS = 4, 6
 
 @dataclass(frozen=True)
 class Workshop:
-    """What was made once, and is copied for every case: a run, its data, what tools read."""
+    """A run, its data and what else tools read, made once and copied for every case."""
 
     folder: Path
     commands: Commands
 
     def case(self, name: str) -> Path:
-        """A folder of its own with copies of ``run``, ``data``, ``given`` and ``config.json``."""
+        """Make a folder: copies of ``run``, ``data``, ``given`` and ``config.json``, and a pipe."""
         folder = shutil.copytree(self.folder / "origin", self.folder / name)
         os.mkfifo(folder / "pipe")
         return folder
@@ -56,7 +56,7 @@ def workshop(tmp_path_factory, prepared_set) -> Workshop:
 
 
 def make_given(origin: Path, tools: Commands) -> None:
-    """Make the folder ``given``: what people bring, from other programs and of their own."""
+    """Make the folder ``given``: files that users bring, their own or from other programs."""
     given = origin / "given"
     given.mkdir()
     done = tools.run(
@@ -82,7 +82,7 @@ def make_given(origin: Path, tools: Commands) -> None:
 
 
 def csv_rows() -> Iterator[str]:
-    """A sweep's results by an exact law."""
+    """Yield the lines of a sweep's results, whose losses follow a law exactly."""
     yield "params,tokens,loss,flops,family"
     for params in (1e5, 2e5, 4e5, 8e5, 1.6e6):
         for tokens in (1e6, 2e6, 4e6, 8e6):
@@ -143,17 +143,17 @@ READ_GIVEN = {
     "sweep.json": ("sweep", "plan", "--sweep", "given/sweep.json", "--out", "sweep"),
     "runs.csv": REPORT,
 }
-"""What reads each of the things that people bring."""
+"""The command line that reads each entry of the folder ``given``."""
 
 
 def curve(run: Path) -> list[dict]:
-    """The logged lines of a run, without what depends on the clock."""
+    """Return a run's logged lines, without the values that depend on the clock."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [{key: line.get(key) for key in COMPARED} for line in lines]
 
 
 def meaning(folder: Path, command: tuple[str, ...], done: Done) -> object:
-    """What a command line that succeeded has done: equal for equal work."""
+    """Return what a successful command line has done, in a form that is equal for equal work."""
     if command == RESUME:
         return curve(folder / "run")[-(MORE_STEPS - STEPS) :]
     if command == ANEW:
@@ -170,9 +170,9 @@ def run_file_attacks(
     n_attacks: int,
     seed: int,
 ) -> list[str]:
-    """Damage files below the copies' folder ``part``; the cases that ended as none may.
+    """Damage files below ``part`` in copies; return a report of each case, empty if it ended well.
 
-    ``readers`` of a file are the command lines of which one then runs.
+    ``readers(file)`` are the command lines of which one then runs.
     """
     origin = workshop.folder / "origin" / part
     files = sorted(path.relative_to(origin) for path in origin.rglob("*") if path.is_file())
@@ -191,7 +191,8 @@ def run_file_attacks(
         how = mutate_file(folder / part / file, rng)
         done = workshop.commands.run(folder, *command, as_anybody=True)
         fault = done.fault
-        if not fault and done.status == 0 and file.suffix != ".jsonl":  # whose lines are compared
+        # A damaged .jsonl may change the very lines that are compared.
+        if not fault and done.status == 0 and file.suffix != ".jsonl":
             now = meaning(folder, command, done)
             fault = "" if now == wanted[command] else "success with another meaning"
         shutil.rmtree(folder)
@@ -206,7 +207,7 @@ def _report(number: int, what: str, command: tuple[str, ...], fault: str, done: 
 
 
 def check(kind: str, reports: list[str]) -> None:
-    """Fail with all cases that ended as none may."""
+    """Fail with the reports of all cases that did not end well."""
     bad = [text for text in reports if text]
     if bad:
         summary = f"{kind}: {len(bad)} of {len(reports)} cases end as none may"
@@ -257,7 +258,7 @@ def test_any_value_of_a_config(workshop, n_attacks, attack_seed):
 
 
 def _what_was_written(done: Done, config: dict, place: tuple, asked: object) -> str:
-    """What is wrong with the config.json of a run for which ``asked`` stood at ``place``."""
+    """Return what is wrong with a run's config.json, if ``asked`` was given at ``place``."""
     if done.status == 2:
         return "refused after the run directory was made"
     for key in place:
@@ -283,20 +284,20 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "scaling_report": REPORT,
     "reproduce_paper": ("reproduce_paper", "--table", "1", "--wikitext2", "none", "--out", "paper"),
 }
-"""A command line of every tool that works in a case's folder; the last one asks for too much."""
+"""A command line of every tool, for a case's folder: all succeed but the last, which is refused."""
 SUBCOMMANDS = {"convert_checkpoint": 1}
-"""Words before the flags' own."""
+"""The number of words between a tool's name and its flags."""
 
 
 def flags(workshop: Workshop, tool: str) -> list[str]:
-    """Those that a tool's own help names."""
+    """Return the flags that a tool's own help lists."""
     words = TOOLS[tool][1 : 1 + SUBCOMMANDS.get(tool, 0)]
     text = workshop.commands.run(workshop.folder, tool, *words, "--help").out
     return sorted(set(re.findall(r"^ +(?:-\w, )?(--[a-z][\w-]*)", text, re.MULTILINE)) - {"--help"})
 
 
 def with_flag(command: tuple[str, ...], flag: str, word: str) -> tuple[str, ...]:
-    """A command line in which ``flag`` has another value, or has one as well."""
+    """Return a command line in which ``flag`` has the value ``word``, replaced or added."""
     if flag in command:
         place = command.index(flag) + 1
         return (*command[:place], word, *command[place + 1 :])

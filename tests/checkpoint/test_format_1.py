@@ -1,6 +1,6 @@
-"""A checkpoint of format 1, as the code that wrote this format left it, resumes as it did there.
+"""A checkpoint written in format 1, by the code of that format, resumes with the same losses.
 
-tests/golden/format_1 was written by two ranks of ZeRO stage 3, which cut tensors amid rows.
+tests/golden/format_1 was written by two ranks of ZeRO stage 3, which cut tensors within rows.
 """
 
 from pathlib import Path
@@ -12,11 +12,11 @@ from ranks import run_ranks
 
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "format_1" / "step-00000003"
 LOSSES = [3.905597686767578, 3.915393829345703, 3.9306650161743164]
-"""Of the next steps, by the code that wrote it."""
+"""Losses of the steps after the checkpoint, by the code that wrote it."""
 
 
 def resumed(world, engines):
-    """Per engine: losses of the steps after the checkpoint."""
+    """Return, by engine, the losses of the steps after the checkpoint."""
     from gam_scale.checkpoint.restore import restore
     from gam_scale.checkpoint.state import load_state
     from gam_scale.checkpoint.store import load_config_of
@@ -36,7 +36,7 @@ def resumed(world, engines):
 
 
 def loss(strategy, number):
-    """Of a step on made-up tokens."""
+    """Train a step on random tokens, drawn with the seed ``number``; return its loss."""
     from gam_scale.data.packing import Batch
     from gam_scale.model.layout import Layout
     from gam_scale.train.step import train_step

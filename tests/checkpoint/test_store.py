@@ -41,7 +41,7 @@ def test_loading_takes_one_part_at_a_time(tmp_path):
     store = save(tmp_path, 1, model_and_optimizer, n_ranks=2)
     parts = [shard.own_part() for shard in shards_of(*model_and_optimizer, rank=1, n_ranks=3)]
     tensors = CanonicalTensors(store.latest())
-    # A rank of another number of ranks: its ranges lie across the files.
+    # The reader is one of 3 ranks, and the files are of 2: its parts lie across them.
     assert allocated_at_most(lambda: tensors.load_into(parts)) == max(p.data.nbytes for p in parts)
 
 
@@ -171,7 +171,7 @@ def test_a_full_disk_is_said_and_leaves_the_last_good_one(tmp_path, monkeypatch)
 
 
 def test_a_commit_waits_for_no_shard_again(tmp_path, monkeypatch):
-    """Their writers have, each for its own."""
+    """The writer of each shard has already synced it to the disk."""
     synced, sync = [], files.sync
     monkeypatch.setattr(files, "sync", lambda path: (synced.append(path.name), sync(path)))
     save(tmp_path, 1, n_ranks=2)

@@ -1,4 +1,4 @@
-"""A checkpoint is believed once it fits together: what is damaged or forged is named."""
+"""A checkpoint is trusted only if all of it fits together; what is damaged or forged is named."""
 
 import json
 import os
@@ -32,7 +32,7 @@ SHARDS = ("shard-00000-of-00002.safetensors", "shard-00001-of-00002.safetensors"
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
-    """A checkpoint of two ranks."""
+    """Save a checkpoint of two ranks; return its path."""
     return save(tmp_path_factory.mktemp("sound"), 3, n_ranks=2).latest()
 
 
@@ -42,7 +42,7 @@ def path(sound, tmp_path) -> Path:
 
 
 def load(path: Path) -> None:
-    """As every tool does."""
+    """Load a checkpoint as every tool does."""
     verify_checkpoint(path)
     load_state(path)
     load_model(path, small_model())
@@ -179,7 +179,7 @@ def test_a_shard_that_is_no_safetensors_file_is_refused(path, content):
 
 @pytest.mark.parametrize("name", ["checksums.json", "index.json", "state.json", "config.json"])
 def test_damaged_json_is_refused_whatever_it_is(path, name):
-    """A seeded share of all bytes, one flipped at a time, and other JSON in the file's place."""
+    """Other content replaces the file, or one bit is flipped in one of 40 sampled bytes."""
     good, rng = (path / name).read_bytes(), random.Random(0)
     for content in (b"", b"{}", b"[]", b"null", b"7", b'{"a": 1}', b"[" * 100_000, b"\xff"):
         (path / name).write_bytes(content)
@@ -211,7 +211,7 @@ def test_checkpoints_of_format_1_stay_readable(path):
 
 @pytest.fixture
 def former(path) -> Path:
-    """The same checkpoint as the first format had it: ranges alone, and one count of steps."""
+    """Rewrite the checkpoint in format 1: parts are ranges, and there is one count of steps."""
     tensors = {}
     for file in sorted(path.glob("*.safetensors")):
         kept = {k: v.flatten() for k, v in load_file(file).items() if not k.startswith("step.")}
@@ -240,7 +240,7 @@ def test_tensors_of_format_1_stay_readable(sound, former):
 
 
 def test_an_optimizer_goes_on_from_format_1(sound, former):
-    """Its count of steps was one for all, in the train state."""
+    """Format 1 has a single count of steps for all parameters, in the train state."""
     alone, results = World(0, 1, 0, 1, torch.device("cpu")), []
     for checkpoint in (sound, former):
         model = small_model()
@@ -301,7 +301,7 @@ def carried(path: Path) -> Path:
 
 
 def test_a_rank_that_cannot_write_its_part_spoils_the_checkpoint(tmp_path, monkeypatch):
-    """Also where the library says it in its own way, as of a full disk."""
+    """safetensors may report a full disk by an exception of its own."""
     alone, store = World(0, 1, 0, 1, torch.device("cpu")), CheckpointStore(tmp_path)
     model, optimizer = trained()
     states = {"a": torch.ones(3, 2)}
@@ -381,7 +381,7 @@ def test_fall_back_helps_whatever_a_damaged_list_looks_like(tmp_path, content):
 
 @pytest.mark.parametrize("name", ["index.json", "state.json", "checksums.json"])
 def test_fall_back_helps_where_a_file_cannot_be_read(tmp_path, name):
-    """As on a disk that fails: /proc/self/mem is an ordinary file whose first byte is an EIO."""
+    """/proc/self/mem stands for a file on a failing disk: reading its first byte fails (EIO)."""
     store, alone = save(tmp_path, 1), World(0, 1, 0, 1, torch.device("cpu"))
     save(tmp_path, 2)
     (store.path(2) / name).unlink()

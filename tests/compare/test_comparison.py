@@ -1,4 +1,4 @@
-"""Whole comparisons at toy size: stages, results that are kept, pages from rows alone."""
+"""Test whole comparisons at toy size: stages, kept results, and pages made from rows alone."""
 
 import itertools
 import json
@@ -70,7 +70,7 @@ def written(tmp_path: Path, values: dict) -> Path:
 
 
 def train_here(comparison: Comparison, most: int = 99) -> int:
-    """Train what is missing in this process, at most so many cells; how many there were."""
+    """Train missing cells in this process, at most ``most``; return how many were trained."""
     done = 0
     trainers = {
         "gam_scale.train.in_turn": lambda path: train_in_turn([str(path)]),
@@ -89,7 +89,7 @@ def train_here(comparison: Comparison, most: int = 99) -> int:
 def test_tasks_are_learned_at_every_rate_and_by_further_seeds_at_the_best(run_tool, tmp_path):
     spec, out = written(tmp_path, TASK), tmp_path / "out"
     comparison = Comparison(read_spec(spec), out)
-    # Two rates, of which the best is at an end: one more. Then the second seed.
+    # The best of two rates is always at an end, so one more is tried. Then the second seed.
     assert train_here(comparison, most=4) == 4 and train_here(comparison) == 5 * 4 - 4
     rows = comparison.rows()
     groups = {(r["task"], r["model"], r["width"]) for r in rows}
@@ -149,7 +149,7 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     rows = comparison.rows()
     tuned = [r for r in rows if r.get("stage") == "tune"]
     full = [r for r in rows if r.get("stage") == "full"]
-    assert len(tuned) == 6 and len(full) == 3  # each with one rate beyond two
+    assert len(tuned) == 6 and len(full) == 3  # two rates each and one beyond
     for row in (r for r in full if r["seed"] == 0):
         losses = {r["lr"]: r["val_loss"] for r in tuned if r["model"] == row["model"]}
         assert losses[row["lr"]] == min(losses.values())
@@ -172,7 +172,7 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     assert (to / "report.md").read_text() == page and "Loss by position, 32 tokens" in page
     assert "| static | delta |" in re.sub(r" +", " ", page), "tokens to equal loss"
 
-    lost = tmp_path / "lost"  # a machine later: the page's rows are all there is
+    lost = tmp_path / "lost"  # on a later machine only the page's rows exist
     assert run_tool("compare", "run", "--spec", spec, "--out", lost, "--to", out / "page") == 0
     assert not (lost / "runs").exists()
     assert Comparison(read_spec(spec), lost).rows() == read_rows(results, ["model"]) == rows
@@ -186,7 +186,7 @@ def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_s
     halves = TEXT["set"] | {"train": TEXT["set"]["train"] | {"precision": "bf16"}}
     other = read_spec(written(tmp_path, TEXT | {"data": str(prepared_set), "set": halves}))
     with pytest.raises(UserError, match="-full-.* has another train.precision than"):
-        Comparison(other, lost).rows()  # those that tune may be of another one
+        Comparison(other, lost).rows()  # tuning runs may have another precision
     other = read_spec(written(tmp_path, TEXT | {"data": str(prepared_set), "tune_tokens": 300}))
     with pytest.raises(UserError, match="has another train.steps than .* another --out"):
         Comparison(other, lost).rows()
@@ -259,7 +259,7 @@ def test_a_run_that_diverged_is_the_last_and_no_measure():
 
 
 def test_tokens_to_the_loss_at_which_another_ended():
-    curve = [(250, 4.0), (500, math.nan), (750, 3.5)]  # 3.25 halfway to the last loss, 3.0
+    curve = [(250, 4.0), (500, math.nan), (750, 3.5)]  # 3.25 is halfway to the last loss, 3.0
     common = {"seed": 0, "tokens": 1000, "tokens_per_s": 10, "val_loss": 3.0, "val_curve": curve}
     full = {
         "adamw": [common | {"val_loss": 3.25}],
@@ -271,7 +271,7 @@ def test_tokens_to_the_loss_at_which_another_ended():
     table = {row[0]: row[1:] for row in text_tables.equal_loss(full, spec).rows}
     assert table.keys() == {"muon", "slow"}, "adamw is set against no other"
     assert table["muon"][:4] == ["adamw", "3.2500", "875 ± 0", "0.88"]
-    assert table["muon"][4:] == ["131 ± 62", "1.31"]  # 87.5 s and 175 s of 100 s
+    assert table["muon"][4:] == ["131 ± 62", "1.31"]  # 87.5 s and 175 s, where adamw took 100 s
     assert table["slow"] == ["adamw", "3.2500", *["not reached"] * 4]
     assert text_tables.equal_loss(full, TextSpec(models=dict.fromkeys(full, ModelEntry()))) is None
 
@@ -317,7 +317,7 @@ def test_shipped_files_make_models_of_one_size(path, tmp_path):
         return
     shared = {"vocab_size": 4096, **spec.set.get("model", {})}
     sizes = [sized(name, entry, shared, spec.size) for name, entry in spec.models.items()]
-    if path.name == "transfer.json":  # widths whose models are four times as large
+    if path.name == "transfer.json":  # each width has four times the parameters
         for kind in ("gam_delta", "transformer"):
             its = [s.parameters for name, s in zip(spec.models, sizes, strict=True) if kind in name]
             assert [round(b / a) for a, b in itertools.pairwise(its)] == [4, 4]

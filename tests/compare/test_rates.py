@@ -1,4 +1,4 @@
-"""Rates past the end of those that were tried."""
+"""Test which rate is tried next when the best one is the largest or smallest so far."""
 
 import pytest
 

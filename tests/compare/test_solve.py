@@ -1,4 +1,4 @@
-"""Models brought to one size: parameters to 1%, memories exactly, and what cannot be made equal."""
+"""Test how models get one size: parameters within 1%, memories exactly, or an error."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_parameters_and_memories_are_equal(name):
     assert {layer.ffn.width for layer in found.config.stack()} == {found.width}
     if MODELS[name].state == "equal":
         assert found.memory == memory_size(found.config) == SIZE.state
-        assert found.state.at(100) > found.memory  # convolutions hold something too
+        assert found.state.at(100) > found.memory  # the state includes convolutions
 
 
 def test_learned_positions_and_a_head_of_its_own_do_not_count():

@@ -1,4 +1,4 @@
-"""Small prepared sets, written directly: the tests of reading need no tokenizer."""
+"""Write small prepared sets directly, so that the tests of reading need no tokenizer."""
 
 import hashlib
 from collections.abc import Callable
@@ -48,8 +48,8 @@ def _write_split(folder: Path, ids: np.ndarray, block_tokens: int, per_shard: in
     blocks = [ids[i : i + block_tokens] for i in range(0, len(ids), block_tokens)]
     columns = {"tokens": f"ndarray:{ids.dtype.name}"}
     writer = import_streaming().MDSWriter
-    # The writer starts a new shard where the next sample would exceed the limit; ask for it
-    # directly, so that the number of blocks per shard is exact.
+    # MDSWriter starts a new shard when the next sample would exceed ``size_limit``. Here shards
+    # are ended by hand instead, so that the number of blocks per shard is exact.
     with writer(out=str(folder), columns=columns, hashes=["xxh3_64"], size_limit=None) as out:
         for i, block in enumerate(blocks):
             if i and i % per_shard == 0:
@@ -67,11 +67,11 @@ def _write_split(folder: Path, ids: np.ndarray, block_tokens: int, per_shard: in
 
 @pytest.fixture(scope="session")
 def make_set() -> Callable[..., Path]:
-    """The function ``write_set``."""
+    """Return the function :func:`write_set`."""
     return write_set
 
 
 @pytest.fixture(scope="session")
 def numbered() -> Callable[[int], np.ndarray]:
-    """A stream whose token at offset o is o + 2: every read shows where it came from."""
+    """Return a function that makes n tokens: token o is o + 2, so that a read shows its offset."""
     return lambda n: np.arange(2, n + 2).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Chat templates: the text that transformers renders, the ids, and which of them carry loss."""
+"""Chat templates give transformers' text, its ids, and a mask of the ids that carry loss."""
 
 import json
 
@@ -13,7 +13,7 @@ from gam_scale.errors import UserError
 
 
 def talk(*contents: str, system: str = "") -> Conversation:
-    """User and assistant in turns."""
+    """Return a conversation in which user and assistant take turns, behind ``system`` if given."""
     messages = [Message("system", system)] if system else []
     for i, content in enumerate(contents):
         messages.append(Message(["user", "assistant"][i % 2], content, bool(i % 2)))
@@ -30,18 +30,18 @@ TALKS = [
 
 @pytest.fixture(scope="module")
 def ours(prepared_set):
-    """A tokenizer that was trained here: bos alone parts documents."""
+    """A tokenizer that was trained here, without eos: bos alone separates documents."""
     return load_tokenizer(prepared_set / "tokenizer.model")
 
 
 @pytest.fixture(scope="module", name="byte_level")
 def byte_level_fixture(tmp_path_factory):
-    """One as GPT-2's, with tokens of chats and an end of its own."""
+    """A tokenizer like GPT-2's, with tokens for chats and an eos of its own."""
     return byte_level(tmp_path_factory.mktemp("tokenizer"))
 
 
 def learned(tokenizer, ids, carries) -> list[str]:
-    """The runs of ids that carry loss, special ones by their ids."""
+    """Return the text of each run of ids that carry loss, with special tokens as ``<id>``."""
     runs = np.split(np.arange(len(ids)), np.flatnonzero(np.diff(carries)) + 1)
     special = set(tokenizer.special_ids.values())
     return [
@@ -98,7 +98,7 @@ def test_a_prompt_is_how_the_conversation_begins(byte_level, ours, source, talk_
         ids, carries = template.encode(talk_)
         prompt = template.prompt(talk_.messages[:-1])
         assert prompt == ids[: len(prompt)].tolist() and carries[len(prompt)]
-        assert carries[len(prompt) :].sum() >= len(carries) - len(prompt) - 1  # but "\n" at the end
+        assert carries[len(prompt) :].sum() >= len(carries) - len(prompt) - 1  # all but a last "\n"
 
 
 def test_the_text_is_the_one_that_transformers_renders(ours):

@@ -1,4 +1,4 @@
-"""Filters of a preparation: what each leaves out, counted, in every pass alike."""
+"""Each filter of a preparation leaves out what it should and counts it, alike in every pass."""
 
 import numpy as np
 import pytest

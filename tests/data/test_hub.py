@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, by a stand-in for the hub and by a folder of one's own."""
+"""Data sets of the Hugging Face hub, from a stand-in for the hub and from a local folder."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ def documents(spec, role="train", **options):
 
 
 class Hub:
-    """Stands for the package ``datasets``."""
+    """Stands in for the package ``datasets``; ``rows`` are what it loads, or an error to raise."""
 
     def __init__(self, rows):
         self.rows, self.calls = rows, []
@@ -57,13 +57,13 @@ def test_hub_failures(monkeypatch):
     use_hub(monkeypatch, [{"body": "a"}])
     with pytest.raises(UserError, match="no column 'text'.*'body'"):
         documents("hf:x")
-    monkeypatch.setitem(sys.modules, "datasets", None)  # how Python marks what is not there
+    monkeypatch.setitem(sys.modules, "datasets", None)  # Python's mark of a missing module
     with pytest.raises(UserError, match=r"needs the package datasets; pip install 'gam-scale\[hub"):
         documents("hf:x")
 
 
 def test_a_hub_data_set_in_a_local_folder(tmp_path):
-    """By name and split, streamed; the hub itself takes a network."""
+    """A folder is named and streamed like a data set of the hub, which itself takes a network."""
     pytest.importorskip("datasets")
     for name, texts in (("train", TEXTS), ("test", TEXTS[:1])):
         rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)

@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face: exact, with the ids of the library, stored and read back."""
+"""Tokenizers of Hugging Face are exact, give the library's ids, and can be stored and read."""
 
 import json
 import random
@@ -34,7 +34,7 @@ def trained(model, special, alphabet=()):
 
 
 def byte_level(regex=None, normalizer=None, prefix=False, special=("<|endoftext|>",)):
-    """GPT-2's kind, and with a pattern of its own Qwen's and Llama 3's."""
+    """Return a tokenizer of GPT-2's kind or, with ``regex``, of Qwen's and Llama 3's."""
     model = tk.Tokenizer(tk.models.BPE())
     pre, letters = tk.pre_tokenizers, tk.pre_tokenizers.ByteLevel.alphabet()
     if regex:
@@ -50,7 +50,11 @@ def byte_level(regex=None, normalizer=None, prefix=False, special=("<|endoftext|
 
 
 def with_spaces(prefix):
-    """Llama 2's kind: ``prefix`` as its old form has it ("normalizer"), as the new, or Gemma's."""
+    """Return a tokenizer of Llama 2's kind, which writes spaces as U+2581.
+
+    ``prefix`` says how it puts a space before a text: by a "normalizer" as in Llama's old files, by
+    "metaspace" as in its new ones, or not at all ("") as in Gemma's.
+    """
     model = tk.Tokenizer(tk.models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     replace, first = tk.normalizers.Replace(" ", SPACE), tk.normalizers.Prepend(SPACE)
     if prefix == "metaspace":
@@ -65,7 +69,7 @@ def with_spaces(prefix):
     model.decoder = tk.decoders.Sequence(steps)
     model = trained(model, ["<unk>", "<s>", "</s>"])
     content = json.loads(model.to_str())  # the byte pieces are pieces, not special tokens
-    if prefix == "metaspace":  # they learn from words, and are applied to whole texts
+    if prefix == "metaspace":  # trained on words, used on whole texts
         content["pre_tokenizer"]["split"] = False
     else:
         content["pre_tokenizer"] = None
@@ -87,7 +91,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_conversations_have_the_ids_that_transformers_gives(tmp_path, kind):
-    """Answers are encoded by themselves here, and the whole text at once there."""
+    """Here each answer is encoded by itself; transformers encodes the whole text at once."""
     transformers = pytest.importorskip("transformers")
     KINDS[kind]().save(str(tmp_path / "tokenizer.json"))
     model = load_tokenizer(tmp_path / "tokenizer.json")
@@ -134,7 +138,7 @@ def test_exact_with_the_librarys_ids(tmp_path, monkeypatch, kind):
         assert model.bos_id not in ids
         prefixed = kind in ("roberta", "llama-legacy", "llama")
         if (SPACE not in text or kind == "gpt2") and not (prefixed and text[:1] != " "):
-            # A space is put before their text: it is the text that begins with one.
+            # Prefixed kinds put a space before a text: theirs is given without its first space.
             given = text[1:] if prefixed and not text.startswith("  ") else text
             if not prefixed or not given.startswith(" "):
                 assert ids == theirs.encode(given, add_special_tokens=False).ids
@@ -189,7 +193,7 @@ def test_a_long_text_is_not_cut_within_an_added_token(tmp_path, monkeypatch):
 
 def test_special_tokens_that_a_text_spells_as_pieces_are_lost(tmp_path):
     content = json.loads(byte_level(special=("<|endoftext|>", "doc")).to_str())
-    content["model"]["ignore_merges"] = True  # a word that is a piece is that piece
+    content["model"]["ignore_merges"] = True  # a word in the vocabulary is one piece
     (tmp_path / "t.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="'doc' comes back as ''"):
         load_tokenizer(tmp_path / "t.json")

@@ -12,7 +12,7 @@ from gam_scale.errors import UserError
 
 @pytest.fixture
 def prepared(tmp_path):
-    """A folder with files and a manifest that fits them; no MDS needed."""
+    """A folder with files and a manifest that fits them; the files need not be MDS shards."""
     (tmp_path / "tokenizer.model").write_bytes(b"model")
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "index.json").write_text("{}")
@@ -96,7 +96,7 @@ def test_refuses_what_is_no_manifest(tmp_path, text, reason):
     ],
 )
 def test_names_the_field_that_is_wrong(prepared, keys, value, reason):
-    """In a set of before the manifest's checksum: what its numbers say of each other."""
+    """In an older set, whose manifest has no checksum, only the numbers themselves show a fault."""
     folder, manifest = prepared
     data = json.loads((folder / "manifest.json").read_text())
     del data["checksum"]
@@ -116,7 +116,7 @@ def set_in(data, keys, value) -> None:
 
 
 def paths(node, above=()):
-    """The place of every value in parsed JSON."""
+    """Yield the keys and indices that lead to each value in parsed JSON."""
     if isinstance(node, dict | list):
         for key in node if isinstance(node, dict) else range(len(node)):
             yield from paths(node[key], (*above, key))
@@ -137,7 +137,7 @@ def test_every_changed_value_of_the_manifest_is_found(prepared):
             path.write_text(json.dumps(data))
             with pytest.raises(UserError, match=r"manifest\.json"):
                 pytest.fail(f"taken though changed at {keys}: {m.read_manifest(folder)}")
-    path.write_text(json.dumps(json.loads(text)))  # the layout of the file is free
+    path.write_text(json.dumps(json.loads(text)))  # another layout of the file is right, too
     assert m.read_manifest(folder) == manifest
 
 

@@ -1,4 +1,4 @@
-"""The order of a run: bijections, well mixed, local, with exact shares; and pinned for ever."""
+"""The order of a run is a bijection, well mixed, local, exact in its shares, and never changes."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,8 @@ def test_permutation_of_one_index_is_that_of_many() -> None:
 def test_every_order_of_three_is_equally_likely() -> None:
     orders = [tuple(Permutation(3, seed)(np.arange(3))) for seed in range(1200)]
     counts = np.unique(np.array(orders), axis=0, return_counts=True)[1]
-    # 6 orders, 200 of each expected: standard deviation sqrt(1200 * 1/6 * 5/6) = 13; 5 of them.
+    # Each of the 6 orders is expected 200 times, with a standard deviation of
+    # sqrt(1200 * 1/6 * 5/6) = 13. The limit is 5 deviations.
     assert len(counts) == 6 and np.abs(counts - 200).max() < 65
 
 
@@ -47,8 +48,9 @@ def test_every_order_of_three_is_equally_likely() -> None:
 def test_permutation_looks_random(n: int) -> None:
     index = np.arange(n)
     image = Permutation(n, seed=7)(index)
-    # |p(i) - i| of a random permutation: mean n/3, variance n^2/18, so the mean of n of them has
-    # a relative standard deviation of 0.71/sqrt(n); neighbours have correlation 0 +- 1/sqrt(n).
+    # For a random permutation, |p(i) - i| has mean n/3 and variance n^2/18, so the mean over n
+    # elements has a relative standard deviation of 0.71/sqrt(n). The correlation of neighbours is
+    # 0 +- 1/sqrt(n).
     tolerance = 5 / np.sqrt(n)
     assert abs(np.abs(image - index).mean() / (n / 3) - 1) < tolerance
     assert abs(np.corrcoef(index, image)[0, 1]) < tolerance
@@ -65,7 +67,7 @@ def test_permutations_of_different_seeds_differ() -> None:
 
 
 def test_orders_are_pinned() -> None:
-    """A run must resume under a later version: these values may never change."""
+    """A run must resume under a later version, so these values may never change."""
     assert derive_seed(0, "mix") == 9504862899818281261
     assert Permutation(10, 0)(np.arange(10)).tolist() == [8, 4, 7, 2, 3, 0, 9, 1, 5, 6]
     shuffled = [11, 8, 14, 9, 5, 18, 4, 21, 6, 2, 10, 20, 3, 22, 19, 7, 12, 17, 15, 0, 1, 13, 16]
@@ -91,9 +93,9 @@ def test_shuffle_reads_few_spans_at_once() -> None:
     shuffle = Shuffle(n, window, seed=4)
     image = shuffle(np.arange(n))
     spans = [np.unique(image[i : i + window] // shuffle.span) for i in range(0, n, window)]
-    # A window holds SPANS_PER_WINDOW spans, or pieces of two more where the short one is among it.
+    # A window has SPANS_PER_WINDOW spans, and pieces of two more if the short last span is in it.
     assert max(map(len, spans)) <= SPANS_PER_WINDOW + 2
-    # ... which come from all over the set: successive windows are not neighbours.
+    # The spans come from all over the set: successive windows are not neighbours.
     first = np.array([s[0] for s in spans])
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.4  # 126 windows: 4.5 / sqrt(126)
 
@@ -125,8 +127,8 @@ def test_mix_counts_are_exact_in_every_period_and_close_between() -> None:
     sets, _ = mix(np.arange(3 * MIX_PERIOD))
     for period in sets.reshape(3, MIX_PERIOD):
         assert np.bincount(period, minlength=4).tolist() == mix.counts.tolist()
-    # Slots are stratified: after any number of draws each set is within one draw of its share in
-    # the order's own time, which itself is off by less than one draw per set.
+    # A set has one draw at a random time in each of its equal parts of a period. At any time each
+    # set is thus within one draw of its share, and all draws together within one draw per set.
     for s, weight in enumerate(weights):
         seen = np.cumsum(sets == s)
         due = weight * np.arange(1, len(sets) + 1)

@@ -11,7 +11,7 @@ BOS = 1
 
 
 def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
-    """The sequences of a stream, from the definition."""
+    """Cut a stream into sequences, straight from their definition."""
     count = num_sequences(len(stream), seq_len)
     return [stream[i * seq_len : (i + 1) * seq_len + 1] for i in range(count)]
 
@@ -77,7 +77,7 @@ def test_a_row_without_targets(ids: list[int]) -> None:
         ([5, 6, 7, 8, BOS], [0, 1, 2, 3]),  # the last target: no input of this sequence
         ([BOS, BOS, BOS, BOS, BOS], [0, 0, 0, 0]),  # empty documents
         ([5, BOS, 6, BOS, 7], [0, 0, 1, 0]),
-        ([5, BOS, 6], [0, 0, 1, 2]),  # ragged: counting goes on over padding
+        ([5, BOS, 6], [0, 0, 1, 2]),  # ragged: positions go on over padding
     ],
 )
 def test_positions_restart_at_documents(ids: list[int], positions: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Conversations in a prepared set: whole in their sequences, and which tokens carry loss."""
+"""Conversations in a prepared set stay whole in a sequence, and only answers carry loss."""
 
 import json
 from collections import Counter
@@ -33,23 +33,24 @@ def chats(tmp_path_factory, prepared_set) -> Path:
 
 @pytest.fixture(scope="module")
 def pairs_file(chats) -> Path:
-    """What it was made from."""
+    """The file of conversations that the set was made from."""
     return chats.parent / "pairs.jsonl"
 
 
 def encoded(tokenizer, rows) -> Counter:
-    """What each conversation is by itself: ids and which carry loss."""
+    """Count the conversations, each encoded by itself as (ids, a mask of those that carry loss)."""
     template = ChatTemplate(DEFAULT, tokenizer)
     both = (template.encode(conversation_of(each, "x")) for each in rows)
     return Counter((tuple(ids.tolist()), tuple(c.tolist())) for ids, c in both)
 
 
 def found(split: TokenSplit) -> Counter:
-    """The conversations of a split, cut out of its sequences by where they begin and carry loss."""
+    """Count the conversations of a split as ``encoded`` does, cut out of the split's sequences."""
     out: Counter = Counter()
     for start in range(0, split.tokens, SEQ_LEN):
         ids, carries = split.read(start, SEQ_LEN), split.read_answers(start, SEQ_LEN)
-        # bos opens one; bos that carries loss closes it, and what follows is padding or the next.
+        # A bos without loss opens a conversation, and a bos with loss closes it. Behind it comes
+        # padding or the next conversation.
         begins = np.flatnonzero((ids == split.bos_id) & ~carries)
         assert begins[0] == 0
         for part in np.split(np.arange(SEQ_LEN), begins[1:]):
@@ -141,7 +142,7 @@ def test_repeated_conversations(pairs_file, prepared_set, tmp_path):
         twice, tmp_path / "set", prepared_set, SEQ_LEN, filters=Filters(deduplicate=True)
     )
     train = prepare(spec).splits["train"]
-    # Those of messages and of prompt and completion that say the same are one.
+    # All 150 conversations, of messages or of prompt and completion, stand in the file twice.
     assert train.left_out["repeated"] == 150
 
 

@@ -26,7 +26,7 @@ from gam_scale.errors import UserError
 
 
 def text(i: int) -> str:
-    """Document i; the lengths differ by a factor of a hundred."""
+    """Return document i; the lengths differ by up to a factor of a hundred."""
     return f"Document {i} says:\n" + f"  the quick brown fox number {i * i} jumps;\n" * (
         1 + i % 100
     )
@@ -55,7 +55,7 @@ def spec_of(out, n=200, **options) -> PrepareSpec:
 
 
 def read_split(folder, split) -> list[np.ndarray]:
-    """The blocks of a split, read by the library that the shards are for."""
+    """Return the blocks of a split, read by the package streaming, whose format the shards have."""
     dataset = import_streaming().LocalDataset(str(folder / split))
     return [dataset[i]["tokens"] for i in range(len(dataset))]
 
@@ -140,7 +140,7 @@ def test_hold_out(tmp_path):
     kept = read_documents(tmp_path / "a", "train")
     assert sorted(held + kept) == sorted(text(i) for i in range(200))
     assert held[0] == text(0)
-    assert 20 <= len(held) <= 60  # 40 expected, of a binomial with deviation 6
+    assert 20 <= len(held) <= 60  # 40 expected, with a standard deviation of 6
     assert manifest.splits["valid"].documents == len(held)
     # The same document is held out however many follow it.
     prepare(spec_of(tmp_path / "b", n=100, valid_fraction=0.2))
@@ -158,7 +158,7 @@ def test_hold_out_of_a_small_corpus(tmp_path):
 
 
 def test_one_document_is_enough(tmp_path):
-    """The commonest first corpus: one text file. Its tail is what validates."""
+    """The commonest first corpus is one text file; its tail becomes the split valid."""
     document = text(99) * 5
     manifest = prepare(PrepareSpec(tmp_path / "set", [Listed([document])], vocab_size=300))
     (head,), (tail,) = (read_documents(tmp_path / "set", name) for name in ("train", "valid"))
@@ -168,7 +168,7 @@ def test_one_document_is_enough(tmp_path):
 
 
 def held_share(sizes, fraction) -> float:
-    """What is really held out of documents of ``sizes`` words, as a share of their bytes."""
+    """Hold out ``fraction`` of documents of ``sizes`` words; return the share of bytes held out."""
     words = [f"{i:04d} " * size for i, size in enumerate(sizes)]
     split = list(choose([len(document) for document in words], fraction).split(words))
     assert sorted("".join(t for _, t in split)) == sorted("".join(words)), "text was lost"
@@ -317,7 +317,7 @@ def test_leftovers_of_another_host_are_cleared_once_they_are_old(tmp_path, monke
         (tmp_path / name / "train").mkdir(parents=True)
     before = names(tmp_path)
     prepare(spec_of(tmp_path / "set"))
-    assert names(tmp_path) == [*before, "set"]  # its process may be at work
+    assert names(tmp_path) == [*before, "set"]  # their processes may be at work
     monkeypatch.setattr(place, "SILENT_S", 0.0)
     prepare(spec_of(tmp_path / "set"))
     assert names(tmp_path) == [".set.partial-node-7-x", "set"], "leftovers: of another host stay"

@@ -215,7 +215,7 @@ def test_downloads_are_tried_again(
 
 
 def _open_and_read(url: str, cache: Path, barrier, log: Path, done) -> None:
-    """One process of a node, which writes a line for every file it downloads."""
+    """Read a split as one process of a node, and log a line for every file that it downloads."""
     download = shards._download
 
     def logged(source: str, target: Path) -> None:

@@ -15,7 +15,7 @@ TEXTS = ["first\ntext", "zweiter – Text\r\n", "  third  "]
 
 
 def write(path, data: bytes):
-    """Write ``data``, compressed as the name says."""
+    """Write ``data``, compressed as the suffix of ``path`` says; return ``path``."""
     if path.suffix == ".gz":
         data = gzip.compress(data)
     elif path.suffix == ".zst":
@@ -48,7 +48,7 @@ def documents(spec, **options):
 @pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
 @pytest.mark.parametrize(("suffix", "encode"), [(".jsonl", jsonl), (".parquet", parquet)])
 def test_rows(tmp_path, suffix, encode, compression):
-    rows = [TEXTS[0], "", None, " \n", *TEXTS[1:]]  # nothing in the middle is a document
+    rows = [TEXTS[0], "", None, " \n", *TEXTS[1:]]  # the three empty rows are no documents
     path = write(tmp_path / f"a{suffix}{compression}", encode(rows, "body"))
     assert documents(path, text_column="body") == TEXTS
 
@@ -102,7 +102,7 @@ ARTICLES = [
 def test_wikitext_articles(tmp_path):
     path = write(tmp_path / "a.txt", "".join(ARTICLES).encode())
     assert documents(path, separator="wikitext") == ARTICLES
-    # As the hub has it: a line a row, blank ones empty.
+    # As on the hub: each line is a row, and blank lines are empty rows.
     rows = [line.rstrip("\n") for line in "".join(ARTICLES).splitlines()]
     path = write(tmp_path / "a.jsonl", jsonl("" if row == " " else row for row in rows))
     found = documents(path, separator="wikitext")
@@ -182,7 +182,7 @@ def test_damaged_files_are_named(tmp_path, name, damage):
 
 ODD_ROWS = [
     b'{"text": "one"}\n',
-    b'{"id": 2}\n',  # a row like no other
+    b'{"id": 2}\n',  # a row without the column
     b'{"text": null}\n',
     b'{"text": 3}\n',
     b'{"text": "\xff"}\n',
@@ -327,7 +327,7 @@ def test_bad_specs(tmp_path, spec, reason):
 
 
 def test_names_that_are_not_utf8(tmp_path):
-    """A file of such a name is read; a source cannot be named so, for the manifest names it."""
+    """A glob may find such a file, but no source may have such a name: the manifest stores it."""
     (tmp_path / "a\udcff.txt").write_bytes(b"text")
     source = parse_source(str(tmp_path / "*.txt"))
     assert list(source.documents()) == ["text"]

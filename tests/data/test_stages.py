@@ -1,4 +1,4 @@
-"""What stages read: each piece of text once an epoch, whatever the lengths, batches and mixes."""
+"""Stages read each piece of text once an epoch, whatever their lengths, batches and mixes."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ LONGEST = 16
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory, make_set, numbered):
-    """Tokens that are their own places: 75 blocks of 16 and a ragged one; 12 and a ragged one."""
+    """A set of 75 blocks of 16 and a ragged one, and one of 12; each token tells its own place."""
     folder = tmp_path_factory.mktemp("data")
     sizes = {"large": 75 * LONGEST + 8, "small": 12 * LONGEST + 3}
     return [
@@ -25,7 +25,7 @@ def splits(tmp_path_factory, make_set, numbered):
 
 
 def stages(*rows):
-    """Of (steps, length, batch, weights)."""
+    """Return stages that follow each other, from rows of (steps, length, batch, weights)."""
     made, first = [], 0
     for steps, length, batch, weights in rows:
         made.append(Stage(first, steps, length, batch, batch, weights))
@@ -39,7 +39,7 @@ def stream_of(splits, rows, weights=(1.0, 1.0)):
 
 
 def read(stream, rows, world_size=1):
-    """The first tokens of the sequences of each step."""
+    """Return the first tokens of the sequences that all ranks read, for each step."""
     steps = []
     for number, stage in enumerate(rows):
         for step in range(stage.steps):
@@ -63,15 +63,16 @@ def test_each_place_is_read_once_before_an_epoch_ends(splits):
     for length, step in zip(lengths, read(stream, rows), strict=True):
         for start in step:
             covered.update(range((start - first), start - first + length, 4))
-    # 32 blocks in pieces, 20 whole, 3 more in pieces of a group of 4 (its last is passed over) and
-    # 17 whole: 73 of the epoch's 76. The pieces that the ragged one lacks are others of its own.
+    # The stages read 32 blocks in pieces, 20 whole, 6 of the 8 halves of a group of 4 (the last two
+    # are passed over), and 17 whole: 73 of the epoch's 76. The ragged block does not count here: it
+    # repeats other pieces in place of those that it lacks.
     whole = [n for place, n in covered.items() if place < 75 * LONGEST]
     assert set(whole) == {1}
     assert len(whole) >= 4 * (32 + 20 + 3 + 17 - 1)
 
 
 def test_the_same_length_reads_on_in_every_set(splits):
-    """Other batches and mixes: each set goes on with the sequence that comes next."""
+    """Under other batches and mixes, each set goes on with the sequence that comes next."""
     rows = stages((10, 16, 4, (3.0, 1.0)), (7, 16, 6, (1.0, 1.0)), (6, 16, 3, (1.0, 0.0)))
     stream, plain = stream_of(splits, rows), stream_of(splits, ())
     found: dict[int, list[int]] = {0: [], 1: []}
@@ -101,13 +102,13 @@ def test_any_number_of_ranks_reads_the_same(splits, world_size):
     rows = stages((3, 4, 8, (1.0, 1.0)), (3, 16, 3, (1.0, 2.0)), (2, 8, 5, (0.0, 1.0)))
     one = read(stream_of(splits, rows), rows)
     assert read(stream_of(splits, rows), rows, world_size) == one
-    # What a stage reads does not depend on what comes after it, nor on how long it is.
+    # What a stage reads depends neither on later stages nor on its own number of steps.
     longer = stages((3, 4, 8, (1.0, 1.0)), (9, 16, 3, (1.0, 2.0)))
     assert read(stream_of(splits, longer), longer)[:6] == one[:6]
 
 
 def test_a_ragged_block_gives_no_empty_sequence(splits):
-    """The small set's last block has 2 targets: one piece of 4, which comes for all four."""
+    """The small set's last block has 2 targets, so one piece: it is read in place of all four."""
     rows = stages((13, 4, 8, (0.0, 1.0)))
     stream = stream_of(splits, rows)
     sequences = stream.sequences(0, 13 * 4)

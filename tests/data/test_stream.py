@@ -89,7 +89,7 @@ def test_a_mixture_keeps_its_shares_and_each_set_its_epochs(
         epochs = sequences[sets == s]
         for start in range(0, len(epochs) - n, n):
             assert np.array_equal(np.sort(epochs[start : start + n]), np.arange(n))
-    # In so many samples of the stream the first set, three quarters of it, is read once.
+    # It takes 102 samples of the stream to read the first set, three quarters of it, once.
     assert stream.epoch_sequences == 102
     assert np.count_nonzero(sets[:102] == 0) in (76, 77)
 
@@ -161,7 +161,7 @@ def test_any_world_size_reads_the_global_batch(
         batches = [batch for rank in ranks for batch in rank]
         assert max(len(batch.tokens) for batch in batches) <= micro_batch
         rows = torch.cat([batch.targets for batch in batches])
-        rows = rows[(rows != IGNORE).any(dim=1)]  # rows that fill up a short rank hold nothing
+        rows = rows[(rows != IGNORE).any(dim=1)]  # rows that fill up a short rank have no targets
         samples = stream.sequences(step * global_batch, global_batch)
         expected = make_batch(samples, SEQ_LEN, BOS, "reset").targets
         assert torch.equal(rows, expected)
@@ -232,10 +232,10 @@ def test_validation_of_several_splits_shares_the_budget(
 @pytest.mark.parametrize(
     ("lengths", "max_tokens", "read"),
     [
-        ([605, 50], 200, [152, 50]),  # the small one's 49 predictions leave 151
+        ([605, 50], 200, [152, 50]),  # the small split's 49 predictions leave 151
         ([3, 3003], 2000, [3, 1999]),
         ([3003, 3, 0, 500], 2000, [1500, 3, 0, 500]),
-        ([100, 100, 100], 200, [68, 68, 68]),  # equal shares, rounded up as ever
+        ([100, 100, 100], 200, [68, 68, 68]),  # equal shares, rounded up
         ([100, 100, 100], 10**9, [100, 100, 100]),
         ([7, 0], 0, [7, 0]),
         ([], 5, []),

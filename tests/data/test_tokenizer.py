@@ -1,4 +1,4 @@
-"""The tokenizer: lossless, deterministic, and the same as sentencepiece itself."""
+"""The tokenizer is lossless and deterministic, and gives the ids of sentencepiece itself."""
 
 import difflib
 import inspect
@@ -36,7 +36,7 @@ def tokenizer(request, tmp_path_factory):
 
 
 def random_texts(count, seed=0):
-    """Short texts from an alphabet made of what tokenizers stumble over."""
+    """Return short random texts of characters and words that tokenizers stumble over."""
     rng = random.Random(seed)
     alphabet = [
         *ODD,
@@ -76,11 +76,11 @@ def test_lossless_on_random_text(tokenizer):
 
 
 def test_word_by_word_equals_sentencepiece(tmp_path):
-    # Unigram may break a tie another way on a longer text; byte pairs cannot.
+    # Byte pairs only: unigram may break a tie in another way on a longer text.
     tokenizer = train_tokenizer([CODE, PROSE], tmp_path / "tokenizer.model", 450)
     model = spm.SentencePieceProcessor(model_proto=tokenizer.model_bytes)
     for text in [CODE, PROSE, *random_texts(2000, seed=1)]:
-        if t.SPACE not in text:  # which sentencepiece itself takes for a space
+        if t.SPACE not in text:  # sentencepiece itself takes it for a space
             assert tokenizer.encode(text) == model.encode(text)
 
 
@@ -174,7 +174,7 @@ def test_character_coverage_is_sentencepieces_own(tmp_path):
 @pytest.mark.parametrize("vocab_size", [260, 300, 32_000])
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 def test_more_characters_than_the_vocabulary_has_room_for(tmp_path, vocab_size, model_type, capsys):
-    """A crawl: 38,640 kinds of characters, most of them rare."""
+    """Like a web crawl, the text has very many kinds of characters, 38,640, most of them rare."""
     kinds = [chr(i) for i in range(0x3400, 0x20000) if chr(i).isprintable()][:38_640]
     common = "".join(random.Random(0).choices(kinds[:3000], k=20_000)) + "hello world " * 500
     texts = ["".join(kinds), common]
@@ -192,7 +192,7 @@ CHINESE = "".join(random.Random(1).choices([chr(i) for i in range(0x4E00, 0x4E80
 
 @pytest.mark.parametrize("text", [CHINESE, CHINESE.replace("\u4e00", "。\u2581\n"), CODE * 3])
 def test_a_long_text_is_cut_where_its_ids_stay_the_same(tmp_path, monkeypatch, text):
-    """Text without spaces is one word, of which sentencepiece would take 60 bytes a byte."""
+    """Text without spaces is one word, and sentencepiece takes 60 bytes for each byte of a word."""
     tokenizer = train_tokenizer([text], tmp_path / "m", 800)
     whole = tokenizer.encode(text)
     monkeypatch.setattr(t, "STRETCH_CHARS", 500)
@@ -231,7 +231,7 @@ def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path):
 
 
 def model_of_others(folder, **options):
-    """A sentencepiece model made with other options than ours."""
+    """Train a sentencepiece model with other options than ours, and return its path."""
     settings = dict(
         add_dummy_prefix=False,
         required_chars=t.SPACE,
@@ -261,7 +261,7 @@ def test_models_that_lose_text_are_taken_if_asked(tmp_path, options, reason):
         assert not taken.exact
         assert read_tokenizer(taken.model_bytes).sha256 == taken.sha256
         ids, text = taken.encode(PROSE), taken.decode(taken.encode(PROSE))
-        known = text.replace(" \u2047 ", "")  # how sentencepiece shows what it does not know
+        known = text.replace(" \u2047 ", "")  # how sentencepiece shows an unknown piece
         assert taken.token_bytes()[ids].sum() == len(known.encode())
 
 
@@ -289,7 +289,8 @@ def test_models_of_others(tmp_path, monkeypatch, options):
         assert again.encode(text) == ids
         assert model.decode(ids) == text
         assert model.token_bytes()[np.array(ids, int)].sum() == len(text.encode())
-        # What comes out of nothing is nothing, with a space before it or not.
+        # With a dummy prefix, their ids of "a" are ours of " a". A lone space cannot be compared:
+        # sentencepiece puts no prefix before an empty text.
         if t.SPACE not in text and not (prefix and (text[:1] != " " or text == " ")):
             assert ids == theirs.encode(text[1:] if prefix else text)
 

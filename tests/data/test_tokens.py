@@ -1,4 +1,4 @@
-"""Files of token ids as sources: every form, cut into the same documents, and what is refused."""
+"""Files of token ids: every form gives the same documents, and bad files are refused."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def ids(tokenizer):
 
 
 def plain(path, ids, dtype="<u2"):
-    """nanoGPT's: the separator ends every document."""
+    """Write ids as nanoGPT does: the separator ends every document."""
     path.with_suffix(".bin").write_bytes(
         np.array([i for d in ids for i in [*d, 1]], dtype).tobytes()
     )
@@ -42,7 +42,7 @@ def plain(path, ids, dtype="<u2"):
 
 
 def headed(path, ids, magic=20240520):
-    """llm.c's and modded-nanogpt's: the separator opens every document."""
+    """Write ids as llm.c and modded-nanogpt do: a header, and a separator before every document."""
     stream = np.array([i for d in ids for i in [1, *d]], t.LLM_C[magic])
     header = np.zeros(256, "<i4")
     header[:3] = magic, 1, len(stream)
@@ -58,7 +58,7 @@ def numpy_stream(path, ids):
 
 
 def megatron(path, ids):
-    """Two sequences a document, as sentences are, and its separator at the end."""
+    """Write ids as Megatron does, with two sequences (sentences) and a separator per document."""
     sequences = [part for d in ids for part in (d[: len(d) // 2], [*d[len(d) // 2 :], 1])]
     lengths = np.array([len(s) for s in sequences], "<i4")
     starts = (np.cumsum(lengths) - lengths).astype("<i8") * 4
@@ -71,7 +71,10 @@ def megatron(path, ids):
 
 
 def mds(path, ids, encoding="ndarray:int32", compression=None, length=50):
-    """llm-foundry's: one stream in samples of a length; earlier versions stored bytes of int64."""
+    """Write ids as llm-foundry does: one stream in samples of ``length`` ids.
+
+    Its earlier versions stored the bytes of int64 ids, which is the encoding "bytes".
+    """
     stream = np.array([i for d in ids for i in [1, *d]], np.int64)
     options = {"compression": compression} if compression else {}
     with import_streaming().MDSWriter(
@@ -84,7 +87,7 @@ def mds(path, ids, encoding="ndarray:int32", compression=None, length=50):
 
 
 def merged(path, ids, **options):
-    """llm-foundry's of several processes: a folder each, below an index of all."""
+    """Write ids as several processes of llm-foundry do: a folder for each below a common index."""
     half = len(ids) // 2
     for name, part in (("0", ids[:half]), ("1", ids[half:])):
         mds(path / name, part, **options)
@@ -203,7 +206,7 @@ def test_damaged_shards_are_named(tmp_path, ids):
 
 @pytest.mark.parametrize("name", ["../outside.mds", "/outside.mds", "a/../../outside.mds"])
 def test_an_index_leads_out_of_no_folder(tmp_path, ids, name):
-    """A set from anywhere writes and reads nothing beside itself."""
+    """No set, wherever it comes from, makes its reader touch files outside of its folder."""
     path = mds(tmp_path / "a", ids, compression="zstd")
     index = json.loads((path / "index.json").read_text())
     for key in ("raw_data", "zip_data"):

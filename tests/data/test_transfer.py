@@ -19,7 +19,7 @@ def test_on_a_cpu_batches_stay_where_they_are():
 
 
 class GPU:
-    """Stands in for torch.cuda, which is not here: notes what it was given, in order."""
+    """Stands in for torch.cuda, as there is no GPU here, and logs its calls in order."""
 
     def __init__(self, monkeypatch):
         self.log, self.stream = [], "computing"
@@ -53,7 +53,7 @@ class Stream:
 
 
 class Sent:
-    """A batch that tells the GPU where it is."""
+    """Stands in for a batch, and logs with the GPU where it is copied, pinned and held."""
 
     def __init__(self, gpu, number):
         self.gpu, self.number = gpu, number
@@ -90,7 +90,7 @@ def test_the_next_batch_is_sent_before_this_one_is_computed(monkeypatch, count):
 
 @pytest.mark.parametrize("documents", ["reset", "concatenate"])
 def test_all_of_a_batch_is_pinned_and_held(monkeypatch, documents):
-    """A tensor left out would be copied with a wait, or overwritten while it is read."""
+    """An unpinned tensor is copied with a wait; one not held may be overwritten while in use."""
     pinned, held = [], []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(id(x)) or x)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: held.append(id(x)))

@@ -1,4 +1,4 @@
-"""Every command of README, CONTRIBUTING and docs/: known to this project and right, or marked."""
+"""Every command of README, CONTRIBUTING and docs/ is checked, or marked with what it needs."""
 
 import ast
 import importlib
@@ -38,7 +38,7 @@ def test_every_command_is_right_or_marked(page):
 
 
 def out_of_reach(line: str) -> bool:
-    """Whether a laptop cannot do it: jobs of Slurm, configs for GPUs on their own device."""
+    """Return whether a laptop cannot run it: Slurm jobs, or configs for GPUs without device=cpu."""
     large = re.search(r"tools/(?:pretrain|launch)\.py.*configs/(?:gam_1b|ctx)", line)
     accept = "benchmarks.gpu_accept" in line
     jobs = re.search(r"(?:^|\s)(?:sbatch|slurm/\w+\.sh)\b", line)
@@ -52,7 +52,7 @@ def test_commands_and_flags_within_sentences_are_right(page):
             r"(python (tools/|-m (benchmarks|gam_scale)\.)|make |deepspeed .*tools/)", code
         ):
             words = shlex.split(code)
-            # By its name alone it is named, not typed.
+            # A tool's name alone mentions it, and is no command to type.
             assert len(words) < 3 + ("-m" in words) or checked(words), f"{page.name}: {code}"
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", code):
             theirs = flag in OTHERS or re.match(r"(sbatch|pip|torchrun|torchfrtrace|srun) ", code)
@@ -60,12 +60,12 @@ def test_commands_and_flags_within_sentences_are_right(page):
 
 
 OTHERS = {"--gpus-per-task", "--max-restarts", "--signal", "--time", "--cpus-per-task", "--quiet"}
-"""Flags of Slurm's commands and of launchers, as sentences name them."""
+"""Flags of Slurm's commands and of launchers that sentences name."""
 
 
 @cache
 def flags() -> set[str]:
-    """All that stand in the code of this project's commands."""
+    """Return all flags that stand in the code of this project's commands."""
     folders = ("tools", "benchmarks", "gam_scale", "tests/attack")
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     text = "".join(path.read_text() for path in sources)
@@ -91,14 +91,14 @@ def test_python_of_a_page_imports_what_is_there(page):
 
 
 def fragments(page):
-    """JSON of a page that is a part of a config, as (its object, its text)."""
+    """Yield the JSON blocks of a page as (object, text); add braces to bare parts of a config."""
     for text in blocks(page, "json"):
         whole = text if text.lstrip().startswith("{") else f"{{{text.strip().rstrip(',')}}}"
         yield json.loads(whole), text
 
 
 def read(value: dict) -> bool:
-    """Read a part of a config; whether it is one."""
+    """Read a part of a config; return whether ``value`` is one."""
     if "kind" in value:
         MIXERS.read(value, "layer")
     elif value.keys() & vars(RunConfig())["model"].__dict__.keys():
@@ -138,7 +138,7 @@ def test_files_and_tests_that_a_page_names_are_there(page):
 
 
 def sets_read(words: list[str]) -> set[str]:
-    """Prepared sets that a command reads: of its config or sweep file, or named by itself."""
+    """Return the prepared sets that a command, its config or its sweep file names as input."""
     options = dict(zip(words, words[1:], strict=False))
     found = {options[flag] for flag in ("--wikitext2", "--tinystories") if flag in options}
     overridden = [word for word in words if word.startswith("data.sets=")]
@@ -153,7 +153,7 @@ def sets_read(words: list[str]) -> set[str]:
 
 
 def sets_made(page) -> set[str]:
-    """Prepared sets that a page's commands make."""
+    """Return the prepared sets that a page's commands make."""
     found = [command.words for command in commands(page)]
     return {w[w.index("--out") + 1] for w in found if "tools/prepare_data.py" in w and "--out" in w}
 

@@ -1,4 +1,4 @@
-"""docs/faq.md: every message there is one that the code can say."""
+"""docs/faq.md: the code can print every message there."""
 
 import ast
 import re
@@ -9,14 +9,14 @@ from pages import ROOT, blocks
 PAGE = ROOT / "docs" / "faq.md"
 SOURCES = [*(ROOT / "gam_scale").rglob("*.py"), *(ROOT / "tools").glob("*.py")]
 FIXED = 0.25
-"""Share of a message that must be the code's own: a pattern of values alone fits everything."""
+"""Share of a message that must be constant in the code: a pattern of values alone fits all."""
 
 Sentence = tuple[int, re.Pattern[str]]
-"""How many letters are the code's own, and the whole with its values left open."""
+"""The number of constant characters of a text in the code, and a pattern with open values."""
 
 
 def patterns() -> list[Sentence]:
-    """Every text of the code."""
+    """Return every text of the code with at least 10 constant characters."""
     found = []
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -28,7 +28,7 @@ def patterns() -> list[Sentence]:
 
 
 def pieces_of(node: ast.AST) -> list[str | None]:
-    """A string's constant parts, None for each value in it; empty for what is no string."""
+    """Return a string's constant parts, and None for each value; empty if ``node`` is no string."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return [node.value]
     if isinstance(node, ast.JoinedStr):
@@ -43,7 +43,7 @@ def sentences():
 
 
 def is_said(message: str, sentences: list[Sentence]) -> bool:
-    """Whether some text of the code gives it."""
+    """Return whether some text of the code gives the message."""
     least = FIXED * len(message)
     return any(own >= least and pattern.fullmatch(message) for own, pattern in sentences)
 
@@ -57,7 +57,7 @@ def test_the_code_says_it(message, sentences):
     forms = (
         message,
         message.removeprefix("error: "),
-    )  # bootstrap, which has no cli, says all of it
+    )  # tools/bootstrap.py, without cli, prints all of it
     assert any(is_said(said, sentences) for said in forms), f"no code says: {message}"
 
 

@@ -1,4 +1,4 @@
-"""docs/evaluation.md: its commands up to the long ones, one after another, on a small run."""
+"""docs/evaluation.md: its commands but the long ones work in their order, on a small run."""
 
 import json
 import shlex
@@ -21,7 +21,7 @@ SMALLER = {
     "log.wandb": "off",
     "parallel.device": "cpu",
 }
-"""Than the page's run, which takes a minute."""
+"""Settings of a smaller run than the page's, which takes a minute."""
 
 
 def test_its_commands_run_in_their_order(tmp_path, prepared_set):

@@ -18,7 +18,7 @@ SMALL = QUICK | {"model.d_model": 32, "model.n_layers": 2}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, prepared_set, run_tool):
-    """Where all of the page has been done but its last block, with another first set."""
+    """A folder in which all of the page but its last block was run, on another first data set."""
     folder, mocked = tmp_path_factory.mktemp("fine_tuning"), pytest.MonkeyPatch()
     (folder / "data").mkdir()
     (folder / "data" / "quickstart").symlink_to(prepared_set)
@@ -26,7 +26,7 @@ def folder(tmp_path_factory, prepared_set, run_tool):
     mocked.chdir(folder)
     try:
         rows, _ = blocks(PAGE, "python")
-        exec(rows.replace('"*.py"', '"[a-c]*.py"'), {})  # some will do
+        exec(rows.replace('"*.py"', '"[a-c]*.py"'), {})  # some files will do
         for command in commands(PAGE):
             words = command.words
             if "python-stdlib" in words:

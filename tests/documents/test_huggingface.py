@@ -26,7 +26,7 @@ LOAD = {"trust_remote_code": True}
 
 
 def llama_kind(folder):
-    """A folder with a sentencepiece model of Llama 2's kind: a dummy prefix, <s> and </s>."""
+    """Make a folder with a sentencepiece model of Llama 2's kind: a dummy prefix, <s>, </s>."""
     folder.mkdir(parents=True)
     train_pieces(folder, sentences(0, 60).splitlines(), "tokenizer", vocab_size=330)
 
@@ -51,7 +51,7 @@ def test_the_page_word_for_word(tmp_path, run_tool, monkeypatch):
         type_in(run_tool, words, SMALL, {"python-stdlib": "text.txt"})
     assert load_state(tmp_path / "runs/llama-back-on/checkpoints/step-00000006").step == 6
 
-    # What came back is the merged model, and the base model with the adapter that was saved.
+    # The imported model equals the merged one, and the base model with the saved adapter.
     ids = torch.tensor([given["tokenizer"](sentences(2, 2)).input_ids])
     back = load_trained("runs/llama-back")
     merged = transformers.AutoModelForCausalLM.from_pretrained("runs/llama-merged", **LOAD)
@@ -68,7 +68,7 @@ def test_the_page_word_for_word(tmp_path, run_tool, monkeypatch):
         "def a b"
     )
 
-    # A checkpoint of Trainer itself.
+    # A checkpoint that Trainer itself wrote can be imported, too.
     arguments = transformers.TrainingArguments(
         "runs/whole", max_steps=2, save_steps=2, per_device_train_batch_size=1, report_to="none"
     )

@@ -1,4 +1,4 @@
-"""docs/quickstart.ipynb: runs from top to bottom, in a folder like docs/, and is stored bare."""
+"""docs/quickstart.ipynb runs from top to bottom in a folder like docs/, and has no outputs."""
 
 import json
 import re

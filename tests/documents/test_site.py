@@ -22,7 +22,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def build(folder: Path, config: Path = ROOT / "mkdocs.yml") -> subprocess.CompletedProcess[str]:
-    """The site in a folder, in a process of its own."""
+    """Build the site into ``folder``, in a process of its own."""
     command = [sys.executable, "-m", "mkdocs", "build", "-f", str(config), "-d", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -30,7 +30,7 @@ def build(folder: Path, config: Path = ROOT / "mkdocs.yml") -> subprocess.Comple
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built site."""
+    """The folder of the built site."""
     folder = tmp_path_factory.mktemp("site")
     done = build(folder)
     assert done.returncode == 0, f"make docs fails:\n{done.stdout}{done.stderr}"
@@ -78,7 +78,7 @@ def test_a_dead_link_and_a_page_that_the_navigation_lacks_fail(tmp_path, text, s
 
 
 def anchors(path: Path) -> set[str]:
-    """Of a page's headings, as GitHub and the site name them."""
+    """Return the anchors of a page's headings, as GitHub and the site name them."""
     text = FENCED.sub("", path.read_text())
     heads = re.findall(r"^#+ (.+)$", text, re.M)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}

@@ -40,7 +40,7 @@ def test_from_a_text_to_lm_eval(layers, tmp_path, run_tool, monkeypatch):
 
 
 def source_of_some_files(folder):
-    """A part of what python-stdlib is, of seconds."""
+    """Write this project's sources as rows, which take seconds in place of python-stdlib."""
     path = folder / "source.jsonl"
     texts = [file.read_text() for file in sorted((ROOT / "gam_scale").rglob("*.py"))]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -48,7 +48,7 @@ def source_of_some_files(folder):
 
 
 def bits_per_byte(words):
-    """What the harness's command finds."""
+    """Run a command of the harness, and return the bits per byte that it finds."""
     program, *options = words
     assert program == "lm_eval"
     here = {"HF_HUB_OFFLINE": "1", "HF_HOME": "home", "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Small models, and stand-ins for models whose behaviour is known exactly."""
+"""Fixtures: small models, a stand-in that predicts by a known rule, a tokenizer and texts."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from gam_scale.model.lm import LanguageModel, build_model
 
 @pytest.fixture
 def small_model() -> Callable[..., LanguageModel]:
-    """``small_model("attention", n_layers=3)``: untrained, in evaluation mode."""
+    """Return a function: ``small_model("attention", n_layers=3)`` is untrained, in eval mode."""
 
     def make(block: str = "gam", **changes) -> LanguageModel:
         settings = {"d_model": 16, "n_layers": 2, "vocab_size": 31, "position": "none"} | changes
@@ -27,7 +27,7 @@ def small_model() -> Callable[..., LanguageModel]:
             **settings,
         )
         model = build_model(config, seed=1).eval()
-        for parameter in model.parameters():  # far from uniform predictions, so that losses differ
+        for parameter in model.parameters():  # predictions far from uniform, so that losses differ
             parameter.data.mul_(3.0)
         return model
 
@@ -35,7 +35,7 @@ def small_model() -> Callable[..., LanguageModel]:
 
 
 class Table(nn.Module):
-    """Predicts by rule: ``rule(tokens)`` gives the logits (B, T, vocab_size) themselves."""
+    """A stand-in for a model: ``rule(tokens)`` gives its logits (B, T, vocab_size) directly."""
 
     logit_softcap = 0.0
 
@@ -64,20 +64,20 @@ WORDS = LINE.split()
 
 @pytest.fixture(scope="session")
 def whole_words() -> list[str]:
-    """Those that are single ids."""
+    """Return words that are single ids of a small tokenizer trained on them."""
     return WORDS
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory) -> Tokenizer:
-    """Of 350 ids, a dozen of them whole words."""
+    """Return a tokenizer of 350 ids, a dozen of which are whole words."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     return train_tokenizer([f" {word}. The magic word of is" for word in WORDS] * 9, path, 350)
 
 
 @pytest.fixture(scope="session")
 def texts(tokenizer) -> list[np.ndarray]:
-    """Two equal documents of short sentences, with their bos."""
+    """Return two equal documents of short sentences, each with its bos first."""
     lines = "".join(
         f" {a} and {b}{stop}" for a, b, stop in zip(WORDS, WORDS[3:], ".!" * 9, strict=False)
     )

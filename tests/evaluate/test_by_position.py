@@ -1,4 +1,4 @@
-"""Loss by tokens of context: known losses land in their bins."""
+"""Test loss by position: known losses come out in their bins."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def batches(lengths, seq_len=16, documents="concatenate", seed=0):
 def test_octaves_cover_every_length_once():
     assert octaves(15) == [(1, 1), (2, 3), (4, 7), (8, 15)]
     assert octaves(24)[-2:] == [(8, 15), (16, 24)]
-    assert octaves(16)[-1] == (8, 16)  # no bin for one position
+    assert octaves(16)[-1] == (8, 16)  # position 16 gets no bin of its own
     assert octaves(11, 2) == [(1, 1), (2, 2), (3, 3), (4, 5), (6, 7), (8, 11)]
     for longest in (1, 2, 100, 4096):
         for per_octave in (1, 2, 4):
@@ -28,7 +28,7 @@ def test_octaves_cover_every_length_once():
 
 
 def test_a_loss_known_at_every_position_comes_out_in_its_bins():
-    """Token t of sequence s costs 10 s + t + 1: bins give their mean positions."""
+    """Token t of sequence s costs 10 s + t + 1, so each bin's mean follows from its positions."""
 
     def losses(batch):
         nats = torch.arange(1.0, 17.0).expand(batch.tokens.shape) + 10 * next(number)
@@ -39,7 +39,7 @@ def test_a_loss_known_at_every_position_comes_out_in_its_bins():
     found = loss_by_position(losses, batches([16, 16, 16, 5]), spans)
     assert [b.tokens for b in found.bins] == [4, 8, 14, 24, 3]
     assert [b.sequences for b in found.bins] == [4, 4, 4, 3, 3]
-    # Sequences 0 to 2 reach all bins, the one at 30 positions 1 to 5 only.
+    # Sequences 0 to 2 reach all bins; sequence 3, which costs 30 more, has positions 1 to 5.
     third = (sum(4 * 5.5 + 4 * 10 * s for s in range(3)) + 4 + 5 + 2 * 30) / 14
     expected = [1 + 15, 2.5 + 15, third, 11.5 + 10, 16 + 10]
     assert [b.loss.mean for b in found.bins] == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""The page that sets models side by side: whole, escaped, and of what was measured."""
+"""Test the page that compares models: whole, escaped, and only of what was measured."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Tasks of a trained model: what is asked, by which tokens, and what counts as right."""
+"""Test tasks for trained models: what they ask, by which tokens, and what counts as right."""
 
 import json
 import math
@@ -29,7 +29,7 @@ QUESTIONS = [
 
 
 def by_rule(rule, vocab_size: int, seq_len: int = 128) -> Scorer:
-    """A scorer of logits (B, T, V) that ``rule`` makes of tokens (B, T), a document each."""
+    """Return a scorer by ``rule``, which maps the ids of one document to logits (len(ids), V)."""
 
     def logits(tokens, layout, at):
         out = torch.zeros(*tokens.shape, vocab_size)
@@ -43,7 +43,7 @@ def by_rule(rule, vocab_size: int, seq_len: int = 128) -> Scorer:
 
 
 def copying(vocab_size: int):
-    """Rules for what stood behind the last token where it stood before."""
+    """Return a rule that predicts what followed the current token where it last occurred."""
 
     def rule(ids):
         out = torch.zeros(len(ids), vocab_size)
@@ -58,7 +58,7 @@ def copying(vocab_size: int):
 
 
 def asked(task: dict, tokenizer, scorer: Scorer, texts=()) -> dict:
-    """What a task finds of a model."""
+    """Run one task on a scorer and return its results."""
     documents = partial(
         long_documents, list(texts), tokenizer.bos_id, what="the text", expected="more"
     )
@@ -73,7 +73,7 @@ def asked(task: dict, tokenizer, scorer: Scorer, texts=()) -> dict:
     [(["delta", "static"], {}), (["attention"], {"position": "rotary"}), (["mamba2"], {})],
 )
 def test_likelihoods_are_those_of_steps_one_after_another(layers, settings, fixed):
-    """In float64, of texts of ragged lengths that share rows with others."""
+    """Compare in float64, on texts of ragged lengths, several of which share a row."""
     model = build_model(small(*layers, **settings), seed=2).double().eval()
     rng = np.random.default_rng(0)
     texts, ends = [], []
@@ -93,17 +93,17 @@ def test_likelihoods_are_those_of_steps_one_after_another(layers, settings, fixe
         own = torch.stack(steps)[torch.from_numpy(text.at)]
         expected.append(float(own.gather(1, torch.from_numpy(end)[:, None]).sum()))
         greedy.append(bool((own.argmax(1) == torch.from_numpy(end)).all()))
-    assert worst(np.abs(found.nats - expected).tolist()) < 1e-9  # float64 in another order
+    assert worst(np.abs(found.nats - expected).tolist()) < 1e-9  # float64, summed in another order
     assert found.greedy.tolist() == greedy
     rows = torch.from_numpy(np.stack([texts[1].ids, texts[4].ids]))
     last = scorer.last_log_probs(rows)
     with torch.no_grad():
         whole = torch.log_softmax(model(rows)[:, -1], -1)
-    assert worst((last - whole).abs().flatten().tolist()) < 1e-6  # given back in float32
+    assert worst((last - whole).abs().flatten().tolist()) < 1e-6  # returned in float32
 
 
 def harness_pair(tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """As lm-evaluation-harness's TemplateLM._encode_pair has it, written down a second time."""
+    """Encode a pair as lm-evaluation-harness's TemplateLM._encode_pair does, written again."""
     n_spaces = len(context) - len(context.rstrip())
     if n_spaces > 0:
         continuation = context[-n_spaces:] + continuation
@@ -139,7 +139,7 @@ def test_choices_by_all_of_their_likelihood_and_by_that_per_byte(tmp_path, token
     file.write_text("".join(json.dumps(row) + "\n\n" for row in QUESTIONS))
     size = tokenizer.vocab_size
 
-    def rule(ids):  # the same of every token: shorter is likelier
+    def rule(ids):  # all tokens are equally likely: shorter is likelier
         return torch.zeros(len(ids), size)
 
     found = asked({"kind": "choice", "file": str(file)}, tokenizer, by_rule(rule, size))
@@ -189,7 +189,7 @@ def test_synthetic_tasks_in_words(tokenizer):
     found = asked(task, tokenizer, copies)
     assert found["accuracy"].mean == 1.0 and found["chance"] == 2 / 12
     blind = by_rule(lambda ids: torch.zeros(len(ids), size), size)
-    assert asked(task, tokenizer, blind)["accuracy"].mean == 0.0  # a tie is not knowledge
+    assert asked(task, tokenizer, blind)["accuracy"].mean == 0.0  # a tie counts as wrong
     assert 0 <= asked({"kind": "s3", "size": [16]}, tokenizer, copies)["accuracy"].mean < 0.9
     assert tasks().keys() < kinds().keys()
 

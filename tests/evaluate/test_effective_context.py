@@ -1,4 +1,4 @@
-"""Clearing the memory k tokens ago: a receptive field shows, and so does its absence."""
+"""Test effective context: clearing the memory k tokens ago shows how far a model sees."""
 
 from functools import partial
 
@@ -42,7 +42,7 @@ def test_attention_sees_everything(small_model):
 
 
 def test_the_same_targets_are_scored_at_every_k(by_rule):
-    """A model of the last token only: nothing depends on k, and the loss is the table's."""
+    """The model sees the last token only, so nothing depends on k and the loss is the table's."""
     table = torch.randn(31, 31, generator=torch.Generator().manual_seed(0))
     model = by_rule(31, lambda tokens: table[tokens])
     found = effective_context(partial(token_losses, model), windows(), contexts(64), targets=7)

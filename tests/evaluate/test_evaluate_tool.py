@@ -1,4 +1,4 @@
-"""tools/evaluate.py: its measurements side by side, its page, and what it refuses."""
+"""Test tools/evaluate.py: measurements of several models, its page, and what it refuses."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ FAST += ["recall.test_texts=20", "model.d_model=16"]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny, run_tool) -> list[Path]:
-    """A trained GAM and a trained Transformer."""
+    """Return the runs of a trained GAM and a trained Transformer."""
     folder, found = tmp_path_factory.mktemp("runs"), []
     for block in ("gam", "attention"):
         model = {"block": block, "attention": {"n_heads": 2}}
@@ -28,7 +28,7 @@ def test_measurements_of_two_checkpoints_and_a_page(runs, run_tool, tmp_path, ca
     text = tmp_path / "text.txt"
     text.write_text("the cat sees the dog near the tree. " * 200)
     page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
-    capsys.readouterr()  # what the runs' training said
+    capsys.readouterr()  # drop what training printed
     asked = ["--by-position", "--compare", "2-8:24-40", "--reset-ablation", "--windows", 4]
     asked += ["--targets", 3, "--loss", "--text", text, "--report", page, "--json", numbers]
     assert run_tool("evaluate", *runs, *asked) == 0

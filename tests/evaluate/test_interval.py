@@ -1,4 +1,4 @@
-"""Intervals: known cases, and that they widen where tokens move together."""
+"""Test intervals: known cases, and wider ones where tokens vary together."""
 
 import math
 
@@ -13,13 +13,13 @@ def test_the_mean_of_independent_values_has_the_textbook_interval():
     interval = mean_interval(values)
     half = 1.96 * values.std(ddof=1) / math.sqrt(400)
     assert interval.mean == pytest.approx(values.mean())
-    # 2,000 resamples know a quantile to a few percent of the width.
+    # With 2,000 resamples a quantile is exact to a few percent of the width.
     assert interval.low == pytest.approx(values.mean() - half, abs=0.15 * half)
     assert interval.high == pytest.approx(values.mean() + half, abs=0.15 * half)
 
 
 def test_sequences_are_resampled_not_tokens():
-    """100 sequences of 50 tokens that all cost the same: 50 times the tokens, no more known."""
+    """The 50 tokens of a sequence all cost the same, so they tell no more than one would."""
     costs = np.random.default_rng(1).normal(size=100)
     sums, counts = (50 * costs)[:, None], np.full((100, 1), 50.0)
     (clustered,) = bootstrap(sums, counts)
@@ -28,10 +28,10 @@ def test_sequences_are_resampled_not_tokens():
 
 
 def test_sequences_count_by_their_tokens_and_groups_may_lack_some():
-    sums = np.array([[10.0, 0.0, 0.0], [2.0, 3.0, 0.0]])
+    sums = np.array([[10.0, 0.0, 0.0], [8.0, 3.0, 0.0]])
     counts = np.array([[5.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
     both, one, none = bootstrap(sums, counts)
-    assert both.mean == 2.0  # 12 nats over 6 tokens, not the mean of 2 and 2 by chance
+    assert both.mean == 3.0  # 18 nats over 6 tokens; the mean of the sequences' means is 5
     assert (one.mean, one.low, one.high) == (3.0, -math.inf, math.inf)
     assert none is None
 

@@ -1,4 +1,4 @@
-"""Key-value retrieval: who reads the key is right, who copies any value is at chance."""
+"""Test key-value retrieval: reading the key is always right, copying any value is chance."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,10 @@ from gam_scale.evaluate.key_values import KeyValues, _row
 
 
 def reader(tokenizer, whole_key: bool):
-    """Log-probabilities of the value behind the question's key, or behind its last cue alone."""
+    """Return a stand-in that predicts the value which last followed the question's cue.
+
+    With ``whole_key`` the cue includes the key; else the value of any key is copied.
+    """
     hidden = HiddenSentences(tokenizer)
     between, before = hidden.between.tolist(), len(hidden.before)
 

@@ -1,4 +1,4 @@
-"""Batches filled up with rows that count for nothing."""
+"""Test evaluation losses: rows that pad a batch, progress lines, targets with long contexts."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_filled_up_batches_have_the_same_loss(small_model, block, documents):
 
         found.append(mean_loss(loss_sum, some, np.ones(31), World(0, 1, 0, 1, "cpu")))
     assert found[0].tokens == found[1].tokens == found[0].bytes
-    assert found[1].loss == pytest.approx(found[0].loss, rel=1e-5)  # fp32, in other products
+    assert found[1].loss == pytest.approx(found[0].loss, rel=1e-5)  # fp32, in other shapes
 
 
 def test_rows_are_added_behind_the_others():

@@ -1,4 +1,4 @@
-"""Texts of associative recall: what they promise of keys, values, gaps and labels."""
+"""Test texts of associative recall: their keys, values, gaps and labels."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_every_query_was_stated_once_and_its_label_is_its_value(task, blank):
 
 
 def test_gaps_follow_the_power_law():
-    """The first query of a text is drawn from p(g) ~ (g + 1)^(a - 1) alone: with one pair."""
+    """With one pair, its query's gap follows p(g) ~ (g + 1)^(a - 1) alone."""
     task, n = Recall(64, 64, 1), 20_000
     gaps = (recall_batch(task, n, seed=0).targets != IGNORE).int().argmax(1).numpy() // 2 - 1
     weights = np.arange(1, 32) ** (POWER - 1.0)

@@ -1,4 +1,4 @@
-"""The needle: a model that copies finds it everywhere, one that guesses finds it by chance."""
+"""Test the needle: a model that copies always finds it, one that guesses finds it by chance."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ V = 350
 
 
 def copier(reach: int):
-    """Log-probabilities of the token that followed the cue's last two tokens before, if near."""
+    """Return a model that predicts what followed the last two tokens before, within ``reach``."""
 
     def last_log_probs(tokens):
         out = torch.full((len(tokens), V), -5.0)
@@ -49,7 +49,7 @@ def test_a_short_memory_loses_what_is_deep(tokenizer, texts):
     result = Needles(tokenizer, texts, [60], [0.0, 1.0], trials=5, candidates=6).ask(copier(25))
     deep, near = result.cells
     assert (near.accuracy.mean, near.gain.mean) == (1.0, 4.0)
-    assert (deep.accuracy.mean, deep.gain.mean) == (0.0, 0.0)  # ties are not knowledge
+    assert (deep.accuracy.mean, deep.gain.mean) == (0.0, 0.0)  # ties count as wrong
 
 
 def test_guessing_is_at_chance(tokenizer, texts):
@@ -96,7 +96,7 @@ def test_what_cannot_be_asked(tokenizer, texts):
 
 
 def test_no_text_is_closed_before_its_question(tokenizer, texts, monkeypatch):
-    """Where an id closes documents, a haystack as long as its document would end in it."""
+    """If an id closes documents, a haystack as long as its document must not end in that id."""
     eos = 3
     monkeypatch.setattr(tokenizer, "eos_id", eos)
     ids = texts[0][texts[0] != eos]

@@ -1,4 +1,4 @@
-"""Texts to practise on: what is asked for was said before, and the file can be prepared."""
+"""Test practice texts: what they ask for was said before, and the file can be prepared."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SAID = re.compile(r"The magic word of ((?:\w+ ?)+?) is (\w+)\.")
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory, whole_words) -> TokenSplit:
-    """Of two documents in which a dozen words are whole ones."""
+    """Return a split of two documents, for which a dozen words are single ids."""
     folder = tmp_path_factory.mktemp("practice")
     for name in "ab":
         pairs = zip(whole_words * 20, (whole_words * 22)[5:], strict=False)

@@ -1,4 +1,4 @@
-"""Training on associative recall, its settings, and the sizes it reports."""
+"""Test training on associative recall, its settings, and the sizes it reports."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The same tokens after little and after much text: each is its own control."""
+"""Test losses of the same tokens after little and after much text."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ NEAR, FAR = (4, 8), (20, 40)
 
 
 def windows(n=12, length=60, seed=0):
-    """No id comes twice, so that a token tells its place."""
+    """Return windows in which no id occurs twice, so that an id tells its position."""
     ids = np.random.default_rng(seed).permutation(n * length)
     return list(ids.reshape(n, length))
 
 
 def test_every_token_is_read_with_a_context_of_each_span():
-    """The first reading sees tokens 20 to 39 of a window; the second the same ones, 4 to 8 in."""
+    """Tokens 20 to 39 of a window are targets twice: after all text, and after 4 to 8 tokens."""
     seen = {}
 
     def losses(batch):
@@ -30,7 +30,7 @@ def test_every_token_is_read_with_a_context_of_each_span():
 
     found = compare_spans(losses, texts := windows(3), NEAR, FAR, tokens_per_batch=64)
     assert (found.sequences, found.tokens) == (3, 3 * 20)
-    expected = [text[n] for text in texts for n in range(20, 40)]  # 40 is left over: 4 groups of 5
+    expected = [text[n] for text in texts for n in range(20, 40)]  # 4 groups of 5, without token 40
     assert sorted(seen) == sorted(expected)
     for text in texts:
         for n in range(20, 40):
@@ -41,7 +41,7 @@ def test_every_token_is_read_with_a_context_of_each_span():
 
 
 def test_a_model_that_uses_its_context_is_told_from_one_that_does_not():
-    """Hardness of tokens spreads by 1 nat, context is worth 0.01: pairing finds it, exactly."""
+    """Tokens' difficulty varies by 1 nat, context is worth 0.01: pairing finds it exactly."""
     hard = torch.randn(12 * 60, generator=torch.Generator().manual_seed(0))
 
     def losses(worth):

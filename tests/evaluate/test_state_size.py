@@ -1,4 +1,4 @@
-"""What memories hold of a text, at which models are made equal."""
+"""Test the sizes of memories, by which comparisons make models equal."""
 
 import pytest
 
@@ -9,16 +9,16 @@ from gam_scale.strict import from_dict
 
 
 def sizes(*layers):
-    """Of the memories, and of all that is carried."""
+    """Return how many numbers the memories hold, and how many all states together."""
     settings = {"layers": list(layers), "n_layers": len(layers), "d_model": 16, "vocab_size": 9}
     config = from_dict(ModelConfig, settings)
     return memory_size(config), state_size(config).constant
 
 
 def test_convolutions_inside_a_memory_are_none():
-    """What they saw last is carried, and is no memory."""
+    """Their last inputs belong to the state, but not to the memory."""
     heads = {"n_heads": 2, "head_dim": 8, "expand_v": 1}
-    beside, inside = 2 * 16, 3 * 48  # of 3 taps on d, and of 4 on queries, keys and values
+    beside, inside = 2 * 16, 3 * 48  # 3 taps on d; 4 on queries, keys and values
     for kind in ("gdn", "kda", "gdn2"):
         assert sizes({"kind": kind} | heads) == (128, 128 + inside), kind
     assert sizes({"kind": "gam_delta", "conv_size": 0} | heads) == (128, 128 + beside)
@@ -33,7 +33,7 @@ def test_memories_of_all_layers_count():
         "mamba",
         "static",
     ]
-    assert sizes(*layers)[0] == 128 + 3 * 16 * 16  # mamba's: thrice the width, 16 states each
+    assert sizes(*layers)[0] == 128 + 3 * 16 * 16  # mamba: 3 * 16 channels of 16 states each
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,4 +1,4 @@
-"""Tasks of state tracking: labels against products worked out one by one, and what is graded."""
+"""Test state-tracking tasks: labels against products step by step, and which are graded."""
 
 from itertools import accumulate
 
@@ -31,7 +31,7 @@ def test_parity_counts_ones():
 
 @pytest.mark.parametrize("kind", ["s3", "s3_swaps"])
 def test_labels_of_a_group_are_products_of_permutation_matrices(kind):
-    """The numbers of elements are found from texts of one token, whose label is the element."""
+    """In texts of one token the label is the token, so ids number the group's elements."""
     cls = task_of(kind)
     one = cls.of([1], 6).texts(400, seed=0)
     assert (one.tokens == one.targets).all()
@@ -39,7 +39,7 @@ def test_labels_of_a_group_are_products_of_permutation_matrices(kind):
     identity = np.eye(3)
     order = [np.eye(3)[list(p)] for p in _by_number()]
     for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
-        # Rows of the unit matrix in the order p: M_p M_q has rows q[p], that is q after p.
+        # Row i of M_p is row p[i] of the unit matrix, so M_p M_q is M_r with r[i] = q[p[i]].
         products = list(
             accumulate((order[t] for t in tokens), lambda a, b: b @ a, initial=identity)
         )
@@ -51,7 +51,7 @@ def test_labels_of_a_group_are_products_of_permutation_matrices(kind):
 
 
 def _by_number() -> list[tuple[int, ...]]:
-    """Permutations in the lexicographic order that the ids have, the unit first."""
+    """Return the permutations by their ids: in lexicographic order, the identity first."""
     return [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
 
 
@@ -64,7 +64,7 @@ def test_the_end_of_a_text_is_graded():
 
 @pytest.mark.parametrize("kind", ["parity", "s3", "s3_swaps"])
 def test_a_guess_is_among_the_elements_that_a_place_can_have(kind):
-    """Alike at each of the last two places of long texts; nothing is likelier than the guess."""
+    """At each of the last two places of long texts, the likeliest element's share is the guess."""
     cls = task_of(kind)
     size = len(cls.products)
     task = cls.of([21], size)
@@ -72,7 +72,7 @@ def test_a_guess_is_among_the_elements_that_a_place_can_have(kind):
     for targets in task.texts(4000, seed=0).targets[:, -2:].unbind(1):
         counts = torch.bincount(targets, minlength=size) / len(targets)
         assert counts.count_nonzero() == round(1 / task.guess)
-        # Three standard errors of a share of 4,000 texts, a half at most.
+        # Three standard errors of a share of 4,000 texts, where the share is at most a half.
         assert counts.max().item() == pytest.approx(task.guess, abs=0.024)
 
 

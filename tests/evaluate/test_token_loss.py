@@ -1,4 +1,4 @@
-"""Losses of single tokens."""
+"""Test the losses of single tokens."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A grid of real small runs: what its cells cost, what becomes of them, and that it goes on."""
+"""Test a grid of small real runs: its cells' costs and states, and what it does on failure."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from gam_scale.strict import from_dict, to_dict
 
 @dataclass(frozen=True, kw_only=True)
 class RateCell(Cell):
-    """A learning rate, from a seed."""
+    """A run at one learning rate, from one seed."""
 
     @property
     def name(self) -> str:
@@ -36,7 +36,7 @@ class RateCell(Cell):
 
 @pytest.fixture
 def cell(tiny, tmp_path):
-    """``cell(lr, seed, section={...})``: of 4 steps."""
+    """Return a function: ``cell(lr, seed, section={...})`` makes a cell of 4 steps."""
 
     def make(lr: float = 1e-3, seed: int = 0, **changes: dict) -> RateCell:
         train = {"steps": 4, "lr": lr, "seed": seed, "warmup_steps": 1} | changes.pop("train", {})
@@ -94,8 +94,8 @@ def test_a_setting_of_another_experiment_is_named(cell):
     config = cell().config
     saved = to_dict(config)
     assert changed_setting(saved, config, ("model", "train")) is None
-    saved["train"]["compile"] = "on"  # makes it faster, and no other run
-    del saved["train"]["grad_clip"]  # older than the setting
+    saved["train"]["compile"] = "on"  # changes the speed, not the run
+    del saved["train"]["grad_clip"]  # saved before the setting existed
     assert changed_setting(saved, config, ("model", "train")) is None
     del saved["model"]["attention"]["n_kv_heads"]
     assert changed_setting(saved, config, ("model", "train")) is None

@@ -1,4 +1,4 @@
-"""Checkpoints of small models that were never trained."""
+"""Fixtures: checkpoints of small, untrained models, and their tokenizer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -54,9 +54,9 @@ def config() -> RunConfig:
 
 @pytest.fixture
 def checkpoint(tokenizer_file: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """``checkpoint(block)`` -> a step-* folder whose weights are far from zero everywhere.
+    """Return a function: ``checkpoint(block)`` writes a step-* folder with weights far from zero.
 
-    The model of delta layers has a head of its own, the others' is tied.
+    The model of delta layers has an untied head; the other models' heads are tied.
     """
 
     def make(block: str = "gam") -> Path:

@@ -1,7 +1,7 @@
-"""Adapters such as LoRA's on exported models.
+"""Test adapters such as LoRA on exported models.
 
-They put themselves around the calls of modules, so a weight that is used without one is adapted by
-halves: what is merged then is another model than what was trained.
+An adapter wraps a module's call. If the model used the module's weight without calling it, training
+would bypass the adapter there, but merging would not: the merged model would differ.
 """
 
 import pytest
@@ -18,7 +18,7 @@ TOKENS = torch.randint(31, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
 class LoRA(nn.Module):
-    """As peft's: in the place of a linear layer, whose own call it adds to."""
+    """An adapter like peft's: it replaces a linear layer and adds to what that layer returns."""
 
     def __init__(self, base: nn.Linear, generator: torch.Generator) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def model_config(kind: str) -> ModelConfig:
 
 
 def adapted(model: nn.Module) -> dict[str, LoRA]:
-    """LoRA in the place of every linear layer, by its name."""
+    """Replace every linear layer by an adapter around it; return the adapters by name."""
     generator, found = torch.Generator().manual_seed(1), {}
     for prefix, module in list(model.named_modules()):
         for name, child in list(module.named_children()):
@@ -65,7 +65,7 @@ def adapted(model: nn.Module) -> dict[str, LoRA]:
 
 
 def outputs(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Logits of the training form, and those behind the text by way of a state."""
+    """Return all logits in the training form, and the last ones computed through a state."""
     state = model.init_state(2)
     _, state = model.extend(TOKENS[:, :7], state)
     return model(TOKENS), model.extend(TOKENS[:, 7:], state)[0]

@@ -1,4 +1,4 @@
-"""The mean of a run's checkpoints is the mean of its tensors, and a checkpoint like any other."""
+"""Test the mean of a run's checkpoints: it averages tensors and is an ordinary checkpoint."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ FLAT = {
 
 @pytest.fixture
 def plateau(whole):
-    """A run that kept three checkpoints of its plateau."""
+    """Return a run at a constant rate that kept three checkpoints."""
     return whole(**FLAT)
 
 
@@ -46,7 +46,7 @@ def test_the_mean_is_that_of_the_tensors(plateau, tmp_path, monkeypatch):
     assert mean.keys() == {key for key in each[0] if key.startswith("param.")}
     for key, tensor in mean.items():
         direct = torch.stack([tensors[key].double() for tensors in each]).mean(0)
-        # Two additions and a division in float32, each rounded to 2^-24 of terms of its size.
+        # Two additions and a division in float32, each rounded to 2^-24 of its result.
         size = max(tensors[key].abs().max().item() for tensors in each)
         assert (tensor.double() - direct).abs().max() <= 3 * 2**-23 * size, key
     assert any(not torch.equal(tensor, each[-1][key]) for key, tensor in mean.items())

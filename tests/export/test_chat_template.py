@@ -1,4 +1,4 @@
-"""Chat templates in an exported folder: transformers finds our ids, and our answers."""
+"""Test chat templates in an exported folder: transformers finds the same ids and answers."""
 
 import json
 
@@ -23,12 +23,12 @@ TALK = [
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
-    """As GPT-2's, with tokens of chats and an end of its own."""
+    """Return a byte-level tokenizer like GPT-2's, with chat tokens and a separate eos."""
     return byte_level(tmp_path_factory.mktemp("tokenizer"))
 
 
 def exported(tokenizer, template, folder):
-    """Its tokenizer in transformers."""
+    """Export a tokenizer and load it with transformers."""
     for name, content in tokenizer_files(tokenizer, template).items():
         (folder / name).write_bytes(content)
     (folder / "config.json").write_text(json.dumps({"model_type": "gam_scale"}))
@@ -41,12 +41,12 @@ def test_the_same_ids_and_answers(ours, tmp_path, source):
     messages = [Message(m["role"], m["content"], m["role"] == "assistant") for m in TALK]
     ids, carries = template.encode(Conversation(tuple(messages)))
     found = theirs.apply_chat_template(TALK, return_dict=True, return_assistant_tokens_mask=True)
-    opened = int(source == CHATML)  # it writes no bos, which opens every document here
+    opened = int(source == CHATML)  # CHATML writes no bos; our documents begin with one
     assert ids.tolist()[opened:] == found["input_ids"]
     prompt = theirs.apply_chat_template(TALK[:-1], add_generation_prompt=True)["input_ids"]
     assert template.prompt(messages[:-1])[opened:] == prompt
     if source == CHATML:
-        # What closes an answer is learned too, which their tag leaves out.
+        # We learn the token that closes an answer too; transformers' mask leaves it out.
         closing = carries & np.isin(ids, list(template.stops))
         assert closing.sum() == 2
         assert (carries & ~closing)[opened:].tolist() == [bool(n) for n in found["assistant_masks"]]

@@ -1,4 +1,4 @@
-"""An exported folder in transformers, in a process that cannot import gam_scale."""
+"""Test an exported folder in transformers, in a process that cannot import gam_scale."""
 
 import json
 import os
@@ -78,7 +78,7 @@ os._exit(0)  # everything is written; what libraries do at interpreter exit is n
 
 
 def in_transformers(folder, out, tmp_path):
-    """What transformers makes of an exported folder."""
+    """Run IN_TRANSFORMERS on an exported folder in a process of its own; return its results."""
     pytest.importorskip("transformers")
     here = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [
@@ -97,7 +97,7 @@ def in_transformers(folder, out, tmp_path):
 
 
 def greedy_ids(trained, ids):
-    """The continuation by our own model."""
+    """Return the greedy continuation by our own model."""
     found = []
     with torch.no_grad():
         logits, state = trained.model.extend(torch.tensor([ids]), trained.model.init_state())
@@ -111,7 +111,7 @@ def greedy_ids(trained, ids):
 
 @pytest.fixture
 def one_thread():
-    """As in the other process: on some machines sums over two threads round otherwise."""
+    """Use one thread, as the other process does: sums over two may round differently."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -135,8 +135,8 @@ def test_transformers_computes_what_we_do(checkpoint, tmp_path, block, one_threa
     assert torch.equal(tensors["logits"], trained.model(tokens).detach())
     loss = trained.model(tokens[:, :-1], tokens[:, 1:]) / (tokens.numel() - 1)
     loss.backward()
-    assert results["loss"] == pytest.approx(loss.item(), rel=1e-5)  # a sum in another order
-    # Through layers whose weights are large, which make more of such a difference.
+    assert results["loss"] == pytest.approx(loss.item(), rel=1e-5)  # summed in another order
+    # Layers with large weights amplify such a difference.
     assert off(tensors["gradient"], trained.model.embedding.weight.grad) < 1e-3
 
     (greedy,) = results["greedy"]
@@ -146,7 +146,7 @@ def test_transformers_computes_what_we_do(checkpoint, tmp_path, block, one_threa
     assert results["beams"] == results["beams_without_state"]
     assert results["saved_alike"] and results["fresh_std"] == pytest.approx(0.02, rel=0.1)
 
-    # Back into ours, after transformers gave embedding and head ten more rows and cut the file.
+    # Back to our format, after transformers added ten rows to embedding and head, in several files.
     back = write_checkpoint(read_hf(tmp_path / "results-saved", None), tmp_path / "back")
     model, its = load_trained(back).model, trained.model
     pairs = {"embedding": (model.embedding.weight, its.embedding.weight)}

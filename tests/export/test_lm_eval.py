@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on an exported folder: its command, and what it finds is what we find."""
+"""Test lm-evaluation-harness on an exported folder: its command finds what our tools find."""
 
 import json
 import math
@@ -18,14 +18,14 @@ pytest.importorskip("lm_eval", reason="lm_eval is missing; the extra lm-eval has
 
 from transformers import AutoTokenizer  # noqa: E402
 
-LENGTH = 48  # that the models were made for
+LENGTH = 48  # the models' max_seq_len
 TEXT = sentences(99, 150)
 MC = [
     {"query": "the cat", "choices": [" sees", " runs under a tree.", " x"], "label": 0},
     {"query": " ".join(TEXT.split()[:60]), "choices": [" likes the bird", " and"], "label": 1},
 ]
 PROMPTS = ["the cat sees", "a dog"]
-NEW_TOKENS = 36  # with the prompt, as long as the models' texts
+NEW_TOKENS = 36  # with the prompt, about LENGTH tokens
 TASKS = {
     "mc": (
         "multiple_choice",
@@ -58,7 +58,7 @@ def write_tasks(folder: Path) -> None:
 
 
 def lm_eval(folder: Path, tasks: Path, names: list[str], more: str = "") -> tuple[dict, dict]:
-    """Results by task, and what was asked of each task with the answers."""
+    """Run the harness; return results by task, and each task's questions with their answers."""
     out = tasks.parent / f"out{more}"
     arguments = f"pretrained={folder},trust_remote_code=True{more}"
     here = {"HF_HOME": str(tasks.parent / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -76,7 +76,7 @@ def lm_eval(folder: Path, tasks: Path, names: list[str], more: str = "") -> tupl
 
 
 def likelihood(trained, query: str, answer: str) -> float:
-    """Nats of an answer behind a text, of which the last tokens that fit are read."""
+    """Return an answer's log-likelihood in nats after the last tokens of the query that fit."""
     tokenizer = trained.tokenizer
     whole = [tokenizer.bos_id, *tokenizer.encode(query + answer)]
     n = len(whole) - 1 - len(tokenizer.encode(query))
@@ -100,19 +100,19 @@ def test_choices_texts_and_generation(checkpoint, tmp_path, run_tool, capsys, bl
             expected = likelihood(trained, row["query"], answer)
             assert float(found) == pytest.approx(expected, abs=1e-3)
     for prompt, sample in zip(PROMPTS, samples["own_prompts"], strict=True):
-        ids = greedy(trained, prompt)  # which may be no UTF-8: as their own tokenizer shows them
+        ids = greedy(trained, prompt)  # may be invalid UTF-8, so their tokenizer decodes
         assert sample["filtered_resps"] == [theirs.decode(ids, skip_special_tokens=True)]
     (tmp_path / "text.txt").write_text(TEXT)
     capsys.readouterr()
     assert run_tool("evaluate", path, "--text", tmp_path / "text.txt", "--json") == 0
     ours = json.loads(capsys.readouterr().out)["bits_per_byte"]
-    # The harness puts <s> before a text that it rolls over, where the tokenizer already has.
+    # For rolling likelihoods the harness adds a <s> of its own; the tokenizer has added one.
     results, _ = lm_eval(folder, tasks, ["own_text"], ",add_bos_token=False")
     assert results["own_text"]["bits_per_byte,none"] == pytest.approx(ours, rel=2e-3)
 
 
 def greedy(trained, prompt: str) -> list[int]:
-    """What our own model goes on with, up to the end of a document."""
+    """Return our own model's greedy continuation, up to the end of the document."""
     ids = [trained.tokenizer.bos_id, *trained.tokenizer.encode(prompt)]
     found: list[int] = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Weights of the paper's official code become a checkpoint that computes the same."""
+"""Test that weights of the paper's official code become a checkpoint that computes the same."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "gam_official.safetensors"
 
 @pytest.fixture
 def state() -> dict[str, torch.Tensor]:
-    """Of a model that has room for the test tokenizer's 320 ids."""
+    """Return the official state dict of a model with the test tokenizer's 320 ids."""
     config = ModelConfig(d_model=16, n_layers=2, vocab_size=320, max_seq_len=24)
     config.gam = GAMConfig(n_slots=5)
     return dump_official(build_model(config, seed=2))
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_named(state, tokenizer_file, tmp_path):
     refuse("is not a state dict", {1: torch.ones(1)})
     far = {"blocks.99999.ln1.weight": torch.ones(16)}
     refuse("blocks.99999.ln1.weight is not a tensor of the official", state | far)
-    refuse("holds more than tensors", tmp_path)  # a Path: an object that unpickling would make
+    refuse("holds more than tensors", tmp_path)  # a Path: unpickling would create it
     path.write_bytes(b"nonsense")
     refuse("is damaged or holds more", None)
 

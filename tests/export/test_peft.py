@@ -1,4 +1,4 @@
-"""PEFT's adapters on exported models: trained, merged, saved; prompts in front of the text."""
+"""Test PEFT on exported models: adapters that are trained, merged, saved; prompts; prefixes."""
 
 import copy
 
@@ -23,7 +23,7 @@ LORA = {"task_type": "CAUSAL_LM", "target_modules": "all-linear", "r": 2}
 
 
 def trained(model, steps=4):
-    """The model after some steps, and the losses of all."""
+    """Train; return the model, the loss of every step, and the last step's gradients."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 3e-2)
     losses = []
     for _ in range(steps):
@@ -66,7 +66,7 @@ def test_a_prompt_is_tuned_and_stands_before_what_is_generated(name):
     tuned, losses, grads = trained(peft.get_peft_model(base, config), 10)
     assert losses[-1] < losses[0] - 0.1 and len(grads) == 1
     ids = T
-    with torch.no_grad():  # each token from all of the text before it
+    with torch.no_grad():  # each token from the whole text, without a cache
         for _ in range(GREEDY["max_new_tokens"]):
             logits = tuned(ids, attention_mask=torch.ones_like(ids)).logits[:, -1]
             ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)

@@ -1,4 +1,4 @@
-"""The flat copy of the model's source computes what the source does, on its own."""
+"""Test that the flat copy of the model's source, by itself, computes what the source does."""
 
 import importlib
 import re
@@ -17,7 +17,7 @@ TEMPLATES = ("configuration_gam_scale", "modeling_gam_scale", "tokenization_gam_
 
 @pytest.fixture
 def flat(tmp_path, monkeypatch):
-    """Import a module of the flat folder, as part of a package; transformers is not needed."""
+    """Return a function that imports a module of the flat folder, without transformers."""
     folder = tmp_path / "flat_gam"
     folder.mkdir()
     for name, text in flat_sources(TEMPLATES).items():

@@ -1,4 +1,4 @@
-"""Tokenizers that others made, in a Hugging Face folder: the same ids there, and back."""
+"""Test tokenizers in Hugging Face folders: the same ids in transformers, and read back."""
 
 import json
 import random
@@ -66,7 +66,7 @@ def in_transformers(folder):
 
 
 def fuzzed(count: int, pieces: list[str]):
-    """Texts of pieces, runs of spaces and letters, control characters, emoji and many scripts."""
+    """Yield texts of pieces, runs of spaces and letters, control characters, emoji, scripts."""
     rng = random.Random(0)
     kinds = [
         lambda: rng.choice(pieces),
@@ -136,7 +136,7 @@ def test_the_same_ids_in_transformers_and_back(tmp_path, made):
 
 @pytest.mark.parametrize("made", MADE)
 def test_what_transformers_saved_comes_back(tmp_path, made):
-    """It saves its own files alone: eos and what each id stands for are still there."""
+    """transformers saves only its own files; eos and the bytes of each id survive."""
     ours = made(tmp_path)
     in_transformers(written(tmp_path / "folder", ours)).save_pretrained(tmp_path / "saved")
     back = load_tokenizer(*tokenizer_of(tmp_path / "saved"))

@@ -1,4 +1,4 @@
-"""The exported models do in transformers what its own models do."""
+"""Test that exported models do in transformers what its own models do."""
 
 import copy
 import runpy
@@ -69,7 +69,7 @@ def test_a_cache_is_filled_in_place_piece_by_piece(model):
 
 @torch.no_grad()
 def test_a_cache_goes_by_its_newer_name_too(model):
-    """transformers 5.24 has ``cache`` for ``past_key_values``."""
+    """transformers 5.24 calls ``past_key_values`` ``cache``."""
     cache = model(T[:, :5], use_cache=True).past_key_values
     assert off(model(T[:, 5:], cache=cache).logits, model(T).logits[:, 5:]) < FLOAT32
     assert cache.get_seq_length() == 10
@@ -130,7 +130,7 @@ def test_generation(model):
     hook = embedding.register_forward_hook(lambda m, i, o: lengths.append(i[0].shape[1]))
     batch = model.generate(ids, attention_mask=mask, **GREEDY)
     hook.remove()
-    assert lengths == [10, 1, 1, 1, 1]  # from the state, padded as it is
+    assert lengths == [10, 1, 1, 1, 1]  # the padded batch, then single tokens
     alone = model.generate(T[1:, :LENGTH], **GREEDY)
     assert torch.equal(batch[1, 10:], alone[0, LENGTH:])
     assert torch.equal(batch[0], plain[0])
@@ -187,7 +187,7 @@ def test_saved_and_loaded_in_any_precision_and_in_pieces(model, tmp_path):
     rough = GAMScaleForCausalLM.from_pretrained(tmp_path / "torch.float32", dtype=torch.bfloat16)
     rates = {p.dtype for name, p in rough.named_parameters() if name.endswith("A_log")}
     assert rough.dtype == torch.bfloat16 and rates <= {torch.float32}
-    # bf16 has 8 bits: each of some twenty products and sums in a row is off by up to 1/256.
+    # bf16 has 8 bits: each of some twenty successive operations is off by up to 1/256.
     assert off(rough(T).logits.float(), head(T).logits) < 0.1
     assert rough.generate(T, **GREEDY).shape == (2, 15)
 

@@ -1,7 +1,7 @@
-"""The tests that transformers runs on each of its own models, run on ours.
+"""Run on our models the tests that transformers runs on each of its own.
 
-They come with its source distribution, not with the package: ``make test-transformers`` fetches
-that and says where it is in ``TRANSFORMERS_TESTS``.
+These tests are in the source distribution of transformers, not in the package.
+``make test-transformers`` downloads it and sets ``TRANSFORMERS_TESTS`` to its folder of tests.
 """
 
 import importlib
@@ -41,13 +41,14 @@ DO_NOT_APPLY = {
     "looks for a layer of transformers' own class that recomputes itself; these are recomputed by "
     "the model that holds them (tests/export/test_transformers.py)",
 )
-"""What each test asks for that these models do not have."""
+"""Tests that are skipped, each with what it needs that these models do not have."""
 
 
 def _mixin() -> type:
-    """Of the folder's tests, as a package of another name than this project's own tests have.
+    """Return the ModelTesterMixin of FOLDER, imported as the package ``transformers_tests``.
 
-    Of what it imports from folders that the distribution leaves out it needs the names alone.
+    The name ``tests`` is this project's own. The mixin imports two classes from folders that the
+    distribution leaves out; it needs their names only, so empty classes replace them.
     """
     package = types.ModuleType("transformers_tests")
     package.__path__ = [os.path.abspath(FOLDER)]
@@ -69,7 +70,7 @@ def _mixin() -> type:
 
 
 class _Tester:
-    """What the tests ask of a model: sizes, a configuration, inputs."""
+    """What the tests need to know of a model: sizes, a configuration, inputs."""
 
     batch_size, seq_length, hidden_size, num_hidden_layers, num_labels = 3, 7, 16, 2, 3
     vocab_size, is_training, type_sequence_label_size = VOCAB, True, 2

@@ -1,4 +1,4 @@
-"""DeepSpeed universal checkpoints, written here in their layout."""
+"""Test reading DeepSpeed's universal checkpoints, which are written here in their layout."""
 
 import shutil
 from dataclasses import replace
@@ -20,7 +20,7 @@ FILES = {"fp32": "param", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
 
 @pytest.fixture
 def universal(tmp_path, config):
-    """``universal(flat)`` writes a folder; flat as from ZeRO stage 3, else as from 1 and 2."""
+    """Return a function that writes a folder: flat as by ZeRO stage 3, else as by 1 and 2."""
     generator = torch.Generator().manual_seed(0)
 
     def write(*, flat: bool):
@@ -53,7 +53,7 @@ def test_parameters_moments_and_steps(universal, config, tokenizer_file, tmp_pat
     for key, tensor in tensors.items():
         assert torch.equal(whole(written, key), tensor), key
     state = load_state(path)
-    # Stages 1 and 2 say how many steps Adam applied, stage 3 how many there were.
+    # Stages 1 and 2 save how many steps Adam applied; stage 3 saves the run's steps only.
     assert (state.step, state.optimizer_steps) == ((9, 9) if flat else (9, 7))
     assert state.sequences == 9 * config.train.global_batch_size
 
@@ -67,7 +67,7 @@ def test_moments_are_there_whole_or_not_at_all(universal, config, tokenizer_file
     for path in folder.glob("zero/*/exp_avg*.pt"):
         path.unlink()
     path = write_checkpoint(read_universal(folder, config, tokenizer_file), tmp_path / "run")
-    # Without moments Adam begins anew, its count of steps too.
+    # Without moments Adam starts again, with its counts by parameter; the run's count stays.
     assert all(key.startswith("param.") for key in CanonicalTensors(path).content())
     assert load_state(path).optimizer_steps == 9
 

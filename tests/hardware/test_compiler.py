@@ -1,4 +1,4 @@
-"""What torch.compile needs, with the parts of other machines put in by hand."""
+"""What torch.compile needs, with the parts of other machines simulated."""
 
 import sys
 
@@ -17,7 +17,7 @@ def script(folder, name: str, exit_code: int) -> None:
 
 @pytest.fixture
 def toolchain(monkeypatch, tmp_path):
-    """A PATH with nothing on it, on Linux, and a Python.h."""
+    """The only folder of PATH, on Linux, which has no programs but a Python.h."""
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)

@@ -1,4 +1,4 @@
-"""What does not need Linux or an NVIDIA GPU: tried here by taking away what macOS lacks."""
+"""What works without Linux or an NVIDIA GPU, tried here by taking away what macOS lacks."""
 
 import configparser
 import json
@@ -81,7 +81,7 @@ def test_there_is_a_segment_length_for_every_device():
 
 
 class Wide(TorchDispatchMode):
-    """Notes what a device without them would be given of float64 and of complex numbers."""
+    """Records the operators whose results on a device are float64 or complex."""
 
     def __init__(self, device: str) -> None:
         super().__init__()

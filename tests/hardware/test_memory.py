@@ -15,7 +15,7 @@ from gam_scale.hardware.memory import host_memory_in_use, peak_memory_bytes, res
 def test_peak_memory_sees_an_allocation_and_forgets_it_on_reset():
     slack = 4 << 20  # the kernel counts pages in batches
     reset_peak_memory("cpu")  # of earlier tests in this process
-    # Mapped, so that closing it gives it back: malloc keeps what it frees once a run has begun.
+    # Mapped, so that closing gives the memory back: once a run has begun, malloc keeps its own.
     block = mmap.mmap(-1, 200 << 20)
     block[:: mmap.PAGESIZE] = b"x" * (len(block) // mmap.PAGESIZE)
     assert peak_memory_bytes("cpu") > 200 << 20
@@ -62,5 +62,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
         int(subprocess.run([sys.executable, "-c", s], stdout=subprocess.PIPE, check=True).stdout)
         for s in (script, script.replace("\nkeep_freed_memory()", ""))
     )
-    # Sixty tensors of 8192 pages each, all but the first few in memory that is there already.
+    # Sixty tensors of 8192 pages each, all but the first few in memory that was freed before.
     assert given_back - kept > 30 * 8192

@@ -9,7 +9,7 @@ from gam_scale.hardware.peak import device_peak_flops
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """``gpu(name)`` makes torch name its GPU so; measuring is a fixed figure."""
+    """``gpu(name)`` makes torch call its GPU so; a measured rate is a fixed figure."""
 
     def pretend(name: str) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: name)
@@ -43,7 +43,7 @@ def test_known_gpus_have_their_dense_data_sheet_rate(gpu, name, bf16, fp32, labe
     "name",
     [
         "NVIDIA A10G",  # neither an A10 nor an A100
-        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",  # a slice of one
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",  # a slice of an A100
         "NVIDIA GeForce RTX 4090 Laptop GPU",
         "NVIDIA H20",
         "Some GPU 9000",

@@ -1,4 +1,4 @@
-"""Threads of a rank: its share of the physical cores, unless the environment says."""
+"""Threads of a rank: its share of the physical cores, unless the environment says otherwise."""
 
 import os
 

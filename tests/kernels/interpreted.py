@@ -1,8 +1,8 @@
-"""flash-linear-attention's own kernels in Triton's interpreter, against float64 recurrences.
+"""Run flash-linear-attention's kernels in Triton's interpreter, against float64 recurrences.
 
-Run as a program, in a process of its own: ``python interpreted.py KINDS FOLDER`` prints by kind, of
-several with commas between them, how far outputs, final states and each gradient are off. FOLDER is
-for a copy of the package.
+This is a program for a process of its own. ``python interpreted.py KINDS FOLDER`` prints JSON: for
+each of the comma-separated KINDS, the relative errors of outputs, final states and each gradient.
+It writes a copy of the package to FOLDER.
 """
 
 import json
@@ -16,7 +16,7 @@ WIDTH, SLOTS = 16, 16  # the least that the kernels' products take
 
 
 def copied(folder: Path) -> None:
-    """A copy whose loops run in the interpreter, where loop variables are plain numbers."""
+    """Copy fla, changed for the interpreter, in whose loops the variables are plain numbers."""
     installed = Path(find_spec("fla").origin).parent
     shutil.copytree(installed, folder / "fla", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("chunk_delta_h.py", "chunk_h.py"):
@@ -27,7 +27,7 @@ def copied(folder: Path) -> None:
 
 
 def without_tuning() -> None:
-    """Kernels in their first configuration: the interpreter would time all of them."""
+    """Run kernels in their first configuration; the interpreter would time all of them."""
     from triton.runtime.autotuner import Autotuner
 
     def run(self, *args, **options):
@@ -37,7 +37,7 @@ def without_tuning() -> None:
 
 
 def differences(kind: str) -> dict[str, float]:
-    """Of float32 operators on the kernels from the recurrence in float64, over its size."""
+    """Return a float32 operator's relative errors against the recurrence in float64, by name."""
     import recurrences
     import torch
     from closeness import off

@@ -1,6 +1,7 @@
-"""The chunk scan's kernels in Triton's interpreter, against the loop in float64.
+"""Run the chunk scan's kernels in Triton's interpreter, against the loop in float64.
 
-Run as a program, in a process of its own: prints how far states and gradients are off, by case.
+This is a program for a process of its own. It prints JSON: the relative errors of states and of
+gradients, by case.
 """
 
 import json
@@ -19,7 +20,7 @@ CASES = {  # rows, steps, M, D, and whether decays are matrices
 
 
 def differences(rows: int, steps: int, size: int, width: int, dense: bool) -> list[float]:
-    """Of all states, and of the gradients of the writes and the initial state."""
+    """Return the errors of all states, and of the writes' and the initial state's gradients."""
     import torch
     from closeness import off
 

@@ -1,4 +1,4 @@
-"""Attention within stretches against masked softmax on all pairs, in float64."""
+"""Test attention within stretches against masked softmax on all pairs, in float64."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from gam_scale.kernels import attention_blocks as blocks
 from gam_scale.kernels.attention import attend
 from gam_scale.kernels.pieces import RUN
 
-# Lengths of the stretches of each row: one; single tokens; short ones, which are computed
-# together; at, below and above what is computed together; random ones.
+# Lengths of each row's stretches. Short ones are computed together, in runs of at most RUN tokens;
+# "runs" has lengths at, below and above that limit.
 ROWS = {
     "one": [[37], [37]],
     "single tokens": [[1] * 37, [36, 1], [1, 36]],
@@ -51,14 +51,14 @@ def test_random_stretches(seed):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("keys", [150, 151, 400])
 def test_whole_rows_of_more_keys_than_queries(keys, dtype):
-    """As after a text that was read before: the last query sees all keys."""
+    """As when a text was read before: the surplus keys come first, the last query sees all."""
     inputs, grad = tensors(2, [150, keys], dtype)
     sees = torch.ones(150, keys, dtype=torch.bool).tril(keys - 150)
     compare(inputs, grad, attend(*inputs), sees.expand(2, 1, -1, -1), DTYPES[dtype])
 
 
 def test_queries_of_one_rank_among_the_keys_of_all():
-    """Tokens 10 to 19 of rows of 30: stretches begin before them, and end behind them."""
+    """Queries are tokens 10 to 19 of rows of 30; stretches begin before and end after them."""
     rows = [[4, 9, 2, 15], [10, 10, 10], [30], [3, 12, 1, 1, 13]]
     lengths, key_lengths = [], []
     for row in rows:
@@ -66,7 +66,7 @@ def test_queries_of_one_rank_among_the_keys_of_all():
         for n in row:
             end = start + n
             n_queries = max(0, min(end, 20) - max(start, 10))
-            # A stretch that goes on behind the queries: those keys are a stretch of no queries.
+            # Keys of a stretch that lie behind the queries form a stretch without queries.
             seen = min(end, 20) - start if n_queries else n
             lengths += [n_queries, 0]
             key_lengths += [seen, n - seen]
@@ -101,7 +101,7 @@ def test_a_window_over_more_keys_than_queries(keys, window):
 @pytest.mark.parametrize("options", [{}, {"window": 20}, {"dropout": 0.2}], ids=str)
 @pytest.mark.parametrize("keys", [90, 130])
 def test_heads_of_keys_serve_several_of_queries(keys, options):
-    """As if each were there once for every head of queries; gradients are their sums."""
+    """The result is that of keys and values repeated per query head; gradients are summed."""
     (q, k, v), grad = tensors(2, [90, keys])
     q, k, v = (x.detach().clone().requires_grad_() for x in (q, k[:, :1], v[:, :1]))
     repeated = [x.repeat_interleave(HEADS, 1) for x in (k, v)]
@@ -116,11 +116,11 @@ def test_heads_of_keys_serve_several_of_queries(keys, options):
 
 
 def weights_of(inputs, **options) -> Tensor:
-    """The weights themselves, (B, H, T, S): each key's value is a direction of its own."""
+    """Return the weights (B, H, T, S), which come out if each key's value is a unit vector."""
     q, k, _ = inputs
     rows, heads, n_keys, _ = k.shape
     q, k = (torch.nn.functional.pad(x, (0, n_keys - WIDTH)) for x in (q, k))
-    q = q * (n_keys / WIDTH) ** 0.5  # a head's scale follows from its width
+    q = q * (n_keys / WIDTH) ** 0.5  # undo the scale of the wider heads
     values = torch.eye(n_keys, dtype=q.dtype).expand(rows, heads, -1, -1)
     return attend(q, k, values, **options).detach()
 
@@ -140,8 +140,8 @@ def test_dropout_zeroes_weights_and_keeps_their_mean():
         ratio[stays], torch.full_like(ratio[stays], 4 / 3), rtol=1e-9, atol=0
     )
     assert 0.74 < stays.double().mean() < 0.76  # 260,000 coins: 11 standard deviations
-    # No two heads, rows or queries share their coins: those of a query's neighbour agree with its
-    # own as often as 0.75^2 + 0.25^2.
+    # No two heads or queries share their coins: those of neighbours agree as often as independent
+    # ones, 0.75^2 + 0.25^2.
     coin = dropped != 0
     for agree in (coin[:, 1:] == coin[:, :1], coin[:, :, 1:] == coin[:, :, :-1]):
         here = agree[seen[:, 1:] if agree.shape[1] == 2 else (seen[:, :, 1:] & seen[:, :, :-1])]
@@ -150,7 +150,7 @@ def test_dropout_zeroes_weights_and_keeps_their_mean():
 
 @pytest.mark.parametrize("keys", [150, 400])
 def test_a_callers_autocast_stays_outside(keys):
-    """Blocks of queries compute in float32 inside, under autocast too."""
+    """Blocks of queries compute in float32 even under autocast."""
     inputs, grad = tensors(2, [150, keys], torch.bfloat16)
     sees = torch.ones(150, keys, dtype=torch.bool).tril(keys - 150)
     with torch.autocast("cpu", torch.bfloat16):
@@ -194,7 +194,7 @@ def test_the_generator_alone_decides_what_is_dropped():
 
 
 def test_operators_are_what_their_fakes_say():
-    """Shapes, strides and dtypes; gradients are registered; nothing is changed in place."""
+    """Check shapes, strides, dtypes, registered gradients, and that inputs are left alone."""
     ends, seed = spans_of([[30, 7], [37]])[0], torch.tensor(5)
     for keys, dropout, window in ((37, 0.0, 0), (37, 0.1, 0), (50, 0.0, 0), (37, 0.0, 9)):
         for dtype in (torch.float64, torch.bfloat16):
@@ -242,7 +242,7 @@ def test_other_stretches_compile_nothing_anew():
 
 
 def test_memory_grows_with_tokens_alone():
-    """Of 2,000 tokens all pairs' weights would be 48 MB; what a block holds is left out of both."""
+    """All pairs of 2,000 tokens would take 48 MB. What one block of queries holds is subtracted."""
     taken = []
     for length in (1000, 2000):
         inputs, grad = tensors(1, [length, length], torch.float32)

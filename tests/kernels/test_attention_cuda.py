@@ -1,7 +1,7 @@
-"""What torch's CUDA kernels are given, and what is made of their results.
+"""Test the arguments of torch's CUDA attention kernels, and the use of their results.
 
-There is no GPU here: stand-ins compute what the kernels are documented to, from the same arguments;
-torch's own shape functions see the calls themselves.
+There is no GPU here. Stand-ins compute what the kernels are documented to, from the same arguments,
+and torch's own shape functions check the calls.
 """
 
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ def stretches_of(ends, key_ends):
 
 
 def weights(q, k):
-    """Of (n, H, K) queries and (m, H, K) keys, the last query at the last key; log-sum-exps."""
+    """Return weights (H, n, m) and log-sum-exps (H, n); the last query is at the last key."""
     sees = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
     scores = torch.einsum("nhk,mhk->hnm", q, k) / q.shape[-1] ** 0.5
     scores = scores.masked_fill(~sees, -torch.inf)
@@ -34,7 +34,7 @@ def check(q, k, ends, key_ends, longest, longest_keys):
     assert ends.is_contiguous() and key_ends.is_contiguous() and ends.shape == key_ends.shape
     assert longest == ends.diff().max() and longest_keys == key_ends.diff().max()
     assert ends[-1] == q.shape[0] and key_ends[-1] == k.shape[0]
-    assert ((ends.diff() > 0) | (key_ends.diff() > 0)).all()  # none is there for nothing
+    assert ((ends.diff() > 0) | (key_ends.diff() > 0)).all()  # each has queries or keys
 
 
 def gradients(grad, q, k, v, ends, key_ends):
@@ -118,7 +118,7 @@ def test_what_kernels_get_and_give(monkeypatch, kernel, rows):
 
 @pytest.mark.parametrize("kernel", ["flash", "efficient"])
 def test_keys_of_other_ranks(monkeypatch, kernel):
-    """Tokens 10 to 19 of rows of 30, with stretches before them and behind them."""
+    """Queries are tokens 10 to 19 of rows of 30, with stretches before and after them."""
     monkeypatch.setattr(attention_cuda, "aten", STAND_INS)
     monkeypatch.setattr(attention, "_form", lambda *args: kernel)
     inputs, grad = tensors(2, [10, 30])
@@ -130,7 +130,7 @@ def test_keys_of_other_ranks(monkeypatch, kernel):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_calls_fit_torchs_signatures(dtype):
-    """On the meta device torch's own kernels are called, for shapes alone."""
+    """On the meta device, torch's own kernels only compute shapes."""
     spans = spans_of(ROWS)
     q, k, v, grad = (
         torch.empty(3, 37, HEADS, WIDTH, dtype=dtype, device="meta").transpose(1, 2)
@@ -169,7 +169,7 @@ def test_the_kernel_follows_from_the_heads(monkeypatch, dtype, width, capability
 
 @pytest.mark.parametrize("kernel", ["flash", "efficient"])
 def test_a_kernels_dropout_comes_from_the_seed(monkeypatch, kernel):
-    """Which the backward pass is given again; the device's generator is where it was."""
+    """The backward pass gets the same seed, and the device's generator keeps its state."""
     generator = torch.Generator().manual_seed(1)
     monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
     q = torch.randn(2, HEADS, 5, WIDTH)

@@ -1,4 +1,4 @@
-"""The implementation of a layer: the first that runs and agrees on every rank, with reasons."""
+"""Test the choice of an implementation: the first that runs and is right on every rank."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def wrong(a, b, layout):
 
 
 def detached(a, b, layout):
-    """Its outputs are right, and half of its gradients."""
+    """Compute right outputs, whose gradients are right for a but zero for b."""
     return a * b.detach() + b * 0, (a * b.detach()).sum(0)
 
 

@@ -1,4 +1,4 @@
-"""The chunk scan's Triton kernels, without a GPU: what they compute, and that they fit one."""
+"""Test the chunk scan's Triton kernels without a GPU: their results, and that they fit one."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_the_kernels_are_the_loop():
     )
     assert done.returncode == 0, done.stderr
     for case, found in json.loads(done.stdout.splitlines()[-1]).items():
-        # Of sums of up to 256 products, a few steps in a row, in float32.
+        # float32 rounding of sums of up to 256 products, over a few successive steps.
         assert worst(found) < 1e-6, (case, found)
 
 
@@ -40,11 +40,11 @@ def test_the_kernels_are_the_loop():
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
 @pytest.mark.parametrize("size", [64, 128])
 def test_no_state_leaves_the_registers(size, precision, reverse, tmp_path):
-    """Compiled for an H100: nothing is spilled, and shared memory is a small part of 227 kB."""
+    """Compiled for an H100, it spills nothing and takes a small part of 227 kB shared memory."""
     kernel = compiled(size, precision, reverse)
     assert kernel.metadata.shared <= 48 * 1024
     (tmp_path / "kernel.ptx").write_text(kernel.asm["ptx"])
-    for name in ("ptxas-blackwell", "ptxas"):  # the newer one reads what Triton writes
+    for name in ("ptxas-blackwell", "ptxas"):  # the newer one reads Triton's PTX
         ptxas = Path(find_spec("triton").origin).parent / "backends/nvidia/bin" / name
         if not ptxas.exists():
             continue
@@ -57,7 +57,7 @@ def test_no_state_leaves_the_registers(size, precision, reverse, tmp_path):
 
 
 def compiled(size: int, precision: str, reverse: bool):
-    """The kernel of matrices M x M, as a launch on an H100 with D 128 would compile it."""
+    """Compile the kernel for M x M decays as a launch on an H100 with D = 128 would."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

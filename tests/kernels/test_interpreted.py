@@ -1,4 +1,4 @@
-"""flash-linear-attention's real kernels, forward and backward, in Triton's interpreter."""
+"""Test flash-linear-attention's real kernels, both passes, in Triton's interpreter."""
 
 import json
 import os
@@ -34,5 +34,5 @@ def test_the_real_kernels_on_packed_documents(tmp_path):
     assert list(by_kind) == KINDS
     for kind, differences in by_kind.items():
         assert {"y", "final", "q", "k", "v", "log_decay", "initial"} <= set(differences)
-        # The interpreter's products are float32's own: sums of a hundred roundings.
+        # The interpreter multiplies in true float32: about a hundred roundings add up.
         assert worst(differences.values()) < 1e-5, (kind, differences)

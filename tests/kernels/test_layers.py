@@ -1,4 +1,4 @@
-"""Layers whose implementation is a kernel: as the portable ones, recomputed, compiled, cut up."""
+"""Test layers on stand-ins for kernels against portable ones: recomputed, compiled, cut up."""
 
 from types import SimpleNamespace
 
@@ -65,7 +65,7 @@ def test_a_kernel_stands_for_the_portable_form(kind, documents):
     batch = make_batch(model, documents=documents)
     expected, found = (loss_and_gradients(m, batch) for m in (plain, model))
     assert [f"{kind}_forward", f"{kind}_backward"] == stand_ins.CALLS
-    assert largest_difference(found, expected) < 1e-4  # float32 outside of it, in both
+    assert largest_difference(found, expected) < 1e-4  # both are float32 outside the kernel
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_kernel_stands_for_the_portable_form(kind, documents):
     [(WHOLE, "delta"), (BY_CHANNEL, "channel"), (WHOLE | {"strength_per": "channel"}, "channel")],
 )
 def test_the_kernel_takes_the_whole_recipe(layer, called):
-    """Values of their own width and number of heads, and strengths up to 2."""
+    """Values have their own width and number of heads, and strengths are up to 2."""
     plain, model = make_model(layer), make_model(layer, "fla")
     batch = make_batch(model)
     expected, found = (loss_and_gradients(m, batch) for m in (plain, model))
@@ -83,14 +83,14 @@ def test_the_kernel_takes_the_whole_recipe(layer, called):
         trials = memory.trials(context)
         choice = choose(trials, torch.device("cpu"), torch.float32, "tf32", lambda here: here)
         assert (choice.implementation, choice.reasons) == ("fla", [])
-    assert largest_difference(found, expected) < 1e-4  # float32 outside of it, in both
+    assert largest_difference(found, expected) < 1e-4  # both are float32 outside the kernel
 
 
 @pytest.mark.parametrize("how", ["eager", "compiled"])
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 @pytest.mark.parametrize("kind", IMPLEMENTATIONS)
 def test_what_is_recomputed(kind, recompute, how):
-    """Selective keeps what the kernel returned; full asks it again. A block stays one graph."""
+    """Selective keeps the kernel's results; full runs the kernel again. A block is one graph."""
     torch._dynamo.reset()
     model, plain = (make_model(kind, IMPLEMENTATIONS[kind]) for _ in range(2))
     batch = make_batch(model)
@@ -112,7 +112,7 @@ def test_what_is_recomputed(kind, recompute, how):
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 @pytest.mark.parametrize("kind", ["delta", "slot", "mamba2"])
 def test_segments_in_bf16(kind, recompute, how):
-    """Each goes on from the state of the one before; the kernel gets products in bfloat16."""
+    """Each segment starts from the state of the one before; the kernel gets bfloat16 inputs."""
     torch._dynamo.reset()
     plain, model = make_model(kind), make_model(kind, IMPLEMENTATIONS[kind])
     batch = make_batch(model)
@@ -142,12 +142,12 @@ def test_the_choice_for_mamba():
     (layer,) = (m for m in make_model("mamba").modules() if isinstance(m, HasKernels))
     choice = choose(layer.trials(1), torch.device("cpu"), torch.float32, "ieee", lambda here: here)
     assert (choice.implementation, choice.reasons) == ("mamba_ssm", [])
-    assert layer.trials(2) == []  # its scan has no first state
+    assert layer.trials(2) == []  # its scan takes no initial state
 
 
 @pytest.mark.parametrize("kind", IMPLEMENTATIONS)
 def test_the_installed_packages_cannot_run_here_and_the_choice_says_so(monkeypatch, kind):
-    """On a CPU: without a package, or a driver for its kernels."""
+    """A machine without a GPU lacks the package, or a driver for its kernels."""
     monkeypatch.undo()
     (layer,) = (m for m in make_model(kind).modules() if isinstance(m, HasKernels))
     device = torch.device("cpu")
@@ -198,7 +198,7 @@ def test_windows_without_a_kernel_are_said_to_be_slow(caplog, precision, says):
 
 
 def differences_over_ranks(world):
-    """Of losses and gradients of two ranks that share sequences from those of one."""
+    """Return the largest errors of loss and gradients on ranks that share sequences, by case."""
     patch = pytest.MonkeyPatch()
     stand_ins.install(patch)
     world = world.arranged(ParallelConfig(context=world.world_size))

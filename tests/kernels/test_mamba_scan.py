@@ -1,4 +1,4 @@
-"""mamba_ssm's scan as an operator, on a stand-in: documents, gradients, tracing."""
+"""Test mamba_ssm's scan as an operator, on a stand-in: documents, gradients, tracing."""
 
 import pytest
 import stand_ins
@@ -34,7 +34,7 @@ def make_inputs(slowest=1.0):
 
 
 def positions_of(resets):
-    """The second row never begins anew."""
+    """Return positions: documents start at ``resets`` in row 0, and nowhere in row 1."""
     positions = torch.arange(7, 7 + LENGTH).repeat(ROWS, 1)
     for start in resets:
         positions[0, start:] = torch.arange(LENGTH - start)
@@ -44,13 +44,13 @@ def positions_of(resets):
 @pytest.mark.parametrize("slowest", [1.0, 1e-3])
 @pytest.mark.parametrize("resets", RESETS.values(), ids=RESETS)
 def test_documents(resets, slowest):
-    """Nothing is left of what was before, whatever the rates; gradients are the recurrence's."""
+    """A new document forgets all, whatever the rates; gradients are the recurrence's."""
     positions, inputs = positions_of(resets), make_inputs(slowest)
     found = [x.requires_grad_() for x in inputs]
     exact = [x.detach().double().requires_grad_() for x in inputs]
     y = mamba_ssm_scan(*found, starts=positions == 0)
     expected = selective_scan(*exact, positions == 0)[0]
-    assert off(y, expected) < 1e-5  # in float32 but for the stand-in
+    assert off(y, expected) < 1e-5  # float32, except inside the stand-in
     weight = torch.linspace(-1, 1, WIDTH)
     grads = zip(
         torch.autograd.grad((y * weight).sum(), found),

@@ -1,4 +1,4 @@
-"""An operator that is defined again, as an exported model's is, stays the one it was."""
+"""Test that an operator defined again, as by an exported model, stays the first one."""
 
 import torch
 from torch import Tensor

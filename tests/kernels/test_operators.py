@@ -1,4 +1,4 @@
-"""Kernels as operators: documents reach them as stretches, torch traces and recomputes them."""
+"""Test kernels as operators: they take documents as stretches; torch traces and recomputes."""
 
 import pytest
 import recurrences
@@ -37,7 +37,7 @@ def test_packed_documents_and_states(kind):
     inputs, where, positions = packed_inputs(kind)
     found = results(lambda *leaves: operator(*leaves, *where), inputs)
     for name, expected in exact(kind, inputs, positions).items():
-        # Inside it is float64; outside float32, which keeps 7 digits.
+        # The stand-in computes in float64; float32 around it keeps 7 digits.
         assert off(found[name], expected) < 1e-5, name
 
 
@@ -72,14 +72,14 @@ def test_products_in_bfloat16_keep_gates_and_states(kind):
     for name, value in found.items():
         expected = torch.bfloat16 if name in ("y", *"qkv") else torch.float32
         assert value.dtype == expected, name
-    # Of 8 bits in what comes out and, of a slot's share, in what goes in.
+    # bfloat16 has 8 bits: they round the results and, for slot, the share that goes in.
     wanted = exact(kind, inputs, positions)
     assert worst(off(found[name], wanted[name]) for name in found) < 1e-2
 
 
 @pytest.mark.parametrize("kind", OPERATORS)
 def test_torch_can_trace_it(kind):
-    """Its shapes, dtypes and gradients without running it, as the compiler needs them."""
+    """The compiler needs its shapes, dtypes and gradients without running it."""
     inputs, where, _ = packed_inputs(kind)
     inputs = [x.requires_grad_() for x in inputs.values()]
     if kind == "slot":

@@ -1,4 +1,4 @@
-"""Products of float32 matrices in the precision that was asked for, and no others changed."""
+"""Test float32 matrix products in a given precision, which change no other products."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 def test_a_product_and_its_gradients(shapes):
-    """The operator that a GPU would run: on a CPU it is the plain product."""
+    """Test the operator that a GPU would run, which on a CPU computes the plain product."""
     generator = torch.Generator().manual_seed(0)
     leaves = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
     exact = [x.detach().double().requires_grad_() for x in leaves]

@@ -1,4 +1,4 @@
-"""Stretches of packed rows: random, ragged and edge documents, and never a wait for the device."""
+"""Test stretches of packed rows: ragged and edge cases, without a wait for the device."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ CASES = {
 
 
 def layout(starts, padding=0):
-    """Which stretches start documents, and their ends, of rows whose documents start there."""
+    """Return ``starts_document`` and ``ends`` of rows whose documents start at ``starts``."""
     begins = [row * LENGTH + token for row, tokens in enumerate(starts) for token in tokens]
     firsts = sorted({*begins, *(row * LENGTH for row in range(len(starts)))})
     starts_document = torch.tensor([first in begins for first in firsts] + [False] * padding)
@@ -67,7 +67,7 @@ def test_states_and_their_gradients(case):
 
 
 def test_nothing_waits_for_the_device():
-    """On a device without contents nothing can: its numbers are not there to be read."""
+    """The meta device holds no numbers, so code that waited to read some would fail."""
     starts_document, ends = layout(CASES["ragged"], padding=3)
     here = stretches(2, starts_document, ends, ends.clone())
     there = stretches(2, starts_document.to("meta"), ends.to("meta"), ends.clone())

@@ -1,4 +1,4 @@
-"""A signal in the first seconds of a launched job: the job is not failed, and starts again."""
+"""A signal in a launched job's first seconds: the job does not count as failed, and restarts."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_a_signal_before_training_stands_is_no_failure(tiny, tmp_path):
 
 
 def test_a_command_heeds_signals_before_it_imports_torch(tiny, tmp_path):
-    """Which takes seconds: a SIGTERM that comes right then leaves a run to start."""
+    """The import takes seconds: a SIGTERM meanwhile leaves a run that can still start."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny(tmp_path / "run", train={"steps": 2, "warmup_steps": 1})))
     finder = """
@@ -63,7 +63,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def signalled(controller: psutil.Process, number: int, deadline: float) -> psutil.Process:
-    """The rank, which was sent a signal as soon as it handles it at all."""
+    """Send the rank a signal as soon as it handles that signal; return the rank."""
     while time.monotonic() < deadline:
         for rank in controller.children():
             if handles(rank.pid, number):

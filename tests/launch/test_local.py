@@ -19,7 +19,7 @@ pytest.importorskip("submitit")
 
 
 def here() -> dict[str, str]:
-    """This environment, of no job of Slurm's."""
+    """Return this environment without variables of a Slurm job."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
     return env | {"OMP_NUM_THREADS": "1"}
 

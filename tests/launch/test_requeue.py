@@ -1,4 +1,4 @@
-"""Who starts again and who does not, in both ways to submit, with clients that only note calls."""
+"""Which jobs start again, in both ways to submit, with Slurm clients that only record calls."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def slurm(tmp_path, monkeypatch):
     """``slurm(state, status)``: job 5 is in ``state``, and srun ends with ``status``.
 
-    Returns a function that gives the calls of scontrol requeue.
+    It returns a function that lists the calls of scontrol requeue.
     """
     folder, calls = tmp_path / "bin", tmp_path / "requeued"
     folder.mkdir()
@@ -86,7 +86,7 @@ def test_a_rank_of_submitit_asks_the_same_policy(slurm, monkeypatch, tmp_path, e
     requeued = slurm("RUNNING")
     monkeypatch.setattr(in_turn, "train_in_turn", fail)
     place = {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(tmp_path)}
-    monkeypatch.setattr(os, "environ", os.environ | place)  # a job sets some for itself, too
+    monkeypatch.setattr(os, "environ", os.environ | place)  # the job sets variables, too
     with pytest.raises(type(error)):
         job.RankJob("config.json")()
     assert requeued() == asked
@@ -149,7 +149,7 @@ def test_the_script_gives_training_the_policys_status():
 
 
 def script(requeued, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """slurm/gam_1b.sh as Slurm runs it, in ``folder``; what was requeued is noted on it."""
+    """Run slurm/gam_1b.sh as Slurm does, with its run in ``folder``; ``requeued`` has the calls."""
     job = {
         "GAM_ROOT": str(ROOT),
         "GAM_PYTHON": sys.executable,

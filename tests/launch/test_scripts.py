@@ -1,4 +1,4 @@
-"""The job scripts without a Slurm: sound shell, and a sentence where they cannot run."""
+"""The job scripts without a Slurm: valid shell, and one sentence where they cannot run."""
 
 import os
 import re
@@ -13,7 +13,7 @@ JOBS = [path for path in SCRIPTS if "#SBATCH" in path.read_text()]
 
 
 def run(*words, **env) -> subprocess.CompletedProcess[str]:
-    """Outside of any job, unless ``env`` says otherwise."""
+    """Run a command outside of any job, unless ``env`` says otherwise."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "GAM_"))}
     return subprocess.run(
         [str(word) for word in words],

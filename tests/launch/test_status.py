@@ -114,7 +114,7 @@ def test_cancelling_what_is_over_is_refused(run):
 
 @pytest.fixture
 def sleeper():
-    """Somebody's process, which nobody may end."""
+    """A process that sleeps and is killed after the test."""
     process = subprocess.Popen(["sleep", "600"])
     yield process
     process.kill()

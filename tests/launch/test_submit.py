@@ -40,7 +40,7 @@ def test_a_cluster_is_asked_for_signal_and_requeue(request_for, monkeypatch):
 
 def test_a_requeue_on_fewer_nodes_starts_a_rank_for_each_of_their_gpus(request_for):
     setup = parameters(request_for(nodes=3), "name")["slurm_setup"]
-    # As Slurm sets them: how many tasks there are is of the job as it was submitted.
+    # As Slurm sets them: the numbers of tasks are still those of the job as it was submitted.
     old = {"SLURM_NTASKS": "6", "SLURM_NPROCS": "6"}
     now = {"SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS_PER_NODE": "2"}
     script = "\n".join([*setup, "echo $SLURM_NTASKS $SLURM_NPROCS"])

@@ -1,4 +1,4 @@
-"""The attention block against torch's own; documents, generation with a cache, FLOPs."""
+"""Test the attention block against torch's own; documents, generation with a cache, FLOPs."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def make_input(length: int = 13) -> Tensor:
 
 
 def torchs_own(block: AttentionBlock) -> nn.TransformerEncoderLayer:
-    """torch's pre-norm layer with the same weights: what the paper's baseline is made of."""
+    """Return torch's pre-norm layer, the paper's baseline, with the same weights."""
     layer = nn.TransformerEncoderLayer(
         12, 3, 48, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     ).double()
@@ -53,7 +53,7 @@ def torchs_own(block: AttentionBlock) -> nn.TransformerEncoderLayer:
 @pytest.mark.parametrize("length", [1, 2, 13])
 def test_block_is_torchs_encoder_layer_with_a_causal_mask(length):
     block, x = make_block(), make_input(length).requires_grad_()
-    mask = torch.ones(length, length, dtype=torch.bool).triu(1)  # True hides, there
+    mask = torch.ones(length, length, dtype=torch.bool).triu(1)  # in torch's masks True hides
     expected = torchs_own(block)(x, src_mask=mask)
     y = block(x, plain(x))
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
@@ -105,7 +105,7 @@ def test_one_document_equals_a_plain_stream():
 
 @pytest.mark.parametrize("chunks", [(150,), (1,) * 150, (5, 1, 1, 60, 3, 80), (63, 1, 1, 85)])
 def test_extend_equals_forward_in_any_chunks(chunks):
-    """150 tokens: the cache grows from 64 to 128 and again, inside and at the edge of chunks."""
+    """The cache grows from 64 to 128 tokens and again, inside chunks and at their edges."""
     block, x = make_block(), make_input(150)
     state, outputs = block.init_state(2, x.device, x.dtype), []
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_a_step_copies_the_cache_only_when_it_is_full():
 def test_dropout_in_training_covers_attention_weights(monkeypatch):
     """The first token sees itself alone, so dropout makes its one weight 0 or 1 / (1 - p) = 2."""
     block, x = make_block(dropout=0.5), make_input(64)
-    assert torch.equal(block(x, plain(x)), make_block()(x, plain(x)))  # none in eval
+    assert torch.equal(block(x, plain(x)), make_block()(x, plain(x)))  # no dropout in eval mode
     monkeypatch.setattr(block, "_out", lambda y: y.detach())  # (B, heads, T, d / heads)
     first = lambda: block.mix(block.norm1(x), plain(x), None)[0][:, :, 0]  # noqa: E731
     whole = first()
@@ -152,7 +152,7 @@ def test_dropout_in_training_covers_the_attention_branch():
 
 
 def test_flops_are_those_that_run():
-    """The math backend multiplies all T x T pairs; we count the (T + 1) / 2 a token may see."""
+    """The math backend multiplies all T x T pairs; we count the (T + 1) / 2 seen on average."""
     block, x = make_block(), make_input()
     with (
         FlopCounterMode(display=False) as counter,
@@ -165,7 +165,7 @@ def test_flops_are_those_that_run():
 
 
 def plain_attention(block: AttentionBlock, h: Tensor) -> Tensor:
-    """Grouped heads, norms, rotary positions and windows, spelled out head by head."""
+    """Compute attention head by head: grouped heads, norms, rotary positions and windows."""
     layer, size = block.layer, block.width
     groups, length = layer.n_kv_heads or layer.n_heads, h.shape[1]
     heads = (h @ block.qkv.weight.T + block.qkv.bias).split(size, -1)
@@ -218,7 +218,7 @@ def test_grouped_heads_windows_norms_and_positions(settings):
     block = model.stack()[0].build(model.shape)
     initialise(block, model, seed=0)
     block = block.double().eval()
-    for i, p in enumerate(block.parameters()):  # biases, and norms' weights, that matter
+    for i, p in enumerate(block.parameters()):  # biases and norms' weights must matter
         p.data += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
     h = torch.randn(2, 17, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     layout = plain(h).turned(model.rotation(torch.float64))
@@ -245,7 +245,7 @@ def test_flops_of_a_window_are_those_of_pairs_that_are_seen(window):
 
 @pytest.mark.parametrize("window", [2, 50, 90, 16_384])
 def test_the_cache_of_a_window_makes_room(window):
-    """Decoded far past buffers that are full; they never hold more than twice what is seen."""
+    """Decode far past full buffers, which have room for at most twice the tokens in sight."""
     own = {"kind": "attention", "n_heads": 2, "n_kv_heads": 1, "window": window, "ffn": "none"}
     model = from_dict(ModelConfig, {"layers": [own], "d_model": 8, "dropout": 0.0})
     block = model.stack()[0].build(model.shape)

@@ -1,4 +1,4 @@
-"""States carried from sequence to sequence: two of T are one of 2 T."""
+"""Test states carried between sequences: two sequences of T tokens equal one of 2 T."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def make_model(kind, position):
 
 
 def make_rows():
-    """Documents start inside, at the second sequence's first token, at its second, and nowhere."""
+    """Return rows with documents that start inside, at token T, at token T + 1, and nowhere."""
     rows = torch.randint(2, VOCAB, (4, 2 * T + 1), generator=torch.Generator().manual_seed(0))
     rows[0, [7, 41]] = rows[1, T] = rows[2, T + 1] = BOS
     return rows.numpy()
@@ -34,7 +34,7 @@ def test_two_sequences_are_one_of_twice_the_length(monkeypatch, kind, position, 
     whole = make_batch(list(rows), 2 * T, BOS, documents)
     model = make_model(kind, position)
     expected = model(whole.tokens, whole.targets, whole.layout).item()
-    for segment in (None, 1 << 20, 8):  # the bare block, and blocks as they run
+    for segment in (None, 1 << 20, 8):  # bare blocks; blocks as they run, whole and cut
         model = make_model(kind, position)
         if segment:
             monkeypatch.setitem(blocks.SEGMENT, "cpu", segment)

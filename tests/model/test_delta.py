@@ -1,4 +1,4 @@
-"""The gated delta rule with the recipe around it: presets against their published layers."""
+"""Test the gated delta rule with the recipe around it: presets against published layers."""
 
 import math
 
@@ -21,7 +21,7 @@ D, T, HEADS = 16, 70, 2
 
 
 def memory_of(**layer: object) -> torch.nn.Module:
-    """A memory whose parameters are all drawn anew: none is zero, or one."""
+    """Return a memory whose parameters are all perturbed: none stays zero or one."""
     settings = {"layers": [layer], "d_model": D, "n_layers": 1, "vocab_size": 5}
     config = from_dict(ModelConfig, settings | {"position": "none", "dropout": 0.0})
     config.check()
@@ -33,7 +33,7 @@ def memory_of(**layer: object) -> torch.nn.Module:
 
 
 def convolved(x: Tensor, weight: Tensor) -> Tensor:
-    """SiLU of torch's own depthwise convolution, (B, T, C), of weights (C, 1, taps)."""
+    """Return SiLU of torch's causal depthwise convolution of (B, T, C) with (C, 1, taps)."""
     padded = F.pad(x.mT, (weight.shape[-1] - 1, 0))
     return F.silu(F.conv1d(padded, weight, groups=weight.shape[0]).mT)
 
@@ -47,12 +47,12 @@ def unit(x: Tensor) -> Tensor:
 
 
 def softplus_bias(m) -> Tensor:
-    """A step's: ours has its own beside a constant."""
+    """Return the published bias of a step: our gate's own bias plus a constant."""
     return m["gate.strength.bias"] + math.log(math.e - 1)
 
 
 def gdn_gates(m, h: Tensor, most: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of arXiv 2412.06464: decays, and what is erased and written, (B, T, H, 1) each."""
+    """Return decays, erase and write strengths of arXiv 2412.06464, (B, T, H, 1) each."""
     step = F.softplus(h @ m["gate.strength.weight"].T + softplus_bias(m))
     decay = torch.exp(-m["gate.log_rate"].exp().flatten() * step)
     beta = most * torch.sigmoid(h @ m["beta.weight"].T)
@@ -60,12 +60,12 @@ def gdn_gates(m, h: Tensor, most: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def kda_gates(m, h: Tensor, most: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of arXiv 2510.26692: a decay of each channel, from a projection of low rank. All are of heads
-    of keys; those of values share them."""
+    """Return the same of arXiv 2510.26692, with a decay of each channel from a low-rank projection.
+    Decays belong to heads of keys; heads of values share them."""
     low = h @ m["gate.down.weight"].T
     step = F.softplus(low @ m["gate.strength.weight"].T + softplus_bias(m))
     log_decay = -m["gate.log_rate"].exp().view(-1, 1) * heads_of(step, HEADS)
-    assert log_decay.min() > MIN_LOG_DECAY  # ours is bounded there
+    assert log_decay.min() > MIN_LOG_DECAY  # our decays are bounded there
     if "beta.weight" not in m:
         return log_decay.exp(), *gdn2_gates(m, h, most)
     beta = most * torch.sigmoid(h @ m["beta.weight"].T).unsqueeze(-1)
@@ -73,15 +73,15 @@ def kda_gates(m, h: Tensor, most: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gdn2_gates(m, h: Tensor, most: float) -> tuple[Tensor, Tensor]:
-    """Of arXiv 2605.22791, on each channel of keys and values."""
+    """Return erase and write strengths of arXiv 2605.22791, for channels of keys and values."""
     erase, write = (torch.sigmoid(h @ m[f"{name}.weight"].T) for name in ("erase", "write"))
     width = len(m["output_gate.norm.weight"])
     return most * heads_of(erase, HEADS), heads_of(write, write.shape[-1] // width)
 
 
 def published(m, h: Tensor, value_heads: int, most: float) -> Tensor:
-    """A published layer token by token, from its formulas and ``m``'s weights."""
-    wide = m["out.weight"].shape[1]  # of all values
+    """Compute a published layer token by token from its formulas, with ``m``'s weights."""
+    wide = m["out.weight"].shape[1]  # width of all values
     keys = (m["qkv.weight"].shape[0] - wide) // 2
     parts = [keys, keys, wide]
     weights, taps = m["qkv.weight"].split(parts), m["conv.weight"].split(parts)
@@ -153,7 +153,7 @@ def test_gam_delta_is_delta_by_other_settings():
     + [(16, 16, "rotary", 2)],
 )
 def test_gdn_is_as_large_as_published(d, n_heads, position, width):
-    """Keys of 0.75 d in all, or of the nearest whole number a head; values of twice that."""
+    """Keys have 0.75 d channels in all, rounded for each head; values have twice as many."""
     layer = {"kind": "gdn", "n_heads": n_heads}
     config = from_dict(ModelConfig, {"layers": [layer], "d_model": d, "position": position})
     config.check()
@@ -178,7 +178,7 @@ def test_gdn_is_as_large_as_published(d, n_heads, position, width):
     ids=str,
 )
 def test_what_a_preset_has_by_default_gives_way(layer):
-    """Each setting alone is a model, of which every parameter is a part."""
+    """Each setting alone gives a valid model, in which every parameter learns."""
     settings = {"layers": [layer], "n_layers": 1, "d_model": D, "vocab_size": 5, "dropout": 0.0}
     config = from_dict(ModelConfig, settings)
     config.check()
@@ -189,7 +189,7 @@ def test_what_a_preset_has_by_default_gives_way(layer):
 
 
 def test_gates_of_channels_are_projections_of_the_runs_precision():
-    """And exact from the sigmoid on."""
+    """They are computed in float32 from the sigmoid on."""
     memory = memory_of(kind="gdn2", n_heads=HEADS).float()
     h = torch.randn(2, T, D, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""The CPU's cheap masks: the right rate, the right mean, odd sizes, independence."""
+"""Test the CPU's cheap dropout masks: rate, mean, odd sizes, independence."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from gam_scale.model.dropout import Dropout
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_rate_and_mean(p):
     torch.manual_seed(0)
-    n = 200_001  # no multiple of the lanes in a draw
+    n = 200_001  # not a multiple of the 4 lanes in a draw
     y = Dropout(p)(torch.ones(n))
     # Five standard errors of a proportion.
     assert (y == 0).float().mean().item() == pytest.approx(p, abs=5 * (p * (1 - p) / n) ** 0.5)

@@ -1,4 +1,4 @@
-"""Feed-forward networks and norms against plain writings of them, in float64; sizes."""
+"""Test feed-forward networks and norms against plain formulas, in float64; and sizes."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ D = 12
 
 
 def built(settings: dict) -> nn.Module:
-    """A module of these settings, with random weights."""
+    """Build a module from its settings, with random weights."""
     config = from_dict(ModelConfig, {"d_model": D, "dropout": 0.0, **settings})
     part = config.stack()[0].ffn if "ffn" in settings else config.final_norm()
     module = part.build(config.shape).double()

@@ -1,7 +1,7 @@
-"""Where documents begin a state holds nothing yet: float32 gradients there are those of float64.
+"""Test float32 gradients at documents' first tokens, where states are empty, against float64.
 
-A norm without a floor turns what is next to nothing into its sign: its gradient has no bound, and
-rounding decides it.
+A norm without a floor turns a value next to zero into its sign: its gradient has no bound, and
+rounding decides the result.
 """
 
 import pytest
@@ -16,12 +16,12 @@ from gam_scale.model.mixers import mamba2
 from gam_scale.model.parts import implementations
 
 LONE_HEAD = {"kind": "mamba2", "d_state": 4}
-"""As wide as its group of channels."""
+"""A layer whose only head is as wide as its group of channels."""
 RAVEN = PUBLISHED_RAVEN | {"n_slots": 6, "top_k": 2, "router_noise": 0.0}
 KINDS = [*implementations(), WHOLE, BY_CHANNEL, RAVEN]
 T, VOCAB = 24, 11
 SILENT = 0
-"""A token whose embedding is a row of zeros, as a padded vocabulary has."""
+"""A token whose embedding is a row of zeros, as in a padded vocabulary."""
 
 
 def make_model(kind: str | dict, paths: str, n_heads: int) -> torch.nn.Module:
@@ -41,8 +41,10 @@ def make_model(kind: str | dict, paths: str, n_heads: int) -> torch.nn.Module:
 
 
 def gradients(model: torch.nn.Module, starts: list[int]) -> list[torch.Tensor]:
-    """Of the losses at the first two tokens of every document: the first row's documents begin with
-    a silence, in the second row it follows their first token."""
+    """Return gradients of the losses at the first two tokens of every document.
+
+    In the first row SILENT is each document's first token, in the second row its second.
+    """
     generator = torch.Generator().manual_seed(0)
     tokens, wanted = torch.randint(1, VOCAB, (2, 3, T), generator=generator)
     first = torch.tensor(starts)
@@ -70,10 +72,13 @@ def test_float32_gradients_at_first_tokens_are_those_of_float64(kind, paths):
 
 
 def test_the_skip_weight_of_a_lone_head_is_as_exact_as_its_terms(monkeypatch):
-    """What a head reads of a document's first token is a multiple of it, as D x is. Where it is all
-    that a norm sees, D decides over a size alone, which the norm takes away: the gradient of D is
-    what terms ten thousand times as large leave of one another. Rounding what the norm reads to
-    float32 in a float64 model moves it by up to 3e-4 already. All else is as exact as ever."""
+    """Compare D's gradient with the terms that cancel in it; all others are as exact as ever.
+
+    At a document's first token, a head's read-out is a multiple of its input x, as D x is. If a
+    norm sees nothing else, D decides only the size, which the norm removes, so D's gradient is the
+    remainder of terms ten thousand times as large. Even in a float64 model, rounding the norm's
+    input to float32 moves this gradient by up to 3e-4.
+    """
     terms = []
 
     def watched(x, *others):

@@ -1,4 +1,4 @@
-"""The GAM block and its parts: ablations, documents, generation, causality."""
+"""Test the GAM block and its parts: ablations, documents, generation, causality."""
 
 import pytest
 import torch
@@ -98,7 +98,7 @@ def test_extend_with_chunks_shorter_than_the_kernel():
     torch.testing.assert_close(torch.cat(outputs, 1), module(x, plain(x)), rtol=1e-12, atol=1e-12)
 
 
-# One document a row: starts at the first token, at the last, everywhere, and at odd places.
+# Besides the first token, documents start at the last one, at every one, at the third, nowhere.
 POSITIONS = torch.tensor(
     [[0, 1, 2, 3, 4, 0], [0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
 )

@@ -1,4 +1,4 @@
-"""Initial weights: both schemes, and independence from the order and presence of other parts."""
+"""Test initial weights: both schemes, and that each depends on no other part of the model."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_scaled_has_quiet_positions_and_shrinks_residual_outputs():
         ("gam_delta", "none", 1),
         ("gdn", "mlp", 2),
         ("raven", "none", 1),
-        # These began so before it was looked at.
+        # These kinds are older than the rule and keep their initialisation.
         ("mamba", "none", 2),
         ("attention", "none", 2),
         ("delta", "none", 2),
@@ -67,7 +67,7 @@ def test_an_output_matrix_knows_how_often_its_layer_writes(init, kind, ffn, writ
     (found,) = [p for name, p in block.named_parameters() if name.endswith(ends)]
     usual = 1 / math.sqrt(3 * found.shape[1])
     scale = math.sqrt(writes * 3) if init == "scaled" else 1.0
-    assert found.std().item() == pytest.approx(usual / scale, rel=0.05)  # of 4,096 draws: 1.1%
+    assert found.std().item() == pytest.approx(usual / scale, rel=0.05)  # standard error: 1.1%
 
 
 @pytest.mark.parametrize("init", ["paper", "scaled"])

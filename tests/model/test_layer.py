@@ -1,4 +1,4 @@
-"""The layer for a model of one's own, and the page that documents it."""
+"""Test ``gam_scale.Layer``, the layer for users' own models, and the page about it."""
 
 import re
 import subprocess

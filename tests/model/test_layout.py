@@ -1,4 +1,4 @@
-"""Layouts against what their definitions say, read off the positions row by row."""
+"""Test layouts against their definitions, applied to the positions row by row."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from gam_scale.model.rotary import Rotation
 
 
 def random_positions(rows: int, length: int, seed: int, density: float = 0.2) -> torch.Tensor:
-    """Documents of random lengths; some rows go on from far away."""
+    """Return positions of documents of random lengths; some rows continue a document."""
     rng = np.random.default_rng(seed)
     positions = np.empty((rows, length), np.int64)
     for row in positions:
@@ -34,7 +34,7 @@ cases = pytest.mark.parametrize("positions", CASES.values(), ids=CASES)
 
 
 def expected_stretches(positions: torch.Tensor) -> list[tuple[int, bool]]:
-    """(first token of all rows laid end to end, whether a document starts) of each."""
+    """Return each stretch's first token, rows laid end to end, and whether a document starts."""
     found = []
     for r, row in enumerate(positions.tolist()):
         for t, position in enumerate(row):
@@ -44,7 +44,7 @@ def expected_stretches(positions: torch.Tensor) -> list[tuple[int, bool]]:
 
 
 def check(layout: Layout, positions: torch.Tensor) -> None:
-    """All that can be read off the positions."""
+    """Check everything in a layout that follows from the positions."""
     rows, length = positions.shape
     assert (layout.rows, layout.length) == (rows, length)
     assert torch.equal(layout.positions, positions)

@@ -1,4 +1,4 @@
-"""Products with weights: either library gives the float64 product and its gradients."""
+"""Test products with weights: either library gives the float64 product and its gradients."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from gam_scale.model import linear as module
 from gam_scale.model.linear import Linear, linear
 
-# fp32 sums of up to 300 products of unit normals: some sqrt(300) * 2^-24 of their size, 17.
+# fp32 sums of up to 300 products of unit normals: about sqrt(300) roundings of 2^-24 of size 17.
 CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 
 
 @pytest.fixture
 def onednn(monkeypatch):
-    """oneDNN takes every fp32 product, whatever the machine and the size."""
+    """Let oneDNN compute every fp32 product, whatever the machine and the size."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(module, "ONEDNN_IS_FASTER", True)

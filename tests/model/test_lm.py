@@ -1,4 +1,4 @@
-"""The whole model: sizes, receptive field, positions, generation state, FLOPs."""
+"""Test the whole model: sizes, receptive field, positions, generation state, FLOPs."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_parameters_at_the_papers_size(block, stack, count):
 
 
 def test_the_papers_receptive_field_is_13_tokens():
-    """n_layers (k - 1) + 1: the static memory maps each token alone (DESIGN fact in the README)."""
+    """n_layers (k - 1) + 1, since the static memory maps each token alone (docs/limits.md)."""
     model = build_model(small("gam", n_layers=6, max_seq_len=40), seed=0).double()
     x = torch.randn(1, 40, 16, dtype=torch.float64, requires_grad=True)
     y = x
@@ -56,7 +56,7 @@ def test_the_papers_receptive_field_is_13_tokens():
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("position", ["learned", "none"])
 def test_extend_gives_the_logits_of_forward(block, position):
-    softcap = 0.05 if position == "none" else 0.0  # they are no larger than a fifth
+    softcap = 0.05 if position == "none" else 0.0  # logits are at most 0.2
     config = small(block, position=position, logit_softcap=softcap)
     model = build_model(config, seed=1).double().eval()
     tokens = random_tokens(3, 12)

@@ -1,4 +1,4 @@
-"""The chunked loss against torch's cross-entropy on all logits."""
+"""Test the chunked loss against torch's cross-entropy on all logits."""
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def test_chunks_by_device():
 
 
 class Copies(TorchDispatchMode):
-    """Shapes of what is cast."""
+    """Records the shape and dtype of each tensor that is cast."""
 
     def __init__(self):
         super().__init__()
@@ -112,7 +112,7 @@ def test_the_head_is_cast_once_for_all_chunks(needs_grad):
 
 
 def written_out(hidden, weight, targets, softcap, z_loss):
-    """The loss and what is minimised beside it, over all logits at once."""
+    """Return the loss and the z-loss minimised beside it, from all logits at once."""
     logits = hidden @ weight.T
     logits = softcap * torch.tanh(logits / softcap) if softcap else logits
     there = targets != IGNORE
@@ -166,5 +166,5 @@ def test_a_cap_keeps_every_logit_below_it():
     hidden, weight, targets = problem(4)
     hidden = (hidden * 1e6).requires_grad_()
     linear_cross_entropy(hidden, weight, targets, softcap=30.0, z_loss=1.0).backward()
-    # No slope is left out there but what rounding makes of it, and nothing is NaN.
+    # So far beyond the cap, rounding alone leaves a slope, and nothing is NaN.
     assert hidden.grad.abs().max() < 1e-12

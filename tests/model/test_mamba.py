@@ -1,4 +1,4 @@
-"""The Mamba block against its definition; initial values, documents, generation, FLOPs."""
+"""Test the Mamba block against its definition; initial values, documents, generation, FLOPs."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def make_input(length: int = 13, dtype=torch.float64) -> Tensor:
 
 
 def reference_mixer(m: MambaMixer, x: Tensor) -> Tensor:
-    """The mixer of arXiv 2312.00752, section 3.4, spelled out with torch's own convolution."""
+    """Compute the mixer of arXiv 2312.00752, section 3.4, with torch's own convolution."""
     x, z = (x @ m.in_proj.weight.T).chunk(2, dim=-1)
     k = m.conv.kernel_size
     x = F.conv1d(F.pad(x.mT, (k - 1, 0)), m.conv.weight, m.conv.bias, groups=x.shape[-1]).mT
@@ -158,7 +158,7 @@ def test_matmul_flops_are_those_that_run():
     block, x = make_block(), make_input()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         block(x, plain(x))
-    elementwise = 2 * 40 * 3 + 7 * 40 * 4 + 3 * 40  # convolution, scan; E 40, N 4, 3 taps
+    elementwise = 2 * 40 * 3 + 7 * 40 * 4 + 3 * 40  # convolution, scan; E = 40, N = 4, 3 taps
     per_token = counter.get_total_flops() / x[..., 0].numel()
     assert per_token == block.flops_per_token(13) - elementwise
     assert block.flops_per_token(13) == block.flops_per_token(65_536)

@@ -1,4 +1,4 @@
-"""The Mamba-2 block: its recurrence, the published layer written down again, states, FLOPs."""
+"""Test the Mamba-2 block: its recurrence, the published layer written again, states, FLOPs."""
 
 import pytest
 import recurrences
@@ -21,7 +21,7 @@ D = 12
 
 
 def make_inputs(length: int, groups: int) -> list[Tensor]:
-    """Steps from e^-6 to e^3, a twentieth of 200, a third of them next to nothing."""
+    """Return random inputs; steps are e^-6 to e^3, a twentieth is 200, a third is 1e-9."""
     g = torch.Generator().manual_seed(length)
 
     def normal(*shape):
@@ -36,7 +36,7 @@ def make_inputs(length: int, groups: int) -> list[Tensor]:
 
 
 def make_positions(length: int, starts: list[int]) -> Tensor:
-    """Documents start at ``starts`` in the first row; the second goes on from before."""
+    """Return positions: documents start at ``starts`` in row 0; row 1 continues a document."""
     rows = torch.arange(7, 7 + length).repeat(ROWS, 1)
     for start in starts:
         rows[0, start:] = torch.arange(length - start)
@@ -44,7 +44,7 @@ def make_positions(length: int, starts: list[int]) -> Tensor:
 
 
 def results(function, inputs, documents, dtype):
-    """Output, final state, and the gradient of every input for fixed random cotangents."""
+    """Return output, final state, and every input's gradient for fixed random cotangents."""
     inputs = [x.to(dtype).requires_grad_() for x in inputs]
     outputs, g = function(*inputs, documents), torch.Generator().manual_seed(9)
     loss = sum((y * torch.randn(y.shape, generator=g).to(dtype)).sum() for y in outputs)
@@ -55,7 +55,7 @@ def results(function, inputs, documents, dtype):
 @pytest.mark.parametrize(
     "starts", [None, [0], [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK], list(range(0, 999, 3))], ids=str
 )
-# Rounding of sums of some hundred terms; decays are summed in float64.
+# Tolerances: rounding of sums of some hundred terms; decays are summed in float64.
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-5)])
 def test_the_chunked_form_is_the_recurrence(groups, starts, dtype, tolerance):
     for length in (1, 2, 7, CHUNK, 2 * CHUNK + 3):
@@ -83,8 +83,8 @@ def make_input(length: int = 70, dtype=torch.float64) -> Tensor:
 
 
 def published(m: Mamba2Mixer, u: Tensor) -> Tensor:
-    """mamba_ssm's Mamba2 as its reference path has it (modules/mamba2.py, ssd_minimal.py): no
-    chunks, but the whole matrix of every head that maps inputs to outputs."""
+    """Compute mamba_ssm's Mamba2 as its reference path does (modules/mamba2.py, ssd_minimal.py),
+    not in chunks but by the whole matrix of each head that maps inputs to outputs."""
     inner, n = 2 * D, LAYER["n_groups"] * LAYER["d_state"]
     z, xbc, dt = (u @ m.in_proj.weight.T).split([inner, inner + 2 * n, m.n_heads], dim=-1)
     dt = torch.log1p(torch.exp(dt + m.dt_bias))
@@ -132,14 +132,14 @@ def test_sizes_and_initial_values_are_the_published_ones():
     rates, steps = mixer.A_log.exp(), F.softplus(mixer.dt_bias.double())
     assert (
         1 <= rates.min() < 5 and 12 < rates.max() <= 16
-    )  # P(neither) < 2 * 0.75^16 = 2%, one seed
+    )  # P(failure) < 2 * 0.75^16 = 2%, one seed
     assert 0.99e-3 < steps.min() < 4e-3 and 0.025 < steps.max() < 0.101  # 2 * 0.7^16 = 0.7%
     assert mixer.D.eq(1).all() and mixer.norm.weight.eq(1).all()
 
 
 @pytest.mark.parametrize("chunks", [(1,) * 70, (5, 1, 63, 1), (64, 6)])
 def test_one_step_after_another_gives_what_training_does(chunks):
-    """Outputs and states, from a state before, with documents that start on the way."""
+    """Compare outputs and states, from a given state, with documents that start on the way."""
     block, x = make_block(), make_input()
     _, before = block.extend(make_input(3), block.init_state(2, x.device, x.dtype), plain(x[:, :3]))
     positions = make_positions(70, [2, 5, 66])
@@ -153,7 +153,7 @@ def test_one_step_after_another_gives_what_training_does(chunks):
 
 
 def test_statistics_are_of_heads():
-    """What its read-out is multiplied by, and the state that generation ends with."""
+    """Gates are those that multiply the read-out; norms are of the state generation ends with."""
     block, x = make_block(), make_input()
     positions = make_positions(70, [2, 5, 66])
     found = block.statistics(x, Layout.of(positions))
@@ -180,7 +180,7 @@ def test_rates_and_states_keep_float32():
 
 
 def test_matmul_flops_are_those_of_the_recurrence_within_chunks_of_its_length():
-    """Every product is counted; those within a chunk stand for the recurrence's decays."""
+    """torch counts every product; those within a chunk replace the recurrence's decays."""
     block = make_block(d_state=64, head_dim=24, n_groups=1)
     x = make_input(64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

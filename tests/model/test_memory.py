@@ -1,4 +1,4 @@
-"""Written memories: chunked forms against the recurrence, documents, generation, horizons."""
+"""Test written memories: chunked forms against recurrences, documents, generation, horizons."""
 
 import pytest
 import recurrences
@@ -32,7 +32,7 @@ B, H, K, V, M, D = 2, 2, 4, 3, 5, 6
 
 
 def draw(module: torch.nn.Module, name: str) -> None:
-    """Give a parameter its initial value."""
+    """Set a parameter to its initial value."""
     rule, generator = policy_of(module, name).init, torch.Generator().manual_seed(0)
     rule(module, getattr(module, name).data, Draw(generator, "scaled", 1))
 
@@ -42,7 +42,7 @@ def normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
 
 
 def log_decays(generator: torch.Generator, *shape: int, lowest: float) -> torch.Tensor:
-    """Every size from e^-5 to ``lowest``, a third of them exactly 0, a tenth the lowest."""
+    """Draw log decays from -e^-5 to ``lowest``; a third is exactly 0, a tenth is ``lowest``."""
     g = -torch.exp(8 * torch.rand(shape, generator=generator, dtype=torch.float64) - 5)
     which = torch.rand(shape, generator=generator)
     g = g.clamp(min=lowest).masked_fill(which < 0.33, 0.0)
@@ -50,7 +50,7 @@ def log_decays(generator: torch.Generator, *shape: int, lowest: float) -> torch.
 
 
 def make_inputs(kind: str, length: int, seed: int = 0) -> list[torch.Tensor]:
-    """Random arguments of the memory's function, in float64, positions left out."""
+    """Return random arguments of the memory's function, in float64, without positions."""
     g = torch.Generator().manual_seed(seed)
     if kind == "slot":
         rows = [normal(g, B, length, H, n) for n in (K, K, V)]
@@ -75,7 +75,7 @@ def make_inputs(kind: str, length: int, seed: int = 0) -> list[torch.Tensor]:
 
 
 def make_positions(length: int, starts: list[int], first: int) -> torch.Tensor:
-    """(B, T): documents start at ``starts`` in the first row; the second goes on from ``first``."""
+    """Return (B, T): documents start at ``starts`` in row 0; row 1 goes on from ``first``."""
     rows = torch.zeros(B, length, dtype=torch.int64)
     for row, (begin, where) in enumerate(((0, starts), (first, []))):
         place = begin
@@ -87,7 +87,7 @@ def make_positions(length: int, starts: list[int], first: int) -> torch.Tensor:
 
 
 def results(function, inputs, documents, dtype):
-    """Output, final state, and the gradient of every input for fixed random cotangents."""
+    """Return output, final state, and every input's gradient for fixed random cotangents."""
     inputs = [x.to(dtype).requires_grad_() for x in inputs]
     y, state = function(*inputs, documents)
     g = torch.Generator().manual_seed(9)
@@ -122,7 +122,7 @@ def test_the_chunked_form_is_the_recurrence(kind, documents, dtype, tolerance):
             if y is None:  # a bank that no document starts from
                 assert x is None or not x.any()
                 continue
-            # Where there is nothing to forget, two factors' gradients of a decay cancel.
+            # With nothing to forget, the two terms of a decay's gradient cancel.
             wrong = off(x, y) if y.any() else float(x.abs().max())
             assert wrong < tolerance, f"T {length}: result {i} is off by {wrong:.1e}"
 
@@ -169,7 +169,7 @@ def test_generation_gives_the_logits_of_training(kind, position):
 
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_no_token_feels_another_document(kind):
-    """Neither its output, when the other's embeddings change, nor its gradient."""
+    """Another document's embeddings change neither its outputs nor their gradients."""
     model = make_model(kind)
     layout = Layout.of(make_positions(80, [0, 1, 30, 64, 79], 0)[:1])
     layout = layout.turned(model.config.rotation(torch.float64))
@@ -212,7 +212,7 @@ def test_context_reaches_past_the_papers_13_tokens(kind):
 
 
 def horizons(n_gates: int, shortest: float, longest: float) -> torch.Tensor:
-    """At initialisation, of tokens of zeros."""
+    """Return the initial horizons of a gate whose input is zero."""
     gate = DecayGate(32, n_gates, (shortest, longest))
     for parameter in gate.strength.parameters():
         torch.nn.init.zeros_(parameter)

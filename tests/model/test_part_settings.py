@@ -1,4 +1,4 @@
-"""Settings of parts: what is refused, and what the short form of a stack stands for."""
+"""Test settings of parts: what is refused, and what the short form of a stack means."""
 
 import re
 from contextlib import nullcontext
@@ -141,7 +141,7 @@ def test_what_a_part_refuses(settings, message):
 
 
 def test_what_a_run_fills_in_is_not_refused_where_it_decides_nothing():
-    """Its complete config, which may be given to it again, has horizons of its length."""
+    """A run's complete config, which a user may pass again, has horizons set from its length."""
     layers = [{"kind": "delta", "paths": "local"}, {"kind": "slot", "paths": "global"}]
     model = from_dict(ModelConfig, {"layers": layers, "n_layers": 2}, "model").at_length(4096)
     assert model.layers[0].max_horizon == 4096

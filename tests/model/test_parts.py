@@ -1,6 +1,6 @@
-"""Every part: one row each, and what holds of all of them.
+"""Test what must hold of every part, each in a small model of its own.
 
-A new kind of layer, feed-forward network or norm has a row here and is otherwise one file.
+A new kind of layer, feed-forward network or norm is one file and one row in ROWS.
 """
 
 import importlib
@@ -81,7 +81,7 @@ ROWS = {
     },
     "untied head": {"layers": ["static"], "tied_head": False},
 }
-"""Settings of a model that has the part."""
+"""By part: settings of a small model that has it."""
 
 T, VOCAB = 24, 23
 
@@ -96,7 +96,7 @@ def config_of(name: str, **changes) -> ModelConfig:
 
 
 def model_of(name: str) -> LanguageModel:
-    """In float64, where two ways to the same numbers differ by rounding of 1e-16 alone."""
+    """Build a row's model in float64, where two forms differ by rounding of 1e-16 alone."""
     return build_model(config_of(name), seed=0).double().eval()
 
 
@@ -154,9 +154,12 @@ ROLES = {
 
 
 def role_of(name: str, p: Tensor) -> str:
-    """A vector is what acts on channels by themselves; a matrix, what maps hidden states, but for
-    those that open paths or say what a memory forgets and takes."""
-    if name.endswith("memory.bank"):  # the paper's is the one matrix; rows that others begin with
+    """Return the role that a parameter must have.
+
+    A vector acts on single channels. A matrix maps hidden states; if it opens paths, or decides
+    what a memory forgets and takes, it is a gate.
+    """
+    if name.endswith("memory.bank"):  # the paper's is a matrix; others are initial states
         return "matrix" if p.dim() == 2 else "embedding"
     own = [role for end, role in ROLES.items() if name.endswith(end)]
     return own[0] if own else "vector" if p.dim() < 2 else "matrix"
@@ -209,7 +212,7 @@ def test_settings_come_back_from_a_saved_config(name):
 
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory):
-    """Import a module of the flat folder that an export writes."""
+    """Return a function that imports a module of the flat folder that an export writes."""
     root = tmp_path_factory.mktemp("export")
     (root / "flat_parts").mkdir()
     for name, text in flat_sources(("modeling_gam_scale",)).items():
@@ -237,7 +240,7 @@ DOCUMENTS = [[0, 29, 31, 58], [0, 30]]
 
 
 def cut_over_ranks(world, names):
-    """Largest relative difference of loss and gradients, by part, from those of one rank."""
+    """Return, by part, the largest relative error of loss and gradients against one rank."""
     world = world.arranged(ParallelConfig(context=world.world_size))
     context = SequenceContext(world)
     places = [[t - max(s for s in row if s <= t) for t in range(LENGTH)] for row in DOCUMENTS]

@@ -1,4 +1,4 @@
-"""Raven's recurrence step by step, its router, its noise, and the paper's bank."""
+"""Test Raven: its recurrence step by step, its router, its noise, and the paper's bank."""
 
 import math
 
@@ -32,7 +32,7 @@ def make_memory(**settings) -> RavenMemory:
 
 
 def step_by_step(memory, h, state, positions):
-    """Raven's recurrence, one token after another, with GAM's bank for a document's start."""
+    """Compute Raven's recurrence token by token; documents start from GAM's bank."""
     heads = (H, D // H)
     outputs = []
     for t in range(h.shape[1]):
@@ -59,7 +59,7 @@ def step_by_step(memory, h, state, positions):
 
 
 def results(run, memory, h):
-    """What is read, the final state, and gradients of the input and of every parameter."""
+    """Return output, final state, and the gradients of the input and of every parameter."""
     leaves = [h, *memory.parameters()]
     y, state = run(h)
     state = state["memory"] if isinstance(state, dict) else state
@@ -70,7 +70,7 @@ def results(run, memory, h):
 
 
 def make_input(length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two rows of documents that start within chunks, at their edges, and one after another."""
+    """Return h and positions: documents start within chunks, at their edges, and in a row."""
     starts = [[0, 1, 2, 20, 63, 64, 100], [0, 64]]
     places = [[t - max(s for s in row if s <= t) for t in range(length)] for row in starts]
     h = torch.randn(2, length, D, generator=torch.Generator().manual_seed(length))
@@ -107,7 +107,7 @@ def test_slots_that_tie_are_chosen_alike():
     m[[0, 4]] = 0
     torch.testing.assert_close(shares(scores, 2), m / m.sum())
     torch.testing.assert_close(shares(torch.zeros(5), 2), torch.full((5,), 0.2))
-    far = shares(scores - 200, 3)  # every sigmoid underflows in float32, what they share does not
+    far = shares(scores - 200, 3)  # sigmoids underflow in float32; their shares do not
     torch.testing.assert_close(far, shares(scores.double() - 200, 3).float())
 
 
@@ -151,14 +151,14 @@ def test_noise_is_of_training_alone_and_the_same_when_computed_again():
     for again in (False, True):
         torch.manual_seed(0)
         y = checkpoint(run, h, use_reentrant=False) if again else run(h)
-        torch.rand(5)  # the state of the generator is another in the backward pass
+        torch.rand(5)  # the backward pass finds the generator in another state
         grads.append(torch.autograd.grad(y.square().sum(), [h, *memory.parameters()]))
     for once, twice in zip(*grads, strict=True):
         assert torch.equal(once, twice)
 
 
 def test_noise_stays_in_one_graph_and_is_drawn_once():
-    """Recomputed in the backward pass or not, compiled or not: the same gradients."""
+    """Gradients are the same with recomputation or without, compiled or not."""
     grads = []
     for recompute, compiled in (("none", False), ("selective", True), ("full", False)):
         torch._dynamo.reset()
@@ -191,7 +191,7 @@ def test_statistics_say_what_the_router_does():
 
 
 def test_horizons_at_the_start_count_writes():
-    """Where the gate's input is zero: what is left are its rates."""
+    """If the gate's input is zero, its rates alone decide the horizons."""
     layer = RavenLayer(n_heads=3, n_slots=8, top_k=4, min_horizon=0.5, max_horizon=8.0)
     config = small("static", d_model=12, layers=[layer])
     memory = build_model(config, 0).blocks[0].memory
@@ -201,7 +201,7 @@ def test_horizons_at_the_start_count_writes():
 
 
 def test_the_longest_horizon_may_be_the_writes_of_a_text():
-    """Of which a slot gets one in four here; its horizon in tokens is then the text."""
+    """A slot gets one write in four here, so its longest horizon in tokens is the whole text."""
     layer = RavenLayer(n_slots=8, top_k=2, max_horizon=0.0).at_length(400)
     assert layer.max_horizon == 100.0 and layer.at_length(9) == layer
     memory = layer.build_memory(small("static", d_model=16).shape)

@@ -1,4 +1,4 @@
-"""The recipe around phase and scan, against its formulas written down a second time."""
+"""Test the recipe around phase and scan against its formulas, written a second time here."""
 
 import recurrences
 import torch
@@ -12,11 +12,11 @@ from gam_scale.model.lm import build_model
 from gam_scale.model.memory.base import WrittenMemory
 from gam_scale.strict import from_dict
 
-B, T, D, HEADS = 2, 150, 16, 2  # three chunks of phase's, the last one not full
+B, T, D, HEADS = 2, 150, 16, 2  # three of phase's chunks, the last one not full
 
 
 def make_memory(**layer: object) -> WrittenMemory:
-    """In float64, all parameters drawn anew: what starts as zeros or ones counts too."""
+    """Build a memory in float64 with random parameters, those that start as 0 or 1 included."""
     settings = {"layers": [layer], "n_layers": 1, "d_model": D, "vocab_size": 23}
     memory = build_model(from_dict(ModelConfig, settings), 0).double().blocks[0].memory
     g = torch.Generator().manual_seed(0)
@@ -30,7 +30,7 @@ def tokens() -> Tensor:
 
 
 def convolved(x: Tensor, weight: Tensor) -> Tensor:
-    """(B, T, C), each channel with its own taps over the last tokens."""
+    """Convolve (B, T, C), each channel with its own taps over the last tokens."""
     taps = weight.shape[-1]
     padded = F.pad(x.mT, (taps - 1, 0))
     return F.conv1d(padded, weight, groups=len(weight)).mT

@@ -1,4 +1,4 @@
-"""The selective scan against the recurrence, one step at a time in float64."""
+"""Test the selective scan against the recurrence, one step at a time in float64."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ RESETS = {
     "none": [],
     "first token": [0],
     "last token": [-1],
-    "chunk edge": [16, 32],  # states are stored every 16 tokens here
+    "chunk edge": [16, 32],  # states are stored every 8 tokens here
     "around a chunk edge": [15, 17, 31, 33],
     "many tiny documents": list(range(0, 1000, 2)),
     "every token": list(range(1000)),
@@ -24,7 +24,7 @@ RESETS = {
 
 
 def reference_selective_scan(x, dt, A, B, C, D, starts=None, initial_state=None):
-    """The definition, step by step; differentiated by autograd."""
+    """Compute the definition step by step; autograd differentiates it."""
     h = x.new_zeros(x.shape[0], *A.shape) if initial_state is None else initial_state
     outputs = []
     for t in range(x.shape[1]):
@@ -55,7 +55,7 @@ def make_inputs(length: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def make_starts(length: int, resets: list[int]) -> Tensor:
-    """Row 0 as asked for, row 1 one document that began before: rows may differ."""
+    """Return starts: ``resets`` in row 0; row 1 is one document that began before."""
     starts = torch.zeros(ROWS, length, dtype=torch.bool)
     starts[0, [r for r in resets if -length <= r < length]] = True
     return starts
@@ -81,7 +81,7 @@ def test_scan_is_the_recurrence(length, resets):
 
 @pytest.mark.parametrize("length", [257, 300])
 def test_longer_sequences_store_states_further_apart(length):
-    """Beyond 256 tokens a chunk is 32 of them; 257 leaves a last chunk of one token."""
+    """Beyond 256 tokens a chunk has 16 tokens; 257 leaves a last chunk of one token."""
     inputs, starts = make_inputs(length), make_starts(length, [32, 63, 256])
     expected = outputs_and_gradients(reference_selective_scan, inputs, starts)
     got = outputs_and_gradients(selective_scan, inputs, starts)
@@ -92,7 +92,7 @@ def test_longer_sequences_store_states_further_apart(length):
 @pytest.mark.parametrize("resets", ["none", "around a chunk edge", "every token"])
 @pytest.mark.parametrize("length", [17, 37, 64])
 def test_groups_side_by_side_are_one_sequence(length, resets):
-    """As on a GPU: groups of 16 tokens, the last one padded, a row of their own each."""
+    """As on a GPU, groups of 16 tokens are a row each, and the last group is padded."""
     inputs, starts = make_inputs(length), make_starts(length, RESETS[resets])
     expected = outputs_and_gradients(reference_selective_scan, inputs, starts)
     got = outputs_and_gradients(partial(selective_scan, group=16), inputs, starts)
@@ -103,7 +103,7 @@ def test_groups_side_by_side_are_one_sequence(length, resets):
 @needs.compiler
 @pytest.mark.parametrize("resets", ["none", "around a chunk edge"])
 def test_compiled_pieces_are_the_recurrence(resets):
-    """300 tokens: chunks of two pieces of 8 each, and a last piece of 4, which is not compiled."""
+    """300 tokens are chunks of two pieces of 8, and a last piece of 4, which is not compiled."""
     inputs, starts = make_inputs(300), make_starts(300, RESETS[resets])
     expected = outputs_and_gradients(reference_selective_scan, inputs, starts)
     with torch.autocast("cpu", torch.bfloat16):
@@ -113,7 +113,7 @@ def test_compiled_pieces_are_the_recurrence(resets):
 
 
 def test_groups_launch_no_more_than_two_of_them_would():
-    """A token's output is one product: 1,024 tokens in groups of 32, which run twice, take 64."""
+    """Each step is one bmm: 1,024 tokens in parallel groups of 32, which run twice, take 64."""
     inputs = {k: v.detach() for k, v in make_inputs(1024).items()}
     with torch.profiler.profile() as profile:
         selective_scan(**inputs, group=32)
@@ -148,7 +148,7 @@ def test_gradcheck():
 
 
 def test_float32_is_within_its_rounding():
-    """1e-4 of each result's largest entry: float32 keeps 6e-8, over 100 tokens of state."""
+    """Errors are below 1e-4 of a result's largest entry: float32 keeps 6e-8, over 100 tokens."""
     exact, starts = make_inputs(100), make_starts(100, [40])
     expected = outputs_and_gradients(reference_selective_scan, exact, starts)
     single = {k: v.detach().float().requires_grad_() for k, v in exact.items()}
@@ -158,7 +158,7 @@ def test_float32_is_within_its_rounding():
 
 
 def test_bfloat16_inputs_keep_a_float32_state():
-    """Only what goes in and out is rounded: the state itself adds nothing to bfloat16's 2^-8."""
+    """Only inputs and outputs are rounded: the state itself adds nothing to bfloat16's 2^-8."""
     rounded = {k: v.detach().bfloat16() for k, v in make_inputs(200).items()}
     y, final = selective_scan(**rounded)
     exact_y, exact_final = selective_scan(**{k: v.double() for k, v in rounded.items()})
@@ -214,7 +214,7 @@ def test_state_carries_on_across_calls():
 
 
 def test_operator_is_what_it_tells_the_compiler():
-    """Schema, shapes and strides without data, and autograd registration, by torch's own check."""
+    """torch checks schema, shapes and strides without data, and autograd registration."""
     x, dt, A, B, C, _, h = (v.detach().float() for v in make_inputs(20).values())
     inputs = [v.contiguous().requires_grad_() for v in (x, dt, A.mT, B, C, h.mT)]
     for reset in (None, make_starts(20, [3])):

@@ -1,4 +1,4 @@
-"""The triangular solve of chunks against torch's own, with gradients, in any layout."""
+"""Test the triangular solve of chunks against torch's inverse, with gradients, in any layout."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from gam_scale.model.memory.solve import solve_unit_lower
 @pytest.mark.parametrize("permuted", [False, True])
 def test_it_solves_and_has_the_gradients_of_the_solution(size, permuted):
     generator = torch.Generator().manual_seed(size)
-    # Entries that do not count are there: they must change nothing and get no gradient.
+    # Entries on and above the diagonal must change nothing and get no gradient.
     system = torch.rand(3, 2, size, size, generator=generator, dtype=torch.float64)
     right, grad = torch.randn(2, 3, 2, size, 5, generator=generator, dtype=torch.float64)
     if permuted:

@@ -1,4 +1,4 @@
-"""What ranks look up in a directory that changes meanwhile is what the main rank finds."""
+"""All ranks use what the main rank finds in a directory, even if it changes meanwhile."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from gam_scale.parallel.agreed import agreed
 
 
 def begin_while_the_other_run_trains(world, first, config):
-    """Rank 1 lists the checkpoints a moment before the newest is there."""
+    """Train, while rank 1 does not see the newest checkpoint; return the text of a refusal."""
     original = CheckpointStore.steps
 
     def steps(self):

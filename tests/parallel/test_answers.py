@@ -27,7 +27,10 @@ STEPS = 3
 
 
 def losses(world, sets, engines, micro_batch_size):
-    """By engine: loss, gradient norm, targets of this rank's micro-batches; weights stay."""
+    """Return, by engine and step: loss, gradient norm, all targets, those of each micro-batch.
+
+    The micro-batches are this rank's. At a learning rate of 0 the weights stay the same.
+    """
     found = {}
     for engine in engines:
         trial = Trial(world, sets, engine, micro_batch_size, model=MODEL)
@@ -44,7 +47,7 @@ def losses(world, sets, engines, micro_batch_size):
 
 
 def conversations(sequence: Answers) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Ids and what carries loss, of each by itself, without padding and the next one's bos."""
+    """Return (ids, loss mask) of each conversation alone, without padding or the next one's bos."""
     ids, carries = sequence.ids[:SEQ_LEN].astype(np.int64), sequence.carries[:SEQ_LEN]
     starts = np.flatnonzero((ids == 1) & ~carries)
     ends = [*starts[1:], len(ids)]
@@ -53,7 +56,7 @@ def conversations(sequence: Answers) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def oracle(sets):
-    """In float64, each conversation read alone: mean loss, gradient norm, targets."""
+    """Return each step's mean loss, gradient norm and targets: float64, each conversation alone."""
     model = build_model(from_dict(ModelConfig, SMALL | MODEL), seed=0).double()
     stream, found = open_stream(sets), []
     for step in range(STEPS):
@@ -74,13 +77,13 @@ def oracle(sets):
 
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory, prepared_set):
-    """Where a set of conversations is."""
+    """Prepare a set of conversations; return its path."""
     return str(prepared_chats(tmp_path_factory.mktemp("chats"), prepared_set, SEQ_LEN))
 
 
 @pytest.fixture(scope="module")
 def expected(chats):
-    """What every engine is to find."""
+    """Return what every engine must find."""
     return oracle(chats)
 
 

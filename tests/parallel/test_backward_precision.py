@@ -1,4 +1,4 @@
-"""What a block computes in float32 in its forward pass it computes so in its backward pass, too."""
+"""What a block's forward pass computes in float32, its backward pass computes in float32 too."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from gam_scale.model.lm import build_model
 from gam_scale.parallel.blocks import prepare_blocks
 
 aten = torch.ops.aten
-# Products of heads and chunks are batched; those with weights, gates apart, are not.
+# Products of heads and chunks are batched; those with weights (projections, gates) are not.
 KINDS = ["slot", "delta", "phase"]
 
 
@@ -31,7 +31,7 @@ def gradients(model, precision="bf16"):
 
 
 def recording(graphs):
-    """A backend that notes each graph it is given, and whether it is a backward pass."""
+    """Return a backend that notes each graph it is given, and whether it is a backward pass."""
 
     def note(is_backward):
         def compile_graph(gm, inputs):
@@ -49,7 +49,7 @@ def recording(graphs):
 
 
 def expected(kind):
-    """Of a memory's batched products: those that sum one decay per head are float64."""
+    """Return the dtypes of a memory's batched products: float64 ones sum a head's one decay."""
     return {torch.float32} if kind == "slot" else {torch.float32, torch.float64}
 
 

@@ -1,4 +1,4 @@
-"""Blocks as they run: recomputed and compiled ones give the loss and gradients of plain ones."""
+"""Blocks that are recomputed, compiled or in segments give the loss and gradients of plain ones."""
 
 import needs
 import pytest
@@ -32,7 +32,7 @@ def loss_and_gradients(model, tokens, layout=None):
 
 
 def packed():
-    """Three documents in each row."""
+    """Return the layout of 3 rows of 16 tokens, with three documents in each."""
     return Layout.of(torch.cat([torch.arange(n) for n in (5, 1, 10)]).expand(3, -1))
 
 
@@ -40,7 +40,7 @@ def packed():
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 def test_recomputing_changes_nothing(block, recompute, layout):
-    """Dropout masks included: one drawn again would be another one."""
+    """Dropout masks are kept: a mask drawn again in the backward pass would be another one."""
     model, tokens = model_and_tokens(block)
     expected = loss_and_gradients(model, tokens, layout)
     prepare_blocks(model, recompute, compiled=False)
@@ -81,7 +81,7 @@ def test_a_block_is_one_graph(block):
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 @pytest.mark.parametrize("kind", IN_SEGMENTS)
 def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompute):
-    """Documents start at a segment's first token, its last, and inside; the last one is short."""
+    """Documents start at a segment's first token, its last, inside; the last segment is short."""
     config = small(kind, kind, position="rotary")
     tokens = torch.randint(23, (2, 151), generator=torch.Generator().manual_seed(0))
     starts = torch.tensor([max(s for s in (0, 39, 80, 100) if s <= t) for t in range(150)])
@@ -99,7 +99,7 @@ def test_a_long_sequence_in_segments_is_the_whole_one(monkeypatch, kind, recompu
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_lengths_share_their_segments_graphs(rows):
-    """One graph for the first segment of each kind of layer, one for the others: none is eager."""
+    """A kind of layer has one graph for the first segment and one for all others; none is eager."""
     torch._dynamo.reset()
     kinds = [*IN_SEGMENTS, WHOLE, BY_CHANNEL]
     config = small(*kinds)
@@ -113,7 +113,7 @@ def test_lengths_share_their_segments_graphs(rows):
 
 @pytest.mark.parametrize("kind", IN_SEGMENTS)
 def test_what_a_segment_starts_from_keeps_nothing_else_alive(kind):
-    """It stays until the backward pass; a view would keep all of what it is cut from."""
+    """The state lives until the backward pass; a view would keep its whole base alive so long."""
     model = build_model(small(kind), 0)
     block = model.blocks[0]
     extend, seen = block.extend, []
@@ -132,7 +132,7 @@ def test_what_a_segment_starts_from_keeps_nothing_else_alive(kind):
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 def test_segments_in_bf16_can_be_recomputed(monkeypatch, recompute):
-    """Autocast casts a weight once in a forward pass, and again for each segment in backward."""
+    """Autocast casts a weight once in a forward pass, but for each segment in a recomputation."""
     monkeypatch.setitem(blocks.SEGMENT, "cpu", 40)
     config = ModelConfig(d_model=16, n_layers=1, vocab_size=23, dropout=0.0, position="none")
     tokens = torch.randint(23, (2, 101), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Blocks compile whole or say why not: no run is called compiled that is not."""
+"""Blocks compile into one graph or say why not; no uncompiled run is called compiled."""
 
 import logging
 
@@ -32,7 +32,7 @@ def model():
 
 
 def cut_in_two(model):
-    """As if the first block did what no graph can hold."""
+    """Break the graph of the first block, as an operation does that no graph can hold."""
     inner = model.blocks[0].forward
 
     def forward(*args):
@@ -51,7 +51,7 @@ def test_what_is_compiled_is_counted(model):
 
 
 def test_each_length_is_compiled_once_and_seen_to_go_on(model):
-    """As stages of a run have them: shapes are fixed, a length that is known costs nothing."""
+    """As in a run's stages, lengths vary: a new one adds a graph, and a known one costs nothing."""
     compilation = prepare_blocks(model, "none", compiled=True, backend=CompileCounter())
     known, counts = pulse.beats(), []
     for length in (8, 16, 16, 8):
@@ -82,7 +82,7 @@ def test_a_run_that_may_goes_on_uncompiled_and_says_why(
     found = loss(model)
     found.backward()
     assert torch.equal(found, expected) and not compilation.is_on
-    # One record, however many handlers it came to caplog by.
+    # A single record, though several handlers may have passed it to caplog.
     (record,) = {each for each in caplog.records if each.name == "gam_scale"}
     said = "no such compiler" if what == "backend" else "graph_break"
     assert said in record.message and record.message.startswith("blocks run uncompiled: ")

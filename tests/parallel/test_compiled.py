@@ -1,4 +1,4 @@
-"""Compiled blocks under engines that cut parameters up: the losses and norms of eager ones."""
+"""Compiled blocks under engines that shard parameters have the losses and norms of eager ones."""
 
 import needs
 import pytest
@@ -10,7 +10,7 @@ ENGINES = ("zero2", "zero3", "fsdp")
 
 
 def train_all(world, sets):
-    """Losses and norms of three steps: eager by the plain engine, compiled by the others."""
+    """Return losses and norms of three steps: eager with the plain engine, else compiled."""
     trial = Trial(world, sets, "torch", micro_batch_size=3)
     results = {"eager": [trial.step(step) for step in range(3)]}
     for engine in ENGINES:

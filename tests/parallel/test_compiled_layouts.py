@@ -1,4 +1,4 @@
-"""A compiled block serves every layout of a shape: other documents are no other graph."""
+"""One compiled graph serves every layout of a shape: other documents need no other graph."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def make_model(kinds, segment, position="rotary") -> tuple[LanguageModel, Compil
 
 
 def layouts(*, goes_on: bool = False) -> list[Layout]:
-    """No start, a single one, ever more of them, and one at every token."""
+    """Return layouts with ever more document starts: from one a row (or none) to one a token."""
     rng, found = np.random.default_rng(0), []
     for density in (0.0, 0.1, 0.5, 1.0):
         starts = rng.random((B, T)) < density
@@ -53,7 +53,7 @@ def test_documents_make_no_other_graph(kind):
 
 @pytest.mark.parametrize("kind", IN_SEGMENTS)
 def test_nor_do_those_of_segments(kind):
-    """The first one starts from what needs no gradient: two graphs."""
+    """There are two graphs: only the first segment starts from a state without a gradient."""
     model, counter = make_model([kind], segment=8)
     for layout in layouts():
         step(model, layout)

@@ -1,4 +1,4 @@
-"""Sequences cut over ranks: the losses and gradients of whole ones, and what is sent."""
+"""Sequences cut over ranks give the losses and gradients of whole ones; bytes sent are counted."""
 
 import needs
 import pytest
@@ -29,7 +29,7 @@ from gam_scale.train.pretrain import pretrain
 
 KINDS = [*implementations(), WHOLE]
 LENGTH = 264
-# Borders of 2 ranks at 132, of 4 at 66: documents start at them, beside them, and go across.
+# 2 ranks cut at 132, 4 ranks at every 66: documents start at cuts, beside them, and span them.
 DOCUMENTS = [[0, 65, 67, 132, 250], [0, 66, 133, 198, 263], [0]]
 
 
@@ -62,7 +62,7 @@ def make_model(kind: str | dict, position: str) -> torch.nn.Module:
 
 
 def largest_difference(world, kinds, compiled=False, dtype="float32"):
-    """Of loss and gradients, relative, from those of one rank; per kind and kind of batch."""
+    """Return the largest relative difference of loss and gradients from one rank's, by kind."""
     world = world.arranged(ParallelConfig(context=world.world_size))
     context, found = SequenceContext(world), {}
     for kind in kinds:
@@ -86,12 +86,12 @@ def test_a_cut_sequence_has_the_losses_and_gradients_of_a_whole_one(world_size):
 
 
 ILL = ((WHOLE, 3e-5), ("mamba2", 5e-5))
-"""Kinds whose gradients float32 knows less well, be they cut or whole.
+"""Kinds whose gradients float32 represents less exactly, cut or whole, with their limits.
 
-Published decays forget much of a chunk in a few tokens: sums of their logarithms go to -100, where
-float32 has steps of 7.6e-6, and pairs of tokens are decayed by differences of these. With one head
-in a group, as ``mamba2`` has here, D is one number whose gradient the norm behind it leaves little
-of (tests/model/test_first_tokens.py).
+Published decays forget much of a chunk in a few tokens: sums of their logarithms reach -100, where
+float32 has steps of 7.6e-6, and the decay between two tokens is a difference of such sums. With one
+head in a group, as ``mamba2`` has here, D is a single number, of whose gradient the norm that
+follows leaves little (tests/model/test_first_tokens.py).
 """
 
 
@@ -108,7 +108,7 @@ def test_a_compiled_block_is_one_graph_with_its_exchanges_in_it():
 
 
 def bytes_per_length(world, kinds):
-    """What this rank sends for a forward and backward pass, by kind and tokens."""
+    """Return by kind the bytes that this rank sends for both passes over 64 and 128 tokens."""
     world, sent = world.arranged(ParallelConfig(context=world.world_size)), {}
     for kind in kinds:
         for length in (64, 128):
@@ -135,7 +135,7 @@ MODEL = {"layers": ["delta", "slot", "attention"], "n_layers": 3, "memory": {"n_
 
 
 def train(world, sets, engines):
-    """Losses and gradient norms of six steps."""
+    """Return, by engine, losses and gradient norms of six steps."""
     results = {}
     for engine in engines:
         trial = Trial(world, sets, engine, BATCH, model=MODEL)
@@ -155,7 +155,7 @@ def test_composes_with_data_parallelism_and_every_engine(prepared_set):
 
 
 def run_pretrain(world, config):
-    """A whole run, evaluations and checkpoints included."""
+    """Train a whole run, with evaluations and checkpoints."""
     pretrain(from_dict(RunConfig, config), fresh=False)
 
 

@@ -38,7 +38,7 @@ def test_auto_refuses_the_cpu_where_gpus_were_given(no_gpu, env):
         {"CUDA_VISIBLE_DEVICES": ""},
         {"CUDA_VISIBLE_DEVICES": "-1"},
         {"SLURM_GPUS_ON_NODE": "0"},
-        {"CUDA_VISIBLE_DEVICES": "0", "LOCAL_SIZE": "1"},  # the deepspeed command's own
+        {"CUDA_VISIBLE_DEVICES": "0", "LOCAL_SIZE": "1"},  # set by the deepspeed command
     ],
 )
 def test_auto_is_the_cpu_where_none_was_given(no_gpu, env):
@@ -62,7 +62,7 @@ def test_a_job_that_was_given_gpus_ends_before_its_run_directory_is_made(
 
 
 def srun(local_rank, tasks, gpus):
-    """What a task of srun finds in its environment."""
+    """Return what a task of srun finds in its environment."""
     return {
         "SLURM_PROCID": str(local_rank),
         "SLURM_STEP_NUM_TASKS": str(tasks),
@@ -107,7 +107,7 @@ def test_fewer_gpus_than_ranks_is_a_sentence_on_every_rank(monkeypatch, rank, vi
 
 
 def test_ranks_join_with_their_device_which_deepspeed_is_told(monkeypatch):
-    """It calls set_device with LOCAL_RANK, whatever is visible."""
+    """DeepSpeed calls set_device with LOCAL_RANK, whichever GPUs are visible."""
     seen = {}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

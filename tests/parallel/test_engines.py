@@ -13,7 +13,7 @@ STEPS = 20
 
 
 def train_all(world, sets, engines, micro_batch_size, precision="fp32"):
-    """Per engine, one after another: losses, gradient norms and a checksum of the weights."""
+    """Return losses, gradient norms and a checksum of the weights, by engine."""
     results = {}
     for engine in engines:
         capped = {"logit_softcap": 2.0}
@@ -26,7 +26,7 @@ def train_all(world, sets, engines, micro_batch_size, precision="fp32"):
 
 @pytest.fixture(scope="module")
 def reference(prepared_set):
-    """One rank, the plain engine, the whole batch in one forward pass."""
+    """Return the results of one rank, plain engine, whole batch in one forward pass."""
     (result,) = run_ranks(
         train_all, 1, sets=str(prepared_set), engines=["torch"], micro_batch_size=BATCH
     )
@@ -77,7 +77,10 @@ def test_bf16_stays_near_fp32(prepared_set, reference):
 
 
 def poisoned(world, sets, engines, optimizer):
-    """Losses after a step whose gradient is NaN on one rank only, and that step's norm."""
+    """Make rank 1's gradient of a step NaN; return what that step and the next one do.
+
+    By engine: the step's norm, whether it left everything unchanged, the next loss and norm.
+    """
     import toy_optimizers  # noqa: F401 (registers them)
 
     results = {}

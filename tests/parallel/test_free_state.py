@@ -1,4 +1,4 @@
-"""Whatever an optimizer keeps, of whatever shape, goes through every engine and number of ranks."""
+"""Every engine, on any number of ranks, trains, saves and resumes optimizer states of any shape."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def trial_of(world, sets, engine, **train):
 
 
 def save_all(world, sets, folder):
-    """Train, save, train on; per engine all losses."""
+    """Train, save and train on; return all losses by engine."""
     results = {}
     for engine in engines_of(world.world_size):
         trial = trial_of(world, sets, engine)
@@ -38,7 +38,7 @@ def save_all(world, sets, folder):
 
 
 def load_all(world, sets, folder, pairs):
-    """Per (source, engine): the losses after resuming the source's checkpoint under the engine."""
+    """Resume each source's checkpoint under its engine; return the losses of each pair."""
     from gam_scale.checkpoint.store import CheckpointStore
 
     results = []
@@ -51,7 +51,7 @@ def load_all(world, sets, folder, pairs):
 
 @pytest.fixture(scope="module")
 def saved(prepared_set, tmp_path_factory):
-    """A folder of checkpoints, and per source the losses of the run that went on."""
+    """Return a folder of checkpoints and, by source, the losses of the run that went on."""
     folder, losses = tmp_path_factory.mktemp("checkpoints"), {}
     for n in WORLDS:
         results = run_ranks(save_all, n, sets=str(prepared_set), folder=str(folder))
@@ -89,7 +89,7 @@ def test_all_save_the_same_states(saved):
 
 @pytest.mark.parametrize("world_size", WORLDS)
 def test_any_resumes_what_any_saved(saved, prepared_set, world_size):
-    """Each engine its own checkpoint, and that of another engine on another number of ranks."""
+    """Each engine resumes its own checkpoint and another's, saved on another number of ranks."""
     folder, losses = saved
     engines = engines_of(world_size)
     others = ["zero3-4", "hybrid-4", "zero1-2", "torch-1", "fsdp-4", "zero2-4", "zero0-2"]

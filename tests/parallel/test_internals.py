@@ -1,4 +1,4 @@
-"""What is replaced, or read, of DeepSpeed's and torch's inside is still as it was when written."""
+"""The internals of DeepSpeed and torch that are replaced or relied on have not changed."""
 
 import ast
 import hashlib
@@ -21,7 +21,7 @@ SOURCES = {
         STAGE_3 + "unscale_and_clip_grads": "b1f18e3a3b52",
         STAGE_1_2 + "reduce_independent_p_g_buckets_and_remove_grads": "58cbba548e72",
         STAGE_3 + "__avg_scatter_grads": "ae21d3a20d79",
-        # What they are called by, and what finds the masters that are parameters.
+        # The methods that call them, and the one that links parameters to their masters.
         STAGE_1_2 + "step": "2debb4f6bc7c",
         STAGE_3 + "step": "7491cc0be5ba",
         STAGE_3 + "_prepare_fp32_grad_for_sub_group": "b00361e3fb18",
@@ -32,13 +32,13 @@ SOURCES = {
         FSDP + "accumulate_unsharded_grad_if_needed": "0d5f5ed09835",
     },
 }
-"""By the file of gam_scale/parallel that relies on them: methods, with a digest of their code."""
+"""By file of gam_scale/parallel, the methods that it relies on, each with a digest of its code."""
 PINNED = {"deepspeed": "0.19.8", "torch": "2.13.0"}
 """The versions whose code was read."""
 
 
 def digest_of(path):
-    """Of a method's code, comments, docstring and layout apart."""
+    """Return a digest of a method's code, without comments, docstring and layout."""
     module, kind, name = path.rsplit(".", 2)
     tree = ast.parse(Path(import_module(module).__file__).read_text())
     bodies = [n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind]
@@ -67,7 +67,7 @@ def test_methods_that_are_relied_on_are_those_that_were_read(file, path):
 
 
 def test_deepspeed_still_has_the_switches_that_are_set():
-    """A name of its own that nobody reads any more would be set to no end."""
+    """A switch that DeepSpeed no longer reads could still be set, but without effect."""
     ops = import_module("deepspeed.ops")
     assert "deepspeed_shm_comm" in ops.__compatible_ops__, "what compiles at start-up is renamed"
     engine = Path(import_module("deepspeed.runtime.engine").__file__).read_text()

@@ -1,4 +1,4 @@
-"""Where ranks meet: not with those of an earlier start or another job, nor at a taken port."""
+"""Ranks of one start meet only each other, whatever else uses their store or their port."""
 
 import logging
 import socket
@@ -16,7 +16,7 @@ from gam_scale.parallel.meeting import meet
 
 @pytest.fixture
 def kept() -> dist.TCPStore:
-    """A store that a launcher's agent keeps."""
+    """Open a store, as a launcher's agent keeps one."""
     return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def met(port: int, jobs: dict[str, int], **options) -> dict[str, list[dist.Store]]:
-    """The stores of all ranks of ``jobs`` (their sizes by name), which start at the same time."""
+    """Start all ranks of ``jobs`` (sizes by name) at the same time; return their stores by job."""
     with ThreadPoolExecutor(sum(jobs.values())) as threads:
         calls = {
             job: [
@@ -61,7 +61,7 @@ def test_ranks_that_died_while_they_met_are_not_waited_for(kept):
 
 def test_a_taken_port_is_named_and_the_next_is_taken(free_port, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("gam_scale"), "propagate", True)
-    with socket.create_server(("", free_port)):  # accepts, and says nothing
+    with socket.create_server(("", free_port)):  # accepts connections and never answers
         with caplog.at_level("WARNING", "gam_scale"):
             meetings = met(free_port, {"job": 2}, agent_keeps_store=False)
         assert_own_store(meetings["job"], "here")
@@ -74,7 +74,7 @@ def test_jobs_that_were_given_one_port_meet_apart(free_port):
 
 
 def test_a_store_that_ends_is_left_for_the_next_at_its_port(free_port):
-    """Rank 1 of a process's second run may come while rank 0 has not left the first yet."""
+    """Rank 1 may begin its process's second run before rank 0 has left the first one."""
     first = [dist.TCPStore("127.0.0.1", free_port, is_master=True, wait_for_workers=False)]
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(
@@ -88,7 +88,7 @@ def test_a_store_that_ends_is_left_for_the_next_at_its_port(free_port):
 
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_all_who_wait_stop_where_one_is_asked_to(free_port, stopped):
-    """The third of them never comes."""
+    """Two of three ranks wait; the third never comes."""
     asked = threading.Event()
     with ThreadPoolExecutor(2) as threads:
         calls = [
@@ -108,7 +108,7 @@ def test_all_who_wait_stop_where_one_is_asked_to(free_port, stopped):
 
 
 def test_who_has_agreed_does_not_stop_alone_once_all_have(kept):
-    """Rank 0 has settled between two looks of rank 1, and waits for it in their group."""
+    """Rank 0 ends the meeting between two looks of rank 1, and then waits for it in their group."""
     store = dist.PrefixStore("job", kept)
 
     def asked() -> bool:
@@ -143,7 +143,7 @@ def _refused(*args, **options):
 
 
 def time_outs(world):
-    """Of every group there is, whoever has made it."""
+    """Return the time-out in seconds of every process group, whoever made it."""
     import torch
     from torch.distributed import distributed_c10d as c10d
 

@@ -1,4 +1,4 @@
-"""Which rank is where: the axes' arithmetic, torch's mesh of them, and what each rank reads."""
+"""Each rank's place: the arithmetic of the axes, torch's mesh, and the rows that a rank reads."""
 
 from itertools import product
 
@@ -26,7 +26,7 @@ def divisors(n):
 
 
 def grids(world_size):
-    """Every way to divide the ranks, as settings and as axes."""
+    """Yield every way to divide the ranks: (settings, the axes that they must give)."""
     for context in divisors(world_size):
         readers = world_size // context
         yield {"engine": "torch", "context": context}, Axes(readers, 1, context)
@@ -89,7 +89,7 @@ def ranks_of(group):
 
 
 def sums_along(world, settings):
-    """This rank's number summed along each axis of the mesh, and of the mesh that is sharded."""
+    """Return the sum of rank numbers along each axis of the mesh and along the sharding mesh."""
     world = world.arranged(ParallelConfig(**settings))
     groups = [world.mesh.get_group(name) for name in AXES]
     sums = []
@@ -111,8 +111,10 @@ def test_real_ranks_meet_along_the_axes():
 
 
 def test_each_rank_reads_the_rows_that_it_always_has_read(prepared_set):
-    """Rows [G r // n, G (r + 1) // n) of a global batch, r counting the ranks of one sequence once;
-    of each row the rank's own stretch of tokens."""
+    """Reader r of n gets the rows [G r // n, G (r + 1) // n) of a global batch of G rows.
+
+    Ranks that share sequences are one reader, and each gets its own stretch of every row.
+    """
     splits = open_split([DataSetConfig(str(prepared_set))], "train", "unused")
     stream = TrainStream(splits, [1.0], 48, "reset", 0, 1 << 20)
     config, step = TrainConfig(global_batch_size=10, micro_batch_size=3), 3

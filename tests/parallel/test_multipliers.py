@@ -1,4 +1,4 @@
-"""Learning rates and other settings of a parameter's own, in every engine."""
+"""A parameter's own learning rate and other settings, under every engine."""
 
 from dataclasses import replace
 
@@ -7,12 +7,11 @@ from engines import EVERYWHERE, Trial
 from ranks import run_ranks
 
 MULTIPLIERS = (0.0, 0.25, 1.0, 2.0, 3.0)
-"""One parameter after another has the next."""
-LR = 1e-2  # of a trial's step
+"""Factors of the learning rate, which the parameters get in turn."""
 
 
 def moved(trial):
-    """By key, how far each of this rank's parts of the parameters moves in a step."""
+    """Train a step; return by name how far this rank's part of each parameter moves."""
     before = [shard.data.clone() for shard in trial.strategy.shards() if shard.kind == "param"]
     trial.step(0)
     after = [shard for shard in trial.strategy.shards() if shard.kind == "param"]
@@ -20,7 +19,7 @@ def moved(trial):
 
 
 def multiplied(world, sets, optimizer):
-    """Per engine: the largest error of a step, elements owned, and the sum of all weights."""
+    """Return by engine: the largest error of a step, elements owned, and the sum of all weights."""
     import toy_optimizers  # noqa: F401 (registers them)
 
     from gam_scale.parallel import optimizer as optimizers
@@ -61,7 +60,7 @@ def test_each_parameter_has_its_own_rate(prepared_set, optimizer):
     for engine, (_, _, weights) in ranks[0].items():
         # Weights below 4 are rounded by 1.2e-7 at most, once in each of the two steps.
         assert all(rank[engine][0] <= 1e-6 for rank in ranks), engine
-        # Decay of 5% in place of 0.1%, which engines must not have noted beforehand.
+        # Weight decay of 5% in place of 0.1%: engines must not keep to the value they began with.
         assert weights == pytest.approx(ranks[0]["torch"][2], rel=1e-6), engine
     if optimizer == "toys":
         for engine in ("zero1", "zero2", "zero3", "fsdp"):

@@ -1,4 +1,4 @@
-"""Muon: its update against its formula, and under every engine what one process computes."""
+"""Muon: its update against its formula, and every engine against one process."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def group_of(parameters, stacks):
 
 
 def written(value, gradients, stack):
-    """Muon in float64: the polynomial of the singular values in place of matrix products."""
+    """Return value and momentum of Muon in float64, its polynomial applied to singular values."""
     a, b, c = QUINTIC
     value, momentum = value.double(), torch.zeros_like(value, dtype=torch.float64)
     for gradient in gradients:
@@ -64,13 +64,13 @@ def test_the_update_is_the_formulas(shape, stack):
         parameter.grad = gradient.clone()
         optimizer.step()
     value, momentum = written(before, gradients, stack)
-    # float32 of small singular values, times 3.4445^5 where they are smallest.
+    # float32 errors in small singular values grow by up to 3.4445^5.
     assert off(parameter.detach().double(), value) < 1e-5
     assert off(optimizer.state[parameter]["momentum_buffer"].double(), momentum) < 1e-6
 
 
 def test_in_bfloat16_it_is_torchs():
-    """Whole matrices, which is all that torch's has."""
+    """The matrices are whole: torch's Muon knows no stacks."""
     ours = [torch.nn.Parameter(drawn(*shape)) for shape in ((32, 48), (48, 32))]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
     before = [p.detach().clone() for p in ours]
@@ -114,13 +114,13 @@ LAYERS = [
     {"kind": "mamba2", "head_dim": 16, "d_state": 8},
     "static",
 ]
-"""Stacks of equal and of unequal matrices, tall and wide ones, banks, and all that is no matrix."""
+"""Layers with stacks of equal and unequal, tall and wide matrices, banks, and other parameters."""
 MODEL = {"layers": LAYERS, "n_layers": 4, "gam": {"n_slots": 12}, "tied_head": False}
 SIZE = {"d_model": 32, "vocab_size": 320}
 
 
 def test_what_it_steps():
-    """Matrices of hidden layers; all else has AdamW. Stacks are what the layers cut them into."""
+    """Muon steps the matrices of hidden layers, in the layers' stacks; AdamW steps the rest."""
     config = from_dict(RunConfig, {"model": MODEL | SIZE, "train": {"optimizer": "muon"}})
     model = outline(config.model)
     stacks = {name: p.stack for name, p in policies(model) if p.role == "matrix"}
@@ -159,12 +159,15 @@ RESUMED = {
         ("fsdp-offload-2", "zero2"),
     ],
 }
-"""By number of ranks, whose checkpoint which engine goes on from."""
+"""By number of ranks: (source of the checkpoint, engine that resumes it)."""
 
 
 def trained(world, sets, folder, engines, resumed):
-    """Per engine the losses of a run that is saved halfway, and what this rank keeps and what a
-    step sends of matrices, in bytes; of each pair the losses after the checkpoint."""
+    """Train under each engine, saving halfway; resume each pair of ``resumed``.
+
+    Returns losses by engine; (bytes of states that this rank keeps of matrices, bytes that it sends
+    of matrices in a step) by engine; and for each pair the losses after the checkpoint.
+    """
     losses, sizes, after = {}, {}, []
     exchange, sent = dist.all_to_all_single, []
 
@@ -200,7 +203,7 @@ def trial_of(world, sets, engine, **train):
 
 @pytest.fixture(scope="module")
 def runs(prepared_set, tmp_path_factory):
-    """By number of ranks, what each rank returned."""
+    """Return, by number of ranks, what ``trained`` returned on each rank."""
     sets, folder = str(prepared_set), str(tmp_path_factory.mktemp("checkpoints"))
     return {
         n: run_ranks(trained, n, sets=sets, folder=folder, engines=engines, resumed=RESUMED[n])
@@ -239,9 +242,9 @@ def test_the_plan_counts_what_is_kept_and_sent(runs, n):
         kept, sent = zip(*(of_rank[1][engine] for of_rank in runs[n]), strict=True)
         job = Job.of(config_of(engine), 1, n)
         if engine not in OFFLOADED:
-            # ZeRO cuts wherever parameters end on the average, FSDP between rows.
+            # The plan counts an average rank; ZeRO cuts at any element, FSDP between rows.
             assert kept_bytes(job) == pytest.approx(max(kept), rel=0.1), engine
         matrices = sum(c.sent for c in collectives(job) if c.what == "matrices")
-        # All ranks together. In ZeRO 1 and 2 an owner may have had more of its matrices, or less.
+        # Of all ranks. In ZeRO 1 and 2 an owner may already have more or less of its matrices.
         by_rows = engine.startswith(("fsdp", "hybrid", "zero3"))
         assert sum(sent) == pytest.approx(n * matrices, rel=1e-9 if by_rows else 0.4), engine

@@ -1,4 +1,4 @@
-"""Parts beside the paper's under the engines that shard parameters: training, saving, resuming."""
+"""Parts that the paper lacks, under engines that shard parameters: train, save and resume."""
 
 from pathlib import Path
 
@@ -32,14 +32,17 @@ def run_on(one, steps):
 
 
 def whole(world, sets):
-    """Losses and norms of the plain engine on one rank, without a stop."""
+    """Return losses and norms of the plain engine on one rank, without a stop."""
     one = trial(world, sets, "torch", BATCH)
     first = first_step(one.stream)
     return run_on(one, range(first, first + BEFORE + AFTER))
 
 
 def trained_and_resumed(world, sets, folder):
-    """Losses and norms: by engine those of a run that goes on, by "saved resumed" those after."""
+    """Return losses and norms of runs that go on, by engine, and of resumed runs.
+
+    The key of a resumed run is "SOURCE ENGINE".
+    """
     going_on, resumed = {}, {}
     for engine in ENGINES:
         one = trial(world, sets, engine)

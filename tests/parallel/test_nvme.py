@@ -1,4 +1,4 @@
-"""Offload to disk: the same numbers as in memory, and shards that are read and written as there."""
+"""Offload to disk: numbers are the same as in memory, and shards are read and written alike."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from gam_scale.strict import from_dict
 
 
 def config_of(offload, folder, n_ranks):
-    """Wide enough that DeepSpeed swaps: it keeps tensors of less than 1 MB per rank in memory."""
+    """Return a config so wide that DeepSpeed swaps: tensors under 1 MB a rank stay in memory."""
     model = {"d_model": 512, "n_layers": 2, "vocab_size": 320, "dropout": 0.0, "max_seq_len": 32}
     parallel = {"zero_stage": 3, "offload": offload, "offload_dir": folder}
     train = {"steps": 9, "global_batch_size": 2 * n_ranks, "micro_batch_size": 1}
@@ -23,7 +23,7 @@ def config_of(offload, folder, n_ranks):
 
 
 def train_and_resume(world, offload, folder):
-    """Losses and norms of two steps, the same after going back, and the size of the files."""
+    """Train two steps, go back and repeat them; return losses and norms, and the files' bytes."""
     from gam_scale.data.packing import plain_batch
     from gam_scale.parallel.build import build_strategy, initialise
     from gam_scale.train.step import train_step
@@ -62,7 +62,7 @@ def test_same_numbers_from_disk(tmp_path, offload):
     on_disk = run_ranks(train_and_resume, 2, offload=offload, folder=str(tmp_path))[0]
     assert on_disk["first"] == on_disk["again"] == in_memory["first"]
     assert in_memory["bytes"] == 0
-    # Parameters and both moments of what is not small, at least, of about 6 million parameters.
+    # At least parameters and both moments of the large tensors: most of 6 million parameters.
     assert on_disk["bytes"] > 12 * 5_000_000
 
 

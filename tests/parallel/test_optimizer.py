@@ -1,4 +1,4 @@
-"""Which parameters decay: all of every kind of layer, listed, and what decay leaves alone."""
+"""Weight decay: which parameters of every kind of layer decay, and that horizons do not."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +16,7 @@ from gam_scale.parallel.plain import whole_shards
 from gam_scale.parallel.world import World
 from gam_scale.strict import from_dict
 
-# always; with train.decay all, as the paper has it; never.
+# A parameter decays always, only with train.decay all (as in the paper), or never.
 MODEL = {"always": "embedding.weight position.weight", "all": "norm.weight norm.bias", "never": ""}
 GAM = {
     "always": "conv.weight ffn.up.weight ffn.down.weight",
@@ -88,7 +88,7 @@ def make_config(kind: str, layers: list[dict] | None = None, **train: object) ->
 
 
 def decaying(config: RunConfig) -> dict[str, bool]:
-    """By a parameter's name, whether its group in the optimizer decays."""
+    """Return, by a parameter's name, whether its group in the optimizer decays."""
     model = outline(config.model)
     groups = build_optimizer(model, config).param_groups
     decays = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
@@ -108,7 +108,7 @@ def test_the_group_of_every_parameter(kind):
 
 
 def test_gates_decay_or_do_not():
-    """The matrices of decays and strengths; the output gate's is a projection as others are."""
+    """decay_gates is for matrices of decays and strengths; the output gate's is a projection."""
     layers = [{"kind": "gdn2", "n_heads": 2, "decay_gates": False}]
     on, off = decaying(make_config("gdn2")), decaying(make_config("gdn2", layers))
     gates = ("gate.down", "gate.strength", "erase", "write")
@@ -139,7 +139,7 @@ def test_states_that_cannot_be_cut_or_saved_are_refused(algorithm):
 
 
 def test_what_is_kept_is_what_was_declared(monkeypatch):
-    """amsgrad keeps one average more."""
+    """amsgrad keeps one average more than ADAMW declares."""
 
     def make(groups, train):
         return torch.optim.AdamW(groups, amsgrad=True)
@@ -157,7 +157,7 @@ def test_what_is_kept_is_what_was_declared(monkeypatch):
 
 @pytest.mark.parametrize("decay", ["matrices", "all"])
 def test_decay_leaves_horizons_alone(decay):
-    """600 steps at 1e-2 made horizons of 16 to 65,536 tokens ones of 4 to 250."""
+    """Decay shrank horizons of 16 to 65,536 tokens to 4 to 250 in 600 steps at a rate of 1e-2."""
     config = make_config("delta", decay=decay, lr=1e-2)
     model = build_model(config.model, seed=0)
     optimizer = build_optimizer(model, config)

@@ -36,7 +36,7 @@ KINDS = [
     "attention",
     "mamba",
     "mamba2",
-]  # in this order, of one model
+]  # the layers of one model, in this order
 KEPT = {
     "static": set(),
     "attention": set(),
@@ -56,7 +56,7 @@ def make_config(parallel):
             "model": {
                 "layers": KINDS,
                 "n_layers": len(KINDS),
-                "d_model": 28,  # 5 slots: another share of their rows on each of two ranks
+                "d_model": 28,  # 5 slots: two ranks hold unequal shares of them
                 "vocab_size": 50,
                 "max_seq_len": 16,
                 "dropout": 0.0,
@@ -88,9 +88,9 @@ def kept_names(model):
 
 
 def watch(module, seen, stream):
-    """Note what a block computes with: its parameters as they are while its forward runs.
+    """Note what each block computes with while its forward runs.
 
-    And the dtypes of what it is given and of what it returns.
+    ``seen`` gets its parameters by name, ``stream`` the dtypes of its input and its output.
     """
     for index, block in enumerate(module.blocks):
 
@@ -105,7 +105,7 @@ def watch(module, seen, stream):
 
 
 def gathered(world, engine):
-    """What differs between the values that were set and those that a step computes with."""
+    """Set the parameters that keep fp32, train a step, and report the values that were used."""
     config = make_config(PARALLEL[engine])
     world = world.arranged(config.parallel)
     strategy, seen, stream = build_strategy(config, world, compiled=False), {}, set()
@@ -141,7 +141,7 @@ def named(config):
 
 @pytest.mark.parametrize("engine", PARALLEL)
 def test_what_keeps_fp32_is_gathered_as_it_is(engine):
-    """A log rate of -11.09 exactly, and the next one after an update of 4e-4 too."""
+    """A log rate of -11.09 stays exact, before and after an update of 4e-4."""
     expected = {f"blocks.{i}.{name}" for i, kind in enumerate(KINDS) for name in KEPT[kind]}
     for result in run_ranks(gathered, 2, engine=engine):
         assert set(result["kept"]) == expected
@@ -152,7 +152,7 @@ def test_what_keeps_fp32_is_gathered_as_it_is(engine):
 
 
 def trained(world, engine):
-    """Norms and losses of steps, and where the rates went."""
+    """Return the losses and gradient norms of three steps, one pair after another."""
     config = make_config(PARALLEL[engine])
     strategy = build_strategy(config, world.arranged(config.parallel), compiled=False)
     initialise(strategy, config)

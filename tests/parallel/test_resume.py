@@ -1,4 +1,4 @@
-"""One checkpoint for all engines: saved by any on any ranks, resumed by any other on any others."""
+"""Any engine on any number of ranks resumes what any other engine and number of ranks saved."""
 
 import itertools
 from pathlib import Path
@@ -12,7 +12,7 @@ WORLDS = (1, 2, 4)
 
 
 def save_all(world, sets, folder, engines):
-    """Train, save, train on; per engine the losses after the checkpoint."""
+    """Train, save and train on; return the losses after the checkpoint, by engine."""
     results = {}
     for engine in engines:
         trial = Trial(world, sets, engine, micro_batch_size=2)
@@ -25,7 +25,7 @@ def save_all(world, sets, folder, engines):
 
 
 def load_all(world, sets, folder, pairs):
-    """Per (source, engine): the losses after resuming the source's checkpoint under the engine."""
+    """Resume each source's checkpoint under its engine; return the losses of each pair."""
     from gam_scale.checkpoint.store import CheckpointStore
 
     results = []
@@ -38,7 +38,7 @@ def load_all(world, sets, folder, pairs):
 
 @pytest.fixture(scope="module")
 def saved(prepared_set, tmp_path_factory):
-    """A folder of checkpoints, and per source the losses of the run that went on."""
+    """Return a folder of checkpoints and, by source, the losses of the run that went on."""
     folder = tmp_path_factory.mktemp("checkpoints")
     losses = {}
     for world_size in WORLDS:

@@ -1,4 +1,4 @@
-"""A failing, a dying and a missing rank: named on the others, and nobody hangs."""
+"""A failing, dying or missing rank is named on all other ranks, and no rank hangs."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from gam_scale.run.lock import RunLock
 
 
 def watched(world, action, timeout_s=60.0):
-    """Step 3 of a run in which rank 1 does something else than the others."""
+    """Run a step in which rank 1 does ``action``; "die as the reader" is for rank 0."""
     import os
     import signal
     import time
@@ -51,7 +51,7 @@ def watched(world, action, timeout_s=60.0):
 
 
 def mistaken(world, is_full):
-    """Rank 1 finds what a user can mend, in the words of a connection's end; then all stop."""
+    """Rank 1 meets a mistake of the user, worded like a lost connection; then all ranks stop."""
     import errno
 
     from gam_scale.errors import MistakeElsewhere, Stopped, UserError
@@ -63,14 +63,14 @@ def mistaken(world, is_full):
                 if is_full:
                     raise OSError(errno.ENOSPC, "No space left", "runs/peer-review/metrics.jsonl")
                 raise UserError("runs/peer-review is no run")
-            dog._stop.set()  # else the thread may end this process before it can tell
+            dog._stop.set()  # else the thread may end this process before it returns
             raise RuntimeError("Connection closed by peer")
     except (UserError, OSError, MistakeElsewhere) as error:
         said = f"{type(error).__name__}: {error}"
     world.barrier()
     try:
         with Watchdog(world, 60.0) as dog:
-            dog._explain = None  # nothing to be explained
+            dog._explain = None  # a stop needs no explanation
             raise Stopped
     except Stopped:
         return said
@@ -90,7 +90,7 @@ def test_a_mistake_is_told_as_one_and_a_stop_is_no_failure(is_full, said):
 
 
 def test_a_mistake_that_rank_0_alone_meets_is_one_on_all(tmp_path, tiny):
-    """Nobody's status asks for another start; rank 0 takes the ranks' store along."""
+    """No rank's exit status asks for a restart, although rank 0 takes the ranks' store along."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny(tmp_path / "run")))
     with socket.socket() as probe:
@@ -113,7 +113,7 @@ def test_a_mistake_that_rank_0_alone_meets_is_one_on_all(tmp_path, tiny):
 
 @pytest.mark.parametrize("timeout_s", [60.0, 0.0])
 def test_without_its_launcher_a_rank_may_wait_for_others_as_long_as_with_it(monkeypatch, timeout_s):
-    """They may write a checkpoint for minutes, and this one cannot see that they get on."""
+    """The others may write a checkpoint for minutes, and this rank cannot see their progress."""
     monkeypatch.setattr(watchdog, "LOST_S", 0.0)
     dog = watchdog.Watchdog(World(0, 1, 0, 1, torch.device("cpu")), timeout_s)
     looks, ended = iter([False] * 3 + [True]), []
@@ -130,7 +130,7 @@ def failure(action, **arguments):
 
 
 def by_rank(text):
-    """The helper's report, cut into what each rank wrote."""
+    """Cut the report of ``run_ranks`` into what each of three ranks wrote."""
     parts = {}
     for chunk in ("\n" + text).split("\nrank ")[1:]:
         head, _, rest = chunk.partition(" exited with ")
@@ -168,7 +168,7 @@ def test_rank_0_who_reads_for_all_is_named_where_the_launcher_keeps_the_store():
 
 
 def test_a_collective_that_never_comes_names_the_missing_rank(monkeypatch, tmp_path):
-    """Each rank also says where it stands, and leaves what its collectives have come to."""
+    """Each rank also logs where it stands, and leaves a record of its collectives."""
     monkeypatch.setenv("TORCH_FR_BUFFER_SIZE", "100")
     monkeypatch.setenv(flight.FILE, f"{tmp_path}/flight_rank_")
     zero, one, two = failure("sleep", timeout_s=4.0)
@@ -182,7 +182,7 @@ def test_a_collective_that_never_comes_names_the_missing_rank(monkeypatch, tmp_p
 
 
 class CountingStore:
-    """A real store that counts what is asked of it."""
+    """Wraps a real store, and counts the requests to it."""
 
     def __init__(self):
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

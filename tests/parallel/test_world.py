@@ -1,4 +1,4 @@
-"""Who am I: the launchers' environments, collectives, and the rank helper itself."""
+"""A rank's place in each launcher's environment, collectives, and ``run_ranks`` itself."""
 
 import hashlib
 import os
@@ -88,7 +88,7 @@ def test_a_nodes_share_of_sruns_tasks(node, tasks):
 
 
 def sums(world, offset):
-    on_gpu = replace(world, device=torch.device("cuda"))  # numbers of hosts do not go there
+    on_gpu = replace(world, device=torch.device("cuda"))  # sums of host numbers use no GPU
     figures = [*world.sum(world.rank + offset, 1.0), *on_gpu.sum(world.rank)]
     return [*figures, world.any(world.rank == 1), on_gpu.any(False)]
 
@@ -120,7 +120,7 @@ def test_a_failing_rank_ends_the_others_with_its_traceback():
 
 
 def leave_while_a_thread_runs(world):
-    """Bytes hashed without the interpreter's lock, as a library's thread would work."""
+    """Leave while a thread, like a library's, hashes bytes without the interpreter's lock."""
     data, digests = bytes(200_000_000), []
     thread = threading.Thread(target=lambda: digests.append(hashlib.sha256(data).hexdigest()))
     thread.start()
@@ -128,7 +128,7 @@ def leave_while_a_thread_runs(world):
     return digests
 
 
-@needs.proc  # where threads are seen
+@needs.proc  # which shows the threads
 def test_leaving_waits_for_threads_that_still_run():
     assert run_ranks(leave_while_a_thread_runs, 1) == [
         [hashlib.sha256(bytes(200_000_000)).hexdigest()]

@@ -1,4 +1,4 @@
-"""What DeepSpeed is spared: no second copy of fp32 parameters, no copy of what lies together."""
+"""Copies that DeepSpeed is spared: of fp32 parameters, and of tensors that are adjacent."""
 
 import torch
 from engines import BATCH, Trial
@@ -16,12 +16,12 @@ def test_joined_is_a_view_where_tensors_lie_one_behind_another():
         copy = joined(apart)
         assert copy.tolist() == torch.cat(apart).tolist()
         assert copy.untyped_storage().data_ptr() != flat.untyped_storage().data_ptr()
-    turned = flat[6:12].view(2, 3).T  # begins where the other ends, in another order
+    turned = flat[6:12].view(2, 3).T  # adjacent, but in another order
     assert joined([flat[:6], turned]).tolist() == [0, 1, 2, 3, 4, 5, 6, 9, 7, 10, 8, 11]
 
 
 def masters_of_their_own(world, sets):
-    """Per stage: elements of fp32 masters that do not share memory with the parameters."""
+    """Return, by stage, the elements of fp32 masters that do not share the parameters' memory."""
     found = {}
     for stage in (1, 2, 3):
         trial = Trial(world, sets, f"zero{stage}", BATCH)

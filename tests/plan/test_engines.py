@@ -1,4 +1,4 @@
-"""Traffic and peak memory of every engine against what two gloo ranks send and hold."""
+"""Test every engine's traffic and peak memory against what two gloo ranks send and hold."""
 
 import pytest
 import torch
@@ -18,12 +18,12 @@ from gam_scale.strict import from_dict
 from gam_scale.train.step import train_step
 
 RANKS, ROWS, SEQ_LEN, MICRO_BATCHES, STEPS = 2, 4, 64, 2, 4
-BUCKET = {"reduce_bucket_size": 300_000}  # a step fills several, as with a model of any size
+BUCKET = {"reduce_bucket_size": 300_000}  # a step fills several, as large models do
 ZERO = {"engine": "deepspeed", "deepspeed": {"zero_optimization": BUCKET}}
 
 
 def sending_bf16(stage):
-    """Gradients of linear layers rounded on their way, DeepSpeed's own default."""
+    """Return settings that send linear layers' gradients in bf16, DeepSpeed's own default."""
     options = {
         "torch_autocast": {"lower_precision_safe_modules": ["gam_scale.model.linear.Linear"]}
     }
@@ -49,11 +49,11 @@ ENGINES = {
     "torch context": {"engine": "torch", "context": RANKS},
     "fsdp context": {"engine": "fsdp", "context": RANKS},
 }
-# In this order: DeepSpeed never forgets that it once ran under autocast.
+# The order matters: DeepSpeed never forgets that it once ran under autocast.
 CASES = [(engine, "fp32") for engine in ENGINES if not engine.endswith("in bf16")]
 CASES += [(engine, "bf16") for engine in ("fsdp context", "zero1", "zero2", "zero3", "fsdp")]
 CASES += [(engine, "bf16") for engine in ENGINES if engine.endswith("in bf16")]
-# What engines call in torch.distributed.
+# The functions of torch.distributed that engines call, and the collective each one counts as.
 CALLS = {
     "all_reduce": "all_reduce",
     "reduce": "reduce_scatter",  # part after part, each to the rank that owns it
@@ -93,7 +93,7 @@ def make_config(parallel, precision):
 
 
 def measure(world):
-    """Per case: bytes of a step's collectives by kind, and the most bytes of tensors at once."""
+    """Return, per case, a step's traffic by kind and its peak of tensors, both in bytes."""
     sent = record_collectives()
     return [
         measure_engine(make_config(ENGINES[engine], precision), world, sent)
@@ -126,13 +126,13 @@ def measure_engine(config, world, sent):
     return {
         "traffic": traffic,
         "exchanged": exchanged,
-        # When stage 3 frees a block depends on the other rank's pace: the most of a few steps.
+        # When stage 3 frees a block depends on the other rank's pace: take the peak of some steps.
         "peak": held + max(allocated_at_most(step) for _ in range(STEPS if frees_late else 1)),
     }
 
 
 def record_collectives():
-    """Wrap torch.distributed's calls; returns what they fill: kind -> bytes of whole tensors."""
+    """Wrap torch.distributed's calls; return the dict they fill: kind -> bytes of whole tensors."""
     sent = {}
 
     def wrap(call, kind):
@@ -140,7 +140,7 @@ def record_collectives():
             values = [*args, *kwargs.values()]
             whole = max((v for v in values if torch.is_tensor(v)), key=torch.numel)
             groups = [v for v in values if isinstance(v, dist.ProcessGroup)]
-            # Norms and flags are not what is counted, nor are groups of one rank.
+            # Leave out norms and flags, which are small, and groups of one rank.
             if dist.get_world_size(*groups[:1]) > 1 and whole.numel() > 100:
                 sent[kind] = sent.get(kind, 0) + whole.numel() * whole.element_size()
             return call(*args, **kwargs)
@@ -163,9 +163,9 @@ def test_traffic_is_what_the_engine_sends(measured, case):
     engine, precision = case
     expected = {}
     for c in collectives(Job.of(make_config(ENGINES[engine], precision), 1, RANKS)):
-        if c.op != "shift":  # which is no collective
+        if c.op != "shift":  # a shift is no collective
             expected[c.op] = expected.get(c.op, 0) + c.bytes
-    # The rest is padding and parameters of few elements.
+    # Padding and parameters of few elements make the difference.
     assert measured[case]["traffic"] == pytest.approx(expected, rel=1e-3)
 
 
@@ -174,7 +174,7 @@ def test_ranks_of_a_sequence_exchange_what_is_counted(measured, engine):
     sent = 0
     for c in collectives(Job.of(make_config(ENGINES[engine], "fp32"), 1, RANKS)):
         if c.what == "sequences":
-            # Of two ranks, each one sends in one direction only.
+            # With two ranks, each sends in one direction only.
             sent += c.sent / 2 if c.op == "shift" else c.sent
     assert measured[engine, "fp32"]["exchanged"] == sent > 0
 

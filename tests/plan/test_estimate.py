@@ -1,4 +1,4 @@
-"""FLOPs against torch's own counter; time, fit and choice against figures worked out by hand."""
+"""Test FLOPs against torch's counter; time, fit and choice against figures worked out by hand."""
 
 from dataclasses import replace
 
@@ -51,13 +51,13 @@ def make_config(recompute="none", rows=ROWS, **model):
 
 
 def counted_flops(config):
-    """Of one eager step; bf16, in which every matmul of the loss is one that torch counts."""
+    """Count one eager step's FLOPs by torch, in bf16, where it counts all matmuls of the loss."""
     model = build_model(config.model, 0)
     prepare_blocks(model, config.train.recompute, compiled=False)
     tokens = torch.randint(config.model.vocab_size, (ROWS, SEQ_LEN + 1))
     with FlopCounterMode(display=False) as counter:
         with torch.autocast("cpu", torch.bfloat16):
-            # Each row a document, as the planner has it.
+            # Each row is one document, as the planner assumes.
             layout = Layout.of(torch.arange(SEQ_LEN).expand(ROWS, -1))
             loss = model(tokens[:, :-1], tokens[:, 1:].contiguous(), layout)
         loss.backward()
@@ -65,7 +65,7 @@ def counted_flops(config):
 
 
 def flops_of_matmuls(config):
-    """What is predicted of a step, less what torch's counter does not know."""
+    """Return a step's predicted FLOPs, without those that torch's counter does not know."""
     job = Job.of(config, 1, 1)
     head = 3 * 2 * job.weights.head * ROWS * SEQ_LEN
     return head + job.work(ROWS).flops
@@ -80,7 +80,7 @@ def test_flops_are_those_that_torch_counts(kind, recompute):
 
 @pytest.mark.parametrize("kind", ["static", "mamba"])
 def test_flops_of_the_model_are_three_times_its_forward_pass(kind):
-    """Less convolutions and scans, which torch does not count."""
+    """Convolutions and scans, which torch does not count, are subtracted."""
     config = make_config("full", layers=[kind])
     estimate = Estimate("", Job.of(config, 1, 1), H100, 0.4)
     other = 0.0
@@ -96,14 +96,14 @@ def test_flops_of_the_model_are_three_times_its_forward_pass(kind):
 
 
 def test_flops_of_attention():
-    """Torch counts a product that its backward pass repeats."""
+    """The tolerance is for a product that torch's backward pass repeats, and its counter counts."""
     config = make_config(layers=["attention"])
     found = Estimate("", Job.of(config, 1, 1), H100, 0.4).flops
     assert found == pytest.approx(counted_flops(config), rel=0.15)
 
 
 def test_attention_in_bf16_multiplies_nothing_in_fp32():
-    """Its backward pass is given sums in fp32, which it does not multiply."""
+    """Its backward pass gets sums in fp32 but does not multiply them."""
     work = Job.of(make_config(layers=["attention"]), 1, 1).work(ROWS)
     assert work.flops > 0 == work.fp32_flops
 
@@ -190,7 +190,7 @@ def test_a_cpu_is_planned_by_its_products_alone():
 
 @pytest.mark.parametrize("kind", MIXERS)
 def test_a_plan_is_made_of_a_layer_of_the_same_kind(kind):
-    """Or of the kind that it is a preset of, whatever else a row might be like."""
+    """A preset uses the rows of the kind that it is a preset of."""
     stands_for = MIXERS[kind].gpu_block_kind
     assert stands_for == (MIXERS[kind].preset_of or kind)
     for config in ("gam_1b", "ctx16k"):
@@ -202,7 +202,7 @@ def test_a_plan_is_made_of_a_layer_of_the_same_kind(kind):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if MIXERS[kind].gpu_block_kind == kind])
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 def test_traffic_grows_with_the_width(kind, recompute):
-    """The layers of ctx16k, two thirds as wide, other heads, weights in fp32, were traced too."""
+    """ctx16k's layers were traced too: two thirds as wide, other heads, weights in fp32."""
     config = load_config("configs/ctx16k.json")
     memory = replace(config.model.memory, n_heads=16)
     model = replace(config.model, layers=[kind], memory=memory)
@@ -216,7 +216,7 @@ def test_traffic_grows_with_the_width(kind, recompute):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_traffic_is_that_of_a_layers_own_parts(name):
-    """Of layers that the plan was not shown: another FFN and norm, an output gate, fewer keys."""
+    """Plans estimate these from other rows: another FFN and norm, an output gate, fewer keys."""
     (row,) = [row for row in rows() if row["kind"] == name]
     assert planned(name) == pytest.approx(row["bytes"], rel=0.25)  # see docs/gpu.md
 

@@ -1,4 +1,4 @@
-"""Predicted peaks against the tensors that training steps on one rank hold at once."""
+"""Test predicted peaks against the tensors that training steps on one rank hold at once."""
 
 import needs
 import pytest
@@ -168,7 +168,7 @@ def test_offloading_takes_the_optimizer_off_the_device():
 
 @pytest.mark.parametrize(
     "tokens", [500, 8000, 16_777]
-)  # one chunk, two, and 4 that rounding adds to
+)  # one chunk, two, and 4 of a rounded-up size
 def test_two_chunks_of_the_loss_stand_for_all(tokens):
     vocab, width = 1000, 32
     run = activations.setting(make_config("gam", "none", **SMALL), 1)._replace(length=tokens)

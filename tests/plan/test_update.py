@@ -1,4 +1,4 @@
-"""What Muon adds to a plan: FLOPs against torch's counter, and all else by hand."""
+"""Test what Muon adds to a plan: FLOPs against torch's counter, all else by hand."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_all_to_all_sends_what_is_another_ranks():
 def test_matrices_keep_one_number_for_two_and_are_multiplied_by_their_owners(engine):
     adamw, muon = (job_of(name, engine, 3) for name in ("adamw", "muon"))
     share = 1 if engine in ("torch", "zero0") else 3
-    # Three layers alike: each rank has one of each matrix.
+    # Three equal layers on three ranks: each rank owns one of each matrix.
     assert kept_bytes(adamw) - kept_bytes(muon) == pytest.approx(4 * MATRICES / share, rel=0.05)
     of_layer = 5 * (6 + 2 * (4 * 4 + 2)) * WIDTH**3
     assert muon.update.flops == of_layer * LAYERS / share and not adamw.update.flops

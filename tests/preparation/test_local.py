@@ -1,4 +1,4 @@
-"""Tasks as processes of this machine: killed, interrupted, and gone on with."""
+"""Tasks as processes of this machine can be killed, interrupted and taken up again."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ ITEMS = ["00000", "00001", "00002"]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A preparation of three parts of which nothing is done but the tokenizer."""
+    """A preparation of three parts, of which only the tokenizer is done."""
     monkeypatch.setattr(parts, "PART_BYTES", 1)
     for number in range(3):
         (tmp_path / f"{number}.txt").write_text(f"text {number} of three\n" * 1000)
@@ -59,7 +59,7 @@ def test_a_killed_task_is_named_and_its_items_are_done_again(folder, capsys):
 def test_ctrl_c_ends_the_tasks(folder):
     array = begun(folder, ITEMS, tasks=1, processes=1)
     child = array._workers[0]._child
-    os.kill(child.pid, signal.SIGSTOP)  # it is at work for as long as it takes
+    os.kill(child.pid, signal.SIGSTOP)  # stopped, it cannot end before SIGCONT
 
     def interrupted():
         os.kill(child.pid, signal.SIGCONT)

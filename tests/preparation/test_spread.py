@@ -1,4 +1,4 @@
-"""A set prepared by several tasks against the one that a single process makes: equal bytes."""
+"""A set that several tasks prepare has the same bytes as the set of a single process."""
 
 import dataclasses
 import json
@@ -28,11 +28,11 @@ from gam_scale.preparation.streams import shard_bounds
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("", "l", "nd", "st")]
 DONE: list[str] = []
-"""Items that :class:`Here` did, in their order."""
+"""Items that :class:`Here` did, in order."""
 
 
 class Here(Array):
-    """Tasks in this process: what each does is not about where."""
+    """Runs tasks in this process; what a task does is the same anywhere."""
 
     poll_s = 0.0
 
@@ -58,7 +58,7 @@ class Here(Array):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """A file a part, and tasks in this process."""
+    """Make each file a part, and run tasks in this process."""
     monkeypatch.setattr(parts, "PART_BYTES", 1)
     monkeypatch.setattr(spread, "Local", Here)
     DONE.clear()
@@ -66,7 +66,7 @@ def small(monkeypatch):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Files of rows: repeated ones within and across files, short ones, nulls, bad ones."""
+    """Files of rows, some of them repeated within and across files, short, null or bad."""
     folder, rng = tmp_path_factory.mktemp("corpus"), random.Random(3)
     texts = [" ".join(rng.choices(WORDS, k=int(10 ** rng.uniform(0, 3)))) for _ in range(150)]
     for number in range(7):
@@ -80,7 +80,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A tokenizer of another text."""
+    """A tokenizer that was trained on another text."""
     path = tmp_path_factory.mktemp("model") / "tokenizer.model"
     train_tokenizer([" ".join(WORDS)], path, 290)
     return path
@@ -95,7 +95,7 @@ def contents(folder):
 
 
 def same(spec, tmp_path, tasks=(1, 3)):
-    """The plain set of ``spec``; that of several tasks is equal, and nothing else is left."""
+    """Check that tasks make the plain set of ``spec`` and no other files; return its manifest."""
     plain = prepare(dataclasses.replace(spec, out=tmp_path / "plain"))
     for count in tasks:
         out = tmp_path / f"by-{count}"
@@ -186,11 +186,11 @@ def test_splits_of_their_own_and_a_given_tokenizer(corpus, model, tmp_path, limi
 
 
 def test_ids_and_shards(tmp_path, model, monkeypatch):
-    """Blocks of few tokens, so that a set has many shards; the last block joins the one before."""
+    """Blocks are small, so a set has many shards; a last block joins the shard before it."""
     monkeypatch.setattr(data_prepare, "BLOCK_TOKENS", 64)
     monkeypatch.setattr(data_prepare, "SHARD_BYTES", 900)
     monkeypatch.setattr(spread, "BLOCK_TOKENS", 64)
-    packages = (*folder_module.PACKAGES, "tests")  # of StdlibHead
+    packages = (*folder_module.PACKAGES, "tests")  # where StdlibHead is
     monkeypatch.setattr(folder_module, "PACKAGES", packages)
     rng = np.random.default_rng(0)
     for number in range(3):
@@ -299,7 +299,7 @@ def test_what_is_done_is_not_done_again(corpus, tmp_path, monkeypatch):
 
 
 def test_a_set_that_was_put_in_its_place_is_not_taken_for_shards(corpus, tmp_path, monkeypatch):
-    """Killed between the rename and the end, then called with --overwrite."""
+    """The command was killed between the rename and its end, and is called with --overwrite."""
     spec = spec_of(corpus, tmp_path, overwrite=True)
     with monkeypatch.context() as patch:
         patch.setattr(spread.shutil, "rmtree", lambda *_, **__: None)
@@ -372,7 +372,7 @@ def test_two_commands_at_once(corpus, tmp_path):
 
 
 def test_a_set_that_is_made_anew_keeps_its_work(corpus, tmp_path):
-    """The plain command finds the set made meanwhile, and takes nothing from the one at work."""
+    """A command without --overwrite returns the set, and does not touch work on a new one."""
     spec = spec_of(corpus, tmp_path)
     made = prepare_spread(spec, "local", Size(2, 1))
     folder = Folder.of(spec.out)

@@ -1,10 +1,10 @@
-"""A page of every kind of part as a real browser shows it, on a desk and on a phone."""
+"""A page with every kind of part as a real browser shows it, on a desk and on a phone."""
 
 import pytest
 from report.test_page import page  # noqa: F401  (a fixture)
 from scaling.test_browser import DESK, OVERFLOW, PHONE, browser  # noqa: F401  (a fixture)
 
-# Of each figure, how many of its drawings have a size.
+# The number of drawings that are shown (have a width), for each figure.
 SEEN = """
 [...document.querySelectorAll("figure")].map(figure =>
   [...figure.querySelectorAll(":scope > svg")].filter(e => e.getBoundingClientRect().width).length)

@@ -1,4 +1,4 @@
-"""Many dots make no large page, and look as all of them would."""
+"""Many dots make no large page, and look as if all were drawn."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def test_a_page_has_one_dot_of_each_place_and_a_file_has_pixels() -> None:
 
 
 def test_a_place_keeps_its_dot() -> None:
-    """Dots on two points alone are drawn as two."""
+    """Many dots at only two points are drawn as two dots."""
     x = np.tile([1.0, 10.0], MAX_DOTS_ALL_DRAWN)
 
     class Axes:

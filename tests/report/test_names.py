@@ -30,7 +30,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_one_line_that_means_nothing(name) -> None:
-    """Removing the escapes gives the name back, and nothing that means something has none."""
+    """Without its escapes the text is the name, and each character with a meaning is escaped."""
     text = plain(name)
     assert "\n" not in text and re.sub(r"\\([^a-z0-9 ])", r"\1", text) == " ".join(name.split())
     unescaped = re.sub(r"\\[^a-z0-9 ]", "", text)
@@ -40,7 +40,7 @@ def test_a_name_is_one_line_that_means_nothing(name) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_drawn_without_a_word(name) -> None:
-    """A formula, or a character that the font lacks, would raise or warn."""
+    """A formula would raise an error, and a character that the font lacks would warn."""
     line = line_figure(name[:3] and "f", name, name, [Series(name, [1], [1.0])], (300, 200))
     grid = heat_map("g", name, "", [[0.5]], [name], [name])
     with warnings.catch_warnings():
@@ -61,7 +61,7 @@ def test_long_names_are_drawn_short_and_differ() -> None:
 
 
 def test_lines_differ_by_more_than_colour() -> None:
-    """Of any number of them, in a file as on a page."""
+    """This holds for any number of lines, in a file and on a page."""
     looks: dict[bool, set[str]] = {False: set(), True: set()}
     for marked in looks:
         keys = tuple((i, str(i)) for i in range(20))

@@ -1,4 +1,4 @@
-"""Pages of every kind of part: whole, escaped, the same in HTML and in Markdown."""
+"""Pages with every kind of part are whole, escaped, and the same in HTML and in Markdown."""
 
 import re
 from xml.etree import ElementTree
@@ -21,7 +21,7 @@ def lines(name: str, *series: Series, **options: object) -> Figure:
 
 @pytest.fixture
 def page() -> Page:
-    """Every kind of part, with text that would be markup in all that is said."""
+    """A page with every kind of part, each of whose texts would be markup if not escaped."""
     figures = [
         lines("first", Series(EVIL, [1, 2], [3.0, 4.0]), narrow_size=(200, 150)),
         heat_map("second", EVIL, EVIL, [[0.5]], [EVIL], [EVIL]),
@@ -70,7 +70,7 @@ def test_files_are_those_that_markdown_names(page) -> None:
 
 
 def test_a_name_with_dollars_is_no_formula() -> None:
-    name = "$\\bad$"  # which would raise, as a formula
+    name = "$\\bad$"  # as a formula, it would raise
     figure = line_figure("x", name, "", [Series(name, [1], [1.0])], (300, 200))
     for form in ("svg", "png"):
         assert figure.file(form)

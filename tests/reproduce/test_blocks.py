@@ -1,4 +1,4 @@
-"""Table 2's blocks: the published attention is the fused one's, and each is measured once."""
+"""Blocks of table 2: published and fused attention are equal, and each is measured once."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_published_attention_computes_what_the_fused_kernel_does(length) -> None
 
 @pytest.mark.parametrize("kind", blocks.KINDS)
 def test_memory_grows_as_it_must(kind) -> None:
-    """Kept scores make memory grow with T^2, everything else with T."""
+    """Memory grows with T^2 if scores of attention are kept, and otherwise with T."""
     block = blocks.build(kind, 64, 8, 0.0 if kind == "fused" else 0.1)
     short, long = (blocks._measure(block, 1, n, 0.01)["bytes"] for n in (256, 1024))
     parameters = sum(p.nbytes for p in block.parameters())

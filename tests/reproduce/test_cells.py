@@ -1,4 +1,4 @@
-"""The paper's runs: at scale 1 what configs/paper says and the published sizes; the rule below."""
+"""The paper's runs: as configs/paper and the published sizes at scale 1, below it by a rule."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ VOCABULARY = "model.vocab_size=10000"
 
 @pytest.fixture
 def made(prepared_set, tmp_path):
-    """``made(table, scale)``: cells by name, of one generated set under both names."""
+    """Return a function (table, scale) -> cells by name; one generated set has both sets' names."""
 
     def make(table: int, scale: float, seeds=(0,), overrides=(VOCABULARY,)) -> dict[str, PaperCell]:
         sets = [DataSet.read(name, str(prepared_set)) for name in ("wikitext2", "tinystories")]
@@ -30,7 +30,7 @@ def made(prepared_set, tmp_path):
 
 
 def differences(config: RunConfig, other: RunConfig) -> set[str]:
-    """Keys that differ, but where and how a run is kept, logged and evaluated."""
+    """Return the keys of model, data and train in which two configs differ."""
     one, two = to_dict(config), to_dict(other)
     return {
         f"{section}.{key}"
@@ -82,7 +82,7 @@ def test_the_rule_that_shrinks(made) -> None:
                 batch,
             )
             assert model.attention.n_heads == heads and model.n_layers == 6
-            # Steps: epochs times sequences over the batch, so F times those of 5 epochs of 32.
+            # Steps are epochs * sequences / batch: ``scale`` times those of 5 epochs at batch 32.
             assert train.epochs / batch == pytest.approx(scale * 5 / 32)
             assert train.warmup_steps == round(100 * scale)
             bare = cell.model_name == "mamba" and cell.setup != "unhandicapped"
@@ -128,7 +128,7 @@ def test_a_folder_holds_one_set_up(made, tmp_path) -> None:
     assert cell.row() is None and cell.state() == "absent"
     made(1, 0.125, overrides=(VOCABULARY, "train.compile=off"))[name].write_config()
     older = to_dict(cell.config)
-    del older["data"]["shuffle_tokens"]  # as if written before there was that setting
+    del older["data"]["shuffle_tokens"]  # as in a file older than that setting
     write_json(tmp_path / "configs" / f"{name}.json", older)
     assert cell.write_config() == tmp_path / "configs" / f"{name}.json"
     with pytest.raises(UserError, match=r"another model\.d_model .* another --out"):

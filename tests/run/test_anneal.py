@@ -1,4 +1,4 @@
-"""A decay on demand: the rates it has, a kill within it, and the plateau that it leaves alone."""
+"""A decay on demand: its rates, a kill during it, and the plateau, which it leaves unchanged."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ KEPT = {"checkpoint": {"every_steps": 4, "keep_last": 9, "background": False}}
 
 
 def anneal(config: dict, steps: int) -> None:
-    """As tools/pretrain.py --anneal-now STEPS does."""
+    """Train as ``tools/pretrain.py --anneal-now STEPS`` does."""
     train(config, anneal=steps)
 
 
@@ -36,7 +36,7 @@ def steps_of(run):
 
 @pytest.fixture(scope="module")
 def annealed(tmp_path_factory, tiny):
-    """A run that was killed after step 9, whose decay then began at its checkpoint of step 8."""
+    """Return a run killed after step 9, whose decay then began at its checkpoint of step 8."""
     run = tmp_path_factory.mktemp("anneal") / "run"
     with killed_after(9):
         train(tiny(run, train=WSD, **QUIET, **KEPT))
@@ -63,19 +63,19 @@ def test_rates_follow_the_plan_and_then_fall_linearly(schedule):
 
 
 def test_the_decay_is_that_of_a_plan_with_its_end(annealed, tiny, tmp_path, curve):
-    """What was asked for at step 8 over 5 is warmup-stable-decay over 13 steps, 5 of them down."""
+    """A decay from step 8 over 5 steps is a warmup-stable-decay of 13 steps that decays over 5."""
     train(tiny(tmp_path / "own", train=WSD | {"steps": 13, "decay_ratio": 5 / 13}, **QUIET, **KEPT))
     assert rates(annealed) == pytest.approx(rates(tmp_path / "own"))
     ours, theirs = last_tensors(annealed), last_tensors(tmp_path / "own")
     for key, tensor in theirs.items():
-        assert off(ours[key], tensor) < 1e-5, key  # rates are the same to the last bit of a float
+        assert off(ours[key], tensor) < 1e-5, key  # rates agree up to the last bit of a float
     assert 8 in steps_of(annealed), "the plateau could not go on"
     assert json.loads((annealed / "config.json").read_text())["train"]["steps"] == 13
 
 
 @pytest.mark.parametrize("step", [8, 11])
 def test_a_kill_in_the_decay(annealed, tmp_path, tiny, curve, step):
-    """The same command goes on, and so does the one that knows of no decay."""
+    """A killed decay goes on with the same command, and with one that asks for no decay."""
     config = tiny(tmp_path / "run", train=WSD, **QUIET, **KEPT)
     with killed_after(9):
         train(config)
@@ -92,7 +92,7 @@ def test_a_kill_in_the_decay(annealed, tmp_path, tiny, curve, step):
 
 
 def test_a_file_asks_a_running_job(annealed, tmp_path, tiny, curve):
-    """At the step behind the next line; what is no number is said and removed."""
+    """It begins after the next logged line; a file without a number is reported and removed."""
     config, file = tiny(tmp_path / "run", train=WSD, **QUIET, **KEPT), tmp_path / "run/anneal-now"
     with (
         after_step(3, lambda: file.write_text("soon")),
@@ -107,7 +107,7 @@ def test_a_file_asks_a_running_job(annealed, tmp_path, tiny, curve):
 
 
 def test_a_file_in_the_warm_up_waits_until_rates_can_come_down(tmp_path, tiny):
-    """Of the rates of a warm-up over 8 steps the first four are at most half the peak."""
+    """The first four rates of this warm-up are at most half the peak, with which a decay ends."""
     slow = {"steps": 12, "schedule": "constant", "warmup_steps": 8, "min_lr_ratio": 0.5}
     config, file = tiny(tmp_path / "run", train=slow, **QUIET, **KEPT), tmp_path / "run/anneal-now"
     with after_step(1, lambda: file.write_text("3")), killed_after(2):
@@ -123,7 +123,7 @@ def test_a_file_in_the_warm_up_waits_until_rates_can_come_down(tmp_path, tiny):
 
 
 def train_and_ask(world, config, file):
-    """For ``run_ranks``; only the main rank may find the file."""
+    """Train; the main rank, which alone looks for the file, writes it after step 8."""
     with after_step(8, lambda: world.is_main and Path(file).write_text("5")):
         train(config)
 

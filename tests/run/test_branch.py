@@ -1,4 +1,4 @@
-"""A branch of a longer run is, bit for bit, the run of its own that it stands for."""
+"""A branch of a longer run equals, bit for bit, a run of its own with the same config."""
 
 import pytest
 from whole_runs import assert_equal_runs, hooked, killed_after, train
@@ -17,7 +17,7 @@ LONG = SHORT | {"steps": 30}
 
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory, tiny):
-    """A run of 30 steps that kept its state after the 12 that one of 15 shares with it."""
+    """Train a run of 30 steps that keeps step 12, up to which a run of 15 steps is the same."""
     kept = {"keep_steps": [12], "keep_last": 1, "every_steps": 9}
     run = tmp_path_factory.mktemp("branch") / "trunk"
     train(tiny(run, train=LONG, checkpoint=kept, eval={"every_steps": 0}))
@@ -99,5 +99,5 @@ def test_rates_agree_up_to_the_stable_steps(schedule, ratio):
         for longer in (steps + 1, 2 * steps, 12_345):
             for step in range(min(shared, stable_steps(train, longer))):
                 assert learning_rate(train, step, steps) == learning_rate(train, step, longer)
-        if schedule == "wsd" and shared + 2 < steps:  # no later step would do
+        if schedule == "wsd" and shared + 2 < steps:  # two steps later the rate has begun to fall
             assert learning_rate(train, shared + 2, steps) < train.lr

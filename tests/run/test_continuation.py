@@ -19,7 +19,7 @@ FLAT = {"schedule": "constant", "warmup_steps": 0}
 
 @pytest.fixture
 def first(tmp_path, whole):
-    """A run of 8 steps of 4 sequences, the test's own."""
+    """Return a run of 8 steps of 4 sequences, a copy that the test may change."""
     return shutil.copytree(whole(train=FLAT | {"steps": 8}, **STILL), tmp_path / "first")
 
 
@@ -60,7 +60,7 @@ def test_it_goes_on_after_a_kill_without_the_run_that_it_continues(tmp_path, tin
 
 
 def test_a_start_killed_before_it_saved_begins_again_with_the_same(tmp_path, tiny, first):
-    """The other run has trained on meanwhile; who names another one begins with that."""
+    """The other run has trained on meanwhile; its new checkpoint is used only if it is named."""
     config = continued(tiny, tmp_path / "run", first)
     with killed_after(2):
         train(config)
@@ -84,7 +84,7 @@ def test_a_run_that_has_begun_says_that_it_begins_with_no_other(tmp_path, tiny, 
 
 
 def test_another_batch_reads_on_and_other_data_begins_anew(tmp_path, tiny, first):
-    """To anneal with the optimizer kept: its rates, batch, decay, mix and seed are its own."""
+    """The optimizer is kept, although rates, batch, weight decay and seed may be the new run's."""
     anneal = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.01}
     train(continued(tiny, tmp_path / "batch", first, train=anneal | {"global_batch_size": 6}))
     told = summary(tmp_path / "batch")["continued"]

@@ -1,4 +1,4 @@
-"""The run directory at its start: made, begun over, and never half of either."""
+"""The start of a run directory: it is made or begun anew, and no kill leaves half of either."""
 
 import os
 import shutil
@@ -22,16 +22,18 @@ from gam_scale.train.health import Health
 from gam_scale.train.preflight import check_rank
 
 CALLS = ("mkdir", "rename", "replace", "unlink", "rmdir")
-"""Of the system; what is not one of them changes no directory."""
+"""Functions of ``os`` that change a directory; a run directory changes by no others."""
 
 
 class Death(BaseException):
-    """As SIGKILL: nothing more is done, not even by handlers."""
+    """Stands for SIGKILL: no ``except Exception`` handles it."""
 
 
 def is_killed_at(call: int, action: Callable[[], object]) -> bool:
-    """Whether the process doing ``action`` got as far as its ``call``-th change of a directory,
-    before which it was then killed."""
+    """Do ``action``, killed right before its ``call``-th change of a directory.
+
+    Returns whether it was killed; if not, it made fewer changes.
+    """
     done = 0
 
     def wrap(original):
@@ -61,7 +63,7 @@ def config(tiny, tmp_path):
 
 @pytest.fixture
 def job(monkeypatch):
-    """``job(name, restarts)``: this process is of that Slurm job now."""
+    """Return ``job(name, restarts)``, which makes this process part of that Slurm job."""
 
     def be(name, restarts):
         monkeypatch.setenv("SLURM_JOB_ID", name)
@@ -71,7 +73,7 @@ def job(monkeypatch):
 
 
 def an_old_run(path, config):
-    """A run with a checkpoint, as another job has left it."""
+    """Make the directory of a run with a checkpoint, as another job has left it."""
     run = RunDir(path)
     run.open(config, fresh=False)
     run.checkpoints.path(6).mkdir()
@@ -123,7 +125,7 @@ def test_a_users_files_are_no_start_of_ours(tmp_path, config, name):
 
 
 def test_fresh_is_not_forgotten_whenever_the_job_is_killed_and_requeued(tmp_path, config, job):
-    """Before anything was removed, after all was, and at every change between the two."""
+    """The job is killed before each of its changes of a directory in turn."""
     for call in range(1, 100):
         path = tmp_path / f"run{call}"
         job("1", 0)
@@ -186,7 +188,7 @@ def test_jobs_are_told_apart():
 
 
 def test_a_requeue_under_torchrun_keeps_what_the_job_began(tmp_path, config, job, monkeypatch):
-    """Slurm's name of the job stays; each start of torchrun has another, on another host."""
+    """Slurm's id of the job stays the same; each torchrun has an id of its own."""
 
     def torchrun(name, restarts):
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
@@ -203,7 +205,7 @@ def test_a_requeue_under_torchrun_keeps_what_the_job_began(tmp_path, config, job
         run.open(config, fresh=True)
         assert run.checkpoints.steps() == [3], "--fresh: a requeue removed what its job had begun"
     monkeypatch.delenv("SLURM_RESTART_COUNT")
-    torchrun("fourth", 1)  # of the same allocation, killed before it removed anything
+    torchrun("fourth", 1)  # in the same allocation; killed once, before it removed anything
     run.open(config, fresh=True)
     assert run.checkpoints.steps() == [], "--fresh: another torchrun's run is taken for its own"
 
@@ -252,7 +254,7 @@ def test_what_kills_left_behind_is_removed_by_the_next_start(tmp_path, config):
 
 
 def test_what_is_written_for_a_moment_is_named_as_a_leftover(tmp_path, config, monkeypatch):
-    """Killed before it is removed or renamed: preflight's probe, the table of the ranks."""
+    """A kill leaves preflight's probe and the unrenamed ranks.json; the next start removes both."""
     alone, run = World(0, 1, 0, 1, torch.device("cpu")), RunDir(tmp_path / "run")
     run.open(config, fresh=False)
     before = set(run.path.rglob("*"))
@@ -293,7 +295,7 @@ def test_damaged_checkpoints_of_one_step_are_all_set_aside(tmp_path):
 
 
 def test_two_kinds_of_layer_differ_in_their_kind():
-    """And not in a setting that one of them does not have."""
+    """The kind is named first, and not a setting that only one of them has."""
     was, now = (
         from_dict(RunConfig, {"model": {"layers": [{"kind": kind}]}})
         for kind in ("delta", "attention")

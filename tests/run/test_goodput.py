@@ -17,7 +17,7 @@ def run(tmp_path):
 
 
 def lines(run, *rows):
-    """metrics.jsonl with (step, time, step_seconds)."""
+    """Write metrics.jsonl with ``rows`` of (step, time, step_seconds)."""
     text = [json.dumps(dict(zip(("step", "time", "step_seconds"), r, strict=True))) for r in rows]
     run.metrics.write_text("".join(row + "\n" for row in text))
 
@@ -75,7 +75,7 @@ def test_the_time_that_a_run_lay_still_is_not_its_own(run):
 
 
 def test_starts_that_train_nothing_prolong_the_interruption(run):
-    """The third start of four dies before its first step, and a person starts the fourth."""
+    """The second of three starts trains nothing; the third is a scheduler's, then a person's."""
     last = {"last_step": 9, "last_time": 150.0}
     second = first(began=175.0, step=6, again=True, **last)
     third = first(began=200.0, step=6, again=True, **last, trained=230.0)
@@ -88,7 +88,7 @@ def test_starts_that_train_nothing_prolong_the_interruption(run):
     lines(run, (7, 1230.0, 25.0), (12, 1250.0, 45.0))
     found = goodput(run)
     assert [each.seconds for each in found.resumes] == [30.0]
-    # Of what was before it, the time until the start that failed is known.
+    # 75 s up to the beginning of the start that failed, and 50 s of the third start.
     assert found.wall_seconds == 75.0 + 50.0
 
 
@@ -108,7 +108,7 @@ def test_what_a_start_notes(run, monkeypatch):
     lines(run, (6, 140.0, 20.0), (9, 150.0, 30.0))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     note_start(run, 6, 4)
-    lines(run, (6, 140.0, 20.0))  # as the start that follows makes it
+    lines(run, (6, 140.0, 20.0))  # a start drops the lines past its step
     note_start(run, 6, 2)
     second, third = read_starts(run.starts)[1:]
     assert (second.last_step, second.last_time, second.again) == (9, 150.0, True)

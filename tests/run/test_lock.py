@@ -27,7 +27,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def other(tmp_path):
-    """Another process that holds the lock of ``tmp_path / "run"``."""
+    """Yield another process, which holds the lock of ``tmp_path / "run"``."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "run")],
         cwd=ROOT,
@@ -97,7 +97,7 @@ def test_who_lost_it_ends(tmp_path):
     text = json.dumps({"host": "elsewhere", "pid": 7, "token": "x"}).ljust(512) + "\n"
     with open(lock_path(tmp_path / "run"), "r+") as file:
         file.write(text)
-    # A heartbeat may have been on its way: write again until it is noticed.
+    # A heartbeat may have overwritten the file: write again until the holder notices.
     while process.poll() is None:
         lock_path(tmp_path / "run").write_text(text)
         try:
@@ -158,7 +158,7 @@ def test_one_directory_has_one_lock_whatever_links_lead_to_it(tmp_path, other):
 
 
 def _lie(path, what):
-    """Put something at ``path`` that is no lock; what it leads to, if anything."""
+    """Put something that is no lock at ``path``; return the file that must stay as it is."""
     target = path.with_name("target")
     if what == "link":
         target.write_text("precious" * 100)
@@ -195,7 +195,7 @@ def test_a_lock_that_nobody_holds_is_taken(tmp_path, content):
 
 
 def test_a_lock_that_is_stale_over_nfs_is_lost(tmp_path, monkeypatch):
-    """Its file was removed or replaced on another host: no error of a moment, which is borne."""
+    """ESTALE: another host removed or replaced the file. EIO may pass, and is tolerated."""
     held = RunLock(tmp_path / "run")
     monkeypatch.setattr(lock, "BEAT_S", 1000.0)
     with held:

@@ -33,7 +33,7 @@ def test_records_past_the_resumed_step_are_dropped_and_damaged_rows_kept_aside(t
 
 
 def test_who_has_lost_the_run_writes_no_record(tmp_path, tiny, monkeypatch):
-    """The lock is looked at right before each, for another process may write there by now."""
+    """The lock is checked right before each write, since another process may hold it by now."""
     events, write = [], Records.write
 
     def noted(self, record):
@@ -59,7 +59,7 @@ def test_of_many_layers_some_are_drawn_from_the_first_to_the_last():
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_a_panel_a_layer_has_a_line_a_head(narrow):
-    """Of some layers and heads where there are many, and one line where a layer has no heads."""
+    """Of many layers or heads only some are drawn; a layer without heads has one line."""
 
     def layer(heads):
         quantiles = [[head, head + 1.0, head + 2.0] for head in range(heads)]
@@ -67,7 +67,7 @@ def test_a_panel_a_layer_has_a_line_a_head(narrow):
 
     none = {"horizon": {"all": [1.0, 400.0, 3.0]}}
     records = [{"step": step, "layers": [layer(20), none, {}, layer(2)]} for step in (10, 20)]
-    records.append({"step": 30, "layers": []})  # of before there were layers
+    records.append({"step": 30, "layers": []})  # a record without layers
     (figure,) = layer_figures(records)
     axes = drawn(figure, narrow)
     assert [each.get_title("left") for each in axes] == ["layer 1", "layer 2", "layer 4"]
@@ -80,7 +80,7 @@ def test_a_panel_a_layer_has_a_line_a_head(narrow):
 
 
 def drawn(figure, narrow):
-    """The panels, as matplotlib has them."""
+    """Draw the figure by matplotlib; return the axes of its panels."""
     canvas = Canvas()
     figure.draw(canvas.add_subplot(), FIXED, narrow)
     return canvas.axes[1:]
@@ -96,7 +96,7 @@ def test_a_report_shows_samples_and_layers(tmp_path, tiny):
         assert words in page, words
     assert page.count("the &lt;cat&gt;") == 3 + 1  # samples, and the setting
     assert "after step 4" in page and "after step 6" in page
-    # Of another length and kind of model before, and without a step between.
+    # A report also takes records of other models, and steps without a record.
     records = read_records(run / LAYERS)
     odd = [
         {"step": 1, "layers": []},

@@ -1,4 +1,4 @@
-"""Restarts are counted, and a run that gets nowhere ends with the reason."""
+"""Restarts are counted, and a run that makes no progress ends with the reason."""
 
 import pytest
 from whole_runs import train
@@ -10,7 +10,7 @@ from gam_scale.train import pretrain as pretraining
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """``start(number, step)``: the scheduler's ``number``-th restart, from ``step``."""
+    """Return ``start(number, step)``, which counts restart ``number`` of a job, from ``step``."""
     (tmp_path / "logs").mkdir()
 
     def count(number, step, most=2):
@@ -62,7 +62,7 @@ def test_a_count_that_is_no_number_is_named(name):
 
 
 def test_a_start_that_ends_before_it_trains_is_counted(tmp_path, tiny, monkeypatch):
-    """A defect that every restart meets before the first step would be requeued for ever."""
+    """Otherwise a job that always fails before its first step would be requeued for ever."""
     run = tiny(tmp_path / "run", checkpoint={"max_restarts": 2})
 
     def build_strategy(*args, **options):
@@ -79,7 +79,7 @@ def test_a_start_that_ends_before_it_trains_is_counted(tmp_path, tiny, monkeypat
 
 
 def test_restarts_of_a_finished_run_are_not_counted(tmp_path, tiny, monkeypatch):
-    """As the first of a job's runs is, while those after it are restarted."""
+    """A job that trains several runs starts the finished ones again at each restart."""
     run = tiny(tmp_path / "run", checkpoint={"max_restarts": 1}, train={"steps": 4})
     for number in range(4):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))

@@ -1,4 +1,4 @@
-"""A small sweep's file, as tests change it."""
+"""The file of a small sweep, with changes for each test."""
 
 import json
 from pathlib import Path
@@ -23,10 +23,11 @@ SMALL = {
         "eval": {"every_steps": 0, "max_tokens": 200, "batch_size": 2},
     },
 }
-"""What makes that file's sweep a matter of seconds, of one family."""
+"""Changes to :data:`SPEC` that leave a sweep of one family, which trains in seconds."""
 
 
 def write(folder: Path, **changes: object) -> Path:
+    """Write :data:`SPEC` with ``changes`` to a file, and return its path."""
     path = folder / "sweep.json"
     path.write_text(json.dumps(SPEC | changes))
     return path

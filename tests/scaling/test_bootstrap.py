@@ -24,7 +24,7 @@ def test_known_coefficients_lie_in_the_intervals() -> None:
 
 
 def test_coverage_is_nominal() -> None:
-    """30 data sets: a rate of 0.95 gives fewer than 25 hits once in 300 times.
+    """With 30 data sets, a rate of 0.95 gives fewer than 25 hits once in 300 times.
 
     ``python -m gam_scale.scaling.coverage`` measures it more closely.
     """
@@ -43,7 +43,7 @@ def test_coverage_is_nominal_where_budgets_are_flops() -> None:
 @pytest.mark.parametrize("noise", [0.002, 0.01])
 @pytest.mark.parametrize("kind", [tokens_grid, isoflop_grid])
 def test_coverage_is_nominal_to_a_few_in_a_hundred(kind, noise) -> None:
-    """At the nominal rate 95, fewer than 89 of 100 data sets hold the truth once in 100 times."""
+    """At a rate of 0.95, fewer than 89 of 100 intervals hold the truth once in 100 times."""
     shares = coverage(sets=100, grid=kind(5, 4), noise=noise, resamples=400, seed=1000)
     assert least(shares.values()) >= 0.89
 

@@ -25,7 +25,7 @@ OUTSIDE = """
   }).map(text => figure.innerText.split("\\n")[0] + ": " + text.textContent);
 })
 """
-# Tables with intervals are read whole, on a desk and on a phone.
+# Tables with intervals are seen whole, without scrolling, on a desk and on a phone.
 SCROLLED = """
 [...document.querySelectorAll(".stacked")].filter(e => e.scrollWidth > e.clientWidth + 1)
   .map(e => e.parentElement.innerText.split("\\n")[0])

@@ -25,7 +25,7 @@ FAST = FitSettings(grid=2)
 
 
 def short_runs() -> Points:
-    """Runs of a known law, of 10 tokens a step, those of few steps far above it."""
+    """Return runs of a known law at 1e6 tokens a step; those under 300 steps are far above it."""
     points = runs(noise=0.0)
     taken = points.tokens / 1e6  # 100 to 20,000
     loss = points.loss * (1 + 0.3 * (taken < 300))
@@ -52,7 +52,7 @@ def test_steps_are_a_column_or_follow_from_others() -> None:
 
 
 def test_the_law_without_short_runs_is_the_true_one() -> None:
-    """Exponents move until what has hardly begun to learn is left out."""
+    """Exponents are wrong until runs that have hardly begun to learn are left out."""
     rows = by_steps(short_runs(), FAST)
     assert [row.least for row in rows][:3] == [0, 200, 500] and rows[0].runs == 30
     assert abs(rows[0].law.beta - TRUE.beta) > 0.05
@@ -68,7 +68,7 @@ def test_a_report_leaves_short_runs_out_and_says_so() -> None:
     assert family.fit.law.beta == pytest.approx(TRUE.beta, abs=1e-3)
     assert analysis.too_short == 6 and len(family.points) == 24
     assert [row[1] for row in steps_table(analysis).rows][:2] == ["all runs", "200"]
-    # Twice the parameters: the same exponents, and A 2^alpha times as large.
+    # With N counted twice as large, exponents stay and A is 2^alpha times as large.
     counted = family.by_count["params_with_embedding"].law
     assert pytest.approx(2**TRUE.alpha, rel=1e-3) == counted.A / family.fit.law.A
     names = [row[1] for row in by_count(analysis).rows]
@@ -81,7 +81,7 @@ def test_the_spread_of_seeds_is_that_of_the_noise() -> None:
     points = runs(sizes=4, budgets=4)
     n, d = np.repeat(points.params, 200), np.repeat(points.tokens, 200)
     error = 0.01 * np.random.default_rng(0).standard_normal(len(n))
-    # Of 3,184 degrees of freedom: to 1.3%, one standard deviation.
+    # With 3,184 degrees of freedom, the standard deviation of the estimate is 1.3%.
     assert seed_spread(from_arrays(n, d, np.exp(error))) == pytest.approx(0.01, rel=0.05)
     assert seed_spread(points) is None
 

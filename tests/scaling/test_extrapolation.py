@@ -1,4 +1,4 @@
-"""Models that were not trained: those asked about, and no others far away."""
+"""Predictions for untrained models: those asked about, and no others far beyond the runs."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def test_a_model_that_is_asked_about_has_a_loss_with_an_interval() -> None:
 
 
 def test_five_runs_have_a_law_of_one_exponent() -> None:
-    """Of four coefficients; a law of five takes eight runs."""
+    """That law has four coefficients; a law of five coefficients takes eight runs."""
     params, tokens = np.array([1e6, 1e6, 1e7, 1e8, 1e8]), np.array([1e8, 1e9, 1e8, 1e10, 1e9])
     law = Law(E=2.0, A=300.0, B=300.0, alpha=0.33, beta=0.33)
     points = from_arrays(params, tokens, law.loss(params, tokens))
@@ -55,7 +55,7 @@ def test_five_runs_have_a_law_of_one_exponent() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_refits_under_which_a_size_is_never_the_best_are_infinite_and_no_warning() -> None:
-    """Of 400 refits one wants more FLOPs than floats hold, or forty: an interval ends there."""
+    """An interval survives one of 400 refits that wants more FLOPs than floats hold, but not 40."""
     steep = Law(E=1.7, A=1e9, B=10.0, alpha=2.9, beta=0.02)
     for count in (1, 40):
         refits = Bootstrap(
@@ -66,7 +66,7 @@ def test_refits_under_which_a_size_is_never_the_best_are_infinite_and_no_warning
 
 
 def test_what_is_unknown_says_so() -> None:
-    """An interval of tokens over a factor of 1e4 says nothing: no cell has a number from it."""
+    """An interval of tokens over a factor of 1e4 says nothing, so no cell has a number from it."""
     analysis = analyse(runs(), FAST)
     (family,) = analysis.families
     lost = [

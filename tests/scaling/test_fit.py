@@ -60,7 +60,7 @@ def test_exact_data_gives_the_law_back() -> None:
 
 
 def test_every_start_ends_at_the_minimum() -> None:
-    """Where a mean-reduced loss and a loose tolerance stop early: arXiv 2404.10102, section 3."""
+    """A mean-reduced loss with a loose tolerance would stop early (arXiv 2404.10102, section 3)."""
     points = runs(noise=0.01, seed=3)
     settings = FitSettings()
     made = design(points, settings)
@@ -109,7 +109,7 @@ def test_settings_are_checked(setting, value) -> None:
 def test_bfgs_finds_the_end_of_a_curved_valley() -> None:
     def rosenbrock(x: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         a, b = x.T
-        scale = 10.0**index  # every problem its own
+        scale = 10.0**index  # each problem has its own
         value = (1 - a) ** 2 + scale * (b - a**2) ** 2
         slope = [-2 * (1 - a) - 4 * scale * a * (b - a**2), 2 * scale * (b - a**2)]
         return value, np.stack(slope, axis=1)

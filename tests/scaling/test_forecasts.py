@@ -1,4 +1,4 @@
-"""A loss predicted before its run stands beside what the run came to."""
+"""A loss predicted before a run is shown beside the loss that the run came to."""
 
 import math
 import re
@@ -48,7 +48,7 @@ def test_a_report_forecasts_and_a_later_one_has_what_came_of_it(tmp_path) -> Non
 
 
 def test_a_run_is_that_of_the_nearest_forecast(tmp_path) -> None:
-    """Two models within 2% of each other, run in the other order."""
+    """The two forecasts are within 2% of each other, and their runs come in the other order."""
     lines = [f"gam,asked,1e9,{tokens},{loss},," for tokens, loss in (("1e10", 3), ("1.015e10", 2))]
     forecast = written(tmp_path / "f.csv", HEADER, *lines)
     rows = "gam,1e9,1.014e10,2.01", "gam,1e9,1e10,3.01"
@@ -57,7 +57,7 @@ def test_a_run_is_that_of_the_nearest_forecast(tmp_path) -> None:
 
 
 def test_runs_have_the_unit_that_is_said(tmp_path) -> None:
-    """Forecasts are in nats: bits or perplexities beside them would be a miss by 44% or more."""
+    """Forecasts are in nats; bits or perplexities taken for nats would miss by 44% or more."""
     forecast = written(tmp_path / "f.csv", HEADER, "gam,asked,1e9,1e10,3,,")
     for unit, loss in (("bits", 3 / math.log(2)), ("perplexity", math.exp(3)), ("nats", 3.0)):
         came = written(tmp_path / "r.csv", "family,params,tokens,loss", f"gam,1e9,1e10,{loss}")
@@ -76,7 +76,7 @@ def test_a_forecast_is_met_to_half_a_percent() -> None:
 
 
 def test_the_interval_is_of_one_run() -> None:
-    """Of 20 laws from noisy runs, about 19 hold a further noisy run far beyond them."""
+    """Of 20 intervals from noisy runs, about 19 hold another noisy run far beyond those."""
     inside, noise = 0, 0.01
     for seed in range(20):
         points = runs(noise=noise, seed=seed)

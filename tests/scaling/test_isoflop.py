@@ -39,7 +39,7 @@ def test_parabolas_find_the_minima() -> None:
 
 
 def test_the_bias_of_sizes_shared_by_all_budgets_is_taken_off() -> None:
-    """What a sweep of kind isoflop makes; without noise nothing but the bias is left."""
+    """The runs are those of a sweep of kind isoflop; without noise the bias is the only error."""
     points = isoflop_grid(5, 3)
     plain, corrected = isoflop(points), with_law(points)
     assert abs(plain.a - EXPONENT) > 0.004
@@ -59,7 +59,7 @@ def test_a_parabola_goes_through_the_sizes_nearest_the_least_loss() -> None:
 
 def test_a_minimum_between_the_sizes_is_found_where_five_of_them_miss_it() -> None:
     n = np.geomspace(1e6, 16e6, 5)
-    loss = np.array([3.01, 3.0, 3.5, 4.0, 4.5])  # a parabola through all has it below the least
+    loss = np.array([3.01, 3.0, 3.5, 4.0, 4.5])  # through all five, the minimum is at 6e5
     (parabola,) = isoflop(from_arrays(n, 1e15 / (6 * n), loss)).parabolas
     assert parabola.is_inside and 1e6 < parabola.params < 4e6
 

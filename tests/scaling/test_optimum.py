@@ -84,7 +84,7 @@ def test_costs_are_in_gpu_hours() -> None:
 
 @pytest.mark.parametrize(("alpha", "A"), [(40.3, 1e193), (73.3, float("inf"))])
 def test_no_compute_makes_a_size_the_best_where_size_stopped_to_matter(alpha, A):
-    """Where a descent along a flat valley ends depends on the machine; A may be past floats."""
+    """Where a descent along a flat valley ends depends on the machine; A may overflow."""
     law = Law(E=4.2, A=A, B=224, alpha=alpha, beta=0.4)
     assert not is_affordable(Optimum(law, 6), 1e9)
     assert is_affordable(Optimum(replace(law, A=400.0, alpha=0.34), 6), 1e9)

@@ -122,7 +122,7 @@ def test_semicolons_and_tabs_part_cells(tmp_path, delimiter) -> None:
 
 
 def test_a_row_longer_than_the_header_is_refused(tmp_path) -> None:
-    """A decimal comma: the loss was 4.635, and would be read as 4."""
+    """With a decimal comma, a loss of 4.635 would be read as 4."""
     with pytest.raises(UserError, match="line 11 has 4 cells and the header 3; .*with a point"):
         read_csv(write(tmp_path, *ROWS, "1e6,5e7,4,635"))
 
@@ -160,7 +160,7 @@ def test_planned_budgets_are_read_where_there_are_any(tmp_path) -> None:
 
 
 def test_planned_budgets_are_near_what_was_spent(tmp_path) -> None:
-    """In another unit, or of another column, minima would be those of other budgets."""
+    """A budget in another unit, or from another column, would give the minima of other budgets."""
     header = "params,tokens,loss,flops,flops_budget"
     spent = [6 * 1e12 * n * 10 * d for n, d in PAIRS]
     rows = [f"{row},{c},{1.9 * c}" for row, c in zip(ROWS, spent, strict=True)]
@@ -183,7 +183,7 @@ def test_planned_budgets_are_near_what_was_spent(tmp_path) -> None:
 def test_text_in_columns_that_are_counted_with_has_its_line(
     tmp_path, columns, cells, message
 ) -> None:
-    """Where it is read: not behind minutes of fits, without a line, as the end of the report."""
+    """The error names its line while the file is read, and does not come after minutes of fits."""
     header, good = f"params,tokens,loss,{columns}", "5,5" if "," in columns else "5"
     rows = [f"{row},{good}" for row in ROWS]
     with pytest.raises(UserError, match=message):

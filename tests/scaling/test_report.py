@@ -23,7 +23,7 @@ def run_tool(*args: object) -> warm.Done:
 
 
 def supplement(path: Path) -> list[object]:
-    """Options that name a file of every kind that a report can take beside the runs."""
+    """Write a file of every kind that a report takes beside the runs; return their options."""
     curves = [
         f"{family},{n},{family}-{n},{1000 * step},{9 / step**0.2 - i / 5}"
         for family in ("gam", "a<b>")
@@ -58,7 +58,7 @@ def supplement(path: Path) -> list[object]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of two families, one of them with isoFLOP runs."""
+    """The folder of a report on two families, one of them with isoFLOP runs."""
     path = tmp_path_factory.mktemp("scaling")
     rows = [
         f"{n},{d},{loss},{name}"
@@ -223,7 +223,7 @@ def test_a_family_without_a_law_is_named_and_the_others_go_on(tmp_path) -> None:
     points = runs(sizes=4, budgets=3)
     columns = (points.params, points.tokens, points.loss)
     rows = [f"{n},{d},{loss},gam" for n, d, loss in zip(*columns, strict=True)]
-    # The same but for the sign of what size brings.
+    # The losses are mirrored, so that larger models are worse, and a term of tokens is added.
     mirrored = 2 * points.loss.max() - points.loss + 20 / points.tokens**0.1 - 4
     columns = (points.params, points.tokens, mirrored)
     rows += [f"{n},{d},{loss},bad" for n, d, loss in zip(*columns, strict=True)]
@@ -243,11 +243,11 @@ def test_a_family_without_a_law_is_named_and_the_others_go_on(tmp_path) -> None:
 
 
 def test_a_law_of_which_size_is_no_part_is_left_out_with_its_minima(tmp_path) -> None:
-    """Past the smallest size more brings nothing: alpha is near 40, and compute past any number."""
+    """Past the smallest size, size brings nothing: alpha is near 40, and best budgets overflow."""
     points = runs(sizes=4, budgets=3)
     columns = (points.params, points.tokens, points.loss, points.flops)
     rows = [f"{n},{d},{y},{c},gam" for n, d, y, c in zip(*columns, strict=True)]
-    # On three budgets of FLOPs, whose best size is between the others.
+    # Each of three budgets of FLOPs has its best size between the others.
     for budget in (1e12, 4e12, 16e12):
         for i, n in enumerate((1e5, 2e5, 4e5, 8e5)):
             d = budget / (6 * n)

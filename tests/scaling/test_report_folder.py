@@ -30,7 +30,7 @@ def test_an_earlier_reports_files_go_and_others_stay(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["law.csv", "curves-1.png", "fit.json"])
 def test_no_input_is_replaced_or_removed(tmp_path, name) -> None:
-    """Whether a new report would write it, or an earlier one wrote it, or by a link."""
+    """An input may be a file that the report would write or wrote earlier, or a link to one."""
     files = {"law.csv": b"1"}
     ReportFolder(tmp_path).replace({**files, "curves-1.png": b"2"}, {})
     link = tmp_path.with_suffix(".link")
@@ -47,7 +47,7 @@ def test_no_input_is_replaced_or_removed(tmp_path, name) -> None:
 
 
 def test_nothing_is_replaced_where_something_cannot_be(tmp_path, monkeypatch) -> None:
-    """A folder in the place of the last file; a disk that is full; no folder at all."""
+    """A folder stands in the place of the last file, the disk is full, or --out is below a file."""
     write = Path.write_bytes
 
     def fail(path: Path, data: bytes) -> int:

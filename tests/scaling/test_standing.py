@@ -1,4 +1,4 @@
-"""Who is best at each budget is measured, not fitted."""
+"""The best family at each budget is found from measured losses, without a fit."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ def family(flops: list[float], loss: list[float]) -> Points:
 
 
 def test_the_least_loss_of_each_common_budget() -> None:
-    """Budgets are spent to a few percent; one that a family alone spent has no standing."""
+    """Runs meet a budget to a few percent; a budget of one family alone has no standing."""
     one = family([1e12, 1.02e12, 1e13, 0.98e13, 1e14], [4.0, 3.9, 3.5, 3.4, 3.0])
     two = family([1.01e12, 1.0e12, 1e13], [3.95, 4.1, 3.3])
     found = standings([("one", one), ("two", two)])
@@ -28,7 +28,7 @@ def test_the_least_loss_of_each_common_budget() -> None:
 
 
 def test_without_common_budgets_a_run_counts_for_every_larger_one() -> None:
-    """A grid of tokens: as many different FLOPs as runs, of which the least loss so far counts."""
+    """On a grid of tokens all FLOPs differ, so a family's least loss up to a budget counts."""
     flops = np.geomspace(1e12, 1e15, 40)
     loss = 3 + 1e3 / flops**0.25
     one = family(list(flops), list(loss))

@@ -23,7 +23,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "sweep.py"
 
 
 def as_shipped(data: Path) -> dict:
-    """configs/sweeps/small.json of one family and in small: its engine is the default one."""
+    """Return configs/sweeps/small.json with one family, shrunk, and with the default engine."""
     spec = json.loads((TOOL.parents[1] / "configs" / "sweeps" / "small.json").read_text())
     shrunk = {key: SMALL[key] for key in ("widths", "budgets", "dial")} | {"data": str(data)}
     shrunk |= {"families": spec["families"][:1], "vocab_size": 320, "seq_len": 48}
@@ -56,7 +56,7 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
     assert len(from_arrays(*numbers)) == 2 and long["seed"] == "0"
     taken = int(long["steps"]) * int(long["batch"]) * int(long["seq_len"])
     assert taken == int(long["tokens"]) and 0 < int(long["warmup_steps"]) < int(short["steps"])
-    assert long["params_with_embedding"] == long["params"]  # tied: the head's are counted
+    assert long["params_with_embedding"] == long["params"]  # tied embeddings count as the head's
     assert 0 < int(long["params_without_embedding"]) < int(long["params"])
     rates = rows_of(out / "lr.csv")
     assert [float(row["lr_multiplier"]) for row in rates] == [1, 2]
@@ -64,9 +64,9 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
     curves = rows_of(out / "curves.csv")
     cell = f"gam-static-d32-t{short['tokens']}-s0"
     assert {row["run"] for row in curves} == {cell, f"gam-static-d32-t{long['tokens']}-s0"}
-    assert long["run"] == short["run"] == "gam-static-d32-s0"  # resampled together
+    assert long["run"] == short["run"] == "gam-static-d32-s0"  # a bootstrap draws both together
     assert max(int(row["tokens"]) for row in curves) == int(long["tokens"])
-    # The branch is what the same run from its own beginning would have been.
+    # The branch gives the same result as the same run trained from its own beginning.
     own = json.loads((out / "configs" / f"{cell}.json").read_text())
     own["checkpoint"]["branch_of"] = ""
     own["log"]["run_dir"] = str(tmp_path / "own")
@@ -132,7 +132,7 @@ def test_another_machine_goes_on_from_the_file_of_kept_runs(tmp_path, prepared_s
         assert (kept / name).read_bytes() == (tmp_path / "lost" / name).read_bytes()
     assert not (tmp_path / "new").exists()
 
-    # A branch whose trunk is only kept is trained on its own, to the same bits.
+    # A branch whose trunk is there only as a kept result is trained whole, to the same bits.
     lines = (kept / "results.jsonl").read_text().splitlines(keepends=True)
     branch = next(c for c in sweep_grid(read_sweep(spec), tmp_path).cells if c.branches)
     others = [line for line in lines if json.loads(line)["cell"] != branch.name]
@@ -146,7 +146,7 @@ def test_another_machine_goes_on_from_the_file_of_kept_runs(tmp_path, prepared_s
     mine, before = (next(json.loads(x) for x in of if branch.name in x) for of in (again, lines))
     assert mine["summary"] == before["summary"] and mine["curve"][-1] == before["curve"][-1]
 
-    # Those of other sweeps stay beside this one's, and what does not belong is refused.
+    # Results of other sweeps stay beside this sweep's, and results that do not belong are refused.
     other = write(tmp_path, **SMALL | data | {"lr_multipliers": []})
     assert run_tool("collect", other, tmp_path / "new", "--to", kept).returncode == 0
     assert sorted((kept / "results.jsonl").read_text().splitlines(keepends=True)) == sorted(again)
@@ -165,7 +165,7 @@ def test_another_machine_goes_on_from_the_file_of_kept_runs(tmp_path, prepared_s
 
 
 def test_runs_are_kept_however_they_came_to_be_there(tmp_path, prepared_set) -> None:
-    """Trained before --to was given; here and kept; a trunk killed here and finished elsewhere."""
+    """Runs may be older than --to, here and kept, or have a trunk that was finished elsewhere."""
     data = {"data": str(prepared_set), "budgets": [2000, 4000, 8000]}
     spec, out, kept = write(tmp_path, **SMALL | data), tmp_path / "runs", tmp_path / "kept"
     assert run_tool("run", spec, out).returncode == 0
@@ -200,7 +200,8 @@ def test_budgets_added_later_go_on_from_what_is_there(tmp_path, prepared_set) ->
         (name,) = re.findall(r"\[1/1\] (.+)", done.stdout)
         config = json.loads((out / "configs" / f"{name}.json").read_text())
         ran.append((name, Path(config["checkpoint"]["branch_of"]).name))
-    # 42, 83 and 21 steps; nothing kept the 16 that the last one could have shared.
+    # The runs have 42, 83 and 21 steps. The last one could have shared 16 steps, but no checkpoint
+    # of these was kept.
     four, eight, two = (name for name, _ in ran)
     assert ran == [(four, ""), (eight, four), (two, "")]
     assert "step-00000033" in (out / eight / "logs" / "rank0.log").read_text()

@@ -1,4 +1,4 @@
-"""What a sweep's file says becomes cells, and what such a sweep cannot show is said."""
+"""A sweep's file becomes a grid of cells, and warnings say what the sweep cannot show."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A law that the runs do not show is none, and runs that miss it do not follow it."""
+"""Runs that do not show an exponent have no law, and runs far from a law do not follow it."""
 
 import json
 from dataclasses import replace
@@ -51,7 +51,7 @@ def test_runs_that_do_not_show_an_exponent_have_no_law(kind, reason, noise) -> N
     points = no_law(kind, noise)
     reasons = set()
     for other in (points, *other_machines(points)):
-        # What noise adds may be taken for a step, too.
+        # Noise may be taken for a step, too, so with noise any of the reasons is right.
         wanted = f".*{reason}" if noise == 0 else "(the runs do not|the loss does not|what)"
         with pytest.raises(UserError, match=f"^the runs: {wanted}") as refused:
             analyse(other, Settings(FAST, resamples=100))
@@ -60,7 +60,7 @@ def test_runs_that_do_not_show_an_exponent_have_no_law(kind, reason, noise) -> N
 
 
 def other_machines(points: Points) -> list[Points]:
-    """What another processor's arithmetic, or another order of sums, makes of the same runs."""
+    """Return the runs as another processor might round them, and in another order of rows."""
     rng = np.random.default_rng(1)
     shaken = replace(points, loss=points.loss * (1 + 1e-13 * rng.standard_normal(len(points))))
     return [shaken, points.take(rng.permutation(len(points)))]
@@ -135,7 +135,7 @@ def test_exact_runs_have_no_outliers() -> None:
 
 
 def test_errors_that_run_with_size_are_told_from_noise() -> None:
-    """Of 30 sets of good runs, more than 2 have p of 0.01 by chance once in 250 times."""
+    """By chance, more than 2 of 30 sets of good runs have p <= 0.01 once in 250 times."""
     size = np.log(runs().params / 3e7) / 7
     alarms = 0
     for seed in range(30):

@@ -18,12 +18,12 @@ from gam_scale.scaling.words import does_not_show, shows
 
 @pytest.fixture(scope="module")
 def one() -> Analysis:
-    """Of one family on common budgets, without intervals."""
+    """The analysis of one family on common budgets, without intervals."""
     return analyse(isoflop_runs(), Settings(FitSettings(grid=2), resamples=0, draws=0))
 
 
 def several(analysis: Analysis, *names: str) -> Analysis:
-    """Of families of these names, each a little better than the one before."""
+    """Return the analysis of families of these names, each a little better than the one before."""
     (family,) = analysis.families
     p = family.points
     families = []
@@ -52,7 +52,7 @@ def test_many_comparisons_are_one_sentence_at_a_level_for_their_number(one) -> N
 
 
 def test_too_few_draws_for_so_many_comparisons_are_said(one) -> None:
-    """Of 500 data sets none has a p below 1 / 501: too much for 66 pairs, enough for 10."""
+    """With 500 draws p is at least 1 / 501: too large for 66 pairs, small enough for 10."""
 
     def sentence(count: int, draws: int) -> str:
         told = several(one, *(f"f{i}" for i in range(count)))

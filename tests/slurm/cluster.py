@@ -1,7 +1,7 @@
-"""A real Slurm of several nodes on this one machine, for tests: no systemd, no /etc, root only.
+"""A real Slurm of several nodes on one machine, for tests: needs root, no systemd, no /etc.
 
-A node is a UTS, PID and mount namespace of its own: its processes see the node's name as their
-host's, and :meth:`Cluster.crash` ends all of them at once, as a power cut does. (With slurmd alone
+Each node has its own UTS, PID and mount namespaces: its processes see the node's name as the host
+name, and :meth:`Cluster.crash` ends all of them at once, as a power cut does. (If slurmd alone were
 killed, a dead node's task would run on beside the requeued job.) Munge, ports, state and logs are
 the cluster's own, in one temporary folder. Jobs in partition ``urgent`` pre-empt those in ``main``.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from slurm import processes
 
 WITH_US = ("setpriv", "--pdeathsig", "KILL")
-"""A test run that is killed takes its daemons along."""
+"""Starts a daemon so that it is killed when the test run is."""
 NEEDS = (
     "setpriv",
     "munged",
@@ -37,7 +37,7 @@ CPUS, MEMORY_MB, GPUS = 2, 4096, 2
 SMALL_DISK_MB = 48
 COMPLAINT = re.compile("error|fatal", re.IGNORECASE)
 USUAL = re.compile("pmix|MPI:|MailProg|state file|state save", re.IGNORECASE)
-"""What Slurm complains about at every start: optional plugins, no state from before."""
+"""What Slurm complains about at every start: optional plugins, no saved state."""
 
 # cred_expire is also how long a requeued job waits before it may start again: 120 s by default, at
 # least 5.
@@ -101,7 +101,7 @@ while kill -0 $d 2>/dev/null; do wait $d; done
 
 
 def why_not() -> str | None:
-    """Why a Slurm cannot be started here, or None."""
+    """Return why a Slurm cannot be started here, or None if it can."""
     missing = [name for name in NEEDS if shutil.which(name) is None]
     if missing:
         return f"no {', '.join(missing)} here; `make test-slurm` installs slurm-wlm and munge"
@@ -112,7 +112,7 @@ def why_not() -> str | None:
 
 
 def wait_until(true: Callable[[], object], seconds: float, what: str, every: float = 0.1) -> None:
-    """Return once ``true()`` is; fail, saying ``what`` did not happen, after ``seconds``."""
+    """Wait until ``true()`` is true; fail after ``seconds``, saying ``what`` did not happen."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
@@ -133,7 +133,7 @@ class Cluster:
     def __enter__(self) -> "Cluster":
         try:
             self._write_config()
-            # Nodes see what is mounted before they start, and nothing later.
+            # Nodes see only what is mounted before they start.
             self.small_disk.mkdir()
             size = f"size={SMALL_DISK_MB}m"
             subprocess.run(
@@ -163,7 +163,7 @@ class Cluster:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def run(self, *command: object, env: dict[str, str] | None = None) -> str:
-        """Output of a Slurm client; its failure is the test's."""
+        """Run a Slurm client and return its output; if the client fails, so does the test."""
         done = subprocess.run(
             [str(word) for word in command],
             env=self.env | (env or {}),
@@ -175,16 +175,16 @@ class Cluster:
         return done.stdout.strip()
 
     def job(self, job_id: str) -> dict[str, str]:
-        """What ``scontrol show job`` says, as key and value."""
+        """Return what ``scontrol show job`` says, by key."""
         text = self.run("scontrol", "-o", "show", "job", job_id)
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
     def idle(self) -> set[str]:
-        """Nodes that are up and have nothing to do."""
+        """Return the nodes that are up and have nothing to do."""
         return {node for node, state in self._node_states() if state == "idle"}
 
     def drained(self) -> set[str]:
-        """Nodes that Slurm gives no more work until somebody resumes them."""
+        """Return the nodes that Slurm gives no more work until somebody resumes them."""
         return {node for node, state in self._node_states() if state == "drained"}
 
     def _node_states(self) -> list[list[str]]:
@@ -220,7 +220,7 @@ class Cluster:
     def resume(self, node: str) -> None:
         """Let a node have work again.
 
-        Slurm refuses to resume one that is free, as one that was down may be by then of itself.
+        Slurm refuses to resume an idle node, and a node that was down may be idle again by itself.
         """
         command = ("scontrol", "update", f"nodename={node}", "state=resume")
         done = subprocess.run(command, env=self.env, text=True, capture_output=True, timeout=60)
@@ -235,7 +235,7 @@ class Cluster:
         holder.wait()
 
     def freeze(self, node: str) -> None:
-        """Stop every process of a node: it is there and does not answer."""
+        """Stop every process of a node, which then is up but does not answer."""
         self._signal(node, signal.SIGSTOP)
 
     def thaw(self, node: str) -> None:
@@ -243,18 +243,18 @@ class Cluster:
         self._signal(node, signal.SIGCONT)
 
     def kill_task(self, node: str, word: str) -> None:
-        """SIGKILL the processes of a node whose command line has ``word``, as a full memory does.
+        """SIGKILL a node's processes whose command has ``word``, as Linux does when memory is full.
 
-        The job step that started them survives: it has other words.
+        The job step that started them survives: its command has other words.
         """
         for pid in self._tasks(node, word):
             os.kill(pid, signal.SIGKILL)
 
     def hold_until_signalled(self, node: str, word: str, number: int, seconds: float) -> None:
-        """Stop the processes of a node with ``word`` until Slurm sends them signal ``number``.
+        """Stop a node's processes with ``word`` until Slurm sends one of them signal ``number``.
 
-        Training that a fast machine would end before is then under way on any. Slurm continues
-        stopped processes along with some signals, so one that runs again was signalled, too.
+        Without this, a fast machine would end the training before the signal. With some signals
+        Slurm also continues stopped processes, so a process that runs again was signalled.
         """
         held = self._tasks(node, word)
         for pid in held:
@@ -278,7 +278,7 @@ class Cluster:
         return processes.beside(init)
 
     def logs(self) -> str:
-        """The last complaints of all daemons, for a failing test's report."""
+        """Return the last complaints of all daemons, for a failing test's report."""
         found = []
         for file in sorted((self.root / "log").glob("*")):
             lines = file.read_text(errors="replace").splitlines()
@@ -318,7 +318,7 @@ class Cluster:
         (root / "cgroup.conf").write_text(CGROUP)
 
     def _pretend_gpus(self) -> str:
-        """GPUs that are device nodes of nothing: enough for Slurm to count and to assign."""
+        """Make null devices that pose as GPUs, for Slurm to count and assign; return their Gres."""
         files = [self.root / f"gpu{i}" for i in range(GPUS)]
         for file in files:
             os.mknod(file, 0o666 | 0o020000, os.makedev(1, 3))

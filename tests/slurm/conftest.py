@@ -1,4 +1,4 @@
-"""A Slurm of four nodes, started once for the tests marked ``slurm``; skips them elsewhere."""
+"""A Slurm of four nodes, started once for the tests marked ``slurm``; else they are skipped."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from gam_scale.run.directory import RunDir
 from gam_scale.run.goodput import Goodput, goodput
 
 DRILLS: dict[str, Goodput] = {}
-"""What became of each test's run, for the table at the end."""
+"""The goodput of each test's run, for the table at the end."""
 ROW = "{:<50}{:>7}{:>9}{:>9}{:>12}{:>13}"
 
 
@@ -26,7 +26,7 @@ def slurm() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def undisturbed(slurm, prepared_set, tmp_path_factory) -> dict[int, float]:
-    """Losses of the run that nothing happened to."""
+    """Losses, by step, of a run that nothing interrupted."""
     job = submit(slurm, prepared_set, tmp_path_factory.mktemp("undisturbed"))
     assert job.finish() == "COMPLETED" and job.restarts == 0, job.said()
     DRILLS["undisturbed"] = goodput(RunDir(job.run))
@@ -35,7 +35,7 @@ def undisturbed(slurm, prepared_set, tmp_path_factory) -> dict[int, float]:
 
 @pytest.fixture
 def start(slurm, prepared_set, tmp_path, request):
-    """``start(*sbatch options)`` submits the run; what is left of it ends with the test."""
+    """``start(*sbatch_options)`` submits the run; jobs left at the test's end are cancelled."""
     jobs = []
 
     def begin(*options, folder=tmp_path, **more):
@@ -49,7 +49,7 @@ def start(slurm, prepared_set, tmp_path, request):
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """What each drill cost its run, as docs/cluster.md shows it."""
+    """Print what each drill cost its run, as docs/cluster.md shows it."""
     if not DRILLS:
         return
     terminalreporter.section("goodput and time to resume on the test Slurm")

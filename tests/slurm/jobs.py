@@ -1,4 +1,4 @@
-"""Jobs of slurm/gam_1b.sh, as a user submits them but small: what the drills disturb."""
+"""Jobs for the drills: slurm/gam_1b.sh, submitted as a user would, but with a small model."""
 
 import json
 import re
@@ -31,12 +31,12 @@ class Job:
 
     @property
     def state(self) -> str:
-        """Slurm's word for it, such as RUNNING."""
+        """The job's state in Slurm's terms, such as RUNNING."""
         return self.cluster.job(self.id)["JobState"]
 
     @property
     def restarts(self) -> int:
-        """How often Slurm has started it again."""
+        """How often Slurm has restarted it."""
         return int(self.cluster.job(self.id)["Restarts"])
 
     @property
@@ -47,24 +47,27 @@ class Job:
 
     @property
     def cores(self) -> int:
-        """That srun has given all of its ranks together, while they run."""
+        """The cores that srun has given all its ranks together; only while they run."""
         text = self.cluster.run("scontrol", "-o", "show", "step", f"{self.id}.0")
         return int(re.search(r"\bCPUs=(\d+)", text).group(1))
 
     @property
     def started(self) -> dict[str, int]:
-        """``total`` starts again, and the ``step`` of the checkpoint the last one began from."""
+        """The ``total`` of restarts, and the ``step`` of the checkpoint the last one began from.
+
+        Both are -1 before the first start.
+        """
         path = self.run / "restarts.json"
         return json.loads(path.read_text()) if path.exists() else {"total": -1, "step": -1}
 
     def losses(self) -> dict[int, float]:
-        """Logged loss by step."""
+        """Return the logged losses by step."""
         path = self.run / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
     def resumes(self) -> list[Resume]:
-        """Its interruptions, from what its run directory notes; each took time and none is free."""
+        """Return the run's interruptions, from its directory; check that each of them took time."""
         found = goodput(RunDir(self.run))
         assert 0 < found.step_seconds < found.wall_seconds, found
         assert found.starts == self.started["total"] + 1 and found.share < 1, found
@@ -72,24 +75,24 @@ class Job:
         return found.resumes
 
     def wait_for_step(self, step: int) -> None:
-        """Until it has trained ``step`` steps."""
+        """Wait until it has trained ``step`` steps."""
         self.wait(lambda: max(self.losses(), default=0) >= step, f"step {step}")
 
     def finish(self) -> str:
-        """Until it has ended; the state it ended in."""
-        # Asked of Slurm, by a process each time: a processor's tenth in the minutes that it takes.
+        """Wait until it has ended and return the state it ended in."""
+        # Each check starts a client of Slurm: a tenth of a core over the minutes of waiting.
         self.wait(lambda: self.state in ENDED, "the end of the job", every=0.5)
         return self.state
 
     def wait(self, true: Callable[[], object], what: str, every: float = 0.1) -> None:
-        """Until ``true()``; where it never is, the job's own words are the test's failure."""
+        """Wait until ``true()`` is true; if it never is, fail with the job's own output."""
         try:
             wait_until(true, PATIENCE, what, every)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.said()}") from None
 
     def said(self) -> str:
-        """The job's output and its ranks' last lines."""
+        """Return the job's state and the last lines of its output, its ranks and the daemons."""
         text = self.output.read_text() if self.output.exists() else "(no output)"
         text = "\n".join(text.splitlines()[-30:])
         for log in sorted(self.run.glob("jobs/*/rank*.log")):
@@ -107,7 +110,7 @@ def submit(
     script: str = "gam_1b.sh",
     env: dict[str, str] | None = None,
 ) -> Job:
-    """``sbatch slurm/SCRIPT`` with one rank on each of ``nodes`` nodes, run in ``folder``."""
+    """Submit slurm/SCRIPT with one rank on each of ``nodes`` nodes; its run is in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     run, output = folder / "run", folder / "out.txt"
     sets = json.dumps([{"path": str(data)}], separators=(",", ":"))
@@ -127,7 +130,7 @@ def submit(
             "GAM_ARGS": " ".join(f"--set {word}" for word in words),
             "GAM_ROOT": str(ROOT),
             "OMP_NUM_THREADS": "1",
-            # Left where sbatch is called, by torchrun say: of no meaning to the job's ranks.
+            # As torchrun, say, leaves them where sbatch is called: the job's ranks ignore them.
             "RANK": "0",
             "WORLD_SIZE": "1",
         }

@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def children(pid: int) -> list[int]:
-    """Those that a process has started; none where it has ended."""
+    """Return the children of a process; none if it has ended."""
     file = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in file.read_text().split()] if file.exists() else []
 
 
 def beside(pid: int) -> list[int]:
-    """Processes of the same namespace, as the machine numbers them, and ``pid`` itself."""
+    """Return all processes in the PID namespace of ``pid``, as the machine numbers them."""
     namespace = os.readlink(f"/proc/{pid}/ns/pid")
     members = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -26,7 +26,7 @@ def beside(pid: int) -> list[int]:
 
 
 def with_word(pids: Iterable[int], word: str) -> list[int]:
-    """Those among whose first words of the command line is one that ends so."""
+    """Return those with a word that ends in ``word`` among the first four of the command line."""
     found = []
     for pid in pids:
         try:
@@ -39,12 +39,12 @@ def with_word(pids: Iterable[int], word: str) -> list[int]:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether SIGSTOP holds it."""
+    """Return whether a process is stopped, as by SIGSTOP."""
     return re.search(r"^State:\s+T", _status(pid), re.M) is not None
 
 
 def was_sent(pid: int, number: int) -> bool:
-    """Whether a stopped process was sent a signal, or runs again, or has ended."""
+    """Return whether a stopped process was sent a signal, or runs again, or has ended."""
     if not is_stopped(pid):
         return True
     masks = re.findall(r"^(?:SigPnd|ShdPnd):\s+(\w+)", _status(pid), re.M)

@@ -1,4 +1,4 @@
-"""What clusters do to jobs, on a real Slurm: after each the run equals the undisturbed one's."""
+"""What clusters do to jobs, on a real Slurm: after each, the run equals an undisturbed one."""
 
 import signal
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slurm
 
 
 def test_time_limit(slurm, start, undisturbed):
-    job = start("--time=2", "--signal=USR1@60")  # sent 30 to 60 s after the start: Slurm is early
+    job = start("--time=2", "--signal=USR1@60")  # sent 30 to 60 s after the start: up to 30 s early
     job.wait_for_step(40)
     slurm.hold_until_signalled(job.nodes[-1], "tools/pretrain.py", signal.SIGUSR1, seconds=90)
     assert job.finish() == "COMPLETED", job.said()
@@ -29,7 +29,7 @@ def test_scontrol_requeue(slurm, start, undisturbed):
     assert job.finish() == "COMPLETED", job.said()
     assert job.restarts == 1, job.said()
     assert job.losses() == undisturbed
-    # SIGTERM came with it, and the ranks saved where they were rather than fall back to step 30.
+    # The requeue sent SIGTERM, so the ranks saved where they were: no falling back to step 30.
     assert job.started["step"] >= 40
     (resume,) = job.resumes()
     assert resume.steps_again == 0
@@ -55,7 +55,7 @@ def test_crash_of_a_node(slurm, start, undisturbed, which):
     node = job.nodes[0 if which == "batch node" else -1]
     slurm.crash(node)
     try:
-        # Slurm finds out by itself after SlurmdTimeout; a health check says so at once.
+        # Slurm finds out by itself after SlurmdTimeout; like a health check, say so at once.
         slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=drill")
         assert job.finish() == "COMPLETED", job.said()
     finally:
@@ -79,7 +79,7 @@ def test_scancel_saves_and_does_not_requeue(slurm, start, undisturbed):
 
 
 def test_two_jobs_never_write_one_run(start):
-    longer = "train.steps=400"  # than it takes another job to start
+    longer = "train.steps=400"  # longer than another job takes to start
     first = start(settings=longer)
     first.wait_for_step(1)
     second = start("--output=/dev/null", settings=longer)
@@ -87,7 +87,7 @@ def test_two_jobs_never_write_one_run(start):
     said = (first.run / "jobs" / second.id / "rank0.log").read_text()
     assert "is being written by process" in said and f"job {first.id}" in said
     assert first.finish() == "COMPLETED", first.said()
-    # What ranks say of themselves, they say with their hosts.
+    # Ranks report their health with their hosts' names.
     one, other = first.nodes
     assert [rank.host for rank in read_ranks(first.run / "ranks.json")] == [one, other]
     log = (first.run / "logs" / "rank0.log").read_text()

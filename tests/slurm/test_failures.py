@@ -1,4 +1,4 @@
-"""What goes wrong inside a job, on a real Slurm: it goes on, or it ends and says why."""
+"""What goes wrong inside a job, on a real Slurm: the job goes on, or it ends and says why."""
 
 import errno
 import socket
@@ -91,7 +91,7 @@ def test_fewer_nodes_after_a_crash(slurm, start, undisturbed):
         for node, state in [*((other, "drain") for other in others), (lost, "down")]:
             slurm.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=drill")
         job.wait(lambda: job.state == "PENDING", "the requeue")
-        # As its owner does where the lost node will not come back soon; see docs/cluster.md.
+        # As the job's owner does if the lost node will not come back soon; see docs/cluster.md.
         fewer = ("NumNodes=1", "NumTasks=1", "NumCPUs=2")
         slurm.run("scontrol", "update", f"jobid={job.id}", *fewer)
         assert job.finish() == "COMPLETED", job.said()

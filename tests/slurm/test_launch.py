@@ -13,7 +13,7 @@ CORES = ("--cpus-per-task", 2)
 
 @pytest.fixture
 def launch(slurm):
-    """``launch(words)`` -> output of tools/launch.py beside the test Slurm."""
+    """``launch(words)`` -> output of tools/launch.py, run on the test Slurm."""
 
     def run(*words) -> str:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""tools/prepare_data.py --submit on a real Slurm: tasks requeued and killed, the same bytes."""
+"""tools/prepare_data.py --submit on a real Slurm: the same bytes from requeued and killed tasks."""
 
 import os
 import re
@@ -24,11 +24,11 @@ SMALL_PARTS = (
     "parts.PART_BYTES = 1; sys.argv[0] = 'prepare_data.py'; "
     "runpy.run_path('tools/prepare_data.py', run_name='__main__')"
 )
-"""The tool, for which every file is a part: a stage then has several tasks."""
+"""The tool with every file as a part of its own, so that a stage has several tasks."""
 
 
 class Command:
-    """tools/prepare_data.py --submit at work, and the tasks that it has on the cluster."""
+    """A running tools/prepare_data.py --submit, and its tasks on the cluster."""
 
     def __init__(self, slurm, out: Path, words: list[object]) -> None:
         self.slurm, self.folder = slurm, out.with_name(f".{out.name}.submitted")
@@ -43,7 +43,7 @@ class Command:
         )
 
     def held(self, stage: str) -> tuple[str, str, list[int]]:
-        """A task of ``stage`` that has begun, stopped: job, node and processes."""
+        """Stop a task of ``stage`` that has begun; return its job, node and processes."""
         name = f"prepare-{stage}"
 
         def tasks() -> list[list[str]]:
@@ -57,7 +57,7 @@ class Command:
                     return [job, node]
             return None
 
-        # Stopped at the start, when Python is loading; then let go up to where it says it begins.
+        # A task first runs, while Python is loading, and later says in its log that it begins.
         wait_until(lambda: tasks() or self._process.poll() is not None, PATIENCE, name)
         wait_until(lambda: begun() or self._process.poll() is not None, PATIENCE, f"a task: {name}")
         job, node = begun() or pytest.fail(f"no task of {stage} at work: {self.said()}")
@@ -67,7 +67,7 @@ class Command:
         return job, node, found
 
     def said(self) -> str:
-        """All it printed, once it has ended."""
+        """Wait for its end and return all that it printed."""
         return self._process.communicate(timeout=PATIENCE)[0]
 
     @property
@@ -77,7 +77,7 @@ class Command:
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Nine files, some equal, long enough for a task to be caught at them."""
+    """Nine files, some equal, long enough to catch a task at work on them."""
     for number in range(9):
         lines = (f"line {i * (number % 7 + 1)} says {i * i} of {i % 17}\n" for i in range(40_000))
         (tmp_path / f"{number}.txt").write_text("".join(lines))

@@ -1,4 +1,4 @@
-"""The siblings of slurm/gam_1b.sh on a real Slurm, unchanged but for sizes."""
+"""The other job scripts of slurm/ on a real Slurm, unchanged but for sizes."""
 
 import shutil
 

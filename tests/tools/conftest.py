@@ -1,4 +1,4 @@
-"""Run the command lines as a user does, in this process or in one of their own."""
+"""Run the tools as a user does on the command line, but inside the tests' process."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def tool(capsys, run_tool) -> Callable[..., Done]:
-    """``tool("pretrain", "--config", ...)``: exit status and output of tools/pretrain.py."""
+    """Return ``tool("pretrain", ...)``, which runs tools/pretrain.py and returns a ``Done``."""
 
     def run(name: str, *arguments: object) -> Done:
         capsys.readouterr()

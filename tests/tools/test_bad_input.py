@@ -19,7 +19,7 @@ CONFIG = {
 
 @pytest.fixture
 def refused(tool, tmp_path):
-    """Run a tool that must fail on the user's mistake; returns its one line."""
+    """Return a function that runs a tool, which must refuse, and returns the tool's one line."""
 
     def run(name, *arguments):
         done = tool(name, *arguments)
@@ -33,7 +33,7 @@ def refused(tool, tmp_path):
 
 @pytest.fixture
 def config(tmp_path, prepared_set):
-    """A config file of a tiny run; ``config(section={...})``."""
+    """Return ``config(section={...})``, which writes the config file of a tiny run."""
 
     def write(**changes):
         data = json.loads(json.dumps(CONFIG))

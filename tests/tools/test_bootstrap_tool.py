@@ -13,7 +13,10 @@ VERSION = "2.13.0"
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """``install(wanted, build, gpu)``: what pip would install where torch's ``build`` is there."""
+    """Return ``install(wanted, build, gpu)``, which lists the builds of torch that pip is to get.
+
+    ``build`` is the build that is there before, "" for none.
+    """
 
     def run(wanted: str, build: str, gpu: bool, given: str = "cuda") -> list[str]:
         names = runpy.run_path(str(TOOL))["_install_torch"].__globals__
@@ -70,7 +73,7 @@ def test_an_index_without_cuda_builds_is_said(install):
     [
         ({"all"}, {"all"}, True),
         ({"all"}, {"hub", "s3"}, True),
-        ({"all"}, {"all", "lm-eval"}, False),  # which all has not
+        ({"all"}, {"all", "lm-eval"}, False),  # not one of all
         ({"all", "lm-eval"}, {"lm-eval"}, True),
         ({"hub"}, {"all"}, False),
         (set(), set(), True),

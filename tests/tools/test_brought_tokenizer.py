@@ -1,4 +1,4 @@
-"""From a tokenizer and ids that others made to a trained model's text: the command line's path."""
+"""From a tokenizer and ids that others made to a trained model's text, by the command line."""
 
 import json
 
@@ -17,7 +17,7 @@ TEXTS = [f"Document {i}: the lamp is lit, naïve. " * (3 + i % 5) for i in range
 
 
 def test_prepare_train_generate(tmp_path, tool, tiny):
-    """A save_pretrained folder whose separator is id 0, its text, and nanoGPT's file of ids."""
+    """The tokenizer is a save_pretrained folder with separator 0; data is text and nanoGPT ids."""
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = tokenizers.decoders.ByteLevel()
@@ -59,7 +59,7 @@ def test_prepare_train_generate(tmp_path, tool, tiny):
 
 
 def test_ids_beyond_sixteen_bits_are_read_as_wide_as_the_tokenizers(tmp_path, tool):
-    """Where nothing is said; 70,000 as two halves would be two other ids."""
+    """The width is not given. Read as two 16-bit halves, id 70,000 would be two other ids."""
     letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     vocabulary = {"<s>": 0} | {letter: i for i, letter in enumerate(sorted(letters), 1)}
     model = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary | {"zz": 70_000}, []))

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def run(tool, tiny, tmp_path):
-    """The directory of a trained run."""
+    """Train a run; return its directory."""
     changes = {"train": {"steps": 3, "warmup_steps": 1}, "eval": {"every_steps": 0}}
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny(tmp_path / "run", **changes)))

@@ -1,4 +1,4 @@
-"""Every tool's flags: numbers are checked at the door, and --device means the same everywhere."""
+"""Every tool's flags: numbers are checked when parsed, and --device means the same everywhere."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ FILES = [
 
 
 def flags(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """(flag, keywords as written) of each option that a file adds to a parser."""
+    """Return (flag, keywords as written) for each option that a file adds to a parser."""
     found = []
     for call in ast.walk(ast.parse(path.read_text())):
         if isinstance(call, ast.Call) and call.args and isinstance(call.args[0], ast.Constant):

@@ -17,9 +17,9 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture
 def start(tmp_path, tiny):
-    """``start(name, launcher words, engine)`` starts a run of 8 steps in ``tmp_path / name``.
+    """Return ``start(name, launcher, engine)``, which starts a run in ``tmp_path / name``.
 
-    Without a launcher it is forked: the run is what matters then, and not how it starts.
+    Without a launcher the run is forked, which is enough where its start is not what is tested.
     """
 
     def run(name, launcher=None, engine="deepspeed", steps=8, env=None):

@@ -1,4 +1,4 @@
-"""Killed ranks and killed launchers: what torchrun starts anew, and who is left without one."""
+"""Killed ranks, which torchrun restarts, and killed launchers, with which the ranks end."""
 
 import json
 import os
@@ -23,7 +23,10 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture
 def start(tmp_path, tiny):
-    """``start(launcher words)``: a long run in ``tmp_path / "run"``; nothing outlives the test."""
+    """Yield ``start(launcher words)``, which starts a long run in ``tmp_path / "run"``.
+
+    All processes are killed at the end of the test.
+    """
     config = tiny(
         tmp_path / "run",
         train={"steps": 100_000},
@@ -65,12 +68,12 @@ def wait_for(condition: Callable[[], bool], what: str, folder: Path, seconds: fl
 
 
 def steps(run: Path) -> int:
-    """Those that were logged."""
+    """Return the last logged step; 0 before there is one."""
     return (read_metrics(run / "metrics.jsonl") or [{"step": 0}])[-1]["step"]
 
 
 def rank_processes(config: Path) -> list[int]:
-    """The processes that train ``config``, launchers left out."""
+    """Return the ids of the processes that train ``config``, without launchers."""
     launchers = ("torchrun", "deepspeed")
     commands = {each.pid: each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])}
     return sorted(

@@ -20,7 +20,7 @@ print(sorted({"torch", "matplotlib", "jinja2", "deepspeed"} & set(sys.modules)))
 
 @pytest.mark.parametrize("name", ["scaling_report"])
 def test_help_imports_nothing_heavy(name) -> None:
-    """A process of its own: this one has them."""
+    """The tool has a process of its own, since this one has imported torch."""
     command = [sys.executable, "-c", LIST, ROOT / "tools" / f"{name}.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -1,4 +1,4 @@
-"""What the system forbids is one sentence that names the path, and costs nothing but that."""
+"""A missing permission is one sentence that names the path, and costs nothing else."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ STEP = "checkpoints/step-00000003"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, prepared_set):
-    """A run directory, and the config that made it."""
+    """Train a run; return its directory and its config."""
     run = tmp_path_factory.mktemp("permissions") / "run"
     config = {
         "model": {"d_model": 16, "n_layers": 1, "max_seq_len": 48, "gam": {"n_slots": 4}},

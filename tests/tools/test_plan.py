@@ -17,7 +17,7 @@ CONFIG = {
 
 @pytest.fixture
 def plan(tool, tmp_path):
-    """``plan(argument, ...)`` on 2 x 8 h100, later arguments winning."""
+    """Return ``plan(argument, ...)``, which plans for 2 x 8 h100; later arguments override that."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIG))
 
@@ -119,7 +119,7 @@ def test_layers_that_have_kernels_are_noted(plan):
     assert note.startswith("slot layers are in their portable form")
 
 
-@pytest.mark.filterwarnings("error:`isinstance:FutureWarning")  # a user is told of nothing else
+@pytest.mark.filterwarnings("error:`isinstance:FutureWarning")  # a user must not see it
 @pytest.mark.parametrize("name", ["gam_1b", "ctx16k", "ctx16k_hybrid", "ctx64k"])
 def test_our_own_large_configs_fit(tool, name):
     config = Path(__file__).parents[2] / "configs" / f"{name}.json"

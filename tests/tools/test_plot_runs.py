@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def runs(tmp_path):
-    """A folder of runs: one with losses, one that has only begun, one file, one foreign folder."""
+    """Make a folder with a run with losses, a run only begun, a foreign folder and a file."""
     folder = tmp_path / "runs"
     for name in ("good", "begun", "foreign"):
         (folder / name).mkdir(parents=True)

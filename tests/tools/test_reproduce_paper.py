@@ -17,7 +17,7 @@ SECONDS = 120
 
 @pytest.fixture
 def arguments(prepared_set):
-    """``arguments(out, steps)``: the command of two small runs of table 3."""
+    """Return ``arguments(out, steps)``: the tool's arguments for two small runs of table 3."""
 
     def make(out: Path, steps: int, *more: str) -> list[str]:
         settings = [f"train.steps={steps}", "train.epochs=0", "train.warmup_steps=1"]
@@ -57,7 +57,7 @@ def test_runs_once_and_writes_the_page(tmp_path, arguments, tool) -> None:
 
 
 def end_in_first_run(command: list[str], out: Path, how: str) -> Path:
-    """End the tool once its first run has a checkpoint; that run's log."""
+    """Run the tool and end it once its first run has a checkpoint; return that run's log."""
     command = [sys.executable, str(TOOL), *command]
     process = subprocess.Popen(
         command,

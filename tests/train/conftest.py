@@ -1,4 +1,4 @@
-"""Places for copies of runs."""
+"""Fixtures of these tests: URLs to mirror a run to, and logging without leftovers."""
 
 import logging
 
@@ -8,14 +8,14 @@ from object_store import BUCKET, s3_server
 
 @pytest.fixture(scope="module")
 def s3():
-    """The environment in which s3:// is a server of these tests."""
+    """Yield environment variables that make s3:// URLs lead to the tests' own server."""
     with s3_server() as env:
         yield env
 
 
 @pytest.fixture(params=["file", "s3"])
 def url(request, tmp_path, monkeypatch):
-    """An empty folder at a URL."""
+    """Return the URL of an empty folder, on this disk or on the tests' S3 server."""
     if request.param == "file":
         return f"file://{tmp_path}/mirror"
     for name, value in request.getfixturevalue("s3").items():
@@ -25,13 +25,13 @@ def url(request, tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder_url(tmp_path):
-    """Likewise, on this disk: for what does not depend on the service."""
+    """Return the URL of an empty folder on this disk, for tests that need no S3 server."""
     return f"file://{tmp_path}/mirror"
 
 
 @pytest.fixture
 def quiet():
-    """Logging handlers of runs are not left to others."""
+    """Remove a run's logging handlers after the test, so that no other test inherits them."""
     yield
     logger = logging.getLogger("gam_scale")
     for handler in list(logger.handlers):

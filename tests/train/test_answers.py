@@ -1,4 +1,4 @@
-"""A run on conversations beside text: resumed bit for bit, and what its lines say."""
+"""Runs on conversations, with or without text: resumed bit for bit, and what they log."""
 
 import json
 
@@ -17,12 +17,12 @@ SEQ_LEN = 48
 
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory, prepared_set):
-    """A set of conversations."""
+    """Prepare a data set of conversations."""
     return prepared_chats(tmp_path_factory.mktemp("chats"), prepared_set, SEQ_LEN)
 
 
 def mixed(tiny, run, chats, prepared_set):
-    """Half of the sequences are conversations, in the first stage all."""
+    """Return a config: all sequences are conversations in the first stage, then half of them."""
     sets = [{"path": str(chats)}, {"path": str(prepared_set)}]
     stages = [{"steps": 4, "weights": {"chats": 1, "prepared": 0}}, {"steps": 6}]
     return tiny(
@@ -38,7 +38,7 @@ def mixed(tiny, run, chats, prepared_set):
 def test_a_mixture_in_stages_resumes_bit_for_bit(tmp_path, tiny, chats, prepared_set, curve):
     whole = mixed(tiny, tmp_path / "whole", chats, prepared_set)
     train(whole)
-    with killed_after(8):  # from step 6, past the end of a stage
+    with killed_after(8):  # resumes from step 6, past the first stage
         train(mixed(tiny, tmp_path / "run", chats, prepared_set))
     train(mixed(tiny, tmp_path / "run", chats, prepared_set))
     assert_equal_runs(tmp_path / "whole", tmp_path / "run", curve)

@@ -1,4 +1,4 @@
-"""Runs whose rows go on from step to step: resumed bit for bit, the same on any ranks."""
+"""Runs that carry states from step to step: resumed bit for bit, the same on any ranks."""
 
 import json
 
@@ -42,17 +42,17 @@ def carrying(tiny):
 
 @pytest.fixture
 def whole_carrying(whole):
-    """Of such a config, the run that ``whole`` has."""
+    """Return ``whole`` for configs that carry states."""
     return lambda **changes: whole(**changed(changes))
 
 
 def changed(changes):
-    """All sections of which a config that carries is not the tiny one."""
+    """Return ``changes``, merged into the changes of ``tiny`` that make a config carry states."""
     return {name: CARRYING.get(name, {}) | changes.get(name, {}) for name in CARRYING | changes}
 
 
 def train_on_ranks(world, config):
-    """For ``run_ranks``, which has joined the ranks already."""
+    """Train; for ``run_ranks``, which has joined the ranks already."""
     train(config)
 
 
@@ -71,12 +71,12 @@ def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, carrying, whole_carrying,
     assert len(carried) == 1
     train(carrying(tmp_path / "broken"))
     assert curve(tmp_path / "broken") == curve(whole)
-    # The states are what makes the difference.
+    # Without carried states the curve is another one.
     assert curve(whole_carrying(data={"carry_state": False})) != curve(whole)
 
 
 def test_an_epoch_ends_within_these_runs(prepared_set):
-    """So that what is tested above and below starts anew once."""
+    """The runs of this file, of up to 20 steps, therefore start their rows anew once."""
     assert 13 < lanes_of(prepared_set).length < 20
 
 

@@ -1,4 +1,4 @@
-"""The end of a run: its checkpoint and summary stand, whatever the rest of it meets."""
+"""The end of a run: the last checkpoint and the summary are written, whatever else fails."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Sets that are validated on by name: their curves, what they cost, and the best by one of them."""
+"""Named validation sets: each has a curve, none changes the run, and one may choose the best."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 class Unsummed(World):
-    """One of several ranks, whose sums are added up by the test."""
+    """One of several ranks whose ``sum`` stays local: the test adds up the ranks' values."""
 
     def sum(self, *values: float) -> list[float]:
         return list(values)
@@ -34,7 +34,7 @@ class Unsummed(World):
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory, prepared_set) -> Path:
-    """Another set of the same tokenizer, with a test split too."""
+    """Prepare a second data set with the first one's tokenizer, and with a test split too."""
     folder, texts = tmp_path_factory.mktemp("other"), []
     for seed in (100, 101, 102):
         (folder / f"{seed}.txt").write_text(sentences(seed, 60))
@@ -46,7 +46,7 @@ def songs(tmp_path_factory, prepared_set) -> Path:
 
 @pytest.fixture(scope="module")
 def mix(prepared_set, songs) -> dict:
-    """Changes of a config: two sets, and two more names to validate by."""
+    """Return changes of a config: two data sets, and two more validation sets by name."""
     return {
         "model": {"dropout": 0.0},
         "data": {"sets": [{"path": str(prepared_set)}, {"path": str(songs)}]},
@@ -67,7 +67,7 @@ def train_on_ranks(world, config):
 
 @pytest.mark.parametrize("readers", [1, 2, 3])
 def test_the_mean_is_what_it_was_and_its_parts_are_those_of_its_sets(prepared_set, songs, readers):
-    """By a loss that is known of each target; batches of three rows span two sets."""
+    """Each target's loss follows from its id; a batch of three rows may span two sets."""
     splits = open_split(
         [DataSetConfig(str(path)) for path in (prepared_set, songs, prepared_set)], "valid", "none"
     )
@@ -117,10 +117,10 @@ def test_each_set_has_its_curve_and_one_of_them_says_what_is_best(tmp_path, tiny
     assert summary["val_loss/songs"] == found[10]["val_loss/songs"]
     page, log = ((run / name).read_text() for name in ("report.html", "logs/rank0.log"))
     assert "Loss by set" in page and "val loss of songs" in log
-    # The mean over both validation splits is that of the two parts: tokens are shared equally.
+    # The run's loss is the mean of the two sets' losses: both have equally many tokens.
     parts = [found[10][f"val_loss/{name}"] for name in ("prepared", "songs")]
     assert np.mean(parts) == pytest.approx(found[10]["val_loss"], rel=1e-6)
-    # "all" is the same text, read as the set of its own that it is.
+    # "all" is the same text, read as a set of its own.
     assert found[10]["val_loss/all"] == found[10]["val_loss"]
 
 

@@ -1,4 +1,4 @@
-"""What a run says at its start: a long first step is under way, its data is too little."""
+"""What a run logs at its start: a long first step is under way; its data is read many times."""
 
 import logging
 import threading
@@ -21,7 +21,7 @@ from gam_scale.train.reading import RunData
 
 @pytest.fixture
 def said(caplog, monkeypatch):
-    """``said()``: what was logged so far."""
+    """Return ``said()``, which returns all that was logged so far."""
     monkeypatch.setattr(logging.getLogger("gam_scale"), "propagate", True)
     caplog.set_level(logging.INFO, "gam_scale")
     return lambda: caplog.text

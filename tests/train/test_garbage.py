@@ -1,4 +1,4 @@
-"""The garbage collector within a run: off, and called at the same step by all ranks."""
+"""The garbage collector during a run: it is off, and called only after certain steps."""
 
 import gc
 
@@ -41,7 +41,7 @@ def test_an_error_gives_it_back_too(tmp_path, tiny):
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 def test_no_tensor_waits_for_it(tmp_path, tiny, recompute):
-    """Else memory would grow from one collection to the next."""
+    """No tensor is in a cycle, or memory would grow from one collection to the next."""
 
     def keep():
         gc.collect()

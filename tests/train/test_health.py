@@ -1,4 +1,4 @@
-"""What ranks tell of themselves when a line is logged: who is slow is named, with its host."""
+"""The health of the ranks, gathered for each logged line: a slow rank is named, with its host."""
 
 import logging
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_no_file_no_ranks(tmp_path):
 
 
 def test_the_slowest_of_the_ranks_is_named(tmp_path):
-    """Each rank has its own row, and all have the same figures."""
+    """ranks.json has a row for each rank, and all ranks return the same figures."""
     lines = run_ranks(with_a_slow_rank, 3, file=str(tmp_path / "ranks.json"))
     assert lines[0] == lines[1] == lines[2]
     line = lines[0]
@@ -60,7 +60,8 @@ def test_the_probe_knows_every_kind_of_device():
 
 @pytest.fixture
 def warnings(caplog, monkeypatch):
-    """``warnings()`` -> what the package's logger has said, which earlier runs may keep to it."""
+    """Return ``warnings()``, which lists the messages that the package has logged."""
+    # A run of an earlier test may have turned propagation off.
     monkeypatch.setattr(logging.getLogger("gam_scale"), "propagate", True)
     return lambda: [record.getMessage() for record in caplog.records]
 

@@ -1,4 +1,4 @@
-"""The horizons that a run's memories begin with: its context's, or what is set, with a word."""
+"""The longest initial horizon: the context's length unless set; far longer ones are warned of."""
 
 import json
 import re
@@ -30,12 +30,12 @@ def warned(capsys) -> bool:
     [
         (DELTA, 48.0, False),
         (FAR, 65_536.0, True),
-        # Of one head it is the middle of 16 and 65,536.
+        # A single head has the middle of 16 and 65,536.
         ({"memory": FAR["memory"] | {"n_heads": 1}}, 65_536.0, True),
         ({"memory": FAR["memory"] | {"kind": "static"}}, 65_536.0, False),
         (FAR | {"layers": ["attention"]}, 65_536.0, False),
         ({"layers": [{"kind": "delta", "n_heads": 2, "max_horizon": 65_536.0}]}, 48.0, True),
-        # 100 writes to a slot, which one token in four makes.
+        # 100 writes to a slot, to which one token in four writes.
         ({"layers": [RAVEN | {"max_horizon": 100.0}]}, 48.0, True),
         ({"layers": [RAVEN | {"max_horizon": 40.0}]}, 48.0, False),
     ],
@@ -54,7 +54,7 @@ def test_a_run_from_before_horizons_followed_the_context_goes_on(tmp_path, tiny,
         train(tiny(run, model=FAR))
     assert warned(capsys)
     with killed_after(9):
-        train(tiny(run, model=DELTA))  # its config said nothing of horizons
-    assert not warned(capsys)  # nothing to be done about it any more
+        train(tiny(run, model=DELTA))  # a config that, like the old run's, sets no horizon
+    assert not warned(capsys)  # it is too late to change it
     with pytest.raises(UserError, match=r"max_horizon is 512.0 but the run .* has"):
         train(tiny(run, model={"memory": DELTA["memory"] | {"max_horizon": 512.0}}))

@@ -1,4 +1,4 @@
-"""A step gives the device its work and goes on: nothing in it waits for a result."""
+"""Within a step the host only hands work to the device and never waits for a result."""
 
 import json
 from collections import Counter
@@ -16,11 +16,14 @@ from gam_scale.train.hooks.skips import CountedSkips
 from gam_scale.train.loop import Hook, Loop
 
 SEEN_BY_DEEPSPEED = {"zero3": ["_local_scalar_dense"]}
-"""It makes a tensor of the number it is shown for a norm, and looks at that; in CPU memory."""
+"""By engine, the waits that DeepSpeed itself causes; none of them waits for a GPU.
+
+DeepSpeed makes a tensor in CPU memory of the number that it is given for the norm, and reads it.
+"""
 
 
 class WaitsOfSteps(Hook):
-    """What each step waited for: from its ranks' sum on, all hooks included."""
+    """Notes the waits of each step, from the ballot to ``between``, those of hooks included."""
 
     def __init__(self) -> None:
         self.found: list[list[str]] = []
@@ -36,7 +39,7 @@ class WaitsOfSteps(Hook):
 
 
 class WaitsBetween(Hook):
-    """How often it was waited between steps, by step."""
+    """Counts the waits after each step, by its number."""
 
     def __init__(self) -> None:
         self.found: dict[int, int] = {}
@@ -52,14 +55,14 @@ class WaitsBetween(Hook):
 
 @pytest.fixture
 def as_on_a_gpu():
-    """Runs as they are where results come later than the host."""
+    """Have runs count skipped steps as on a GPU: late, since results lag behind the host."""
     with hooked(Setting(CountedSkips, at_once=False)):
         yield
 
 
 @pytest.fixture
 def waits_of_steps():
-    """What each step waited for, in the runs of a test."""
+    """Yield a list to which a test's runs add the waits of each step."""
     hook = WaitsOfSteps()
     with hooked(hook):
         yield hook.found
@@ -67,16 +70,16 @@ def waits_of_steps():
 
 @pytest.mark.parametrize("engine", EVERYWHERE)
 def test_no_engines_step_waits_for_the_device(tmp_path, tiny, as_on_a_gpu, waits_of_steps, engine):
-    # Muon steps what is no matrix by AdamW.
+    # Muon leaves all that is no matrix to AdamW, so this runs both.
     options = {"steps": 6, "optimizer": "muon"}
     train(tiny(tmp_path / "run", train=options, parallel=ENGINES[engine]))
-    # The first one also makes what the engine keeps.
+    # Not the first step, in which the engine also makes its buffers and states.
     assert waits_of_steps[1:] == [SEEN_BY_DEEPSPEED.get(engine, [])] * 5
 
 
 @pytest.mark.parametrize("kind", implementations())
 def test_no_kind_of_layer_waits_for_the_device(tmp_path, tiny, as_on_a_gpu, waits_of_steps, kind):
-    """In its portable form; an operator's inside is not looked at."""
+    """Layers run in their portable form; waits inside an operator are not seen."""
     model = {"layers": [kind], "memory": {"n_heads": 2, "n_slots": 8, "top_k": 2}}
     model |= {"attention": {"n_heads": 2}, "mamba": {"d_state": 4, "expand": 2}}
     model |= {"position": "none" if kind == "mamba" else "rotary"}
@@ -93,7 +96,7 @@ def test_waits_are_counted(tmp_path):
 
 
 def test_between_lines_steps_wait_neither(tmp_path, tiny, as_on_a_gpu):
-    """Between steps, too: metrics are read where a line is due, and nowhere else."""
+    """After a step, metrics are read from the device only if a line is due."""
     quiet = {"eval": {"every_steps": 0}, "checkpoint": {"every_steps": 100}}
     hook = WaitsBetween()
     with hooked(hook):

@@ -1,4 +1,4 @@
-"""Losses of the last steps, as they come to the host."""
+"""The newest loss that the host can read without waiting for the device."""
 
 import math
 
@@ -9,7 +9,7 @@ from gam_scale.train.last_loss import LastLoss
 
 
 class Event:
-    """Stands in for torch.cuda's, which is not here: notes what is waited for."""
+    """Stands in for ``torch.cuda.Event`` on a CPU, and notes which events are waited for."""
 
     waited: list[int]
 
@@ -26,7 +26,7 @@ class Event:
 
 @pytest.fixture
 def waited(monkeypatch):
-    """Numbers of the copies, from 1, that the host waited for."""
+    """Return the list of copies, numbered from 1, that the host has waited for."""
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     Event.recorded, Event.waited = 0, []

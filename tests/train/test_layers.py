@@ -1,4 +1,4 @@
-"""Statistics of every layer, under every engine: right, and without a trace in the run."""
+"""Statistics of every layer, under every engine: they are right and do not change the run."""
 
 from types import SimpleNamespace
 
@@ -49,7 +49,7 @@ def test_quantiles_of_all_and_of_each_head():
 
 @pytest.mark.parametrize("width", [3, 12, 15, 35, 64])
 def test_some_of_many_values_are_of_every_channel(width):
-    """With steps of 2, 3, 5, 7 and others the values that are read go through all of a row."""
+    """Where only every n-th value is read (n = 2, 3, 5, 7 and others), no channel is left out."""
     for values in (100_000, 150_000, 300_000, 400_000):
         found = quantiles(torch.arange(float(width)).repeat(values // width).unsqueeze(1))[0]
         low, middle, high = (level * (width - 1) for level in (0.05, 0.5, 0.95))
@@ -79,7 +79,7 @@ def test_every_layer_says_what_it_decides_and_the_run_is_the_same(
 
 
 def test_compiled_blocks_stay_as_they_are():
-    """Listened to, they are the same graphs and give the same gradients in bf16 too."""
+    """Listeners add no graph and change no gradient, in bf16 too."""
     model, counter = build_model(small("delta", "static"), 0), CompileCounter()
     prepare_blocks(model, "selective", compiled=True, backend=counter)
     rows = torch.randint(2, 20, (2, 17), generator=torch.Generator().manual_seed(0))
@@ -115,18 +115,18 @@ def train_on_ranks(world, config):
 
 @pytest.mark.parametrize("engine", ["torch", "zero0", "zero1", "zero2", "zero3", "fsdp"])
 def test_every_engine_says_the_same(tmp_path, tiny, whole, engine):
-    """On two ranks, of which the first has half of the rows; gradients are of the sum of losses."""
+    """The first of two ranks has half of the rows; gradients are those of the summed loss."""
     still = {"model": MODEL | {"dropout": 0.0}, "train": {"steps": 2, "warmup_steps": 1}}
     still["log"] = {"layers_every": 1}
     one = whole(**still)
     config = tiny(tmp_path / "two", parallel=ENGINES[engine] | {"device": "cpu"}, **still)
     run_ranks(train_on_ranks, 2, config=config)
-    # Of one rank, the first of two micro-batches has the same rows.
+    # On one rank, the first of two micro-batches has the same rows.
     for ours, theirs in zip(layers_of(tmp_path / "two"), layers_of(one), strict=True):
         for layer, expected in zip(ours["layers"], theirs["layers"], strict=True):
             assert layer.keys() == expected.keys()
             for name in layer:
-                # fp32, sums in another order; a step on, weights differ as much as Adam makes of it
+                # fp32 sums are in another order; Adam enlarges that for the weights of step 2
                 assert layer[name]["all"] == pytest.approx(expected[name]["all"], rel=2e-3), name
 
 
@@ -141,7 +141,7 @@ def test_a_killed_run_has_each_step_once(tmp_path, tiny):
 
 
 def test_the_horizon_of_a_routed_slot_counts_what_is_written_to_it():
-    """Of two slots that every token writes to, and of others that none does."""
+    """Every token writes to the same two slots, and none to the others."""
     model = build_model(small("slot", position="none"), 0)
     memory = model.blocks[0].memory
     chosen = torch.zeros(memory.n_heads, memory.bank.shape[1])
@@ -150,13 +150,13 @@ def test_the_horizon_of_a_routed_slot_counts_what_is_written_to_it():
     memory.gate.strength.bias.data = chosen.flatten()
     batch = make_batch([torch.randint(2, 20, (17,)).numpy()], 16, 1, "reset")
     horizon = model.blocks[0].statistics(torch.randn(1, 16, 16), batch.layout)["horizon"]
-    every = memory.gate(torch.randn(1, 1, 16))[0, 0].T  # as if all were written to
+    every = memory.gate(torch.randn(1, 1, 16))[0, 0].T  # log decays if every slot were written to
     torch.testing.assert_close(horizon[: memory.top_k], -1 / every[: memory.top_k])
     assert horizon[memory.top_k :].min() > 1e8, "a slot that keeps what it holds seems to forget"
 
 
 def test_the_norm_of_a_state_is_that_which_generation_ends_with():
-    """Of each head and row, after documents that begin anew."""
+    """For each head and row, also where a second document begins within the row."""
     model = build_model(small("delta", "scan", position="none"), 0)
     rows = torch.randint(2, 20, (2, 17), generator=torch.Generator().manual_seed(0))
     rows[0, 7] = 1  # a document ends
@@ -172,7 +172,7 @@ def test_the_norm_of_a_state_is_that_which_generation_ends_with():
 
 
 def test_horizons_at_the_start_are_those_that_were_asked_for():
-    """Exactly, where the gate's input is zero: what is left are its rates."""
+    """They are exact with a gate's weights and biases at zero, since only its rates are left."""
     config = small("delta", "slot", "phase", "scan", position="none")
     model = build_model(config, 0)
     batch = make_batch([torch.randint(2, 20, (17,)).numpy()], 16, 1, "reset")

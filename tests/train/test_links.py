@@ -1,4 +1,4 @@
-"""Links between neighbouring ranks: every one measured once, a slow one named."""
+"""Links between neighbouring ranks: each is measured once, and a slow one is named."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The figures of a logged line, against arithmetic by hand; time comes from a clock made here."""
+"""The figures of a logged line, against arithmetic by hand; the test's own clock gives the time."""
 
 import json
 import math
@@ -87,7 +87,7 @@ def test_pauses_are_left_out_of_speed_and_waits_are_not(metrics, now):
     with metrics.clock.waiting():
         now.time += 1
     now.time += 3
-    with pytest.raises(KeyError), metrics.clock.paused():  # an evaluation that fails counts, too
+    with pytest.raises(KeyError), metrics.clock.paused():  # a failing evaluation is a pause too
         now.time += 50
         raise KeyError
     line = metrics.line(1, 0.0)

@@ -1,4 +1,4 @@
-"""A run's copy at a URL: what is there and what comes back, whatever kills it meanwhile."""
+"""A run's copy at a URL (its mirror): it is whole and can be resumed, whenever a kill comes."""
 
 import json
 import random
@@ -62,7 +62,7 @@ def test_a_finished_run_is_finished_elsewhere_too(tmp_path, tiny, folder_url, ca
 
 
 def test_who_is_behind_takes_what_is_ahead(tmp_path, tiny, whole, curve, folder_url):
-    """A node with its own disk, given up for another, comes back."""
+    """A job returns to a node whose own disk holds an older state of the run."""
     with killed_after(8):
         train(mirrored(tiny, tmp_path / "first", folder_url))
     shutil.copytree(tmp_path / "first", tmp_path / "kept")
@@ -107,7 +107,7 @@ MORE = [pytest.param(seed, marks=pytest.mark.matrix) for seed in range(1, 12)]
 def test_kills_at_any_instant_lose_no_more_than_is_not_there(
     tmp_path, tiny, whole, curve, url, seed
 ):
-    """Each start is on a machine of its own; the last of them trains to the end."""
+    """Each start has an empty run directory, as on another machine; the last trains to the end."""
     rng, slow = random.Random(seed), "import time\nfrom gam_scale.remote import Remote\n"
     slow += "put = Remote.put\ndef slowly(self, local, name):\n    time.sleep(0.05)\n"
     slow += "    put(self, local, name)\nRemote.put = slowly\n"
@@ -128,7 +128,7 @@ def test_kills_at_any_instant_lose_no_more_than_is_not_there(
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 1.0))
         job.kill()
-        for step in steps_at(url):  # whatever counts there is whole
+        for step in steps_at(url):  # whatever counts as a checkpoint there is whole
             verify_checkpoint(resolve(f"{url}/checkpoints/step-{step:08d}", tmp_path / "cache"))
     assert_equal_runs(whole(), tmp_path / "2", curve)
     assert steps_at(url) == [18, 20]
@@ -146,7 +146,7 @@ def test_what_a_kill_left_unsealed_is_uploaded_by_the_next_start(tmp_path, tiny,
 
 
 def test_half_of_a_step_done_anew_never_looks_whole(tmp_path, tiny, folder_url, monkeypatch):
-    """Over a whole checkpoint of that step, as where a damaged one was passed over here."""
+    """Step 6 is uploaded anew over a whole step 6, as when a damaged local one was passed over."""
     config = mirrored(
         tiny, tmp_path / "run", folder_url, train={"steps": 6, "schedule": "constant"}
     )
@@ -183,7 +183,7 @@ def test_who_took_over_is_named(tmp_path, folder_url, monkeypatch):
 
 
 def test_training_waits_for_no_upload(tmp_path, tiny, folder_url, monkeypatch):
-    """It ends although the first file is on its way until the last step."""
+    """It goes on although the upload of the first file ends only after step 19."""
     over, put, here = threading.Event(), Remote.put, []
 
     def stuck(self, local, name):
@@ -220,7 +220,7 @@ def test_tools_and_other_runs_read_a_url(tmp_path, tiny, url, monkeypatch, run_t
     train(mirrored(tiny, tmp_path / "run", url, train=short))
     here = load_trained(tmp_path / "run")
     for place in (url, f"{url}/checkpoints", f"{url}/checkpoints/step-00000006/"):
-        there = load_trained(Path(place))  # a path has one slash where a URL has two
+        there = load_trained(Path(place))  # Path makes one slash of the URL's two
         assert there.step == here.step == 6
     capsys.readouterr()
     assert run_tool("generate", url, "the ", "--max-tokens", 4, "--temperature", 0) == 0

@@ -1,4 +1,4 @@
-"""A run's copy at a URL where something fails there, or is not what it should be."""
+"""A run's copy at a URL (its mirror), where the URL fails or holds something unexpected."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The gradient noise scale: its estimator, engines against autograd, and a run with it."""
+"""The gradient noise scale: its estimator, engines against autograd, and a run that logs it."""
 
 import json
 
@@ -18,7 +18,7 @@ from gam_scale.train.step import train_step
 
 
 def test_estimates_are_unbiased_where_noise_and_gradient_are_known():
-    """Gradients of single targets are G + C^1/2 noise, in three ragged parts of a batch."""
+    """A target's gradient is G + C^1/2 noise; the parts of a batch have 1, 4 and 7 targets."""
     generator = torch.Generator().manual_seed(0)
     mean = torch.tensor([0.3, -0.2, 0.1, 0.0], dtype=torch.float64)
     spread = torch.tensor([1.0, 0.5, 2.0, 0.1], dtype=torch.float64)
@@ -38,7 +38,10 @@ def test_estimates_are_unbiased_where_noise_and_gradient_are_known():
 
 
 def heard(world, sets, engines):
-    """Per engine, what its step tells and what autograd of each micro-batch alone does."""
+    """Return per engine: the listener's sum, autograd's sum, the number of parts, the next step.
+
+    The sums are, over micro-batches, of targets times the squared norm of the mean gradient.
+    """
     results = {}
     for engine in engines:
         trial = Trial(world, sets, engine, 2, z_loss=1e-2)
@@ -54,7 +57,7 @@ def heard(world, sets, engines):
         train_step(trial.strategy, batches, 1e-2)
         listener.stop()
         total, parts = listener.read()
-        after = trial.step(1)  # which nothing listens to
+        after = trial.step(1)  # without a listener
         results[engine] = [total, expected, parts, after]
     return results
 
@@ -81,7 +84,7 @@ def test_a_run_logs_it_and_goes_on_with_it(tmp_path, tiny, whole):
     with_noise = [step for step, line in its.items() if "grad_variance" in line]
     assert with_noise == [3, 6, 9, 12, 15, 18]
     assert all(its[step]["grad_variance"] > 0 for step in with_noise)
-    # Elsewhere the run is what it is without.
+    # Measuring does not change the rest of the run.
     at_ends = [line["val_loss"] for line in (lines(whole())[-1], lines(tmp_path / "run")[-1])]
     assert at_ends[0] == at_ends[1]
     assert "Gradient noise scale" in (tmp_path / "run" / "report.html").read_text()
@@ -113,7 +116,7 @@ def test_one_micro_batch_is_refused(tmp_path, tiny):
     with pytest.raises(UserError, match="one micro-batch of train.micro_batch_size 4, on one rank"):
         train(tiny(tmp_path / "run", **one))
     check_ranks(from_dict(RunConfig, tiny(tmp_path / "run", **one)), 2)
-    # A stage has sizes of its own: its steps would not be measured, and nobody be told.
+    # A single stage with one micro-batch is refused too: its steps would silently have no figure.
     halves = [{"steps": 2, "micro_batch_size": 2}, {"steps": 2}]
     staged = one | {"train": one["train"] | {"steps": 4, "stages": halves}}
     with pytest.raises(UserError, match="one micro-batch of train.micro_batch_size 4, on one rank"):

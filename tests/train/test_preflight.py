@@ -1,4 +1,4 @@
-"""What would fail hours later fails before training, with the rank and host named."""
+"""Checks before training: what would fail hours later fails at once, naming rank and host."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def test_a_damaged_shard_is_found(tmp_path, world, prepared_set):
     assert check_rank(world, tmp_path, 0, [split]).hashed == len(split.info.shards)
     shard = copy / "train" / split.info.shards[-1].file
     content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1  # of the same size: only its hash tells
+    content[len(content) // 2] ^= 1  # the size stays, so only the hash tells
     shard.write_bytes(content)
     with pytest.raises(UserError, match=f"rank 0 on .* finds damaged data: .*{shard.name}"):
         preflight(world, tmp_path, 1000, [split])
@@ -70,7 +70,7 @@ def test_the_rank_with_another_clock_is_named():
 
 
 def test_every_rank_says_who_failed(tmp_path):
-    """The rank that is sound ends with the same sentence as the one that is not."""
+    """The sound rank ends with the same sentence as the rank that fails."""
     said = run_ranks(one_fails, 2, folder=str(tmp_path))
     assert said[0] == said[1]
     assert "rank 1 on " in said[0] and "torch broken" in said[0] and "rank 0" not in said[0]

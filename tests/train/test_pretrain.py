@@ -123,7 +123,7 @@ def test_another_config_in_the_same_directory_is_refused(tmp_path, tiny):
 def test_a_length_that_the_past_does_not_fit_is_refused(tmp_path, tiny, before, after, message):
     run = tmp_path / "run"
     train(tiny(run, train=before))
-    # The log, of the process, still is this run's.
+    # All but the log: this process still logs to this run.
     paths = [path for path in run.rglob("*") if path.is_file() and path.suffix != ".log"]
     files = {path: path.read_bytes() for path in paths}
     with pytest.raises(UserError, match=message):
@@ -135,7 +135,7 @@ def test_a_length_that_the_past_does_not_fit_is_refused(tmp_path, tiny, before, 
 def test_more_steps_are_fine_where_the_rates_so_far_stay(tmp_path, tiny, whole, curve):
     longer = {"steps": 20, "schedule": "wsd", "decay_ratio": 0.25}
     saved = {"background": False}
-    with killed_after(7):  # its decay would begin there
+    with killed_after(7):  # where a run of 10 steps would begin to decay
         train(tiny(tmp_path / "run", train=longer | {"steps": 10}, checkpoint=saved))
     train(tiny(tmp_path / "run", train=longer))
     assert "resuming from" in (tmp_path / "run" / "logs" / "rank0.log").read_text()
@@ -239,7 +239,7 @@ def test_accumulation_and_ragged_batches_do_not_change_the_losses(
     train(tiny(tmp_path / "b", train={"micro_batch_size": micro}, **still))
     for a, b in zip(curve(two), curve(tmp_path / "b"), strict=True):
         assert a["tokens"] == b["tokens"]
-        assert b["loss"] == pytest.approx(a["loss"], rel=2e-5)  # fp32, order of additions
+        assert b["loss"] == pytest.approx(a["loss"], rel=2e-5)  # fp32: another order of additions
 
 
 @pytest.mark.parametrize("block", ["attention", "mamba"])
@@ -279,7 +279,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, tiny):
 
 
 def test_a_loss_spike_goes_back_and_leaves_its_data_out(tmp_path, tiny, monkeypatch):
-    """A spike in the batch of step 9, after the checkpoint of step 6."""
+    """The loss spikes in the batch of step 9, after the checkpoint of step 6."""
     read, backward = [], PlainStrategy.backward
 
     class Read(Hook):
@@ -310,7 +310,7 @@ def test_a_short_contexts_weights_go_on_at_a_longer_one(tmp_path, tiny):
     for name, tensor in short.items():
         if name.startswith("param."):
             torch.testing.assert_close(long[name], tensor, rtol=1e-6, atol=1e-8)
-        else:  # moments are of the new run, over three steps of it
+        else:  # moments are the new run's own, over its three steps
             assert differ(long[name], tensor), name
     first = json.loads((tmp_path / "long" / "metrics.jsonl").read_text().splitlines()[0])
     last = json.loads((tmp_path / "short" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -326,7 +326,7 @@ def test_weights_of_another_shape_are_refused_by_name(tmp_path, tiny):
 
 
 def test_data_by_url_starts_dies_and_starts_again(tmp_path, tiny, whole, curve, prepared_set):
-    """Its default cache lies in the run directory, and is filled before that is a run's."""
+    """The default cache is in the run directory, and is filled before a run is begun there."""
     run = tmp_path / "run"
     config = tiny(run, data={"sets": [{"path": f"file://{prepared_set}"}]})
     local = whole()

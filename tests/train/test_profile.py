@@ -1,4 +1,4 @@
-"""The profiler over some steps, and what a GPU leaves behind that runs out of memory."""
+"""The profiler over some steps, and the snapshot left behind when a GPU runs out of memory."""
 
 import gzip
 import json
@@ -67,7 +67,7 @@ def test_two_steps_in_order_are_expected(tmp_path, tiny, steps):
 
 
 class Average:
-    """A row of the profiler's averages."""
+    """Stands in for a row of the profiler's averages."""
 
     def __init__(self, key, kind, cpu_us, gpu_us, note=False):
         self.key, self.device_type, self.is_user_annotation = key, kind, note
@@ -89,7 +89,7 @@ def test_on_a_gpu_its_kernels_are_named_and_not_who_launched_them():
 
 @pytest.mark.parametrize("trace", [False, True])
 def test_a_gpu_out_of_memory_leaves_a_snapshot(tmp_path, monkeypatch, caplog, trace):
-    """The GPU's own calls, which a CPU build lacks, are noted instead."""
+    """torch's calls for a GPU, which a CPU build lacks, are replaced by ones that note them."""
     calls, memory = [], torch.cuda.memory
     record = lambda enabled, **how: calls.append((enabled, *how.values()))  # noqa: E731
     monkeypatch.setattr(memory, "_record_memory_history", record)

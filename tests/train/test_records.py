@@ -1,4 +1,4 @@
-"""What a run writes about itself is read back strictly: anything else is one sentence."""
+"""A run's records of itself are read strictly: any other content is a one-sentence error."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ READERS = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, prepared_set):
-    """A run directory as training leaves it."""
+    """Train a run of 3 steps and return its directory."""
     run = tmp_path_factory.mktemp("records") / "run"
     model = {"d_model": 16, "n_layers": 1, "max_seq_len": 48, "gam": {"n_slots": 4}}
     train(
@@ -43,7 +43,11 @@ def trained(tmp_path_factory, prepared_set):
 
 
 def wrong(content):
-    """Other JSON in place of an object: none, another kind, an unknown key, every value twisted."""
+    """Yield wrong contents of a JSON file whose right content is ``content``.
+
+    They are no JSON, JSON of another type, an object with an unknown key, and ``content`` with one
+    value after another replaced by a value of another type.
+    """
     yield from (b"", b"[]", b"null", b"7", b'"x"', b"[" * 100_000, b'{"a": 9' + b"9" * 5000 + b"}")
     yield b"\xff\xfe"
     keys = [()]
@@ -97,7 +101,7 @@ def test_metrics_of_any_content_are_read_by_goodput_and_report(trained, tmp_path
 
 
 def test_any_figure_of_a_summary_may_be_unknown(trained, tmp_path, capsys):
-    """Of an older version, or of a run whose clock was set: it is shown without them."""
+    """A summary of an older version, or of a run whose clock was set back, is still shown."""
     whole = json.loads((trained / "summary.json").read_text())
     for key in whole:
         for figures in (whole | {key: None}, {k: v for k, v in whole.items() if k != key}):
@@ -113,14 +117,14 @@ def test_metrics_that_cannot_be_read_leave_a_summary_without_them(trained, tmp_p
     run = shutil.copytree(trained, tmp_path / "run")
     for name in ("summary.json", "metrics.jsonl"):
         (run / name).unlink()
-    (run / "metrics.jsonl").symlink_to("/proc/self/mem")  # ordinary, and an EIO to read
+    (run / "metrics.jsonl").symlink_to("/proc/self/mem")  # reading it fails with EIO
     finish(RunDir(run), World(0, 1, 0, 1, torch.device("cpu")), [], compiled=False)
     figures = read_summary(run / "summary.json", needs=["parameters", "tokens"])
     assert figures["last_loss"] is None, "summary: a loss without metrics"
 
 
 def test_a_sample_may_hold_any_character(trained, tmp_path):
-    """A model of three steps says anything, and its run is finished all the same."""
+    """A model trained for three steps may write anything; its run still counts as finished."""
     figures = json.loads((trained / "summary.json").read_text()) | {"sample": "a\0\x07\ufffdb"}
     (tmp_path / "summary.json").write_text(json.dumps(figures))
     assert read_summary(tmp_path / "summary.json") == figures, "a sample makes a summary unreadable"

@@ -1,4 +1,4 @@
-"""Texts that a run writes while it trains."""
+"""Samples: texts that a run's model writes while it trains."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_samples_are_of_the_prompt_and_leave_the_run_as_it_is(tmp_path, tiny, wh
 
 
 def written(run, prompt):
-    """What the finished model says, from the states of its layers, with the same draws."""
+    """Return the finished model's sample, decoded one token at a time with the same draws."""
     trained = load_trained(run)
     model, tokenizer = trained.model.eval(), trained.tokenizer
     tokens = [tokenizer.bos_id, *tokenizer.encode(prompt)]
@@ -67,7 +67,7 @@ def test_ranks_write_it_together(tmp_path, tiny, whole, engine):
 
 
 def test_each_of_several_prompts_has_its_text(tmp_path, tiny, whole, curve):
-    """As it would be alone; an empty one is a document's start."""
+    """A prompt's text is as if it were alone; an empty prompt is a document's start."""
     prompts, short = ["the cat", "", "a dog sees the"], {"train": {"steps": 4}}
     log = {"sample_every": 2, "sample_prompts": prompts, "tensorboard": True}
     train(tiny(tmp_path / "run", log=log, **short))

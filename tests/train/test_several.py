@@ -11,7 +11,7 @@ ENGINES = [("deepspeed", 1), ("deepspeed", 3), ("fsdp", 0), ("deepspeed", 1)]
 
 
 def train_in_turn(configs: list[dict]) -> list[int]:
-    """Train each; how many models are in memory after each."""
+    """Train each config; return how many models are in memory after each."""
     alive = []
     for config in configs:
         train(config)

@@ -1,4 +1,4 @@
-"""Every place metrics go to: what is written, what a resumed run finds, and what must not crash."""
+"""Every sink of metrics: what it writes, what a resumed run finds, and faults that end no run."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from gam_scale.train.sinks import MetricLog, format_line, setup_logging
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    """No key, no switch and no logging handler is inherited from, or left to, other tests."""
+    """Isolate each test: no variables of wandb, and no logging handlers left behind."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_SILENT", "WANDB_ERROR_REPORTING"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -59,7 +59,7 @@ def test_console_lines():
     more = format_line(full | {"skipped_steps": 2, "val_loss": 4.5, "val_perplexity": 90.02}, 500)
     assert more.endswith("wait 0%  skipped 2  val loss 4.500  val ppl 90.0")
     assert format_line({"step": 1, "loss": math.nan}, 2) == "step 1/2  loss nan"
-    braces = format_line({"step": 1, "val_loss/data/{a}": 1.5}, 2)  # a set's path may hold any sign
+    braces = format_line({"step": 1, "val_loss/data/{a}": 1.5}, 2)  # a path may have any character
     assert braces == "step 1/2  val loss of data/{a} 1.500"
 
 
@@ -121,7 +121,7 @@ def test_tensorboard_gets_every_finite_number(tmp_path):
 
 def test_wandb_offline_without_key_or_network(tmp_path, monkeypatch, capfd):
     pytest.importorskip("wandb")
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # whoever tries the network is refused
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # any use of the network is refused
     setup_logging(tmp_path, 0)
     for start in (0, 1):  # the second is the same run, resumed
         with MetricLog(tmp_path, config("auto"), True, 2, start) as log:
@@ -133,7 +133,7 @@ def test_wandb_offline_without_key_or_network(tmp_path, monkeypatch, capfd):
 
 
 def wandb_records(path) -> Iterator[bytes]:
-    """The records of a .wandb file: LevelDB's log format, in blocks of 32 KiB after a header."""
+    """Yield a .wandb file's records: LevelDB's log format, in blocks of 32 KiB after a header."""
     data, at, record = path.read_bytes(), 7, b""
     assert data.startswith(b":W&B")
     while at + 7 <= len(data):
@@ -144,13 +144,13 @@ def wandb_records(path) -> Iterator[bytes]:
         size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
         record += data[at + 7 : at + 7 + size]
         at += 7 + size
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last part
             yield record
             record = b""
 
 
 def finished_records(folder) -> list:
-    """All records in a finished run's folder."""
+    """Wait until wandb has finished its file in ``folder``; return all records."""
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -158,13 +158,13 @@ def finished_records(folder) -> list:
     while not any(record.HasField("exit") for record in records):
         assert time.monotonic() < deadline, "wandb has not finished its file"
         time.sleep(0.05)
-        with contextlib.suppress(DecodeError):  # its service still writes
+        with contextlib.suppress(DecodeError):  # wandb's service is still writing
             records = [*map(Record.FromString, wandb_records(next(folder.glob("*.wandb"))))]
     return records
 
 
 def wandb_steps(folder) -> list[tuple[int, int, float]]:
-    """(wandb's step, the training step, a value) of every row in a finished run's folder."""
+    """Return (wandb's step, training step, loss) for every row in a finished run's folder."""
     rows = []
     for record in finished_records(folder):
         if record.HasField("history"):
@@ -194,7 +194,7 @@ def test_wandb_knows_a_run_as_it_is_told_to_and_resumed_as_the_same(tmp_path):
 
 
 def test_what_wandb_is_not_told_is_left_to_its_own_settings(tmp_path, monkeypatch):
-    """WANDB_ENTITY, WANDB_TAGS and the like, which even an empty text would overrule."""
+    """None leaves WANDB_ENTITY, WANDB_TAGS and the like in force; an empty text would not."""
     asked = {}
     fake = SimpleNamespace(init=lambda **kwargs: asked.update(kwargs) or fake_run(), Settings=dict)
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -204,7 +204,7 @@ def test_what_wandb_is_not_told_is_left_to_its_own_settings(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("lost", [False, True], ids=["steps done twice", "first part lost"])
 def test_after_a_kill_wandb_has_each_step_once(tmp_path, lost):
-    """Killed after step 4, resumed from the checkpoint of step 2."""
+    """The run is killed after step 4 and resumes from the checkpoint of step 2."""
     pytest.importorskip("wandb")
     setup_logging(tmp_path, 0)
     folder = tmp_path / "logs" / "wandb"
@@ -239,7 +239,7 @@ def test_online_only_what_the_service_lacks_is_sent(tmp_path, monkeypatch):
 def test_a_kill_takes_no_line_from_tensorboard(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     log = MetricLog(tmp_path, config(tensorboard=True), True, 2)
-    log.log(line(1))  # and is not closed
+    log.log(line(1))  # not closed, as after a kill
     events = reader.EventAccumulator(str(tmp_path / "logs/tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 5.0)]
@@ -263,7 +263,7 @@ def test_tensorboard_has_samples_and_layers(tmp_path):
 
 
 def test_wandb_has_samples_and_layers_in_their_steps(tmp_path, monkeypatch):
-    """What a start hands over, too: a row of each step, in order."""
+    """A resumed run hands all records over again, with the same steps and in the same order."""
     rows = []
     run = fake_run(log=lambda row, step, commit: rows.append((step, commit, sorted(row))))
     fake = SimpleNamespace(
@@ -286,13 +286,13 @@ def test_wandb_has_samples_and_layers_in_their_steps(tmp_path, monkeypatch):
 
 
 def fake_run(**parts) -> SimpleNamespace:
-    """What wandb.init returns, as far as the sink uses it."""
+    """Return a stand-in for what wandb.init returns; ``parts`` replace its attributes."""
     nothing = {"step": 0, "finish": int, "log": lambda *a, **k: None}
     return SimpleNamespace(**nothing | {"define_metric": lambda *a, **k: None} | parts)
 
 
 def failing_wandb(where: str):
-    """A wandb that raises in ``where``: init, log or finish."""
+    """Return a stand-in for wandb that raises in ``where``: init, define, log or finish."""
 
     def fail_in(name):
         def call(*args, **kwargs):

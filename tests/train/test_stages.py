@@ -1,4 +1,4 @@
-"""Runs whose length and batch change on the way: resumed bit for bit, the same on any ranks."""
+"""Runs in stages of other lengths and batches: resumed bit for bit, the same on any ranks."""
 
 import json
 
@@ -40,7 +40,7 @@ def lines(run):
 
 @pytest.mark.parametrize("step", [3, 5, 6])
 def test_a_run_that_dies_resumes_bit_for_bit(tmp_path, tiny, whole, curve, step):
-    """From step 2 over the end of a stage, from 4 within one, and from 6, the very end of one."""
+    """It resumes at step 2, before a stage's end; at 4, within a stage; or at 6, a stage's end."""
     with killed_after(step):
         train(staged(tiny, tmp_path / "run"))
     train(staged(tiny, tmp_path / "run"))
@@ -51,7 +51,7 @@ def test_lines_report_and_log_know_the_stages(whole):
     run = whole(**STAGED)
     read = [(line["stage"], line["seq_len"], line["batch"]) for line in lines(run)]
     assert read == [(1, 12, 6)] * 3 + [(2, 24, 4)] * 3 + [(3, 48, 2)] * 2
-    # Of a few rows a ragged end of the text leaves some of the targets out.
+    # Where the text ends within a row, some of the row's targets are missing.
     most = [n * i for n, i in ((72, 3), (96, 3), (96, 2))]
     assert 0.9 * sum(most) < lines(run)[-1]["tokens"] <= sum(most)
     config = from_dict(RunConfig, json.loads((run / "config.json").read_text()))
@@ -74,7 +74,7 @@ def test_one_stage_is_a_run_without_stages(tmp_path, tiny, whole, curve):
 
 
 def test_stages_to_come_may_change_and_those_done_may_not(tmp_path, tiny, whole, curve):
-    """A plateau is made longer, with a larger batch; what was trained stays what it was."""
+    """A plateau may be prolonged with a larger batch; a stage already trained may not change."""
     flat = {"schedule": "constant", "steps": 8}
     then = [{"steps": 8}, {"steps": 4, "global_batch_size": 8}]
     with killed_after(7):
@@ -89,7 +89,7 @@ def test_stages_to_come_may_change_and_those_done_may_not(tmp_path, tiny, whole,
 
 
 def train_on_ranks(world, config):
-    """For ``run_ranks``, which has joined the ranks already."""
+    """Train; for ``run_ranks``, which has joined the ranks already."""
     train(config)
 
 
@@ -104,7 +104,7 @@ def train_on_ranks(world, config):
     ids=["context", "fsdp", "zero1", "zero3"],
 )
 def test_ranks_and_engines_train_the_same(tmp_path, tiny, whole, parallel):
-    """Steps of other numbers of micro-batches, in every engine."""
+    """Stages differ in their number of micro-batches, which every engine must follow."""
     model = {"model": {"dropout": 0.0}}
     one = whole(**(STAGED | {"model": STAGED["model"] | model["model"]}))
     config = staged(tiny, tmp_path / "run", parallel=parallel, **model)

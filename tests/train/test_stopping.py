@@ -1,4 +1,4 @@
-"""A signal at any moment is seen at once; what there is is saved, and the curve does not show."""
+"""A signal at any moment stops a run at once: it is saved, and its curve stays the same."""
 
 import json
 import os
@@ -26,9 +26,9 @@ from gam_scale.train.in_turn import train_in_turn
 
 @contextmanager
 def stopped_in_evaluation(number: int) -> Iterator[list[list[str]]]:
-    """Before the ``number``-th batch that is evaluated inside, this process gets a SIGTERM.
+    """Send this process a SIGTERM before the ``number``-th batch evaluated inside; 0: never.
 
-    Yields the names of its threads at each batch.
+    Yields a list that gets, at each batch, the names of the process's threads.
     """
     original, evaluated = PlainStrategy.evaluate, []
 
@@ -49,7 +49,7 @@ def best(run: Path) -> dict:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_signal_in_an_evaluation_is_seen_between_its_batches(tmp_path, tiny, curve, number):
-    """In the evaluation at step 10 and, resumed, in that at the run's end, twice."""
+    """The signals come in the evaluation at step 10 and, after resuming, twice in the last one."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     with stopped_in_evaluation(0) as evaluated:
         train(tiny(whole))
@@ -68,7 +68,7 @@ def test_a_signal_in_an_evaluation_is_seen_between_its_batches(tmp_path, tiny, c
         "an evaluation is said to be a first step"
     )
     lines = {line["step"]: line for line in read_metrics(run / "metrics.jsonl")}
-    for step in 10, 20:  # which a start began with
+    for step in 10, 20:  # evaluated at the beginning of a start
         assert lines[step]["tokens_per_s"] is lines[step]["mfu"] is None, "speed without training"
     starts = read_starts(run / "starts.json")
     assert all(start.trained for start in starts), "a start that only evaluates is unknown"
@@ -83,7 +83,7 @@ def test_a_signal_in_an_evaluation_is_seen_between_its_batches(tmp_path, tiny, c
 
 
 def test_what_was_written_before_an_evaluation_gave_way_is_there_once(tmp_path, tiny):
-    """Statistics of layers, which the resumed run cannot make again, and samples, which it does."""
+    """The resumed run makes the samples again, and cannot make the layers' statistics again."""
     short = {"eval": {"every_steps": 4}, "train": {"steps": 6}}
     log = {"layers_every": 2, "sample_every": 2, "tensorboard": True}
     runs = {name: tmp_path / name for name in ("whole", "run")}
@@ -100,7 +100,7 @@ def test_what_was_written_before_an_evaluation_gave_way_is_there_once(tmp_path, 
 
 
 def drawn(run: Path) -> list[int]:
-    """Steps at which TensorBoard has a layer's median."""
+    """Return the steps at which TensorBoard has a layer's median."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = reader.EventAccumulator(str(run / "logs/tensorboard")).Reload()
     return [event.step for event in events.Scalars("layers.memory_gate/00")]
@@ -109,7 +109,7 @@ def drawn(run: Path) -> list[int]:
 def test_a_signal_while_data_is_waited_for_is_seen_at_once(
     tmp_path, tiny, whole, curve, monkeypatch
 ):
-    """The batches of step 9 do not come before the run has saved what it has."""
+    """The batches of step 9 come only once the run has saved its state."""
     expected = whole()
     original, store = TrainStream.sequences, CheckpointStore(tmp_path / "run" / "checkpoints")
     saved = []
@@ -131,7 +131,7 @@ def test_a_signal_while_data_is_waited_for_is_seen_at_once(
     monkeypatch.setattr(TrainStream, "sequences", sequences)
     train(tiny(tmp_path / "run", log={"every_steps": 7}))
     monkeypatch.undo()
-    # Told here: what fails in the thread that reads is nobody's, once the run has ended.
+    # Asserted here, since an error in the reading thread is lost once the run has ended.
     assert len(saved) == 1 and saved[0] in (7, 8), "a signal is not seen while data is waited for"
     assert store.steps()[-1] == saved[0]
     train(tiny(tmp_path / "run"))
@@ -170,7 +170,7 @@ def test_a_signal_between_two_runs_of_a_process_counts(tmp_path, tiny, monkeypat
 
 
 def only_one_rank_is_stopped(world, whole, run):
-    """Its evaluation gives way on all; what the same ranks resume."""
+    """Stop rank 1 in an evaluation, then resume; return the checkpoint's (to_evaluate, step)."""
     train(whole)
     with stopped_in_evaluation(1 if world.rank == 1 else 0):
         train(run)

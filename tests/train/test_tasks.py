@@ -1,4 +1,4 @@
-"""Tasks that a run asks while it trains."""
+"""Tasks that a run evaluates its model on while it trains (``eval.tasks``)."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from gam_scale.run.metrics_file import read_metrics
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory) -> dict:
-    """One of each kind that a model of 48 tokens can be asked."""
+    """Return a task of each kind that fits a context of 48 tokens."""
     file = tmp_path_factory.mktemp("tasks") / "words.jsonl"
     rows = [
         {"context": f"the {a} sees the", "choices": [b, c], "answer": i % 2}
@@ -79,7 +79,7 @@ def test_a_signal_while_they_are_asked_is_seen_at_once(tmp_path, tiny, whole, ta
     newest = CheckpointStore(run / "checkpoints").latest()
     assert newest is not None and load_state(newest).to_evaluate and not measured("task/", run)
     train(config)
-    # At step 3 the tasks alone were due: the run that goes on evaluates where a whole one does.
+    # At step 3 only the tasks were due: the resumed run validates at the same steps as a whole one.
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines if "val_loss" in line] == [5, 10]
     assert measured("task/", run) == measured("task/", whole(**settings(tasks, tasks_every=3)))
@@ -92,7 +92,7 @@ def test_ranks_answer_together(tmp_path, tiny, whole, tasks, engine):
     one = measured("task/", whole(**short))
     parallel = ENGINES[engine] | {"device": "cpu"}
     run_ranks(train_on_ranks, 2, config=tiny(tmp_path / "two", parallel=parallel, **short))
-    # Log-probabilities from float32 sums in another order, and what is counted of them.
+    # Log-probabilities, and the figures made of them, come from float32 sums in another order.
     assert measured("task/", tmp_path / "two")[2] == pytest.approx(one[2], rel=1e-4)
 
 
