@@ -76,6 +76,7 @@ class Watchdog:
             return
         if cause := self._explain(error):
             logger.error("%s", cause, extra={"on_bar": True})  # logged; the caller prints it
+            self._leave_record(cause)
             raise cause from error
 
     def _explain(self, error: BaseException) -> EndedByOthers | None:
@@ -133,8 +134,7 @@ class Watchdog:
         logger.error("%s", cause)
         if not isinstance(cause, MistakeElsewhere):
             faulthandler.dump_traceback(all_threads=True)
-            if record := write_record(self.world.rank):
-                logger.error("what this rank's collectives had come to: %s", record)
+        self._leave_record(cause)
         for handler in logging.getLogger().handlers + logger.handlers:
             handler.flush()
         self._let_others_read()
@@ -142,6 +142,11 @@ class Watchdog:
             return
         # The main thread may be inside a collective that never returns.
         os._exit(EXIT_USER_ERROR if isinstance(cause, MistakeElsewhere) else EXIT_FAILED)
+
+    def _leave_record(self, cause: EndedByOthers) -> None:
+        """Write the record of this rank's collectives, unless a user's mistake ends the job."""
+        if not isinstance(cause, MistakeElsewhere) and (record := write_record(self.world.rank)):
+            logger.error("what this rank's collectives had come to: %s", record)
 
     def _beat(self, silence_s: float) -> EndedByOthers | None:
         """Exchange signs of life; return why the job ends if another rank has failed or is gone."""

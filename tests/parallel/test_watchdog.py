@@ -142,10 +142,14 @@ def by_rank(text):
     return [parts.get(rank, "") for rank in range(3)]
 
 
-def test_an_error_is_named_on_every_rank():
+def test_an_error_is_named_on_every_rank(monkeypatch, tmp_path):
+    """Each other rank leaves its record, whether its collective fails first or its watchdog."""
+    monkeypatch.setenv("TORCH_FR_BUFFER_SIZE", "100")
+    monkeypatch.setenv(flight.FILE, f"{tmp_path}/flight_rank_")
     zero, one, two = failure("raise")
-    for report in (zero, two):
+    for rank, report in ((0, zero), (2, two)):
         assert "rank 1 failed at step 3, backward: ValueError: the reason" in report
+        assert (tmp_path / f"flight_rank_{rank}").stat().st_size
     assert "Traceback" in one and "ValueError: the reason" in one
 
 
