@@ -26,6 +26,7 @@ ORDER = (
         "environment",
         "strict",
         "files",
+        "grouping",
         "process",
         "pulse",
         "remote",

@@ -18,7 +18,8 @@ from gam_scale.data.manifest import read_manifest
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.grid import AnyCell, Grid
 from gam_scale.experiment.kept import restore
-from gam_scale.experiment.results import grouped, kept_rows
+from gam_scale.experiment.results import kept_rows
+from gam_scale.grouping import grouped
 from gam_scale.strict import from_dict
 
 SURE = 0.99

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gam_scale.experiment.cell import Row
-from gam_scale.experiment.results import grouped
 from gam_scale.experiment.spread import Spread
+from gam_scale.grouping import grouped
 from gam_scale.report.axes import finish
 from gam_scale.report.figure import Figure
 from gam_scale.report.lines import SMALL, Series, line_figure

@@ -1,15 +1,10 @@
 """Rows that an experiment keeps of its finished cells, small files beside large runs."""
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from gam_scale.experiment.cell import Row
 from gam_scale.files import write_json
 from gam_scale.strict import read_json
-
-T = TypeVar("T")
-K = TypeVar("K")
 
 
 def result_path(folder: Path, name: str) -> Path:
@@ -35,11 +30,3 @@ def kept_rows(folder: Path) -> dict[str, Row]:
     """Return the rows of all finished cells, by the cells' names."""
     paths = sorted((folder / "results").glob("*.json"))
     return {path.stem: read_json(path) for path in paths}
-
-
-def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Group items by ``key``, such as rows by model; groups and items keep their order."""
-    groups: dict[K, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from gam_scale.experiment.results import grouped
 from gam_scale.experiment.spread import Spread
+from gam_scale.grouping import grouped
 from gam_scale.reproduce.cells import DATASETS
 
 Key = tuple[str, str, str]

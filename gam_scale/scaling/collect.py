@@ -6,8 +6,8 @@ from pathlib import Path
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Row
 from gam_scale.experiment.grid import Grid
-from gam_scale.experiment.results import grouped
 from gam_scale.files import csv_of_dicts, write_bytes
+from gam_scale.grouping import grouped
 from gam_scale.scaling.supplement import rate_sentence
 from gam_scale.scaling.sweep_cell import SweepCell
 

@@ -7,11 +7,11 @@ tools/sweep.py collect, the JSON of tools/evaluate.py, an earlier report's ``ext
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
+from gam_scale.grouping import grouped
 from gam_scale.report.numbers import large
 from gam_scale.scaling.contexts import Context, read_contexts
 from gam_scale.scaling.forecasts import Forecast, read_forecasts
@@ -152,9 +152,7 @@ def read_supplement(
 
 def _curves(path: Path) -> list[Curve]:
     rows = _rows(path, CURVE_COLUMNS, numbers=("params", "tokens", "loss"))
-    runs: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        runs.setdefault((row["family"], row["params"], row["run"]), []).append(row)
+    runs = grouped(rows, lambda row: (row["family"], row["params"], row["run"]))
     curves = []
     for (family, params, _), points in runs.items():
         tokens, losses = ([point[name] for point in points] for name in ("tokens", "loss"))
@@ -169,10 +167,9 @@ def _rates(path: Path) -> list[Rates]:
         return row["family"], row["params"]
 
     rows.sort(key=lambda row: (*size(row), row["lr_multiplier"]))
-    of_sizes = [(key, list(of_size)) for key, of_size in groupby(rows, key=size)]
     return [
         Rates(*key, *([row[name] for row in of_size] for name in RATE_COLUMNS[2:]))
-        for key, of_size in of_sizes
+        for key, of_size in grouped(rows, size).items()
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from gam_scale.experiment.cell import Row
-from gam_scale.experiment.results import grouped
+from gam_scale.grouping import grouped
 from gam_scale.report.numbers import large, scientific
 from gam_scale.scaling.sweep_cell import SweepCell
 
