@@ -42,7 +42,7 @@ def main() -> int:
     elif args.action == "status":
         status(comparison)
     else:
-        return page(args, spec, comparison.rows())
+        return page(args, spec, comparison.rows_to_keep())
     return 0
 
 

@@ -10,8 +10,8 @@ from gam_scale.evaluate.hidden import chance_length
 from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.report import banded
 from gam_scale.experiment.cell import Row
-from gam_scale.experiment.results import grouped
 from gam_scale.experiment.spread import Spread
+from gam_scale.grouping import grouped
 from gam_scale.report.lines import SMALL, WIDE, Series, line_figure
 from gam_scale.report.numbers import large, or_over, plus_minus, ranged, span
 from gam_scale.report.page import Beside, Part
@@ -63,11 +63,15 @@ def _full_rates(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _at_best(rows: Sequence[Row], at_rates: dict[str, list[Row]]) -> list[Row]:
-    """Drop full runs at other rates than a model's best, and the measurements of these runs."""
+    """Drop full runs at other rates than a model's best, and the measurements of these runs.
+
+    The best is the first seed's. A further seed may stand at a rate that was the best before.
+    """
     left_out = set()
-    for first in at_rates.values():
+    for model, first in at_rates.items():
         best = min(first, key=lambda row: or_inf(row["val_loss"]))
-        left_out |= {row["cell"] for row in first if row is not best}
+        full = by_model(rows, stage="full", model=model)[model]
+        left_out |= {row["cell"] for row in full if row["lr"] != best["lr"]}
     return [row for row in rows if _run_of(row) not in left_out]
 
 

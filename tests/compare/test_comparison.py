@@ -239,6 +239,10 @@ def test_a_full_run_at_further_rates_counts_where_it_is_better(run_tool, tmp_pat
     assert again not in {(r["cell"], r["seed"]) for r in waiting.rows()}
     kept = [r["cell"] for r in waiting.rows_to_keep()]
     assert {r["cell"] for r in rows} <= {*kept} and len(kept) == len({*kept})
+    spec = written(tmp_path, values | {"widen": 0})
+    assert run_tool("compare", "page", "--spec", spec, "--out", out) == 0
+    assert [r["cell"] for r in read_rows(out / "page" / "results.jsonl")] == kept
+    assert f"{sum(best) / 2:.4f} ±" in (out / "page" / "report.md").read_text()
     models["static"]["full_lrs"] = [1e-2, 1e-2]
     with pytest.raises(UserError, match="models.static.full_lrs is .* expected each rate once"):
         read_spec(written(tmp_path, values))
