@@ -23,10 +23,10 @@ with D at a given batch: by the power that arXiv 2401.02954 has for compute, sin
 arXiv 2409.19913 found within horizons of one model misses the best rates of larger models.
 The 2e-3 is our own, from minima of parabolas through three rates, on novels with AdamW: the best
 rate was 0.014 at width 16 (1,024 tokens a step, 1.5M in all; attention, static and delta alike),
-0.006 at 64 (4,096, 4.1M; attention, two rates), 0.0028 at 256 (8,192, 1.5M; gam_delta; mamba2
-0.0035, while static was still improving at 0.012). The rule gives 0.0144, 0.0063 and 0.0025 there,
-and 0.0007 for a model of width 2,048 on 20 billion tokens in batches of 442,000, where arXiv
-2503.04715 has 0.001. configs/compare/transfer.json checks the rule.
+0.006 at 64 (4,096, 4.1M; attention, two rates), 0.0028 at 256 (8,192, 1.5M; gam_delta without
+convolutions inside; mamba2 0.0035, while static was still improving at 0.012). The rule gives
+0.0144, 0.0063 and 0.0025 there, and 0.0007 for a model of width 2,048 on 20 billion tokens in
+batches of 442,000, where arXiv 2503.04715 has 0.001. configs/compare/transfer.json checks the rule.
 """
 
 import math
