@@ -71,7 +71,7 @@ def attend(
     return _attention(q, k, v, *where, dropout, seed, window)[0]
 
 
-@operator("gam_scale::attention_seed", keep="always", tags=torch.Tag.nondeterministic_seeded)
+@operator("gam_scale::attention_seed", keep="always")
 def _seed(like: Tensor) -> Tensor:
     """Draw the seed of dropout's masks, () int64 on the CPU, from the CPU's generator.
 

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 Keep = Literal["dear", "always"]
 """When a recomputed block keeps an operator's result. ``dear``: only with ``train.recompute``
-selective, for a result that is expensive to compute again. ``always``: with full too, for a result
-that would differ the second time, such as a random draw."""
+selective, for a result that is expensive to compute again. ``always``: with full too, for a random
+draw, which would differ the second time; torch is told so by the operator's tag."""
 
 KEPT: dict[str, Keep] = {}
 """The operators with a ``keep``, by name."""
@@ -27,7 +27,6 @@ def operator(
     flops: Callable[..., int] | None = None,
     flops_of_values: Callable[..., int] | None = None,
     keep: Keep | None = None,
-    **options: Any,
 ) -> Callable:
     """Decorate a function as ``torch.library.custom_op(name, mutates_args=())``, once in a process.
 
@@ -39,7 +38,6 @@ def operator(
         flops: computes its FLOPs from the shapes of its arguments, for torch's FLOP counter.
         flops_of_values: computes the same from the arguments themselves.
         keep: when a recomputed block keeps its results; None: never.
-        options: further options of ``custom_op``.
     """
 
     def define(function: Callable) -> Any:
@@ -47,7 +45,9 @@ def operator(
         known = OPDEFS.get(name)
         if known is not None:
             return known
-        new = torch.library.custom_op(name, function, mutates_args=(), **options)
+        # a tuple: torch 2.11, with which benchmarks/gpu_accept.py works too, takes no single tag
+        tags = (torch.Tag.nondeterministic_seeded,) if keep == "always" else ()
+        new = torch.library.custom_op(name, function, mutates_args=(), tags=tags)
         for formula, get_raw in ((flops, False), (flops_of_values, True)):
             if formula is not None:
                 register_flop_formula(new._opoverload.overloadpacket, get_raw)(formula)

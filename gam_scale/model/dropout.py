@@ -31,7 +31,7 @@ class Dropout(nn.Module):
         return torch.where(keep, x * ((1 << 16) / ((1 << 16) - dropped)), 0.0)
 
 
-@operator("gam_scale::keep_mask", keep="always", tags=torch.Tag.nondeterministic_seeded)
+@operator("gam_scale::keep_mask", keep="always")
 def _keep_mask(like: Tensor, dropped: int) -> Tensor:
     """Draw a mask in the shape of ``like``, True with probability ``1 - dropped / 2**16``.
 

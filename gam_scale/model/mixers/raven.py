@@ -252,7 +252,7 @@ def gumbel(like: Tensor) -> Tensor:
     return -(-uniform.log()).log()
 
 
-@operator("gam_scale::lanes", keep="always", tags=torch.Tag.nondeterministic_seeded)
+@operator("gam_scale::lanes", keep="always")
 def _lanes(like: Tensor) -> Tensor:
     """Draw random int16 in the shape of ``like``, as an operator like ``dropout._keep_mask``."""
     return draw_lanes(like.shape, like.device)
