@@ -14,6 +14,7 @@ which wheels are needed on a machine that has only Python and torch.
 """
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -28,6 +29,8 @@ MINUTES = 9.5
 
 def main() -> int:
     """Run the checks, print and save the table, and return the exit status."""
+    # A check's processes are in a session of their own, so that no signal reaches them by itself.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = cli.Parser(description=__doc__.splitlines()[0])
     numbers = cli.several(cli.count(0, len(CHECKS) - 1))
     parser.add_argument(

@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import needs
+import psutil
 import pytest
 
 from benchmarks import gpu_accept
 from benchmarks.accept.catalogue import CHECKS, Entry
 from benchmarks.accept.start import run_check
 from benchmarks.accept.table import table
+from gam_scale.cli import EXIT_INTERRUPTED
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = ROOT / "benchmarks/accept/precisions.json"
@@ -77,6 +79,18 @@ def test_some_checks_are_run_where_some_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", [*typed, "--only", "11"])
     with pytest.raises(Exception, match="--only is 11; expected a whole number"):
         gpu_accept.main()
+
+
+def test_a_kill_ends_what_a_check_has_started(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu_accept", "--device", "cpu"]
+    command += ["--only", "7", "--out", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert any("prepare ..." in line for line in process.stdout)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.stdout.read()
+        assert started and process.wait() == EXIT_INTERRUPTED
+    assert not psutil.wait_procs(started, timeout=30)[1]
 
 
 def test_wheels_to_bring_are_of_the_versions_that_are_tested():

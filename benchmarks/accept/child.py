@@ -6,8 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 from benchmarks.accept.record import Check
 from gam_scale import cli
 from gam_scale.hardware.processor import find_device
@@ -33,8 +31,6 @@ def main() -> int:
     # Shortly before this process is ended, the log gets what every thread is doing.
     faulthandler.dump_traceback_later(max(1.0, args.seconds - 1.0), file=sys.stderr)
     device = find_device(args.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     check = Check(args.record, device, args.folder, time.monotonic() + args.seconds)
     parts = importlib.import_module(args.module).PARTS
     return check.run(parts, set(args.leave_out.split(",")))

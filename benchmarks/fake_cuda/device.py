@@ -104,7 +104,7 @@ def _answer_queries() -> None:
         "_lazy_init": lambda: None,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
-        "set_device": lambda device: None,
+        "set_device": _set_device,
         "_exchange_device": lambda device: 0,
         "_maybe_exchange_device": lambda device: 0,
         "get_device_properties": lambda device=None: H100,
@@ -128,6 +128,13 @@ def _answer_queries() -> None:
         module.amp_definitely_not_available = lambda: False  # type: ignore[attr-defined]
 
 
+def _set_device(device: Any) -> None:
+    """Accept what torch.cuda.set_device accepts: a number, or a device that has one."""
+    import torch
+
+    torch.cuda._utils._get_device_index(device)
+
+
 def _answer_dynamo() -> None:
     """Answer what the compiler asks of a device's interface."""
     import torch.utils._triton as has
@@ -137,7 +144,7 @@ def _answer_dynamo() -> None:
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
-        "set_device": lambda device: None,
+        "set_device": _set_device,
         "exchange_device": lambda device: 0,
         "maybe_exchange_device": lambda device: 0,
         "get_device_properties": lambda device=None: H100,

@@ -1,6 +1,7 @@
 """Operators for the gated delta rule, in flash-linear-attention's kernels."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -41,7 +42,19 @@ def fla_delta(
 
 
 def functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Import forward and backward of the installed flash-linear-attention."""
+    """Import forward and backward of the installed flash-linear-attention.
+
+    Raises:
+        RuntimeError: fla refuses the backward pass. It says so itself, but only once the forward
+            pass is compiled, which took 100 s beside other runs.
+    """
+    from fla import utils
+
+    wrong = utils.TRITON_ABOVE_3_4_0 and not utils.TRITON_ABOVE_3_7_1
+    if utils.IS_NVIDIA_HOPPER and wrong and find_spec("tilelang") is None:
+        raise RuntimeError(
+            "fla's backward pass is wrong on Hopper GPUs with this Triton; expected 3.7.1 or newer"
+        )
     from fla.ops.gated_delta_rule.chunk import (
         chunk_gated_delta_rule_bwd,
         chunk_gated_delta_rule_fwd,

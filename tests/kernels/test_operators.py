@@ -8,6 +8,7 @@ from closeness import off, worst
 from packed import packed_inputs, results
 from torch.utils.checkpoint import checkpoint
 
+from gam_scale.kernels import delta
 from gam_scale.kernels.channel_delta import fla_channel_delta
 from gam_scale.kernels.delta import fla_delta
 from gam_scale.kernels.slot import fla_slot
@@ -114,3 +115,12 @@ def test_a_checkpoint_recomputes_it(kind):
     found = results(lambda *leaves: checkpoint(run, *leaves, use_reentrant=False), inputs)
     for name, value in found.items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_what_fla_refuses_later_is_refused_before_anything_is_compiled(monkeypatch):
+    utils = pytest.importorskip("fla.utils")
+    monkeypatch.undo()  # the stand-ins
+    for name, found in (("IS_NVIDIA_HOPPER", True), ("TRITON_ABOVE_3_7_1", False)):
+        monkeypatch.setattr(utils, name, found)
+    with pytest.raises(RuntimeError, match="with this Triton; expected 3.7.1 or newer"):
+        delta.functions()
