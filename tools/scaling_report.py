@@ -18,7 +18,7 @@ from gam_scale import cli
 from gam_scale.errors import UserError, one_line
 from gam_scale.files import read_regular
 from gam_scale.scaling.analysis import Settings, analyse
-from gam_scale.scaling.bootstrap import RESAMPLES
+from gam_scale.scaling.bootstrap import FEWEST, RESAMPLES
 from gam_scale.scaling.columns import FURTHER
 from gam_scale.scaling.compare import DRAWS
 from gam_scale.scaling.cost import GPUS, MFU, Cost
@@ -119,6 +119,14 @@ def rule(text: str) -> str:
     return text
 
 
+def refits(text: str) -> int:
+    """The ``type`` of --bootstrap."""
+    value = cli.count(0, 100_000)(text)
+    if 0 < value < FEWEST:
+        raise argparse.ArgumentTypeError(f"is {value}; expected at least {FEWEST}, or 0 for none")
+    return value
+
+
 def parse() -> argparse.Namespace:
     """Return the parsed command line, its numbers checked."""
     columns = "\n".join(
@@ -204,9 +212,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--bootstrap",
-        type=cli.count(0, 100_000),
+        type=refits,
         default=RESAMPLES,
-        help=f"refits to resampled runs, for intervals (default: {RESAMPLES})",
+        help=f"refits to resampled runs, for intervals; 0: no intervals (default: {RESAMPLES})",
     )
     parser.add_argument("--shared-exponent", action="store_true", help="fit with alpha = beta")
     parser.add_argument(

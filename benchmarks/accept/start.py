@@ -21,6 +21,8 @@ SHARE = 0.6
 """Share of a check's remaining time that one part may take while others wait."""
 LEAST = 6.0
 """Fewest seconds for which a process is started: in less, torch would not even be imported."""
+PATIENCE = 10.0
+"""Seconds to wait for a process that was killed."""
 TAIL = 1500
 """Number of last characters of its log that the error of a process that died has."""
 
@@ -177,7 +179,11 @@ def _tail(log: Path) -> str:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End the process and all processes that it started."""
+    """End the process and all processes that it started.
+
+    A process that hangs in a driver cannot be ended; the later checks do not wait for it.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(PATIENCE)

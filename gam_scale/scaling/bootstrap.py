@@ -6,12 +6,13 @@ from statistics import NormalDist
 
 import numpy as np
 
-from gam_scale.errors import UserError
 from gam_scale.scaling.fit import Fit, descend
 from gam_scale.scaling.law import Law
 from gam_scale.scaling.optimum import Optimum
 
 RESAMPLES = 1000
+FEWEST = 100
+"""Fewest refits for intervals."""
 LEVEL = 0.95
 MOST_MISSING = 0.02  # share of refits without a value, above which there is no interval
 CLOSE = 1e-9  # relative decrease of the objective that ends a refit: intervals need no more
@@ -136,8 +137,7 @@ def interval_between(
 
 def draw_weights(run: np.ndarray, family: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Return weights (count, n) of rows; see :func:`bootstrap`."""
-    if not 0 <= count <= 100_000 or 0 < count < 100:
-        raise UserError(f"--bootstrap is {count}; expected 100 to 100,000 refits, or 0 for none")
+    assert count == 0 or count >= FEWEST, count
     rng = np.random.default_rng(seed)
     runs, of_row = np.unique(run, return_inverse=True)
     weights = rng.exponential(size=(count, len(runs)))[:, of_row]

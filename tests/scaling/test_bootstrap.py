@@ -5,7 +5,6 @@ import pytest
 from closeness import least
 from scaling.synthetic import TRUE, runs
 
-from gam_scale.errors import UserError
 from gam_scale.scaling.analysis import Settings, analyse
 from gam_scale.scaling.bootstrap import Bootstrap, bootstrap, draw_weights, expanded_tail
 from gam_scale.scaling.coverage import coverage, isoflop_grid, tokens_grid
@@ -82,9 +81,3 @@ def test_no_interval_where_refits_often_have_no_value() -> None:
     values[:10] = np.nan
     assert refits.between(values) is None
     assert Bootstrap([], np.zeros(0), 20).interval(lambda law: law.E) is None
-
-
-@pytest.mark.parametrize("count", [-1, 5, 10**7])
-def test_the_number_of_refits_is_checked(count) -> None:
-    with pytest.raises(UserError, match="--bootstrap"):
-        draw_weights(np.arange(4), np.zeros(4, int), count, 0)

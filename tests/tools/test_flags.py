@@ -73,6 +73,13 @@ def test_auto_is_a_gpu_where_there_is_one(monkeypatch):
         ("generate", ("x", "--temperature", "inf"), "--temperature is inf"),
         ("scaling_report", ("--csv", "x", "--out", "y", "--grid", "1e9"), "--grid is 1e9"),
         ("scaling_report", ("--csv", "x", "--out", "y", "--targets", "nan"), "--targets is nan"),
+        ("scaling_report", ("--csv", "x", "--out", "y", "--bootstrap", "-1"), "--bootstrap is -1"),
+        ("scaling_report", ("--csv", "x", "--out", "y", "--bootstrap", "5"), "--bootstrap is 5"),
+        (
+            "scaling_report",
+            ("--csv", "x", "--out", "y", "--bootstrap", "1e7"),
+            "--bootstrap is 1e7",
+        ),
         ("sweep", ("run", "--sweep", "x", "--out", "y", "--nodes", "-1"), "--nodes is -1"),
         ("sweep", ("plan", "--sweep", "x", "--out", "y", "--gflops", "0"), "--gflops is 0"),
         ("launch", ("--config", "x", "--minutes", "1e3"), "--minutes is 1e3"),
