@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gam_scale.errors import one_line
 from gam_scale.kernels.products import Precision
+from gam_scale.pulse import beat
 
 PORTABLE = "portable"
 
@@ -95,6 +96,7 @@ def _problem(
     precision: Precision,
 ) -> str:
     """Return why the kernel cannot replace the portable form; empty if it can."""
+    beat()  # compiling a kernel can take a minute: no hang
     if trial.products and dtype == torch.float32 and precision == "ieee":
         return "its products of float32 are TF32 and train.fp32_matmul is ieee"
     rounded = {

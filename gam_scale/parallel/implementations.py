@@ -15,9 +15,9 @@ logger = logging.getLogger("gam_scale")
 def choose_implementations(model: LanguageModel, config: RunConfig, world: World) -> None:
     """Set every layer's implementation and the precision of its matrix products.
 
-    All ranks call this together, on a model with or without its parameters. On GPUs it takes
-    seconds, in which kernels are compiled. The log says which implementation was chosen, and why
-    no better one.
+    All ranks call this together, on a model with or without its parameters. On GPUs kernels are
+    compiled, which can take minutes the first time (docs/gpu.md). The log says what is tried, which
+    implementation was chosen, and why no better one.
     """
     for module in model.modules():
         if isinstance(module, HasKernels):
@@ -35,8 +35,12 @@ def choose_implementations(model: LanguageModel, config: RunConfig, world: World
         # Layers of one type that would be tried on the same sizes share a choice.
         kind = type(module), tuple(x.shape for trial in trials for x in trial.inputs.values())
         if kind not in chosen:
+            tells = world.is_main and trials
+            if tells:
+                names = " and ".join(trials[0].kernels)
+                logger.info("trying %s for %s; kernels are compiled", names, type(module).__name__)
             chosen[kind] = _choice(trials, config, world)
-            if world.is_main and trials:
+            if tells:
                 _log(type(module), chosen[kind])
         module.implementation = chosen[kind].implementation
 

@@ -182,7 +182,9 @@ def test_every_layer_is_told_once_for_each_kind(monkeypatch, caplog, device):
     else:
         assert told == ["fla", "portable", "portable"] * 2
         assert caplog.messages == [
+            "trying fla for DeltaMemory; kernels are compiled",
             "DeltaMemory runs in fla",
+            "trying mamba_ssm for MambaMixer; kernels are compiled",
             "MambaMixer runs in its portable form (fla: no)",
         ]
 
