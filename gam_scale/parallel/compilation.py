@@ -1,6 +1,7 @@
 """Compile each block into one graph by torch.compile; say what was compiled, or why nothing was."""
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,8 @@ class Compilation:
     """
 
     def __init__(self, backend: Backend | None = None, *, may_fail: bool = False) -> None:
+        # a run on a GPU chooses between TF32 and fp32 by train.fp32_matmul
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
         self.backend, self.may_fail = backend, may_fail
         self.graphs = 0
         self.failure: str | None = None
