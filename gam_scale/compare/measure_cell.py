@@ -33,6 +33,7 @@ from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.code_version import code_version
 from gam_scale.experiment.kept import KeptCell, keep_row_with_config
 from gam_scale.experiment.results import kept_row
+from gam_scale.hardware.processor import find_device
 from gam_scale.run.lock import RunLock
 from gam_scale.strict import option, read_record, section, to_dict
 
@@ -54,7 +55,7 @@ class MeasureRun:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureCell(KeptCell):
-    """One measurement of a finished run; ``config`` is that of the run."""
+    """One measurement of a finished run, on a GPU if there is one; ``config`` is the run's."""
 
     trainer: ClassVar[str] = "gam_scale.compare.measure_cell"
 
@@ -139,7 +140,7 @@ def measure(path: Path) -> None:
     if kept_row(folder, path.stem) is not None:
         return
     with RunLock(folder / "measured" / path.stem):
-        began, trained = time.perf_counter(), load_trained(asked.run)
+        began, trained = time.perf_counter(), load_trained(asked.run, find_device("auto"))
         row: Row = {
             "model": asked.model,
             "seed": asked.seed,
