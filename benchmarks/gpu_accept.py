@@ -29,8 +29,6 @@ MINUTES = 9.5
 
 def main() -> int:
     """Run the checks, print and save the table, and return the exit status."""
-    # A check's processes are in a session of their own, so that no signal reaches them by itself.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = cli.Parser(description=__doc__.splitlines()[0])
     numbers = cli.several(cli.count(0, len(CHECKS) - 1))
     parser.add_argument(
@@ -79,4 +77,6 @@ def _tell(text: str) -> None:
 
 
 if __name__ == "__main__":
+    # A check's processes are in a session of their own, so that no signal reaches them by itself.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     cli.run(main)

@@ -49,6 +49,15 @@ def test_blocks_are_one_graph_and_cost_what_the_table_says():
     assert_as_known(traced(*chosen))
 
 
+@pytest.mark.parametrize(("asked", "taken"), [("cuda", False), ("cuda:0", True)])
+def test_a_device_is_set_by_its_number_as_on_a_real_gpu(asked, taken):
+    program = "from benchmarks.fake_cuda import device; device.activate(); import torch; "
+    command = [sys.executable, "-c", f"{program}torch.cuda.set_device({asked!r})"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (run.returncode == 0) == taken, run.stderr
+    assert taken or "ValueError: Expected a torch.device with a specified index" in run.stderr
+
+
 @pytest.mark.gpu_full
 @pytest.mark.parametrize("config", ["gam_1b", "ctx16k"])
 def test_all_blocks_are_as_few_graphs_as_can_be_and_cost_what_the_table_says(config):

@@ -38,7 +38,11 @@ def choose_implementations(model: LanguageModel, config: RunConfig, world: World
             tells = world.is_main and trials
             if tells:
                 names = " and ".join(trials[0].kernels)
-                logger.info("trying %s for %s; kernels are compiled", names, type(module).__name__)
+                logger.info(
+                    "trying %s for %s, whose kernels are compiled first",
+                    names,
+                    type(module).__name__,
+                )
             chosen[kind] = _choice(trials, config, world)
             if tells:
                 _log(type(module), chosen[kind])

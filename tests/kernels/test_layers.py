@@ -182,9 +182,9 @@ def test_every_layer_is_told_once_for_each_kind(monkeypatch, caplog, device):
     else:
         assert told == ["fla", "portable", "portable"] * 2
         assert caplog.messages == [
-            "trying fla for DeltaMemory; kernels are compiled",
+            "trying fla for DeltaMemory, whose kernels are compiled first",
             "DeltaMemory runs in fla",
-            "trying mamba_ssm for MambaMixer; kernels are compiled",
+            "trying mamba_ssm for MambaMixer, whose kernels are compiled first",
             "MambaMixer runs in its portable form (fla: no)",
         ]
 
