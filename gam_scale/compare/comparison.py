@@ -8,7 +8,7 @@ from typing import Any
 
 from gam_scale.compare.continued_models import continued_models, optimizer_of
 from gam_scale.compare.measure_cell import MeasureCell, measure_cells
-from gam_scale.compare.rates import beyond
+from gam_scale.compare.rates import beyond, merit
 from gam_scale.compare.solve import Sized, sized
 from gam_scale.compare.spec import Spec, TaskSpec, TextSpec
 from gam_scale.compare.task_cell import Group, TaskCell, task_cells
@@ -109,16 +109,11 @@ def _of_tasks(spec: TaskSpec, folder: Path) -> list[TaskCell]:
 
 def _best_rows(cells: Sequence[TaskCell]) -> dict[Group, tuple[float, Row]]:
     """Return the best rate and its row for each group whose cells are all finished."""
-
-    def merit(each: tuple[TaskCell, Row]) -> tuple[float, float]:
-        cell, row = each  # ties: the lower rate; test texts choose nothing
-        return row["checked"], -cell.lr
-
     best_ones = {}
     for group, members in grouped(cells, lambda cell: cell.group).items():
         finished = _finished(members)
         if len(finished) == len(members):
-            cell, row = max(finished, key=merit)
+            cell, row = max(finished, key=lambda each: merit([each[1]]))
             best_ones[group] = cell.lr, row
     return best_ones
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gam_scale.compare.rates import merit
 from gam_scale.experiment.cell import Row
 from gam_scale.experiment.spread import Spread
 from gam_scale.grouping import grouped
@@ -44,12 +45,8 @@ def best_rows(rows: Sequence[Row]) -> dict[Group, list[Row]]:
 def _at_best_rate(rows: Sequence[Row]) -> list[Row]:
     at_rates = grouped(rows, lambda row: row["lr"])
     most = max(map(len, at_rates.values()))
-
-    def merit(rate: float) -> tuple[float, float]:
-        return Spread.of(r["checked"] for r in at_rates[rate]).mean, -rate
-
-    best = max((rate for rate in at_rates if len(at_rates[rate]) == most), key=merit)
-    return sorted(at_rates[best], key=lambda r: r["seed"])
+    best = max((at_rate for at_rate in at_rates.values() if len(at_rate) == most), key=merit)
+    return sorted(best, key=lambda r: r["seed"])
 
 
 def accuracies(task: str, best: dict[Group, list[Row]]) -> Table:

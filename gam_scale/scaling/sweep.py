@@ -48,25 +48,34 @@ def sweep_grid(spec: SweepSpec, folder: Path) -> Grid[SweepCell]:
     Raises:
         UserError: a size cannot be trained on any of its budgets.
     """
-    repeated = [(spec.repeat.width, seed) for seed in spec.repeat.seeds]
     jobs = []
     for family in spec.families:
-        for width, seed in (*product(spec.widths, spec.seeds), *repeated):
+        for width, seed in product(spec.widths, spec.seeds):
             jobs.append(link_branches(_on_budgets(spec, folder, family, width, seed)))
+        for seed in spec.repeat.seeds:
+            again = _on_budgets(spec, folder, family, spec.repeat.width, seed, spec.repeat.up_to)
+            jobs.append(link_branches(again))
         further = (*_other_rates(spec, folder, family), *_other_contexts(spec, folder, family))
         jobs += [[cell] for cell in further]
     return Grid(sorted(jobs, key=lambda job: sum(cell.own_flops for cell in job)))
 
 
 def _on_budgets(
-    spec: SweepSpec, folder: Path, family: FamilySpec, width: int, seed: int, seq_len: int = 0
+    spec: SweepSpec,
+    folder: Path,
+    family: FamilySpec,
+    width: int,
+    seed: int,
+    up_to: float = 0.0,
+    seq_len: int = 0,
 ) -> list[SweepCell]:
     """Return the runs of one size on the budgets that suit it, the largest first.
 
-    For ``seq_len`` see :func:`_cell`.
+    ``up_to`` is the largest budget (0: of all budgets). For ``seq_len`` see :func:`_cell`.
     """
     least, most = spec.ratios or (0.0, math.inf)
-    steps = {budget: _steps(spec, family, width, budget) for budget in spec.budgets}
+    budgets = [budget for budget in spec.budgets if not up_to or budget <= up_to]
+    steps = {budget: _steps(spec, family, width, budget) for budget in budgets}
     long = sorted((budget for budget in steps if steps[budget] >= spec.min_steps), reverse=True)
     cells = [_cell(spec, folder, family, width, budget, seed, seq_len) for budget in long]
     suited = [cell for cell in cells if least <= cell.tokens / cell.params <= most]
@@ -113,10 +122,10 @@ def _other_rates(spec: SweepSpec, folder: Path, family: FamilySpec) -> list[Swee
 
 def _other_contexts(spec: SweepSpec, folder: Path, family: FamilySpec) -> list[SweepCell]:
     """Return runs on texts of other lengths, with the grid's tokens, in all and in each step."""
-    width, seed = spec.context.width, spec.seeds[0]
+    context, seed = spec.context, spec.seeds[0]
     cells = [
-        _on_budgets(spec, folder, family, width, seed, seq_len)[0]
-        for seq_len in spec.context.seq_lens
+        _on_budgets(spec, folder, family, context.width, seed, context.up_to, seq_len)[0]
+        for seq_len in context.seq_lens
     ]
     return [_renamed(replace(cell, other_context=True)) for cell in cells]
 

@@ -74,17 +74,21 @@ class RepeatSpec:
 
     width: int = option(0, "width to repeat, one of the sweep's; 0: none", at_least=0)
     seeds: list[int] = option([], "train.seed of each repetition", at_least=0)
+    up_to: float = option(0.0, "largest of the budgets to repeat; 0: all of them", at_least=0)
 
 
 @dataclass
 class ContextSpec:
-    """Runs of one width on texts of other lengths, at the largest budget's tokens."""
+    """Runs of one width on texts of other lengths, at the tokens of one budget."""
 
     width: int = option(
         0, "width to train at other lengths, one of the sweep's; 0: none", at_least=0
     )
     seq_lens: list[int] = option(
         [], "tokens of context, in runs beside those of seq_len", at_least=1
+    )
+    up_to: float = option(
+        0.0, "the budget whose number of tokens they see; 0: the largest", at_least=0
     )
 
 
@@ -199,11 +203,10 @@ def _check_rates(family: FamilySpec) -> None:
 
 def _check_further(spec: SweepSpec) -> None:
     """Check ``repeat`` and ``context``, the runs beside the grid."""
-    for key, values in (
-        ("repeat.seeds", spec.repeat.seeds),
-        ("context.seq_lens", spec.context.seq_lens),
+    for key, values, width, up_to in (
+        ("repeat.seeds", spec.repeat.seeds, spec.repeat.width, spec.repeat.up_to),
+        ("context.seq_lens", spec.context.seq_lens, spec.context.width, spec.context.up_to),
     ):
-        width = getattr(spec, key.partition(".")[0]).width
         if bool(values) != bool(width) or (width and width not in spec.widths):
             raise UserError(
                 f"{key} is {values} with the width {width}; expected values and one of widths, "
@@ -211,6 +214,10 @@ def _check_further(spec: SweepSpec) -> None:
             )
         if len(set(values)) < len(values):
             raise UserError(f"{key} has a value twice; expected each once")
+        if up_to and up_to not in spec.budgets:
+            raise UserError(
+                f"{key.partition('.')[0]}.up_to is {up_to:g}; expected one of budgets, or 0"
+            )
     for seed in spec.repeat.seeds:
         if seed in spec.seeds:
             raise UserError(f"repeat.seeds has {seed}, which is one of seeds; expected others")

@@ -69,6 +69,7 @@ def test_isoflop_budgets_are_flops(tmp_path) -> None:
         ({"repeat": {"width": 64}}, "repeat.seeds is"),
         ({"repeat": {"width": 64, "seeds": [0]}}, "which is one of seeds"),
         ({"context": {"width": 64, "seq_lens": [100]}}, "context.seq_lens has 100"),
+        ({"repeat": {"width": 64, "seeds": [1], "up_to": 3}}, "repeat.up_to is 3; expected one of"),
         ({"dial": {"warmup_steps": 2500}}, "2500 of which warm up"),
     ],
 )
@@ -171,6 +172,21 @@ def test_seeds_and_contexts_of_one_width(tmp_path) -> None:
             train.lr,
         )
         assert (same.config.eval.late_from, cell.config.eval.late_from) == (36, 144)
+
+
+def test_further_runs_may_have_a_smaller_budget_than_the_grid(tmp_path) -> None:
+    budgets = [2e6, 5e6, 1e7]
+    more = {
+        "repeat": {"width": 64, "seeds": [1], "up_to": 5e6},
+        "context": {"width": 64, "seq_lens": [192], "up_to": 2e6},
+    }
+    cells = sweep_grid(read_sweep(write(tmp_path, budgets=budgets, **more)), tmp_path).cells
+    whole = sweep_grid(read_sweep(write(tmp_path, budgets=budgets)), tmp_path).cells
+    tokens = sorted({cell.tokens for cell in whole})
+    assert {cell.tokens for cell in cells if cell.seed} == set(tokens[:2])
+    assert {cell.tokens for cell in cells if cell.other_context} == set(tokens[:1])
+    trunks = {cell.name for cell in cells if cell.seed and not cell.config.checkpoint.branch_of}
+    assert len(trunks) == 2, "one for each family, of the largest budget that is repeated"
 
 
 def test_sizes_are_trained_on_budgets_that_suit_them(tmp_path) -> None:
