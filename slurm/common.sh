@@ -11,13 +11,15 @@ set -uo pipefail
 
 STOPPED=75 # tools/pretrain.py's status after a signal
 MENDABLE=2 # its status after a user's mistake
+UNOPENED=3 # starts in a row that may end before the run directory is opened
 
 fail() {
     echo "error: $*" >&2
     exit $MENDABLE
 }
 
-if [ -z "${SLURM_JOB_ID:-}" ]; then
+# slurmd gives a job's script this name. SLURM_JOB_ID is set in a terminal of salloc's as well.
+if [ "${0##*/}" != slurm_script ]; then
     cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
     . slurm/site.sh
     command -v sbatch >/dev/null || fail "no sbatch here; expected a cluster's login node, or tools/launch.py elsewhere"
@@ -31,11 +33,14 @@ unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE LOCAL_SIZE TORCHELASTIC_USE_AG
 cd "${GAM_ROOT:-$SLURM_SUBMIT_DIR}" || exit
 [ -f slurm/site.sh ] || fail "$PWD is not the repository's root; expected sbatch to be called there, or GAM_ROOT to name it"
 . slurm/site.sh
+set +u # conda's scripts, for one, use variables that are not set
 eval "$GAM_MODULES"
+set -u
 words() { read -rd '' -a "$1" <<<"$2" || :; } # NAME TEXT: split TEXT into the array NAME
 words arguments "${GAM_ARGS:-}"
 words container "$GAM_CONTAINER"
 words srun_options "$GAM_SRUN"
+export GAM_SCRATCH=${GAM_SCRATCH:-${TMPDIR:-/tmp}}
 arguments=(--config "$CONFIG" "${arguments[@]}")
 # A job that was requeued on fewer nodes still has the old count of tasks in SLURM_NTASKS.
 [ -n "${SLURM_NTASKS_PER_NODE:-}" ] &&
@@ -78,15 +83,19 @@ clean_shm() {
         \( -name 'torch_*' -o -name 'nccl-*' -o -name '00*_*' \) -delete
 }
 
+# restarts.json changes at every start that gets as far as to open the run directory.
+opened() { cksum "$run/restarts.json" 2>/dev/null; }
+
 # --- train. Signals reach every rank from Slurm; those meant for this shell (--signal=B:...) are
 # passed on. A shell handles a signal only between commands, hence `&` and `wait`.
 echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_JOB_NUM_NODES node(s) from $MASTER_ADDR, $SRUN_CPUS_PER_TASK core(s) a rank, logs in $job"
 clean_shm
+before=$(opened)
 # When a rank fails, the others name it before they end: hence no --kill-on-bad-exit, which would
 # also hide the failed rank's status.
 srun --kill-on-bad-exit=0 --wait=180 --label --output="$job/rank%t.log" --open-mode=append \
     "${srun_options[@]}" "${python[@]}" -u "$code/tools/pretrain.py" --stopped-status $STOPPED \
-    "${arguments[@]}" --set "data.cache_dir=$GAM_SCRATCH/gam-cache-$(id -un)" &
+    "${arguments[@]}" &
 srun=$!
 trap 'kill -USR1 $srun' USR1 USR2
 trap : TERM # the ranks get TERM too, and this shell waits for them
@@ -96,18 +105,26 @@ while
     kill -0 $srun 2>/dev/null
 do :; done
 clean_shm
+case $(opened),$status in
+"$before",$STOPPED) ;;
+"$before",*) echo "$status" >>"$job/unopened" ;;
+*) rm -f "$job/unopened" ;;
+esac
+unopened=$(cat "$job/unopened" 2>/dev/null | wc -l) # starts in a row
 
 # --- does the job start again? The code that it began with decides (-P: not this folder's); if that
 # code is too old to have the module, this folder's does. If Python cannot start any more, on a node
 # that fails, this shell decides.
-decide() { "${python[@]}" "$@" -m gam_scale.launch.requeue "$status"; }
+decide() { "${python[@]}" "$@" -m gam_scale.launch.requeue "$status" "$unopened"; }
 if next=$(decide -P 2>/dev/null || decide); then
     eval "$next"
 else
     echo "error: training ended with status $status, and Python cannot start to say what follows" >&2
-    if [ "$status" != 0 ] && [ "$status" != $MENDABLE ] &&
-        [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T 2>/dev/null)" = RUNNING ]; then
-        scontrol requeue incomplete "$SLURM_JOB_ID"
+    task=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+    task=${task:-$SLURM_JOB_ID}
+    if [ "$status" != 0 ] && [ "$status" != $MENDABLE ] && [ "$unopened" -lt $UNOPENED ] &&
+        [ "$(squeue -h -j "$task" -o %T 2>/dev/null)" = RUNNING ]; then
+        scontrol requeue incomplete "$task"
     fi
 fi
 [ "$status" != $MENDABLE ] || grep -hm 3 'error:' "$job"/rank*.log | tail -n 3 >&2

@@ -12,4 +12,6 @@
 #SBATCH --signal=USR1@300
 
 CONFIG=${CONFIG:-configs/ctx16k.json}
-. "${GAM_ROOT:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}/slurm/common.sh"
+here=$(dirname "$0")/..
+[ "${0##*/}" != slurm_script ] || here=${GAM_ROOT:-$SLURM_SUBMIT_DIR} # a job has a copy of this file
+. "$here/slurm/common.sh"

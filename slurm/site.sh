@@ -13,10 +13,11 @@ export GAM_MODULES=${GAM_MODULES:-}
 export GAM_PYTHON=${GAM_PYTHON:-.venv/bin/python}
 # The command in front of it, such as `apptainer exec --nv /images/gam.sif`.
 export GAM_CONTAINER=${GAM_CONTAINER:-}
-# More options of srun, such as `--container-image=...` (pyxis) or `--gpu-bind=none`.
+# More options of srun, such as `--container-image=...` (pyxis) or `--gpu-bind=none`. With pyxis,
+# GAM_PYTHON is started on the host as well, before srun and after it.
 export GAM_SRUN=${GAM_SRUN:-}
-# A folder local to each node, for the cache of remote data sets.
-export GAM_SCRATCH=${GAM_SCRATCH:-${TMPDIR:-/tmp}}
+# A folder local to each node, for the cache of remote data sets; empty: the job's TMPDIR, or /tmp.
+export GAM_SCRATCH=${GAM_SCRATCH:-}
 # 1: before and after training, remove what killed ranks of this user left in /dev/shm. Only for
 # jobs that have their nodes to themselves: nothing tells which job a file is from.
 export GAM_CLEAN_SHM=${GAM_CLEAN_SHM:-0}

@@ -19,4 +19,6 @@ if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
     GAM_ARGS="${GAM_ARGS:-} --set log.run_dir=$name $options"
 fi
 CONFIG=${CONFIG:-configs/quickstart.json}
-. "${GAM_ROOT:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}/slurm/common.sh"
+here=$(dirname "$0")/..
+[ "${0##*/}" != slurm_script ] || here=${GAM_ROOT:-$SLURM_SUBMIT_DIR} # a job has a copy of this file
+. "$here/slurm/common.sh"

@@ -38,7 +38,9 @@ class DataConfig:
         "positions restart); concatenate: one plain stream of tokens, as in the paper",
     )
     cache_dir: str = option(
-        "", "folder for local copies of remote sets; empty: a folder in the run directory"
+        "",
+        "folder for local copies of remote sets; empty: one in the folder GAM_SCRATCH, which jobs "
+        "on Slurm have, or else in the run directory",
     )
     shuffle_tokens: int = option(
         1 << 28,

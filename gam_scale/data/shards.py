@@ -303,7 +303,13 @@ def _download_once(url: str, target: Path, check: Callable[[Path, str], None] | 
             "a folder that can"
         ) from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"{target.parent}: its files cannot be locked ({error.strerror}); expected "
+                "data.cache_dir to be on a disk of this host's own"
+            ) from None
         if target.exists():
             return
         # Download into a folder, because some downloaders put temporary files beside their target.

@@ -13,9 +13,10 @@ from gam_scale.checkpoint.load import Trained
 from gam_scale.config import DataSetConfig
 from gam_scale.data.packing import IGNORE, Batch, make_batch, num_sequences
 from gam_scale.data.shards import TokenSplit
-from gam_scale.data.stream import open_split, read_of_each, valid_batches
+from gam_scale.data.stream import cache_folder, open_split, read_of_each, valid_batches
 from gam_scale.errors import UserError
 from gam_scale.files import read_regular
+from gam_scale.run.directory import RunDir
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _splits(trained: Trained, source: TextSource) -> list[TokenSplit]:
             f"{trained.path} names no data, as an imported model does not; expected --data DIR or "
             "--text FILE"
         )
-    cache = data.cache_dir or str(Path(trained.config.log.run_dir) / "cache")
+    cache = cache_folder(data.cache_dir, RunDir(trained.config.log.run_dir).cache)
     return open_split(sets, source.split, cache, trained.tokenizer.sha256)
 
 

@@ -9,10 +9,13 @@ from typing import TextIO
 
 from gam_scale.errors import UserError
 from gam_scale.files import open_regular
-from gam_scale.launch.status import launch_note, slurm_states, status
+from gam_scale.launch.status import ask_slurm, launch_note, slurm_states, status
 from gam_scale.run.lock import holder
 
 POLL_S = 0.5
+"""Seconds between looks at the log."""
+ASK_S = 15.0
+"""Seconds between looks at Slurm's queue and at the run's lock, where there is a Slurm."""
 OVER = ("finished", "died", "stopped")
 
 
@@ -38,11 +41,14 @@ def follow(run: Path, out: TextIO = sys.stdout) -> str:
     Raises:
         UserError: nobody has started the run, and no job of tools/launch.py is about to.
     """
-    position, path = 0, None
+    position, path, state, next_look = 0, None, "", 0.0
     while True:
-        states = slurm_states()
-        state = status(run, states).state  # before the log, so that its last lines are read
-        unknown = states is None and launch_note(run).cluster == "slurm"  # no controller answers
+        if time.monotonic() >= next_look:  # before the log, so that its last lines are read
+            states, on_slurm = slurm_states(), launch_note(run).cluster == "slurm"
+            state = status(run, states).state
+            every = POLL_S if states is None and not on_slurm else ASK_S
+            next_look = time.monotonic() + every
+        unknown = states is None and on_slurm  # no controller answers
         if state == "never started" and not unknown:
             raise UserError(
                 f"{run} has no run, and no job of tools/launch.py that is queued or running is to "
@@ -89,7 +95,16 @@ def cancel(run: Path) -> str:
 
 
 def _cancel_on_slurm(run: Path, job: str) -> str:
+    job = _exact(job)
     done = subprocess.run(["scancel", job], text=True, capture_output=True)
     if done.returncode:
         raise UserError(f"{run}: scancel {job} failed ({done.stderr.strip()})")
     return f"{run}: job {job} was cancelled; it saves and ends"
+
+
+def _exact(job: str) -> str:
+    """Return an id that means this job alone: one task of an array has the array's own number."""
+    listed = ask_slurm("squeue", "-h", "-r", "-j", job, "-o", "%A %i %T") or ""
+    tasks = [line.split() for line in listed.splitlines()]
+    begun = [shown for number, shown, state in tasks if number == job and state != "PENDING"]
+    return begun[0] if begun else job

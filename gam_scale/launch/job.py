@@ -8,6 +8,7 @@ import submitit
 
 from gam_scale.cli import exit_status
 from gam_scale.launch.requeue import STOPPED, end_job
+from gam_scale.launch.starts import Starts
 from gam_scale.train.signals import StopRequest
 
 ELSEWHERE = (
@@ -36,6 +37,8 @@ class RankJob:
     """CUDA_VISIBLE_DEVICES of the submitting shell."""
     then: list[str] = field(default_factory=list)
     """Configs of further runs, trained in this order once the first has finished."""
+    runs: list[str] = field(default_factory=list)
+    """Directories of all its runs."""
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Return the job unchanged: before :meth:`__call__` there is nothing to save."""
@@ -68,12 +71,13 @@ class RankJob:
             os.environ.setdefault(name, value)
 
         on_slurm = here.cluster != "local"
+        starts = Starts(here.paths.folder / f"{here.paths.job_id}_unopened", self.runs)
         try:
             configs = [self.config, *self.then]
             finished = train_in_turn(configs, self.overrides, fresh=self.fresh)
         except Exception as error:
             if on_slurm:
-                end_job(exit_status(error))
+                end_job(exit_status(error), starts.unopened())
             raise
         if finished:
             return

@@ -9,6 +9,7 @@ stopped by a signal, state saved: 75   starts again, once
 anything else, such as a killed rank   starts again; ``checkpoint.max_restarts`` starts in a row
                                        without a newer checkpoint become a mistake
                                        (:func:`gam_scale.run.restarts.count_start`)
+the same, run directory not opened     starts again, but the third start in a row ends
 =====================================  ========================================================
 
 A mistake that a user can mend is one for which the command line exits with status 2:
@@ -19,7 +20,7 @@ ranks. In jobs of tools/launch.py the batch shell is submitit's, so the ranks as
 signal, any rank after an error.
 
 The answer is shell text for the host to run, which has Slurm's clients; a job's Python may be in a
-container, which has none. ``python -m gam_scale.launch.requeue STATUS`` prints the answer.
+container, which has none. ``python -m gam_scale.launch.requeue STATUS UNOPENED`` prints the answer.
 """
 
 import subprocess
@@ -28,34 +29,47 @@ from gam_scale import cli
 
 STOPPED = 75
 """Exit status of training that a signal stopped, with its state saved (EX_TEMPFAIL)."""
+UNOPENED = 3
+"""Starts in a row that may end before the run directory is opened, where the run counts them."""
 
+# One task of an array has the array's own number as SLURM_JOB_ID, by which all tasks are meant.
 _LOOK = """\
-state=$(squeue -h -j "$SLURM_JOB_ID" -o %T 2>/dev/null)
+task=${{SLURM_ARRAY_TASK_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
+task=${{task:-$SLURM_JOB_ID}}
+state=$(squeue -h -j "$task" -o %T 2>/dev/null)
 echo "job $SLURM_JOB_ID: training ended with status {status}, Slurm says ${{state:-nothing}}"
 """
 # A job that was cancelled, or that Slurm itself has requeued (it is then completing or pending), is
 # left alone. With `incomplete` the controller refuses a job that was cancelled since squeue looked.
 _REQUEUE = """\
-[ "$state" != RUNNING ] || scontrol requeue incomplete "$SLURM_JOB_ID"
+[ "$state" != RUNNING ] || scontrol requeue incomplete "$task"
+"""
+_NEVER_OPENED = f"""\
+echo "error: {UNOPENED} starts in a row ended before the run directory was opened; expected a job \
+that gets that far (the logs of its ranks say what failed)" >&2
 """
 
 
-def starts_again(status: int) -> bool:
-    """Whether a job starts again whose training ended with exit status ``status``."""
-    return status not in (0, cli.EXIT_USER_ERROR)
-
-
-def commands(status: int) -> str:
+def commands(status: int, unopened: int = 0) -> str:
     """Return shell lines for a job's host, which say how it ended and requeue it if need be.
 
     They requeue a job that Slurm calls RUNNING, and leave alone a job that Slurm is ending already.
+
+    Args:
+        status: exit status with which training ended.
+        unopened: starts in a row, this one too, that failed before the run directory was opened.
     """
-    return _LOOK.format(status=status) + (_REQUEUE if starts_again(status) else "")
+    said = _LOOK.format(status=status)
+    if status in (0, cli.EXIT_USER_ERROR):
+        return said
+    if status != STOPPED and unopened >= UNOPENED:
+        return said + _NEVER_OPENED
+    return said + _REQUEUE
 
 
-def end_job(status: int) -> None:
+def end_job(status: int, unopened: int = 0) -> None:
     """Run :func:`commands`, from a rank that is in no container."""
-    subprocess.run(["sh", "-c", commands(status)])
+    subprocess.run(["sh", "-c", commands(status, unopened)])
 
 
 def main() -> None:
@@ -67,7 +81,16 @@ def main() -> None:
         metavar="STATUS",
         help="exit status with which training ended",
     )
-    print(commands(parser.parse_args().status), end="")
+    parser.add_argument(
+        "unopened",
+        type=cli.count(0),
+        metavar="UNOPENED",
+        nargs="?",
+        default=0,
+        help="starts in a row that failed before the run directory was opened",
+    )
+    args = parser.parse_args()
+    print(commands(args.status, args.unopened), end="")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
@@ -88,7 +88,7 @@ def run_dirs(request: Request) -> list[Path]:
 
 
 def parameters(request: Request, name: str) -> dict[str, object]:
-    """Return submitit's parameters of the job; site settings come from the environment.
+    """Return submitit's parameters of the job; settings of slurm/site.sh come from the environment.
 
     sbatch itself reads SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS and the like (set by
     `. slurm/site.sh`). SBATCH_TIMELIMIT wins over ``minutes``.
@@ -112,6 +112,7 @@ def parameters(request: Request, name: str) -> dict[str, object]:
     setup.append(f"export SLURM_NTASKS={tasks} SLURM_NPROCS={tasks}")
     # srun does not take over sbatch's --cpus-per-task; without this every rank has one core.
     setup.append("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK")
+    setup.append('export GAM_SCRATCH="${GAM_SCRATCH:-${TMPDIR:-/tmp}}"')
     return both | {
         "name": name,
         "nodes": request.nodes,
@@ -119,9 +120,26 @@ def parameters(request: Request, name: str) -> dict[str, object]:
         "slurm_signal_delay_s": min(SIGNAL_DELAY_S, request.minutes * 60 // 2),
         "slurm_setup": setup,
         # Surviving ranks get time to name the rank that died; see slurm/common.sh.
-        "slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=180"],
+        "slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=180", *_srun_options()],
         "slurm_additional_parameters": site_options(request.partition),
     }
+
+
+def _srun_options() -> list[str]:
+    """Return the options in GAM_SRUN, split at spaces as slurm/common.sh does.
+
+    Raises:
+        UserError: the site's jobs are to run in a container. A rank in one has no client of Slurm,
+            by which the ranks of these jobs are requeued.
+    """
+    options = in_one_line(os.environ.get("GAM_SRUN", ""), "GAM_SRUN").split()
+    container = [option for option in options if option.startswith("--container")]
+    if container or os.environ.get("GAM_CONTAINER"):
+        raise UserError(
+            "GAM_CONTAINER or GAM_SRUN names a container, which tools/launch.py's jobs cannot be "
+            "in; expected neither here, or a job script of slurm/"
+        )
+    return options
 
 
 def site_options(partition: str) -> dict[str, object]:
@@ -132,18 +150,24 @@ def site_options(partition: str) -> dict[str, object]:
     return options | sbatch_options(os.environ.get("GAM_SBATCH", ""))
 
 
-def jobs_of(request: Request) -> list[RankJob]:
-    """Return the object that each job calls; local ranks meet at a port that is free now."""
+def jobs_of(request: Request, folders: Sequence[Path]) -> list[RankJob]:
+    """Return the object that each job calls; local ranks meet at a port that is free now.
+
+    Args:
+        request: what to run.
+        folders: its :func:`run_dirs`.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [
-        RankJob(first, request.overrides, request.fresh, port, gpus, then)
-        for first, *then in (
-            [str(Path(config).absolute()) for config in configs] for configs in request.jobs()
-        )
-    ]
+    remaining = map(str, folders)
+    jobs = []
+    for configs in request.jobs():
+        first, *then = (str(Path(config).absolute()) for config in configs)
+        runs = list(islice(remaining, len(configs)))
+        jobs.append(RankJob(first, request.overrides, request.fresh, port, gpus, then, runs))
+    return jobs
 
 
 class _Renderer(submitit.SlurmExecutor):
@@ -198,10 +222,10 @@ def submit(request: Request) -> list[submitit.Job[None]]:
     made.update_parameters(**parameters(request, Path(request.configs[0]).stem))
     if len(request.configs) == 1:
         with _own_streams(folders[0] / "jobs") if request.cluster == "local" else nullcontext():
-            jobs = [made.submit(jobs_of(request)[0])]
+            jobs = [made.submit(jobs_of(request, folders)[0])]
     elif request.cluster == "slurm":
         with made.batch():
-            jobs = [made.submit(job) for job in jobs_of(request)]
+            jobs = [made.submit(job) for job in jobs_of(request, folders)]
     else:  # one machine can run them one after the other; submitit would start all at once
         raise UserError(
             "--array without Slurm would start every run at once; expected Slurm, or "

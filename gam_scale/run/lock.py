@@ -4,7 +4,8 @@ The lock is a file beside the run directory, held in two ways at once. ``flock``
 machine and on file systems that carry locks between nodes: the kernel drops it with its holder.
 Where a file system keeps locks to each node (Lustre's ``localflock``), a heartbeat decides: the
 holder rewrites a counter in the file, and a job on another host watches whether the counter
-changes, so that no clocks are compared.
+changes, so that no clocks are compared. Where a file system has no such locks at all (Lustre
+mounted without ``flock``, NFS without a lock daemon), the heartbeat decides on one host too.
 
 The lock belongs to the real directory, whatever links lead to it. A holder loses the lock if its
 own token is gone from the file (its node was frozen, say, while the job started anew elsewhere) or
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.errors import UserError
+from gam_scale.process import Process
 from gam_scale.strict import parse_json
 
 logger = logging.getLogger("gam_scale")
@@ -36,7 +38,12 @@ BEAT_S = 2.0
 WATCH_S = 8.0
 """Seconds without a heartbeat that make a holder on another host dead, if its flock is gone."""
 FROZEN_S = 30.0
-"""The same if its flock is still there: a node that hangs keeps it, and so does a slow one."""
+"""The same if its flock is still there, since a node that hangs keeps it, and so does a slow one;
+or if the file system has no flock."""
+PROBED_S = 1.0
+"""Seconds for which another's flock may be that of :func:`is_held`, which has it for a moment."""
+NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+"""Errors of a file system that has no flock."""
 LENGTH = 513
 """Bytes of a lock file that this module writes and reads; anything after them is ignored."""
 
@@ -70,10 +77,11 @@ class RunLock:
         locked = self._open()
         try:
             before = _read(self._descriptor, self.path)
-            if before is not None and before.get("host") != self._me["host"]:
-                self._watch(before, WATCH_S if locked else FROZEN_S)
-            elif not locked:  # on one host flock is exact
+            here = before is not None and before.get("host") == self._me["host"]
+            if locked is False and (before is None or here):  # on one host flock is exact
                 self._refuse(before)
+            if before is not None and not (locked and here):
+                self._watch(before, WATCH_S if locked else FROZEN_S)
         except UserError:
             os.close(self._descriptor)
             self._file = None
@@ -112,8 +120,8 @@ class RunLock:
         assert self._file is not None, "the lock file is not open"
         return self._file
 
-    def _open(self) -> bool:
-        """Open the lock file, created if missing; return whether this process has its flock."""
+    def _open(self) -> bool | None:
+        """Open the lock file, created if missing; for what is returned see :meth:`_flock`."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             while True:
@@ -125,15 +133,23 @@ class RunLock:
         except OSError as error:
             raise UserError(f"log.run_dir {self.run_dir} cannot be locked: {error}") from None
 
-    def _flock(self) -> bool:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
+    def _flock(self) -> bool | None:
+        """Return whether this process has the file's flock; None: the file system has none."""
+        deadline = time.monotonic() + PROBED_S
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in NO_FLOCK:
+                    return None
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(PROBED_S / 20)
+            else:
+                return True
 
     def _watch(self, before: dict[str, Any], seconds: float) -> None:
-        """Watch a holder on another host; refuse if it gives a sign of life, else return."""
+        """Watch a holder that flock cannot tell of; refuse if it gives a sign of life."""
         deadline = time.monotonic() + seconds
         logger.info("%s was last written by %s: is it alive?", self.run_dir, _name(before))
         while time.monotonic() < deadline:
@@ -194,15 +210,26 @@ def holder(run_dir: str | Path) -> dict[str, Any] | None:
 
 
 def is_held(run_dir: str | Path) -> bool:
-    """Return whether a process whose flock this host can see holds the lock now."""
+    """Return whether a process whose flock this host can see holds the lock now.
+
+    Where the file system has no flock: whether a process of the holder's number is on this host.
+    """
     with _opened(run_dir) as file:
         if file is None:
             return False
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno in NO_FLOCK:
+                return _runs_here(_parse(os.pread(file, LENGTH, 0)))
             return True
         return False
+
+
+def _runs_here(other: dict[str, Any] | None) -> bool:
+    if other is None or other.get("host") != socket.gethostname():
+        return False
+    return isinstance(other.get("pid"), int) and Process.of(other["pid"]) is not None
 
 
 @contextlib.contextmanager

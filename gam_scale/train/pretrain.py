@@ -16,7 +16,7 @@ from gam_scale.config.rules import check, check_ranks
 from gam_scale.config.stages import stages_of, total_tokens, with_steps
 from gam_scale.data.chat_template import ChatTemplate
 from gam_scale.data.shards import chat_template_of
-from gam_scale.data.stream import TrainStream
+from gam_scale.data.stream import TrainStream, cache_folder
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
 from gam_scale.files import write_json
@@ -128,7 +128,7 @@ def _pretrain(
 ) -> bool:
     run = RunDir(config.log.run_dir, *([lock.check] if lock is not None else []))
     opened = open_mirror(run, config, world, fresh=fresh)
-    data = open_data(config, config.data.cache_dir or str(run.cache))
+    data = open_data(config, cache_folder(config.data.cache_dir, run.cache))
     begun = agreed(world, partial(numbers_of_begun_run, run, config, fresh=fresh))
     config, chosen = resolve(config, data.tokenizer, data.stream, begun)
     decay = AnnealConfig()

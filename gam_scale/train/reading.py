@@ -1,6 +1,7 @@
 """The data that a run reads: its data sets, and the order of their samples."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class RunData:
         return [*self.train, *self.valid, *(s for splits in self.named.values() for s in splits)]
 
 
-def open_data(config: RunConfig, cache: str) -> RunData:
+def open_data(config: RunConfig, cache: Path) -> RunData:
     """Open the data sets of ``config``; remote sets are downloaded to the folder ``cache``.
 
     Raises:

@@ -17,6 +17,7 @@ from gam_scale.checkpoint.store import CheckpointStore, saving
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import partial_path
+from gam_scale.parallel.agreed import agreed
 from gam_scale.parallel.world import World
 from gam_scale.train.mirror import Mirror
 
@@ -80,11 +81,12 @@ class Saver:
             carried: the states of this rank's rows, if rows carry state.
         """
         self.finish()
-        if self.world.any(self.store.path(state.step).exists()):
+        final = self.store.path(state.step)
+        # Only the main rank looks: over NFS a host remembers for a minute what it did not find.
+        if agreed(self.world, final.exists):
             if is_best and self.world.is_main:  # it was saved before it was evaluated
                 self.store.mark_best(state.step, state.best_val_loss)
             return
-        final = self.store.path(state.step)
         if self.world.is_main:
             self.check_lock()
             self.store.begin(state.step)

@@ -27,11 +27,11 @@ def slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "5")
 
-    def write(state: str, status: int = 0):
+    def write(state: str, status: int = 0, train: str = ":"):
         scripts = {
             "squeue": f"echo {state}",
             "scontrol": f'[ "$1" = show ] && echo node1 || echo "$*" >>{calls}',
-            "srun": f"exit {status}",
+            "srun": f"{train}; exit {status}",
         }
         for name, text in scripts.items():
             (folder / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -142,10 +142,72 @@ def test_where_python_cannot_start_any_more_the_shell_decides(
     assert done.requeued == asked, done.stdout + done.stderr
 
 
-def test_the_script_gives_training_the_policys_status():
+OPEN = 'mkdir -p "$RUN" && echo "$SLURM_RESTART_COUNT" >"$RUN/restarts.json"'
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["python", "no python"])
+def test_starts_that_never_open_the_run_end_after_the_third(slurm, tmp_path, lost):
+    env = {"RUN": str(tmp_path / "run")}
+    if lost:
+        python = tmp_path / "python"
+        end = 'case "$*" in *launch.requeue*) exit 127 ;; esac'
+        python.write_text(f'#!/bin/sh\n{end}\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        env["GAM_PYTHON"] = str(python)
+
+    def start(number, status, train=":"):
+        count = {"SLURM_RESTART_COUNT": str(number)}
+        return script(slurm("RUNNING", status, train), tmp_path, **env, **count)
+
+    assert start(0, 1).requeued == AGAIN
+    assert start(1, 1).requeued == 2 * AGAIN
+    assert start(2, 1, OPEN).requeued == 3 * AGAIN, "this one opened it: a new count"
+    assert start(3, 1).requeued == 4 * AGAIN
+    assert start(4, 75).requeued == 5 * AGAIN, "a signal is no failure"
+    assert start(5, 137).requeued == 6 * AGAIN
+    done = start(6, 1)
+    assert done.requeued == 6 * AGAIN and done.returncode == 1, done.stdout + done.stderr
+    if not lost:
+        assert "3 starts in a row ended before the run directory was opened" in done.stderr
+
+
+def test_ranks_of_submitit_count_such_starts_too(tmp_path, monkeypatch):
+    starts = pytest.importorskip("gam_scale.launch.starts")
+    run, file = tmp_path / "run", tmp_path / "7_unopened"
+    run.mkdir()
+
+    def start(number, *, opens=False):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
+        ranks = [starts.Starts(file, [str(run)]) for _ in range(2)]
+        if opens:
+            (run / "restarts.json").write_text(f"{number}")
+        return [rank.unopened() for rank in ranks]
+
+    assert start(0) == [1, 1] and start(1) == [2, 2]
+    assert start(2, opens=True) == [0, 0]
+    assert start(3) == [1, 1]
+    for count, again in ((2, True), (3, False)):
+        assert ("scontrol requeue" in requeue.commands(1, count)) == again
+        assert "scontrol requeue" in requeue.commands(requeue.STOPPED, count)
+
+
+def test_a_task_of_an_array_is_meant_by_its_own_number(slurm, tmp_path, monkeypatch):
+    """One task has the array's number as SLURM_JOB_ID, and that number means all tasks."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    task = ["requeue incomplete 5_3"]
+    assert script(slurm("RUNNING", 75), tmp_path).requeued == task
+    (tmp_path / "requeued").unlink()
+    requeue.end_job(75)
+    assert slurm("RUNNING")() == task
+
+
+def test_what_common_sh_and_the_policy_share_is_the_same():
     text = (ROOT / "slurm" / "common.sh").read_text()
     (stopped,) = re.findall(r"^STOPPED=(\d+)", text, re.MULTILINE)
     assert int(stopped) == requeue.STOPPED and "--stopped-status $STOPPED" in text
+    (unopened,) = re.findall(r"^UNOPENED=(\d+)", text, re.MULTILINE)
+    assert int(unopened) == requeue.UNOPENED
 
 
 def script(requeued, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -158,7 +220,7 @@ def script(requeued, folder: Path, **env: str) -> subprocess.CompletedProcess[st
         "SLURM_JOB_NODELIST": "node1",
         "SLURM_JOB_NUM_NODES": "1",
     }
-    command = ["/bin/bash", "slurm/gam_1b.sh"]
+    command = ["/bin/bash", shutil.copy(ROOT / "slurm" / "gam_1b.sh", folder / "slurm_script")]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | job | env, text=True, capture_output=True
     )

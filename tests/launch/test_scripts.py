@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,17 @@ def run(*words, **env) -> subprocess.CompletedProcess[str]:
         text=True,
         capture_output=True,
     )
+
+
+@pytest.fixture
+def job(tmp_path):
+    """``job(**env)``: run gam_1b.sh as slurmd does, which gives each job a copy of its script."""
+
+    def start(**env) -> subprocess.CompletedProcess[str]:
+        script = shutil.copy(ROOT / "slurm" / "gam_1b.sh", tmp_path / "slurm_script")
+        return run("/bin/bash", script, **{"SLURM_JOB_ID": 1, "GAM_ROOT": ROOT} | env)
+
+    return start
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -72,9 +84,25 @@ def test_without_slurm_it_says_so(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: no sbatch here"), done.stderr
 
 
-def test_a_mistake_in_the_config_ends_the_job_before_its_ranks_start(tmp_path):
-    env = {"SLURM_JOB_ID": 1, "GAM_ROOT": ROOT, "GAM_ARGS": "--set train.lr=fast"}
-    done = run("/bin/bash", "slurm/gam_1b.sh", **env)
+@pytest.mark.parametrize("name", [path.name for path in JOBS])
+def test_called_by_itself_it_submits_itself_also_inside_another_job(tmp_path, name):
+    """A terminal of salloc's, or a notebook's, has the variables of its own job."""
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text('#!/bin/sh\necho "$PWD: $*"\n')
+    sbatch.chmod(0o755)
+    inside = {"SLURM_JOB_ID": 7, "SLURM_SUBMIT_DIR": tmp_path}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = run(ROOT / "slurm" / name, "--nodes=2", PATH=path, **inside)
+    assert done.stdout == f"{ROOT}: --nodes=2 slurm/{name}\n", done.stderr
+
+
+def test_modules_may_use_variables_that_are_not_set(job):
+    done = job(GAM_MODULES='echo "with $NOT_SET_ANYWHERE."', GAM_ARGS="--set train.lr=fast")
+    assert done.stdout == "with .\n" and "train.lr" in done.stderr, done.stderr
+
+
+def test_a_mistake_in_the_config_ends_the_job_before_its_ranks_start(job):
+    done = job(GAM_ARGS="--set train.lr=fast")
     assert done.returncode == 2 and "train.lr" in done.stderr, done.stderr
 
 
@@ -92,8 +120,8 @@ def test_a_mistake_in_the_config_ends_the_job_before_its_ranks_start(tmp_path):
         ({"GAM_ARGS": "--set log.run_dir=runs/\x07"}, "log.run_dir is"),
     ],
 )
-def test_what_a_script_is_given_is_taken_whole_or_refused(env, said):
-    done = run("/bin/bash", "slurm/gam_1b.sh", **{"SLURM_JOB_ID": 1, "GAM_ROOT": ROOT} | env)
+def test_what_a_script_is_given_is_taken_whole_or_refused(job, env, said):
+    done = job(**env)
     assert done.returncode == 2, f"taken in another meaning: {env}: {done}"
     assert done.stderr.startswith("error: ") and said in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr

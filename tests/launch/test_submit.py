@@ -1,12 +1,15 @@
 """What tools/launch.py hands to submitit, without a Slurm."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from gam_scale.data.stream import cache_folder
 from gam_scale.errors import UserError
 from gam_scale.launch.submit import Request, find_cluster, parameters, render, run_dirs
 
@@ -46,6 +49,37 @@ def test_a_requeue_on_fewer_nodes_starts_a_rank_for_each_of_their_gpus(request_f
     script = "\n".join([*setup, "echo $SLURM_NTASKS $SLURM_NPROCS"])
     done = subprocess.run(["bash", "-c", script], env=old | now, text=True, capture_output=True)
     assert done.stdout == "4 4\n", done.stderr
+
+
+def test_options_of_srun_are_the_sites_and_containers_are_refused(request_for, monkeypatch):
+    monkeypatch.setenv("GAM_SRUN", "--gpu-bind=none  --mpi=none")
+    found = parameters(request_for(), "name")["slurm_srun_args"]
+    assert found == ["--kill-on-bad-exit=0", "--wait=180", "--gpu-bind=none", "--mpi=none"]
+    for name, value in (("GAM_SRUN", "--container-image=x"), ("GAM_CONTAINER", "apptainer exec x")):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match="names a container"):
+            parameters(request_for(), "name")
+        monkeypatch.setenv(name, "")
+
+
+def test_copies_of_remote_sets_go_to_the_nodes_own_disk(request_for, tmp_path, monkeypatch):
+    setup = parameters(request_for(), "name")["slurm_setup"]
+    sizes = {"SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_CPUS_PER_TASK": "1"}
+
+    def scratch(**env):
+        script = "\n".join([*setup, "echo $GAM_SCRATCH"])
+        done = subprocess.run(
+            ["bash", "-c", script], env=sizes | env, text=True, capture_output=True
+        )
+        return done.stdout.strip()
+
+    assert (scratch(), scratch(TMPDIR="/local")) == ("/tmp", "/local")
+    assert scratch(TMPDIR="/local", GAM_SCRATCH="/nvme") == "/nvme"
+    monkeypatch.delenv("GAM_SCRATCH", raising=False)
+    assert cache_folder("", tmp_path) == tmp_path
+    monkeypatch.setenv("GAM_SCRATCH", "/nvme")
+    assert cache_folder("", tmp_path) == Path(f"/nvme/gam-cache-{os.getuid()}")
+    assert cache_folder("mine", tmp_path) == Path("mine")
 
 
 def test_no_gpus_are_asked_for_on_cpus(request_for):

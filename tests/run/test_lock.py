@@ -84,6 +84,45 @@ def test_a_beating_holder_on_another_host_is_alive(tmp_path, monkeypatch):
         RunLock(tmp_path / "run").acquire()
 
 
+@pytest.mark.parametrize("number", sorted(lock.NO_FLOCK))
+def test_where_there_is_no_flock_the_heartbeat_decides(tmp_path, monkeypatch, number):
+    def refuse(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock, "FROZEN_S", 0.3)
+    monkeypatch.setattr(lock, "BEAT_S", 0.02)
+    run = tmp_path / "run"
+    with RunLock(run):
+        assert is_held(run)
+        with pytest.raises(UserError, match=f"written by process {os.getpid()} on "):
+            RunLock(run).acquire()
+    assert not is_held(run)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    written_by(run, host=lock.socket.gethostname(), pid=gone.pid, beat=3)
+    assert not is_held(run)
+    with RunLock(run):
+        assert holder(run)["pid"] == os.getpid()
+
+
+def test_a_look_at_the_lock_keeps_nobody_from_taking_it(tmp_path, monkeypatch):
+    with RunLock(tmp_path / "run"):
+        pass
+    looking = os.open(lock_path(tmp_path / "run"), os.O_RDONLY)
+    lock.fcntl.flock(looking, lock.fcntl.LOCK_SH)
+    real = lock.time.sleep
+
+    def look_no_longer(seconds):
+        lock.fcntl.flock(looking, lock.fcntl.LOCK_UN)
+        real(0)
+
+    monkeypatch.setattr(lock.time, "sleep", look_no_longer)
+    with RunLock(tmp_path / "run"):
+        assert holder(tmp_path / "run")["pid"] == os.getpid()
+    os.close(looking)
+
+
 def test_who_lost_it_ends(tmp_path):
     """A node that was frozen while its job started anew elsewhere must not write on."""
     code = (
