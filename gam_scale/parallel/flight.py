@@ -5,11 +5,12 @@ time-out expires. The watchdog ends the process earlier (see
 :data:`gam_scale.parallel.world.PATIENCE`), and has them written first.
 """
 
-import faulthandler
 import os
 from collections.abc import Mapping
 
 import torch
+
+from gam_scale.parallel.deadline import deadline
 
 ENTRIES = 2000
 """Number of collectives kept: several steps of a deep model, in about a megabyte."""
@@ -48,13 +49,11 @@ def write_record(rank: int, env: Mapping[str, str] = os.environ) -> str:
     if record is None:
         return ""
     path = f"{prefix}{rank}"
-    faulthandler.dump_traceback_later(WRITING_S, exit=True)
     try:
-        content = record()
-        with open(path, "wb") as file:
-            file.write(content)
+        with deadline(WRITING_S):
+            content = record()
+            with open(path, "wb") as file:
+                file.write(content)
     except (OSError, RuntimeError):
         return ""
-    finally:
-        faulthandler.cancel_dump_traceback_later()
     return path

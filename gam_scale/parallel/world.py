@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -25,6 +25,7 @@ from gam_scale.environment import number, tasks_here
 from gam_scale.errors import UserError
 from gam_scale.hardware.memory import keep_freed_memory
 from gam_scale.hardware.processor import cpu_threads
+from gam_scale.parallel.deadline import deadline
 from gam_scale.parallel.device import gpu_of, on_apple_gpu, on_gpus
 from gam_scale.parallel.meeting import PORTS, meet
 
@@ -36,6 +37,8 @@ _HAS_MET = False
 """Whether this process has been in a group of several ranks."""
 AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 """The variable by which torchrun says that its agent keeps the store where ranks meet."""
+ABANDON_S = 60.0
+"""Seconds that a GPU may take to give up what it waits for."""
 PATIENCE = 10
 """A collective's time-out as a multiple of the watchdog's. The watchdog thus ends a job first; it
 knows whether the missing ranks make progress elsewhere."""
@@ -166,9 +169,10 @@ def start(
     else:
         on_apples = on_apple_gpu(device, engine, world_size)
         where = torch.device("mps" if on_apples else "cpu")
-        # The same number of threads however a run is launched, so that additions keep their order.
-        torch.set_num_threads(cpu_threads(local_size))
-        keep_freed_memory()
+    # The same number of threads however a run is launched, so that additions keep their order. In
+    # a job on GPUs they work on offloaded state and on what is saved.
+    torch.set_num_threads(cpu_threads(local_size))
+    keep_freed_memory()
     if not dist.is_initialized():
         backend = "cuda:nccl,cpu:gloo" if use_cuda else "gloo"
         if world_size == 1:  # nobody to meet: no port that something else might take meanwhile
@@ -188,9 +192,12 @@ def start(
             global _HAS_MET
             known = where if use_cuda and not _HAS_MET else None
             _HAS_MET = True
-            dist.init_process_group(
-                backend, store=store, rank=rank, world_size=world_size, device_id=known
-            )
+            # The watchdog needs the group. Until it is there, a rank that ends, or a wrong network
+            # interface, would leave the others in NCCL for as long as they are patient.
+            with deadline(timeout_s) if use_cuda else nullcontext():
+                dist.init_process_group(
+                    backend, store=store, rank=rank, world_size=world_size, device_id=known
+                )
     return World(rank, world_size, local_rank, local_size, where)
 
 
@@ -222,6 +229,22 @@ def _be_patient(seconds: float) -> None:
     would end a job before the watchdog has found out who is missing.
     """
     c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = timedelta(seconds=seconds)
+
+
+def abandon() -> None:
+    """Leave the process group after a failure; :func:`stop` must follow.
+
+    To destroy a group is to wait for its GPUs, and they may wait for a rank that is gone. So NCCL's
+    groups are aborted instead.
+    """
+    if dist.is_initialized() and dist.get_world_size() > 1 and "nccl" in _backends():
+        with deadline(ABANDON_S):
+            c10d._abort_process_group()
+
+
+def _backends() -> str:
+    """Return the backends of the group of all ranks, such as ``cpu:gloo,cuda:nccl``."""
+    return dist.get_backend_config()
 
 
 def stop() -> None:

@@ -98,6 +98,11 @@ class DeepSpeedStrategy(Strategy):
         self._set_lr(lr)
         self.zero.clip_grad = max_norm
         self.engine.step()
+        on_gpu = self.world.device.type == "cuda"
+        if on_gpu and self.stage == 3 and not self.zero.persistent_parameters:
+            # DeepSpeed gathers what persists after the step, and waits for it. If nothing does, its
+            # stream of gathers would not wait for the step, and read parameters that still change.
+            torch.cuda.synchronize(self.world.device)
         if self.clipping is not None:
             return self.clipping.norm
         return torch.as_tensor(self.zero._global_grad_norm)  # offloaded: DeepSpeed tested it

@@ -4,6 +4,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gam_scale.config import ModelConfig, RunConfig
 from gam_scale.config.stages import stages_of
 from gam_scale.data.stream import n_micro_batches
@@ -94,6 +96,7 @@ def check_offload_dir(folder: str) -> None:
     """
     from deepspeed.git_version_info import installed_ops
     from deepspeed.ops.op_builder import AsyncIOBuilder
+    from torch.utils.cpp_extension import CUDA_HOME
 
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -107,6 +110,8 @@ def check_offload_dir(folder: str) -> None:
     possible, missing = can_compile("cpu")
     if possible and not AsyncIOBuilder().is_compatible():
         possible, missing = False, "libaio with its headers is missing (Debian: libaio-dev)"
+    if possible and torch.cuda.is_available() and CUDA_HOME is None:
+        possible, missing = False, "the CUDA toolkit is missing (CUDA_HOME, or nvcc in PATH)"
     if not possible:
         raise UserError(
             "parallel.offload_dir is set but DeepSpeed's async_io operator cannot be compiled "

@@ -110,6 +110,9 @@ def pretrain(
     except Stopped:
         logger.warning("stopped by a signal before training began; the same command goes on")
         return False
+    except Exception:
+        ranks.abandon()
+        raise
     finally:
         ranks.stop()
         stop.close()

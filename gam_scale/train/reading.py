@@ -89,7 +89,7 @@ def ready_tasks(config: RunConfig, data: RunData) -> dict[str, Measure]:
 
 
 def _open_validation(
-    data: DataConfig, train: list[TokenSplit], cache: str
+    data: DataConfig, train: list[TokenSplit], cache: Path
 ) -> tuple[list[str], list[TokenSplit]]:
     """Return the names and the validation splits of the sets that have such a split.
 
@@ -102,7 +102,7 @@ def _open_validation(
 
 
 def _open_named(
-    where: str, entry: EvalSetConfig, data: DataConfig, cache: str, tokenizer: str
+    where: str, entry: EvalSetConfig, data: DataConfig, cache: Path, tokenizer: str
 ) -> list[TokenSplit]:
     """Return the splits of an entry of ``eval.sets``, in tokens of the run's own tokenizer."""
     entries = [DataSetConfig(entry.path)] if entry.path else data.sets

@@ -84,6 +84,12 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self: False)
     with pytest.raises(UserError, match="async_io operator cannot be compiled here: libaio with"):
         check_offload_dir(str(tmp_path / "swap"))
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self: True)
+    check_offload_dir(str(tmp_path / "swap"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
+    with pytest.raises(UserError, match="here: the CUDA toolkit is missing"):
+        check_offload_dir(str(tmp_path / "swap"))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/swap, which cannot be made"):
         check_offload_dir(str(tmp_path / "file" / "swap"))

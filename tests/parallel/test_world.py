@@ -2,18 +2,23 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import needs
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import run_ranks
 
 from gam_scale.errors import UserError
 from gam_scale.parallel import world as ranks
 from gam_scale.parallel.world import launcher_environment
 
+ROOT = Path(__file__).resolve().parents[2]
 SRUN = {
     "SLURM_PROCID": "3",
     "SLURM_STEP_NUM_TASKS": "5",
@@ -101,6 +106,31 @@ def fails_on_rank_1(world):
     if world.rank == 1:
         raise RuntimeError("the reason")
     world.barrier()
+
+
+def abandon_a_collective(world):
+    """Leave while rank 0 waits for what rank 1 never joins, as after a failure on GPUs."""
+    ranks._backends = lambda: "cuda:nccl"
+    waits = dist.all_reduce(torch.ones(1), async_op=True) if world.is_main else None
+    ranks.abandon()
+    ended = waits is None or waits.exception() is not None or waits.is_completed()
+    return [dist.is_initialized(), ended]
+
+
+def test_a_group_is_abandoned_whatever_its_ranks_wait_for():
+    assert run_ranks(abandon_a_collective, 2) == [[False, True]] * 2
+
+
+def test_a_call_that_does_not_return_ends_the_process_at_its_deadline():
+    code = """
+import time
+from gam_scale.parallel.deadline import deadline
+with deadline(0.2):
+    time.sleep(99)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr and 'File "<string>", line 5' in done.stderr
 
 
 def test_leaving_takes_its_variables_from_the_environment(monkeypatch):
