@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gam_scale.errors import EndedByOthers, MistakeElsewhere, UserError, one_line
+from gam_scale.files import allow_many_files
 from gam_scale.strict import LARGEST_INT, is_text
 
 EXIT_FAILED = 1
@@ -34,6 +35,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     ``error:`` line and status 2, Ctrl-C status 130; a closed pipe (``... | head``) ends quietly.
     Anything else keeps its traceback.
     """
+    allow_many_files()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names may hold bytes that no terminal can show
             stream.reconfigure(errors="backslashreplace")

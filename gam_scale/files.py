@@ -5,9 +5,11 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +19,8 @@ from gam_scale.errors import UserError
 from gam_scale.pulse import beat
 
 CHECKSUMS = "checksums.json"
+MOST_FILES = 1 << 16
+"""Open files that one process is to be allowed."""
 
 
 _KINDS = (
@@ -222,6 +226,18 @@ def checksum(path: Path) -> str:
             digest.update(block)
             beat()
     return digest.hexdigest()
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit on open files, often 1,024, as far as the system allows.
+
+    A checkpoint of a thousand ranks has as many files, and a rank as many connections.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):  # a system whose real limit is lower, such as macOS
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def sync(path: Path) -> None:

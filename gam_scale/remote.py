@@ -4,6 +4,7 @@ A file appears whole or not at all: an object store shows an object once all of 
 a disk the file is renamed into place.
 """
 
+import errno
 import hashlib
 import re
 import shutil
@@ -25,6 +26,9 @@ HOPELESS = (FileNotFoundError, PermissionError, ImportError, ValueError)
 """Errors that another attempt would meet too: a wrong name, missing rights, a missing client."""
 HOPELESS_TOO = {"NoCredentialsError", "PartialCredentialsError", "RefreshError"}
 """More such errors, by name: their classes are in clients that may not be installed."""
+PASSING = {"LocalEntryNotFoundError"}
+"""Errors that may pass though their kind is among those: huggingface_hub's for a hub that does not
+answer is a FileNotFoundError."""
 PATIENCE = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
 """Time-outs of an S3 client, whose own defaults take minutes."""
 ON_DISK = ("file", "local")
@@ -60,11 +64,17 @@ def patiently(call: Callable[[], T], again: Callable[[], object] = lambda: None)
         try:
             return call()
         except Exception as error:  # every service's client raises its own kinds
-            if isinstance(error, HOPELESS) or type(error).__name__ in HOPELESS_TOO:
+            if _is_hopeless(error):
                 raise
             again()
             time.sleep(wait)
     return call()
+
+
+def _is_hopeless(error: Exception) -> bool:
+    kind = type(error).__name__
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return kind in HOPELESS_TOO or full or (isinstance(error, HOPELESS) and kind not in PASSING)
 
 
 class Remote:

@@ -102,3 +102,12 @@ def test_a_flag_is_refused_in_one_sentence(typed, said):
 def test_flags_within_their_bounds():
     args = FLAGS.parse_args(["--steps", "0", "--rate", "2"])
     assert (args.steps, args.rate) == (0, 2.0)
+
+
+def test_a_command_may_open_as_many_files_as_the_system_allows():
+    code = "import resource; from gam_scale import cli\n"
+    code += "cli.run(lambda: print(*resource.getrlimit(resource.RLIMIT_NOFILE)))"
+    for limit, expected in (("-Sn 256", "300 300"), ("-n 300", "300 300")):
+        shell = f"ulimit -n 300; ulimit {limit}; exec {sys.executable} -c '{code}'"
+        done = subprocess.run(["bash", "-c", shell], text=True, capture_output=True)
+        assert done.stdout.strip() == expected, done.stderr

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gam_scale.checkpoint.verify import read_checksums
@@ -36,26 +36,35 @@ def read_carried(folder: Path, start: int, rows: int, device: torch.device) -> d
     """
     # Ranks hold the rows of the global batch in order.
     names = sorted(filter(CARRIED.fullmatch, read_checksums(folder)))
-    parts = [_read(folder / name) for name in names]
+    parts: list[dict[str, Tensor]] = []
+    before = 0  # rows in earlier files
+    for name in names:
+        n, part = _read(folder / name, start - before, start + rows - before)
+        parts += [part] if part else []
+        before += n
+    if names and before < start + rows:
+        raise UserError(
+            f"{folder}: it has the carried states of {before} rows; expected at least "
+            f"{start + rows}, as train.global_batch_size says"
+        )
     if not parts:
         return {}
     try:
-        whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        return {key: torch.cat([part[key] for part in parts]).to(device) for key in parts[0]}
     except (KeyError, RuntimeError, TypeError):  # other tensors, shapes or types than in the first
         raise UserError(f"{folder}: its carried states do not fit together") from None
-    lengths = {len(value) for value in whole.values()}
-    if lengths and min(lengths) < start + rows:
-        raise UserError(
-            f"{folder}: it has the carried states of {min(lengths)} rows; expected at least "
-            f"{start + rows}, as train.global_batch_size says"
-        )
-    return {key: value[start : start + rows].to(device) for key, value in whole.items()}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, start: int, end: int) -> tuple[int, dict[str, Tensor]]:
+    """Return the number of rows in a file, and those from ``start`` to ``end`` that it has."""
     with open_regular(path):  # refuses what is no ordinary file, with a message of ours
         pass
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        with safe_open(path, "pt") as file:
+            keys = file.keys()  # an open file is no mapping
+            slices = {key: file.get_slice(key) for key in keys}
+            n = min((each.get_shape()[0] for each in slices.values()), default=0)
+            start, end = max(start, 0), min(end, n)
+            return n, {key: each[start:end] for key, each in slices.items() if start < end}
+    except (SafetensorError, OSError, IndexError) as error:
         raise UserError(f"{path} cannot be read: {one_line(str(error))}") from None

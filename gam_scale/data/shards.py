@@ -1,10 +1,13 @@
 """One split of a prepared set, local or remote, read as one long array of token ids."""
 
 import bisect
+import errno
 import fcntl
 import itertools
 import os
 import shutil
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +35,9 @@ from gam_scale.errors import UserError
 from gam_scale.files import partial_folder, put_in_place
 from gam_scale.remote import cache_key, is_url, patiently
 from gam_scale.strict import read_json
+
+OPEN_SHARDS = 64
+"""Shards of a split that stay open, the last used: each takes a file descriptor and a mapping."""
 
 
 class TokenSplit:
@@ -65,9 +71,11 @@ class TokenSplit:
         self._readers = self._read_index()
         blocks = [reader.samples for reader in self._readers]
         self._first_block = [0, *itertools.accumulate(blocks)]
-        self._shards: dict[int, _Shard] = {}
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._verified: set[int] = set()
+        self._lock = threading.Lock()  # batches are read by several threads
         if self._readers and not self._files.url:
-            self._open_shard(len(self._readers) - 1)  # checks the stream's length, too
+            self._shard(len(self._readers) - 1)  # checks the stream's length, too
 
     @property
     def name(self) -> str:
@@ -160,18 +168,32 @@ class TokenSplit:
     def _shard_of(self, block: int) -> tuple["_Shard", int]:
         """Return the shard that holds a block, and the block's number within that shard."""
         number = bisect.bisect_right(self._first_block, block) - 1
-        shard = self._shards.get(number)
-        if shard is None:
-            shard = self._open_shard(number)
-        return shard, block - self._first_block[number]
+        return self._shard(number), block - self._first_block[number]
 
-    def _open_shard(self, number: int) -> "_Shard":
-        info = self.info.shards[number]
+    def _shard(self, number: int) -> "_Shard":
+        """Return an open shard; its content is verified when this process first opens it."""
+        with self._lock:
+            shard = self._open.pop(number, None)
+            if shard is not None:
+                self._open[number] = shard
+                return shard
+        shard = self._opened(number)
+        with self._lock:
+            self._open[number] = shard
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)  # whoever reads it still holds it
+        return shard
+
+    def _opened(self, number: int) -> "_Shard":
+        info, reader = self.info.shards[number], self._readers[number]
         path = self._files.get(f"{self.split}/{info.file}", partial(_verify_download, info=info))
         with self._files.renewable():
-            verify_shard(path, info, hashes=True)
-            shard = _Shard(path, self._readers[number], info, self.manifest)
-        self._shards[number] = shard
+            known = number in self._verified
+            verify_shard(path, info, hashes=not known)
+            shard = _Shard(path, reader.samples, info.tokens, self.manifest)
+            if not known:
+                shard.verify(reader)
+                self._verified.add(number)
         return shard
 
     def _verify_sizes(self) -> None:
@@ -225,33 +247,43 @@ def chat_template_of(splits: Sequence[TokenSplit]) -> str:
 class _Shard:
     """A memory-mapped MDS file whose samples are blocks of tokens."""
 
-    def __init__(self, path: Path, reader: Any, info: ShardInfo, manifest: Manifest) -> None:
+    def __init__(self, path: Path, samples: int, tokens: int, manifest: Manifest) -> None:
+        self._path, self._samples, self._manifest = path, samples, manifest
         self._dtype = np.dtype(manifest.dtype)
-        self._tokens, self._block_tokens = info.tokens, manifest.block_tokens
+        self._tokens, self._block_tokens = tokens, manifest.block_tokens
         self._bytes = np.memmap(path, np.uint8, mode="r")
         # An MDS file begins with the number of samples and uint32 offsets of their bounds. Tokens
         # are a sample's last bytes; reading them there is 7x faster than MDSReader, with which two
         # samples are compared.
-        bounds = np.frombuffer(self._bytes, np.uint32, reader.samples + 1, offset=4).tolist()
-        self._starts, self._ends = bounds[:-1], bounds[1:]
-        for i in {0, reader.samples - 1}:
+        self._bounds = np.frombuffer(self._bytes, np.uint32, samples + 1, offset=4)
+
+    def verify(self, reader: Any) -> None:
+        """Check that the file holds what the manifest says.
+
+        Args:
+            reader: mosaicml-streaming's reader of the file.
+
+        Raises:
+            UserError: it holds other tokens, or ids beyond the vocabulary.
+        """
+        for i in {0, self._samples - 1}:
             item = reader.get_item(i)
             same = np.array_equal(self.block(i), item[TOKENS])
             if not same or (ANSWERS in item and self._packed(i).tobytes() != item[ANSWERS]):
                 raise UserError(
-                    f"{path}: does not hold the {info.tokens} tokens that {MANIFEST_FILE} lists; "
-                    "prepare the data again"
+                    f"{self._path}: does not hold the {self._tokens} tokens that {MANIFEST_FILE} "
+                    "lists; prepare the data again"
                 )
-        highest = max(int(self.block(i).max()) for i in range(reader.samples))
-        if highest >= manifest.tokenizer.vocab_size:
+        highest = max(int(self.block(i).max()) for i in range(self._samples))
+        if highest >= self._manifest.tokenizer.vocab_size:
             raise UserError(
-                f"{path}: holds id {highest} where {MANIFEST_FILE} has a vocabulary of "
-                f"{manifest.tokenizer.vocab_size}; prepare the data again"
+                f"{self._path}: holds id {highest} where {MANIFEST_FILE} has a vocabulary of "
+                f"{self._manifest.tokenizer.vocab_size}; prepare the data again"
             )
 
     def block(self, i: int) -> np.ndarray:
         count = min(self._block_tokens, self._tokens - i * self._block_tokens)
-        start = self._ends[i] - count * self._dtype.itemsize
+        start = int(self._bounds[i + 1]) - count * self._dtype.itemsize
         return np.frombuffer(self._bytes, self._dtype, count, start)
 
     def answers(self, i: int) -> np.ndarray:
@@ -261,7 +293,7 @@ class _Shard:
     def _packed(self, i: int) -> np.ndarray:
         count = min(self._block_tokens, self._tokens - i * self._block_tokens)
         sizes = 2 * np.dtype(np.uint32).itemsize  # the sizes of both columns come first
-        return np.frombuffer(self._bytes, np.uint8, -(-count // 8), self._starts[i] + sizes)
+        return np.frombuffer(self._bytes, np.uint8, -(-count // 8), int(self._bounds[i]) + sizes)
 
 
 class _Files:
@@ -333,6 +365,11 @@ def _download(url: str, target: Path) -> None:
             again=lambda: target.unlink(missing_ok=True),
         )
     except Exception as error:  # every service's client raises its own kinds
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise UserError(
+                f"{target.parent}: no space is left for {url}; expected data.cache_dir to be on a "
+                "disk that holds the whole set"
+            ) from error
         raise UserError(
             f"{url}: cannot be downloaded ({type(error).__name__}: {error}); expected the URL of a "
             "prepared set that this machine may read"

@@ -23,6 +23,7 @@ from gam_scale.config import ParallelConfig
 from gam_scale.config.axes import AXES, Axes, Place
 from gam_scale.environment import number, tasks_here
 from gam_scale.errors import UserError
+from gam_scale.files import allow_many_files
 from gam_scale.hardware.memory import keep_freed_memory
 from gam_scale.hardware.processor import cpu_threads
 from gam_scale.parallel.deadline import deadline
@@ -157,6 +158,7 @@ def start(
         EndedByOthers: a rank did not come.
         Stopped: a rank was asked to stop before all had come.
     """
+    allow_many_files()
     use_cuda = on_gpus(device, os.environ)
     place = launcher_environment(os.environ)
     _announce(place)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +23,7 @@ from gam_scale.data.mds import import_streaming
 from gam_scale.data.prepare import SplitWriter
 from gam_scale.data.tokenizer_training import sample_pieces
 from gam_scale.errors import UserError
-from gam_scale.files import write_json
+from gam_scale.files import sync, write_json
 from gam_scale.preparation.folder import Folder
 from gam_scale.preparation.parts import Part
 from gam_scale.preparation.saved import done_file, outcome, unfinished
@@ -139,6 +140,8 @@ def shard(folder: Folder, item: str) -> Outcome:
         entry["raw_data"]["basename"] = target.name
         target.parent.mkdir(exist_ok=True)
         os.replace(place / info.file, target)
+        sync(target)  # before the note that it is done, which is synced, too
+        sync(target.parent)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return {
@@ -164,6 +167,11 @@ def stream_file(folder: Folder, item: str, split: str) -> Path:
 
 def streams_of(folder: Folder, split: str) -> list[tuple[Path, int]]:
     """Return the files of a split's stream in order, with the number of tokens of each."""
+    return _streams(folder, split, (folder / "begun.json").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # a worker writes many shards, and would read the notes of all parts for each
+def _streams(folder: Folder, split: str, begun: int) -> list[tuple[Path, int]]:
     items = [f"{part.number:05d}" for part in folder.parts]
     return [
         (stream_file(folder, item, split), counts["tokens"])

@@ -81,8 +81,7 @@ class Mirror:
         """Queue a checkpoint that was just saved; one pruned before its turn is left out."""
         if self._is_off:
             return
-        kept = agreed(self._world, self._run.checkpoints.steps)
-        self._waiting = sorted({*self._waiting, step}.intersection(kept))
+        self._queue(step)
         if self._step is None:
             self._next()
 
@@ -103,6 +102,7 @@ class Mirror:
             self._is_off = agreed(self._world, lambda: self._lost)
             if self._world.is_main:
                 self._run.checkpoints.prune(self._settings.keep_last, self._settings.keep_steps)
+            self._queue()
             self._next()
 
     def finish(self, asked_to_stop: Callable[[], bool]) -> None:
@@ -136,6 +136,11 @@ class Mirror:
         elif self._world.is_main:
             self._uploads.begin(self._put_records)
         self._uploads.stop(max(1.0, begun + patience * seconds - time.monotonic()))
+
+    def _queue(self, *steps: int) -> None:
+        """Add steps to those that wait, and leave out those that were pruned meanwhile."""
+        kept = agreed(self._world, self._run.checkpoints.steps)
+        self._waiting = sorted({*self._waiting, *steps}.intersection(kept))
 
     def _next(self) -> None:
         if not self._waiting or self._is_off:

@@ -48,7 +48,7 @@ from gam_scale.train.saver import Saver
 from gam_scale.train.session import Session
 from gam_scale.train.signals import StopRequest
 from gam_scale.train.sinks import MetricLog, setup_logging
-from gam_scale.train.start import check_start, start_or_resume
+from gam_scale.train.start import check_same_data, check_start, start_or_resume
 from gam_scale.train.summary import finish, retract, show_summary
 
 logger = logging.getLogger("gam_scale")
@@ -143,6 +143,7 @@ def _pretrain(
     tasks = agreed(world, partial(ready_tasks, config, data))
     stop.check(world)
     fingerprint = data.stream.fingerprint()
+    check_same_data(world, fingerprint)
     agreed(world, partial(_open, run, config, fingerprint, chosen, fresh=fresh))
     setup_logging(run.path, world.rank)
     if chosen is not None:

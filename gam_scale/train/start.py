@@ -1,6 +1,7 @@
 """Where a run starts: at its newest checkpoint, at another run's, or at initial weights."""
 
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -34,6 +35,26 @@ SOURCES = ("continue_from", "branch_of", "init_from")
 """Settings of the section ``checkpoint`` that name another run to begin with."""
 FAR_HORIZON = 4
 """Sequence lengths above which a memory's longest horizon at initialisation gets a warning."""
+
+
+def check_same_data(world: World, fingerprint: str) -> None:
+    """Refuse ranks that read other data, such as an old copy of what was replaced at a URL.
+
+    Args:
+        world: all ranks call this.
+        fingerprint: the data that this rank reads.
+
+    Raises:
+        UserError: on all ranks alike; those that differ from rank 0 name their host.
+    """
+    first = agreed(world, lambda: fingerprint)
+    if world.any(fingerprint != first):
+        here = f"rank {world.rank} on {socket.gethostname()}: other data than rank 0"
+        raise UserError(
+            f"ranks read different data ({here if fingerprint != first else 'others say which'}); "
+            "expected the same set on every host (copies of a URL's files are in data.cache_dir: "
+            "delete them if the set was replaced there)"
+        )
 
 
 def check_start(run: RunDir, config: RunConfig, data: RunData, *, fresh: bool) -> None:

@@ -342,6 +342,21 @@ def test_carried_states_come_from_listed_files_alone(path):
     assert found["a"][:, 0].tolist() == [0, 1, 1, 1], "carried: a file beside the states was read"
 
 
+def test_any_rows_of_carried_states_are_read_whoever_wrote_them(path):
+    """A rank reads only its own rows: those of all ranks together may not fit its memory."""
+    for rank, n in enumerate((3, 1, 4)):
+        rows = torch.arange(n, dtype=torch.float32) + 10 * rank
+        write_carried(path, rank, {"a": rows[:, None].expand(n, 2).contiguous(), "b": rows})
+    reseal(path)
+    every = [0, 1, 2, 10, 20, 21, 22, 23]
+    for start in range(8):
+        for rows in range(1, 9 - start):
+            found = read_carried(path, start, rows, torch.device("cpu"))
+            assert found["b"].tolist() == found["a"][:, 1].tolist() == every[start : start + rows]
+    with pytest.raises(UserError, match="carried states of 8 rows; expected at least 9"):
+        read_carried(path, 1, 8, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("kind", ["damaged", "another key", "another shape", "too few rows"])
 def test_carried_states_that_do_not_fit_are_refused(path, kind):
     carried(path)

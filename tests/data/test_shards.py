@@ -1,5 +1,6 @@
 """Reading a split: any range, local and cached; every fault of a file is named."""
 
+import errno
 import json
 import multiprocessing
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from gam_scale import remote
 from gam_scale.data import shards
+from gam_scale.data.manifest import ShardInfo
 from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
 
@@ -39,6 +41,27 @@ def test_every_range_of_a_split(
         assert np.array_equal(split.read(start, length - start), ids[start:])
     assert split.read(0, length).dtype == np.uint16
     assert not (tmp_path / "cache").exists(), "a local set needs no cache"
+
+
+def test_few_shards_stay_open_and_each_is_verified_once(
+    tmp_path: Path, make_set: MakeSet, numbered: Numbered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = numbered(300)
+    split = TokenSplit(make_set(tmp_path / "set", {"train": ids}), "train", tmp_path / "cache")
+    n = len(split.info.shards)
+    assert n > 3
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 2)
+    hashed, verify = [], shards.verify_shard
+
+    def counted(path: Path, info: ShardInfo, *, hashes: bool) -> None:
+        hashed.extend([info.file] if hashes else [])
+        verify(path, info, hashes=hashes)
+
+    monkeypatch.setattr(shards, "verify_shard", counted)
+    for start in [*range(0, 290, 10), *range(280, -1, -10)]:
+        assert np.array_equal(split.read(start, 10), ids[start : start + 10])
+        assert len(split._open) <= 2
+    assert sorted(hashed) == sorted({info.file for info in split.info.shards[:-1]})
 
 
 def test_wide_ids(tmp_path: Path, make_set: MakeSet) -> None:
@@ -188,6 +211,31 @@ def test_urls_that_cannot_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be written .*expected data.cache_dir"):
         TokenSplit("file:///set", "train", tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("error", "tries", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "no space is left for"),
+        (type("LocalEntryNotFoundError", (FileNotFoundError,), {})("the hub"), 4, "the hub"),
+        (FileNotFoundError("no such object"), 1, "no such object"),
+    ],
+)
+def test_which_failed_downloads_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int, said: str
+) -> None:
+    tried = []
+
+    def fail(source: str, target: str) -> None:
+        tried.append(source)
+        raise error
+
+    downloader = shards.import_streaming().base.storage.CloudDownloader
+    monkeypatch.setattr(downloader, "direct_download", fail)
+    monkeypatch.setattr(remote, "RETRY_SECONDS", (0.0, 0.0, 0.0))
+    with pytest.raises(UserError, match=said):
+        TokenSplit("s3://bucket/set", "train", tmp_path / "cache")
+    assert len(tried) == tries
 
 
 def test_downloads_are_tried_again(

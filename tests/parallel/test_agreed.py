@@ -1,5 +1,6 @@
 """All ranks use what the main rank finds in a directory, even if it changes meanwhile."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from whole_runs import train
 from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.errors import UserError
 from gam_scale.parallel.agreed import agreed
+from gam_scale.train.start import check_same_data
 
 
 def begin_while_the_other_run_trains(world, first, config):
@@ -43,3 +45,16 @@ def test_all_ranks_begin_with_one_checkpoint_and_refuse_with_one_sentence(tmp_pa
         begins = f"continuing {first}/checkpoints/step-00000004"
         assert begins in log, f"ranks: rank {rank} begins with another checkpoint: {log}"
     assert said == ["rank 0 refuses"] * 2, "ranks: one's mistake is not said by all"
+
+
+def refusal_of_different_data(world):
+    with pytest.raises(UserError) as said:
+        check_same_data(world, "new" if world.rank == 2 else "old")
+    check_same_data(world, "the same")
+    return str(said.value)
+
+
+def test_ranks_that_read_different_data_are_named():
+    said = run_ranks(refusal_of_different_data, 3)
+    assert all("different data (others say which)" in said[rank] for rank in (0, 1))
+    assert f"rank 2 on {socket.gethostname()}: other data than rank 0" in said[2]

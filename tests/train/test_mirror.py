@@ -169,6 +169,20 @@ def test_half_of_a_step_done_anew_never_looks_whole(tmp_path, tiny, folder_url, 
     assert steps_at(folder_url) == [6]
 
 
+def test_what_is_pruned_while_it_waits_is_not_uploaded(tmp_path, tiny, folder_url):
+    """A kill during an upload leaves more checkpoints than are kept: all wait at the next start."""
+    train(mirrored(tiny, tmp_path / "run", folder_url, train={"steps": 6, "schedule": "constant"}))
+    run, there = RunDir(tmp_path / "run"), Remote(folder_url, "the test")
+    for step in (1, 3):
+        shutil.copytree(run.checkpoints.path(6), run.checkpoints.path(step))
+    there.remove([f"checkpoints/step-00000006/{CHECKSUMS}"])
+    name = read_note(run.mirror.read_bytes())["run"]
+    mirror = Mirror(run, ALONE, CheckpointConfig(keep_last=2), there, name)
+    mirror.begin()
+    mirror.finish(lambda: False)
+    assert run.checkpoints.steps() == steps_at(folder_url) == [3, 6]
+
+
 def test_who_took_over_is_named(tmp_path, folder_url, monkeypatch):
     there, said = Remote(folder_url, "the test"), []
     monkeypatch.setattr(mirror_module.logger, "error", lambda form, *args: said.append(form % args))
