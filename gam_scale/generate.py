@@ -13,6 +13,8 @@ from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import UserError
 from gam_scale.model.lm import LanguageModel
 
+COLDEST = 1e-30
+"""Least temperature by which logits are divided: with less, a quotient would not be finite."""
 MAX_TOKENS = 200
 """Number of new tokens if none is asked for and the model's context holds them."""
 
@@ -159,9 +161,11 @@ def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Te
     """Choose one token id from logits (vocab_size,)."""
     if sampling.temperature == 0:
         return logits.argmax()
-    probs, ids = torch.softmax(logits / sampling.temperature, dim=-1).sort(descending=True)
+    scaled = (logits - logits.max()) / max(sampling.temperature, COLDEST)
+    probs, ids = torch.softmax(scaled, dim=-1).sort(descending=True)
     if sampling.top_k:
         probs = probs[: sampling.top_k]
+        probs = probs / probs.sum()  # top_p is a share of what top_k leaves, as elsewhere
     if sampling.top_p < 1.0:
         # A token stays if those before it do not reach top_p together: the first always does.
         before = probs.cumsum(0) - probs

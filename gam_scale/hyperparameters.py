@@ -108,6 +108,8 @@ def choose(config: RunConfig, epoch_sequences: int | None = None) -> Chosen:
     for name in auto_settings(train):
         settings[name] = RULES[name](train, scale)
         setattr(train, name, settings[name])
+        if name == "global_batch_size" and train.steps:  # the rule's batch was not a power of two
+            scale = replace(scale, tokens=float(train.steps * settings[name] * scale.seq_len))
     return Chosen(settings, scale)
 
 

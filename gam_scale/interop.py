@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from gam_scale.config import ModelConfig
@@ -49,6 +50,12 @@ def load_official(state_dict: dict[str, Tensor]) -> LanguageModel:
     for name in state_dict:
         if name not in wanted and name != "head.weight":
             raise UserError(f"{one_line(name)} is not a tensor of the official GAM model")
+    embedding = state_dict["token_embedding.weight"]
+    if not torch.equal(state_dict.get("head.weight", embedding), embedding):
+        raise UserError(
+            "head.weight differs from token_embedding.weight; expected one tensor for both, as in "
+            "the official GAM model"
+        )
     for name, parameter in wanted.items():
         if name not in state_dict:
             raise UserError(f"the official state dict has no tensor {name}")

@@ -111,3 +111,10 @@ def test_top_k_and_top_p_cut_the_tail():
     assert draws(Sampling(1.0, top_p=0.6))[2:].sum() == 0  # 0.5 + 0.3 reaches it
     assert draws(Sampling(1.0, top_p=0.01))[0] == 1
     assert (draws(Sampling(1.0, top_p=1.0)) > 0).all()
+    # Of the two that top_k leaves, the first has 0.5 / 0.8 of the probability.
+    assert draws(Sampling(1.0, top_k=2, top_p=0.6))[0] == 1
+
+
+@pytest.mark.parametrize("temperature", [1e-12, 1e-40, 5e-324])
+def test_next_to_no_temperature_takes_the_likeliest(temperature):
+    assert draws(Sampling(temperature))[0] == 1

@@ -86,6 +86,16 @@ def test_the_batch_is_the_published_one_for_the_tokens_that_it_makes():
     assert chosen("global_batch_size", steps=10) == 1
 
 
+@pytest.mark.parametrize("steps", [300, 3000, 100_000])
+def test_a_batch_that_was_chosen_decides_the_rest_as_one_that_was_given(steps):
+    auto = {name: "auto" for name in ("lr", "beta2", "warmup_steps", "weight_decay")}
+    found = choose(config(steps=steps, global_batch_size="auto", **auto))
+    batch = found.settings["global_batch_size"]
+    given = choose(config(steps=steps, global_batch_size=batch, **auto))
+    assert found.settings == {"global_batch_size": batch, **given.settings}
+    assert found.scale == given.scale
+
+
 def test_warm_up_goes_by_size_between_its_bounds():
     assert chosen("warmup_steps", steps=500) == 50, "a tenth: 1.8M parameters are 220 steps"
     long = chosen("warmup_steps", steps=10_000)

@@ -109,5 +109,8 @@ def test_a_state_dict_that_does_not_fit_is_refused_by_name(golden):
         load_official({})
     with pytest.raises(UserError, match="extra.weight is not a tensor"):
         load_official(state | {"extra.weight": torch.zeros(1)})
+    for head in (torch.zeros(3, 5), state["token_embedding.weight"] + 1):
+        with pytest.raises(UserError, match="head.weight differs from token_embedding.weight"):
+            load_official(state | {"head.weight": head})
     with pytest.raises(UserError, match=r"ln_f.bias has shape \(3,\); expected \(16,\)"):
         load_official(state | {"ln_f.bias": torch.zeros(3)})

@@ -13,6 +13,7 @@ from small import VOCAB, small
 
 from gam_scale.errors import UserError
 from gam_scale.evaluate.asked import logits_at
+from gam_scale.evaluate.downstream.last_word import _WORD
 from gam_scale.evaluate.downstream.pairs_of_text import continued
 from gam_scale.evaluate.downstream.task import Material, kinds, make_ready, read_tasks
 from gam_scale.evaluate.scorer import Scorer, Text
@@ -162,7 +163,7 @@ def test_choices_by_all_of_their_likelihood_and_by_that_per_byte(tmp_path, token
     assert found["accuracy"].mean == share(costs) == 0.5
     assert found["accuracy_per_byte"].mean == share(per_byte)
     nats = math.log(size) * (costs[0][0] + costs[1][2])
-    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len("bluesix"))
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(" blue  six"))
     assert found["chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     none = {"kind": "choice", "file": str(file), "max_items": 1}
     assert asked(none, tokenizer, by_rule(rule, size))["chance"] == 1 / 2
@@ -182,6 +183,11 @@ def test_the_last_word_of_lines_and_of_the_text(tmp_path, tokenizer, texts):
         asked(task, tokenizer, uniform, [text[:20] for text in texts])
 
 
+def test_no_line_break_or_indent_is_asked_for_with_a_last_word():
+    text = "if found:\n    return none of them\n\n        finally:"
+    assert [match[0] for match in _WORD.finditer(text)] == ["found", "none", "them"]
+
+
 def test_synthetic_tasks_in_words(tokenizer):
     size = tokenizer.vocab_size
     copies = by_rule(copying(size), size)
@@ -190,6 +196,12 @@ def test_synthetic_tasks_in_words(tokenizer):
     assert found["accuracy"].mean == 1.0 and found["chance"] == 2 / 12
     blind = by_rule(lambda ids: torch.zeros(len(ids), size), size)
     assert asked(task, tokenizer, blind)["accuracy"].mean == 0.0  # a tie counts as wrong
+    rng = np.random.default_rng(0)
+    random = by_rule(lambda ids: torch.from_numpy(rng.normal(size=(len(ids), size))), size)
+    few = {"kind": "recall", "size": [64, 1], "words": 64, "texts": 8}
+    found = [asked(few, tokenizer, random)["accuracy"].mean for _ in range(100)]
+    # Four standard errors of 800 questions, each right in one of 32 cases: 0.025.
+    assert np.mean(found) == pytest.approx(1 / 32, abs=0.025), "all values are candidates"
     assert 0 <= asked({"kind": "s3", "size": [16]}, tokenizer, copies)["accuracy"].mean < 0.9
     assert tasks().keys() < kinds().keys()
 

@@ -1,5 +1,7 @@
 """Test the whole model: sizes, receptive field, positions, generation state, FLOPs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from layouts import plain
@@ -111,3 +113,19 @@ def test_flops_are_what_torch_counts(block):
         "mamba": 2 * (7 * 64 * 4 + 3 * 64 + 2 * 3 * 64),
     }
     assert ours - uncounted[block] == pytest.approx(counted, rel=1e-9)
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 2])
+def test_attention_goes_on_under_autocast(n_kv_heads):
+    """The cache begins empty in the stream's dtype; autocast gives keys and values in another."""
+    attention = AttentionConfig(n_heads=2, n_kv_heads=n_kv_heads)
+    model = build_model(replace(small("attention"), attention=attention), seed=0).eval()
+    tokens = random_tokens(3, 9)
+    state, start = model.init_state(3), 0
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        full = model(tokens)
+        for length in (4, 1, 4):
+            logits, state = model.extend(tokens[:, start : start + length], state)
+            start += length
+            # Other products of the same bf16 operands: some of their 8 bits may differ.
+            torch.testing.assert_close(logits, full[:, start - 1], rtol=0.02, atol=0.02)

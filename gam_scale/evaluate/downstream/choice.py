@@ -41,7 +41,7 @@ class Choice(DownstreamTask):
     ``accuracy`` compares the log-probabilities of whole choices, like acc of lm-evaluation-harness;
     ``accuracy_per_byte`` divides them by UTF-8 bytes, where the harness's acc_norm divides by
     characters. ``bits_per_byte`` is the cost of the right choices, which falls long before a small
-    model answers right.
+    model answers right; the space before a choice is one of the bytes.
     """
 
     file: str = option(
@@ -62,22 +62,28 @@ class Choice(DownstreamTask):
             for choice in item.choices
         ]
         texts, ends = zip(*pairs, strict=True)
-        return partial(_measure, items, texts, ends)
+        token_bytes = material.tokenizer.token_bytes()
+        scored = np.array([token_bytes[end].sum() for end in ends])
+        return partial(_measure, items, texts, ends, scored)
 
 
 def _measure(
-    items: list[Item], texts: list[Text], ends: list[np.ndarray], scorer: Scorer
+    items: list[Item],
+    texts: list[Text],
+    ends: list[np.ndarray],
+    scored: np.ndarray,
+    scorer: Scorer,
 ) -> Figures:
     nats = scorer.likelihoods(texts, ends).nats
     sizes = n_bytes([choice for item in items for choice in item.choices])
     cuts = np.cumsum([len(item.choices) for item in items])[:-1]
     answers = [item.answer for item in items]
-    own, size = np.split(nats, cuts), np.split(sizes, cuts)
+    own, size, paid = np.split(nats, cuts), np.split(sizes, cuts), np.split(scored, cuts)
     right = np.array([_is_best(of, i) for of, i in zip(own, answers, strict=True)], float)
     per_byte = [of / np.maximum(1, n) for of, n in zip(own, size, strict=True)]
     by_byte = np.array([_is_best(of, i) for of, i in zip(per_byte, answers, strict=True)], float)
     cost = sum(-of[i] for of, i in zip(own, answers, strict=True))
-    taken = sum(n[i] for n, i in zip(size, answers, strict=True))
+    taken = sum(n[i] for n, i in zip(paid, answers, strict=True))
     asked = np.ones(len(items))
     return {
         "accuracy": proportion(right, asked),

@@ -25,8 +25,10 @@ from gam_scale.evaluate.interval import proportion
 from gam_scale.evaluate.scorer import Scorer, Text
 from gam_scale.strict import option, shown
 
-_WORD = re.compile(r"(?<=\s)\w{3,}(?=[^\w\s]|\s)")
-"""Pattern of a whole word of three letters or more with something after it."""
+_WORD = re.compile(r"(?<=\S )\w{3,}(?=[^\w\s]|\s)")
+"""Pattern of a whole word of three letters or more with something after it. One space stands before
+it: what stands there is asked for, too, and a line break or an indent would be a question of its
+own."""
 
 
 @downstream("last_word")

@@ -57,9 +57,8 @@ class InWords(DownstreamTask):
             Text(np.concatenate([bos, chosen[row]]), 1 + np.flatnonzero(here))
             for row, here in zip(tokens, asked, strict=True)
         ]
-        answers = np.unique(labels[asked])
         right = chosen[labels[asked]].reshape(self.texts, -1)
-        return partial(_measure, texts, chosen[answers], right, task.chance)
+        return partial(_measure, texts, chosen[task.answers()], right, task.chance)
 
 
 def _pool(tokenizer: Tokenizer, n: int) -> np.ndarray:

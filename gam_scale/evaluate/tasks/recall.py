@@ -55,6 +55,10 @@ class Recall(Task):
         """See :attr:`Task.label`."""
         return f"{self.pairs} in {self.seq_len}"
 
+    def answers(self) -> np.ndarray:
+        """See :meth:`Task.answers`: the values are the second half of the ids."""
+        return np.arange(self.vocab_size // 2, self.vocab_size)
+
     @property
     def chance(self) -> float:
         """See :attr:`Task.chance`: one of all values."""

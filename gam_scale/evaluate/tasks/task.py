@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import numpy as np
 from torch import Tensor
 
 from gam_scale.data.packing import Batch
@@ -69,6 +70,10 @@ class Task(ABC):
     def label(self) -> str:
         """Header of the difficulty's column in a table."""
         return f"{self.seq_len:,}"
+
+    @abstractmethod
+    def answers(self) -> np.ndarray:
+        """Return all ids that can be a label."""
 
     @property
     @abstractmethod

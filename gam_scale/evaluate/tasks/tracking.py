@@ -58,6 +58,10 @@ class Tracking(Task):
         """See :meth:`Task.graded`: the end of each text."""
         return (torch.arange(self.seq_len) >= self.seq_len - self.asked).expand(targets.shape)
 
+    def answers(self) -> np.ndarray:
+        """See :meth:`Task.answers`: an id for each element of the group."""
+        return np.arange(len(self.products))
+
     @property
     def chance(self) -> float:
         """See :attr:`Task.chance`."""

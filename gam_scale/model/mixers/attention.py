@@ -259,7 +259,8 @@ def _append(buffer: Tensor, new: Tensor, length: int, seen: int) -> tuple[Tensor
     """
     if length + new.shape[2] > buffer.shape[2]:
         capacity = max(_MIN_CAPACITY, seen + new.shape[2], 2 * seen)
-        grown = buffer.new_empty((*buffer.shape[:2], capacity, buffer.shape[3]))
+        # Under autocast, keys and values have another dtype than the empty buffer of the start.
+        grown = new.new_empty((*buffer.shape[:2], capacity, buffer.shape[3]))
         grown[:, :, :seen] = buffer[:, :, length - seen : length]
         buffer, length = grown, seen
     end = length + new.shape[2]
