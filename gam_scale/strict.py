@@ -10,6 +10,7 @@ package checks.
 import copy
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import types
@@ -69,6 +70,10 @@ def section(cls: type, doc: str) -> Any:
     return dataclasses.field(default_factory=cls, metadata={"doc": doc, "bounds": {}})
 
 
+_hints = functools.cache(typing.get_type_hints)
+"""Function that returns the types of a dataclass's fields; evaluating them is slow."""
+
+
 def from_dict(cls: type, data: Any, where: str = "") -> Any:
     """Build dataclass ``cls`` from parsed JSON; ``where`` is the dotted path used in messages.
 
@@ -78,7 +83,7 @@ def from_dict(cls: type, data: Any, where: str = "") -> Any:
     if not isinstance(data, dict):
         raise UserError(f"{where or 'the config'} is {shown(data)}; expected an object")
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for key in data:
         if key not in fields:
             name = _join(where, one_line(key))
@@ -202,7 +207,7 @@ def shown(value: Any) -> str:
 
 def describe(cls: type, where: str = "") -> list[tuple[str, str, str, str]]:
     """Return a row (dotted key, type, default, documentation) for every setting below ``cls``."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     rows = []
     for field in dataclasses.fields(cls):
         hint, key = hints[field.name], _join(where, field.name)
@@ -284,10 +289,16 @@ def _convert(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any
         if not isinstance(value, list):
             wanted = f"a {_type_name(hint)}{_example(inner[0], value)}"
             raise UserError(f"{where} is {shown(value)}; expected {wanted}")
+        if inner[0] is int and not bounds and all(map(_is_plain_int, value)):
+            return list(value)  # a checkpoint's index has millions of them
         return [_convert(inner[0], v, f"{where}[{i}]", bounds) for i, v in enumerate(value)]
     if origin is tuple:
         return _tuple(hint, value, where, bounds)
     return _scalar(hint, value, where, bounds)
+
+
+def _is_plain_int(value: Any) -> bool:
+    return type(value) is int and abs(value) < LARGEST_INT
 
 
 def _either(hint: Any, value: Any, where: str, bounds: dict[str, float]) -> Any:

@@ -8,7 +8,7 @@ where each part of each tensor is. A reader can read any part of any tensor, how
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -35,23 +35,13 @@ from gam_scale.strict import read_record
 
 
 @dataclass
-class _Place:
-    """The part of a tensor that is in a rank's file."""
-
-    dtype: str
-    shape: list[int]
-    """The whole tensor's."""
-    offset: list[int]
-    extent: list[int]
-
-
-@dataclass
 class _Note:
     """What a rank tells :func:`write_index` of the file that it has written."""
 
     file: str
     checksum: str
-    places: dict[str, _Place]
+    places: dict[str, tuple[str, list[int], list[int], list[int]]]
+    """For each tensor its dtype and whole shape, and the offset and extent of the part there."""
 
 
 def write_shards(folder: Path, rank: int, n_ranks: int, shards: Iterable[Shard]) -> None:
@@ -65,10 +55,10 @@ def write_shards(folder: Path, rank: int, n_ranks: int, shards: Iterable[Shard])
     parts = [shard for shard in shards if shard.data.numel()]
     checksum = _write_safetensors(folder / name, {s.key: s.data for s in parts})
     places = {
-        s.key: _Place(_dtype(s.data), list(s.shape), list(s.offset), list(s.data.shape))
-        for s in parts
+        s.key: (_dtype(s.data), list(s.shape), list(s.offset), list(s.data.shape)) for s in parts
     }
-    write_json(_note(folder, rank), asdict(_Note(name, checksum, places)))
+    note = {"file": name, "checksum": checksum, "places": places}
+    write_json(_note(folder, rank), note, indent=None)
 
 
 def write_index(folder: Path, n_ranks: int) -> dict[str, str]:
@@ -85,19 +75,20 @@ def write_index(folder: Path, n_ranks: int) -> dict[str, str]:
     for rank in range(n_ranks):
         note: _Note = read_record(_Note, _note(folder, rank))
         checksums[note.file] = note.checksum
-        for key, place in note.places.items():
-            entry = tensors.setdefault(key, Entry(place.dtype, place.shape, []))
-            if (place.dtype, place.shape) != (entry.dtype, entry.shape):
+        for key, (dtype, shape, offset, extent) in note.places.items():
+            entry = tensors.setdefault(key, Entry(dtype, shape, []))
+            if (dtype, shape) != (entry.dtype, entry.shape):
                 raise UserError(
-                    f"{folder}: {key} is {place.dtype} of {place.shape} in {note.file}, but "
+                    f"{folder}: {key} is {dtype} of {shape} in {note.file}, but "
                     f"{entry.dtype} of {entry.shape} in {entry.parts[0][0]}"
                 )
-            entry.parts.append((note.file, place.offset, place.extent))
+            entry.parts.append((note.file, offset, extent))
     for key, entry in tensors.items():
         entry.parts.sort(key=lambda part: part[1])
         if wrong := fault(entry.grid, entry.boxes):
             raise UserError(f"{folder}: {key} {wrong}, in what the ranks have saved")
-    write_json(folder / INDEX, asdict(Index(2, tensors)))
+    index = {"format": 2, "tensors": {key: vars(entry) for key, entry in tensors.items()}}
+    write_json(folder / INDEX, index, indent=None)
     for rank in range(n_ranks):
         _note(folder, rank).unlink()
     return checksums
