@@ -20,6 +20,8 @@ from gam_scale.pulse import beat
 
 T = TypeVar("T")
 
+KEY_LENGTH = 16
+"""Hexadecimal digits of a :func:`cache_key`."""
 RETRY_SECONDS = (1.0, 5.0, 25.0)
 """Waits between attempts to read what should be there."""
 HOPELESS = (FileNotFoundError, PermissionError, ImportError, ValueError)
@@ -51,7 +53,7 @@ def as_url(path: str | Path) -> str:
 
 def cache_key(url: str) -> str:
     """Return the name of the folder in which copies of what is at a URL are kept."""
-    return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:KEY_LENGTH]
 
 
 def patiently(call: Callable[[], T], again: Callable[[], object] = lambda: None) -> T:

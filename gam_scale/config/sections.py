@@ -42,6 +42,12 @@ class DataConfig:
         "folder for local copies of remote sets; empty: one in the folder GAM_SCRATCH, which jobs "
         "on Slurm have, or else in the run directory",
     )
+    cache_limit_gb: float = option(
+        0.0,
+        "GB of these copies that a node keeps; the shards that were not opened for the longest "
+        "time are deleted; 0: no limit",
+        at_least=0,
+    )
     shuffle_tokens: int = option(
         1 << 28,
         "tokens of a set within which sequences are shuffled; a smaller set is shuffled as a whole",
@@ -61,6 +67,11 @@ class DataConfig:
         "conversations (prepare_data.py --pairs) takes that of its sets; checkpoints and exports "
         "keep it",
     )
+
+    @property
+    def cache_limit(self) -> float:
+        """``cache_limit_gb`` in bytes."""
+        return 1e9 * self.cache_limit_gb
 
 
 @dataclass

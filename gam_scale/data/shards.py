@@ -1,15 +1,10 @@
 """One split of a prepared set, local or remote, read as one long array of token ids."""
 
 import bisect
-import errno
-import fcntl
 import itertools
-import os
-import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,19 +18,19 @@ from gam_scale.data.manifest import (
     MANIFEST_FILE,
     TOKENS,
     Manifest,
-    ShardInfo,
     read_manifest,
     verify_files,
     verify_shard,
 )
 from gam_scale.data.mds import import_streaming
+from gam_scale.data.set_files import SetFiles, verify_download
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.data.tokenizer_file import load_tokenizer
 from gam_scale.errors import UserError
-from gam_scale.files import partial_folder, put_in_place
-from gam_scale.remote import cache_key, is_url, patiently
 from gam_scale.strict import read_json
 
+FETCHES = 5
+"""Times that a shard is fetched, if other processes delete it to make room for theirs."""
 OPEN_SHARDS = 64
 """Shards of a split that stay open, the last used: each takes a file descriptor and a mapping."""
 
@@ -46,8 +41,8 @@ class TokenSplit:
     ``path`` is a folder, read in place, or a URL that mosaicml-streaming can download from
     (s3://, gs://, hf://, ...; file:// copies from a slow disk). Files of a URL are downloaded at
     their first use to a folder of their own below ``cache_dir``, once for all processes that share
-    it, and stay there. ``cache_dir`` should be on a disk of the node, since downloads are locked
-    with flock.
+    it. They stay there, up to ``cache_limit`` bytes of shards (0: no limit). ``cache_dir`` should
+    be on a disk of the node, since downloads are locked with flock.
 
     The sizes of all local shards are checked when the split is opened. Each shard's hash is checked
     against the manifest at the shard's first use by this process.
@@ -56,9 +51,11 @@ class TokenSplit:
         UserError: naming the file that is missing, truncated, changed or cannot be downloaded.
     """
 
-    def __init__(self, path: str | Path, split: str, cache_dir: str | Path) -> None:
+    def __init__(
+        self, path: str | Path, split: str, cache_dir: str | Path, cache_limit: float = 0.0
+    ) -> None:
         self.path, self.split = str(path), split
-        self._files = _Files(self.path, Path(cache_dir))
+        self._files = SetFiles(self.path, Path(cache_dir), cache_limit)
         with self._files.renewable():
             self.manifest = read_manifest(self._files.get(MANIFEST_FILE).parent)
         if split not in self.manifest.splits:
@@ -186,15 +183,24 @@ class TokenSplit:
 
     def _opened(self, number: int) -> "_Shard":
         info, reader = self.info.shards[number], self._readers[number]
-        path = self._files.get(f"{self.split}/{info.file}", partial(_verify_download, info=info))
-        with self._files.renewable():
-            known = number in self._verified
-            verify_shard(path, info, hashes=not known)
-            shard = _Shard(path, reader.samples, info.tokens, self.manifest)
-            if not known:
-                shard.verify(reader)
-                self._verified.add(number)
-        return shard
+        for _ in range(FETCHES):
+            path = self._files.get(f"{self.split}/{info.file}", partial(verify_download, info=info))
+            try:
+                with self._files.renewable():
+                    known = number in self._verified
+                    verify_shard(path, info, hashes=not known)
+                    shard = _Shard(path, reader.samples, info.tokens, self.manifest)
+                    if not known:
+                        shard.verify(reader)
+                        self._verified.add(number)
+                return shard
+            except (UserError, FileNotFoundError):
+                if not self._files.url or path.exists():
+                    raise
+        raise UserError(
+            f"{path}: was deleted by another process before it was read, {FETCHES} times; expected "
+            "a data.cache_limit_gb that holds the shards which this node's ranks read at a time"
+        )
 
     def _verify_sizes(self) -> None:
         folder = self._files.folder
@@ -294,93 +300,3 @@ class _Shard:
         count = min(self._block_tokens, self._tokens - i * self._block_tokens)
         sizes = 2 * np.dtype(np.uint32).itemsize  # the sizes of both columns come first
         return np.frombuffer(self._bytes, np.uint8, -(-count // 8), int(self._bounds[i]) + sizes)
-
-
-class _Files:
-    """Where the files of a set are: in its own folder, or in a cache filled from a URL."""
-
-    def __init__(self, path: str, cache_dir: Path) -> None:
-        self.url = path.rstrip("/") if is_url(path) else None
-        self.folder = cache_dir / cache_key(path) if self.url else Path(path)
-
-    def get(self, name: str, check: Callable[[Path, str], None] | None = None) -> Path:
-        """Return the local path of ``name``; ``check(path, url)`` is called on a new download."""
-        target = self.folder / name
-        if self.url and not target.exists():
-            _download_once(f"{self.url}/{name}", target, check)
-        return target
-
-    @contextmanager
-    def renewable(self) -> Iterator[None]:
-        """Add to an error about a cached file how to download the file again."""
-        try:
-            yield
-        except UserError as error:
-            if not self.url:
-                raise
-            message = f"{error} (cached from {self.url}: delete {self.folder} to download it again)"
-            raise UserError(message) from None
-
-
-def _download_once(url: str, target: Path, check: Callable[[Path, str], None] | None) -> None:
-    """Download ``url`` to ``target``, unless another process has done so or is doing so."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # O_NOFOLLOW, because others may write to the folder and put a link there.
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        lock = os.fdopen(os.open(target.with_name(f".{target.name}.lock"), flags, 0o666), "rb")
-    except OSError as error:
-        raise UserError(
-            f"{target.parent}: cannot be written ({error.strerror}); expected data.cache_dir to be "
-            "a folder that can"
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(
-                f"{target.parent}: its files cannot be locked ({error.strerror}); expected "
-                "data.cache_dir to be on a disk of this host's own"
-            ) from None
-        if target.exists():
-            return
-        # Download into a folder, because some downloaders put temporary files beside their target.
-        # Whatever is in it already was left by a process that was killed.
-        folder = partial_folder(target)
-        try:
-            _download(url, folder / target.name)
-            if check is not None:
-                check(folder / target.name, url)
-            put_in_place(folder / target.name, target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _download(url: str, target: Path) -> None:
-    downloader = import_streaming().base.storage.CloudDownloader
-    source = url.removeprefix("file://")
-    try:
-        patiently(
-            lambda: downloader.direct_download(source, str(target)),
-            again=lambda: target.unlink(missing_ok=True),
-        )
-    except Exception as error:  # every service's client raises its own kinds
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise UserError(
-                f"{target.parent}: no space is left for {url}; expected data.cache_dir to be on a "
-                "disk that holds the whole set"
-            ) from error
-        raise UserError(
-            f"{url}: cannot be downloaded ({type(error).__name__}: {error}); expected the URL of a "
-            "prepared set that this machine may read"
-        ) from error
-
-
-def _verify_download(path: Path, url: str, info: ShardInfo) -> None:
-    try:
-        verify_shard(path, info, hashes=True)
-    except UserError:
-        raise UserError(
-            f"{url}: is not the shard that {MANIFEST_FILE} lists (truncated or changed); copy the "
-            "prepared set there again"
-        ) from None

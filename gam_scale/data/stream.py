@@ -44,14 +44,15 @@ def open_split(
     split: str,
     cache_dir: str | Path,
     tokenizer_sha256: str | None = None,
+    cache_limit: float = 0.0,
 ) -> list[TokenSplit]:
-    """Open the same split of several prepared sets.
+    """Open the same split of several prepared sets; for the cache see :class:`TokenSplit`.
 
     Raises:
         UserError: a set cannot be opened, or the tokenizers differ from each other or from
             ``tokenizer_sha256`` (the tokenizer of a model that is to be trained further).
     """
-    splits = [TokenSplit(entry.path, split, cache_dir) for entry in entries]
+    splits = [TokenSplit(entry.path, split, cache_dir, cache_limit) for entry in entries]
     first = splits[0].manifest.tokenizer.sha256
     if tokenizer_sha256 is not None and first != tokenizer_sha256:
         raise UserError(

@@ -132,7 +132,7 @@ def _splits(trained: Trained, source: TextSource) -> list[TokenSplit]:
             "--text FILE"
         )
     cache = cache_folder(data.cache_dir, RunDir(trained.config.log.run_dir).cache)
-    return open_split(sets, source.split, cache, trained.tokenizer.sha256)
+    return open_split(sets, source.split, cache, trained.tokenizer.sha256, data.cache_limit)
 
 
 def _file(trained: Trained, source: TextSource) -> np.ndarray:

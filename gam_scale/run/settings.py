@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "eval",
     "log",
     "data.cache_dir",
+    "data.cache_limit_gb",
 )
 """Settings that a resumed run may change; all others define what the run is."""
 

@@ -43,7 +43,7 @@ def open_data(config: RunConfig, cache: Path) -> RunData:
         UserError: a set is missing or damaged, or holds less than one sequence; or
             ``checkpoint.best`` names no set with a validation split.
     """
-    train = open_split(config.data.sets, "train", cache)
+    train = open_split(config.data.sets, "train", cache, cache_limit=config.data.cache_limit)
     stream = TrainStream(
         train,
         [entry.weight for entry in config.data.sets],
@@ -98,7 +98,8 @@ def _open_validation(
     here = [split.manifest.splits.get("valid") for split in train]
     having = [i for i, info in enumerate(here) if info and info.tokens > 1]
     entries, names = [data.sets[i] for i in having], set_names(data)
-    return [names[i] for i in having], open_split(entries, "valid", cache) if having else []
+    valid = open_split(entries, "valid", cache, cache_limit=data.cache_limit) if having else []
+    return [names[i] for i in having], valid
 
 
 def _open_named(
@@ -107,7 +108,7 @@ def _open_named(
     """Return the splits of an entry of ``eval.sets``, in tokens of the run's own tokenizer."""
     entries = [DataSetConfig(entry.path)] if entry.path else data.sets
     try:
-        splits = open_split(entries, entry.split, cache, tokenizer)
+        splits = open_split(entries, entry.split, cache, tokenizer, data.cache_limit)
         for split in splits:
             split.check_cut(data.seq_len, "data.seq_len")
     except UserError as error:

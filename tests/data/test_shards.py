@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gam_scale import remote
-from gam_scale.data import shards
+from gam_scale.data import set_files, shards
 from gam_scale.data.manifest import ShardInfo
 from gam_scale.data.shards import TokenSplit
 from gam_scale.errors import UserError
@@ -213,6 +213,52 @@ def test_urls_that_cannot_work(tmp_path: Path) -> None:
         TokenSplit("file:///set", "train", tmp_path / "file")
 
 
+def test_a_cache_with_a_limit_keeps_what_was_used_last(
+    tmp_path: Path, make_set: MakeSet, numbered: Numbered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = numbered(300)
+    folder, cache = make_set(tmp_path / "set", {"train": ids}), tmp_path / "cache"
+    mine = cache / ("0" * 15) / "train" / "mine.mds"  # in no folder of a set
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(bytes(10_000))
+    size = (folder / "train" / "shard.00000.mds").stat().st_size
+    split = TokenSplit(f"file://{folder}", "train", cache, cache_limit=2.5 * size)
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 1)
+
+    def here() -> list[int]:
+        return sorted(int(path.name.split(".")[1]) for path in cache.glob("*/train/shard.*.mds"))
+
+    for number in (0, 1, 0, 2, 0, 3):  # shard 0 is always among the last two
+        assert split.read(64 * number, 5)[0] == ids[64 * number]
+        assert 0 in here() and number in here() and len(here()) <= 2
+    again = TokenSplit(f"file://{folder}", "train", cache, cache_limit=2.5 * size)
+    for start in range(0, 290, 10):
+        assert np.array_equal(again.read(start, 10), ids[start : start + 10])
+    assert mine.exists()
+
+
+def test_a_shard_that_another_process_deletes_is_fetched_again(
+    tmp_path: Path, make_set: MakeSet, numbered: Numbered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = numbered(100)
+    folder = make_set(tmp_path / "set", {"train": ids})
+    split = TokenSplit(f"file://{folder}", "train", tmp_path / "cache", cache_limit=1e9)
+    verify, times = shards.verify_shard, 3
+
+    def delete_first(path: Path, info: ShardInfo, *, hashes: bool) -> None:
+        nonlocal times
+        times -= 1
+        if times >= 0:
+            path.unlink()
+        verify(path, info, hashes=hashes)
+
+    monkeypatch.setattr(shards, "verify_shard", delete_first)
+    assert split.read(64, 1)[0] == ids[64] and times < 0
+    times = 99
+    with pytest.raises(UserError, match="was deleted by another process before it was read, 5"):
+        split.read(0, 1)
+
+
 @pytest.mark.parametrize(
     ("error", "tries", "said"),
     [
@@ -264,14 +310,14 @@ def test_downloads_are_tried_again(
 
 def _open_and_read(url: str, cache: Path, barrier, log: Path, done) -> None:
     """Read a split as one process of a node, and log a line for every file that it downloads."""
-    download = shards._download
+    download = set_files._download
 
     def logged(source: str, target: Path) -> None:
         with open(log, "a") as file:  # one short line: appended in one piece
             file.write(f"{Path(source).name}\n")
         download(source, target)
 
-    shards._download = logged
+    set_files._download = logged
     barrier.wait()
     split = TokenSplit(url, "train", cache)
     done.put(int(split.read(0, split.tokens).astype(np.int64).sum()))
