@@ -17,6 +17,20 @@ from gam_scale.remote import KEY_LENGTH, cache_key, is_url, patiently
 SHARD_SUFFIX = ".mds"
 
 
+def cache_folder(cache_dir: str, in_run: Path) -> Path:
+    """Return the folder for local copies of remote sets.
+
+    Args:
+        cache_dir: ``data.cache_dir``, which counts unless it is empty.
+        in_run: the folder in the run directory, which counts where GAM_SCRATCH is not set.
+            GAM_SCRATCH names a folder on the node's own disk; jobs on Slurm set it.
+    """
+    if cache_dir:
+        return Path(cache_dir)
+    scratch = os.environ.get("GAM_SCRATCH")
+    return Path(scratch) / f"gam-cache-{os.getuid()}" if scratch else in_run
+
+
 class SetFiles:
     """Where the files of a set are: in its own folder, or in a cache filled from a URL.
 

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,20 +22,6 @@ from gam_scale.errors import UserError
 PREFETCH_STEPS = 4
 GIVE_UP_POLL_S = 0.2  # seconds between checks whether to give up waiting
 ORDER_VERSION = 1  # part of the fingerprint: raise it when the order of samples changes
-
-
-def cache_folder(cache_dir: str, in_run: Path) -> Path:
-    """Return the folder for local copies of remote sets.
-
-    Args:
-        cache_dir: ``data.cache_dir``, which counts unless it is empty.
-        in_run: the folder in the run directory, which counts where GAM_SCRATCH is not set.
-            GAM_SCRATCH names a folder on the node's own disk; jobs on Slurm set it.
-    """
-    if cache_dir:
-        return Path(cache_dir)
-    scratch = os.environ.get("GAM_SCRATCH")
-    return Path(scratch) / f"gam-cache-{os.getuid()}" if scratch else in_run
 
 
 def open_split(

@@ -12,8 +12,9 @@ import numpy as np
 from gam_scale.checkpoint.load import Trained
 from gam_scale.config import DataSetConfig
 from gam_scale.data.packing import IGNORE, Batch, make_batch, num_sequences
+from gam_scale.data.set_files import cache_folder
 from gam_scale.data.shards import TokenSplit
-from gam_scale.data.stream import cache_folder, open_split, read_of_each, valid_batches
+from gam_scale.data.stream import open_split, read_of_each, valid_batches
 from gam_scale.errors import UserError
 from gam_scale.files import read_regular
 from gam_scale.run.directory import RunDir

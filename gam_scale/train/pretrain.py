@@ -15,8 +15,9 @@ from gam_scale.config import AnnealConfig, RunConfig
 from gam_scale.config.rules import check, check_ranks
 from gam_scale.config.stages import stages_of, total_tokens, with_steps
 from gam_scale.data.chat_template import ChatTemplate
+from gam_scale.data.set_files import cache_folder
 from gam_scale.data.shards import chat_template_of
-from gam_scale.data.stream import TrainStream, cache_folder
+from gam_scale.data.stream import TrainStream
 from gam_scale.data.tokenizer import Tokenizer
 from gam_scale.errors import Stopped, UserError
 from gam_scale.files import write_json

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from whole_runs import reseal
 
 from gam_scale.checkpoint.canonical import CanonicalTensors
-from gam_scale.checkpoint.carried import read_carried, write_carried
 from gam_scale.checkpoint.restore import restore
 from gam_scale.checkpoint.state import TrainState, load_state
 from gam_scale.checkpoint.store import CheckpointStore, load_model
@@ -293,13 +292,6 @@ def test_best_json_is_read_strictly(path):
             CheckpointStore(path.parent).best()
 
 
-def carried(path: Path) -> Path:
-    for rank in range(2):
-        write_carried(path, rank, {"a": torch.full((3, 2), float(rank)), "b": torch.ones(3)})
-    reseal(path)
-    return path
-
-
 def test_a_rank_that_cannot_write_its_part_spoils_the_checkpoint(tmp_path, monkeypatch):
     """safetensors may report a full disk by an exception of its own."""
     alone, store = World(0, 1, 0, 1, torch.device("cpu")), CheckpointStore(tmp_path)
@@ -332,47 +324,6 @@ def test_whatever_keeps_the_main_rank_from_committing_is_told_to_all(tmp_path, m
     with pytest.raises(RuntimeError, match="a defect"):
         saver.finish()
     assert told == [False, True], "the others wait for the main rank"
-
-
-def test_carried_states_come_from_listed_files_alone(path):
-    carried(path)
-    (path / "carried-00000 (copy).safetensors").write_bytes(b"x")
-    shutil.copy(path / "carried-00001.safetensors", path / "carried-00002.safetensors")
-    found = read_carried(path, 2, 4, torch.device("cpu"))
-    assert found["a"][:, 0].tolist() == [0, 1, 1, 1], "carried: a file beside the states was read"
-
-
-def test_any_rows_of_carried_states_are_read_whoever_wrote_them(path):
-    """A rank reads only its own rows: those of all ranks together may not fit its memory."""
-    for rank, n in enumerate((3, 1, 4)):
-        rows = torch.arange(n, dtype=torch.float32) + 10 * rank
-        write_carried(path, rank, {"a": rows[:, None].expand(n, 2).contiguous(), "b": rows})
-    reseal(path)
-    every = [0, 1, 2, 10, 20, 21, 22, 23]
-    for start in range(8):
-        for rows in range(1, 9 - start):
-            found = read_carried(path, start, rows, torch.device("cpu"))
-            assert found["b"].tolist() == found["a"][:, 1].tolist() == every[start : start + rows]
-    with pytest.raises(UserError, match="carried states of 8 rows; expected at least 9"):
-        read_carried(path, 1, 8, torch.device("cpu"))
-
-
-@pytest.mark.parametrize("kind", ["damaged", "another key", "another shape", "too few rows"])
-def test_carried_states_that_do_not_fit_are_refused(path, kind):
-    carried(path)
-    file = path / "carried-00001.safetensors"
-    states = load_file(file)
-    if kind == "damaged":
-        file.write_bytes(b"7" * 100)
-    elif kind == "another key":
-        save_file({"a": states["a"]}, file)
-    elif kind == "another shape":
-        save_file(states | {"a": torch.ones(3, 5)}, file)
-    else:
-        save_file({key: value[:2].clone() for key, value in states.items()}, file)
-    reseal(path)
-    with pytest.raises(UserError, match="carried"):
-        read_carried(path, 0, 6, torch.device("cpu"))
 
 
 def test_any_range_of_a_sound_checkpoint_is_still_read(path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gam_scale.data.stream import cache_folder
+from gam_scale.data.set_files import cache_folder
 from gam_scale.errors import UserError
 from gam_scale.launch.submit import Request, find_cluster, parameters, render, run_dirs
 
