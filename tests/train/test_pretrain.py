@@ -342,7 +342,7 @@ def test_data_by_url_starts_dies_and_starts_again(tmp_path, tiny, whole, curve, 
 
 
 def test_a_kill_while_data_is_downloaded_does_not_block_the_run(tmp_path, tiny, monkeypatch):
-    from gam_scale.data import shards
+    from gam_scale.data import set_files
 
     class Death(BaseException):
         pass
@@ -352,7 +352,7 @@ def test_a_kill_while_data_is_downloaded_does_not_block_the_run(tmp_path, tiny, 
 
     config = tiny(tmp_path / "run", data={"sets": [{"path": f"file://{tmp_path / 'nowhere'}"}]})
     with monkeypatch.context() as patch, pytest.raises(Death):
-        patch.setattr(shards, "_download", die)
+        patch.setattr(set_files, "_download", die)
         train(config)
     assert list((tmp_path / "run").iterdir()) == [tmp_path / "run" / "cache"]
     train(tiny(tmp_path / "run", train={"steps": 3}))
