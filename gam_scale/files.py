@@ -164,8 +164,13 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
-    """Write a value as JSON, by :func:`write_bytes`; without ``indent`` ten times as fast."""
-    write_bytes(path, (json.dumps(value, indent=indent) + "\n").encode())
+    """Write a value as JSON, by :func:`write_bytes`."""
+    write_bytes(path, json_bytes(value, indent))
+
+
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """Return a value as JSON and a line break; on one line (no ``indent``) ten times as fast."""
+    return (json.dumps(value, indent=indent) + "\n").encode()
 
 
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

@@ -8,7 +8,6 @@ where each part of each tensor is. A reader can read any part of any tensor, how
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -18,34 +17,22 @@ import xxhash
 from torch import Tensor
 
 from gam_scale import pulse
-from gam_scale.checkpoint.cuts import Common, fault, runs, shared
+from gam_scale.checkpoint.cuts import Common, runs, shared
 from gam_scale.checkpoint.index import (
     DTYPES,
-    INDEX,
-    Entry,
     Index,
+    dtype_name,
     open_tensors,
     read_index,
 )
+from gam_scale.checkpoint.merge import write_note
 from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.checkpoint.state import load_state
 from gam_scale.errors import UserError
-from gam_scale.files import write_json
-from gam_scale.strict import read_record
-
-
-@dataclass
-class _Note:
-    """What a rank tells :func:`write_index` of the file that it has written."""
-
-    file: str
-    checksum: str
-    places: dict[str, tuple[str, list[int], list[int], list[int]]]
-    """For each tensor its dtype and whole shape, and the offset and extent of the part there."""
 
 
 def write_shards(folder: Path, rank: int, n_ranks: int, shards: Iterable[Shard]) -> None:
-    """Write one rank's shard file, and beside it the note that :func:`write_index` reads.
+    """Write one rank's shard file, and beside it the note that becomes part of the index.
 
     Args:
         folder: the same for all ranks.
@@ -54,44 +41,7 @@ def write_shards(folder: Path, rank: int, n_ranks: int, shards: Iterable[Shard])
     name = f"shard-{rank:05d}-of-{n_ranks:05d}.safetensors"
     parts = [shard for shard in shards if shard.data.numel()]
     checksum = _write_safetensors(folder / name, {s.key: s.data for s in parts})
-    places = {
-        s.key: (_dtype(s.data), list(s.shape), list(s.offset), list(s.data.shape)) for s in parts
-    }
-    note = {"file": name, "checksum": checksum, "places": places}
-    write_json(_note(folder, rank), note, indent=None)
-
-
-def write_index(folder: Path, n_ranks: int) -> dict[str, str]:
-    """Merge the notes of all ranks into the index, once all ranks have written their shards.
-
-    Returns:
-        The checksum of every shard file, as its writer computed it.
-
-    Raises:
-        UserError: ranks disagree on a tensor, or their parts are not all of it.
-    """
-    tensors: dict[str, Entry] = {}
-    checksums = {}
-    for rank in range(n_ranks):
-        note: _Note = read_record(_Note, _note(folder, rank))
-        checksums[note.file] = note.checksum
-        for key, (dtype, shape, offset, extent) in note.places.items():
-            entry = tensors.setdefault(key, Entry(dtype, shape, []))
-            if (dtype, shape) != (entry.dtype, entry.shape):
-                raise UserError(
-                    f"{folder}: {key} is {dtype} of {shape} in {note.file}, but "
-                    f"{entry.dtype} of {entry.shape} in {entry.parts[0][0]}"
-                )
-            entry.parts.append((note.file, offset, extent))
-    for key, entry in tensors.items():
-        entry.parts.sort(key=lambda part: part[1])
-        if wrong := fault(entry.grid, entry.boxes):
-            raise UserError(f"{folder}: {key} {wrong}, in what the ranks have saved")
-    index = {"format": 2, "tensors": {key: vars(entry) for key, entry in tensors.items()}}
-    write_json(folder / INDEX, index, indent=None)
-    for rank in range(n_ranks):
-        _note(folder, rank).unlink()
-    return checksums
+    write_note(folder, rank, name, checksum, parts)
 
 
 class CanonicalTensors:
@@ -165,17 +115,6 @@ def _counts(folder: Path, index: Index) -> dict[str, Tensor]:
     return {f"step.{name}": count for name in names}
 
 
-def _note(folder: Path, rank: int) -> Path:
-    return folder / f"rank-{rank:05d}.json"
-
-
-def _dtype(tensor: Tensor) -> str:
-    """Return the name of a tensor's dtype in safetensors files."""
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    assert tensor.dtype in names, f"{tensor.dtype} is not saved"
-    return names[tensor.dtype]
-
-
 def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write tensors straight from memory; return the file's xxh3_128 in hex.
 
@@ -186,7 +125,7 @@ def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> str:
     for key, tensor in tensors.items():
         assert tensor.is_contiguous(), key
         header[key] = {
-            "dtype": _dtype(tensor),
+            "dtype": dtype_name(tensor),
             "shape": list(tensor.shape),
             "data_offsets": [end, end + tensor.nbytes],
         }

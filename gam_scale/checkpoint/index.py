@@ -39,6 +39,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """Dtypes by their names in safetensors files."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LARGEST_HEADER = 100 << 20
 """Most bytes of a safetensors header: the library's own limit."""
 Content = dict[str, tuple[str, tuple[int, ...]]]
@@ -115,6 +116,12 @@ class _Part:
     dtype: str
     shape: list[int]
     data_offsets: tuple[int, int]
+
+
+def dtype_name(tensor: torch.Tensor) -> str:
+    """Return the name of a tensor's dtype in safetensors files."""
+    assert tensor.dtype in _NAMES, f"{tensor.dtype} is not saved"
+    return _NAMES[tensor.dtype]
 
 
 def read_index(folder: Path) -> Index:

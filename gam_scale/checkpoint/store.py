@@ -10,9 +10,10 @@ from pathlib import Path
 
 from torch import nn
 
-from gam_scale.checkpoint.canonical import CanonicalTensors, write_index
+from gam_scale.checkpoint.canonical import CanonicalTensors
 from gam_scale.checkpoint.fetch import fetched
 from gam_scale.checkpoint.fit import check_parameters
+from gam_scale.checkpoint.merge import IndexWriter
 from gam_scale.checkpoint.names import BEST, CHECKPOINTS, name_of, step_of
 from gam_scale.checkpoint.shard import PARAM, Shard
 from gam_scale.checkpoint.state import TrainState
@@ -42,6 +43,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._index_writer = IndexWriter()
 
     def steps(self) -> list[int]:
         """Return the steps that have a whole checkpoint, ascending; other names are the user's."""
@@ -85,7 +87,7 @@ class CheckpointStore:
         final = self.path(state.step)
         folder = partial_path(final)
         with saving(final):
-            checksums = write_index(folder, n_ranks)
+            checksums = self._index_writer.write(folder, n_ranks)
             write_json(folder / STATE, asdict(state))
             write_json(folder / CONFIG, to_dict(config))
             write_bytes(folder / TOKENIZER, tokenizer)

@@ -11,7 +11,10 @@ from checkpoints import adamw, save, shards_of, small_model, trained
 from safetensors.torch import load_file
 
 from gam_scale import files
-from gam_scale.checkpoint.canonical import CanonicalTensors, write_index, write_shards
+from gam_scale.checkpoint import merge
+from gam_scale.checkpoint.canonical import CanonicalTensors, write_shards
+from gam_scale.checkpoint.cuts import fault
+from gam_scale.checkpoint.merge import IndexWriter
 from gam_scale.checkpoint.shard import Shard
 from gam_scale.checkpoint.state import TrainState, load_state
 from gam_scale.checkpoint.store import CheckpointStore, load_model, resolve, saving
@@ -69,7 +72,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from gam_scale import files
-from gam_scale.checkpoint import canonical, store
+from gam_scale.checkpoint import canonical, merge, store
 from checkpoints import save, trained
 save(Path({folder!r}), 1)
 calls = 0
@@ -82,7 +85,7 @@ def killer(original):
         return original(*args, **kwargs)
     return wrapped
 canonical._write_safetensors = killer(canonical._write_safetensors)
-canonical.write_json = killer(canonical.write_json)
+merge.write_bytes = killer(merge.write_bytes)
 store.write_json = killer(store.write_json)
 files.checksum = killer(files.checksum)
 files.sync = killer(files.sync)
@@ -188,7 +191,30 @@ def test_ranks_that_differ_in_a_tensor_are_refused(tmp_path):
         write_shards(tmp_path, 0, 2, [Shard("row", "w", (4, 2), (0, 0), weight[:2])])
         write_shards(tmp_path, 1, 2, [other])
         with pytest.raises(UserError, match="row.w is .* in shard-00001.* in shard-00000"):
-            write_index(tmp_path, 2)
+            IndexWriter().write(tmp_path, 2)
+
+
+def test_an_index_is_merged_anew_only_where_the_cut_is_another(tmp_path, monkeypatch):
+    merges = []
+    monkeypatch.setattr(merge, "fault", lambda *cut: merges.append(cut) or fault(*cut))
+
+    def index(folder, writer, rows):
+        folder.mkdir()
+        weight = torch.full((4, 2), float(len(merges)))
+        write_shards(folder, 0, 2, [Shard("param", "w", (4, 2), (0, 0), weight[:rows])])
+        write_shards(folder, 1, 2, [Shard("param", "w", (4, 2), (rows, 0), weight[rows:])])
+        checksums = writer.write(folder, 2)
+        assert checksums == {p.name: files.checksum(p) for p in folder.glob("*.safetensors")}
+        CanonicalTensors(folder).read("param", "w", (0, 0), (4, 2))
+        return (folder / "index.json").read_bytes()
+
+    writer = IndexWriter()
+    for name, rows, n_merges in [("a", 2, 1), ("b", 2, 1), ("c", 3, 2), ("d", 2, 3), ("e", 2, 3)]:
+        assert index(tmp_path / name, writer, rows) == index(
+            tmp_path / f"{name}-alone", IndexWriter(), rows
+        )
+        merges.pop()  # the second writer's
+        assert len(merges) == n_merges, name
 
 
 def test_resolve_takes_a_run_a_folder_or_a_checkpoint(tmp_path):
