@@ -47,6 +47,8 @@ class TrainState:
     """Counts of tokens and sums since the last logged line."""
     noise: list[float] = field(default_factory=list)
     """Moving sums of the gradients' variance and squared length, if these are measured."""
+    last_losses: list[float] = field(default_factory=list)
+    """Losses of the last steps, if spikes are looked for."""
     world_size: int = option(
         1, "ranks that saved the checkpoint; a resumed run may have another number", at_least=1
     )

@@ -98,9 +98,9 @@ class CheckpointStore:
         """Record that ``step``'s checkpoint is the best so far."""
         write_json(self.folder / BEST, asdict(_Best(step, val_loss)))
 
-    def set_aside(self, step: int) -> None:
-        """Rename a damaged checkpoint so that it no longer counts, but can be looked at."""
-        aside = self.folder / f"damaged-step-{step:08d}"
+    def set_aside(self, step: int, why: str) -> None:
+        """Rename a checkpoint to ``WHY-step-...``: it no longer counts, but can be looked at."""
+        aside = self.folder / f"{why}-step-{step:08d}"
         names = itertools.chain([aside], (Path(f"{aside}.{n}") for n in itertools.count(2)))
         self.path(step).rename(next(name for name in names if not name.exists()))
 

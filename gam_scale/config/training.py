@@ -153,9 +153,9 @@ class TrainConfig:
     spike_ratio: float = option(
         0.0,
         "when a step's loss is more than this many times the median of the last 32, the run goes "
-        "back to the last checkpoint and leaves out the data read since; 0: never. On GPUs each "
-        "step then waits for the loss of the step before. Online, wandb keeps its first values of "
-        "the steps that are repeated",
+        "back to the last checkpoint and leaves out the data read since (docs/engines.md); 0: "
+        "never. On GPUs each step then waits for the loss of the step before. Online, wandb keeps "
+        "its first values of the steps that are repeated",
         at_least=0,
     )
     precision: Literal["fp32", "bf16"] = option(

@@ -21,16 +21,18 @@ class _Copied(NamedTuple):
     arrived: torch.cuda.Event | None
 
 
-class LastLoss:
-    """Keeps the losses of a few steps and returns the newest that needs no wait.
+class LastLosses:
+    """Keeps the losses of the last steps until the host takes them, each once and in order.
 
-    On a CPU this is the last step's loss. A GPU still computes the last step when the host prepares
-    the next, so there it is the loss of the step before, which was copied right after that step.
+    On a CPU the last step's loss needs no wait. A GPU still computes the last step when the host
+    prepares the next, so there it is the loss of the step before, which was copied right after that
+    step.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._copies: deque[_Copied] = deque(maxlen=2 if self._on_gpu else 1)
+        self._lag = int(self._on_gpu)  # of the newest losses, how many need a wait
+        self._copies: deque[_Copied] = deque()
 
     def put(self, step: int, loss: Tensor) -> None:
         """Add the loss of ``step``, a scalar on the device."""
@@ -43,11 +45,16 @@ class LastLoss:
         arrived.record()
         self._copies.append(_Copied(step, value, arrived))
 
-    def get(self) -> Loss:
-        """Return the newest loss that needs no wait; NaN, of step 0, before there is one."""
-        if len(self._copies) < (self._copies.maxlen or 0):
-            return Loss(0, math.nan)
-        step, value, arrived = self._copies[0]
+    def take(self) -> Loss:
+        """Take the oldest loss if it needs no wait; NaN, of step 0, if there is none."""
+        return self._first() if len(self._copies) > self._lag else Loss(0, math.nan)
+
+    def take_all(self) -> list[Loss]:
+        """Take all losses, for which the host waits."""
+        return [self._first() for _ in range(len(self._copies))]
+
+    def _first(self) -> Loss:
+        step, value, arrived = self._copies.popleft()
         if arrived is not None:
             arrived.synchronize()  # returns at once, unless the host is a whole step ahead
         return Loss(step, float(value))

@@ -40,7 +40,7 @@ class Hook:
             between              the step is done: ``loop.state`` is the state after it
                 read_device      within between, if a line is logged or a checkpoint is saved
                 line             within between, if a line is due: its figures
-                saves            within between, if a checkpoint is due: its state
+                accepts, saves   within between, if a checkpoint is due: its state
             over                 everything that follows from the step is done
         leave                    the run ends, stops, rolls back or anneals (``loop.outcome``)
         end                      always, even after an error; in reverse order of the hooks
@@ -48,13 +48,13 @@ class Hook:
     ``doing`` comes whenever the loop, or a hook, begins something that may take long.
 
     A hook may read all of the loop and replace ``loop.state``. In :meth:`between` it may ask the
-    hooks after it for a line or a checkpoint (:meth:`Loop.ask`). In :meth:`agreed` or
-    :meth:`between` it may end the loop (:meth:`Loop.finish`): the event then reaches no further
-    hook, and of the step's remaining events only ``over`` comes. All ranks must take such a
-    decision alike; :meth:`ballot` lets them agree. A hook may wait for the device between steps
-    only, and only at steps of its own choice, since the host must stay ahead of the device. It must
-    not draw from torch's generators. What a hook keeps from step to step ends with the process,
-    unless :meth:`saves` puts it into the state.
+    hooks after it for a line or a checkpoint (:meth:`Loop.ask`). In :meth:`agreed`,
+    :meth:`accepts` or :meth:`between` it may end the loop (:meth:`Loop.finish`): the event then
+    reaches no further hook, and of the step's remaining events only ``over`` comes. All ranks must
+    take such a decision alike; :meth:`ballot` lets them agree. A hook may wait for the device
+    between steps only, and only at steps of its own choice, since the host must stay ahead of the
+    device. It must not draw from torch's generators. What a hook keeps from step to step ends with
+    the process, unless :meth:`saves` puts it into the state.
     """
 
     def start(self, loop: "Loop") -> None:
@@ -88,6 +88,13 @@ class Hook:
 
     def line(self, loop: "Loop", figures: dict[str, Any]) -> None:
         """Add plain numbers by name to the figures of a line."""
+
+    def accepts(self, loop: "Loop") -> bool:
+        """Return, on all ranks alike, whether a checkpoint of this state may be saved.
+
+        The device has computed the state by then. A hook that refuses may end the loop.
+        """
+        return True
 
     def saves(self, loop: "Loop", state: TrainState) -> TrainState:
         """Return the state for a checkpoint, with this hook's part added."""

@@ -45,6 +45,7 @@ from gam_scale.train.loop import Hook, Loop, Outcome
 from gam_scale.train.mirror import Mirror
 from gam_scale.train.preflight import preflight
 from gam_scale.train.reading import RunData, open_data, ready_tasks
+from gam_scale.train.rollback import Rollbacks
 from gam_scale.train.saver import Saver
 from gam_scale.train.session import Session
 from gam_scale.train.signals import StopRequest
@@ -218,6 +219,7 @@ def _open(run: RunDir, config: RunConfig, data: str, chosen: Chosen | None, *, f
 def _train(session: Session, state: TrainState) -> Outcome:
     """Train from ``state`` until the run ends or a signal stops it; write no summary yet."""
     run, strategy, stop = session.run, session.strategy, session.stop
+    rollbacks = Rollbacks()
     while True:
         config = session.config
         run.check_lock()  # MetricLog drops the lines past the step that it starts from
@@ -233,17 +235,9 @@ def _train(session: Session, state: TrainState) -> Outcome:
         if outcome == "annealing":
             session, state = _anneal(session)
         elif outcome == "spiked":
-            state = _roll_back(session, loop.state)
+            state = rollbacks.go_back(session, loop.state)
         else:
             return outcome
-
-
-def _roll_back(session: Session, spiked: TrainState) -> TrainState:
-    """Load the last checkpoint; its returned state leaves out all batches trained on since."""
-    state = start_or_resume(session.run, session.config, session.strategy, session.data)
-    left_out = spiked.left_out + spiked.step - state.step
-    logger.warning("back to step %d, leaving out %d batches", state.step, spiked.step - state.step)
-    return replace(state, left_out=left_out)
 
 
 def _anneal(session: Session) -> tuple[Session, TrainState]:

@@ -232,6 +232,6 @@ def newest_sound(
         logger.warning("skipping %s: %s", path, error or "another rank found it damaged")
         if world.is_main:
             check_lock()
-            store.set_aside(step)
+            store.set_aside(step, "damaged")
         world.barrier()
     return None

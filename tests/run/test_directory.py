@@ -290,7 +290,7 @@ def test_damaged_checkpoints_of_one_step_are_all_set_aside(tmp_path):
     for _ in range(3):
         store.path(5).mkdir()
         (store.path(5) / "file").write_text("damaged")
-        store.set_aside(5)
+        store.set_aside(5, "damaged")
     assert names(tmp_path) == [f"damaged-step-00000005{end}" for end in ("", ".2", ".3")]
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gam_scale.train.last_loss import LastLoss
+from gam_scale.train.last_loss import LastLosses
 
 
 class Event:
@@ -34,17 +34,23 @@ def waited(monkeypatch):
 
 
 def test_a_cpu_gives_the_last_steps():
-    losses = LastLoss(torch.device("cpu"))
-    assert math.isnan(losses.get().value)
+    losses = LastLosses(torch.device("cpu"))
+    assert math.isnan(losses.take().value)
     for step in (5, 6, 7):
         losses.put(step, torch.tensor(step / 2))
-        assert losses.get() == (step, step / 2)
+        assert losses.take() == (step, step / 2)
+    assert losses.take_all() == []
 
 
 def test_a_gpu_gives_the_one_before_and_waits_for_no_other(waited):
-    losses = LastLoss(torch.device("cuda"))
+    losses = LastLosses(torch.device("cuda"))
     for step in (5, 6, 7):
-        assert math.isnan(losses.get().value) == (step < 7)
+        assert math.isnan(losses.take().value) == (step < 7)
         losses.put(step, torch.tensor(step / 2, dtype=torch.float64))
-    assert losses.get() == (6, 3.0)
+    assert losses.take() == (6, 3.0)
     assert waited == [1, 2]
+    losses.put(8, torch.tensor(4.0, dtype=torch.float64))
+    assert losses.take_all() == [(7, 3.5), (8, 4.0)]
+    assert waited == [1, 2, 3, 4]
+    losses.put(9, torch.tensor(4.5, dtype=torch.float64))
+    assert math.isnan(losses.take().value)

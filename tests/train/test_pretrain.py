@@ -11,10 +11,8 @@ import pytest
 import torch
 from closeness import differ
 from whole_runs import (
-    Setting,
     after_step,
     assert_equal_runs,
-    hooked,
     killed_after,
     last_tensors,
     spoiled,
@@ -25,9 +23,6 @@ from gam_scale.checkpoint.store import CheckpointStore
 from gam_scale.data.prepare import PrepareSpec, prepare
 from gam_scale.data.sources import parse_source
 from gam_scale.errors import UserError
-from gam_scale.parallel.plain import PlainStrategy
-from gam_scale.train.hooks.spikes import Spikes
-from gam_scale.train.loop import Hook
 
 
 def stop_me() -> None:
@@ -276,29 +271,6 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, tiny):
     said = "3 steps in a row, the last one 3,.*max_skipped_steps"
     with spoiled(1, 2, 3), pytest.raises(UserError, match=said):
         train(tiny(tmp_path / "run", train={"max_skipped_steps": 3}))
-
-
-def test_a_loss_spike_goes_back_and_leaves_its_data_out(tmp_path, tiny, monkeypatch):
-    """The loss spikes in the batch of step 9, after the checkpoint of step 6."""
-    read, backward = [], PlainStrategy.backward
-
-    class Read(Hook):
-        def before_step(self, loop, batches):
-            read.append(loop.state.step + loop.state.left_out)
-            return batches
-
-    def spiking(self, batch, scale, *, last):
-        return backward(self, batch, scale, last=last) * (9 if read[-1] == 8 else 1)
-
-    monkeypatch.setattr(PlainStrategy, "backward", spiking)
-    run = tmp_path / "run"
-    with hooked(Read(), Setting(Spikes, window=4)):
-        train(tiny(run, train={"spike_ratio": 2.0}))
-    state = json.loads((run / "checkpoints" / "step-00000020" / "state.json").read_text())
-    assert (state["step"], state["left_out"]) == (20, 3)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
-    assert max(read) >= 22 and max(line["loss"] for line in lines) < 7
 
 
 def test_a_short_contexts_weights_go_on_at_a_longer_one(tmp_path, tiny):

@@ -10,6 +10,8 @@ from gam_scale.train.saver import Saver
 class Saving(Hook):
     """Saves at the steps that ``checkpoint`` sets, at the last step, when asked and when stopped.
 
+    A state that any hook refuses is not saved.
+
     A checkpoint is written while training goes on. It is committed between two steps, as soon as
     all ranks have written their shards.
     """
@@ -43,6 +45,8 @@ class Saving(Hook):
 
     def _save(self, loop: Loop, *, is_best: bool) -> None:
         loop.read_device()
+        if not all([hook.accepts(loop) for hook in loop.hooks]):  # each is asked, on all ranks
+            return
         state = replace(
             loop.state,
             data_fingerprint=loop.batches.stream.fingerprint(),
