@@ -100,8 +100,9 @@ def choose(config: RunConfig, epoch_sequences: int | None = None) -> Chosen:
         epoch_sequences: sequences that read the first data set once; None: not known.
 
     Raises:
-        UserError: the run's tokens are not known.
+        UserError: the run's tokens are not known, or its weights were trained before.
     """
+    _check_source(config)
     train = replace(config.train)
     scale = _scale(config, epoch_sequences)
     settings = {}
@@ -130,6 +131,18 @@ def parameters_with_head(model: LanguageModel) -> int:
     """Count the parameters that every token is multiplied by: all but tables that are looked up."""
     tables = [model.position, None if model.head is None else model.embedding]
     return model.n_parameters() - sum(t.weight.numel() for t in tables if t is not None)
+
+
+def _check_source(config: RunConfig) -> None:
+    """Refuse rules that are made for weights which are random at first, and to be forgotten."""
+    sources = ("continue_from", "init_from")
+    given = [name for name in sources if getattr(config.checkpoint, name)]
+    for name in auto_settings(config.train) if given else ():
+        if name in FROM_SCRATCH:
+            raise UserError(
+                f"train.{name} is auto beside checkpoint.{given[0]}; expected a number, since the "
+                "rule is for a model that begins with random weights (docs/fine_tuning.md)"
+            )
 
 
 def _scale(config: RunConfig, epoch_sequences: int | None) -> Scale:
@@ -207,3 +220,6 @@ RULES: dict[str, Callable[[TrainConfig, Scale], float]] = {
     "weight_decay": _weight_decay,
 }
 """The rule for each setting, in an order in which each needs only earlier ones."""
+FROM_SCRATCH = ("lr", "weight_decay")
+"""Settings whose rules hold for weights that were not trained before: the rate is a run's peak,
+and the decay makes initial weights fade."""

@@ -165,7 +165,8 @@ def test_stages_count_with_the_tokens_that_they_have():
 def test_a_run_says_what_was_chosen_and_keeps_it(tmp_path, tiny):
     def made(run: str, **changes: object) -> dict:
         every = dict.fromkeys(ALL, "auto") | {"schedule": "constant", "steps": 60} | changes
-        return tiny(tmp_path / run, train=every, eval={"every_steps": 0})
+        at_once = {"background": False}
+        return tiny(tmp_path / run, train=every, eval={"every_steps": 0}, checkpoint=at_once)
 
     def kept(run: str) -> list[dict]:
         folder = tmp_path / run
@@ -194,3 +195,35 @@ def test_a_run_says_what_was_chosen_and_keeps_it(tmp_path, tiny):
     assert kept("branch") == first, "a branch is its trunk up to there"
     train(made("run", steps=30), fresh=True)
     assert kept("run")[0] != first[0]
+
+
+def test_a_start_that_saved_nothing_is_no_begun_run(tmp_path, tiny):
+    def chosen(steps, lr="auto"):
+        settings = {"lr": lr, "warmup_steps": "auto", "steps": steps}
+        config = tiny(tmp_path / "run", train=settings, eval={"every_steps": 0})
+        with killed_after(2):
+            train(config)
+        return json.loads((tmp_path / "run" / "config.json").read_text())["train"]
+
+    trial = chosen(20)
+    longer = chosen(4000)
+    assert longer["lr"] < trial["lr"] and longer["warmup_steps"] > trial["warmup_steps"]
+    assert chosen(20) == trial
+    assert chosen(20, lr=1e-3)["lr"] == 1e-3
+
+
+@pytest.mark.parametrize("source", ["continue_from", "init_from"])
+def test_rules_for_random_weights_are_not_for_trained_ones(source):
+    its = config(lr="auto", weight_decay=0.1, warmup_steps="auto")
+    setattr(its.checkpoint, source, "runs/pretrained")
+    with pytest.raises(
+        UserError, match=rf"train\.lr is auto beside checkpoint\.{source}; expected"
+    ):
+        choose(its)
+    its = config(lr=1e-3, weight_decay="auto")
+    setattr(its.checkpoint, source, "runs/pretrained")
+    with pytest.raises(UserError, match=r"train\.weight_decay is auto beside"):
+        choose(its)
+    its = config(lr=1e-3, weight_decay=0.1, warmup_steps="auto")
+    setattr(its.checkpoint, source, "runs/pretrained")
+    assert set(choose(its).settings) == {"warmup_steps"}

@@ -75,8 +75,13 @@ def _matrices(job: Job) -> Collective:
 
 
 def overlaps(job: Job) -> bool:
-    """Return whether the engine is assumed to hide communication behind the blocks' computation."""
-    return job.engine in ("zero2", "zero3", "fsdp")
+    """Return whether the engine is assumed to hide communication behind the blocks' computation.
+
+    DeepSpeed's stage 2 reduces on the stream that computes, unless ``overlap_comm`` is set.
+    """
+    if job.engine in ("zero2", "zero3"):
+        return bool(job.zero_option("overlap_comm", job.engine == "zero3"))
+    return job.engine == "fsdp"
 
 
 def _plain(job: Job) -> Iterator[Collective]:

@@ -19,10 +19,11 @@ def numbers_of_begun_run(run: RunDir, config: RunConfig, *, fresh: bool) -> dict
         fresh: whether ``--fresh`` was given, which may remove the earlier run.
 
     Returns:
-        Numbers by the name of the setting in the train section; none for a run that begins.
+        Numbers by the name of the setting in the train section; none for a run that begins, also
+        if an earlier start of it has saved no checkpoint.
     """
     source, trunk, names = run.config, config.checkpoint.branch_of, auto_settings(config.train)
-    begun = source.exists() and not (fresh and run.fresh_removes())
+    begun = run.has_begun and not (fresh and run.fresh_removes())
     if trunk and not begun:
         source, begun = RunDir(trunk).config, RunDir(trunk).config.exists()
     if not (begun and names):
@@ -36,6 +37,8 @@ def numbers_of_begun_run(run: RunDir, config: RunConfig, *, fresh: bool) -> dict
 
 def note_chosen(run: RunDir, config: RunConfig, chosen: Chosen | None) -> None:
     """Write chosen.json for a run that begins; a branch takes over its trunk's."""
+    if chosen is None and not run.has_begun:
+        run.chosen.unlink(missing_ok=True)  # an earlier start's, which saved no checkpoint
     trunk = RunDir(config.checkpoint.branch_of) if config.checkpoint.branch_of else None
     if chosen is None and trunk is not None and not run.chosen.exists():
         chosen = read_chosen(trunk.chosen)

@@ -12,6 +12,7 @@ from gam_scale.checkpoint.store import CheckpointStore, load_config_of
 from gam_scale.config import RunConfig
 from gam_scale.errors import UserError
 from gam_scale.files import is_leftover, read_regular, remove_leftovers, write_bytes, write_json
+from gam_scale.hyperparameters import Chosen
 from gam_scale.run.metrics_file import JsonLines
 from gam_scale.run.restarts import begun_by_this_job, note_begin, restart_number
 from gam_scale.run.settings import (
@@ -21,7 +22,7 @@ from gam_scale.run.settings import (
     same_stages,
     why_steps_do_not_fit,
 )
-from gam_scale.strict import read_json, shown, to_dict
+from gam_scale.strict import read_json, read_record, shown, to_dict
 
 logger = logging.getLogger("gam_scale")
 
@@ -56,6 +57,11 @@ class RunDir:
         self.mirror = self.path / "mirror.json"
         self.anneal_now = self.path / "anneal-now"
         self.checkpoints = CheckpointStore(self.path / CHECKPOINTS)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a run that a start goes on with: a config, and a checkpoint."""
+        return self.config.exists() and self.checkpoints.latest() is not None
 
     def open(self, config: RunConfig, *, fresh: bool, data: str = "") -> None:
         """Create the directory, or check that the run in it is a run of the same ``config``.
@@ -188,6 +194,10 @@ class RunDir:
         done = (self.checkpoints.steps() or [0])[-1]
         if any(map(is_of_stages, different)) and same_stages(self.config, config, done):
             may_change += ("train.stages",)
+        if newest is None and self.chosen.exists():  # the rules may choose anew
+            may_change += tuple(
+                f"train.{name}" for name in read_record(Chosen, self.chosen).settings
+            )
         other_sets = data and any(key.startswith("data.sets") for key in different)
         if other_sets and newest and load_state(newest).data_fingerprint == data:
             may_change += ("data.sets",)

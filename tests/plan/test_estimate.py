@@ -141,6 +141,12 @@ def test_time_is_compute_and_communication():
     assert plain.step_seconds == plain.compute_seconds + plain.communication_seconds
     parts = sharded.compute_seconds, sharded.communication_seconds
     assert sharded.step_seconds == max(parts)
+    for overlap, combine in ((False, sum), (True, max)):
+        config = make_config(rows=16)
+        config.parallel.deepspeed = {"zero_optimization": {"overlap_comm": overlap}}
+        stage_2 = Estimate("", Job.of(config, 2, 8).running("zero2"), H100, 0.5)
+        parts = stage_2.compute_seconds, stage_2.communication_seconds
+        assert stage_2.step_seconds == combine(parts)
     assert plain.gpu_seconds_per_token == pytest.approx(16 * plain.step_seconds / (16 * SEQ_LEN))
 
 
