@@ -54,6 +54,8 @@ class RankCheck:
     write_bytes_per_s: float = 0.0
     hashed: int = 0
     """Number of shards whose content matches the manifest."""
+    gpu: str = ""
+    """Model of the rank's GPU; empty for CPUs."""
 
 
 def preflight(
@@ -89,6 +91,8 @@ def preflight(
         f", all-reduce at {rate / MB:.0f} MB/s" if rate else "",
         f", the slowest link: {min(links, key=lambda link: link.bytes_per_s)}" if links else "",
     )
+    if differ := differing_gpus(checks):
+        logger.warning("%s", differ)
     for link in slow_links(links):
         logger.warning("%s, less than a quarter of what like links reach", link)
 
@@ -99,6 +103,8 @@ def check_rank(
     """Check this rank's own machine."""
     here = RankCheck(world.rank, socket.gethostname(), versions(), time.time())
     here.problems += _device(world.device) + _shared_memory(world)
+    if world.device.type == "cuda" and not here.problems:
+        here.gpu = torch.cuda.get_device_name(world.device)
     problems, here.write_bytes_per_s = _disk(checkpoints, world, checkpoint_bytes)
     here.problems += problems
     problems, here.hashed = _shards(splits, world)
@@ -140,6 +146,17 @@ def differing_versions(checks: list[RankCheck]) -> list[str]:
             if f.versions[name] != common
         ]
     return problems
+
+
+def differing_gpus(checks: list[RankCheck]) -> str:
+    """Return a sentence if the ranks' GPUs are of several models, else nothing."""
+    counts = Counter(f.gpu for f in checks).most_common()
+    if len(counts) == 1:
+        return ""
+    return (
+        f"the ranks have {', '.join(f'{n} x {name}' for name, n in counts)}: the slowest sets the "
+        "pace, and copies of a parameter on several models of GPU may drift apart by rounding"
+    )
 
 
 def skewed_clocks(checks: list[RankCheck]) -> list[str]:

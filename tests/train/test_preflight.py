@@ -14,6 +14,7 @@ from gam_scale.train import preflight as module
 from gam_scale.train.preflight import (
     RankCheck,
     check_rank,
+    differing_gpus,
     differing_versions,
     preflight,
     skewed_clocks,
@@ -67,6 +68,14 @@ def test_the_rank_with_another_version_is_named():
 def test_the_rank_with_another_clock_is_named():
     (text,) = skewed_clocks([found(0), found(1, clock=40.0), found(2)])
     assert text.startswith("rank 1 on host1 has a clock -60 s off")
+
+
+def test_gpus_of_several_models_are_named():
+    ranks = [found(0), found(1), found(2)]
+    assert differing_gpus(ranks) == ""
+    for each, gpu in zip(ranks, ("H100", "A100", "H100"), strict=True):
+        each.gpu = gpu
+    assert differing_gpus(ranks).startswith("the ranks have 2 x H100, 1 x A100: ")
 
 
 def test_every_rank_says_who_failed(tmp_path):
