@@ -10,6 +10,7 @@ from gam_scale.config import TrainConfig
 from gam_scale.data.stream import micro_batches
 
 STEPS = 20
+OFFLOADED = ("zero2-offload", "zero3-offload", "fsdp-offload")
 
 
 def train_all(world, sets, engines, micro_batch_size, precision="fp32"):
@@ -44,7 +45,7 @@ def assert_same(ours, reference, rel, engine):
     [
         (1, EVERYWHERE, 2),
         # Ranks of 3 rows: micro-batches of 2 and 1.
-        (2, (*EVERYWHERE, "fsdp-keep", "zero2-offload", "zero3-offload", "fsdp-offload"), 2),
+        (2, (*EVERYWHERE, "fsdp-keep", *OFFLOADED), 2),
         (4, (*EVERYWHERE, "hybrid"), 1),  # ranks of 1 and of 2 rows
     ],
 )
@@ -104,7 +105,8 @@ def poisoned(world, sets, engines, optimizer):
 @pytest.mark.parametrize("optimizer", ["adamw", "toys", "muon"])
 def test_a_gradient_that_is_not_finite_anywhere_skips_the_step_everywhere(prepared_set, optimizer):
     sets = str(prepared_set)
-    results = run_ranks(poisoned, 2, sets=sets, engines=EVERYWHERE, optimizer=optimizer)
+    engines = EVERYWHERE if optimizer == "toys" else (*EVERYWHERE, *OFFLOADED)
+    results = run_ranks(poisoned, 2, sets=sets, engines=engines, optimizer=optimizer)
     assert results[0] == results[1]
     expected = results[0]["torch"]
     for engine, (norm, unchanged, loss, next_norm) in results[0].items():
