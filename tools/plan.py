@@ -17,7 +17,6 @@ from typing import Any
 from gam_scale import cli
 from gam_scale.config import RunConfig, load_config
 from gam_scale.data.prepare import PrepareSpec
-from gam_scale.hardware.data_sheets import Precision
 from gam_scale.hyperparameters import with_chosen
 from gam_scale.plan.estimate import Estimate, cheapest, engines
 from gam_scale.plan.gpus import GIVEN, KNOWN, RESERVED, Gpu, find_gpu, given_gpu, this_cpu
@@ -122,12 +121,12 @@ def print_plan(
         f"{rows[0].flops:.3g} FLOPs"
     )
     print(
-        f"assumed: {args.matmul_share:.0%} of {teraflops(gpu, train.precision)}, "
+        f"assumed: {args.matmul_share:.0%} of {teraflops(gpu.peak_flops(train.precision))}, "
         f"{gpu.link_bytes / 1e9:.0f} GB/s in a node, {gpu.network_bits / 1e9:g} Gb/s per GPU "
         f"between, {gpu.usable_bytes / GIB:.1f} of {gpu.memory_bytes / GIB:.0f} GiB usable"
     )
     if gpu.memory_rate is not None:
-        fp32 = teraflops(gpu, "fp32")
+        fp32 = teraflops(gpu.peak_flops("fp32"))
         print(
             f"assumed: {MEMORY_SHARE:.0%} of {gpu.memory_rate / 1e9:,.0f} GB/s to memory, "
             f"{SCAN_SHARE:.0%} of {fp32} in scans, {LAUNCH_S * 1e6:.0f} us a launch"
@@ -226,8 +225,8 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
     if estimate.fp32_flops:
         share = estimate.fp32_flops / (estimate.flops + estimate.extra_flops)
         found.append(
-            f"{share:.1%} of the FLOPs are products that stay in fp32, taken at "
-            f"{teraflops(gpu, 'fp32')}"
+            f"{share:.1%} of the FLOPs are fp32 products ({config.train.fp32_matmul}), taken at "
+            f"{teraflops(gpu.fp32_flops(tf32=config.train.fp32_matmul == 'tf32'))}"
         )
     if job.update.flops:
         share = job.update.flops * job.world_size / (estimate.flops + estimate.extra_flops)
@@ -252,9 +251,9 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
     return found
 
 
-def teraflops(gpu: Gpu, precision: Precision) -> str:
-    """Return the peak rate to three digits, for a CPU as well."""
-    rate = gpu.peak_flops(precision) / 1e12
+def teraflops(flops: float) -> str:
+    """Return a rate in FLOP/s to three digits, for a CPU as well."""
+    rate = flops / 1e12
     return f"{rate:,.0f} TFLOP/s" if rate >= 100 else f"{rate:.3g} TFLOP/s"
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from gam_scale.kernels.attention_blocks import (
     WeightDropout,
@@ -91,11 +92,13 @@ def _pairs(
     """Count the pairs of a query and a key that it sees, over all heads.
 
     Where ``ends`` has no data, each row counts as one stretch. The counting is done in numpy, since
-    numbers that torch computes while it traces have no values.
+    numbers that torch computes while it traces have no values; nor has what it makes of a tensor
+    for numpy, unless tracing stops for that moment.
     """
     rows, heads, length, _ = q.shape
     if type(ends) is Tensor and key_ends is not None and not ends.is_meta:
-        n, m = (np.diff(x.numpy()).astype(np.int64) for x in (ends, key_ends))
+        with unset_fake_temporarily():
+            n, m = (np.diff(x.numpy()).astype(np.int64) for x in (ends, key_ends))
     else:
         n, m = (np.full(rows, size) for size in (length, k.shape[2]))
     seen = n * m - n * (n - 1) // 2

@@ -58,6 +58,9 @@ class LanguageModel(nn.Module):
         self.blocks = cast(Sequence[Block], blocks)
         self.norm = config.final_norm().build(config.shape)
         self.head = None if config.tied_head else Head(config.d_model, config.vocab_size)
+        # A model is made without memory and then filled; checkpoints hold parameters alone.
+        buffers = [name for name, _ in self.named_buffers()]
+        assert not buffers, f"{buffers} would never be filled: compute them in forward"
 
     def forward(
         self,

@@ -38,6 +38,7 @@ class Setting(NamedTuple):
     on_cpu: bool
     documents: bool  # positions restart within a sequence
     context: int  # ranks that share each sequence
+    tf32: bool  # memories' own fp32 products may be computed in TF32
 
     @property
     def tokens(self) -> int:
@@ -56,6 +57,7 @@ def setting(config: RunConfig, rows: int) -> Setting:
         on_cpu=config.parallel.device == "cpu",
         documents=config.data.documents == "reset",
         context=config.parallel.context,
+        tf32=config.train.fp32_matmul == "tf32",
     )
 
 
@@ -69,7 +71,7 @@ def layer_trace(model: ModelConfig, layer_config: MixerConfig, run: Setting) -> 
 
     The trace of a compiled layer lacks what it computes and exchanges: see :func:`layer_work`.
     """
-    traced = run._replace(rows=_ROWS)
+    traced = run._replace(rows=_ROWS, tf32=False)  # a trace does not depend on tf32
     segment = _segment(run)
     most = _SEGMENTS * segment
     if segments(layer_config, run) <= _SEGMENTS:

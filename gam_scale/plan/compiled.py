@@ -6,6 +6,7 @@ writes to memory: gpu_blocks.json has the amount on a fake H100 for each kind of
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -171,7 +172,7 @@ def _workspace(node: fx.Node) -> float:
     if node.target not in WORKSPACE:
         return 0.0
     value = node.meta["val"]
-    outputs = sum(t.nbytes for t in value) if isinstance(value, tuple | list) else 0.0
+    outputs = sum(map(_nbytes, value)) if isinstance(value, tuple | list) else 0.0
     args = fx.map_arg(node.args, lambda n: n.meta["val"])
     return WORKSPACE[node.target](*args) + outputs
 
@@ -179,7 +180,12 @@ def _workspace(node: fx.Node) -> float:
 def _bytes(node: fx.Node) -> float:
     """Return a node's bytes; 0 for several values, which count at the nodes that pick one each."""
     value = node.meta.get("val")
-    return float(value.nbytes) if isinstance(value, Tensor) else 0.0
+    return float(_nbytes(value)) if isinstance(value, Tensor) else 0.0
+
+
+def _nbytes(tensor: Tensor) -> int:
+    """Return a tensor's bytes, also where torch has made a symbol of a size."""
+    return math.prod(map(int, tensor.shape)) * tensor.element_size()
 
 
 def _empty(like: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -152,9 +153,9 @@ def cheapest(job: Job, gpu: Gpu, share: float) -> Estimate:
     nothing fits, the estimate that comes nearest to fitting is returned.
     """
     every = [
-        Estimate(label, variant.having(train=train), gpu, share)
+        Estimate(label, changed, gpu, share)
         for label, variant in _variants(job)
-        for train in _batches_and_recomputation(job)
+        for changed in _batches_and_recomputation(variant)
     ]
     fitting = [e for e in every if e.fits]
     if not fitting:
@@ -189,18 +190,18 @@ def _variants(job: Job) -> Iterator[tuple[str, Job]]:
         options.append((f"fsdp/{width} kept", "fsdp", kept))
     for label, engine, settings in options:
         try:
-            variant = job.running(engine, **settings)
-            if engine.startswith("zero"):
-                assert variant.deepspeed
+            variant = job.running(engine, **settings).check()
         except UserError:
-            if variant.config.parallel == configured:
+            if job.under(engine, **settings) == configured:
                 raise
             continue
         yield label, variant
 
 
-def _batches_and_recomputation(job: Job) -> Iterator[dict[str, Any]]:
+def _batches_and_recomputation(job: Job) -> Iterator[Job]:
+    """Yield the job with every micro-batch and recomputation that a run would accept."""
     sizes = {1 << i for i in range(job.rows.bit_length())} | {job.rows}
     for size in sorted(sizes | {job.config.train.micro_batch_size}):
         for recompute in _RECOMPUTE:
-            yield {"micro_batch_size": size, "recompute": recompute}
+            with suppress(UserError):
+                yield job.having(train={"micro_batch_size": size, "recompute": recompute}).check()

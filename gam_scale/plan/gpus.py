@@ -21,6 +21,7 @@ class Gpu:
     link_bytes: float  # per second and direction, between the GPUs of one node
     network_bits: float  # per second and GPU, between nodes
     memory_rate: float | None  # bytes per second to and from its memory; None: time not counted
+    tf32: float | None = None  # FLOP/s of fp32 products that may be computed in TF32
 
     def peak_flops(self, precision: Precision) -> float:
         """Return the dense matmul FLOP/s of a precision.
@@ -34,6 +35,10 @@ class Gpu:
                 f"{' or '.join(self.peaks)}"
             )
         return self.peaks[precision]
+
+    def fp32_flops(self, *, tf32: bool) -> float:
+        """Return the FLOP/s of fp32 products, which ``tf32`` allows to be computed in TF32."""
+        return self.tf32 if tf32 and self.tf32 is not None else self.peak_flops("fp32")
 
     @property
     def usable_bytes(self) -> float:
@@ -95,7 +100,9 @@ def find_gpu(name: str) -> Gpu:
     device, memory, rate, link, network = _GPUS[name.lower()]
     peaks = {p: data_sheet_peak(device, p) for p in _PRECISIONS}
     rates = {precision: peak.flops for precision, peak in peaks.items() if peak}
-    return Gpu(name.lower(), rates, memory * _GIB, link * _GB, network * _GBIT, rate * _GB)
+    tf32 = data_sheet_peak(device, "fp32", tf32=True)
+    sizes = memory * _GIB, link * _GB, network * _GBIT, rate * _GB
+    return Gpu(name.lower(), rates, *sizes, tf32.flops if tf32 else None)
 
 
 def given_gpu(text: str) -> Gpu:

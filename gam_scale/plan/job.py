@@ -7,7 +7,7 @@ from typing import Any
 
 from gam_scale.config import ParallelConfig, RunConfig
 from gam_scale.config.axes import Axes
-from gam_scale.config.rules import check_ranks
+from gam_scale.config.rules import check, check_ranks
 from gam_scale.data.stream import n_micro_batches
 from gam_scale.errors import UserError
 from gam_scale.parallel.optimizer import parameter_groups
@@ -42,6 +42,8 @@ class Job:
                 "model.vocab_size is 0, the tokenizer's, which a plan does not read; expected "
                 "--set model.vocab_size=N"
             )
+        if config.parallel.shard_ranks == nodes * gpus_per_node:  # which 0 means, too
+            config = replace(config, parallel=replace(config.parallel, shard_ranks=0))
         return cls(config, nodes, gpus_per_node, Weights.of(config.model))
 
     def __post_init__(self) -> None:
@@ -146,19 +148,35 @@ class Job:
         changed = {k: replace(getattr(self.config, k), **v) for k, v in sections.items()}
         return replace(self, config=replace(self.config, **changed))
 
+    def check(self) -> "Job":
+        """Return the job itself if a run would accept its settings.
+
+        Raises:
+            UserError: it would not.
+        """
+        check(self.config)
+        if self.config.parallel.engine == "deepspeed":
+            assert self.deepspeed
+        return self
+
     def running(self, engine: str, **options: Any) -> "Job":
-        """Return the same job under another engine; options that this engine lacks are reset."""
-        parallel = self.config.parallel
-        defaults = ParallelConfig()
+        """Return the same job with the settings that :meth:`under` returns."""
+        return replace(self, config=replace(self.config, parallel=self.under(engine, **options)))
+
+    def under(self, engine: str, **options: Any) -> ParallelConfig:
+        """Return the settings for another engine; those that this engine lacks are reset."""
+        parallel, defaults = self.config.parallel, ParallelConfig()
         stage = int(engine[4:]) if engine.startswith("zero") else defaults.zero_stage
-        settings = {
+        offload = parallel.offload if _can_offload(engine, parallel.offload) else "none"
+        settings: dict[str, Any] = {
             "engine": "deepspeed" if engine.startswith("zero") else engine,
             "zero_stage": stage,
             "shard_ranks": defaults.shard_ranks,
             "reshard_after_forward": defaults.reshard_after_forward,
-            "offload": parallel.offload if _can_offload(engine, parallel.offload) else "none",
+            "offload": offload,
+            "offload_dir": parallel.offload_dir if offload != "none" and stage == 3 else "",
         }
-        return self.having(parallel=settings | options)
+        return replace(parallel, **settings | options)
 
 
 def _can_offload(engine: str, what: str) -> bool:

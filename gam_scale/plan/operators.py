@@ -67,6 +67,32 @@ FLOPS: _Table = {
 """By operator, the function from its arguments to its FLOPs."""
 
 
+def _attention_flops(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, **_: Any
+) -> float:
+    """Count two products over the visible pairs of a query and a key."""
+    rows, heads, n, width = q.shape
+    m = k.shape[2]
+    pairs = n * m - causal * (n * (n - 1) // 2)
+    return 4.0 * rows * heads * width * pairs
+
+
+def _attention_backward_flops(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any, **_: Any
+) -> float:
+    """Count five products: the scores again; gradients of weights, queries, keys and values."""
+    return 2.5 * _attention_flops(q, k, v, *rest)
+
+
+ATTENTION_FLOPS: _Table = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default: (
+        _attention_backward_flops
+    ),
+}
+"""As :data:`FLOPS`, of torch's attention on CPUs, which its own counter does not know."""
+
+
 def _selective_scan_bytes(x: Tensor, *rest: Any) -> float:
     """Return the bytes of what each token writes, of step sizes with resets, and of two states."""
     initial, reset = rest[4], rest[5]

@@ -66,9 +66,10 @@ def layer_seconds(
         share: see :data:`MATMUL_SHARE`.
     """
     done, precision = layer_work(model, layer_config, run), _precision(run)
-    in_fp32 = done.flops if precision == "fp32" else done.fp32_flops - done.scan_flops
+    # In an fp32 run all products are fp32, and a layer's own are not told apart from the others.
+    in_fp32 = 0.0 if precision == "fp32" else done.fp32_flops - done.scan_flops
     seconds = (done.flops - in_fp32) / gpu.peak_flops(precision)
-    seconds = (seconds + in_fp32 / gpu.peak_flops("fp32")) / share
+    seconds = (seconds + in_fp32 / gpu.fp32_flops(tf32=run.tf32)) / share
     scans = done.scan_flops / gpu.peak_flops("fp32")
     if gpu.memory_rate is None:
         return Seconds(products=seconds, scans=scans / share)

@@ -22,7 +22,15 @@ from gam_scale.model.layout import Layout
 from gam_scale.model.loss import linear_cross_entropy
 from gam_scale.model.rotary import Rotation
 from gam_scale.plan.compiled import GraphMemory, compiler
-from gam_scale.plan.operators import EXCHANGES, FLOPS, WORKSPACE, Exchanged, Moved, moved
+from gam_scale.plan.operators import (
+    ATTENTION_FLOPS,
+    EXCHANGES,
+    FLOPS,
+    WORKSPACE,
+    Exchanged,
+    Moved,
+    moved,
+)
 
 
 class Bytes(NamedTuple):
@@ -92,10 +100,10 @@ def _combined(function: Callable[..., float], *tuples: Any) -> Any:
 
 
 class FakeContext:
-    """One of the ranks that share a sequence, as far as shapes go."""
+    """The last of the ranks that share a sequence, as far as shapes go."""
 
     def __init__(self, size: int) -> None:
-        self.rank, self.size = 1, size
+        self.rank, self.size = size - 1, size
 
     def gather(self, x: Tensor) -> Tensor:
         """See :class:`gam_scale.model.context.Context`."""
@@ -156,11 +164,14 @@ def trace_block(
 
 
 def _layout(rows: int, length: int, documents: bool, context: int) -> Layout:
-    """Return the layout of the first of ``context`` ranks, with ``length`` tokens of each row."""
+    """Return the layout of the last of ``context`` ranks, with ``length`` tokens of each row.
+
+    In attention that rank's queries see most keys, and the others wait for it.
+    """
     whole = Layout.stream(rows, context * length)
     if documents:
         whole = Layout.of(whole.positions.expand(rows, -1).contiguous())
-    return whole.part(0, context) if context > 1 else whole
+    return whole.part(context - 1, context) if context > 1 else whole
 
 
 @cache
@@ -236,7 +247,7 @@ class Recorder(TorchDispatchMode):
     def know(self, weights: Iterable[Tensor], *others: Iterable[Tensor]) -> None:
         """Do not count these tensors; take what is computed from ``weights`` alone for a copy."""
         weights = list(weights)
-        self._shapes = {w.shape for w in weights}
+        self._shapes = {tuple(w.shape) for w in weights}
         self._weights = {_address(w) for w in weights}
         self._known = self._weights | {_address(t) for some in others for t in some}
 
@@ -262,7 +273,7 @@ class Recorder(TorchDispatchMode):
 
     def is_shape_of_weights(self, shape: torch.Size) -> bool:
         """Return whether some weights have this shape."""
-        return shape in self._shapes
+        return tuple(map(int, shape)) in self._shapes
 
     def see(self, tensor: Tensor, *, is_copy: bool) -> None:
         """Note a tensor's storage if it is new."""
@@ -329,7 +340,7 @@ class Recorder(TorchDispatchMode):
 
 
 def _work(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
-    known = flop_registry.get(func._overloadpacket)
+    known = flop_registry.get(func._overloadpacket) or ATTENTION_FLOPS.get(func)
     counted = known(*args, **kwargs, out_val=out) if known else 0.0
     ours = FLOPS[func](*args) if func in FLOPS else 0.0
     # The first argument decides, which is multiplied: attention in bf16 keeps its sums in fp32.

@@ -20,8 +20,10 @@ from gam_scale.data.packing import Batch
 from gam_scale.evaluate.state_size import state_size
 from gam_scale.export.sources import flat_sources
 from gam_scale.model.config import ModelConfig
+from gam_scale.model.embedding import Head
 from gam_scale.model.layout import Layout
 from gam_scale.model.lm import LanguageModel, build_model
+from gam_scale.model.memory.base import Memory, WrittenMemory
 from gam_scale.model.parts import FEED_FORWARDS, NORMS, implementations
 from gam_scale.model.policy import policies
 from gam_scale.parallel.context import SequenceContext
@@ -173,6 +175,33 @@ def test_everything_learns_and_has_a_policy(name):
     for parameter, p in model.named_parameters():
         assert is_alive(p.grad), f"{parameter} does not learn"
         assert known[parameter].role == role_of(parameter, p), parameter
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_reports_ask_of_a_memory_is_answered(name):
+    model = model_of(name)
+    layout = Layout.stream(2, T).turned(model.config.rotation())
+    h = torch.randn(2, T, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for memory in (m for m in model.modules() if isinstance(m, Memory)):
+        for values in memory.statistics(h).values():
+            assert values.isfinite().all() and values.dim() == 2
+        if isinstance(memory, WrittenMemory):
+            assert memory.longest_horizon >= 0
+            norms = memory.state_norm(h, layout)
+            assert norms.shape == (2, memory.n_heads) and norms.isfinite().all()
+
+
+def test_a_part_with_a_buffer_is_refused(monkeypatch):
+    """It would never be filled, and no checkpoint has it."""
+    init = Head.__init__
+
+    def with_buffer(self, *sizes):
+        init(self, *sizes)
+        self.register_buffer("decays", torch.ones(2))
+
+    monkeypatch.setattr(Head, "__init__", with_buffer)
+    with pytest.raises(AssertionError, match=r"\['head.decays'\] would never be filled"):
+        model_of("untied head")
 
 
 @pytest.mark.parametrize("name", ROWS)

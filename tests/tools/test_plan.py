@@ -157,3 +157,43 @@ def test_stages_are_planned_by_the_fullest_and_their_times_added(plan):
     done = plan(*small[:-1], "--set", f"train.stages={json.dumps(stages)}", "--price", 2)
     hours = sum(s["steps"] * r["step_seconds"] for s, r in zip(stages, rows, strict=True)) / 3600
     assert f"in {hours:,.3g} hours" in done.out and "1,000 steps" in done.out
+
+
+def set_to(*settings):
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def test_only_settings_that_a_run_accepts_are_compared(plan):
+    one = ("--nodes", 1, "--gpus-per-node", 1)
+    measured = set_to("log.noise_every=5", "train.global_batch_size=8", "train.micro_batch_size=1")
+    done = plan(*one, *measured)
+    assert done.status == 0, done
+    assert "cheapest that fits: fsdp" not in done.out and "train.micro_batch_size=8" not in done.out
+    offloaded = set_to(
+        "parallel.engine=deepspeed",
+        "parallel.zero_stage=3",
+        "parallel.offload=parameters",
+        "parallel.offload_dir=/scratch",
+    )
+    done = plan(*offloaded)
+    assert done.status == 0 and "cheapest that fits: fsdp" in done.out, done
+    assert "parallel.offload_dir=" in done.out.split("cheapest that fits")[1]
+
+
+def test_an_engine_that_the_search_alone_tries_ends_no_plan(plan):
+    cut = ('model.layers=["gam_delta"]', "model.position=none", "parallel.context=16")
+    done = plan(*set_to(*cut, "parallel.engine=fsdp", "parallel.reshard_after_forward=false"))
+    assert done.status == 0, done
+    assert [line for line in done.out.splitlines() if line.startswith("*fsdp kept")]
+
+
+def test_parameters_cut_over_all_ranks_are_the_row_fsdp(plan):
+    done = plan(*set_to("parallel.engine=fsdp", "parallel.shard_ranks=16"))
+    assert any(line.startswith("*fsdp ") for line in done.out.splitlines()), done
+
+
+def test_plain_attention_is_planned_compiled(plan):
+    """Torch makes symbols of some of its sizes."""
+    attention = set_to('model.layers=["attention"]', "train.compile=on", "train.recompute=full")
+    done = plan(*attention, *set_to("data.documents=concatenate"))
+    assert done.status == 0, done

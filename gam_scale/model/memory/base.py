@@ -47,7 +47,7 @@ class WrittenMemory(Memory):
     """A memory whose state the context writes: one form for training, prefill and generation.
 
     The state is float32, or float64 in a float64 model, whatever autocast says. ``gate`` decides
-    how fast the state is forgotten.
+    how fast the state is forgotten; a memory whose decays do not depend on the text has none.
     """
 
     gate: DecayGate
@@ -55,9 +55,9 @@ class WrittenMemory(Memory):
 
     @property
     def longest_horizon(self) -> float:
-        """Tokens over which the slowest part of the state forgets at initialisation; see
-        :attr:`DecayGate.longest_horizon`."""
-        return self.gate.longest_horizon
+        """Tokens over which the slowest part of the state forgets at initialisation, 0 without a
+        gate; see :attr:`DecayGate.longest_horizon`."""
+        return self.gate.longest_horizon if hasattr(self, "gate") else 0.0
 
     def forward(self, h: Tensor, layout: Layout, context: Context | None = None) -> Tensor:
         """See :meth:`Memory.forward`."""
@@ -87,6 +87,8 @@ class WrittenMemory(Memory):
 
     def statistics(self, h: Tensor) -> dict[str, Tensor]:
         """Return ``horizon``: over how many tokens like this one a gate would forget."""
+        if not hasattr(self, "gate"):
+            return {}
         return {"horizon": horizons_of(self.gate(h).flatten(2).unflatten(2, (self.n_heads, -1)))}
 
 
