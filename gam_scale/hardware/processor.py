@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from gam_scale.errors import UserError
+from gam_scale.hardware.container import cpu_limit
 
 
 def find_device(name: str) -> torch.device:
@@ -24,13 +25,16 @@ def find_device(name: str) -> torch.device:
 def cpu_threads(local_world_size: int) -> int:
     """Return this rank's threads for matmuls: its share of the physical cores it may use.
 
+    A container may use fewer than it sees.
+
     ``OMP_NUM_THREADS`` wins, except for the 1 that torchrun sets by itself for several ranks.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     by_torchrun = asked == "1" and local_world_size > 1 and "TORCHELASTIC_RUN_ID" in os.environ
     if asked.isdigit() and int(asked) > 0 and not by_torchrun:
         return int(asked)
-    return max(1, _physical_cores() // local_world_size)
+    cores, limit = _physical_cores(), cpu_limit()
+    return max(1, int(cores if limit is None else min(cores, limit)) // local_world_size)
 
 
 def _physical_cores() -> int:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from gam_scale.errors import UserError, one_line
+from gam_scale.hardware.container import memory_limit
 from gam_scale.hardware.data_sheets import Precision, data_sheet_peak
 
 RESERVED = 0.10
@@ -139,5 +140,6 @@ def this_cpu(ranks: int, precision: Precision) -> Gpu:
     peaks: dict[Precision, float] = {
         p: device_peak_flops("cpu", p).flops / ranks for p in dict.fromkeys((precision, "fp32"))
     }
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = min(machine, memory_limit() or machine)
     return Gpu("this CPU", peaks, memory / ranks, 2 * _GB, 10 * _GBIT, None)
