@@ -1,4 +1,4 @@
-"""Limits that a container or a Slurm job sets by control groups (cgroup v2), below the machine's."""
+"""Limits that a container or a Slurm job sets by control groups (cgroup v2)."""
 
 from collections.abc import Iterator
 from pathlib import Path
