@@ -38,12 +38,26 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for name, text in found if name == language]
 
 
+LOOP = re.compile(r"for (\w+) in ([^;]+); do\n(.*?)^done\n", re.M | re.S)
+"""A loop of a shell over words, with its body."""
+
+
+def unrolled(block: str) -> str:
+    """Return a block's lines, those of a loop once for each of its words."""
+
+    def each(loop: re.Match[str]) -> str:
+        name, words, body = loop.groups()
+        return "".join(body.replace(f"${name}", word) for word in words.split())
+
+    return LOOP.sub(each, block)
+
+
 def commands(page: Path) -> list[Command]:
     """Return the commands in a page's bash blocks, in order."""
     found = []
     for block in blocks(page, "bash"):
         alone = ""
-        for line in block.replace("\\\n", " ").splitlines():
+        for line in unrolled(block).replace("\\\n", " ").splitlines():
             if line.lstrip().startswith("#"):
                 alone += f" {line}"
             elif line.strip():

@@ -53,7 +53,7 @@ def test_overrides_are_json_or_words(tmp_path):
         ("trian.lr=1", "trian is not a setting; did you mean train?"),
         ("model.block=rnn", 'model.block is "rnn"; expected one of "gam", "attention", "mamba"'),
         ("model=3", "model is 3; expected an object"),
-        ("data.sets=data/x", r'a list of an object, such as \[{"path": "data/x"}\]'),
+        ("data.sets=data/x", r'a list of objects, such as \[{"path": "data/x"}\]'),
         ('log.wandb_tags=["a", ""]', r"log.wandb_tags\[1\] has 0 characters; wandb takes 1 to 64"),
         ("data.sets=3", r'such as \[{"path": "..."}\]'),
         ("data.seq_len=2", "data.seq_len is 2 and model.gam.kernel_size 3; expected at least that"),

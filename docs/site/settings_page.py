@@ -39,10 +39,17 @@ The shipped files: `configs/quickstart.json` (a CPU, seconds), `configs/ctx16k.j
 
 LAYERS = """## Kinds of layer
 
-`model.layers` is a pattern of these, repeated over `model.n_layers`. A kind by its name takes
-settings from `model.gam`, `model.memory`, `model.attention` and `model.mamba`; an object has its
-own, and defaults from here: `{"kind": "delta", "n_heads": 12, "ffn": {"kind": "swiglu"}}`.
-[Memories](memories.md) says what each computes.
+`model.layers` is a pattern of these, repeated over `model.n_layers`. A kind by its name takes some
+of its settings from sections that kinds share; all others have the defaults from here:
+
+* `static` from `model.gam`;
+* `slot`, `raven`, `delta`, `phase` and `scan` from `model.gam` and `model.memory`;
+* `gdn`, `kda`, `gdn2` and `gam_delta` from `model.memory` alone;
+* `attention` from `model.attention`, `mamba` from `model.mamba`, and `mamba2` from none.
+
+An object has settings of its own, and takes nothing from these sections:
+`{"kind": "delta", "n_heads": 12, "ffn": {"kind": "swiglu"}}`. [Memories](memories.md) says what each
+kind computes, and [the models](models.md) how to choose.
 """
 
 COLUMNS = "| setting | type | default | what it means |\n|---|---|---|---|"

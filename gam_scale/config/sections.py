@@ -267,11 +267,13 @@ class LogConfig:
     sample_every: int = option(
         0,
         "steps between sample texts that the model writes, for samples.jsonl, logs and report; 0: "
-        "only at the run's end",
+        "none. At the run's end the model in any case writes a text that it begins itself",
         at_least=0,
     )
     sample_prompt: str = option(
-        "", "prompt that the sample texts continue; empty: the start of a document"
+        "",
+        "prompt that the texts of log.sample_every continue; empty: the start of a document. The "
+        "text at the run's end has no prompt",
     )
     sample_prompts: list[str] = option(
         [], "several prompts, with a sample text for each, instead of log.sample_prompt"

@@ -17,7 +17,7 @@ from gam_scale.model.parts import MIXERS
 from gam_scale.strict import describe, from_dict
 
 OUTPUTS = re.compile(r"(?:--out|--report|log\.run_dir)[ =](\S+)")
-OURS = ("runs/", "data/", "docs/language", "accept")
+OURS = ("runs/", "data/", "accept")
 NEEDS = re.compile(r"\bneeds? (a GPU|GPUs|Slurm|root|a network|lm-eval|a cluster)", re.I)
 """How a page marks a command that no test can run or check: in a comment of its block."""
 KEYS = {re.sub(r"\[\]", "", row[0]) for row in describe(RunConfig)}

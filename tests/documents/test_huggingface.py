@@ -39,32 +39,40 @@ def test_the_page_word_for_word(tmp_path, run_tool, monkeypatch):
     llama_kind(tmp_path / "data" / "llama")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "text.txt").write_text(sentences(1, 300))
-    typed = [
-        c.words
-        for c in commands(PAGE)
-        if any("runs/llama" in w or "llama-set" in w for w in c.words)
-    ]
-    code, given = blocks(PAGE, "python")[0].replace("=20", "=3"), {}
+    typed = [c.words for c in commands(PAGE) if any("runs/hybrid" in w for w in c.words)]
+    run_tool(
+        "prepare_data",
+        "--train",
+        "text.txt",
+        "--tokenizer",
+        "data/llama",
+        "--out",
+        "data/quickstart",
+    )
+    trained, served = blocks(PAGE, "python")
+    code, given = trained.replace("=20", "=3"), {}
     for words in [words for words in typed if words[0] == "python"]:
         if "import" in words:
             exec(code, given)
-        type_in(run_tool, words, SMALL, {"python-stdlib": "text.txt"})
-    assert load_state(tmp_path / "runs/llama-back-on/checkpoints/step-00000006").step == 6
+        type_in(run_tool, words, SMALL, {})
+    exec(served, given)
+    assert given["new"].shape[0] == 2, "the page's batch was not continued"
+    assert load_state(tmp_path / "runs/hybrid-back-on/checkpoints/step-00000006").step == 6
 
     # The imported model equals the merged one, and the base model with the saved adapter.
     ids = torch.tensor([given["tokenizer"](sentences(2, 2)).input_ids])
-    back = load_trained("runs/llama-back")
-    merged = transformers.AutoModelForCausalLM.from_pretrained("runs/llama-merged", **LOAD)
-    base = transformers.AutoModelForCausalLM.from_pretrained("runs/llama-hf", **LOAD)
+    back = load_trained("runs/hybrid-back")
+    merged = transformers.AutoModelForCausalLM.from_pretrained("runs/hybrid-merged", **LOAD)
+    base = transformers.AutoModelForCausalLM.from_pretrained("runs/hybrid-hf", **LOAD)
     with torch.no_grad():
         found, before = back.model(ids), base(ids).logits
         assert off(merged(ids).logits, found) < 1e-6 < off(before, found)
         import peft
 
         assert (
-            off(peft.PeftModel.from_pretrained(base, "runs/llama-lora")(ids).logits, found) < 1e-5
+            off(peft.PeftModel.from_pretrained(base, "runs/hybrid-lora")(ids).logits, found) < 1e-5
         )
-    assert back.tokenizer.encode("def a b") == load_trained("runs/llama").tokenizer.encode(
+    assert back.tokenizer.encode("def a b") == load_trained("runs/hybrid").tokenizer.encode(
         "def a b"
     )
 
