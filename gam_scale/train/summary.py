@@ -19,6 +19,7 @@ from gam_scale.model.lm import outline
 from gam_scale.parallel.world import World
 from gam_scale.run.chosen import read_chosen
 from gam_scale.run.directory import RunDir
+from gam_scale.run.evaluations import FILE as EVALUATIONS
 from gam_scale.run.evaluations import write_evaluations
 from gam_scale.run.figures import Origin, read_summary
 from gam_scale.run.goodput import goodput
@@ -46,9 +47,10 @@ WATERMARKS = (
 
 
 def retract(run: RunDir) -> None:
-    """Remove the summary of a run that has ended before and now goes on."""
+    """Remove what says how a run has ended that now goes on, and the files made from that end."""
     run.check_lock()
-    run.summary.unlink(missing_ok=True)
+    for path in (run.summary, run.diverged, run.report, run.path / EVALUATIONS):
+        path.unlink(missing_ok=True)
 
 
 def finish(run: RunDir, world: World, validated: Sequence[str], *, compiled: bool) -> None:
