@@ -288,8 +288,13 @@ def retrieval(rows: Sequence[Row]) -> Table:
         table.append([model, task, *cells, f"{chance:.3f}", or_over(fallen, max(at))])
     note = (
         "Share found by tokens of context, over all depths, first seed, with Wilson's 95% "
-        "interval; at chance from: the length from which on no interval lies above chance."
+        "interval by text; at chance from: the length from which on no interval lies above chance."
     )
+    if any(row["what"] == "needle" and "right" not in row for row in rows):
+        note += (
+            " Intervals of needles that an earlier version measured count the answers at all "
+            "depths of a text as independent, and are too narrow."
+        )
     header = ["model", "hidden", *(f"{n:,}" for n in lengths), "chance", "at chance from"]
     return Table("Needles and pairs", header, table, note)
 

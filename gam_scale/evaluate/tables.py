@@ -164,7 +164,7 @@ def needles(subject: Subject) -> Table:
     ]
     n = subject.needle
     note = f"{n.cells[0].trials} trials a row, {n.candidates} candidates: chance {n.chance:.3f}. "
-    note += _fallen(n.chance_from, "Over all depths, found")
+    note += _fallen(n.chance_from, "Over all depths, by trial, found")
     header = ["tokens", "depth", "accuracy", "mean rank", "nats gained"]
     return Table(f"Needle in a haystack: {subject.name}", header, rows, note)
 

@@ -22,7 +22,8 @@ SURE = Interval(0.5, 0.25, 0.75)
 
 
 def subject(name: str) -> Subject:
-    cells = [NeedleCell(n, d, SURE, 2.0, SURE, 4) for n in (64, 128) for d in (0.0, 1.0)]
+    right = [True, True, False, False]
+    cells = [NeedleCell(n, d, SURE, 2.0, SURE, right) for n in (64, 128) for d in (0.0, 1.0)]
     found = Subject(name, "runs/x", 7, ["slot"] * 2, 1234, StateSize(100, 0), 128)
     found.needle = NeedleResult(cells, 4, 0.25)
     return found
