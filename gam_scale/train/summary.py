@@ -109,6 +109,8 @@ def show_summary(run: RunDir) -> None:
         rows[f"accuracy on {key.split('/')[1]}"] = shown(key, "{:.1%}")
     if origin := summary.get("continued"):
         rows["continues"] = f"{origin['run']}, with its {', '.join(origin['kept'])}"
+    if summary.get("skipped_steps"):
+        rows["steps skipped"] = f"{shown('skipped_steps', '{:,}')}, without a finite gradient"
     rows["tokens per second"] = shown("tokens_per_s", "{:,.0f}")
     rows["run directory"] = str(run.path)
     if run.report.exists():
@@ -159,6 +161,7 @@ def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
         "peak_memory_bytes": _over(max, lines, "memory_bytes"),
         **{key: _over(max, lines, key) for key in WATERMARKS},
         "tokens": last.get("tokens", state.metrics.get("tokens")),
+        "skipped_steps": last.get("skipped_steps", state.metrics.get("skipped_steps")),
         "parameters": model.n_parameters(),
         "flops_per_token": 3.0 * mean_over_tokens(config, model.flops_per_token),
         "engine": config.parallel.engine,
