@@ -11,6 +11,8 @@ from gam_scale.compare.comparison import Comparison
 from gam_scale.compare.continued_models import continued_models
 from gam_scale.compare.spec import ModelEntry, TextSpec, read_spec
 from gam_scale.errors import Diverged, UserError
+from gam_scale.experiment.kept import read_rows, write_rows
+from gam_scale.experiment.results import keep_row, kept_row, kept_rows
 from gam_scale.experiment.spread import Spread
 from gam_scale.train.in_turn import train_in_turn
 
@@ -134,3 +136,19 @@ def test_a_set_without_validation_is_refused_before_any_run(compared, prepared_s
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="has no valid split; expected one made by"):
         compared(data=str(folder)).cells()
+
+
+def test_rows_are_kept_as_json_and_those_of_earlier_versions_are_still_read(tmp_path):
+    row = ROW | {"model": "a", "stage": "full", "val_loss": math.inf, "bins": [[1, 2, math.nan]]}
+    kept = keep_row(tmp_path, "now", row)
+    assert kept["val_loss"] is None and kept["bins"] == [[1, 2, None]] and kept["tokens"] == 1000
+    assert kept_row(tmp_path, "now") == kept
+    (tmp_path / "results" / "before.json").write_text(json.dumps(row))
+    before = kept_rows(tmp_path)["before"]
+    assert before["val_loss"] == math.inf
+    write_rows([kept, before], tmp_path)
+    assert "NaN" not in (text := (tmp_path / "results.jsonl").read_text()) and "Inf" not in text
+    assert read_rows(tmp_path / "results.jsonl") == [kept, kept]
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
+    (old,) = read_rows(tmp_path / "results.jsonl")
+    assert "diverged" in str(text_tables.losses({"a": [old]}, ""))
