@@ -16,6 +16,10 @@ class UserError(Exception):
         super().__init__(one_line(message, MOST_CHARACTERS))
 
 
+class Diverged(UserError):
+    """A run's training diverges: to train it again with the same settings would not help."""
+
+
 class EndedByOthers(Exception):
     """Another rank's failure, which the message names, ended this rank: it is no defect here.
 

@@ -166,6 +166,26 @@ def test_the_time_of_every_process_of_a_resumed_run_counts(tmp_path):
     assert "65\u00a0s" in page(tmp_path, lines)
 
 
+def test_the_time_of_a_start_shorter_than_the_next_ones_first_line_counts(tmp_path):
+    """10 s up to step 2; then 30 s up to step 9, of which a later start dropped all; then 50 s."""
+    start = {"began": 1.0, "ranks": 1, "job": "", "again": False}
+    starts = [start | {"step": step} for step in (0, 2, 7, 2)]
+    (tmp_path / "starts.json").write_text(json.dumps({"starts": starts}))
+    lines = [line(1, seconds=5), line(2, seconds=10), line(4, seconds=20), line(9, seconds=50)]
+    assert "in 60\u00a0s." in page(tmp_path, lines)
+
+
+def test_a_run_with_skipped_steps_and_without_a_validation_loss_does_not_look_sound(tmp_path):
+    summary = {"validated": ["prose"], "val_loss": 4.5, "skipped_steps": 0}
+    sound = Structure(page(tmp_path, [line(1)], summary)).text
+    assert "Steps skipped" not in sound and "validation loss at the end" not in sound
+    lost = Structure(page(tmp_path, [line(1)], summary | {"val_loss": None, "skipped_steps": 7}))
+    assert re.search(r"no finite gradient\)\s*7", lost.text)
+    assert "The validation loss at the end is not known" in lost.text
+    text = Structure(page(tmp_path, [line(1), line(2, skipped_steps=3)])).text
+    assert "Steps skipped" in text, "the page of a run in training is silent on it"
+
+
 @pytest.mark.parametrize(
     ("changes", "reach"),
     [({}, 13), ({"kernel_size": 5}, 25), ({"paths": "global"}, 1), ({"paths": "local"}, 13)],

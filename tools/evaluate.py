@@ -61,14 +61,12 @@ def main() -> None:
     if args.report:
         write_comparison(args.report, subjects, recalls)
     plain = len(subjects) == 1 and not recalls and not _asked(args)
-    figures = (
-        _figures(subjects[0]) if plain else to_json({"checkpoints": subjects, "recall": recalls})
-    )
+    figures = _figures(subjects[0]) if plain else {"checkpoints": subjects, "recall": recalls}
     if args.json == "-":
-        print(json.dumps(figures))
+        print(json.dumps(to_json(figures), allow_nan=False))
         return
     if args.json:
-        _write_json(args.json, figures)
+        _write_json(args.json, to_json(figures))
     if plain:
         _print(figures)
     else:
@@ -303,13 +301,13 @@ def _recall(args: argparse.Namespace) -> list[RecallResult]:
     ]
 
 
-def _figures(found: Subject) -> dict[str, str | int | float]:
-    head: dict[str, str | int | float] = {"checkpoint": found.checkpoint, "step": found.step}
+def _figures(found: Subject) -> dict[str, Any]:
+    head: dict[str, Any] = {"checkpoint": found.checkpoint, "step": found.step}
     names = ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")
     return head | {name: getattr(found.loss, name) for name in names}
 
 
-def _print(figures: dict[str, str | int | float]) -> None:
+def _print(figures: dict[str, Any]) -> None:
     for name, value in figures.items():
         form = {int: "{:,}", float: "{:,.4f}", str: "{}"}[type(value)]
         print(f"{name.replace('_', ' '):<14} {form.format(value)}")

@@ -58,7 +58,7 @@ def figure(curves: Sequence[tuple[str, list[Line]]], title: str) -> Figure:
     def draw(axes: Any, palette: Palette, narrow: bool) -> None:
         for i, ((_, lines), valid) in enumerate(zip(curves, validated, strict=True)):
             colour = palette.line(i)
-            axes.plot(*columns(lines, "loss"), lw=1.2, color=colour)
+            axes.plot(*columns(lines, "loss"), lw=1.2, color=colour, ls=palette.dash(i))
             axes.plot(*columns(valid, "val_loss"), "o", color=colour)
         axes.xaxis.set_major_formatter(lambda tokens, _: large(tokens))
         ticks_y(axes)

@@ -9,6 +9,7 @@ nothing that is done. DIR/page/ shows what is done so far as report.html, report
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from gam_scale import cli
@@ -30,11 +31,13 @@ def main() -> int:
     args = parse()
     grid = planned(args)
     claim(args.out, args.scale, args.overrides)
-    missing = grid.missing()
-    if grid:
-        print(f"{len(grid) - len(missing)} of {len(grid)} runs are done")
     status = 0
-    if not args.page_only:
+    if args.page_only:
+        keep_rows(grid)
+    else:
+        missing = grid.missing()
+        if grid:
+            print(f"{len(grid) - len(missing)} of {len(grid)} runs are done")
         announce(missing)
         status = 1 if train(missing) else 0
         if 2 in args.table:
@@ -117,6 +120,15 @@ def planned(args: argparse.Namespace) -> Grid[PaperCell]:
             f"--only {args.only} is in no run's name; expected part of one, such as gam"
         )
     return grid
+
+
+def keep_rows(grid: Grid[PaperCell]) -> None:
+    """Keep the rows of finished runs for the page; say which cannot be, and leave these out."""
+    for cell in grid.cells:
+        try:
+            cell.row()
+        except UserError as error:
+            print(f"not on the page: {error}", file=sys.stderr)
 
 
 def announce(missing: Grid[PaperCell]) -> None:

@@ -1,5 +1,6 @@
 """The cells of a comparison that are known so far: later ones depend on earlier results."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -14,7 +15,7 @@ from gam_scale.compare.spec import Spec, TaskSpec, TextSpec
 from gam_scale.compare.task_cell import Group, TaskCell, task_cells
 from gam_scale.compare.text_cell import Budget, TextCell, best, final_loss, text_cell
 from gam_scale.config import RunConfig
-from gam_scale.data.manifest import read_manifest
+from gam_scale.data.manifest import read_validated
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.grid import AnyCell, Grid
 from gam_scale.experiment.kept import restore
@@ -82,9 +83,10 @@ class Comparison:
 
 
 def _models(spec: TextSpec, start: Path | None) -> Mapping[str, tuple[Sized, Path | None]]:
+    manifest = read_validated(spec.data)
     if not spec.models:
         return continued_models(spec, start)
-    vocabulary = read_manifest(spec.data).tokenizer.vocab_size
+    vocabulary = manifest.tokenizer.vocab_size
     shared = {"vocab_size": vocabulary, **spec.set.get("model", {})}
     return {
         name: (sized(name, entry, shared, spec.size), None) for name, entry in spec.models.items()
@@ -142,12 +144,13 @@ def _of_text(
             trained.append(run_of(full, rate, first))
             more = (lr for lr in spec.entry(name).full_lrs if lr != rate)
             besides += [run_of(full, lr, first) for lr in more]
-    again = _repeated(spec, [*trained, *besides]) if len(trained) == len(models) else []
+    again = _repeated(spec, [*trained, *besides], len(models))
     trained += besides
     trained += [runs[c.model_name](full, c.rate, seed) for seed in others for c in again]
     measured = [
         each
-        for cell, _ in _finished(trained)
+        for cell, row in _finished(trained)
+        if math.isfinite(final_loss(row))  # of a run that diverged there is nothing to measure
         for each in measure_cells(cell, cell.model_name, spec.measure)
         if cell.run_dir.exists() or each.row() is not None  # a lost run may be measured
     ]
@@ -172,17 +175,22 @@ def _tuned(
         lrs.append(more)
 
 
-def _repeated(spec: TextSpec, trained: Sequence[TextCell]) -> list[TextCell]:
+def _repeated(spec: TextSpec, trained: Sequence[TextCell], models: int) -> list[TextCell]:
     """Return the runs that further seeds repeat: the best of each model whose runs have finished.
 
     If ``spec.repeat`` limits the models, return those of the best, once all models have finished.
+
+    Args:
+        spec: the comparison.
+        trained: the full runs of the first seed, of the models that have a rate.
+        models: number of models.
     """
     groups = grouped(trained, lambda cell: cell.model_name).values()
     done = [runs for cells in groups if len(runs := _finished(cells)) == len(cells)]
     best_ones = [best(runs) for runs in done]
     if spec.repeat:
         best_ones.sort(key=lambda each: final_loss(each[1]))
-        best_ones = best_ones[: spec.repeat] if len(done) == len(groups) else []
+        best_ones = best_ones[: spec.repeat] if len(done) == models else []
     return [cell for cell, _ in best_ones]
 
 

@@ -1,5 +1,6 @@
 """Trained models of another comparison that a comparison continues."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,11 @@ def _best(spec: TextSpec, start: Path, rows: dict[str, tuple[str, Row]]) -> list
         for name, (_, row) in rows.items()
         if name not in spec.start and "attention" not in row["layers"]
     }
+    losses = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
     if len(losses) < spec.start_best:
         raise UserError(
-            f"{start} has finished full runs of {len(losses)} models without attention and "
-            f"start_best is {spec.start_best}; expected those of as many"
+            f"{start} has finished full runs, not diverged, of {len(losses)} models without "
+            f"attention and start_best is {spec.start_best}; expected those of as many"
         )
     return sorted(losses, key=lambda name: losses[name])[: spec.start_best]
 

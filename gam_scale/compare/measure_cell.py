@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from torch import Tensor
 
 from gam_scale import cli
@@ -183,6 +184,7 @@ def _needle(trained: Trained, asked: MeasureRun) -> Row:
         "low": accuracy.low,
         "high": accuracy.high,
         "chance": result.chance,
+        "right": np.sum([c.right for c in result.cells], 0).tolist(),  # of each trial, all depths
         "cells": [[c.depth, c.accuracy.mean, c.rank, c.gain.mean, c.trials] for c in result.cells],
     }
 

@@ -16,13 +16,17 @@ from gam_scale.experiment.deciding import deciding_settings, text_of
 from gam_scale.experiment.kept import keep_row_with_config, mean_curve
 from gam_scale.experiment.results import kept_row, result_path
 from gam_scale.hyperparameters import with_chosen, with_settings
+from gam_scale.run.directory import RunDir
+from gam_scale.run.divergence import figures_of_diverged
 from gam_scale.run.figures import read_summary
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.strict import AUTO, is_auto
 
 Stage = Literal["tune", "full"]
-NEEDED = ("tokens", "val_loss", "val_bits_per_byte", "tokens_per_s")
-"""Keys of a run's summary that the page shows."""
+NEEDED = ("tokens", "tokens_per_s")
+"""Keys of a run's summary that the page shows, and whose figures every finished run has."""
+VALIDATED = ("val_loss", "val_bits_per_byte")
+"""Further such keys, which are null for a run that diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +64,8 @@ class TextCell(Cell):
     def row(self) -> Row | None:
         """See :meth:`Cell.row`; the row is kept beside the run, which may then be removed."""
         kept = kept_row(self.folder, self.name)
-        summary = self.run_dir / "summary.json"
-        if kept is None and summary.exists():
-            row = self._row(read_summary(summary, NEEDED))
+        if kept is None and (figures := self._figures()) is not None:
+            row = self._row(figures)
             kept = keep_row_with_config(self.folder, self.name, row, deciding_settings(self.config))
         if kept is not None:
             self.write_config()
@@ -74,7 +77,15 @@ class TextCell(Cell):
                 )
         return kept
 
+    def _figures(self) -> dict[str, Any] | None:
+        """Return the figures of a run that has ended or diverged; None: it goes on."""
+        run = RunDir(self.run_dir)
+        if run.summary.exists():
+            return read_summary(run.summary, NEEDED, VALIDATED)
+        return figures_of_diverged(run)
+
     def _row(self, summary: dict[str, Any]) -> Row:
+        speed = summary["tokens_per_s"]
         lines = read_metrics(self.run_dir / "metrics.jsonl")
         learned = [(x["tokens"], x["loss"]) for x in lines if x.get("loss") is not None]
         checked = [(x["tokens"], x["val_loss"]) for x in lines if x.get("val_loss") is not None]
@@ -96,7 +107,7 @@ class TextCell(Cell):
             "tokens": summary["tokens"],
             "val_loss": summary["val_loss"],
             "val_bits_per_byte": summary["val_bits_per_byte"],
-            "tokens_per_s": round(summary["tokens_per_s"]),
+            "tokens_per_s": None if speed is None else round(speed),
             "train_curve": mean_curve(learned),
             "val_curve": mean_curve(checked),
             "code_version": code_version(),
@@ -159,8 +170,11 @@ def text_cell(
 
 
 def best(cells: Sequence[tuple[TextCell, Row]]) -> tuple[TextCell, Row]:
-    """Return the finished cell with the lowest validation loss, and its row."""
-    return min(cells, key=lambda each: final_loss(each[1]))
+    """Return the finished cell with the lowest validation loss, and its row.
+
+    If all diverged, the one with the lowest rate, below which a further rate is then tried.
+    """
+    return min(cells, key=lambda each: (final_loss(each[1]), each[0].rate))
 
 
 def final_loss(row: Row) -> float:
@@ -168,6 +182,6 @@ def final_loss(row: Row) -> float:
     return or_inf(row["val_loss"])
 
 
-def or_inf(loss: float) -> float:
-    """Return ``loss``, or infinity for NaN, which has no place in an order."""
-    return math.inf if math.isnan(loss) else loss
+def or_inf(loss: float | None) -> float:
+    """Return ``loss``, or infinity for None and NaN, the losses of a run that diverged."""
+    return math.inf if loss is None or math.isnan(loss) else loss

@@ -1,10 +1,11 @@
 """Tables and figures of what a text comparison found."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from gam_scale.compare.spec import TextSpec
-from gam_scale.compare.text_cell import or_inf
+from gam_scale.compare.text_cell import final_loss, or_inf
 from gam_scale.evaluate.effective_context import TOLERANCE
 from gam_scale.evaluate.hidden import chance_length
 from gam_scale.evaluate.interval import Interval
@@ -69,7 +70,7 @@ def _at_best(rows: Sequence[Row], at_rates: dict[str, list[Row]]) -> list[Row]:
     """
     left_out = set()
     for model, first in at_rates.items():
-        best = min(first, key=lambda row: or_inf(row["val_loss"]))
+        best = min(first, key=final_loss)
         full = by_model(rows, stage="full", model=model)[model]
         left_out |= {row["cell"] for row in full if row["lr"] != best["lr"]}
     return [row for row in rows if _run_of(row) not in left_out]
@@ -90,7 +91,7 @@ def _ordered(full: dict[str, list[Row]], reference: str) -> tuple[dict[str, Spre
 
 def _spreads(full: dict[str, list[Row]]) -> dict[str, Spread]:
     spreads = {m: Spread.of(r["val_loss"] for r in rows) for m, rows in full.items()}
-    return dict(sorted(spreads.items(), key=lambda each: or_inf(each[1].mean)))
+    return dict(sorted(spreads.items(), key=lambda each: each[1].mean))
 
 
 def losses(full: dict[str, list[Row]], reference: str) -> Table:
@@ -101,12 +102,12 @@ def losses(full: dict[str, list[Row]], reference: str) -> Table:
         rows, some = full[model], full[model][0]
         difference = spreads[model].difference(spreads[base])
         sizes = [f"{some['parameters']:,}", f"{some['memory']:,}", f"{some['state']:,}"]
-        trained = [f"{some['lr']:g}", large(some["tokens"]), str(len(rows))]
+        trained = [f"{some['lr']:g}", large(max(r["tokens"] for r in rows)), str(len(rows))]
         speed = Spread.of(r["tokens_per_s"] for r in rows).text("{:,.0f}".format)
         bits = Spread.of(r["val_bits_per_byte"] for r in rows).text("{:.4f}".format)
+        less = plus_minus(*difference, "{:+.4f}".format) if difference and model != base else ""
         table.append(
-            [model, *sizes, *trained, spreads[model].text("{:.4f}".format)]
-            + ["" if model == base else plus_minus(*difference, "{:+.4f}".format), bits, speed]
+            [model, *sizes, *trained, spreads[model].text("{:.4f}".format), less, bits, speed]
         )
     header = [*MODEL_COLUMNS, f"less {base}", "bits/byte", "tokens/s"]
     return Table("Models", header, table, _note(full))
@@ -129,7 +130,7 @@ def equal_loss(full: dict[str, list[Row]], spec: TextSpec) -> Table | None:
     table = []
     for model in spreads:
         other = spec.entry(model).against or spec.reference
-        if model == other or other not in full:
+        if model == other or other not in full or spreads[other].diverged:
             continue
         goal, rows = spreads[other].mean, full[model]
         tokens = [n for row in rows if (n := _reaches(row, goal)) is not None]
@@ -152,7 +153,12 @@ def equal_loss(full: dict[str, list[Row]], spec: TextSpec) -> Table | None:
 
 
 def _reaches(row: Row, goal: float) -> float | None:
-    """Return the tokens, interpolated, at which a run's validation loss first reaches ``goal``."""
+    """Return the tokens, interpolated, at which a run's validation loss first reaches ``goal``.
+
+    None if it never does, or if the run diverged later.
+    """
+    if math.isinf(final_loss(row)):
+        return None
     curve = [*map(tuple, row["val_curve"]), (row["tokens"], row["val_loss"])]
     before = None
     for tokens, loss in curve:
@@ -170,12 +176,12 @@ def rates(tuned: dict[str, list[Row]], title: str) -> Table:
     lrs = sorted({_rate(row) for rows in tuned.values() for row in rows})
     table = []
     for model, rows in tuned.items():
-        losses = {_rate(row): row["val_loss"] for row in rows}
-        best = min(losses, key=lambda lr: or_inf(losses[lr]))
-        at_edge = len(losses) > 1 and best in (min(losses), max(losses))
-        cells = [f"{losses[lr]:.4f}" if lr in losses else "" for lr in lrs]
-        table.append([model, *cells, f"{best:g}" + (" (edge)" if at_edge else "")])
-    some = next(iter(tuned.values()))[0]
+        losses = {_rate(row): Spread.of([row["val_loss"]]) for row in rows}
+        cells = [losses[lr].text("{:.4f}".format) if lr in losses else "" for lr in lrs]
+        best = min(losses, key=lambda lr: losses[lr].mean)
+        edge = " (edge)" if len(losses) > 1 and best in (min(losses), max(losses)) else ""
+        table.append([model, *cells, "" if losses[best].diverged else f"{best:g}{edge}"])
+    some = max((row for rows in tuned.values() for row in rows), key=lambda row: row["tokens"])
     note = f"Validation loss after {large(some['tokens'])} tokens"
     note += "; a best rate at the edge may not be one."
     if _rate(some) != some["lr"]:
@@ -196,7 +202,7 @@ def learning(full: dict[str, list[Row]]) -> Part:
     unit, word = (1e6, "millions") if tokens >= 10e6 else (1e3, "thousands")
     lines = []
     for i, (model, rows) in enumerate(full.items()):
-        curve = min(rows, key=lambda r: r["seed"])["val_curve"] or [[0.0, 0.0]]
+        curve = min(rows, key=lambda r: r["seed"])["val_curve"] or [[0.0, math.nan]]
         late = [point for point in curve if point[0] >= EARLY * curve[-1][0]]
         x, y = zip(*late, strict=True)
         lines.append(Series(model, [n / unit for n in x], y, colour=i, smooth=False))
@@ -282,8 +288,13 @@ def retrieval(rows: Sequence[Row]) -> Table:
         table.append([model, task, *cells, f"{chance:.3f}", or_over(fallen, max(at))])
     note = (
         "Share found by tokens of context, over all depths, first seed, with Wilson's 95% "
-        "interval; at chance from: the length from which on no interval lies above chance."
+        "interval by text; at chance from: the length from which on no interval lies above chance."
     )
+    if any(row["what"] == "needle" and "right" not in row for row in rows):
+        note += (
+            " Intervals of needles that an earlier version measured count the answers at all "
+            "depths of a text as independent, and are too narrow."
+        )
     header = ["model", "hidden", *(f"{n:,}" for n in lengths), "chance", "at chance from"]
     return Table("Needles and pairs", header, table, note)
 

@@ -298,8 +298,9 @@ class LogConfig:
     )
     wandb: Literal["auto", "offline", "off"] = option(
         "auto",
-        "auto: online if WANDB_API_KEY is set, else offline, never with a prompt; offline: to "
-        "logs/ alone; off: no wandb",
+        "auto: online if wandb has a key (WANDB_API_KEY, or from `wandb login`) and WANDB_MODE "
+        "does not say otherwise, else offline, never with a prompt; offline: to logs/ alone; off: "
+        "no wandb",
     )
     wandb_project: str = option("gam-scale", "wandb project")
     wandb_entity: str = option("", "wandb team or user; empty: the account's own")

@@ -175,6 +175,20 @@ def read_manifest(folder: str | Path) -> Manifest:
     return manifest
 
 
+def read_validated(folder: str | Path) -> Manifest:
+    """Return the manifest of a set for comparisons, which go by its validation loss.
+
+    Raises:
+        UserError: see :func:`read_manifest`; or the set has no validation split.
+    """
+    manifest = read_manifest(folder)
+    if "valid" not in manifest.splits:
+        raise UserError(
+            f"{folder} has no valid split; expected one made by tools/prepare_data.py --valid"
+        )
+    return manifest
+
+
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     """Write the manifest in one step: a reader sees the old file, the new one or none."""
     data = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(manifest)}

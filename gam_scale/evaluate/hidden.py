@@ -120,17 +120,23 @@ def scores_of(last_log_probs: Callable[[Tensor], Tensor], rows: Tensor, choices:
     return torch.cat([last_log_probs(part).gather(1, of) for part, of in parts])
 
 
-def pooled(cells: Sequence[tuple[int, float, int]]) -> list[tuple[int, Interval]]:
-    """Return the accuracy at each length over all its cells (length, accuracy, trials).
+def pooled(cells: Sequence[tuple[int, Sequence[bool]]]) -> list[tuple[int, Interval]]:
+    """Return the accuracy at each length over all its cells.
 
-    Answers count as independent, although those in one haystack are not quite.
+    Args:
+        cells: length, and whether the answer of each trial is right. A trial has the same text and
+            answer in all cells of a length, so that it, not the answer, is the independent unit.
     """
     accuracies = []
-    for length, group in groupby(sorted(cells), key=lambda cell: cell[0]):
-        answers = [(round(share * trials), trials) for _, share, trials in group]
-        right, asked = (sum(column) for column in zip(*answers, strict=True))
-        accuracies.append((length, proportion(np.arange(asked) < right, np.ones(asked))))
+    for length, group in groupby(sorted(cells, key=_length), key=_length):
+        right = np.array([found for _, found in group], np.float64)  # (cells, trials)
+        asked = np.full(right.shape[1], float(len(right)))
+        accuracies.append((length, proportion(right.sum(0), asked)))
     return accuracies
+
+
+def _length(cell: tuple[int, Sequence[bool]]) -> int:
+    return cell[0]
 
 
 def chance_length(accuracies: Sequence[tuple[int, Interval]], chance: float) -> int | None:

@@ -35,7 +35,13 @@ class NeedleCell:
     """Mean rank of the right word among the candidates, 1 the best."""
     gain: Interval
     """Nats by which the needle raises the right word's log-probability."""
-    trials: int
+    right: list[bool]
+    """Whether the answer of each trial is right."""
+
+    @property
+    def trials(self) -> int:
+        """Number of trials."""
+        return len(self.right)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class NeedleResult:
     @property
     def by_length(self) -> list[tuple[int, Interval]]:
         """Length in tokens and accuracy over all depths, for each length."""
-        return pooled([(c.length, c.accuracy.mean, c.trials) for c in self.cells])
+        return pooled([(c.length, c.right) for c in self.cells])
 
     @property
     def chance_from(self) -> int | None:
@@ -156,6 +162,7 @@ def _cell(scores: np.ndarray, i: int, length: int, depth: float) -> NeedleCell:
     """
     here = scores[:, i]
     rank = 1 + (here[:, 1:] >= here[:, :1]).sum(1)  # a tie counts as wrong
-    accuracy = proportion((rank == 1).astype(np.float64), np.ones(len(rank)))
+    right = rank == 1
+    accuracy = proportion(right.astype(np.float64), np.ones(len(right)))
     gain = mean_interval(here[:, 0] - scores[:, -1, 0])
-    return NeedleCell(length, depth, accuracy, float(rank.mean()), gain, len(rank))
+    return NeedleCell(length, depth, accuracy, float(rank.mean()), gain, right.tolist())

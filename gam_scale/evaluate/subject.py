@@ -1,7 +1,6 @@
 """All that was measured of one checkpoint: its size, its loss, and how it uses its context."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from gam_scale.evaluate.needle import NeedleResult
 from gam_scale.evaluate.same_tokens import Difference
 from gam_scale.evaluate.state_size import StateSize, state_size
 from gam_scale.evaluate.text import Read
+from gam_scale.files import finite
 
 
 @dataclass
@@ -57,4 +57,4 @@ def to_json(value: Any) -> Any:
         return {key: to_json(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(value)

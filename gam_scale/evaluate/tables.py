@@ -39,6 +39,7 @@ def sizes(subjects: Sequence[Subject]) -> Table:
             f"{s.parameters:,}",
             str(s.state),
             f"{s.state.at(s.seq_len):,}",
+            f"{s.seq_len:,}" if "seq_len" in unlike else "",
             f"{s.loss.loss:.4f}" if s.loss else "",
             f"{s.loss.perplexity:,.2f}" if s.loss else "",
             f"{s.loss.bits_per_byte:.4f}" if s.loss else "",
@@ -48,7 +49,7 @@ def sizes(subjects: Sequence[Subject]) -> Table:
         for s in subjects
     ]
     header = ["model", "layers", "steps", "parameters", "state, numbers", "at its length"]
-    header += ["loss", "perplexity", "bits per byte", "text", "tokenizer"]
+    header += ["tokens of context", "loss", "perplexity", "bits per byte", "text", "tokenizer"]
     counts = [s.parameters for s in subjects], [s.state.at(s.seq_len) for s in subjects]
     notes = [equality(*counts), *unlike.values()]
     note = " ".join(filter(None, notes))
@@ -73,8 +74,13 @@ def _of_task(found: dict[str, Figures], task: str, figure: str) -> str:
 
 
 def differences_in_reading(subjects: Sequence[Subject]) -> dict[str, str]:
-    """Return a warning for each of ``text`` and ``tokenizer`` that differs between subjects."""
+    """Return a warning for each of length, text and tokenizer that differs between subjects."""
     read, differences = [s.read for s in subjects if s.read], {}
+    if len({s.seq_len for s in subjects}) > 1:
+        differences["seq_len"] = (
+            "The rows read sequences of different lengths, each as long as in its training: their "
+            "losses do not compare, those of --seq-len N do."
+        )
     if len({r.text_hash for r in read}) > 1:
         differences["text"] = "The rows read different texts: their figures do not compare."
     if len({r.tokenizer for r in read}) > 1:
@@ -164,7 +170,7 @@ def needles(subject: Subject) -> Table:
     ]
     n = subject.needle
     note = f"{n.cells[0].trials} trials a row, {n.candidates} candidates: chance {n.chance:.3f}. "
-    note += _fallen(n.chance_from, "Over all depths, found")
+    note += _fallen(n.chance_from, "Over all depths, by trial, found")
     header = ["tokens", "depth", "accuracy", "mean rank", "nats gained"]
     return Table(f"Needle in a haystack: {subject.name}", header, rows, note)
 

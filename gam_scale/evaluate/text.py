@@ -38,7 +38,7 @@ class Read:
     """Which text a checkpoint was measured on, and with which tokenizer."""
 
     text: str
-    """Name to show: the file, or the sets and their split."""
+    """Name to show: the file, or the sets and their split; and its tokens, if it is cut."""
     text_hash: str
     tokenizer: str
     """Number of ids, and the start of the tokenizer's hash."""
@@ -46,15 +46,21 @@ class Read:
 
 def read_of(trained: Trained, source: TextSource) -> Read:
     """Identify the text and the tokenizer of a checkpoint, so that several can be compared."""
+    most, sha256 = source.max_tokens, trained.tokenizer.sha256
     if source.text is not None:
         name, parts = str(source.text), [read_regular(source.text)]
+        cut = bool(most) and len(_file(trained, source)) > most
     else:
         splits = _splits(trained, source)
         name = ", ".join(f"{s.name}{', answers' if s.info.answers else ''}" for s in splits)
         # Facts of the text, not of its tokens: one text has one hash with any tokenizer.
         sizes = [f"{split.info.documents} documents, {split.info.bytes} bytes" for split in splits]
         parts = [size.encode() for size in sizes]
-    tokenizer = f"{trained.tokenizer.vocab_size:,} ids, {trained.tokenizer.sha256[:8]}"
+        cut = 0 < most < sum(split.tokens for split in splits)
+    if cut:  # so many tokens of another tokenizer are another part of the text
+        name += f", {most:,} tokens"
+        parts.append(f"{most} tokens of {sha256}".encode())
+    tokenizer = f"{trained.tokenizer.vocab_size:,} ids, {sha256[:8]}"
     return Read(name, hashlib.sha256(b"\n".join(parts)).hexdigest(), tokenizer)
 
 

@@ -3,7 +3,6 @@
 From the file of all rows, another machine can continue the experiment.
 """
 
-import json
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, write_changed
 from gam_scale.experiment.results import keep_row, kept_row, result_path
-from gam_scale.files import read_regular, write_bytes, write_json
+from gam_scale.files import finite, finite_line, read_regular, write_bytes, write_json
 from gam_scale.strict import parse_json, read_record, shown, to_dict
 
 CELL = re.compile(r"[\w.+-]+")
@@ -84,7 +83,7 @@ def keep_row_with_config(folder: Path, name: str, row: Row, config: dict[str, An
 def write_rows(rows: Sequence[Row], to: Path) -> None:
     """Write the file of rows, one per line, into a folder that is made if need be."""
     to.mkdir(parents=True, exist_ok=True)
-    write_bytes(to / RESULTS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_bytes(to / RESULTS, "".join(map(finite_line, rows)).encode())
 
 
 def read_rows(path: Path, needs: Sequence[str] = ()) -> list[Row]:
@@ -129,7 +128,7 @@ def restore(folder: Path, rows: Sequence[Row]) -> None:
         ):
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, values)
+                write_json(path, finite(values))
 
 
 def mean_curve(points: Sequence[tuple[float, float]], most: int = 40) -> list[list[float]]:

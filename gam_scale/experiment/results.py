@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gam_scale.experiment.cell import Row
-from gam_scale.files import write_json
+from gam_scale.files import finite, write_json
 from gam_scale.strict import read_json
 
 
@@ -19,8 +19,11 @@ def kept_row(folder: Path, name: str) -> Row | None:
 
 
 def keep_row(folder: Path, name: str, row: Row) -> Row:
-    """Write a cell's row, whole or not at all, and return it."""
-    path = result_path(folder, name)
+    """Write a cell's row, whole or not at all, and return it as it can be read again.
+
+    A number that is not finite becomes None. Rows of earlier versions may hold such numbers.
+    """
+    row, path = finite(row), result_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, row)
     return row

@@ -84,8 +84,9 @@ def _begun(job: Sequence[Cell], threads: int) -> _AtWork:
 def _failed(each: _AtWork, ended: Ended) -> list:
     """Return the unfinished cells of a job whose process has ended, and print why it ended."""
     failed = [cell for cell in each.job if cell.row() is None]
+    if failed or ended.status:  # a run that diverged counts as done
+        print(f"  status {ended.status}, {ended.reason}", flush=True)
     if failed:
-        print(f"  status {ended.status}, {ended.reason}")
         print(f"  unfinished: {_names(failed)}; {each.worker.log}", flush=True)
     return failed
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from gam_scale.config import RunConfig, load_config
 from gam_scale.config.rules import check
-from gam_scale.data.manifest import Manifest, read_manifest
+from gam_scale.data.manifest import Manifest, read_validated
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row
 from gam_scale.experiment.code_version import code_version
@@ -33,11 +33,10 @@ from gam_scale.strict import apply_overrides, from_dict, to_dict
 HEAD_CHANNELS = 64
 LEAST_SCALE = 0.01
 LAST_SHARE = 0.1  # share of the steps, at the end, whose mean loss is the training loss
-NEEDED = (
-    *("parameters", "tokens", "flops_per_token", "tokens_per_s", "device"),
-    *("val_loss", "val_perplexity", "val_bits_per_byte"),
-)
-"""Keys of a run's summary that the page needs."""
+NEEDED = ("parameters", "tokens", "flops_per_token", "tokens_per_s", "device")
+"""Keys of a run's summary that the page needs, and whose figures every finished run has."""
+VALIDATED = ("val_loss", "val_perplexity", "val_bits_per_byte")
+"""Further such keys, which are null for a run that diverged."""
 
 # Handicaps of the published set-ups are removed one by one; first that of the position embeddings,
 # which all models share.
@@ -80,12 +79,7 @@ class DataSet:
         Raises:
             UserError: ``path`` is not a prepared data set with a validation split.
         """
-        manifest = read_manifest(path)
-        if "valid" not in manifest.splits:
-            raise UserError(
-                f"{path} has no valid split; expected one made by tools/prepare_data.py --valid"
-            )
-        return cls(name, path, manifest)
+        return cls(name, path, read_validated(path))
 
     @property
     def tokens(self) -> int:
@@ -125,7 +119,10 @@ class PaperCell(Cell):
         if kept is None and not summary.exists():
             return None
         self.write_config()
-        return kept or keep_row(self.folder, self.name, self._row(read_summary(summary, NEEDED)))
+        if kept is None:
+            row = self._row(read_summary(summary, NEEDED, VALIDATED))
+            kept = keep_row(self.folder, self.name, row)
+        return kept
 
     def _row(self, summary: dict[str, Any]) -> Row:
         config = self.config

@@ -243,7 +243,8 @@ def _shown(spread: Spread | None, form: Form = "{:,.1f}".format) -> str:
 
 
 def _change(spread: Spread | None, base: Spread | None) -> str:
-    return _percent(spread.over(base)) if spread and base else ""
+    over = spread.over(base) if spread and base else None
+    return "" if over is None else _percent(over)
 
 
 def _percent(value: float) -> str:

@@ -44,6 +44,7 @@ class RunDir:
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
+        self.diverged = self.path / "diverged.json"
         self.report = self.path / "report.html"
         self.logs = self.path / "logs"
         self.restarts = self.path / "restarts.json"

@@ -45,15 +45,16 @@ class _Other:
     chosen: Chosen | None = None
 
 
-def read_summary(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
+def read_summary(path: Path, needs: Sequence[str] = (), has: Sequence[str] = ()) -> dict[str, Any]:
     """Return the figures in ``path``; a figure that is not known is None.
 
     Args:
         path: a summary.json.
         needs: keys whose figures must be known.
+        has: keys that must be there; a run that diverged has null for some.
 
     Raises:
-        UserError: the file is damaged, or lacks a figure of ``needs``.
+        UserError: the file is damaged, or lacks a figure of ``needs`` or a key of ``has``.
     """
     figures = read_json(path)
     if not isinstance(figures, dict):
@@ -68,7 +69,7 @@ def read_summary(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     for key in figures.keys() - other.keys():
         if type(figures[key]) not in (int, float, NoneType):
             raise UserError(f"{path}: {one_line(key)} is {shown(figures[key])}; expected a number")
-    for key in needs:
-        if figures.get(key) is None:
+    for key in (*needs, *has):
+        if key not in figures or (key in needs and figures[key] is None):
             raise UserError(f"{path}: {key} is missing; expected the summary of a finished run")
     return figures

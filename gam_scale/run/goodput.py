@@ -6,9 +6,13 @@ compiles, counts as part of the startup. Goodput comes from two files of the run
 of day and the seconds of all steps so far.
 """
 
+import math
 import os
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +21,7 @@ import psutil
 
 from gam_scale.files import write_json
 from gam_scale.run.directory import RunDir
-from gam_scale.run.metrics_file import read_metrics
+from gam_scale.run.metrics_file import Line, read_metrics
 from gam_scale.run.restarts import restart_number
 from gam_scale.strict import read_record
 
@@ -161,6 +165,24 @@ def goodput(run: RunDir) -> Goodput | None:
     taken = [line["step_seconds"] for line in trunk if line.get("step_seconds") is not None]
     inherited = taken[-1] if taken else 0.0
     return Goodput(lines[-1]["step_seconds"] - inherited, wall, len(starts), resumes)
+
+
+def clock_seconds(lines: Sequence[Line], starts: Sequence[Start]) -> float:
+    """Return the seconds of training that the lines of a run have, over all its starts.
+
+    The clock begins anew at each start, and at a rollback. So the last values before that add up,
+    even those of a start so short that the clock of the next has passed it by its first line.
+    """
+    steps: list[int] = []
+    for start in reversed(starts):  # a later start from an earlier step dropped the lines between
+        if not steps or start.step < steps[0]:
+            steps.insert(0, start.step)
+    clock = [(each["step"], each["seconds"]) for each in lines if each.get("seconds") is not None]
+    return sum(
+        value
+        for (step, value), (next_step, next_value) in pairwise([*clock, (math.inf, 0.0)])
+        if next_value < value or bisect_left(steps, step) < bisect_left(steps, next_step)
+    )
 
 
 def _write(path: Path, starts: list[Start]) -> None:

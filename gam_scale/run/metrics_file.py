@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,19 +24,26 @@ class JsonLines:
     """Writes metrics.jsonl: one JSON object per line, null for a number that is not finite.
 
     Lines past ``resume_step`` are dropped. Rows that cannot be read go to metrics.unreadable, but
-    for the last one, which a kill may have cut short.
+    for the last one, which a kill may have cut short. A file that has nothing to drop stays as it
+    is, however long it has become.
     """
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         lines, unreadable = rows_of(path, _line)
         keep_aside(path, unreadable)
         kept = [line for line in lines if 0 < line["step"] <= resume_step]
-        write_bytes(path, "".join(map(_json_line, kept)).encode())
+        wanted = "".join(map(_json_line, kept)).encode()
+        if path.exists() and read_regular(path) != wanted:
+            write_bytes(path, wanted)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, line: Line) -> None:
         self._file.write(_json_line(line))
         self._file.flush()
+
+    def sync(self) -> None:
+        """Wait until the disk has all lines, so that a power failure too leaves them."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

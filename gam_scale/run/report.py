@@ -22,7 +22,7 @@ from gam_scale.report.page import Beside, Folded, KeyFigures, Note, Page, Part, 
 from gam_scale.report.table import Table
 from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import read_summary
-from gam_scale.run.goodput import goodput
+from gam_scale.run.goodput import clock_seconds, goodput, read_starts
 from gam_scale.run.layer_figures import layer_figures
 from gam_scale.run.metrics_file import Line, read_metrics
 from gam_scale.run.records import LAYERS, SAMPLES, read_records, text_of
@@ -36,7 +36,7 @@ def write_report(run_dir: str | Path) -> Path:
     """Write ``report.html`` of a run from its config.json, metrics.jsonl and summary.json.
 
     Everything is inside the one file. A run that goes on, or was killed, gets a page too, without
-    what is not known yet.
+    what is not known yet (tools/report.py).
 
     Raises:
         UserError: there is no readable config.json.
@@ -46,8 +46,11 @@ def write_report(run_dir: str | Path) -> Path:
     model = _model(config)
     lines = read_metrics(run_dir / "metrics.jsonl")
     finished = (run_dir / "summary.json").exists()
+    run = RunDir(run_dir)
     summary = _of_lines(lines)
-    summary |= time_spent.figures() if (time_spent := goodput(RunDir(run_dir))) else {}
+    if seconds := clock_seconds(lines, read_starts(run.starts)):
+        summary["seconds"] = seconds
+    summary |= time_spent.figures() if (time_spent := goodput(run)) else {}
     summary |= read_summary(run_dir / "summary.json") if finished else {}
     parts: list[Part] = [] if finished else [_progress(config, lines)]
     parts += [*_key_figures(summary), *_remarks(config, summary)]
@@ -88,14 +91,10 @@ def by_step(lines: Sequence[Line], key: str, name: str = "", *, joined: bool = F
 def _of_lines(lines: Sequence[Line]) -> dict[str, Any]:
     """Return the figures that the metrics alone give; a finished run's summary overrides them."""
     speed, losses = column(lines, "tokens_per_s"), column(lines, "loss")
-    last = ("val_loss", "val_perplexity", "val_bits_per_byte", "tokens")
+    last = ("val_loss", "val_perplexity", "val_bits_per_byte", "tokens", "skipped_steps")
     known = {key: column(lines, key)[-1:] for key in last}
     known |= {"first_loss": losses[:1], "last_loss": losses[-1:]}
     known["tokens_per_s"] = [median(speed)] if speed else []
-    # The clock starts anew at each resume or rollback, so the last values before that add up.
-    clock = column(lines, "seconds")
-    ends = [a for a, b in zip(clock, [*clock[1:], 0.0], strict=False) if b < a]
-    known["seconds"] = [sum(ends)] if ends else []
     return {key: values[0] for key, values in known.items() if values}
 
 
@@ -143,7 +142,7 @@ def _key_figures(summary: dict[str, Any]) -> list[Part]:
 
 
 def _remarks(config: dict[str, Any], summary: dict[str, Any]) -> list[Part]:
-    """Return notes on a decay on demand, missing validation, "auto" settings, a continued run."""
+    """Return notes on a decay on demand, validation, "auto" settings, a continued run."""
     remarks: list[Part] = []
     anneal = config.get("train", {}).get("anneal") or {"steps": 0}
     if anneal["steps"]:
@@ -152,6 +151,13 @@ def _remarks(config: dict[str, Any], summary: dict[str, Any]) -> list[Part]:
     if summary.get("validated") == [] and not any(key.startswith("val_loss/") for key in summary):
         remarks.append(
             Note("Nothing was validated: no data set of this run has a validation split.")
+        )
+    if summary.get("validated") and summary.get("val_loss") is None:
+        remarks.append(
+            Note(
+                "The validation loss at the end is not known. It was no finite number, as after "
+                "training that diverges, or its line was lost."
+            )
         )
     if chosen := summary.get("chosen"):
         remarks.append(Note(f"{from_dict(Chosen, chosen)}."))
@@ -284,6 +290,7 @@ def _training(summary: dict[str, Any]) -> Table:
         ("Training loss at the start", "first_loss", "{:.4f}".format),
         ("Training loss at the end", "last_loss", "{:.4f}".format),
         ("Tokens trained on", "tokens", "{:,.0f}".format),
+        ("Steps skipped (no finite gradient)", "skipped_steps", unless_none),
         ("Time, evaluations included", "seconds", duration),
         ("Time, all starts included", "wall_seconds", duration),
         ("Goodput: steps that count, of that time", "goodput", "{:.0%}".format),

@@ -34,6 +34,10 @@ class Board(Protocol):
     def close(self) -> None: ...
 
 
+class TurnedOff(Exception):
+    """The user's environment turns a board off, for the reason in the message."""
+
+
 class Guarded:
     """Wraps a board that must never stop a run: a missing package or an exception turns it off."""
 
@@ -61,7 +65,7 @@ class Guarded:
     def _guard(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except ImportError as error:
+        except (ImportError, TurnedOff) as error:
             logger.info("%s off: %s", self._name, error)
         except Exception as error:  # whatever a third party's service may raise
             logger.warning("%s off: %s", self._name, first_line(error))
@@ -117,7 +121,9 @@ class TensorBoard:
 
 
 class Wandb:
-    """Logs to wandb online if WANDB_API_KEY is set and works, else to a folder for ``wandb sync``.
+    """Logs to wandb online if wandb has a key that works, else to a folder for ``wandb sync``.
+
+    With ``log.wandb auto``, WANDB_MODE too may keep it offline or turn it off.
 
     wandb's step is the training step. A resumed run first hands over the records in its directory
     that wandb lacks, so that wandb has each step once, even after a kill that lost or repeated
@@ -133,7 +139,7 @@ class Wandb:
         except ImportError:
             raise ImportError("the wandb package is not installed") from None
         log = config.log
-        online = log.wandb == "auto" and bool(os.environ.get("WANDB_API_KEY"))
+        online = log.wandb == "auto" and _may_be_online(wandb)
         run_id = _wandb_id(run_dir)
         init = partial(
             wandb.init,
@@ -151,7 +157,12 @@ class Wandb:
             ),
         )
         _remove_earlier(run_dir / "logs" / "wandb", run_id)
-        self._run = (online and _online(wandb, init)) or init(mode="offline")
+        run = _online(wandb, init) if online else None
+        if run is None:
+            run = init(mode="offline")
+            folder = Path(run.dir).parent
+            logger.info("wandb logs offline to %s; `wandb sync %s` uploads it", folder, folder)
+        self._run = run
         self._run.define_metric("*", step_metric="step")
         self._next_step = self._run.step
         for _, hand_over in sorted(self._kept(run_dir), key=lambda kept: kept[0]):
@@ -199,6 +210,25 @@ def _remove_earlier(folder: Path, run_id: str) -> None:
         shutil.rmtree(earlier, ignore_errors=True)
     # wandb names folders by the second, and its service may still write to this second's folder.
     time.sleep(min(1.1, max(0.0, 1.1 - age)))
+
+
+def _may_be_online(wandb: ModuleType) -> bool:
+    """Return whether neither WANDB_MODE nor the lack of a key keeps wandb offline.
+
+    Raises:
+        TurnedOff: WANDB_MODE is disabled.
+    """
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode == "disabled":
+        raise TurnedOff("WANDB_MODE is disabled")
+    if mode in ("offline", "dryrun"):
+        return False
+    try:
+        # It looks where wandb does: WANDB_API_KEY, its settings files, then ~/.netrc.
+        return wandb.login(prompt=False, verify=False)
+    except Exception as error:  # a key of another form, ...
+        logger.warning("wandb logs offline: %s", first_line(error))
+        return False
 
 
 def _online(wandb: ModuleType, init: Callable[..., Any]) -> Any:

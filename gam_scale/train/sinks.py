@@ -56,12 +56,14 @@ class MetricLog:
         self._sinks: list[Sink] = []
         self._boards: list[Guarded] = []
         self._records: dict[str, Records] = {}
+        self._lines: JsonLines | None = None
         if not is_main:
             return
         run_dir = Path(run_dir)
         logs = run_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        self._sinks.append(JsonLines(run_dir / "metrics.jsonl", resume_step))
+        self._lines = JsonLines(run_dir / "metrics.jsonl", resume_step)
+        self._sinks.append(self._lines)
         layers_step = resume_step if layers_step is None else layers_step
         for name, last in ((SAMPLES, resume_step), (LAYERS, layers_step)):
             self._records[name] = Records(run_dir / name, last)
@@ -78,6 +80,11 @@ class MetricLog:
         """Write one line of plain numbers, whose ``step`` must be past the last line's."""
         for sink in self._sinks:
             sink.write(line)
+
+    def sync(self) -> None:
+        """Wait until the disk has all lines, which a checkpoint is about to count as logged."""
+        if self._lines is not None:
+            self._lines.sync()
 
     def layers(self, step: int, layers: Sequence[LayerRecord]) -> None:
         """Keep the statistics of all layers after a step, and draw their medians."""

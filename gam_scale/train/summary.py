@@ -19,6 +19,7 @@ from gam_scale.model.lm import outline
 from gam_scale.parallel.world import World
 from gam_scale.run.chosen import read_chosen
 from gam_scale.run.directory import RunDir
+from gam_scale.run.evaluations import FILE as EVALUATIONS
 from gam_scale.run.evaluations import write_evaluations
 from gam_scale.run.figures import Origin, read_summary
 from gam_scale.run.goodput import goodput
@@ -46,9 +47,10 @@ WATERMARKS = (
 
 
 def retract(run: RunDir) -> None:
-    """Remove the summary of a run that has ended before and now goes on."""
+    """Remove what says how a run has ended that now goes on, and the files made from that end."""
     run.check_lock()
-    run.summary.unlink(missing_ok=True)
+    for path in (run.summary, run.diverged, run.report, run.path / EVALUATIONS):
+        path.unlink(missing_ok=True)
 
 
 def finish(run: RunDir, world: World, validated: Sequence[str], *, compiled: bool) -> None:
@@ -107,6 +109,8 @@ def show_summary(run: RunDir) -> None:
         rows[f"accuracy on {key.split('/')[1]}"] = shown(key, "{:.1%}")
     if origin := summary.get("continued"):
         rows["continues"] = f"{origin['run']}, with its {', '.join(origin['kept'])}"
+    if summary.get("skipped_steps"):
+        rows["steps skipped"] = f"{shown('skipped_steps', '{:,}')}, without a finite gradient"
     rows["tokens per second"] = shown("tokens_per_s", "{:,.0f}")
     rows["run directory"] = str(run.path)
     if run.report.exists():
@@ -157,6 +161,7 @@ def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
         "peak_memory_bytes": _over(max, lines, "memory_bytes"),
         **{key: _over(max, lines, key) for key in WATERMARKS},
         "tokens": last.get("tokens", state.metrics.get("tokens")),
+        "skipped_steps": last.get("skipped_steps", state.metrics.get("skipped_steps")),
         "parameters": model.n_parameters(),
         "flops_per_token": 3.0 * mean_over_tokens(config, model.flops_per_token),
         "engine": config.parallel.engine,

@@ -115,6 +115,7 @@ READ_RUN = (
     ("evaluate", "run", "--by-position", "--json"),
     ("launch", "--status", "run"),
     ("plot_runs", "run", "--out", "plot.png"),
+    ("report", "run"),
     ("convert_checkpoint", "export", "run", "--to", "hf", "--out", "hf"),
 )
 READ_DATA = (ANEW, ANEW, EVALUATE, RESUME)

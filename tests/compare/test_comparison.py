@@ -281,6 +281,16 @@ def test_tokens_to_the_loss_at_which_another_ended():
     assert text_tables.equal_loss(full, TextSpec(models=dict.fromkeys(full, ModelEntry()))) is None
 
 
+def test_needles_of_an_earlier_version_are_said_to_count_every_depth():
+    row = {"model": "a", "what": "needle", "length": 64, "chance": 0.25}
+    row |= {"accuracy": 0.5, "low": 0.4, "high": 0.6}
+    before = text_tables.retrieval([row])
+    now = text_tables.retrieval([row | {"right": [0, 5, 3]}])
+    assert before.rows == now.rows == [["a", "needle", "0.50 [0.40, 0.60]", "0.250", "over 64"]]
+    assert "as independent, and are too narrow" in before.note
+    assert "independent" not in now.note
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -1,6 +1,7 @@
 """Test the page that compares models: whole, escaped, and only of what was measured."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from markupsafe import escape
@@ -15,14 +16,15 @@ from gam_scale.evaluate.state_size import StateSize
 from gam_scale.evaluate.subject import Subject, to_json
 from gam_scale.evaluate.tables import equality, sizes, tables
 from gam_scale.evaluate.tasks.recall import Recall
-from gam_scale.evaluate.text import Read
+from gam_scale.evaluate.text import Read, TextSource, read_of
 from gam_scale.report.lines import Series, heat_map, line_figure
 
 SURE = Interval(0.5, 0.25, 0.75)
 
 
 def subject(name: str) -> Subject:
-    cells = [NeedleCell(n, d, SURE, 2.0, SURE, 4) for n in (64, 128) for d in (0.0, 1.0)]
+    right = [True, True, False, False]
+    cells = [NeedleCell(n, d, SURE, 2.0, SURE, right) for n in (64, 128) for d in (0.0, 1.0)]
     found = Subject(name, "runs/x", 7, ["slot"] * 2, 1234, StateSize(100, 0), 128)
     found.needle = NeedleResult(cells, 4, 0.25)
     return found
@@ -80,6 +82,32 @@ def test_rows_that_do_not_compare_are_said_to(text_hash, tokenizer, said):
     assert ("different texts" in table.note) == ("text" in said)
     assert ("bits per byte" in table.note) == ("tokenizer" in said)
     assert [row[-1] for row in table.rows][-1:] == [other.read.tokenizer] or not said[1:]
+
+
+def test_rows_of_different_lengths_are_said_not_to_compare():
+    one, other = subject("a"), subject("b")
+    assert "tokens of context" not in sizes([one, other]).header
+    other.seq_len = 4096
+    table = sizes([one, other])
+    assert [row[table.header.index("tokens of context")] for row in table.rows] == ["128", "4,096"]
+    assert "sequences of different lengths" in table.note and "--seq-len" in table.note
+
+
+def test_a_text_that_is_cut_by_tokens_is_another_with_another_tokenizer(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("abcdefgh" * 4)
+
+    def read(width: int, most: int) -> Read:
+        tokenizer = SimpleNamespace(
+            vocab_size=9, sha256=f"{width}" * 8, bos_id=1, encode=lambda text: [2] * (32 // width)
+        )
+        return read_of(SimpleNamespace(tokenizer=tokenizer), TextSource(text=path, max_tokens=most))
+
+    for most, alike in ((0, True), (999, True), (10, False)):
+        one, other = read(1, most), read(2, most)
+        assert (one.text_hash == other.text_hash) == alike, most
+        assert one.text_hash == read(1, most).text_hash
+        assert one.text == (str(path) if alike else f"{path}, 10 tokens")
 
 
 def test_json_has_properties_and_no_infinities():

@@ -1,9 +1,12 @@
 """Test tools/evaluate.py: measurements of several models, its page, and what it refuses."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+
+from gam_scale.evaluate.loss import LossResult
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["recall.vocab_size=32", "recall.steps=2", "recall.train=[[8,2]]", "recall.test=[[8,2]]"]
@@ -93,3 +96,21 @@ def test_text_too_short_and_positions_too_few(runs, run_tool, tmp_path, capsys):
     assert "--needle-lengths is 96; expected 1 to 48" in capsys.readouterr().err
     assert run_tool("evaluate", runs[0], "--needle", "--needle-lengths", "9") == 2
     assert capsys.readouterr().err.startswith("error: --needle: ")
+
+
+def test_a_loss_that_is_no_number_is_null_in_json(runs, run_tool, tmp_path, capsys, monkeypatch):
+    def lost(*args):
+        return LossResult(loss=math.nan, tokens=9, bytes=20)
+
+    def constant(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    monkeypatch.setattr("gam_scale.evaluate.loss.mean_loss", lost)
+    capsys.readouterr()
+    assert run_tool("evaluate", runs[0], "--json") == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=constant)
+    assert found["loss"] is found["perplexity"] is None and found["tokens"] == 9
+    for file, which in (("one.json", runs[:1]), ("two.json", runs)):
+        assert run_tool("evaluate", *which, "--json", tmp_path / file) == 0
+        assert "nan" in capsys.readouterr().out
+        json.loads((tmp_path / file).read_text(), parse_constant=constant)

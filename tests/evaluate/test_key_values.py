@@ -6,7 +6,7 @@ import torch
 
 from gam_scale.errors import UserError
 from gam_scale.evaluate.hidden import HiddenSentences, chance_length, distinct_keys, pooled, words
-from gam_scale.evaluate.interval import Interval
+from gam_scale.evaluate.interval import Interval, proportion
 from gam_scale.evaluate.key_values import KeyValues, _row
 
 
@@ -67,5 +67,16 @@ def test_where_chance_begins():
     found = [(512, at(0.5)), (1024, at(0.01)), (2048, at(0.2)), (4096, at(0.0)), (8192, at(0.02))]
     assert chance_length(found, 0.05) == 4096
     assert chance_length(found[:3], 0.05) is None and chance_length(found[1:2], 0.05) == 1024
-    ((length, share),) = pooled([(64, 0.5, 10), (64, 1.0, 10)])
-    assert length == 64 and share.mean == 0.75
+
+
+def test_a_trial_counts_once_however_many_depths_it_has():
+    trial = [True, False, True, True, False, True, True, False]
+    ((length, once),) = pooled([(64, trial)])
+    ((_, again),) = pooled([(64, trial)] * 5)
+    assert length == 64 and once.mean == again.mean == 5 / 8
+    assert again.low == pytest.approx(once.low) and again.high == pytest.approx(once.high)
+    assert once == proportion(np.array(trial, float), np.ones(8))
+    ((_, whole),) = pooled([(64, [True] * 8)] * 5)
+    assert whole == proportion(np.full(8, 5.0), np.full(8, 5.0)) and whole.low < 0.7
+    (short, long) = pooled([(64, trial), (32, [False] * 8), (32, trial)])
+    assert (short[0], short[1].mean, long[0]) == (32, 5 / 16, 64)

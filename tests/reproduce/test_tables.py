@@ -138,3 +138,17 @@ def test_a_difference_within_the_spread_is_no_lead() -> None:
     near, far = (" ".join(words.shows(results(gap), [])) for gap in (0.05, 1.0))
     assert "within the spread of seeds in the paper's set-up" in near
     assert "here GAM is ahead in the paper's set-up" in far
+
+
+def test_a_run_that_diverged_is_on_the_page_without_a_figure(rows) -> None:
+    null = {"val_loss": None, "val_perplexity": None, "val_bits_per_byte": None}
+    bare = ("mamba", "paper")
+    found = [r | null if (r["model"], r["setup"]) == bare else r for r in rows]
+    results = Results(found)
+    table = perplexities(results, "wikitext2")
+    mamba = dict(zip(table.header, table.rows[2], strict=True))
+    assert mamba["paper's set-up"] == "diverged" and mamba["change"] == ""
+    assert lead(results, "wikitext2", "mamba", "paper") is None
+    assert leads(results).rows[1][2] == ""
+    assert any("Mamba from diverged to" in sentence for sentence in words.shows(results, []))
+    assert all(table.rows for table in tables(results, []))

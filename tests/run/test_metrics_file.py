@@ -3,8 +3,10 @@
 import json
 import logging
 import math
+import os
 
 import pytest
+from whole_runs import train
 
 from gam_scale.run.metrics_file import JsonLines, read_metrics
 
@@ -83,3 +85,29 @@ def test_a_whole_last_line_without_its_newline_is_kept(tmp_path):
 
 def test_no_metrics_yet(tmp_path):
     assert read_metrics(tmp_path / "missing.jsonl") == []
+
+
+def test_a_start_that_drops_nothing_writes_nothing(tmp_path):
+    path = tmp_path / "m.jsonl"
+    sink = JsonLines(path)
+    for step in (1, 2):
+        sink.write(line(step))
+    sink.close()
+    before = path.stat().st_ino
+    JsonLines(path, 2).close()
+    assert path.stat().st_ino == before and steps(path) == [1, 2], "the same file was written anew"
+    JsonLines(path, 1).close()
+    assert steps(path) == [1]
+
+
+def test_lines_are_on_disk_before_a_checkpoint_counts_them(tmp_path, tiny, monkeypatch):
+    synced, path = [], tmp_path / "run" / "metrics.jsonl"
+    monkeypatch.setattr(JsonLines, "sync", lambda self: synced.append(steps(path)[-1]))
+    train(tiny(tmp_path / "run", train={"steps": 8}))
+    assert synced == [4, 8], "not at every save (of steps 6 and 8), or before the step's own line"
+    monkeypatch.undo()
+    sink, calls = JsonLines(tmp_path / "m.jsonl"), []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    sink.sync()
+    sink.close()
+    assert len(calls) == 1

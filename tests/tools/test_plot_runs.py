@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 
 import pytest
+
+from gam_scale.report.figure import FIXED
 
 
 @pytest.fixture
@@ -40,3 +43,13 @@ def test_a_figure_goes_to_the_file_that_was_named_or_nowhere(tool, runs, tmp_pat
 def test_nothing_to_plot_is_one_sentence(tool, runs, tmp_path):
     done = tool("plot_runs", runs / "begun", "--out", tmp_path / "loss.png")
     assert done.status == 2 and "error: no RUN holds a metrics.jsonl" in done.err
+
+
+def test_lines_have_the_dashes_of_their_keys(tool, runs, tmp_path):
+    for i in range(9):
+        (runs / f"r{i}").mkdir()
+        (runs / f"r{i}" / "metrics.jsonl").write_bytes((runs / "good/metrics.jsonl").read_bytes())
+    assert tool("plot_runs", *sorted(runs.glob("r?")), "--out", tmp_path / "loss.svg").status == 0
+    dashes = re.findall("stroke-dasharray: ([^;]*);", (tmp_path / "loss.svg").read_text())
+    dashed = sum(FIXED.dash(i) != "-" for i in range(9))
+    assert dashed and len(dashes) == 2 * dashed, "a line is drawn otherwise than its key"

@@ -52,6 +52,16 @@ def test_runs_once_and_writes_the_page(tmp_path, arguments, tool) -> None:
         assert "Table 3: ablations" in page and "944.70" in page and "Said by hand." in page
         assert "scale 0.0625" in page
     assert "http" not in html.replace("http://www.w3.org", "")  # needs no network
+    summary = out / "runs" / "wikitext2-gam-local-paper-s0" / "summary.json"
+    figures = json.loads(summary.read_text()) | {"val_perplexity": None, "val_loss": None}
+    summary.write_text(json.dumps(figures))  # as a run that diverges writes it
+    (out / "results" / f"{summary.parent.name}.json").unlink()
+    again = tool("reproduce_paper", *command, "--page-only")
+    assert again.status == 0 and "diverged" in (out / "page" / "report.md").read_text(), again
+    (out / "results" / f"{summary.parent.name}.json").unlink()
+    summary.write_text(json.dumps({k: v for k, v in figures.items() if k != "tokens"}))
+    again = tool("reproduce_paper", *command, "--page-only")
+    assert again.status == 0 and "page: " in again.out and "not on the page: " in again.err, again
     other = tool("reproduce_paper", *arguments(out, 4))
     assert other.status == 2 and "figures made with --set" in other.err
 

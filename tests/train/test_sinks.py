@@ -22,6 +22,7 @@ def clean(monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_SILENT", "WANDB_ERROR_REPORTING"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", "/nowhere")
     logger = logging.getLogger("gam_scale")
     state = logger.propagate, logger.level
     yield
@@ -129,7 +130,10 @@ def test_wandb_offline_without_key_or_network(tmp_path, monkeypatch, capfd):
     run_id = (tmp_path / "logs/wandb_id").read_text().strip()
     (folder,) = (tmp_path / "logs/wandb").glob(f"offline-run-*-{run_id}")
     assert [step for step, *_ in wandb_steps(folder)] == [1, 2]
-    assert "wandb" not in "".join(capfd.readouterr()), "wandb talks on the console"
+    said = "".join(capfd.readouterr()).splitlines()
+    ours = [row for row in said if row.startswith("wandb logs offline to ")]
+    assert len(ours) == 2 and ours[1].endswith(f"`wandb sync {folder}` uploads it")
+    assert not any("wandb" in row for row in said if row not in ours), "wandb talks on the console"
 
 
 def wandb_records(path) -> Iterator[bytes]:
@@ -225,9 +229,8 @@ def test_after_a_kill_wandb_has_each_step_once(tmp_path, lost):
 def test_online_only_what_the_service_lacks_is_sent(tmp_path, monkeypatch):
     sent = []
     run = fake_run(step=4, log=lambda row, step, commit: sent.append((step, row["train/loss"])))
-    fake = SimpleNamespace(init=lambda **kwargs: run, Settings=dict)
+    fake = SimpleNamespace(init=lambda **kwargs: run, Settings=dict, login=lambda **kwargs: True)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps(line(step)) + "\n" for step in range(1, 10))
     )
@@ -287,7 +290,7 @@ def test_wandb_has_samples_and_layers_in_their_steps(tmp_path, monkeypatch):
 
 def fake_run(**parts) -> SimpleNamespace:
     """Return a stand-in for what wandb.init returns; ``parts`` replace its attributes."""
-    nothing = {"step": 0, "finish": int, "log": lambda *a, **k: None}
+    nothing = {"step": 0, "dir": "d/files", "finish": int, "log": lambda *a, **k: None}
     return SimpleNamespace(**nothing | {"define_metric": lambda *a, **k: None} | parts)
 
 
@@ -306,6 +309,7 @@ def failing_wandb(where: str):
         init=lambda **kwargs: fail_in("init")() or run,
         Settings=lambda **kwargs: kwargs,
         teardown=lambda: None,
+        login=lambda **kwargs: False,
     )
 
 
@@ -330,25 +334,54 @@ def test_wandb_goes_offline_where_its_service_cannot_be_reached(tmp_path, monkey
         return fake_run(log=lambda row, **kwargs: logged.append(row))
 
     fake = SimpleNamespace(init=init, Settings=dict, teardown=lambda: modes.append("teardown"))
+    fake.login = lambda **kwargs: True
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     setup_logging(tmp_path, 0)
     with MetricLog(tmp_path, config("auto"), True, 1) as log:
         log.log(line(1))
     assert modes == ["online", "teardown", "offline"]
     assert logged[0]["step"] == 1 and logged[0]["train/loss"] == 5.0
-    assert "wandb logs offline: no route" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "wandb logs offline: no route" in said
+    assert "wandb logs offline to d; `wandb sync d` uploads it" in said
 
 
-@pytest.mark.parametrize(("mode", "key"), [("offline", "k" * 40), ("auto", "")])
-def test_wandb_stays_offline_when_told_or_without_a_key(tmp_path, monkeypatch, mode, key):
-    modes = []
-    run = fake_run()
-    fake = SimpleNamespace(init=lambda mode, **k: modes.append(mode) or run, Settings=dict)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setenv("WANDB_API_KEY", key)
-    MetricLog(tmp_path, config(mode), True, 1).close()
-    assert modes == ["offline"]
+NETRC = "machine api.wandb.ai login user password " + "k" * 40
+
+
+@pytest.mark.parametrize(
+    ("wandb", "given", "expected"),
+    [
+        ("auto", {"WANDB_API_KEY": "k" * 40}, ["online"]),
+        ("auto", {"NETRC": NETRC}, ["online"]),
+        ("auto", {}, ["offline"]),
+        ("auto", {"WANDB_API_KEY": "short"}, ["offline"]),
+        ("offline", {"WANDB_API_KEY": "k" * 40}, ["offline"]),
+        ("auto", {"WANDB_API_KEY": "k" * 40, "WANDB_MODE": "offline"}, ["offline"]),
+        ("auto", {"WANDB_API_KEY": "k" * 40, "WANDB_MODE": "dryrun"}, ["offline"]),
+        ("auto", {"WANDB_API_KEY": "k" * 40, "WANDB_MODE": "online"}, ["online"]),
+        ("auto", {"WANDB_API_KEY": "k" * 40, "WANDB_MODE": "disabled"}, []),
+        ("offline", {"WANDB_MODE": "disabled"}, ["offline"]),
+    ],
+)
+def test_wandb_is_online_with_a_key_where_nothing_forbids_it(
+    tmp_path, monkeypatch, capsys, wandb, given, expected
+):
+    real, modes = pytest.importorskip("wandb"), []
+    for name, value in given.items():
+        if name == "NETRC":
+            (tmp_path / "netrc").write_text(value)
+            value = str(tmp_path / "netrc")
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(real, "init", lambda mode, **k: modes.append(mode) or fake_run())
+    real.teardown()  # it keeps a key that it has found
+    setup_logging(tmp_path, 0)
+    MetricLog(tmp_path / "run", config(wandb), True, 1).close()
+    real.teardown()
+    assert modes == expected
+    said = capsys.readouterr().err
+    assert said.count("wandb sync d") == ("offline" in expected), said
+    assert ("wandb off: WANDB_MODE is disabled" in said) == (not expected), said
 
 
 @pytest.mark.parametrize("name", ["wandb", "torch.utils.tensorboard"])

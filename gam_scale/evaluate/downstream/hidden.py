@@ -10,7 +10,6 @@ from gam_scale.evaluate.downstream.task import (
     Measure,
     downstream,
 )
-from gam_scale.evaluate.hidden import pooled
 from gam_scale.evaluate.interval import Interval
 from gam_scale.evaluate.key_values import KeyValues
 from gam_scale.evaluate.needle import Needles
@@ -86,8 +85,7 @@ class Pairs(_Hidden):
 
         def measure(scorer: Scorer) -> Figures:
             cells = made.ask(scorer.last_log_probs).cells
-            found = pooled([(c.length, c.accuracy.mean, c.trials) for c in cells])
-            return _by_length(found) | {"chance": 1 / self.pairs}
+            return _by_length([(c.length, c.accuracy) for c in cells]) | {"chance": 1 / self.pairs}
 
         return measure
 

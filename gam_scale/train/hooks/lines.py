@@ -60,5 +60,6 @@ class Lines(Hook):
             self._log.log(figures)
 
     def saves(self, loop: Loop, state: TrainState) -> TrainState:
-        """Return the state with the sums of the line under way."""
+        """Return the state with the sums of the line under way; all lines before are on disk."""
+        self._log.sync()
         return replace(state, metrics=self._metrics.state_dict())

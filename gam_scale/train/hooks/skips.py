@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 
-from gam_scale.errors import UserError
+from gam_scale.errors import Diverged
 from gam_scale.train.hooks.lines import Lines
 from gam_scale.train.loop import Hook, Loop
 from gam_scale.train.step import StepResult
@@ -28,7 +28,7 @@ class Skips:
         """Return how many steps were applied since the last check, up to ``step``.
 
         Raises:
-            UserError: too many steps in a row were skipped.
+            Diverged: too many steps in a row were skipped.
         """
         first, skipped = self._step + 1, counts.skipped - self._skipped
         done = step - self._step
@@ -39,7 +39,7 @@ class Skips:
             said = "%d of the steps %d to %d skipped: their gradients are not finite"
             logger.warning(said, skipped, first, step)
         if counts.longest_streak >= self._most:
-            raise UserError(
+            raise Diverged(
                 f"{counts.longest_streak} steps in a row, the last one "
                 f"{counts.longest_streak_end}, had no finite gradient; expected fewer than "
                 "train.max_skipped_steps: lower train.lr, or resume from an earlier checkpoint"

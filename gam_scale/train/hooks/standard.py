@@ -10,6 +10,7 @@ from gam_scale.hardware.peak import device_peak_flops
 from gam_scale.model.lm import outline
 from gam_scale.train.hooks.annealing import Annealing
 from gam_scale.train.hooks.carrying import Carrying
+from gam_scale.train.hooks.divergence import NotedDivergence
 from gam_scale.train.hooks.evaluation import Evaluation
 from gam_scale.train.hooks.first_step import FirstStep
 from gam_scale.train.hooks.garbage import Garbage
@@ -57,6 +58,7 @@ def standard_hooks(session: Session, log: MetricLog) -> list[Hook]:
         Spikes(),
         Carrying(),
         FirstStep(lines),
+        NotedDivergence(run),
         Goodput(run),
         RankPace(run.ranks),
         LayerStatistics(log, run.check_lock),
