@@ -54,6 +54,8 @@ class SweepCell(Cell):
     lr_multiplier: float = 1.0
     other_context: bool = False
     """Whether the run's texts have another length than the grid's."""
+    beyond: bool = False
+    """Whether the run is on a larger budget than the grid's, to compare with a law's forecast."""
     kept: KeptRun | None = None
     """What is kept of the run, if it has finished and its folder is not here."""
 
@@ -73,7 +75,7 @@ class SweepCell(Cell):
     @property
     def of_the_grid(self) -> bool:
         """Whether a law may be fitted to the run, at the grid's learning rate and text length."""
-        return self.lr_multiplier == 1 and not self.other_context
+        return self.lr_multiplier == 1 and not self.other_context and not self.beyond
 
     @property
     def params(self) -> int:

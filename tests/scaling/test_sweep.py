@@ -14,9 +14,10 @@ import warm
 from scaling.sweeps import SMALL, write
 
 from gam_scale.errors import UserError
-from gam_scale.scaling.collect import best_multipliers, collect
+from gam_scale.scaling.collect import best_multipliers, collect, sensitivity
 from gam_scale.scaling.points import from_arrays
 from gam_scale.scaling.sweep import sweep_grid
+from gam_scale.scaling.sweep_cell import SweepCell
 from gam_scale.scaling.sweep_spec import read_sweep
 
 TOOL = Path(__file__).parents[2] / "tools" / "sweep.py"
@@ -187,6 +188,47 @@ def test_runs_are_kept_however_they_came_to_be_there(tmp_path, prepared_set) -> 
         {row["cell"]: row["summary"] for row in map(json.loads, x)} for x in (whole, again)
     ]
     assert summaries[0] == summaries[1]
+
+
+def test_runs_beyond_the_grid_are_trained_when_asked_and_collected_apart(
+    tmp_path, prepared_set
+) -> None:
+    beyond = [{"families": ["gam"], "width": 64, "budget": 8000}]
+    changes = SMALL | {"data": str(prepared_set), "beyond": beyond}
+    spec, out, kept = write(tmp_path, **changes), tmp_path / "runs", tmp_path / "kept"
+    (far,) = (cell for cell in sweep_grid(read_sweep(spec), out).cells if cell.beyond)
+    assert far.name not in run_tool("plan", spec, out).stdout
+    plan = run_tool("plan", spec, out, "--beyond").stdout
+    assert far.name in plan and f"--at gam:{far.params},{far.tokens}\n" in plan
+    assert "0 of 2 runs are done" in run_tool("run", spec, out, "--to", kept).stdout
+    assert not far.run_dir.exists()
+    assert run_tool("collect", spec, out).returncode == 0 and not (out / "forecast.csv").exists()
+    assert "0 of 1 runs are done" in run_tool("run", spec, out, "--to", kept, "--beyond").stdout
+    assert "1 done, 0 begun, 0 missing" in run_tool("status", spec, out, "--beyond").stdout
+    assert run_tool("collect", spec, tmp_path / "new", "--to", kept).returncode == 0
+    (row,) = rows_of(kept / "forecast.csv")
+    assert (row["family"], float(row["params"])) == ("gam", far.params)
+    assert len(rows_of(kept / "runs.csv")) == 2
+    assert not {row["run"] for row in rows_of(kept / "curves.csv")} & {far.name}
+    none = write(tmp_path, **SMALL | {"data": str(prepared_set)})
+    refused = run_tool("run", none, out, "--beyond")
+    assert refused.returncode == 2 and '--beyond needs runs under "beyond"' in refused.stderr
+
+
+def test_rates_are_compared_on_texts_of_one_length(tmp_path, prepared_set) -> None:
+    """A run on longer texts is of the same width, tokens and seed, but no run at another rate."""
+    context = {"width": 32, "seq_lens": [96], "up_to": 4000}
+    changes = SMALL | {"data": str(prepared_set), "lr_multipliers": [2], "context": context}
+    cells = sweep_grid(read_sweep(write(tmp_path, **changes | {"budgets": [4000]})), tmp_path).cells
+    assert len(cells) == 3 and len({cell.tokens for cell in cells}) == 1
+    rows = sensitivity([(cell, row_of(cell)) for cell in cells])
+    assert [row["lr_multiplier"] for row in rows] == [1, 2]
+
+
+def row_of(cell: SweepCell) -> dict:
+    """Return what :func:`sensitivity` reads of a finished run's row."""
+    own = {name: getattr(cell, name) for name in ("family", "params", "tokens", "width", "seed")}
+    return own | {"lr_multiplier": cell.lr_multiplier, "lr": 1.0, "loss": 1.0}
 
 
 def test_budgets_added_later_go_on_from_what_is_there(tmp_path, prepared_set) -> None:

@@ -1,6 +1,7 @@
 """A sweep's file becomes a grid of cells, and warnings say what the sweep cannot show."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -71,6 +72,18 @@ def test_isoflop_budgets_are_flops(tmp_path) -> None:
         ({"context": {"width": 64, "seq_lens": [100]}}, "context.seq_lens has 100"),
         ({"repeat": {"width": 64, "seeds": [1], "up_to": 3}}, "repeat.up_to is 3; expected one of"),
         ({"dial": {"warmup_steps": 2500}}, "2500 of which warm up"),
+        ({"beyond": [{"families": ["gam"], "width": 96}]}, "beyond has a run without families"),
+        ({"beyond": [{"families": ["a"], "width": 96, "budget": 9e6}]}, "family 'a'; expected one"),
+        ({"beyond": [{"families": ["gam"], "width": 65, "budget": 9e6}]}, "beyond.width has 65"),
+        (
+            {"beyond": [{"families": ["gam"], "width": 96, "budget": 4e6}]},
+            "expected more than 4e.06, the largest of budgets",
+        ),
+        (
+            {"beyond": [{"families": ["gam"] * 2, "width": 96, "budget": 9e6}]},
+            "beyond has a run twice",
+        ),
+        ({"beyond": [{"width": 96, "size": 1}]}, "size is not a setting"),
     ],
 )
 def test_mistakes_are_named(tmp_path, changes, message) -> None:
@@ -187,6 +200,24 @@ def test_further_runs_may_have_a_smaller_budget_than_the_grid(tmp_path) -> None:
     assert {cell.tokens for cell in cells if cell.other_context} == set(tokens[:1])
     trunks = {cell.name for cell in cells if cell.seed and not cell.config.checkpoint.branch_of}
     assert len(trunks) == 2, "one for each family, of the largest budget that is repeated"
+
+
+def test_a_run_beyond_the_grid_has_its_rules_and_changes_no_other(tmp_path) -> None:
+    lrs = {"name": "gam", "lrs": {"64": 0.016, "128": 0.004}}
+    changes = {"families": [lrs, {"name": "b", "block": "attention"}], "dial": {"warmup_steps": 9}}
+    beyond = [{"families": ["gam"], "width": 192, "budget": 4e7}]
+    before = sweep_grid(read_sweep(write(tmp_path, **changes)), tmp_path)
+    after = sweep_grid(read_sweep(write(tmp_path, **changes, beyond=beyond)), tmp_path)
+    assert [cell.config for cell in before.cells] == [
+        cell.config for cell in after.cells if not cell.beyond
+    ]
+    (far,) = (cell for cell in after.cells if cell.beyond)
+    assert not far.of_the_grid and not far.branches and far.family == "gam" and far.seed == 0
+    assert far.tokens == pytest.approx(4e7, rel=1e-4)
+    train, near = far.config.train, before.cells[0].config.train
+    assert train.lr == pytest.approx(0.004 * (0.004 / 0.016) ** (math.log2(192 / 128)))
+    assert (train.warmup_steps, train.global_batch_size) == (near.warmup_steps, 8)
+    assert far.config.model.n_layers == 6 and far.config.model.memory.n_heads == 6
 
 
 def test_sizes_are_trained_on_budgets_that_suit_them(tmp_path) -> None:
