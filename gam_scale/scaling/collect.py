@@ -89,11 +89,12 @@ def contexts(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
 
 def _rows(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
     """Return the rows with the columns that are known of any of them."""
-    known = {key for _, row in done for key, value in row.items() if value is not None}
+    rows = [row | cell.record() for cell, row in done]
+    known = {key for row in rows for key, value in row.items() if value is not None}
     known -= {"lr_multiplier"}
     return [
         {key: value for key, value in row.items() if key in known} | _counts(cell)
-        for cell, row in done
+        for (cell, _), row in zip(done, rows, strict=True)
     ]
 
 

@@ -14,6 +14,7 @@ import warm
 from scaling.sweeps import SMALL, write
 
 from gam_scale.errors import UserError
+from gam_scale.experiment.code_version import code_version
 from gam_scale.scaling.collect import best_multipliers, collect, sensitivity
 from gam_scale.scaling.points import from_arrays
 from gam_scale.scaling.sweep import sweep_grid
@@ -84,9 +85,26 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"val_loss": None}))
     assert collect(grid, out)[out / "runs.csv"] == 2 and best_multipliers(grid.finished()) == []
 
-    changed = read_sweep(write(tmp_path, **changes | {"dial": {"batch_size": 2, "lr": 1}}))
-    with pytest.raises(UserError, match="another train.lr"):
-        sweep_grid(changed, out).cells[0].row()
+    elsewhere = {"data": str(shutil.copytree(prepared_set, tmp_path / "moved"))}
+    assert sweep_grid(read_sweep(write(tmp_path, **changes | elsewhere)), out).cells[0].row()
+    measured = {"set": changes["set"] | {"eval": changes["set"]["eval"] | {"max_tokens": 100}}}
+    for change, message in (
+        ({"dial": {"batch_size": 2, "lr": 1}}, "another train.lr"),
+        (measured, "another eval.max_tokens"),
+        ({"data": str(other_text(tmp_path / "moved"))}, "was trained on the text .*, and .* is "),
+    ):
+        changed = read_sweep(write(tmp_path, **changes | change))
+        with pytest.raises(UserError, match=message):
+            sweep_grid(changed, out).cells[0].row()
+
+
+def other_text(folder: Path) -> Path:
+    """Make the manifest of a prepared set that of another text, and return the folder."""
+    path = folder / "manifest.json"
+    values = json.loads(path.read_text())
+    values["splits"]["train"]["index_sha256"] = "0" * 64
+    path.write_text(json.dumps({key: values[key] for key in values if key != "checksum"}))
+    return folder
 
 
 def test_a_dry_run_trains_nothing(tmp_path, prepared_set) -> None:
@@ -133,8 +151,20 @@ def test_another_machine_goes_on_from_the_file_of_kept_runs(tmp_path, prepared_s
         assert (kept / name).read_bytes() == (tmp_path / "lost" / name).read_bytes()
     assert not (tmp_path / "new").exists()
 
-    # A branch whose trunk is there only as a kept result is trained whole, to the same bits.
+    # Rows say which code trained the run, and when; rows of an earlier version lack some of this.
+    (row, *_) = rows_of(kept / "runs.csv")
+    assert row["code_version"] == code_version() and row["began"] < row["ended"]
     lines = (kept / "results.jsonl").read_text().splitlines(keepends=True)
+    old = list(map(json.loads, lines))
+    assert all("eval" in each["config"] for each in old)
+    old = [each | {"config": {k: each["config"][k] for k in ("model", "train")}} for each in old]
+    for each in old:
+        del each["times"]
+    (kept / "results.jsonl").write_text("".join(json.dumps(each) + "\n" for each in old))
+    assert "3 of 3 runs are done" in run_tool("run", spec, tmp_path / "new", "--to", kept).stdout
+    (kept / "results.jsonl").write_text("".join(lines))
+
+    # A branch whose trunk is there only as a kept result is trained whole, to the same bits.
     branch = next(c for c in sweep_grid(read_sweep(spec), tmp_path).cells if c.branches)
     others = [line for line in lines if json.loads(line)["cell"] != branch.name]
     (kept / "results.jsonl").write_text("".join(others))
@@ -154,7 +184,10 @@ def test_another_machine_goes_on_from_the_file_of_kept_runs(tmp_path, prepared_s
     faster = write(tmp_path, **SMALL | data | {"dial": {"batch_size": 2, "lr": 1}})
     refused = run_tool("status", faster, tmp_path / "new", "--to", kept)
     assert refused.returncode == 2 and "was trained with another train.lr" in refused.stderr
+    settings = json.loads(again[0])
+    settings["config"]["eval"]["max_tokens"] = 100
     for text, message in (
+        (json.dumps(settings).encode(), "was trained with another eval.max_tokens"),
         (again[0].replace('"text": "', '"text": "0').encode(), "was trained on the text 0"),
         (again[0].replace('"text"', '"texts"').encode(), "results.jsonl:1.texts is not a setting"),
         (b"[]", "results.jsonl:1 is []; expected an object"),
