@@ -22,7 +22,7 @@ from gam_scale.scaling.bootstrap import (
 from gam_scale.scaling.by_steps import WithoutShort, by_steps
 from gam_scale.scaling.columns import other_counts, with_min_steps
 from gam_scale.scaling.compare import DRAWS, Test, compare, differences
-from gam_scale.scaling.extrapolation import Extrapolation, at_size, predict, sizes_beyond
+from gam_scale.scaling.extrapolation import Extrapolation, Model, at_size, predict, sizes_beyond
 from gam_scale.scaling.fit import Fit, FitSettings, fit
 from gam_scale.scaling.holdout import HeldOut, hold_out
 from gam_scale.scaling.isoflop import IsoFlop, Parabola, isoflop
@@ -51,8 +51,8 @@ class Settings:
     seed: int = 0
     targets: tuple[float, ...] = ()
     """Parameters of the models to extrapolate to; empty: see :func:`sizes_beyond`."""
-    at: tuple[tuple[float, float], ...] = ()
-    """Parameters and tokens of further models to extrapolate to."""
+    at: tuple[Model, ...] = ()
+    """Further models to extrapolate to."""
     held: str = "sizes"
     """Which runs are held out, see :func:`gam_scale.scaling.holdout.hold_out`."""
     min_steps: int = 0
@@ -226,7 +226,11 @@ def _family(points: Points, whole: Points, settings: Settings) -> Family:
         isoflop(points, best, refits, seed),
         [
             *sizes,
-            *(predict(*model, optimum, refits, scatter=scatter(best)) for model in settings.at),
+            *(
+                predict(model.params, model.tokens, optimum, refits, scatter=scatter(best))
+                for model in settings.at
+                if model.family in ("", name)
+            ),
         ],
         by_steps(whole, settings.fit),
         {

@@ -125,9 +125,10 @@ def extrapolations(analysis: Analysis) -> Table:
     ]
     note = (
         "optimal: as many tokens as make this size the best for its compute, under the law, "
-        f"unknown where their interval spans more than a factor of {UNKNOWN:,.0f}; the last "
-        "columns are the size over that of the largest model trained, and the tokens over the "
-        "most that a model was trained on."
+        f"unknown where their interval spans more than a factor of {UNKNOWN:,.0f}; asked: a "
+        "model that was asked about, whose interval is of the loss of one run, and so wider than "
+        "the law's, which the other rows have. The last columns are the size over that of the "
+        "largest model trained, and the tokens over the most that a model was trained on."
     )
     return Table("Extrapolation", header, rows, note, stacks=True)
 
@@ -302,7 +303,7 @@ def _extrapolated(e: Extrapolation) -> list[str]:
     if not e.is_known:
         return [NOT_KNOWN] * 3
     tokens = ranged(e.tokens, e.tokens_interval, large)
-    return [tokens, scientific(e.flops), ranged(e.loss, e.loss_interval)]
+    return [tokens, scientific(e.flops), ranged(e.loss, e.shown_interval)]
 
 
 def _difference(interval: Range) -> str:

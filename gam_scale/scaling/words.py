@@ -286,8 +286,8 @@ def _extrapolation(family: Family, e: Extrapolation) -> str:
     who = _who(family)
     if e.rule == ASKED:
         return (
-            f"A model of {large(e.params)} parameters, trained on {large(e.tokens)} tokens, would "
-            f"reach {ranged(e.loss, e.loss_interval)} nats per token under {_whose(family)} law."
+            f"One run of {large(e.params)} parameters, trained on {large(e.tokens)} tokens, would "
+            f"reach {ranged(e.loss, e.shown_interval)} nats per token under {_whose(family)} law."
         )
     return (
         f"{who[0].upper() if who == 'a model' else who[0]}{who[1:]} of {large(e.params)} "
