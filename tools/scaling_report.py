@@ -197,8 +197,8 @@ def parse() -> argparse.Namespace:
         "--forecast-runs",
         type=Path,
         metavar="FILE",
-        help="forecast.csv of tools/sweep.py collect, or another CSV of the losses that these models "
-        "reached",
+        help="forecast.csv of tools/sweep.py collect, or another CSV of the losses that these "
+        "models reached",
     )
     parser.add_argument(
         "--sweep", type=Path, metavar="FILE", help="the sweep's file, whose settings are shown"

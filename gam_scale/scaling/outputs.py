@@ -7,9 +7,10 @@ from pathlib import Path
 from gam_scale.experiment.code_version import code_version
 from gam_scale.files import csv_bytes
 from gam_scale.report.numbers import UNKNOWN
-from gam_scale.scaling.analysis import Analysis, as_dict
+from gam_scale.scaling.analysis import Analysis
 from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.extrapolation import ASKED
+from gam_scale.scaling.fit_json import as_dict
 from gam_scale.scaling.law_text import latex, law_rows
 from gam_scale.scaling.moments import moment
 from gam_scale.scaling.names import readable

@@ -8,6 +8,7 @@ import numpy as np
 from gam_scale.errors import UserError
 from gam_scale.scaling.bootstrap import Bootstrap
 from gam_scale.scaling.fit import Fit, FitSettings, fit
+from gam_scale.scaling.holdout import HeldOut
 from gam_scale.scaling.law import STEEPEST, Law
 from gam_scale.scaling.points import Points, check
 
@@ -60,8 +61,8 @@ def refuse_without_law(fitted: Fit, refits: Bootstrap | None, who: str) -> None:
         who: the family in a sentence: "family x", "the runs".
 
     Raises:
-        NoLaw: an exponent lies outside :data:`SHALLOWEST` to :data:`STEEPEST`, its interval holds
-            0, or its term changes by less than :data:`LEAST_EFFECT`.
+        NoLaw: an exponent lies outside :data:`SHALLOWEST` to :data:`STEEPEST`, its interval begins
+            below that, or its term changes by less than :data:`LEAST_EFFECT`.
     """
     form = "so no law of the form E + A / N^alpha + B / D^beta holds"
     made = fitted.design
@@ -80,14 +81,21 @@ def refuse_without_law(fitted: Fit, refits: Bootstrap | None, who: str) -> None:
                 f"{form}; expected runs in which the largest models gain from more tokens as "
                 "smaller ones do, and the longest from more parameters"
             )
-        if ends is not None and ends[0] <= 0:
+        if ends is not None and ends[0] <= SHALLOWEST:
             raise NoLaw(
                 f"{who}: the runs do not show that the loss falls as {column} grows (the interval "
-                f"of {name} holds 0), {form}; expected more runs, or less noise between them"
+                f"of {name} begins below {SHALLOWEST:g}), {form}; expected more runs, or less "
+                "noise between them"
             )
 
 
-def judge(fitted: Fit, points: Points, settings: FitSettings, seed: int = 0) -> Verdict:
+def judge(
+    fitted: Fit,
+    points: Points,
+    settings: FitSettings,
+    seed: int = 0,
+    held_out: HeldOut | None = None,
+) -> Verdict:
     """Judge whether the runs of one family follow their law.
 
     Args:
@@ -95,6 +103,7 @@ def judge(fitted: Fit, points: Points, settings: FitSettings, seed: int = 0) -> 
         points: the runs.
         settings: settings of the fit, for a fit without outliers.
         seed: seed of the simulation behind :func:`trend_with_size`.
+        held_out: the law's prediction of runs that it was not fitted to, if there is one.
     """
     errors = np.abs(np.exp(fitted.design.residuals(fitted.phi[None])[0]) - 1)
     trend = trend_with_size(fitted, points.run, seed)
@@ -103,6 +112,11 @@ def judge(fitted: Fit, points: Points, settings: FitSettings, seed: int = 0) -> 
         reasons.append(f"the mean error is {errors.mean():.1%}, above {MOST_ERROR:.0%}")
     if errors.max() > MOST_WORST:
         reasons.append(f"the largest error is {errors.max():.1%}, above {MOST_WORST:.0%}")
+    if held_out is not None and held_out.mean_error > MOST_ERROR:
+        reasons.append(
+            f"fitted without {held_out.description} the law is off by {held_out.mean_error:.1%} on "
+            f"them, above {MOST_ERROR:.0%}"
+        )
     if trend <= TREND_LEVEL:
         reasons.append(f"the errors run with size (p = {trend:.2g})")
     outliers = find_outliers(fitted)

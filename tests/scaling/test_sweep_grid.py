@@ -254,6 +254,16 @@ def test_a_plan_is_told_what_it_cannot_show(tmp_path) -> None:
     assert "expected larger widths" in said[0]
 
 
+def test_seeds_are_not_sizes(tmp_path) -> None:
+    """Three sizes with two further seeds are five runs on a budget, from which no minimum shows."""
+    wide = {"kind": "isoflop", "budgets": [1e14], "widths": [64, 128, 256]}
+    seeds = {"repeat": {"width": 64, "seeds": [1, 2]}}
+    said = "\n".join(
+        warnings(sweep_grid(read_sweep(write(tmp_path, **wide, **seeds)), tmp_path).cells)
+    )
+    assert "gam has 3 sizes on 1e14 FLOPs; expected 4 or more" in said
+
+
 def test_a_larger_model_that_is_worse_is_suspected(tmp_path) -> None:
     cells = sweep_grid(read_sweep(write(tmp_path)), tmp_path).cells
     falling = [(cell, {"loss": 9 - cell.flops / 1e15}) for cell in cells]

@@ -9,8 +9,9 @@ import pytest
 from scaling.synthetic import TRUE, runs
 
 from gam_scale.errors import UserError
-from gam_scale.scaling.analysis import Settings, analyse, as_dict
+from gam_scale.scaling.analysis import Settings, analyse
 from gam_scale.scaling.fit import FitSettings, fit
+from gam_scale.scaling.fit_json import as_dict
 from gam_scale.scaling.points import Points, from_arrays
 from gam_scale.scaling.runs_csv import read_csv
 from gam_scale.scaling.verdict import Verdict, find_outliers, judge, trend_with_size
