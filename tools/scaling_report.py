@@ -8,26 +8,27 @@ and --evaluation add other results of the runs, from tools/sweep.py collect and 
 """
 
 import argparse
-import hashlib
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gam_scale import cli
 from gam_scale.errors import UserError, one_line
-from gam_scale.files import read_regular
 from gam_scale.scaling.analysis import Settings, analyse
 from gam_scale.scaling.bootstrap import FEWEST, RESAMPLES
 from gam_scale.scaling.columns import FURTHER
 from gam_scale.scaling.compare import DRAWS
 from gam_scale.scaling.cost import GPUS, MFU, Cost
+from gam_scale.scaling.extrapolation import Model
 from gam_scale.scaling.fit import DELTA, GRID, FitSettings
 from gam_scale.scaling.holdout import RULES
 from gam_scale.scaling.names import readable
 from gam_scale.scaling.outputs import check_folder, write_report
 from gam_scale.scaling.points import Points
 from gam_scale.scaling.runs_csv import COLUMNS, REQUIRED, UNITS, read_csv
+from gam_scale.scaling.source import Source
 from gam_scale.scaling.supplement import read_supplement
 from gam_scale.scaling.words import does_not_show, shows
 
@@ -47,6 +48,7 @@ def main() -> None:
         args.min_steps,
     )
     cost = Cost.of(args.gpus, args.mfu)
+    source = Source.of(args.csv)
     points = read_csv(*args.csv, unit=args.loss_unit, shared_exponent=args.shared_exponent)
     supplement = read_supplement(
         args.curves,
@@ -64,11 +66,8 @@ def main() -> None:
     inputs = [path for path in given if path is not None]
     check_folder(args.out, inputs)
     check_rule(args.hold_out, points)
+    check_models(args.at, points)
     analysis = analyse(points, settings, Progress())
-    source = ", ".join(
-        f"{path.name} (sha256 {hashlib.sha256(read_regular(path)).hexdigest()[:16]})"
-        for path in args.csv
-    )
     written = write_report(analysis, cost, source, args.out, supplement, inputs)
     analysis, supplement = readable(analysis, supplement)
     for sentence in [*shows(analysis), *supplement.shown()]:
@@ -102,12 +101,25 @@ def check_rule(rule: str, points: Points) -> None:
         )
 
 
-def model(text: str) -> tuple[float, float]:
-    """Parse ``N,D``: parameters and tokens."""
-    numbers = cli.several(cli.number(above=0, below=1e20))(text)
-    if len(numbers) != 2:
-        raise argparse.ArgumentTypeError(f"is {one_line(text)}; expected N,D as in 7e9,1.4e11")
-    return numbers[0], numbers[1]
+def check_models(models: Sequence[Model], points: Points) -> None:
+    """Refuse to predict a model of a family that the CSV does not have."""
+    for each in models:
+        if each.family and each.family not in points.families:
+            raise UserError(
+                f"--at has the family {one_line(each.family)}; expected one of the CSV's: "
+                f"{', '.join(map(one_line, points.families))}"
+            )
+
+
+def model(text: str) -> Model:
+    """Parse ``N,D`` or ``FAMILY:N,D``: parameters and tokens."""
+    family, colon, pair = text.rpartition(":")
+    numbers = cli.several(cli.number(above=0, below=1e20))(pair)
+    if len(numbers) != 2 or bool(colon) > bool(family):
+        raise argparse.ArgumentTypeError(
+            f"is {one_line(text)}; expected N,D or FAMILY:N,D as in 7e9,1.4e11"
+        )
+    return Model(numbers[0], numbers[1], family)
 
 
 def rule(text: str) -> str:
@@ -179,14 +191,14 @@ def parse() -> argparse.Namespace:
         "--forecast",
         type=Path,
         metavar="FILE",
-        help="extrapolation.csv of a report with --at, with models that were predicted before they "
-        "were run",
+        help="extrapolation.csv of an earlier report with --at, with the forecasts",
     )
     parser.add_argument(
         "--forecast-runs",
         type=Path,
         metavar="FILE",
-        help="runs.csv, with the losses that these models reached",
+        help="forecast.csv of tools/sweep.py collect, or another CSV of the losses that these "
+        "models reached",
     )
     parser.add_argument(
         "--sweep", type=Path, metavar="FILE", help="the sweep's file, whose settings are shown"
@@ -240,8 +252,9 @@ def parse() -> argparse.Namespace:
         type=model,
         nargs="+",
         default=[],
-        metavar="N,D",
-        help="parameters and tokens of models whose loss to predict, such as 7e9,1.4e11",
+        metavar="[FAMILY:]N,D",
+        help="parameters and tokens of models whose loss to predict, such as 7e9,1.4e11, by the "
+        "law of one family or of every",
     )
     parser.add_argument(
         "--hold-out",

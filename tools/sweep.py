@@ -6,6 +6,9 @@ missing, one after another or, with --submit, as a Slurm array, and continues wh
 status says what is done. collect writes DIR/runs.csv, curves.csv and, if learning rates or lengths
 of texts were varied, lr.csv and contexts.csv, which tools/scaling_report.py reads.
 
+With --beyond, plan, run and status are of the runs under "beyond" in the sweep file and of no
+others; plan prints how to forecast them, and collect writes those that are done to forecast.csv.
+
 With --to, these files go there. run and collect then also keep there, in results.jsonl, what a
 report needs of every finished run, which counts as done from then on: save this folder where a
 machine may be lost. Only one command at a time may keep results in a folder; collect keeps those of
@@ -40,10 +43,16 @@ def main() -> int:
     grid = sweep_grid(read_sweep(args.sweep), args.out)
     if args.to:
         grid = with_kept(grid, args.to)
+    if args.action != "collect":
+        grid = chosen(grid, args.beyond)
     if args.action == "plan":
         plan(grid.only(args.only), args.gflops)
         for sentence in warnings(grid.cells):
             print(f"warning: {sentence}")
+        if args.beyond:
+            print(
+                "forecast these runs first: tools/scaling_report.py --at", *map(asked, grid.cells)
+            )
     elif args.action == "run":
         return run(grid, args)
     elif args.action == "status":
@@ -89,6 +98,11 @@ def parse() -> argparse.Namespace:
         help="plan, run: jobs with a run whose name contains TEXT",
     )
     parser.add_argument(
+        "--beyond",
+        action="store_true",
+        help='plan, run, status: the runs under "beyond" in the sweep file instead of the others',
+    )
+    parser.add_argument(
         "--side-by-side",
         type=cli.count(),
         default=1,
@@ -119,9 +133,24 @@ def parse() -> argparse.Namespace:
     )
     slurm.add_argument("--dry-run", action="store_true", help="print a job's script, submit none")
     args = parser.parse_args()
+    if args.beyond and args.action == "collect":
+        raise UserError("--beyond is for plan, run and status; collect writes forecast.csv anyway")
     if args.dry_run and not args.submit:
         raise UserError("--dry-run prints what --submit would hand in; expected both, or plan")
     return args
+
+
+def chosen(grid: Grid[SweepCell], beyond: bool) -> Grid[SweepCell]:
+    """Return the jobs beyond the grid, or all others."""
+    found = Grid([job for job in grid.jobs if job[0].beyond == beyond])
+    if beyond and not found:
+        raise UserError('--beyond needs runs under "beyond" in the sweep file; expected some there')
+    return found
+
+
+def asked(cell: SweepCell) -> str:
+    """Return the run as ``--at`` of tools/scaling_report.py takes it."""
+    return f"{cell.family}:{cell.params},{cell.tokens:.0f}"
 
 
 def plan(grid: Grid[SweepCell], gflops: float) -> None:

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from operator import attrgetter
-from typing import Any
 
 import numpy as np
 
 from gam_scale.errors import UserError
 from gam_scale.report.numbers import Range
 from gam_scale.scaling.bootstrap import (
-    LEVEL,
     RESAMPLES,
     Bootstrap,
     bootstrap,
@@ -22,14 +20,13 @@ from gam_scale.scaling.bootstrap import (
 from gam_scale.scaling.by_steps import WithoutShort, by_steps
 from gam_scale.scaling.columns import other_counts, with_min_steps
 from gam_scale.scaling.compare import DRAWS, Test, compare, differences
-from gam_scale.scaling.extrapolation import Extrapolation, at_size, predict, sizes_beyond
+from gam_scale.scaling.extrapolation import Extrapolation, Model, at_size, predict, sizes_beyond
 from gam_scale.scaling.fit import Fit, FitSettings, fit
 from gam_scale.scaling.holdout import HeldOut, hold_out
 from gam_scale.scaling.isoflop import IsoFlop, Parabola, isoflop
 from gam_scale.scaling.law import COEFFICIENTS
 from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.points import Points, check, named
-from gam_scale.scaling.seeds import seed_spread
 from gam_scale.scaling.verdict import NoLaw, Verdict, judge, refuse_without_law, scatter
 
 Tell = Callable[[str], None]
@@ -51,8 +48,8 @@ class Settings:
     seed: int = 0
     targets: tuple[float, ...] = ()
     """Parameters of the models to extrapolate to; empty: see :func:`sizes_beyond`."""
-    at: tuple[tuple[float, float], ...] = ()
-    """Parameters and tokens of further models to extrapolate to."""
+    at: tuple[Model, ...] = ()
+    """Further models to extrapolate to."""
     held: str = "sizes"
     """Which runs are held out, see :func:`gam_scale.scaling.holdout.hold_out`."""
     min_steps: int = 0
@@ -135,8 +132,8 @@ class Analysis:
 
     @property
     def measured(self) -> list[tuple[str, Points]]:
-        """Name and runs of every family; families without a law come last."""
-        return [(f.name, f.points) for f in self._all]
+        """Name and runs of every family that has any; families without a law come last."""
+        return [(f.name, f.points) for f in self._all if len(f.points)]
 
     @property
     def minima(self) -> list[tuple[str, Parabola]]:
@@ -162,22 +159,47 @@ def analyse(points: Points, settings: Settings, tell: Tell = lambda _: None) -> 
     Raises:
         UserError: no family has a law.
     """
-    families, left_out = [], []
     whole, points = points, with_min_steps(points, settings.min_steps)
-    if not settings.targets:
-        largest = min(float(points.of(name).params.max()) for name in points.families)
-        settings = replace(settings, targets=sizes_beyond(largest))
+    fitted, left_out = dict[str, _Fitted](), list[LeftOut]()
     for i, name in enumerate(points.families, 1):
         own = points.of(name)
         tell(f"family {i} of {len(points.families)}: {name}, {len(own)} runs")
         try:
-            families.append(_family(own, whole.of(name), settings))
+            fitted[name] = _fitted(own, settings)
         except NoLaw as error:
             left_out.append(LeftOut(name, own, str(error), isoflop(own)))
-    if not families:
+    targets = settings.targets
+    while fitted:
+        largest = min(float(points.of(name).params.max()) for name in fitted)
+        targets = settings.targets or sizes_beyond(largest)
+        refused = {name: why for name, one in fitted.items() if (why := one.unaffordable(targets))}
+        for name, why in refused.items():
+            del fitted[name]
+            left_out.append(LeftOut(name, points.of(name), why, isoflop(points.of(name))))
+        if not refused:
+            break
+    if not fitted:
         raise UserError(left_out[0].reason)
+    settings = replace(settings, targets=targets)
+    families = [_family(one, whole.of(name), settings) for name, one in fitted.items()]
     pairs = _compare(families, settings, tell) if settings.draws else []
+    left_out += [
+        _without_runs(whole.of(name), settings.min_steps)
+        for name in whole.families
+        if name not in points.families
+    ]
     return Analysis(settings, families, pairs, left_out, len(whole) - len(points))
+
+
+def _without_runs(whole: Points, min_steps: int) -> LeftOut:
+    """Return a family all of whose runs are too short, with the reason and without the runs."""
+    (name,) = whole.families
+    reason = (
+        f"{named(name)}: none of its {len(whole)} runs has {min_steps:,} optimizer steps, so "
+        "--min-steps leaves all of them out"
+    )
+    nothing = whole.take(np.zeros(len(whole), bool))
+    return LeftOut(name, nothing, reason, IsoFlop([], None, None, None, None, ""))
 
 
 def _compare(families: list[Family], settings: Settings, tell: Tell) -> list[Pair]:
@@ -190,25 +212,46 @@ def _compare(families: list[Family], settings: Settings, tell: Tell) -> list[Pai
     return pairs
 
 
-def _family(points: Points, whole: Points, settings: Settings) -> Family:
-    """Analyse the ``points`` of one family; ``whole`` also has its runs of too few steps."""
+@dataclass(frozen=True)
+class _Fitted:
+    """The fit of one family whose runs show both exponents."""
+
+    points: Points
+    fit: Fit
+    refits: Bootstrap
+    optimum: Optimum
+
+    def unaffordable(self, targets: tuple[float, ...]) -> str:
+        """Return why a target is the best size for no budget; empty if it is for some."""
+        if is_affordable(self.optimum, max(*targets, *self.points.params)):
+            return ""
+        return (
+            f"{named(self.points.families[0])}: what size adds ends within the runs (alpha "
+            f"{self.fit.law.alpha:.3g}), so no budget below {MOST_FLOPS:.0e} FLOPs makes the sizes "
+            "to extrapolate to the best; expected runs in which the largest models gain from more "
+            "tokens as smaller ones do"
+        )
+
+
+def _fitted(points: Points, settings: Settings) -> _Fitted:
+    """Fit the law of one family, or refuse with :class:`NoLaw`."""
     name = points.families[0]
     try:
         check(points, named(name), settings.fit.shared_exponent)
     except UserError as error:
         raise NoLaw(str(error)) from None
     best = fit(points, settings.fit)
-    k = points.flops_per_pair
-    optimum = Optimum(best.law, k)
     seed = _own_seed(name, settings)
     refits = bootstrap(best, settings.fit.delta, points.run, settings.resamples, seed)
     refuse_without_law(best, refits, named(name))
-    if not is_affordable(optimum, max(*settings.targets, *points.params)):
-        raise NoLaw(
-            f"{named(name)}: what size adds ends within the runs (alpha {best.law.alpha:.3g}), so "
-            f"no budget below {MOST_FLOPS:.0e} FLOPs makes the sizes to extrapolate to the best; "
-            "expected runs in which the largest models gain from more tokens as smaller ones do"
-        )
+    return _Fitted(points, best, refits, Optimum(best.law, points.flops_per_pair))
+
+
+def _family(fitted: _Fitted, whole: Points, settings: Settings) -> Family:
+    """Analyse one family further; ``whole`` also has its runs of too few steps."""
+    points, best, refits, optimum = fitted.points, fitted.fit, fitted.refits, fitted.optimum
+    (name,), k = points.families, optimum.flops_per_pair
+    seed = _own_seed(name, settings)
     intervals = {c: refits.interval(attrgetter(c)) for c in COEFFICIENTS}
     intervals |= {w: refits.interval(of_optimum(k, w)) for w in ("a", "b", "G")}
     held_out, note = hold_out(points, settings.fit, settings.held)
@@ -220,13 +263,17 @@ def _family(points: Points, whole: Points, settings: Settings) -> Family:
         refits,
         optimum,
         intervals,
-        judge(best, points, settings.fit, seed),
+        judge(best, points, settings.fit, seed, held_out),
         held_out,
         note,
         isoflop(points, best, refits, seed),
         [
             *sizes,
-            *(predict(*model, optimum, refits, scatter=scatter(best)) for model in settings.at),
+            *(
+                predict(model.params, model.tokens, optimum, refits, scatter=scatter(best))
+                for model in settings.at
+                if model.family in ("", name)
+            ),
         ],
         by_steps(whole, settings.fit),
         {
@@ -248,132 +295,3 @@ def is_affordable(optimum: Optimum, params: float) -> bool:
 def _own_seed(name: str, settings: Settings) -> int:
     """Return a seed for each family, so that the families' refits are independent."""
     return settings.seed + zlib.crc32(name.encode())
-
-
-def as_dict(analysis: Analysis) -> dict[str, Any]:
-    """Return the content of fit.json: every figure by name; an only family's also at the top."""
-    settings = analysis.settings
-    families = {family.name: _family_dict(family) for family in analysis.families}
-    only = next(iter(families.values())) if len(families) == 1 else {}
-    figures = only | {
-        "law": "L(N, D) = E + A / N^alpha + B / D^beta, nats per token",
-        "settings": {
-            "huber_delta": settings.fit.delta,
-            "objective": "sum over rows of the Huber loss of log predicted less log measured loss",
-            "grid": settings.fit.grid,
-            "shared_exponent": settings.fit.shared_exponent,
-            "bootstrap": settings.resamples,
-            "interval_level": LEVEL,
-            "test_draws": settings.draws,
-            "seed": settings.seed,
-            "min_steps": settings.min_steps,
-            "runs_of_fewer_steps": analysis.too_short,
-            "hold_out": settings.held,
-        },
-        "families": families,
-        "left_out": {
-            left.name: {"reason": left.reason, "isoflop": _isoflop_dict(left.isoflop)}
-            for left in analysis.left_out
-        },
-        "comparisons": [
-            {
-                "first": pair.first,
-                "second": pair.second,
-                "tests": [
-                    {"hypothesis": t.hypothesis, "statistic": t.statistic, "p": t.p}
-                    for t in pair.tests
-                ],
-                "difference_intervals": pair.differences,
-            }
-            for pair in analysis.pairs
-        ],
-    }
-    known: dict[str, Any] = _known(figures)
-    return known
-
-
-def _known(value: Any) -> Any:
-    """Replace infinite numbers and nan, which JSON does not have, by None."""
-    if isinstance(value, dict):
-        return {key: _known(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_known(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _family_dict(family: Family) -> dict[str, Any]:
-    fitted, points, optimum, held = family.fit, family.points, family.optimum, family.held_out
-    return fitted.law.as_dict() | {
-        "objective": fitted.objective,
-        "mean_error": family.error,
-        "largest_error": family.worst,
-        "rows": len(points),
-        "runs": len(np.unique(points.run)),
-        "params_range": [float(points.params.min()), float(points.params.max())],
-        "tokens_range": [float(points.tokens.min()), float(points.tokens.max())],
-        "descent": {
-            "starts": fitted.starts,
-            "starts_at_minimum": fitted.starts_at_minimum,
-            "largest_gradient_over_delta": fitted.gradient,
-            "longest": fitted.steps,
-        },
-        "warnings": fitted.warnings,
-        "intervals": family.intervals,
-        "verdict": _verdict_dict(family),
-        "optimum": {
-            "a": optimum.a,
-            "b": optimum.b,
-            "G": optimum.G,
-            "flops_per_parameter_and_token": optimum.flops_per_pair,
-        },
-        "held_out": {"error": None, "note": family.held_out_note}
-        if held is None
-        else {
-            "error": held.mean_error,
-            "bias": held.bias,
-            "error_on_fitted": held.fitted_error,
-            "law": held.law.as_dict(),
-            "rows": [
-                {"params": n, "tokens": d, "loss": y, "predicted": predicted}
-                for n, d, y, predicted in zip(
-                    *(a.tolist() for a in (held.params, held.tokens, held.loss, held.predicted)),
-                    strict=True,
-                )
-            ],
-        },
-        "isoflop": _isoflop_dict(family.isoflop),
-        "extrapolations": [vars(e) | {"known": e.is_known} for e in family.extrapolations],
-        "seed_spread": seed_spread(points),
-        "by_min_steps": [
-            {"min_steps": w.least, "runs": w.runs, "mean_error": w.error} | w.law.as_dict()
-            for w in family.without_short
-        ],
-        "by_count": {
-            name: other.law.as_dict() | {"objective": other.objective}
-            for name, other in family.by_count.items()
-        },
-    }
-
-
-def _verdict_dict(family: Family) -> dict[str, Any]:
-    verdict, points = family.verdict, family.points
-    columns = (points.params, points.tokens, points.loss)
-    rows = zip(*(column[verdict.outliers].tolist() for column in columns), strict=True)
-    return {
-        "follows": verdict.follows,
-        "reasons": list(verdict.reasons),
-        "errors_run_with_size_p": verdict.trend,
-        "outliers": [{"params": n, "tokens": d, "loss": y} for n, d, y in rows],
-        "law_without_outliers": None if verdict.without is None else verdict.without.as_dict(),
-    }
-
-
-def _isoflop_dict(fits: IsoFlop) -> dict[str, Any]:
-    return {
-        "a": fits.a,
-        "b": fits.b,
-        "a_interval": fits.a_interval,
-        "bias_taken_off": fits.bias,
-        "note": fits.note,
-        "minima": [{"flops": p.flops, "params": p.params, "loss": p.loss} for p in fits.minima],
-    }

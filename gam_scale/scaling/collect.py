@@ -18,7 +18,7 @@ def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
     ``runs.csv`` has a row for every cell of the grid with a validation loss, and ``curves.csv`` the
     training losses of these cells against tokens, both from the cheapest cell to the dearest. If
     the sweep varies them, ``lr.csv`` has the loss at each learning rate and ``contexts.csv`` the
-    loss at each length of texts.
+    loss at each length of texts. ``forecast.csv`` has a row for every finished run beyond the grid.
 
     Returns:
         The number of rows of each file written.
@@ -33,13 +33,9 @@ def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
             "first, on data with a validation split"
         )
     main = [(cell, row) for cell, row in done if cell.of_the_grid]
-    known = {key for _, row in main for key, value in row.items() if value is not None}
-    known -= {"lr_multiplier"}
     files = {
-        "runs.csv": [
-            {key: value for key, value in row.items() if key in known} | _counts(cell)
-            for cell, row in main
-        ],
+        "runs.csv": _rows(main),
+        "forecast.csv": _rows([(cell, row) for cell, row in done if cell.beyond]),
         "curves.csv": [line for cell, row in main for line in _curve(cell, row)],
         "lr.csv": sensitivity(done),
         "contexts.csv": contexts(done),
@@ -54,7 +50,7 @@ def collect(grid: Grid[SweepCell], out: Path) -> dict[Path, int]:
 
 def sensitivity(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
     """Return the runs at other learning rates with their counterparts, by family, size and rate."""
-    done = [(cell, row) for cell, row in done if row["loss"] is not None]
+    done = [(cell, row) for cell, row in done if row["loss"] is not None and not cell.other_context]
     varied = {_but_rate(cell) for cell, _ in done if cell.lr_multiplier != 1}
     names = ("family", "params", "tokens", "width", "seed", "lr_multiplier", "lr", "loss")
     picked = [{n: row[n] for n in names} for cell, row in done if _but_rate(cell) in varied]
@@ -89,6 +85,17 @@ def contexts(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
     ]
     order = list(dict.fromkeys(row["family"] for row in picked))
     return sorted(picked, key=lambda row: (order.index(row["family"]), row["seq_len"]))
+
+
+def _rows(done: Sequence[tuple[SweepCell, Row]]) -> list[Row]:
+    """Return the rows with the columns that are known of any of them."""
+    rows = [row | cell.record() for cell, row in done]
+    known = {key for row in rows for key, value in row.items() if value is not None}
+    known -= {"lr_multiplier"}
+    return [
+        {key: value for key, value in row.items() if key in known} | _counts(cell)
+        for (cell, _), row in zip(done, rows, strict=True)
+    ]
 
 
 def _counts(cell: SweepCell) -> Row:

@@ -23,6 +23,16 @@ UNKNOWN = 1e4
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model whose loss is asked about."""
+
+    params: float
+    tokens: float
+    family: str = ""
+    """The family whose law predicts it; empty: every family's."""
+
+
+@dataclass(frozen=True)
 class Extrapolation:
     """What a family's law predicts for a model of ``params`` parameters trained on ``tokens``."""
 
@@ -37,6 +47,11 @@ class Extrapolation:
     loss_interval: Range
     loss_run_interval: Range = None
     """Interval of the loss that one run would measure; only for models that were asked about."""
+
+    @property
+    def shown_interval(self) -> Range:
+        """The interval beside the loss: of one run where a model was asked about, or of the law."""
+        return self.loss_run_interval if self.rule == ASKED else self.loss_interval
 
     @property
     def is_known(self) -> bool:

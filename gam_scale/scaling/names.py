@@ -13,7 +13,7 @@ OF_FAMILIES = ("curves", "rates", "contexts", "forecasts")
 
 def readable(analysis: Analysis, supplement: Supplement) -> tuple[Analysis, Supplement]:
     """Return both with short, distinct names of families; fit.json keeps the file's names."""
-    names = _short([name for name, _ in analysis.measured])
+    names = _short([f.name for f in analysis.families] + [left.name for left in analysis.left_out])
     if all(name == short for name, short in names.items()):
         return analysis, supplement
     families = [replace(f, name=names[f.name]) for f in analysis.families]

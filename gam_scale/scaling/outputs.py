@@ -1,18 +1,23 @@
 """The files of a report, in one folder."""
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gam_scale.experiment.code_version import code_version
 from gam_scale.files import csv_bytes
 from gam_scale.report.numbers import UNKNOWN
-from gam_scale.scaling.analysis import Analysis, as_dict
+from gam_scale.scaling.analysis import Analysis
 from gam_scale.scaling.cost import Cost
+from gam_scale.scaling.extrapolation import ASKED
+from gam_scale.scaling.fit_json import as_dict
 from gam_scale.scaling.law_text import latex, law_rows
+from gam_scale.scaling.moments import moment
 from gam_scale.scaling.names import readable
 from gam_scale.scaling.page import page
 from gam_scale.scaling.report_folder import SUMMARY, ReportFolder
 from gam_scale.scaling.run_table import shown_columns
+from gam_scale.scaling.source import FITTED_COLUMNS, MADE_COLUMNS, Source
 from gam_scale.scaling.supplement import Supplement
 
 PAGES = ("report.html", "report.md")
@@ -32,7 +37,7 @@ def check_folder(out: str | Path, inputs: Iterable[Path]) -> None:
 def write_report(
     analysis: Analysis,
     cost: Cost,
-    source: str,
+    source: Source,
     out: str | Path,
     supplement: Supplement | None = None,
     inputs: Iterable[Path] = (),
@@ -42,7 +47,7 @@ def write_report(
     Args:
         analysis: the results.
         cost: GPUs of the table of costs.
-        source: what the runs were read from, as the report names it.
+        source: what the runs were read from.
         out: the folder; the files of an earlier report in it are replaced or removed.
         supplement: what else is known of the runs.
         inputs: files that the report is made of, which must not be replaced.
@@ -52,16 +57,16 @@ def write_report(
     """
     code = code_version()
     shown = readable(analysis, supplement or Supplement())
-    files = page(shown[0], cost, code, source, shown[1]).files("png", "svg")
+    files = page(shown[0], cost, code, str(source), shown[1]).files("png", "svg")
     tables = (
         _fitted(analysis),
         _frontier(analysis),
-        _extrapolations(analysis, cost),
+        _extrapolations(analysis, cost, source, [code, moment(time.time())]),
         law_rows(analysis),
     )
     files |= {name: csv_bytes(*table) for name, table in zip(TABLES, tables, strict=True)}
     files[LATEX] = latex(analysis).encode()
-    summary = {"code_version": code, "data": source} | as_dict(analysis)
+    summary = {"code_version": code, "data": str(source)} | as_dict(analysis)
     return ReportFolder(out, inputs).replace(files, summary)
 
 
@@ -92,11 +97,15 @@ def _frontier(analysis: Analysis) -> tuple[list[str], list[Sequence[object]]]:
     return ["family", "flops", "params", "tokens", "loss"], rows
 
 
-def _extrapolations(analysis: Analysis, cost: Cost) -> tuple[list[str], list[Sequence[object]]]:
+def _extrapolations(
+    analysis: Analysis, cost: Cost, source: Source, made: list[str]
+) -> tuple[list[str], list[Sequence[object]]]:
+    """Return predictions; those that were asked for are forecasts, and say what they stand on."""
     header = ["family", "tokens_by", "params", "tokens", "flops", "loss"]
     ranges = ("tokens", "flops", "loss", "loss_run")
     header += [f"{name}_{end}" for name in ranges for end in ("low", "high")]
     header += [f"gpu_hours_{gpu.name}" for gpu in cost.gpus]
+    header += [*FITTED_COLUMNS, *MADE_COLUMNS]
     rows: list[Sequence[object]] = []
     for family in analysis.families:
         for e in family.extrapolations:
@@ -104,5 +113,7 @@ def _extrapolations(analysis: Analysis, cost: Cost) -> tuple[list[str], list[Seq
             hours = [cost.hours(e.flops, gpu) for gpu in cost.gpus]
             cells = [e.tokens, e.flops, e.loss, *ends, *hours]
             shown = cells if e.is_known else [UNKNOWN] * len(cells)
-            rows.append((family.name, e.rule, e.params, *shown))
+            stands_on = source.fitted(family.points) + made
+            further = stands_on if e.rule == ASKED else [""] * len(stands_on)
+            rows.append((family.name, e.rule, e.params, *shown, *further))
     return header, rows

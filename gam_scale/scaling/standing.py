@@ -1,12 +1,17 @@
-"""Find which family has the least measured loss at each budget, without any law."""
+"""Find which family has the least measured loss at each budget, without any law.
 
-from collections.abc import Sequence
+Runs of one size and tokens that differ by their seed count as one, with their mean loss: the least
+of several seeds would be the luckiest, and a family with more of them would gain.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gam_scale.scaling.columns import numeric_column
 from gam_scale.scaling.points import Points
+from gam_scale.scaling.seeds import seed_spread
 
 SPREAD = 1.1
 """Largest ratio of neighbouring FLOPs within one budget."""
@@ -18,14 +23,16 @@ MAX_BUDGETS, SAMPLED_BUDGETS = 12, 4
 
 @dataclass(frozen=True)
 class Best:
-    """A family's best run within a budget."""
+    """A family's best size within a budget, by the mean over its seeds."""
 
     name: str
     loss: float
     params: float
     tokens: float
     late: float | None = None
-    """The run's loss at late positions, if the column ``late_loss`` has it."""
+    """The loss at late positions, if the column ``late_loss`` has it of every seed."""
+    spread: float | None = None
+    """Standard deviation over the family's seeds, in nats; None if each setting was run once."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,12 @@ class Standing:
         """Nats by which the first is ahead of the second."""
         return self.best[1].loss - self.best[0].loss
 
+    @property
+    def within_spread(self) -> bool:
+        """Whether the margin is below twice the larger spread over seeds of the first two."""
+        spreads = [one.spread for one in self.best[:2] if one.spread is not None]
+        return bool(spreads) and self.margin < 2 * max(spreads)
+
 
 def standings(measured: Sequence[tuple[str, Points]]) -> list[Standing]:
     """Return the standing at each budget that at least two families spent, in rising order.
@@ -51,16 +64,21 @@ def standings(measured: Sequence[tuple[str, Points]]) -> list[Standing]:
     if len(measured) < 2:
         return []
     levels = _common(measured)
+    spread = {name: seed_spread(points) for name, points in measured}
     if levels:
         found = [
-            _standing(level.max(), [(n, p.take(np.isin(_spent(p), level))) for n, p in measured])
+            _standing(
+                level.max(), [(n, p.take(np.isin(_spent(p), level))) for n, p in measured], spread
+            )
             for level in levels
         ]
     else:
         low = max(float(p.flops.min()) for _, p in measured)
         high = min(float(p.flops.max()) for _, p in measured)
         budgets = np.geomspace(low, high, SAMPLED_BUDGETS) if high > low else np.array([])
-        found = [_standing(c, [(n, p.take(p.flops <= c)) for n, p in measured]) for c in budgets]
+        found = [
+            _standing(c, [(n, p.take(p.flops <= c)) for n, p in measured], spread) for c in budgets
+        ]
     return [standing for standing in found if len(standing.best) > 1]
 
 
@@ -82,13 +100,29 @@ def _spent(points: Points) -> np.ndarray:
     return np.where(np.isnan(points.budget), points.flops, points.budget)
 
 
-def _standing(flops: float, runs: Sequence[tuple[str, Points]]) -> Standing:
+def _standing(
+    flops: float, runs: Sequence[tuple[str, Points]], spread: Mapping[str, float | None]
+) -> Standing:
     best = []
     for name, points in runs:
         if len(points):
-            i = int(points.loss.argmin())
-            loss, n, d = (float(c[i]) for c in (points.loss, points.params, points.tokens))
+            settings, of_row = np.unique(
+                np.stack([points.params, points.tokens]), axis=1, return_inverse=True
+            )
+            seeds = [np.flatnonzero(of_row.ravel() == i) for i in range(settings.shape[1])]
+            rows = min(seeds, key=lambda rows: float(points.loss[rows].mean()))
+            loss, (n, d) = float(points.loss[rows].mean()), (points.params, points.tokens)
             late = numeric_column(points, "late_loss", gaps=True)
-            own = np.nan if late is None else float(late[i])
-            best.append(Best(name, loss, n, d, own if np.isfinite(own) else None))
+            own = np.nan if late is None else float(late[rows].mean())
+            noise = spread[name]  # of log loss
+            best.append(
+                Best(
+                    name,
+                    loss,
+                    float(n[rows[0]]),
+                    float(d[rows[0]]),
+                    own if np.isfinite(own) else None,
+                    None if noise is None else noise * loss,
+                )
+            )
     return Standing(float(flops), sorted(best, key=lambda one: one.loss))

@@ -72,9 +72,12 @@ def _table(analysis: Analysis, found: list[Standing]) -> Table:
         cells = [losses.get(name, "") for name, _ in analysis.measured]
         rows.append([scientific(standing.flops), standing.best[0].name, *cells])
     header = ["FLOPs", "best", *(name for name, _ in analysis.measured)]
-    note = "The least measured loss within each budget, in nats per token; no law is asked."
+    note = (
+        "The least measured loss within each budget, in nats per token, each size's mean over its "
+        "seeds; no law is asked."
+    )
     if any(best.late is not None for standing in found for best in standing.best):
-        note += " After the stroke, that run's loss at late positions of the context."
+        note += " After the stroke, that size's loss at late positions of the context."
     return Table("The least loss at each budget", header, rows, note)
 
 

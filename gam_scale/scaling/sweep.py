@@ -17,10 +17,10 @@ checkpoint that the trunk keeps there. All budgets of a size therefore have the 
 rate and warm-up (a share of the smallest budget's steps, with a floor), and a branch is, bit for
 bit, the run that would have been trained alone.
 
-Three kinds of further runs stand beside this grid. ``lr_multipliers`` varies the learning rate at
+Four kinds of further runs stand beside this grid. ``lr_multipliers`` varies the learning rate at
 both ends: at the smallest width on the smallest budget, and at the largest width on the largest.
 ``repeat`` varies the seed. ``context`` varies the length of texts, with as many tokens in all and
-in each step.
+in each step. ``beyond`` is for forecasts: runs on larger budgets, which no law is fitted to.
 """
 
 import math
@@ -57,6 +57,7 @@ def sweep_grid(spec: SweepSpec, folder: Path) -> Grid[SweepCell]:
             jobs.append(link_branches(again))
         further = (*_other_rates(spec, folder, family), *_other_contexts(spec, folder, family))
         jobs += [[cell] for cell in further]
+    jobs += [[cell] for cell in _beyond(spec, folder)]
     return Grid(sorted(jobs, key=lambda job: sum(cell.own_flops for cell in job)))
 
 
@@ -128,6 +129,19 @@ def _other_contexts(spec: SweepSpec, folder: Path, family: FamilySpec) -> list[S
         for seq_len in context.seq_lens
     ]
     return [_renamed(replace(cell, other_context=True)) for cell in cells]
+
+
+def _beyond(spec: SweepSpec, folder: Path) -> list[SweepCell]:
+    """Return the runs beyond the grid, each with the warm-up and learning rate of its width."""
+    families = {family.name: family for family in spec.families}
+    return [
+        replace(
+            _cell(spec, folder, families[name], each.width, each.budget, spec.seeds[0]),
+            beyond=True,
+        )
+        for each in spec.beyond
+        for name in each.families
+    ]
 
 
 def _cell(

@@ -98,9 +98,9 @@ def _sizes(count: int) -> str:
 
 def _of_budget(family: str, budget: float, cells: Sequence[SweepCell]) -> str:
     """Return a warning unless a budget's sizes probably lie on both sides of the best one."""
-    if len(cells) < MIN_SIZES:
+    if (sizes := len({cell.params for cell in cells})) < MIN_SIZES:
         return (
-            f"{family} has {_sizes(len(cells))} on {scientific(budget)} FLOPs; expected "
+            f"{family} has {_sizes(sizes)} on {scientific(budget)} FLOPs; expected "
             f"{MIN_SIZES} or more, or no best size can be read off there"
         )
     ratios = sorted(cell.tokens / cell.params for cell in cells)

@@ -1,11 +1,11 @@
 """A cell of a sweep: its run, where that branches off, its CSV row, and what is kept of it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gam_scale.checkpoint.state import load_state
-from gam_scale.config import load_config
+from gam_scale.config import RunConfig, load_config
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, changed_setting
 from gam_scale.experiment.deciding import deciding_settings, text_of
@@ -15,12 +15,16 @@ from gam_scale.run.directory import RunDir
 from gam_scale.run.figures import read_summary
 from gam_scale.run.goodput import read_starts
 from gam_scale.run.metrics_file import read_metrics
-from gam_scale.strict import read_json, to_dict
+from gam_scale.scaling.sweep_origin import here_text, note_origin, read_origin, times
+from gam_scale.strict import from_dict, read_json, to_dict
 
 CURVE_POINTS = 60
 """Most points of a run's curve, as many as a figure can show."""
-CHECKED = ("model", "train")
-"""Sections of a config in which a finished run must agree with the sweep."""
+CHECKED = ("model", "data", "train", "eval")
+"""Sections of a config in which a finished run must agree with the sweep, but for :data:`FREE` and
+the text's path. Kept runs of an earlier version have no data and eval, which are not compared."""
+FREE = ("data.cache_dir", "data.cache_limit_gb", "eval.every_steps")
+"""Settings of these sections that do not decide the loss at the end."""
 FIGURES = ("val_loss", "val_late_loss", "val_bits_per_byte")
 """Keys of a run's summary that a sweep needs."""
 
@@ -33,12 +37,15 @@ class KeptRun:
     text: str
     """Hashes of the run's data when the run was kept; see :func:`text_of`."""
     config: dict[str, Any]
-    """The run's :data:`CHECKED` sections; see :func:`deciding_settings`."""
+    """The run's :data:`CHECKED` sections without defaults; see :func:`deciding_settings`."""
     code_version: str
+    """Of the code that trained the run; several if it was continued with another."""
     summary: dict[str, float | None]
     """The run's :data:`FIGURES`."""
     curve: list[tuple[int, float]]
     """Tokens and training loss of each point."""
+    times: list[str] = field(default_factory=list)
+    """When the run began and ended; see :func:`times`. Empty: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +61,8 @@ class SweepCell(Cell):
     lr_multiplier: float = 1.0
     other_context: bool = False
     """Whether the run's texts have another length than the grid's."""
+    beyond: bool = False
+    """Whether the run is on a larger budget than the grid's, to compare with a law's forecast."""
     kept: KeptRun | None = None
     """What is kept of the run, if it has finished and its folder is not here."""
 
@@ -73,7 +82,7 @@ class SweepCell(Cell):
     @property
     def of_the_grid(self) -> bool:
         """Whether a law may be fitted to the run, at the grid's learning rate and text length."""
-        return self.lr_multiplier == 1 and not self.other_context
+        return self.lr_multiplier == 1 and not self.other_context and not self.beyond
 
     @property
     def params(self) -> int:
@@ -100,6 +109,7 @@ class SweepCell(Cell):
         checkpoint = replace(checkpoint, branch_of=self._finished_trunk() or trunk)
         write_json(path, to_dict(replace(self.config, checkpoint=checkpoint)))
         load_config(path)
+        note_origin(path, self.config)
         return path
 
     def _finished_trunk(self) -> str:
@@ -148,8 +158,21 @@ class SweepCell(Cell):
             "seq_len": self.config.data.seq_len,
             "late_loss": summary.get("val_late_loss"),
             "bits_per_byte": summary.get("val_bits_per_byte"),
-            "code_version": summary.get("code_version", ""),
         }
+
+    def record(self) -> Row:
+        """Return by which code, and when, the finished run was trained, as columns of the CSV."""
+        if self.kept:
+            code, (began, ended) = self.kept.code_version, self.kept.times or ("", "")
+        else:
+            code, (began, ended) = self._code_version(), times(RunDir(self.run_dir))
+        return {"code_version": code, "began": began or None, "ended": ended or None}
+
+    def _code_version(self) -> str:
+        """Return what was noted when the run was begun; of older runs, what their summary has."""
+        if noted := read_origin(self.config_path).code_versions:
+            return "; ".join(noted)
+        return str(read_summary(RunDir(self.run_dir).summary).get("code_version", ""))
 
     def curve(self) -> list[tuple[int, float]]:
         """Return tokens and training loss of the finished run, :data:`CURVE_POINTS` at most.
@@ -175,26 +198,47 @@ class SweepCell(Cell):
         settings = deciding_settings(self.config)
         return KeptRun(
             cell=self.name,
-            text=text_of(self.config),
-            config={name: settings[name] for name in CHECKED if name in settings},
-            code_version=summary.get("code_version", ""),
+            text=read_origin(self.config_path).text or text_of(self.config),
+            config={name: settings.get(name, {}) for name in CHECKED},
+            code_version=self._code_version(),
             summary={name: summary.get(name) for name in FIGURES},
             curve=self.curve(),
+            times=list(times(RunDir(self.run_dir))),
         )
 
     def _summary(self) -> dict[str, Any] | None:
         """Return the run's or the kept summary, settings checked; None until it has finished."""
         if self.kept:
             saved, what = self.kept.config, f"the kept run {self.name}"
-            summary = self.kept.summary | {"code_version": self.kept.code_version}
+            summary: dict[str, Any] = dict(self.kept.summary)
         elif self.is_here:
             run = RunDir(self.run_dir)
             saved, what, summary = read_json(run.config), str(run.path), read_summary(run.summary)
+            self._check_text(from_dict(RunConfig, saved))
         else:
             return None
-        if key := changed_setting(saved, self.config, CHECKED):
+        checked = [name for name in CHECKED if name in saved]
+        sets = to_dict(self.config)["data"]["sets"]  # the text may lie elsewhere now
+        saved = saved | {"data": saved.get("data", {}) | {"sets": sets}}
+        if not saved.get("eval", {}).get("late_from"):  # it measured no late loss
+            late = {"late_from": self.config.eval.late_from}
+            saved = saved | {"eval": saved.get("eval", {}) | late}
+        if key := changed_setting(saved, self.config, checked, FREE):
             raise UserError(
                 f"{what} was trained with another {key} than the sweep has now; expected the "
                 "same settings, or another --out (and --to)"
             )
         return summary
+
+    def _check_text(self, saved: RunConfig) -> None:
+        """Refuse the run here if it was trained on another text, as far as texts are here."""
+        trained, now = (
+            read_origin(self.config_path).text or here_text(saved),
+            here_text(self.config),
+        )
+        if trained and now and trained != now:
+            raise UserError(
+                f"{self.run_dir} was trained on the text {trained}, and "
+                f"{self.config.data.sets[0].path} is {now}; expected the same text and tokenizer, "
+                "or another --out"
+            )

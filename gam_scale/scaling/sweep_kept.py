@@ -3,13 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from gam_scale.data.manifest import MANIFEST_FILE
 from gam_scale.errors import UserError
-from gam_scale.experiment.deciding import text_of
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.kept import RESULTS, read_rows, write_rows
 from gam_scale.scaling.sweep import link_branches
 from gam_scale.scaling.sweep_cell import KeptRun, SweepCell
+from gam_scale.scaling.sweep_origin import here_text
 from gam_scale.strict import from_dict, to_dict
 
 
@@ -57,11 +56,11 @@ def _check_text(grid: Grid[SweepCell], folder: Path) -> None:
     texts: dict[str, str] = {}
     for cell in grid.cells:
         data = cell.config.data.sets[0].path
-        if not cell.kept or not (Path(data) / MANIFEST_FILE).exists():
+        if not cell.kept:
             continue
         if data not in texts:
-            texts[data] = text_of(cell.config)
-        if (text := texts[data]) != cell.kept.text:
+            texts[data] = here_text(cell.config)
+        if (text := texts[data]) and text != cell.kept.text:
             raise UserError(
                 f"{folder / RESULTS} has {cell.name}, which was trained on the text "
                 f"{cell.kept.text}, and {data} is {text}; expected the same text and tokenizer, or "

@@ -93,6 +93,15 @@ class ContextSpec:
 
 
 @dataclass
+class BeyondSpec:
+    """One run of each of some families beyond the grid, by the grid's own rules."""
+
+    families: list[str] = option([], "names of families, each of which is trained so once")
+    width: int = option(0, "width of the run, which need not be one of widths", at_least=2)
+    budget: float = option(0.0, "its budget, above all of budgets and in their unit", above=0)
+
+
+@dataclass
 class SweepSpec:
     """A sweep file."""
 
@@ -120,6 +129,12 @@ class SweepSpec:
     )
     repeat: RepeatSpec = section(RepeatSpec, "one width from further seeds")
     context: ContextSpec = section(ContextSpec, "one width on texts of other lengths")
+    beyond: list[BeyondSpec] = option(
+        [],
+        'runs whose loss is to be forecast, such as [{"families": ["a"], "width": 512, "budget": '
+        "1e15}]; learning rate, warm-up and the rest follow from the grid as if they were in it; "
+        "no law is fitted to them, and they are trained with --beyond alone",
+    )
     lr_multipliers: list[float] = option(
         [],
         "multiples of the learning rate; each is tried in further runs, of the smallest width on "
@@ -172,17 +187,19 @@ def _check(spec: SweepSpec) -> None:
             )
     if 1 in spec.lr_multipliers:
         raise UserError("lr_multipliers has 1; expected others, 1 is the sweep itself")
-    for width in spec.widths:
-        if width % spec.dial.head_channels:
-            raise UserError(
-                f"widths has {width}; expected multiples of dial.head_channels "
-                f"{spec.dial.head_channels}"
-            )
+    for key, widths in (("widths", spec.widths), ("beyond.width", [b.width for b in spec.beyond])):
+        for width in widths:
+            if width % spec.dial.head_channels:
+                raise UserError(
+                    f"{key} has {width}; expected multiples of dial.head_channels "
+                    f"{spec.dial.head_channels}"
+                )
     _check_settings("set", spec.set)
     for family in spec.families:
         _check_rates(family)
         _check_settings(f"families.{family.name}.set", family.set)
     _check_further(spec)
+    _check_beyond(spec)
 
 
 def _check_settings(where: str, settings: dict[str, Any]) -> None:
@@ -227,3 +244,24 @@ def _check_further(spec: SweepSpec) -> None:
                 f"context.seq_lens has {seq_len}; expected lengths other than seq_len of which "
                 f"the {spec.dial.batch_size * spec.seq_len} tokens of a step are a multiple"
             )
+
+
+def _check_beyond(spec: SweepSpec) -> None:
+    """Check ``beyond``, the runs that a law is to forecast."""
+    names, runs = [family.name for family in spec.families], list[tuple[str, int, float]]()
+    for each in spec.beyond:
+        if not each.families or not each.width or not each.budget:
+            raise UserError("beyond has a run without families, width or budget; expected all")
+        if each.budget <= max(spec.budgets):
+            raise UserError(
+                f"beyond has the budget {each.budget:g}; expected more than {max(spec.budgets):g}, "
+                "the largest of budgets"
+            )
+        for name in each.families:
+            if name not in names:
+                raise UserError(
+                    f"beyond has the family {name!r}; expected one of {', '.join(names)}"
+                )
+        runs += [(name, each.width, each.budget) for name in each.families]
+    if len(set(runs)) < len(runs):
+        raise UserError("beyond has a run twice; expected each once")

@@ -22,7 +22,6 @@ from gam_scale.scaling.columns import named_count
 from gam_scale.scaling.cost import Cost
 from gam_scale.scaling.extrapolation import UNKNOWN, Extrapolation
 from gam_scale.scaling.law import COEFFICIENTS, STEEPEST, Law
-from gam_scale.scaling.optimum import Optimum
 from gam_scale.scaling.seeds import seed_spread
 from gam_scale.scaling.verdict import SHALLOWEST
 
@@ -125,9 +124,10 @@ def extrapolations(analysis: Analysis) -> Table:
     ]
     note = (
         "optimal: as many tokens as make this size the best for its compute, under the law, "
-        f"unknown where their interval spans more than a factor of {UNKNOWN:,.0f}; the last "
-        "columns are the size over that of the largest model trained, and the tokens over the "
-        "most that a model was trained on."
+        f"unknown where their interval spans more than a factor of {UNKNOWN:,.0f}; asked: a "
+        "model that was asked about, whose interval is of the loss of one run, and so wider than "
+        "the law's, which the other rows have. The last columns are the size over that of the "
+        "largest model trained, and the tokens over the most that a model was trained on."
     )
     return Table("Extrapolation", header, rows, note, stacks=True)
 
@@ -264,12 +264,14 @@ def by_count(analysis: Analysis) -> Table:
                 n, law = fitted.design.params, fitted.law
                 sizes = f"{large(float(n.min()))} to {large(float(n.max()))}"
                 error = np.abs(law.loss(n, fitted.design.tokens) / fitted.design.loss - 1).mean()
-                rows.append([f.name, name.replace("_", " "), sizes, *_shape(law)])
+                power = _power_of_size(f.points.flops, n, fitted.design.tokens)
+                rows.append([f.name, name.replace("_", " "), sizes, *_shape(law, power)])
                 rows[-1].append(f"{error:.2%}")
     header = ["family", "N counts", "N", "E", "alpha", "beta", "a", "mean error"]
     note = (
         "The same runs by another count of their parameters: embeddings are most of a small model "
-        "and little of a large one, and bend its law."
+        "and little of a large one, and bend its law. In a, FLOPs a token grow as the power of "
+        "this N that the runs show."
     )
     return Table("What counts as parameters", header, rows, note)
 
@@ -278,12 +280,20 @@ FORMS: dict[str, Form] = {c: general if c in "AB" else "{:.3f}".format for c in 
 """How each coefficient is written."""
 
 
-def _shape(law: Law) -> list[str]:
-    """Return the cells E, alpha, beta and a; no law if an exponent is not within its bounds."""
+def _power_of_size(flops: np.ndarray, params: np.ndarray, tokens: np.ndarray) -> float:
+    """Return g of FLOPs a token, C / D ~ N^g, by least squares: 1 where C = k N D."""
+    return float(np.polyfit(np.log(params), np.log(flops / tokens), 1)[0])
+
+
+def _shape(law: Law, power: float = 1.0) -> list[str]:
+    """Return the cells E, alpha, beta and a; no law if an exponent is not within its bounds.
+
+    Under C ~ N^g D with g = ``power``, the best N grows as C^(beta / (alpha + g beta)).
+    """
     if not all(SHALLOWEST < exponent < STEEPEST for exponent in (law.alpha, law.beta)):
         return ["no law"] * 4
     cells = [FORMS[c](getattr(law, c)) for c in ("E", "alpha", "beta")]
-    return [*cells, f"{Optimum(law, 6.0).a:.3f}"]
+    return [*cells, f"{law.beta / (law.alpha + power * law.beta):.3f}"]
 
 
 def _ranged(
@@ -302,7 +312,7 @@ def _extrapolated(e: Extrapolation) -> list[str]:
     if not e.is_known:
         return [NOT_KNOWN] * 3
     tokens = ranged(e.tokens, e.tokens_interval, large)
-    return [tokens, scientific(e.flops), ranged(e.loss, e.loss_interval)]
+    return [tokens, scientific(e.flops), ranged(e.loss, e.shown_interval)]
 
 
 def _difference(interval: Range) -> str:

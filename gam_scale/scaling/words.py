@@ -143,8 +143,10 @@ def _budget(standing: Standing) -> str:
     behind = (
         f"{second.name} is {standing.margin:.3f} behind"
         if standing.margin >= 5e-4
-        else (f"{second.name} has the same")
+        else f"{second.name} has the same"
     )
+    if standing.within_spread:
+        behind += ", within the seeds' spread"
     return f"{scientific(standing.flops)} FLOPs ({large(first.params)} parameters; {behind})"
 
 
@@ -264,10 +266,21 @@ def _optimum(family: Family) -> str:
     o = family.optimum
     larger, longer = general(10**o.a, 2), general(10**o.b, 2)
     a = ranged(o.a, family.intervals["a"])
-    return (
-        f"With ten times the compute, {_who(family)} is best {larger} times larger and trained "
-        f"on {longer} times the tokens (a = {a})."
+    return _beyond(
+        family,
+        f"with ten times the compute, {_who(family)} is best {larger} times larger and trained "
+        f"on {longer} times the tokens (a = {a}).",
     )
+
+
+def _beyond(family: Family, said: str, *, with_name: bool = False) -> str:
+    """Return what the law says beyond the runs, on a condition where they do not follow it.
+
+    ``with_name`` is whether ``said`` begins with the family's name, which keeps its case.
+    """
+    if not family.verdict.follows:
+        return f"If the law holds, {said}"
+    return said if with_name else _sentence(said)
 
 
 def _held_out(family: Family) -> str:
@@ -285,14 +298,17 @@ def _held_out(family: Family) -> str:
 def _extrapolation(family: Family, e: Extrapolation) -> str:
     who = _who(family)
     if e.rule == ASKED:
-        return (
-            f"A model of {large(e.params)} parameters, trained on {large(e.tokens)} tokens, would "
-            f"reach {ranged(e.loss, e.loss_interval)} nats per token under {_whose(family)} law."
+        return _beyond(
+            family,
+            f"one run of {large(e.params)} parameters, trained on {large(e.tokens)} tokens, would "
+            f"reach {ranged(e.loss, e.shown_interval)} nats per token under {_whose(family)} law.",
         )
-    return (
-        f"{who[0].upper() if who == 'a model' else who[0]}{who[1:]} of {large(e.params)} "
-        f"parameters would want {ranged(e.tokens, e.tokens_interval, large)} tokens and "
-        f"{scientific(e.flops)} FLOPs, and reach {ranged(e.loss, e.loss_interval)} nats per token."
+    return _beyond(
+        family,
+        f"{who} of {large(e.params)} parameters would want "
+        f"{ranged(e.tokens, e.tokens_interval, large)} tokens and {scientific(e.flops)} FLOPs, and "
+        f"reach {ranged(e.loss, e.loss_interval)} nats per token.",
+        with_name=family.name != UNNAMED,
     )
 
 

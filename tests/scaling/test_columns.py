@@ -16,10 +16,14 @@ from gam_scale.scaling.columns import (
 )
 from gam_scale.scaling.fit import FitSettings
 from gam_scale.scaling.holdout import hold_out
+from gam_scale.scaling.law import Law
+from gam_scale.scaling.names import readable
 from gam_scale.scaling.points import Points, from_arrays
 from gam_scale.scaling.seeds import seed_spread
+from gam_scale.scaling.supplement import Supplement
 from gam_scale.scaling.tables import by_count
 from gam_scale.scaling.tables import by_steps as steps_table
+from gam_scale.scaling.words import does_not_show
 
 FAST = FitSettings(grid=2)
 
@@ -75,6 +79,52 @@ def test_a_report_leaves_short_runs_out_and_says_so() -> None:
     assert names == ["params without embedding", "params with embedding"]
     assert named_count(family.points) == "params_without_embedding"
     assert list(other_counts(family.points)) == ["params_with_embedding"]
+
+
+def two_families(columns: dict[str, list[str]] | None = None) -> Points:
+    """Return a family with a law, and a family of four runs of one small size."""
+    points = runs(noise=0.0)
+    n, d, loss = points.params, points.tokens, points.loss
+    thin = np.full(4, 1e4), np.geomspace(1e8, 1e9, 4), np.array([5.0, 4.9, 4.8, 4.7])
+    both = (np.concatenate([a, b]) for a, b in zip((n, d, loss), thin, strict=True))
+    return from_arrays(*both, family=["gam"] * 30 + ["thin"] * 4, columns=columns)
+
+
+def test_a_family_without_a_law_sets_no_targets() -> None:
+    analysis = analyse(two_families(), Settings(FAST, resamples=0, draws=0, held="none"))
+    assert [left.name for left in analysis.left_out] == ["thin"]
+    assert analysis.settings.targets == pytest.approx((1e10, 1e11))
+
+
+def test_a_family_of_too_few_steps_is_named_with_the_reason() -> None:
+    points = two_families({"steps": ["900"] * 30 + ["100"] * 4})
+    settings = Settings(FAST, resamples=0, draws=0, min_steps=300, held="none")
+    analysis = analyse(points, settings)
+    (left,) = analysis.left_out
+    assert left.name == "thin" and len(left.points) == 0
+    assert [name for name, _ in analysis.measured] == ["gam"]
+    said = " ".join(does_not_show(analysis))
+    assert "Family thin: none of its 4 runs has 300 optimizer steps, so --min-steps" in said
+    shown, _ = readable(analysis, Supplement())
+    assert shown.left_out[0].reason == left.reason
+
+
+def test_the_best_size_by_another_count_allows_for_its_flops() -> None:
+    """N without embedding: FLOPs a token grow slower than it, so best sizes do not grow as fast."""
+    points = runs(noise=0.0)
+    blocks = points.params
+    both = blocks + 300 * blocks**0.5  # a head, on which FLOPs are spent too
+    law = Law(E=1.7, A=406.0, B=410.0, alpha=0.34, beta=0.28)
+    columns = {"params_without_embedding": [str(b) for b in blocks]}
+    whole = from_arrays(both, points.tokens, law.loss(blocks, points.tokens), columns=columns)
+    analysis = analyse(whole, Settings(FAST, resamples=0, draws=0, held="none"))
+    rows = {row[1]: row for row in by_count(analysis).rows}
+    power = float(np.polyfit(np.log(blocks), np.log(both), 1)[0])
+    assert power < 0.98
+    assert float(rows["params without embedding"][6]) == pytest.approx(
+        0.28 / (0.34 + power * 0.28), abs=2e-3
+    )
+    assert float(rows["params"][6]) == pytest.approx(analysis.families[0].optimum.a, abs=1e-3)
 
 
 def test_the_spread_of_seeds_is_that_of_the_noise() -> None:

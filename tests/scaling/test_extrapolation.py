@@ -7,11 +7,11 @@ import pytest
 from scaling.synthetic import TRUE, runs
 
 from gam_scale.errors import UserError
-from gam_scale.report.numbers import general
+from gam_scale.report.numbers import general, ranged
 from gam_scale.scaling.analysis import Settings, analyse
 from gam_scale.scaling.bootstrap import Bootstrap
 from gam_scale.scaling.cost import Cost
-from gam_scale.scaling.extrapolation import ASKED, OPTIMAL, at_size
+from gam_scale.scaling.extrapolation import ASKED, OPTIMAL, Model, at_size
 from gam_scale.scaling.fit import FitSettings
 from gam_scale.scaling.law import Law
 from gam_scale.scaling.law_text import latex, latex_text, law_rows
@@ -31,7 +31,7 @@ def test_unasked_nothing_is_beyond_100_times_the_largest_model() -> None:
 
 
 def test_a_model_that_is_asked_about_has_a_loss_with_an_interval() -> None:
-    analysis = analyse(runs(), replace(FAST, targets=(7e9,), at=((2e9, 3e11),)))
+    analysis = analyse(runs(), replace(FAST, targets=(7e9,), at=(Model(2e9, 3e11),)))
     asked = analysis.families[0].extrapolations[-1]
     assert (asked.rule, asked.params, asked.tokens) == (ASKED, 2e9, 3e11)
     low, high = asked.loss_interval
@@ -39,6 +39,18 @@ def test_a_model_that_is_asked_about_has_a_loss_with_an_interval() -> None:
     assert any("2B parameters, trained on 300B tokens" in s for s in shows(analysis))
     (row,) = [row for row in extrapolations(analysis).rows if row[2] == ASKED]
     assert row[-2:] == ["2 times", "15 times"]
+    assert row[5] == ranged(asked.loss, asked.loss_run_interval) != ranged(asked.loss, (low, high))
+
+
+def test_a_model_of_one_family_is_predicted_by_its_law_alone() -> None:
+    one, two = runs(), runs(seed=1)
+    names = ["one"] * len(one) + ["two"] * len(two)
+    columns = ("params", "tokens", "loss")
+    both = (np.concatenate([getattr(p, c) for p in (one, two)]) for c in columns)
+    asked = (Model(2e9, 3e11, "two"), Model(3e9, 3e11))
+    found = analyse(from_arrays(*both, family=names), replace(FAST, targets=(7e9,), at=asked))
+    sizes = [[e.params for e in f.extrapolations if e.rule == ASKED] for f in found.families]
+    assert [f.name for f in found.families] == ["one", "two"] and sizes == [[3e9], [2e9, 3e9]]
 
 
 def test_five_runs_have_a_law_of_one_exponent() -> None:

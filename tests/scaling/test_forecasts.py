@@ -1,5 +1,6 @@
 """A loss predicted before a run is shown beside the loss that the run came to."""
 
+import hashlib
 import math
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from scaling.synthetic import TRUE, runs
 from scaling.test_report import FAST, run_tool
 
 from gam_scale.errors import UserError
+from gam_scale.experiment.code_version import code_version
 from gam_scale.scaling.bootstrap import bootstrap
 from gam_scale.scaling.extrapolation import predict
 from gam_scale.scaling.fit import FitSettings, fit
@@ -30,13 +32,20 @@ def test_a_report_forecasts_and_a_later_one_has_what_came_of_it(tmp_path) -> Non
     columns = points.params, points.tokens, points.loss
     rows = [f"{n},{d},{loss},gam" for n, d, loss in zip(*columns, strict=True)]
     csv = written(tmp_path / "runs.csv", "params,tokens,loss,family", *rows)
-    model = "{:g},{:g}".format(*MODEL)
+    model = "gam:{:g},{:g}".format(*MODEL)
     done = run_tool("--csv", csv, "--out", tmp_path / "before", "--at", model, *FAST)
     assert done.returncode == 0, done.stderr
     forecast = tmp_path / "before" / "extrapolation.csv"
     (predicted,) = read_forecasts(forecast, None)
     assert predicted.measured is None and (predicted.params, predicted.tokens) == MODEL
     assert predicted.interval[0] < predicted.loss < predicted.interval[1]
+    assert predicted.made.sha256 == hashlib.sha256(csv.read_bytes()).hexdigest()
+    assert predicted.made.params == points.params.max()
+    assert (predicted.made.tokens, predicted.made.flops) == (
+        points.tokens.max(),
+        points.flops.max(),
+    )
+    assert predicted.made.code_version == code_version() and predicted.made.at
     came = written(tmp_path / "ten.csv", HEADER.replace("tokens_by,", ""), f"gam,1.01e10,2e11,{2}")
     more = ["--forecast", forecast, "--forecast-runs", came]
     done = run_tool("--csv", csv, "--out", tmp_path / "after", *more, *FAST)
@@ -45,6 +54,7 @@ def test_a_report_forecasts_and_a_later_one_has_what_came_of_it(tmp_path) -> Non
     for text in (done.stdout, (tmp_path / "after" / "report.md").read_text().replace("\\", "")):
         assert f"and came to 2.000, {off}, outside the interval: missed" in text
     assert "## Forecasts" in text and forecast.exists()
+    assert "Their files do not show whether the forecast was made before the run." in text
 
 
 def test_a_run_is_that_of_the_nearest_forecast(tmp_path) -> None:
@@ -70,9 +80,50 @@ def test_runs_have_the_unit_that_is_said(tmp_path) -> None:
 
 def test_a_forecast_is_met_to_half_a_percent() -> None:
     forecast = Forecast("gam", 1e9, 2e10, 3.0, (2.97, 3.03), 3.01)
-    assert forecast.sentence().endswith("came to 3.010, -0.33% off, inside the interval: met.")
+    assert " and came to 3.010, -0.33% off, inside the interval: met. " in forecast.sentence()
     none = Forecast("gam", 1e9, 2e10, 3.0, None)
-    assert none.sentence().endswith("before it was run, which it has not been.")
+    assert none.sentence().endswith("was forecast to reach 3.000; it has not been run.")
+
+
+MADE = "runs_sha256,largest_params,largest_tokens,largest_flops,code_version,made"
+RUNS = "family,params,tokens,loss,flops,code_version,began,ended"
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("1e9,2e10,3,1.2e20,b,2026-01-03T00:00:00Z,2026-01-04T00:00:00Z", "before the run began"),
+        ("1e9,2e10,3,1.2e20,b,2026-01-01T00:00:00Z,2026-01-04T00:00:00Z", "not before it began"),
+        ("1e9,2e10,3,1.2e20,b,,", "do not show whether the forecast was made before"),
+    ],
+)
+def test_a_sentence_says_which_came_first_as_far_as_is_known(tmp_path, run, said) -> None:
+    stands = "abc,1e8,1e10,1e19,a,2026-01-02T00:00:00Z"
+    forecast = written(tmp_path / "f.csv", f"{HEADER},{MADE}", f"gam,asked,1e9,2e10,3,,,{stands}")
+    (found,) = read_forecasts(forecast, written(tmp_path / "r.csv", RUNS, f"gam,{run}"))
+    assert said in found.sentence() and "by runs of at most 100M parameters" in found.sentence()
+    assert ("before the run began" in found.sentence()) == (said == "before the run began")
+
+
+@pytest.mark.parametrize(
+    ("largest", "run", "message"),
+    [
+        ("1e9,2e10,1.2e20", "1e9,2e10,3,1.2e20,b,,", "is within the runs that its forecast was"),
+        ("1e9,2e10,1e19", "1e9,2e10,3,,b,,", "is within the runs that its forecast was"),
+        (
+            "1e8,1e10,1e19",
+            "1e9,2e10,3,1.2e20,b,,2026-01-01T00:00:00Z",
+            "ended at 2026-01-01T00:00:00Z, before its forecast was made at 2026-01-02",
+        ),
+        ("1e8,1e10,1e19", "1e9,2e10,3,1.2e20,b,,yesterday", 'column ended is "yesterday"'),
+    ],
+)
+def test_a_forecast_of_a_run_that_was_known_is_refused(tmp_path, largest, run, message) -> None:
+    stands = f"abc,{largest},a,2026-01-02T00:00:00Z"
+    forecast = written(tmp_path / "f.csv", f"{HEADER},{MADE}", f"gam,asked,1e9,2e10,3,,,{stands}")
+    came = written(tmp_path / "r.csv", RUNS, f"gam,{run}")
+    with pytest.raises(UserError, match=re.escape(f"{came}: line 2") + ".*" + re.escape(message)):
+        read_forecasts(forecast, came)
 
 
 def test_the_interval_is_of_one_run() -> None:

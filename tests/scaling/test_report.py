@@ -277,7 +277,9 @@ def test_mistakes_are_one_line(tmp_path) -> None:
     [
         (("--hold-out", "colour=red"), "--hold-out is colour=red; expected a column of the CSV"),
         (("--hold-out", "some"), "--hold-out is some; expected sizes, budgets, none or COLUMN="),
-        (("--at", "7e9"), "--at is 7e9; expected N,D as in 7e9,1.4e11"),
+        (("--at", "7e9"), "--at is 7e9; expected N,D or FAMILY:N,D as in 7e9,1.4e11"),
+        (("--at", ":7e9,1"), "--at is :7e9,1; expected N,D or FAMILY:N,D"),
+        (("--at", "gam:7e9,1.4e11"), "--at has the family gam; expected one of the CSV's: all"),
         (("--min-steps", "9"), "--min-steps needs a column steps, or batch and seq_len"),
         (("--curves", "{}/law.csv"), "--out {0} would replace {0}/law.csv, which the report is "),
     ],

@@ -49,6 +49,20 @@ def test_late_losses_stand_beside_the_mean_where_they_are_known() -> None:
         standings([("one", replace(one, columns={"late_loss": ("x", "3")})), ("two", two)])
 
 
+def test_a_size_with_several_seeds_counts_with_their_mean() -> None:
+    """The luckiest of three seeds is no better size; a lead within their spread is called that."""
+    params, tokens = np.full(3, 1e6), np.full(3, 1e12 / 6e6)
+    seeds = from_arrays(params, tokens, [3.99, 4.01, 4.03], np.full(3, 1e12))
+    lone = family([1e12], [4.0])
+    (found,) = standings([("seeds", seeds), ("lone", lone)])
+    assert [b.name for b in found.best] == ["lone", "seeds"]
+    assert found.best[1].loss == pytest.approx(4.01) and found.margin == pytest.approx(0.01)
+    assert found.best[1].spread == pytest.approx(0.02, rel=0.01) and found.within_spread
+    (ahead,) = standings([("seeds", seeds), ("lone", family([1e12], [3.9]))])
+    assert not ahead.within_spread
+    assert not standings([("one", lone), ("two", family([1e12], [4.001]))])[0].within_spread
+
+
 def test_families_that_never_meet_have_no_standing() -> None:
     apart = [("one", family([1e12], [4.0])), ("two", family([1e15], [3.0]))]
     assert standings(apart) == [] == standings(apart[:1])

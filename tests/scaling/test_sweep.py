@@ -14,9 +14,11 @@ import warm
 from scaling.sweeps import SMALL, write
 
 from gam_scale.errors import UserError
-from gam_scale.scaling.collect import best_multipliers, collect
+from gam_scale.experiment.code_version import code_version
+from gam_scale.scaling.collect import best_multipliers, collect, sensitivity
 from gam_scale.scaling.points import from_arrays
 from gam_scale.scaling.sweep import sweep_grid
+from gam_scale.scaling.sweep_cell import SweepCell
 from gam_scale.scaling.sweep_spec import read_sweep
 
 TOOL = Path(__file__).parents[2] / "tools" / "sweep.py"
@@ -83,9 +85,26 @@ def test_a_sweep_runs_once_and_is_collected(tmp_path, prepared_set) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"val_loss": None}))
     assert collect(grid, out)[out / "runs.csv"] == 2 and best_multipliers(grid.finished()) == []
 
-    changed = read_sweep(write(tmp_path, **changes | {"dial": {"batch_size": 2, "lr": 1}}))
-    with pytest.raises(UserError, match="another train.lr"):
-        sweep_grid(changed, out).cells[0].row()
+    elsewhere = {"data": str(shutil.copytree(prepared_set, tmp_path / "moved"))}
+    assert sweep_grid(read_sweep(write(tmp_path, **changes | elsewhere)), out).cells[0].row()
+    measured = {"set": changes["set"] | {"eval": changes["set"]["eval"] | {"max_tokens": 100}}}
+    for change, message in (
+        ({"dial": {"batch_size": 2, "lr": 1}}, "another train.lr"),
+        (measured, "another eval.max_tokens"),
+        ({"data": str(other_text(tmp_path / "moved"))}, "was trained on the text .*, and .* is "),
+    ):
+        changed = read_sweep(write(tmp_path, **changes | change))
+        with pytest.raises(UserError, match=message):
+            sweep_grid(changed, out).cells[0].row()
+
+
+def other_text(folder: Path) -> Path:
+    """Make the manifest of a prepared set that of another text, and return the folder."""
+    path = folder / "manifest.json"
+    values = json.loads(path.read_text())
+    values["splits"]["train"]["index_sha256"] = "0" * 64
+    path.write_text(json.dumps({key: values[key] for key in values if key != "checksum"}))
+    return folder
 
 
 def test_a_dry_run_trains_nothing(tmp_path, prepared_set) -> None:
@@ -132,8 +151,20 @@ def test_another_machine_goes_on_from_the_file_of_kept_runs(tmp_path, prepared_s
         assert (kept / name).read_bytes() == (tmp_path / "lost" / name).read_bytes()
     assert not (tmp_path / "new").exists()
 
-    # A branch whose trunk is there only as a kept result is trained whole, to the same bits.
+    # Rows say which code trained the run, and when; rows of an earlier version lack some of this.
+    (row, *_) = rows_of(kept / "runs.csv")
+    assert row["code_version"] == code_version() and row["began"] < row["ended"]
     lines = (kept / "results.jsonl").read_text().splitlines(keepends=True)
+    old = list(map(json.loads, lines))
+    assert all("eval" in each["config"] for each in old)
+    old = [each | {"config": {k: each["config"][k] for k in ("model", "train")}} for each in old]
+    for each in old:
+        del each["times"]
+    (kept / "results.jsonl").write_text("".join(json.dumps(each) + "\n" for each in old))
+    assert "3 of 3 runs are done" in run_tool("run", spec, tmp_path / "new", "--to", kept).stdout
+    (kept / "results.jsonl").write_text("".join(lines))
+
+    # A branch whose trunk is there only as a kept result is trained whole, to the same bits.
     branch = next(c for c in sweep_grid(read_sweep(spec), tmp_path).cells if c.branches)
     others = [line for line in lines if json.loads(line)["cell"] != branch.name]
     (kept / "results.jsonl").write_text("".join(others))
@@ -153,7 +184,10 @@ def test_another_machine_goes_on_from_the_file_of_kept_runs(tmp_path, prepared_s
     faster = write(tmp_path, **SMALL | data | {"dial": {"batch_size": 2, "lr": 1}})
     refused = run_tool("status", faster, tmp_path / "new", "--to", kept)
     assert refused.returncode == 2 and "was trained with another train.lr" in refused.stderr
+    settings = json.loads(again[0])
+    settings["config"]["eval"]["max_tokens"] = 100
     for text, message in (
+        (json.dumps(settings).encode(), "was trained with another eval.max_tokens"),
         (again[0].replace('"text": "', '"text": "0').encode(), "was trained on the text 0"),
         (again[0].replace('"text"', '"texts"').encode(), "results.jsonl:1.texts is not a setting"),
         (b"[]", "results.jsonl:1 is []; expected an object"),
@@ -187,6 +221,47 @@ def test_runs_are_kept_however_they_came_to_be_there(tmp_path, prepared_set) -> 
         {row["cell"]: row["summary"] for row in map(json.loads, x)} for x in (whole, again)
     ]
     assert summaries[0] == summaries[1]
+
+
+def test_runs_beyond_the_grid_are_trained_when_asked_and_collected_apart(
+    tmp_path, prepared_set
+) -> None:
+    beyond = [{"families": ["gam"], "width": 64, "budget": 8000}]
+    changes = SMALL | {"data": str(prepared_set), "beyond": beyond}
+    spec, out, kept = write(tmp_path, **changes), tmp_path / "runs", tmp_path / "kept"
+    (far,) = (cell for cell in sweep_grid(read_sweep(spec), out).cells if cell.beyond)
+    assert far.name not in run_tool("plan", spec, out).stdout
+    plan = run_tool("plan", spec, out, "--beyond").stdout
+    assert far.name in plan and f"--at gam:{far.params},{far.tokens}\n" in plan
+    assert "0 of 2 runs are done" in run_tool("run", spec, out, "--to", kept).stdout
+    assert not far.run_dir.exists()
+    assert run_tool("collect", spec, out).returncode == 0 and not (out / "forecast.csv").exists()
+    assert "0 of 1 runs are done" in run_tool("run", spec, out, "--to", kept, "--beyond").stdout
+    assert "1 done, 0 begun, 0 missing" in run_tool("status", spec, out, "--beyond").stdout
+    assert run_tool("collect", spec, tmp_path / "new", "--to", kept).returncode == 0
+    (row,) = rows_of(kept / "forecast.csv")
+    assert (row["family"], float(row["params"])) == ("gam", far.params)
+    assert len(rows_of(kept / "runs.csv")) == 2
+    assert not {row["run"] for row in rows_of(kept / "curves.csv")} & {far.name}
+    none = write(tmp_path, **SMALL | {"data": str(prepared_set)})
+    refused = run_tool("run", none, out, "--beyond")
+    assert refused.returncode == 2 and '--beyond needs runs under "beyond"' in refused.stderr
+
+
+def test_rates_are_compared_on_texts_of_one_length(tmp_path, prepared_set) -> None:
+    """A run on longer texts is of the same width, tokens and seed, but no run at another rate."""
+    context = {"width": 32, "seq_lens": [96], "up_to": 4000}
+    changes = SMALL | {"data": str(prepared_set), "lr_multipliers": [2], "context": context}
+    cells = sweep_grid(read_sweep(write(tmp_path, **changes | {"budgets": [4000]})), tmp_path).cells
+    assert len(cells) == 3 and len({cell.tokens for cell in cells}) == 1
+    rows = sensitivity([(cell, row_of(cell)) for cell in cells])
+    assert [row["lr_multiplier"] for row in rows] == [1, 2]
+
+
+def row_of(cell: SweepCell) -> dict:
+    """Return what :func:`sensitivity` reads of a finished run's row."""
+    own = {name: getattr(cell, name) for name in ("family", "params", "tokens", "width", "seed")}
+    return own | {"lr_multiplier": cell.lr_multiplier, "lr": 1.0, "loss": 1.0}
 
 
 def test_budgets_added_later_go_on_from_what_is_there(tmp_path, prepared_set) -> None:

@@ -1,6 +1,7 @@
 """A sweep's file becomes a grid of cells, and warnings say what the sweep cannot show."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -71,6 +72,18 @@ def test_isoflop_budgets_are_flops(tmp_path) -> None:
         ({"context": {"width": 64, "seq_lens": [100]}}, "context.seq_lens has 100"),
         ({"repeat": {"width": 64, "seeds": [1], "up_to": 3}}, "repeat.up_to is 3; expected one of"),
         ({"dial": {"warmup_steps": 2500}}, "2500 of which warm up"),
+        ({"beyond": [{"families": ["gam"], "width": 96}]}, "beyond has a run without families"),
+        ({"beyond": [{"families": ["a"], "width": 96, "budget": 9e6}]}, "family 'a'; expected one"),
+        ({"beyond": [{"families": ["gam"], "width": 65, "budget": 9e6}]}, "beyond.width has 65"),
+        (
+            {"beyond": [{"families": ["gam"], "width": 96, "budget": 4e6}]},
+            "expected more than 4e.06, the largest of budgets",
+        ),
+        (
+            {"beyond": [{"families": ["gam"] * 2, "width": 96, "budget": 9e6}]},
+            "beyond has a run twice",
+        ),
+        ({"beyond": [{"width": 96, "size": 1}]}, "size is not a setting"),
     ],
 )
 def test_mistakes_are_named(tmp_path, changes, message) -> None:
@@ -189,6 +202,24 @@ def test_further_runs_may_have_a_smaller_budget_than_the_grid(tmp_path) -> None:
     assert len(trunks) == 2, "one for each family, of the largest budget that is repeated"
 
 
+def test_a_run_beyond_the_grid_has_its_rules_and_changes_no_other(tmp_path) -> None:
+    lrs = {"name": "gam", "lrs": {"64": 0.016, "128": 0.004}}
+    changes = {"families": [lrs, {"name": "b", "block": "attention"}], "dial": {"warmup_steps": 9}}
+    beyond = [{"families": ["gam"], "width": 192, "budget": 4e7}]
+    before = sweep_grid(read_sweep(write(tmp_path, **changes)), tmp_path)
+    after = sweep_grid(read_sweep(write(tmp_path, **changes, beyond=beyond)), tmp_path)
+    assert [cell.config for cell in before.cells] == [
+        cell.config for cell in after.cells if not cell.beyond
+    ]
+    (far,) = (cell for cell in after.cells if cell.beyond)
+    assert not far.of_the_grid and not far.branches and far.family == "gam" and far.seed == 0
+    assert far.tokens == pytest.approx(4e7, rel=1e-4)
+    train, near = far.config.train, before.cells[0].config.train
+    assert train.lr == pytest.approx(0.004 * (0.004 / 0.016) ** (math.log2(192 / 128)))
+    assert (train.warmup_steps, train.global_batch_size) == (near.warmup_steps, 8)
+    assert far.config.model.n_layers == 6 and far.config.model.memory.n_heads == 6
+
+
 def test_sizes_are_trained_on_budgets_that_suit_them(tmp_path) -> None:
     grid = {"kind": "isoflop", "widths": [32, 64, 96, 128], "budgets": [1e11, 1e12, 1e13]}
     limits = {"ratios": [1, 100], "min_steps": 200, "lr_multipliers": [2]}
@@ -221,6 +252,16 @@ def test_a_plan_is_told_what_it_cannot_show(tmp_path) -> None:
     said = warnings(sweep_grid(read_sweep(write(tmp_path, **flops)), tmp_path).cells)
     assert len(said) == 2 and "more than 20 tokens a parameter" in said[0]
     assert "expected larger widths" in said[0]
+
+
+def test_seeds_are_not_sizes(tmp_path) -> None:
+    """Three sizes with two further seeds are five runs on a budget, from which no minimum shows."""
+    wide = {"kind": "isoflop", "budgets": [1e14], "widths": [64, 128, 256]}
+    seeds = {"repeat": {"width": 64, "seeds": [1, 2]}}
+    said = "\n".join(
+        warnings(sweep_grid(read_sweep(write(tmp_path, **wide, **seeds)), tmp_path).cells)
+    )
+    assert "gam has 3 sizes on 1e14 FLOPs; expected 4 or more" in said
 
 
 def test_a_larger_model_that_is_worse_is_suspected(tmp_path) -> None:

@@ -43,6 +43,32 @@ def test_the_first_sentence_says_who_is_best(one) -> None:
     assert first.count("a is 0.0") == 5 and "1e17 FLOPs" in first and "1e21 FLOPs" in first
 
 
+def test_a_lead_within_the_seeds_spread_is_called_that(one) -> None:
+    told = several(one, "a", "b")
+    points = told.families[0].points
+    twice = {
+        name: np.concatenate([getattr(points, name)] * 2)
+        for name in ("params", "tokens", "loss", "flops")
+    }
+    twice["loss"][: len(points)] *= 1.02
+    again = replace(told.families[0], points=from_arrays(**twice))
+    assert "within the seeds' spread" not in shows(told)[0]
+    assert "within the seeds' spread" in shows(replace(told, families=[again, told.families[1]]))[0]
+
+
+def test_what_lies_beyond_is_on_a_condition_where_the_runs_do_not_follow(one) -> None:
+    (family,) = one.families
+    doubted = replace(family, verdict=replace(family.verdict, reasons=("the mean error is 3%",)))
+    for each, condition in ((family, False), (doubted, True)):
+        said = [
+            s
+            for s in shows(replace(one, families=[each]))
+            if "ten times the" in s or "FLOPs, a" in s
+        ]
+        assert len(said) == 3
+        assert [s.startswith("If the law holds, ") for s in said] == [condition] * 3
+
+
 def test_many_comparisons_are_one_sentence_at_a_level_for_their_number(one) -> None:
     names = [f"f{i}" for i in range(12)]
     (sentence,) = [s for s in shows(several(one, *names)) if "pairs" in s]
