@@ -373,7 +373,8 @@ def _type_name(hint: Any) -> str:
         return " | ".join(json.dumps(c) for c in typing.get_args(hint))
     inner = typing.get_args(hint)
     if origin is list:
-        return f"list of {_plural(_type_name(inner[0]))}"
+        article, _, noun = _type_name(inner[0]).partition(" ")
+        return f"list of {noun}s" if article in ("a", "an") else f"list of {article} {noun}".strip()
     if origin is tuple:
         return f"list of {len(inner) - (inner[-1] is Ellipsis)} or more values"
     if origin in (types.UnionType, typing.Union):
@@ -383,11 +384,6 @@ def _type_name(hint: Any) -> str:
     names: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
     names[str] = "a string"
     return names.get(hint, "an object" if isinstance(hint, type) else str(hint))
-
-
-def _plural(type_name: str) -> str:
-    article, _, noun = type_name.partition(" ")
-    return f"{noun}s" if article in ("a", "an") else type_name
 
 
 def _join(where: str, key: str) -> str:
