@@ -93,6 +93,7 @@ def plan(comparison: Comparison, args: argparse.Namespace) -> None:
             f"{max(counts) / min(counts) - 1:.2%} of each other."
         )
         print(Table("", header, rows, note))
+    check_only(comparison, args.only)
     missing = [job[0] for job in comparison.missing().only(args.only).jobs]
     for cell in missing:
         print(f"{cell.name:<48} {scientific(cell.flops)} FLOPs")
@@ -107,12 +108,23 @@ def run(comparison: Comparison, args: argparse.Namespace) -> int:
             write_rows(comparison.rows_to_keep(), args.to)
         return comparison.missing().only(args.only)
 
+    check_only(comparison, args.only)
     first = missing()
     print(f"{len(first)} cells, {_cost(first.cells, args)}", flush=True)
     if train(first, args.side_by_side, missing):
         return 1
-    print("everything is done")
+    print(f"all known cells with {args.only} are done" if args.only else "everything is done")
     return 0
+
+
+def check_only(comparison: Comparison, only: str) -> None:
+    """Refuse an ``--only`` that no cell has which is known now."""
+    names = [cell.name for cell in comparison.cells()]
+    if not any(only in name for name in names):
+        raise UserError(
+            f"--only {only} is in no name of the cells that are known so far; expected part of "
+            f"one, such as {names[0]}"
+        )
 
 
 def status(comparison: Comparison) -> None:

@@ -21,7 +21,7 @@ from gam_scale.experiment.grid import AnyCell, Grid
 from gam_scale.experiment.kept import restore
 from gam_scale.experiment.results import kept_rows
 from gam_scale.grouping import grouped
-from gam_scale.strict import from_dict
+from gam_scale.strict import from_dict, merged
 
 SURE = 0.99
 """Accuracy at which a task counts as learned and no further rate is tried."""
@@ -212,8 +212,5 @@ def _shared(spec: TextSpec, train: dict[str, Any]) -> RunConfig:
         "eval": {"every_steps": 0},
         "log": quiet,
     }
-    for name, settings in spec.set.items():
-        if name != "model":
-            values[name] = values.get(name, {}) | settings
-    values["train"] = values.get("train", {}) | train
-    return from_dict(RunConfig, values)
+    given = {name: settings for name, settings in spec.set.items() if name != "model"}
+    return from_dict(RunConfig, merged(merged(values, given), {"train": train}))

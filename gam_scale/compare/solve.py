@@ -58,13 +58,26 @@ def sized(name: str, entry: ModelEntry, shared: dict[str, Any], size: SizeSpec) 
     Raises:
         UserError: no choice is within the tolerance, or the settings cannot work.
     """
-    settings = _fit_state(name, entry, shared | entry.model, size)
+    settings = _fit_state(name, entry, settings_over(shared, entry.model), size)
     width = 0
     if size.parameters:
         width = _fit_width(name, settings, size)
         settings = settings | {"ffn": _wide(settings, width)}
     _config(settings).check()
     return Sized.of(settings, width)
+
+
+def settings_over(shared: Any, own: Any) -> Any:
+    """Return a model's own settings, with those that they lack taken from the shared ones.
+
+    Objects are merged at every depth. One of another ``kind`` replaces the shared one, whose
+    settings are not its own.
+    """
+    if not (isinstance(shared, dict) and isinstance(own, dict)):
+        return own
+    if "kind" in own and own["kind"] != shared.get("kind", own["kind"]):
+        return own
+    return shared | {key: settings_over(shared.get(key), value) for key, value in own.items()}
 
 
 def parameters_of(model: LanguageModel) -> int:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gam_scale.errors import UserError
-from gam_scale.strict import AUTO, from_dict, option, read_json, section
+from gam_scale.config import RunConfig
+from gam_scale.errors import UserError, one_line
+from gam_scale.strict import AUTO, from_dict, option, read_json, section, to_dict
 
 
 @dataclass
@@ -241,6 +242,7 @@ def _check(spec: Spec) -> None:
         raise UserError("models and start are both given or both empty; expected one of them")
     if not spec.tokens and not spec.tune_tokens:
         raise UserError("tokens and tune_tokens are 0; expected tokens to train on")
+    _check_set(spec.set)
     of_all = spec.set.get("train", {})
     if of_all.get("warmup_steps") == AUTO:
         of_all = {key: value for key, value in of_all.items() if key != "warmup_steps"}
@@ -278,6 +280,20 @@ def _check_own(where: str, train: dict[str, Any]) -> None:
                 f"{where}train.{key} is the comparison's; expected lrs, seeds, tokens, tune_tokens "
                 "and warmup of the file"
             )
+
+
+def _check_set(given: dict[str, dict[str, Any]]) -> None:
+    """Refuse sections that no config has, and what the comparison decides in others."""
+    sections = to_dict(RunConfig())
+    for name in given:
+        if name not in sections:
+            raise UserError(
+                f"set.{one_line(name)} is no section of a config; expected some of "
+                f"{', '.join(sections)}"
+            )
+    for name, key, instead in (("data", "sets", "data"), ("log", "run_dir", "--out")):
+        if key in given.get(name, {}):
+            raise UserError(f"set.{name}.{key} is the comparison's; expected {instead} instead")
 
 
 def _check_tasks(spec: TaskSpec) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gam_scale import cli
+from gam_scale.compare.solve import settings_over
 from gam_scale.compare.spec import TaskSpec
 from gam_scale.config import ModelConfig, RunConfig, TrainConfig
 from gam_scale.config.sections import DataConfig, LogConfig
@@ -96,7 +97,7 @@ def task_cells(
     cells = []
     for task, entry in spec.tasks.items():
         for name in entry.models or spec.models:
-            settings = spec.model | spec.models[name]
+            settings = settings_over(spec.model, spec.models[name])
             own = settings.get("d_model", ModelConfig.d_model)
             for width in entry.own_widths.get(name) or entry.widths or [own]:
                 made = [

@@ -143,7 +143,12 @@ def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
     lines = _made_or_warned("every loss and speed", partial(read_metrics, run.metrics)) or []
     if not run.metrics.exists():
         logger.warning("losses and speeds are missing from the summary: %s is gone", run.metrics)
+    lines = [line for line in lines if line["step"] <= state.step]
     first, last = (lines[0], lines[-1]) if lines else ({}, {})
+    if last and last["step"] < state.step:  # a smaller train.steps ended the run at a checkpoint
+        said = "the figures of the run's end are missing: its last line is of step %d, not %d"
+        logger.warning(said, last["step"], state.step)
+        last = {}
     val_loss = last.get("val_loss")
     # The first lines pay for compilation and cold caches.
     settled = lines[len(lines) // 4 :]
@@ -160,12 +165,17 @@ def _figures(run: RunDir, validated: Sequence[str]) -> dict[str, Any]:
         "mfu": _over(statistics.median_high, settled, "mfu"),
         "peak_memory_bytes": _over(max, lines, "memory_bytes"),
         **{key: _over(max, lines, key) for key in WATERMARKS},
-        "tokens": last.get("tokens", state.metrics.get("tokens")),
+        "tokens": last.get("tokens", _tokens(state.metrics)),
         "skipped_steps": last.get("skipped_steps", state.metrics.get("skipped_steps")),
         "parameters": model.n_parameters(),
         "flops_per_token": 3.0 * mean_over_tokens(config, model.flops_per_token),
         "engine": config.parallel.engine,
     }
+
+
+def _tokens(counts: dict[str, Any]) -> int | None:
+    """Return the tokens that a checkpoint counts: those in lines, and those since the last line."""
+    return counts["tokens"] + counts.get("line_tokens", 0) if "tokens" in counts else None
 
 
 def _over(of_all: Callable[[list[float]], float], lines: Sequence[Line], key: str) -> float | None:

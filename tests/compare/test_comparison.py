@@ -120,6 +120,10 @@ def test_a_killed_command_goes_on_side_by_side_and_trains_nothing_twice(run_tool
     asked = ["--spec", spec, "--out", tmp_path / "out"]
     assert run_tool("compare", "plan", *asked) == 0
     assert "2 cells are known and missing" in capfd.readouterr().out
+    for action in ("plan", "run"):
+        assert run_tool("compare", action, *asked, "--only", "bots") == 2
+        said = "error: --only bots is in no name of the cells that are known so far; expected part"
+        assert said in capfd.readouterr().err
     command = [sys.executable, ROOT / "tools" / "compare.py", "run", *asked]
     command = [*map(str, command), "--side-by-side", "2", "--to", str(kept)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as killed:
@@ -140,6 +144,8 @@ def test_a_killed_command_goes_on_side_by_side_and_trains_nothing_twice(run_tool
         assert results[row["cell"]]["curve"] == row["curve"]
         assert results[row["cell"]]["scores"] == row["scores"]
     assert run_tool("compare", "status", *asked) == 0 and "finished" in capfd.readouterr().out
+    assert run_tool("compare", "run", *asked, "--only", "lr0.01-") == 0
+    assert "all known cells with lr0.01- are done" in capfd.readouterr().out
 
 
 def test_text_is_tuned_then_trained_then_measured(run_tool, tmp_path, prepared_set):
@@ -308,6 +314,9 @@ def test_needles_of_an_earlier_version_are_said_to_count_every_depth():
         (TEXT | {"models": {"a": {"train": {"lr": 1.0}}}}, "models.a.train.lr is the comparison's"),
         (TEXT | {"set": {"train": {"steps": 9}}}, "set.train.steps is the comparison's"),
         (TEXT | {"set": {"train": {"warmup_steps": 9}}}, "set.train.warmup_steps is the compar"),
+        (TEXT | {"set": {"trian": {}}}, "set.trian is no section of a config; expected some of mo"),
+        (TEXT | {"set": {"data": {"sets": []}}}, "set.data.sets is the comparison's; expected da"),
+        (TEXT | {"set": {"log": {"run_dir": "a"}}}, "set.log.run_dir is the comparison's; exp"),
         (TEXT | {"set": {"model": 5}}, "set.model is 5; expected an object"),
         (TASK | {"models": {"scan": 5}}, "models.scan is 5; expected an object"),
         (TEXT | {"models": {"a": {"fit": {"delta.n_heads": []}}}}, "n_heads is \\[\\]; expected"),

@@ -47,6 +47,21 @@ def test_a_run_that_goes_on_is_not_taken_for_finished(tmp_path, tiny):
     assert "not finished" not in (run / "report.html").read_text()
 
 
+def test_a_run_ended_early_does_not_take_an_earlier_steps_figures_as_its_last(
+    tmp_path, tiny, capsys
+):
+    run, constant = tmp_path / "run", {"steps": 20, "schedule": "constant"}
+    with killed_after(11):  # with lines of steps 4, 8 and 10, and a checkpoint of step 6
+        train(tiny(run, train=constant, log={"every_steps": 4}))
+    train(tiny(run, train=constant | {"steps": 6}))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["last_loss"] is summary["val_loss"] is None and summary["first_loss"] > 1
+    lines = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    by_step = {line["step"]: line["tokens"] for line in lines}
+    assert [*by_step] == [1, 4] and by_step[4] < summary["tokens"] <= 6 * 4 * 48
+    assert "its last line is of step 4, not 6" in capsys.readouterr().err
+
+
 def poison(loop: Loop) -> None:
     with torch.no_grad():
         loop.strategy.module.embedding.weight.fill_(math.nan)
