@@ -5,9 +5,10 @@ from dataclasses import replace
 from functools import partial
 
 from gam_scale.checkpoint.state import TrainState
-from gam_scale.errors import UserError
+from gam_scale.errors import Diverged
 from gam_scale.parallel.agreed import agreed
 from gam_scale.run.directory import RunDir
+from gam_scale.run.divergence import note_divergence
 from gam_scale.train.hooks.spikes import WINDOW
 from gam_scale.train.session import Session
 from gam_scale.train.start import start_or_resume
@@ -35,18 +36,21 @@ class Rollbacks:
             spiked: the state after the step whose loss is the spike, or a step later.
 
         Raises:
-            UserError: the loss spikes whatever is left out.
+            Diverged: the loss spikes whatever is left out.
         """
+        run, world = session.run, session.strategy.world
         again = spiked.step <= self._furthest + WINDOW
         self._in_a_row = self._in_a_row + 1 if again else 1
         self._furthest = max(self._furthest, spiked.step)
         if self._in_a_row > MOST_ROLLBACKS:
-            raise UserError(
+            error = Diverged(
                 f"the loss spikes near step {spiked.step:,} whatever text is left out: "
                 f"{MOST_ROLLBACKS} rollbacks did not help; expected a lower train.lr, a longer "
                 "train.warmup_steps or another train.spike_ratio (0: never go back)"
             )
-        run, world = session.run, session.strategy.world
+            if world.is_main:
+                note_divergence(run, spiked.step, str(error))
+            raise error
         agreed(world, partial(_set_aside_newest, run, self._in_a_row - 1))
         state = start_or_resume(run, session.config, session.strategy, session.data)
         batches = spiked.step - state.step

@@ -84,6 +84,7 @@ def test_what_spikes_whatever_it_reads_goes_further_back_and_ends(tmp_path, tiny
     assert again == [13, 7, 7]
     assert CheckpointStore(run / "checkpoints").steps() == [6, 12]
     aside = sorted(path.name for path in (run / "checkpoints").glob("spiked-*"))
+    assert "spikes near step" in (run / "diverged.json").read_text()
     assert aside == ["spiked-step-00000012", "spiked-step-00000012.2"]
 
 
