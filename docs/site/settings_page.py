@@ -48,8 +48,8 @@ of its settings from sections that kinds share; all others have the defaults fro
 * `attention` from `model.attention`, `mamba` from `model.mamba`, and `mamba2` from none.
 
 An object has settings of its own, and takes nothing from these sections:
-`{"kind": "delta", "n_heads": 12, "ffn": {"kind": "swiglu"}}`. [Memories](memories.md) says what each
-kind computes, and [the models](models.md) how to choose.
+`{"kind": "delta", "n_heads": 12, "ffn": {"kind": "swiglu"}}`. [Memories](memories.md) says what
+each kind computes, and [the models](models.md) how to choose.
 """
 
 COLUMNS = "| setting | type | default | what it means |\n|---|---|---|---|"
