@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
         "--kinds",
         type=cli.several(cli.one_of(*MIXERS)),
         default=list(MIXERS),
-        help=f"kinds of layer (default: {','.join(MIXERS)})",
+        help=f"kinds of layer (default: {', '.join(MIXERS)})",
     )
     cli.add_device(parser)
     add_sizes(parser)

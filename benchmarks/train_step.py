@@ -85,7 +85,7 @@ def parse() -> argparse.Namespace:
         type=cli.several(_row),
         default=list(ROWS),
         help="rows to measure: plain, gam or a kind of layer, each with :RECOMPUTE if "
-        f"train.recompute is not to be {TrainConfig.recompute} (default: {','.join(ROWS)})",
+        f"train.recompute is not to be {TrainConfig.recompute} (default: {', '.join(ROWS)})",
     )
     parser.add_argument("--row", help=argparse.SUPPRESS)
     cli.add_device(parser)

@@ -50,7 +50,12 @@ def parse() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("action", choices=["plan", "run", "status", "page"])
+    add(
+        "action",
+        choices=["plan", "run", "status", "page"],
+        help="plan: print sizes and cost, train nothing; run: train and measure what is missing; "
+        "status: say what is done; page: write the page of the results",
+    )
     add(
         "--spec", type=Path, required=True, metavar="FILE", help="comparison (see configs/compare/)"
     )

@@ -145,7 +145,7 @@ def _parse() -> argparse.Namespace:
         "on the task of --recall-preset",
     )
     add("--memories", type=cli.several(cli.one_of(*KINDS)), default=list(KINDS),
-        help=f"kinds of layer that --recall trains (default: {','.join(KINDS)})")  # fmt: skip
+        help=f"kinds of layer that --recall trains (default: {', '.join(KINDS)})")  # fmt: skip
     add(
         "--recall-preset",
         choices=sorted(PRESETS),

@@ -45,7 +45,13 @@ def parse() -> argparse.Namespace:
         "--cpus-per-task", type=counted, default=8, help="cores of each rank, on Slurm (default: 8)"
     )
     add("--minutes", type=counted, default=1440, help="time limit in minutes (default: 1440)")
-    parser.add_argument("--cluster", choices=["auto", "slurm", "local"], default="auto")
+    parser.add_argument(
+        "--cluster",
+        choices=["auto", "slurm", "local"],
+        default="auto",
+        help="where runs go; local: this machine; auto: Slurm if it is there, else this machine "
+        "(default: auto)",
+    )
     parser.add_argument("--fresh", action="store_true", help="start over: remove the earlier run")
     parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
     parser.add_argument(

@@ -72,7 +72,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--gpu",
         required=True,
-        help=f"one of {KNOWN}; or cpu, this machine's, measured; or the figures of a GPU, {GIVEN}",
+        help=f"one of {KNOWN}; or cpu, this machine's, measured; or the figures of a GPU in one "
+        f"word, divided by commas: {GIVEN}",
     )
     cli.add_overrides(parser)
     parser.add_argument(
@@ -112,8 +113,12 @@ def print_plan(
         f"{kinds}: {job.weights.total:,} parameters, {model.n_layers} layers of width "
         f"{model.d_model}"
     )
+    each = processor(args)
+    where = f"{job.nodes:,} x {job.gpus_per_node} {gpu.name}"
+    if each != "GPU":
+        where = "this CPU" if job.nodes == 1 else f"{job.nodes:,} machines with this CPU"
     print(
-        f"{job.world_size:,} ranks on {job.nodes:,} x {job.gpus_per_node} {gpu.name}; "
+        f"{counted(job.world_size, 'rank')} on {where}; "
         f"{train.precision}, {config.data.seq_len:,} tokens a sequence{shared}"
     )
     print(
@@ -122,7 +127,7 @@ def print_plan(
     )
     print(
         f"assumed: {args.matmul_share:.0%} of {teraflops(gpu.peak_flops(train.precision))}, "
-        f"{gpu.link_bytes / 1e9:.0f} GB/s in a node, {gpu.network_bits / 1e9:g} Gb/s per GPU "
+        f"{gpu.link_bytes / 1e9:.0f} GB/s in a node, {gpu.network_bits / 1e9:g} Gb/s per {each} "
         f"between, {gpu.usable_bytes / GIB:.1f} of {gpu.memory_bytes / GIB:.0f} GiB usable"
     )
     if gpu.memory_rate is not None:
@@ -136,11 +141,13 @@ def print_plan(
     if whole.config.train.stages:
         print_stages(stage_plans(whole, Estimate("", job, gpu, args.matmul_share)), job)
     print(
-        f"\nGiB per GPU at its fullest, train.recompute {train.recompute}, {job.micro_batches} "
-        f"micro-batches of {job.micro_rows}  (* configured)"
+        f"\nGiB per {each} at its fullest, train.recompute {train.recompute}, "
+        f"{counted(job.micro_batches, 'micro-batch')} of {job.micro_rows}  (* configured)"
     )
     print_memory(rows, job)
-    print("\none step: GB sent by each GPU (all-reduce, all-gather, reduce-scatter), milliseconds")
+    print(
+        f"\none step: GB sent by each {each} (all-reduce, all-gather, reduce-scatter), milliseconds"
+    )
     if job.config.parallel.context > 1:
         print("(sequences: between the ranks that share them, inside the layers)")
     if job.update.sent:
@@ -200,7 +207,9 @@ def print_choice(whole: Job, best: Estimate, job: Job, args: argparse.Namespace)
     if best.fits:
         print(f"\ncheapest that fits: {best.label}, {total}")
         print(f"  {best.step_seconds * 1e3:,.2f} ms a step, ", end="")
-        print(f"{best.gpu_seconds_per_token * 1e6:.4g} GPU-seconds per million tokens")
+        print(
+            f"{best.gpu_seconds_per_token * 1e6:.4g} {processor(args)}-seconds per million tokens"
+        )
     else:
         print(f"\nnothing fits; nearest is {best.label}, {total} at its fullest")
     for change in changes(best.job, job) or ["(as configured)"]:
@@ -249,6 +258,17 @@ def notes(job: Job, gpu: Gpu, args: argparse.Namespace) -> list[str]:
     if config.parallel.device == "cpu":
         found.append("memory is that of CPU kernels (parallel.device is cpu)")
     return found
+
+
+def processor(args: argparse.Namespace) -> str:
+    """Return the word for what has the memory and the rates of a plan: a GPU, or a CPU's rank."""
+    return "rank" if args.gpu.lower() == "cpu" else "GPU"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 rank``, ``8 ranks``, ``2 micro-batches``."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def teraflops(flops: float) -> str:

@@ -276,7 +276,7 @@ def parse() -> argparse.Namespace:
         "--gpus",
         type=cli.several(str),
         default=list(GPUS),
-        help=f"GPUs whose costs are shown (default: {','.join(GPUS)})",
+        help=f"GPUs whose costs are shown (default: {', '.join(GPUS)})",
     )
     parser.add_argument(
         "--mfu",

@@ -68,7 +68,12 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """Return the parsed command line, its numbers checked."""
     parser = cli.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=["plan", "run", "status", "collect"])
+    parser.add_argument(
+        "action",
+        choices=["plan", "run", "status", "collect"],
+        help="plan: print every run and its cost, train nothing; run: train what is missing; "
+        "status: say what is done; collect: write the tables that tools/scaling_report.py reads",
+    )
     parser.add_argument(
         "--sweep",
         required=True,

@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
     ):
         names = cli.several(cli.one_of(*known))
         parser.add_argument(
-            f"--{flag}", type=names, help=f"some of {','.join(known)} (default: all)"
+            f"--{flag}", type=names, help=f"some of {', '.join(known)} (default: all)"
         )
     parser.add_argument(
         "--update",

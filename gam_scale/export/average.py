@@ -91,8 +91,9 @@ def _within(path: Path, last: int) -> list[Path]:
         if steps := store.steps():
             if last > len(steps):
                 raise UserError(
-                    f"--last is {last} but {path} has {len(steps)} checkpoints; expected at most "
-                    "as many (checkpoint.keep_last says how many a run keeps)"
+                    f"--last is {last} but {path} has {len(steps)} "
+                    f"checkpoint{'s' * (len(steps) > 1)}; expected at most as many "
+                    "(checkpoint.keep_last says how many a run keeps)"
                 )
             return [store.path(step) for step in steps[-last:]]
     return [resolve(path)]

@@ -84,7 +84,7 @@ _GIVEN = {
     "link": (_GB, False),
     "network": (_GBIT, False),
 }
-GIVEN = "memory=GiB,bandwidth=GB/s,bf16=TFLOP/s,fp32=TFLOP/s,link=GB/s,network=Gb/s"
+GIVEN = "memory=GiB, bandwidth=GB/s, bf16=TFLOP/s, fp32=TFLOP/s, link=GB/s, network=Gb/s"
 
 
 def find_gpu(name: str) -> Gpu:

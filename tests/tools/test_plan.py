@@ -84,6 +84,11 @@ def test_tables_fit_the_screen(plan):
         assert part in done.out
 
 
+def test_shards_over_all_ranks_by_their_number_are_as_configured(plan):
+    out = plan("--set", "parallel.engine=fsdp", "--set", "parallel.shard_ranks=16").out
+    assert "\n*fsdp " in out
+
+
 def test_a_thousand_gpus_as_json(plan):
     arguments = ("--nodes", 128, "--set", "parallel.engine=fsdp", "--json", "--price", "2.5")
     figures = json.loads(plan(*arguments).out)
@@ -111,6 +116,11 @@ def test_the_cpu_of_this_machine(plan):
     assert figures["gpu"]["memory_bytes"] == memory / 2, "two ranks have more than the machine"
     assert figures["gpu"]["peaks"]["fp32"] > 1e8
     assert any("CPU kernels" in note for note in figures["notes"])
+
+
+def test_a_plan_for_one_process_of_a_cpu_speaks_of_no_gpu(plan):
+    out = plan("--gpu", "cpu", "--nodes", 1, "--gpus-per-node", 1).out
+    assert "\n1 rank on this CPU; " in out and "GiB per rank" in out and "GPU" not in out
 
 
 def test_layers_that_have_kernels_are_noted(plan):
