@@ -11,6 +11,7 @@ from gam_scale.scaling.fit import Fit, FitSettings, fit
 from gam_scale.scaling.holdout import HeldOut
 from gam_scale.scaling.law import STEEPEST, Law
 from gam_scale.scaling.points import Points, check
+from gam_scale.scaling.trend import trend_with_size
 
 SHALLOWEST = 0.01
 """Least exponent of a law. Below it, the term is like a logarithm, or noise."""
@@ -20,7 +21,6 @@ MOST_ERROR, MOST_WORST = 0.02, 0.1
 """Mean and largest error, as shares of the loss, with which runs still follow a law."""
 TREND_LEVEL = 0.01
 """Level of the test for errors that depend on size: the share of good sets of runs that fail it."""
-TREND_DRAWS = 999
 OUTLYING = 5.0
 """Robust standard deviations from the law beyond which a run is an outlier."""
 
@@ -138,49 +138,6 @@ def scatter(fitted: Fit) -> float:
     distance = np.abs(fitted.design.residuals(fitted.phi[None])[0])
     left = np.sort(distance)[fitted.design.n_free :]
     return 1.4826 * float(np.median(left)) if len(left) else np.inf
-
-
-def trend_with_size(fitted: Fit, run: np.ndarray, seed: int = 0) -> float:
-    """Return p of the hypothesis that errors do not depend on size, against a curve over log N.
-
-    The statistic is the share of the errors that (log N)^2 and (log N)^3 explain beyond what the
-    law's own coefficients could. Under the hypothesis both signs of an error are equally likely, so
-    each run's errors are multiplied by a random sign, :data:`TREND_DRAWS` times (a wild bootstrap:
-    Davidson and Flachaire 2008). Rows of one run share the sign, so few runs cannot make p small.
-    """
-    made = fitted.design
-    logs = np.exp(fitted.phi @ made.terms.T).reshape(3, -1)
-    share = logs / logs.sum(axis=0)
-    tangent = np.einsum("tn,tnp->np", share, made.terms.reshape(3, -1, made.n_free))
-    size = np.log(made.params)
-    size = (size - size.mean()) / size.std()
-    own = _basis(tangent)
-    curve = np.stack([size**2, size**3], axis=1)
-    curve = _basis(curve - own @ (own.T @ curve))
-    errors = made.residuals(fitted.phi[None])[0]
-    errors = errors - own @ (own.T @ errors)
-    if curve.shape[1] == 0 or not np.any(np.abs(errors) > 1e-9):
-        return 1.0
-    runs, of_row = np.unique(run, return_inverse=True)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(TREND_DRAWS, len(runs)))
-    drawn = errors * signs[:, of_row]
-    drawn -= (drawn @ own) @ own.T
-    explained = _share(drawn, curve)
-    return (1 + int((explained >= _share(errors[None], curve)[0] - 1e-9).sum())) / (TREND_DRAWS + 1)
-
-
-def _share(errors: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Return the share (K,) of the squared errors (K, n) in the span of ``basis`` (n, m)."""
-    return ((errors @ basis) ** 2).sum(axis=1) / np.maximum((errors**2).sum(axis=1), 1e-300)
-
-
-def _basis(columns: np.ndarray) -> np.ndarray:
-    """Return an orthonormal basis (n, m) of the span of columns (n, p).
-
-    Directions that exist by rounding alone are left out.
-    """
-    left, scale, _ = np.linalg.svd(columns, full_matrices=False)
-    return left[:, scale > 1e-8 * max(float(scale.max()), 1e-300)]
 
 
 def _without(points: Points, outliers: np.ndarray, settings: FitSettings) -> Law | None:

@@ -12,9 +12,12 @@ from gam_scale.errors import UserError
 from gam_scale.scaling.analysis import Settings, analyse
 from gam_scale.scaling.fit import FitSettings, fit
 from gam_scale.scaling.fit_json import as_dict
+from gam_scale.scaling.holdout import hold_out
+from gam_scale.scaling.law import Law
 from gam_scale.scaling.points import Points, from_arrays
 from gam_scale.scaling.runs_csv import read_csv
-from gam_scale.scaling.verdict import Verdict, find_outliers, judge, trend_with_size
+from gam_scale.scaling.trend import trend_with_size
+from gam_scale.scaling.verdict import Verdict, find_outliers, judge
 
 FAST = FitSettings(grid=3)
 SWEEP = Path(__file__).parents[2] / "docs" / "scaling" / "sweep" / "runs.csv"
@@ -149,9 +152,65 @@ def test_errors_that_run_with_size_are_told_from_noise() -> None:
     assert reason.startswith("the errors run with size (p = 0.00")
 
 
-def test_rows_of_few_runs_cannot_make_a_trend() -> None:
-    points = runs()
-    bent = points.loss * np.exp(0.1 * (np.log(points.params / 3e7) / 7) ** 3)
+def sweep_runs(bend: float, seed: int) -> Points:
+    """Return runs as configs/sweeps/laws.json has of a family: 15 losses of 7 runs, noise of 0.1%.
+
+    Half of the noise's variance is shared by the rows of a run. The loss of the smallest and the
+    largest size is off by the share ``bend``, with opposite signs.
+    """
+    sizes = {32: 192e3, 64: 501e3, 96: 918e3, 128: 1.46e6, 160: 2.48e6}
+    rng = np.random.default_rng(seed)
+    rows = []
+    for width, again in ((32, 0), (64, 0), (96, 0), (96, 1), (96, 2), (128, 0), (160, 0)):
+        shared = rng.standard_normal()
+        for budget in (7e12, 1.8e13, 4.5e13):
+            n = sizes[width]
+            d = budget / 6.4 / n
+            too_dear = again and budget > 2e13
+            if 1 <= d / n <= 100 and not too_dear:
+                noise = 7e-4 * (shared + rng.standard_normal())
+                rows.append((n, d, noise, f"d{width}-s{again}"))
+    n, d, noise, run = (np.array(column) for column in zip(*rows, strict=True))
+    place = 2 * np.log(n / n.min()) / np.log(n.max() / n.min()) - 1
+    law = Law(E=2.2, A=60.0, B=1500.0, alpha=0.33, beta=0.5)
+    return from_arrays(n, d, law.loss(n, d) * np.exp(noise + bend * place**3), run=run.tolist())
+
+
+@pytest.mark.parametrize(("bend", "least", "most"), [(0.0, 0, 2), (0.01, 11, 20), (0.03, 18, 20)])
+def test_a_bend_shows_in_a_sweep_of_seven_runs(bend, least, most) -> None:
+    found = 0
+    for seed in range(20):
+        points = sweep_runs(bend, seed)
+        assert len(np.unique(points.run)) == 7 and len(points) == 15
+        found += trend_with_size(fit(points, FitSettings(grid=2)), points.run, seed) <= 0.01
+    assert least <= found <= most
+
+
+def test_a_large_error_on_runs_held_out_is_a_reason() -> None:
+    """Runs whose law breaks off at the largest sizes: the others do not predict them."""
+    points = runs(noise=0.002)
+    far = points.params > 1e8
+    bent = replace(points, loss=points.loss * np.where(far, 1.035, 1.0))
+    held, _ = hold_out(bent, FAST)
+    assert held.mean_error > 0.02
+    judged = judge(fit(bent, FAST), bent, FAST, held_out=held)
+    assert any(
+        reason.startswith("fitted without the largest models the law is off by 3.")
+        for reason in judged.reasons
+    )
+    good, _ = hold_out(points, FAST)
+    assert judge(fit(points, FAST), points, FAST, held_out=good).follows
+
+
+def test_noise_that_rows_of_a_run_share_is_no_trend() -> None:
+    """Six sizes of one run each: by independent rows, most of these sets would have a bend."""
+    points, alarms = runs(noise=0.0), 0
     _, run = np.unique(points.params, return_inverse=True)
-    shared = from_arrays(points.params, points.tokens, bent, run=run.tolist())
-    assert trend_with_size(fit(shared, FAST), shared.run) > 0.01
+    for seed in range(15):
+        rng = np.random.default_rng(seed)
+        noise = 0.001 * rng.standard_normal(6)[run] + 0.0003 * rng.standard_normal(len(points))
+        shared = from_arrays(
+            points.params, points.tokens, points.loss * np.exp(noise), run=run.tolist()
+        )
+        alarms += trend_with_size(fit(shared, FitSettings(grid=2)), shared.run, seed) <= 0.01
+    assert alarms <= 3
