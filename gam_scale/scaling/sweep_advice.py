@@ -77,7 +77,7 @@ def _patterns(cells: Sequence[SweepCell]) -> list[str]:
             cut[cell.family, cell.width] = model.n_layers, len(model.layers)
     return [
         f"{family} of width {width} has {layers} layers of a pattern of {pattern}, so that it "
-        "mixes kinds in other shares than sizes of whole patterns; expected multiples of the pattern"
+        "mixes kinds in other shares than sizes of whole patterns; expected multiples of it"
         for (family, width), (layers, pattern) in cut.items()
     ]
 
