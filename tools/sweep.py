@@ -28,7 +28,7 @@ from gam_scale.report.numbers import hours, large, scientific
 from gam_scale.report.table import Table
 from gam_scale.scaling.collect import best_multipliers, collect
 from gam_scale.scaling.sweep import sweep_grid
-from gam_scale.scaling.sweep_advice import suspicions, warnings
+from gam_scale.scaling.sweep_advice import repeated, suspicions, warnings
 from gam_scale.scaling.sweep_cell import SweepCell
 from gam_scale.scaling.sweep_kept import keep, with_kept
 from gam_scale.scaling.sweep_spec import read_sweep
@@ -195,6 +195,8 @@ def run(grid: Grid[SweepCell], args: argparse.Namespace) -> int:
         return grid.missing()
 
     missing = still_missing()
+    if again := repeated(missing.cells):
+        print(f"warning: {again}")
     print(f"{len(grid) - len(missing)} of {len(grid)} runs are done")
     if not missing:
         return 0

@@ -1,7 +1,9 @@
 """Warn of what a planned sweep cannot show, and of suspicious results."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from gam_scale.data.manifest import MANIFEST_FILE, read_manifest
 from gam_scale.experiment.cell import Row
 from gam_scale.grouping import grouped
 from gam_scale.report.numbers import large, scientific
@@ -23,28 +25,61 @@ def warnings(cells: Sequence[SweepCell]) -> list[str]:
     """Return a sentence on each fault of a plan; empty if there is none.
 
     Args:
-        cells: all cells of the sweep.
+        cells: all cells of the sweep, or those beyond its grid.
     """
     grid = [cell for cell in cells if cell.of_the_grid]
+    measured = [cell for cell in cells if cell.of_the_grid or cell.beyond]
     sentences = [
         _counted(
-            grid,
+            measured,
             lambda cell: cell.config.train.steps < MIN_STEPS,
             f"have fewer than {MIN_STEPS} steps, whose loss is of the warm-up more than of the "
             "size; expected smaller batches, larger budgets, or --min-steps for the report",
         ),
         _counted(
-            grid,
+            measured,
             lambda cell: cell.tokens < MIN_RATIO * cell.params,
             "have less than one token a parameter; expected larger budgets or smaller widths",
         ),
     ]
+    sentences += [repeated(cells), *_patterns(cells)]
     for family, members in grouped(grid, lambda cell: cell.family).items():
         sentences += _of_sizes(family, sorted({cell.params for cell in members}))
     isoflop = [cell for cell in grid if cell.flops_budget is not None]
     for key, members in grouped(isoflop, lambda cell: (cell.family, cell.flops_budget)).items():
         sentences.append(_of_budget(key[0], key[1] or 0.0, members))
     return [sentence for sentence in sentences if sentence]
+
+
+def repeated(cells: Sequence[SweepCell]) -> str:
+    """Return a warning of runs that see text more than once; empty if none, or no data is here."""
+    sentences = []
+    for path, members in grouped(cells, lambda cell: cell.config.data.sets[0].path).items():
+        if not (Path(path) / MANIFEST_FILE).exists():
+            continue
+        there = read_manifest(path).splits["train"].tokens
+        if again := [cell for cell in members if cell.tokens > there]:
+            most = max(again, key=lambda cell: cell.tokens)
+            sentences.append(
+                f"{len(again)} of {len(members)} runs see the {large(there)} training tokens of "
+                f"{path} more than once, {most.name} {most.tokens / there:.3g} times, and a law "
+                "takes every token to be new; expected more text or smaller budgets"
+            )
+    return "; ".join(sentences)
+
+
+def _patterns(cells: Sequence[SweepCell]) -> list[str]:
+    """Return a warning for each family and width whose layers end within their pattern."""
+    cut = {}
+    for cell in cells:
+        model = cell.config.model
+        if len(model.layers) > 1 and model.n_layers % len(model.layers):
+            cut[cell.family, cell.width] = model.n_layers, len(model.layers)
+    return [
+        f"{family} of width {width} has {layers} layers of a pattern of {pattern}, so that it "
+        "mixes kinds in other shares than sizes of whole patterns; expected multiples of it"
+        for (family, width), (layers, pattern) in cut.items()
+    ]
 
 
 def suspicions(done: Sequence[tuple[SweepCell, Row]]) -> list[str]:

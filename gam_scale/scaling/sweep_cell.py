@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gam_scale.checkpoint.state import load_state
-from gam_scale.config import RunConfig, load_config
+from gam_scale.config import load_config
 from gam_scale.errors import UserError
 from gam_scale.experiment.cell import Cell, Row, changed_setting
 from gam_scale.experiment.deciding import deciding_settings, text_of
@@ -16,7 +16,7 @@ from gam_scale.run.figures import read_summary
 from gam_scale.run.goodput import read_starts
 from gam_scale.run.metrics_file import read_metrics
 from gam_scale.scaling.sweep_origin import here_text, note_origin, read_origin, times
-from gam_scale.strict import from_dict, read_json, to_dict
+from gam_scale.strict import read_json, to_dict
 
 CURVE_POINTS = 60
 """Most points of a run's curve, as many as a figure can show."""
@@ -214,7 +214,7 @@ class SweepCell(Cell):
         elif self.is_here:
             run = RunDir(self.run_dir)
             saved, what, summary = read_json(run.config), str(run.path), read_summary(run.summary)
-            self._check_text(from_dict(RunConfig, saved))
+            self._check_text(saved)
         else:
             return None
         checked = [name for name in CHECKED if name in saved]
@@ -230,12 +230,13 @@ class SweepCell(Cell):
             )
         return summary
 
-    def _check_text(self, saved: RunConfig) -> None:
+    def _check_text(self, saved: dict[str, Any]) -> None:
         """Refuse the run here if it was trained on another text, as far as texts are here."""
-        trained, now = (
-            read_origin(self.config_path).text or here_text(saved),
-            here_text(self.config),
-        )
+        trained, now = read_origin(self.config_path).text, here_text(self.config)
+        if not trained:  # a run of an earlier version: what lies at its path is its text
+            data = self.config.data
+            sets = [replace(data.sets[0], path=saved["data"]["sets"][0]["path"])]
+            trained = here_text(replace(self.config, data=replace(data, sets=sets)))
         if trained and now and trained != now:
             raise UserError(
                 f"{self.run_dir} was trained on the text {trained}, and "

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gam_scale.errors import UserError
+from gam_scale.experiment.cell import Row
 from gam_scale.experiment.grid import Grid
 from gam_scale.experiment.kept import RESULTS, read_rows, write_rows
 from gam_scale.scaling.sweep import link_branches
@@ -34,16 +35,19 @@ def with_kept(grid: Grid[SweepCell], folder: Path) -> Grid[SweepCell]:
 
 def keep(grid: Grid[SweepCell], folder: Path) -> None:
     """Add the grid's finished runs to those in ``folder``, which may be of other grids too."""
-    runs = _read(folder)
+    rows, runs = _rows(folder), _read(folder)
     finished = [cell for cell in grid.cells if cell.is_here and cell.name not in runs]
-    if finished:
-        runs |= {cell.name: cell.to_keep() for cell in finished}
-        write_rows([to_dict(run) for run in runs.values()], folder)
+    if finished:  # rows of an earlier version stay as they are
+        write_rows([*rows, *(to_dict(cell.to_keep()) for cell in finished)], folder)
+
+
+def _rows(folder: Path) -> list[Row]:
+    path = folder / RESULTS
+    return read_rows(path) if path.exists() else []
 
 
 def _read(folder: Path) -> dict[str, KeptRun]:
-    path = folder / RESULTS
-    rows = read_rows(path) if path.exists() else []
+    path, rows = folder / RESULTS, _rows(folder)
     runs = [from_dict(KeptRun, row, f"{path}:{i}") for i, row in enumerate(rows, 1)]
     return {run.cell: run for run in runs}
 

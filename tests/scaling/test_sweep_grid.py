@@ -8,10 +8,11 @@ import pytest
 from closeness import rises
 from scaling.sweeps import write
 
+from gam_scale.data.manifest import read_manifest
 from gam_scale.errors import UserError
 from gam_scale.model.lm import outline
 from gam_scale.scaling.sweep import sweep_grid
-from gam_scale.scaling.sweep_advice import _of_sizes, suspicions, warnings
+from gam_scale.scaling.sweep_advice import _of_sizes, repeated, suspicions, warnings
 from gam_scale.scaling.sweep_cell import SweepCell
 from gam_scale.scaling.sweep_spec import read_sweep
 from gam_scale.schedule import stable_steps
@@ -252,6 +253,28 @@ def test_a_plan_is_told_what_it_cannot_show(tmp_path) -> None:
     said = warnings(sweep_grid(read_sweep(write(tmp_path, **flops)), tmp_path).cells)
     assert len(said) == 2 and "more than 20 tokens a parameter" in said[0]
     assert "expected larger widths" in said[0]
+
+
+def test_text_that_is_seen_again_is_told(tmp_path, prepared_set) -> None:
+    there = read_manifest(prepared_set).splits["train"].tokens
+    for budgets, runs in (([there // 4, there // 2], 0), ([there // 2, 3 * there], 4)):
+        values = {"data": str(prepared_set), "budgets": budgets, "dial": {"batch_size": 1}}
+        cells = sweep_grid(read_sweep(write(tmp_path, **values)), tmp_path).cells
+        said = repeated(cells)
+        assert bool(said) == bool(runs) and (said in warnings(cells)) == bool(runs)
+        assert not runs or said.startswith(f"{runs} of 8 runs see the ")
+        assert not runs or " 3 times, and a law takes every token to be new" in said
+    assert repeated(sweep_grid(read_sweep(write(tmp_path)), tmp_path).cells) == ""
+
+
+def test_layers_that_end_within_their_pattern_are_told(tmp_path) -> None:
+    pattern = {"model": {"layers": ["gam_delta", "attention"]}}
+    families = [{"name": "hybrid", "set": pattern}, {"name": "gam"}]
+    spec = read_sweep(write(tmp_path, families=families, widths=[64, 96, 128]))
+    told = [s for s in warnings(sweep_grid(spec, tmp_path).cells) if "pattern" in s]
+    assert len(told) == 1 and told[0].startswith(
+        "hybrid of width 96 has 3 layers of a pattern of 2"
+    )
 
 
 def test_seeds_are_not_sizes(tmp_path) -> None:
