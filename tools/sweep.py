@@ -45,6 +45,11 @@ def main() -> int:
         grid = with_kept(grid, args.to)
     if args.action != "collect":
         grid = chosen(grid, args.beyond)
+        if not grid.only(args.only):
+            raise UserError(
+                f"--only {args.only} is in no run's name; expected part of one, such as "
+                f"{grid.cells[0].name}"
+            )
     if args.action == "plan":
         plan(grid.only(args.only), args.gflops)
         for sentence in warnings(grid.cells):

@@ -114,6 +114,14 @@ def test_a_dry_run_trains_nothing(tmp_path, prepared_set) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize("action", ["plan", "run"])
+def test_only_runs_that_there_are(tmp_path, prepared_set, action) -> None:
+    spec = write(tmp_path, **as_shipped(prepared_set))
+    done = run_tool(action, spec, tmp_path / "runs", "--only", "gam-d23")
+    assert done.returncode == 2 and not done.stdout
+    assert "--only gam-d23 is in no run's name; expected part of one, such as gam-" in done.stderr
+
+
 def test_it_asks_on_a_terminal(tmp_path, prepared_set) -> None:
     spec, out = write(tmp_path, **SMALL | {"data": str(prepared_set)}), tmp_path / "runs"
     ours, theirs = os.openpty()
