@@ -195,8 +195,8 @@ def test_the_quickstart_takes_the_engine_that_is_there(tmp_path, system, engine)
 
 
 def test_the_commands_of_the_page_work(tmp_path, tiny):
-    quick, *typed = (each.line for each in commands(ROOT / "docs/laptops.md"))
-    assert quick == "make quickstart"
+    quick, activate, *typed = (each.line for each in commands(ROOT / "docs/laptops.md"))
+    assert quick == "make quickstart" and activate.startswith(". .venv/bin/activate")
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tiny(tmp_path / "run", train={"steps": 2, "warmup_steps": 1})))
     for command in typed:
