@@ -1,10 +1,10 @@
 """The content of a report's fit.json: every figure of an analysis by name."""
 
-import math
 from typing import Any
 
 import numpy as np
 
+from gam_scale.files import finite
 from gam_scale.scaling.analysis import Analysis, Family
 from gam_scale.scaling.bootstrap import LEVEL
 from gam_scale.scaling.isoflop import IsoFlop
@@ -49,17 +49,8 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
             for pair in analysis.pairs
         ],
     }
-    known: dict[str, Any] = _known(figures)
+    known: dict[str, Any] = finite(figures)
     return known
-
-
-def _known(value: Any) -> Any:
-    """Replace infinite numbers and nan, which JSON does not have, by None."""
-    if isinstance(value, dict):
-        return {key: _known(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_known(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _family_dict(family: Family) -> dict[str, Any]:
