@@ -27,9 +27,8 @@ COLUMNS = {
 }
 SMALLEST, LARGEST = 1e-6, 1e40  # range of a number; beyond, it is a slip or in another unit
 MOST_OFF = 2.0  # largest factor, either way, between a run's planned and spent FLOPs
-FLOPS_PER_PAIR = 1.0, 1000.0
-"""FLOPs / (N D): 6 for a dense model, more where its context is long, and far more where N leaves
-out the head of a large vocabulary, on which FLOPs are spent."""
+FLOPS_PER_PAIR = 1.0, 100.0
+"""FLOPs / (N D): 6 for a dense model, more where its context is long."""
 UNITS: dict[str, Callable[[float], float]] = {
     "nats": lambda loss: loss,
     "bits": lambda loss: loss * math.log(2),

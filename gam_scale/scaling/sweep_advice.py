@@ -7,6 +7,7 @@ from gam_scale.data.manifest import MANIFEST_FILE, read_manifest
 from gam_scale.experiment.cell import Row
 from gam_scale.grouping import grouped
 from gam_scale.report.numbers import large, scientific
+from gam_scale.scaling.runs_csv import FLOPS_PER_PAIR
 from gam_scale.scaling.sweep_cell import SweepCell
 
 MIN_STEPS = 500
@@ -40,6 +41,13 @@ def warnings(cells: Sequence[SweepCell]) -> list[str]:
             measured,
             lambda cell: cell.tokens < MIN_RATIO * cell.params,
             "have less than one token a parameter; expected larger budgets or smaller widths",
+        ),
+        _counted(
+            measured,
+            lambda cell: cell.flops > FLOPS_PER_PAIR[1] * cell.params * cell.tokens,
+            f"spend more than {FLOPS_PER_PAIR[1]:g} FLOPs for each parameter and token, mostly on "
+            "a head that N leaves out, and a report refuses them; expected larger widths, a "
+            "smaller vocabulary, or another count of parameters",
         ),
     ]
     sentences += [repeated(cells), *_patterns(cells)]

@@ -250,6 +250,9 @@ def test_a_plan_is_told_what_it_cannot_show(tmp_path) -> None:
     assert "8 of 16 runs, such as gam-d64-t9984-s0, have fewer than 500 steps" in said
     assert "have less than one token a parameter" in said and "sizes" not in said
     flops = {"kind": "isoflop", "budgets": [1e15], "widths": [32, 64, 96, 128]}
+    head = {"count": "blocks", "vocab_size": 50_257}
+    said = "\n".join(warnings(sweep_grid(read_sweep(write(tmp_path, **head)), tmp_path).cells))
+    assert "spend more than 100 FLOPs for each parameter and token" in said
     said = warnings(sweep_grid(read_sweep(write(tmp_path, **flops)), tmp_path).cells)
     assert len(said) == 2 and "more than 20 tokens a parameter" in said[0]
     assert "expected larger widths" in said[0]
